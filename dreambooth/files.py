@@ -1,0 +1,140 @@
+"""Safe writing: beside, flush, fsync, rename. What a reader finds is either the old file or the new one, whole."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dreambooth.errors import UserError
+
+
+def explain(error: OSError, path: Path, doing: str = "write") -> UserError:
+    """Turn an operating system's refusal into a line that names the file and the way out."""
+    if error.errno == errno.ENOSPC:
+        return UserError(f"The disk is full: could not {doing} {path}. Free some space; earlier files are whole.")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return UserError(f"No permission to {doing} {path}: make the folder writable or choose another one.")
+    return UserError(f"Could not {doing} {path}: {error.strerror or error}.")
+
+
+@contextlib.contextmanager
+def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
+    """Yield a path beside ``path``; when the block succeeds it takes the place of ``path``, else it vanishes.
+
+    ``durable=False`` skips waiting for the disk: for caches, which may lose what they hold.
+    """
+    path = Path(path)
+    beside = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield beside
+        if durable:
+            _sync(beside)
+        os.replace(beside, path)
+        if durable:
+            _sync(path.parent)
+    except OSError as error:
+        raise explain(error, path) from error
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """As :func:`replacing`, for a whole folder. The old folder is set aside first and removed last."""
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    aside = beside.with_name(beside.name + ".old")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.mkdir()
+        yield beside
+        for file in beside.rglob("*"):
+            if file.is_file():
+                _sync(file)
+        if path.exists():
+            os.replace(path, aside)
+        try:
+            os.replace(beside, path)
+        except OSError:
+            if aside.exists():
+                os.replace(aside, path)
+            raise
+        _sync(path.parent)
+    except OSError as error:
+        raise explain(error, path) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def recover_folder(path: Path) -> None:
+    """Finish a :func:`replacing_folder` that was killed between its two renames: put the old folder back."""
+    path = Path(path)
+    if path.exists() or not path.parent.is_dir():
+        return
+    for aside in path.parent.glob(f".{path.name}.*.old"):
+        os.replace(aside, path)
+        return
+
+
+def write_text(path: Path, text: str) -> None:
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=4, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The file's value. UserError when it is missing, unreadable or not JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist.") from None
+    except OSError as error:
+        raise explain(error, Path(path), "read") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}).") from error
+
+
+def require_free_space(folder: Path, n_bytes: int, what: str) -> None:
+    """Refuse before a big write rather than in its middle."""
+    existing = Path(folder)
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
+    if free < n_bytes:
+        raise UserError(
+            f"{what} needs {n_bytes / 1e9:.1f} GB in {folder}, but only {free / 1e9:.1f} GB are free: make room first."
+        )
+
+
+def content_hash(path: Path) -> str:
+    """sha256 of the file's bytes, in hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Make what was written survive a power cut. Folders cannot be synced on Windows, which does it itself."""
+    if not path.exists() or (path.is_dir() and os.name == "nt"):
+        return
+    handle = os.open(path, os.O_RDONLY if path.is_dir() or os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

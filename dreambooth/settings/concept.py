@@ -1,0 +1,96 @@
+"""A concept: one subject or style, its pictures and the words for it. Field names are the old extension's keys."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dreambooth.errors import UserError
+from dreambooth.files import read_json
+from dreambooth.settings.declare import declared, parse, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Concept:
+    """What is taught, with which pictures and words."""
+
+    # fmt: off
+    instance_data_dir: str = setting("", "Instance Images", "Directory",
+        "Folder with the pictures to learn from.")
+    instance_prompt: str = setting("[filewords]", "Instance Images", "Prompt",
+        "Text for each picture; [filewords] stands for its caption.")
+    instance_token: str = setting("", "Instance Images", "Instance token",
+        "A rare word that will name the subject.")
+    class_token: str = setting("", "Instance Images", "Class token",
+        "What kind of thing the subject is: dog, person, toy.")
+    class_data_dir: str = setting("", "Class Images", "Directory",
+        "Folder with pictures of the class in general, for prior preservation; empty: none.")
+    class_prompt: str = setting("[filewords]", "Class Images", "Prompt",
+        "Text for each class picture; [filewords] stands for its caption.")
+    save_sample_prompt: str = setting("[filewords]", "Sample Images", "Sample image prompt",
+        "What previews show; [filewords] takes the captions of the instance pictures in turn.")
+    save_sample_negative_prompt: str = setting("", "Sample Images", "Sample negative prompt",
+        "What previews should not show.")
+    n_save_sample: int = setting(1, "Sample Images", "Number of samples to generate",
+        "Pictures per preview.", low=0, high=100, step=1)
+    sample_seed: int = setting(-1, "Sample Images", "Sample seed",
+        "Seed of the first preview picture; -1: the training seed.", low=-1, high=2**32 - 1)
+    save_guidance_scale: float = setting(7.5, "Sample Images", "Sample CFG scale",
+        "How strictly previews follow the prompt.", low=1, high=30, step=0.1)
+    save_infer_steps: int = setting(20, "Sample Images", "Sample steps",
+        "Sampling steps of previews.", low=1, high=1000, step=1)
+    # fmt: on
+
+
+CONCEPT = declared(Concept)
+# Of the old extension's concepts: class pictures that it draws itself, and fields that follow from others.
+NOT_YET = ("class_negative_prompt", "num_class_images_per", "class_guidance_scale", "class_infer_steps",
+           "save_sample_template", "is_valid")  # fmt: skip
+_FOLDERS = ("instance_data_dir", "class_data_dir")
+
+
+def parse_concepts(
+    values: Sequence[Mapping[str, Any]], beside: Path | None = None
+) -> tuple[tuple[Concept, ...], list[str]]:
+    """Concepts from plain values, and the names of keys in them that have no effect.
+
+    ``beside``: the folder that relative picture folders are meant from (that of a concepts file).
+    """
+    if not isinstance(values, Sequence) or not all(isinstance(value, Mapping) for value in values):
+        raise UserError('Concepts are a list of objects, such as [{"instance_data_dir": "pictures", ...}].')
+    concepts, ignored, problems = [], [], []
+    for number, value in enumerate(values, 1):
+        ignored += [key for key in value if key in NOT_YET and value[key] not in ("", None, 0)]
+        given = {key: item for key, item in value.items() if key not in NOT_YET and item is not None}
+        try:
+            concepts.append(_resolve(parse(Concept, given, where=f"concept {number}: "), beside))
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise UserError.several(problems)
+    return tuple(concepts), sorted(set(ignored))
+
+
+def read_concepts(source: str | Path) -> tuple[tuple[Concept, ...], list[str]]:
+    """Concepts from a JSON file, or from JSON text."""
+    if isinstance(source, str) and source.lstrip().startswith("["):
+        return parse_concepts(json.loads(source))
+    path = Path(source).expanduser()
+    return parse_concepts(read_json(path), beside=path.resolve().parent)
+
+
+def concept_values(concept: Concept) -> dict[str, Any]:
+    return dataclasses.asdict(concept)
+
+
+def _resolve(concept: Concept, beside: Path | None) -> Concept:
+    changed = {}
+    for key in _FOLDERS:
+        folder = getattr(concept, key)
+        if folder and beside is not None:
+            changed[key] = str((beside / Path(folder).expanduser()).resolve())
+    return dataclasses.replace(concept, **changed)

@@ -1,0 +1,148 @@
+"""Where a model lies on disk, and its db_config.json. Nothing else in the package knows this layout."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dreambooth.errors import UserError
+from dreambooth.files import read_json, recover_folder, write_json
+from dreambooth.settings.concept import Concept, concept_values, parse_concepts
+from dreambooth.settings.declare import nearest, parse
+from dreambooth.settings.legacy import upgrade
+from dreambooth.settings.training import SETTINGS, Settings
+
+log = logging.getLogger("dreambooth.settings")
+
+
+@dataclass(frozen=True)
+class Folders:
+    """The WebUI's folders: models and what they are for."""
+
+    models: Path
+    dreambooth: Path = None  # type: ignore[assignment]
+    checkpoints: Path = None  # type: ignore[assignment]
+    loras: Path = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        models = Path(self.models).expanduser()
+        object.__setattr__(self, "models", models)
+        for name, default in (("dreambooth", "dreambooth"), ("checkpoints", "Stable-diffusion"), ("loras", "Lora")):
+            object.__setattr__(self, name, Path(getattr(self, name) or models / default).expanduser())
+
+    def model_names(self) -> list[str]:
+        """Models that were created, by name."""
+        if not self.dreambooth.is_dir():
+            return []
+        return sorted(p.parent.name for p in self.dreambooth.glob("*/db_config.json"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is so about a model, as opposed to what someone chose. Lives in db_config.json beside the settings."""
+
+    model_type: str = ""
+    src: str = ""
+    prediction_type: str = "epsilon"
+    has_ema: bool = False
+    revision: int = 0  # optimizer steps in the model's whole life
+    epoch: int = 0
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """All of db_config.json. ``unknown`` keeps keys of other programs and versions, so that saving loses none."""
+
+    name: str
+    settings: Settings = field(default_factory=Settings)
+    concepts: tuple[Concept, ...] = ()
+    facts: Facts = field(default_factory=Facts)
+    unknown: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def output_name(self) -> str:
+        return self.settings.custom_model_name or self.name
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """``models/dreambooth/NAME``."""
+
+    folders: Folders
+    name: str
+
+    def __post_init__(self) -> None:
+        if not self.name or self.name.startswith(".") or any(c in self.name for c in '/\\:*?"<>|\0\n'):
+            raise UserError(f"{self.name!r} cannot be a model's name: use letters, digits, spaces, - and _.")
+
+    @property
+    def root(self) -> Path:
+        return self.folders.dreambooth / self.name
+
+    @property
+    def config_path(self) -> Path:
+        return self.root / "db_config.json"
+
+    def __getattr__(self, part: str) -> Path:
+        if part in ("working", "source", "snapshots", "samples", "logging", "cache", "backups"):
+            return self.root / part
+        raise AttributeError(part)
+
+    def exists(self) -> bool:
+        return self.config_path.exists()
+
+    def require(self) -> ModelFolder:
+        """This folder, or a UserError that names the models there are."""
+        if not self.exists():
+            names = self.folders.model_names()
+            hint = nearest(self.name, names) or (f" Models there: {', '.join(names)}." if names else "")
+            raise UserError(f"There is no model {self.name!r} in {self.folders.dreambooth}: create it first.{hint}")
+        for component in ("unet", "vae", "text_encoder", "ema_unet"):
+            recover_folder(self.working / component)
+        return self
+
+    def load(self) -> ModelConfig:
+        """Read db_config.json, also that of the old extension. Wrong values are all named at once."""
+        values = read_json(self.config_path)
+        if not isinstance(values, dict):
+            raise UserError(f"{self.config_path} does not hold settings.")
+        return config_from(self.name, values)
+
+    def save(self, config: ModelConfig) -> None:
+        write_json(self.config_path, values_of(config))
+
+    def back_up(self, revision: int) -> None:
+        """Keep the settings that a run starts with."""
+        self.backups.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(self.config_path, self.backups / f"db_config_{revision}.json")
+
+
+def values_of(config: ModelConfig) -> dict[str, Any]:
+    """``config`` as the flat object that db_config.json is."""
+    return {
+        "model_name": config.name,
+        **dataclasses.asdict(config.facts),
+        **dataclasses.asdict(config.settings),
+        "concepts_list": [concept_values(concept) for concept in config.concepts],
+        **config.unknown,
+    }
+
+
+def config_from(name: str, values: dict[str, Any]) -> ModelConfig:
+    """A config from db_config.json's object. Keys that have no effect here are kept and reported in the log."""
+    values, notes = upgrade(dict(values))
+    for note in notes:
+        log.warning("%s: %s", name, note)
+    values.pop("model_name", None)
+    concepts, ignored = parse_concepts(values.pop("concepts_list", None) or [])
+    facts_known = {f.name for f in dataclasses.fields(Facts)}
+    facts = Facts(**{key: values.pop(key) for key in list(values) if key in facts_known})
+    chosen = {key: values.pop(key) for key in list(values) if key in SETTINGS}
+    ignored += sorted(values)
+    if ignored:
+        log.warning("%s: these keys of db_config.json have no effect here: %s", name, ", ".join(ignored))
+    return ModelConfig(name, parse(Settings, chosen, where="db_config.json: "), concepts, facts, values)

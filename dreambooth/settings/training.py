@@ -1,0 +1,153 @@
+"""Every setting of a training run, declared once. Names are the keys of db_config.json.
+
+A setting stands here only when it has an effect that can be measured; the tests go through all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dreambooth.settings.declare import declared, setting
+
+OPTIMIZERS = ("Torch AdamW", "8bit AdamW")
+LR_SCHEDULES = ("constant", "constant_with_warmup", "linear", "linear_with_warmup", "cosine")
+SAMPLERS = ("DDIM", "PNDM", "EulerDiscrete", "EulerAncestralDiscrete", "DPMSolverMultistep", "UniPCMultistep",
+            "DEISMultistep")  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the person chose. Immutable: a run works on the values it started with."""
+
+    # fmt: off
+    use_lora: bool = setting(False, "General", "Use LoRA",
+        "Train a small adapter beside the frozen model instead of the model itself.")
+    train_unet: bool = setting(True, "General", "Train UNET",
+        "Off: only the text encoder learns.")
+    stop_text_encoder: float = setting(1.0, "General", "Step ratio of text encoder training",
+        "Share of all steps in which the text encoder is trained too; 0 leaves it as it is.",
+        low=0, high=1, step=0.05)
+    seed: int = setting(420420, "General", "Training seed",
+        "Order of pictures, noise and timesteps follow from this number and the step. -1: a new one for each run.",
+        low=-1, high=2**31 - 1)
+
+    num_train_epochs: int = setting(100, "Intervals", "Training steps per image (epochs)",
+        "How often each picture is seen.", low=1, high=100_000, step=1)
+    max_train_steps: int = setting(0, "Intervals", "Maximum training steps",
+        "Stop after this many optimizer steps even if epochs are left; 0: no limit.", low=0, high=10_000_000, step=1)
+    save_embedding_every: int = setting(25, "Intervals", "Save model frequency (epochs)",
+        "Save weights every so many epochs, as chosen under Saving; 0: only at the end.", low=0, high=100_000, step=1)
+    save_preview_every: int = setting(5, "Intervals", "Save preview(s) frequency (epochs)",
+        "Draw the sample prompts every so many epochs; 0: only at the end.", low=0, high=100_000, step=1)
+
+    train_batch_size: int = setting(1, "Batching", "Batch size",
+        "Instance pictures per forward pass; with prior preservation as many class pictures go with them.",
+        low=1, high=256, step=1)
+    gradient_accumulation_steps: int = setting(1, "Batching", "Gradient accumulation steps",
+        "Batches whose gradients are averaged before the weights move.", low=1, high=1024, step=1)
+    gradient_checkpointing: bool = setting(True, "Batching", "Gradient checkpointing",
+        "Recompute activations in the backward pass: much less memory, about a quarter more time.")
+    gradient_set_to_none: bool = setting(True, "Batching", "Set gradients to none when zeroing",
+        "Frees the gradients' memory between steps.", advanced=True)
+    max_grad_norm: float = setting(1.0, "Batching", "Maximum gradient norm",
+        "Longer gradients are shortened to this length; 0: no limit.", low=0, high=1000, step=0.1, advanced=True)
+    tenc_grad_clip_norm: float = setting(0.0, "Batching", "Text encoder maximum gradient norm",
+        "A limit of its own for the text encoder; 0: it shares the limit above.",
+        low=0, high=128, step=0.25, applies="stop_text_encoder > 0", advanced=True)
+
+    learning_rate: float = setting(2e-6, "Learning Rate", "Learning rate",
+        "Of the unet in full training.", low=0, high=1, applies="not use_lora")
+    txt_learning_rate: float = setting(1e-6, "Learning Rate", "Text encoder learning rate",
+        "Of the text encoder in full training.", low=0, high=1, applies="not use_lora and stop_text_encoder > 0")
+    lora_learning_rate: float = setting(1e-4, "Learning Rate", "LoRA UNET learning rate",
+        "Of the unet's adapters.", low=0, high=1, applies="use_lora")
+    lora_txt_learning_rate: float = setting(5e-5, "Learning Rate", "LoRA text encoder learning rate",
+        "Of the text encoder's adapters.", low=0, high=1, applies="use_lora and stop_text_encoder > 0")
+    lr_scheduler: str = setting("constant_with_warmup", "Learning Rate", "Learning rate scheduler",
+        "How the rate changes over the run. linear and cosine fall to zero at the end; all but plain constant and "
+        "linear rise from zero during the warm-up.", choices=LR_SCHEDULES)
+    lr_warmup_steps: int = setting(0, "Learning Rate", "Learning rate warm-up steps",
+        "Optimizer steps until the full rate is reached.", low=0, high=1_000_000, step=5,
+        applies="lr_scheduler not in ('constant', 'linear')")
+
+    lora_unet_rank: int = setting(4, "LoRA", "LoRA UNET rank",
+        "Size of the unet's adapters: 4 to 16 for a subject, more for a style.",
+        low=1, high=1024, step=1, applies="use_lora")
+    lora_txt_rank: int = setting(4, "LoRA", "LoRA text encoder rank",
+        "Size of the text encoder's adapters.", low=1, high=1024, step=1,
+        applies="use_lora and stop_text_encoder > 0")
+    lora_unet_alpha: float = setting(0.0, "LoRA", "LoRA UNET alpha",
+        "The adapter counts alpha / rank; 0: as the rank, which is 1 to 1.", low=0, high=4096, applies="use_lora")
+    lora_txt_alpha: float = setting(0.0, "LoRA", "LoRA text encoder alpha",
+        "As above, for the text encoder.", low=0, high=4096, applies="use_lora and stop_text_encoder > 0")
+    lora_weight: float = setting(1.0, "LoRA", "LoRA weight when merging",
+        "Strength with which Generate Ckpt adds a LoRA to the model.", low=-4, high=4, step=0.05)
+
+    resolution: int = setting(512, "Image Processing", "Max resolution",
+        "Pictures are scaled to buckets of about this many pixels squared.", low=64, high=2048, step=64)
+    bucket_step: int = setting(64, "Image Processing", "Bucket step",
+        "Sides of buckets are multiples of this many pixels.", low=8, high=256, step=8, advanced=True)
+
+    optimizer: str = setting("Torch AdamW", "Tuning", "Optimizer",
+        "8bit AdamW needs bitsandbytes and a GPU that it knows.", choices=OPTIMIZERS)
+    mixed_precision: str = setting("auto", "Tuning", "Mixed precision",
+        "auto: bf16 where the GPU computes it, else fp16; none on a CPU.", choices=("auto", "no", "fp16", "bf16"))
+    weight_decay: float = setting(0.01, "Tuning", "Weight decay",
+        "Pull of the unet's weights towards zero.", low=0, high=1, step=0.001)
+    tenc_weight_decay: float = setting(0.01, "Tuning", "Text encoder weight decay",
+        "As above, for the text encoder.", low=0, high=1, step=0.001, applies="stop_text_encoder > 0")
+    offset_noise: float = setting(0.0, "Tuning", "Offset noise",
+        "Share of noise that is constant over the picture; about 0.05 to 0.1 allows darker and brighter pictures.",
+        low=-1, high=1, step=0.01)
+    clip_skip: int = setting(1, "Tuning", "Clip skip",
+        "Which layer of the text encoder is read, counted from the last one (1).", low=1, high=12, step=1)
+    use_ema: bool = setting(False, "Tuning", "Use EMA",
+        "Keep a slowly moving average of the unet; it often draws cleaner than the last step.",
+        applies="not use_lora")
+    ema_decay: float = setting(0.9999, "Tuning", "EMA decay",
+        "How slowly the average moves, once warmed up.", low=0, high=0.999999, applies="use_ema", advanced=True)
+
+    prior_loss_weight: float = setting(0.75, "Prior Loss", "Prior loss weight",
+        "Weight of the class pictures, which keep the model from forgetting its class.", low=0, high=10, step=0.01)
+
+    scheduler: str = setting("DDIM", "Image Generation", "Sampler",
+        "Draws previews and samples.", choices=SAMPLERS)
+    sanity_prompt: str = setting("", "Image Generation", "Sanity sample prompt",
+        "Drawn with every preview, to see whether the rest of the model is still whole.")
+    sanity_seed: int = setting(420420, "Image Generation", "Sanity sample seed",
+        "Seed of the sanity sample.", low=-1, high=2**32 - 1)
+
+    custom_model_name: str = setting("", "Saving", "Custom model name",
+        "Name of the files that are made; empty: the model's name.")
+    half_model: bool = setting(False, "Saving", "Half model",
+        "Write checkpoints in half precision.")
+    use_subdir: bool = setting(False, "Saving", "Save checkpoint to subdirectory",
+        "Put checkpoints into a folder with the model's name.")
+    save_ema: bool = setting(True, "Saving", "Save EMA weights to generated models",
+        "Checkpoints carry the EMA weights beside the trained ones.", applies="use_ema and not infer_ema")
+    infer_ema: bool = setting(False, "Saving", "Use EMA weights for inference",
+        "Previews and checkpoints use the EMA weights in place of the trained ones.", applies="use_ema")
+    save_ckpt_during: bool = setting(False, "Saving", "Generate a checkpoint when saving during training",
+        "", applies="not use_lora")
+    save_ckpt_after: bool = setting(True, "Saving", "Generate a checkpoint when training completes",
+        "", applies="not use_lora")
+    save_ckpt_cancel: bool = setting(False, "Saving", "Generate a checkpoint when training is canceled",
+        "", applies="not use_lora")
+    save_lora_during: bool = setting(True, "Saving", "Generate LoRA weights when saving during training",
+        "", applies="use_lora")
+    save_lora_after: bool = setting(True, "Saving", "Generate LoRA weights when training completes",
+        "", applies="use_lora")
+    save_lora_cancel: bool = setting(False, "Saving", "Generate LoRA weights when training is canceled",
+        "", applies="use_lora")
+    save_state_during: bool = setting(False, "Saving", "Save a snapshot when saving during training",
+        "A snapshot holds all that is needed to go on exactly where it was made.")
+    save_state_after: bool = setting(False, "Saving", "Save a snapshot when training completes",
+        "To add epochs later as if the run had never ended.")
+    save_state_cancel: bool = setting(True, "Saving", "Save a snapshot when training is canceled",
+        "So that a run that was stopped can go on.")
+    snapshots_to_keep: int = setting(2, "Saving", "Snapshots to keep",
+        "Older ones are removed after a new one is whole; 0: keep all.", low=0, high=1000, step=1)
+    # fmt: on
+
+
+SETTINGS = declared(Settings)

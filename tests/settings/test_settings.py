@@ -1,0 +1,96 @@
+"""Settings are declared once; wrong ones are all named at once; old files load."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+
+from dreambooth.errors import UserError
+from dreambooth.settings import SETTINGS, Folders, ModelConfig, ModelFolder, Settings, parse, read_concepts
+from dreambooth.settings.model_folder import config_from, values_of
+
+
+@pytest.mark.parametrize("setting", SETTINGS.values(), ids=list(SETTINGS))
+def test_every_default_is_valid_and_explained(setting):
+    assert setting.parse(setting.default) == setting.default
+    assert setting.label and setting.group
+    assert setting.help or setting.group == "Saving"
+
+
+@pytest.mark.parametrize("setting", [s for s in SETTINGS.values() if s.applies], ids=lambda s: s.key)
+def test_conditions_speak_of_settings_that_exist(setting):
+    assert eval(setting.applies, {}, {key: s.default for key, s in SETTINGS.items()}) in (True, False)
+
+
+def test_all_wrong_values_are_named_at_once_with_the_nearest_name():
+    with pytest.raises(UserError) as caught:
+        parse(Settings, {"learning_rat": "1", "resolution": "9", "optimizer": "Adam", "seed": "nan", "use_ema": "maybe"})
+    said = "\n".join(caught.value.problems)
+    assert len(caught.value.problems) == 5
+    assert "did you mean learning_rate?" in said
+    assert "9 is outside 64 to 2048" in said
+    assert "Torch AdamW" in said
+
+
+def test_text_becomes_the_settings_type():
+    settings = parse(Settings, {"learning_rate": "2e-4", "use_lora": "on", "train_batch_size": "4.0", "scheduler": "ddim"})
+    assert settings.learning_rate == 2e-4
+    assert settings.use_lora is True
+    assert settings.train_batch_size == 4 and isinstance(settings.train_batch_size, int)
+    assert settings.scheduler == "DDIM"
+
+
+def test_old_extensions_file_loads_and_reports_what_has_no_effect(caplog):
+    old = {
+        "model_name": "dog", "learning_rate": 5e-6, "optimizer": "8Bit Adam", "scheduler": "ddim", "lora_rank": 8,
+        "weight_decay": 0.02, "revision": 700, "epoch": 100, "src": "C:/v1-5.safetensors", "tomesd": 0.5,
+        "concepts_list": [{"instance_data_dir": "", "instance_token": "sks", "class_token": "dog", "is_valid": True,
+                           "num_class_images_per": 3, "sample_seed": -1}],
+    }  # fmt: skip
+    with caplog.at_level(logging.WARNING, "dreambooth"):
+        config = config_from("dog", old)
+    assert config.settings.learning_rate == 5e-6
+    assert config.settings.optimizer == "8bit AdamW"
+    assert config.settings.lora_unet_rank == config.settings.lora_txt_rank == 8
+    assert config.facts.revision == 700
+    assert config.concepts[0].instance_token == "sks"
+    assert config.unknown == {"tomesd": 0.5}
+    for name in ("tomesd", "num_class_images_per"):
+        assert name in caplog.text
+    assert values_of(config)["tomesd"] == 0.5, "saving keeps what it does not know"
+
+
+def test_saved_parameters_come_back(tmp_path):
+    model = ModelFolder(Folders(tmp_path), "猫 2")
+    config = ModelConfig("猫 2", parse(Settings, {"use_lora": True, "seed": 7}))
+    model.save(config)
+    assert model.load() == config
+    assert model.folders.model_names() == ["猫 2"]
+
+
+@pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "a:b"])
+def test_names_that_would_leave_the_folder_are_refused(tmp_path, name):
+    with pytest.raises(UserError):
+        ModelFolder(Folders(tmp_path), name)
+
+
+def test_an_unknown_model_is_answered_with_those_there_are(tmp_path):
+    ModelFolder(Folders(tmp_path), "my-dog").save(ModelConfig("my-dog"))
+    with pytest.raises(UserError, match="did you mean my-dog"):
+        ModelFolder(Folders(tmp_path), "my-dgo").require()
+
+
+def test_concepts_file_with_folders_beside_it(tmp_path):
+    (tmp_path / "concepts.json").write_text(json.dumps([{"instance_data_dir": "pictures"}]))
+    concepts, ignored = read_concepts(tmp_path / "concepts.json")
+    assert concepts[0].instance_data_dir == str(tmp_path / "pictures")
+    assert ignored == []
+
+
+@pytest.mark.parametrize("text", ["{}", "[1]", "[{", '[{"instance_dir": "x"}]'])
+def test_bad_concepts_are_refused_in_words(tmp_path, text):
+    (tmp_path / "concepts.json").write_text(text)
+    with pytest.raises(UserError):
+        read_concepts(tmp_path / "concepts.json")

@@ -1,0 +1,75 @@
+"""What is written is whole or not there; what was there before stays."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dreambooth import files
+from dreambooth.errors import UserError
+
+
+def test_failure_leaves_the_old_file_and_nothing_beside(tmp_path):
+    path = tmp_path / "a.json"
+    files.write_json(path, {"good": 1})
+    with pytest.raises(RuntimeError), files.replacing(path) as beside:
+        beside.write_text("half")
+        raise RuntimeError
+    assert files.read_json(path) == {"good": 1}
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_failure_leaves_the_old_folder_and_nothing_beside(tmp_path):
+    with files.replacing_folder(tmp_path / "f") as beside:
+        (beside / "x").write_text("good")
+    with pytest.raises(RuntimeError), files.replacing_folder(tmp_path / "f") as beside:
+        (beside / "x").write_text("half")
+        raise RuntimeError
+    assert (tmp_path / "f" / "x").read_text() == "good"
+    assert os.listdir(tmp_path) == ["f"]
+
+
+def test_killed_between_the_two_renames_of_a_folder_the_old_one_comes_back(tmp_path):
+    (tmp_path / ".f.12345678.old").mkdir()
+    (tmp_path / ".f.12345678.old" / "x").write_text("good")
+    files.recover_folder(tmp_path / "f")
+    assert (tmp_path / "f" / "x").read_text() == "good"
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from dreambooth import files
+from dreambooth.errors import UserError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    files.write_text(Path(sys.argv[1]), "x" * 5000)
+except UserError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="limits of the operating system are set the POSIX way")
+def test_a_write_that_the_system_refuses_is_a_line_and_the_old_file_stays(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("good")
+    run = subprocess.run([sys.executable, "-c", FULL_DISK, path], capture_output=True, text=True, check=True)
+    assert str(path) in run.stdout
+    assert path.read_text() == "good"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_too_little_space_is_refused_before_writing(tmp_path):
+    with pytest.raises(UserError, match="GB are free"):
+        files.require_free_space(tmp_path / "not" / "there", 10**18, "A checkpoint")
+
+
+def test_json_that_is_none_is_named(tmp_path):
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(UserError, match=r"a\.json"):
+        files.read_json(Path(tmp_path / "a.json"))
