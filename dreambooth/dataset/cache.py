@@ -1,0 +1,88 @@
+"""Tensors on disk that are costly to compute and never change: latents and text embeddings.
+
+A key is a hash of everything that the value depends on, so nothing ever has to be invalidated: an edited
+picture, another crop, another VAE simply have other keys.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+
+import torch
+
+from dreambooth import files
+from dreambooth.dataset.plan import Example
+
+log = logging.getLogger("dreambooth.dataset")
+
+
+class LatentCache:
+    """The VAE's answer for each picture: moments (2C, H/8, W/8), mean and deviation stacked.
+
+    Moments rather than samples, so that every epoch can draw its own latent from them.
+    """
+
+    def __init__(self, folder: Path, vae_fingerprint: str) -> None:
+        self._folder = folder
+        self._vae = vae_fingerprint
+
+    def get(self, example: Example) -> torch.Tensor | None:
+        """The moments as they were put, on the CPU, or None."""
+        return _read(self._path(example))
+
+    def put(self, example: Example, moments: torch.Tensor) -> None:
+        """Keep the moments. Raises UserError when the folder can't be written."""
+        _write(self._path(example), moments)
+
+    def _path(self, example: Example) -> Path:
+        crop = example.crop
+        box = [crop.resized_w, crop.resized_h, crop.left, crop.top, crop.width, crop.height]
+        return self._folder / _file_name("latent", self._vae, example.content, box)
+
+
+class TextCache:
+    """The text encoder's answer for each prompt: an embedding (77, D)."""
+
+    def __init__(self, folder: Path, text_encoder_fingerprint: str, clip_skip: int) -> None:
+        self._folder = folder
+        self._text_encoder = text_encoder_fingerprint
+        self._clip_skip = clip_skip
+
+    def get(self, prompt: str) -> torch.Tensor | None:
+        """The embedding as it was put, on the CPU, or None."""
+        return _read(self._path(prompt))
+
+    def put(self, prompt: str, embedding: torch.Tensor) -> None:
+        """Keep the embedding. Raises UserError when the folder can't be written."""
+        _write(self._path(prompt), embedding)
+
+    def _path(self, prompt: str) -> Path:
+        return self._folder / _file_name("text", self._text_encoder, self._clip_skip, prompt)
+
+
+def _file_name(*key: object) -> str:
+    return hashlib.sha256(json.dumps(key).encode()).hexdigest() + ".safetensors"
+
+
+def _read(path: Path) -> torch.Tensor | None:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.get_tensor("value")
+    except (SafetensorError, OSError, ValueError) as error:
+        # A cache may lose what it holds: the value is computed and written again.
+        log.warning("%s: damaged, computing it again (%s)", path, error)
+        return None
+
+
+def _write(path: Path, value: torch.Tensor) -> None:
+    from safetensors.torch import save
+
+    with files.replacing(path, durable=False) as beside:
+        beside.write_bytes(save({"value": value.detach().cpu().contiguous()}))

@@ -1,0 +1,138 @@
+"""Captions and the prompts made of them."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from dreambooth.errors import UserError
+
+FILE_NAME = "file name"
+
+# A letter or digit of a script that puts spaces between words. Chinese, Japanese and Korean don't (or
+# glue particles on), so a token in them counts wherever it stands.
+_WORD = r"[^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"
+_ARTICLE = r"(?:\b(?:an?|the)\s+)?"
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What is known about a picture in words."""
+
+    text: str  # one line
+    source: str  # name of the caption file, or FILE_NAME
+    note: str = ""  # what a person should know about how it was read; names the file
+
+
+def read_caption(picture: Path) -> Caption:
+    """The caption of a picture: the .txt beside it, else its file name.
+
+    A caption file is UTF-8 (with or without a byte order mark) or UTF-16 with one; anything else is read
+    as Windows-1252 and noted. From a file name, leading digits, hyphens and underscores go (they number
+    the pictures), and underscores become spaces: "03_a_red-hat.png" says "a red-hat".
+    Raises UserError for a caption file that can't be read or is no text.
+    """
+    path = picture.with_suffix(".txt")
+    if not path.is_file():
+        name = re.sub(r"^[\d\s_-]+", "", picture.stem)
+        return Caption(_one_line(name.replace("_", " ")), FILE_NAME)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: the caption can't be read ({error.strerror or error}).") from error
+    text, note = _decode(data, path)
+    if "\0" in text:
+        raise UserError(f"{path}: is no text. Save the caption as UTF-8 text.")
+    if not text.strip():
+        note = f"{path}: the caption file is empty."
+    return Caption(_one_line(text), path.name, note)
+
+
+def _decode(data: bytes, path: Path) -> tuple[str, str]:
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16", errors="replace"), ""
+    try:
+        return data.decode("utf-8-sig"), ""
+    except UnicodeDecodeError:
+        text = data.decode("cp1252", errors="replace")
+        return text, f"{path}: is not UTF-8, read as Windows-1252. If the caption looks wrong, save as UTF-8."
+
+
+def build_prompt(template: str, caption: str, instance_token: str, class_token: str, is_class: bool) -> str:
+    """The prompt that a picture is trained with.
+
+    1. `[filewords]` in the template, in any case, becomes the caption. An empty template is "[filewords]".
+    2. In the prompt of an instance picture the instance token stands exactly once. Where it is missing,
+       the first class token, with its article, gives way to it ("a dog runs" -> "sks runs"); without one
+       it is put in front ("runs" -> "sks, runs").
+    3. The prompt of a class picture never holds the instance token: it goes where a class token stands
+       elsewhere, else becomes the class token. A class token that is still missing is put in front.
+    4. A comma-separated part that only repeats the class token goes.
+    5. White space and empty parts between commas go; backslashes stay ("name_\\(film\\)").
+
+    Tokens match as whole words in any case, and literally. The class word inside an instance token
+    ("sks dog") is part of that token, not a class token. An empty token has no rule.
+    """
+    instance_token, class_token = _one_line(instance_token), _one_line(class_token)
+    template = template.strip() or "[filewords]"
+    prompt = re.sub(r"\[filewords\]", lambda _: caption, template, flags=re.IGNORECASE)
+    if is_class:
+        prompt = _class_prompt(prompt, instance_token, class_token)
+    elif instance_token:
+        prompt = _instance_prompt(prompt, instance_token, class_token)
+    return _tidy(prompt, class_token)
+
+
+def _instance_prompt(prompt: str, instance_token: str, class_token: str) -> str:
+    first = _pattern(instance_token).search(prompt)
+    if first:
+        return prompt[: first.end()] + _without(instance_token, prompt[first.end() :])
+    if class_token:
+        with_article = _ARTICLE + _pattern(class_token).pattern
+        named, found = re.subn(with_article, lambda _: instance_token, prompt, count=1, flags=re.IGNORECASE)
+        if found:
+            return named
+    return f"{instance_token}, {prompt}"
+
+
+def _class_prompt(prompt: str, instance_token: str, class_token: str) -> str:
+    if instance_token:
+        rest = _without(instance_token, prompt)
+        stands_elsewhere = class_token and _pattern(class_token).search(rest)
+        if stands_elsewhere or not class_token:
+            prompt = rest
+        else:
+            prompt = _pattern(instance_token).sub(lambda _: class_token, prompt)
+    if class_token and not _pattern(class_token).search(prompt):
+        prompt = f"{class_token}, {prompt}"
+    return prompt
+
+
+def _without(token: str, prompt: str) -> str:
+    """The prompt without the token, and without its article where that would be left alone."""
+    word = _pattern(token).pattern
+    return re.sub(rf"{_ARTICLE}{word}(?=\s*(?:,|$))|{word}", "", prompt, flags=re.IGNORECASE)
+
+
+def _tidy(prompt: str, class_token: str) -> str:
+    parts = [_one_line(part) for part in prompt.split(",")]
+    kept: list[str] = []
+    for part in filter(None, parts):
+        repeats = class_token and part.casefold() == class_token.casefold()
+        if not (repeats and _pattern(class_token).search(", ".join(kept))):
+            kept.append(part)
+    return ", ".join(kept)
+
+
+def _pattern(token: str) -> re.Pattern[str]:
+    words = r"\s+".join(re.escape(word) for word in token.split())
+    # Only an edge that is a letter or digit needs a boundary: "name_\(film\)" ends by itself.
+    before = rf"(?<!{_WORD})" if re.match(_WORD, token) else ""
+    after = rf"(?!{_WORD})" if re.match(_WORD, token[-1]) else ""
+    return re.compile(f"{before}{words}{after}", re.IGNORECASE)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,39 @@
+"""From a planned example to the tensor that the VAE encodes."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+from dreambooth.dataset.pictures import decode, read_bytes
+from dreambooth.dataset.plan import Example
+from dreambooth.errors import UserError
+
+
+def load_pixels(example: Example) -> torch.Tensor:
+    """The example's picture, resized (Lanczos) and cropped as planned: float32 (3, H, W) in [-1, 1].
+
+    Raises UserError when the file is not the one that was planned: its crop, and all that is cached
+    under its content, would belong to another picture.
+    """
+    from PIL import Image
+
+    data = read_bytes(example.path)
+    if hashlib.sha256(data).hexdigest() != example.content:
+        raise UserError(f"{example.path}: changed since it was checked. Start the training again.")
+    image = decode(data, example.path)
+    crop = example.crop
+    across, down = image.width / crop.resized_w, image.height / crop.resized_h
+    # Resizing only the part that stays keeps a very long picture from being enlarged as a whole.
+    box = (
+        crop.left * across,
+        crop.top * down,
+        min((crop.left + crop.width) * across, image.width),
+        min((crop.top + crop.height) * down, image.height),
+    )
+    image = image.resize((crop.width, crop.height), Image.Resampling.LANCZOS, box=box)
+    # Through bytes rather than numpy: older torch builds can't take arrays from numpy 2.
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    pixels = pixels.view(crop.height, crop.width, 3).permute(2, 0, 1).contiguous()
+    return pixels.float() / 127.5 - 1

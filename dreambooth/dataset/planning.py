@@ -1,0 +1,191 @@
+"""From the concepts that a person describes to a `Plan`, with everything that is wrong said at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from dreambooth.dataset.buckets import Size, bucket_sizes, fit
+from dreambooth.dataset.captions import Caption, build_prompt, read_caption
+from dreambooth.dataset.pictures import Examined, examine, find_pictures
+from dreambooth.dataset.plan import Example, Plan
+from dreambooth.errors import UserError
+
+if TYPE_CHECKING:
+    from dreambooth.settings import Concept, Settings
+
+T = TypeVar("T")
+Progress = Callable[[int, int, str], None]
+
+# Decoding leaves Python's lock, so threads help; each holds one decoded picture, so few do.
+_READERS = min(4, os.cpu_count() or 1)
+
+# From here on an enlarged picture teaches the model blur.
+_ENLARGED_TOO_MUCH = 2.0
+
+
+def make_plan(concepts: Sequence[Concept], settings: Settings, progress: Progress | None = None) -> Plan:
+    """Read every picture and caption of the concepts completely, and lay out the run's data.
+
+    A concept's class_data_dir may be empty: then it has no class pictures. Class pictures go to the
+    nearest bucket that the concept's instance pictures use, so that each of them can be a partner; a
+    bucket that none is nearest to gets all of them, cropped to it.
+
+    Raises one UserError with all problems: missing and empty folders, unreadable pictures and captions,
+    bucket settings that don't go together, no concept at all. `progress` may raise Cancelled.
+    """
+    checks = _Checks()
+    buckets = checks.collect(bucket_sizes, settings.resolution, settings.bucket_step)
+    sources = _find_sources(concepts, checks)
+    examined = _examine_all([source.path for source in sources], checks, progress)
+    captions = [checks.collect(read_caption, source.path) for source in sources]
+    checks.raise_problems()
+
+    everything = [
+        _example(source, concepts[source.concept], picture, caption, buckets)
+        for source, picture, caption in zip(sources, examined, captions, strict=True)
+    ]
+    examples = [example for example in everything if not example.is_class]
+    classes = [example for example in everything if example.is_class]
+    checks.warnings += [caption.note for caption in captions if caption.note]
+    _warn_of_pictures(everything, checks)
+    return Plan(tuple(examples), _place_classes(examples, classes, checks), tuple(checks.warnings))
+
+
+@dataclass(frozen=True)
+class _Source:
+    path: Path
+    concept: int
+    is_class: bool
+
+
+@dataclass
+class _Checks:
+    """Problems and warnings as they are found."""
+
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def collect(self, action: Callable[..., T], *args: object) -> T | None:
+        """The action's result, or None and its complaints among the problems."""
+        try:
+            return action(*args)
+        except UserError as error:
+            self.problems += error.problems
+            return None
+
+    def warn_of(self, examples: Iterable[Example], what: str) -> None:
+        """One warning for many files, naming the first."""
+        paths = [str(example.path) for example in examples]
+        if paths:
+            more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+            self.warnings.append(f"{what}: {', '.join(paths[:3])}{more}")
+
+    def raise_problems(self) -> None:
+        if self.problems:
+            raise UserError.several(self.problems)
+
+
+def _find_sources(concepts: Sequence[Concept], checks: _Checks) -> list[_Source]:
+    if not concepts:
+        checks.problems.append("There is no concept: add one, with a folder of pictures (instance_data_dir).")
+    sources: list[_Source] = []
+    for index, concept in enumerate(concepts):
+        for key, is_class in (("instance_data_dir", False), ("class_data_dir", True)):
+            if is_class and not concept.class_data_dir.strip():
+                continue
+            paths = checks.collect(_pictures_of, concept, key, f"Concept {index + 1}")
+            sources += [_Source(path, index, is_class) for path in paths or ()]
+    return sources
+
+
+def _pictures_of(concept: Concept, key: str, name: str) -> list[Path]:
+    text = getattr(concept, key).strip()
+    if not text:
+        raise UserError(f"{name}: {key} is empty. Give the folder with the pictures to learn from.")
+    folder = Path(text).expanduser()
+    if key == "class_data_dir" and _lies_inside(folder, concept.instance_data_dir.strip()):
+        raise UserError(
+            f"{name}: class_data_dir {folder} lies inside instance_data_dir, so its pictures would be "
+            "learned as the subject. Move it beside."
+        )
+    try:
+        paths = find_pictures(folder)
+    except UserError as error:
+        raise UserError.several([f"{name}, {key}: {problem}" for problem in error.problems]) from error
+    if not paths:
+        raise UserError(f"{name}, {key}: {folder} holds no picture (png, jpg, webp, bmp, avif).")
+    return paths
+
+
+def _lies_inside(folder: Path, other: str) -> bool:
+    return bool(other) and folder.resolve().is_relative_to(Path(other).expanduser().resolve())
+
+
+def _examine_all(paths: Sequence[Path], checks: _Checks, progress: Progress | None) -> list[Examined | None]:
+    results: list[Examined | None] = []
+    with ThreadPoolExecutor(max_workers=_READERS) as pool:
+        pending = [pool.submit(examine, path) for path in paths]
+        try:
+            for done, future in enumerate(pending, start=1):
+                results.append(checks.collect(future.result))
+                if progress:
+                    progress(done, len(paths), "checking pictures")
+        except BaseException:  # cancelled: leave without reading the rest
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return results
+
+
+def _example(
+    source: _Source, concept: Concept, picture: Examined, caption: Caption, buckets: Sequence[Size]
+) -> Example:
+    template = concept.class_prompt if source.is_class else concept.instance_prompt
+    return Example(
+        path=source.path,
+        caption=build_prompt(
+            template, caption.text, concept.instance_token, concept.class_token, source.is_class
+        ),
+        caption_source=caption.source,
+        concept=source.concept,
+        is_class=source.is_class,
+        content=picture.content,
+        original_size=picture.size,
+        crop=fit(picture.size, buckets),
+    )
+
+
+def _place_classes(
+    examples: Sequence[Example], classes: Sequence[Example], checks: _Checks
+) -> dict[tuple[int, Size], tuple[Example, ...]]:
+    placed: dict[tuple[int, Size], tuple[Example, ...]] = {}
+    for concept in sorted({example.concept for example in classes}):
+        own = [example for example in classes if example.concept == concept]
+        buckets = sorted({example.bucket for example in examples if example.concept == concept})
+        nearest = [_cropped(example, buckets) for example in own]
+        for bucket in buckets:
+            here = [example for example in nearest if example.bucket == bucket]
+            if not here:
+                width, height = bucket
+                checks.warnings.append(
+                    f"Concept {concept + 1}: no class picture has the shape of its {width}x{height} "
+                    "pictures; all of them are cropped to it."
+                )
+                here = [_cropped(example, [bucket]) for example in own]
+            placed[concept, bucket] = tuple(here)
+    return placed
+
+
+def _cropped(example: Example, buckets: Sequence[Size]) -> Example:
+    return replace(example, crop=fit(example.original_size, buckets))
+
+
+def _warn_of_pictures(examples: Sequence[Example], checks: _Checks) -> None:
+    wordless = [example for example in examples if not example.caption]
+    checks.warn_of(wordless, "Neither caption nor token, trained with an empty prompt")
+    small = [example for example in examples if example.enlarged > _ENLARGED_TOO_MUCH]
+    checks.warn_of(small, f"Small pictures, enlarged more than {_ENLARGED_TOO_MUCH:g} times")
