@@ -1,0 +1,286 @@
+"""What can be done with a model, one function each. The command line, the tab and the API all call these."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreambooth.dataset.plan import Plan
+from dreambooth.errors import UserError
+from dreambooth.jobs import Controls, Events
+from dreambooth.settings import Concept, Folders, ModelConfig, ModelFolder, Settings, parse
+
+if TYPE_CHECKING:
+    from dreambooth.runs.run import RunResult
+
+Progress = Callable[[int, int, str], None]
+
+
+def create(
+    folders: Folders,
+    name: str,
+    source: str | Path,
+    *,
+    extract_ema: bool = False,
+    half: bool = False,
+    replace: bool = False,
+    progress: Progress | None = None,
+) -> ModelConfig:
+    """Extract a checkpoint into ``models/dreambooth/NAME``. An existing model is left alone unless ``replace``."""
+    from dreambooth.checkpoints.extract import extract
+
+    model = ModelFolder(folders, name)
+    if model.root.exists() and any(model.root.iterdir()) and not replace:
+        raise UserError(f"{model.root} exists already: choose another name, or say --replace to make it anew.")
+    facts = extract(Path(source).expanduser(), model, extract_ema=extract_ema, half=half, progress=progress)
+    settings = parse(Settings, {"resolution": facts_resolution(model)})
+    config = ModelConfig(name, settings, (), facts)
+    model.save(config)
+    return config
+
+
+def facts_resolution(model: ModelFolder) -> int:
+    """The picture size that the model was made for, in pixels."""
+    from dreambooth.files import read_json
+
+    return int(read_json(model.working / "unet" / "config.json")["sample_size"]) * 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Checked:
+    """A run that could start: what it will do, in figures."""
+
+    plan: Plan
+    precision: str
+    steps: int
+    steps_per_epoch: int
+    memory_bytes: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "pictures": len(self.plan.examples),
+            "class_pictures": len({e.path for e in self.plan.all_examples() if e.is_class}),
+            "steps": self.steps,
+            "steps_per_epoch": self.steps_per_epoch,
+            "precision": self.precision,
+            "memory_gb": round(self.memory_bytes / 1e9, 2),
+            "warnings": list(self.plan.warnings),
+            "table": self.plan.table(),
+        }
+
+
+def configure(
+    model: ModelFolder, overrides: Mapping[str, Any] | None = None, concepts: Sequence[Concept] | None = None
+) -> ModelConfig:
+    """The model's saved parameters with changes laid over them; nothing is written."""
+    config = model.require().load()
+    if overrides:
+        config = dataclasses.replace(config, settings=parse(Settings, overrides, base=config.settings))
+    return config if concepts is None else dataclasses.replace(config, concepts=tuple(concepts))
+
+
+def check(model: ModelFolder, config: ModelConfig) -> Checked:
+    """The preflight: every reason why a run could not start, all at once, before anything is loaded."""
+    from dreambooth.dataset.planning import make_plan
+    from dreambooth.training.optimizers import why_not_8bit
+    from dreambooth.training.precision import default_device, forecast, resolve_precision
+
+    settings, problems = config.settings, []
+    plan = precision = None
+    try:
+        plan = make_plan(config.concepts, settings)
+    except UserError as error:
+        problems += error.problems
+    device = default_device()
+    try:
+        precision = resolve_precision(settings, device)
+    except UserError as error:
+        problems += error.problems
+    if settings.optimizer == "8bit AdamW" and (why := why_not_8bit()):
+        problems.append(f"optimizer: 8bit AdamW cannot run here: {why} Choose Torch AdamW.")
+    if not settings.train_unet and settings.stop_text_encoder == 0:
+        problems.append("Nothing would learn: switch on train_unet or raise stop_text_encoder above 0.")
+    problems += [f"{part} is missing: create {model.name} again." for part in _missing_parts(model)]
+    if problems:
+        raise UserError.several(problems)
+    n_unet, n_text = (_parameters(model, part) for part in ("unet", "text_encoder"))
+    memory = forecast(settings, precision, n_unet, n_text, bool(plan.class_examples))
+    per_epoch = -(-plan.steps_per_epoch(settings.train_batch_size) // settings.gradient_accumulation_steps)
+    steps = per_epoch * settings.num_train_epochs
+    if settings.max_train_steps:
+        steps = min(steps, settings.max_train_steps)
+    return Checked(plan, precision, steps, per_epoch, memory)
+
+
+def train(
+    model: ModelFolder,
+    config: ModelConfig,
+    *,
+    resume: bool = False,
+    controls: Controls | None = None,
+    events: Events | None = None,
+    borrow_gpu: Callable[[], Any] | None = None,
+) -> RunResult:
+    """Train ``model`` as ``config`` says, which is saved first. Returns when done, cancelled or failed.
+
+    ``borrow_gpu``: the host's context manager that frees the GPU for us and takes it back afterwards.
+    """
+    from dreambooth.runs.run import run
+
+    controls, events = controls or Controls(), events or Events(model.logging)
+    events.send("started", what="train", settings=dataclasses.asdict(config.settings))
+    with _told(events), ExitStack() as borrowed:
+        events.phase("preflight")
+        config = _with_seed(config)
+        checked = check(model, config)
+        for warning in checked.plan.warnings:
+            events.message(warning, level="warning")
+        controls.check()
+        model.save(config)
+        model.back_up(config.facts.revision)
+        if borrow_gpu:
+            borrowed.enter_context(borrow_gpu())
+        result = run(model, config, checked.plan, checked.precision, resume, controls, events)
+        events.send("ended", state=result.state, text=_ending(result))
+    return result
+
+
+def sample(
+    model: ModelFolder,
+    shots: Sequence[Any],
+    out: Path,
+    *,
+    lora: Path | None = None,
+    lora_weight: float = 1.0,
+    batch_size: int = 1,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """Draw pictures with the model, or with the model and a LoRA, into the folder ``out``."""
+    from dreambooth.checkpoints.lora import apply_lora, read_lora
+    from dreambooth.checkpoints.modules import load_modules, load_unet
+    from dreambooth.sampling.draw import draw
+    from dreambooth.sampling.pictures import save_picture
+    from dreambooth.training.precision import default_device
+
+    config = model.require().load()
+    settings = config.settings
+    adapter = read_lora(lora) if lora else None
+    modules = load_modules(model.working)
+    if settings.infer_ema and (model.working / "ema_unet").is_dir():
+        modules.unet = load_unet(model.working, name="ema_unet")
+    if adapter:
+        apply_lora(modules, adapter, lora_weight)
+    for module in (modules.unet, modules.vae, modules.text_encoder):
+        module.to(default_device()).eval()
+    pictures = draw(
+        modules,
+        shots,
+        sampler=settings.scheduler,
+        clip_skip=settings.clip_skip,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    return [
+        save_picture(_unused(out, f"{model.name}_{stamp}_{n:03d}_{shot.seed}"), picture, shot, settings.scheduler)
+        for n, (shot, picture) in enumerate(zip(shots, pictures, strict=True))
+    ]
+
+
+def generate_checkpoint(
+    model: ModelFolder,
+    *,
+    lora: Path | None = None,
+    lora_weight: float | None = None,
+    half: bool | None = None,
+    out: Path | None = None,
+    progress: Progress | None = None,
+) -> tuple[Path, Any]:
+    """Write the model as one file in its original layout, with a LoRA merged in if given, and check it.
+
+    Returns the path and its :class:`dreambooth.checkpoints.verify.Verification`. ``None`` takes the model's settings.
+    """
+    from dreambooth.checkpoints.single_file import write_checkpoint
+    from dreambooth.checkpoints.verify import verify_checkpoint
+    from dreambooth.training.results import checkpoint_path, ema_choice, free_path
+
+    config = model.require().load()
+    half = config.settings.half_model if half is None else half
+    weight = config.settings.lora_weight if lora_weight is None else lora_weight
+    loras = [(Path(lora), weight)] if lora else []
+    path = free_path(out) if out else checkpoint_path(model, config, "_lora" if lora else "")
+    write_checkpoint(model, path, loras=loras, half=half, ema=ema_choice(config), progress=progress)
+    verification = verify_checkpoint(path, model)
+    if not verification.ok:
+        raise UserError(f"{path} was written but did not pass its check: {verification.summary()}.")
+    return path, verification
+
+
+@contextmanager
+def _told(events: Events) -> Any:
+    """However the block ends, the log says so in words, and is closed."""
+    from dreambooth.errors import Cancelled
+
+    try:
+        yield
+    except Cancelled:
+        events.send("ended", state="cancelled", text="Cancelled before the first step; nothing was changed.")
+        raise
+    except UserError as error:
+        events.send("ended", state="failed", text=str(error))
+        raise
+    except BaseException as error:
+        text = f"{type(error).__name__}: {error}"
+        if "out of memory" in str(error).lower():
+            text = (
+                "Out of memory. Lower the batch size or the resolution, switch on gradient checkpointing, or train a LoRA."
+            )
+            events.send("ended", state="failed", text=text)
+            raise UserError(text) from error
+        events.send("ended", state="failed", text=text)
+        raise
+    finally:
+        events.close()
+
+
+def _ending(result: RunResult) -> str:
+    made = f" Made: {', '.join(path.name for path in result.files)}." if result.files else ""
+    how = "Training is done" if result.state == "done" else "Training was cancelled"
+    return f"{how} after {result.steps} steps.{made}"
+
+
+def _with_seed(config: ModelConfig) -> ModelConfig:
+    """Settle a random seed before the run, so that the saved settings repeat it."""
+    import secrets
+
+    if config.settings.seed >= 0:
+        return config
+    return dataclasses.replace(config, settings=dataclasses.replace(config.settings, seed=secrets.randbelow(2**31)))
+
+
+def _missing_parts(model: ModelFolder) -> list[Path]:
+    from dreambooth.checkpoints.modules import weights_path
+
+    paths = [weights_path(model.working, part) for part in ("unet", "vae", "text_encoder")]
+    return [path for path in paths if not path.exists()]
+
+
+def _parameters(model: ModelFolder, component: str) -> int:
+    """Number of a component's parameters, from its file's header."""
+    import math
+
+    from dreambooth.checkpoints.modules import weights_path
+    from dreambooth.checkpoints.reading import open_tensors
+
+    with open_tensors(weights_path(model.working, component)) as file:
+        return sum(math.prod(file.shape(key)) for key in file)
+
+
+def _unused(folder: Path, stem: str) -> Path:
+    from dreambooth.training.results import free_path
+
+    return free_path(Path(folder) / f"{stem}.png")

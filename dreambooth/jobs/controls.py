@@ -1,0 +1,79 @@
+"""What people can tell a run: the only way in."""
+
+from __future__ import annotations
+
+import threading
+
+from dreambooth.errors import Cancelled
+
+
+class Controls:
+    """Wishes for a run, set from any thread, looked at by the loop between steps.
+
+    ``sample_now`` and ``save_now`` are taken once; pause holds until resume; cancel is for good.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._paused = self._cancelled = self._stopped = self._sample = self._save = False
+
+    def pause(self) -> None:
+        self._set(_paused=True)
+
+    def resume(self) -> None:
+        self._set(_paused=False)
+
+    def cancel(self) -> None:
+        """Finish the step, save as the cancel settings say, stop."""
+        self._set(_cancelled=True, _paused=False)
+
+    def stop_now(self) -> None:
+        """Stop without saving anything more."""
+        self._set(_cancelled=True, _stopped=True, _paused=False)
+
+    def sample_now(self) -> None:
+        self._set(_sample=True)
+
+    def save_now(self) -> None:
+        self._set(_save=True)
+
+    @property
+    def paused(self) -> bool:
+        return self._paused
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled
+
+    @property
+    def stopped(self) -> bool:
+        return self._stopped
+
+    def take_sample(self) -> bool:
+        """Whether pictures were asked for since the last look."""
+        taken, self._sample = self._sample, False
+        return taken
+
+    def take_save(self) -> bool:
+        taken, self._save = self._save, False
+        return taken
+
+    def wait_while_paused(self) -> None:
+        """Return on resume, cancel, or a wish that can be granted while the run stands still."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._paused or self._sample or self._save)
+
+    def check(self) -> None:
+        """Raise Cancelled where long work before or after training can be left at once."""
+        if self._cancelled:
+            raise Cancelled("cancelled")
+
+    def progress(self, done: int, total: int, what: str) -> None:
+        """A progress callback that only looks for a cancel."""
+        self.check()
+
+    def _set(self, **wishes: bool) -> None:
+        with self._changed:
+            for name, value in wishes.items():
+                setattr(self, name, value)
+            self._changed.notify_all()

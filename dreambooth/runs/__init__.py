@@ -1,0 +1,1 @@
+"""A whole run, and the pictures it shows on its way."""

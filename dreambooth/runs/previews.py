@@ -1,0 +1,90 @@
+"""Pictures while it trains: each concept's sample prompt and the sanity prompt, drawn with what has been learnt."""
+
+from __future__ import annotations
+
+import logging
+
+from dreambooth.sampling.draw import Shot, draw
+from dreambooth.sampling.pictures import save_picture
+from dreambooth.settings import Concept
+from dreambooth.training.results import Results
+from dreambooth.training.session import Session
+
+log = logging.getLogger("dreambooth.previews")
+
+
+class Previews:
+    """Draws for a session into the model's samples folder. A failed preview is a message, never the end of a run."""
+
+    def __init__(self, session: Session, results: Results) -> None:
+        self.session, self.results = session, results
+        self.settings, self.events = session.settings, session.events
+
+    def draw(self) -> None:
+        shots = self.shots()
+        if not shots:
+            return
+        try:
+            self.events.phase("preview")
+            self._draw(shots)
+        except Exception as error:
+            log.exception("preview failed")
+            self.events.message(f"The preview failed, training goes on: {error}", level="error")
+        finally:
+            self.events.phase("training")
+
+    def _draw(self, shots: list[Shot]) -> None:
+        revision, sampler = self.results.revision, self.settings.scheduler
+        with self.session.for_drawing() as modules, self.session.accelerator.autocast():
+            pictures = draw(modules, shots, sampler=sampler, clip_skip=self.settings.clip_skip)
+            for number, (shot, picture) in enumerate(zip(shots, pictures, strict=True)):
+                path = self.session.model.samples / f"sample_{revision}-{number}.png"
+                save_picture(path, picture, shot, sampler)
+                self.events.send(
+                    "preview", path=str(path), prompt=shot.prompt, seed=shot.seed, step=self.session.position.step
+                )
+                if self.session.controls.cancelled:
+                    break
+
+    def shots(self) -> list[Shot]:
+        """What this run's previews show, the same each time, so that they can be compared."""
+        shots = [
+            shot for number, concept in enumerate(self.session.config.concepts) for shot in self._of(number, concept)
+        ]
+        if self.settings.sanity_prompt:
+            side = self._side(self.settings.resolution)
+            shots.append(Shot(self.settings.sanity_prompt, seed=max(0, self.settings.sanity_seed), width=side, height=side))
+        return shots
+
+    def _of(self, number: int, concept: Concept) -> list[Shot]:
+        seed = self.settings.seed if concept.sample_seed < 0 else concept.sample_seed
+        examples = [e for e in self.session.plan.examples if e.concept == number]
+        shots = []
+        for i in range(concept.n_save_sample):
+            example = examples[i % len(examples)]
+            asked = concept.save_sample_prompt or "[filewords]"
+            from_caption = "[filewords]" in asked.lower()
+            side = self._side(self.settings.resolution)
+            width, height = example.bucket if from_caption else (side, side)
+            shots.append(
+                Shot(
+                    example.caption if asked.strip().lower() == "[filewords]" else _fill(asked, example.caption),
+                    concept.save_sample_negative_prompt,
+                    seed + i,
+                    concept.save_infer_steps,
+                    concept.save_guidance_scale,
+                    self._side(width),
+                    self._side(height),
+                )
+            )
+        return shots
+
+    @staticmethod
+    def _side(pixels: int) -> int:
+        return pixels // 8 * 8
+
+
+def _fill(template: str, caption: str) -> str:
+    import re
+
+    return re.sub(r"\[filewords\]", lambda _: caption, template, flags=re.IGNORECASE)

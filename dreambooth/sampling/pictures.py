@@ -1,0 +1,33 @@
+"""Samples on disk: the picture, and what it was drawn from beside it and inside it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from dreambooth.files import replacing, write_text
+from dreambooth.sampling.draw import Shot
+
+
+def save_picture(path: Path, picture: Image.Image, shot: Shot, sampler: str) -> Path:
+    """Write a PNG that the WebUI's PNG Info reads, and its parameters as text beside it."""
+    text = infotext(shot, sampler)
+    info = PngInfo()
+    info.add_text("parameters", text)
+    with replacing(path) as beside:
+        picture.save(beside, pnginfo=info)
+    write_text(path.with_suffix(".txt"), text + "\n")
+    return path
+
+
+def infotext(shot: Shot, sampler: str) -> str:
+    """The WebUI's generation parameters."""
+    facts = asdict(shot)
+    negative = f"\nNegative prompt: {shot.negative}" if shot.negative else ""
+    return (
+        f"{shot.prompt}{negative}\nSteps: {facts['steps']}, Sampler: {sampler}, CFG scale: {facts['cfg']:g}, "
+        f"Seed: {facts['seed']}, Size: {shot.width}x{shot.height}"
+    )

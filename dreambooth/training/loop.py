@@ -1,0 +1,225 @@
+"""The loop: batch, noise, prediction, loss, step. What people want of it arrives through Controls, between steps."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from dreambooth.dataset.plan import Batch
+from dreambooth.errors import UserError
+from dreambooth.training.noise import generator_for
+from dreambooth.training.objective import Losses, diffusion_losses
+from dreambooth.training.optimizers import set_learning_rates
+from dreambooth.training.schedules import lr_factor
+from dreambooth.training.session import Session
+
+NAN_ADVICE = (
+    "Try a lower learning rate, mixed precision bf16 or no instead of fp16, and look for broken pictures. "
+    "Nothing was saved from this step; the files saved before are whole."
+)
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the loop calls when it is time: pictures, and weights ("during", "after" or "cancel")."""
+
+    preview: Callable[[], None]
+    save: Callable[[str], None]
+
+
+@dataclass
+class _Measured:
+    """A step's figures, still on the device: reading them waits for the device, so that is put off for a step."""
+
+    step: int
+    epoch: int
+    lr: float
+    losses: Losses
+    norm: torch.Tensor
+    seconds: float
+
+
+class Loop:
+    """Runs a :class:`Session` from its position to the end. ``run`` returns "done" or "cancelled"."""
+
+    def __init__(self, session: Session, hooks: Hooks) -> None:
+        self.session, self.hooks = session, hooks
+        self.settings, self.position = session.settings, session.position
+        self.steps_per_epoch = math.ceil(
+            session.plan.steps_per_epoch(self.settings.train_batch_size) / self.settings.gradient_accumulation_steps
+        )
+        self.total_steps = self.settings.num_train_epochs * self.steps_per_epoch
+        if self.settings.max_train_steps:
+            self.total_steps = min(self.total_steps, self.settings.max_train_steps)
+        self.step_seconds: list[float] = []
+        self._pending: _Measured | None = None
+        self._clock = time.perf_counter()
+
+    def run(self) -> str:
+        self.session.events.phase("training")
+        self._clock = time.perf_counter()
+        while self.position.step < self.total_steps:
+            windows = self.windows(self.position.epoch)
+            for window in windows[self.position.window :]:
+                if not self._obey():
+                    return self._end("cancelled")
+                self.step(window)
+                if self.position.step >= self.total_steps:
+                    break
+            if self.position.window == len(windows):
+                self._end_epoch()
+        return self._end("done")
+
+    # -- one step ---------------------------------------------------------------------------------------------
+
+    def step(self, window: Sequence[Batch]) -> None:
+        """One optimizer step over the batches of ``window``; each picture counts the same, whatever its batch."""
+        session, settings = self.session, self.settings
+        if self._past_text_encoder():
+            session.freeze_text_encoder()
+        factor = lr_factor(settings.lr_scheduler, self.position.step, self.total_steps, settings.lr_warmup_steps)
+        set_learning_rates(session.optimizer, factor)
+        pictures = sum(len(batch.instances) for batch in window)
+        losses = []
+        for number, batch in enumerate(window):
+            losses.append(self._backward(batch, number, len(batch.instances) / pictures))
+        norm = session.stepper.step()
+        if session.ema:
+            session.ema.update()
+        self.position.step += 1
+        self.position.window += 1
+        lr = session.optimizer.param_groups[0]["lr"]
+        self._report(_Measured(self.position.step, self.position.epoch, lr, _sum(losses), norm, self._lap()))
+
+    def _backward(self, batch: Batch, number: int, share: float) -> Losses:
+        session, settings = self.session, self.settings
+        generator = generator_for(settings.seed, "noise", self.position.step, number)
+        with session.accelerator.autocast():
+            losses = diffusion_losses(
+                session.modules.unet,
+                session.schedule,
+                session.latents,
+                session.prompts,
+                batch,
+                generator,
+                prior_weight=settings.prior_loss_weight,
+                offset_noise=settings.offset_noise,
+            )
+        session.accelerator.backward(losses.total * share if share != 1 else losses.total)
+        detached = [x if x is None else x.detach() * share for x in (losses.total, losses.instance, losses.prior)]
+        return Losses(*detached)
+
+    def windows(self, epoch: int) -> list[Sequence[Batch]]:
+        """The epoch's batches in groups of one optimizer step; the last group may be smaller."""
+        batches = self.session.plan.epoch(self.settings.seed, epoch, self.settings.train_batch_size)
+        n = self.settings.gradient_accumulation_steps
+        return [batches[i : i + n] for i in range(0, len(batches), n)]
+
+    def _past_text_encoder(self) -> bool:
+        last = round(self.settings.stop_text_encoder * self.total_steps)
+        return self.session.trains_text and self.position.step >= last
+
+    # -- people -----------------------------------------------------------------------------------------------
+
+    def _obey(self) -> bool:
+        """Do what was asked for since the last step. False: stop."""
+        controls, events = self.session.controls, self.session.events
+        said = False
+        while not controls.cancelled:
+            if controls.take_sample():
+                self.hooks.preview()
+            elif controls.take_save():
+                self._flush()
+                self.hooks.save("during")
+            elif controls.paused:
+                if not said:
+                    events.message(f"Paused after step {self.position.step}.")
+                said = True
+                controls.wait_while_paused()
+            else:
+                break
+            self._clock = time.perf_counter()  # not the next step's time
+        if said and not controls.cancelled:
+            events.message("Going on.")
+        return not controls.cancelled
+
+    def _end_epoch(self) -> None:
+        self.position.epoch += 1
+        self.position.window = 0
+        if self.position.step >= self.total_steps:
+            return  # the end saves and draws anyway
+        epoch = self.position.epoch
+        if _due(epoch, self.settings.save_preview_every):
+            self.hooks.preview()
+        if _due(epoch, self.settings.save_embedding_every):
+            self._flush()
+            self.hooks.save("during")
+        self._clock = time.perf_counter()
+
+    def _end(self, state: str) -> str:
+        self._flush()
+        if self.session.controls.stopped:
+            return state
+        self.hooks.save("after" if state == "done" else "cancel")
+        if state == "done":
+            self.hooks.preview()
+        return state
+
+    # -- figures ----------------------------------------------------------------------------------------------
+
+    def _lap(self) -> float:
+        now = time.perf_counter()
+        seconds, self._clock = now - self._clock, now
+        self.step_seconds.append(seconds)
+        return seconds
+
+    def _report(self, measured: _Measured) -> None:
+        """On a GPU the figures of the step before are read while this one is still being computed."""
+        previous, self._pending = self._pending, measured
+        if self.session.device.type == "cpu":
+            self._flush()
+        elif previous:
+            self._send(previous)
+
+    def _flush(self) -> None:
+        if self._pending:
+            measured, self._pending = self._pending, None
+            self._send(measured)
+
+    def _send(self, measured: _Measured) -> None:
+        loss = float(measured.losses.instance)
+        prior = None if measured.losses.prior is None else float(measured.losses.prior)
+        finite = math.isfinite(loss) and math.isfinite(prior or 0.0)
+        if not finite or (self.session.accelerator.scaler is None and not math.isfinite(float(measured.norm))):
+            # The optimizer has skipped this step: the weights in memory are still the last good ones.
+            raise UserError(f"The loss is not a number any more (step {measured.step}); the run has stopped. {NAN_ADVICE}")
+        self.session.events.send(
+            "step",
+            step=measured.step,
+            total=self.total_steps,
+            epoch=measured.epoch,
+            epochs=self.settings.num_train_epochs,
+            loss=round(loss, 6),
+            prior_loss=None if prior is None else round(prior, 6),
+            lr=measured.lr,
+            seconds=round(measured.seconds, 4),
+        )
+
+
+def _due(epoch: int, every: int) -> bool:
+    return bool(every) and epoch % every == 0
+
+
+def _sum(losses: Sequence[Losses]) -> Losses:
+    """Shares of one step, put together."""
+    if len(losses) == 1:
+        return losses[0]
+    priors: list[Any] = [part.prior for part in losses if part.prior is not None]
+    return Losses(
+        sum(part.total for part in losses), sum(part.instance for part in losses), sum(priors) if priors else None
+    )

@@ -1,0 +1,105 @@
+"""What a result says of itself: kohya's ss_* keys, which WebUIs gate and label by, and Stability's modelspec 1.0.1."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dreambooth import __version__
+from dreambooth.dataset.plan import Plan
+from dreambooth.settings import ModelConfig
+
+
+def training_metadata(config: ModelConfig, plan: Plan, family: Any, step: int, epoch: int, started: float) -> dict[str, str]:
+    """ss_* keys for what was trained and how; all values are text, structures are JSON."""
+    settings = config.settings
+    lora = settings.use_lora
+    unet_lr = settings.lora_learning_rate if lora else settings.learning_rate
+    text_lr = settings.lora_txt_learning_rate if lora else settings.txt_learning_rate
+    facts: dict[str, Any] = {
+        "ss_output_name": config.output_name,
+        "ss_sd_model_name": Path(config.facts.src).name,
+        "ss_base_model_version": family.base_model_version,
+        "ss_v2": "False",
+        "ss_training_started_at": started,
+        "ss_training_finished_at": time.time(),
+        "ss_training_comment": f"DreamBooth for Stable Diffusion WebUI {__version__}",
+        "ss_num_train_images": len(plan.examples),
+        "ss_num_reg_images": len({e.path for e in plan.all_examples() if e.is_class}),
+        "ss_num_batches_per_epoch": plan.steps_per_epoch(settings.train_batch_size),
+        "ss_num_epochs": settings.num_train_epochs,
+        "ss_epoch": epoch,
+        "ss_steps": step,
+        "ss_total_batch_size": settings.train_batch_size,
+        "ss_gradient_accumulation_steps": settings.gradient_accumulation_steps,
+        "ss_gradient_checkpointing": settings.gradient_checkpointing,
+        "ss_learning_rate": unet_lr,
+        "ss_unet_lr": unet_lr if settings.train_unet else None,
+        "ss_text_encoder_lr": text_lr if settings.stop_text_encoder > 0 else None,
+        "ss_lr_scheduler": settings.lr_scheduler,
+        "ss_lr_warmup_steps": settings.lr_warmup_steps,
+        "ss_optimizer": settings.optimizer,
+        "ss_max_grad_norm": settings.max_grad_norm,
+        "ss_mixed_precision": settings.mixed_precision,
+        "ss_clip_skip": settings.clip_skip,
+        "ss_noise_offset": settings.offset_noise,
+        "ss_prior_loss_weight": settings.prior_loss_weight,
+        "ss_seed": settings.seed,
+        "ss_resolution": f"({settings.resolution}, {settings.resolution})",
+        "ss_enable_bucket": True,
+        "ss_bucket_info": _buckets(plan),
+        "ss_dataset_dirs": _folders(plan),
+        "ss_tag_frequency": _tags(plan),
+    }
+    if lora:
+        facts |= {
+            "ss_network_module": "networks.lora",
+            "ss_network_dim": settings.lora_unet_rank,
+            "ss_network_alpha": settings.lora_unet_alpha or settings.lora_unet_rank,
+            "ss_network_args": {
+                "text_encoder_dim": settings.lora_txt_rank,
+                "text_encoder_alpha": settings.lora_txt_alpha or settings.lora_txt_rank,
+            },
+        }
+    return {key: _text(value) for key, value in facts.items()}
+
+
+def modelspec(title: str, family: Any, resolution: int, clip_skip: int, *, lora: bool, prediction_type: str) -> dict[str, str]:
+    """Stability's model metadata, version 1.0.1 (github.com/Stability-AI/ModelSpec)."""
+    return {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": family.architecture + ("/lora" if lora else ""),
+        "modelspec.implementation": "diffusers" if lora else "https://github.com/CompVis/stable-diffusion",
+        "modelspec.title": title,
+        "modelspec.resolution": f"{resolution}x{resolution}",
+        "modelspec.date": time.strftime("%Y-%m-%dT%H:%M:%S"),
+        "modelspec.prediction_type": "v" if prediction_type == "v_prediction" else "epsilon",
+        "modelspec.encoder_layer": str(clip_skip),
+    }
+
+
+def _buckets(plan: Plan) -> dict[str, Any]:
+    counts = Counter(example.bucket for example in plan.examples)
+    return {"buckets": {str(i): {"resolution": list(size), "count": n} for i, (size, n) in enumerate(counts.items())}}
+
+
+def _folders(plan: Plan) -> dict[str, Any]:
+    counts = Counter(example.path.parent.name for example in plan.examples)
+    return {name: {"n_repeats": 1, "img_count": n} for name, n in counts.items()}
+
+
+def _tags(plan: Plan) -> dict[str, dict[str, int]]:
+    """How often each comma-separated part of a caption occurs, by folder: the WebUI's LoRA card shows it."""
+    counts: dict[str, Counter[str]] = {}
+    for example in plan.examples:
+        tags = [tag.strip() for tag in example.caption.split(",") if tag.strip()]
+        counts.setdefault(example.path.parent.name, Counter()).update(tags)
+    return {name: dict(counter) for name, counter in counts.items()}
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, Mapping) else str(value)

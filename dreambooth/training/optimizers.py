@@ -1,0 +1,123 @@
+"""What moves the weights: parameter groups, optimizers, clipping."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+
+from dreambooth.errors import UserError
+from dreambooth.settings import Settings
+
+
+def parameter_groups(
+    settings: Settings, unet: Sequence[torch.nn.Parameter], text_encoder: Sequence[torch.nn.Parameter]
+) -> list[dict[str, Any]]:
+    """One group for each module that learns, with its own rate and decay. ``base_lr`` is what schedules scale."""
+    unet_lr = settings.lora_learning_rate if settings.use_lora else settings.learning_rate
+    text_lr = settings.lora_txt_learning_rate if settings.use_lora else settings.txt_learning_rate
+    groups = [
+        {"name": "unet", "params": list(unet), "lr": unet_lr, "weight_decay": settings.weight_decay},
+        {"name": "text_encoder", "params": list(text_encoder), "lr": text_lr,
+         "weight_decay": settings.tenc_weight_decay},
+    ]  # fmt: skip
+    return [{**group, "base_lr": group["lr"]} for group in groups if group["params"]]
+
+
+def make_optimizer(name: str, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """The optimizer that was asked for, never another one. UserError says why it cannot be had here."""
+    if name == "8bit AdamW":
+        why = why_not_8bit()
+        if why:
+            raise UserError(f"optimizer: 8bit AdamW cannot run here: {why} Choose Torch AdamW.")
+        import bitsandbytes
+
+        return bitsandbytes.optim.AdamW8bit(groups)
+    device = groups[0]["params"][0].device.type
+    return torch.optim.AdamW(groups, **({"fused": True} if _has_fused(device) else {"foreach": True}))
+
+
+def why_not_8bit() -> str:
+    """Empty where bitsandbytes' 8-bit AdamW really takes a step on this machine's GPU, else the reason."""
+    if not torch.cuda.is_available():
+        return "it needs an NVIDIA GPU."
+    try:
+        import bitsandbytes
+
+        probe = torch.nn.Parameter(torch.ones(4096 * 2, device="cuda"))
+        probe.grad = torch.ones_like(probe)
+        bitsandbytes.optim.AdamW8bit([probe], lr=1e-3).step()
+        return "" if (probe != 1).all() else "bitsandbytes took a step that changed nothing."
+    except ImportError:
+        return "bitsandbytes is not installed (pip install bitsandbytes)."
+    except Exception as error:
+        return f"bitsandbytes does not work with this GPU ({str(error).splitlines()[0]})."
+
+
+class Stepper:
+    """Clips and takes optimizer steps; a step whose gradients are not finite is skipped, so weights stay good."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, settings: Settings, scaler: Any = None) -> None:
+        self.optimizer, self.scaler = optimizer, scaler
+        self.set_to_none = settings.gradient_set_to_none
+        own = settings.tenc_grad_clip_norm
+        shared = [g for g in optimizer.param_groups if not (own and g["name"] == "text_encoder")]
+        apart = [g for g in optimizer.param_groups if own and g["name"] == "text_encoder"]
+        limits = ((shared, settings.max_grad_norm), (apart, own))
+        self._limits = [([p for g in groups for p in g["params"]], limit) for groups, limit in limits if groups]
+        # The fused kernel divides by grad_scale as it reads each gradient: clipping without a pass of its own.
+        self._in_kernel = scaler is None and len(self._limits) == 1 and bool(optimizer.defaults.get("fused"))
+
+    def step(self) -> torch.Tensor:
+        """Take a step and clear the gradients. Returns the gradient norm before clipping, a scalar on the device."""
+        if self.scaler:
+            self.scaler.unscale_(self.optimizer)
+        norms = [_norm(parameters) for parameters, _ in self._limits]
+        total = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+        if self._in_kernel:
+            self._step_in_kernel(total)
+        else:
+            self._step_plain(norms, total)
+        self.optimizer.zero_grad(set_to_none=self.set_to_none)
+        return total
+
+    def _step_in_kernel(self, norm: torch.Tensor) -> None:
+        limit = self._limits[0][1]
+        self.optimizer.found_inf = (~torch.isfinite(norm)).float()
+        if limit:
+            self.optimizer.grad_scale = (norm / limit).clamp(min=1.0)
+        try:
+            self.optimizer.step()
+        finally:
+            for name in ("found_inf", "grad_scale"):
+                if hasattr(self.optimizer, name):
+                    delattr(self.optimizer, name)
+
+    def _step_plain(self, norms: list[torch.Tensor], total: torch.Tensor) -> None:
+        for (parameters, limit), norm in zip(self._limits, norms, strict=True):
+            if limit:
+                grads = [p.grad for p in parameters if p.grad is not None]
+                torch._foreach_mul_(grads, (limit / norm).clamp(max=1.0))
+        if self.scaler:
+            self.scaler.step(self.optimizer)  # skips by itself what overflowed in fp16
+            self.scaler.update()
+        elif bool(torch.isfinite(total)):
+            self.optimizer.step()
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
+
+
+def _norm(parameters: Iterable[torch.nn.Parameter]) -> torch.Tensor:
+    """Length of all gradients taken as one vector."""
+    grads = [p.grad for p in parameters if p.grad is not None]
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads))) if grads else torch.zeros(())
+
+
+def _has_fused(device: str) -> bool:
+    """Fused AdamW: on CUDA since torch 2.0, on the CPU since 2.4."""
+    major, minor = (int(part) for part in torch.__version__.split(".")[:2])
+    return device == "cuda" or (device == "cpu" and (major, minor) >= (2, 4))

@@ -1,0 +1,157 @@
+"""What a run leaves: LoRA files, the model's working folder, checkpoints, snapshots. Each is checked after writing."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from pathlib import Path
+
+import torch
+
+from dreambooth.checkpoints.lora import write_lora
+from dreambooth.checkpoints.modules import save_component
+from dreambooth.checkpoints.single_file import write_checkpoint
+from dreambooth.checkpoints.verify import Verification, verify_checkpoint, verify_lora
+from dreambooth.errors import UserError
+from dreambooth.settings import ModelConfig, ModelFolder
+from dreambooth.training.adapters import weights_of
+from dreambooth.training.metadata import modelspec, training_metadata
+from dreambooth.training.session import Session
+from dreambooth.training.snapshot import write as write_snapshot
+
+log = logging.getLogger("dreambooth.training")
+
+
+class Results:
+    """Saves for a session, as its settings say. ``config`` is kept up to date with what lies on disk."""
+
+    def __init__(self, session: Session) -> None:
+        self.session, self.model = session, session.model
+        self.config, self.settings = session.config, session.settings
+        self.revision_at_start = session.config.facts.revision
+        self.epoch_at_start = session.config.facts.epoch
+        self.started = time.time()
+        self.files: list[Path] = []
+
+    @property
+    def revision(self) -> int:
+        """Optimizer steps in the model's whole life."""
+        return self.revision_at_start + self.session.position.step
+
+    def save(self, when: str) -> None:
+        """Save what the settings ask for ``when`` ("during", "after", "cancel").
+
+        During the run a failed save is said and the run goes on: what it has learnt is still in memory.
+        """
+        if self.session.position.step == 0:
+            return
+        try:
+            if getattr(self.settings, f"save_state_{when}"):
+                self._snapshot()
+            if self.settings.use_lora:
+                if getattr(self.settings, f"save_lora_{when}"):
+                    self._lora()
+                self._count()
+            else:
+                self._working()
+                if getattr(self.settings, f"save_ckpt_{when}"):
+                    self._checkpoint()
+        except UserError as error:
+            if when != "during":
+                raise
+            self.session.events.message(f"Saving failed, training goes on: {error}", level="error")
+
+    def _snapshot(self) -> None:
+        snapshot = self.session.snapshot(self.revision_at_start)
+        folder = write_snapshot(self.model, self.revision, snapshot, self.settings.snapshots_to_keep)
+        self.session.events.send("saved", what="snapshot", path=str(folder), summary=f"step {self.revision}")
+
+    def _lora(self) -> None:
+        session, settings = self.session, self.settings
+        path = free_path(self.model.folders.loras / f"{self.config.output_name}_{self.revision}.safetensors")
+        family = session.modules.family
+        metadata = {
+            **training_metadata(
+                self.config, session.plan, family, session.position.step, session.position.epoch, self.started
+            ),
+            **modelspec(
+                path.stem,
+                family,
+                settings.resolution,
+                settings.clip_skip,
+                lora=True,
+                prediction_type=session.schedule.prediction_type,
+            ),
+        }
+        write_lora(path, weights_of(session.layers), metadata)
+        self._announce("lora", path, verify_lora(path, self.model))
+
+    @torch.no_grad()
+    def _working(self) -> None:
+        """Write what was trained back to working/, in float32 so that the next run loses nothing."""
+        session, working = self.session, self.model.working
+        if self.settings.train_unet:
+            save_component(working, "unet", session.modules.unet, torch.float32)
+        if session.trains_text:
+            save_component(working, "text_encoder", session.modules.text_encoder, torch.float32)
+        if session.ema:
+            session.ema.swap()
+            try:
+                save_component(working, "ema_unet", session.modules.unet, torch.float32)
+            finally:
+                session.ema.swap()
+        self._count(has_ema=self.config.facts.has_ema or session.ema is not None)
+
+    def _checkpoint(self) -> None:
+        path = checkpoint_path(self.model, self.config)
+        ema = ema_choice(self.config)
+        session = self.session
+        metadata = {
+            **training_metadata(
+                self.config, session.plan, session.modules.family, session.position.step, session.position.epoch,
+                self.started,
+            ),
+            **modelspec(
+                path.stem, session.modules.family, self.settings.resolution, self.settings.clip_skip, lora=False,
+                prediction_type=session.schedule.prediction_type,
+            ),
+        }  # fmt: skip
+        write_checkpoint(self.model, path, half=self.settings.half_model, ema=ema, metadata=metadata)
+        self._announce("checkpoint", path, verify_checkpoint(path, self.model))
+
+    def _count(self, **facts: bool) -> None:
+        epoch = self.epoch_at_start + self.session.position.epoch
+        facts_now = dataclasses.replace(self.config.facts, revision=self.revision, epoch=epoch, **facts)
+        self.config = dataclasses.replace(self.config, facts=facts_now)
+        self.model.save(self.config)
+
+    def _announce(self, what: str, path: Path, verification: Verification) -> None:
+        self.files.append(path)
+        self.session.events.send("saved", what=what, path=str(path), summary=verification.summary())
+        if not verification.ok:
+            raise UserError(f"{path} was written but did not pass its check: {verification.summary()}.")
+
+
+def ema_choice(config: ModelConfig) -> str:
+    """Which weights a checkpoint takes: "instead" of the trained ones, "beside" them, or "none"."""
+    settings = config.settings
+    if not config.facts.has_ema or not settings.use_ema:
+        return "none"
+    if settings.infer_ema:
+        return "instead"
+    return "beside" if settings.save_ema else "none"
+
+
+def checkpoint_path(model: ModelFolder, config: ModelConfig, suffix: str = "") -> Path:
+    folder = model.folders.checkpoints / (config.output_name if config.settings.use_subdir else "")
+    return free_path(folder / f"{config.output_name}_{config.facts.revision}{suffix}.safetensors")
+
+
+def free_path(path: Path) -> Path:
+    """``path``, or with -2, -3, ... when a file is there: nothing that someone may miss is overwritten."""
+    candidate, n = path, 2
+    while candidate.exists():
+        candidate = path.with_name(f"{path.stem}-{n}{path.suffix}")
+        n += 1
+    return candidate

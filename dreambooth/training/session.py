@@ -1,0 +1,268 @@
+"""Everything a run works with, put together in order: inputs, modules, what learns, what moves it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from dreambooth.checkpoints.modules import Modules, fingerprint, load_modules
+from dreambooth.dataset.cache import LatentCache, TextCache
+from dreambooth.dataset.plan import Plan
+from dreambooth.errors import UserError
+from dreambooth.files import read_json
+from dreambooth.jobs import Controls, Events
+from dreambooth.settings import ModelConfig, ModelFolder
+from dreambooth.training.adapters import LoraLayer, inject
+from dreambooth.training.ema import EMA
+from dreambooth.training.inputs import Latents, Prompts
+from dreambooth.training.noise import NoiseSchedule
+from dreambooth.training.optimizers import Stepper, make_optimizer, parameter_groups
+from dreambooth.training.precision import compute_dtype
+from dreambooth.training.snapshot import Position, Snapshot
+
+
+class Session:
+    """A run's modules and state, from loading to giving the memory back."""
+
+    def __init__(
+        self,
+        model: ModelFolder,
+        config: ModelConfig,
+        plan: Plan,
+        device: torch.device,
+        precision: str,
+        controls: Controls,
+        events: Events,
+    ) -> None:
+        self.model, self.config, self.plan = model, config, plan
+        self.settings = config.settings
+        self.device, self.precision = device, precision
+        self.controls, self.events = controls, events
+        self.trains_text = self.settings.stop_text_encoder > 0
+        self.modules = load_modules(model.working, unet=False, vae=False, text_encoder=False)
+        self.layers: dict[str, LoraLayer] = {}
+        self.ema: EMA | None = None
+        self.position = Position()
+        try:
+            self.accelerator = _accelerator(device, precision)
+            self._prepare_inputs()
+            self._prepare_modules()
+        except BaseException:
+            self.close()
+            raise
+
+    # -- building ---------------------------------------------------------------------------------------------
+
+    def _prepare_inputs(self) -> None:
+        model, working = self.model, self.model.working
+        self.events.phase("latents")
+        cache = LatentCache(model.cache / "latents", fingerprint(working, "vae"))
+        scaling_factor = read_json(working / "vae" / "config.json")["scaling_factor"]
+        self.latents = Latents(cache, scaling_factor, self.device)
+        self.latents.prepare(self.plan.all_examples(), lambda: self._load(vae=True).vae, self._progress)
+        self.modules.vae = None
+        self.events.phase("text embeddings")
+        self.prompt_texts = sorted({example.caption for example in self.plan.all_examples()})
+        self.prompts = Prompts(None, None, self.settings.clip_skip, self.device)
+        if self.trains_text:
+            self._load(text_encoder=True, dtype=self._dtype(learns=True))
+            self.prompts.tokenizer, self.prompts.text_encoder = self.modules.tokenizer, self.modules.text_encoder
+            self.prompts.learn(self.prompt_texts)
+        else:
+            texts = TextCache(model.cache / "text", fingerprint(working, "text_encoder"), self.settings.clip_skip)
+            self.prompts.freeze(self.prompt_texts, texts, self._load_text)
+
+    def _prepare_modules(self) -> None:
+        self.events.phase("unet")
+        settings = self.settings
+        unet = self._load(unet=True, dtype=self._dtype(settings.train_unet)).unet
+        self.schedule = NoiseSchedule(self.modules.scheduler_config, self.device)
+        learns = {"unet": (unet, settings.train_unet), "text_encoder": (self.modules.text_encoder, self.trains_text)}
+        trained = {name: self._make_learn(name, *what) for name, what in learns.items() if what[0] is not None}
+        groups = parameter_groups(settings, trained["unet"], trained.get("text_encoder", []))
+        if not groups:
+            raise UserError("Nothing would learn: switch on Train UNET or raise the text encoder's step ratio.")
+        if settings.use_ema and settings.train_unet and not settings.use_lora:
+            self.ema = EMA(trained["unet"], settings.ema_decay)
+        self.optimizer = make_optimizer(settings.optimizer, groups)
+        self.stepper = Stepper(self.optimizer, settings, self.accelerator.scaler)
+
+    def _make_learn(self, name: str, module: torch.nn.Module, learns: bool) -> list[torch.nn.Parameter]:
+        """Freeze ``module`` or what of it does not learn; returns the parameters that do."""
+        settings, lora = self.settings, self.settings.use_lora
+        module.requires_grad_(learns and not lora)
+        module.to(self.device).train(learns)
+        if not learns:
+            return []
+        if settings.gradient_checkpointing:
+            _checkpoint_gradients(module)
+        if not lora:
+            return list(module.parameters())
+        rank, alpha = (
+            (settings.lora_unet_rank, settings.lora_unet_alpha)
+            if name == "unet"
+            else (settings.lora_txt_rank, settings.lora_txt_alpha)
+        )
+        layers = inject(module, name, rank, alpha, settings.seed)
+        self.layers |= layers
+        return [p for layer in layers.values() for p in (layer.down, layer.up)]
+
+    def _dtype(self, learns: bool) -> torch.dtype:
+        """Weights that move are kept in float32, or small steps would be rounded away; others may be smaller."""
+        moves = learns and not self.settings.use_lora
+        return torch.float32 if moves else compute_dtype(self.precision)
+
+    def _load(
+        self, *, unet: bool = False, vae: bool = False, text_encoder: bool = False, dtype: torch.dtype = torch.float32
+    ) -> Modules:
+        """Load what is asked for into ``self.modules``."""
+        loaded = load_modules(self.model.working, unet=unet, vae=vae, text_encoder=text_encoder, dtype=dtype)
+        for part in dataclasses.fields(loaded):
+            value = getattr(loaded, part.name)
+            if value is not None:
+                setattr(self.modules, part.name, value)
+        return self.modules
+
+    def _load_text(self) -> tuple[Any, Any]:
+        if self.modules.text_encoder is None:
+            self._load(text_encoder=True, dtype=self._dtype(learns=False))
+            self.modules.text_encoder.to(self.device).eval()
+        return self.modules.tokenizer, self.modules.text_encoder
+
+    def _progress(self, done: int, total: int, what: str) -> None:
+        self.controls.check()
+        self.events.progress(done, total, what)
+
+    # -- while it runs ----------------------------------------------------------------------------------------
+
+    def freeze_text_encoder(self) -> None:
+        """From here on only the unet learns; prompts are embedded once more with what was learnt."""
+        if not self.prompts.learning:
+            return
+        text_encoder = self.modules.text_encoder
+        text_encoder.requires_grad_(False).eval()
+        self.prompts.freeze(self.prompt_texts, None, lambda: (self.modules.tokenizer, text_encoder))
+
+    @contextlib.contextmanager
+    def for_drawing(self) -> Iterator[Modules]:
+        """The modules as they are now, ready to draw with; everything is put back afterwards."""
+        self._load_text()
+        if self.modules.vae is None:
+            self._load(vae=True)
+        modes = {m: m.training for m in (self.modules.unet, self.modules.text_encoder)}
+        average = self.ema if self.settings.infer_ema else None
+        try:
+            if average:
+                average.swap()
+            for module in modes:
+                module.eval()
+            self.modules.vae.to(self.device)
+            yield self.modules
+        finally:
+            self.modules.vae.to("cpu")
+            for module, mode in modes.items():
+                module.train(mode)
+            if average:
+                average.swap()
+
+    def trained_tensors(self) -> dict[str, torch.Tensor]:
+        """All that has learnt, by a name that stays the same over runs."""
+        if self.settings.use_lora:
+            return {f"{name}.{part}": getattr(layer, part) for name, layer in self.layers.items() for part in ("down", "up")}
+        learnt = {}
+        for part, learns in (("unet", self.settings.train_unet), ("text_encoder", self.trains_text)):
+            if learns:
+                module = getattr(self.modules, part)
+                learnt |= {f"{part}.{name}": tensor for name, tensor in module.named_parameters()}
+        return learnt
+
+    def snapshot(self, revision_at_start: int) -> Snapshot:
+        averages = {f"ema.{i}": t for i, t in enumerate(self.ema.averages)} if self.ema else {}
+        return Snapshot(
+            dataclasses.replace(self.position),
+            {**self.trained_tensors(), **averages},
+            self.optimizer.state_dict(),
+            dataclasses.asdict(self.settings),
+            {
+                "revision_at_start": revision_at_start,
+                "ema_updates": self.ema.updates if self.ema else 0,
+                "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else {},
+                "base": fingerprint(self.model.working, "unet") if self.settings.use_lora else "",
+                "plan": self.plan.fingerprint(),
+            },
+        )
+
+    @torch.no_grad()
+    def restore(self, snapshot: Snapshot) -> list[str]:
+        """Go back to ``snapshot``. Returns what is different now, in words: then the run is no longer the same one."""
+        notes = _changes(snapshot.settings, dataclasses.asdict(self.settings))
+        mine = self.trained_tensors()
+        if {name: t.shape for name, t in mine.items()} != _shapes_without_ema(snapshot.tensors):
+            raise UserError("The snapshot holds other weights than these settings train: use the settings it was made with.")
+        for name, tensor in mine.items():
+            tensor.copy_(snapshot.tensors[name])
+        self.optimizer.load_state_dict(_with_groups(snapshot.optimizer, self.optimizer))
+        if self.ema and "ema.0" in snapshot.tensors:
+            averages = [snapshot.tensors[f"ema.{i}"] for i in range(len(self.ema.averages))]
+            self.ema.load(averages, snapshot.facts["ema_updates"])
+        if self.accelerator.scaler and snapshot.facts["scaler"]:
+            self.accelerator.scaler.load_state_dict(snapshot.facts["scaler"])
+        if snapshot.facts["plan"] != self.plan.fingerprint():
+            notes.append("pictures or captions have changed")
+        if self.settings.use_lora and snapshot.facts["base"] != fingerprint(self.model.working, "unet"):
+            notes.append("the model under the LoRA has changed")
+        self.position = dataclasses.replace(snapshot.position)
+        return notes
+
+    def close(self) -> None:
+        """Let go of all modules and give the memory back, also to other programs."""
+        for name in ("prompts", "latents", "optimizer", "stepper", "ema", "layers", "modules", "accelerator"):
+            self.__dict__.pop(name, None)
+        _forget_accelerator()
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _accelerator(device: torch.device, precision: str) -> Any:
+    """Accelerate's view of this run. Its state is a process-wide singleton: a run must not inherit the last one's."""
+    from accelerate import Accelerator
+
+    _forget_accelerator()
+    return Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
+
+
+def _forget_accelerator() -> None:
+    from accelerate.state import AcceleratorState, GradientState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+def _checkpoint_gradients(module: Any) -> None:
+    if hasattr(module, "enable_gradient_checkpointing"):  # diffusers
+        module.enable_gradient_checkpointing()
+    elif hasattr(module, "activation_checkpointing_enable"):  # transformers from 5.20 on
+        module.activation_checkpointing_enable()
+    else:
+        # transformers before 4.35 has only the reentrant kind, which loses adapters' gradients: better none
+        with contextlib.suppress(TypeError):
+            module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def _changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    return [f"{key} was {then[key]!r} and is {value!r}" for key, value in now.items() if key in then and then[key] != value]
+
+
+def _shapes_without_ema(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items() if not name.startswith("ema.")}
+
+
+def _with_groups(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The saved moments with today's rates and decays: those are settings, and settings may change."""
+    return {"state": saved["state"], "param_groups": optimizer.state_dict()["param_groups"]}

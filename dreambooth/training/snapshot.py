@@ -1,0 +1,117 @@
+"""Snapshots: all that decides how a run goes on. Tensors in safetensors files, the rest in readable JSON."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from dreambooth.errors import UserError
+from dreambooth.files import read_json, replacing_folder, require_free_space, write_json
+from dreambooth.settings import ModelFolder
+
+
+@dataclass
+class Position:
+    """Where a run stands: ``epoch`` epochs are whole, ``window`` optimizer steps of the next one are done."""
+
+    epoch: int = 0
+    window: int = 0
+    step: int = 0
+
+
+@dataclass
+class Snapshot:
+    """What :func:`write` keeps. ``tensors``: trained weights and averages by name; ``optimizer``: its state_dict."""
+
+    position: Position
+    tensors: dict[str, torch.Tensor]
+    optimizer: dict[str, Any]
+    settings: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)  # ema updates, scaler, base, plan, revision at the start
+
+
+def write(model: ModelFolder, revision: int, snapshot: Snapshot, keep: int) -> Path:
+    """Write ``snapshots/REVISION`` whole or not at all, then drop all but the ``keep`` newest (0: none)."""
+    state, scalars = _flatten(snapshot.optimizer)
+    n_bytes = sum(t.numel() * t.element_size() for t in (*snapshot.tensors.values(), *state.values()))
+    require_free_space(model.snapshots, n_bytes, "A snapshot")
+    folder = model.snapshots / str(revision)
+    with replacing_folder(folder) as beside:
+        save_file(_ready(snapshot.tensors), beside / "weights.safetensors")
+        save_file(_ready(state), beside / "optimizer.safetensors")
+        write_json(beside / "snapshot.json", {
+            "position": asdict(snapshot.position),
+            "settings": snapshot.settings,
+            "facts": snapshot.facts,
+            "optimizer": scalars,
+        })  # fmt: skip
+    if keep:
+        for old in list_snapshots(model)[:-keep]:
+            shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def list_snapshots(model: ModelFolder) -> list[Path]:
+    """Whole snapshots, oldest first."""
+    if not model.snapshots.is_dir():
+        return []
+    whole = [p.parent for p in model.snapshots.glob("*/snapshot.json") if p.parent.name.isdigit()]
+    return sorted(whole, key=lambda p: int(p.name))
+
+
+def read_latest(model: ModelFolder) -> Snapshot:
+    """The newest snapshot. UserError when there is none or it cannot be read."""
+    found = list_snapshots(model)
+    if not found:
+        raise UserError(f"{model.name} has no snapshot to resume from: train without --resume.")
+    folder = found[-1]
+    try:
+        about = read_json(folder / "snapshot.json")
+        return Snapshot(
+            Position(**about["position"]),
+            _read(folder / "weights.safetensors"),
+            _unflatten(_read(folder / "optimizer.safetensors"), about["optimizer"]),
+            about["settings"],
+            about["facts"],
+        )
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"The snapshot {folder} cannot be read ({error}): delete it to resume from an older one.") from error
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    with safe_open(str(path), framework="pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+
+
+def _ready(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+
+
+def _flatten(state_dict: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Split an optimizer's state into tensors named "INDEX.KEY" and everything else."""
+    tensors, scalars = {}, {}
+    for index, state in state_dict["state"].items():
+        for key, value in state.items():
+            (tensors if isinstance(value, torch.Tensor) else scalars)[f"{index}.{key}"] = value
+    groups = [{k: v for k, v in group.items() if _is_plain(v)} for group in state_dict["param_groups"]]
+    return tensors, {"scalars": scalars, "param_groups": groups}
+
+
+def _unflatten(tensors: dict[str, torch.Tensor], rest: dict[str, Any]) -> dict[str, Any]:
+    state: dict[int, dict[str, Any]] = {}
+    for name, value in {**tensors, **rest["scalars"]}.items():
+        index, _, key = name.partition(".")
+        state.setdefault(int(index), {})[key] = value
+    return {"state": state, "param_groups": rest["param_groups"]}
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, (bool, int, float, str, list, tuple))
