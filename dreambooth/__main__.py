@@ -1,7 +1,21 @@
-"""``python -m dreambooth``."""
+"""``python -m dreambooth WORD ...``."""
 
 import sys
 
-from dreambooth.cli import main
+
+def main() -> int:
+    word, rest = sys.argv[1:2], sys.argv[2:]
+    if word == ["demo"]:
+        from dreambooth.demo import main as demo
+
+        return demo(rest)
+    if word == ["ui"]:
+        from dreambooth.ui.__main__ import main as ui
+
+        return ui(rest)
+    from dreambooth.cli import main as command_line
+
+    return command_line()
+
 
 sys.exit(main())

@@ -18,6 +18,7 @@ from typing import Any
 
 from dreambooth import actions
 from dreambooth.errors import Cancelled, UserError
+from dreambooth.hosts.alone import Alone
 from dreambooth.jobs import Controls, Events, Job, jobs
 from dreambooth.settings import SETTINGS, Folders, ModelFolder, nearest, read_concepts
 from dreambooth.terminal import ProgressBar
@@ -35,6 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         bar.end()
         _print(result, args.json)
         return CANCELLED if isinstance(result, dict) and result.get("state") == "cancelled" else DONE
+    except BrokenPipeError:  # who read our output has gone
+        sys.stderr.close()
+        return DONE
     except (Cancelled, KeyboardInterrupt):
         bar.end()
         print("Cancelled.", file=sys.stderr)
@@ -135,7 +139,8 @@ def _settings(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="dreambooth", description="DreamBooth training for Stable Diffusion.")
+    parser = argparse.ArgumentParser(prog="dreambooth", description="DreamBooth training for Stable Diffusion.",
+                                     epilog="Also: demo (the whole job on the embedded model), ui (the page).")  # fmt: skip
     words = parser.add_subparsers(required=True, metavar="WORD")
 
     create = _word(words, "create", _create, "extract a checkpoint into a model that can be trained")
@@ -179,7 +184,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _word(words: Any, name: str, run: Callable[..., Any], help: str) -> argparse.ArgumentParser:
     parser = words.add_parser(name, help=help, description=help.capitalize() + ".")
-    parser.add_argument("--models-dir", default="models", metavar="DIR", help="the WebUI's models folder")
+    parser.add_argument("--models-dir", default=str(Alone().models_dir), metavar="DIR",
+                        help="the WebUI's models folder (default: %(default)s)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="machine-readable output")
     parser.set_defaults(run=run)
     return parser

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from dreambooth.checkpoints.text import encode, tokenize
 from dreambooth.dataset.cache import LatentCache, TextCache
 from dreambooth.dataset.pixels import load_pixels
 from dreambooth.dataset.plan import Example
+from dreambooth.errors import UserError
 
 Progress = Callable[[int, int, str], None]
 
@@ -24,11 +26,16 @@ class Latents:
     def __init__(self, cache: LatentCache, scaling_factor: float, device: torch.device) -> None:
         self.cache, self.scaling_factor, self.device = cache, scaling_factor, device
         self._moments: dict[Example, torch.Tensor] = {}
+        self._encoder: BackgroundEncoder | None = None
 
     def prepare(self, examples: Sequence[Example], load_vae: Callable[[], Any], progress: Progress) -> None:
-        """Fetch all from the cache; encode what is not there yet. The VAE is loaded only if it is needed."""
+        """Fetch all from the cache and encode what is not there yet; the VAE is loaded only if it is needed.
+
+        On a GPU all is encoded now, so that the VAE's memory is free before the unet comes. On a CPU a thread
+        encodes, in the order of ``examples``, while the rest is loaded and the first steps are taken.
+        """
         missing = []
-        for example in examples:
+        for example in dict.fromkeys(examples):
             moments = self.cache.get(example)
             if moments is None:
                 missing.append(example)
@@ -37,26 +44,80 @@ class Latents:
         if not missing:
             return
         vae = load_vae().to(self.device)
-        for done, example in enumerate(missing):
-            progress(done, len(missing), "latents")
-            self._moments[example] = self._encode(vae, example)
-            self.cache.put(example, self._moments[example].cpu())
-        progress(len(missing), len(missing), "latents")
+        encoder = BackgroundEncoder(missing, lambda example: self._encode(vae, example), progress)
+        if self.device.type == "cpu":
+            self._encoder = encoder
+            encoder.start()
+        else:
+            encoder.run()
+            encoder.raise_error()
 
     def batch(self, examples: Sequence[Example], generator: torch.Generator) -> torch.Tensor:
         """Scaled latents, (B, 4, h, w) float32."""
+        if self._encoder:
+            self._encoder.wait_for(examples)
         mean, std = torch.stack([self._moments[example] for example in examples]).chunk(2, dim=1)
         noise = torch.randn(mean.shape, generator=generator).to(self.device)
         return torch.addcmul(mean, std, noise) * self.scaling_factor
 
+    def close(self) -> None:
+        if self._encoder:
+            self._encoder.stop()
+        self._encoder = None
+
     @torch.no_grad()
-    def _encode(self, vae: Any, example: Example) -> torch.Tensor:
+    def _encode(self, vae: Any, example: Example) -> None:
         """(8, h, w) float32: mean and standard deviation. One by one: batches are slower on a CPU."""
         posterior = vae.encode(load_pixels(example)[None].to(self.device, vae.dtype)).latent_dist
         moments = torch.cat([posterior.mean, posterior.std], dim=1)[0].float()
         if not torch.isfinite(moments).all():
-            raise FloatingPointError(f"The VAE gives no finite latents for {example.path}")
-        return moments
+            raise UserError(f"The VAE gives no finite latents for {example.path}: leave the picture out.")
+        self._moments[example] = moments
+        self.cache.put(example, moments.cpu())
+
+
+class BackgroundEncoder(threading.Thread):
+    """Encodes examples one after the other; whoever needs one that is not ready waits for it."""
+
+    def __init__(self, examples: Sequence[Example], encode: Callable[[Example], None], progress: Progress) -> None:
+        super().__init__(name="dreambooth latents", daemon=True)
+        self._todo, self._encode, self._progress = list(examples), encode, progress
+        self._missing, self._ready = set(examples), threading.Condition()
+        self._stopped, self._error = False, None
+
+    def run(self) -> None:
+        try:
+            for done, example in enumerate(self._todo):
+                if self._stopped:
+                    return
+                self._progress(done, len(self._todo), "latents")
+                self._encode(example)
+                with self._ready:
+                    self._missing.discard(example)
+                    self._ready.notify_all()
+            self._progress(len(self._todo), len(self._todo), "latents")
+        except BaseException as error:
+            with self._ready:
+                self._error = error
+                self._ready.notify_all()
+        finally:
+            del self._encode  # and with it the VAE
+
+    def wait_for(self, examples: Sequence[Example]) -> None:
+        if not self._missing and not self._error:
+            return
+        with self._ready:
+            self._ready.wait_for(lambda: self._error or self._missing.isdisjoint(examples))
+        self.raise_error()
+
+    def raise_error(self) -> None:
+        if self._error:
+            raise self._error
+
+    def stop(self) -> None:
+        """Leave after the picture that is being encoded."""
+        self._stopped = True
+        self.join()
 
 
 class Prompts:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from dreambooth.errors import UserError
 from dreambooth.settings import Settings
+from dreambooth.training.fused_adamw import FusedAdamW
 
 
 def parameter_groups(
@@ -34,8 +35,9 @@ def make_optimizer(name: str, groups: list[dict[str, Any]]) -> torch.optim.Optim
         import bitsandbytes
 
         return bitsandbytes.optim.AdamW8bit(groups)
-    device = groups[0]["params"][0].device.type
-    return torch.optim.AdamW(groups, **({"fused": True} if _has_fused(device) else {"foreach": True}))
+    if _has_fused(groups[0]["params"][0].device.type):
+        return FusedAdamW(groups)
+    return torch.optim.AdamW(groups, foreach=True)
 
 
 def why_not_8bit() -> str:
@@ -66,44 +68,44 @@ class Stepper:
         apart = [g for g in optimizer.param_groups if own and g["name"] == "text_encoder"]
         limits = ((shared, settings.max_grad_norm), (apart, own))
         self._limits = [([p for g in groups for p in g["params"]], limit) for groups, limit in limits if groups]
-        # The fused kernel divides by grad_scale as it reads each gradient: clipping without a pass of its own.
-        self._in_kernel = scaler is None and len(self._limits) == 1 and bool(optimizer.defaults.get("fused"))
+        self._in_kernel = scaler is None and len(self._limits) == 1 and isinstance(optimizer, FusedAdamW)
 
     def step(self) -> torch.Tensor:
         """Take a step and clear the gradients. Returns the gradient norm before clipping, a scalar on the device."""
         if self.scaler:
             self.scaler.unscale_(self.optimizer)
-        norms = [_norm(parameters) for parameters, _ in self._limits]
+        grads = [[p.grad for p in parameters if p.grad is not None] for parameters, _ in self._limits]
+        norms = [_norm(of_limit) for of_limit in grads]
         total = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
         if self._in_kernel:
             self._step_in_kernel(total)
         else:
-            self._step_plain(norms, total)
-        self.optimizer.zero_grad(set_to_none=self.set_to_none)
+            self._step_plain(grads, norms, total)
+        self._clear(grads)
         return total
 
     def _step_in_kernel(self, norm: torch.Tensor) -> None:
         limit = self._limits[0][1]
-        self.optimizer.found_inf = (~torch.isfinite(norm)).float()
-        if limit:
-            self.optimizer.grad_scale = (norm / limit).clamp(min=1.0)
-        try:
-            self.optimizer.step()
-        finally:
-            for name in ("found_inf", "grad_scale"):
-                if hasattr(self.optimizer, name):
-                    delattr(self.optimizer, name)
+        scale = (norm / limit).clamp(min=1.0) if limit else None
+        self.optimizer.step(grad_scale=scale, found_inf=(~torch.isfinite(norm)).float())
 
-    def _step_plain(self, norms: list[torch.Tensor], total: torch.Tensor) -> None:
-        for (parameters, limit), norm in zip(self._limits, norms, strict=True):
-            if limit:
-                grads = [p.grad for p in parameters if p.grad is not None]
-                torch._foreach_mul_(grads, (limit / norm).clamp(max=1.0))
+    def _step_plain(self, grads: list[list[torch.Tensor]], norms: list[torch.Tensor], total: torch.Tensor) -> None:
+        for of_limit, norm, (_, limit) in zip(grads, norms, self._limits, strict=True):
+            if limit and of_limit:
+                torch._foreach_mul_(of_limit, (limit / norm).clamp(max=1.0))
         if self.scaler:
             self.scaler.step(self.optimizer)  # skips by itself what overflowed in fp16
             self.scaler.update()
         elif bool(torch.isfinite(total)):
             self.optimizer.step()
+
+    def _clear(self, grads: list[list[torch.Tensor]]) -> None:
+        if not self.set_to_none:
+            torch._foreach_zero_([grad for of_limit in grads for grad in of_limit])
+            return
+        for parameters, _ in self._limits:
+            for parameter in parameters:
+                parameter.grad = None
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
@@ -111,9 +113,8 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
         group["lr"] = group["base_lr"] * factor
 
 
-def _norm(parameters: Iterable[torch.nn.Parameter]) -> torch.Tensor:
+def _norm(grads: Sequence[torch.Tensor]) -> torch.Tensor:
     """Length of all gradients taken as one vector."""
-    grads = [p.grad for p in parameters if p.grad is not None]
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads))) if grads else torch.zeros(())
 
 

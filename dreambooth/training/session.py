@@ -12,7 +12,7 @@ import torch
 
 from dreambooth.checkpoints.modules import Modules, fingerprint, load_modules
 from dreambooth.dataset.cache import LatentCache, TextCache
-from dreambooth.dataset.plan import Plan
+from dreambooth.dataset.plan import Example, Plan
 from dreambooth.errors import UserError
 from dreambooth.files import read_json
 from dreambooth.jobs import Controls, Events
@@ -64,8 +64,9 @@ class Session:
         cache = LatentCache(model.cache / "latents", fingerprint(working, "vae"))
         scaling_factor = read_json(working / "vae" / "config.json")["scaling_factor"]
         self.latents = Latents(cache, scaling_factor, self.device)
-        self.latents.prepare(self.plan.all_examples(), lambda: self._load(vae=True).vae, self._progress)
-        self.modules.vae = None
+        in_background = self.device.type == "cpu"  # where the loop itself looks at Cancel
+        progress = self.events.progress if in_background else self._progress
+        self.latents.prepare(self._in_order_of_use(), self._take_vae, progress)
         self.events.phase("text embeddings")
         self.prompt_texts = sorted({example.caption for example in self.plan.all_examples()})
         self.prompts = Prompts(None, None, self.settings.clip_skip, self.device)
@@ -127,6 +128,17 @@ class Session:
             if value is not None:
                 setattr(self.modules, part.name, value)
         return self.modules
+
+    def _take_vae(self) -> Any:
+        """The VAE for encoding; not kept, so that its memory is free once all latents are there."""
+        vae, self.modules.vae = self._load(vae=True).vae, None
+        return vae
+
+    def _in_order_of_use(self) -> list[Example]:
+        """All examples, those of the first batches first."""
+        batches = self.plan.epoch(self.settings.seed, 0, self.settings.train_batch_size)
+        first = [example for batch in batches for example in (*batch.instances, *batch.classes)]
+        return [*first, *self.plan.all_examples()]
 
     def _load_text(self) -> tuple[Any, Any]:
         if self.modules.text_encoder is None:
@@ -221,6 +233,8 @@ class Session:
 
     def close(self) -> None:
         """Let go of all modules and give the memory back, also to other programs."""
+        if "latents" in self.__dict__:
+            self.latents.close()
         for name in ("prompts", "latents", "optimizer", "stepper", "ema", "layers", "modules", "accelerator"):
             self.__dict__.pop(name, None)
         _forget_accelerator()

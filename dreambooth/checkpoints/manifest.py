@@ -1,0 +1,77 @@
+"""What a source checkpoint consisted of, kept in ``NAME/source`` so that the file itself may go.
+
+``manifest.json`` lists every tensor of the source in its order, with a hash, and where its values are now: in a
+component of ``working``, or in ``rest.safetensors`` beside the manifest (what the modules don't carry).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dreambooth.checkpoints.ldm_names import Place
+from dreambooth.checkpoints.reading import DTYPES
+from dreambooth.checkpoints.writing import Spec
+from dreambooth.errors import UserError
+from dreambooth.files import read_json
+
+REST = "rest"
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of the source. ``dtype`` and ``hash`` are those of the values kept, ``shape`` is the source's."""
+
+    key: str
+    dtype: str  # as safetensors names it
+    shape: tuple[int, ...]
+    hash: str
+    component: str  # unet, vae, text_encoder, ema_unet, or rest
+    name: str  # in the component's file
+
+    @property
+    def place(self) -> Place:
+        return Place(self.component, self.name)
+
+    @property
+    def spec(self) -> Spec:
+        return Spec(self.shape, DTYPES[self.dtype])
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything about the source that ``working`` does not say."""
+
+    family: str
+    source: str  # path of the file or folder
+    metadata: dict[str, str]
+    fingerprints: dict[str, str]  # sha256 of each component's file as it was made
+    entries: tuple[Entry, ...]
+
+    def shapes(self) -> dict[Place, tuple[int, ...]]:
+        """The components' tensors with their shapes in the source."""
+        return {entry.place: entry.shape for entry in self.entries if entry.component != REST}
+
+    def save(self, folder: Path) -> None:
+        text = json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":"))
+        (folder / "manifest.json").write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Manifest:
+        """UserError when it is missing or not a manifest."""
+        path = Path(folder) / "manifest.json"
+        values: dict[str, Any] = read_json(path)
+        try:
+            entries = tuple(Entry(**{**entry, "shape": tuple(entry["shape"])}) for entry in values.pop("entries"))
+            return cls(**values, entries=entries)
+        except (TypeError, KeyError, AttributeError) as error:
+            raise UserError(f"{path} is no manifest of ours ({error}): create the model again.") from error
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return _NAMES[dtype]

@@ -1,0 +1,195 @@
+"""diffusers' and transformers' modules from a model's ``working`` folder, and their weights back into it.
+
+Modules are built on the meta device, without memory or random numbers, and then given the file's tensors: loading
+costs about what reading the file costs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dreambooth.checkpoints.family import Family, family_of
+from dreambooth.checkpoints.reading import Tensors, open_tensors
+from dreambooth.checkpoints.writing import write_tensors
+from dreambooth.errors import UserError
+from dreambooth.files import content_hash, read_json, replacing, write_json
+
+WEIGHTS = {
+    "unet": "diffusion_pytorch_model.safetensors",
+    "ema_unet": "diffusion_pytorch_model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+    "text_encoder": "model.safetensors",
+}
+TEXT_PREFIX = "text_model."
+
+
+@dataclass
+class Modules:
+    """What training and sampling work with. Parts that were not asked for are None."""
+
+    family: Family
+    scheduler_config: dict[str, Any]
+    unet: nn.Module | None = None
+    vae: nn.Module | None = None
+    text_encoder: nn.Module | None = None
+    tokenizer: Any = None
+
+
+def load_modules(
+    working: Path,
+    *,
+    unet: bool = True,
+    vae: bool = True,
+    text_encoder: bool = True,
+    dtype: torch.dtype = torch.float32,
+) -> Modules:
+    """The modules of ``working`` on the CPU in ``dtype``, in eval mode, without gradients until asked for.
+
+    The tokenizer comes with the text encoder. UserError when a file is missing, damaged or does not fit its config.
+    """
+    working = Path(working)
+    return Modules(
+        family=family_of(read_json(working / "model_index.json").get("_dreambooth_family", "v1x")),
+        scheduler_config=read_json(working / "scheduler" / "scheduler_config.json"),
+        unet=load_unet(working, dtype) if unet else None,
+        vae=load_vae(working, dtype) if vae else None,
+        text_encoder=load_text_encoder(working, dtype) if text_encoder else None,
+        tokenizer=load_tokenizer(working) if text_encoder else None,
+    )
+
+
+def load_unet(working: Path, dtype: torch.dtype = torch.float32, name: str = "unet") -> nn.Module:
+    """UNet2DConditionModel; ``name="ema_unet"`` for the averaged weights."""
+    return _load(working, name, dtype)
+
+
+def load_vae(working: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """AutoencoderKL."""
+    return _load(working, "vae", dtype)
+
+
+def load_text_encoder(working: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """CLIPTextModel."""
+    return _load(working, "text_encoder", dtype)
+
+
+def load_tokenizer(working: Path) -> Any:
+    """CLIPTokenizer, from the folder's own files: no network."""
+    from transformers import CLIPTokenizer
+
+    return CLIPTokenizer.from_pretrained(Path(working) / "tokenizer", local_files_only=True)
+
+
+def skeleton(component: str, config: Mapping[str, Any]) -> nn.Module:
+    """The component's module on the meta device: names and shapes, no values."""
+    values = {key: value for key, value in config.items() if not key.startswith("_")}
+    if component == "text_encoder":
+        from transformers import CLIPTextConfig, CLIPTextModel
+
+        with torch.device("meta"):
+            return CLIPTextModel(CLIPTextConfig(**values))
+    import diffusers
+
+    with torch.device("meta"):
+        return diffusers.AutoencoderKL(**values) if component == "vae" else diffusers.UNet2DConditionModel(**values)
+
+
+def disk_name(component: str, name: str) -> str:
+    """A parameter's name on disk. transformers 5 dropped ``text_model.`` from its modules; on disk it always is."""
+    if component == "text_encoder" and not name.startswith(TEXT_PREFIX):
+        return TEXT_PREFIX + name
+    return name
+
+
+def disk_shapes(component: str, module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Every parameter's name on disk and its shape."""
+    return {disk_name(component, name): tuple(p.shape) for name, p in module.named_parameters()}
+
+
+def weights_path(working: Path, component: str) -> Path:
+    return Path(working) / component / WEIGHTS[component]
+
+
+def save_component(
+    working: Path,
+    name: str,
+    weights: nn.Module | Mapping[str, torch.Tensor],
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Replace a component's weights, whole or not at all. ``dtype`` None keeps that of the tensors.
+
+    ``name`` is unet, vae, text_encoder or ema_unet, which is made beside unet when it is not there yet. Weights that
+    aren't exactly the component's (an adapter left in, a layer missing) are a ValueError.
+    """
+    tensors = dict(weights.named_parameters()) if isinstance(weights, nn.Module) else weights
+    tensors = {disk_name(name, key): value.detach() for key, value in tensors.items()}
+    reference = "unet" if name == "ema_unet" else name
+    with open_tensors(weights_path(working, reference)) as file:
+        expected = {key: file.shape(key) for key in file}
+    if {key: tuple(value.shape) for key, value in tensors.items()} != expected:
+        odd = sorted(tensors.keys() ^ expected.keys())[:5]
+        raise ValueError(f"these are not the weights of {name}; names or shapes differ: {odd}")
+    if name == "ema_unet":
+        write_json(Path(working) / name / "config.json", read_json(Path(working) / "unet" / "config.json"))
+    ordered = {key: tensors[key].to("cpu", dtype or tensors[key].dtype) for key in expected}
+    with replacing(weights_path(working, name)) as beside:
+        write_tensors(beside, ordered, {"format": "pt"})
+
+
+def fingerprint(working: Path, component: str) -> str:
+    """sha256 of the component's weights file; kept beside it and made anew when size or time of the file change."""
+    path = weights_path(working, component)
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: create the model again.") from None
+    state = [stat.st_size, stat.st_mtime_ns]
+    kept_path = path.with_name("fingerprint.json")
+    try:
+        kept = json.loads(kept_path.read_text(encoding="utf-8"))
+        if kept["state"] == state:
+            return kept["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # not there yet, or unreadable: it is only a note
+    digest = content_hash(path)
+    write_json(kept_path, {"state": state, "sha256": digest})
+    return digest
+
+
+def _load(working: Path, component: str, dtype: torch.dtype) -> nn.Module:
+    folder = Path(working) / component
+    module = skeleton(component, read_json(folder / "config.json"))
+    with open_tensors(folder / WEIGHTS[component]) as file:
+        _fill(module, component, file, dtype)
+    _rebuild_buffers(module)
+    return module.eval()
+
+
+def _fill(module: nn.Module, component: str, file: Tensors, dtype: torch.dtype) -> None:
+    """Give the module the file's tensors, each read and cast on its own. All of the one must be in the other."""
+    expected = disk_shapes(component, module)
+    found = {key: file.shape(key) for key in file if not key.endswith("position_ids")}
+    if found != expected:
+        odd = [key for key in {**expected, **found} if expected.get(key) != found.get(key)]
+        raise UserError(f"{file.path} does not fit its config.json ({len(odd)} tensors differ, first {odd[0]}).")
+    for name, _ in list(module.named_parameters()):
+        owner, _, leaf = name.rpartition(".")
+        values = file.get(disk_name(component, name)).to(dtype)
+        setattr(module.get_submodule(owner), leaf, nn.Parameter(values, requires_grad=False))
+
+
+def _rebuild_buffers(module: nn.Module) -> None:
+    """CLIP counts positions in a buffer that files need not carry; nothing else may be left without values."""
+    for name, buffer in list(module.named_buffers()):
+        owner, _, leaf = name.rpartition(".")
+        if leaf == "position_ids":
+            setattr(module.get_submodule(owner), leaf, torch.arange(buffer.shape[-1]).expand(buffer.shape))
+        elif buffer.is_meta:
+            raise NotImplementedError(f"no values for buffer {name}")

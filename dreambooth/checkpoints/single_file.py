@@ -1,0 +1,160 @@
+"""Generate Ckpt: ``working`` back into one file with the source's names, order, shapes and dtypes.
+
+The manifest is walked in order; each tensor is read, changed if a LoRA says so, cast and written before the next.
+What was not trained comes out bit for bit as it went in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from dreambooth.checkpoints.family import Family, family_of
+from dreambooth.checkpoints.ldm_names import Place
+from dreambooth.checkpoints.lora import LoraPair, delta, match, read_lora
+from dreambooth.checkpoints.manifest import REST, Entry, Manifest, dtype_name
+from dreambooth.checkpoints.modules import fingerprint, weights_path
+from dreambooth.checkpoints.reading import Tensors, open_tensors
+from dreambooth.checkpoints.writing import Spec, TensorWriter
+from dreambooth.errors import UserError
+from dreambooth.files import read_json, replacing, require_free_space
+from dreambooth.settings import ModelFolder
+
+Progress = Callable[[int, int, str], None]
+Ema = Literal["none", "beside", "instead"]
+
+_HASHES = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")
+
+
+@dataclass(frozen=True)
+class _Addition:
+    """A LoRA's pair for one weight, and how much of it."""
+
+    pair: LoraPair
+    weight: float
+
+
+def write_checkpoint(
+    model: ModelFolder,
+    out: Path,
+    *,
+    loras: Sequence[tuple[Path, float]] = (),
+    half: bool = False,
+    ema: Ema = "none",
+    metadata: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Write the model as a single .safetensors file in the original layout and return its path.
+
+    ``loras`` are files with their weights, added in fp32. ``half`` stores the components in fp16, else each tensor
+    has the source's dtype. ``ema``: "beside" adds the averaged unet as model_ema.*, "instead" writes it as the unet.
+    The source's own model_ema.* stay as long as the unet is the source's. ``metadata`` is laid over the source's.
+    UserError when a LoRA does not fit, the disk is full, or the model is incomplete.
+    """
+    out = Path(out)
+    if out.suffix != ".safetensors":
+        raise UserError(f"{out}: a checkpoint is written as .safetensors; give it that ending.")
+    manifest = Manifest.load(model.source)
+    family = family_of(manifest.family)
+    additions = _additions(manifest, loras)
+    lora_on_unet = any(entry.component == "unet" and entry.key in additions for entry in manifest.entries)
+    entries = output_entries(model, manifest, family, ema, lora_on_unet=lora_on_unet)
+    specs = {entry.key: _spec(entry, half) for entry in entries}
+    require_free_space(out.parent, sum(spec.n_bytes for spec in specs.values()), f"Writing {out.name}")
+    with contextlib.ExitStack() as stack:
+        files = _open_components(model, entries, stack)
+        beside = stack.enter_context(replacing(out))
+        writer = stack.enter_context(TensorWriter(beside, specs, _metadata(manifest, metadata)))
+        for number, entry in enumerate(entries):
+            tensor = files[entry.component].get(entry.name)
+            tensor = _with_loras(tensor, additions.get(entry.key, ()))
+            spec = specs[entry.key]
+            writer.write(entry.key, tensor.to(spec.dtype).reshape(spec.shape))
+            if progress:
+                progress(number + 1, len(entries), "Writing the checkpoint")
+    return out
+
+
+def output_entries(
+    model: ModelFolder, manifest: Manifest, family: Family, ema: Ema, *, lora_on_unet: bool = False
+) -> list[Entry]:
+    """The tensors that the file will have, in order, each with where its values come from."""
+    is_ema = [entry.key.startswith(family.ema_prefix) for entry in manifest.entries]
+    plain = [entry for entry, averaged in zip(manifest.entries, is_ema, strict=True) if not averaged]
+    if ema == "none":
+        keep = any(is_ema) and not lora_on_unet and _untouched(model, manifest)
+        return list(manifest.entries) if keep else plain
+    if not weights_path(model.working, "ema_unet").exists():
+        raise UserError(f"{model.name} has no EMA weights: train with use_ema, or write it without them.")
+    if ema == "instead":
+        return [replace(e, component="ema_unet") if e.component == "unet" else e for e in plain]
+    averaged = {entry.key: entry for entry in _ema_entries(model, family)}
+    theirs = [_from_ema(entry, averaged.pop(entry.key, None)) for entry in manifest.entries]
+    return [*theirs, *averaged.values()]
+
+
+def _from_ema(entry: Entry, averaged: Entry | None) -> Entry:
+    """The source's entry, with today's averaged values if it was an averaged one."""
+    return entry if averaged is None else replace(entry, component=averaged.component, name=averaged.name)
+
+
+def _untouched(model: ModelFolder, manifest: Manifest) -> bool:
+    """Whether unet (and extracted EMA, if any) are still the source's: then its averaged weights are true to it."""
+    parts = [part for part in ("unet", "ema_unet") if part in manifest.fingerprints]
+    return all(fingerprint(model.working, part) == manifest.fingerprints[part] for part in parts)
+
+
+def _ema_entries(model: ModelFolder, family: Family) -> Iterable[Entry]:
+    """model_ema.* from working/ema_unet, named and shaped as the original would."""
+    configs = {part: read_json(model.working / part / "config.json") for part in family.components}
+    layout = family.layout(configs)
+    with open_tensors(weights_path(model.working, "ema_unet")) as file:
+        for name in file:
+            key = layout.key(Place("ema_unet", name))
+            if key:
+                yield Entry(key, dtype_name(file.dtype(name)), file.shape(name), "", "ema_unet", name)
+
+
+def _additions(manifest: Manifest, loras: Sequence[tuple[Path, float]]) -> dict[str, list[_Addition]]:
+    """What the LoRAs add, by the source's key."""
+    keys = {entry.place: entry.key for entry in manifest.entries}
+    additions: dict[str, list[_Addition]] = {}
+    for path, weight in loras:
+        for place, pair in match(read_lora(path), manifest.shapes()).items():
+            additions.setdefault(keys[place], []).append(_Addition(pair, weight))
+    return additions
+
+
+def _with_loras(tensor: torch.Tensor, additions: Sequence[_Addition]) -> torch.Tensor:
+    if not additions:
+        return tensor
+    total = tensor.float()
+    for addition in additions:
+        total += addition.weight * delta(addition.pair, tensor.shape)
+    return total
+
+
+def _spec(entry: Entry, half: bool) -> Spec:
+    spec = entry.spec
+    is_weight = entry.component != REST and spec.dtype.is_floating_point
+    return Spec(spec.shape, torch.float16) if half and is_weight else spec
+
+
+def _open_components(model: ModelFolder, entries: Iterable[Entry], stack: contextlib.ExitStack) -> dict[str, Tensors]:
+    files = {}
+    for component in sorted({entry.component for entry in entries}):
+        rest = component == REST
+        path = model.source / "rest.safetensors" if rest else weights_path(model.working, component)
+        files[component] = stack.enter_context(open_tensors(path))
+    return files
+
+
+def _metadata(manifest: Manifest, metadata: Mapping[str, str] | None) -> dict[str, str]:
+    """The source's metadata, without hashes that are no longer true, under the caller's."""
+    kept = {key: value for key, value in manifest.metadata.items() if key not in _HASHES}
+    return {"format": "pt", **kept, **(metadata or {})}

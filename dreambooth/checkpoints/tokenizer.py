@@ -1,0 +1,46 @@
+"""CLIP's tokenizer as transformers reads it, made from the published word pieces that come with this package."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+_PIECES = Path(__file__).with_name("data") / "bpe_simple_vocab_16e6.txt.gz"
+_N_MERGES = 49152 - 256 - 2  # OpenAI's vocabulary size, less the bytes and the two special tokens
+_START, _END = "<|startoftext|>", "<|endoftext|>"
+
+
+def write_tokenizer(folder: Path, model_max_length: int = 77) -> None:
+    """Write vocab.json, merges.txt and the two config files into ``folder``, which is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    merges = gzip.decompress(_PIECES.read_bytes()).decode("utf-8").split("\n")[1 : _N_MERGES + 1]
+    characters = byte_characters()
+    pieces = [*characters, *(c + "</w>" for c in characters), *("".join(m.split()) for m in merges), _START, _END]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    _write_json(folder / "vocab.json", vocabulary)
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8", newline="\n")
+    special = {"bos_token": _START, "eos_token": _END, "pad_token": _END, "unk_token": _END}
+    _write_json(folder / "special_tokens_map.json", special)
+    _write_json(
+        folder / "tokenizer_config.json",
+        {
+            "tokenizer_class": "CLIPTokenizer",
+            "model_max_length": model_max_length,
+            "do_lower_case": True,
+            "errors": "replace",
+            "add_prefix_space": False,
+            **special,
+        },
+    )
+
+
+def byte_characters() -> list[str]:
+    """One visible character per byte, in CLIP's order: printable bytes as themselves, the others from 256 on."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    n_others = 256 - len(printable)
+    return [chr(number) for number in (*printable, *range(256, 256 + n_others))]
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")

@@ -1,0 +1,101 @@
+"""AUTOMATIC1111's WebUI and its family: reForge, Forge, forge-classic, Forge Neo.
+
+They share the names used here. Where they differ (a flag that is a list, a model that moves by itself), the
+difference is met by asking for what is there, not by asking which one it is.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dreambooth.hosts.contract import CHECKPOINT_SUFFIXES
+from dreambooth.settings import Folders
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger("dreambooth.hosts")
+
+
+class A1111:
+    """See :class:`dreambooth.hosts.contract.Host`."""
+
+    @property
+    def name(self) -> str:
+        if "backend" in sys.modules and importlib.util.find_spec("backend.memory_management"):
+            return "Forge"
+        return "reForge or forge-classic" if "ldm_patched" in sys.modules else "A1111"
+
+    def folders(self) -> Folders:
+        from modules import paths
+
+        models = Path(paths.models_path)
+        return Folders(
+            models,
+            dreambooth=_flag("dreambooth_models_path"),
+            checkpoints=_flag("ckpt_dir", "ckpt_dirs"),
+            loras=_flag("lora_dir", "lora_dirs"),
+        )
+
+    def checkpoints(self) -> list[tuple[str, Path]]:
+        from modules import sd_models
+
+        found = [(info.title, Path(info.filename)) for info in list(sd_models.checkpoints_list.values())]
+        return [(title, path) for title, path in found if path.suffix.lower() in CHECKPOINT_SUFFIXES]
+
+    def device(self) -> torch.device:
+        from modules import devices
+
+        return devices.get_optimal_device()
+
+    @contextmanager
+    def borrow_gpu(self) -> Iterator[None]:
+        from modules import call_queue, devices, sd_models
+
+        with call_queue.queue_lock:
+            data = sd_models.model_data
+            # A1111 loads its model in the background at start and patches load_state_dict while it does.
+            if hasattr(data, "lock"):
+                with data.lock:
+                    pass
+            model = data.sd_model
+            try:
+                # Only when there is a model: asking A1111 to unload none would load one first.
+                if model is not None:
+                    sd_models.unload_model_weights()
+                devices.torch_gc()
+                yield
+            finally:
+                devices.torch_gc()
+                if model is not None:
+                    sd_models.send_model_to_device(model)  # Forge and its kin do this themselves: no-op there
+
+    def files_changed(self) -> None:
+        """Refresh the lists of checkpoints and LoRAs; a list that can't be refreshed harms nothing else."""
+        from modules import sd_models
+
+        networks = sys.modules.get("networks")  # of the Lora extension, which can be switched off
+        for refresh in (sd_models.list_models, getattr(networks, "list_available_networks", None)):
+            try:
+                if refresh:
+                    refresh()
+            except Exception:
+                log.warning("The WebUI could not refresh its list of files", exc_info=True)
+
+
+def _flag(*names: str) -> Path | None:
+    """The first of these command-line flags that is set. Forge Neo's are lists: their first folder."""
+    from modules import shared
+
+    for name in names:
+        value = getattr(shared.cmd_opts, name, None)
+        value = value[0] if isinstance(value, (list, tuple)) and value else value
+        if value:
+            return Path(value)
+    return None

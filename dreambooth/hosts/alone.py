@@ -1,0 +1,48 @@
+"""No WebUI: a models folder, the best device there is, and nobody to share it with."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dreambooth.hosts.contract import CHECKPOINT_SUFFIXES
+from dreambooth.settings import Folders
+
+if TYPE_CHECKING:
+    import torch
+
+PACKAGE = Path(__file__).resolve().parent.parent
+EMBEDDED = PACKAGE / "embedded" / "mini-sd.safetensors"
+
+
+class Alone:
+    """See :class:`dreambooth.hosts.contract.Host`."""
+
+    name = "alone"
+
+    def __init__(self, models_dir: Path | None = None) -> None:
+        self.models_dir = models_dir or PACKAGE.parent / "models"
+
+    def folders(self) -> Folders:
+        return Folders(self.models_dir)
+
+    def checkpoints(self) -> list[tuple[str, Path]]:
+        """The embedded model first, so that there is always one to begin with."""
+        folder = self.folders().checkpoints
+        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in CHECKPOINT_SUFFIXES)
+        embedded = [("Embedded mini model", EMBEDDED)] if EMBEDDED.exists() else []
+        return embedded + [(str(p.relative_to(folder).as_posix()), p) for p in files]
+
+    def device(self) -> torch.device:
+        import torch
+
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+    def borrow_gpu(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def files_changed(self) -> None:
+        """Nobody keeps a list."""

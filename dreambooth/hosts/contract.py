@@ -1,0 +1,43 @@
+"""What the package asks of whatever runs it."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from dreambooth.settings import Folders
+
+if TYPE_CHECKING:
+    import torch
+
+CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt")
+
+
+class Host(Protocol):
+    """A WebUI, or nothing but a models folder."""
+
+    name: str
+
+    def folders(self) -> Folders:
+        """Where models, checkpoints and LoRAs lie, as the host's command line has it now."""
+        ...
+
+    def checkpoints(self) -> list[tuple[str, Path]]:
+        """The checkpoints that a model can be created from: (title that the host's users know, file)."""
+        ...
+
+    def device(self) -> torch.device:
+        """Where the host computes."""
+        ...
+
+    def borrow_gpu(self) -> AbstractContextManager[None]:
+        """Have the GPU to ourselves: the host's model leaves it and the host's queue waits.
+
+        Waits for work of the host that is going on. Both are given back whatever happens inside.
+        """
+        ...
+
+    def files_changed(self) -> None:
+        """New files lie in the host's folders: its lists should show them."""
+        ...

@@ -1,0 +1,52 @@
+"""The page: in a WebUI's tab, or served alone."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+from dreambooth.errors import UserError
+from dreambooth.hosts import Host, current_host
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def build(host: Host | None = None) -> Any:
+    """The page as Gradio Blocks, to be served or put into a WebUI's tab."""
+    from dreambooth.ui.page import Page
+
+    return Page(host or current_host()).blocks()
+
+
+def serve(port: int = 7861, models_dir: Path | None = None) -> None:
+    """Serve the page on the loopback address until Ctrl-C.
+
+    Raises:
+        UserError: when the port is taken.
+    """
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            raise UserError(f"Port {port} is taken: choose another with --port.")
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # nothing is sent anywhere
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+    from dreambooth.ui import gradio_versions
+
+    host = current_host(models_dir)
+    folders = host.folders()
+    page = build(host)
+    print(f"Dreambooth: http://127.0.0.1:{port}  (models in {folders.models}; Ctrl-C ends it)", flush=True)
+    gradio_versions.launch(
+        page,
+        server_name="127.0.0.1",
+        server_port=port,
+        allowed_paths=[str(folders.dreambooth), str(folders.loras), str(folders.checkpoints)],
+        css_paths=[ROOT / "style.css"],
+        head=f"<script>{(ROOT / 'javascript' / 'dreambooth.js').read_text(encoding='utf-8')}</script>",
+        quiet=True,
+        show_api=False,
+        ssr_mode=False,
+        footer_links=[],
+    )

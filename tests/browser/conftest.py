@@ -1,0 +1,70 @@
+"""A served page in a process of its own, and a browser that looks at it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@dataclass
+class Served:
+    url: str
+    models: Path
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """``launch.py ui`` as people start it, but for the environment, which is that of the tests."""
+    folder, port = tmp_path_factory.mktemp("page"), free_port()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "dreambooth.ui", "--port", str(port), "--models-dir", str(folder / "models")]
+    log = folder / "log.txt"
+    with log.open("w") as out:
+        process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT, cwd=folder)
+        try:
+            url = f"http://127.0.0.1:{port}"
+            for _ in range(600):
+                with contextlib.suppress(OSError):
+                    urllib.request.urlopen(url, timeout=5)
+                    break
+                assert process.poll() is None, log.read_text()
+                time.sleep(0.2)
+            else:
+                raise AssertionError(f"the page did not come up:\n{log.read_text()}")
+            yield Served(url, folder / "models")
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[object]:
+    """Headless Chromium of the system, through Playwright; neither downloads anything."""
+    api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    if not CHROMIUM:
+        pytest.skip("no Chromium on this machine (Debian: apt install chromium)")
+    with api.sync_playwright() as playwright:
+        # no-sandbox: containers that run as root have none to offer
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()

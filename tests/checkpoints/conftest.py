@@ -1,0 +1,82 @@
+"""What the tests of this room share: full-size key tables, and comparing files tensor by tensor."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from dreambooth.checkpoints.reading import open_tensors
+from dreambooth.checkpoints.writing import Spec, TensorWriter
+from dreambooth.settings import Folders, ModelFolder
+
+KEYS = Path(__file__).parents[1] / "data" / "keys" / "sd15.json.gz"
+
+
+@pytest.fixture
+def new(tmp_path: Path) -> ModelFolder:
+    """A model that is not there yet, with a name that is not plain ASCII."""
+    return ModelFolder(Folders(tmp_path / "models"), "新 model")
+
+
+@pytest.fixture
+def read_all() -> Callable[[Path], dict[str, torch.Tensor]]:
+    """A file's tensors by name."""
+    return _read_all
+
+
+@pytest.fixture
+def assert_same() -> Callable[[Path, Path], None]:
+    """Two files have the same names, dtypes and values, bit for bit."""
+
+    def compare(path: Path, other: Path) -> None:
+        with open_tensors(path) as ours, open_tensors(other) as theirs:
+            assert set(ours) == set(theirs)
+            for key in ours:
+                assert ours.dtype(key) == theirs.dtype(key), key
+                assert torch.equal(ours.get(key), theirs.get(key)), key
+
+    return compare
+
+
+@pytest.fixture(scope="session")
+def key_table() -> dict[str, Spec]:
+    """All 1143 tensors of the published SD1.5, as the original code's own modules name them.
+
+    Weights are fp16 as in the files that most people have, schedules fp32.
+    """
+    table = json.loads(gzip.decompress(KEYS.read_bytes()))
+    components = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.")
+    dtypes = {"float32": torch.float32, "int64": torch.int64}
+    return {
+        key: Spec(tuple(shape), torch.float16 if key.startswith(components) and dtype == "float32" else dtypes[dtype])
+        for key, (shape, dtype) in table.items()
+    }
+
+
+@pytest.fixture(scope="session")
+def write_random() -> Callable[[Path, dict[str, Spec]], None]:
+    """Write a table's tensors with numbers of no meaning, quickly, no two tensors alike."""
+
+    def write(path: Path, table: dict[str, Spec]) -> None:
+        block = torch.randn(1 << 22, generator=torch.Generator().manual_seed(1)) * 0.02
+        with TensorWriter(path, table, {"format": "pt"}) as writer:
+            for number, (key, spec) in enumerate(table.items()):
+                start, n = number * 3001, math.prod(spec.shape)
+                repeats = (start + n) // block.numel() + 1
+                values = block.to(spec.dtype).repeat(repeats)[start : start + n]
+                if not spec.dtype.is_floating_point:
+                    values = torch.arange(n, dtype=spec.dtype)
+                writer.write(key, values.reshape(spec.shape))
+
+    return write
+
+
+def _read_all(path: Path) -> dict[str, torch.Tensor]:
+    with open_tensors(path) as file:
+        return {key: file.get(key) for key in file}

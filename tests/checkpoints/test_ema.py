@@ -1,0 +1,96 @@
+"""Averaged weights: kept, extracted, written beside or instead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from dreambooth.checkpoints.extract import extract
+from dreambooth.checkpoints.modules import load_unet, save_component
+from dreambooth.checkpoints.reading import open_tensors
+from dreambooth.checkpoints.single_file import write_checkpoint
+from dreambooth.checkpoints.verify import verify_checkpoint
+from dreambooth.errors import UserError
+from dreambooth.settings import ModelFolder
+
+UNET = "model.diffusion_model."
+
+
+def ema_name(key: str) -> str:
+    return "model_ema." + key.removeprefix("model.").replace(".", "")
+
+
+@pytest.fixture
+def source(tmp_path: Path, mini_checkpoint: Path) -> Path:
+    """The embedded model with averaged weights as the original code saves them: fp32, and two counters."""
+    path = tmp_path / "with ema.safetensors"
+    with open_tensors(mini_checkpoint) as file:
+        tensors = {key: file.get(key) for key in file}
+        averaged = {ema_name(key): value.float() * 0.5 for key, value in tensors.items() if key.startswith(UNET)}
+        counters = {
+            "model_ema.decay": torch.tensor(0.9999),
+            "model_ema.num_updates": torch.tensor(7, dtype=torch.int32),
+        }
+        safetensors.torch.save_file({**tensors, **averaged, **counters}, path, file.metadata)
+    return path
+
+
+@pytest.mark.parametrize("extracted", [False, True])
+def test_comes_back_bit_for_bit(source, new, tmp_path, extracted, assert_same):
+    facts = extract(source, new, extract_ema=extracted)
+    assert facts.has_ema == extracted == (new.working / "ema_unet").is_dir()
+    for ema in ("none", "beside") if extracted else ("none",):
+        out = write_checkpoint(new, tmp_path / f"{ema}.safetensors", ema=ema)
+        assert_same(out, source)
+        assert verify_checkpoint(out, new).ok
+
+
+def test_is_dropped_when_the_unet_was_trained(source, new, tmp_path, read_all):
+    """Averages of other weights than those in the file would be a trap."""
+    extract(source, new)
+    _train(new)
+    out = write_checkpoint(new, tmp_path / "out.safetensors")
+    assert not any(key.startswith("model_ema.") for key in read_all(out))
+    assert verify_checkpoint(out, new).ok
+
+
+def test_trained_average_is_written_beside_and_instead(source, new, tmp_path, read_all):
+    extract(source, new)
+    _train(new)
+    unet = load_unet(new.working)
+    average = {name: value * 0.25 for name, value in unet.state_dict().items()}
+    save_component(new.working, "ema_unet", average)
+    beside = read_all(write_checkpoint(new, tmp_path / "beside.safetensors", ema="beside"))
+    instead = read_all(write_checkpoint(new, tmp_path / "instead.safetensors", ema="instead"))
+    assert all(verify_checkpoint(tmp_path / f"{ema}.safetensors", new).ok for ema in ("beside", "instead"))
+    key = UNET + "input_blocks.4.0.in_layers.2.weight"
+    expected = average["down_blocks.1.resnets.0.conv1.weight"]
+    assert beside.keys() == read_all(source).keys()
+    assert torch.equal(beside[ema_name(key)], expected)
+    assert not torch.equal(beside[key].float(), expected)
+    assert torch.equal(instead[key], expected.half())
+    assert not any(key.startswith("model_ema.") for key in instead)
+
+
+def test_a_model_without_averages_gets_them_beside(mini, tmp_path):
+    save_component(mini.working, "ema_unet", load_unet(mini.working))
+    out = write_checkpoint(mini, tmp_path / "out.safetensors", ema="beside")
+    with open_tensors(out) as file:
+        weights = {ema_name(key) for key in file if key.startswith(UNET)}
+        assert {key for key in file if key.startswith("model_ema.")} == weights
+    assert verify_checkpoint(out, mini).ok
+
+
+def test_averages_that_are_not_there_are_named(mini, tmp_path):
+    with pytest.raises(UserError, match="mini has no EMA weights"):
+        write_checkpoint(mini, tmp_path / "out.safetensors", ema="beside")
+
+
+def _train(model: ModelFolder) -> None:
+    unet = load_unet(model.working)
+    with torch.no_grad():
+        next(unet.parameters()).add_(1)
+    save_component(model.working, "unet", unet)

@@ -1,0 +1,215 @@
+"""LoRA files: what we write opens in diffusers with no key left over, and all roads draw the same picture."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import struct
+from pathlib import Path
+
+import numpy
+import pytest
+import safetensors.torch
+import torch
+
+from dreambooth.checkpoints.lora import (
+    LoraPair,
+    LoraWeights,
+    apply_lora,
+    delta,
+    lora_name,
+    read_lora,
+    target_modules,
+    write_lora,
+)
+from dreambooth.checkpoints.modules import Modules, load_modules
+from dreambooth.checkpoints.single_file import write_checkpoint
+from dreambooth.checkpoints.verify import verify_checkpoint, verify_lora
+from dreambooth.errors import UserError
+
+METADATA = {"ss_base_model_version": "sd_v1", "ss_network_dim": "4", "modelspec.title": "a test", "note": "ü"}
+
+
+def random_lora(modules: Modules, rank: int = 4, alpha: float = 2.0, size: float = 0.2) -> LoraWeights:
+    """Adapters for every target of both components, none of them zero."""
+    generator = torch.Generator().manual_seed(0)
+    weights = {}
+    for component, module in (("unet", modules.unet), ("text_encoder", modules.text_encoder)):
+        for path, layer in target_modules(module, component).items():
+            out, inner, *kernel = layer.weight.shape
+            down = torch.randn(rank, inner, *kernel, generator=generator) * size
+            up = torch.randn(out, rank, *kernel, generator=generator) * size
+            weights[lora_name(component, path)] = LoraPair(down, up, alpha)
+    return weights
+
+
+@pytest.fixture
+def modules(mini) -> Modules:
+    return load_modules(mini.working)
+
+
+@pytest.fixture
+def lora(modules, tmp_path) -> Path:
+    path = tmp_path / "a lora.safetensors"
+    write_lora(path, random_lora(modules), METADATA)
+    return path
+
+
+def test_covers_what_kohya_covers(modules, key_table):
+    """SD1 has 16 transformer blocks in the unet with 12 modules each, and 6 per layer in the text encoder."""
+    unet = {lora_name("unet", path) for path in target_modules(modules.unet, "unet")}
+    assert len(unet) == 16 * 12
+    assert "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_out_0" in unet
+    assert "lora_unet_mid_block_attentions_0_proj_in" in unet
+    assert "lora_unet_up_blocks_3_attentions_2_transformer_blocks_0_ff_net_0_proj" in unet
+    n_layers = modules.text_encoder.config.num_hidden_layers
+    text = {lora_name("text_encoder", path) for path in target_modules(modules.text_encoder, "text_encoder")}
+    assert text == {
+        f"lora_te_text_model_encoder_layers_{layer}_{part}"
+        for layer in range(n_layers)
+        for part in ("mlp_fc1", "mlp_fc2", *(f"self_attn_{x}_proj" for x in ("q", "k", "v", "out")))
+    }
+
+
+def test_read_gives_what_was_written(modules, lora):
+    weights, file = random_lora(modules), read_lora(lora)
+    assert file.weights.keys() == weights.keys()
+    for name, pair in weights.items():
+        read = file.weights[name]
+        assert read.alpha == 2.0 and read.rank == 4
+        assert torch.equal(read.down, pair.down.half()) and torch.equal(read.up, pair.up.half())
+    assert METADATA.items() <= file.metadata.items()
+
+
+def test_hashes_are_those_that_webuis_compute(lora):
+    """sha256 over all that follows the header; and the same from a file that safetensors itself lays out."""
+    content = lora.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    metadata = json.loads(content[8 : 8 + length])["__metadata__"]
+    digest = hashlib.sha256(content[8 + length :]).hexdigest()
+    assert metadata["sshs_model_hash"] == digest
+    assert metadata["modelspec.hash_sha256"] == f"0x{digest}"
+    with safetensors.safe_open(lora, "pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    theirs = safetensors.torch.save(tensors, {key: value for key, value in metadata.items() if key.startswith("ss_")})
+    (length,) = struct.unpack("<Q", theirs[:8])
+    assert hashlib.sha256(theirs[8 + length :]).hexdigest() == digest
+    assert len(metadata["sshs_legacy_hash"]) == 8
+
+
+def test_diffusers_our_modules_and_the_merged_checkpoint_draw_the_same(mini, modules, lora, tmp_path, caplog):
+    """The same prompt, seed and sampler: the LoRA loaded by diffusers, applied by us, merged into a checkpoint."""
+    from diffusers import StableDiffusionPipeline
+
+    plain = _draw(_pipeline(mini))
+    with_diffusers = _pipeline(mini)
+    caplog.set_level(logging.WARNING)
+    for name in ("diffusers", "transformers"):
+        logging.getLogger(name).propagate = True
+    with_diffusers.load_lora_weights(str(lora))
+    loaded = {name for name, _ in with_diffusers.unet.named_parameters() if ".lora_A." in name}
+    loaded_te = {name for name, _ in with_diffusers.text_encoder.named_parameters() if ".lora_A." in name}
+    assert len(loaded) + len(loaded_te) == len(read_lora(lora).weights)
+    assert not [record for record in caplog.records if "key" in record.getMessage().lower()]
+    theirs = _draw(with_diffusers)
+
+    assert apply_lora(modules, read_lora(lora)) == len(read_lora(lora).weights)
+    ours = _pipeline(mini)
+    ours.unet, ours.text_encoder = modules.unet, modules.text_encoder
+
+    out = write_checkpoint(mini, tmp_path / "merged.safetensors", loras=[(lora, 1.0)])
+    merged = StableDiffusionPipeline.from_single_file(
+        str(out), config=str(mini.working), local_files_only=True, torch_dtype=torch.float32
+    )
+    assert numpy.abs(theirs - plain).mean() > 0.005, "the LoRA must be seen"
+    assert numpy.abs(_draw(ours) - theirs).max() < 1e-3
+    assert numpy.abs(_draw(merged) - theirs).max() < 0.02  # the checkpoint's weights are rounded to fp16
+
+    found = verify_checkpoint(out, mini)
+    assert found.ok and found.n_changed == len(read_lora(lora).weights) and found.max_change > 0.01
+
+
+def test_weight_scales_and_several_add_up(mini, lora, tmp_path, read_all):
+    key = "model.diffusion_model.middle_block.1.proj_in.weight"
+    pair = read_lora(lora).weights["lora_unet_mid_block_attentions_0_proj_in"]
+    before = read_all(write_checkpoint(mini, tmp_path / "plain.safetensors"))[key].float()
+    out = write_checkpoint(mini, tmp_path / "out.safetensors", loras=[(lora, 0.5), (lora, -0.25)])
+    expected = (before + 0.25 * delta(pair, before.shape)).half()
+    assert torch.allclose(read_all(out)[key], expected, atol=1e-3)
+
+
+def test_names_with_a_numbered_text_encoder_are_read(lora, modules, tmp_path):
+    """diffusers' own converter writes lora_te1_ also for models that have one."""
+    with safetensors.safe_open(lora, "pt") as file:
+        tensors = {key.replace("lora_te_", "lora_te1_"): file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    path = tmp_path / "numbered.safetensors"
+    safetensors.torch.save_file(tensors, path)
+    assert read_lora(path).weights.keys() == read_lora(lora).weights.keys()
+
+
+def _file_with(path: Path, tensors: dict[str, torch.Tensor], **metadata: str) -> Path:
+    safetensors.torch.save_file(tensors, path, metadata or None)
+    return path
+
+
+def _pair(name: str, rank: int = 2, inner: int = 32, out: int = 32) -> dict[str, torch.Tensor]:
+    return {f"{name}.lora_down.weight": torch.ones(rank, inner), f"{name}.lora_up.weight": torch.ones(out, rank)}
+
+
+MID = "lora_unet_mid_block_attentions_0_proj_in"
+BAD_LORAS = {
+    "SDXL by names": (_pair("lora_te2_text_model_encoder_layers_0_mlp_fc1"), {}, "a LoRA for SDXL"),
+    "SDXL by metadata": (_pair(MID), {"ss_base_model_version": "sdxl_base_v1-0"}, "a LoRA for SDXL"),
+    "SD2": (_pair(MID), {"ss_base_model_version": "sd_v2_v"}, "a LoRA for Stable Diffusion 2"),
+    "diffusers format": (
+        {"unet.mid_block.attentions.0.proj_in.lora_A.weight": torch.ones(2, 3)},
+        {},
+        "diffusers' format",
+    ),
+    "checkpoint": ({"model.diffusion_model.out.2.bias": torch.ones(4)}, {}, "is not a LoRA"),
+    "LoHa": ({f"{MID}.hada_w1_a": torch.ones(2, 2)}, {}, "not a plain LoRA"),
+    "half a pair": ({f"{MID}.lora_up.weight": torch.ones(2, 2)}, {}, r"or lacks .*lora_down.weight"),
+    "ranks that differ": ({**_pair(MID), f"{MID}.lora_up.weight": torch.ones(32, 3)}, {}, "don't belong together"),
+}
+
+
+@pytest.mark.parametrize("what", BAD_LORAS)
+def test_what_is_no_sd1_lora_is_refused_in_one_line(what, tmp_path):
+    tensors, metadata, expected = BAD_LORAS[what]
+    with pytest.raises(UserError, match=expected) as refusal:
+        read_lora(_file_with(tmp_path / "x.safetensors", tensors, **metadata))
+    assert "\n" not in str(refusal.value) and "x.safetensors" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "expected"),
+    [
+        (_pair("lora_unet_nowhere_to_q"), r"match no module of this model \(lora_unet_nowhere_to_q\)"),
+        (_pair(MID, inner=640, out=640), "wrong size for this model"),
+    ],
+    ids=["unknown name", "other size"],
+)
+def test_a_lora_of_another_model_changes_nothing(mini, modules, tmp_path, tensors, expected):
+    path = _file_with(tmp_path / "x.safetensors", tensors)
+    before = {name: value.clone() for name, value in modules.unet.state_dict().items()}
+    with pytest.raises(UserError, match=expected):
+        apply_lora(modules, read_lora(path))
+    assert all(torch.equal(value, before[name]) for name, value in modules.unet.state_dict().items())
+    with pytest.raises(UserError, match=expected):
+        write_checkpoint(mini, tmp_path / "out.safetensors", loras=[(path, 1.0)])
+    assert not (tmp_path / "out.safetensors").exists()
+    assert not verify_lora(path, mini).ok
+
+
+def _pipeline(model):
+    from diffusers import StableDiffusionPipeline
+
+    return StableDiffusionPipeline.from_pretrained(model.working, local_files_only=True, torch_dtype=torch.float32)
+
+
+def _draw(pipeline) -> numpy.ndarray:
+    """One picture, (H, W, 3) in 0..1."""
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(3)
+    return pipeline("a red star", num_inference_steps=4, generator=generator, output_type="np").images[0]

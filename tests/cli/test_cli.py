@@ -1,0 +1,141 @@
+"""The command line as a person and a program use it: real processes, exit codes, Ctrl-C, kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dreambooth.checkpoints.reading import open_tensors
+
+RUN = [sys.executable, "-m", "dreambooth"]
+QUICK = ["resolution=64", "bucket_step=32", "train_batch_size=2", "use_lora=true", "save_preview_every=0"]
+
+
+def run(*args, **more):
+    return subprocess.run([*RUN, *map(str, args)], capture_output=True, text=True, **more)
+
+
+def start(*args):
+    return subprocess.Popen([*RUN, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_step(model: Path, n: int) -> None:
+    """Until the run's log on disk shows step ``n``."""
+    for _ in range(1200):
+        if any(f'"step": {n},' in log.read_text() for log in model.glob("logging/run_*.jsonl")):
+            return
+        time.sleep(0.05)
+    raise AssertionError("the run never got there")
+
+
+def test_the_whole_way(tmp_path, mini_checkpoint, subject_concepts):
+    models = ["--models-dir", tmp_path / "模型 folder", "--json"]
+    created = run("create", "my toy", "--source", mini_checkpoint, *models)
+    assert created.returncode == 0, created.stderr
+    trained = run("train", "my toy", "--concepts", subject_concepts, "--set", *QUICK, "max_train_steps=2", *models)
+    assert trained.returncode == 0, trained.stderr
+    lora = json.loads(trained.stdout)["files"][0]
+    drawn = run("sample", "my toy", "--prompt", "a zwx toy", "--steps", 2, "--width", 64, "--height", 64, "--count", 2,
+                "--lora", lora, "--out", tmp_path / "out", *models)  # fmt: skip
+    assert drawn.returncode == 0, drawn.stderr
+    assert all(Path(path).exists() for path in json.loads(drawn.stdout)["samples"])
+    generated = run("generate-ckpt", "my toy", "--lora", lora, *models)
+    assert generated.returncode == 0, generated.stderr
+    with open_tensors(json.loads(generated.stdout)["checkpoint"]) as made, open_tensors(mini_checkpoint) as source:
+        assert set(made.keys()) == set(source.keys())
+
+
+def test_create_leaves_an_existing_model_alone(mini, mini_checkpoint):
+    before = mini.config_path.read_bytes()
+    refused = run("create", "mini", "--source", mini_checkpoint, "--models-dir", mini.folders.models)
+    assert refused.returncode == 1
+    assert "exists already" in refused.stderr
+    assert mini.config_path.read_bytes() == before
+
+
+def test_all_problems_at_once_and_no_traceback(mini, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "c.json").write_text(json.dumps([{"instance_data_dir": "empty", "sample_steps": 3}]))
+    checked = run("check", "mini", "--models-dir", mini.folders.models, "--concepts", tmp_path / "c.json",
+                  "--set", "learning_rat=1", "resolution=7", "oops", "--json")  # fmt: skip
+    assert checked.returncode == 1
+    said = json.loads(checked.stdout)["problems"]
+    for name in ("learning_rat", "learning_rate?", "resolution", "oops", "sample_steps"):
+        assert name in "\n".join(said)
+    assert "Traceback" not in checked.stderr
+
+
+def test_check_shows_what_training_will_do(mini, subject_concepts):
+    checked = run("check", "mini", "--models-dir", mini.folders.models, "--concepts", subject_concepts, "--json",
+                  "--set", "train_batch_size=4", "num_train_epochs=10")  # fmt: skip
+    said = json.loads(checked.stdout)
+    assert (said["pictures"], said["steps_per_epoch"], said["steps"]) == (6, 2, 20)
+    assert all("zwx toy" in row["caption"] for row in said["table"])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are sent the POSIX way")
+def test_ctrl_c_once_saves_and_the_run_can_go_on(mini, subject_concepts):
+    args = ["--models-dir", mini.folders.models, "--json", "--set", *QUICK, "num_train_epochs=300"]
+    process = start("train", "mini", "--concepts", subject_concepts, *args)
+    wait_for_step(mini.root, 3)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert json.loads(out)["state"] == "cancelled"
+    assert list(mini.snapshots.glob("*/snapshot.json"))
+    resumed = run("train", "mini", "--resume", *args[:-1], "num_train_epochs=3")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "Going on after step" in resumed.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are sent the POSIX way")
+def test_ctrl_c_twice_stops_now_and_damages_nothing(mini, subject_concepts):
+    before = {p: p.read_bytes() for p in mini.working.rglob("*.safetensors")}
+    process = start("train", "mini", "--concepts", subject_concepts, "--models-dir", mini.folders.models,
+                    "--set", *QUICK, "use_lora=false", "num_train_epochs=300")  # fmt: skip
+    wait_for_step(mini.root, 2)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    for path, content in before.items():
+        with open_tensors(path) as file:
+            assert len(list(file.keys())) > 0
+        assert path.read_bytes() == content or path.stat().st_size >= len(content)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="signals are sent the POSIX way")
+@pytest.mark.parametrize("after_ms", [0, 30, 90, 200])
+def test_killed_while_it_saves_everything_is_whole(mini, subject_concepts, after_ms):
+    """SIGKILL, at several moments after a save has begun: each file that is there can be read."""
+    process = start("train", "mini", "--concepts", subject_concepts, "--models-dir", mini.folders.models,
+                    "--set", *QUICK, "use_lora=false", "save_embedding_every=1", "save_ckpt_during=true",
+                    "save_state_during=true", "use_ema=true", "num_train_epochs=300")  # fmt: skip
+    wait_for_step(mini.root, 6)
+    time.sleep(after_ms / 1000)
+    process.kill()
+    process.communicate()
+    for path in [p for p in mini.folders.models.rglob("*.safetensors") if not p.name.startswith(".")]:
+        if any(part.startswith(".") for part in path.relative_to(mini.folders.models).parts):
+            continue  # beside: never mistaken for a result
+        with open_tensors(path) as file:
+            for key in file.keys():  # noqa: SIM118 (not a dict)
+                file.get(key)
+    again = run("train", "mini", "--concepts", subject_concepts, "--models-dir", mini.folders.models,
+                "--set", *QUICK, "max_train_steps=1")  # fmt: skip
+    assert again.returncode == 0, again.stderr
+
+
+def test_unknown_model_names_those_there_are(mini):
+    refused = run("train", "mni", "--models-dir", mini.folders.models)
+    assert refused.returncode == 1
+    assert "did you mean mini?" in refused.stderr

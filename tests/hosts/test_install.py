@@ -1,0 +1,94 @@
+"""install.py in a WebUI's environment: a real venv with A1111's version numbers, real pip, tiny packages."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.wheels import make_wheel, offline
+
+ROOT = Path(__file__).resolve().parents[2]
+A1111 = {
+    "torch": "2.1.2+cu121",
+    "transformers": "4.30.2",
+    "accelerate": "0.21.0",
+    "safetensors": "0.4.2",
+    "pillow": "9.5.0",
+    "numpy": "1.26.2",
+    "tqdm": "4.65.0",
+}
+DIFFUSERS = "AutoencoderKL = UNet2DConditionModel = None"
+
+
+class Environment:
+    """A venv, and a folder of wheels that is all its pip knows."""
+
+    def __init__(self, folder: Path) -> None:
+        self.wheels, self.venv = folder / "wheels", folder / "venv"
+        subprocess.run([sys.executable, "-m", "venv", str(self.venv)], check=True)
+        self.python = self.venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+        for name, version in A1111.items():
+            make_wheel(self.wheels, name, version, code="CLIPTextModel = None")
+            make_wheel(self.wheels, name, "99.0")  # newer ones are to be had, and must not be taken
+        self.pip("install", "-q", *(f"{name}=={version}" for name, version in A1111.items()))
+
+    def pip(self, *words: str) -> str:
+        command = [str(self.python), "-m", "pip", *words]
+        return subprocess.run(command, env=offline(self.wheels), capture_output=True, text=True, check=True).stdout
+
+    def install(self, *words: str, **variables: str) -> str:
+        """What the WebUI's log would say. install.py must never fail the WebUI's start."""
+        command = [str(self.python), str(ROOT / "install.py"), *words]
+        environment = offline(self.wheels, **variables)
+        done = subprocess.run(command, env=environment, cwd=self.venv, capture_output=True, text=True, timeout=300)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    def frozen(self) -> set[str]:
+        return set(self.pip("freeze").split())
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    return Environment(tmp_path_factory.mktemp("webui"))
+
+
+def test_adds_what_fits_and_changes_nothing(environment):
+    before = environment.frozen()
+    assert environment.install("--skip-install") == ""
+    assert environment.install(COMMANDLINE_ARGS="--api --skip-install") == ""
+
+    said = environment.install()  # nothing to be had: one line, no more
+    assert "pip could not add diffusers==0.30.3" in said and environment.frozen() == before
+
+    make_wheel(environment.wheels, "diffusers", "0.42.1", DIFFUSERS)
+    make_wheel(environment.wheels, "diffusers", "0.30.3", DIFFUSERS, requires=("numpy>=2",))
+    assert "pip could not add diffusers==0.30.3" in environment.install() and environment.frozen() == before
+
+    make_wheel(environment.wheels, "diffusers", "0.30.3", DIFFUSERS, requires=("numpy", "pillow", "extra"))
+    make_wheel(environment.wheels, "extra", "1.0")
+    assert environment.install().splitlines()[-1] == "Dreambooth: done."
+    assert environment.frozen() == before | {"diffusers==0.30.3", "extra==1.0"}
+
+    assert environment.install() == ""  # the second start
+
+
+def test_what_is_too_old_is_named_and_left_alone(environment):
+    make_wheel(environment.wheels, "accelerate", "0.12.0")
+    make_wheel(environment.wheels, "diffusers", "0.30.3", DIFFUSERS)
+    environment.pip("install", "-q", "accelerate==0.12.0", "diffusers==0.30.3")
+    assert environment.install() == (
+        "Dreambooth: accelerate 0.12.0 is older than 0.21, the oldest that works: update the WebUI.\n"
+    )
+    environment.pip("install", "-q", "accelerate==0.21.0")
+
+
+def test_what_does_not_import_is_said(environment):
+    environment.pip("uninstall", "-q", "-y", "diffusers")
+    make_wheel(environment.wheels, "diffusers", "0.30.3", "import a_missing_library")
+    said = environment.install()
+    assert "does not import" in said and "a_missing_library" in said

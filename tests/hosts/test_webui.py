@@ -1,0 +1,179 @@
+"""The extension inside a WebUI, each time in a fresh process: the tab, the panel, the contract, no traces."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dreambooth.hosts import Alone, current_host
+from tests.hosts.webui import make_webui
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def inside(tmp_path):
+    """Run Python in a WebUI's process; what it prints comes back."""
+    webui = make_webui(tmp_path / "webui")
+
+    def run(code: str, extension: Path = ROOT) -> str:
+        code = f"import sys\nfrom load import load_script\nEXTENSION = {str(extension)!r}\n{code}"
+        environment = {**os.environ, "PYTHONPATH": str(webui), "OMP_NUM_THREADS": "1", "GRADIO_ANALYTICS_ENABLED": "0"}
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=webui, env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+TAB = """
+import logging
+import gradio, torch  # the host has both before it loads scripts
+before = list(sys.path), list(logging.root.handlers), logging.root.level, torch.nn.Linear.forward, torch.load
+load_script(EXTENSION)
+from modules import script_callbacks
+[callback] = script_callbacks.tabs
+[(blocks, title, name)] = callback()
+assert (list(sys.path), list(logging.root.handlers), logging.root.level, torch.nn.Linear.forward, torch.load) == before
+print(title, name, *sorted(b.elem_id for b in blocks.blocks.values() if b.elem_id))
+for block in blocks.blocks.values():
+    if isinstance(block, (gradio.Button, gradio.Textbox, gradio.Dropdown)):
+        assert block.do_not_save_to_config, block  # else ui-config.json freezes its value
+"""
+
+
+def test_the_tab_is_registered_and_leaves_no_trace(inside):
+    words = inside(TAB).split()
+    assert words[:2] == ["Dreambooth", "dreambooth"]
+    assert {"db_create", "db_train", "db_cancel", "db_generate_ckpt", "db_status", "db_gallery"} <= set(words)
+
+
+def test_reloading_the_ui_keeps_the_package(inside):
+    """The WebUI's Reload UI runs scripts again in the same process; a run that is going on must survive it."""
+    code = "load_script(EXTENSION).build()\nfirst = sys.modules['dreambooth.jobs']\nload_script(EXTENSION).build()\n"
+    assert inside(code + "print(sys.modules['dreambooth.jobs'] is first)") == "True\n"
+
+
+PANEL = """
+load_script(EXTENSION)
+from modules import script_callbacks
+[(blocks, title, name)] = script_callbacks.tabs[0]()
+print(title, *(block.value for block in blocks.blocks.values() if hasattr(block, "value")))
+"""
+
+
+def test_a_missing_dependency_gives_a_panel_that_names_it(inside, tmp_path):
+    extension = tmp_path / "extension"
+    for part in ("dreambooth", "scripts"):
+        ignore = shutil.ignore_patterns("embedded", "__pycache__")
+        shutil.copytree(ROOT / part, extension / part, ignore=ignore)
+    shutil.copy(ROOT / "install.py", extension)
+    (extension / "requirements.txt").write_text("no_such_package>=1.0\ngradio>=999\n")
+    panel = inside(PANEL, extension)
+    assert panel.startswith("Dreambooth ")
+    assert "no_such_package is missing" in panel and "is older than 999" in panel
+
+
+def test_a_broken_package_gives_a_panel(inside, tmp_path):
+    extension = tmp_path / "extension"
+    shutil.copytree(ROOT / "scripts", extension / "scripts")
+    for name in ("install.py", "requirements.txt"):
+        shutil.copy(ROOT / name, extension)
+    assert "Dreambooth cannot start" in inside(PANEL, extension)
+
+
+def test_another_extension_with_our_packages_name_is_named(inside):
+    other = "import types\nother = types.ModuleType('dreambooth')\nother.__file__ = '/other/__init__.py'\n"
+    panel = inside(other + "sys.modules['dreambooth'] = other\n" + PANEL)
+    assert "/other/__init__.py" in panel and "Disable the other Dreambooth extension" in panel
+
+
+BORROW = """
+load_script(EXTENSION).package()
+from dreambooth.hosts import current_host
+from modules import call_queue, sd_models
+from modules.record import asked
+host = current_host()
+def borrow(fail=False):
+    asked.clear()
+    try:
+        with host.borrow_gpu():
+            asked.append("ours" if call_queue.queue_lock.lock.locked() else "not locked")
+            if fail:
+                raise MemoryError
+    except MemoryError:
+        pass
+    print(*asked, sep=", ")
+borrow()
+borrow(fail=True)
+sd_models.model_data.sd_model = None
+borrow()
+"""
+
+
+def test_the_gpu_is_borrowed_and_given_back_whatever_happens(inside):
+    lines = inside(BORROW).splitlines()
+    whole = "queue taken, unloaded, gc, ours, gc, the model back, queue given back"
+    assert lines == [whole, whole, "queue taken, gc, ours, gc, queue given back"]
+
+
+FOLDERS = """
+load_script(EXTENSION).package()
+import types
+from pathlib import Path
+from dreambooth.hosts import current_host
+from modules import sd_models, shared
+from modules.record import asked
+host = current_host()
+def show():
+    folders = host.folders()
+    print(*(path.as_posix() for path in (folders.dreambooth, folders.checkpoints, folders.loras)))
+show()
+shared.cmd_opts = types.SimpleNamespace(dreambooth_models_path="/db", ckpt_dir="/ckpt", lora_dir="/lora")
+show()
+shared.cmd_opts = types.SimpleNamespace(ckpt_dirs=["/neo/ckpt", "/more"], lora_dirs=["/neo/lora"])
+show()
+sd_models.checkpoints_list.update({
+    name: types.SimpleNamespace(title=f"{name} [hash]", filename=f"/x/{name}")
+    for name in ("a.safetensors", "b.ckpt", "c.gguf")
+})
+print(host.name, host.device(), *host.checkpoints())
+def fails():
+    raise OSError("a folder that is gone")
+sys.modules["networks"] = types.SimpleNamespace(list_available_networks=fails)
+host.files_changed()
+print(*asked)
+"""
+
+
+def test_folders_checkpoints_and_lists_are_the_hosts(inside, tmp_path):
+    lines = inside(FOLDERS).splitlines()
+    models = (tmp_path / "webui" / "models").as_posix()
+    assert lines[0] == f"{models}/dreambooth {models}/Stable-diffusion {models}/Lora"
+    assert lines[1] == "/db /ckpt /lora"
+    assert lines[2].endswith("/dreambooth /neo/ckpt /neo/lora")
+    assert lines[3].startswith("A1111 cpu ('a.safetensors [hash]'") and "gguf" not in lines[3]
+    assert lines[4] == "checkpoints listed"
+
+
+def test_preload_adds_the_flag():
+    code = "import argparse, preload; p = argparse.ArgumentParser(); preload.preload(p); "
+    code += "print(p.parse_args(['--dreambooth-models-path', '/db']).dreambooth_models_path)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "/db\n"
+
+
+def test_alone_lists_the_embedded_model_and_the_folders(tmp_path):
+    (tmp_path / "Stable-diffusion" / "sub").mkdir(parents=True)
+    (tmp_path / "Stable-diffusion" / "sub" / "x.safetensors").touch()
+    host = current_host(tmp_path)
+    assert isinstance(host, Alone)
+    titles = [title for title, path in host.checkpoints() if path.exists()]
+    assert titles == ["Embedded mini model", "sub/x.safetensors"]

@@ -1,0 +1,156 @@
+"""launch.py as a process of its own, on a copy with tiny requirements: real venv, real pip, no network."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.wheels import make_wheel, offline
+
+ROOT = Path(__file__).resolve().parents[2]
+NO_TORCH = "pip --version"  # a command that succeeds and installs nothing
+ECHO = "import sys, os, json; print(json.dumps([sys.argv[1:], os.getcwd()])); sys.exit(len(sys.argv))"
+COUNT_INTERRUPTS = """
+import signal, sys, time
+count = 0
+def interrupted(*_):
+    global count
+    count += 1
+signal.signal(signal.SIGINT, interrupted)
+print("ready", flush=True)
+while not count:
+    time.sleep(0.02)
+time.sleep(0.5)
+sys.exit(100 + count)
+"""
+
+
+class Copy:
+    """A checkout with nothing in it but the launcher, what it installs and what it starts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.wheels = folder / "checkout", folder / "wheels"
+        for path, text in {
+            "dreambooth/__init__.py": "",
+            "dreambooth/__main__.py": ECHO,
+            "dreambooth/ui/__init__.py": "",
+            "dreambooth/ui/__main__.py": COUNT_INTERRUPTS,
+            "requirements-standalone.txt": "tinyone==1.0\n",
+            "requirements-test.txt": "pytest==99.0\n",
+        }.items():
+            (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (self.folder / path).write_text(text)
+        shutil.copy(ROOT / "launch.py", self.folder)
+        make_wheel(self.wheels, "tinyone", "1.0")
+        make_wheel(self.wheels, "tinyone", "2.0")
+        make_wheel(self.wheels, "pytest", "99.0", main="import sys; print('suite', sys.argv[1:])")
+
+    def command(self, *words: str) -> list[str]:
+        return [sys.executable, str(self.folder / "launch.py"), *words]
+
+    def environment(self, torch_command: str | None = NO_TORCH) -> dict[str, str]:
+        return offline(self.wheels, **({"TORCH_COMMAND": torch_command} if torch_command else {}))
+
+    def run(self, *words: str, torch_command: str | None = NO_TORCH) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*words),
+            env=self.environment(torch_command),
+            cwd=self.folder.parent,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Copy:
+    copy = Copy(tmp_path_factory.mktemp("launch"))
+    first = copy.run("create", "a model", "--half")
+    assert "The environment is ready" in first.stderr, first.stderr
+    assert json.loads(first.stdout) == [["create", "a model", "--half"], str(copy.folder.parent)]
+    assert first.returncode == 4  # the program's own
+    return copy
+
+
+def test_second_start_installs_nothing_and_remembers_torch_command(copy):
+    again = copy.run("check", torch_command=None)
+    assert (again.stderr, again.returncode) == ("", 2)
+
+
+def test_changed_requirements_are_installed(copy):
+    (copy.folder / "requirements-standalone.txt").write_text("tinyone==2.0\n")
+    assert "Successfully installed tinyone-2.0" in copy.run("check").stderr
+    assert copy.run("check").stderr == ""
+
+
+def test_the_suite_gets_its_own_requirements_and_arguments(copy):
+    tests = copy.run("test", "-k", "one or two")
+    assert "suite ['-k', 'one or two']" in tests.stdout and "Installing requirements-test.txt" in tests.stderr
+    assert copy.run("test").stderr == ""
+
+
+def test_a_half_made_environment_is_repaired(copy):
+    """Left behind by a first start that was killed: no marker, no pip, no Python."""
+    shutil.rmtree(copy.folder / ".venv")
+    (copy.folder / ".venv" / "bin").mkdir(parents=True)
+    repaired = copy.run("check")
+    assert "Making" in repaired.stderr and repaired.returncode == 2
+    (copy.folder / ".venv" / "dreambooth-installed.json").unlink()
+    again = copy.run("check")
+    assert "Making" not in again.stderr and "The environment is ready" in again.stderr
+
+
+def test_what_cannot_be_installed_says_so_and_can_be_tried_again(copy):
+    requirements = copy.folder / "requirements-standalone.txt"
+    good = requirements.read_text()
+    requirements.write_text("no-such-package==1.0\n")
+    failed = copy.run("check")
+    assert failed.returncode == 1 and failed.stdout == ""
+    assert failed.stderr.splitlines()[-1].startswith("Installing failed")
+    requirements.write_text(good)
+    assert copy.run("check").returncode == 2
+
+
+def test_torch_command_that_fails_is_named(copy):
+    failed = copy.run("check", torch_command="pip install no-such-torch")
+    assert failed.returncode == 1 and "TORCH_COMMAND failed" in failed.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a console's Ctrl-C cannot be sent from a test on Windows")
+def test_ctrl_c_reaches_the_program_once(copy):
+    """As from a terminal: the signal goes to the whole process group."""
+    assert copy.run("check").returncode == 2  # no installing is left to do
+    process = subprocess.Popen(
+        copy.command("ui"),
+        env=copy.environment(),
+        cwd=copy.folder.parent,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(30) == 101
+    process.stdout.close()
+
+
+def test_help_installs_nothing(tmp_path):
+    copy = Copy(tmp_path)
+    help_text = copy.run("--help")
+    assert help_text.returncode == 0 and "python launch.py demo" in help_text.stdout
+    assert not (copy.folder / ".venv").exists()
+
+
+@pytest.mark.parametrize("version", [(3, 9, 18), (3, 14, 0)])
+def test_a_python_that_is_too_old_or_too_new_gets_one_line(version):
+    code = f"import sys; sys.version_info = {version}; exec(compile(open('launch.py').read(), 'launch.py', 'exec'))"
+    refused = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert refused.returncode == 1
+    assert refused.stderr == f"Python 3.10, 3.11, 3.12 or 3.13 is needed; this is {version[0]}.{version[1]}.\n"

@@ -1,0 +1,114 @@
+"""What we draw is what other programs draw with our files: same prompt, seed, sampler."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dreambooth import actions
+from dreambooth.sampling.draw import Shot
+from dreambooth.settings import Concept
+
+PROMPT = "a zwx toy on a blue background"
+SHOT = Shot(PROMPT, negative="a ring", seed=11, steps=8, cfg=5.0, width=128, height=128)
+
+
+@pytest.fixture
+def trained(mini, subject_concepts):
+    """A model and a LoRA that changes its pictures, text encoder included."""
+    concept = Concept(instance_data_dir=str(subject_concepts.parent / "subject"), instance_token="zwx", class_token="toy")
+    settings = {
+        "use_lora": True, "lora_unet_rank": 8, "lora_unet_alpha": 4, "lora_txt_rank": 4, "lora_learning_rate": 5e-3,
+        "lora_txt_learning_rate": 5e-3, "max_train_steps": 15, "resolution": 64, "bucket_step": 32,
+        "train_batch_size": 2, "save_preview_every": 0,
+    }  # fmt: skip
+    result = actions.train(mini, actions.configure(mini, settings, [concept]))
+    return mini, result.files[0]
+
+
+def _pixels(path):
+    return np.asarray(Image.open(path).convert("RGB")).astype(int)
+
+
+def _pipeline(working):
+    from diffusers import StableDiffusionPipeline
+
+    return StableDiffusionPipeline.from_pretrained(
+        working, torch_dtype=torch.float32, local_files_only=True, safety_checker=None
+    )
+
+
+def _drawn_by(pipeline):
+    picture = pipeline(
+        SHOT.prompt, negative_prompt=SHOT.negative, num_inference_steps=SHOT.steps, guidance_scale=SHOT.cfg,
+        width=128, height=128, generator=torch.Generator().manual_seed(SHOT.seed),
+    ).images[0]  # fmt: skip
+    return np.asarray(picture).astype(int)
+
+
+def test_lora_draws_the_same_in_diffusers_and_merged_into_a_checkpoint(trained, tmp_path):
+    peft = pytest.importorskip("peft")
+    assert peft
+    model, lora = trained
+    plain = _pixels(actions.sample(model, [SHOT], tmp_path / "plain")[0])
+    ours = _pixels(actions.sample(model, [SHOT], tmp_path / "lora", lora=lora)[0])
+    assert np.abs(ours - plain).mean() > 1, "the LoRA has no effect"
+
+    pipeline = _pipeline(model.working)
+    assert np.abs(_drawn_by(pipeline) - plain).max() <= 2
+    pipeline.load_lora_weights(str(lora))
+    assert np.abs(_drawn_by(pipeline) - ours).max() <= 2
+
+    checkpoint, _ = actions.generate_checkpoint(model, lora=lora)
+    merged = actions.create(model.folders, "merged", checkpoint)
+    again = _pixels(actions.sample(type(model)(model.folders, merged.name), [SHOT], tmp_path / "merged")[0])
+    # The checkpoint is half precision, as its source is: rounding of the weights, seen through 8 steps.
+    assert np.abs(again - ours).mean() < 1
+
+
+def test_weight_scales_the_lora_in_pictures_and_checkpoints(trained, tmp_path):
+    model, lora = trained
+    plain = _pixels(actions.sample(model, [SHOT], tmp_path / "plain")[0])
+    none = _pixels(actions.sample(model, [SHOT], tmp_path / "none", lora=lora, lora_weight=0)[0])
+    half = _pixels(actions.sample(model, [SHOT], tmp_path / "half", lora=lora, lora_weight=0.5)[0])
+    assert np.array_equal(none, plain)
+    assert np.abs(half - plain).mean() > 0.5
+    config = actions.configure(model, {"lora_weight": 0.0})
+    model.save(config)
+    _, verification = actions.generate_checkpoint(model, lora=lora)
+    assert verification.as_dict()["changed"] == 0
+
+
+def test_preview_equals_the_sample_drawn_afterwards(mini, subject_concepts, tmp_path):
+    concept = Concept(
+        instance_data_dir=str(subject_concepts.parent / "subject"), instance_token="zwx", class_token="toy",
+        save_sample_prompt=PROMPT, sample_seed=SHOT.seed, save_infer_steps=SHOT.steps, save_guidance_scale=SHOT.cfg,
+        save_sample_negative_prompt=SHOT.negative,
+    )  # fmt: skip
+    settings = {"use_lora": True, "lora_learning_rate": 5e-3, "max_train_steps": 10, "resolution": 128,
+                "bucket_step": 64, "train_batch_size": 2}  # fmt: skip
+    result = actions.train(mini, actions.configure(mini, settings, [concept]))
+    preview = _pixels(next(mini.samples.glob("*.png")))
+    drawn = _pixels(actions.sample(mini, [SHOT], tmp_path, lora=result.files[0])[0])
+    assert np.abs(preview - drawn).mean() < 1  # the file is half precision
+    said = next(mini.samples.glob("*.txt")).read_text()
+    assert PROMPT in said and f"Seed: {SHOT.seed}" in said
+    assert Image.open(next(mini.samples.glob("*.png"))).info["parameters"].startswith(PROMPT)
+
+
+def test_a_picture_does_not_depend_on_its_neighbours(mini, tmp_path):
+    shots = [Shot(f"a {c} star", seed=i, steps=4, cfg=4, width=64, height=64) for i, c in enumerate(("red", "blue", "green"))]
+    together = actions.sample(mini, shots, tmp_path / "together", batch_size=3)
+    alone = [actions.sample(mini, [shot], tmp_path / "alone")[0] for shot in shots]
+    for a, b in zip(together, alone, strict=True):
+        assert np.abs(_pixels(a) - _pixels(b)).max() <= 2
+
+
+@pytest.mark.parametrize("sampler", ["PNDM", "EulerDiscrete", "EulerAncestralDiscrete", "DPMSolverMultistep",
+                                     "UniPCMultistep", "DEISMultistep"])  # fmt: skip
+def test_every_sampler_draws(mini, tmp_path, sampler):
+    mini.save(actions.configure(mini, {"scheduler": sampler}))
+    path = actions.sample(mini, [Shot("a red star", steps=6, cfg=4, width=64, height=64)], tmp_path)[0]
+    assert _pixels(path).std() > 5

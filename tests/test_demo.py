@@ -1,0 +1,27 @@
+"""The demo, as a newcomer runs it: it must really teach the subject and keep the rest."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+def test_demo_teaches_the_subject_and_keeps_the_rest(tmp_path):
+    run = subprocess.run(
+        [sys.executable, "-m", "dreambooth", "demo", "--out", str(tmp_path / "demo")],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-3000:]
+    outcome = json.loads(run.stdout.strip().splitlines()[-1])
+    assert outcome["subject_before"] <= 0.2
+    assert outcome["subject_after"] >= 0.8
+    assert outcome["prior_after"] >= outcome["prior_before"] - 0.1
+    assert len(outcome["samples"]) >= 80
+    for path in (outcome["lora"], outcome["checkpoint"], outcome["sheet"], *outcome["samples"]):
+        assert Path(path).stat().st_size > 0

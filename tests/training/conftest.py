@@ -1,0 +1,108 @@
+"""Short real runs on the embedded model, and what came of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+
+from dreambooth import actions
+from dreambooth.errors import UserError
+from dreambooth.jobs import Controls, Events
+from dreambooth.settings import Concept, ModelFolder
+
+SMALL = {
+    "resolution": 64, "bucket_step": 32, "num_train_epochs": 2, "train_batch_size": 2, "save_preview_every": 0,
+    "save_embedding_every": 0, "use_lora": True, "lora_learning_rate": 1e-3, "lora_txt_learning_rate": 1e-3,
+    "learning_rate": 1e-4, "txt_learning_rate": 1e-4, "gradient_checkpointing": False,
+}  # fmt: skip
+
+
+@dataclasses.dataclass
+class Outcome:
+    """A run: its result or its error, all its events, and a digest of each file that it made."""
+
+    result: Any
+    events: list[dict[str, Any]]
+    error: Exception | None
+    model: ModelFolder
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        return [event for event in self.events if event["kind"] == kind]
+
+    @property
+    def losses(self) -> list[float]:
+        return [event["loss"] for event in self.of("step")]
+
+    @property
+    def said(self) -> str:
+        return "\n".join(event["text"] for event in self.of("message") + self.of("ended"))
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """All that was trained: of the newest LoRA file, or of working/."""
+        loras = sorted(self.model.folders.loras.glob("*.safetensors"), key=lambda p: p.stat().st_mtime_ns)
+        if loras:
+            return tensors(loras[-1])
+        parts = ("unet", "text_encoder")
+        return {f"{p}.{k}": t for p in parts for k, t in tensors(next((self.model.working / p).glob("*.safetensors"))).items()}
+
+    def digest(self) -> str:
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.weights().items()):
+            digest.update(name.encode() + tensor.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+def tensors(path: Path) -> dict[str, torch.Tensor]:
+    with safe_open(str(path), framework="pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five pictures of two shapes, and a folder of class pictures beside them."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for kind, n in (("instance", 5), ("class", 3)):
+        (folder / kind).mkdir()
+        for i in range(n):
+            size = (80, 80) if i % 2 else (112, 72)
+            Image.new("RGB", size, (40 * i, 200 - 30 * i, 90)).save(folder / kind / f"{i}.png")
+            (folder / kind / f"{i}.txt").write_text(f"a {'zwx ' if kind == 'instance' else ''}toy number {i}")
+    return folder
+
+
+@pytest.fixture
+def concept(pictures: Path) -> Concept:
+    return Concept(
+        instance_data_dir=str(pictures / "instance"),
+        class_data_dir=str(pictures / "class"),
+        instance_token="zwx",
+        class_token="toy",
+        save_infer_steps=2,
+    )
+
+
+@pytest.fixture
+def train(mini: ModelFolder, concept: Concept) -> Callable[..., Outcome]:
+    """``train(resume=False, on=None, **settings)``: ``on`` sees every event and may use the run's controls."""
+
+    def run(resume: bool = False, on: Callable[[dict, Controls], None] | None = None, **settings: Any) -> Outcome:
+        controls, seen = Controls(), []
+        listeners = [seen.append] + ([lambda event: on(event, controls)] if on else [])
+        events = Events(mini.logging, *listeners)
+        result = error = None
+        try:
+            config = actions.configure(mini, {**SMALL, **settings}, [concept])
+            result = actions.train(mini, config, resume=resume, controls=controls, events=events)
+        except UserError as refused:
+            error = refused
+        return Outcome(result, seen, error, mini)
+
+    return run

@@ -1,0 +1,69 @@
+"""A run that is paused, previewed, stopped and resumed has, bit for bit, the weights of one that was left alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+LORA = {"use_lora": True, "seed": 5}
+FULL = {"use_lora": False, "use_ema": True, "save_ckpt_after": False, "stop_text_encoder": 0.5, "seed": 5}
+EPOCHS = {"num_train_epochs": 3, "gradient_accumulation_steps": 2, "lr_scheduler": "cosine", "offset_noise": 0.05}
+
+
+@pytest.mark.parametrize("settings", [LORA, FULL], ids=["lora", "full with ema, half the text encoder"])
+@pytest.mark.parametrize("stop_at", [1, 4])
+def test_disturbed_run_equals_undisturbed_run(train, mini, models_dir, created, settings, stop_at):
+    import shutil
+
+    left_alone = train(**settings, **EPOCHS).weights()
+    shutil.rmtree(models_dir)
+    shutil.copytree(created, models_dir)
+
+    def disturb(event, controls):
+        if event["kind"] == "step" and event["step"] == stop_at:
+            controls.sample_now()
+            controls.save_now()
+            controls.cancel()
+
+    stopped = train(on=disturb, **settings, **EPOCHS)
+    assert stopped.result.state == "cancelled"
+    assert stopped.result.steps == stop_at
+
+    def pause(event, controls):
+        if event["kind"] == "step" and event["step"] == stop_at + 1:
+            controls.pause()
+            controls.sample_now()
+        if event["kind"] == "preview":
+            controls.resume()
+
+    resumed = train(resume=True, on=pause, **settings, **EPOCHS)
+    assert f"Going on after step {stop_at}" in resumed.said
+    assert "Not exactly" not in resumed.said
+    assert resumed.of("preview"), "it was to draw in between"
+    weights = resumed.weights()
+    assert weights.keys() == left_alone.keys()
+    assert all(torch.equal(weights[key], left_alone[key]) for key in weights)
+
+
+def test_two_runs_in_one_process_do_not_leak_into_each_other(train, models_dir, created):
+    import shutil
+
+    def afresh():
+        shutil.rmtree(models_dir)
+        shutil.copytree(created, models_dir)
+
+    alone = train(seed=5).digest()
+    afresh()
+    train(seed=6, mixed_precision="bf16", lora_unet_rank=2, optimizer="Torch AdamW", gradient_checkpointing=True)
+    afresh()
+    assert train(seed=5).digest() == alone
+
+
+def test_resume_says_what_has_changed_since(train):
+    train(on=lambda event, controls: event["kind"] == "step" and controls.cancel())
+    resumed = train(resume=True, lora_learning_rate=5e-4)
+    assert "lora_learning_rate was 0.001 and is 0.0005" in resumed.said
+
+
+def test_resume_without_a_snapshot_is_refused(train):
+    assert "no snapshot" in str(train(resume=True).error)

@@ -1,0 +1,79 @@
+"""When something goes wrong in the middle: one line, nothing lost, the run goes on where it can."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+
+@pytest.mark.parametrize("use_lora", [True, False])
+def test_a_loss_that_is_no_number_stops_the_run_and_spoils_nothing(train, mini, use_lora):
+    before = {p: p.read_bytes() for p in mini.working.rglob("*.safetensors")}
+    rates = {"lora_learning_rate": 1, "lora_txt_learning_rate": 1, "learning_rate": 1, "txt_learning_rate": 1}
+    outcome = train(use_lora=use_lora, num_train_epochs=200, max_grad_norm=0, mixed_precision="no", **rates)
+    assert "not a number" in str(outcome.error)
+    assert "lower learning rate" in str(outcome.error)
+    assert outcome.of("ended")[-1]["state"] == "failed"
+    assert {p: p.read_bytes() for p in mini.working.rglob("*.safetensors")} == before
+    assert not outcome.of("saved")
+
+
+def test_a_failed_preview_is_a_message_and_the_run_goes_on(train, mini):
+    mini.samples.write_text("a file where the folder should be")
+    outcome = train(save_preview_every=1)
+    assert outcome.error is None
+    assert "preview failed, training goes on" in outcome.said
+    assert outcome.result.files
+
+
+def test_a_failed_save_during_training_is_a_message_and_the_run_goes_on(train, mini):
+    mini.folders.loras.parent.mkdir(exist_ok=True)
+    mini.folders.loras.write_text("a file where the folder should be")
+
+    def make_room(event, controls):
+        if event["kind"] == "message" and "Saving failed" in event["text"]:
+            mini.folders.loras.unlink()
+
+    outcome = train(save_embedding_every=1, on=make_room)
+    assert outcome.error is None
+    assert "Saving failed, training goes on" in outcome.said
+    assert len(outcome.result.files) == 1
+
+
+def test_stop_now_saves_nothing_more(train):
+    outcome = train(on=lambda event, controls: event["kind"] == "step" and controls.stop_now(), save_lora_cancel=True)
+    assert outcome.result.state == "cancelled"
+    assert not outcome.of("saved")
+
+
+def test_events_on_disk_are_those_that_were_sent(train):
+    from dreambooth.jobs import latest_log, read_events
+
+    outcome = train()
+    path = latest_log(outcome.model.logging)
+    assert list(read_events(path)) == outcome.events
+    with path.open("a") as file:
+        file.write('{"kind": "st')
+    assert len(list(read_events(path))) == len(outcome.events)
+    assert outcome.events[-1]["state"] == "done"
+
+
+def test_corrupt_picture_is_named_before_anything_is_loaded(train, pictures, tmp_path):
+    broken = pictures / "instance" / "broken.png"
+    broken.write_bytes((pictures / "instance" / "0.png").read_bytes()[:60])
+    try:
+        outcome = train()
+    finally:
+        os.unlink(broken)
+    assert "broken.png" in str(outcome.error)
+    assert [event["name"] for event in outcome.of("phase")] == ["preflight"]
+
+
+def test_nothing_is_overwritten(train):
+    first = train(save_state_after=False)
+    path = first.result.files[0]
+    kept = path.read_bytes()
+    second = train(seed=9)
+    assert second.result.files[0] != path
+    assert path.read_bytes() == kept

@@ -1,0 +1,156 @@
+"""The parts that move the weights: the same numbers as torch's own, clipping, averages, schedules."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dreambooth.errors import UserError
+from dreambooth.settings import Settings, parse
+from dreambooth.training.ema import EMA
+from dreambooth.training.fused_adamw import FusedAdamW
+from dreambooth.training.optimizers import Stepper, make_optimizer, parameter_groups, why_not_8bit
+from dreambooth.training.schedules import lr_factor
+
+
+def _parameters(seed=0, n=5):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.nn.Parameter(torch.randn(7, 3 + i, generator=generator)) for i in range(n)]
+
+
+def _give_gradients(parameters, step, size=1.0):
+    generator = torch.Generator().manual_seed(100 + step)
+    for parameter in parameters:
+        parameter.grad = size * torch.randn(parameter.shape, generator=generator)
+
+
+def test_our_adamw_takes_torchs_steps():
+    ours, theirs = _parameters(), _parameters()
+    mine = FusedAdamW(ours, lr=1e-2, weight_decay=0.1)
+    reference = torch.optim.AdamW(theirs, lr=1e-2, weight_decay=0.1, fused=True)
+    for step in range(20):
+        _give_gradients(ours, step)
+        _give_gradients(theirs, step)
+        mine.step()
+        reference.step()
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("own_text_limit", [0.0, 0.5])
+def test_clipping_is_torchs_clipping(own_text_limit):
+    settings = parse(Settings, {"max_grad_norm": 1.5, "tenc_grad_clip_norm": own_text_limit, "learning_rate": 1e-2})
+    unet, text = _parameters(1), _parameters(2)
+    stepper = Stepper(make_optimizer("Torch AdamW", parameter_groups(settings, unet, text)), settings)
+    unet_too, text_too = _parameters(1), _parameters(2)
+    reference = torch.optim.AdamW(parameter_groups(settings, unet_too, text_too), fused=True)
+    for step in range(5):
+        for parameters in (unet + text, unet_too + text_too):
+            _give_gradients(parameters, step, size=10)
+        expected = torch.nn.utils.get_total_norm([p.grad for p in unet_too + text_too])
+        torch.testing.assert_close(stepper.step(), expected)
+        limits = [(unet_too, 1.5), (text_too, own_text_limit)] if own_text_limit else [(unet_too + text_too, 1.5)]
+        for parameters, limit in limits:
+            torch.nn.utils.clip_grad_norm_(parameters, limit)
+        reference.step()
+    for a, b in zip(unet + text, unet_too + text_too, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_step_that_is_not_finite_changes_nothing():
+    settings = Settings()
+    parameters = _parameters()
+    stepper = Stepper(make_optimizer("Torch AdamW", parameter_groups(settings, parameters, [])), settings)
+    _give_gradients(parameters, 0)
+    stepper.step()
+    before = [p.detach().clone() for p in parameters]
+    _give_gradients(parameters, 1)
+    parameters[2].grad[0, 0] = float("nan")
+    assert not torch.isfinite(stepper.step())
+    assert all(torch.equal(a, b) for a, b in zip(parameters, before, strict=True))
+
+
+def test_gradients_are_dropped_or_zeroed_as_chosen():
+    for to_none in (True, False):
+        settings = parse(Settings, {"gradient_set_to_none": to_none})
+        parameters = _parameters()
+        stepper = Stepper(make_optimizer("Torch AdamW", parameter_groups(settings, parameters, [])), settings)
+        _give_gradients(parameters, 0)
+        stepper.step()
+        if to_none:
+            assert all(p.grad is None for p in parameters)
+        else:
+            assert all((p.grad == 0).all() for p in parameters)
+
+
+def test_groups_have_their_own_rates_and_decays():
+    settings = parse(Settings, {"learning_rate": 3e-4, "txt_learning_rate": 1e-5, "tenc_weight_decay": 0.5})
+    unet, text = parameter_groups(settings, _parameters(), _parameters())
+    assert (unet["lr"], text["lr"], unet["weight_decay"], text["weight_decay"]) == (3e-4, 1e-5, 0.01, 0.5)
+
+
+@pytest.mark.skipif(not why_not_8bit(), reason="8bit AdamW works on this machine")
+def test_an_optimizer_that_cannot_run_is_refused_never_replaced():
+    with pytest.raises(UserError, match="8bit AdamW cannot run here"):
+        make_optimizer("8bit AdamW", [{"params": _parameters(), "name": "unet", "base_lr": 1e-3}])
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.9999])
+def test_ema_warms_up_and_swaps_back_bit_for_bit(decay):
+    parameters = _parameters()
+    ema = EMA(parameters, decay)
+    expected = [p.detach().clone() for p in parameters]
+    for update in range(1, 30):
+        with torch.no_grad():
+            for parameter in parameters:
+                parameter.add_(0.1)
+        ema.update()
+        now = min(decay, (1 + update) / (10 + update))
+        expected = [now * e + (1 - now) * p for e, p in zip(expected, parameters, strict=True)]
+    torch.testing.assert_close(ema.averages, [e.detach() for e in expected])
+    live = [p.detach().clone() for p in parameters]
+    averages = [a.clone() for a in ema.averages]
+    ema.swap()
+    assert all(torch.equal(p, a) for p, a in zip(parameters, averages, strict=True))
+    ema.swap()
+    assert all(torch.equal(p, x) for p, x in zip(parameters, live, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("constant", [1, 1, 1, 1, 1, 1]),
+        ("constant_with_warmup", [1 / 3, 2 / 3, 1, 1, 1, 1]),
+        ("linear", [1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]),
+        ("linear_with_warmup", [1 / 3, 2 / 3, 1, 3 / 4, 2 / 4, 1 / 4]),
+        ("cosine", [1 / 3, 2 / 3, 1, 0.853553, 0.5, 0.146447]),
+    ],
+)
+def test_schedules(name, expected):
+    assert [lr_factor(name, step, 6, 2) for step in range(6)] == pytest.approx(expected, abs=1e-6)
+
+
+def test_warm_up_longer_than_the_run_still_moves():
+    assert all(0 < lr_factor("cosine", step, 5, 500) <= 1 for step in range(5))
+
+
+@pytest.mark.parametrize("use_lora", [True, False])
+def test_gradient_checkpointing_changes_memory_not_weights(train, mini, models_dir, created, use_lora, monkeypatch):
+    import shutil
+
+    from diffusers.models.unets import unet_2d_condition
+
+    turned_on = []
+    real = unet_2d_condition.UNet2DConditionModel.enable_gradient_checkpointing
+    monkeypatch.setattr(
+        unet_2d_condition.UNet2DConditionModel,
+        "enable_gradient_checkpointing",
+        lambda self: (turned_on.append(True), real(self)),
+    )
+    digests = []
+    for checkpointing in (False, True):
+        outcome = train(use_lora=use_lora, save_ckpt_after=False, gradient_checkpointing=checkpointing)
+        digests.append(outcome.digest())
+        shutil.rmtree(models_dir)
+        shutil.copytree(created, models_dir)
+    assert turned_on == [True]
+    assert digests[0] == digests[1]

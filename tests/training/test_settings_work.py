@@ -1,0 +1,116 @@
+"""Every setting changes something that can be measured: a run with it differs from a run without it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from dreambooth.settings import SETTINGS, Settings
+
+FULL = {"use_lora": False, "save_ckpt_after": False}
+DURING = {"save_embedding_every": 1}
+# key: (another value, settings under which it applies)
+WEIGHTS = {
+    "train_unet": (False, {}),
+    "stop_text_encoder": (0.5, {}),
+    "seed": (1, {}),
+    "num_train_epochs": (1, {}),
+    "max_train_steps": (3, {}),
+    "train_batch_size": (1, {}),
+    "gradient_accumulation_steps": (2, {}),
+    "max_grad_norm": (0.01, {}),
+    "tenc_grad_clip_norm": (0.01, {}),
+    "learning_rate": (1e-3, FULL),
+    "txt_learning_rate": (1e-3, FULL),
+    "lora_learning_rate": (1e-2, {}),
+    "lora_txt_learning_rate": (1e-2, {}),
+    "lr_scheduler": ("linear", {}),
+    "lr_warmup_steps": (5, {}),
+    "lora_unet_rank": (2, {}),
+    "lora_txt_rank": (2, {}),
+    "lora_unet_alpha": (1, {}),
+    "lora_txt_alpha": (1, {}),
+    "resolution": (128, {}),
+    "bucket_step": (64, {}),
+    "mixed_precision": ("bf16", {}),
+    "weight_decay": (1, {"lora_learning_rate": 0.1}),
+    "tenc_weight_decay": (1, {"lora_txt_learning_rate": 0.1}),
+    "offset_noise": (0.1, {}),
+    "clip_skip": (2, {}),
+    "prior_loss_weight": (5, {}),
+}
+FILES = {
+    "use_lora": (False, {"save_ckpt_after": False}),
+    "save_embedding_every": (1, {}),
+    "save_preview_every": (1, {}),
+    "use_ema": (True, FULL),
+    "sanity_prompt": ("a red star", {}),
+    "custom_model_name": ("other", {}),
+    "half_model": (True, {**FULL, "save_ckpt_after": True}),
+    "use_subdir": (True, {**FULL, "save_ckpt_after": True}),
+    "save_ema": (False, {**FULL, "use_ema": True, "save_ckpt_after": True}),
+    "infer_ema": (True, {**FULL, "use_ema": True, "save_ckpt_after": True}),
+    "save_ckpt_during": (True, {**FULL, **DURING}),
+    "save_ckpt_after": (True, FULL),
+    "save_lora_during": (False, DURING),
+    "save_lora_after": (False, {}),
+    "save_state_during": (True, DURING),
+    "save_state_after": (True, {}),
+    "snapshots_to_keep": (0, {**DURING, "save_state_during": True, "num_train_epochs": 4}),
+}
+CANCELLED = {"save_ckpt_cancel": (True, FULL), "save_lora_cancel": (True, {}), "save_state_cancel": (False, {})}
+PICTURES = {
+    "scheduler": ("EulerAncestralDiscrete", {}),
+    "sanity_seed": (1, {"sanity_prompt": "a red star"}),
+}
+# Measured elsewhere: the named test fails when the setting has no effect.
+ELSEWHERE = {
+    "optimizer": "tests/training/test_optimizers.py",
+    "gradient_set_to_none": "tests/training/test_optimizers.py",
+    "gradient_checkpointing": "tests/training/test_optimizers.py",
+    "ema_decay": "tests/training/test_optimizers.py",
+    "lora_weight": "tests/sampling/test_same_picture.py",
+}
+TABLES = {"weights": WEIGHTS, "files": FILES, "cancelled": CANCELLED, "pictures": PICTURES}
+ROWS = [(kind, key) for kind, table in TABLES.items() for key in table]
+
+
+def test_every_setting_is_measured():
+    measured = {key for table in TABLES.values() for key in table} | set(ELSEWHERE)
+    assert measured == set(SETTINGS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "key"), ROWS, ids=[key for _, key in ROWS])
+def test_setting_has_an_effect(train, created, models_dir, kind, key):
+    value, under = TABLES[kind][key]
+    assert value != under.get(key, getattr(Settings(), key))
+    stop = (lambda event, controls: event["kind"] == "step" and controls.cancel()) if kind == "cancelled" else None
+    look = {"weights": _weights, "files": _files, "cancelled": _files, "pictures": _pictures}[kind]
+    without = look(train(on=stop, **under))
+    shutil.rmtree(models_dir)
+    shutil.copytree(created, models_dir)
+    assert look(train(on=stop, **{**under, key: value})) != without
+
+
+def _weights(outcome):
+    assert outcome.error is None
+    return outcome.digest()
+
+
+def _files(outcome):
+    """Names and sizes of all results."""
+    assert outcome.error is None
+    roots = (outcome.model.folders.loras, outcome.model.folders.checkpoints, outcome.model.snapshots,
+             outcome.model.samples, outcome.model.working)  # fmt: skip
+    found = [p for root in roots if root.exists() for p in root.rglob("*") if p.is_file() and p.name != "fingerprint.json"]
+    sizes = {str(p): p.stat().st_size for p in found if p.suffix != ".png"}
+    contents = [p.read_bytes()[-4096:] for p in sorted(found) if "Stable-diffusion" in str(p)]
+    return json.dumps(sizes, sort_keys=True), contents, sorted(str(p) for p in found if p.suffix == ".png")
+
+
+def _pictures(outcome):
+    assert outcome.error is None
+    return [p.read_bytes() for p in sorted(outcome.model.samples.glob("*.png"))]
