@@ -146,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     create = _word(words, "create", _create, "extract a checkpoint into a model that can be trained")
     create.add_argument("name", metavar="NAME")
     create.add_argument("--source", required=True, help="a .safetensors or .ckpt file, or a diffusers folder")
-    create.add_argument("--extract-ema", action="store_true", help="take the file's averaged (EMA) unet weights")
+    create.add_argument("--extract-ema", action="store_true", help="also keep the file's averaged (EMA) unet weights, in working/ema_unet")
     create.add_argument("--half", action="store_true", help="keep the model in half precision")
     create.add_argument("--replace", action="store_true", help="make an existing model anew")
 

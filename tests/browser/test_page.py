@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 EMBEDDED = Path(__file__).resolve().parents[2] / "dreambooth" / "embedded"
+# Gradio's own: fonts from a network that a test does not have, and requests that a reload cuts off.
+NOISE = ("ERR_FAILED", "fonts.", "AbortError", "Connection errored out")
 SETTINGS = {
     "use_lora": True,
     "resolution": 64,
@@ -25,8 +27,7 @@ def page(served, browser):
     problems: list[str] = []
     page.on("console", lambda line: line.type == "error" and problems.append(line.text))
     page.on("pageerror", lambda error: problems.append(str(error)))
-    # Gradio's own pages ask for fonts from the network, which a test does not have.
-    page.real_problems = lambda: [line for line in problems if "ERR_FAILED" not in line and "fonts." not in line]
+    page.real_problems = lambda: [line for line in problems if not any(noise in line for noise in NOISE)]
     page.route("**/*", lambda route: route.continue_() if served.url in route.request.url else route.abort())
     page.goto(served.url)
     page.wait_for_function("document.querySelector('#db_source input')?.value")  # the lists are there

@@ -78,7 +78,7 @@ def test_weight_scales_the_lora_in_pictures_and_checkpoints(trained, tmp_path):
     config = actions.configure(model, {"lora_weight": 0.0})
     model.save(config)
     _, verification = actions.generate_checkpoint(model, lora=lora)
-    assert verification.as_dict()["changed"] == 0
+    assert verification.n_changed == 0
 
 
 def test_preview_equals_the_sample_drawn_afterwards(mini, subject_concepts, tmp_path):

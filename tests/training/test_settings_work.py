@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from dreambooth.settings import SETTINGS, Settings
+from dreambooth import actions
+from dreambooth.checkpoints.reading import open_tensors
+from dreambooth.settings import SETTINGS, ModelFolder, Settings
+from tests.training.conftest import SMALL, tensors
 
 FULL = {"use_lora": False, "save_ckpt_after": False}
 DURING = {"save_embedding_every": 1}
@@ -33,7 +39,7 @@ WEIGHTS = {
     "lora_unet_alpha": (1, {}),
     "lora_txt_alpha": (1, {}),
     "resolution": (128, {}),
-    "bucket_step": (64, {}),
+    "bucket_step": (64, {"resolution": 128}),
     "mixed_precision": ("bf16", {}),
     "weight_decay": (1, {"lora_learning_rate": 0.1}),
     "tenc_weight_decay": (1, {"lora_txt_learning_rate": 0.1}),
@@ -48,7 +54,6 @@ FILES = {
     "use_ema": (True, FULL),
     "sanity_prompt": ("a red star", {}),
     "custom_model_name": ("other", {}),
-    "half_model": (True, {**FULL, "save_ckpt_after": True}),
     "use_subdir": (True, {**FULL, "save_ckpt_after": True}),
     "save_ema": (False, {**FULL, "use_ema": True, "save_ckpt_after": True}),
     "infer_ema": (True, {**FULL, "use_ema": True, "save_ckpt_after": True}),
@@ -71,6 +76,7 @@ ELSEWHERE = {
     "gradient_set_to_none": "tests/training/test_optimizers.py",
     "gradient_checkpointing": "tests/training/test_optimizers.py",
     "ema_decay": "tests/training/test_optimizers.py",
+    "half_model": "tests/training/test_settings_work.py::test_half_model_halves_a_checkpoint",
     "lora_weight": "tests/sampling/test_same_picture.py",
 }
 TABLES = {"weights": WEIGHTS, "files": FILES, "cancelled": CANCELLED, "pictures": PICTURES}
@@ -82,17 +88,37 @@ def test_every_setting_is_measured():
     assert measured == set(SETTINGS)
 
 
+@pytest.fixture(scope="module")
+def seen():
+    """What runs without a setting came to, so that rows with the same start share one."""
+    return {}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "key"), ROWS, ids=[key for _, key in ROWS])
-def test_setting_has_an_effect(train, created, models_dir, kind, key):
+def test_setting_has_an_effect(train, created, models_dir, seen, kind, key):
     value, under = TABLES[kind][key]
-    assert value != under.get(key, getattr(Settings(), key))
+    assert value != {**dataclasses.asdict(Settings()), **SMALL, **under}[key]
     stop = (lambda event, controls: event["kind"] == "step" and controls.cancel()) if kind == "cancelled" else None
     look = {"weights": _weights, "files": _files, "cancelled": _files, "pictures": _pictures}[kind]
-    without = look(train(on=stop, **under))
-    shutil.rmtree(models_dir)
-    shutil.copytree(created, models_dir)
-    assert look(train(on=stop, **{**under, key: value})) != without
+    start = (kind, json.dumps(under, sort_keys=True))
+    if start not in seen:
+        seen[start] = look(train(on=stop, **under))
+        shutil.rmtree(models_dir)
+        shutil.copytree(created, models_dir)
+    assert look(train(on=stop, **{**under, key: value})) != seen[start]
+
+
+def test_half_model_halves_a_checkpoint(mini, mini_checkpoint, tmp_path):
+    single = {key: t.float() if t.is_floating_point() else t for key, t in tensors(mini_checkpoint).items()}
+    save_file(single, tmp_path / "single.safetensors", {"dreambooth.config": "{}"} | open_tensors(mini_checkpoint).metadata)
+    actions.create(mini.folders, "single", tmp_path / "single.safetensors")
+    model = ModelFolder(mini.folders, "single")
+    full, _ = actions.generate_checkpoint(model)
+    model.save(actions.configure(model, {"half_model": True}))
+    half, _ = actions.generate_checkpoint(model)
+    assert {t.dtype for t in tensors(full).values()} == {torch.float32, torch.int64}
+    assert half.stat().st_size < 0.52 * full.stat().st_size
 
 
 def _weights(outcome):
@@ -106,9 +132,15 @@ def _files(outcome):
     roots = (outcome.model.folders.loras, outcome.model.folders.checkpoints, outcome.model.snapshots,
              outcome.model.samples, outcome.model.working)  # fmt: skip
     found = [p for root in roots if root.exists() for p in root.rglob("*") if p.is_file() and p.name != "fingerprint.json"]
-    sizes = {str(p): p.stat().st_size for p in found if p.suffix != ".png"}
-    contents = [p.read_bytes()[-4096:] for p in sorted(found) if "Stable-diffusion" in str(p)]
-    return json.dumps(sizes, sort_keys=True), contents, sorted(str(p) for p in found if p.suffix == ".png")
+    found = sorted(p.relative_to(outcome.model.folders.models) for p in found)
+    sizes = {str(p): (outcome.model.folders.models / p).stat().st_size for p in found if p.suffix != ".png"}
+    contents = [_content(outcome.model.folders.models / p) for p in found if p.parts[0] == "Stable-diffusion"]
+    return json.dumps(sizes), contents, [str(p) for p in found if p.suffix == ".png"]
+
+
+def _content(checkpoint):
+    """Of the middle block alone: enough to see whether EMA took its place."""
+    return [t.sum().item() for key, t in tensors(checkpoint).items() if ".middle_block." in key]
 
 
 def _pictures(outcome):
