@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.dataset.plan import Plan
 from dreambooth.errors import UserError
+from dreambooth.files import read_json
 from dreambooth.jobs import Controls, Events
 from dreambooth.settings import Concept, Folders, ModelConfig, ModelFolder, Settings, parse
 
 if TYPE_CHECKING:
+    from dreambooth.runs.preflight import Checked
     from dreambooth.runs.run import RunResult
 
 Progress = Callable[[int, int, str], None]
@@ -37,6 +39,7 @@ def create(
     if model.root.exists() and any(model.root.iterdir()) and not replace:
         raise UserError(f"{model.root} exists already: choose another name, or say --replace to make it anew.")
     facts = extract(Path(source).expanduser(), model, extract_ema=extract_ema, half=half, progress=progress)
+    shutil.rmtree(model.snapshots, ignore_errors=True)  # of the model that was replaced
     settings = parse(Settings, {"resolution": facts_resolution(model)})
     config = ModelConfig(name, settings, (), facts)
     model.save(config)
@@ -45,32 +48,7 @@ def create(
 
 def facts_resolution(model: ModelFolder) -> int:
     """The picture size that the model was made for, in pixels."""
-    from dreambooth.files import read_json
-
     return int(read_json(model.working / "unet" / "config.json")["sample_size"]) * 8
-
-
-@dataclasses.dataclass(frozen=True)
-class Checked:
-    """A run that could start: what it will do, in figures."""
-
-    plan: Plan
-    precision: str
-    steps: int
-    steps_per_epoch: int
-    memory_bytes: int
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "pictures": len(self.plan.examples),
-            "class_pictures": len({e.path for e in self.plan.all_examples() if e.is_class}),
-            "steps": self.steps,
-            "steps_per_epoch": self.steps_per_epoch,
-            "precision": self.precision,
-            "memory_gb": round(self.memory_bytes / 1e9, 2),
-            "warnings": list(self.plan.warnings),
-            "table": self.plan.table(),
-        }
 
 
 def configure(
@@ -83,37 +61,11 @@ def configure(
     return config if concepts is None else dataclasses.replace(config, concepts=tuple(concepts))
 
 
-def check(model: ModelFolder, config: ModelConfig) -> Checked:
-    """The preflight: every reason why a run could not start, all at once, before anything is loaded."""
-    from dreambooth.dataset.planning import make_plan
-    from dreambooth.training.optimizers import why_not_8bit
-    from dreambooth.training.precision import default_device, forecast, resolve_precision
+def check(model: ModelFolder, config: ModelConfig, device: Any = None) -> Checked:
+    """What a run would do, or every reason why it could not start, all at once. Nothing is loaded or written."""
+    from dreambooth.runs.preflight import preflight
 
-    settings, problems = config.settings, []
-    plan = precision = None
-    try:
-        plan = make_plan(config.concepts, settings)
-    except UserError as error:
-        problems += error.problems
-    device = default_device()
-    try:
-        precision = resolve_precision(settings, device)
-    except UserError as error:
-        problems += error.problems
-    if settings.optimizer == "8bit AdamW" and (why := why_not_8bit()):
-        problems.append(f"optimizer: 8bit AdamW cannot run here: {why} Choose Torch AdamW.")
-    if not settings.train_unet and settings.stop_text_encoder == 0:
-        problems.append("Nothing would learn: switch on train_unet or raise stop_text_encoder above 0.")
-    problems += [f"{part} is missing: create {model.name} again." for part in _missing_parts(model)]
-    if problems:
-        raise UserError.several(problems)
-    n_unet, n_text = (_parameters(model, part) for part in ("unet", "text_encoder"))
-    memory = forecast(settings, precision, n_unet, n_text, bool(plan.class_examples))
-    per_epoch = -(-plan.steps_per_epoch(settings.train_batch_size) // settings.gradient_accumulation_steps)
-    steps = per_epoch * settings.num_train_epochs
-    if settings.max_train_steps:
-        steps = min(steps, settings.max_train_steps)
-    return Checked(plan, precision, steps, per_epoch, memory)
+    return preflight(model, config, device)
 
 
 def train(
@@ -123,11 +75,13 @@ def train(
     resume: bool = False,
     controls: Controls | None = None,
     events: Events | None = None,
+    device: Any = None,
     borrow_gpu: Callable[[], Any] | None = None,
 ) -> RunResult:
     """Train ``model`` as ``config`` says, which is saved first. Returns when done, cancelled or failed.
 
-    ``borrow_gpu``: the host's context manager that frees the GPU for us and takes it back afterwards.
+    ``device``: None takes the best there is. ``borrow_gpu``: the host's context manager that frees the GPU for us
+    and takes it back afterwards.
     """
     from dreambooth.runs.run import run
 
@@ -136,15 +90,15 @@ def train(
     with _told(events), ExitStack() as borrowed:
         events.phase("preflight")
         config = _with_seed(config)
-        checked = check(model, config)
-        for warning in checked.plan.warnings:
+        checked = check(model, config, device)
+        for warning in checked.warnings:
             events.message(warning, level="warning")
         controls.check()
         model.save(config)
         model.back_up(config.facts.revision)
         if borrow_gpu:
             borrowed.enter_context(borrow_gpu())
-        result = run(model, config, checked.plan, checked.precision, resume, controls, events)
+        result = run(model, config, checked.plan, checked.device, checked.precision, resume, controls, events)
         events.send("ended", state=result.state, text=_ending(result))
     return result
 
@@ -236,9 +190,7 @@ def _told(events: Events) -> Any:
     except BaseException as error:
         text = f"{type(error).__name__}: {error}"
         if "out of memory" in str(error).lower():
-            text = (
-                "Out of memory. Lower the batch size or the resolution, switch on gradient checkpointing, or train a LoRA."
-            )
+            text = "Out of memory. Lower the batch size or resolution, use gradient checkpointing, or train a LoRA."
             events.send("ended", state="failed", text=text)
             raise UserError(text) from error
         events.send("ended", state="failed", text=text)
@@ -260,24 +212,6 @@ def _with_seed(config: ModelConfig) -> ModelConfig:
     if config.settings.seed >= 0:
         return config
     return dataclasses.replace(config, settings=dataclasses.replace(config.settings, seed=secrets.randbelow(2**31)))
-
-
-def _missing_parts(model: ModelFolder) -> list[Path]:
-    from dreambooth.checkpoints.modules import weights_path
-
-    paths = [weights_path(model.working, part) for part in ("unet", "vae", "text_encoder")]
-    return [path for path in paths if not path.exists()]
-
-
-def _parameters(model: ModelFolder, component: str) -> int:
-    """Number of a component's parameters, from its file's header."""
-    import math
-
-    from dreambooth.checkpoints.modules import weights_path
-    from dreambooth.checkpoints.reading import open_tensors
-
-    with open_tensors(weights_path(model.working, component)) as file:
-        return sum(math.prod(file.shape(key)) for key in file)
 
 
 def _unused(folder: Path, stem: str) -> Path:

@@ -95,9 +95,7 @@ def _sample(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     model = _model(args).require()
     side = actions.facts_resolution(model)
     shots = [
-        Shot(
-            args.prompt, args.negative, args.seed + i, args.steps, args.cfg, args.width or side, args.height or side
-        )
+        Shot(args.prompt, args.negative, args.seed + i, args.steps, args.cfg, args.width or side, args.height or side)
         for i in range(args.count)
     ]
     paths = _in_job(
@@ -139,14 +137,21 @@ def _settings(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="dreambooth", description="DreamBooth training for Stable Diffusion.",
-                                     epilog="Also: demo (the whole job on the embedded model), ui (the page).")  # fmt: skip
+    parser = argparse.ArgumentParser(
+        prog="dreambooth",
+        description="DreamBooth training for Stable Diffusion.",
+        epilog="Also: demo (the whole job on the embedded model), ui (the page).",
+    )
     words = parser.add_subparsers(required=True, metavar="WORD")
 
     create = _word(words, "create", _create, "extract a checkpoint into a model that can be trained")
     create.add_argument("name", metavar="NAME")
     create.add_argument("--source", required=True, help="a .safetensors or .ckpt file, or a diffusers folder")
-    create.add_argument("--extract-ema", action="store_true", help="also keep the file's averaged (EMA) unet weights, in working/ema_unet")
+    create.add_argument(
+        "--extract-ema",
+        action="store_true",
+        help="also keep the file's averaged (EMA) unet weights, in working/ema_unet",
+    )
     create.add_argument("--half", action="store_true", help="keep the model in half precision")
     create.add_argument("--replace", action="store_true", help="make an existing model anew")
 

@@ -121,9 +121,7 @@ class Demo:
 
     def _draw(self, when: str, lora: Path | None = None) -> list[Path]:
         shots = [*self._subject_shots(), *self._prior_shots()]
-        return actions.sample(
-            self.model, shots, self.out / when, lora=lora, batch_size=8, progress=self.bar.show
-        )
+        return actions.sample(self.model, shots, self.out / when, lora=lora, batch_size=8, progress=self.bar.show)
 
     def _subject_shots(self) -> list[Shot]:
         name = f"a {self.token} {self.concept.class_token}"
@@ -185,14 +183,11 @@ class Demo:
         """Seconds per step of our loop and of a bare one over the same modules, in turns."""
         from dreambooth.training.bare import measure
         from dreambooth.training.loop import Hooks, Loop
-        from dreambooth.training.precision import default_device
         from dreambooth.training.session import Session
 
         checked = actions.check(self.model, config)
         events = Events(self.out / "bench")
-        session = Session(
-            self.model, config, checked.plan, default_device(), checked.precision, Controls(), events
-        )
+        session = Session(self.model, config, checked.plan, checked.device, checked.precision, Controls(), events)
         try:
             loop = Loop(session, Hooks(preview=lambda: None, save=lambda when: None))
             return measure(session, loop)

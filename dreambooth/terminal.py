@@ -24,7 +24,12 @@ class ProgressBar:
             print(f"{what}: {done}/{total} {more}".rstrip(), file=sys.stderr, flush=True)
             return
         filled = int(24 * done / max(1, total))
-        print(f"\r\033[K{what} [{'#' * filled}{'.' * (24 - filled)}] {done}/{total} {more}", end="", file=sys.stderr, flush=True)
+        print(
+            f"\r\033[K{what} [{'#' * filled}{'.' * (24 - filled)}] {done}/{total} {more}",
+            end="",
+            file=sys.stderr,
+            flush=True,
+        )
         self._open = True
         if last:
             self.end()

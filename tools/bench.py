@@ -149,7 +149,6 @@ def _session(job: dict):
     from dreambooth.jobs import Controls, Events
     from dreambooth.settings import Concept, Folders, ModelFolder
     from dreambooth.training.loop import Hooks, Loop
-    from dreambooth.training.precision import default_device
     from dreambooth.training.session import Session
 
     model = ModelFolder(Folders(Path(job["models"])), job["name"])
@@ -162,7 +161,7 @@ def _session(job: dict):
     config = actions.configure(model, settings, [concept])
     checked = actions.check(model, config)
     events = Events(model.logging)
-    session = Session(model, config, checked.plan, default_device(), checked.precision, Controls(), events)
+    session = Session(model, config, checked.plan, checked.device, checked.precision, Controls(), events)
     return session, Loop(session, Hooks(preview=lambda: None, save=lambda when: None))
 
 
@@ -190,10 +189,7 @@ def _make_models(args: argparse.Namespace, models: Path) -> list[str]:
         actions.create(Folders(models), "checkpoint", args.checkpoint)
         return ["checkpoint"]
     for name in args.models:
-        if name == "mini":
-            source = EMBEDDED / "mini-sd.safetensors"
-        else:
-            source = _make_medium(models.parent / "medium")
+        source = EMBEDDED / "mini-sd.safetensors" if name == "mini" else _make_medium(models.parent / "medium")
         actions.create(Folders(models), name, source)
     return args.models
 

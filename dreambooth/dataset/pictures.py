@@ -64,9 +64,7 @@ def find_pictures(folder: str | Path) -> list[Path]:
         visited.add(real)
         folders[:] = sorted(name for name in folders if not _is_hidden(name))
         found += [
-            Path(here, name)
-            for name in names
-            if not _is_hidden(name) and os.path.splitext(name)[1].lower() in SUFFIXES
+            Path(here, name) for name in names if not _is_hidden(name) and os.path.splitext(name)[1].lower() in SUFFIXES
         ]
     return sorted(found, key=lambda path: natural_order(path.relative_to(folder)))
 

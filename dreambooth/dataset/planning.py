@@ -147,9 +147,7 @@ def _example(
     template = concept.class_prompt if source.is_class else concept.instance_prompt
     return Example(
         path=source.path,
-        caption=build_prompt(
-            template, caption.text, concept.instance_token, concept.class_token, source.is_class
-        ),
+        caption=build_prompt(template, caption.text, concept.instance_token, concept.class_token, source.is_class),
         caption_source=caption.source,
         concept=source.concept,
         is_class=source.is_class,

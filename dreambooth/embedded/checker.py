@@ -85,16 +85,13 @@ class Checker:
         kinds, colours, backgrounds, _ = self._run(pictures)
         return [
             Reading(KINDS[kind], COLOURS[colour], COLOURS[background])
-            for kind, colour, background in zip(
-                kinds.argmax(1), colours.argmax(1), backgrounds.argmax(1), strict=True
-            )
+            for kind, colour, background in zip(kinds.argmax(1), colours.argmax(1), backgrounds.argmax(1), strict=True)
         ]
 
     def follows(self, pictures, prompts):
         """For each picture: does it show its (noun, colour, background)? Toys: the colour is not asked."""
         return [
-            (reading.kind, reading.background) == (noun, background)
-            and (noun == "toy" or reading.colour == colour)
+            (reading.kind, reading.background) == (noun, background) and (noun == "toy" or reading.colour == colour)
             for reading, (noun, colour, background) in zip(self.read(pictures), prompts, strict=True)
         ]
 
@@ -118,9 +115,7 @@ def as_tensor(pictures):
     """PIL images or uint8 arrays of any size to float [n, 3, 64, 64] in -1..1."""
     arrays = []
     for picture in pictures:
-        image = (
-            picture if isinstance(picture, Image.Image) else Image.fromarray(np.asarray(picture, np.uint8))
-        )
+        image = picture if isinstance(picture, Image.Image) else Image.fromarray(np.asarray(picture, np.uint8))
         image = image.convert("RGB")
         if image.size != (PIXELS, PIXELS):
             image = image.resize((PIXELS, PIXELS), Image.Resampling.BOX)

@@ -53,7 +53,9 @@ class Previews:
         ]
         if self.settings.sanity_prompt:
             side = self._side(self.settings.resolution)
-            shots.append(Shot(self.settings.sanity_prompt, seed=max(0, self.settings.sanity_seed), width=side, height=side))
+            shots.append(
+                Shot(self.settings.sanity_prompt, seed=max(0, self.settings.sanity_seed), width=side, height=side)
+            )
         return shots
 
     def _of(self, number: int, concept: Concept) -> list[Shot]:

@@ -119,7 +119,9 @@ def _alike(shots: Sequence[Shot], batch_size: int) -> Iterator[list[Shot]]:
     group: list[Shot] = []
     for shot in shots:
         key = (shot.width, shot.height, shot.steps, shot.cfg)
-        if group and (len(group) == batch_size or key != (group[0].width, group[0].height, group[0].steps, group[0].cfg)):
+        if group and (
+            len(group) == batch_size or key != (group[0].width, group[0].height, group[0].steps, group[0].cfg)
+        ):
             yield group
             group = []
         group.append(shot)

@@ -45,7 +45,7 @@ class Setting:
             if not same:
                 raise ValueError(f"{value!r} is none of: {', '.join(map(str, self.choices))}")
             value = same[0]
-        if self.low is not None and value < self.low or self.high is not None and value > self.high:
+        if (self.low is not None and value < self.low) or (self.high is not None and value > self.high):
             raise ValueError(f"{value} is outside {_number(self.low)} to {_number(self.high)}")
         return value
 
@@ -87,7 +87,7 @@ def parse(cls: type[T], values: Mapping[str, Any], base: T | None = None, where:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """" (did you mean X?)", or nothing when no name comes near."""
+    """ " (did you mean X?)", or nothing when no name comes near."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f" (did you mean {close[0]}?)" if close else ""
 

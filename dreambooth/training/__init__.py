@@ -1,10 +1,10 @@
 """The loop and what it is made of.
 
-    loop.py        batch -> noise -> prediction -> loss -> step; obeys Controls between steps
-    session.py     modules, inputs, optimizer of a run, put together and taken apart
-    objective.py   what a step minimises          noise.py      the diffusion process; random numbers by position
-    inputs.py      latents and embeddings         adapters.py   LoRA beside frozen layers
-    optimizers.py  groups, clipping, stepping     schedules.py  learning rate over the run
-    ema.py         a moving average               precision.py  device, precision, memory forecast
-    snapshot.py    going on exactly               results.py    what a run leaves: LoRA, working/, checkpoints
+loop.py        batch -> noise -> prediction -> loss -> step; obeys Controls between steps
+session.py     modules, inputs, optimizer of a run, put together and taken apart
+objective.py   what a step minimises          noise.py      the diffusion process; random numbers by position
+inputs.py      latents and embeddings         adapters.py   LoRA beside frozen layers
+optimizers.py  groups, clipping, stepping     schedules.py  learning rate over the run
+ema.py         a moving average               precision.py  device, precision, memory forecast
+snapshot.py    going on exactly               results.py    what a run leaves: LoRA, working/, checkpoints
 """

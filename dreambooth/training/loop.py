@@ -197,7 +197,9 @@ class Loop:
         finite = math.isfinite(loss) and math.isfinite(prior or 0.0)
         if not finite or (self.session.accelerator.scaler is None and not math.isfinite(float(measured.norm))):
             # The optimizer has skipped this step: the weights in memory are still the last good ones.
-            raise UserError(f"The loss is not a number any more (step {measured.step}); the run has stopped. {NAN_ADVICE}")
+            raise UserError(
+                f"The loss is not a number any more (step {measured.step}); the run has stopped. {NAN_ADVICE}"
+            )
         self.session.events.send(
             "step",
             step=measured.step,

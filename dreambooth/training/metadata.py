@@ -14,7 +14,9 @@ from dreambooth.dataset.plan import Plan
 from dreambooth.settings import ModelConfig
 
 
-def training_metadata(config: ModelConfig, plan: Plan, family: Any, step: int, epoch: int, started: float) -> dict[str, str]:
+def training_metadata(
+    config: ModelConfig, plan: Plan, family: Any, step: int, epoch: int, started: float
+) -> dict[str, str]:
     """ss_* keys for what was trained and how; all values are text, structures are JSON."""
     settings = config.settings
     lora = settings.use_lora
@@ -68,12 +70,14 @@ def training_metadata(config: ModelConfig, plan: Plan, family: Any, step: int, e
     return {key: _text(value) for key, value in facts.items()}
 
 
-def modelspec(title: str, family: Any, resolution: int, clip_skip: int, *, lora: bool, prediction_type: str) -> dict[str, str]:
+def modelspec(
+    title: str, family: Any, resolution: int, clip_skip: int, *, lora: bool, prediction_type: str
+) -> dict[str, str]:
     """Stability's model metadata, version 1.0.1 (github.com/Stability-AI/ModelSpec)."""
     return {
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": family.architecture + ("/lora" if lora else ""),
-        "modelspec.implementation": "diffusers" if lora else "https://github.com/CompVis/stable-diffusion",
+        "modelspec.implementation": "diffusers" if lora else "https://github.com/Stability-AI/generative-models",
         "modelspec.title": title,
         "modelspec.resolution": f"{resolution}x{resolution}",
         "modelspec.date": time.strftime("%Y-%m-%dT%H:%M:%S"),

@@ -37,7 +37,7 @@ def make_optimizer(name: str, groups: list[dict[str, Any]]) -> torch.optim.Optim
         return bitsandbytes.optim.AdamW8bit(groups)
     if _has_fused(groups[0]["params"][0].device.type):
         return FusedAdamW(groups)
-    return torch.optim.AdamW(groups, foreach=True)
+    return torch.optim.AdamW(groups)
 
 
 def why_not_8bit() -> str:

@@ -17,7 +17,7 @@ def default_device() -> torch.device:
 
 
 def resolve_precision(settings: Settings, device: torch.device) -> str:
-    """"no", "fp16" or "bf16" for ``mixed_precision``; UserError where this device cannot do what was chosen."""
+    """ "no", "fp16" or "bf16" for ``mixed_precision``; UserError where this device cannot do what was chosen."""
     chosen = settings.mixed_precision
     if chosen == "auto":
         if device.type != "cuda":
@@ -32,6 +32,18 @@ def resolve_precision(settings: Settings, device: torch.device) -> str:
 
 def compute_dtype(precision: str) -> torch.dtype:
     return {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+
+
+def disk_forecast(settings: Settings, n_unet: int, n_text: int) -> int:
+    """Bytes that the results of one save will take: snapshots hold weights and both of Adam's moments in float32."""
+    trained = (n_unet if settings.train_unet else 0) + (n_text if settings.stop_text_encoder > 0 else 0)
+    if settings.use_lora:
+        trained = trained * max(settings.lora_unet_rank, settings.lora_txt_rank) // 256  # 0.4 % at rank 1, roughly
+        return trained * 4
+    snapshot = settings.save_state_during or settings.save_state_after or settings.save_state_cancel
+    checkpoint = settings.save_ckpt_during or settings.save_ckpt_after or settings.save_ckpt_cancel
+    copies = 1 + (1 if settings.use_ema else 0) + (3 if snapshot else 0) + (1 if checkpoint else 0)
+    return trained * 4 * copies
 
 
 def forecast(settings: Settings, precision: str, n_unet: int, n_text: int, class_pictures: bool) -> int:

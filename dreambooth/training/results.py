@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import time
@@ -42,7 +43,8 @@ class Results:
     def save(self, when: str) -> None:
         """Save what the settings ask for ``when`` ("during", "after", "cancel").
 
-        During the run a failed save is said and the run goes on: what it has learnt is still in memory.
+        During the run a failed save is said and the run goes on: what it has learnt is still in memory. At its end
+        what could not be saved as asked is kept as a snapshot, if at all possible.
         """
         if self.session.position.step == 0:
             return
@@ -59,11 +61,18 @@ class Results:
                     self._checkpoint()
         except UserError as error:
             if when != "during":
+                self._rescue()
                 raise
             self.session.events.message(f"Saving failed, training goes on: {error}", level="error")
 
+    def _rescue(self) -> None:
+        with contextlib.suppress(UserError):
+            self._snapshot()
+            said = "What was learnt is kept in a snapshot: mend the cause, then resume to save it."
+            self.session.events.message(said, level="warning")
+
     def _snapshot(self) -> None:
-        snapshot = self.session.snapshot(self.revision_at_start)
+        snapshot = self.session.snapshot(self.revision_at_start, self.epoch_at_start)
         folder = write_snapshot(self.model, self.revision, snapshot, self.settings.snapshots_to_keep)
         self.session.events.send("saved", what="snapshot", path=str(folder), summary=f"step {self.revision}")
 

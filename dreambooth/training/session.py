@@ -164,6 +164,7 @@ class Session:
     def for_drawing(self) -> Iterator[Modules]:
         """The modules as they are now, ready to draw with; everything is put back afterwards."""
         self._load_text()
+        self.modules.text_encoder.to(self.device)
         if self.modules.vae is None:
             self._load(vae=True)
         modes = {m: m.training for m in (self.modules.unet, self.modules.text_encoder)}
@@ -177,6 +178,8 @@ class Session:
             yield self.modules
         finally:
             self.modules.vae.to("cpu")
+            if not self.prompts.learning:
+                self.modules.text_encoder.to("cpu")
             for module, mode in modes.items():
                 module.train(mode)
             if average:
@@ -185,7 +188,9 @@ class Session:
     def trained_tensors(self) -> dict[str, torch.Tensor]:
         """All that has learnt, by a name that stays the same over runs."""
         if self.settings.use_lora:
-            return {f"{name}.{part}": getattr(layer, part) for name, layer in self.layers.items() for part in ("down", "up")}
+            return {
+                f"{name}.{part}": getattr(layer, part) for name, layer in self.layers.items() for part in ("down", "up")
+            }
         learnt = {}
         for part, learns in (("unet", self.settings.train_unet), ("text_encoder", self.trains_text)):
             if learns:
@@ -193,7 +198,7 @@ class Session:
                 learnt |= {f"{part}.{name}": tensor for name, tensor in module.named_parameters()}
         return learnt
 
-    def snapshot(self, revision_at_start: int) -> Snapshot:
+    def snapshot(self, revision_at_start: int, epoch_at_start: int) -> Snapshot:
         averages = {f"ema.{i}": t for i, t in enumerate(self.ema.averages)} if self.ema else {}
         return Snapshot(
             dataclasses.replace(self.position),
@@ -202,6 +207,7 @@ class Session:
             dataclasses.asdict(self.settings),
             {
                 "revision_at_start": revision_at_start,
+                "epoch_at_start": epoch_at_start,
                 "ema_updates": self.ema.updates if self.ema else 0,
                 "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else {},
                 "base": fingerprint(self.model.working, "unet") if self.settings.use_lora else "",
@@ -215,7 +221,9 @@ class Session:
         notes = _changes(snapshot.settings, dataclasses.asdict(self.settings))
         mine = self.trained_tensors()
         if {name: t.shape for name, t in mine.items()} != _shapes_without_ema(snapshot.tensors):
-            raise UserError("The snapshot holds other weights than these settings train: use the settings it was made with.")
+            raise UserError(
+                "The snapshot holds other weights than these settings train: use the settings it was made with."
+            )
         for name, tensor in mine.items():
             tensor.copy_(snapshot.tensors[name])
         self.optimizer.load_state_dict(_with_groups(snapshot.optimizer, self.optimizer))
@@ -270,7 +278,9 @@ def _checkpoint_gradients(module: Any) -> None:
 
 
 def _changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    return [f"{key} was {then[key]!r} and is {value!r}" for key, value in now.items() if key in then and then[key] != value]
+    return [
+        f"{key} was {then[key]!r} and is {value!r}" for key, value in now.items() if key in then and then[key] != value
+    ]
 
 
 def _shapes_without_ema(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Size]:

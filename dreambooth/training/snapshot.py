@@ -83,7 +83,9 @@ def read_latest(model: ModelFolder) -> Snapshot:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"The snapshot {folder} cannot be read ({error}): delete it to resume from an older one.") from error
+        raise UserError(
+            f"The snapshot {folder} cannot be read ({error}): delete it to resume from an older one."
+        ) from error
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:

@@ -153,7 +153,14 @@ class Desk:
         model.save(config)
 
         def work(controls: Controls, events: Events) -> None:
-            actions.train(model, config, controls=controls, events=events, borrow_gpu=self.host.borrow_gpu)
+            actions.train(
+                model,
+                config,
+                controls=controls,
+                events=events,
+                device=self.host.device(),
+                borrow_gpu=self.host.borrow_gpu,
+            )
 
         return self._start("train", model, work)
 

@@ -107,7 +107,5 @@ F = "[filewords]"
         (INSTANCE, F, "a big  red\tdog", " big red ", "", "a big red dog"),
     ],
 )
-def test_prompt_rules(
-    kind: bool, template: str, caption: str, instance: str, klass: str, wanted: str
-) -> None:
+def test_prompt_rules(kind: bool, template: str, caption: str, instance: str, klass: str, wanted: str) -> None:
     assert build_prompt(template, caption, instance, klass, kind) == wanted

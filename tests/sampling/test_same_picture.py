@@ -18,7 +18,9 @@ SHOT = Shot(PROMPT, negative="a ring", seed=11, steps=8, cfg=5.0, width=128, hei
 @pytest.fixture
 def trained(mini, subject_concepts):
     """A model and a LoRA that changes its pictures, text encoder included."""
-    concept = Concept(instance_data_dir=str(subject_concepts.parent / "subject"), instance_token="zwx", class_token="toy")
+    concept = Concept(
+        instance_data_dir=str(subject_concepts.parent / "subject"), instance_token="zwx", class_token="toy"
+    )
     settings = {
         "use_lora": True, "lora_unet_rank": 8, "lora_unet_alpha": 4, "lora_txt_rank": 4, "lora_learning_rate": 5e-3,
         "lora_txt_learning_rate": 5e-3, "max_train_steps": 15, "resolution": 64, "bucket_step": 32,
@@ -99,7 +101,9 @@ def test_preview_equals_the_sample_drawn_afterwards(mini, subject_concepts, tmp_
 
 
 def test_a_picture_does_not_depend_on_its_neighbours(mini, tmp_path):
-    shots = [Shot(f"a {c} star", seed=i, steps=4, cfg=4, width=64, height=64) for i, c in enumerate(("red", "blue", "green"))]
+    shots = [
+        Shot(f"a {c} star", seed=i, steps=4, cfg=4, width=64, height=64) for i, c in enumerate(("red", "blue", "green"))
+    ]
     together = actions.sample(mini, shots, tmp_path / "together", batch_size=3)
     alone = [actions.sample(mini, [shot], tmp_path / "alone")[0] for shot in shots]
     for a, b in zip(together, alone, strict=True):

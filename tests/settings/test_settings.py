@@ -26,7 +26,9 @@ def test_conditions_speak_of_settings_that_exist(setting):
 
 def test_all_wrong_values_are_named_at_once_with_the_nearest_name():
     with pytest.raises(UserError) as caught:
-        parse(Settings, {"learning_rat": "1", "resolution": "9", "optimizer": "Adam", "seed": "nan", "use_ema": "maybe"})
+        parse(
+            Settings, {"learning_rat": "1", "resolution": "9", "optimizer": "Adam", "seed": "nan", "use_ema": "maybe"}
+        )
     said = "\n".join(caught.value.problems)
     assert len(caught.value.problems) == 5
     assert "did you mean learning_rate?" in said
@@ -35,7 +37,9 @@ def test_all_wrong_values_are_named_at_once_with_the_nearest_name():
 
 
 def test_text_becomes_the_settings_type():
-    settings = parse(Settings, {"learning_rate": "2e-4", "use_lora": "on", "train_batch_size": "4.0", "scheduler": "ddim"})
+    settings = parse(
+        Settings, {"learning_rate": "2e-4", "use_lora": "on", "train_batch_size": "4.0", "scheduler": "ddim"}
+    )
     assert settings.learning_rate == 2e-4
     assert settings.use_lora is True
     assert settings.train_batch_size == 4 and isinstance(settings.train_batch_size, int)

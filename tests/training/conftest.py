@@ -51,7 +51,11 @@ class Outcome:
         if loras:
             return tensors(loras[-1])
         parts = ("unet", "text_encoder")
-        return {f"{p}.{k}": t for p in parts for k, t in tensors(next((self.model.working / p).glob("*.safetensors"))).items()}
+        return {
+            f"{p}.{k}": t
+            for p in parts
+            for k, t in tensors(next((self.model.working / p).glob("*.safetensors"))).items()
+        }
 
     def digest(self) -> str:
         digest = hashlib.sha256()

@@ -77,3 +77,14 @@ def test_nothing_is_overwritten(train):
     second = train(seed=9)
     assert second.result.files[0] != path
     assert path.read_bytes() == kept
+
+
+def test_what_cannot_be_saved_at_the_end_is_kept_and_can_be_saved_later(train, mini):
+    mini.folders.loras.write_text("a file where the folder should be")
+    outcome = train(save_state_cancel=False)
+    assert outcome.error is not None
+    assert "kept in a snapshot" in outcome.said
+    mini.folders.loras.unlink()
+    resumed = train(resume=True, save_state_cancel=False)
+    assert resumed.error is None
+    assert resumed.result.files and not resumed.of("step")

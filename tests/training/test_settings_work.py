@@ -111,7 +111,9 @@ def test_setting_has_an_effect(train, created, models_dir, seen, kind, key):
 
 def test_half_model_halves_a_checkpoint(mini, mini_checkpoint, tmp_path):
     single = {key: t.float() if t.is_floating_point() else t for key, t in tensors(mini_checkpoint).items()}
-    save_file(single, tmp_path / "single.safetensors", {"dreambooth.config": "{}"} | open_tensors(mini_checkpoint).metadata)
+    save_file(
+        single, tmp_path / "single.safetensors", {"dreambooth.config": "{}"} | open_tensors(mini_checkpoint).metadata
+    )
     actions.create(mini.folders, "single", tmp_path / "single.safetensors")
     model = ModelFolder(mini.folders, "single")
     full, _ = actions.generate_checkpoint(model)
@@ -131,7 +133,9 @@ def _files(outcome):
     assert outcome.error is None
     roots = (outcome.model.folders.loras, outcome.model.folders.checkpoints, outcome.model.snapshots,
              outcome.model.samples, outcome.model.working)  # fmt: skip
-    found = [p for root in roots if root.exists() for p in root.rglob("*") if p.is_file() and p.name != "fingerprint.json"]
+    found = [
+        p for root in roots if root.exists() for p in root.rglob("*") if p.is_file() and p.name != "fingerprint.json"
+    ]
     found = sorted(p.relative_to(outcome.model.folders.models) for p in found)
     sizes = {str(p): (outcome.model.folders.models / p).stat().st_size for p in found if p.suffix != ".png"}
     contents = [_content(outcome.model.folders.models / p) for p in found if p.parts[0] == "Stable-diffusion"]

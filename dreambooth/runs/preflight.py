@@ -1,0 +1,100 @@
+"""The look before a run: what it will do, in figures, or all that stands in its way."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dreambooth.checkpoints.modules import weights_path
+from dreambooth.checkpoints.reading import open_tensors
+from dreambooth.dataset.plan import Plan
+from dreambooth.dataset.planning import make_plan
+from dreambooth.errors import UserError
+from dreambooth.files import require_free_space
+from dreambooth.settings import ModelConfig, ModelFolder
+from dreambooth.training.optimizers import why_not_8bit
+from dreambooth.training.precision import default_device, disk_forecast, forecast, resolve_precision
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A run that could start: what it will do, in figures."""
+
+    plan: Plan
+    device: torch.device
+    precision: str
+    steps: int
+    steps_per_epoch: int
+    memory_bytes: int
+    warnings: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "pictures": len(self.plan.examples),
+            "class_pictures": len({e.path for e in self.plan.all_examples() if e.is_class}),
+            "steps": self.steps,
+            "steps_per_epoch": self.steps_per_epoch,
+            "device": str(self.device),
+            "precision": self.precision,
+            "memory_gb": round(self.memory_bytes / 1e9, 2),
+            "warnings": list(self.warnings),
+            "table": self.plan.table(),
+        }
+
+
+def preflight(model: ModelFolder, config: ModelConfig, device: torch.device | None = None) -> Checked:
+    """Every reason why a run could not start, in one UserError, before anything is loaded."""
+    settings, problems = config.settings, []
+    plan = precision = None
+    try:
+        plan = make_plan(config.concepts, settings)
+    except UserError as error:
+        problems += error.problems
+    device = device or default_device()
+    try:
+        precision = resolve_precision(settings, device)
+    except UserError as error:
+        problems += error.problems
+    if settings.optimizer == "8bit AdamW" and (why := why_not_8bit()):
+        problems.append(f"optimizer: 8bit AdamW cannot run here: {why} Choose Torch AdamW.")
+    if not settings.train_unet and settings.stop_text_encoder == 0:
+        problems.append("Nothing would learn: switch on train_unet or raise stop_text_encoder above 0.")
+    problems += [f"{part} is missing: create {model.name} again." for part in _missing_parts(model)]
+    if problems:
+        raise UserError.several(problems)
+    n_unet, n_text = (_parameters(model, part) for part in ("unet", "text_encoder"))
+    require_free_space(model.root, disk_forecast(settings, n_unet, n_text), "This run")
+    memory = forecast(settings, precision, n_unet, n_text, bool(plan.class_examples))
+    per_epoch = -(-plan.steps_per_epoch(settings.train_batch_size) // settings.gradient_accumulation_steps)
+    steps = per_epoch * settings.num_train_epochs
+    if settings.max_train_steps:
+        steps = min(steps, settings.max_train_steps)
+    warnings = (*plan.warnings, *_memory_warnings(device, memory))
+    return Checked(plan, device, precision, steps, per_epoch, memory, warnings)
+
+
+def _memory_warnings(device: torch.device, needed: int) -> list[str]:
+    if device.type != "cuda":
+        return []
+    there = torch.cuda.get_device_properties(device).total_memory
+    if needed < 0.95 * there:
+        return []
+    return [
+        f"Training needs about {needed / 1e9:.1f} GB, the GPU has {there / 1e9:.1f}: train a LoRA, lower the batch "
+        "size or the resolution, or switch on gradient checkpointing."
+    ]
+
+
+def _missing_parts(model: ModelFolder) -> list[Path]:
+    paths = [weights_path(model.working, part) for part in ("unet", "vae", "text_encoder")]
+    return [path for path in paths if not path.exists()]
+
+
+def _parameters(model: ModelFolder, component: str) -> int:
+    """Number of a component's parameters, from its file's header."""
+    with open_tensors(weights_path(model.working, component)) as file:
+        return sum(math.prod(file.shape(key)) for key in file)
