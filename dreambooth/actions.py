@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import UserError
-from dreambooth.files import read_json
+from dreambooth.files import clear_leftovers, read_json
 from dreambooth.jobs import Controls, Events
 from dreambooth.settings import Concept, Folders, ModelConfig, ModelFolder, Settings, parse
 
@@ -36,7 +36,7 @@ def create(
     from dreambooth.checkpoints.extract import extract
 
     model = ModelFolder(folders, name)
-    if model.root.exists() and any(model.root.iterdir()) and not replace:
+    if model.occupied() and not replace:
         raise UserError(f"{model.root} exists already: choose another name, or say --replace to make it anew.")
     facts = extract(Path(source).expanduser(), model, extract_ema=extract_ema, half=half, progress=progress)
     shutil.rmtree(model.snapshots, ignore_errors=True)  # of the model that was replaced
@@ -94,6 +94,8 @@ def train(
         for warning in checked.warnings:
             events.message(warning, level="warning")
         controls.check()
+        for folder in (model.root, model.working, model.snapshots, model.folders.loras, model.folders.checkpoints):
+            clear_leftovers(folder)
         model.save(config)
         model.back_up(config.facts.revision)
         if borrow_gpu:

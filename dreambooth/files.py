@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +33,7 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
     ``durable=False`` skips waiting for the disk: for caches, which may lose what they hold.
     """
     path = Path(path)
-    beside = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
+    beside = _beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield beside
@@ -52,8 +53,8 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
 def replacing_folder(path: Path) -> Iterator[Path]:
     """As :func:`replacing`, for a whole folder. The old folder is set aside first and removed last."""
     path = Path(path)
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    aside = beside.with_name(beside.name + ".old")
+    beside = _beside(path)
+    aside = beside.with_suffix(".old")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         beside.mkdir()
@@ -85,6 +86,14 @@ def recover_folder(path: Path) -> None:
     for aside in path.parent.glob(f".{path.name}.*.old"):
         os.replace(aside, path)
         return
+
+
+def clear_leftovers(folder: Path, older_than: float = 3600) -> None:
+    """Remove what a killed process left beside its targets. Young ones may be another process's work going on."""
+    for leftover in folder.glob(".*.part") if folder.is_dir() else ():
+        with contextlib.suppress(OSError):
+            if time.time() - leftover.stat().st_mtime > older_than:
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -127,6 +136,11 @@ def content_hash(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _beside(path: Path) -> Path:
+    """A name that no program takes for a model or a picture, should we be killed."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
 
 
 def _sync(path: Path) -> None:

@@ -18,7 +18,7 @@ def save_picture(path: Path, picture: Image.Image, shot: Shot, sampler: str) -> 
     info = PngInfo()
     info.add_text("parameters", text)
     with replacing(path) as beside:
-        picture.save(beside, pnginfo=info)
+        picture.save(beside, format="PNG", pnginfo=info)
     write_text(path.with_suffix(".txt"), text + "\n")
     return path
 

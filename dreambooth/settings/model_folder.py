@@ -95,6 +95,10 @@ class ModelFolder:
     def exists(self) -> bool:
         return self.config_path.exists()
 
+    def occupied(self) -> bool:
+        """Whether something lies here already, other than what a killed creation left beside its targets."""
+        return self.root.is_dir() and any(not path.name.startswith(".") for path in self.root.iterdir())
+
     def require(self) -> ModelFolder:
         """This folder, or a UserError that names the models there are."""
         if not self.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,6 +14,8 @@ from dreambooth.dataset.cache import LatentCache, TextCache
 from dreambooth.dataset.pixels import load_pixels
 from dreambooth.dataset.plan import Example
 from dreambooth.errors import UserError
+
+log = logging.getLogger("dreambooth.training")
 
 Progress = Callable[[int, int, str], None]
 
@@ -73,7 +76,10 @@ class Latents:
         if not torch.isfinite(moments).all():
             raise UserError(f"The VAE gives no finite latents for {example.path}: leave the picture out.")
         self._moments[example] = moments
-        self.cache.put(example, moments.cpu())
+        try:
+            self.cache.put(example, moments.cpu())
+        except UserError as error:  # it costs time on the next run, no more
+            log.warning("Latents are not kept: %s", error)
 
 
 class BackgroundEncoder(threading.Thread):
