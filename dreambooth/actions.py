@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ from dreambooth.settings import Concept, Folders, ModelConfig, ModelFolder, Sett
 if TYPE_CHECKING:
     from dreambooth.runs.preflight import Checked
     from dreambooth.runs.run import RunResult
+
+log = logging.getLogger("dreambooth")
 
 Progress = Callable[[int, int, str], None]
 
@@ -61,11 +64,11 @@ def configure(
     return config if concepts is None else dataclasses.replace(config, concepts=tuple(concepts))
 
 
-def check(model: ModelFolder, config: ModelConfig, device: Any = None) -> Checked:
+def check(model: ModelFolder, config: ModelConfig, device: Any = None, progress: Progress | None = None) -> Checked:
     """What a run would do, or every reason why it could not start, all at once. Nothing is loaded or written."""
     from dreambooth.runs.preflight import preflight
 
-    return preflight(model, config, device)
+    return preflight(model, config, device, progress)
 
 
 def train(
@@ -87,10 +90,9 @@ def train(
 
     controls, events = controls or Controls(), events or Events(model.logging)
     events.send("started", what="train", settings=dataclasses.asdict(config.settings))
-    with _told(events), ExitStack() as borrowed:
+    with _log_file(model.logging), _told(events), ExitStack() as borrowed:
         events.phase("preflight")
-        config = _with_seed(config)
-        checked = check(model, config, device)
+        checked = check(model, config, device, progress=_watched(controls, events))
         for warning in checked.warnings:
             events.message(warning, level="warning")
         controls.check()
@@ -126,7 +128,7 @@ def sample(
     settings = config.settings
     adapter = read_lora(lora) if lora else None
     modules = load_modules(model.working)
-    if settings.infer_ema and (model.working / "ema_unet").is_dir():
+    if settings.use_ema and settings.infer_ema and (model.working / "ema_unet").is_dir():
         modules.unet = load_unet(model.working, name="ema_unet")
     if adapter:
         apply_lora(modules, adapter, lora_weight)
@@ -176,6 +178,30 @@ def generate_checkpoint(
     return path, verification
 
 
+def _watched(controls: Controls, events: Events) -> Progress:
+    """Progress that people see, and that ends the work when they cancel it."""
+
+    def progress(done: int, total: int, what: str) -> None:
+        controls.check()
+        events.progress(done, total, what)
+
+    return progress
+
+
+@contextmanager
+def _log_file(folder: Path) -> Iterator[None]:
+    """What our own loggers say during a run, tracebacks and all, also goes to ``folder/log.txt``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(folder / "log.txt", encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+
 @contextmanager
 def _told(events: Events) -> Any:
     """However the block ends, the log says so in words, and is closed."""
@@ -187,9 +213,12 @@ def _told(events: Events) -> Any:
         events.send("ended", state="cancelled", text="Cancelled before the first step; nothing was changed.")
         raise
     except UserError as error:
+        if error.__cause__:
+            log.error("the cause of what was said", exc_info=error)
         events.send("ended", state="failed", text=str(error))
         raise
     except BaseException as error:
+        log.exception("the run failed")
         text = f"{type(error).__name__}: {error}"
         if "out of memory" in str(error).lower():
             text = "Out of memory. Lower the batch size or resolution, use gradient checkpointing, or train a LoRA."
@@ -205,15 +234,6 @@ def _ending(result: RunResult) -> str:
     made = f" Made: {', '.join(path.name for path in result.files)}." if result.files else ""
     how = "Training is done" if result.state == "done" else "Training was cancelled"
     return f"{how} after {result.steps} steps.{made}"
-
-
-def _with_seed(config: ModelConfig) -> ModelConfig:
-    """Settle a random seed before the run, so that the saved settings repeat it."""
-    import secrets
-
-    if config.settings.seed >= 0:
-        return config
-    return dataclasses.replace(config, settings=dataclasses.replace(config.settings, seed=secrets.randbelow(2**31)))
 
 
 def _unused(folder: Path, stem: str) -> Path:

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 refused with a line that says why, 130 cancelled.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -34,17 +35,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         result = args.run(args, bar)
         bar.end()
-        _print(result, args.json)
+        with contextlib.suppress(BrokenPipeError):  # who read our output has gone
+            _print(result, args.json)
         return CANCELLED if isinstance(result, dict) and result.get("state") == "cancelled" else DONE
-    except BrokenPipeError:  # who read our output has gone
-        sys.stderr.close()
-        return DONE
     except (Cancelled, KeyboardInterrupt):
         bar.end()
         print("Cancelled.", file=sys.stderr)
         return CANCELLED
     except UserError as error:
         bar.end()
+        if error.__cause__:
+            _log_traceback(args)
         if args.json:
             print(json.dumps({"state": "refused", "problems": error.problems}, ensure_ascii=False))
         for problem in error.problems:
@@ -121,7 +122,8 @@ def _generate(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
 
 def _check(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     model = _model(args)
-    return {"state": "done", **actions.check(model, _config(args, model)).as_dict()}
+    checked = actions.check(model, _config(args, model), progress=bar.show)
+    return {"state": "done", **checked.as_dict()}
 
 
 def _settings(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
@@ -267,11 +269,14 @@ def _in_job(what: str, work: Callable[[Controls], Any]) -> Any:
 def _interrupt(job: Job) -> None:
     if not job.controls.cancelled:
         job.controls.cancel()
-        print("\nStopping after this step, then saving. Press Ctrl-C again to stop at once.", file=sys.stderr)
+        how = "Stopping after this step, then saving." if job.what == "train" else "Stopping."
+        print(f"\n{how} Press Ctrl-C again to stop at once.", file=sys.stderr)
         return
     job.controls.stop_now()
     # Files are replaced by renaming, so leaving in the middle of anything harms none of them.
-    threading.Timer(2.0, os._exit, (CANCELLED,)).start()
+    leave = threading.Timer(2.0, os._exit, (CANCELLED,))
+    leave.daemon = True
+    leave.start()
 
 
 def _watched(bar: ProgressBar, controls: Controls) -> Callable[[int, int, str], None]:

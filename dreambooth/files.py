@@ -90,7 +90,10 @@ def recover_folder(path: Path) -> None:
 
 def clear_leftovers(folder: Path, older_than: float = 3600) -> None:
     """Remove what a killed process left beside its targets. Young ones may be another process's work going on."""
-    for leftover in folder.glob(".*.part") if folder.is_dir() else ():
+    if not folder.is_dir():
+        return
+    replaced = [p for p in folder.glob(".*.old") if (folder / p.name[1:].rsplit(".", 2)[0]).exists()]
+    for leftover in (*folder.glob(".*.part"), *replaced):
         with contextlib.suppress(OSError):
             if time.time() - leftover.stat().st_mtime > older_than:
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()

@@ -130,6 +130,7 @@ class StableDiffusion1:
             "set_alpha_to_one": False,
             "steps_offset": 1,
             "timestep_spacing": "leading",
+            "skip_prk_steps": True,  # for PNDM
         }
 
 

@@ -11,12 +11,16 @@ line: {"time": seconds since 1970, "kind": ..., ...}. Kinds and their fields:
 
 from __future__ import annotations
 
+import itertools
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+log = logging.getLogger("dreambooth.jobs")
 
 Listener = Callable[[dict[str, Any]], None]
 
@@ -34,8 +38,12 @@ class Events:
         event = {"time": round(time.time(), 3), "kind": kind, **fields}
         with self._lock:
             self._write(event)
-        for listener in self.listeners:
-            listener(event)
+        for listener in list(self.listeners):
+            try:
+                listener(event)
+            except Exception:
+                log.exception("a listener failed and hears no more")
+                self.listeners.remove(listener)
 
     def message(self, text: str, level: str = "info") -> None:
         self.send("message", text=text, level=level)
@@ -81,7 +89,5 @@ def latest_log(folder: Path) -> Path | None:
 def _new_log(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    path, n = folder / f"run_{stamp}.jsonl", 1
-    while path.exists():
-        path, n = folder / f"run_{stamp}-{n}.jsonl", n + 1
-    return path
+    numbered = (folder / f"run_{stamp}_{n:03d}.jsonl" for n in itertools.count())
+    return next(path for path in numbered if not path.exists())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,12 +47,17 @@ class Checked:
         }
 
 
-def preflight(model: ModelFolder, config: ModelConfig, device: torch.device | None = None) -> Checked:
+def preflight(
+    model: ModelFolder,
+    config: ModelConfig,
+    device: torch.device | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Checked:
     """Every reason why a run could not start, in one UserError, before anything is loaded."""
     settings, problems = config.settings, []
     plan = precision = None
     try:
-        plan = make_plan(config.concepts, settings)
+        plan = make_plan(config.concepts, settings, progress)
     except UserError as error:
         problems += error.problems
     device = device or default_device()

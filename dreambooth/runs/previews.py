@@ -35,7 +35,7 @@ class Previews:
 
     def _draw(self, shots: list[Shot]) -> None:
         revision, sampler = self.results.revision, self.settings.scheduler
-        with self.session.for_drawing() as modules, self.session.accelerator.autocast():
+        with self.session.for_drawing() as modules:
             pictures = draw(modules, shots, sampler=sampler, clip_skip=self.settings.clip_skip)
             for number, (shot, picture) in enumerate(zip(shots, pictures, strict=True)):
                 path = self.session.model.samples / f"sample_{revision}-{number}.png"
@@ -54,12 +54,17 @@ class Previews:
         if self.settings.sanity_prompt:
             side = self._side(self.settings.resolution)
             shots.append(
-                Shot(self.settings.sanity_prompt, seed=max(0, self.settings.sanity_seed), width=side, height=side)
+                Shot(
+                    self.settings.sanity_prompt,
+                    seed=_or(self.settings.sanity_seed, self.settings.seed),
+                    width=side,
+                    height=side,
+                )
             )
         return shots
 
     def _of(self, number: int, concept: Concept) -> list[Shot]:
-        seed = self.settings.seed if concept.sample_seed < 0 else concept.sample_seed
+        seed = _or(concept.sample_seed, self.settings.seed)
         examples = [e for e in self.session.plan.examples if e.concept == number]
         shots = []
         for i in range(concept.n_save_sample):
@@ -90,3 +95,7 @@ def _fill(template: str, caption: str) -> str:
     import re
 
     return re.sub(r"\[filewords\]", lambda _: caption, template, flags=re.IGNORECASE)
+
+
+def _or(seed: int, otherwise: int) -> int:
+    return otherwise if seed < 0 else seed

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import secrets
 import statistics
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,18 +44,24 @@ def run(
 ) -> RunResult:
     """Train to the end, or until cancelled. ``resume`` goes on from the newest snapshot."""
     snapshot = read_latest(model) if resume else None
+    if config.settings.seed < 0:  # settled here, so that the saved settings go on asking for a new one each time
+        seed = snapshot.settings["seed"] if snapshot else secrets.randbelow(2**31)
+        config = dataclasses.replace(config, settings=dataclasses.replace(config.settings, seed=seed))
+        events.message(f"Training seed: {seed}.")
     session = Session(model, config, plan, device, precision, controls, events)
     try:
         results = Results(session)
         if snapshot:
+            results.resumes(snapshot)
             for note in session.restore(snapshot):
                 events.message(f"Not exactly the run that was stopped: {note}.", level="warning")
-            results.revision_at_start = snapshot.facts["revision_at_start"]
-            results.epoch_at_start = snapshot.facts["epoch_at_start"]
             events.message(f"Going on after step {session.position.step}.")
         loop = Loop(session, Hooks(Previews(session, results).draw, results.save))
         state = loop.run()
         seconds = statistics.median(loop.step_seconds) if loop.step_seconds else 0.0
         return RunResult(state, results.config, tuple(results.files), session.position.step, seconds)
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)  # they hold modules, and the error may be kept for long
+        raise
     finally:
         session.close()

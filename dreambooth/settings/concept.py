@@ -54,11 +54,12 @@ _FOLDERS = ("instance_data_dir", "class_data_dir")
 
 
 def parse_concepts(
-    values: Sequence[Mapping[str, Any]], beside: Path | None = None
+    values: Sequence[Mapping[str, Any]], beside: Path | None = None, strict: bool = True
 ) -> tuple[tuple[Concept, ...], list[str]]:
     """Concepts from plain values, and the names of keys in them that have no effect.
 
-    ``beside``: the folder that relative picture folders are meant from (that of a concepts file).
+    ``beside``: the folder that relative picture folders are meant from (that of a concepts file). ``strict=False``
+    reports unknown keys in place of refusing them.
     """
     if not isinstance(values, Sequence) or not all(isinstance(value, Mapping) for value in values):
         raise UserError('Concepts are a list of objects, such as [{"instance_data_dir": "pictures", ...}].')
@@ -66,6 +67,9 @@ def parse_concepts(
     for number, value in enumerate(values, 1):
         ignored += [key for key in value if key in NOT_YET and value[key] not in ("", None, 0)]
         given = {key: item for key, item in value.items() if key not in NOT_YET and item is not None}
+        if not strict:
+            ignored += given.keys() - CONCEPT.keys()
+            given = {key: item for key, item in given.items() if key in CONCEPT}
         try:
             concepts.append(_resolve(parse(Concept, given, where=f"concept {number}: "), beside))
         except UserError as error:

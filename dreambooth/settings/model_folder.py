@@ -51,6 +51,7 @@ class Facts:
     has_ema: bool = False
     revision: int = 0  # optimizer steps in the model's whole life
     epoch: int = 0
+    run: str = ""  # the run that trained it last: only its snapshots go on from what is there
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,8 @@ class ModelFolder:
             names = self.folders.model_names()
             hint = nearest(self.name, names) or (f" Models there: {', '.join(names)}." if names else "")
             raise UserError(f"There is no model {self.name!r} in {self.folders.dreambooth}: create it first.{hint}")
-        for component in ("unet", "vae", "text_encoder", "ema_unet"):
-            recover_folder(self.working / component)
+        for folder in (self.working, self.source):
+            recover_folder(folder)
         return self
 
     def load(self) -> ModelConfig:
@@ -137,16 +138,25 @@ def values_of(config: ModelConfig) -> dict[str, Any]:
 
 
 def config_from(name: str, values: dict[str, Any]) -> ModelConfig:
-    """A config from db_config.json's object. Keys that have no effect here are kept and reported in the log."""
+    """A config from db_config.json's object, also one of another version or of the old extension.
+
+    What has no effect here is kept and said in the log; a value that cannot be used is said there too and replaced by
+    the default, so that no file makes a model unusable.
+    """
     values, notes = upgrade(dict(values))
-    for note in notes:
-        log.warning("%s: %s", name, note)
     values.pop("model_name", None)
-    concepts, ignored = parse_concepts(values.pop("concepts_list", None) or [])
+    concepts, ignored = parse_concepts(values.pop("concepts_list", None) or [], strict=False)
     facts_known = {f.name for f in dataclasses.fields(Facts)}
     facts = Facts(**{key: values.pop(key) for key in list(values) if key in facts_known})
-    chosen = {key: values.pop(key) for key in list(values) if key in SETTINGS}
+    chosen = {}
+    for key in [key for key in values if key in SETTINGS]:
+        try:
+            chosen[key] = SETTINGS[key].parse(values.pop(key))
+        except ValueError as error:
+            notes.append(f"{key}: {error}; {SETTINGS[key].default!r} is used instead")
     ignored += sorted(values)
     if ignored:
-        log.warning("%s: these keys of db_config.json have no effect here: %s", name, ", ".join(ignored))
-    return ModelConfig(name, parse(Settings, chosen, where="db_config.json: "), concepts, facts, values)
+        notes.append(f"these keys of db_config.json have no effect here: {', '.join(ignored)}")
+    for note in notes:
+        log.warning("%s: %s", name, note)
+    return ModelConfig(name, parse(Settings, chosen), concepts, facts, values)

@@ -51,6 +51,11 @@ class FusedAdamW(torch.optim.Optimizer):
             if found_inf is not None:
                 count -= found_inf
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        for parameter, state in self.state.items():  # torch leaves step counts where they were saved: on the CPU
+            state["step"] = state["step"].to(parameter.device, torch.float32)
+
     def _start(self, parameter: torch.nn.Parameter) -> dict[str, torch.Tensor]:
         """Moments of a parameter; the step count is kept with each group's first one."""
         state = self.state[parameter]

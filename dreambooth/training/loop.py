@@ -71,7 +71,7 @@ class Loop:
                 self.step(window)
                 if self.position.step >= self.total_steps:
                     break
-            if self.position.window == len(windows):
+            if self.position.window >= len(windows):  # beyond it, when resumed with fewer steps per epoch
                 self._end_epoch()
         return self._end("done")
 
@@ -121,8 +121,9 @@ class Loop:
         return [batches[i : i + n] for i in range(0, len(batches), n)]
 
     def _past_text_encoder(self) -> bool:
-        last = round(self.settings.stop_text_encoder * self.total_steps)
-        return self.session.trains_text and self.position.step >= last
+        """Whether only the unet learns from here on; without it the text encoder learns to the end."""
+        last = max(1, round(self.settings.stop_text_encoder * self.total_steps))
+        return self.session.trains_text and self.settings.train_unet and self.position.step >= last
 
     # -- people -----------------------------------------------------------------------------------------------
 

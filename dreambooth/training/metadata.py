@@ -15,13 +15,15 @@ from dreambooth.settings import ModelConfig
 
 
 def training_metadata(
-    config: ModelConfig, plan: Plan, family: Any, step: int, epoch: int, started: float
+    config: ModelConfig, plan: Plan, family: Any, precision: str, step: int, epoch: int, started: float
 ) -> dict[str, str]:
     """ss_* keys for what was trained and how; all values are text, structures are JSON."""
     settings = config.settings
     lora = settings.use_lora
     unet_lr = settings.lora_learning_rate if lora else settings.learning_rate
     text_lr = settings.lora_txt_learning_rate if lora else settings.txt_learning_rate
+    unet_size = settings.lora_unet_rank, settings.lora_unet_alpha or settings.lora_unet_rank
+    text_size = settings.lora_txt_rank, settings.lora_txt_alpha or settings.lora_txt_rank
     facts: dict[str, Any] = {
         "ss_output_name": config.output_name,
         "ss_sd_model_name": Path(config.facts.src).name,
@@ -46,7 +48,7 @@ def training_metadata(
         "ss_lr_warmup_steps": settings.lr_warmup_steps,
         "ss_optimizer": settings.optimizer,
         "ss_max_grad_norm": settings.max_grad_norm,
-        "ss_mixed_precision": settings.mixed_precision,
+        "ss_mixed_precision": precision,
         "ss_clip_skip": settings.clip_skip,
         "ss_noise_offset": settings.offset_noise,
         "ss_prior_loss_weight": settings.prior_loss_weight,
@@ -60,12 +62,9 @@ def training_metadata(
     if lora:
         facts |= {
             "ss_network_module": "networks.lora",
-            "ss_network_dim": settings.lora_unet_rank,
-            "ss_network_alpha": settings.lora_unet_alpha or settings.lora_unet_rank,
-            "ss_network_args": {
-                "text_encoder_dim": settings.lora_txt_rank,
-                "text_encoder_alpha": settings.lora_txt_alpha or settings.lora_txt_rank,
-            },
+            "ss_network_dim": (unet_size if settings.train_unet else text_size)[0],
+            "ss_network_alpha": (unet_size if settings.train_unet else text_size)[1],
+            "ss_network_args": {"text_encoder_dim": text_size[0], "text_encoder_alpha": text_size[1]},
         }
     return {key: _text(value) for key, value in facts.items()}
 

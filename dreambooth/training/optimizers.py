@@ -75,8 +75,9 @@ class Stepper:
         if self.scaler:
             self.scaler.unscale_(self.optimizer)
         grads = [[p.grad for p in parameters if p.grad is not None] for parameters, _ in self._limits]
-        norms = [_norm(of_limit) for of_limit in grads]
-        total = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+        norms = [_norm(of_limit) if of_limit else None for of_limit in grads]
+        there = [norm for norm in norms if norm is not None]
+        total = there[0] if len(there) == 1 else torch.linalg.vector_norm(torch.stack(there))
         if self._in_kernel:
             self._step_in_kernel(total)
         else:
@@ -89,7 +90,7 @@ class Stepper:
         scale = (norm / limit).clamp(min=1.0) if limit else None
         self.optimizer.step(grad_scale=scale, found_inf=(~torch.isfinite(norm)).float())
 
-    def _step_plain(self, grads: list[list[torch.Tensor]], norms: list[torch.Tensor], total: torch.Tensor) -> None:
+    def _step_plain(self, grads: list[list[torch.Tensor]], norms: list[Any], total: torch.Tensor) -> None:
         for of_limit, norm, (_, limit) in zip(grads, norms, self._limits, strict=True):
             if limit and of_limit:
                 torch._foreach_mul_(of_limit, (limit / norm).clamp(max=1.0))
@@ -115,7 +116,7 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
 
 def _norm(grads: Sequence[torch.Tensor]) -> torch.Tensor:
     """Length of all gradients taken as one vector."""
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads))) if grads else torch.zeros(())
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
 
 
 def _has_fused(device: str) -> bool:

@@ -6,6 +6,8 @@ import contextlib
 import dataclasses
 import logging
 import time
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -19,6 +21,7 @@ from dreambooth.settings import ModelConfig, ModelFolder
 from dreambooth.training.adapters import weights_of
 from dreambooth.training.metadata import modelspec, training_metadata
 from dreambooth.training.session import Session
+from dreambooth.training.snapshot import Snapshot
 from dreambooth.training.snapshot import write as write_snapshot
 
 log = logging.getLogger("dreambooth.training")
@@ -32,6 +35,7 @@ class Results:
         self.config, self.settings = session.config, session.settings
         self.revision_at_start = session.config.facts.revision
         self.epoch_at_start = session.config.facts.epoch
+        self.run = uuid.uuid4().hex
         self.started = time.time()
         self.files: list[Path] = []
 
@@ -43,27 +47,35 @@ class Results:
     def save(self, when: str) -> None:
         """Save what the settings ask for ``when`` ("during", "after", "cancel").
 
-        During the run a failed save is said and the run goes on: what it has learnt is still in memory. At its end
-        what could not be saved as asked is kept as a snapshot, if at all possible.
+        One thing that cannot be saved does not keep the others from it. During the run that is said and the run goes
+        on: what it has learnt is still in memory. At its end the lot is kept as a snapshot, if at all possible.
         """
         if self.session.position.step == 0:
             return
-        try:
-            if getattr(self.settings, f"save_state_{when}"):
-                self._snapshot()
-            if self.settings.use_lora:
-                if getattr(self.settings, f"save_lora_{when}"):
-                    self._lora()
-                self._count()
-            else:
-                self._working()
-                if getattr(self.settings, f"save_ckpt_{when}"):
-                    self._checkpoint()
-        except UserError as error:
-            if when != "during":
-                self._rescue()
-                raise
-            self.session.events.message(f"Saving failed, training goes on: {error}", level="error")
+        problems: list[str] = []
+        for part in self._parts(when):
+            try:
+                part()
+            except UserError as error:
+                log.error("saving failed", exc_info=error)
+                problems += error.problems
+        if not problems:
+            return
+        if when == "during":
+            self.session.events.message(f"Saving failed, training goes on: {' '.join(problems)}", level="error")
+            return
+        if not getattr(self.settings, f"save_state_{when}"):
+            self._rescue()
+        raise UserError.several(problems)
+
+    def _parts(self, when: str) -> list[Callable[[], None]]:
+        """What is to be saved, results first: a snapshot that does not fit on the disk must not cost them."""
+        settings = self.settings
+        if settings.use_lora:
+            parts = [self._lora] if getattr(settings, f"save_lora_{when}") else []
+        else:
+            parts = [self._working] + ([self._checkpoint] if getattr(settings, f"save_ckpt_{when}") else [])
+        return [*parts, *([self._snapshot] if getattr(settings, f"save_state_{when}") else []), self._count]
 
     def _rescue(self) -> None:
         with contextlib.suppress(UserError):
@@ -72,27 +84,29 @@ class Results:
             self.session.events.message(said, level="warning")
 
     def _snapshot(self) -> None:
-        snapshot = self.session.snapshot(self.revision_at_start, self.epoch_at_start)
+        snapshot = self.session.snapshot(
+            run=self.run, revision_at_start=self.revision_at_start, epoch_at_start=self.epoch_at_start
+        )
         folder = write_snapshot(self.model, self.revision, snapshot, self.settings.snapshots_to_keep)
+        self._count()
         self.session.events.send("saved", what="snapshot", path=str(folder), summary=f"step {self.revision}")
 
+    def resumes(self, snapshot: Snapshot) -> None:
+        """This run is the one that ``snapshot`` was made of. UserError when the model was trained by another since."""
+        facts = snapshot.facts
+        made_at = facts["revision_at_start"] + snapshot.position.step
+        if facts["run"] != self.config.facts.run:
+            raise UserError(
+                f"The newest snapshot of {self.model.name} (step {made_at}) is of an earlier run, and the model was "
+                f"trained since (to step {self.config.facts.revision}): train without --resume."
+            )
+        self.run = facts["run"]
+        self.revision_at_start, self.epoch_at_start = facts["revision_at_start"], facts["epoch_at_start"]
+
     def _lora(self) -> None:
-        session, settings = self.session, self.settings
+        session = self.session
         path = free_path(self.model.folders.loras / f"{self.config.output_name}_{self.revision}.safetensors")
-        family = session.modules.family
-        metadata = {
-            **training_metadata(
-                self.config, session.plan, family, session.position.step, session.position.epoch, self.started
-            ),
-            **modelspec(
-                path.stem,
-                family,
-                settings.resolution,
-                settings.clip_skip,
-                lora=True,
-                prediction_type=session.schedule.prediction_type,
-            ),
-        }
+        metadata = self._metadata(path.stem)
         write_lora(path, weights_of(session.layers), metadata)
         self._announce("lora", path, verify_lora(path, self.model))
 
@@ -115,25 +129,37 @@ class Results:
     def _checkpoint(self) -> None:
         path = checkpoint_path(self.model, self.config)
         ema = ema_choice(self.config)
-        session = self.session
-        metadata = {
-            **training_metadata(
-                self.config, session.plan, session.modules.family, session.position.step, session.position.epoch,
-                self.started,
-            ),
-            **modelspec(
-                path.stem, session.modules.family, self.settings.resolution, self.settings.clip_skip, lora=False,
-                prediction_type=session.schedule.prediction_type,
-            ),
-        }  # fmt: skip
+        metadata = self._metadata(path.stem)
         write_checkpoint(self.model, path, half=self.settings.half_model, ema=ema, metadata=metadata)
         self._announce("checkpoint", path, verify_checkpoint(path, self.model))
 
+    def _metadata(self, title: str) -> dict[str, str]:
+        session, settings = self.session, self.settings
+        family, position = session.modules.family, session.position
+        return {
+            **training_metadata(
+                self.config, session.plan, family, session.precision, position.step, position.epoch, self.started
+            ),
+            **modelspec(
+                title,
+                family,
+                settings.resolution,
+                settings.clip_skip,
+                lora=settings.use_lora,
+                prediction_type=session.schedule.prediction_type,
+            ),
+        }
+
     def _count(self, **facts: bool) -> None:
+        """Note in db_config.json how far the model has come; what the person edited there meanwhile stays."""
         epoch = self.epoch_at_start + self.session.position.epoch
-        facts_now = dataclasses.replace(self.config.facts, revision=self.revision, epoch=epoch, **facts)
-        self.config = dataclasses.replace(self.config, facts=facts_now)
-        self.model.save(self.config)
+        now = dataclasses.replace(self.config.facts, revision=self.revision, epoch=epoch, run=self.run, **facts)
+        self.config = dataclasses.replace(self.config, facts=now)
+        try:
+            on_disk = self.model.load()
+        except UserError:
+            on_disk = self.config
+        self.model.save(dataclasses.replace(on_disk, facts=now))
 
     def _announce(self, what: str, path: Path, verification: Verification) -> None:
         self.files.append(path)

@@ -16,7 +16,7 @@ from dreambooth.dataset.plan import Example, Plan
 from dreambooth.errors import UserError
 from dreambooth.files import read_json
 from dreambooth.jobs import Controls, Events
-from dreambooth.settings import ModelConfig, ModelFolder
+from dreambooth.settings import SETTINGS, ModelConfig, ModelFolder
 from dreambooth.training.adapters import LoraLayer, inject
 from dreambooth.training.ema import EMA
 from dreambooth.training.inputs import Latents, Prompts
@@ -75,7 +75,9 @@ class Session:
             self.prompts.tokenizer, self.prompts.text_encoder = self.modules.tokenizer, self.modules.text_encoder
             self.prompts.learn(self.prompt_texts)
         else:
-            texts = TextCache(model.cache / "text", fingerprint(working, "text_encoder"), self.settings.clip_skip)
+            # Embeddings differ with the precision they were computed in.
+            origin = f"{fingerprint(working, 'text_encoder')} {self._dtype(learns=False)} {self.device.type}"
+            texts = TextCache(model.cache / "text", origin, self.settings.clip_skip)
             self.prompts.freeze(self.prompt_texts, texts, self._load_text)
 
     def _prepare_modules(self) -> None:
@@ -158,7 +160,10 @@ class Session:
             return
         text_encoder = self.modules.text_encoder
         text_encoder.requires_grad_(False).eval()
-        self.prompts.freeze(self.prompt_texts, None, lambda: (self.modules.tokenizer, text_encoder))
+        for parameter in text_encoder.parameters():
+            parameter.grad = None  # a gradient of zeros would let momentum and decay go on moving it
+        with self.accelerator.autocast():
+            self.prompts.freeze(self.prompt_texts, None, lambda: (self.modules.tokenizer, text_encoder))
 
     @contextlib.contextmanager
     def for_drawing(self) -> Iterator[Modules]:
@@ -198,7 +203,8 @@ class Session:
                 learnt |= {f"{part}.{name}": tensor for name, tensor in module.named_parameters()}
         return learnt
 
-    def snapshot(self, revision_at_start: int, epoch_at_start: int) -> Snapshot:
+    def snapshot(self, **facts: Any) -> Snapshot:
+        """Where the run stands. ``facts``: what else is to be known when it is resumed."""
         averages = {f"ema.{i}": t for i, t in enumerate(self.ema.averages)} if self.ema else {}
         return Snapshot(
             dataclasses.replace(self.position),
@@ -206,8 +212,7 @@ class Session:
             self.optimizer.state_dict(),
             dataclasses.asdict(self.settings),
             {
-                "revision_at_start": revision_at_start,
-                "epoch_at_start": epoch_at_start,
+                **facts,
                 "ema_updates": self.ema.updates if self.ema else 0,
                 "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else {},
                 "base": fingerprint(self.model.working, "unet") if self.settings.use_lora else "",
@@ -278,9 +283,11 @@ def _checkpoint_gradients(module: Any) -> None:
 
 
 def _changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    return [
-        f"{key} was {then[key]!r} and is {value!r}" for key, value in now.items() if key in then and then[key] != value
+    """Settings that decide the weights and are not what they were, in words."""
+    decisive = [
+        key for key, s in SETTINGS.items() if s.group not in ("Saving", "Image Generation") and "save_" not in key
     ]
+    return [f"{key} was {then[key]!r} and is {now[key]!r}" for key in decisive if then.get(key, now[key]) != now[key]]
 
 
 def _shapes_without_ema(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Size]:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
+from dreambooth.checkpoints.reading import open_tensors
+from dreambooth.checkpoints.writing import write_tensors
 from dreambooth.errors import UserError
 from dreambooth.files import read_json, replacing_folder, require_free_space, write_json
 from dreambooth.settings import ModelFolder
@@ -43,8 +43,8 @@ def write(model: ModelFolder, revision: int, snapshot: Snapshot, keep: int) -> P
     require_free_space(model.snapshots, n_bytes, "A snapshot")
     folder = model.snapshots / str(revision)
     with replacing_folder(folder) as beside:
-        save_file(_ready(snapshot.tensors), beside / "weights.safetensors")
-        save_file(_ready(state), beside / "optimizer.safetensors")
+        write_tensors(beside / "weights.safetensors", snapshot.tensors)
+        write_tensors(beside / "optimizer.safetensors", state)
         write_json(beside / "snapshot.json", {
             "position": asdict(snapshot.position),
             "settings": snapshot.settings,
@@ -89,20 +89,26 @@ def read_latest(model: ModelFolder) -> Snapshot:
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:
-    with safe_open(str(path), framework="pt") as file:
-        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-
-
-def _ready(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    with open_tensors(path) as file:
+        return {key: file.get(key) for key in file}
 
 
 def _flatten(state_dict: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Split an optimizer's state into tensors named "INDEX.KEY" and everything else."""
-    tensors, scalars = {}, {}
+    """Split an optimizer's state into tensors named "INDEX/KEY" and the rest; 8-bit optimizers nest deeper."""
+    tensors: dict[str, torch.Tensor] = {}
+    scalars: dict[str, Any] = {}
+
+    def walk(value: Any, name: str) -> None:
+        if isinstance(value, dict):
+            for key, item in value.items():
+                walk(item, f"{name}/{key}")
+        elif isinstance(value, torch.Tensor):
+            tensors[name] = value
+        else:
+            scalars[name] = value
+
     for index, state in state_dict["state"].items():
-        for key, value in state.items():
-            (tensors if isinstance(value, torch.Tensor) else scalars)[f"{index}.{key}"] = value
+        walk(state, str(index))
     groups = [{k: v for k, v in group.items() if _is_plain(v)} for group in state_dict["param_groups"]]
     return tensors, {"scalars": scalars, "param_groups": groups}
 
@@ -110,8 +116,11 @@ def _flatten(state_dict: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[
 def _unflatten(tensors: dict[str, torch.Tensor], rest: dict[str, Any]) -> dict[str, Any]:
     state: dict[int, dict[str, Any]] = {}
     for name, value in {**tensors, **rest["scalars"]}.items():
-        index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = value
+        index, *keys = name.split("/")
+        place = state.setdefault(int(index), {})
+        for key in keys[:-1]:
+            place = place.setdefault(key, {})
+        place[keys[-1]] = value
     return {"state": state, "param_groups": rest["param_groups"]}
 
 

@@ -50,8 +50,9 @@ def test_old_extensions_file_loads_and_reports_what_has_no_effect(caplog):
     old = {
         "model_name": "dog", "learning_rate": 5e-6, "optimizer": "8Bit Adam", "scheduler": "ddim", "lora_rank": 8,
         "weight_decay": 0.02, "revision": 700, "epoch": 100, "src": "C:/v1-5.safetensors", "tomesd": 0.5,
-        "concepts_list": [{"instance_data_dir": "", "instance_token": "sks", "class_token": "dog", "is_valid": True,
-                           "num_class_images_per": 3, "sample_seed": -1}],
+        "lr_scheduler": "rex",
+        "concepts_list": [{"instance_data_dir": "", "instance_token": "sks", "max_steps": 3, "class_token": "dog",
+                           "is_valid": True, "num_class_images_per": 3, "sample_seed": -1}],
     }  # fmt: skip
     with caplog.at_level(logging.WARNING, "dreambooth"):
         config = config_from("dog", old)
@@ -61,7 +62,8 @@ def test_old_extensions_file_loads_and_reports_what_has_no_effect(caplog):
     assert config.facts.revision == 700
     assert config.concepts[0].instance_token == "sks"
     assert config.unknown == {"tomesd": 0.5}
-    for name in ("tomesd", "num_class_images_per"):
+    assert config.settings.lr_scheduler == Settings().lr_scheduler
+    for name in ("tomesd", "num_class_images_per", "rex", "max_steps"):
         assert name in caplog.text
     assert values_of(config)["tomesd"] == 0.5, "saving keeps what it does not know"
 

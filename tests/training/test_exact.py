@@ -10,7 +10,11 @@ FULL = {"use_lora": False, "use_ema": True, "save_ckpt_after": False, "stop_text
 EPOCHS = {"num_train_epochs": 3, "gradient_accumulation_steps": 2, "lr_scheduler": "cosine", "offset_noise": 0.05}
 
 
-@pytest.mark.parametrize("settings", [LORA, FULL], ids=["lora", "full with ema, half the text encoder"])
+LORA_BF16 = {**LORA, "mixed_precision": "bf16", "stop_text_encoder": 0.5, "gradient_set_to_none": False}
+NAMES = ["lora", "lora bf16, half the text encoder", "full with ema, half the text encoder"]
+
+
+@pytest.mark.parametrize("settings", [LORA, LORA_BF16, FULL], ids=NAMES)
 @pytest.mark.parametrize("stop_at", [1, 4])
 def test_disturbed_run_equals_undisturbed_run(train, mini, models_dir, created, settings, stop_at):
     import shutil
@@ -63,6 +67,38 @@ def test_resume_says_what_has_changed_since(train):
     train(on=lambda event, controls: event["kind"] == "step" and controls.cancel())
     resumed = train(resume=True, lora_learning_rate=5e-4)
     assert "lora_learning_rate was 0.001 and is 0.0005" in resumed.said
+
+
+def test_resume_with_fewer_steps_per_epoch_goes_on(train):
+    train(train_batch_size=1, on=lambda event, controls: event.get("step") == 4 and controls.cancel())
+    resumed = train(resume=True, train_batch_size=5)
+    assert resumed.error is None
+    assert "train_batch_size was 1 and is 5" in resumed.said
+
+
+def test_a_snapshot_of_an_earlier_run_does_not_roll_the_model_back(train):
+    train(on=lambda event, controls: event["kind"] == "step" and controls.cancel())
+    train(seed=9)
+    assert "earlier run" in str(train(resume=True).error)
+
+
+def test_cached_embeddings_of_another_precision_are_not_taken(train, mini):
+    import shutil
+
+    frozen = {"stop_text_encoder": 0, "seed": 5}
+    alone = train(**frozen)
+    shutil.rmtree(mini.cache)
+    train(**frozen, mixed_precision="bf16")
+    assert train(**frozen).losses == alone.losses
+
+
+def test_a_random_seed_is_settled_for_the_run_and_asked_for_again(train, mini):
+    stopped = train(seed=-1, on=lambda event, controls: event["kind"] == "step" and controls.cancel())
+    assert mini.load().settings.seed == -1
+    resumed = train(resume=True, seed=-1)
+    assert "Not exactly" not in resumed.said
+    seeds = [line for line in (stopped.said + resumed.said).splitlines() if "Training seed" in line]
+    assert len({line.strip() for line in seeds}) == 1
 
 
 def test_resume_without_a_snapshot_is_refused(train):

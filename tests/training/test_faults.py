@@ -47,6 +47,38 @@ def test_stop_now_saves_nothing_more(train):
     assert not outcome.of("saved")
 
 
+def test_settings_saved_while_it_trains_stay(train, mini):
+    import dataclasses
+
+    def edit(event, controls):
+        if event["kind"] == "step" and event["step"] == 2:
+            config = mini.load()
+            mini.save(dataclasses.replace(config, settings=dataclasses.replace(config.settings, clip_skip=2)))
+
+    train(on=edit)
+    assert mini.load().settings.clip_skip == 2
+    assert mini.load().facts.revision > 0
+
+
+def test_a_listener_that_fails_does_not_end_the_run(train):
+    def fail(event, controls):
+        raise BrokenPipeError
+
+    assert train(on=fail).result.state == "done"
+
+
+def test_only_the_text_encoder_learns_to_the_end(train):
+    outcome = train(train_unet=False, stop_text_encoder=0.3)
+    assert outcome.error is None
+    assert len(outcome.losses) == outcome.of("step")[-1]["total"]
+
+
+def test_tracebacks_go_to_the_log(train, mini):
+    mini.samples.write_text("a file where the folder should be")
+    train(save_preview_every=1)
+    assert "Traceback" in (mini.logging / "log.txt").read_text()
+
+
 def test_events_on_disk_are_those_that_were_sent(train):
     from dreambooth.jobs import latest_log, read_events
 
