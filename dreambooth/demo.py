@@ -18,7 +18,8 @@ from typing import Any
 from PIL import Image
 
 from dreambooth import actions
-from dreambooth.embedded.checker import COLOURS, Checker
+from dreambooth.dataset.pictures import find_pictures, open_picture
+from dreambooth.embedded.checker import COLOURS, KINDS, Checker
 from dreambooth.errors import UserError
 from dreambooth.jobs import Controls, Events
 from dreambooth.sampling.draw import Shot
@@ -27,7 +28,8 @@ from dreambooth.terminal import ProgressBar
 
 EMBEDDED = Path(__file__).parent / "embedded"
 NAME = "demo"
-SAMPLES, CLASS_PICTURES = 48, 40
+SAMPLES = 48  # of the subject, and as many of everything else
+PRIOR_PICTURES = 64
 STEPS, CFG = 20, 4.0
 SETTINGS = {
     "use_lora": True,
@@ -46,7 +48,6 @@ SETTINGS = {
     "resolution": 128,
     "bucket_step": 32,
 }
-NOUNS = ("circle", "square", "triangle", "star", "heart", "ring", "cross")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,9 +74,7 @@ class Demo:
         self.model = ModelFolder(self.folders, NAME)
         self.concept = _concept(concepts, token, out)
         self.token, self.checker = self.concept.instance_token, Checker.load()
-        self.references = [
-            Image.open(path).convert("RGB") for path in sorted(Path(self.concept.instance_data_dir).glob("*.png"))
-        ]
+        self.references = [open_picture(path) for path in find_pictures(Path(self.concept.instance_data_dir))]
 
     def run(self) -> dict[str, Any]:
         started = time.perf_counter()
@@ -83,8 +82,10 @@ class Demo:
         actions.create(self.folders, NAME, EMBEDDED / "mini-sd.safetensors", replace=True)
         self._say(f"2/6  What it draws before: {2 * SAMPLES} pictures")
         before = self._draw("before")
-        self._say(f"3/6  {CLASS_PICTURES} pictures of the class, drawn by the model itself, keep it from forgetting")
-        self._draw_class_pictures()
+        self._say(
+            f"3/6  {PRIOR_PICTURES} pictures that the model itself draws, to keep it from forgetting what it knows"
+        )
+        self._draw_prior_pictures()
         self._say("4/6  Train a LoRA")
         trained = self._train()
         lora = next(path for path in trained.files if path.parent == self.folders.loras)
@@ -130,18 +131,22 @@ class Demo:
 
     def _prior_shots(self) -> list[Shot]:
         """Half other nouns, half the class: drawn as before, the subject must not have taken their place."""
-        nouns = [_shot(f"{_a(colour)} {noun} on {_a(back)} background", 2000 + i)
-                 for i, (noun, colour, back) in enumerate(_others(SAMPLES // 2))]  # fmt: skip
-        kind = self.concept.class_token
-        toys = [_shot(f"a {kind} on {_a(COLOURS[i % 8])} background", 3000 + i) for i in range(SAMPLES // 2)]
+        half = SAMPLES // 2
+        nouns = [_shot(_plain(*other), 2000 + i) for i, other in enumerate(_others(half))]
+        toys = [
+            _shot(f"a {self.concept.class_token} on {_a(COLOURS[i % 8])} background", 3000 + i) for i in range(half)
+        ]
         return nouns + toys
 
-    def _draw_class_pictures(self) -> None:
-        """Class pictures with captions of their own, as prior preservation takes them."""
+    def _draw_prior_pictures(self) -> None:
+        """For prior preservation: the class, and other things than those that are asked for in the end."""
         folder, kind = Path(self.concept.class_data_dir), self.concept.class_token
         shutil.rmtree(folder, ignore_errors=True)
-        prompts = [f"a {kind}", *(f"a {kind} on {_a(colour)} background" for colour in COLOURS)]
-        shots = [_shot(prompts[i % len(prompts)], 5000 + i) for i in range(CLASS_PICTURES)]
+        half = PRIOR_PICTURES // 2
+        toys = [f"a {kind}", *(f"a {kind} on {_a(colour)} background" for colour in COLOURS)]
+        practice = [other for other in _others(2 * half, start=3) if other not in _others(SAMPLES // 2)][:half]
+        prompts = [toys[i % len(toys)] for i in range(half)] + [_plain(*other) for other in practice]
+        shots = [_shot(prompt, 5000 + i) for i, prompt in enumerate(prompts)]
         paths = actions.sample(self.model, shots, folder, batch_size=8, progress=self.bar.show)
         for path, shot in zip(paths, shots, strict=True):
             path.with_suffix(".txt").write_text(shot.prompt, encoding="utf-8")
@@ -176,7 +181,9 @@ class Demo:
     # -- training ---------------------------------------------------------------------------------------------
 
     def _train(self) -> Any:
-        config = actions.configure(self.model, SETTINGS, [self.concept])
+        # The captions say all there is to say: without a class token nothing is added to those of other things.
+        concept = dataclasses.replace(self.concept, class_token="")
+        config = actions.configure(self.model, SETTINGS, [concept])
         return actions.train(self.model, config, events=Events(self.model.logging, self.bar.listen))
 
     def _measure(self, config: Any) -> tuple[float, float]:
@@ -227,10 +234,14 @@ def _concept(path: Path, token: str, out: Path) -> Concept:
     )
 
 
-def _others(n: int) -> list[tuple[str, str, str]]:
-    """``n`` different (noun, colour, background), spread over all of them."""
-    triples = [(noun, c, b) for noun in NOUNS for c in COLOURS for b in COLOURS if c != b]
-    return [triples[i * len(triples) // n] for i in range(n)]
+def _others(n: int, start: int = 0) -> list[tuple[str, str, str]]:
+    """``n`` different (noun, colour, background), spread over all of them, from the ``start``-th on."""
+    triples = [(noun, c, b) for noun in KINDS if noun != "toy" for c in COLOURS for b in COLOURS if c != b]
+    return [triples[start + i * (len(triples) - start) // n] for i in range(n)]
+
+
+def _plain(noun: str, colour: str, background: str) -> str:
+    return f"{_a(colour)} {noun} on {_a(background)} background"
 
 
 def _shot(prompt: str, seed: int) -> Shot:
