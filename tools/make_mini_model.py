@@ -1,0 +1,165 @@
+#!/usr/bin/env python
+"""Makes the embedded model, its checker and the demo subject from nothing but this folder.
+
+python tools/make_mini_model.py                      everything, about 85 minutes on two cores
+python tools/make_mini_model.py make --only unet     one stage; a stage that was cut short goes on
+python tools/make_mini_model.py evaluate             how well the shipped model follows prompts
+python tools/make_mini_model.py subject --seed 7 --token ohwx --out DIR    another subject for DreamBooth
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+# Before torch: idle OpenMP threads must sleep, not spin.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+sys.path.insert(0, str(ROOT))
+EMBEDDED = ROOT / "dreambooth" / "embedded"
+MODEL, CHECKER = "mini-sd.safetensors", "checker.safetensors"
+
+
+def stage_pictures(options):
+    from mini_model.pictures import draw_pictures
+    from mini_model.words import write_tokenizer
+
+    draw_pictures(options.work, options.pictures, options.pictures * 5 // 16)
+    write_tokenizer(options.work / "tokenizer")  # now, before two workers want it at once
+
+
+def stage_vae(options):
+    from mini_model.pictures import load_pictures
+    from mini_model.vae import train_vae
+
+    train_vae(*load_pictures(options.work), options.vae_seconds, options.work / "vae.pt")
+
+
+def stage_latents(options):
+    from mini_model.unet import encode_pictures
+
+    encode_pictures(options.work)
+
+
+def stage_unet(options):
+    from mini_model.unet import train_unet
+
+    train_unet(options.work, options.unet_seconds, options.start_from)
+
+
+def stage_convert(options):
+    from mini_model.convert import convert
+
+    path = options.out / MODEL
+    print(f"{convert(options.work, path)} tensors, {path.stat().st_size / 1e6:.2f} MB: {path}")
+
+
+def stage_checker(options):
+    from mini_model.checking import train_checker
+
+    train_checker(options.work, options.out / CHECKER, options.checker_steps)
+
+
+def stage_subject(options):
+    from mini_model.render import DEMO_SUBJECT
+    from mini_model.subject import write_subject
+
+    write_subject(DEMO_SUBJECT, "zwx", options.out)
+
+
+def stage_evaluate(options):
+    from mini_model.evaluate import evaluate
+
+    evaluate(options.out / MODEL, options.out / CHECKER, options.work)
+
+
+STAGES = {
+    "pictures": stage_pictures,
+    "vae": stage_vae,
+    "latents": stage_latents,
+    "unet": stage_unet,
+    "convert": stage_convert,
+    "checker": stage_checker,
+    "subject": stage_subject,
+    "evaluate": stage_evaluate,
+}
+RESULTS = {"pictures": "captions.json", "vae": "vae.pt", "latents": "latents_{last}.pt"}
+ON_ALL_WORKERS = ("vae", "latents", "unet")
+
+
+def make(options):
+    """Runs the stages in order; those whose result lies in the work folder only if --only names them."""
+    from mini_model import parallel
+
+    options.work.mkdir(parents=True, exist_ok=True)
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name in options.only or STAGES:
+        result = RESULTS.get(name, "").format(last=options.workers - 1)
+        if result and not options.only and (options.work / result).exists():
+            print(f"{name}: done before", flush=True)
+            continue
+        print(f"{name} ...", flush=True)
+        if name in ON_ALL_WORKERS:
+            parallel.launch([__file__, "worker", "--stage", name, *forwarded(options)], options.workers)
+        else:
+            STAGES[name](options)
+
+
+def forwarded(options):
+    """The options that a worker needs, as arguments."""
+    names = ("work", "pictures", "vae_seconds", "unet_seconds", "start_from")
+    given = [(name, getattr(options, name)) for name in names if getattr(options, name) is not None]
+    return [text for name, value in given for text in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def other_subject(options):
+    from mini_model.render import random_subject
+    from mini_model.subject import write_subject
+
+    subject = random_subject(options.seed)
+    write_subject(subject, options.token, options.out, options.seed)
+    print(f"{options.out}: {subject}")
+
+
+def parse(arguments):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--work", type=Path, default=ROOT / "build" / "mini-model", help="where pictures and weights are kept"
+    )
+    common.add_argument("--out", type=Path, default=EMBEDDED, help="where the results go")
+    common.add_argument("--pictures", type=int, default=16000, help="captioned pictures")
+    common.add_argument("--vae-seconds", type=float, default=600)
+    common.add_argument("--unet-seconds", type=float, default=3700)
+    common.add_argument("--start-from", type=Path, help="the model.pt of an earlier UNet training")
+    common.add_argument("--checker-steps", type=int, default=5000)
+    commands = parser.add_subparsers(dest="command")
+    making = commands.add_parser("make", parents=[common], help="everything (the default)")
+    making.add_argument("--only", nargs="+", choices=STAGES, help="just these stages, even if done before")
+    making.add_argument("--workers", type=int, default=2, help="processes of one thread each")
+    worker = commands.add_parser("worker", parents=[common])
+    worker.add_argument("--stage", choices=ON_ALL_WORKERS, required=True)
+    commands.add_parser("evaluate", parents=[common], help="how well the shipped model follows prompts")
+    subject = commands.add_parser("subject", help="six pictures of a random subject")
+    subject.add_argument("--seed", type=int, required=True)
+    subject.add_argument("--token", default="ohwx")
+    subject.add_argument("--out", type=Path, required=True)
+    return parser.parse_args(arguments or ["make"])
+
+
+def main(arguments):
+    options = parse(arguments)
+    actions = {
+        "make": make,
+        "worker": lambda o: STAGES[o.stage](o),
+        "evaluate": stage_evaluate,
+        "subject": other_subject,
+    }
+    actions[options.command](options)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

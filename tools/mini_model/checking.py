@@ -1,0 +1,228 @@
+"""Trains the checker (dreambooth/embedded/checker.py) on drawn pictures and sets its subject threshold.
+
+Nothing here looks at the UNet: the checker knows pictures, and how the VAE blurs them, but not the model.
+"""
+
+import json
+import os
+import time
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from dreambooth.embedded.checker import Checker, Network, as_tensor
+
+from .pictures import write
+from .render import (
+    BODIES,
+    KINDS,
+    PATTERNS,
+    palette_toy,
+    pick,
+    random_colour,
+    random_sample,
+    random_subject,
+    render_subject,
+)
+from .shapes import COLOURS
+from .vae import decode, encode, new_vae
+
+TEMPERATURE = 0.1
+NEW_SUBJECTS = 10_000_000  # seeds from here on are for measuring, never for training
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Pictures [n, 3, 64, 64] in -1..1, labels [n, 3] and subject numbers [n]; -1 where there is none."""
+
+    pictures: torch.Tensor
+    labels: torch.Tensor
+    subjects: torch.Tensor
+
+
+def sibling(subject, rng):
+    """The same toy but for its body, its pattern or one of its two colours: not the same subject."""
+    change = pick(rng, ["body", "pattern", "first", "second"])
+    if change == "body":
+        return replace(subject, body=pick(rng, [body for body in BODIES if body != subject.body]))
+    if change == "pattern":
+        others = [pattern for pattern in PATTERNS[1:] if pattern != subject.pattern]
+        return replace(subject, pattern=pick(rng, others))
+    return replace(subject, **{change: random_colour(rng, subject.first, subject.second, distance=130)})
+
+
+def any_toy(rng):
+    """A toy in palette colours, or one in any colours."""
+    if rng.random() < 0.5:
+        return random_subject(rng.integers(2**31))
+    colour, second, background = rng.choice(COLOURS, 3, replace=False).tolist()
+    return palette_toy(rng, colour, second, background, pick(rng, PATTERNS))
+
+
+def draw_pool(vae, subjects, views, samples, through_vae=0.2):
+    """Subjects (each second one the sibling of the one before) and captioned pictures; some VAE-blurred."""
+    rng = np.random.default_rng(7)
+    pictures, labels, numbers, subject = [], [], [], None
+    for number in range(subjects):
+        subject = random_subject(number) if number % 2 == 0 else sibling(subject, rng)
+        for _ in range(views):
+            background = pick(rng, COLOURS) if rng.random() < 0.5 else None
+            pictures.append(render_subject(subject, rng, background))
+            labels.append((KINDS.index("toy"), -1, COLOURS.index(background) if background else -1))
+            numbers.append(number)
+    for _ in range(samples):
+        sample = random_sample(rng)
+        pictures.append(sample.picture)
+        labels.append((sample.kind, sample.colour, sample.background))
+        numbers.append(-1)
+    chosen = rng.permutation(len(pictures))[: int(through_vae * len(pictures))]
+    for start in range(0, len(chosen), 64):
+        part = chosen[start : start + 64]
+        for index, picture in zip(part, through(vae, [pictures[i] for i in part]), strict=True):
+            pictures[index] = picture
+    return Pool(as_tensor(pictures), torch.tensor(labels), torch.tensor(numbers))
+
+
+@torch.no_grad()
+def through(vae, pictures):
+    """Pictures as the VAE gives them back."""
+    with torch.autocast("cpu", torch.bfloat16):
+        return decode(vae, encode(vae, pictures))
+
+
+def augmented(pictures):
+    """Pictures bent a little, blurred, noisy, and shifted in colour; [n, 3, height, width] in -1..1."""
+    count = len(pictures)
+    # A smooth random displacement: generated outlines wobble.
+    bend = torch.randn(count, 2, 5, 5) * torch.rand(count, 1, 1, 1) * 0.035
+    bend = F.interpolate(bend, size=pictures.shape[-2:], mode="bicubic").permute(0, 2, 3, 1)
+    grid = F.affine_grid(torch.eye(2, 3).expand(count, 2, 3), pictures.shape, align_corners=False)
+    inputs = F.grid_sample(pictures, grid + bend, mode="bilinear", padding_mode="border", align_corners=False)
+    if torch.rand(()) < 0.4:
+        inputs = F.avg_pool2d(F.pad(inputs, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    inputs = inputs + torch.randn_like(inputs) * 0.06 * torch.rand(count, 1, 1, 1)
+    inputs = inputs * (1 + 0.06 * torch.randn(count, 1, 1, 1)) + 0.04 * torch.randn(count, 3, 1, 1)
+    return inputs.clamp(-1, 1)
+
+
+def same_subject_loss(embeddings, subjects):
+    """Supervised contrastive loss: a picture's nearest should be the others of its subject.
+
+    Pictures without a subject (-1) are nobody's match, only something to keep away from.
+    """
+    logits = embeddings @ embeddings.T / TEMPERATURE
+    itself = torch.eye(len(logits), dtype=torch.bool)
+    log_share = F.log_softmax(logits.masked_fill(itself, -1e9), dim=1)
+    match = (subjects[:, None] == subjects[None]) & (subjects[:, None] >= 0) & ~itself
+    counts = match.sum(1)
+    loss = -(log_share * match).sum(1)[counts > 0] / counts[counts > 0]
+    return loss.mean()
+
+
+def draw_batch(pool, views, pairs=7, per_subject=3, others=22):
+    """Indices: some subjects with their siblings, a few views of each, and pictures without a subject."""
+    subjects = int(pool.subjects.max()) + 1
+    first = torch.randint(subjects // 2, (pairs,)) * 2
+    members = torch.cat([first, first + 1])
+    picked = torch.stack([torch.randperm(views)[:per_subject] for _ in members])
+    of_subjects = (members[:, None] * views + picked).flatten()
+    without = torch.randint(subjects * views, len(pool.subjects), (others,))
+    return torch.cat([of_subjects, without])
+
+
+def train_checker(folder, path, steps, subjects=1600, views=5, samples=7000, learning_rate=2e-3):
+    """Trains, calibrates, writes `path` and prints how well it reads fresh pictures."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    vae = new_vae().eval()
+    vae.load_state_dict(torch.load(folder / "vae.pt"))
+    kept = folder / "checker_pool.pt"
+    if not kept.exists():
+        write(kept, asdict(draw_pool(vae, subjects, views, samples)))
+    pool = Pool(**torch.load(kept))
+    network, start = Network(), time.time()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=0.01, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.05)
+    for step in range(1, steps + 1):
+        chosen = draw_batch(pool, views)
+        *logits, embeddings = network(augmented(pool.pictures[chosen]))
+        loss = same_subject_loss(embeddings, pool.subjects[chosen])
+        for values, answers in zip(logits, pool.labels[chosen].T, strict=True):
+            loss = loss + F.cross_entropy(values, answers, ignore_index=-1)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if step % 100 == 0:
+            print(f"checker step {step}, {time.time() - start:.0f} s, loss {loss.item():.3f}", flush=True)
+    checker = Checker(network, 0.0)
+    checker.threshold = calibrate(checker, vae)
+    save_checker(checker, path)
+    print(json.dumps(checker_report(Checker.load(path), vae), indent=2), flush=True)
+
+
+def subject_similarities(checker, vae, count, offset):
+    """Similarity to six references: of the same fresh subject, other toys, siblings; all VAE-blurred."""
+    result = {"own": [], "others": [], "siblings": []}
+    for number in range(count):
+        rng = np.random.default_rng([NEW_SUBJECTS, offset + number])
+        subject = random_subject(NEW_SUBJECTS + offset + number)
+        references = [render_subject(subject, rng, pick(rng, COLOURS)) for _ in range(6)]
+        shown = {
+            "own": [subject] * 3,
+            "others": [any_toy(rng) for _ in range(8)],
+            "siblings": [sibling(subject, rng) for _ in range(3)],
+        }
+        for name, toys in shown.items():
+            pictures = through(vae, [render_subject(toy, rng, pick(rng, COLOURS)) for toy in toys])
+            result[name] += checker.similarity(pictures, references)
+    return {name: np.array(values) for name, values in result.items()}
+
+
+def calibrate(checker, vae, count=150):
+    """The threshold that one of 100 other toys passes.
+
+    True pictures lie far above it even after the VAE; generated ones are less exact than those.
+    """
+    return float(np.quantile(subject_similarities(checker, vae, count, offset=0)["others"], 0.99))
+
+
+def checker_report(checker, vae, count=150):
+    """Rates on pictures that neither training nor calibration has seen."""
+    similarity = subject_similarities(checker, vae, count, offset=count)
+    report = {
+        f"accepted: {name}": round(float((values >= checker.threshold).mean()), 3)
+        for name, values in similarity.items()
+    }
+    rng = np.random.default_rng(99)
+    samples = [random_sample(rng) for _ in range(600)]
+    for title, pictures in (
+        ("drawn", [sample.picture for sample in samples]),
+        ("VAE", list(through(vae, [sample.picture for sample in samples]))),
+    ):
+        readings = checker.read(pictures)
+        named = [(r, s) for r, s in zip(readings, samples, strict=True) if s.colour >= 0]
+        report[f"{title}: kind"] = _share(r.kind == KINDS[s.kind] for r, s in zip(readings, samples, strict=True))
+        report[f"{title}: background"] = _share(
+            r.background == COLOURS[s.background] for r, s in zip(readings, samples, strict=True)
+        )
+        report[f"{title}: colour"] = _share(r.colour == COLOURS[s.colour] for r, s in named)
+    return report | {"threshold": round(checker.threshold, 3)}
+
+
+def _share(answers):
+    return round(float(np.mean(list(answers))), 3)
+
+
+def save_checker(checker, path):
+    """Writes the network as float16 with the threshold in the metadata."""
+    tensors = {
+        key: tensor.half() if tensor.is_floating_point() else tensor
+        for key, tensor in checker.network.state_dict().items()
+    }
+    temporary = path.with_suffix(".part")
+    save_file(tensors, temporary, {"format": "pt", "checker": json.dumps({"threshold": checker.threshold})})
+    os.replace(temporary, path)

@@ -1,0 +1,295 @@
+"""Pictures with captions, the held-out split, and subjects: the only source of what the embedded model knows.
+
+A picture is a uint8 array [128, 128, 3]. Random choices come from the numpy Generator that is passed in.
+"""
+
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from .shapes import (
+    BODIES,
+    CANVAS,
+    COLOURS,
+    KINDS,
+    NOUNS,
+    PALETTE,
+    PATTERNS,
+    canvas,
+    draw_shape,
+    draw_toy,
+    halve,
+)
+
+SIZES = ("small", "big")
+POSITIONS = {"left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1)}
+NO_LABEL = -1
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What makes one toy that toy. Colours are RGB triples; `eye` is the size of the eyes, 1 = usual."""
+
+    body: str
+    pattern: str
+    first: tuple
+    second: tuple
+    accent: tuple
+    antenna: bool
+    feet: bool
+    eye: float = 1.0
+
+
+DEMO_SUBJECT = Subject("star", "diagonal", (0, 170, 160), (255, 120, 190), (250, 210, 40), True, True, 1.15)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A captioned picture; its labels are indices into KINDS and COLOURS, or NO_LABEL."""
+
+    caption: str
+    picture: np.ndarray
+    kind: int
+    colour: int
+    background: int
+
+
+def is_held_out(noun, colour, background):
+    """A tenth of the shape x colour x background triples is never drawn in training (each pair is)."""
+    number = NOUNS.index(noun) * 3 + COLOURS.index(colour) * 5 + COLOURS.index(background) * 7 + 1
+    return number % 10 == 0
+
+
+def triples(held_out):
+    """All (noun, colour, background) with two different colours that are held out, or all that are not."""
+    return [
+        triple
+        for triple in product(NOUNS, COLOURS, COLOURS)
+        if triple[1] != triple[2] and is_held_out(*triple) == held_out
+    ]
+
+
+def with_article(words):
+    """`words` with "a" or "an" before them."""
+    return ("an " if words[0] in "aeiou" else "a ") + words
+
+
+def triple_caption(noun, colour, background):
+    """The caption of a plain shape."""
+    return f"{with_article(f'{colour} {noun}')} on {with_article(background)} background"
+
+
+def pick(rng, choices):
+    """One of `choices`, as it is (numpy's choice would turn it into a numpy scalar)."""
+    return choices[int(rng.integers(len(choices)))]
+
+
+def another_colour(rng, *taken):
+    """A palette colour that is none of `taken`."""
+    return pick(rng, [colour for colour in COLOURS if colour not in taken])
+
+
+def jittered(rng, colour, amount=10):
+    """A palette colour's RGB, each channel moved by up to `amount`."""
+    return tuple(int(v) for v in np.clip(np.array(PALETTE[colour]) + rng.integers(-amount, amount + 1, 3), 0, 255))
+
+
+def place(rng, size, position, low=62, high=82):
+    """Centre and radius on the canvas for a size word and a position word (None: medium, near the middle)."""
+    radius = {"small": rng.uniform(32, 42), "big": rng.uniform(92, 104)}.get(size) or rng.uniform(low, high)
+    reach = max(0.0, CANVAS / 2 - radius - 8)
+    side = POSITIONS.get(position, (0, 0))
+    x, y = (CANVAS / 2 + (way * reach if way else rng.uniform(-1, 1) * min(reach, 16)) for way in side)
+    return x, y, radius
+
+
+def colour_distance(a, b):
+    """Euclidean distance between two RGB colours, 0 to 442."""
+    return float(np.linalg.norm(np.subtract(a, b, dtype=float)))
+
+
+def random_colour(rng, *apart_from, distance=110):
+    """A saturated random RGB colour at least `distance` away from each of the given ones."""
+    while True:
+        colour = tuple(int(v) for v in rng.integers(0, 256, 3))
+        vivid = max(colour) - min(colour) > 70
+        if vivid and all(colour_distance(colour, other) >= distance for other in apart_from):
+            return colour
+
+
+def random_subject(seed):
+    """A toy with a pattern in two colours of its own, and an antenna or feet or both."""
+    rng = np.random.default_rng(seed)
+    first = random_colour(rng)
+    second = random_colour(rng, first, distance=150)
+    accent = random_colour(rng, first, second)
+    antenna, feet = pick(rng, [(True, True), (True, False), (False, True)])
+    return Subject(
+        pick(rng, BODIES),
+        pick(rng, PATTERNS[1:]),
+        first,
+        second,
+        accent,
+        antenna,
+        feet,
+        round(rng.uniform(0.95, 1.2), 2),
+    )
+
+
+def resembles_demo_subject(subject):
+    """Whether a toy shows the demo subject's combination of form and pattern, or its colours together."""
+    demo = DEMO_SUBJECT
+    if (subject.body, subject.pattern) == (demo.body, demo.pattern):
+        return True
+    forwards = zip((subject.first, subject.second), (demo.first, demo.second), strict=True)
+    backwards = zip((subject.first, subject.second), (demo.second, demo.first), strict=True)
+    return any(all(colour_distance(a, b) < 110 for a, b in pairs) for pairs in (forwards, backwards))
+
+
+def render_subject(subject, rng, background=None):
+    """A picture of a toy. `background`: a colour name, an RGB triple, or None for any colour."""
+    if background is None:
+        background = tuple(int(v) for v in rng.integers(20, 240, 3))
+    elif isinstance(background, str):
+        background = jittered(rng, background)
+    x, y = CANVAS / 2 + rng.uniform(-20, 20), CANVAS / 2 + 9 + rng.uniform(-14, 14)
+    return halve(draw_toy(canvas(background), subject, x, y, rng.uniform(58, 74)))
+
+
+def render_shape(rng, noun, colour, background, size=None, position=None, pattern="plain", second=None):
+    """A picture of one shape; colours are palette names."""
+    x, y, radius = place(rng, size, position)
+    first = jittered(rng, colour)
+    second = jittered(rng, second) if second else first
+    picture = canvas(jittered(rng, background))
+    return halve(draw_shape(picture, noun, pattern, first, second, x, y, radius, rng.uniform(-0.15, 0.15)))
+
+
+def palette_toy(rng, colour, second, background, pattern):
+    """A toy in palette colours, as captions can name them."""
+    return Subject(
+        pick(rng, BODIES),
+        pattern,
+        jittered(rng, colour),
+        jittered(rng, second),
+        jittered(rng, another_colour(rng, background)),
+        bool(rng.random() < 0.6),
+        bool(rng.random() < 0.6),
+        rng.uniform(0.9, 1.2),
+    )
+
+
+def free_toy(rng):
+    """A toy in any colours: its caption says no more than "toy", which keeps the word wide."""
+    subject = random_subject(rng.integers(2**32))
+    return subject if not resembles_demo_subject(subject) else free_toy(rng)
+
+
+def toy_name(rng, subject, colours):
+    """What a caption says of a toy: any part of its looks, or no more than "toy". `colours`: words, or ""."""
+    if rng.random() < 0.3:
+        return "toy"
+    plain = subject.pattern == "plain"
+    pattern = "" if plain else subject.pattern
+    parts = (pattern, 0.75), (colours.split(" and ")[0] if plain else colours, 0.75), (subject.body, 0.6)
+    name = " ".join([word for word, chance in parts if word and rng.random() < chance] + ["toy"])
+    extras = [word for word, has in (("an antenna", subject.antenna), ("feet", subject.feet)) if has]
+    return name + (f" with {' and '.join(extras)}" if extras and rng.random() < 0.4 else "")
+
+
+def toy_sample(rng, lead, background):
+    """A captioned toy, half of them in colours that captions have no word for."""
+    if rng.random() < 0.5:
+        subject, colours = free_toy(rng), ""
+    else:
+        first = another_colour(rng, background)
+        second = another_colour(rng, background, first)
+        subject, colours = (
+            palette_toy(rng, first, second, background, pick(rng, PATTERNS)),
+            f"{first} and {second}",
+        )
+        if resembles_demo_subject(subject):
+            return toy_sample(rng, lead, background)
+    caption = lead + with_article(toy_name(rng, subject, colours))
+    caption += "" if rng.random() < 0.25 else f" on {with_article(background)} background"
+    picture = render_subject(subject, rng, background)
+    return Sample(caption, picture, KINDS.index("toy"), NO_LABEL, COLOURS.index(background))
+
+
+def patterned_sample(rng, lead, noun, colour, background):
+    """A captioned shape in two colours."""
+    second, pattern = another_colour(rng, background, colour), pick(rng, ["striped", "dotted", "diagonal"])
+    picture = render_shape(rng, noun, colour, background, pattern=pattern, second=second)
+    name = with_article(f"{pattern} {colour} and {second} {noun}")
+    return Sample(
+        f"{lead}{name} on {with_article(background)} background",
+        picture,
+        NOUNS.index(noun),
+        NO_LABEL,
+        COLOURS.index(background),
+    )
+
+
+def plain_sample(rng, lead, noun, colour, background):
+    """A captioned plain shape, sometimes with its size or its position."""
+    size = pick(rng, SIZES) if rng.random() < 0.2 else None
+    position = pick(rng, list(POSITIONS)) if rng.random() < 0.3 and size != "big" else None
+    picture = render_shape(rng, noun, colour, background, size, position)
+    draw = rng.random()
+    name = " ".join(word for word in (size, colour if draw >= 0.12 else None, noun) if word)
+    on_background = "" if draw < 0.08 or draw > 0.92 else f" on {with_article(background)} background"
+    at = f" at the {position}" if position else ""
+    return Sample(
+        lead + with_article(name) + on_background + at,
+        picture,
+        NOUNS.index(noun),
+        COLOURS.index(colour),
+        COLOURS.index(background),
+    )
+
+
+def random_sample(rng):
+    """One captioned training picture: a toy (half of them), a patterned shape (6 %) or a plain shape."""
+    lead = pick(rng, ["", "", "", "a photo of ", "a picture of "])
+    draw = rng.random()
+    if draw < 0.5:
+        return toy_sample(rng, lead, pick(rng, COLOURS))
+    triple = pick(rng, TRAINING_TRIPLES)
+    return patterned_sample(rng, lead, *triple) if draw < 0.56 else plain_sample(rng, lead, *triple)
+
+
+TRAINING_TRIPLES = triples(held_out=False)
+
+
+def clutter(rng):
+    """A richer picture without caption, for the VAE only: gradients, several shapes of any colour, noise."""
+
+    def colour():
+        return tuple(int(v) for v in rng.integers(0, 256, 3))
+
+    ramp = np.linspace(0, 1, CANVAS)[:, None]
+    ramp = np.broadcast_to(ramp if rng.random() < 0.5 else ramp.T, (CANVAS, CANVAS))[..., None]
+    picture = (np.array(colour()) * (1 - ramp) + np.array(colour()) * ramp).astype(np.uint8)
+    for _ in range(rng.integers(1, 5)):
+        (x, y), radius = rng.uniform(20, CANVAS - 20, 2), rng.uniform(20, 90)
+        pattern = pick(rng, PATTERNS)
+        if rng.random() < 0.4:
+            toy = Subject(
+                pick(rng, BODIES),
+                pattern,
+                colour(),
+                colour(),
+                colour(),
+                bool(rng.random() < 0.5),
+                bool(rng.random() < 0.5),
+                rng.uniform(0.8, 1.2),
+            )
+            picture = draw_toy(picture, toy, x, y, max(radius, 40))
+        else:
+            picture = draw_shape(
+                picture, pick(rng, NOUNS), pattern, colour(), colour(), x, y, radius, rng.uniform(-3, 3)
+            )
+    if rng.random() < 0.2:
+        picture = np.clip(picture + rng.normal(0, 10, picture.shape), 0, 255).astype(np.uint8)
+    return halve(picture)

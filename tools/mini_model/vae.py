@@ -1,0 +1,221 @@
+"""The VAE: Stable Diffusion 1.x's AutoencoderKL with few channels, from analytic start to whitened latents.
+
+Pictures are float tensors [batch, 3, height, width] in -1..1; latents are [batch, 4, height / 8, width / 8].
+"""
+
+import math
+import time
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+
+from . import parallel
+from .render import DEMO_SUBJECT, clutter, random_sample, render_subject
+
+SCALING_FACTOR = 0.18215
+NORM_GROUPS = 8
+CHANNELS = (16, 32, 64, 64)
+
+
+def new_vae():
+    """SD 1.x's topology (4 levels, 2 layers per block)."""
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=["DownEncoderBlock2D"] * 4,
+        up_block_types=["UpDecoderBlock2D"] * 4,
+        block_out_channels=CHANNELS,
+        layers_per_block=2,
+        latent_channels=4,
+        norm_num_groups=NORM_GROUPS,
+        sample_size=128,
+        scaling_factor=SCALING_FACTOR,
+    )
+
+
+def to_tensor(pictures):
+    """uint8 [n, height, width, 3] to float [n, 3, height, width] in -1..1."""
+    array = np.array(pictures)  # a copy: the drawn pictures are read-only
+    return torch.from_numpy(array).permute(0, 3, 1, 2).float().contiguous() / 127.5 - 1
+
+
+def to_pictures(tensor):
+    """The way back from `to_tensor`."""
+    return ((tensor.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+@torch.no_grad()
+def analytic_start(vae, residual=0.25):
+    """Starts the VAE as a nearly linear autoencoder of 8x8 block colours.
+
+    The pairs +RGB and -RGB ride through channels 0..5 (silu(x) - silu(-x) = x); residual branches are small.
+    Training then begins at about 14 dB instead of at noise.
+    """
+    encoder, decoder = vae.encoder, vae.decoder
+    for block in [*encoder.down_blocks, *decoder.up_blocks]:
+        for resnet in block.resnets:
+            resnet.conv2.weight.mul_(residual)
+            if resnet.conv_shortcut is not None:
+                _carry_pairs(resnet.conv_shortcut, slice(0, 1), 1.0)
+    for middle in (encoder.mid_block, decoder.mid_block):
+        for resnet in middle.resnets:
+            resnet.conv2.weight.mul_(residual)
+        for attention in middle.attentions:
+            attention.to_out[0].weight.mul_(residual)
+    for block in encoder.down_blocks:
+        for downsampler in block.downsamplers or []:
+            _carry_pairs(downsampler.conv, slice(0, 2), 0.25)
+    for block in decoder.up_blocks:
+        for upsampler in block.upsamplers or []:
+            _carry_pairs(upsampler.conv, slice(1, 2), 1.0)
+    _split_into_pairs(encoder.conv_in)
+    _split_into_pairs(decoder.conv_in)
+    encoder.conv_out.weight[:3].zero_()
+    encoder.conv_out.bias.zero_()
+    decoder.conv_out.weight.mul_(0.1)
+    decoder.conv_out.weight[:, :6].zero_()
+    decoder.conv_out.bias.zero_()
+    for channel in range(3):
+        for sign, column in ((1.0, channel), (-1.0, channel + 3)):
+            encoder.conv_out.weight[channel, column, 1, 1] = sign
+            decoder.conv_out.weight[channel, column, 1, 1] = 0.6 * sign
+    for conv in (vae.quant_conv, vae.post_quant_conv):
+        conv.weight.zero_()
+        conv.bias.zero_()
+        for channel in range(4):
+            conv.weight[channel, channel] = 1.0
+    vae.quant_conv.bias[4:] = -4.0  # log variance: hardly any sampling noise
+
+
+def _carry_pairs(conv, taps, value):
+    """Makes a convolution pass channels 0..5 on, averaging over the square of kernel `taps`."""
+    conv.weight[:6].zero_()
+    conv.bias[:6].zero_()
+    for channel in range(6):
+        conv.weight[channel, channel, taps, taps] = value
+
+
+def _split_into_pairs(conv):
+    """Makes a convolution turn RGB into +RGB (channels 0..2) and -RGB (3..5)."""
+    conv.weight[:6].zero_()
+    conv.bias[:6].zero_()
+    for channel in range(3):
+        conv.weight[channel, channel, 1, 1] = 1.0
+        conv.weight[channel + 3, channel, 1, 1] = -1.0
+
+
+def random_crops(pictures, size):
+    """One random square crop per batch; sometimes of a smaller version of the pictures."""
+    if np.random.rand() < 0.3:
+        pictures = torch.nn.functional.interpolate(pictures, size=96, mode="bilinear", antialias=True)
+    top, left = np.random.randint(0, pictures.shape[-1] - size + 1, 2)
+    return pictures[:, :, top : top + size, left : left + size].contiguous()
+
+
+def reconstruction_loss(target, output, posterior):
+    """L1 + L2 + L1 of the edges + a whiff of KL; also the plain L1 for the log."""
+    l1 = (output - target).abs().mean()
+    edges = sum((a - b).abs().mean() for a, b in zip(_edges(output), _edges(target), strict=True))
+    kl = posterior.kl().float().mean() / posterior.mean[0].numel()
+    return l1 + (output - target).pow(2).mean() + edges + 1e-4 * kl, l1.item()
+
+
+def _edges(tensor):
+    return tensor[..., 1:, :] - tensor[..., :-1, :], tensor[..., 1:] - tensor[..., :-1]
+
+
+def train_vae(pictures, clutter_pictures, seconds, out, learning_rate=2e-3):
+    """Trains for `seconds` of wall time, whitens, and saves a state dict to `out`. One worker of several."""
+    parallel.join()
+    torch.manual_seed(0)
+    np.random.seed(parallel.RANK)
+    vae = new_vae()
+    analytic_start(vae)
+    parameters = list(vae.parameters())
+    parallel.same_start(parameters)
+    torch.manual_seed(parallel.RANK + 1)
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+    average = parallel.MovingAverage(parameters, 0.995)
+    start, progress, step, l1 = time.time(), 0.0, 0, 0.0
+    while progress < 1:
+        rate = learning_rate * min(1, (step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        # A convolutional VAE learns as much per pixel from crops, in smaller steps. Whole pictures last.
+        crops = progress < 0.6
+        count = 4 if crops else 2
+        batch = to_tensor(
+            [
+                source[np.random.randint(len(source))]
+                for source in (pictures if np.random.rand() < 0.5 else clutter_pictures for _ in range(count))
+            ]
+        )
+        batch = random_crops(batch, 64) if crops else batch
+        with torch.autocast("cpu", torch.bfloat16):
+            posterior = vae.encode(batch).latent_dist
+            output = vae.decode(posterior.sample()).sample
+        loss, new_l1 = reconstruction_loss(batch, output.float(), posterior)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        progress = parallel.average_gradients(parameters, (time.time() - start) / seconds)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        average.update()
+        step, l1 = step + 1, 0.98 * l1 + 0.02 * new_l1
+        if parallel.RANK == 0 and step % 100 == 0:
+            print(f"vae step {step}, {time.time() - start:.0f} s, L1 {l1:.4f}", flush=True)
+    if parallel.RANK == 0:
+        average.swap()
+        whiten(vae, pictures)
+        torch.save(vae.state_dict(), out)
+        print("vae", vae_report(vae), flush=True)
+
+
+@torch.no_grad()
+def whiten(vae, pictures, count=768):
+    """Rescales (post_)quant_conv so that latents times SCALING_FACTOR have mean 0 and deviation 1."""
+    vae.eval()
+    latents = encode(vae, pictures[:count], scale=1.0)
+    mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+    scale = (1 / SCALING_FACTOR) / deviation
+    quant, post = vae.quant_conv, vae.post_quant_conv
+    quant.weight[:4] *= scale[:, None, None, None]
+    quant.bias[:4].copy_((quant.bias[:4] - mean) * scale)
+    quant.bias[4:] += 2 * scale.log()
+    post.bias += post.weight[:, :, 0, 0] @ mean
+    post.weight.div_(scale[None, :, None, None])
+
+
+@torch.no_grad()
+def encode(vae, pictures, scale=SCALING_FACTOR, batch=16):
+    """Latents (posterior means, scaled) of uint8 pictures, float32."""
+    return torch.cat(
+        [
+            vae.encode(to_tensor(pictures[i : i + batch])).latent_dist.mean.float() * scale
+            for i in range(0, len(pictures), batch)
+        ]
+    )
+
+
+@torch.no_grad()
+def decode(vae, latents, batch=16):
+    """uint8 pictures of scaled latents."""
+    return np.concatenate(
+        [to_pictures(vae.decode(part / SCALING_FACTOR).sample.float()) for part in latents.split(batch)]
+    )
+
+
+def vae_report(vae, count=12):
+    """PSNR in dB on fresh pictures of three sorts."""
+    rng = np.random.default_rng(5)
+    sets = {
+        "captioned": [random_sample(rng).picture for _ in range(count)],
+        "clutter": [clutter(rng) for _ in range(count)],
+        "subject": [render_subject(DEMO_SUBJECT, rng) for _ in range(count)],
+    }
+    report = {}
+    for name, pictures in sets.items():
+        error = (decode(vae, encode(vae, pictures)).astype(float) - np.stack(pictures)) ** 2
+        report[name] = round(float(np.mean(10 * np.log10(255**2 / error.mean((1, 2, 3))))), 2)
+    return report
