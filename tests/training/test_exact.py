@@ -97,7 +97,7 @@ def test_a_random_seed_is_settled_for_the_run_and_asked_for_again(train, mini):
     assert mini.load().settings.seed == -1
     resumed = train(resume=True, seed=-1)
     assert "Not exactly" not in resumed.said
-    seeds = [line for line in (stopped.said + resumed.said).splitlines() if "Training seed" in line]
+    seeds = [line for line in f"{stopped.said}\n{resumed.said}".splitlines() if "Training seed" in line]
     assert len({line.strip() for line in seeds}) == 1
 
 
