@@ -108,7 +108,9 @@ def _start_ours(job: dict) -> dict:
     session, loop = _session(job)
     loop.step(loop.windows(0)[0])
     _wait_for(session.device)
-    return {"seconds": time.time() - job["started"]}
+    seconds = time.time() - job["started"]
+    session.close()
+    return {"seconds": seconds}
 
 
 def _start_bare(job: dict) -> dict:
