@@ -92,7 +92,7 @@ def train(
     events.send("started", what="train", settings=dataclasses.asdict(config.settings))
     with _log_file(model.logging), _told(events), ExitStack() as borrowed:
         events.phase("preflight")
-        checked = check(model, config, device, progress=_watched(controls, events))
+        checked = check(model, config, device, progress=controls.watched(events.progress))
         for warning in checked.warnings:
             events.message(warning, level="warning")
         controls.check()
@@ -176,16 +176,6 @@ def generate_checkpoint(
     if not verification.ok:
         raise UserError(f"{path} was written but did not pass its check: {verification.summary()}.")
     return path, verification
-
-
-def _watched(controls: Controls, events: Events) -> Progress:
-    """Progress that people see, and that ends the work when they cancel it."""
-
-    def progress(done: int, total: int, what: str) -> None:
-        controls.check()
-        events.progress(done, total, what)
-
-    return progress
 
 
 @contextmanager

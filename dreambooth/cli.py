@@ -66,7 +66,7 @@ def _create(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
         "create",
         lambda controls: actions.create(
             _folders(args), args.name, args.source, extract_ema=args.extract_ema, half=args.half, replace=args.replace,
-            progress=_watched(bar, controls),
+            progress=controls.watched(bar.show),
         ),
     )  # fmt: skip
     return {"state": "done", "model": config.name, "path": str(_model(args).root), "type": config.facts.model_type}
@@ -103,7 +103,7 @@ def _sample(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
         "sample",
         lambda controls: actions.sample(
             model, shots, Path(args.out), lora=args.lora and Path(args.lora), lora_weight=args.lora_weight,
-            progress=_watched(bar, controls),
+            progress=controls.watched(bar.show),
         ),
     )  # fmt: skip
     return {"state": "done", "samples": [str(path) for path in paths]}
@@ -114,7 +114,7 @@ def _generate(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
         "generate-ckpt",
         lambda controls: actions.generate_checkpoint(
             _model(args), lora=args.lora and Path(args.lora), lora_weight=args.lora_weight,
-            half=args.half or None, out=args.out and Path(args.out), progress=_watched(bar, controls),
+            half=args.half or None, out=args.out and Path(args.out), progress=controls.watched(bar.show),
         ),
     )  # fmt: skip
     return {"state": "done", "checkpoint": str(path), "summary": verification.summary(), **verification.as_dict()}
@@ -277,14 +277,6 @@ def _interrupt(job: Job) -> None:
     leave = threading.Timer(2.0, os._exit, (CANCELLED,))
     leave.daemon = True
     leave.start()
-
-
-def _watched(bar: ProgressBar, controls: Controls) -> Callable[[int, int, str], None]:
-    def progress(done: int, total: int, what: str) -> None:
-        controls.check()
-        bar.show(done, total, what)
-
-    return progress
 
 
 def _print(result: dict[str, Any], as_json: bool) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from dreambooth.errors import Cancelled
+
+Progress = Callable[[int, int, str], None]
 
 
 class Controls:
@@ -68,9 +71,14 @@ class Controls:
         if self._cancelled:
             raise Cancelled("cancelled")
 
-    def progress(self, done: int, total: int, what: str) -> None:
-        """A progress callback that only looks for a cancel."""
-        self.check()
+    def watched(self, show: Progress) -> Progress:
+        """A progress callback that passes on to ``show``, and ends the work when it was cancelled."""
+
+        def progress(done: int, total: int, what: str) -> None:
+            self.check()
+            show(done, total, what)
+
+        return progress
 
     def _set(self, **wishes: bool) -> None:
         with self._changed:

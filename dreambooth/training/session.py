@@ -65,7 +65,7 @@ class Session:
         scaling_factor = read_json(working / "vae" / "config.json")["scaling_factor"]
         self.latents = Latents(cache, scaling_factor, self.device)
         in_background = self.device.type == "cpu"  # where the loop itself looks at Cancel
-        progress = self.events.progress if in_background else self._progress
+        progress = self.events.progress if in_background else self.controls.watched(self.events.progress)
         self.latents.prepare(self._in_order_of_use(), self._take_vae, progress)
         self.events.phase("text embeddings")
         self.prompt_texts = sorted({example.caption for example in self.plan.all_examples()})
@@ -147,10 +147,6 @@ class Session:
             self._load(text_encoder=True, dtype=self._dtype(learns=False))
             self.modules.text_encoder.to(self.device).eval()
         return self.modules.tokenizer, self.modules.text_encoder
-
-    def _progress(self, done: int, total: int, what: str) -> None:
-        self.controls.check()
-        self.events.progress(done, total, what)
 
     # -- while it runs ----------------------------------------------------------------------------------------
 

@@ -135,7 +135,7 @@ class Desk:
         path = dict(self.host.checkpoints()).get(source, Path(source))
 
         def work(controls: Controls, events: Events) -> None:
-            actions.create(model.folders, model.name, path, progress=_watched(controls, events))
+            actions.create(model.folders, model.name, path, progress=controls.watched(events.progress))
 
         return self._start("create", model, work)
 
@@ -171,7 +171,7 @@ class Desk:
         adapter = model.folders.loras / lora if lora and lora != NO_LORA else None
 
         def work(controls: Controls, events: Events) -> None:
-            progress = _watched(controls, events)
+            progress = controls.watched(events.progress)
             path, verification = actions.generate_checkpoint(model, lora=adapter, progress=progress)
             events.send("saved", what="checkpoint", path=str(path), summary=verification.summary())
 
@@ -236,16 +236,6 @@ class Desk:
         jobs.start(f"{what} {model.name}", job)
         self._name, self._what, self._told = model.name, what, told
         return f"Started: {what} {model.name}."
-
-
-def _watched(controls: Controls, events: Events) -> Callable[[int, int, str], None]:
-    """A progress callback that the page sees, and that ends the work when it was cancelled."""
-
-    def progress(done: int, total: int, what: str) -> None:
-        controls.check()
-        events.progress(done, total, what)
-
-    return progress
 
 
 def _end(events: Events, told: list[dict[str, Any]], state: str, text: str) -> None:
