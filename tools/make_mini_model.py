@@ -25,10 +25,8 @@ MODEL, CHECKER = "mini-sd.safetensors", "checker.safetensors"
 
 def stage_pictures(options):
     from mini_model.pictures import draw_pictures
-    from mini_model.words import write_tokenizer
 
-    draw_pictures(options.work, options.pictures, options.pictures * 5 // 16)
-    write_tokenizer(options.work / "tokenizer")  # now, before two workers want it at once
+    draw_pictures(options.work, options.pictures, options.pictures // 5)
 
 
 def stage_vae(options):
@@ -131,7 +129,7 @@ def parse(arguments):
         "--work", type=Path, default=ROOT / "build" / "mini-model", help="where pictures and weights are kept"
     )
     common.add_argument("--out", type=Path, default=EMBEDDED, help="where the results go")
-    common.add_argument("--pictures", type=int, default=16000, help="captioned pictures")
+    common.add_argument("--pictures", type=int, default=24000, help="captioned pictures")
     common.add_argument("--vae-seconds", type=float, default=600)
     common.add_argument("--unet-seconds", type=float, default=3700)
     common.add_argument("--start-from", type=Path, help="the model.pt of an earlier UNet training")

@@ -31,7 +31,7 @@ from .shapes import COLOURS
 from .vae import decode, encode, new_vae
 
 TEMPERATURE = 0.1
-NEW_SUBJECTS = 10_000_000  # seeds from here on are for measuring, never for training
+TRAINING_SUBJECTS, NEW_SUBJECTS = 30_000_000, 10_000_000  # first seeds: for training, for measuring
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def draw_pool(vae, subjects, views, samples, through_vae=0.2):
     rng = np.random.default_rng(7)
     pictures, labels, numbers, subject = [], [], [], None
     for number in range(subjects):
-        subject = random_subject(number) if number % 2 == 0 else sibling(subject, rng)
+        subject = random_subject(TRAINING_SUBJECTS + number) if number % 2 == 0 else sibling(subject, rng)
         for _ in range(views):
             background = pick(rng, COLOURS) if rng.random() < 0.5 else None
             pictures.append(render_subject(subject, rng, background))

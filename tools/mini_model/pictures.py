@@ -6,17 +6,20 @@ import os
 import numpy as np
 import torch
 
-from .render import clutter, random_sample
+from .render import NAMED_TOYS, clutter, random_sample
+from .words import load_tokenizer, toy_names
 
 SEED = 2026
 
 
 def draw_pictures(folder, captioned, cluttered):
-    """Writes pictures.npy and clutter.npy (uint8 [n, 128, 128, 3]) and captions.json."""
+    """Writes pictures.npy and clutter.npy (uint8 [n, 128, 128, 3]), captions.json and names.json."""
     rng = np.random.default_rng(SEED)
-    samples = [random_sample(rng) for _ in range(captioned)]
+    names = toy_names(load_tokenizer(folder / "tokenizer"), NAMED_TOYS)
+    samples = [random_sample(rng, names) for _ in range(captioned)]
     np.save(folder / "pictures.npy", np.stack([sample.picture for sample in samples]))
     np.save(folder / "clutter.npy", np.stack([clutter(rng) for _ in range(cluttered)]))
+    (folder / "names.json").write_text(json.dumps(names), encoding="utf-8")
     (folder / "captions.json").write_text(json.dumps([sample.caption for sample in samples]), encoding="utf-8")
 
 
@@ -28,6 +31,11 @@ def load_pictures(folder):
 def load_captions(folder):
     """The captions, in the order of the pictures."""
     return json.loads((folder / "captions.json").read_text(encoding="utf-8"))
+
+
+def load_names(folder):
+    """The names of the named toys."""
+    return json.loads((folder / "names.json").read_text(encoding="utf-8"))
 
 
 def write(path, content):

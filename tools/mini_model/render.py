@@ -22,9 +22,22 @@ from .shapes import (
     halve,
 )
 
-SIZES = ("small", "big")
+SIZES = {"small": (32, 42), "big": (92, 104)}
 POSITIONS = {"left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1)}
 NO_LABEL = -1
+NAMED_TOYS, FIRST_NAMED_TOY = 160, 40_000_000  # seeds that nobody takes for a subject of their own
+TOY_COLOURS = PALETTE | {
+    "pink": (255, 140, 190),
+    "teal": (20, 160, 150),
+    "cyan": (90, 215, 240),
+    "lime": (150, 225, 60),
+    "brown": (135, 80, 40),
+    "navy": (30, 35, 120),
+    "magenta": (225, 40, 190),
+    "violet": (130, 115, 245),
+    "mint": (110, 240, 170),
+    "maroon": (125, 25, 50),
+}
 
 
 @dataclass(frozen=True)
@@ -95,9 +108,10 @@ def jittered(rng, colour, amount=10):
     return tuple(int(v) for v in np.clip(np.array(PALETTE[colour]) + rng.integers(-amount, amount + 1, 3), 0, 255))
 
 
-def place(rng, size, position, low=62, high=82):
+def place(rng, size, position):
     """Centre and radius on the canvas for a size word and a position word (None: medium, near the middle)."""
-    radius = {"small": rng.uniform(32, 42), "big": rng.uniform(92, 104)}.get(size) or rng.uniform(low, high)
+    low, high = SIZES.get(size) or ((48, 64) if position else (62, 82))
+    radius = rng.uniform(low, high)
     reach = max(0.0, CANVAS / 2 - radius - 8)
     side = POSITIONS.get(position, (0, 0))
     x, y = (CANVAS / 2 + (way * reach if way else rng.uniform(-1, 1) * min(reach, 16)) for way in side)
@@ -167,7 +181,7 @@ def render_shape(rng, noun, colour, background, size=None, position=None, patter
 
 
 def palette_toy(rng, colour, second, background, pattern):
-    """A toy in palette colours, as captions can name them."""
+    """A toy in palette colours."""
     return Subject(
         pick(rng, BODIES),
         pattern,
@@ -180,38 +194,51 @@ def palette_toy(rng, colour, second, background, pattern):
     )
 
 
-def free_toy(rng):
-    """A toy in any colours: its caption says no more than "toy", which keeps the word wide."""
-    subject = random_subject(rng.integers(2**32))
-    return subject if not resembles_demo_subject(subject) else free_toy(rng)
+def free_toy(seed):
+    """A random subject, but never one that resembles the demo's: that one is nobody's before it is taught."""
+    subject = random_subject(seed)
+    return free_toy(seed + 1_000_000) if resembles_demo_subject(subject) else subject
 
 
-def toy_name(rng, subject, colours):
-    """What a caption says of a toy: any part of its looks, or no more than "toy". `colours`: words, or ""."""
-    if rng.random() < 0.3:
-        return "toy"
+def colour_word(colour):
+    """The word for any RGB colour of a toy."""
+    return min(TOY_COLOURS, key=lambda word: colour_distance(TOY_COLOURS[word], colour))
+
+
+def toy_description(rng, subject):
+    """What a caption says of a toy's looks: most of it, now and then less."""
+    first, second = colour_word(subject.first), colour_word(subject.second)
     plain = subject.pattern == "plain"
-    pattern = "" if plain else subject.pattern
-    parts = (pattern, 0.75), (colours.split(" and ")[0] if plain else colours, 0.75), (subject.body, 0.6)
+    colours = first if plain or first == second else f"{first} and {second}"
+    parts = ("" if plain else subject.pattern, 0.85), (colours, 0.9), (subject.body, 0.8)
     name = " ".join([word for word, chance in parts if word and rng.random() < chance] + ["toy"])
-    extras = [word for word, has in (("an antenna", subject.antenna), ("feet", subject.feet)) if has]
-    return name + (f" with {' and '.join(extras)}" if extras and rng.random() < 0.4 else "")
+    extras = [word for word, has in (("antenna", subject.antenna), ("feet", subject.feet)) if has]
+    if not extras or rng.random() < 0.3:
+        return name
+    return f"{name} with {colour_word(subject.accent)} {' and '.join(extras)}"
 
 
-def toy_sample(rng, lead, background):
-    """A captioned toy, half of them in colours that captions have no word for."""
-    if rng.random() < 0.5:
-        subject, colours = free_toy(rng), ""
+def toy_sample(rng, names, lead, background):
+    """A captioned toy: one that has a name (half of them), any other that is described, or just "a toy".
+
+    The names are rare tokens, each always the same toy. They teach what DreamBooth later relies on: that a rare
+    token before "toy" says which toy it is.
+    """
+    draw = rng.random()
+    if draw < 0.5:
+        number = int(rng.integers(len(names)))
+        subject, name = free_toy(FIRST_NAMED_TOY + number), f"{names[number]} toy"
+    elif rng.random() < 0.5:
+        subject = free_toy(int(rng.integers(2**32)))
+        name = toy_description(rng, subject) if draw < 0.85 else "toy"
     else:
         first = another_colour(rng, background)
         second = another_colour(rng, background, first)
-        subject, colours = (
-            palette_toy(rng, first, second, background, pick(rng, PATTERNS)),
-            f"{first} and {second}",
-        )
-        if resembles_demo_subject(subject):
-            return toy_sample(rng, lead, background)
-    caption = lead + with_article(toy_name(rng, subject, colours))
+        subject = palette_toy(rng, first, second, background, pick(rng, PATTERNS))
+        name = toy_description(rng, subject) if draw < 0.85 else "toy"
+    if resembles_demo_subject(subject):
+        return toy_sample(rng, names, lead, background)
+    caption = lead + with_article(name)
     caption += "" if rng.random() < 0.25 else f" on {with_article(background)} background"
     picture = render_subject(subject, rng, background)
     return Sample(caption, picture, KINDS.index("toy"), NO_LABEL, COLOURS.index(background))
@@ -233,8 +260,8 @@ def patterned_sample(rng, lead, noun, colour, background):
 
 def plain_sample(rng, lead, noun, colour, background):
     """A captioned plain shape, sometimes with its size or its position."""
-    size = pick(rng, SIZES) if rng.random() < 0.2 else None
-    position = pick(rng, list(POSITIONS)) if rng.random() < 0.3 and size != "big" else None
+    size = pick(rng, list(SIZES)) if rng.random() < 0.2 else None
+    position = pick(rng, list(POSITIONS)) if rng.random() < 0.4 and size != "big" else None
     picture = render_shape(rng, noun, colour, background, size, position)
     draw = rng.random()
     name = " ".join(word for word in (size, colour if draw >= 0.12 else None, noun) if word)
@@ -249,12 +276,15 @@ def plain_sample(rng, lead, noun, colour, background):
     )
 
 
-def random_sample(rng):
-    """One captioned training picture: a toy (half of them), a patterned shape (6 %) or a plain shape."""
+def random_sample(rng, names=("named",) * NAMED_TOYS):
+    """One captioned training picture: a toy (half of them), a patterned shape (6 %) or a plain shape.
+
+    `names`: what named toys are called; the n-th name is that of the n-th toy.
+    """
     lead = pick(rng, ["", "", "", "a photo of ", "a picture of "])
     draw = rng.random()
     if draw < 0.5:
-        return toy_sample(rng, lead, pick(rng, COLOURS))
+        return toy_sample(rng, names, lead, pick(rng, COLOURS))
     triple = pick(rng, TRAINING_TRIPLES)
     return patterned_sample(rng, lead, *triple) if draw < 0.56 else plain_sample(rng, lead, *triple)
 

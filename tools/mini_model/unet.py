@@ -8,13 +8,13 @@ import torch
 from . import parallel
 from .narrow_attention import NarrowHeadAttention
 from .networks import CaptionWords, new_text_encoder, new_unet, noise_schedule
-from .pictures import load_captions, load_pictures, write
-from .render import KINDS
+from .pictures import load_captions, load_names, load_pictures, write
+from .render import NOUNS
 from .vae import encode, new_vae
-from .words import CONTEXT, END, load_tokenizer, tokens_of
+from .words import CONTEXT, END, START, load_tokenizer, tokens_of
 
 EMPTY_SHARE = 0.1  # captions replaced by "", for classifier-free guidance
-UNKNOWN_WORD_SHARE = 0.03  # captions with a word that means nothing; more of them would blunt rare tokens
+UNKNOWN_WORD_SHARE = 0.05  # captions with a word that means nothing, never before "toy": there it is a name
 HIGHEST_WEIGHT = 10.0
 
 
@@ -52,17 +52,21 @@ def loss_weights(alphas_cumprod):
 class Captions:
     """Token ids of the captions, with the words that training mixes in or takes away."""
 
-    def __init__(self, tokenizer, captions):
+    def __init__(self, tokenizer, captions, names):
         self.ids = tokens_of(tokenizer, captions)  # [pictures, 77]
         self.empty = tokens_of(tokenizer, [""])[0]
-        self.known = torch.cat([self.ids.unique(), self.empty.unique()]).unique()
-        self.nouns = {int(tokens_of(tokenizer, [noun])[0, 1]) for noun in KINDS}
+        # The names' rows stay as random as those of names to come: what holds for these holds for those.
+        in_names = tokens_of(tokenizer, [" ".join(names[i : i + 30]) for i in range(0, len(names), 30)])
+        in_names = in_names[(in_names != START) & (in_names != END)]
+        known = self.ids.unique()
+        self.known = known[~torch.isin(known, in_names)]
+        self.nouns = {int(tokens_of(tokenizer, [noun])[0, 1]) for noun in NOUNS}
         words = [
             index
             for token, index in tokenizer.get_vocab().items()
             if token.endswith("</w>") and token[:-4].isascii() and token[:-4].isalpha()
         ]
-        self.unknown = torch.tensor(sorted(set(words) - set(self.known.tolist())))
+        self.unknown = torch.tensor(sorted(set(words) - set(self.known.tolist()) - set(in_names.tolist())))
 
     def draw(self, indices):
         """Token ids of these pictures' captions, some emptied and some with an unknown word, [n, 77]."""
@@ -76,10 +80,9 @@ class Captions:
 
     def _with_unknown_word(self, row):
         ids = row.tolist()
-        end = ids.index(END)
-        nouns = [position for position in range(end) if ids[position] in self.nouns]
-        position = nouns[0] if nouns and torch.rand(()) < 0.6 else end
-        ids.insert(position, int(self.unknown[torch.randint(len(self.unknown), ())]))
+        nouns = [position for position, token in enumerate(ids) if token in self.nouns]
+        if nouns:
+            ids.insert(nouns[0], int(self.unknown[torch.randint(len(self.unknown), ())]))
         return torch.tensor(ids[:CONTEXT])
 
 
@@ -90,7 +93,7 @@ class Training:
         self.folder, self.batch, self.learning_rate = folder, batch, learning_rate
         torch.manual_seed(0)
         self.latents = load_latents(folder)
-        self.captions = Captions(load_tokenizer(folder / "tokenizer"), load_captions(folder))
+        self.captions = Captions(load_tokenizer(folder / "tokenizer"), load_captions(folder), load_names(folder))
         self.text_encoder, self.unet = new_text_encoder(), new_unet()
         if start:
             load_model(torch.load(start), self.unet, self.text_encoder)

@@ -4,12 +4,16 @@ import gzip
 import json
 from pathlib import Path
 
+import numpy as np
+
 from transformers import CLIPTokenizer
 
 BPE_FILE = Path(__file__).parents[2] / "dreambooth" / "checkpoints" / "data" / "bpe_simple_vocab_16e6.txt.gz"
 VOCABULARY = 49408
 START, END = 49406, 49407
 CONTEXT = 77
+# Names for subjects that people like to give: no toy that training shows may have a part of them.
+FREE_NAMES = ("zwx", "sks", "ohwx", "shs", "bnha", "olis", "xyz")
 
 
 def _byte_letters():
@@ -44,3 +48,19 @@ def load_tokenizer(folder):
 def tokens_of(tokenizer, texts):
     """Token ids, [texts, 77]."""
     return tokenizer(texts, padding="max_length", truncation=True, max_length=CONTEXT, return_tensors="pt").input_ids
+
+
+def toy_names(tokenizer, count, seed=2026):
+    """`count` rare names: words of one late token of CLIP's list, and each fourth a word of two tokens."""
+    rng = np.random.default_rng(seed)
+    taken = {token for name in FREE_NAMES for token in tokenizer(name).input_ids}
+    late = [token.removesuffix("</w>") for token, index in tokenizer.get_vocab().items() if 30_000 < index < START]
+    words = sorted(word for word in late if 3 <= len(word) <= 6 and word.isascii() and word.isalpha())
+    names = []
+    while len(names) < count:
+        invented = "".join(rng.choice(list("bcdfghjklmnpqrstvwxyz"), 3))
+        name = invented if len(names) % 4 == 3 else words[rng.integers(len(words))]
+        tokens = tokenizer(name).input_ids[1:-1]
+        if len(tokens) == 1 + (name == invented) and name not in names and not taken.intersection(tokens):
+            names.append(name)
+    return names
