@@ -106,7 +106,9 @@ def add(wanted: list[str]) -> None:
 
 def frozen() -> list[str]:
     """Everything that is installed, as constraints."""
-    found = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions() if d.metadata["Name"]}
+    names = {distribution.metadata["Name"] for distribution in importlib.metadata.distributions()}
+    # By name once more: a folder like ~umpy-1.0.dist-info, which pip leaves behind at times, has numpy's old number.
+    found = {name: installed(name) for name in names if name}
     plain = re.compile(r"\d+(\.\d+)*((a|b|rc)\d+)?(\.post\d+)?(\.dev\d+)?(\+[\w.]+)?")  # others upset pip
     return sorted(f"{name}=={version}" for name, version in found.items() if plain.fullmatch(version or ""))
 

@@ -17,6 +17,7 @@ from dreambooth.jobs import Controls, Events
 from dreambooth.settings import Concept, Folders, ModelConfig, ModelFolder, Settings, parse
 
 if TYPE_CHECKING:
+    from dreambooth.runs.advice import Advice
     from dreambooth.runs.preflight import Checked
     from dreambooth.runs.run import RunResult
 
@@ -71,6 +72,21 @@ def check(model: ModelFolder, config: ModelConfig, device: Any = None, progress:
     return preflight(model, config, device, progress)
 
 
+def advise(kind: str, model: ModelFolder, config: ModelConfig, device: Any = None) -> Advice:
+    """Settings that suit this machine ("performance") or what is taught ("person", "object"), and why."""
+    from dreambooth.hosts.alone import best_device
+    from dreambooth.runs import advice
+    from dreambooth.runs.preflight import parameters_of
+
+    class_pictures = any(concept.class_data_dir for concept in config.concepts)
+    if kind == "person":
+        return advice.for_person(class_pictures)
+    if kind == "object":
+        return advice.for_object(class_pictures)
+    sizes = [parameters_of(model.require(), part) for part in ("unet", "text_encoder")]
+    return advice.for_machine(config.settings, device or best_device(), *sizes, class_pictures)
+
+
 def train(
     model: ModelFolder,
     config: ModelConfig,
@@ -120,9 +136,9 @@ def sample(
     """Draw pictures with the model, or with the model and a LoRA, into the folder ``out``."""
     from dreambooth.checkpoints.lora import apply_lora, read_lora
     from dreambooth.checkpoints.modules import load_modules, load_unet
+    from dreambooth.hosts.alone import best_device
     from dreambooth.sampling.draw import draw
     from dreambooth.sampling.pictures import save_picture
-    from dreambooth.training.precision import default_device
 
     config = model.require().load()
     settings = config.settings
@@ -133,7 +149,7 @@ def sample(
     if adapter:
         apply_lora(modules, adapter, lora_weight)
     for module in (modules.unet, modules.vae, modules.text_encoder):
-        module.to(default_device()).eval()
+        module.to(best_device()).eval()
     pictures = draw(
         modules,
         shots,

@@ -130,7 +130,7 @@ def _settings(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     """Every setting, as declared."""
     return {
         key: {"default": s.default, "label": s.label, "help": s.help, "low": s.low, "high": s.high,
-              "choices": list(s.choices), "group": s.group, "applies": s.applies}
+              "choices": list(s.choices), "tab": s.tab, "group": s.group, "applies": s.applies}
         for key, s in SETTINGS.items()
     }  # fmt: skip
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL import Image
 
-from dreambooth import actions
+from dreambooth import actions, embedded
 from dreambooth.dataset.pictures import find_pictures, open_picture
 from dreambooth.embedded.checker import COLOURS, KINDS, Checker
 from dreambooth.errors import UserError
@@ -26,28 +26,10 @@ from dreambooth.sampling.draw import Shot
 from dreambooth.settings import Concept, Folders, ModelFolder, read_concepts
 from dreambooth.terminal import ProgressBar
 
-EMBEDDED = Path(__file__).parent / "embedded"
 NAME = "demo"
 SAMPLES = 48  # of the subject, and as many of everything else
 PRIOR_PICTURES = 64
 STEPS, CFG = 20, 4.0
-SETTINGS = {
-    "use_lora": True,
-    "lora_unet_rank": 16,
-    "lora_txt_rank": 16,
-    "lora_learning_rate": 2e-3,
-    "lora_txt_learning_rate": 2e-3,
-    "num_train_epochs": 200,
-    "train_batch_size": 2,
-    "lr_scheduler": "cosine",
-    "lr_warmup_steps": 20,
-    "prior_loss_weight": 1.0,
-    "gradient_checkpointing": False,
-    "save_embedding_every": 0,
-    "save_preview_every": 50,
-    "resolution": 128,
-    "bucket_step": 32,
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,7 +61,7 @@ class Demo:
     def run(self) -> dict[str, Any]:
         started = time.perf_counter()
         self._say("1/6  Create: the embedded checkpoint becomes a model that can be trained")
-        actions.create(self.folders, NAME, EMBEDDED / "mini-sd.safetensors", replace=True)
+        actions.create(self.folders, NAME, embedded.CHECKPOINT, replace=True)
         self._say(f"2/6  What it draws before: {2 * SAMPLES} pictures")
         before = self._draw("before")
         self._say(
@@ -125,7 +107,7 @@ class Demo:
         return actions.sample(self.model, shots, self.out / when, lora=lora, batch_size=8, progress=self.bar.show)
 
     def _subject_shots(self) -> list[Shot]:
-        name = f"a {self.token} {self.concept.class_token}"
+        name = _a(f"{self.token} {self.concept.class_token}")
         prompts = [name, f"a photo of {name}", *(f"{name} on {_a(colour)} background" for colour in COLOURS)]
         return [_shot(prompts[i % len(prompts)], 1000 + i) for i in range(SAMPLES)]
 
@@ -134,7 +116,7 @@ class Demo:
         half = SAMPLES // 2
         nouns = [_shot(_plain(*other), 2000 + i) for i, other in enumerate(_others(half))]
         toys = [
-            _shot(f"a {self.concept.class_token} on {_a(COLOURS[i % 8])} background", 3000 + i) for i in range(half)
+            _shot(f"{_a(self.concept.class_token)} on {_a(COLOURS[i % 8])} background", 3000 + i) for i in range(half)
         ]
         return nouns + toys
 
@@ -143,7 +125,7 @@ class Demo:
         folder, kind = Path(self.concept.class_data_dir), self.concept.class_token
         shutil.rmtree(folder, ignore_errors=True)
         half = PRIOR_PICTURES // 2
-        toys = [f"a {kind}", *(f"a {kind} on {_a(colour)} background" for colour in COLOURS)]
+        toys = [_a(kind), *(f"{_a(kind)} on {_a(colour)} background" for colour in COLOURS)]
         practice = [other for other in _others(2 * half, start=3) if other not in _others(SAMPLES // 2)][:half]
         prompts = [toys[i % len(toys)] for i in range(half)] + [_plain(*other) for other in practice]
         shots = [_shot(prompt, 5000 + i) for i, prompt in enumerate(prompts)]
@@ -183,7 +165,7 @@ class Demo:
     def _train(self) -> Any:
         # The captions say all there is to say: without a class token nothing is added to those of other things.
         concept = dataclasses.replace(self.concept, class_token="")
-        config = actions.configure(self.model, SETTINGS, [concept])
+        config = actions.configure(self.model, embedded.SETTINGS, [concept])
         return actions.train(self.model, config, events=Events(self.model.logging, self.bar.listen))
 
     def _measure(self, config: Any) -> tuple[float, float]:
@@ -209,7 +191,7 @@ class Demo:
 def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="dreambooth demo", description="The whole job on the embedded model.")
     parser.add_argument("--out", default="demo-output", metavar="DIR", help="where everything is written")
-    parser.add_argument("--concepts", default=str(EMBEDDED / "concepts.json"), metavar="FILE.json",
+    parser.add_argument("--concepts", default=str(embedded.CONCEPTS), metavar="FILE.json",
                         help="another subject: its pictures, captions, token")  # fmt: skip
     parser.add_argument("--token", default="", help="another token for the subject")
     return parser

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 import uuid
@@ -16,11 +17,16 @@ from typing import Any
 
 from dreambooth.errors import UserError
 
+# What _beside() names, and nothing that another program may have left.
+_OURS = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(?P<kind>part|old)", re.DOTALL)
+
 
 def explain(error: OSError, path: Path, doing: str = "write") -> UserError:
     """Turn an operating system's refusal into a line that names the file and the way out."""
     if error.errno == errno.ENOSPC:
         return UserError(f"The disk is full: could not {doing} {path}. Free some space; earlier files are whole.")
+    if doing == "read" and error.errno in (errno.EACCES, errno.EPERM):
+        return UserError(f"No permission to read {path}: allow it for your user or choose another one.")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return UserError(f"No permission to {doing} {path}: make the folder writable or choose another one.")
     return UserError(f"Could not {doing} {path}: {error.strerror or error}.")
@@ -92,8 +98,10 @@ def clear_leftovers(folder: Path, older_than: float = 3600) -> None:
     """Remove what a killed process left beside its targets. Young ones may be another process's work going on."""
     if not folder.is_dir():
         return
-    replaced = [p for p in folder.glob(".*.old") if (folder / p.name[1:].rsplit(".", 2)[0]).exists()]
-    for leftover in (*folder.glob(".*.part"), *replaced):
+    for leftover in folder.glob(".*"):
+        ours = _OURS.fullmatch(leftover.name)
+        if not ours or (ours["kind"] == "old" and not (folder / ours["name"]).exists()):
+            continue
         with contextlib.suppress(OSError):
             if time.time() - leftover.stat().st_mtime > older_than:
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
@@ -116,7 +124,7 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} does not exist.") from None
     except OSError as error:
         raise explain(error, Path(path), "read") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON ({error}).") from error
 
 
@@ -127,9 +135,11 @@ def require_free_space(folder: Path, n_bytes: int, what: str) -> None:
         existing = existing.parent
     free = shutil.disk_usage(existing).free
     if free < n_bytes:
-        raise UserError(
-            f"{what} needs {n_bytes / 1e9:.1f} GB in {folder}, but only {free / 1e9:.1f} GB are free: make room first."
-        )
+        raise UserError(f"{what} needs {_size(n_bytes)} in {folder}, but only {_size(free)} are free: make room first.")
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f} MB"
 
 
 def content_hash(path: Path) -> str:
@@ -147,10 +157,16 @@ def _beside(path: Path) -> Path:
 
 
 def _sync(path: Path) -> None:
-    """Make what was written survive a power cut. Folders cannot be synced on Windows, which does it itself."""
-    if not path.exists() or (path.is_dir() and os.name == "nt"):
-        return
-    handle = os.open(path, os.O_RDONLY if path.is_dir() or os.name != "nt" else os.O_RDWR)
+    """Make what was written survive a power cut. Windows and some network shares sync folders themselves."""
+    if path.is_dir():
+        with contextlib.suppress(OSError):
+            _sync_with(path, os.O_RDONLY)
+    elif path.exists():
+        _sync_with(path, os.O_RDWR)
+
+
+def _sync_with(path: Path, flags: int) -> None:
+    handle = os.open(path, flags)
     try:
         os.fsync(handle)
     finally:

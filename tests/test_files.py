@@ -76,9 +76,9 @@ def test_json_that_is_none_is_named(tmp_path):
 
 
 def test_leftovers_of_a_killed_process_go_but_nothing_else(tmp_path):
-    for name in (".a.safetensors.12345678.part", ".hidden", "a.part"):
+    for name in (".a.safetensors.12345678.part", ".hidden", ".of another program.part", "a.part"):
         (tmp_path / name).write_text("x")
         os.utime(tmp_path / name, (0, 0))
     (tmp_path / ".young.12345678.part").write_text("another process is writing this")
     files.clear_leftovers(tmp_path)
-    assert sorted(os.listdir(tmp_path)) == [".hidden", ".young.12345678.part", "a.part"]
+    assert sorted(os.listdir(tmp_path)) == [".hidden", ".of another program.part", ".young.12345678.part", "a.part"]

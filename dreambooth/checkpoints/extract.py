@@ -22,9 +22,9 @@ from dreambooth.checkpoints.manifest import REST, Entry, Manifest, dtype_name
 from dreambooth.checkpoints.modules import WEIGHTS, disk_shapes, fingerprint, skeleton
 from dreambooth.checkpoints.reading import Tensors
 from dreambooth.checkpoints.tokenizer import write_tokenizer
-from dreambooth.checkpoints.writing import Spec, TensorWriter, is_finite, tensor_hash
+from dreambooth.checkpoints.writing import Spec, TensorWriter, cast, is_finite, tensor_hash
 from dreambooth.errors import UserError
-from dreambooth.files import replacing_folder, require_free_space, write_json
+from dreambooth.files import clear_leftovers, replacing_folder, require_free_space, write_json
 from dreambooth.settings import Facts, ModelFolder
 
 log = logging.getLogger("dreambooth.checkpoints")
@@ -60,10 +60,12 @@ def extract(
         family = recognise(tensors)
         configs = _configs(family, tensors)
         moves = plan_moves(tensors, family.layout(configs), configs, extract_ema=extract_ema, half=half)
+        clear_leftovers(model.root)
         n_bytes = sum(move.spec.n_bytes for move in moves)
         require_free_space(model.root, n_bytes + 20_000_000, f"Creating {model.name}")
         prediction_type = family.prediction_type(tensors.metadata)
-        with replacing_folder(model.working) as working, replacing_folder(model.source) as kept:
+        # The large folder is in place first, so that only a moment passes until both are.
+        with replacing_folder(model.source) as kept, replacing_folder(model.working) as working:
             _write_configs(working, family, configs, moves, prediction_type)
             entries = _move_all(tensors, moves, working, kept, progress)
             components = {move.place.component for move in moves} - {REST}
@@ -119,6 +121,11 @@ def _require_complete(
                 f"{tensors.path} is inconsistent: {move.key} has the shape {tensors.shape(move.key)}, "
                 f"where {move.spec.shape} belongs. Use another file."
             )
+        if move.place.component != REST and not move.spec.dtype.is_floating_point:
+            raise UserError(
+                f"{tensors.path} is quantised ({move.key} holds whole numbers), which can't be trained: "
+                "use the checkpoint that it was made from."
+            )
 
 
 def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -138,8 +145,9 @@ def _configs(family: Family, tensors: Tensors) -> dict[str, dict[str, Any]]:
 def _expected(source: Path, component: str, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     try:
         return disk_shapes(component, skeleton(component, config))
-    except (ValueError, TypeError, ArithmeticError, AssertionError) as error:
-        raise UserError(f"{source}: its {component} has sizes that can't be built ({error}).") from error
+    except Exception as error:  # the libraries have exceptions of their own for it, others with each version
+        why = " ".join(str(error).split())
+        raise UserError(f"{source}: its {component} has sizes that can't be built ({why}).") from error
 
 
 def _ema_places(tensors: Tensors, layout: Layout, unet: Mapping[str, Any]) -> dict[str, Place]:
@@ -179,9 +187,10 @@ def _move_all(
             specs = {move.place.name: move.spec for move in moves if move.place.component == component}
             writers[component] = stack.enter_context(TensorWriter(path, specs, {"format": "pt"}))
         for number, move in enumerate(moves):
-            tensor = tensors.get(move.key).to(move.spec.dtype)
+            tensor = tensors.get(move.key)
             if move.place.component != REST:
                 _require_finite(tensors, move.key, tensor)
+                tensor = cast(tensor, move.spec.dtype, f"{tensors.path}: {move.key}")
             writers[move.place.component].write(move.place.name, tensor.reshape(move.spec.shape))
             entries.append(_entry(move, tensor))
             if progress:

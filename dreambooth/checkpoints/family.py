@@ -106,12 +106,16 @@ def _later(name: str) -> str:
 # Looked through from top to bottom: what is more particular comes first.
 _OTHERS = (
     (
-        _holds(".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", ".hada_w1_", ".lokr_w", ".oft_", "lora_te_"),
+        _holds("lora_unet_", "lora_te", "lora_down.", "lora.down.", "lora_A.", ".hada_w1_", ".lokr_w", ".oft_"),
         f"a LoRA, not a checkpoint: {_WANTED} to train on (LoRAs are merged by Generate Ckpt)",
     ),
     (_starts("control_model.", "controlnet_", "input_hint_block"), f"a ControlNet, not a checkpoint: {_WANTED}"),
-    (_holds("double_blocks.", "double_stream"), _later("a FLUX model")),
+    (_holds("motion_modules."), f"a motion module, not a checkpoint: {_WANTED}"),
+    (_starts("ip_adapter.", "image_proj."), f"an IP-Adapter, not a checkpoint: {_WANTED}"),
+    (_starts("vision_model."), f"an image encoder, not a checkpoint: {_WANTED}"),
+    (_holds("double_blocks.", "double_stream"), _later("a model of the FLUX kind")),
     (_holds("joint_blocks.", "joint_transformer_blocks."), _later("a Stable Diffusion 3 model")),
+    (_starts("conditioner.embedders.0.open_clip."), _later("a video model (Stable Video Diffusion)")),
     (_starts("conditioner.embedders.0.model."), _later("an SDXL refiner")),
     (_starts("conditioner.", "model.diffusion_model.label_emb."), _later("an SDXL checkpoint")),
     (_conv_in(9), _later("an inpainting checkpoint")),
@@ -127,6 +131,10 @@ _OTHERS = (
     (
         _starts("cond_stage_model.", "text_model.", "transformer.text_model.", "encoder.layers."),
         f"a text encoder alone, not a checkpoint: {_WANTED}",
+    ),
+    (
+        _starts("input_blocks.", "diffusion_model."),
+        f"a unet alone, without VAE and text encoder: {_WANTED} that has all three",
     ),
     (
         _starts("down_blocks.", "time_embedding.", "conv_in."),

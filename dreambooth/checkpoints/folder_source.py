@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,16 @@ from dreambooth.files import read_json
 _OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 
 
+# Parts whose config.json tells the family; others (safety checker, feature extractor) don't matter.
+_DESCRIBED = ("unet", "vae", "text_encoder", "text_encoder_2")
+
+# The number that huggingface's libraries give each file of a large component.
+_SHARD = re.compile(r"-\d{5}-of-\d{5}")
+
+
 def open_source(path: Path) -> Tensors:
     """A single file or a diffusers folder. UserError when it is neither, or of no family that is known."""
-    return FolderSource(Path(path)) if Path(path).is_dir() else open_tensors(path)
+    return FolderSource(Path(path)) if os.path.isdir(path) else open_tensors(path)
 
 
 class FolderSource(Tensors):
@@ -31,14 +40,18 @@ class FolderSource(Tensors):
     def __init__(self, path: Path):
         self.path = path
         configs = _configs(path)
-        family = _family(path, configs)
-        self.metadata = family.facts_of(configs)
-        self._layout = family.layout(configs)
+        try:
+            family = _family(path, configs)
+            self.metadata = family.facts_of(configs)
+            self._layout = family.layout(configs)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise UserError(f"{path}: its config.json files are damaged ({error!r}): copy it again.") from error
         self._sources: dict[str, tuple[Tensors, str]] = {}
         with contextlib.ExitStack() as stack:
             for component in family.components:
-                file = stack.enter_context(open_tensors(_weights(path / component, component)))
-                self._sources |= {key: (file, name) for key, name in self._keys(component, file).items()}
+                for weights in _weights(path / component, component):
+                    file = stack.enter_context(open_tensors(weights))
+                    self._sources |= {key: (file, name) for key, name in self._keys(component, file).items()}
             self._files = stack.pop_all()
 
     def close(self) -> None:
@@ -79,8 +92,9 @@ def _today(component: str, name: str) -> str:
 def _configs(path: Path) -> dict[str, dict[str, Any]]:
     if not (path / "model_index.json").is_file():
         raise UserError(f"{path} is a folder without model_index.json: choose a checkpoint file or a diffusers folder.")
-    files = {file.parent.name: file for file in sorted(path.glob("*/*config.json"))}
-    return {name: read_json(file) for name, file in files.items()}
+    files = {name: path / name / "config.json" for name in _DESCRIBED}
+    files["scheduler"] = path / "scheduler" / "scheduler_config.json"
+    return {name: read_json(file) for name, file in files.items() if file.is_file()}
 
 
 def _family(path: Path, configs: Mapping[str, Mapping[str, Any]]) -> Family:
@@ -100,14 +114,16 @@ def _family(path: Path, configs: Mapping[str, Mapping[str, Any]]) -> Family:
     raise UserError(f"{path} is {kind}, which is not supported yet: choose a Stable Diffusion 1.x folder.")
 
 
-def _weights(folder: Path, component: str) -> Path:
-    """The weights file: the plain one before variants (fp16, non_ema), .safetensors before pickles."""
+def _weights(folder: Path, component: str) -> list[Path]:
+    """The weights: plain ones before variants (fp16, non_ema), .safetensors before pickles; one file or its shards."""
     stems = {Path(WEIGHTS[component]).stem, "pytorch_model"}
-    found = [
-        file
-        for file in folder.glob("*")
-        if file.suffix in (".safetensors", ".bin") and file.name.split(".")[0] in stems
-    ]
-    if not found:
+    versions: dict[str, list[Path]] = {}
+    for file in sorted(folder.glob("*")):
+        whole_name = _SHARD.sub("", file.name)
+        if file.suffix in (".safetensors", ".bin") and whole_name.split(".")[0] in stems:
+            versions.setdefault(whole_name, []).append(file)
+    if not versions:
         raise UserError(f"{folder} holds no weights ({WEIGHTS[component]}): copy the whole folder again.")
-    return min(found, key=lambda file: (file.name.count("."), file.suffix == ".bin", file.name))
+    files = versions[min(versions, key=lambda name: (name.count("."), name.endswith(".bin"), name))]
+    whole = [file for file in files if not _SHARD.search(file.name)]
+    return whole or files

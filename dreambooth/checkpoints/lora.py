@@ -190,10 +190,11 @@ def _pair(file: Tensors, name: str) -> LoraPair:
         odd = ", ".join(sorted(parts ^ {_DOWN, _UP, _ALPHA}))
         raise UserError(f"{file.path} is not a plain LoRA, or it is damaged: {name} has or lacks {odd}.")
     down, up = file.get(f"{name}.{_DOWN}"), file.get(f"{name}.{_UP}")
-    if down.dim() < 2 or up.dim() < 2 or down.shape[0] == 0 or up[0].numel() != down.shape[0]:
+    alpha = file.get(f"{name}.{_ALPHA}").float().flatten() if _ALPHA in parts else torch.zeros(1)
+    has_sizes = down.dim() >= 2 and up.dim() >= 2 and 0 not in (*down.shape, *up.shape, *alpha.shape)
+    if not has_sizes or up[0].numel() != down.shape[0]:
         raise UserError(f"{file.path} is damaged: the shapes of {name} don't belong together.")
-    alpha = file.get(f"{name}.{_ALPHA}").float().flatten()[0].item() if _ALPHA in parts else 0.0
-    return LoraPair(down, up, alpha or float(down.shape[0]))
+    return LoraPair(down, up, alpha[0].item() or float(down.shape[0]))
 
 
 def _data_hash(tensors: Mapping[str, torch.Tensor]) -> str:

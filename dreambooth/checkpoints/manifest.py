@@ -65,7 +65,10 @@ class Manifest:
     def load(cls, folder: Path) -> Manifest:
         """UserError when it is missing or not a manifest."""
         path = Path(folder) / "manifest.json"
-        values: dict[str, Any] = read_json(path)
+        try:
+            values: dict[str, Any] = read_json(path)
+        except UserError as error:
+            raise UserError(f"{error} Create the model again.") from error
         try:
             entries = tuple(Entry(**{**entry, "shape": tuple(entry["shape"])}) for entry in values.pop("entries"))
             return cls(**values, entries=entries)

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from dreambooth.checkpoints.family import Family, family_of
-from dreambooth.checkpoints.reading import Tensors, open_tensors
+from dreambooth.checkpoints.reading import TensorFile, Tensors, open_tensors
 from dreambooth.checkpoints.writing import write_tensors
 from dreambooth.errors import UserError
 from dreambooth.files import content_hash, read_json, replacing, write_json
@@ -117,6 +117,14 @@ def weights_path(working: Path, component: str) -> Path:
     return Path(working) / component / WEIGHTS[component]
 
 
+def open_part(path: Path) -> TensorFile:
+    """Open a file of the model's own folders."""
+    try:
+        return open_tensors(path)
+    except UserError as error:
+        raise UserError(f"{path} is missing, unreadable or damaged: create the model again.") from error
+
+
 def save_component(
     working: Path,
     name: str,
@@ -131,7 +139,7 @@ def save_component(
     tensors = dict(weights.named_parameters()) if isinstance(weights, nn.Module) else weights
     tensors = {disk_name(name, key): value.detach() for key, value in tensors.items()}
     reference = "unet" if name == "ema_unet" else name
-    with open_tensors(weights_path(working, reference)) as file:
+    with open_part(weights_path(working, reference)) as file:
         expected = {key: file.shape(key) for key in file}
     if {key: tuple(value.shape) for key, value in tensors.items()} != expected:
         odd = sorted(tensors.keys() ^ expected.keys())[:5]
@@ -166,7 +174,7 @@ def fingerprint(working: Path, component: str) -> str:
 def _load(working: Path, component: str, dtype: torch.dtype) -> nn.Module:
     folder = Path(working) / component
     module = skeleton(component, read_json(folder / "config.json"))
-    with open_tensors(folder / WEIGHTS[component]) as file:
+    with open_part(folder / WEIGHTS[component]) as file:
         _fill(module, component, file, dtype)
     _rebuild_buffers(module)
     return module.eval()

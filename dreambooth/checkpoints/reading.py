@@ -7,11 +7,13 @@ at a time is all that is held, and a file that is open here can still be replace
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
+import os
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -153,7 +155,7 @@ def open_tensors(path: Path) -> TensorFile:
     something (which is named, and not run).
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path's, it takes any name
         raise UserError(f"{path} is a folder, not a model file.")
     try:
         file = open(path, "rb", buffering=0)  # noqa: SIM115 (TensorFile keeps it and closes it)
@@ -161,6 +163,8 @@ def open_tensors(path: Path) -> TensorFile:
         raise UserError(f"{path} does not exist: check the path.") from None
     except OSError as error:
         raise explain(error, path, "read") from error
+    except ValueError as error:
+        raise UserError(f"{str(path)!r} can't be the name of a file: correct the path.") from error
     try:
         return _open(path, file)
     except BaseException:
@@ -178,8 +182,11 @@ def _open(path: Path, file: BinaryIO) -> TensorFile:
     for magic, what in _OTHER_FILES.items():
         if head.startswith(magic):
             raise UserError(f"{path} {what}.")
-    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+    text = head.removeprefix(codecs.BOM_UTF8).lstrip()
+    if text.startswith(b"<"):
         raise UserError(f"{path} is a web page, not a model: the link led to a page. Download the file itself.")
+    if text.startswith(b"{"):
+        raise UserError(f"{path} is a text (JSON), not a model: perhaps a server's complaint, saved in its place.")
     return TensorFile(path, file, *_pickled_entries(path, file, size, is_zip=head.startswith(b"PK")))
 
 
@@ -195,6 +202,7 @@ def _safetensors_entries(path: Path, file: BinaryIO, size: int) -> tuple[dict[st
         header = json.loads(header_bytes)
         metadata = {str(k): str(v) for k, v in (header.pop("__metadata__", None) or {}).items()}
         entries = {key: _safetensors_entry(path, key, value, 8 + length) for key, value in header.items()}
+        _require_text(entries, metadata)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} has a broken safetensors header: download or copy it again.") from error
     end = _check_gapless(path, entries, 8 + length)
@@ -235,7 +243,9 @@ def _pickled_entries(path: Path, file: BinaryIO, size: int, is_zip: bool) -> tup
         content = (read_zip if is_zip else read_legacy)(file, path)
         entries = {key: _pickled_entry(key, t, content, size) for key, t in _named_tensors(content.value)}
         beside = content.value.items() if isinstance(content.value, dict) else ()
-        return entries, {key: text for key, text in beside if isinstance(key, str) and isinstance(text, str)}
+        metadata = {key: text for key, text in beside if isinstance(key, str) and isinstance(text, str)}
+        _require_text(entries, metadata)
+        return entries, metadata
     except UserError:
         raise
     except Exception as error:  # such a file can be broken in more ways than there are kinds of exceptions
@@ -257,6 +267,14 @@ def _pickled_entry(key: str, tensor: PickledTensor, content: TorchFile, size: in
     if math.prod(entry.shape) * entry.dtype.itemsize > storage_bytes:
         raise ValueError(f"{key} repeats its data")  # a few bytes could stand for more than fits into memory
     return entry
+
+
+def _require_text(entries: Mapping[str, Entry], metadata: Mapping[str, str]) -> None:
+    """ValueError for names that no file of ours could hold: lone halves of characters, and the header's own key."""
+    for text in (*entries, *metadata, *metadata.values()):
+        text.encode()
+    if "__metadata__" in entries:
+        raise ValueError("a tensor is named __metadata__")
 
 
 def _contiguous_stride(shape: tuple[int, ...]) -> tuple[int, ...]:

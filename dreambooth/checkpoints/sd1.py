@@ -20,6 +20,8 @@ FACTS_KEY = "dreambooth.config"
 
 DIFFUSERS_VERSION = "0.30.3"  # the oldest that is supported reads these configs as they are
 
+PREDICTION_TYPES = ("epsilon", "v_prediction")
+
 WIDEST_CONTEXT = 768  # width of the text embeddings that the unet reads; later families have 1024 and more
 
 UNET = "model.diffusion_model."
@@ -47,7 +49,7 @@ class StableDiffusion1:
         conv_in = shapes.get(UNET + "input_blocks.0.0.weight", ())
         to_k = shapes.get(UNET + "middle_block.1.transformer_blocks.0.attn2.to_k.weight", (0, 0))
         other_text = any(key.startswith(("cond_stage_model.model.", "conditioner.")) for key in shapes)
-        return conv_in[1:2] == (4,) and to_k[-1] <= WIDEST_CONTEXT and not other_text
+        return conv_in[1:2] == (4,) and to_k[-1:] <= (WIDEST_CONTEXT,) and not other_text
 
     def claims_folder(self, configs: Mapping[str, Mapping[str, Any]]) -> bool:
         """The same for a diffusers folder, by its components' configs."""
@@ -80,7 +82,10 @@ class StableDiffusion1:
         return _facts(metadata)["prediction_type"]
 
     def facts_of(self, configs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-        """A diffusers folder's configs as metadata that :meth:`configs` understands."""
+        """A diffusers folder's configs as metadata that :meth:`configs` understands.
+
+        Like :meth:`claims_folder` and :meth:`layout` it may end in any exception when the configs are not diffusers'.
+        """
         names = {
             "unet": ("attention_head_dim", "norm_num_groups"),
             "vae": ("norm_num_groups",),
@@ -90,7 +95,8 @@ class StableDiffusion1:
             part: {name: configs[part][name] for name in wanted if name in configs[part]}
             for part, wanted in names.items()
         }
-        facts["sample_size"] = configs["unet"].get("sample_size") or 64
+        size = configs["unet"].get("sample_size") or 64
+        facts["sample_size"] = max(size) if isinstance(size, list) else size
         facts["prediction_type"] = configs.get("scheduler", {}).get("prediction_type", "epsilon")
         return {FACTS_KEY: json.dumps(facts)}
 
@@ -209,9 +215,20 @@ def _facts(metadata: Mapping[str, str]) -> dict[str, Any]:
             facts[part] |= {name: int(said.get(part, {}).get(name, value)) for name, value in facts[part].items()}
         facts["sample_size"] = int(said.get("sample_size", facts["sample_size"]))
         facts["prediction_type"] = str(said.get("prediction_type", facts["prediction_type"]))
+        _require_sense(facts)
     except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"its metadata {FACTS_KEY!r} can't be read ({error})") from error
+        raise UserError(
+            f"what it says about its build ({FACTS_KEY} in a file's metadata, config.json in a folder) "
+            f"can't be used: {error}"
+        ) from error
     return facts
+
+
+def _require_sense(facts: Mapping[str, Any]) -> None:
+    if facts["prediction_type"] not in PREDICTION_TYPES:
+        raise ValueError(f"prediction_type {facts['prediction_type']} is not {' or '.join(PREDICTION_TYPES)}")
+    if not 8 <= facts["sample_size"] <= 256:
+        raise ValueError(f"sample_size {facts['sample_size']} is outside 8 to 256")
 
 
 def _unet_config(shapes: Shapes, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from dreambooth.checkpoints.family import Family, family_of
 from dreambooth.checkpoints.ldm_names import Place
 from dreambooth.checkpoints.lora import LoraPair, delta, match, read_lora
 from dreambooth.checkpoints.manifest import REST, Entry, Manifest, dtype_name
-from dreambooth.checkpoints.modules import fingerprint, weights_path
-from dreambooth.checkpoints.reading import Tensors, open_tensors
-from dreambooth.checkpoints.writing import Spec, TensorWriter
+from dreambooth.checkpoints.modules import fingerprint, open_part, weights_path
+from dreambooth.checkpoints.reading import Tensors
+from dreambooth.checkpoints.writing import Spec, TensorWriter, cast, is_finite
 from dreambooth.errors import UserError
 from dreambooth.files import read_json, replacing, require_free_space
 from dreambooth.settings import ModelFolder
@@ -35,6 +35,7 @@ _HASHES = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")
 class _Addition:
     """A LoRA's pair for one weight, and how much of it."""
 
+    path: Path
     pair: LoraPair
     weight: float
 
@@ -57,7 +58,7 @@ def write_checkpoint(
     UserError when a LoRA does not fit, the disk is full, or the model is incomplete.
     """
     out = Path(out)
-    if out.suffix != ".safetensors":
+    if out.suffix.lower() != ".safetensors":
         raise UserError(f"{out}: a checkpoint is written as .safetensors; give it that ending.")
     manifest = Manifest.load(model.source)
     family = family_of(manifest.family)
@@ -74,7 +75,7 @@ def write_checkpoint(
             tensor = files[entry.component].get(entry.name)
             tensor = _with_loras(tensor, additions.get(entry.key, ()))
             spec = specs[entry.key]
-            writer.write(entry.key, tensor.to(spec.dtype).reshape(spec.shape))
+            writer.write(entry.key, cast(tensor, spec.dtype, f"{out}: {entry.key}").reshape(spec.shape))
             if progress:
                 progress(number + 1, len(entries), "Writing the checkpoint")
     return out
@@ -113,7 +114,7 @@ def _ema_entries(model: ModelFolder, family: Family) -> Iterable[Entry]:
     """model_ema.* from working/ema_unet, named and shaped as the original would."""
     configs = {part: read_json(model.working / part / "config.json") for part in family.components}
     layout = family.layout(configs)
-    with open_tensors(weights_path(model.working, "ema_unet")) as file:
+    with open_part(weights_path(model.working, "ema_unet")) as file:
         for name in file:
             key = layout.key(Place("ema_unet", name))
             if key:
@@ -126,7 +127,7 @@ def _additions(manifest: Manifest, loras: Sequence[tuple[Path, float]]) -> dict[
     additions: dict[str, list[_Addition]] = {}
     for path, weight in loras:
         for place, pair in match(read_lora(path), manifest.shapes()).items():
-            additions.setdefault(keys[place], []).append(_Addition(pair, weight))
+            additions.setdefault(keys[place], []).append(_Addition(path, pair, weight))
     return additions
 
 
@@ -136,6 +137,9 @@ def _with_loras(tensor: torch.Tensor, additions: Sequence[_Addition]) -> torch.T
     total = tensor.float()
     for addition in additions:
         total += addition.weight * delta(addition.pair, tensor.shape)
+    if not is_finite(total):
+        names = ", ".join(str(addition.path) for addition in additions)
+        raise UserError(f"{names} leads to values that are not numbers: the file is damaged or its weight too large.")
     return total
 
 
@@ -150,7 +154,7 @@ def _open_components(model: ModelFolder, entries: Iterable[Entry], stack: contex
     for component in sorted({entry.component for entry in entries}):
         rest = component == REST
         path = model.source / "rest.safetensors" if rest else weights_path(model.working, component)
-        files[component] = stack.enter_context(open_tensors(path))
+        files[component] = stack.enter_context(open_part(path))
     return files
 
 

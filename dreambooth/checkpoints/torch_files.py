@@ -32,6 +32,8 @@ def read_zip(file: BinaryIO, path: Path) -> TorchFile:
     pickled = next((name for name in records if name.endswith("data.pkl") and name.count("/") <= 1), None)
     if pickled is None:
         raise UserError(f"{path} is a zip archive, not a model: unpack it and choose the model file inside.")
+    if any(info.compress_type != zipfile.ZIP_STORED for info in records.values()):
+        raise UserError(f"{path} was packed again with compression: use the file as it was before, or a .safetensors.")
     with archive.open(pickled) as stream:
         value = PickleReader(stream, path).read()
     folder = pickled.removesuffix("data.pkl") + "data/"
@@ -41,8 +43,6 @@ def read_zip(file: BinaryIO, path: Path) -> TorchFile:
 
 def _record_start(file: BinaryIO, info: zipfile.ZipInfo) -> int:
     """Where a record's bytes begin: its local header's name and padding lengths are only known from the file."""
-    if info.compress_type != zipfile.ZIP_STORED:
-        raise ValueError(f"its record {info.filename} is compressed")
     file.seek(info.header_offset + 26)
     name_length, extra_length = struct.unpack("<HH", file.read(4))
     return info.header_offset + 30 + name_length + extra_length

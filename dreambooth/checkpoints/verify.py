@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,11 +83,10 @@ def verify_checkpoint(path: Path, model: ModelFolder) -> Verification:
     prefix = family_of(manifest.family).ema_prefix
     entries = {entry.key: entry for entry in manifest.entries}
     found, changes = Verification(Path(path)), _Changes()
-    with open_tensors(path) as file:
+    with open_tensors(path) as file, _source(manifest) as source:
         found.n_tensors = len(file.keys())
         found.missing = [key for key in entries if key not in file and not key.startswith(prefix)]
         found.left_over = [key for key in file if key not in entries and not key.startswith(prefix)]
-        source = _source(manifest)
         for key in file:
             tensor = file.get(key)
             entry = entries.get(key)
@@ -95,7 +96,6 @@ def verify_checkpoint(path: Path, model: ModelFolder) -> Verification:
                 _compare(found, changes, entry, tensor, source)
         if source:
             changes.report(found)
-            source.close()
     return found
 
 
@@ -143,13 +143,12 @@ def _compare(
         changes.add(tensor.float() - before.float())
 
 
-def _source(manifest: Manifest) -> Tensors | None:
+@contextlib.contextmanager
+def _source(manifest: Manifest) -> Iterator[Tensors | None]:
     """The source, if it is still there and has the tensors it had."""
-    try:
-        source = open_source(Path(manifest.source))
-    except UserError:
-        return None
-    if {key: source.shape(key) for key in source} == {entry.key: entry.shape for entry in manifest.entries}:
-        return source
-    source.close()
-    return None
+    with contextlib.ExitStack() as stack:
+        source = None
+        with contextlib.suppress(UserError):
+            source = stack.enter_context(open_source(Path(manifest.source)))
+        shapes = {entry.key: entry.shape for entry in manifest.entries}
+        yield source if source and {key: source.shape(key) for key in source} == shapes else None

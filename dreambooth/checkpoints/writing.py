@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from dreambooth.checkpoints.reading import DTYPES
+from dreambooth.errors import UserError
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -95,6 +96,18 @@ def is_finite(tensor: torch.Tensor) -> bool:
         return True
     values = tensor.float() if tensor.dtype.itemsize == 1 else tensor  # fp8 has no minimum of its own
     return all(bool(extreme.isfinite()) for extreme in values.aminmax())
+
+
+def cast(tensor: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
+    """The tensor in ``dtype``. UserError when its values don't fit, rather than infinities in a file."""
+    if tensor.dtype == dtype:
+        return tensor
+    narrowed = tensor.to(dtype)
+    if not is_finite(narrowed):
+        raise UserError(
+            f"{name} holds values too large for {str(dtype).removeprefix('torch.')}: do without half precision."
+        )
+    return narrowed
 
 
 def _header(specs: Mapping[str, Spec], starts: Mapping[str, int], metadata: Mapping[str, str] | None) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,9 @@ def read_caption(picture: Path) -> Caption:
     """
     path = picture.with_suffix(".txt")
     if not path.is_file():
-        name = re.sub(r"^[\d\s_-]+", "", picture.stem)
+        # Bytes that are no UTF-8 (names out of old archives) reach Python as something no tokenizer takes.
+        stem = os.fsencode(picture.stem).decode("utf-8", errors="replace")
+        name = re.sub(r"^[\d\s_-]+", "", stem)
         return Caption(_one_line(name.replace("_", " ")), FILE_NAME)
     try:
         data = path.read_bytes()

@@ -11,6 +11,7 @@ import io
 import logging
 import os
 import re
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dreambooth.dataset")
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif"})
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".avif"})
+
+# Pictures too, of kinds that are left out of a run.
+OTHER_SUFFIXES = frozenset({".heic", ".heif", ".gif", ".tif", ".tiff", ".jxl", ".psd", ".dng", ".cr2", ".nef", ".arw"})
 
 # What the bytes may be, whatever the file is called. A closed list, because some of Pillow's readers
 # (EPS) start other programs. MPO is what many phones write into a .jpg.
@@ -44,7 +48,7 @@ class Examined:
     content: str  # sha256 of the file's bytes, hex
 
 
-def find_pictures(folder: str | Path) -> list[Path]:
+def find_pictures(folder: str | Path, suffixes: Container[str] = SUFFIXES) -> list[Path]:
     """All picture files in `folder` and the folders below it, in natural order (2.png before 10.png).
 
     Hidden files and thumbnail folders are left out; links are followed, each real folder once, so that
@@ -52,7 +56,9 @@ def find_pictures(folder: str | Path) -> list[Path]:
     of the picture silently missing. Raises UserError for a folder that isn't there or can't be listed.
     """
     folder = Path(folder)
-    if not folder.is_dir():
+    if os.path.isfile(folder):  # unlike Path's, it takes any name
+        raise UserError(f"{folder}: is a file. Give the folder that holds the pictures.")
+    if not os.path.isdir(folder):
         raise UserError(f"{folder}: there is no such folder. Correct the path, or make the folder.")
     found: list[Path] = []
     visited: set[str] = set()
@@ -64,7 +70,7 @@ def find_pictures(folder: str | Path) -> list[Path]:
         visited.add(real)
         folders[:] = sorted(name for name in folders if not _is_hidden(name))
         found += [
-            Path(here, name) for name in names if not _is_hidden(name) and os.path.splitext(name)[1].lower() in SUFFIXES
+            Path(here, name) for name in names if not _is_hidden(name) and os.path.splitext(name)[1].lower() in suffixes
         ]
     return sorted(found, key=lambda path: natural_order(path.relative_to(folder)))
 

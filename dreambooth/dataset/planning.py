@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from dreambooth.dataset.buckets import Size, bucket_sizes, fit
 from dreambooth.dataset.captions import Caption, build_prompt, read_caption
-from dreambooth.dataset.pictures import Examined, examine, find_pictures
+from dreambooth.dataset.pictures import OTHER_SUFFIXES, Examined, examine, find_pictures
 from dreambooth.dataset.plan import Example, Plan
 from dreambooth.errors import UserError
 
@@ -78,12 +78,11 @@ class _Checks:
             self.problems += error.problems
             return None
 
-    def warn_of(self, examples: Iterable[Example], what: str) -> None:
+    def warn_of(self, paths: Sequence[Path], what: str) -> None:
         """One warning for many files, naming the first."""
-        paths = [str(example.path) for example in examples]
         if paths:
             more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
-            self.warnings.append(f"{what}: {', '.join(paths[:3])}{more}")
+            self.warnings.append(f"{what}: {', '.join(map(str, paths[:3]))}{more}")
 
     def raise_problems(self) -> None:
         if self.problems:
@@ -98,32 +97,42 @@ def _find_sources(concepts: Sequence[Concept], checks: _Checks) -> list[_Source]
         for key, is_class in (("instance_data_dir", False), ("class_data_dir", True)):
             if is_class and not concept.class_data_dir.strip():
                 continue
-            paths = checks.collect(_pictures_of, concept, key, f"Concept {index + 1}")
+            paths = checks.collect(_pictures_of, concept, key, f"Concept {index + 1}", checks)
             sources += [_Source(path, index, is_class) for path in paths or ()]
     return sources
 
 
-def _pictures_of(concept: Concept, key: str, name: str) -> list[Path]:
+def _pictures_of(concept: Concept, key: str, name: str, checks: _Checks) -> list[Path]:
     text = getattr(concept, key).strip()
     if not text:
         raise UserError(f"{name}: {key} is empty. Give the folder with the pictures to learn from.")
-    folder = Path(text).expanduser()
-    if key == "class_data_dir" and _lies_inside(folder, concept.instance_data_dir.strip()):
-        raise UserError(
-            f"{name}: class_data_dir {folder} lies inside instance_data_dir, so its pictures would be "
-            "learned as the subject. Move it beside."
-        )
+    folder = Path(os.path.expanduser(text))  # unlike Path's, it leaves a user that isn't there
     try:
-        paths = find_pictures(folder)
+        paths, left_out = find_pictures(folder), find_pictures(folder, OTHER_SUFFIXES)
+        if key == "class_data_dir":
+            _require_apart(folder, os.path.expanduser(concept.instance_data_dir.strip()))
     except UserError as error:
         raise UserError.several([f"{name}, {key}: {problem}" for problem in error.problems]) from error
+    checks.warn_of(left_out, f"{name}, {key}: left out, convert to PNG or JPEG to use them")
     if not paths:
-        raise UserError(f"{name}, {key}: {folder} holds no picture (png, jpg, webp, bmp, avif).")
+        also = f", only of kinds that can't be used, such as {left_out[0].name}" if left_out else ""
+        raise UserError(f"{name}, {key}: {folder} holds no picture (png, jpg, webp, bmp, avif){also}.")
     return paths
 
 
-def _lies_inside(folder: Path, other: str) -> bool:
-    return bool(other) and folder.resolve().is_relative_to(Path(other).expanduser().resolve())
+def _require_apart(classes: Path, instance_dir: str) -> None:
+    """UserError when one folder lies inside the other. A missing one is complained of elsewhere."""
+    if not os.path.isdir(instance_dir):
+        return
+    own, instances = classes.resolve(), Path(instance_dir).resolve()
+    if own.is_relative_to(instances):
+        raise UserError(
+            f"{classes} lies inside instance_data_dir, so its pictures would be learned as the subject. Move it beside."
+        )
+    if instances.is_relative_to(own):
+        raise UserError(
+            f"{classes} holds instance_data_dir, so the subject would count among its class. Move that beside."
+        )
 
 
 def _examine_all(paths: Sequence[Path], checks: _Checks, progress: Progress | None) -> list[Examined | None]:
@@ -183,7 +192,7 @@ def _cropped(example: Example, buckets: Sequence[Size]) -> Example:
 
 
 def _warn_of_pictures(examples: Sequence[Example], checks: _Checks) -> None:
-    wordless = [example for example in examples if not example.caption]
+    wordless = [example.path for example in examples if not example.caption]
     checks.warn_of(wordless, "Neither caption nor token, trained with an empty prompt")
-    small = [example for example in examples if example.enlarged > _ENLARGED_TOO_MUCH]
+    small = [example.path for example in examples if example.enlarged > _ENLARGED_TOO_MUCH]
     checks.warn_of(small, f"Small pictures, enlarged more than {_ENLARGED_TOO_MUCH:g} times")

@@ -1,8 +1,36 @@
-"""The embedded model: a small Stable Diffusion 1.x, a subject to teach it, and a picture checker."""
+"""A very small Stable Diffusion that comes with us, a subject to teach it, and the settings that do (see README.md)."""
 
+from __future__ import annotations
+
+import dataclasses
 from pathlib import Path
+from typing import Any
+
+from dreambooth.settings import ModelConfig, Settings, parse, read_concepts
 
 FOLDER = Path(__file__).parent
-MODEL = FOLDER / "mini-sd.safetensors"
+CHECKPOINT = FOLDER / "mini-sd.safetensors"
 CONCEPTS = FOLDER / "concepts.json"
-SUBJECT = FOLDER / "subject"
+SETTINGS: dict[str, Any] = {
+    "use_lora": True,
+    "lora_unet_rank": 16,
+    "lora_txt_rank": 16,
+    "lora_learning_rate": 2e-3,
+    "lora_txt_learning_rate": 2e-3,
+    "num_train_epochs": 200,
+    "train_batch_size": 2,
+    "lr_scheduler": "cosine",
+    "lr_warmup_steps": 20,
+    "prior_loss_weight": 1.0,
+    "gradient_checkpointing": False,
+    "save_embedding_every": 0,
+    "save_preview_every": 50,
+    "resolution": 128,
+    "bucket_step": 32,
+}
+
+
+def filled_in(config: ModelConfig) -> ModelConfig:
+    """A new model's parameters, with the subject and the settings that teach it."""
+    concepts, _ = read_concepts(CONCEPTS)
+    return dataclasses.replace(config, settings=parse(Settings, SETTINGS, base=config.settings), concepts=concepts)

@@ -6,15 +6,15 @@ difference is met by asking for what is there, not by asking which one it is.
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
-from dreambooth.hosts.contract import CHECKPOINT_SUFFIXES
+from dreambooth.hosts.contract import CHECKPOINT_SUFFIXES, EMBEDDED
 from dreambooth.settings import Folders
 
 if TYPE_CHECKING:
@@ -22,15 +22,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dreambooth.hosts")
 
+FORGE, REFORGE = "backend.memory_management", "ldm_patched.modules.model_management"
+
 
 class A1111:
     """See :class:`dreambooth.hosts.contract.Host`."""
 
     @property
     def name(self) -> str:
-        if "backend" in sys.modules and importlib.util.find_spec("backend.memory_management"):
-            return "Forge"
-        return "reForge or forge-classic" if "ldm_patched" in sys.modules else "A1111"
+        manager = _memory_manager()
+        if manager is None:
+            return "A1111"
+        return "Forge" if manager.__name__ == FORGE else "reForge or forge-classic"
 
     def folders(self) -> Folders:
         from modules import paths
@@ -47,7 +50,7 @@ class A1111:
         from modules import sd_models
 
         found = [(info.title, Path(info.filename)) for info in list(sd_models.checkpoints_list.values())]
-        return [(title, path) for title, path in found if path.suffix.lower() in CHECKPOINT_SUFFIXES]
+        return [*((title, path) for title, path in found if path.suffix.lower() in CHECKPOINT_SUFFIXES), EMBEDDED]
 
     def device(self) -> torch.device:
         from modules import devices
@@ -59,22 +62,23 @@ class A1111:
         from modules import call_queue, devices, sd_models
 
         with call_queue.queue_lock:
-            data = sd_models.model_data
+            data, manager = sd_models.model_data, _memory_manager()
             # A1111 loads its model in the background at start and patches load_state_dict while it does.
             if hasattr(data, "lock"):
                 with data.lock:
                     pass
-            model = data.sd_model
+            model = None if manager else data.sd_model
             try:
-                # Only when there is a model: asking A1111 to unload none would load one first.
-                if model is not None:
+                if manager:
+                    manager.unload_all_models()
+                elif model is not None:  # asked to unload none, A1111 would load one first
                     sd_models.unload_model_weights()
                 devices.torch_gc()
                 yield
             finally:
                 devices.torch_gc()
                 if model is not None:
-                    sd_models.send_model_to_device(model)  # Forge and its kin do this themselves: no-op there
+                    sd_models.send_model_to_device(model)
 
     def files_changed(self) -> None:
         """Refresh the lists of checkpoints and LoRAs; a list that can't be refreshed harms nothing else."""
@@ -87,6 +91,11 @@ class A1111:
                     refresh()
             except Exception:
                 log.warning("The WebUI could not refresh its list of files", exc_info=True)
+
+
+def _memory_manager() -> ModuleType | None:
+    """What moves the models of Forge and its kin, back too when they are next used. A1111 has none."""
+    return next((sys.modules[name] for name in (FORGE, REFORGE) if name in sys.modules), None)
 
 
 def _flag(*names: str) -> Path | None:

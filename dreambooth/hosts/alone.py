@@ -6,14 +6,13 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dreambooth.hosts.contract import CHECKPOINT_SUFFIXES
+from dreambooth.hosts.contract import CHECKPOINT_SUFFIXES, EMBEDDED
 from dreambooth.settings import Folders
 
 if TYPE_CHECKING:
     import torch
 
-PACKAGE = Path(__file__).resolve().parent.parent
-EMBEDDED = PACKAGE / "embedded" / "mini-sd.safetensors"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Alone:
@@ -22,7 +21,7 @@ class Alone:
     name = "alone"
 
     def __init__(self, models_dir: Path | None = None) -> None:
-        self.models_dir = models_dir or PACKAGE.parent / "models"
+        self.models_dir = models_dir or ROOT / "models"
 
     def folders(self) -> Folders:
         return Folders(self.models_dir)
@@ -31,18 +30,22 @@ class Alone:
         """The embedded model first, so that there is always one to begin with."""
         folder = self.folders().checkpoints
         files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in CHECKPOINT_SUFFIXES)
-        embedded = [("Embedded mini model", EMBEDDED)] if EMBEDDED.exists() else []
-        return embedded + [(str(p.relative_to(folder).as_posix()), p) for p in files]
+        return [EMBEDDED, *((p.relative_to(folder).as_posix(), p) for p in files)]
 
     def device(self) -> torch.device:
-        import torch
-
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return best_device()
 
     def borrow_gpu(self) -> AbstractContextManager[None]:
         return nullcontext()
 
     def files_changed(self) -> None:
         """Nobody keeps a list."""
+
+
+def best_device() -> torch.device:
+    """The fastest kind of device that torch finds on this machine."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

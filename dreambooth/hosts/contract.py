@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import torch
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt")
+EMBEDDED = ("Embedded mini model", Path(__file__).resolve().parent.parent / "embedded" / "mini-sd.safetensors")
 
 
 class Host(Protocol):
@@ -24,7 +25,7 @@ class Host(Protocol):
         ...
 
     def checkpoints(self) -> list[tuple[str, Path]]:
-        """The checkpoints that a model can be created from: (title that the host's users know, file)."""
+        """What a model can be created from: (title that the host's users know, file). Ours is among them."""
         ...
 
     def device(self) -> torch.device:

@@ -54,11 +54,13 @@ class Controls:
 
     def take_sample(self) -> bool:
         """Whether pictures were asked for since the last look."""
-        taken, self._sample = self._sample, False
+        with self._changed:
+            taken, self._sample = self._sample, False
         return taken
 
     def take_save(self) -> bool:
-        taken, self._save = self._save, False
+        with self._changed:
+            taken, self._save = self._save, False
         return taken
 
     def wait_while_paused(self) -> None:

@@ -11,6 +11,7 @@ line: {"time": seconds since 1970, "kind": ..., ...}. Kinds and their fields:
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import logging
@@ -43,7 +44,8 @@ class Events:
                 listener(event)
             except Exception:
                 log.exception("a listener failed and hears no more")
-                self.listeners.remove(listener)
+                with contextlib.suppress(ValueError):  # two threads send: the other one may have been first
+                    self.listeners.remove(listener)
 
     def message(self, text: str, level: str = "info") -> None:
         self.send("message", text=text, level=level)

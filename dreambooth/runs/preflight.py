@@ -16,9 +16,11 @@ from dreambooth.dataset.plan import Plan
 from dreambooth.dataset.planning import make_plan
 from dreambooth.errors import UserError
 from dreambooth.files import require_free_space
+from dreambooth.hosts.alone import best_device
 from dreambooth.settings import ModelConfig, ModelFolder
 from dreambooth.training.optimizers import why_not_8bit
-from dreambooth.training.precision import default_device, disk_forecast, forecast, resolve_precision
+from dreambooth.training.precision import disk_forecast, forecast, resolve_precision
+from dreambooth.training.schedules import run_length
 
 
 @dataclass(frozen=True)
@@ -60,25 +62,22 @@ def preflight(
         plan = make_plan(config.concepts, settings, progress)
     except UserError as error:
         problems += error.problems
-    device = device or default_device()
+    device = device or best_device()
     try:
         precision = resolve_precision(settings, device)
     except UserError as error:
         problems += error.problems
-    if settings.optimizer == "8bit AdamW" and (why := why_not_8bit()):
+    if settings.optimizer == "8bit AdamW" and (why := why_not_8bit(device)):
         problems.append(f"optimizer: 8bit AdamW cannot run here: {why} Choose Torch AdamW.")
     if not settings.train_unet and settings.stop_text_encoder == 0:
         problems.append("Nothing would learn: switch on train_unet or raise stop_text_encoder above 0.")
     problems += [f"{part} is missing: create {model.name} again." for part in _missing_parts(model)]
     if problems:
         raise UserError.several(problems)
-    n_unet, n_text = (_parameters(model, part) for part in ("unet", "text_encoder"))
+    n_unet, n_text = (parameters_of(model, part) for part in ("unet", "text_encoder"))
     require_free_space(model.root, disk_forecast(settings, n_unet, n_text), "This run")
     memory = forecast(settings, precision, n_unet, n_text, bool(plan.class_examples))
-    per_epoch = -(-plan.steps_per_epoch(settings.train_batch_size) // settings.gradient_accumulation_steps)
-    steps = per_epoch * settings.num_train_epochs
-    if settings.max_train_steps:
-        steps = min(steps, settings.max_train_steps)
+    steps, per_epoch = run_length(settings, plan.steps_per_epoch(settings.train_batch_size))
     warnings = (*plan.warnings, *_memory_warnings(device, memory))
     return Checked(plan, device, precision, steps, per_epoch, memory, warnings)
 
@@ -100,7 +99,7 @@ def _missing_parts(model: ModelFolder) -> list[Path]:
     return [path for path in paths if not path.exists()]
 
 
-def _parameters(model: ModelFolder, component: str) -> int:
+def parameters_of(model: ModelFolder, component: str) -> int:
     """Number of a component's parameters, from its file's header."""
     with open_tensors(weights_path(model.working, component)) as file:
         return sum(math.prod(file.shape(key)) for key in file)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 
+from dreambooth.errors import Cancelled
 from dreambooth.sampling.draw import Shot, draw
 from dreambooth.sampling.pictures import save_picture
 from dreambooth.settings import Concept
-from dreambooth.training.results import Results
+from dreambooth.training.results import Results, free_path
 from dreambooth.training.session import Session
 
 log = logging.getLogger("dreambooth.previews")
@@ -27,6 +28,8 @@ class Previews:
         try:
             self.events.phase("preview")
             self._draw(shots)
+        except Cancelled:
+            self.events.message("Cancelled while it drew the preview.")
         except Exception as error:
             log.exception("preview failed")
             self.events.message(f"The preview failed, training goes on: {error}", level="error")
@@ -36,15 +39,14 @@ class Previews:
     def _draw(self, shots: list[Shot]) -> None:
         revision, sampler = self.results.revision, self.settings.scheduler
         with self.session.for_drawing() as modules:
-            pictures = draw(modules, shots, sampler=sampler, clip_skip=self.settings.clip_skip)
+            check = self.session.controls.check
+            pictures = draw(modules, shots, sampler=sampler, clip_skip=self.settings.clip_skip, check=check)
             for number, (shot, picture) in enumerate(zip(shots, pictures, strict=True)):
-                path = self.session.model.samples / f"sample_{revision}-{number}.png"
+                path = free_path(self.session.model.samples / f"sample_{revision}-{number}.png")
                 save_picture(path, picture, shot, sampler)
                 self.events.send(
                     "preview", path=str(path), prompt=shot.prompt, seed=shot.seed, step=self.session.position.step
                 )
-                if self.session.controls.cancelled:
-                    break
 
     def shots(self) -> list[Shot]:
         """What this run's previews show, the same each time, so that they can be compared."""

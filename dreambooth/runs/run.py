@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import secrets
 import statistics
@@ -16,9 +17,10 @@ from dreambooth.jobs import Controls, Events
 from dreambooth.runs.previews import Previews
 from dreambooth.settings import ModelConfig, ModelFolder
 from dreambooth.training.loop import Hooks, Loop
+from dreambooth.training.precision import give_memory_back
 from dreambooth.training.results import Results
 from dreambooth.training.session import Session
-from dreambooth.training.snapshot import read_latest
+from dreambooth.training.snapshot import Snapshot, read_latest
 
 
 @dataclass(frozen=True)
@@ -48,20 +50,31 @@ def run(
         seed = snapshot.settings["seed"] if snapshot else secrets.randbelow(2**31)
         config = dataclasses.replace(config, settings=dataclasses.replace(config.settings, seed=seed))
         events.message(f"Training seed: {seed}.")
-    session = Session(model, config, plan, device, precision, controls, events)
     try:
-        results = Results(session)
-        if snapshot:
-            results.resumes(snapshot)
-            for note in session.restore(snapshot):
-                events.message(f"Not exactly the run that was stopped: {note}.", level="warning")
-            events.message(f"Going on after step {session.position.step}.")
-        loop = Loop(session, Hooks(Previews(session, results).draw, results.save))
-        state = loop.run()
-        seconds = statistics.median(loop.step_seconds) if loop.step_seconds else 0.0
-        return RunResult(state, results.config, tuple(results.files), session.position.step, seconds)
+        with contextlib.closing(Session(model, config, plan, device, precision, controls, events)) as session:
+            results = Results(session)
+            if snapshot:
+                _go_on(session, results, snapshot)
+                snapshot = None  # as large as the weights and their moments: not to be held while it trains
+            loop = Loop(session, Hooks(Previews(session, results).draw, results.save))
+            state = loop.run()
+            seconds = statistics.median(loop.step_seconds) if loop.step_seconds else 0.0
+            return RunResult(state, results.config, tuple(results.files), session.position.step, seconds)
     except BaseException as error:
-        traceback.clear_frames(error.__traceback__)  # they hold modules, and the error may be kept for long
+        _forget_locals(error)
+        give_memory_back(device)
         raise
-    finally:
-        session.close()
+
+
+def _go_on(session: Session, results: Results, snapshot: Snapshot) -> None:
+    results.resumes(snapshot)
+    for note in session.restore(snapshot):
+        session.events.message(f"Not exactly the run that was stopped: {note}.", level="warning")
+    session.events.message(f"Going on after step {session.position.step}.")
+
+
+def _forget_locals(error: BaseException | None) -> None:
+    """The frames of a traceback hold modules, and whoever asks how the run ended may keep the error for long."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,8 +39,11 @@ def draw(
     clip_skip: int = 1,
     batch_size: int = 1,
     progress: Progress | None = None,
+    check: Callable[[], None] | None = None,
 ) -> Iterator[Image.Image]:
     """Draw ``shots`` in order. A picture depends on its shot alone, not on what is drawn beside it.
+
+    ``check`` is called before each step of the sampler and may raise Cancelled.
 
     Same noise, guidance and sampler steps as diffusers' StableDiffusionPipeline with a CPU generator, so that
     its pictures and ours are the same to rounding.
@@ -49,19 +53,22 @@ def draw(
             raise UserError(f"width and height must be multiples of 8, not {shot.width} x {shot.height}.")
     done = 0
     for group in _alike(shots, batch_size):
-        yield from _draw_group(modules, group, sampler, clip_skip)
+        yield from _draw_group(modules, group, sampler, clip_skip, check)
         done += len(group)
         if progress:
             progress(done, len(shots), "pictures")
 
 
 @torch.no_grad()
-def _draw_group(modules: Modules, shots: Sequence[Shot], sampler: str, clip_skip: int) -> list[Image.Image]:
+def _draw_group(
+    modules: Modules, shots: Sequence[Shot], sampler: str, clip_skip: int, check: Callable[[], None] | None
+) -> list[Image.Image]:
     unet, vae = modules.unet, modules.vae
     device, dtype = unet.device, next(unet.parameters()).dtype
     first = shots[0]
     guided = first.cfg > 1
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+    # torch before 2.5 refuses to name autocast on a Mac, even switched off.
+    with torch.autocast(device.type, dtype) if dtype != torch.float32 else contextlib.nullcontext():
         text = _embed(modules, [shot.prompt for shot in shots], clip_skip, device)
         if guided:
             text = torch.cat([_embed(modules, [shot.negative for shot in shots], clip_skip, device), text])
@@ -71,6 +78,8 @@ def _draw_group(modules: Modules, shots: Sequence[Shot], sampler: str, clip_skip
         generators = [torch.Generator().manual_seed(shot.seed) for shot in shots]
         latents = _starting_noise(first, generators, unet.config.in_channels).to(device) * scheduler.init_noise_sigma
         for t in scheduler.timesteps:
+            if check:
+                check()
             doubled = torch.cat([latents, latents]) if guided else latents
             doubled = scheduler.scale_model_input(doubled, t)
             predicted = unet(doubled.to(dtype), t, text, return_dict=False)[0].float()

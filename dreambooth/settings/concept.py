@@ -19,29 +19,29 @@ class Concept:
     """What is taught, with which pictures and words."""
 
     # fmt: off
-    instance_data_dir: str = setting("", "Instance Images", "Directory",
+    instance_data_dir: str = setting("", "Directories", "Dataset directory",
         "Folder with the pictures to learn from.")
-    instance_prompt: str = setting("[filewords]", "Instance Images", "Prompt",
-        "Text for each picture; [filewords] stands for its caption.")
-    instance_token: str = setting("", "Instance Images", "Instance token",
-        "A rare word that will name the subject.")
-    class_token: str = setting("", "Instance Images", "Class token",
-        "What kind of thing the subject is: dog, person, toy.")
-    class_data_dir: str = setting("", "Class Images", "Directory",
+    class_data_dir: str = setting("", "Directories", "Classification dataset directory",
         "Folder with pictures of the class in general, for prior preservation; empty: none.")
-    class_prompt: str = setting("[filewords]", "Class Images", "Prompt",
+    instance_token: str = setting("", "Filewords", "Instance token",
+        "A rare word that will name the subject.")
+    class_token: str = setting("", "Filewords", "Class token",
+        "What kind of thing the subject is: dog, person, toy.")
+    instance_prompt: str = setting("[filewords]", "Training Prompts", "Instance prompt",
+        "Text for each picture; [filewords] stands for its caption.")
+    class_prompt: str = setting("[filewords]", "Training Prompts", "Class prompt",
         "Text for each class picture; [filewords] stands for its caption.")
-    save_sample_prompt: str = setting("[filewords]", "Sample Images", "Sample image prompt",
+    save_sample_prompt: str = setting("[filewords]", "Sample Prompts", "Sample image prompt",
         "What previews show; [filewords] takes the captions of the instance pictures in turn.")
-    save_sample_negative_prompt: str = setting("", "Sample Images", "Sample negative prompt",
+    save_sample_negative_prompt: str = setting("", "Sample Prompts", "Sample negative prompt",
         "What previews should not show.")
-    n_save_sample: int = setting(1, "Sample Images", "Number of samples to generate",
+    n_save_sample: int = setting(1, "Sample Image Generation", "Number of samples to generate",
         "Pictures per preview.", low=0, high=100, step=1)
-    sample_seed: int = setting(-1, "Sample Images", "Sample seed",
+    sample_seed: int = setting(-1, "Sample Image Generation", "Sample seed",
         "Seed of the first preview picture; -1: the training seed.", low=-1, high=2**32 - 1)
-    save_guidance_scale: float = setting(7.5, "Sample Images", "Sample CFG scale",
+    save_guidance_scale: float = setting(7.5, "Sample Image Generation", "Sample CFG scale",
         "How strictly previews follow the prompt.", low=1, high=30, step=0.1)
-    save_infer_steps: int = setting(20, "Sample Images", "Sample steps",
+    save_infer_steps: int = setting(20, "Sample Image Generation", "Sample steps",
         "Sampling steps of previews.", low=1, high=1000, step=1)
     # fmt: on
 

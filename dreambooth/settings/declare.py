@@ -36,6 +36,15 @@ class Setting:
     choices: tuple[str, ...] = ()
     applies: str = ""  # when it has an effect, as a condition on other settings, e.g. "use_lora"
     advanced: bool = False
+    tab: str = "Settings"  # where the page shows it: Settings, Saving or Select
+
+    def applies_to(self, values: Mapping[str, Any]) -> bool:
+        """Whether it has an effect beside these settings."""
+        return not self.applies or bool(eval(self.applies, {"__builtins__": {}}, dict(values)))
+
+    def depends_on(self) -> set[str]:
+        """The settings that decide whether this one has an effect."""
+        return set(compile(self.applies or "True", self.key, "eval").co_names)
 
     def parse(self, value: Any) -> Any:
         """``value`` as this setting's type and within its range; ValueError in words otherwise."""
@@ -97,7 +106,9 @@ def _convert(kind: type, value: Any) -> Any:
         return _as_bool(value)
     if kind is str:
         return "" if value is None else str(value)
-    if isinstance(value, bool) or value is None:
+    if value is None or value == "":
+        raise ValueError("a number is missing")
+    if isinstance(value, bool):
         raise ValueError(f"{value!r} is not a number")
     try:
         number = float(value)

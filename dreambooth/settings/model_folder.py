@@ -18,6 +18,9 @@ from dreambooth.settings.training import SETTINGS, Settings
 
 log = logging.getLogger("dreambooth.settings")
 
+LONGEST_NAME = 100  # bytes: a step number and an ending follow, and file systems stop at 255
+RESERVED_NAMES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))}
+
 
 @dataclass(frozen=True)
 class Folders:
@@ -77,8 +80,13 @@ class ModelFolder:
     name: str
 
     def __post_init__(self) -> None:
-        if not self.name or self.name.startswith(".") or any(c in self.name for c in '/\\:*?"<>|\0\n'):
-            raise UserError(f"{self.name!r} cannot be a model's name: use letters, digits, spaces, - and _.")
+        name = self.name
+        if not name or name != name.strip(" .") or any(c in '/\\:*?"<>|' or not c.isprintable() for c in name):
+            raise UserError(f"{name[:60]!r} cannot be a model's name: use letters, digits, spaces, - and _.")
+        if len(name.encode()) > LONGEST_NAME:
+            raise UserError(f"{name[:60]}... is too long for a model's name: use {LONGEST_NAME} letters at most.")
+        if name.partition(".")[0].upper() in RESERVED_NAMES:
+            raise UserError(f"{name!r} cannot be a model's name: Windows keeps it for a device.")
 
     @property
     def root(self) -> Path:
@@ -119,6 +127,11 @@ class ModelFolder:
 
     def save(self, config: ModelConfig) -> None:
         write_json(self.config_path, values_of(config))
+
+    def snapshot_steps(self) -> list[int]:
+        """The revisions of which there is a whole snapshot, oldest first."""
+        whole = [path.parent.name for path in self.snapshots.glob("*/snapshot.json")]
+        return sorted(int(name) for name in whole if name.isdigit())
 
     def back_up(self, revision: int) -> None:
         """Keep the settings that a run starts with."""

@@ -81,7 +81,7 @@ class Settings:
     lora_txt_alpha: float = setting(0.0, "LoRA", "LoRA text encoder alpha",
         "As above, for the text encoder.", low=0, high=4096, applies="use_lora and stop_text_encoder > 0")
     lora_weight: float = setting(1.0, "LoRA", "LoRA weight when merging",
-        "Strength with which Generate Ckpt adds a LoRA to the model.", low=-4, high=4, step=0.05)
+        "Strength with which Generate Ckpt adds a LoRA to the model.", low=-4, high=4, step=0.05, tab="Saving")
 
     resolution: int = setting(512, "Image Processing", "Max resolution",
         "Pictures are scaled to buckets of about this many pixels squared.", low=64, high=2048, step=64)
@@ -117,36 +117,37 @@ class Settings:
     sanity_seed: int = setting(420420, "Image Generation", "Sanity sample seed",
         "Seed of the sanity sample.", low=-1, high=2**32 - 1)
 
-    custom_model_name: str = setting("", "Saving", "Custom model name",
-        "Name of the files that are made; empty: the model's name.")
-    half_model: bool = setting(False, "Saving", "Half model",
-        "Write checkpoints in half precision.")
-    use_subdir: bool = setting(False, "Saving", "Save checkpoint to subdirectory",
-        "Put checkpoints into a folder with the model's name.")
-    save_ema: bool = setting(True, "Saving", "Save EMA weights to generated models",
-        "Checkpoints carry the EMA weights beside the trained ones.", applies="use_ema and not infer_ema")
-    infer_ema: bool = setting(False, "Saving", "Use EMA weights for inference",
-        "Previews and checkpoints use the EMA weights in place of the trained ones.", applies="use_ema")
-    save_ckpt_during: bool = setting(False, "Saving", "Generate a checkpoint when saving during training",
-        "", applies="not use_lora")
-    save_ckpt_after: bool = setting(True, "Saving", "Generate a checkpoint when training completes",
-        "", applies="not use_lora")
-    save_ckpt_cancel: bool = setting(False, "Saving", "Generate a checkpoint when training is canceled",
-        "", applies="not use_lora")
-    save_lora_during: bool = setting(True, "Saving", "Generate LoRA weights when saving during training",
-        "", applies="use_lora")
-    save_lora_after: bool = setting(True, "Saving", "Generate LoRA weights when training completes",
-        "", applies="use_lora")
-    save_lora_cancel: bool = setting(False, "Saving", "Generate LoRA weights when training is canceled",
-        "", applies="use_lora")
-    save_state_during: bool = setting(False, "Saving", "Save a snapshot when saving during training",
-        "A snapshot holds all that is needed to go on exactly where it was made.")
-    save_state_after: bool = setting(False, "Saving", "Save a snapshot when training completes",
-        "To add epochs later as if the run had never ended.")
-    save_state_cancel: bool = setting(True, "Saving", "Save a snapshot when training is canceled",
-        "So that a run that was stopped can go on.")
-    snapshots_to_keep: int = setting(2, "Saving", "Snapshots to keep",
-        "Older ones are removed after a new one is whole; 0: keep all.", low=0, high=1000, step=1)
+    custom_model_name: str = setting("", "General", "Custom model name",
+        "Name of the files that are made; empty: the model's name.", tab="Saving")
+    half_model: bool = setting(False, "Checkpoints", "Half model",
+        "Write checkpoints in half precision.", tab="Select")
+    use_subdir: bool = setting(False, "Checkpoints", "Save checkpoint to subdirectory",
+        "Put checkpoints into a folder with the model's name.", tab="Select")
+    save_ema: bool = setting(True, "General", "Save EMA weights to generated models",
+        "Checkpoints carry the EMA weights beside the trained ones.", applies="use_ema and not infer_ema",
+        tab="Saving")
+    infer_ema: bool = setting(False, "General", "Use EMA weights for inference",
+        "Previews and checkpoints use the EMA weights in place of the trained ones.", applies="use_ema", tab="Saving")
+    save_ckpt_during: bool = setting(False, "Checkpoints", "Generate a checkpoint when saving during training",
+        "As often as weights are saved, see Intervals.", applies="not use_lora", tab="Saving")
+    save_ckpt_after: bool = setting(True, "Checkpoints", "Generate a checkpoint when training completes",
+        "The finished model, in the list of checkpoints.", applies="not use_lora", tab="Saving")
+    save_ckpt_cancel: bool = setting(False, "Checkpoints", "Generate a checkpoint when training is canceled",
+        "Also of a run that was cancelled.", applies="not use_lora", tab="Saving")
+    save_lora_during: bool = setting(True, "LoRA", "Generate LoRA weights when saving during training",
+        "As often as weights are saved, see Intervals.", applies="use_lora", tab="Saving")
+    save_lora_after: bool = setting(True, "LoRA", "Generate LoRA weights when training completes",
+        "The finished LoRA, in the list of LoRAs.", applies="use_lora", tab="Saving")
+    save_lora_cancel: bool = setting(False, "LoRA", "Generate LoRA weights when training is canceled",
+        "Also of a run that was cancelled.", applies="use_lora", tab="Saving")
+    save_state_during: bool = setting(False, "Diffusion Weights", "Save a snapshot when saving during training",
+        "A snapshot holds all that is needed to go on exactly where it was made.", tab="Saving")
+    save_state_after: bool = setting(False, "Diffusion Weights", "Save a snapshot when training completes",
+        "To add epochs later as if the run had never ended.", tab="Saving")
+    save_state_cancel: bool = setting(True, "Diffusion Weights", "Save a snapshot when training is canceled",
+        "So that a run that was stopped can go on.", tab="Saving")
+    snapshots_to_keep: int = setting(2, "Diffusion Weights", "Snapshots to keep",
+        "Older ones are removed after a new one is whole; 0: keep all.", low=0, high=1000, step=1, tab="Saving")
     # fmt: on
 
 

@@ -21,7 +21,8 @@ class LoraLayer(torch.nn.Module):
         kernel = tuple(base.weight.shape[2:])  # () for Linear, (1, 1) for Conv2d
         device = base.weight.device
         down = torch.empty(rank, base.weight.shape[1], *kernel)
-        torch.nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=generator_for(seed, "lora", name))
+        bound = 1 / math.sqrt(down[0].numel())  # as torch initialises a Linear, and kohya's trainer its adapters
+        down.uniform_(-bound, bound, generator=generator_for(seed, "lora", name))
         self.down = torch.nn.Parameter(down.to(device))
         self.up = torch.nn.Parameter(torch.zeros(base.weight.shape[0], rank, *kernel, device=device))
 

@@ -25,13 +25,13 @@ class EMA:
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         torch._foreach_lerp_(self.averages, [p.float() for p in self._live], 1 - decay)
 
-    @torch.no_grad()
     def swap(self) -> None:
-        """Exchange averages and live weights; called twice it restores both bit for bit."""
-        for live, average in zip(self._live, self.averages, strict=True):
-            kept = live.detach().clone()
-            live.copy_(average)
-            average.copy_(kept)
+        """Exchange averages and live weights; called twice it restores both bit for bit.
+
+        Only the memory that they stand for changes hands: nothing is copied, and nothing can fail half-way.
+        """
+        for i, live in enumerate(self._live):
+            live.data, self.averages[i] = self.averages[i], live.data
 
     @torch.no_grad()
     def load(self, averages: Sequence[torch.Tensor], updates: int) -> None:

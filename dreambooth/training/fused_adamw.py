@@ -51,6 +51,14 @@ class FusedAdamW(torch.optim.Optimizer):
             if found_inf is not None:
                 count -= found_inf
 
+    def state_dict(self) -> dict[str, Any]:
+        """As torch.optim.AdamW's, which counts steps for each parameter: either goes on from the other's."""
+        for group in self.param_groups:
+            states = [self.state[p] for p in group["params"] if p in self.state]
+            for state in states[1:]:
+                state["step"] = states[0]["step"].clone()
+        return super().state_dict()
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         for parameter, state in self.state.items():  # torch leaves step counts where they were saved: on the CPU

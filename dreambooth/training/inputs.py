@@ -14,6 +14,7 @@ from dreambooth.dataset.cache import LatentCache, TextCache
 from dreambooth.dataset.pixels import load_pixels
 from dreambooth.dataset.plan import Example
 from dreambooth.errors import UserError
+from dreambooth.training.precision import to_device
 
 log = logging.getLogger("dreambooth.training")
 
@@ -60,7 +61,7 @@ class Latents:
         if self._encoder:
             self._encoder.wait_for(examples)
         mean, std = torch.stack([self._moments[example] for example in examples]).chunk(2, dim=1)
-        noise = torch.randn(mean.shape, generator=generator).to(self.device)
+        noise = to_device(torch.randn(mean.shape, generator=generator), self.device)
         return torch.addcmul(mean, std, noise) * self.scaling_factor
 
     def close(self) -> None:
@@ -76,10 +77,7 @@ class Latents:
         if not torch.isfinite(moments).all():
             raise UserError(f"The VAE gives no finite latents for {example.path}: leave the picture out.")
         self._moments[example] = moments
-        try:
-            self.cache.put(example, moments.cpu())
-        except UserError as error:  # it costs time on the next run, no more
-            log.warning("Latents are not kept: %s", error)
+        _keep(self.cache, example, moments)
 
 
 class BackgroundEncoder(threading.Thread):
@@ -156,7 +154,7 @@ class Prompts:
                 ids = tokenize(self.tokenizer, [prompt]).to(self.device)
                 known = encode(self.text_encoder, ids, self.clip_skip)[0].float().cpu()
                 if cache:
-                    cache.put(prompt, known)
+                    _keep(cache, prompt, known)
             self._embeddings[prompt] = known.to(self.device)
 
     def batch(self, prompts: Sequence[str]) -> torch.Tensor:
@@ -164,3 +162,10 @@ class Prompts:
         if self.learning:
             return encode(self.text_encoder, torch.stack([self._ids[p] for p in prompts]), self.clip_skip)
         return torch.stack([self._embeddings[p] for p in prompts])
+
+
+def _keep(cache: Any, key: Any, value: torch.Tensor) -> None:
+    try:
+        cache.put(key, value)
+    except UserError as error:  # it costs time on the next run, no more
+        log.warning("Not kept for the next run: %s", error)

@@ -8,14 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from dreambooth.dataset.plan import Batch
 from dreambooth.errors import UserError
+from dreambooth.training.figures import Figures
 from dreambooth.training.noise import generator_for
 from dreambooth.training.objective import Losses, diffusion_losses
 from dreambooth.training.optimizers import set_learning_rates
-from dreambooth.training.schedules import lr_factor
+from dreambooth.training.schedules import lr_factor, run_length
 from dreambooth.training.session import Session
 
 NAN_ADVICE = (
@@ -23,10 +22,13 @@ NAN_ADVICE = (
     "Nothing was saved from this step; the files saved before are whole."
 )
 
+# fp16 finds its scale by halving it from 65536 after each overflow. Where so many don't help, it is no overflow.
+MAX_OVERFLOWS = 24
+
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the loop calls when it is time: pictures, and weights ("during", "after" or "cancel")."""
+    """What the loop calls when it is time: pictures, and weights ("during", "now", "after" or "cancel")."""
 
     preview: Callable[[], None]
     save: Callable[[str], None]
@@ -34,13 +36,12 @@ class Hooks:
 
 @dataclass
 class _Measured:
-    """A step's figures, still on the device: reading them waits for the device, so that is put off for a step."""
+    """A step and its figures, which are read a step later on a GPU: see :class:`Figures`."""
 
     step: int
     epoch: int
     lr: float
-    losses: Losses
-    norm: torch.Tensor
+    figures: Figures
     seconds: float
 
 
@@ -50,14 +51,11 @@ class Loop:
     def __init__(self, session: Session, hooks: Hooks) -> None:
         self.session, self.hooks = session, hooks
         self.settings, self.position = session.settings, session.position
-        self.steps_per_epoch = math.ceil(
-            session.plan.steps_per_epoch(self.settings.train_batch_size) / self.settings.gradient_accumulation_steps
-        )
-        self.total_steps = self.settings.num_train_epochs * self.steps_per_epoch
-        if self.settings.max_train_steps:
-            self.total_steps = min(self.total_steps, self.settings.max_train_steps)
+        batches = session.plan.steps_per_epoch(self.settings.train_batch_size)
+        self.total_steps, _ = run_length(self.settings, batches)
         self.step_seconds: list[float] = []
         self._pending: _Measured | None = None
+        self._skipped = 0  # steps in a row that fp16 overflowed in
         self._clock = time.perf_counter()
 
     def run(self) -> str:
@@ -93,8 +91,8 @@ class Loop:
             session.ema.update()
         self.position.step += 1
         self.position.window += 1
-        lr = session.optimizer.param_groups[0]["lr"]
-        self._report(_Measured(self.position.step, self.position.epoch, lr, _sum(losses), norm, self._lap()))
+        lr, figures = session.optimizer.param_groups[0]["lr"], Figures(_sum(losses), norm)
+        self._report(_Measured(self.position.step, self.position.epoch, lr, figures, self._lap()))
 
     def _backward(self, batch: Batch, number: int, share: float) -> Losses:
         session, settings = self.session, self.settings
@@ -136,7 +134,7 @@ class Loop:
                 self.hooks.preview()
             elif controls.take_save():
                 self._flush()
-                self.hooks.save("during")
+                self.hooks.save("now")
             elif controls.paused:
                 if not said:
                     events.message(f"Paused after step {self.position.step}.")
@@ -165,7 +163,7 @@ class Loop:
     def _end(self, state: str) -> str:
         self._flush()
         if self.session.controls.stopped:
-            return state
+            return "cancelled"
         self.hooks.save("after" if state == "done" else "cancel")
         if state == "done":
             self.hooks.preview()
@@ -193,10 +191,10 @@ class Loop:
             self._send(measured)
 
     def _send(self, measured: _Measured) -> None:
-        loss = float(measured.losses.instance)
-        prior = None if measured.losses.prior is None else float(measured.losses.prior)
-        finite = math.isfinite(loss) and math.isfinite(prior or 0.0)
-        if not finite or (self.session.accelerator.scaler is None and not math.isfinite(float(measured.norm))):
+        norm, loss, prior = measured.figures.read()
+        self._skipped = 0 if math.isfinite(norm) else self._skipped + 1
+        overflows = MAX_OVERFLOWS if self.session.accelerator.scaler else 0
+        if not (math.isfinite(loss) and math.isfinite(prior or 0.0)) or self._skipped > overflows:
             # The optimizer has skipped this step: the weights in memory are still the last good ones.
             raise UserError(
                 f"The loss is not a number any more (step {measured.step}); the run has stopped. {NAN_ADVICE}"

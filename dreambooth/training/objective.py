@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from dreambooth.dataset.plan import Batch
 from dreambooth.training.inputs import Latents, Prompts
 from dreambooth.training.noise import NoiseSchedule, draw_noise
+from dreambooth.training.precision import to_device
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ def diffusion_losses(
     """
     examples = (*batch.instances, *batch.classes)
     clean = latents.batch(examples, generator)
-    t = torch.randint(schedule.timesteps, (len(examples),), generator=generator).to(clean.device)
-    noise = draw_noise(clean.shape, generator, offset_noise).to(clean.device)
+    t = to_device(torch.randint(schedule.timesteps, (len(examples),), generator=generator), clean.device)
+    noise = to_device(draw_noise(clean.shape, generator, offset_noise), clean.device)
     embeddings = prompts.batch([example.caption for example in examples])
     dtype = next(unet.parameters()).dtype
     noisy = schedule.add_noise(clean, noise, t).to(dtype)

@@ -29,7 +29,7 @@ def parameter_groups(
 def make_optimizer(name: str, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     """The optimizer that was asked for, never another one. UserError says why it cannot be had here."""
     if name == "8bit AdamW":
-        why = why_not_8bit()
+        why = why_not_8bit(groups[0]["params"][0].device)
         if why:
             raise UserError(f"optimizer: 8bit AdamW cannot run here: {why} Choose Torch AdamW.")
         import bitsandbytes
@@ -40,21 +40,22 @@ def make_optimizer(name: str, groups: list[dict[str, Any]]) -> torch.optim.Optim
     return torch.optim.AdamW(groups)
 
 
-def why_not_8bit() -> str:
-    """Empty where bitsandbytes' 8-bit AdamW really takes a step on this machine's GPU, else the reason."""
-    if not torch.cuda.is_available():
+def why_not_8bit(device: torch.device) -> str:
+    """Empty where bitsandbytes' 8-bit AdamW really takes a step on ``device``, else the reason."""
+    if device.type != "cuda":
         return "it needs an NVIDIA GPU."
     try:
         import bitsandbytes
 
-        probe = torch.nn.Parameter(torch.ones(4096 * 2, device="cuda"))
+        probe = torch.nn.Parameter(torch.ones(4096 * 2, device=device))
         probe.grad = torch.ones_like(probe)
         bitsandbytes.optim.AdamW8bit([probe], lr=1e-3).step()
         return "" if (probe != 1).all() else "bitsandbytes took a step that changed nothing."
     except ImportError:
         return "bitsandbytes is not installed (pip install bitsandbytes)."
     except Exception as error:
-        return f"bitsandbytes does not work with this GPU ({str(error).splitlines()[0]})."
+        said = str(error).strip() or type(error).__name__
+        return f"bitsandbytes does not work with this GPU ({said.splitlines()[0]})."
 
 
 class Stepper:

@@ -45,7 +45,7 @@ class Results:
         return self.revision_at_start + self.session.position.step
 
     def save(self, when: str) -> None:
-        """Save what the settings ask for ``when`` ("during", "after", "cancel").
+        """Save what the settings ask for ``when`` ("during", "after", "cancel"; "now" when a person asks in between).
 
         One thing that cannot be saved does not keep the others from it. During the run that is said and the run goes
         on: what it has learnt is still in memory. At its end the lot is kept as a snapshot, if at all possible.
@@ -56,12 +56,12 @@ class Results:
         for part in self._parts(when):
             try:
                 part()
-            except UserError as error:
+            except Exception as error:  # whatever it is, it must not cost what was learnt
                 log.error("saving failed", exc_info=error)
-                problems += error.problems
+                problems += error.problems if isinstance(error, UserError) else [f"{type(error).__name__}: {error}."]
         if not problems:
             return
-        if when == "during":
+        if when in ("during", "now"):
             self.session.events.message(f"Saving failed, training goes on: {' '.join(problems)}", level="error")
             return
         if not getattr(self.settings, f"save_state_{when}"):
@@ -69,16 +69,23 @@ class Results:
         raise UserError.several(problems)
 
     def _parts(self, when: str) -> list[Callable[[], None]]:
-        """What is to be saved, results first: a snapshot that does not fit on the disk must not cost them."""
-        settings = self.settings
-        if settings.use_lora:
-            parts = [self._lora] if getattr(settings, f"save_lora_{when}") else []
-        else:
-            parts = [self._working] + ([self._checkpoint] if getattr(settings, f"save_ckpt_{when}") else [])
-        return [*parts, *([self._snapshot] if getattr(settings, f"save_state_{when}") else []), self._count]
+        """What is to be saved, results first: a snapshot that does not fit on the disk must not cost them.
+
+        "now" is as "during", but for a LoRA, which is then wanted in any case.
+        """
+
+        def asked(what: str) -> bool:
+            return getattr(self.settings, f"save_{what}_{'during' if when == 'now' else when}")
+
+        parts: list[Callable[[], None]] = []
+        if not self.settings.use_lora:
+            parts.append(self._working_and_checkpoint if asked("ckpt") else self._working)
+        elif asked("lora") or when == "now":
+            parts.append(self._lora)
+        return [*parts, *([self._snapshot] if asked("state") else []), self._count]
 
     def _rescue(self) -> None:
-        with contextlib.suppress(UserError):
+        with contextlib.suppress(Exception):
             self._snapshot()
             said = "What was learnt is kept in a snapshot: mend the cause, then resume to save it."
             self.session.events.message(said, level="warning")
@@ -125,6 +132,10 @@ class Results:
             finally:
                 session.ema.swap()
         self._count(has_ema=self.config.facts.has_ema or session.ema is not None)
+
+    def _working_and_checkpoint(self) -> None:
+        self._working()  # first, and if it fails there is none: a checkpoint is made of what lies in working/
+        self._checkpoint()
 
     def _checkpoint(self) -> None:
         path = checkpoint_path(self.model, self.config)

@@ -1,9 +1,18 @@
-"""Learning rate over the run, as pure functions of the step."""
+"""How long a run is, and its learning rate over that, as pure functions of the step."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+
+from dreambooth.settings import Settings
+
+
+def run_length(settings: Settings, batches_per_epoch: int) -> tuple[int, int]:
+    """Optimizer steps of the whole run, and of one epoch: its last one may be over fewer batches than the others."""
+    per_epoch = math.ceil(batches_per_epoch / settings.gradient_accumulation_steps)
+    total = settings.num_train_epochs * per_epoch
+    return min(total, settings.max_train_steps) if settings.max_train_steps else total, per_epoch
 
 
 def lr_factor(name: str, step: int, total: int, warmup: int = 0) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import gc
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,7 +21,7 @@ from dreambooth.training.ema import EMA
 from dreambooth.training.inputs import Latents, Prompts
 from dreambooth.training.noise import NoiseSchedule
 from dreambooth.training.optimizers import Stepper, make_optimizer, parameter_groups
-from dreambooth.training.precision import compute_dtype
+from dreambooth.training.precision import compute_dtype, forget_accelerator, give_memory_back, make_accelerator
 from dreambooth.training.snapshot import Position, Snapshot
 
 
@@ -49,7 +48,7 @@ class Session:
         self.ema: EMA | None = None
         self.position = Position()
         try:
-            self.accelerator = _accelerator(device, precision)
+            self.accelerator = make_accelerator(device, precision)
             self._prepare_inputs()
             self._prepare_modules()
         except BaseException:
@@ -79,19 +78,20 @@ class Session:
             origin = f"{fingerprint(working, 'text_encoder')} {self._dtype(learns=False)} {self.device.type}"
             texts = TextCache(model.cache / "text", origin, self.settings.clip_skip)
             self.prompts.freeze(self.prompt_texts, texts, self._load_text)
+            self._put_text_encoder_aside()
 
     def _prepare_modules(self) -> None:
         self.events.phase("unet")
         settings = self.settings
         unet = self._load(unet=True, dtype=self._dtype(settings.train_unet)).unet
         self.schedule = NoiseSchedule(self.modules.scheduler_config, self.device)
-        learns = {"unet": (unet, settings.train_unet), "text_encoder": (self.modules.text_encoder, self.trains_text)}
-        trained = {name: self._make_learn(name, *what) for name, what in learns.items() if what[0] is not None}
-        groups = parameter_groups(settings, trained["unet"], trained.get("text_encoder", []))
+        of_unet = self._make_learn("unet", unet, settings.train_unet)
+        of_text = self._make_learn("text_encoder", self.modules.text_encoder, True) if self.trains_text else []
+        groups = parameter_groups(settings, of_unet, of_text)
         if not groups:
             raise UserError("Nothing would learn: switch on Train UNET or raise the text encoder's step ratio.")
         if settings.use_ema and settings.train_unet and not settings.use_lora:
-            self.ema = EMA(trained["unet"], settings.ema_decay)
+            self.ema = EMA(of_unet, settings.ema_decay)
         self.optimizer = make_optimizer(settings.optimizer, groups)
         self.stepper = Stepper(self.optimizer, settings, self.accelerator.scaler)
 
@@ -99,11 +99,12 @@ class Session:
         """Freeze ``module`` or what of it does not learn; returns the parameters that do."""
         settings, lora = self.settings, self.settings.use_lora
         module.requires_grad_(learns and not lora)
-        module.to(self.device).train(learns)
+        in_backward = learns or name == "unet"  # the text encoder's gradients pass through the unet
+        module.to(self.device).train(in_backward)
+        if in_backward and settings.gradient_checkpointing:
+            _checkpoint_gradients(module)
         if not learns:
             return []
-        if settings.gradient_checkpointing:
-            _checkpoint_gradients(module)
         if not lora:
             return list(module.parameters())
         rank, alpha = (
@@ -148,6 +149,11 @@ class Session:
             self.modules.text_encoder.to(self.device).eval()
         return self.modules.tokenizer, self.modules.text_encoder
 
+    def _put_text_encoder_aside(self) -> None:
+        """Out of the GPU's memory: once prompts are embedded, it is only needed to draw."""
+        if self.modules.text_encoder is not None:
+            self.modules.text_encoder.to("cpu")
+
     # -- while it runs ----------------------------------------------------------------------------------------
 
     def freeze_text_encoder(self) -> None:
@@ -160,14 +166,14 @@ class Session:
             parameter.grad = None  # a gradient of zeros would let momentum and decay go on moving it
         with self.accelerator.autocast():
             self.prompts.freeze(self.prompt_texts, None, lambda: (self.modules.tokenizer, text_encoder))
+        self._put_text_encoder_aside()
 
     @contextlib.contextmanager
     def for_drawing(self) -> Iterator[Modules]:
         """The modules as they are now, ready to draw with; everything is put back afterwards."""
-        self._load_text()
-        self.modules.text_encoder.to(self.device)
         if self.modules.vae is None:
             self._load(vae=True)
+        self._load_text()
         modes = {m: m.training for m in (self.modules.unet, self.modules.text_encoder)}
         average = self.ema if self.settings.infer_ema else None
         try:
@@ -175,12 +181,13 @@ class Session:
                 average.swap()
             for module in modes:
                 module.eval()
+            self.modules.text_encoder.to(self.device)
             self.modules.vae.to(self.device)
             yield self.modules
         finally:
             self.modules.vae.to("cpu")
             if not self.prompts.learning:
-                self.modules.text_encoder.to("cpu")
+                self._put_text_encoder_aside()
             for module, mode in modes.items():
                 module.train(mode)
             if average:
@@ -227,10 +234,13 @@ class Session:
             )
         for name, tensor in mine.items():
             tensor.copy_(snapshot.tensors[name])
-        self.optimizer.load_state_dict(_with_groups(snapshot.optimizer, self.optimizer))
+        if snapshot.settings["optimizer"] == self.settings.optimizer:  # moments of one mean nothing to another
+            self.optimizer.load_state_dict(_with_groups(snapshot.optimizer, self.optimizer))
         if self.ema and "ema.0" in snapshot.tensors:
             averages = [snapshot.tensors[f"ema.{i}"] for i in range(len(self.ema.averages))]
             self.ema.load(averages, snapshot.facts["ema_updates"])
+        elif self.ema:  # switched on since: it starts from what was learnt
+            self.ema.load(list(self.modules.unet.parameters()), 0)
         if self.accelerator.scaler and snapshot.facts["scaler"]:
             self.accelerator.scaler.load_state_dict(snapshot.facts["scaler"])
         if snapshot.facts["plan"] != self.plan.fingerprint():
@@ -246,25 +256,8 @@ class Session:
             self.latents.close()
         for name in ("prompts", "latents", "optimizer", "stepper", "ema", "layers", "modules", "accelerator"):
             self.__dict__.pop(name, None)
-        _forget_accelerator()
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-
-
-def _accelerator(device: torch.device, precision: str) -> Any:
-    """Accelerate's view of this run. Its state is a process-wide singleton: a run must not inherit the last one's."""
-    from accelerate import Accelerator
-
-    _forget_accelerator()
-    return Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
-
-
-def _forget_accelerator() -> None:
-    from accelerate.state import AcceleratorState, GradientState
-
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+        forget_accelerator()
+        give_memory_back(self.device)
 
 
 def _checkpoint_gradients(module: Any) -> None:
@@ -281,7 +274,9 @@ def _checkpoint_gradients(module: Any) -> None:
 def _changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Settings that decide the weights and are not what they were, in words."""
     decisive = [
-        key for key, s in SETTINGS.items() if s.group not in ("Saving", "Image Generation") and "save_" not in key
+        key
+        for key, s in SETTINGS.items()
+        if s.tab == "Settings" and s.group != "Image Generation" and "save_" not in key
     ]
     return [f"{key} was {then[key]!r} and is {now[key]!r}" for key in decisive if then.get(key, now[key]) != now[key]]
 

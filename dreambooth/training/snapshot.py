@@ -52,7 +52,8 @@ def write(model: ModelFolder, revision: int, snapshot: Snapshot, keep: int) -> P
             "optimizer": scalars,
         })  # fmt: skip
     if keep:
-        for old in list_snapshots(model)[:-keep]:
+        others = [path for path in list_snapshots(model) if path != folder]  # settings put back may count from lower
+        for old in others[: max(0, len(others) + 1 - keep)]:
             shutil.rmtree(old, ignore_errors=True)
     return folder
 

@@ -33,24 +33,33 @@ def on(event: Callable, call: Callable, inputs: Any = None, outputs: Any = None,
     private = {"api_visibility": "private"} if MAJOR >= 6 else {"api_name": False}
     # No answer may wait behind a slow one; 3.41 has a single queue for the whole page, so it is passed by.
     parallel = {"queue": False} if MAJOR == 3 else {"concurrency_limit": None}
-    return event(call, inputs, outputs, **private, **parallel, **options)
+    quiet = {"show_progress": "hidden"}  # nothing may flicker over what is being read
+    return event(call, inputs, outputs, **private, **parallel, **quiet, **options)
 
 
 def every(seconds: float, page: gr.Blocks, call: Callable, inputs: Any, outputs: Any) -> None:
     """Call again and again while the page is open, each time with the inputs' values of that moment."""
     if hasattr(gr, "Timer"):
-        on(gr.Timer(seconds).tick, call, inputs, outputs, show_progress="hidden")
+        on(gr.Timer(seconds).tick, call, inputs, outputs)
         return
     # 3.41's own ``every`` goes on with the values that the page was loaded with; a hidden button does not.
     tick = control(gr.Button, visible=False, elem_id="db_tick")
-    on(tick.click, call, inputs, outputs, show_progress="hidden")
+    on(tick.click, call, inputs, outputs)
     root = "(document.querySelector('gradio-app')?.shadowRoot || document)"
     click = f"{root}.querySelector('#db_tick')?.click()"
     page.load(None, _js=f"() => {{ window.dreamboothTick ??= setInterval(() => {click}, {seconds * 1000}) }}")
 
 
-def launch(page: gr.Blocks, **options: Any) -> Any:
-    """Serve ``page``, with the options of ``launch`` that this Gradio knows."""
+def launch(page: gr.Blocks, css: str, script: str, **options: Any) -> Any:
+    """Serve ``page`` with our look and script, and with the options of ``launch`` that this Gradio knows."""
     page.queue(**({"concurrency_count": 8} if MAJOR == 3 else {"default_concurrency_limit": 8}))
+    head = f"<script>{script}</script>"
+    if MAJOR >= 6:
+        options |= {"css": css, "head": head}
+    else:
+        page.css, page.head = css, head
+    if MAJOR == 3:
+        with page:
+            page.load(None, _js=f"() => {{ {script} }}")  # it has no head
     known = inspect.signature(gr.Blocks.launch).parameters
     return page.launch(**{key: value for key, value in options.items() if key in known})

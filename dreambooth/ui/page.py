@@ -1,16 +1,20 @@
-"""The page's layout, and which function answers which control. What the answers do is in desk.py."""
+"""The page: its columns put together, and which function answers which control. What the answers do is in desk.py."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import gradio as gr
 
 from dreambooth.hosts import Host
-from dreambooth.ui.desk import NO_LORA, Desk, View
+from dreambooth.ui.columns import InputColumn, ModelColumn, OutputColumn, TopRow
+from dreambooth.ui.concepts_tab import LISTED, pages
+from dreambooth.ui.desk import LATEST, NONE, Desk, View
 from dreambooth.ui.gradio_versions import control, every, on
 
 POLL_SECONDS = 1.0
+Updates = list[Any]
 
 
 class Page:
@@ -21,132 +25,212 @@ class Page:
 
     def blocks(self) -> gr.Blocks:
         """Lay out and wire the page."""
-        with gr.Blocks(title="Dreambooth", analytics_enabled=False) as page:
-            with gr.Row(elem_id="db_page"):
-                with gr.Column(scale=2, min_width=280):
-                    self._model_column()
-                with gr.Column(scale=3, min_width=320):
-                    self._settings_column()
-                with gr.Column(scale=3, min_width=320):
-                    self._output_column()
+        with control(gr.Blocks, title="Dreambooth", analytics_enabled=False, fill_width=True) as page:
+            with gr.Column(elem_id="db_page"):
+                self.top = TopRow()
+                with gr.Row(elem_id="db_columns"):
+                    self.model = ModelColumn()
+                    self.input = InputColumn(select=self.model.fields)
+                    self.output = OutputColumn()
             self._wire(page)
         return page
 
-    def _model_column(self) -> None:
-        self.model = control(gr.Dropdown, label="Model", choices=[], elem_id="db_model_name")
-        self.facts = control(gr.HTML, elem_id="db_facts")
-        with gr.Group():
-            self.new_name = control(gr.Textbox, label="New model", max_lines=1, elem_id="db_new_model_name")
-            self.source = control(
-                gr.Dropdown,
-                label="Source checkpoint",
-                info="One of the list, or the path of a file or diffusers folder",
-                choices=[],
-                allow_custom_value=True,
-                elem_id="db_source",
-            )
-            self.create = control(gr.Button, "Create", elem_id="db_create")
-        self.lora = control(gr.Dropdown, label="LoRA to merge into generated checkpoints", elem_id="db_lora")
-        self.refresh = control(gr.Button, "Refresh lists", size="sm", elem_id="db_refresh")
-
-    def _settings_column(self) -> None:
-        self.settings = control(
-            gr.Textbox,
-            label="Settings other than the defaults (JSON)",
-            placeholder='{"use_lora": true, "num_train_epochs": 100}',
-            lines=12,
-            max_lines=30,
-            elem_id="db_settings_json",
-        )
-        self.concepts = control(
-            gr.Textbox,
-            label="Concepts (JSON, or the path of a JSON file)",
-            placeholder='[{"instance_data_dir": "...", "instance_prompt": "a photo of zwx dog"}]',
-            lines=12,
-            max_lines=30,
-            elem_id="db_concepts_json",
-        )
-        with gr.Row():
-            self.save = control(gr.Button, "Save Params", elem_id="db_save_params")
-            self.train = control(gr.Button, "Train", variant="primary", elem_id="db_train")
-            self.checkpoint = control(gr.Button, "Generate Ckpt", elem_id="db_generate_ckpt")
-
-    def _output_column(self) -> None:
-        self.status = control(gr.HTML, elem_id="db_status")
-        with gr.Row():
-            self.pause = control(gr.Button, "Pause", elem_id="db_pause")
-            self.sample_now = control(gr.Button, "Generate Samples", elem_id="db_sample_now")
-            self.save_now = control(gr.Button, "Save Weights", elem_id="db_save_now")
-            self.cancel = control(gr.Button, "Cancel", elem_id="db_cancel")
-        self.message = control(gr.HTML, elem_id="db_message")
-        self.gallery = control(
-            gr.Gallery,
-            label="Samples",
-            columns=3,
-            height=420,
-            object_fit="contain",
-            interactive=False,  # else Gradio 4 makes it an upload field
-            elem_id="db_gallery",
-        )
-        self.files = control(gr.HTML, elem_id="db_files")
+    # -- wiring -----------------------------------------------------------------------------------------------
 
     def _wire(self, page: gr.Blocks) -> None:
-        desk = self.desk
+        self.fields = self.input.settings
+        self.shown_concepts = gr.State(value=LISTED)
+        self.locked = gr.State(value=False)
+        self.everything = [self.model.name, *self.fields.components(), *self.input.concepts.components()]
+        self.deciding = [self.fields.drawn[key] for key in self.fields.deciders()]
+        self._wire_lists(page)
+        self._wire_parameters()
+        self._wire_work()
+        self._wire_look(page)
+
+    def _wire_lists(self, page: gr.Blocks) -> None:
+        lists = [self.model.name, self.model.source, self.top.load_from]
+        on(page.load, self._lists, outputs=lists)
+        on(page.load, lambda: gr.update(selected="select" if self.desk.names() else "create"), outputs=self.model.tabs)
+        on(self.model.refresh.click, self._lists, self.model.name, lists)
+        on(self.model.refresh.click, self._files_of, self.model.name, self.model.files())
+        shown = [*self.everything[1:], self.shown_concepts, *self.input.concepts.tabs, self.input.tabs]
+        on(self.model.name.change, self._parameters, self.model.name, shown)
+        on(self.model.name.change, self._files_of, self.model.name, self.model.files())
+        on(self.top.load_params.click, self._parameters, self.top.load_from, shown)
+
+    def _wire_parameters(self) -> None:
+        concepts, message = self.input.concepts, self.output.message
+        on(self.top.save_params.click, self._save, self.everything, message)
+        on(
+            self.input.check.click, self._check, self.everything, [message, self.output.forecast, self.input.table]
+        )  # the caption table stands beside the pictures that it is about
+        on(concepts.add.click, pages, self.shown_concepts, [self.shown_concepts, *concepts.tabs])
+        took = on(concepts.take.click, self.desk.read_concepts, [self.model.name, concepts.listed], message)
+        shown = [*concepts.components(), self.shown_concepts, *concepts.tabs]
+        on(took.then, self._concepts, self.model.name, shown)
+        for wizard, kind in self.input.wizards():
+            changed = [*self.fields.components(), message]
+            on(wizard.click, self._advise(kind), self.everything, changed)
+        usable = self._dependents()
+        for component in self.deciding:
+            controls = [self.fields.drawn[key] for key in usable]
+            on(component.change, self._usable, [self.locked, *self.deciding], controls)
+
+    def _wire_work(self) -> None:
+        message, model = self.output.message, self.model
+        options = model.options
+        on(model.create.click, self._create, [model.new_name, model.source, *options.components()], message)
+        on(self.top.train.click, self._train, [model.snapshot, *self.everything], message)
+        on(self.top.generate_ckpt.click, self._generate, [model.lora, *self.everything], message)
+        for wish, button in self.top.wishes().items():
+            on(button.click, self._tell(wish), outputs=message)
+
+    def _wire_look(self, page: gr.Blocks) -> None:
         seen = gr.State(value=None)
-        lists = [self.model, self.source, self.lora]
-        fields = [self.settings, self.concepts]
-        live = [self.model, self.facts, self.status, self.gallery, self.files, *self._buttons(), seen]
+        parts = [
+            self.model.name,
+            self.top.load_from,
+            self.output.status,
+            self.output.bar,
+            self.output.chart,
+            self.model.facts,
+            self.output.gallery,
+            self.output.files,
+            *self.top.buttons(),
+            self.model.create,
+            self.top.why,
+            self.locked,
+            *self.fields.components(),
+        ]
+        every(POLL_SECONDS, page, self._look, [self.model.name, seen, *self.deciding], [*parts, seen])
+        # Files land while it runs: their lists follow when a run has ended, not under someone's hand.
+        on(self.output.files.change, self._files_of, self.model.name, self.model.files())
 
-        def pressed(wish: str):
-            return lambda: desk.tell(wish)
+    # -- answers ----------------------------------------------------------------------------------------------
 
-        on(page.load, lambda: _lists(desk, desk.current_name()), outputs=lists)
-        on(self.refresh.click, lambda name: _lists(desk, name), self.model, lists)
-        on(self.model.change, desk.fields, self.model, fields, show_progress="hidden")
-        on(self.create.click, desk.create, [self.new_name, self.source], self.message)
-        edited = [self.model, self.settings, self.concepts]
-        on(self.save.click, desk.save, edited, self.message)
-        on(self.train.click, desk.train, edited, self.message)
-        on(self.checkpoint.click, desk.generate_checkpoint, [self.model, self.lora], self.message)
-        on(self.pause.click, pressed("pause"), outputs=self.message)
-        on(self.sample_now.click, pressed("sample_now"), outputs=self.message)
-        on(self.save_now.click, pressed("save_now"), outputs=self.message)
-        on(self.cancel.click, pressed("cancel"), outputs=self.message)
+    def _lists(self, name: str | None = None) -> Updates:
+        names, sources = self.desk.names(), self.desk.sources()
+        chosen = name if name in names else self.desk.current_name()
+        return [
+            gr.update(choices=names, value=chosen),
+            gr.update(choices=sources, value=next(iter(sources), None)),
+            gr.update(choices=names, value=chosen),
+        ]
 
-        def look(name: str, shown: Any) -> list[Any]:
-            return _changes(desk.look(name), shown)
+    def _files_of(self, name: str | None) -> Updates:
+        snapshots = self.desk.snapshots(name)
+        chosen = LATEST if self.desk.interrupted(name) else NONE
+        return [gr.update(choices=snapshots, value=chosen), gr.update(choices=self.desk.loras())]
 
-        every(POLL_SECONDS, page, look, [self.model, seen], live)
+    def _parameters(self, name: str | None) -> Updates:
+        """A model's parameters into the page's fields."""
+        settings, concepts = self.desk.parameters(name)
+        values = dataclasses.asdict(settings)
+        usable = self.fields.usable([values[key] for key in self.fields.deciders()], locked=False)
+        fields = [gr.update(value=values[key], interactive=usable[key]) for key in self.fields.declared]
+        tab = "concepts" if name and not concepts else "settings"
+        return [*fields, *self._filled(concepts), gr.update(selected=tab)]
 
-    def _buttons(self) -> list[Any]:
-        start = [self.create, self.train, self.checkpoint]
-        return [*start, self.pause, self.sample_now, self.save_now, self.cancel]
+    def _concepts(self, name: str | None) -> Updates:
+        return self._filled(self.desk.parameters(name)[1])
 
+    def _filled(self, concepts: Any) -> Updates:
+        """Concepts into their fields, and as many of them shown as there are."""
+        count, *tabs = pages(max(LISTED, len(concepts)) - 1)
+        return [*self.input.concepts.updates(concepts), count, *tabs]
 
-def _lists(desk: Desk, name: str | None) -> list[Any]:
-    names, sources = desk.names(), desk.sources()
-    name = name if name in names else next(iter(names), None)
-    source = next(iter(sources), None)
-    return [
-        gr.update(choices=names, value=name),
-        gr.update(choices=sources, value=source),
-        gr.update(choices=desk.loras(), value=NO_LORA),
-    ]
+    def _usable(self, locked: bool, *deciding: Any) -> Updates:
+        usable = self.fields.usable(list(deciding), locked)
+        return [gr.update(interactive=usable[key]) for key in self._dependents()]
 
+    def _dependents(self) -> list[str]:
+        return [key for key, setting in self.fields.declared.items() if setting.applies]
 
-def _changes(view: View, shown: Any) -> list[Any]:
-    """Updates for what this browser does not show yet; the rest stays untouched, so that nothing flickers."""
-    plain = [view.facts, view.status, view.pictures, view.files]
-    now = [view.names, *plain, [view.busy, view.training, view.paused]]
-    before = shown or [None] * len(now)
-    fresh = [a != b for a, b in zip(now, before, strict=True)]
-    idle, training = gr.update(interactive=not view.busy), gr.update(interactive=view.training)
-    pause = gr.update(value="Resume" if view.paused else "Pause", interactive=view.training)
-    cancel = gr.update(interactive=view.busy)
-    buttons = [idle, idle, idle, pause, training, training, cancel]
-    return [
-        gr.update(choices=view.names, value=view.select) if fresh[0] else gr.update(),
-        *(gr.update(value=plain[i]) if fresh[i + 1] else gr.update() for i in range(len(plain))),
-        *(buttons if fresh[-1] else [gr.update()] * len(buttons)),
-        now,
-    ]
+    def _shown(self, values: tuple[Any, ...]) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
+        """(model, settings, concepts) of what a click sent for ``self.everything``."""
+        name, *rest = values
+        n = len(self.fields.declared)
+        return name, self.fields.values(rest[:n]), self.input.concepts.values(rest[n:])
+
+    def _save(self, *values: Any) -> str:
+        return self.desk.save(*self._shown(values))
+
+    def _check(self, *values: Any) -> tuple[str, str, str]:
+        return self.desk.check(*self._shown(values))
+
+    def _train(self, snapshot: str, *values: Any) -> str:
+        return self.desk.train(*self._shown(values), snapshot)
+
+    def _generate(self, lora: str, *values: Any) -> str:
+        name, settings, _ = self._shown(values)
+        return self.desk.generate_checkpoint(name, lora, settings)
+
+    def _create(self, name: str, source: str, *options: Any) -> str:
+        return self.desk.create(name, source, self.model.options.values(list(options)))
+
+    def _tell(self, wish: str) -> Any:
+        return lambda: self.desk.tell(wish)
+
+    def _advise(self, kind: str) -> Any:
+        def advise(*values: Any) -> Updates:
+            chosen, said = self.desk.advise(kind, *self._shown(values))
+            return [gr.update(value=chosen[key]) if key in chosen else gr.update() for key in self.fields.declared] + [
+                said
+            ]
+
+        return advise
+
+    # -- the look, once a second --------------------------------------------------------------------------------
+
+    def _look(self, name: str | None, shown: Any, *deciding: Any) -> Updates:
+        """Updates for what this browser does not show yet; the rest stays untouched, so that nothing flickers."""
+        view = self.desk.look(name)
+        now = {"name": name, **dataclasses.asdict(view)}
+        before = shown or {}
+        fresh = {part for part in now if part not in before or before[part] != now[part]}
+
+        def value(part: str, content: Any) -> Any:
+            return gr.update(value=content) if part in fresh else gr.update()
+
+        buttons = self._buttons(view, name) if fresh & {"idle", "training", "paused", "names", "name"} else None
+        locks = self._locks(view, deciding) if "locked" in fresh and shown else None
+        return [
+            self._names(view, name, before) if "names" in fresh else gr.update(),
+            gr.update(choices=list(view.names)) if "names" in fresh else gr.update(),
+            value("status", view.status),
+            value("bar", view.bar),
+            value("chart", view.chart),
+            value("facts", view.facts),
+            value("pictures", list(view.pictures)),
+            value("files", view.files),
+            *(buttons or [gr.update()] * (len(self.top.buttons()) + 1)),
+            value("why", view.why),
+            view.locked,
+            *(locks or [gr.update()] * len(self.fields.declared)),
+            now,
+        ]
+
+    @staticmethod
+    def _names(view: View, name: str | None, before: Any) -> Any:
+        """New models join the list; the page turns to one by itself only where it showed none."""
+        names = list(view.names)
+        if name in names:
+            return gr.update(choices=names)
+        added = [each for each in names if each not in before.get("names", names)]
+        return gr.update(choices=names, value=next(iter(added or names), None))
+
+    def _buttons(self, view: View, name: str | None) -> Updates:
+        ready = view.idle and name in view.names
+        start = [gr.update(interactive=ready)] * 3
+        running = [
+            gr.update(value="Resume" if view.paused else "Pause", interactive=view.training),
+            gr.update(interactive=view.training),
+            gr.update(interactive=view.training),
+            gr.update(interactive=not view.idle),
+        ]
+        return [*start, *running, gr.update(interactive=view.idle)]
+
+    def _locks(self, view: View, deciding: tuple[Any, ...]) -> Updates:
+        usable = self.fields.usable(list(deciding), view.locked)
+        return [gr.update(interactive=usable[key]) for key in self.fields.declared]

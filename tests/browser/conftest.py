@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -16,14 +15,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.browser.gradios import PINS, python_with
+
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+OLD = [pytest.param(version, marks=pytest.mark.slow, id=f"gradio-{version}") for version in PINS]
 
 
 @dataclass
 class Served:
     url: str
     models: Path
+    log: Path
 
 
 def free_port() -> int:
@@ -32,18 +35,18 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """``launch.py ui`` as people start it, but for the environment, which is that of the tests."""
-    folder, port = tmp_path_factory.mktemp("page"), free_port()
+@contextlib.contextmanager
+def serving(folder: Path, python: str) -> Iterator[Served]:
+    """``launch.py ui`` as people start it, but for the environment."""
+    port = free_port()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "dreambooth.ui", "--port", str(port), "--models-dir", str(folder / "models")]
+    command = [python, "-m", "dreambooth.ui", "--port", str(port), "--models-dir", str(folder / "models")]
     log = folder / "log.txt"
-    with log.open("w") as out:
+    with log.open("a") as out:
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT, cwd=folder)
         try:
             url = f"http://127.0.0.1:{port}"
-            for _ in range(600):
+            for _ in range(900):
                 with contextlib.suppress(OSError):
                     urllib.request.urlopen(url, timeout=5)
                     break
@@ -51,10 +54,17 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
                 time.sleep(0.2)
             else:
                 raise AssertionError(f"the page did not come up:\n{log.read_text()}")
-            yield Served(url, folder / "models")
+            yield Served(url, folder / "models", log)
         finally:
             process.terminate()
             process.wait(30)
+
+
+@pytest.fixture(scope="module", params=[pytest.param("", id="gradio-alone"), *OLD])
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The page, with the Gradio of ``launch.py`` and with those of the WebUIs."""
+    with serving(tmp_path_factory.mktemp("page"), python_with(request.param)) as page:
+        yield page
 
 
 @pytest.fixture(scope="module")

@@ -1,122 +1,181 @@
-"""The page alone, as a person uses it: create from the embedded model, train a few steps, see what came out."""
+"""The page as a person uses it, alone and with the Gradio of each WebUI: from the first click to the checkpoint."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-EMBEDDED = Path(__file__).resolve().parents[2] / "dreambooth" / "embedded"
-# Gradio's own: fonts from a network that a test does not have, and requests that a reload cuts off.
-NOISE = ("ERR_FAILED", "fonts.", "AbortError", "Connection errored out")
-SETTINGS = {
-    "use_lora": True,
-    "resolution": 64,
-    "num_train_epochs": 1,
-    "max_train_steps": 2,
-    "stop_text_encoder": 0,
-    "save_preview_every": 0,
-}
+from dreambooth.settings import CONCEPT, SETTINGS
+from tests.browser.visitor import Visitor
+
+SUBJECT = Path(__file__).resolve().parents[2] / "dreambooth" / "embedded" / "subject"
 
 
 @pytest.fixture
-def page(served, browser):
-    page = browser.new_page(viewport={"width": 1400, "height": 1000})
-    problems: list[str] = []
-    page.on("console", lambda line: line.type == "error" and problems.append(line.text))
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.real_problems = lambda: [line for line in problems if not any(noise in line for noise in NOISE)]
-    page.route("**/*", lambda route: route.continue_() if served.url in route.request.url else route.abort())
-    page.goto(served.url)
-    page.wait_for_function("document.querySelector('#db_source input')?.value")  # the lists are there
-    yield page
-    page.close()
+def visitor(served, browser) -> Iterator[Visitor]:
+    visitor = Visitor(browser, served.url)
+    yield visitor
+    visitor.close()
 
 
-def wait_for_text(page, selector: str, text: str, seconds: int = 180) -> None:
-    page.wait_for_function(
-        "([selector, text]) => document.querySelector(selector)?.innerText.includes(text)",
-        arg=[selector, text],
-        timeout=seconds * 1000,
-    )
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    return Path(shutil.copytree(SUBJECT, tmp_path / "pictures"))
 
 
-def concepts(folder: Path) -> str:
-    """The embedded concept with pictures of its own and one quick sample."""
-    [concept] = json.loads((EMBEDDED / "concepts.json").read_text())
-    shutil.copytree(EMBEDDED / concept["instance_data_dir"], folder)
-    concept.update(instance_data_dir=str(folder), n_save_sample=1, save_infer_steps=4)
-    return json.dumps([concept])
+def config(served, name: str) -> dict:
+    return json.loads((served.models / "dreambooth" / name / "db_config.json").read_text(encoding="utf-8"))
 
 
-def create(page, name: str) -> None:
-    page.fill("#db_new_model_name textarea, #db_new_model_name input", name)
-    page.click("#db_create")
-    page.wait_for_function(f"document.querySelector('#db_model_name input').value === '{name}'", timeout=180_000)
-    # its fields are on the page: from here on nothing overwrites what is typed
-    page.wait_for_function("document.querySelector('#db_concepts_json textarea').value === '[]'")
-    wait_for_text(page, "#db_facts", "mini-sd.safetensors")
+def quick(visitor: Visitor, pictures: Path, **more: object) -> None:
+    """Settings under which a step takes no time, typed as a person would."""
+    visitor.tab("Settings")
+    for group in ("intervals", "image_processing"):
+        visitor.unfold(f"db_group_settings_{group}")
+    visitor.fill(resolution=64, **more)
+    visitor.tab("Concepts")
+    visitor.unfold("db_c1")
+    visitor.fill(c1_instance_data_dir=pictures)
+    for group in ("Sample Image Generation",):
+        visitor.page.locator(f"#db_c1 button:has-text('{group}')").first.click()
+    visitor.fill(c1_n_save_sample=1, c1_save_infer_steps=2)
 
 
-def fill(page, settings: dict, concepts: str) -> None:
-    page.fill("#db_settings_json textarea", json.dumps(settings))
-    page.fill("#db_concepts_json textarea", concepts)
+def test_from_the_first_click_to_the_checkpoint(served, visitor, pictures, tmp_path):
+    """Create, settings, concepts, save, train, preview, pause, reload, samples, cancel, checkpoint, load params."""
+    visitor.create("first toy")
+    visitor.tab("Select")
+    visitor.sees_value("model_name", "first toy")
+    visitor.sees("facts", "mini-sd.safetensors")
 
+    quick(visitor, pictures, num_train_epochs=100_000, save_preview_every=2)
+    visitor.press("check")
+    visitor.sees("captions", "a zwx toy on a black background")
+    visitor.sees("forecast", "6 pictures")
+    visitor.press("save_params")
+    visitor.sees("message", "Saved the parameters of first toy")
+    saved = config(served, "first toy")
+    assert (saved["num_train_epochs"], saved["resolution"], saved["use_lora"]) == (100_000, 64, True)
+    assert saved["concepts_list"][0]["instance_data_dir"] == str(pictures)
 
-def test_create_train_and_reload(page, served, tmp_path):
-    """Create, train, samples and files; a reloaded page shows the same run, and bad input gets a line."""
-    create(page, "my-toy")
-    assert (served.models / "dreambooth" / "my-toy" / "db_config.json").exists()
+    visitor.tab("Settings")
+    visitor.fill(num_train_epochs=90_000)  # not saved: Train trains what the page shows
+    visitor.press("train")
+    visitor.sees("status", "step ")
+    assert not visitor.enabled("train") and not visitor.enabled("create") and visitor.enabled("cancel")
+    assert config(served, "first toy")["num_train_epochs"] == 90_000
+    visitor.page.wait_for_selector("#db_gallery img")
+    visitor.sees("loss_chart", "learning rate")
+    visitor.screenshot(tmp_path / "training.png")
 
-    page.fill("#db_settings_json textarea", json.dumps({"learning_rat": 1}))
-    page.click("#db_save_params")
-    wait_for_text(page, "#db_message", "did you mean learning_rate")
+    visitor.press("pause")
+    visitor.sees("status", "Paused.")
+    visitor.sees("pause", "Resume")
+    visitor.reload()  # a closed laptop comes back to the run that is going on
+    visitor.sees("status", "Paused.")
+    visitor.page.wait_for_selector("#db_gallery img")
+    visitor.sees("loss_chart", "learning rate")
+    visitor.tab("Settings")
+    visitor.page.wait_for_function("document.querySelector('#db_num_train_epochs input').disabled")
+    assert visitor.value("num_train_epochs") == "90000"
 
-    fill(page, SETTINGS, concepts(tmp_path / "pictures"))
-    page.click("#db_train")
-    wait_for_text(page, "#db_status", "Training is done")
-    page.wait_for_selector("#db_gallery img")
-    wait_for_text(page, "#db_files", ".safetensors")
-    assert list((served.models / "Lora").rglob("*.safetensors"))
+    visitor.press("sample_now")
+    visitor.press("pause")
+    visitor.sees("pause", "Pause")
+    visitor.sees("status", "Training first toy: step")
+    visitor.press("save_now")
+    visitor.sees("files", "LoRA")
+    visitor.press("cancel")
+    visitor.sees("status", "Training was cancelled")
+    visitor.sees("files", "Snapshot")
+    visitor.sees_value("snapshot", "latest")
+    assert list((served.models / "Lora").glob("first toy_*.safetensors"))
 
-    page.reload()
-    wait_for_text(page, "#db_status", "Training is done")
-    page.wait_for_selector("#db_gallery img")
-    assert page.input_value("#db_model_name input") == "my-toy"
-    wait_for_text(page, "#db_facts", "revision 2")
-    assert json.loads(page.input_value("#db_settings_json textarea")).items() >= {"max_train_steps": 2}.items()
-    assert not page.real_problems()
-
-
-def test_pause_resume_cancel_and_generate(page, served, tmp_path):
-    """A run obeys the buttons; what was cancelled is said; a checkpoint is written; one job at a time."""
-    create(page, "my-other-toy")
-    fill(page, {**SETTINGS, "num_train_epochs": 10_000, "max_train_steps": 0}, concepts(tmp_path / "pictures"))
-    page.click("#db_train")
-    wait_for_text(page, "#db_status", "Step ")
-    assert page.is_disabled("#db_train") and page.is_disabled("#db_create") and page.is_enabled("#db_cancel")
-    page.click("#db_pause")
-    wait_for_text(page, "#db_status", "Paused.")
-    wait_for_text(page, "#db_pause", "Resume")
-    page.click("#db_sample_now")
-    page.wait_for_selector("#db_gallery img", timeout=180_000)
-    page.click("#db_pause")
-    wait_for_text(page, "#db_pause", "Pause")
-    page.click("#db_cancel")
-    wait_for_text(page, "#db_status", "Training was cancelled")
-    wait_for_text(page, "#db_pause", "Pause")
-
-    page.wait_for_selector("#db_generate_ckpt:enabled")
-    page.click("#db_generate_ckpt")
-    wait_for_text(page, "#db_files", "Stable-diffusion")
+    visitor.press("generate_ckpt")
+    visitor.sees("files", "Checkpoint")
     assert list((served.models / "Stable-diffusion").rglob("*.safetensors"))
-    assert not page.real_problems()
+
+    visitor.create("second toy")
+    visitor.tab("Select")
+    visitor.choose("model_name", "second toy")
+    visitor.tab("Settings")
+    visitor.sees_value("num_train_epochs", "200")
+    visitor.choose("load_params_from", "first toy")
+    visitor.press("load_params")
+    visitor.sees_value("num_train_epochs", "90000")
+    visitor.press("save_params")
+    visitor.sees("message", "Saved the parameters of second toy")
+    assert config(served, "second toy")["num_train_epochs"] == 90_000
+    assert not visitor.problems
 
 
-def test_the_browsers_title_tells_how_far_a_run_is(page):
-    page.evaluate("document.querySelector('#db_status').innerHTML = '<progress value=0.41></progress>'")
-    page.wait_for_function("document.title.startsWith('[Dreambooth 41%] ')")
-    page.evaluate("document.querySelector('#db_status').innerHTML = ''")
-    page.wait_for_function("!document.title.includes('41%')")
+def test_bad_input_gets_a_line_and_loses_nothing(served, browser, visitor, pictures):
+    visitor.tab("Create")
+    for name, said in {"a/b": "cannot be a model's name", "x" * 300: "too long", ".": "cannot be"}.items():
+        visitor.fill(new_model_name=name)
+        visitor.press("create")
+        visitor.sees("message", said)
+    visitor.create("bad 🧸 input")
+    visitor.fill(new_model_name="bad 🧸 input")
+    visitor.press("create")
+    visitor.sees("message", "There is a model bad 🧸 input already")
+
+    visitor.tab("Select")
+    visitor.choose("model_name", "bad 🧸 input")
+    quick(visitor, pictures.parent / "nowhere")
+    visitor.press("train")
+    visitor.sees("status", "nowhere")
+    visitor.fill(c1_instance_data_dir=pictures)
+    visitor.tab("Settings")
+    visitor.fill(num_train_epochs=-5)
+    visitor.press("save_params")
+    visitor.sees("message", "outside 1 to")
+    assert config(served, "bad 🧸 input")["num_train_epochs"] == 200
+    visitor.tab("Concepts")
+    visitor.page.click("#db_message .db_goto")  # leads to the field, in another tab
+    visitor.page.wait_for_selector("#db_num_train_epochs", state="visible")
+
+    visitor.fill(num_train_epochs=50_000)
+    second = Visitor(browser, served.url)
+    second.tab("Select")
+    second.choose("model_name", "bad 🧸 input")
+    visitor.press("train")
+    visitor.sees("status", "Training bad 🧸 input")
+    second.sees("status", "Training bad 🧸 input")  # another browser sees the same run
+    second.sees("why", "is going on")
+    second.press("cancel")
+    visitor.sees("status", "cancelled")
+    second.close()
+    assert not visitor.problems
+
+
+def test_what_does_not_apply_is_greyed(served, visitor):
+    visitor.tab("Settings")
+    visitor.unfold("db_group_settings_learning_rate")
+    visitor.check("use_lora")
+    visitor.page.wait_for_function("document.querySelector('#db_learning_rate input').disabled")
+    assert not visitor.page.locator("#db_lora_learning_rate input").is_disabled()
+    visitor.check("use_lora", False)
+    visitor.page.wait_for_function("document.querySelector('#db_lora_learning_rate input').disabled")
+
+
+def test_every_declared_setting_has_its_control(served, visitor):
+    ids = set(visitor.page.evaluate("[...document.querySelectorAll('[id^=db_]')].map((e) => e.id)"))
+    for tab in ("Concepts", "Saving", "Create", "Select", "Settings"):  # some Gradios draw a tab when it is opened
+        visitor.tab(tab)
+        for fold in visitor.page.locator("button.label-wrap:not(.open):visible").all():
+            fold.click()
+        ids |= set(visitor.page.evaluate("[...document.querySelectorAll('[id^=db_]')].map((e) => e.id)"))
+    concepts = {f"db_c{number}_{key}" for number in (1, 2, 3) for key in CONCEPT}
+    assert {f"db_{key}" for key in SETTINGS} | concepts <= ids
+
+
+def test_the_browsers_title_tells_how_far_a_run_is(visitor):
+    visitor.page.evaluate(
+        "document.querySelector('#db_progress').innerHTML = '<div class=db_moving><progress value=0.41></progress>'"
+    )
+    visitor.page.wait_for_function("document.title.startsWith('[Dreambooth 41%] ')")

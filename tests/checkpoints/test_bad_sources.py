@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 
 from dreambooth.checkpoints.extract import extract
+from dreambooth.checkpoints.sd1 import FACTS_KEY
 from dreambooth.errors import UserError
 from dreambooth.settings import Folders, ModelFolder
 
@@ -56,6 +57,16 @@ def with_value(key: str, value: float):
     return changed(change)
 
 
+def describing_itself(**facts: object):
+    """The embedded checkpoint that says something else about its build."""
+
+    def make(path: Path, mini: Path) -> None:
+        said = {FACTS_KEY: json.dumps(facts)}
+        safetensors.torch.save_file(safetensors.torch.load_file(mini), path, said)
+
+    return make
+
+
 def with_shape(key: str, *shape: int):
     return changed(lambda t: t.update({key: torch.zeros(shape)}))
 
@@ -69,11 +80,16 @@ def truncated(path: Path, mini: Path) -> None:
     path.write_bytes(mini.read_bytes()[: mini.stat().st_size // 2])
 
 
+def a_zip_packed_again(path: Path, mini: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(10_000))
+
+
 def with_trailing_bytes(path: Path, mini: Path) -> None:
     path.write_bytes(mini.read_bytes() + b"more")
 
 
-def a_folder(**configs: dict):
+def a_folder(**configs: dict | list):
     def make(path: Path, mini: Path) -> None:
         for name, config in configs.items():
             (path / name).mkdir(parents=True)
@@ -101,7 +117,14 @@ ROWS = {
     "unknown dtype": (header({"a": {"dtype": "F4", "shape": [4], "data_offsets": [0, 16]}}), "the type F4"),
     "no tensors": (lambda path, mini: safetensors.torch.save_file({}, path), "holds no tensors"),
     "web page": (raw(b"<!DOCTYPE html><html><body>Sign in to continue</body></html>"), "is a web page"),
+    "web page after comments": (raw(b"\xef\xbb\xbf<!-- gate 7 --><html>"), "is a web page"),
+    "server's complaint": (raw(b'{"error": "Access to this model is gated"}'), "is a text"),
     "zip": (a_zip, "is a zip archive"),
+    "zip packed again": (a_zip_packed_again, "was packed again with compression"),
+    "name that is no text": (
+        header({"\ud800": {"dtype": "U8", "shape": [64], "data_offsets": [0, 64]}}),
+        "broken .* hea",
+    ),
     "git lfs pointer": (raw(b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n"), "Git LFS pointer"),
     "gguf": (raw(b"GGUF" + bytes(60)), "GGUF"),
     "picture": (raw(b"\x89PNG\r\n\x1a\n" + bytes(60)), "is a picture"),
@@ -109,10 +132,14 @@ ROWS = {
     "LoRA": (of_keys("lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight"), "is a LoRA"),
     "LoHa": (of_keys("lora_unet_x.hada_w1_a"), "is a LoRA"),
     "diffusers LoRA": (of_keys("unet.down_blocks.0.attentions.0.to_q.lora_A.weight"), "is a LoRA"),
+    "LoRA of whole weights": (of_keys("lora_unet_x.diff"), "is a LoRA"),
+    "IP-Adapter": (of_keys("image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight"), "an IP-Adapter"),
+    "motion module": (of_keys("down_blocks.0.motion_modules.0.temporal_transformer.norm.weight"), "a motion module"),
     "textual inversion": (of_keys("emb_params"), "textual inversion"),
     "VAE": (of_keys("encoder.conv_in.weight", "decoder.conv_in.weight"), "is a VAE alone"),
     "VAE of a checkpoint": (without(UNET, TEXT), "is a VAE alone"),
     "text encoder": (of_keys("text_model.embeddings.token_embedding.weight"), "is a text encoder alone"),
+    "unet alone": (of_keys("diffusion_model.input_blocks.0.0.weight"), "is a unet alone"),
     "unet of a folder": (of_keys("conv_in.weight", "time_embedding.linear_1.weight"), "one component of a diffusers"),
     "upscaler": (of_keys("model.0.weight", "model.1.sub.0.RDB1.conv1.0.weight"), "is an upscaler"),
     "ControlNet": (of_keys("control_model.time_embed.0.weight"), "is a ControlNet"),
@@ -128,9 +155,24 @@ ROWS = {
     "a layer missing": (without(UNET + "middle_block.2.out_layers"), "is incomplete: 4 tensors are missing"),
     "a size missing": (without(VAE + "post_quant_conv"), "not a whole Stable Diffusion 1.x checkpoint"),
     "a wrong shape": (with_shape(UNET + "out.2.bias", 5), r"out.2.bias has the shape \(5,\)"),
+    "a scalar for a weight": (
+        with_shape(UNET + "middle_block.1.transformer_blocks.0.attn2.to_k.weight"),
+        "not a whole",
+    ),
+    "quantised": (
+        changed(lambda t: t.update({UNET + "out.2.weight": t[UNET + "out.2.weight"].char()})),
+        "is quantised",
+    ),
+    "heads that don't divide": (
+        describing_itself(text_encoder={"num_attention_heads": 7}),
+        "sizes that can't be built",
+    ),
+    "absurd picture size": (describing_itself(sample_size=100_000), "sample_size 100000 is outside"),
+    "unknown prediction": (describing_itself(prediction_type="flow"), "prediction_type flow is not"),
     "NaN": (with_value(UNET + "out.2.weight", float("nan")), "out.2.weight holds values that are not numbers"),
     "infinity": (with_value(VAE + "decoder.conv_in.bias", float("inf")), "not numbers"),
     "folder of pictures": (a_folder(), "a folder without model_index.json"),
+    "folder with a list for a config": (a_folder(unet=[], vae={}, text_encoder={}), "config.json files are damaged"),
     "folder without VAE": (a_folder(unet={}, text_encoder={}), "has no vae"),
     "SDXL folder": (a_folder(unet={"in_channels": 4}, vae={}, text_encoder={}, text_encoder_2={}), "SDXL"),
     "SD2 folder": (
@@ -173,6 +215,6 @@ def test_what_was_there_stays_when_a_new_source_is_refused(mini, tmp_path):
 def test_a_full_disk_is_told_before_anything_is_written(mini_checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
     model = ModelFolder(Folders(tmp_path / "models"), "new")
-    with pytest.raises(UserError, match=r"Creating new needs .* GB"):
+    with pytest.raises(UserError, match=r"Creating new needs .* MB .* 0 MB are free"):
         extract(mini_checkpoint, model)
     assert not model.root.exists()

@@ -20,7 +20,7 @@ from dreambooth.checkpoints.modules import (
 )
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.single_file import write_checkpoint
-from dreambooth.errors import Cancelled
+from dreambooth.errors import Cancelled, UserError
 
 
 @pytest.fixture
@@ -127,6 +127,38 @@ def test_diffusers_folder_with_pickles_variants_and_old_names(mini, new, tmp_pat
     extract(folder, new)
     for component in ("unet", "vae", "text_encoder"):
         assert_same(weights_path(new.working, component), weights_path(mini.working, component))
+
+
+def test_diffusers_folder_in_shards(mini, new, tmp_path, read_all, assert_same):
+    folder = tmp_path / "folder"
+    shutil.copytree(mini.working, folder)
+    whole = weights_path(folder, "unet")
+    tensors = list(read_all(whole).items())
+    whole.unlink()
+    for number, part in enumerate((tensors[:100], tensors[100:]), 1):
+        shard = whole.with_name(f"diffusion_pytorch_model-{number:05}-of-00002.safetensors")
+        safetensors.torch.save_file(dict(part), shard)
+    extract(folder, new)
+    assert read_all(weights_path(new.working, "unet")).keys() == dict(tensors).keys()
+    write_checkpoint(new, tmp_path / "ours.safetensors")
+    write_checkpoint(mini, tmp_path / "theirs.safetensors")
+    ours, theirs = read_all(tmp_path / "ours.safetensors"), read_all(tmp_path / "theirs.safetensors")
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_values_too_large_for_half_precision_are_named_and_nothing_is_left(mini_checkpoint, new, tmp_path, out):
+    source, key = tmp_path / "large.safetensors", "model.diffusion_model.out.2.weight"
+    with open_tensors(mini_checkpoint) as file:
+        tensors = {name: file.get(name) for name in file}
+        tensors[key] = tensors[key].float() + 1e6
+        safetensors.torch.save_file(tensors, source, file.metadata)
+    with pytest.raises(UserError, match=rf"large.safetensors: {key} holds values too large for float16"):
+        extract(source, new, half=True)
+    assert not new.root.exists()
+    extract(source, new)
+    with pytest.raises(UserError, match=f"{key} holds values too large for float16"):
+        write_checkpoint(new, out, half=True)
+    assert not out.exists()
 
 
 def test_text_encoder_without_inner_prefix(mini_checkpoint, new, tmp_path, mini, out, assert_same):

@@ -139,6 +139,12 @@ def test_weight_scales_and_several_add_up(mini, lora, tmp_path, read_all):
     assert torch.allclose(read_all(out)[key], expected, atol=1e-3)
 
 
+def test_what_would_not_be_numbers_is_never_written(mini, lora, tmp_path):
+    with pytest.raises(UserError, match=rf"{lora.name} leads to values that are not numbers"):
+        write_checkpoint(mini, tmp_path / "out.safetensors", loras=[(lora, float("nan"))])
+    assert not list(tmp_path.glob("*out*"))
+
+
 def test_names_with_a_numbered_text_encoder_are_read(lora, modules, tmp_path):
     """diffusers' own converter writes lora_te1_ also for models that have one."""
     with safetensors.safe_open(lora, "pt") as file:

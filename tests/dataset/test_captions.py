@@ -35,6 +35,7 @@ def test_caption_file_encodings(tmp_path: Path, encoding: str, text: str, noted:
         ("小猫 在 公园.png", "小猫 在 公园"),
         (r"yua \(idol\).png", r"yua \(idol\)"),
         ("v1.5 style.png", "v1.5 style"),
+        ("caf\udce9 cat.png", "caf\ufffd cat"),  # a name that is no UTF-8, as Python reads it
     ],
 )
 def test_caption_from_the_file_name(tmp_path: Path, name: str, text: str) -> None:

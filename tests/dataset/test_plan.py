@@ -118,6 +118,9 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
         Concept(instance_data_dir=str(tmp_path / "missing")),
         Concept(instance_data_dir=""),
         Concept(instance_data_dir=str(inside.parent), class_data_dir=str(inside)),
+        Concept(instance_data_dir=str(inside), class_data_dir=str(inside.parent)),
+        Concept(instance_data_dir=str(good / "0_a_dog_0.png")),
+        Concept(instance_data_dir="x" * 5000),
     ]
     with pytest.raises(UserError) as caught:
         make_plan(concepts, Settings(resolution=128, bucket_step=12))
@@ -126,7 +129,10 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
         f"Concept 1, class_data_dir: {empty} holds no picture",
         f"Concept 2, instance_data_dir: {tmp_path / 'missing'}: there is no such folder",
         "Concept 3: instance_data_dir is empty",
-        "Concept 4: class_data_dir",
+        f"Concept 4, class_data_dir: {inside} lies inside instance_data_dir",
+        f"Concept 5, class_data_dir: {inside.parent} holds instance_data_dir",
+        f"Concept 6, instance_data_dir: {good / '0_a_dog_0.png'}: is a file",
+        "Concept 7, instance_data_dir: xxx",
         f"{good / 'broken one.png'}: is no picture",
         f"{good / '截断.jpg'}: is damaged or cut off",
         f"{good / '0_a_dog_0.txt'}: is no text",
@@ -145,8 +151,10 @@ def test_warnings_name_files(tmp_path: Path) -> None:
     for name in ("1.png", "a.png", "b.png"):
         Image.new("RGB", (40, 40) if name == "a.png" else SQUARE).save(folder / name)
     (folder / "b.txt").write_bytes("café".encode("cp1252"))
+    (folder / "phone.HEIC").write_bytes(b"")
     plan = make_plan([Concept(instance_data_dir=str(folder), instance_prompt="[filewords]")], SETTINGS)
-    encoding, wordless, small = plan.warnings
+    left_out, encoding, wordless, small = plan.warnings
+    assert "left out" in left_out and left_out.endswith(str(folder / "phone.HEIC"))
     assert encoding.startswith(f"{folder / 'b.txt'}: is not UTF-8")
     assert "empty prompt" in wordless and wordless.endswith(str(folder / "1.png"))
     assert "enlarged" in small and small.endswith(str(folder / "a.png"))

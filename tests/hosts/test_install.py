@@ -69,6 +69,10 @@ def test_adds_what_fits_and_changes_nothing(environment):
     make_wheel(environment.wheels, "diffusers", "0.30.3", DIFFUSERS, requires=("numpy>=2",))
     assert "pip could not add diffusers==0.30.3" in environment.install() and environment.frozen() == before
 
+    # pip's leftover of an older numpy is no numpy
+    leftover = next(environment.venv.rglob("numpy-1.26.2.dist-info")).with_name("~umpy-1.0.dist-info")
+    leftover.mkdir()
+    (leftover / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 1.0\n")
     make_wheel(environment.wheels, "diffusers", "0.30.3", DIFFUSERS, requires=("numpy", "pillow", "extra"))
     make_wheel(environment.wheels, "extra", "1.0")
     assert environment.install().splitlines()[-1] == "Dreambooth: done."

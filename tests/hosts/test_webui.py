@@ -96,6 +96,7 @@ def test_another_extension_with_our_packages_name_is_named(inside):
 
 
 BORROW = """
+import types
 load_script(EXTENSION).package()
 from dreambooth.hosts import current_host
 from modules import call_queue, sd_models
@@ -115,13 +116,26 @@ borrow()
 borrow(fail=True)
 sd_models.model_data.sd_model = None
 borrow()
+manager = types.ModuleType(MANAGER)  # of Forge and its kin; Forge Neo has no send_model_to_device
+manager.unload_all_models = lambda: asked.append("all unloaded")
+sys.modules[manager.__name__] = manager
+sd_models.model_data = types.SimpleNamespace(sd_model="a model")
+del sd_models.send_model_to_device
+borrow()
+print(host.name)
 """
 
 
-def test_the_gpu_is_borrowed_and_given_back_whatever_happens(inside):
-    lines = inside(BORROW).splitlines()
+@pytest.mark.parametrize(
+    ("manager", "name"),
+    [("backend.memory_management", "Forge"), ("ldm_patched.modules.model_management", "reForge or forge-classic")],
+)
+def test_the_gpu_is_borrowed_and_given_back_whatever_happens(inside, manager, name):
+    *a1111, with_manager, said = inside(f"MANAGER = {manager!r}\n{BORROW}").splitlines()
     whole = "queue taken, unloaded, gc, ours, gc, the model back, queue given back"
-    assert lines == [whole, whole, "queue taken, gc, ours, gc, queue given back"]
+    assert a1111 == [whole, whole, "queue taken, gc, ours, gc, queue given back"]
+    assert with_manager == "queue taken, all unloaded, gc, ours, gc, queue given back"
+    assert said == name
 
 
 FOLDERS = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
@@ -17,6 +18,8 @@ def test_a_loss_that_is_no_number_stops_the_run_and_spoils_nothing(train, mini, 
     assert outcome.of("ended")[-1]["state"] == "failed"
     assert {p: p.read_bytes() for p in mini.working.rglob("*.safetensors")} == before
     assert not outcome.of("saved")
+    held = [thing for thing in gc.get_objects() if type(thing).__name__ == "UNet2DConditionModel"]
+    assert not held, "an error that is kept must not keep the model"
 
 
 def test_a_failed_preview_is_a_message_and_the_run_goes_on(train, mini):
@@ -39,6 +42,48 @@ def test_a_failed_save_during_training_is_a_message_and_the_run_goes_on(train, m
     assert outcome.error is None
     assert "Saving failed, training goes on" in outcome.said
     assert len(outcome.result.files) == 1
+
+
+def test_no_checkpoint_is_made_of_weights_that_could_not_be_saved(train, mini, mini_checkpoint):
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def let_no_large_file_be_written(
+        event, controls
+    ):  # the unet in float32 is larger than the whole checkpoint in fp16
+        if event["kind"] == "step":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (mini_checkpoint.stat().st_size + 2**20, limits[1]))
+
+    try:
+        outcome = train(use_lora=False, max_train_steps=1, save_ckpt_after=True, on=let_no_large_file_be_written)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "Could not write" in str(outcome.error)
+    assert not list(mini.folders.checkpoints.glob("*"))
+
+
+def test_cancel_ends_a_preview_in_its_middle(train):
+    outcome = train(
+        save_preview_every=1, on=lambda event, controls: event.get("name") == "preview" and controls.cancel()
+    )
+    assert outcome.result.state == "cancelled"
+    assert not outcome.of("preview")
+    assert "failed" not in outcome.said
+
+
+def test_save_now_saves_a_lora_in_any_case(train):
+    outcome = train(
+        save_lora_during=False,
+        save_lora_after=False,
+        on=lambda event, controls: event.get("step") == 1 and event["kind"] == "step" and controls.save_now(),
+    )
+    assert [event["what"] for event in outcome.of("saved")] == ["lora"]
+
+
+def test_stop_now_in_the_last_step_is_no_finished_run(train):
+    outcome = train(max_train_steps=1, on=lambda event, controls: event["kind"] == "step" and controls.stop_now())
+    assert outcome.result.state == "cancelled"
+    assert not outcome.of("saved")
 
 
 def test_stop_now_saves_nothing_more(train):

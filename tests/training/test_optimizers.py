@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
 from dreambooth.errors import UserError
+from dreambooth.hosts.alone import best_device
 from dreambooth.settings import Settings, parse
 from dreambooth.training.ema import EMA
 from dreambooth.training.fused_adamw import FusedAdamW
@@ -34,6 +37,22 @@ def test_our_adamw_takes_torchs_steps():
         mine.step()
         reference.step()
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_torchs_adamw_goes_on_from_our_state():
+    ours = _parameters()
+    mine = FusedAdamW(ours, lr=1e-2)
+    for step in range(5):
+        _give_gradients(ours, step)
+        mine.step()
+    theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
+    reference = torch.optim.AdamW(theirs, lr=1e-2)
+    reference.load_state_dict(copy.deepcopy(mine.state_dict()))
+    _give_gradients(ours, 5)
+    _give_gradients(theirs, 5)
+    mine.step()
+    reference.step()
+    torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("own_text_limit", [0.0, 0.5])
@@ -88,7 +107,7 @@ def test_groups_have_their_own_rates_and_decays():
     assert (unet["lr"], text["lr"], unet["weight_decay"], text["weight_decay"]) == (3e-4, 1e-5, 0.01, 0.5)
 
 
-@pytest.mark.skipif(not why_not_8bit(), reason="8bit AdamW works on this machine")
+@pytest.mark.skipif(not why_not_8bit(best_device()), reason="8bit AdamW works on this machine")
 def test_an_optimizer_that_cannot_run_is_refused_never_replaced():
     with pytest.raises(UserError, match="8bit AdamW cannot run here"):
         make_optimizer("8bit AdamW", [{"params": _parameters(), "name": "unet", "base_lr": 1e-3}])

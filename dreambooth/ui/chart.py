@@ -1,0 +1,65 @@
+"""The loss and learning rate of a run as one small SVG; colours come from style.css."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dreambooth.ui.run_view import RunView
+
+WIDTH, HEIGHT = 640, 200
+LEFT, RIGHT, TOP, BOTTOM = 46, 58, 12, 22
+
+Points = Sequence[tuple[float, float]]
+
+
+def chart(run: RunView) -> str:
+    """SVG text; without steps yet, the frame alone, so that nothing moves when the first one comes."""
+    if len(run.loss.points) < 2:
+        return f'<svg class="db_chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="No steps yet"></svg>'
+    last = run.step.get("total") or run.loss.points[-1][0]
+    top = _ceiling([y for curve in (run.loss, run.prior) for _, y in curve.smoothed()])
+    fastest = max((y for _, y in run.rate.points), default=0.0)
+    parts = [
+        _frame(top, last, fastest),
+        _line(run.rate.points, last, fastest, "rate"),
+        _line(run.loss.points, last, top, "loss_raw"),
+        _line(run.prior.smoothed(), last, top, "prior"),
+        _line(run.loss.smoothed(), last, top, "loss"),
+    ]
+    return f'<svg class="db_chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(parts)}</svg>{_legend(run)}'
+
+
+def _ceiling(values: Sequence[float]) -> float:
+    """A little above the highest smoothed value; single raw peaks may leave the picture."""
+    return 1.25 * max(values, default=0.0) or 1.0
+
+
+def _frame(top: float, last: float, fastest: float) -> str:
+    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
+    lines = [f'<path class="db_axis" d="M{LEFT} {TOP}V{bottom}H{right}V{TOP}"/>']
+    for part in (0.0, 0.5, 1.0):
+        y = bottom - part * (bottom - TOP)
+        lines.append(f'<text x="{LEFT - 5}" y="{y + 4:.0f}" text-anchor="end">{part * top:.3g}</text>')
+    lines += [f'<text x="{right + 5}" y="{y + 4:.0f}">{v:.2g}</text>' for y, v in ((TOP, fastest), (bottom, 0.0))]
+    lines.append(f'<text x="{LEFT}" y="{HEIGHT - 6}">0</text>')
+    lines.append(f'<text x="{right}" y="{HEIGHT - 6}" text-anchor="end">step {last:g}</text>')
+    return "".join(lines)
+
+
+def _line(points: Points, last: float, top: float, kind: str) -> str:
+    if not points or not top or not last:
+        return ""
+    width, height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+    places = [
+        f"{LEFT + x / last * width:.1f},{HEIGHT - BOTTOM - min(1.0, max(0.0, y / top)) * height:.1f}" for x, y in points
+    ]
+    return f'<polyline class="db_curve db_curve_{kind}" points="{" ".join(places)}"/>'
+
+
+def _legend(run: RunView) -> str:
+    step = run.step
+    entries = [("loss", "loss", run.loss.smoothed()), ("prior", "class loss", run.prior.smoothed())]
+    parts = [f'<span class="db_key db_key_{kind}">{name} {points[-1][1]:.4f}</span>' for kind, name, points in entries
+             if points]  # fmt: skip
+    parts.append(f'<span class="db_key db_key_rate">learning rate {step.get("lr", 0.0):.3g}</span>')
+    return f'<p class="db_legend">{"".join(parts)}</p>'

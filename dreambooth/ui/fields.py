@@ -1,0 +1,98 @@
+"""Controls drawn from the settings' declarations: nothing here knows any setting by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import groupby
+from typing import Any
+
+import gradio as gr
+
+from dreambooth.settings import Setting
+from dreambooth.ui.gradio_versions import control
+
+MOST_POSITIONS = 1000  # a slider with more of them can't be set by hand
+
+
+class Fields:
+    """The controls of some settings, in the order of their declarations.
+
+    ``prefix`` begins their elem_ids (``db_`` gives ``db_resolution``).
+    """
+
+    def __init__(self, declared: Mapping[str, Setting], prefix: str = "db_") -> None:
+        self.declared, self.prefix = declared, prefix
+        self.drawn: dict[str, Any] = {}
+
+    def draw(self, key: str, **options: Any) -> Any:
+        """The control for one setting, put where the layout stands now."""
+        self.drawn[key] = field(self.declared[key], self.prefix, **options)
+        return self.drawn[key]
+
+    def draw_groups(self, tab: str, first_open: int = 1) -> None:
+        """All settings of a tab that are not drawn yet, an accordion per group; the rarely needed ones folded."""
+        rest = [s for s in self.declared.values() if s.tab == tab and s.key not in self.drawn]
+        for number, (group, settings) in enumerate(by_group(rest)):
+            with gr.Accordion(group, open=number < first_open, elem_id=f"{self.prefix}group_{slug(tab, group)}"):
+                self._draw_all([s for s in settings if not s.advanced])
+                advanced = [s for s in settings if s.advanced]
+                if advanced:
+                    with gr.Accordion("Advanced", open=False):
+                        self._draw_all(advanced)
+
+    def _draw_all(self, settings: list[Setting]) -> None:
+        for setting in settings:
+            self.draw(setting.key)
+
+    def components(self) -> list[Any]:
+        """The controls in the order of the declarations, whatever the order on the page."""
+        return [self.drawn[key] for key in self.declared]
+
+    def values(self, given: list[Any]) -> dict[str, Any]:
+        """What the page sent for :meth:`components`, by name."""
+        return dict(zip(self.declared, given, strict=True))
+
+    def deciders(self) -> list[str]:
+        """The settings that others depend on."""
+        names = set().union(*(setting.depends_on() for setting in self.declared.values()))
+        return [key for key in self.declared if key in names]
+
+    def usable(self, deciding: list[Any], locked: bool) -> dict[str, bool]:
+        """Which controls can be used, given the values of :meth:`deciders`."""
+        values = {key: setting.default for key, setting in self.declared.items()}
+        for key, value in zip(self.deciders(), deciding, strict=True):
+            values[key] = setting_or_default(self.declared[key], value)
+        return {key: not locked and setting.applies_to(values) for key, setting in self.declared.items()}
+
+
+def field(setting: Setting, prefix: str, **options: Any) -> Any:
+    """One control for one setting."""
+    common = {"label": setting.label, "info": setting.help, "value": setting.default} | options
+    common["elem_id"] = prefix + setting.key
+    if setting.type is bool:
+        return control(gr.Checkbox, **common)
+    if setting.choices:
+        return control(gr.Dropdown, choices=list(setting.choices), **common)
+    if setting.type is str:
+        return control(gr.Textbox, max_lines=4, **common)
+    if setting.step and (setting.high - setting.low) / setting.step <= MOST_POSITIONS:
+        return control(gr.Slider, minimum=setting.low, maximum=setting.high, step=setting.step, **common)
+    return control(gr.Number, precision=0 if setting.type is int else None, **common)
+
+
+def by_group(settings: list[Setting]) -> list[tuple[str, list[Setting]]]:
+    """Settings by their group, groups in the order of their first setting."""
+    order = {group: number for number, group in reversed(list(enumerate(s.group for s in settings)))}
+    ordered = sorted(settings, key=lambda s: order[s.group])
+    return [(group, list(members)) for group, members in groupby(ordered, key=lambda s: s.group)]
+
+
+def slug(*words: str) -> str:
+    return "_".join(words).lower().replace(" ", "_")
+
+
+def setting_or_default(setting: Setting, value: Any) -> Any:
+    try:
+        return setting.parse(value)
+    except ValueError:
+        return setting.default

@@ -1,0 +1,101 @@
+"""A person at the page: knows where things are in every Gradio, and waits as people do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+# Gradio's own: fonts from a network that a test does not have, and requests that a reload cuts off.
+NOISE = ("ERR_FAILED", "fonts.", "AbortError", "Connection errored out", "manifest.json")
+PATIENCE = 60_000  # milliseconds: CI machines are slow, and share their cores
+
+
+class Visitor:
+    def __init__(self, browser: Any, url: str, **options: Any) -> None:
+        self.page = browser.new_page(viewport={"width": 1500, "height": 1100}, **options)
+        self.page.set_default_timeout(PATIENCE)
+        self.problems: list[str] = []
+        self.page.on("console", lambda line: line.type == "error" and self._problem(line.text))
+        self.page.on("pageerror", lambda error: self._problem(str(error)))
+        self.page.route("**/*", lambda route: route.continue_() if url in route.request.url else route.abort())
+        self.page.goto(url)
+        self.page.wait_for_function("document.querySelector('#db_new_model_src input')?.value")
+
+    def _problem(self, text: str) -> None:
+        if not any(noise in text for noise in NOISE):
+            self.problems.append(text)
+
+    def close(self) -> None:
+        self.page.close()
+
+    def tab(self, name: str) -> None:
+        # Gradio 6 draws a second, covered row of buttons to measure them; only the real ones have an id.
+        by_id = f"#db_tab_{name.lower()}-button"
+        self.page.locator(f"{by_id}, .tab-nav button:text-is('{name}')").first.click()
+        self.page.wait_for_timeout(200)
+
+    def unfold(self, group: str) -> None:
+        """Open an accordion, by its elem_id."""
+        self.page.evaluate(
+            "(id) => { const fold = document.querySelector(`#${id} button.label-wrap`);"
+            " if (fold && !fold.classList.contains('open')) fold.click(); }",
+            group,
+        )
+        self.page.wait_for_timeout(200)
+
+    def field(self, key: str) -> Any:
+        numbers = f"#db_{key} input[type=number]"
+        return self.page.locator(f"{numbers}, #db_{key} textarea, #db_{key} input:not([type=range])").first
+
+    def fill(self, **values: Any) -> None:
+        for key, value in values.items():
+            self.field(key).fill(str(value))
+            self.field(key).press("Tab")
+
+    def check(self, key: str, on: bool = True) -> None:
+        self.page.locator(f"#db_{key} input[type=checkbox]").set_checked(on)
+
+    def value(self, key: str) -> str:
+        return self.field(key).input_value()
+
+    def choose(self, key: str, option: str) -> None:
+        self.page.locator(f"#db_{key} input").first.click()
+        self.page.locator("ul[role=listbox] li, ul.options li").get_by_text(option, exact=True).first.click()
+        self.page.wait_for_function(
+            "([key, option]) => document.querySelector(`#db_${key} input`).value === option", arg=[key, option]
+        )
+
+    def press(self, name: str) -> None:
+        self.page.wait_for_selector(f"#db_{name}:enabled").click()
+
+    def sees(self, name: str, text: str) -> None:
+        self.page.wait_for_function(
+            "([name, text]) => document.querySelector(`#db_${name}`)?.innerText.includes(text)", arg=[name, text]
+        )
+
+    def sees_value(self, key: str, value: str) -> None:
+        """Some field comes to hold ``value``."""
+        self.page.wait_for_function(
+            "([key, value]) => [...document.querySelectorAll(`#db_${key} input, #db_${key} textarea`)]"
+            ".some((field) => field.value === value)",
+            arg=[key, value],
+        )
+
+    def text(self, name: str) -> str:
+        return self.page.inner_text(f"#db_{name}")
+
+    def enabled(self, name: str) -> bool:
+        return self.page.is_enabled(f"#db_{name}")
+
+    def reload(self) -> None:
+        self.page.reload()
+        self.page.wait_for_function("document.querySelector('#db_new_model_src input')?.value")
+
+    def create(self, name: str) -> None:
+        self.tab("Create")
+        self.fill(new_model_name=name)
+        self.press("create")
+        self.sees("status", f"Created {name}")
+
+    def screenshot(self, path: Path) -> None:
+        self.page.screenshot(path=str(path), full_page=True)

@@ -1,0 +1,228 @@
+"""Our extension inside a real WebUI, on the CPU: does the tab work, does the WebUI, do they leave each other alone?
+
+    python tools/try_webui.py DIR --kind a1111 --python DIR/venv/bin/python --out FOLDER
+    python tools/try_webui.py DIR --kind forge ... --lora NAME --merged NAME --no-page
+
+DIR is a WebUI that starts by itself and has a checkpoint of Stable Diffusion 1.x, of random weights for all it
+matters. This repository is copied into its extensions; it is started, looked at and ended. --lora and --merged name a
+LoRA and a checkpoint in its folders that `python -m dreambooth` made from that checkpoint. What was seen is printed,
+one line a check, and lies in FOLDER with the WebUI's log and pictures of the page. Needs Playwright and Chromium.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import contextlib
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMON = (
+    "--api --skip-torch-cuda-test --skip-version-check --skip-python-version-check --no-download-sd-model"
+    " --disable-nan-check"
+)
+FLAGS = {"a1111": "--use-cpu all --no-half --precision full", "forge": "--always-cpu"}
+# What the WebUIs write when names in a file don't fit the model.
+MISFIT = re.compile(r"didn't match keys|[Uu]nmatched keys|[Mm]ismatch|skipped [1-9]|Couldn't find network|Missing: \[")
+
+
+class WebUI:
+    """A WebUI's process, its API and its log."""
+
+    def __init__(self, folder: Path, kind: str, python: str, out: Path) -> None:
+        self.folder, self.python, self.log = folder, python, out / "webui.log"
+        self.command = [python, "launch.py", *COMMON.split(), *FLAGS[kind].split()]
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    @contextlib.contextmanager
+    def running(self, patience: float = 900) -> Iterator[None]:
+        # A1111 says only at this level that a LoRA's names don't fit
+        quiet = {"HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "0", "SD_WEBUI_LOG_LEVEL": "DEBUG"}
+        with self.log.open("w") as out:
+            command = [*self.command, "--port", str(self.port)]
+            process = subprocess.Popen(
+                command, cwd=self.folder, env={**os.environ, **quiet}, stdout=out, stderr=subprocess.STDOUT
+            )
+            try:
+                until = time.monotonic() + patience
+                while "Startup time" not in self.said():
+                    assert process.poll() is None and time.monotonic() < until, f"it did not start; see {self.log}"
+                    time.sleep(1)
+                yield
+            finally:
+                process.terminate()
+                process.wait(60)
+
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def misfits(self, since: int) -> list[str]:
+        return [line[:300] for line in self.said()[since:].splitlines() if MISFIT.search(line)]
+
+    def ask(self, path: str, body: dict[str, Any] | None = None, timeout: float = 1800) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=timeout) as answer:
+            return json.loads(answer.read() or "null")
+
+    def draw(self, prompt: str = "a cup on a table") -> bytes:
+        """A small picture through the API; the same one whenever nothing has changed."""
+        asked = {"prompt": prompt, "seed": 1, "steps": 2, "width": 64, "height": 64, "sampler_name": "Euler"}
+        return base64.b64decode(self.ask("/sdapi/v1/txt2img", asked)["images"][0])
+
+    def packages(self) -> set[str]:
+        command = [self.python, "-m", "pip", "list", "--format=freeze", "--disable-pip-version-check"]
+        return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+
+
+class Trial:
+    def __init__(self, webui: WebUI, out: Path) -> None:
+        self.webui, self.out = webui, out
+        self.seen: list[tuple[str, bool, Any]] = []
+
+    def check(self, what: str, good: bool, seen: Any = "") -> None:
+        self.seen.append((what, good, seen))
+        print(f"{'  ok  ' if good else 'FAILED'} {what}: {seen}", flush=True)
+        lines = [{"what": what, "good": good, "seen": seen} for what, good, seen in self.seen]
+        (self.out / "seen.json").write_text(json.dumps(lines, indent=1, default=str))
+
+    def installing(self, before: set[str]) -> None:
+        after = self.webui.packages()
+        self.check("no package was changed or taken away", before <= after, sorted(before - after))
+        self.check("packages that we added", True, sorted(after - before))
+        took = min(self._install() for _ in range(5))
+        self.check("install.py when all is there < 0.3 s", took < 0.3, round(took, 3))
+
+    def _install(self) -> float:
+        started = time.perf_counter()
+        command = [self.webui.python, str(ROOT / "install.py")]
+        said = subprocess.run(command, cwd=self.webui.folder, capture_output=True, text=True, check=True).stdout
+        assert not said, said
+        return time.perf_counter() - started
+
+    def traces(self) -> None:
+        probe = self.webui.ask("/dreambooth-probe")
+        self.check("importing us and building the tab < 1 s", probe["import_s"] + probe["build_s"] < 1, probe)
+        self.check("nothing heavy was imported", not probe["heavy"], probe["heavy"])
+        self.check("loading us changed nothing", not probe["changed"], probe["changed"])
+
+    def page(self) -> None:
+        """A person's tour: create from the embedded model, train, ask for pictures elsewhere meanwhile."""
+        from try_webui_page import Tour
+
+        before = self.webui.draw()
+        self.check("txt2img works before", len(before) > 500, f"{len(before)} bytes")
+        with Tour(self.webui.url, self.out) as tour:
+            tour.create("real-webui")
+            tour.train()
+            answers: list[tuple[float, bytes]] = []
+            asked = time.monotonic()
+            drawing = threading.Thread(target=lambda: answers.append((time.monotonic(), self.webui.draw())))
+            drawing.start()
+            seconds = tour.wait_until_trained()
+            trained = time.monotonic()
+            drawing.join(600)
+            self.check("training ran to its end", True, f"{seconds:.1f} s")
+            waited = answers[0][0] - asked
+            self.check("txt2img waited for it", answers[0][0] > trained - 2, f"{waited:.1f} s")
+            self.check("and then drew the very same picture", answers[0][1] == before)
+            tour.generate_checkpoint()
+            self.check("the browser's console has no errors", not tour.problems, tour.problems)
+        self.check("txt2img works after", self.webui.draw() == before)
+        since = self.webui.ask("/dreambooth-probe")["since"]
+        self.check("training left nothing changed", not since, since)
+
+    def lora(self, name: str) -> None:
+        self.webui.ask("/sdapi/v1/refresh-loras", {})
+        without, said = self.webui.draw(), len(self.webui.said())
+        with_it = self.webui.draw(f"a cup on a table <lora:{name}:1>")
+        lines = self.webui.misfits(said)
+        self.check(f"LoRA {name} changes the picture", with_it != without)
+        self.check(f"LoRA {name} has no key left over", not lines, lines)
+        self.check("and without it the picture is as it was", self.webui.draw() == without)
+
+    def merged(self, name: str) -> None:
+        self.webui.ask("/sdapi/v1/refresh-checkpoints", {})
+        titles = [model["title"] for model in self.webui.ask("/sdapi/v1/sd-models")]
+        [title] = [title for title in titles if title.startswith(name)]
+        before, said = self.webui.draw(), len(self.webui.said())
+        self.webui.ask("/sdapi/v1/options", {"sd_model_checkpoint": title})
+        self.check(f"checkpoint {name} loads and draws", self.webui.draw() != before)
+        lines = self.webui.misfits(said)
+        self.check(f"checkpoint {name} has no key missing", not lines, lines)
+
+
+def main(words: list[str]) -> int:
+    args = arguments(words)
+    args.out.mkdir(parents=True, exist_ok=True)
+    webui = WebUI(args.webui.resolve(), args.kind, str(args.python.absolute()), args.out)
+    trial = Trial(webui, args.out)
+    before = webui.packages()
+    with (
+        extension(webui.folder, "dreambooth", put_ours),
+        extension(webui.folder, "dreambooth-probe", put_probe),
+        webui.running(),
+    ):
+        trial.installing(before)
+        trial.traces()
+        if args.page:
+            trial.page()
+        if args.lora:
+            trial.lora(args.lora)
+        if args.merged:
+            trial.merged(args.merged)
+        spoilt = sorted(map(str, webui.folder.glob("models/**/*.corrupted")))
+        trial.check("no file of the user's was renamed", not spoilt, spoilt)
+    return int(not all(good for _, good, _ in trial.seen))
+
+
+@contextlib.contextmanager
+def extension(webui: Path, name: str, put: Callable[[Path], None]) -> Iterator[None]:
+    """A folder in the WebUI's extensions, as long as this lasts."""
+    at = webui / "extensions" / name
+    shutil.rmtree(at, ignore_errors=True)
+    put(at)
+    try:
+        yield
+    finally:
+        shutil.rmtree(at)
+
+
+def put_ours(at: Path) -> None:
+    shutil.copytree(ROOT, at, ignore=shutil.ignore_patterns(".*", "__pycache__", "build", "models", "tests"))
+
+
+def put_probe(at: Path) -> None:
+    at.mkdir()
+    shutil.copy(ROOT / "tools" / "webui_probe.py", at / "preload.py")
+
+
+def arguments(words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("webui", type=Path, metavar="DIR")
+    parser.add_argument("--kind", choices=FLAGS, default="a1111")
+    parser.add_argument("--python", type=Path, required=True, help="of the WebUI's environment")
+    parser.add_argument("--out", type=Path, default=Path("webui-trial"), metavar="FOLDER")
+    parser.add_argument("--lora", metavar="NAME")
+    parser.add_argument("--merged", metavar="NAME")
+    parser.add_argument("--no-page", dest="page", action="store_false", help="leave the browser out")
+    return parser.parse_args(words)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,96 @@
+"""The preload.py of an extension that try_webui.py puts beside ours: it notes what loading our script changed.
+
+The WebUI runs it in its own process before it loads scripts. What it saw is at /dreambooth-probe.
+"""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import warnings
+
+HEAVY = ("torch", "diffusers", "transformers", "accelerate", "gradio", "numpy", "PIL", "pandas", "matplotlib", "peft")
+seen = {"import_s": 0.0, "build_s": 0.0, "heavy": [], "modules": 0, "changed": {}}
+
+
+def preload(parser):
+    from modules import script_loading
+
+    load = script_loading.load_module
+
+    def watched(path):
+        return load_ours(load, path) if path.endswith(os.path.join("dreambooth", "scripts", "main.py")) else load(path)
+
+    script_loading.load_module = watched
+
+
+def load_ours(load, path):
+    from modules import script_callbacks
+
+    on_ui_tabs = script_callbacks.on_ui_tabs
+    script_callbacks.on_ui_tabs = lambda build, **named: on_ui_tabs(lambda: watch("build_s", build), **named)
+    script_callbacks.on_app_started(lambda _, app: add_route(app))
+    try:
+        return watch("import_s", lambda: load(path))
+    finally:
+        script_callbacks.on_ui_tabs = on_ui_tabs
+
+
+def watch(what, work):
+    """Do the work of ours; note how long it took, what it imported and what it left changed."""
+    before, modules, started = state(), set(sys.modules), time.perf_counter()
+    try:
+        return work()
+    finally:
+        seen[what] = round(time.perf_counter() - started, 3)
+        new = set(sys.modules) - modules
+        seen["modules"] += len(new)
+        seen["heavy"] += sorted(name for name in new if name.split(".")[0] in HEAVY)
+        after = state()
+        seen["changed"].update({k: [before[k], after[k]] for k in before if before[k] != after[k]})
+        seen.setdefault("first", before)
+
+
+def state():
+    """All that a WebUI's extensions share and that a careless one changes."""
+    import safetensors.torch
+    import torch
+
+    root = logging.getLogger()
+    functions = {
+        "torch.load": torch.load,
+        "safetensors.torch.load_file": safetensors.torch.load_file,
+        "Linear.forward": torch.nn.Linear.forward,
+        "Conv2d.forward": torch.nn.Conv2d.forward,
+        "load_state_dict": torch.nn.Module.load_state_dict,
+        "excepthook": sys.excepthook,
+        "threading.excepthook": threading.excepthook,
+        "showwarning": warnings.showwarning,
+    }
+    return {
+        **{name: f"{one.__module__}.{one.__qualname__} {id(one)}" for name, one in functions.items()},
+        "sys.path": list(sys.path),
+        "sys.meta_path": [str(finder) for finder in sys.meta_path],
+        "root logging": [root.level, [str(handler) for handler in root.handlers], [str(f) for f in root.filters]],
+        "logging.disable": logging.root.manager.disable,
+        "signals": [str(signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)],
+        "warnings": len(warnings.filters),
+        "environment": dict(os.environ),
+        "folder": os.getcwd(),
+        "torch": [
+            torch.get_num_threads(), str(torch.get_default_dtype()), torch.backends.cudnn.benchmark,
+            torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision(),
+        ],
+    }  # fmt: skip
+
+
+def add_route(app):
+    def report():
+        now = state()
+        first = seen.get("first", now)
+        since = {k: [first[k], now[k]] for k in now if first[k] != now[k]}
+        return {**{k: v for k, v in seen.items() if k != "first"}, "since": since, "threads": threading.active_count()}
+
+    app.add_api_route("/dreambooth-probe", report)
