@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import UserError
-from dreambooth.files import clear_leftovers, read_json
+from dreambooth.files import clear_leftovers, expand, explain, read_json
 from dreambooth.jobs import Controls, Events
 from dreambooth.settings import Concept, Folders, ModelConfig, ModelFolder, Settings, parse
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("dreambooth")
 
 Progress = Callable[[int, int, str], None]
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
 
 
 def create(
@@ -40,9 +41,11 @@ def create(
     from dreambooth.checkpoints.extract import extract
 
     model = ModelFolder(folders, name)
+    if not str(source).strip():
+        raise UserError("The source is empty: give a checkpoint's file, or a diffusers folder.")
     if model.occupied() and not replace:
         raise UserError(f"{model.root} exists already: choose another name, or say --replace to make it anew.")
-    facts = extract(Path(source).expanduser(), model, extract_ema=extract_ema, half=half, progress=progress)
+    facts = extract(expand(source), model, extract_ema=extract_ema, half=half, progress=progress)
     shutil.rmtree(model.snapshots, ignore_errors=True)  # of the model that was replaced
     settings = parse(Settings, {"resolution": facts_resolution(model)})
     config = ModelConfig(name, settings, (), facts)
@@ -91,7 +94,7 @@ def train(
     model: ModelFolder,
     config: ModelConfig,
     *,
-    resume: bool = False,
+    resume: str = "",
     controls: Controls | None = None,
     events: Events | None = None,
     device: Any = None,
@@ -99,8 +102,8 @@ def train(
 ) -> RunResult:
     """Train ``model`` as ``config`` says, which is saved first. Returns when done, cancelled or failed.
 
-    ``device``: None takes the best there is. ``borrow_gpu``: the host's context manager that frees the GPU for us
-    and takes it back afterwards.
+    ``resume``: "latest", or the revision of a snapshot to go on from; "": a new run. ``device``: None takes the best
+    there is. ``borrow_gpu``: the host's context manager that frees the GPU for us and takes it back afterwards.
     """
     from dreambooth.runs.run import run
 
@@ -197,8 +200,11 @@ def generate_checkpoint(
 @contextmanager
 def _log_file(folder: Path) -> Iterator[None]:
     """What our own loggers say during a run, tracebacks and all, also goes to ``folder/log.txt``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(folder / "log.txt", encoding="utf-8", delay=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+    except OSError as error:
+        raise explain(error, folder) from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     try:
@@ -226,7 +232,7 @@ def _told(events: Events) -> Any:
     except BaseException as error:
         log.exception("the run failed")
         text = f"{type(error).__name__}: {error}"
-        if "out of memory" in str(error).lower():
+        if isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in OUT_OF_MEMORY):
             text = "Out of memory. Lower the batch size or resolution, use gradient checkpointing, or train a LoRA."
             events.send("ended", state="failed", text=text)
             raise UserError(text) from error

@@ -32,6 +32,11 @@ def explain(error: OSError, path: Path, doing: str = "write") -> UserError:
     return UserError(f"Could not {doing} {path}: {error.strerror or error}.")
 
 
+def expand(path: str | Path) -> Path:
+    """``~`` as the home folder; unlike Path's own, it leaves a user that isn't there for others to refuse."""
+    return Path(os.path.expanduser(path))
+
+
 @contextlib.contextmanager
 def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
     """Yield a path beside ``path``; when the block succeeds it takes the place of ``path``, else it vanishes.

@@ -94,7 +94,8 @@ def is_finite(tensor: torch.Tensor) -> bool:
     """Whether a tensor holds neither NaN nor infinity: its extremes tell, much sooner than a look at each element."""
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return True
-    values = tensor.float() if tensor.dtype.itemsize == 1 else tensor  # fp8 has no minimum of its own
+    # fp8 has no extremes of its own, and neither has half precision in older torch.
+    values = tensor.float() if tensor.dtype.itemsize <= 2 else tensor
     return all(bool(extreme.isfinite()) for extreme in values.aminmax())
 
 

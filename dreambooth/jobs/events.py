@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from dreambooth.errors import UserError
+
 log = logging.getLogger("dreambooth.jobs")
 
 Listener = Callable[[dict[str, Any]], None]
@@ -89,7 +91,10 @@ def latest_log(folder: Path) -> Path | None:
 
 
 def _new_log(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"Could not make the folder {folder}: {error.strerror or error}.") from error
     stamp = time.strftime("%Y%m%d-%H%M%S")
     numbered = (folder / f"run_{stamp}_{n:03d}.jsonl" for n in itertools.count())
     return next(path for path in numbered if not path.exists())

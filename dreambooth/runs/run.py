@@ -20,7 +20,7 @@ from dreambooth.training.loop import Hooks, Loop
 from dreambooth.training.precision import give_memory_back
 from dreambooth.training.results import Results
 from dreambooth.training.session import Session
-from dreambooth.training.snapshot import Snapshot, read_latest
+from dreambooth.training.snapshot import Snapshot, read
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ def run(
     plan: Plan,
     device: torch.device,
     precision: str,
-    resume: bool,
+    resume: str,
     controls: Controls,
     events: Events,
 ) -> RunResult:
-    """Train to the end, or until cancelled. ``resume`` goes on from the newest snapshot."""
-    snapshot = read_latest(model) if resume else None
+    """Train to the end, or until cancelled. ``resume``: the snapshot to go on from; "": a new run."""
+    snapshot = read(model, resume) if resume else None
     if config.settings.seed < 0:  # settled here, so that the saved settings go on asking for a new one each time
         seed = snapshot.settings["seed"] if snapshot else secrets.randbelow(2**31)
         config = dataclasses.replace(config, settings=dataclasses.replace(config.settings, seed=seed))

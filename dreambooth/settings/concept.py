@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.errors import UserError
-from dreambooth.files import read_json
+from dreambooth.files import expand, read_json
 from dreambooth.settings.declare import declared, parse, setting
 
 
@@ -83,7 +83,7 @@ def read_concepts(source: str | Path) -> tuple[tuple[Concept, ...], list[str]]:
     """Concepts from a JSON file, or from JSON text."""
     if isinstance(source, str) and source.lstrip().startswith("["):
         return parse_concepts(json.loads(source))
-    path = Path(source).expanduser()
+    path = expand(source)
     return parse_concepts(read_json(path), beside=path.resolve().parent)
 
 
@@ -96,5 +96,5 @@ def _resolve(concept: Concept, beside: Path | None) -> Concept:
     for key in _FOLDERS:
         folder = getattr(concept, key)
         if folder and beside is not None:
-            changed[key] = str((beside / Path(folder).expanduser()).resolve())
+            changed[key] = str((beside / expand(folder)).resolve())
     return dataclasses.replace(concept, **changed)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dreambooth.errors import UserError
-from dreambooth.files import read_json, recover_folder, write_json
+from dreambooth.files import expand, read_json, recover_folder, write_json
 from dreambooth.settings.concept import Concept, concept_values, parse_concepts
 from dreambooth.settings.declare import nearest, parse
 from dreambooth.settings.legacy import upgrade
@@ -32,14 +33,14 @@ class Folders:
     loras: Path = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        models = Path(self.models).expanduser()
+        models = expand(self.models)
         object.__setattr__(self, "models", models)
         for name, default in (("dreambooth", "dreambooth"), ("checkpoints", "Stable-diffusion"), ("loras", "Lora")):
-            object.__setattr__(self, name, Path(getattr(self, name) or models / default).expanduser())
+            object.__setattr__(self, name, expand(getattr(self, name) or models / default))
 
     def model_names(self) -> list[str]:
         """Models that were created, by name."""
-        if not self.dreambooth.is_dir():
+        if not os.path.isdir(self.dreambooth):
             return []
         return sorted(p.parent.name for p in self.dreambooth.glob("*/db_config.json"))
 
@@ -102,11 +103,11 @@ class ModelFolder:
         raise AttributeError(part)
 
     def exists(self) -> bool:
-        return self.config_path.exists()
+        return os.path.exists(self.config_path)  # False also where looking is not allowed
 
     def occupied(self) -> bool:
         """Whether something lies here already, other than what a killed creation left beside its targets."""
-        return self.root.is_dir() and any(not path.name.startswith(".") for path in self.root.iterdir())
+        return os.path.isdir(self.root) and any(not path.name.startswith(".") for path in self.root.iterdir())
 
     def require(self) -> ModelFolder:
         """This folder, or a UserError that names the models there are."""

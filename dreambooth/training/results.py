@@ -196,6 +196,8 @@ def checkpoint_path(model: ModelFolder, config: ModelConfig, suffix: str = "") -
 
 def free_path(path: Path) -> Path:
     """``path``, or with -2, -3, ... when a file is there: nothing that someone may miss is overwritten."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: give the file's name too.")
     candidate, n = path, 2
     while candidate.exists():
         candidate = path.with_name(f"{path.stem}-{n}{path.suffix}")

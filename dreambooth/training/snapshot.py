@@ -15,6 +15,8 @@ from dreambooth.errors import UserError
 from dreambooth.files import read_json, replacing_folder, require_free_space, write_json
 from dreambooth.settings import ModelFolder
 
+LATEST = "latest"
+
 
 @dataclass
 class Position:
@@ -52,26 +54,20 @@ def write(model: ModelFolder, revision: int, snapshot: Snapshot, keep: int) -> P
             "optimizer": scalars,
         })  # fmt: skip
     if keep:
-        others = [path for path in list_snapshots(model) if path != folder]  # settings put back may count from lower
+        others = [step for step in model.snapshot_steps() if step != revision]  # settings put back may count from lower
         for old in others[: max(0, len(others) + 1 - keep)]:
-            shutil.rmtree(old, ignore_errors=True)
+            shutil.rmtree(model.snapshots / str(old), ignore_errors=True)
     return folder
 
 
-def list_snapshots(model: ModelFolder) -> list[Path]:
-    """Whole snapshots, oldest first."""
-    if not model.snapshots.is_dir():
-        return []
-    whole = [p.parent for p in model.snapshots.glob("*/snapshot.json") if p.parent.name.isdigit()]
-    return sorted(whole, key=lambda p: int(p.name))
-
-
-def read_latest(model: ModelFolder) -> Snapshot:
-    """The newest snapshot. UserError when there is none or it cannot be read."""
-    found = list_snapshots(model)
-    if not found:
-        raise UserError(f"{model.name} has no snapshot to resume from: train without --resume.")
-    folder = found[-1]
+def read(model: ModelFolder, which: str = LATEST) -> Snapshot:
+    """The snapshot of a revision, or the latest. UserError when there is none or it cannot be read."""
+    steps = model.snapshot_steps()
+    if not steps:
+        raise UserError(f"{model.name} has no snapshot to resume from: start a new run.")
+    if which != LATEST and which not in map(str, steps):
+        raise UserError(f"{model.name} has no snapshot {which}; there are: {', '.join(map(str, steps))}, {LATEST}.")
+    folder = model.snapshots / (str(steps[-1]) if which == LATEST else which)
     try:
         about = read_json(folder / "snapshot.json")
         return Snapshot(

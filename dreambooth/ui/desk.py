@@ -178,14 +178,14 @@ class Desk:
         """Train what the page shows: it is saved first."""
         model = self._model(name)
         config = self._edited(model, settings, concepts)
-        resume = snapshot not in (NONE, "", None)
+        resume = "" if snapshot in (NONE, None) else snapshot
 
         def work(controls: Controls, events: Events) -> None:
             model.save(config)
             actions.train(
                 model,
                 config,
-                resume=snapshot if resume else "",
+                resume=resume,
                 controls=controls,
                 events=events,
                 device=self.host.device(),
@@ -282,9 +282,13 @@ class Desk:
             idle=not busy,
             training=training,
             paused=paused,
-            locked=busy and name == self._at_work,
+            locked=self.locked(name),
             why=self._why(name, names, busy),
         )
+
+    def locked(self, name: str | None) -> bool:
+        """Whether this model is at work, so that its parameters can be read but not changed."""
+        return bool(jobs.current and jobs.current.running and name == self._at_work)
 
     def _run_of(self, name: str | None) -> RunView:
         """The last run of a model: this process's own, or what its log on disk adds up to."""

@@ -41,6 +41,7 @@ class Page:
         self.fields = self.input.settings
         self.shown_concepts = gr.State(value=LISTED)
         self.locked = gr.State(value=False)
+        self.awaited = gr.State(value="")  # the model that this browser is having created
         self.everything = [self.model.name, *self.fields.components(), *self.input.concepts.components()]
         self.deciding = [self.fields.drawn[key] for key in self.fields.deciders()]
         self._wire_lists(page)
@@ -80,7 +81,8 @@ class Page:
     def _wire_work(self) -> None:
         message, model = self.output.message, self.model
         options = model.options
-        on(model.create.click, self._create, [model.new_name, model.source, *options.components()], message)
+        asked = [model.new_name, model.source, *options.components()]
+        on(model.create.click, self._create, asked, [message, self.awaited])
         on(self.top.train.click, self._train, [model.snapshot, *self.everything], message)
         on(self.top.generate_ckpt.click, self._generate, [model.lora, *self.everything], message)
         for wish, button in self.top.wishes().items():
@@ -91,6 +93,8 @@ class Page:
         parts = [
             self.model.name,
             self.top.load_from,
+            self.model.tabs,
+            self.awaited,
             self.output.status,
             self.output.bar,
             self.output.chart,
@@ -103,7 +107,8 @@ class Page:
             self.locked,
             *self.fields.components(),
         ]
-        every(POLL_SECONDS, page, self._look, [self.model.name, seen, *self.deciding], [*parts, seen])
+        asked = [self.model.name, seen, self.awaited, *self.deciding]
+        every(POLL_SECONDS, page, self._look, asked, [*parts, seen])
         # Files land while it runs: their lists follow when a run has ended, not under someone's hand.
         on(self.output.files.change, self._files_of, self.model.name, self.model.files())
 
@@ -127,7 +132,7 @@ class Page:
         """A model's parameters into the page's fields."""
         settings, concepts = self.desk.parameters(name)
         values = dataclasses.asdict(settings)
-        usable = self.fields.usable([values[key] for key in self.fields.deciders()], locked=False)
+        usable = self.fields.usable([values[key] for key in self.fields.deciders()], self.desk.locked(name))
         fields = [gr.update(value=values[key], interactive=usable[key]) for key in self.fields.declared]
         tab = "concepts" if name and not concepts else "settings"
         return [*fields, *self._filled(concepts), gr.update(selected=tab)]
@@ -166,8 +171,9 @@ class Page:
         name, settings, _ = self._shown(values)
         return self.desk.generate_checkpoint(name, lora, settings)
 
-    def _create(self, name: str, source: str, *options: Any) -> str:
-        return self.desk.create(name, source, self.model.options.values(list(options)))
+    def _create(self, name: str, source: str, *options: Any) -> tuple[str, str]:
+        said = self.desk.create(name, source, self.model.options.values(list(options)))
+        return said, "" if said else name.strip()
 
     def _tell(self, wish: str) -> Any:
         return lambda: self.desk.tell(wish)
@@ -183,7 +189,7 @@ class Page:
 
     # -- the look, once a second --------------------------------------------------------------------------------
 
-    def _look(self, name: str | None, shown: Any, *deciding: Any) -> Updates:
+    def _look(self, name: str | None, shown: Any, awaited: str, *deciding: Any) -> Updates:
         """Updates for what this browser does not show yet; the rest stays untouched, so that nothing flickers."""
         view = self.desk.look(name)
         now = {"name": name, **dataclasses.asdict(view)}
@@ -194,10 +200,13 @@ class Page:
             return gr.update(value=content) if part in fresh else gr.update()
 
         buttons = self._buttons(view, name) if fresh & {"idle", "training", "paused", "names", "name"} else None
-        locks = self._locks(view, deciding) if "locked" in fresh and shown else None
+        locks = self._locks(view, deciding) if "locked" in fresh else None
+        arrived = awaited in view.names and view.idle
         return [
-            self._names(view, name, before) if "names" in fresh else gr.update(),
+            self._names(view, name, awaited if arrived else "") if "names" in fresh or arrived else gr.update(),
             gr.update(choices=list(view.names)) if "names" in fresh else gr.update(),
+            gr.update(selected="select") if arrived else gr.update(),
+            "" if arrived else awaited,
             value("status", view.status),
             value("bar", view.bar),
             value("chart", view.chart),
@@ -212,13 +221,12 @@ class Page:
         ]
 
     @staticmethod
-    def _names(view: View, name: str | None, before: Any) -> Any:
-        """New models join the list; the page turns to one by itself only where it showed none."""
+    def _names(view: View, name: str | None, arrived: str) -> Any:
+        """New models join the list. The page turns to one by itself where it was asked for here, or showed none."""
         names = list(view.names)
-        if name in names:
+        if name in names and not arrived:
             return gr.update(choices=names)
-        added = [each for each in names if each not in before.get("names", names)]
-        return gr.update(choices=names, value=next(iter(added or names), None))
+        return gr.update(choices=names, value=arrived or next(iter(names), None))
 
     def _buttons(self, view: View, name: str | None) -> Updates:
         ready = view.idle and name in view.names

@@ -48,7 +48,6 @@ def quick(visitor: Visitor, pictures: Path, **more: object) -> None:
 def test_from_the_first_click_to_the_checkpoint(served, visitor, pictures, tmp_path):
     """Create, settings, concepts, save, train, preview, pause, reload, samples, cancel, checkpoint, load params."""
     visitor.create("first toy")
-    visitor.tab("Select")
     visitor.sees_value("model_name", "first toy")
     visitor.sees("facts", "mini-sd.safetensors")
 
@@ -100,8 +99,7 @@ def test_from_the_first_click_to_the_checkpoint(served, visitor, pictures, tmp_p
     assert list((served.models / "Stable-diffusion").rglob("*.safetensors"))
 
     visitor.create("second toy")
-    visitor.tab("Select")
-    visitor.choose("model_name", "second toy")
+    visitor.sees_value("model_name", "second toy")
     visitor.tab("Settings")
     visitor.sees_value("num_train_epochs", "200")
     visitor.choose("load_params_from", "first toy")
@@ -120,12 +118,12 @@ def test_bad_input_gets_a_line_and_loses_nothing(served, browser, visitor, pictu
         visitor.press("create")
         visitor.sees("message", said)
     visitor.create("bad 🧸 input")
+    visitor.tab("Create")
     visitor.fill(new_model_name="bad 🧸 input")
     visitor.press("create")
     visitor.sees("message", "There is a model bad 🧸 input already")
 
-    visitor.tab("Select")
-    visitor.choose("model_name", "bad 🧸 input")
+    visitor.sees_value("model_name", "bad 🧸 input")
     quick(visitor, pictures.parent / "nowhere")
     visitor.press("train")
     visitor.sees("status", "nowhere")

@@ -19,7 +19,7 @@ class Visitor:
         self.page.on("pageerror", lambda error: self._problem(str(error)))
         self.page.route("**/*", lambda route: route.continue_() if url in route.request.url else route.abort())
         self.page.goto(url)
-        self.page.wait_for_function("document.querySelector('#db_new_model_src input')?.value")
+        self._arrive()
 
     def _problem(self, text: str) -> None:
         if not any(noise in text for noise in NOISE):
@@ -89,7 +89,11 @@ class Visitor:
 
     def reload(self) -> None:
         self.page.reload()
-        self.page.wait_for_function("document.querySelector('#db_new_model_src input')?.value")
+        self._arrive()
+
+    def _arrive(self) -> None:
+        """The page has looked at the server for the first time."""
+        self.page.wait_for_function("document.querySelector('#db_status')?.innerText.trim()")
 
     def create(self, name: str) -> None:
         self.tab("Create")

@@ -95,9 +95,9 @@ def concept(pictures: Path) -> Concept:
 
 @pytest.fixture
 def train(mini: ModelFolder, concept: Concept) -> Callable[..., Outcome]:
-    """``train(resume=False, on=None, **settings)``: ``on`` sees every event and may use the run's controls."""
+    """``train(resume="", on=None, **settings)``: ``on`` sees every event and may use the run's controls."""
 
-    def run(resume: bool = False, on: Callable[[dict, Controls], None] | None = None, **settings: Any) -> Outcome:
+    def run(resume: str = "", on: Callable[[dict, Controls], None] | None = None, **settings: Any) -> Outcome:
         controls, seen = Controls(), []
         listeners = [seen.append] + ([lambda event: on(event, controls)] if on else [])
         events = Events(mini.logging, *listeners)

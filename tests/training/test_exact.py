@@ -40,7 +40,7 @@ def test_disturbed_run_equals_undisturbed_run(train, mini, models_dir, created, 
         if event["kind"] == "preview":
             controls.resume()
 
-    resumed = train(resume=True, on=pause, **settings, **EPOCHS)
+    resumed = train(resume="latest", on=pause, **settings, **EPOCHS)
     assert f"Going on after step {stop_at}" in resumed.said
     assert "Not exactly" not in resumed.said
     assert resumed.of("preview"), "it was to draw in between"
@@ -65,13 +65,13 @@ def test_two_runs_in_one_process_do_not_leak_into_each_other(train, models_dir, 
 
 def test_resume_says_what_has_changed_since(train):
     train(on=lambda event, controls: event["kind"] == "step" and controls.cancel())
-    resumed = train(resume=True, lora_learning_rate=5e-4)
+    resumed = train(resume="latest", lora_learning_rate=5e-4)
     assert "lora_learning_rate was 0.001 and is 0.0005" in resumed.said
 
 
 def test_resume_with_fewer_steps_per_epoch_goes_on(train):
     train(train_batch_size=1, on=lambda event, controls: event.get("step") == 4 and controls.cancel())
-    resumed = train(resume=True, train_batch_size=5)
+    resumed = train(resume="latest", train_batch_size=5)
     assert resumed.error is None
     assert "train_batch_size was 1 and is 5" in resumed.said
 
@@ -79,7 +79,7 @@ def test_resume_with_fewer_steps_per_epoch_goes_on(train):
 def test_a_snapshot_of_an_earlier_run_does_not_roll_the_model_back(train):
     train(on=lambda event, controls: event["kind"] == "step" and controls.cancel())
     train(seed=9)
-    assert "earlier run" in str(train(resume=True).error)
+    assert "earlier run" in str(train(resume="latest").error)
 
 
 def test_cached_embeddings_of_another_precision_are_not_taken(train, mini):
@@ -95,11 +95,11 @@ def test_cached_embeddings_of_another_precision_are_not_taken(train, mini):
 def test_a_random_seed_is_settled_for_the_run_and_asked_for_again(train, mini):
     stopped = train(seed=-1, on=lambda event, controls: event["kind"] == "step" and controls.cancel())
     assert mini.load().settings.seed == -1
-    resumed = train(resume=True, seed=-1)
+    resumed = train(resume="latest", seed=-1)
     assert "Not exactly" not in resumed.said
     seeds = [line for line in f"{stopped.said}\n{resumed.said}".splitlines() if "Training seed" in line]
     assert len({line.strip() for line in seeds}) == 1
 
 
 def test_resume_without_a_snapshot_is_refused(train):
-    assert "no snapshot" in str(train(resume=True).error)
+    assert "no snapshot" in str(train(resume="latest").error)

@@ -162,6 +162,6 @@ def test_what_cannot_be_saved_at_the_end_is_kept_and_can_be_saved_later(train, m
     assert outcome.error is not None
     assert "kept in a snapshot" in outcome.said
     mini.folders.loras.unlink()
-    resumed = train(resume=True, save_state_cancel=False)
+    resumed = train(resume="latest", save_state_cancel=False)
     assert resumed.error is None
     assert resumed.result.files and not resumed.of("step")

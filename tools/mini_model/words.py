@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-
 from transformers import CLIPTokenizer
 
 BPE_FILE = Path(__file__).parents[2] / "dreambooth" / "checkpoints" / "data" / "bpe_simple_vocab_16e6.txt.gz"

@@ -1,0 +1,88 @@
+"""The words of the command line and their arguments."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from dreambooth.cli import commands
+from dreambooth.hosts.alone import Alone
+
+
+def parser() -> argparse.ArgumentParser:
+    whole = argparse.ArgumentParser(
+        prog="dreambooth",
+        description="DreamBooth training for Stable Diffusion.",
+        epilog="Also: demo (the whole job on the embedded model), ui (the page).",
+    )
+    words = whole.add_subparsers(required=True, metavar="WORD")
+
+    create = _word(words, "create", commands.create, "extract a checkpoint into a model that can be trained")
+    create.add_argument("name", metavar="NAME")
+    create.add_argument("--source", required=True, help="a .safetensors or .ckpt file, or a diffusers folder")
+    create.add_argument(
+        "--extract-ema",
+        action="store_true",
+        help="also keep the file's averaged (EMA) unet weights, in working/ema_unet",
+    )
+    create.add_argument("--half", action="store_true", help="keep the model in half precision")
+    create.add_argument("--replace", action="store_true", help="make an existing model anew")
+
+    train = _word(words, "train", commands.train, "train a model; Ctrl-C once saves and stops, twice stops at once")
+    train.add_argument("name", metavar="NAME")
+    _add_settings(train)
+    train.add_argument("--resume", nargs="?", const="latest", default="", metavar="STEP",
+                       help="go on from the snapshot of this step; without a number: from the latest")  # fmt: skip
+
+    sample = _word(words, "sample", commands.sample, "draw pictures")
+    sample.add_argument("name", metavar="NAME")
+    sample.add_argument("--prompt", required=True)
+    sample.add_argument("--negative", default="")
+    sample.add_argument("--seed", type=int, default=0)
+    sample.add_argument("--steps", type=_positive, default=20)
+    sample.add_argument("--cfg", type=float, default=7.5)
+    sample.add_argument("--width", type=_positive)
+    sample.add_argument("--height", type=_positive)
+    sample.add_argument("--count", type=_positive, default=1, help="pictures, each with the next seed")
+    _add_lora(sample, default=1.0)
+    sample.add_argument("--out", required=True, metavar="DIR")
+
+    generate = _word(words, "generate-ckpt", commands.generate, "write the model as one checkpoint file")
+    generate.add_argument("name", metavar="NAME")
+    _add_lora(generate, default=None)
+    generate.add_argument("--half", action="store_true", help="half precision")
+    generate.add_argument("--out", metavar="FILE")
+
+    check = _word(words, "check", commands.check, "say what a run would do, or why it could not start")
+    check.add_argument("name", metavar="NAME")
+    _add_settings(check)
+
+    _word(words, "settings", commands.settings, "list all settings")
+    return whole
+
+
+def _word(words: Any, name: str, run: Callable[..., Any], help: str) -> argparse.ArgumentParser:
+    parser = words.add_parser(name, help=help, description=help.capitalize() + ".")
+    parser.add_argument("--models-dir", default=str(Alone().models_dir), metavar="DIR",
+                        help="the WebUI's models folder (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="machine-readable output")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--set", action="append", default=[], nargs="+", metavar="key=value", help="change a setting")
+    parser.add_argument("--concepts", metavar="FILE.json", help="a list of concepts")
+
+
+def _add_lora(parser: argparse.ArgumentParser, default: float | None) -> None:
+    parser.add_argument("--lora", metavar="FILE")
+    parser.add_argument("--lora-weight", type=float, default=default, metavar="X")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number

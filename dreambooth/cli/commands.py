@@ -1,0 +1,159 @@
+"""What each word of the command line does: arguments in, a plain result out."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dreambooth import actions
+from dreambooth.errors import UserError
+from dreambooth.files import expand
+from dreambooth.jobs import Controls, Events, Job, jobs
+from dreambooth.settings import SETTINGS, Folders, ModelFolder, nearest, read_concepts
+from dreambooth.terminal import ProgressBar
+
+CANCELLED = 130
+
+
+def create(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
+    config = _in_job(
+        "create",
+        lambda controls: actions.create(
+            _folders(args), args.name, args.source, extract_ema=args.extract_ema, half=args.half, replace=args.replace,
+            progress=controls.watched(bar.show),
+        ),
+    )  # fmt: skip
+    return {"state": "done", "model": config.name, "path": str(_model(args).root), "type": config.facts.model_type}
+
+
+def train(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
+    model = _model(args)
+    config = _config(args, model)
+    events = Events(model.logging, bar.listen)
+    result = _in_job(
+        "train",
+        lambda controls: actions.train(model, config, resume=args.resume, controls=controls, events=events),
+    )
+    return {
+        "state": result.state,
+        "steps": result.steps,
+        "revision": result.config.facts.revision,
+        "seconds_per_step": round(result.seconds_per_step, 5),
+        "files": [str(path) for path in result.files],
+        "log": str(events.path),
+    }
+
+
+def sample(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
+    from dreambooth.sampling.draw import Shot
+
+    model = _model(args).require()
+    side = actions.facts_resolution(model)
+    shots = [
+        Shot(args.prompt, args.negative, args.seed + i, args.steps, args.cfg, args.width or side, args.height or side)
+        for i in range(args.count)
+    ]
+    paths = _in_job(
+        "sample",
+        lambda controls: actions.sample(
+            model, shots, Path(args.out), lora=args.lora and Path(args.lora), lora_weight=args.lora_weight,
+            progress=controls.watched(bar.show),
+        ),
+    )  # fmt: skip
+    return {"state": "done", "samples": [str(path) for path in paths]}
+
+
+def generate(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
+    path, verification = _in_job(
+        "generate-ckpt",
+        lambda controls: actions.generate_checkpoint(
+            _model(args), lora=args.lora and Path(args.lora), lora_weight=args.lora_weight,
+            half=args.half or None, out=args.out and Path(args.out), progress=controls.watched(bar.show),
+        ),
+    )  # fmt: skip
+    return {"state": "done", "checkpoint": str(path), "summary": verification.summary(), **verification.as_dict()}
+
+
+def check(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
+    model = _model(args)
+    checked = actions.check(model, _config(args, model), progress=bar.show)
+    return {"state": "done", **checked.as_dict()}
+
+
+def settings(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
+    """Every setting, as declared."""
+    return {
+        key: {"default": s.default, "label": s.label, "help": s.help, "low": s.low, "high": s.high,
+              "choices": list(s.choices), "tab": s.tab, "group": s.group, "applies": s.applies}
+        for key, s in SETTINGS.items()
+    }  # fmt: skip
+
+
+def _folders(args: argparse.Namespace) -> Folders:
+    if not args.models_dir.strip():
+        raise UserError("--models-dir is empty: give the WebUI's models folder.")
+    return Folders(expand(args.models_dir))
+
+
+def _model(args: argparse.Namespace) -> ModelFolder:
+    return ModelFolder(_folders(args), args.name)
+
+
+def _config(args: argparse.Namespace, model: ModelFolder) -> Any:
+    """The saved parameters with --set and --concepts laid over them; all that is wrong is said at once."""
+    problems: list[str] = []
+    overrides = {}
+    for item in (item for group in args.set for item in group):
+        key, equals, value = item.partition("=")
+        if not equals:
+            problems.append(f"--set {item}: write it as key=value{nearest(key, SETTINGS)}.")
+        overrides[key.strip()] = value.strip()
+    concepts = None
+    if args.concepts:
+        try:
+            concepts, ignored = read_concepts(args.concepts)
+            for key in ignored:
+                logging.getLogger("dreambooth").warning("concepts: %s has no effect yet", key)
+        except UserError as error:
+            problems += error.problems
+    try:
+        config = actions.configure(model, overrides, concepts)
+    except UserError as error:
+        problems += error.problems
+    if problems:
+        raise UserError.several(problems)
+    return config
+
+
+def _in_job(what: str, work: Callable[[Controls], Any]) -> Any:
+    """Run ``work`` in the job thread while this one listens to Ctrl-C: once cancels, twice stops at once."""
+    job = jobs.start(what, work)
+    previous = signal.signal(signal.SIGINT, lambda *_: _interrupt(job))
+    try:
+        while not job.wait(0.2):
+            pass
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    if job.error:
+        raise job.error
+    return job.result
+
+
+def _interrupt(job: Job) -> None:
+    if not job.controls.cancelled:
+        job.controls.cancel()
+        how = "Stopping after this step, then saving." if job.what == "train" else "Stopping."
+        print(f"\n{how} Press Ctrl-C again to stop at once.", file=sys.stderr)
+        return
+    job.controls.stop_now()
+    # Files are replaced by renaming, so leaving in the middle of anything harms none of them.
+    leave = threading.Timer(2.0, os._exit, (CANCELLED,))
+    leave.daemon = True
+    leave.start()
