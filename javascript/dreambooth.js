@@ -11,29 +11,38 @@
         if (document.title !== title) document.title = title;
     }, 1000);
 
-    // A field may lie in a tab that isn't shown, or in a folded group.
-    function reveal(field) {
-        for (let part = field.parentElement; part; part = part.parentElement) {
-            if (part.id?.startsWith("db_tab_") && part.offsetParent === null) {
-                const label = { db_tab_settings: "Settings", db_tab_concepts: "Concepts", db_tab_saving: "Saving",
-                    db_tab_select: "Select", db_tab_create: "Create" }[part.id];
-                const tabs = part.parentElement?.closest(".tabs, [id$=_tabs]") || root();
-                [...tabs.querySelectorAll("button")].find((button) => button.innerText.trim() === label)?.click();
-            }
+    const TABS = { settings: "Settings", concepts: "Concepts", saving: "Saving", select: "Select", create: "Create" };
+
+    function openTab(name) {
+        const plain = () => [...root().querySelectorAll("#db_page .tab-nav button")];
+        const button = root().querySelector(`#db_tab_${name}-button`) ||
+            plain().find((candidate) => candidate.innerText.trim() === TABS[name]);
+        button?.click();
+    }
+
+    const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
+
+    // A field may lie in a tab that isn't shown (newer Gradio draws it only then), or in a folded group.
+    async function reveal(target) {
+        const field = () => root().querySelector(target);
+        for (const name of Object.keys(TABS)) {
+            if (field()?.closest("[id^=db_tab_]")?.offsetParent) break;
+            openTab(name);
+            await pause(150);
+        }
+        for (let part = field()?.parentElement; part; part = part.parentElement) {
             const fold = part.querySelector(":scope > button.label-wrap");
             if (fold && !fold.classList.contains("open")) fold.click();
         }
-        setTimeout(() => {
-            field.scrollIntoView({ block: "center" });
-            field.querySelector("input, textarea")?.focus();
-        }, 100);
+        await pause(150);
+        field()?.scrollIntoView({ block: "center" });
+        field()?.querySelector("input, textarea")?.focus();
     }
 
     document.addEventListener("click", (event) => {
         const link = event.composedPath().find((part) => part.classList?.contains("db_goto"));
-        const field = link && root().querySelector(link.getAttribute("href"));
-        if (!field) return;
+        if (!link) return;
         event.preventDefault();
-        reveal(field);
+        reveal(link.getAttribute("href"));
     });
 })();

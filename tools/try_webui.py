@@ -21,10 +21,10 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,8 @@ class Trial:
 
     def traces(self) -> None:
         probe = self.webui.ask("/dreambooth-probe")
-        self.check("importing us and building the tab < 1 s", probe["import_s"] + probe["build_s"] < 1, probe)
+        cost = {what: probe[what] for what in ("import_s", "build_s", "modules")}
+        self.check("importing us and building the tab < 1 s", probe["import_s"] + probe["build_s"] < 1, cost)
         self.check("nothing heavy was imported", not probe["heavy"], probe["heavy"])
         self.check("loading us changed nothing", not probe["changed"], probe["changed"])
 
@@ -125,7 +126,7 @@ class Trial:
         """A person's tour: create from the embedded model, train, and ask txt2img for a picture meanwhile."""
         from playwright.sync_api import sync_playwright
 
-        before = self.webui.draw()
+        before, state = self.webui.draw(), self.webui.ask("/dreambooth-probe")["now"]
         self.check("txt2img works before", len(before) > 100, f"{len(before)} bytes")
         with sync_playwright() as playwright:
             chromium = shutil.which("chromium") or shutil.which("google-chrome")
@@ -138,13 +139,14 @@ class Trial:
             self.check("the browser's console has no errors", not visitor.problems, visitor.problems)
             browser.close()
         self.check("txt2img works after", self.webui.draw() == before)
-        since = self.webui.ask("/dreambooth-probe")["since"]
-        self.check("training left nothing changed", not since, since)
+        now = self.webui.ask("/dreambooth-probe")["now"]
+        changed = {name: [state[name], now[name]] for name in now if state[name] != now[name]}
+        self.check("creating, training and exporting left nothing changed", not changed, changed)
 
     def _tour(self, visitor: Any, before: bytes) -> None:
         name = f"toy-{int(time.time())}"
         visitor.tab("Create")
-        visitor.choose("source", "Embedded mini model")
+        visitor.choose("new_model_src", "Embedded mini model")
         visitor.create(name)
         visitor.tab("Select")
         visitor.sees_value("model_name", name)
@@ -153,16 +155,14 @@ class Trial:
         visitor.press("train")
         visitor.sees("status", "step ")
         visitor.screenshot(self.out / "training.png")
-        answers: list[tuple[bytes, float]] = []
-        drawing = threading.Thread(target=lambda: answers.append((self.webui.draw(), time.monotonic())))
-        asked = time.monotonic()
-        drawing.start()
-        visitor.sees("status", "Training is done")
-        done = time.monotonic()
+        with ThreadPoolExecutor() as other:
+            asked = time.monotonic()
+            drawing = other.submit(lambda: (self.webui.draw(), time.monotonic()))
+            visitor.sees("status", "Training is done")
+            done = time.monotonic()
+            self.check("training runs to its end", True, visitor.text("status"))
+            picture, answered = drawing.result()
         visitor.screenshot(self.out / "done.png")
-        self.check("training runs to its end", True, visitor.text("status").splitlines())
-        drawing.join(600)
-        [(picture, answered)] = answers
         self.check("txt2img waits meanwhile", answered > done - 2, f"{answered - asked:.1f} s")
         self.check("and draws the very same picture then", picture == before)
         visitor.press("generate_ckpt")
@@ -223,8 +223,13 @@ def guest() -> type:
             self.page.wait_for_selector("#db_page", state="visible")
 
         def tab(self, name: str) -> None:  # the WebUI has a Settings tab too
-            self.page.locator("#db_page button").get_by_text(name, exact=True).first.click()
+            self.page.locator(f"#db_page .tab-nav button:text-is('{name}')").first.click()
             self.page.wait_for_timeout(200)
+
+        def choose(self, key: str, option: str) -> None:
+            self.page.locator(f"#db_{key} input").first.click()
+            self.page.locator("ul.options li", has_text=option).first.click()
+            self.sees_value(key, option)
 
     return Guest
 

@@ -49,8 +49,7 @@ def watch(what, work):
         seen["modules"] += len(new)
         seen["heavy"] += sorted(name for name in new if name.split(".")[0] in HEAVY)
         after = state()
-        seen["changed"].update({k: [before[k], after[k]] for k in before if before[k] != after[k]})
-        seen.setdefault("first", before)
+        seen["changed"].update({name: [before[name], after[name]] for name in before if before[name] != after[name]})
 
 
 def state():
@@ -64,7 +63,6 @@ def state():
         "safetensors.torch.load_file": safetensors.torch.load_file,
         "Linear.forward": torch.nn.Linear.forward,
         "Conv2d.forward": torch.nn.Conv2d.forward,
-        "load_state_dict": torch.nn.Module.load_state_dict,
         "excepthook": sys.excepthook,
         "threading.excepthook": threading.excepthook,
         "showwarning": warnings.showwarning,
@@ -77,7 +75,7 @@ def state():
         "logging.disable": logging.root.manager.disable,
         "signals": [str(signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)],
         "warnings": len(warnings.filters),
-        "environment": dict(os.environ),
+        "environment": {name: hash(value) for name, value in os.environ.items()},
         "folder": os.getcwd(),
         "torch": [
             torch.get_num_threads(), str(torch.get_default_dtype()), torch.backends.cudnn.benchmark,
@@ -87,10 +85,4 @@ def state():
 
 
 def add_route(app):
-    def report():
-        now = state()
-        first = seen.get("first", now)
-        since = {k: [first[k], now[k]] for k in now if first[k] != now[k]}
-        return {**{k: v for k, v in seen.items() if k != "first"}, "since": since, "threads": threading.active_count()}
-
-    app.add_api_route("/dreambooth-probe", report)
+    app.add_api_route("/dreambooth-probe", lambda: {**seen, "now": state()})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,16 +82,24 @@ class A1111:
                     sd_models.send_model_to_device(model)
 
     def files_changed(self) -> None:
-        """Refresh the lists of checkpoints and LoRAs; a list that can't be refreshed harms nothing else."""
-        from modules import sd_models
+        """Refresh the lists of checkpoints and LoRAs when the WebUI's queue comes to us.
+
+        They are emptied and filled anew: a generation that is going on, or starts now that the queue is given back,
+        would look for its checkpoint in an empty list.
+        """
+        threading.Thread(target=self._refresh, name="dreambooth-lists", daemon=True).start()
+
+    def _refresh(self) -> None:
+        from modules import call_queue, sd_models
 
         networks = sys.modules.get("networks")  # of the Lora extension, which can be switched off
-        for refresh in (sd_models.list_models, getattr(networks, "list_available_networks", None)):
-            try:
-                if refresh:
-                    refresh()
-            except Exception:
-                log.warning("The WebUI could not refresh its list of files", exc_info=True)
+        with call_queue.queue_lock:
+            for refresh in (sd_models.list_models, getattr(networks, "list_available_networks", None)):
+                try:
+                    if refresh:
+                        refresh()
+                except Exception:  # a list that can't be refreshed harms nothing else
+                    log.warning("The WebUI could not refresh its list of files", exc_info=True)
 
 
 def _memory_manager() -> ModuleType | None:

@@ -40,5 +40,5 @@ class Host(Protocol):
         ...
 
     def files_changed(self) -> None:
-        """New files lie in the host's folders: its lists should show them."""
+        """New files lie in the host's folders: its lists show them as soon as its own work allows. Returns at once."""
         ...

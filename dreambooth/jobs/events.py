@@ -4,7 +4,8 @@ A reloaded page, a second browser and the command line read the same log, also a
 line: {"time": seconds since 1970, "kind": ..., ...}. Kinds and their fields:
 
     started   what, settings                     phase     name
-    progress  phase, done, total                 step      step, total, epoch, epochs, loss, prior_loss, lr, seconds
+    progress  phase, done, total                 step      step, total, epoch, epochs, loss, prior_loss, lr, seconds,
+                                                           memory (bytes)
     preview   path, prompt, seed, step           saved     what, path, summary
     message   text, level                        ended     state (done, cancelled, failed), text
 """

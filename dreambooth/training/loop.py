@@ -14,6 +14,7 @@ from dreambooth.training.figures import Figures
 from dreambooth.training.noise import generator_for
 from dreambooth.training.objective import Losses, diffusion_losses
 from dreambooth.training.optimizers import set_learning_rates
+from dreambooth.training.precision import memory_used
 from dreambooth.training.schedules import lr_factor, run_length
 from dreambooth.training.session import Session
 
@@ -209,6 +210,7 @@ class Loop:
             prior_loss=None if prior is None else round(prior, 6),
             lr=measured.lr,
             seconds=round(measured.seconds, 4),
+            memory=memory_used(self.session.device),
         )
 
 

@@ -64,6 +64,11 @@ def give_memory_back(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
+def memory_used(device: torch.device) -> int | None:
+    """The most bytes that training took on the GPU so far; None where nobody counts them."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
 def disk_forecast(settings: Settings, n_unet: int, n_text: int) -> int:
     """Bytes that the results of one save will take: snapshots hold weights and both of Adam's moments in float32."""
     snapshot = settings.save_state_during or settings.save_state_after or settings.save_state_cancel

@@ -11,6 +11,7 @@ from dreambooth.errors import UserError
 from dreambooth.hosts import Host, current_host
 
 ROOT = Path(__file__).resolve().parents[2]
+LOOPBACK = "127.0.0.1"
 
 
 def build(host: Host | None = None) -> Any:
@@ -20,14 +21,21 @@ def build(host: Host | None = None) -> Any:
     return Page(host or current_host()).blocks()
 
 
-def serve(port: int = 7861, models_dir: Path | None = None) -> None:
-    """Serve the page on the loopback address until Ctrl-C.
+def serve(
+    port: int = 7861, models_dir: Path | None = None, listen: str = LOOPBACK, share: bool = False, auth: str = ""
+) -> None:
+    """Serve the page until Ctrl-C. ``auth``: NAME:PASSWORD, asked of everyone who opens it.
 
     Raises:
-        UserError: when the port is taken.
+        UserError: when the port is taken, or when others could come in without a password.
     """
+    name, colon, password = auth.partition(":")
+    if auth and not (name and colon and password):
+        raise UserError("--auth is NAME:PASSWORD.")
+    if (share or listen != LOOPBACK) and not auth:
+        raise UserError("Others could open this page and write to your disk: give --auth NAME:PASSWORD too.")
     with socket.socket() as probe:
-        if probe.connect_ex(("127.0.0.1", port)) == 0:
+        if probe.connect_ex((LOOPBACK, port)) == 0:
             raise UserError(f"Port {port} is taken: choose another with --port.")
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # nothing is sent anywhere
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -37,10 +45,12 @@ def serve(port: int = 7861, models_dir: Path | None = None) -> None:
     host = current_host(models_dir)
     folders = host.folders()
     page = build(host)
-    print(f"Dreambooth: http://127.0.0.1:{port}  (models in {folders.models}; Ctrl-C ends it)", flush=True)
+    print(f"Dreambooth: http://{listen}:{port}  (models in {folders.models}; Ctrl-C ends it)", flush=True)
     gradio_versions.launch(
         page,
-        server_name="127.0.0.1",
+        server_name=listen,
+        share=share,
+        auth=[(name, password)] if auth else None,
         server_port=port,
         allowed_paths=[str(folders.dreambooth), str(folders.loras), str(folders.checkpoints)],
         css=(ROOT / "style.css").read_text(encoding="utf-8"),

@@ -165,8 +165,7 @@ def test_every_declared_setting_has_its_control(served, visitor):
     ids = set(visitor.page.evaluate("[...document.querySelectorAll('[id^=db_]')].map((e) => e.id)"))
     for tab in ("Concepts", "Saving", "Create", "Select", "Settings"):  # some Gradios draw a tab when it is opened
         visitor.tab(tab)
-        for fold in visitor.page.locator("button.label-wrap:not(.open):visible").all():
-            fold.click()
+        visitor.unfold_all()
         ids |= set(visitor.page.evaluate("[...document.querySelectorAll('[id^=db_]')].map((e) => e.id)"))
     concepts = {f"db_c{number}_{key}" for number in (1, 2, 3) for key in CONCEPT}
     assert {f"db_{key}" for key in SETTINGS} | concepts <= ids

@@ -43,6 +43,15 @@ class Visitor:
         )
         self.page.wait_for_timeout(200)
 
+    def unfold_all(self) -> None:
+        """Open every accordion of the tab that is shown, also those within others."""
+        opened = (
+            "() => { const folds = [...document.querySelectorAll('#db_page button.label-wrap:not(.open)')]"
+            ".filter((fold) => fold.offsetParent); folds.forEach((fold) => fold.click()); return folds.length }"
+        )
+        while self.page.evaluate(opened):
+            self.page.wait_for_timeout(200)
+
     def field(self, key: str) -> Any:
         numbers = f"#db_{key} input[type=number]"
         return self.page.locator(f"{numbers}, #db_{key} textarea, #db_{key} input:not([type=range])").first
@@ -60,7 +69,7 @@ class Visitor:
 
     def choose(self, key: str, option: str) -> None:
         self.page.locator(f"#db_{key} input").first.click()
-        self.page.locator("ul[role=listbox] li, ul.options li").get_by_text(option, exact=True).first.click()
+        self.page.locator("[role=option]").filter(has_text=option).first.click()
         self.page.wait_for_function(
             "([key, option]) => document.querySelector(`#db_${key} input`).value === option", arg=[key, option]
         )

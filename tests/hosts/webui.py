@@ -28,8 +28,8 @@ class Lock:
     def __init__(self):
         self.lock = threading.Lock()
     def __enter__(self):
+        self.lock.acquire()
         asked.append("queue taken")
-        return self.lock.acquire()
     def __exit__(self, *_):
         asked.append("queue given back")
         self.lock.release()
