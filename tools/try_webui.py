@@ -1,12 +1,13 @@
 """Our extension inside a real WebUI, on the CPU: does the tab work, does the WebUI, do they leave each other alone?
 
     python tools/try_webui.py DIR --kind a1111 --python DIR/venv/bin/python --out FOLDER
-    python tools/try_webui.py DIR --kind forge ... --lora NAME --merged NAME --no-page
+    python tools/try_webui.py DIR --kind forge ... --no-page --lora NAME --merged NAME
 
 DIR is a WebUI that starts by itself and has a checkpoint of Stable Diffusion 1.x, of random weights for all it
-matters. This repository is copied into its extensions; it is started, looked at and ended. --lora and --merged name a
-LoRA and a checkpoint in its folders that `python -m dreambooth` made from that checkpoint. What was seen is printed,
-one line a check, and lies in FOLDER with the WebUI's log and pictures of the page. Needs Playwright and Chromium.
+matters. This repository is copied into its extensions; it is started, looked at and ended. --lora and --merged name
+what `python -m dreambooth train` and `generate-ckpt` made of that checkpoint and what lies in the WebUI's folders.
+What was seen is printed, one line a check, and lies in FOLDER with the WebUI's log and pictures of the page. Needs
+what `python launch.py test` installs, and Chromium.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
+import io
 import json
 import os
 import re
@@ -27,6 +29,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMON = (
@@ -85,6 +90,9 @@ class WebUI:
         asked = {"prompt": prompt, "seed": 1, "steps": 2, "width": 64, "height": 64, "sampler_name": "Euler"}
         return base64.b64decode(self.ask("/sdapi/v1/txt2img", asked)["images"][0])
 
+    def use(self, checkpoint: str) -> None:
+        self.ask("/sdapi/v1/options", {"sd_model_checkpoint": checkpoint})
+
     def packages(self) -> set[str]:
         command = [self.python, "-m", "pip", "list", "--format=freeze", "--disable-pip-version-check"]
         return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
@@ -105,7 +113,7 @@ class Trial:
         after = self.webui.packages()
         self.check("no package was changed or taken away", before <= after, sorted(before - after))
         self.check("packages that we added", True, sorted(after - before))
-        took = min(self._install() for _ in range(5))
+        took = min(self._install() for _ in range(9))
         self.check("install.py when all is there < 0.3 s", took < 0.3, round(took, 3))
 
     def _install(self) -> float:
@@ -168,24 +176,23 @@ class Trial:
         visitor.press("generate_ckpt")
         visitor.sees("files", "Checkpoint")
 
-    def lora(self, name: str) -> None:
+    def files(self, lora: str, merged: str) -> None:
+        """A LoRA, and the checkpoint that has it merged in: the WebUI draws the same with either."""
         self.webui.ask("/sdapi/v1/refresh-loras", {})
-        without, said = self.webui.draw(), len(self.webui.said())
-        with_it = self.webui.draw(f"a cup on a table <lora:{name}:1>")
-        lines = self.webui.misfits(said)
-        self.check(f"LoRA {name} changes the picture", with_it != without)
-        self.check(f"LoRA {name} has no key left over", not lines, lines)
-        self.check("and without it the picture is as it was", self.webui.draw() == without)
-
-    def merged(self, name: str) -> None:
         self.webui.ask("/sdapi/v1/refresh-checkpoints", {})
         titles = [model["title"] for model in self.webui.ask("/sdapi/v1/sd-models")]
-        [title] = [title for title in titles if title.startswith(name)]
-        before, said = self.webui.draw(), len(self.webui.said())
-        self.webui.ask("/sdapi/v1/options", {"sd_model_checkpoint": title})
-        self.check(f"checkpoint {name} loads and draws", self.webui.draw() != before)
-        lines = self.webui.misfits(said)
-        self.check(f"checkpoint {name} has no key missing", not lines, lines)
+        said = len(self.webui.said())
+        self.webui.use(next(title for title in titles if not title.startswith(merged)))
+        plain = self.webui.draw()
+        with_lora = self.webui.draw(f"a cup on a table <lora:{lora}:1>")
+        self.check("the LoRA changes the picture", with_lora != plain, f"by {difference(with_lora, plain):.2f} of 255")
+        self.check("and without it the picture is as it was", self.webui.draw() == plain)
+        self.webui.use(next(title for title in titles if title.startswith(merged)))
+        both = self.webui.draw()
+        apart = difference(both, with_lora)
+        self.check("the merged checkpoint draws as the LoRA does", apart < 1, f"{apart:.2f} of 255 apart")
+        misfits = self.webui.misfits(said)
+        self.check("no key was left over", not misfits, misfits)
 
 
 def main(words: list[str]) -> int:
@@ -204,12 +211,16 @@ def main(words: list[str]) -> int:
         if args.page:
             trial.page()
         if args.lora:
-            trial.lora(args.lora)
-        if args.merged:
-            trial.merged(args.merged)
+            trial.files(args.lora, args.merged)
         spoilt = sorted(map(str, webui.folder.glob("models/**/*.corrupted")))
         trial.check("no file of the user's was renamed", not spoilt, spoilt)
     return int(not all(good for _, good, _ in trial.seen))
+
+
+def difference(one: bytes, other: bytes) -> float:
+    """How far two pictures are apart, on average, of 255."""
+    pixels = [np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"), dtype=float) for picture in (one, other)]
+    return float(np.abs(pixels[0] - pixels[1]).mean())
 
 
 def guest() -> type:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import os
 import shutil
@@ -140,6 +141,12 @@ class ModelFolder:
         shutil.copyfile(self.config_path, self.backups / f"db_config_{revision}.json")
 
 
+@functools.cache
+def _say_once(text: str) -> None:
+    """A page looks at the same file every second; its oddities are news only once."""
+    log.warning(text)
+
+
 def values_of(config: ModelConfig) -> dict[str, Any]:
     """``config`` as the flat object that db_config.json is."""
     return {
@@ -172,5 +179,5 @@ def config_from(name: str, values: dict[str, Any]) -> ModelConfig:
     if ignored:
         notes.append(f"these keys of db_config.json have no effect here: {', '.join(ignored)}")
     for note in notes:
-        log.warning("%s: %s", name, note)
+        _say_once(f"{name}: {note}")
     return ModelConfig(name, parse(Settings, chosen), concepts, facts, values)

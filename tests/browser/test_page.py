@@ -101,7 +101,7 @@ def test_from_the_first_click_to_the_checkpoint(served, visitor, pictures, tmp_p
     visitor.create("second toy")
     visitor.sees_value("model_name", "second toy")
     visitor.tab("Settings")
-    visitor.sees_value("num_train_epochs", "200")
+    visitor.sees_value("num_train_epochs", "300")
     visitor.choose("load_params_from", "first toy")
     visitor.press("load_params")
     visitor.sees_value("num_train_epochs", "90000")
@@ -132,7 +132,7 @@ def test_bad_input_gets_a_line_and_loses_nothing(served, browser, visitor, pictu
     visitor.fill(num_train_epochs=-5)
     visitor.press("save_params")
     visitor.sees("message", "outside 1 to")
-    assert config(served, "bad 🧸 input")["num_train_epochs"] == 200
+    assert config(served, "bad 🧸 input")["num_train_epochs"] == 300
     visitor.tab("Concepts")
     visitor.page.click("#db_message .db_goto")  # leads to the field, in another tab
     visitor.page.wait_for_selector("#db_num_train_epochs", state="visible")
