@@ -1,0 +1,42 @@
+"""The page is drawn from the declarations: what is declared appears, where it says, with what it says."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("gradio")
+
+from dreambooth.hosts import Alone
+from dreambooth.settings import CONCEPT, CREATION, SETTINGS, Setting
+from dreambooth.ui import build
+from dreambooth.ui.fields import Fields
+
+
+def ids(page) -> dict[str, object]:
+    return {block.elem_id: block for block in page.blocks.values() if getattr(block, "elem_id", None)}
+
+
+def test_a_setting_that_is_declared_later_appears_by_itself(tmp_path, monkeypatch):
+    later = Setting("later", float, 0.5, "Tuning", "Comes later", "What it does.", low=0, high=1, step=0.1)
+    monkeypatch.setitem(SETTINGS, "later", later)
+    control = ids(build(Alone(tmp_path)))["db_later"]
+    assert (control.label, control.info, control.value) == ("Comes later", "What it does.", 0.5)
+    assert (control.minimum, control.maximum, control.step) == (0, 1, 0.1)
+
+
+def test_every_declaration_has_its_control(tmp_path):
+    drawn = ids(build(Alone(tmp_path)))
+    assert {f"db_{key}" for key in (*SETTINGS, *CREATION)} <= drawn.keys()
+    assert {f"db_c{number}_{key}" for number in range(1, 13) for key in CONCEPT} <= drawn.keys()
+    for key, setting in SETTINGS.items():
+        assert drawn[f"db_{key}"].label == setting.label
+
+
+def test_what_has_no_effect_cannot_be_used():
+    fields = Fields(SETTINGS)
+    values = {key: SETTINGS[key].default for key in fields.deciders()}
+    usable = fields.usable(list({**values, "use_lora": True}.values()), locked=False)
+    assert usable["lora_unet_rank"] and not usable["learning_rate"] and usable["seed"]
+    usable = fields.usable(list({**values, "use_lora": False}.values()), locked=False)
+    assert not usable["lora_unet_rank"] and usable["learning_rate"]
+    assert not any(fields.usable(list(values.values()), locked=True).values())

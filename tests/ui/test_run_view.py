@@ -1,0 +1,88 @@
+"""What a run's events add up to, whoever reads them: the same process, a reloaded page, another program's log."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from dreambooth.jobs import Events
+from dreambooth.ui.chart import chart
+from dreambooth.ui.logs import LogReader
+from dreambooth.ui.run_view import Curve, RunView
+
+
+def steps(n: int, total: int = 1000) -> list[dict]:
+    return [
+        {"kind": "step", "step": i, "total": total, "epoch": i // 10, "epochs": total // 10, "loss": 1 / i,
+         "prior_loss": None, "lr": 1e-4, "seconds": 0.5}
+        for i in range(1, n + 1)
+    ]  # fmt: skip
+
+
+def test_a_curve_keeps_its_shape_in_few_points():
+    curve = Curve(size=50)
+    for x in range(100_000):
+        curve.add(x, 3.0 if x < 50_000 else 1.0)
+    assert len(curve.points) <= 100
+    assert curve.points[0][1] == pytest.approx(3) and curve.points[-1][1] == pytest.approx(1)
+    middle = [y for x, y in curve.points if 49_000 < x < 51_000]
+    assert all(1 <= y <= 3 for y in middle)
+    assert curve.smoothed()[0][1] == pytest.approx(3)  # no bent start
+
+
+def test_a_run_in_words():
+    run = RunView(name="toy").feed_all([{"kind": "started", "what": "train"}, {"kind": "phase", "name": "latents"}])
+    assert run.line() == "Training toy: Encoding pictures…"
+    run.feed({"kind": "progress", "phase": "latents", "done": 33, "total": 100})
+    assert run.line() == "Training toy: latents 33 of 100" and run.share() == pytest.approx(0.33)
+    run.feed_all(steps(400))
+    assert run.line() == "Training toy: step 400 of 1000 · epoch 41 of 100 · 5:00 left · 0.50 s per step"
+    assert run.line(alive=False) == "A run was interrupted at step 400 of 1000."
+    assert "<polyline" in chart(run) and "class loss" not in chart(run)
+    run.feed({"kind": "ended", "state": "failed", "text": "The disk is full."})
+    assert run.line() == "The disk is full."
+
+
+def test_a_log_is_read_as_it_grows(tmp_path):
+    """Also one that breaks off in the middle of a line."""
+    reader, events = LogReader(), Events(tmp_path)
+    events.send("started", what="train", settings={})
+    assert reader.run("toy", tmp_path).what == "train"
+    for event in steps(3):
+        events.send(**event)
+    assert reader.run("toy", tmp_path).step["step"] == 3
+    with events.path.open("a") as file:
+        file.write('{"kind": "step", "st')
+    assert reader.run("toy", tmp_path).step["step"] == 3
+    with events.path.open("a") as file:
+        file.write('ep": 4, "total": 9}\n')
+    run = reader.run("toy", tmp_path)
+    assert (run.step["step"], len(run.loss.points)) == (4, 3)
+    events.close()
+
+
+def test_pictures_of_a_finished_run_begin_with_first_and_last(tmp_path):
+    run = RunView()
+    for step in (10, 20, 30):
+        path = tmp_path / f"{step}.png"
+        path.touch()
+        run.feed({"kind": "preview", "path": str(path), "prompt": "a toy", "seed": 1, "step": step})
+    assert [path.rpartition("/")[2] for path, _ in run.gallery()] == ["30.png", "20.png", "10.png"]
+    run.feed({"kind": "ended", "state": "done"})
+    assert [path.rpartition("/")[2] for path, _ in run.gallery()] == ["10.png", "30.png", "20.png"]
+
+
+def test_text_of_people_is_escaped():
+    from dreambooth.ui import render
+    from dreambooth.ui.run_view import Saved
+
+    evil = "<img src=x onerror=alert(1)>"
+    row = {"file": evil, "concept": 1, "kind": "instance", "caption": evil, "caption_from": evil, "size": [1, 1],
+           "bucket": [1, 1], "kept": 1.0, "enlarged": 1.0}  # fmt: skip
+    shown = [
+        render.lines([evil]), render.problems([evil, f"learning_rate ({evil}): wrong"]), render.status(evil, "", evil),
+        render.files([Saved("lora", evil, evil)], RunView(state="done")), render.caption_table([row]),
+        json.dumps(chart(RunView(step={"lr": 0.0}))),
+    ]  # fmt: skip
+    assert not any("<img" in text for text in shown)
