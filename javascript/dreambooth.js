@@ -22,6 +22,18 @@
 
     const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
 
+    // What is greyed out is out of the keyboard's reach too.
+    setInterval(() => {
+        const ids = root().querySelector("#db_unusable [data-ids]")?.dataset.ids.split(" ") || [];
+        const off = new Set(ids);
+        for (const field of root().querySelectorAll("#db_model_column [id^=db_], #db_input_column [id^=db_]")) {
+            if (field.inert === off.has(field.id)) continue;
+            field.inert = off.has(field.id);
+            if (field.inert) field.setAttribute("aria-disabled", "true");
+            else field.removeAttribute("aria-disabled");
+        }
+    }, 300);
+
     // A field may lie in a tab that isn't shown (newer Gradio draws it only then), or in a folded group.
     async function reveal(target) {
         const field = () => root().querySelector(target);

@@ -43,6 +43,9 @@ class ConceptsTab:
                         fields.draw(setting.key)
         return tab
 
+    def elem_ids(self) -> list[str]:
+        return [elem_id for fields in self.concepts for elem_id in fields.elem_ids()]
+
     def components(self) -> list[Any]:
         return [component for fields in self.concepts for component in fields.components()]
 

@@ -57,12 +57,15 @@ class Fields:
         names = set().union(*(setting.depends_on() for setting in self.declared.values()))
         return [key for key in self.declared if key in names]
 
-    def usable(self, deciding: list[Any], locked: bool) -> dict[str, bool]:
-        """Which controls can be used, given the values of :meth:`deciders`."""
+    def unusable(self, deciding: list[Any]) -> list[str]:
+        """The elem_ids of controls without effect, given the values of :meth:`deciders`."""
         values = {key: setting.default for key, setting in self.declared.items()}
         for key, value in zip(self.deciders(), deciding, strict=True):
             values[key] = setting_or_default(self.declared[key], value)
-        return {key: not locked and setting.applies_to(values) for key, setting in self.declared.items()}
+        return [self.prefix + key for key, setting in self.declared.items() if not setting.applies_to(values)]
+
+    def elem_ids(self) -> list[str]:
+        return [self.prefix + key for key in self.declared]
 
 
 def field(setting: Setting, prefix: str, **options: Any) -> Any:

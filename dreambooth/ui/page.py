@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from dreambooth.hosts import Host
+from dreambooth.ui import render
 from dreambooth.ui.columns import InputColumn, ModelColumn, OutputColumn, TopRow
 from dreambooth.ui.concepts_tab import LISTED, pages
 from dreambooth.ui.desk import LATEST, NONE, Desk, View
@@ -40,7 +41,6 @@ class Page:
     def _wire(self, page: gr.Blocks) -> None:
         self.fields = self.input.settings
         self.shown_concepts = gr.State(value=LISTED)
-        self.locked = gr.State(value=False)
         self.awaited = gr.State(value="")  # the model that this browser is having created
         self.everything = [self.model.name, *self.fields.components(), *self.input.concepts.components()]
         self.deciding = [self.fields.drawn[key] for key in self.fields.deciders()]
@@ -55,7 +55,13 @@ class Page:
         on(page.load, lambda: gr.update(selected="select" if self.desk.names() else "create"), outputs=self.model.tabs)
         on(self.model.refresh.click, self._lists, self.model.name, lists)
         on(self.model.refresh.click, self._files_of, self.model.name, self.model.files())
-        shown = [*self.everything[1:], self.shown_concepts, *self.input.concepts.tabs, self.input.tabs]
+        shown = [
+            *self.everything[1:],
+            self.shown_concepts,
+            *self.input.concepts.tabs,
+            self.input.tabs,
+            self.top.unusable,
+        ]
         on(self.model.name.change, self._parameters, self.model.name, shown)
         on(self.model.name.change, self._files_of, self.model.name, self.model.files())
         on(self.top.load_params.click, self._parameters, self.top.load_from, shown)
@@ -73,10 +79,8 @@ class Page:
         for wizard, kind in self.input.wizards():
             changed = [*self.fields.components(), message]
             on(wizard.click, self._advise(kind), self.everything, changed)
-        usable = self._dependents()
         for component in self.deciding:
-            controls = [self.fields.drawn[key] for key in usable]
-            on(component.change, self._usable, [self.locked, *self.deciding], controls)
+            on(component.change, self._unusable, [self.model.name, *self.deciding], self.top.unusable)
 
     def _wire_work(self) -> None:
         message, model = self.output.message, self.model
@@ -104,8 +108,7 @@ class Page:
             *self.top.buttons(),
             self.model.create,
             self.top.why,
-            self.locked,
-            *self.fields.components(),
+            self.top.unusable,
         ]
         asked = [self.model.name, seen, self.awaited, *self.deciding]
         every(POLL_SECONDS, page, self._look, asked, [*parts, seen])
@@ -132,10 +135,10 @@ class Page:
         """A model's parameters into the page's fields."""
         settings, concepts = self.desk.parameters(name)
         values = dataclasses.asdict(settings)
-        usable = self.fields.usable([values[key] for key in self.fields.deciders()], self.desk.locked(name))
-        fields = [gr.update(value=values[key], interactive=usable[key]) for key in self.fields.declared]
+        fields = [gr.update(value=values[key]) for key in self.fields.declared]
+        unusable = self._unusable(name, *(values[key] for key in self.fields.deciders()))
         tab = "concepts" if name and not concepts else "settings"
-        return [*fields, *self._filled(concepts), gr.update(selected=tab)]
+        return [*fields, *self._filled(concepts), gr.update(selected=tab), unusable]
 
     def _concepts(self, name: str | None) -> Updates:
         return self._filled(self.desk.parameters(name)[1])
@@ -145,12 +148,11 @@ class Page:
         count, *tabs = pages(max(LISTED, len(concepts)) - 1)
         return [*self.input.concepts.updates(concepts), count, *tabs]
 
-    def _usable(self, locked: bool, *deciding: Any) -> Updates:
-        usable = self.fields.usable(list(deciding), locked)
-        return [gr.update(interactive=usable[key]) for key in self._dependents()]
-
-    def _dependents(self) -> list[str]:
-        return [key for key, setting in self.fields.declared.items() if setting.applies]
+    def _unusable(self, name: str | None, *deciding: Any) -> str:
+        """What has no effect now; all of it while the model that is shown is at work."""
+        if self.desk.locked(name):
+            return render.unusable([*self.fields.elem_ids(), *self.input.concepts.elem_ids()])
+        return render.unusable(self.fields.unusable(list(deciding)))
 
     def _shown(self, values: tuple[Any, ...]) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
         """(model, settings, concepts) of what a click sent for ``self.everything``."""
@@ -200,7 +202,6 @@ class Page:
             return gr.update(value=content) if part in fresh else gr.update()
 
         buttons = self._buttons(view, name) if fresh & {"idle", "training", "paused", "names", "name"} else None
-        locks = self._locks(view, deciding) if "locked" in fresh else None
         arrived = awaited in view.names and view.idle
         return [
             self._names(view, name, awaited if arrived else "") if "names" in fresh or arrived else gr.update(),
@@ -215,8 +216,7 @@ class Page:
             value("files", view.files),
             *(buttons or [gr.update()] * (len(self.top.buttons()) + 1)),
             value("why", view.why),
-            view.locked,
-            *(locks or [gr.update()] * len(self.fields.declared)),
+            self._unusable(name, *deciding) if "locked" in fresh else gr.update(),
             now,
         ]
 
@@ -238,7 +238,3 @@ class Page:
             gr.update(interactive=not view.idle),
         ]
         return [*start, *running, gr.update(interactive=view.idle)]
-
-    def _locks(self, view: View, deciding: tuple[Any, ...]) -> Updates:
-        usable = self.fields.usable(list(deciding), view.locked)
-        return [gr.update(interactive=usable[key]) for key in self.fields.declared]

@@ -55,6 +55,17 @@ def _linked(text: str) -> str:
     return f'<a href="#{html.escape(target)}" class="db_goto">{html.escape(label)}</a>: {said}'
 
 
+def unusable(elem_ids: Sequence[str]) -> str:
+    """Greys controls out; javascript/dreambooth.js also keeps the keyboard away from them.
+
+    A style sheet rather than Gradio's ``interactive``: that one is lost on a control in a folded group (Gradio 6).
+    """
+    if not elem_ids:
+        return "<i></i>"
+    selector = ", ".join(f"#{elem_id}" for elem_id in elem_ids)
+    return f'<style>{selector} {{ opacity: 0.45; pointer-events: none }}</style><i data-ids="{" ".join(elem_ids)}"></i>'
+
+
 def status(line: str, state: str, warning: str = "") -> str:
     told = f'<p class="db_warning">{html.escape(warning)}</p>' if warning else ""
     return f'<div class="db_run db_state_{state or "idle"}" aria-live="polite"><p>{html.escape(line)}</p>{told}</div>'

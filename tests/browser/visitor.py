@@ -93,6 +93,14 @@ class Visitor:
     def text(self, name: str) -> str:
         return self.page.inner_text(f"#db_{name}")
 
+    def sees_greyed(self, key: str, greyed: bool = True) -> None:
+        """The setting can't be used (or can): out of reach for mouse and keyboard, and it looks like it."""
+        self.page.wait_for_function(
+            "([id, greyed]) => { const field = document.getElementById(id);"
+            " return field && field.inert === greyed && getComputedStyle(field).opacity < 1 === greyed }",
+            arg=[f"db_{key}", greyed],
+        )
+
     def enabled(self, name: str) -> bool:
         return self.page.is_enabled(f"#db_{name}")
 
