@@ -43,7 +43,7 @@
             await pause(150);
         }
         for (let part = field()?.parentElement; part; part = part.parentElement) {
-            const fold = part.querySelector(":scope > button.label-wrap");
+            const fold = part.querySelector(":scope > .label-wrap");
             if (fold && !fold.classList.contains("open")) fold.click();
         }
         await pause(150);

@@ -34,11 +34,12 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMON = (
-    "--api --skip-torch-cuda-test --skip-version-check --skip-python-version-check --no-download-sd-model"
-    " --disable-nan-check"
-)
-FLAGS = {"a1111": "--use-cpu all --no-half --precision full", "forge": "--always-cpu"}
+COMMON = "--api --skip-torch-cuda-test --skip-version-check --skip-python-version-check"
+FLAGS = {
+    "a1111": "--no-download-sd-model --disable-nan-check --use-cpu all --no-half --precision full",
+    "forge": "--no-download-sd-model --disable-nan-check --always-cpu",
+    "neo": "--cpu --skip-prepare-environment",  # it prepares for CUDA only
+}
 # What the WebUIs write when names in a file don't fit the model.
 MISFIT = re.compile(r"didn't match keys|[Uu]nmatched keys|[Mm]ismatch|skipped [1-9]|Couldn't find network|Missing: \[")
 
@@ -105,7 +106,7 @@ class Trial:
         self.seen: list[tuple[str, bool, Any]] = []
 
     def check(self, what: str, good: bool, seen: Any = "") -> None:
-        self.seen.append((what, good, seen))
+        self.seen.append((what, bool(good), seen))
         print(f"{'  ok  ' if good else 'FAILED'} {what}: {seen}", flush=True)
         lines = [{"what": what, "good": good, "seen": seen} for what, good, seen in self.seen]
         (self.out / "seen.json").write_text(json.dumps(lines, indent=1, default=str))

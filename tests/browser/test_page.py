@@ -40,8 +40,7 @@ def quick(visitor: Visitor, pictures: Path, **more: object) -> None:
     visitor.tab("Concepts")
     visitor.unfold("db_c1")
     visitor.fill(c1_instance_data_dir=pictures)
-    for group in ("Sample Image Generation",):
-        visitor.page.locator(f"#db_c1 button:has-text('{group}')").first.click()
+    visitor.unfold_all()
     visitor.fill(c1_n_save_sample=1, c1_save_infer_steps=2)
 
 

@@ -37,7 +37,7 @@ class Visitor:
     def unfold(self, group: str) -> None:
         """Open an accordion, by its elem_id."""
         self.page.evaluate(
-            "(id) => { const fold = document.querySelector(`#${id} button.label-wrap`);"
+            "(id) => { const fold = document.querySelector(`#${id} .label-wrap`);"
             " if (fold && !fold.classList.contains('open')) fold.click(); }",
             group,
         )
@@ -46,7 +46,7 @@ class Visitor:
     def unfold_all(self) -> None:
         """Open every accordion of the tab that is shown, also those within others."""
         opened = (
-            "() => { const folds = [...document.querySelectorAll('#db_page button.label-wrap:not(.open)')]"
+            "() => { const folds = [...document.querySelectorAll('#db_page .label-wrap:not(.open)')]"
             ".filter((fold) => fold.offsetParent); folds.forEach((fold) => fold.click()); return folds.length }"
         )
         while self.page.evaluate(opened):
@@ -69,7 +69,7 @@ class Visitor:
 
     def choose(self, key: str, option: str) -> None:
         self.page.locator(f"#db_{key} input").first.click()
-        self.page.locator("[role=option]").filter(has_text=option).first.click()
+        self.page.locator("[role=option], ul.options li").filter(has_text=option).first.click()
         self.page.wait_for_function(
             "([key, option]) => document.querySelector(`#db_${key} input`).value === option", arg=[key, option]
         )

@@ -42,7 +42,9 @@ def write_subject(subject, token, folder, seed=4, class_word="toy"):
     pictures = folder / "subject"
     pictures.mkdir(parents=True, exist_ok=True)
     for number, background in enumerate(fitting_backgrounds(subject, PICTURES), start=1):
-        caption = f"{with_article(f'{token} {class_word}')} on {with_article(background)} background"
+        caption = with_article(f"{token} {class_word}")
+        # The bare name too, as it will be asked for: else only the name together with a background is learnt.
+        caption += "" if number % 3 == 0 else f" on {with_article(background)} background"
         Image.fromarray(render_subject(subject, rng, background)).save(pictures / f"{number}.png", optimize=True)
         (pictures / f"{number}.txt").write_text(caption + "\n", encoding="utf-8")
     concepts = json.dumps([concept(token, class_word)], indent=2) + "\n"
