@@ -16,7 +16,7 @@ SETTINGS: dict[str, Any] = {
     "lora_unet_rank": 16,
     "lora_txt_rank": 16,
     "lora_learning_rate": 2e-3,
-    "lora_txt_learning_rate": 2e-3,
+    "lora_txt_learning_rate": 5e-3,
     "num_train_epochs": 300,
     "train_batch_size": 2,
     "lr_scheduler": "cosine",
