@@ -120,6 +120,7 @@ def train(
         model.save(config)
         model.back_up(config.facts.revision)
         if borrow_gpu:
+            events.phase("host")
             borrowed.enter_context(borrow_gpu())
         result = run(model, config, checked.plan, checked.device, checked.precision, resume, controls, events)
         events.send("ended", state=result.state, text=_ending(result))

@@ -42,6 +42,7 @@ _HARMLESS = {
     "collections.defaultdict", "collections.deque", "datetime.datetime", "datetime.timedelta",
     "numpy._core.multiarray._reconstruct", "numpy._core.multiarray.scalar", "numpy.core.multiarray._reconstruct",
     "numpy.core.multiarray.scalar", "numpy.dtype", "numpy.ndarray", "pathlib.Path", "pathlib.PosixPath",
+    "pathlib._local.Path", "pathlib._local.PosixPath", "pathlib._local.WindowsPath",  # as Python 3.13 has them
     "pathlib.PurePosixPath", "pathlib.PureWindowsPath", "pathlib.WindowsPath", "torch.Size", "torch.Tensor",
     "torch.device", "torch.nn.parameter.Parameter", "types.SimpleNamespace", "typing.Any",
 }  # fmt: skip

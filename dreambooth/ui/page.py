@@ -205,7 +205,7 @@ class Page:
         arrived = awaited in view.names and view.idle
         return [
             self._names(view, name, awaited if arrived else "") if "names" in fresh or arrived else gr.update(),
-            gr.update(choices=list(view.names)) if "names" in fresh else gr.update(),
+            self._load_from(view, before) if "names" in fresh else gr.update(),
             gr.update(selected="select") if arrived else gr.update(),
             "" if arrived else awaited,
             value("status", view.status),
@@ -227,6 +227,11 @@ class Page:
         if name in names and not arrived:
             return gr.update(choices=names)
         return gr.update(choices=names, value=arrived or next(iter(names), None))
+
+    @staticmethod
+    def _load_from(view: View, before: dict[str, Any]) -> Any:
+        choices = {"choices": list(view.names)}
+        return gr.update(**choices) if before.get("names") else gr.update(**choices, value=next(iter(view.names), None))
 
     def _buttons(self, view: View, name: str | None) -> Updates:
         ready = view.idle and name in view.names

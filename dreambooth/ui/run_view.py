@@ -14,6 +14,7 @@ Event = dict[str, Any]
 MOST_PICTURES = 60
 PHASES = {
     "preflight": "Looking at settings and pictures",
+    "host": "Waiting for the WebUI to finish what it draws",
     "latents": "Encoding pictures",
     "text embeddings": "Encoding captions",
     "unet": "Loading the unet",

@@ -19,7 +19,7 @@ from tests.browser.gradios import PINS, python_with
 
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-OLD = [pytest.param(version, marks=pytest.mark.slow, id=f"gradio-{version}") for version in PINS]
+OLD = [pytest.param(version, marks=pytest.mark.nightly, id=f"gradio-{version}") for version in PINS]
 
 
 @dataclass

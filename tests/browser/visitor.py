@@ -7,7 +7,7 @@ from typing import Any
 
 # Gradio's own: fonts from a network that a test does not have, and requests that a reload cuts off.
 NOISE = ("ERR_FAILED", "fonts.", "AbortError", "Connection errored out", "manifest.json")
-PATIENCE = 60_000  # milliseconds: CI machines are slow, and share their cores
+PATIENCE = 180_000  # milliseconds: CI machines are slow, and share their cores
 
 
 class Visitor:
