@@ -17,7 +17,7 @@ from dreambooth.settings import Concept, ModelConfig, ModelFolder, Settings, par
 from dreambooth.ui import render
 from dreambooth.ui.chart import chart
 from dreambooth.ui.logs import LogReader
-from dreambooth.ui.run_view import RunView
+from dreambooth.ui.run_view import STARTS, RunView
 
 NONE = "none"
 LATEST = "latest"
@@ -317,7 +317,9 @@ class Desk:
 
     def _why(self, name: str | None, names: Sequence[str], busy: bool) -> str:
         if busy:
-            return f"{jobs.current.what} is going on: Create, Train and Generate Ckpt wait for its end."
+            locked = " The settings of this model are locked meanwhile." if self.locked(name) else ""
+            doing = f"{STARTS.get(self._what, self._what)} {self._at_work}"
+            return f"{doing} is going on: Create, Train and Generate Ckpt wait for its end.{locked}"
         return "" if name in names else "Train, Generate Ckpt and Save Params need a model: create or choose one."
 
     def _model(self, name: str | None) -> ModelFolder:

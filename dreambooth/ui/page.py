@@ -53,7 +53,7 @@ class Page:
         lists = [self.model.name, self.model.source, self.top.load_from]
         on(page.load, self._lists, outputs=lists)
         on(page.load, lambda: gr.update(selected="select" if self.desk.names() else "create"), outputs=self.model.tabs)
-        on(self.model.refresh.click, self._lists, self.model.name, lists)
+        on(self.model.refresh.click, self._lists, [self.model.name, self.model.source], lists)
         on(self.model.refresh.click, self._files_of, self.model.name, self.model.files())
         shown = [
             *self.everything[1:],
@@ -69,9 +69,8 @@ class Page:
     def _wire_parameters(self) -> None:
         concepts, message = self.input.concepts, self.output.message
         on(self.top.save_params.click, self._save, self.everything, message)
-        on(
-            self.input.check.click, self._check, self.everything, [message, self.output.forecast, self.input.table]
-        )  # the caption table stands beside the pictures that it is about
+        looked = [message, self.output.forecast, self.input.table]
+        on(self.input.check.click, self._check, self.everything, looked)
         on(concepts.add.click, pages, self.shown_concepts, [self.shown_concepts, *concepts.tabs])
         took = on(concepts.take.click, self.desk.read_concepts, [self.model.name, concepts.listed], message)
         shown = [*concepts.components(), self.shown_concepts, *concepts.tabs]
@@ -117,12 +116,12 @@ class Page:
 
     # -- answers ----------------------------------------------------------------------------------------------
 
-    def _lists(self, name: str | None = None) -> Updates:
+    def _lists(self, name: str | None = None, source: str | None = None) -> Updates:
         names, sources = self.desk.names(), self.desk.sources()
         chosen = name if name in names else self.desk.current_name()
         return [
             gr.update(choices=names, value=chosen),
-            gr.update(choices=sources, value=next(iter(sources), None)),
+            gr.update(choices=sources, value=source or next(iter(sources), None)),
             gr.update(choices=names, value=chosen),
         ]
 
@@ -183,9 +182,8 @@ class Page:
     def _advise(self, kind: str) -> Any:
         def advise(*values: Any) -> Updates:
             chosen, said = self.desk.advise(kind, *self._shown(values))
-            return [gr.update(value=chosen[key]) if key in chosen else gr.update() for key in self.fields.declared] + [
-                said
-            ]
+            fields = [gr.update(value=chosen[key]) if key in chosen else gr.update() for key in self.fields.declared]
+            return [*fields, said]
 
         return advise
 
