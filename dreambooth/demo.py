@@ -27,7 +27,7 @@ from dreambooth.settings import Concept, Folders, ModelFolder, read_concepts
 from dreambooth.terminal import ProgressBar
 
 NAME = "demo"
-SAMPLES = 48  # of the subject, and as many of everything else
+SAMPLES = 40  # of the subject, and as many of everything else
 PRIOR_PICTURES = 64
 STEPS, CFG = 20, 4.0
 

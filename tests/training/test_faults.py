@@ -12,6 +12,7 @@ import pytest
 def test_a_loss_that_is_no_number_stops_the_run_and_spoils_nothing(train, mini, use_lora):
     before = {p: p.read_bytes() for p in mini.working.rglob("*.safetensors")}
     rates = {"lora_learning_rate": 1, "lora_txt_learning_rate": 1, "learning_rate": 1, "txt_learning_rate": 1}
+    rates |= {"lora_unet_alpha": 4096, "lora_txt_alpha": 4096}  # a thousandfold adapter goes wrong at once
     outcome = train(use_lora=use_lora, num_train_epochs=200, max_grad_norm=0, mixed_precision="no", **rates)
     assert "not a number" in str(outcome.error)
     assert "lower learning rate" in str(outcome.error)
