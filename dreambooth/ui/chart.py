@@ -16,7 +16,7 @@ def chart(run: RunView) -> str:
     """SVG text; without steps yet, the frame alone, so that nothing moves when the first one comes."""
     if len(run.loss.points) < 2:
         return f'<svg class="db_chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="No steps yet"></svg>'
-    last = run.loss.points[-1][0]
+    last = run.step["step"]
     top = _ceiling([y for curve in (run.loss, run.prior) for _, y in curve.smoothed()])
     fastest = max((y for _, y in run.rate.points), default=0.0)
     parts = [
