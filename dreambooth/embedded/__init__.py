@@ -8,7 +8,7 @@ from typing import Any
 
 from dreambooth.settings import ModelConfig, Settings, parse, read_concepts
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).resolve().parent
 CHECKPOINT = FOLDER / "mini-sd.safetensors"
 CONCEPTS = FOLDER / "concepts.json"
 SETTINGS: dict[str, Any] = {
