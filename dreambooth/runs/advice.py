@@ -61,12 +61,12 @@ def _candidates(eight_bit: bool) -> Iterator[tuple[dict[str, Any], str]]:
     for batch in (4, 2, 1):
         yield (
             {**full, "use_ema": True, "gradient_checkpointing": False, "train_batch_size": batch},
-            (f"Full training with EMA, batch {batch}"),
+            f"Full training with EMA, batch {batch}",
         )
     for ema in (True, False):
         yield (
             {**full, "use_ema": ema, "gradient_checkpointing": True, "train_batch_size": 1},
-            (f"Full training{' with EMA' if ema else ''}, gradient checkpointing"),
+            f"Full training{' with EMA' if ema else ''}, gradient checkpointing",
         )
     if eight_bit:
         yield {**full, "optimizer": "8bit AdamW", "use_ema": False, "gradient_checkpointing": True,
@@ -75,7 +75,7 @@ def _candidates(eight_bit: bool) -> Iterator[tuple[dict[str, Any], str]]:
     for batch, checkpointing in ((2, False), (1, False), (1, True)):
         yield (
             {**lora, "gradient_checkpointing": checkpointing, "train_batch_size": batch},
-            (f"LoRA, batch {batch}{', gradient checkpointing' if checkpointing else ''}"),
+            f"LoRA, batch {batch}{', gradient checkpointing' if checkpointing else ''}",
         )
 
 

@@ -225,7 +225,7 @@ class Desk:
             return render.lines(["Stopping now, without saving."])
         getattr(controls, wish)()
         said = {
-            "cancel": "Finishing this step, then saving as the cancel settings say. Press again to stop at once.",
+            "cancel": f"{self._stopping()} Press again to stop at once.",
             "sample_now": "Samples come after this step.",
             "save_now": "Weights are saved after this step.",
         }
@@ -269,7 +269,7 @@ class Desk:
         if paused:
             line = f"Paused. {line}"
         elif cancelling:
-            line = f"Finishing this step, then saving as the cancel settings say. {line}"
+            line = f"{self._stopping()} {line}"
         state = "paused" if paused else run.state
         return View(
             names=tuple(names),
@@ -285,6 +285,11 @@ class Desk:
             locked=self.locked(name),
             why=self._why(name, names, busy),
         )
+
+    def _stopping(self) -> str:
+        """What a cancel does to the job at hand; only a training has something to save."""
+        training = "Finishing this step, then saving as the cancel settings say."
+        return training if self._what == "train" else "Stopping; nothing is left half-made."
 
     def locked(self, name: str | None) -> bool:
         """Whether this model is at work, so that its parameters can be read but not changed."""
