@@ -35,7 +35,7 @@ def make_optimizer(name: str, groups: list[dict[str, Any]]) -> torch.optim.Optim
         import bitsandbytes
 
         return bitsandbytes.optim.AdamW8bit(groups)
-    if _has_fused(groups[0]["params"][0].device.type):
+    if has_fused(groups[0]["params"][0].device.type):
         return FusedAdamW(groups)
     return torch.optim.AdamW(groups)
 
@@ -120,7 +120,7 @@ def _norm(grads: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
 
 
-def _has_fused(device: str) -> bool:
+def has_fused(device: str) -> bool:
     """Fused AdamW: on CUDA since torch 2.0, on the CPU since 2.4."""
     major, minor = (int(part) for part in torch.__version__.split(".")[:2])
     return device == "cuda" or (device == "cpu" and (major, minor) >= (2, 4))

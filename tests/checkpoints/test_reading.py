@@ -17,6 +17,8 @@ from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.writing import write_tensors
 from dreambooth.errors import UserError
 
+TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
+
 
 @pytest.fixture
 def tensors() -> dict[str, torch.Tensor]:
@@ -68,8 +70,8 @@ def test_what_safetensors_writes_is_read(tmp_path, tensors):
 @pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "legacy"])
 @pytest.mark.parametrize("nested", [True, False], ids=["state_dict", "bare"])
 def test_pickled_checkpoints(tmp_path, tensors, is_zip, nested):
-    if not is_zip:
-        tensors.pop("j.fp8")  # that layout is older than fp8
+    if not is_zip or TORCH < (2, 2):
+        tensors.pop("j.fp8")  # the legacy layout never had it, torch 2.1 can't pickle it
     named = collections.OrderedDict(tensors)
     named["k.parameter"] = torch.nn.Parameter(torch.randn(3))
     named["l.with.attribute"] = torch.nn.Parameter(torch.randn(3))
