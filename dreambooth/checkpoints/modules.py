@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dreambooth.checkpoints.family import Family, family_of
+from dreambooth.checkpoints.family import Family, Layout, family_of
 from dreambooth.checkpoints.reading import TensorFile, Tensors, open_tensors
 from dreambooth.checkpoints.writing import write_tensors
 from dreambooth.errors import UserError
@@ -35,6 +35,7 @@ class Modules:
     """What training and sampling work with. Parts that were not asked for are None."""
 
     family: Family
+    layout: Layout
     scheduler_config: dict[str, Any]
     unet: nn.Module | None = None
     vae: nn.Module | None = None
@@ -55,14 +56,26 @@ def load_modules(
     The tokenizer comes with the text encoder. UserError when a file is missing, damaged or does not fit its config.
     """
     working = Path(working)
+    family = family_in(working)
     return Modules(
-        family=family_of(read_json(working / "model_index.json").get("_dreambooth_family", "v1x")),
+        family=family,
+        layout=layout_in(working, family),
         scheduler_config=read_json(working / "scheduler" / "scheduler_config.json"),
         unet=load_unet(working, dtype) if unet else None,
         vae=load_vae(working, dtype) if vae else None,
         text_encoder=load_text_encoder(working, dtype) if text_encoder else None,
         tokenizer=load_tokenizer(working) if text_encoder else None,
     )
+
+
+def family_in(working: Path) -> Family:
+    """The family of a model that was created here."""
+    return family_of(read_json(Path(working) / "model_index.json").get("_dreambooth_family", "v1x"))
+
+
+def layout_in(working: Path, family: Family) -> Layout:
+    """The original names of the model's tensors."""
+    return family.layout({part: read_json(Path(working) / part / "config.json") for part in family.components})
 
 
 def load_unet(working: Path, dtype: torch.dtype = torch.float32, name: str = "unet") -> nn.Module:

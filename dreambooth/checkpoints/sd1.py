@@ -171,6 +171,18 @@ class Layout:
         name = names.to_original(place.name)
         return name and prefix + name
 
+    def adapter_names(self, place: Place) -> tuple[str, ...]:
+        """How files of adapters (LoRA and its kin) may name the module of a weight; the first is what we write."""
+        module = place.name.rpartition(".")[0]
+        if place.component == "unet":
+            original = self._unet.to_original(module)
+            names = [f"lora_unet_{module}", *([f"lora_unet_{original}"] if original else [])]
+        elif place.component == "text_encoder":
+            names = [f"lora_te_{module}", f"lora_te1_{module}"]
+        else:
+            names = []
+        return tuple(name.replace(".", "_") for name in names)
+
     def key_shape(self, key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape a diffusers tensor has in the original: the VAE's attention is 1x1 convolutions there."""
         is_attention = key.startswith(VAE) and ".attn_1." in key and len(shape) == 2

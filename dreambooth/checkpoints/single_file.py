@@ -18,11 +18,11 @@ from dreambooth.checkpoints.family import Family, family_of
 from dreambooth.checkpoints.ldm_names import Place
 from dreambooth.checkpoints.lora import LoraPair, delta, match, read_lora
 from dreambooth.checkpoints.manifest import REST, Entry, Manifest, dtype_name
-from dreambooth.checkpoints.modules import fingerprint, open_part, weights_path
+from dreambooth.checkpoints.modules import fingerprint, layout_in, open_part, weights_path
 from dreambooth.checkpoints.reading import Tensors
 from dreambooth.checkpoints.writing import Spec, TensorWriter, cast, is_finite
 from dreambooth.errors import UserError
-from dreambooth.files import read_json, replacing, require_free_space
+from dreambooth.files import replacing, require_free_space
 from dreambooth.settings import ModelFolder
 
 Progress = Callable[[int, int, str], None]
@@ -112,8 +112,7 @@ def _untouched(model: ModelFolder, manifest: Manifest) -> bool:
 
 def _ema_entries(model: ModelFolder, family: Family) -> Iterable[Entry]:
     """model_ema.* from working/ema_unet, named and shaped as the original would."""
-    configs = {part: read_json(model.working / part / "config.json") for part in family.components}
-    layout = family.layout(configs)
+    layout = layout_in(model.working, family)
     with open_part(weights_path(model.working, "ema_unet")) as file:
         for name in file:
             key = layout.key(Place("ema_unet", name))
