@@ -26,7 +26,10 @@ def _give_gradients(parameters, step, size=1.0):
     for parameter in parameters:
         parameter.grad = size * torch.randn(parameter.shape, generator=generator)
 
-needs_fused = pytest.mark.skipif(not has_fused("cpu"), reason="this torch has no fused AdamW on the CPU; nor do we then")
+
+needs_fused = pytest.mark.skipif(
+    not has_fused("cpu"), reason="this torch has no fused AdamW on the CPU; nor do we then"
+)
 
 
 @needs_fused
