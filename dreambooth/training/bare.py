@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from dreambooth.training.loop import Loop
+from dreambooth.training.optimizers import has_fused
 from dreambooth.training.session import Session
 
 
@@ -26,7 +27,7 @@ class BareLoop:
         self.captions = [example.caption for example in examples]
         self.text = None if session.prompts.learning else session.prompts.batch(self.captions)
         groups = [{k: group[k] for k in ("params", "lr", "weight_decay")} for group in session.optimizer.param_groups]
-        self.optimizer = torch.optim.AdamW(groups, fused=True)
+        self.optimizer = torch.optim.AdamW(groups, fused=has_fused(session.device.type))
 
     def step(self) -> None:
         session, latents = self.session, self.latents
