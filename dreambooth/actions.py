@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from dreambooth.errors import UserError
 from dreambooth.files import clear_leftovers, expand, explain, read_json
 from dreambooth.jobs import Controls, Events
-from dreambooth.settings import Concept, Folders, ModelConfig, ModelFolder, Settings, parse
+from dreambooth.settings import Concept, Creation, Folders, ModelConfig, ModelFolder, Settings, parse
+from dreambooth.settings.creation import AS_IS, PRECISIONS
 
 if TYPE_CHECKING:
     from dreambooth.runs.advice import Advice
@@ -31,26 +32,49 @@ def create(
     folders: Folders,
     name: str,
     source: str | Path,
+    options: Creation | None = None,
     *,
-    extract_ema: bool = False,
-    half: bool = False,
     replace: bool = False,
     progress: Progress | None = None,
 ) -> ModelConfig:
-    """Extract a checkpoint into ``models/dreambooth/NAME``. An existing model is left alone unless ``replace``."""
-    from dreambooth.checkpoints.extract import extract
+    """Extract a checkpoint into ``models/dreambooth/NAME``. An existing model is left alone unless ``replace``.
 
-    model = ModelFolder(folders, name)
+    ``source``: a file, a diffusers folder, or a model of the Hugging Face hub ("org/name").
+    """
+    from dreambooth.checkpoints.extract import extract
+    from dreambooth.checkpoints.hub import fetch, hub_id
+
+    model, options = ModelFolder(folders, name), options or Creation()
     if not str(source).strip():
-        raise UserError("The source is empty: give a checkpoint's file, or a diffusers folder.")
+        raise UserError(
+            "The source is empty: give a checkpoint's file, a diffusers folder, or a model's id on the hub."
+        )
     if model.occupied() and not replace:
         raise UserError(f"{model.root} exists already: choose another name, or say --replace to make it anew.")
-    facts = extract(expand(source), model, extract_ema=extract_ema, half=half, progress=progress)
+    on_hub = hub_id(str(source))
+    facts = extract(
+        fetch(str(source), options.token, progress) if on_hub else expand(source),
+        model,
+        model_type=options.model_type,
+        prediction_type=options.prediction_type,
+        vae=expand(options.vae) if options.vae.strip() else None,
+        extract_ema=options.extract_ema,
+        dtype=dtype_of(options.precision),
+        origin=str(source).strip() if on_hub else "",
+        progress=progress,
+    )
     shutil.rmtree(model.snapshots, ignore_errors=True)  # of the model that was replaced
     settings = parse(Settings, {"resolution": facts_resolution(model)})
     config = ModelConfig(name, settings, (), facts)
     model.save(config)
     return config
+
+
+def dtype_of(precision: str) -> Any:
+    """torch's dtype for one of PRECISIONS; None: as it is."""
+    import torch
+
+    return getattr(torch, PRECISIONS[precision], None) if PRECISIONS[precision] else None
 
 
 def facts_resolution(model: ModelFolder) -> int:
@@ -174,7 +198,7 @@ def generate_checkpoint(
     *,
     lora: Path | None = None,
     lora_weight: float | None = None,
-    half: bool | None = None,
+    precision: str | None = None,
     out: Path | None = None,
     progress: Progress | None = None,
 ) -> tuple[Path, Any]:
@@ -187,11 +211,11 @@ def generate_checkpoint(
     from dreambooth.training.results import checkpoint_path, ema_choice, free_path
 
     config = model.require().load()
-    half = config.settings.half_model if half is None else half
+    precision = precision or ("fp16" if config.settings.half_model else AS_IS)
     weight = config.settings.lora_weight if lora_weight is None else lora_weight
     loras = [(Path(lora), weight)] if lora else []
     path = free_path(out) if out else checkpoint_path(model, config, "_lora" if lora else "")
-    write_checkpoint(model, path, loras=loras, half=half, ema=ema_choice(config), progress=progress)
+    write_checkpoint(model, path, loras=loras, dtype=dtype_of(precision), ema=ema_choice(config), progress=progress)
     verification = verify_checkpoint(path, model)
     if not verification.ok:
         raise UserError(f"{path} was written but did not pass its check: {verification.summary()}.")

@@ -15,17 +15,20 @@ from typing import Any
 
 import torch
 
-from dreambooth.checkpoints.family import Family, Layout, recognise
-from dreambooth.checkpoints.folder_source import open_source
+from dreambooth.checkpoints.family import Family
+from dreambooth.checkpoints.layout import Layout, Shape, Slot, part_shape, split
 from dreambooth.checkpoints.ldm_names import Place
 from dreambooth.checkpoints.manifest import REST, Entry, Manifest, dtype_name
-from dreambooth.checkpoints.modules import WEIGHTS, disk_shapes, fingerprint, skeleton
+from dreambooth.checkpoints.modules import TOKENIZERS, WEIGHTS, disk_shapes, fingerprint, skeleton
 from dreambooth.checkpoints.reading import Tensors
+from dreambooth.checkpoints.recognise import configs_of, recognise
+from dreambooth.checkpoints.sources import open_source
 from dreambooth.checkpoints.tokenizer import write_tokenizer
 from dreambooth.checkpoints.writing import Spec, TensorWriter, cast, is_finite, tensor_hash
 from dreambooth.errors import UserError
 from dreambooth.files import clear_leftovers, replacing_folder, require_free_space, write_json
 from dreambooth.settings import Facts, ModelFolder
+from dreambooth.settings.creation import AUTO
 
 log = logging.getLogger("dreambooth.checkpoints")
 
@@ -34,47 +37,59 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class Move:
-    """One tensor's way from the source into a file of ours."""
+    """One tensor's way from the source into a file of ours, where it may become several."""
 
     key: str
-    place: Place
-    spec: Spec  # as it is written: the module's shape, the dtype kept
+    component: str
+    names: tuple[str, ...]
+    specs: tuple[Spec, ...]  # as they are written: the module's shapes, the dtype kept
+    transposed: bool = False
+
+    @property
+    def places(self) -> list[Place]:
+        return [Place(self.component, name) for name in self.names]
 
 
 def extract(
     source: Path,
     model: ModelFolder,
     *,
+    model_type: str = AUTO,
+    prediction_type: str = AUTO,
+    vae: Path | None = None,
     extract_ema: bool = False,
-    half: bool = False,
+    dtype: torch.dtype | None = None,
+    origin: str = "",
     progress: Progress | None = None,
 ) -> Facts:
     """Make ``model.working`` and ``model.source`` from a single file or a diffusers folder; existing ones are replaced.
 
-    ``extract_ema`` also makes ``working/ema_unet`` from the source's averaged weights; without it they are kept as
-    they are. ``half`` stores the components in fp16. ``progress`` counts tensors. UserError says what is wrong with
-    the source, or that the disk is full; then, as after Cancelled, nothing has changed.
+    ``vae``: a file or folder whose VAE is taken instead. ``extract_ema`` also makes ``working/ema_unet`` from the
+    source's averaged weights; without it they are kept as they are. ``dtype`` converts the components. ``origin`` is
+    what people call the source, if not its path. ``progress`` counts tensors. UserError says what is wrong with the
+    source, or that the disk is full; then, as after Cancelled, nothing has changed.
     """
     source = Path(source).absolute()
-    with open_source(source) as tensors, _remove_if_empty(model.root):
-        family = recognise(tensors)
-        configs = _configs(family, tensors)
-        moves = plan_moves(tensors, family.layout(configs), configs, extract_ema=extract_ema, half=half)
+    with open_source(source, vae) as tensors, _remove_if_empty(model.root):
+        family, prediction = recognise(tensors, model_type, prediction_type)
+        configs = configs_of(family, tensors)
+        moves = plan_moves(tensors, family.layout(configs), configs, extract_ema=extract_ema, dtype=dtype)
         clear_leftovers(model.root)
-        n_bytes = sum(move.spec.n_bytes for move in moves)
+        n_bytes = sum(spec.n_bytes for move in moves for spec in move.specs)
         require_free_space(model.root, n_bytes + 20_000_000, f"Creating {model.name}")
-        prediction_type = family.prediction_type(tensors.metadata)
+        shapes = {key: tensors.shape(key) for key in tensors}
+        scheduler = family.scheduler_config(prediction, shapes, tensors.metadata)
         # The large folder is in place first, so that only a moment passes until both are.
         with replacing_folder(model.source) as kept, replacing_folder(model.working) as working:
-            _write_configs(working, family, configs, moves, prediction_type)
+            _write_configs(working, family, configs, moves, scheduler)
             entries = _move_all(tensors, moves, working, kept, progress)
-            components = {move.place.component for move in moves} - {REST}
+            components = {move.component for move in moves} - {REST}
             fingerprints = {component: fingerprint(working, component) for component in sorted(components)}
             Manifest(family.model_type, str(source), tensors.metadata, fingerprints, entries).save(kept)
-    has_ema = any(move.place.component == "ema_unet" for move in moves)
+    has_ema = any(move.component == "ema_unet" for move in moves)
     if extract_ema and not has_ema:
         log.warning("%s has no EMA weights: only its plain ones were extracted.", source)
-    return Facts(model_type=family.model_type, src=str(source), prediction_type=prediction_type, has_ema=has_ema)
+    return Facts(model_type=family.model_type, src=origin or str(source), prediction_type=prediction, has_ema=has_ema)
 
 
 def plan_moves(
@@ -83,31 +98,30 @@ def plan_moves(
     configs: Mapping[str, Mapping[str, Any]],
     *,
     extract_ema: bool,
-    half: bool,
+    dtype: torch.dtype | None,
 ) -> list[Move]:
     """Where every tensor of the source goes. UserError when the components would not be complete."""
     expected = {component: _expected(tensors.path, component, config) for component, config in configs.items()}
     shapes = {Place(part, name): shape for part, names in expected.items() for name, shape in names.items()}
-    ema_places = _ema_places(tensors, layout, expected["unet"]) if extract_ema else {}
-    shapes |= {place: expected["unet"][place.name] for place in ema_places.values()}
+    ema_slots = _ema_slots(tensors, layout, expected["unet"]) if extract_ema else {}
+    shapes |= {place: expected["unet"][place.name] for slot in ema_slots.values() for place in slot.places}
     moves, taken = [], set()
     for key in tensors:
-        place = ema_places.get(key) or layout.place(key)
-        if place is None or place not in shapes or place in taken:
-            place = Place(REST, key)
-            moves.append(Move(key, place, Spec(tensors.shape(key), tensors.dtype(key))))
+        slot = ema_slots.get(key) or layout.slot(key)
+        if slot is None or not shapes.keys() >= set(slot.places) or not taken.isdisjoint(slot.places):
+            moves.append(Move(key, REST, (key,), (Spec(tensors.shape(key), tensors.dtype(key)),)))
             continue
-        taken.add(place)
-        dtype = torch.float16 if half and tensors.dtype(key).is_floating_point else tensors.dtype(key)
-        moves.append(Move(key, place, Spec(shapes[place], dtype)))
+        taken.update(slot.places)
+        kept = dtype if dtype and tensors.dtype(key).is_floating_point else tensors.dtype(key)
+        names = tuple(place.name for place in slot.places)
+        specs = tuple(Spec(shapes[place], kept) for place in slot.places)
+        moves.append(Move(key, slot.places[0].component, names, specs, slot.transposed))
     _require_complete(tensors, layout, shapes, moves)
     return moves
 
 
-def _require_complete(
-    tensors: Tensors, layout: Layout, shapes: Mapping[Place, tuple[int, ...]], moves: list[Move]
-) -> None:
-    found = {move.place for move in moves}
+def _require_complete(tensors: Tensors, layout: Layout, shapes: Mapping[Place, Shape], moves: list[Move]) -> None:
+    found = {place for move in moves for place in move.places}
     missing = [layout.key(place) or place.name for place in shapes if place not in found]
     if missing:
         raise UserError(
@@ -115,13 +129,18 @@ def _require_complete(
             "Download it again or use another one."
         )
     for move in moves:
+        if move.component == REST:
+            continue
         # A 1x1 convolution may be a linear layer in the module: same values, fewer dimensions.
-        if _squeezed(tensors.shape(move.key)) != _squeezed(move.spec.shape):
+        belongs = [_squeezed(spec.shape) for spec in move.specs]
+        part = _squeezed(part_shape(tensors.shape(move.key), len(belongs), move.transposed))
+        if any(part != shape for shape in belongs):
             raise UserError(
                 f"{tensors.path} is inconsistent: {move.key} has the shape {tensors.shape(move.key)}, "
-                f"where {move.spec.shape} belongs. Use another file."
+                f"where {'x'.join(map(str, move.specs[0].shape))} {'each ' if len(belongs) > 1 else ''}belongs. "
+                "Use another file."
             )
-        if move.place.component != REST and not move.spec.dtype.is_floating_point:
+        if not move.specs[0].dtype.is_floating_point:
             raise UserError(
                 f"{tensors.path} is quantised ({move.key} holds whole numbers), which can't be trained: "
                 "use the checkpoint that it was made from."
@@ -134,14 +153,6 @@ def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
 
 
-def _configs(family: Family, tensors: Tensors) -> dict[str, dict[str, Any]]:
-    shapes = {key: tensors.shape(key) for key in tensors}
-    try:
-        return family.configs(shapes, tensors.metadata)
-    except UserError as error:
-        raise UserError(f"{tensors.path}: {error}.") from error
-
-
 def _expected(source: Path, component: str, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     try:
         return disk_shapes(component, skeleton(component, config))
@@ -150,15 +161,15 @@ def _expected(source: Path, component: str, config: Mapping[str, Any]) -> dict[s
         raise UserError(f"{source}: its {component} has sizes that can't be built ({why}).") from error
 
 
-def _ema_places(tensors: Tensors, layout: Layout, unet: Mapping[str, Any]) -> dict[str, Place]:
+def _ema_slots(tensors: Tensors, layout: Layout, unet: Mapping[str, Any]) -> dict[str, Slot]:
     """EMA keys to places in ema_unet; none when the source has not all of them."""
-    places = {}
+    slots = {}
     for place in (Place("ema_unet", name) for name in unet):
         key = layout.key(place)
         if key is None or key not in tensors:
             return {}
-        places[key] = place
-    return places
+        slots[key] = Slot((place,))
+    return slots
 
 
 def _write_configs(
@@ -166,14 +177,16 @@ def _write_configs(
     family: Family,
     configs: Mapping[str, Mapping[str, Any]],
     moves: list[Move],
-    prediction_type: str,
+    scheduler: Mapping[str, Any],
 ) -> None:
-    for component in sorted({move.place.component for move in moves} - {REST}):
+    for component in sorted({move.component for move in moves} - {REST}):
         (working / component).mkdir()
         write_json(working / component / "config.json", configs[component.removeprefix("ema_")])
-    write_json(working / "model_index.json", family.model_index())
-    write_json(working / "scheduler" / "scheduler_config.json", family.scheduler_config(prediction_type))
-    write_tokenizer(working / "tokenizer", configs["text_encoder"]["max_position_embeddings"])
+    write_json(working / "model_index.json", family.model_index(configs["unet"]))
+    write_json(working / "scheduler" / "scheduler_config.json", scheduler)
+    for component, prefix in family.text_prefixes.items():
+        length = configs[component]["max_position_embeddings"]
+        write_tokenizer(working / TOKENIZERS[component], length, open_clip=not prefix.endswith("transformer."))
 
 
 def _move_all(
@@ -182,16 +195,19 @@ def _move_all(
     entries = []
     with contextlib.ExitStack() as stack:
         writers: dict[str, TensorWriter] = {}
-        for component in {move.place.component for move in moves} | {REST}:
+        for component in {move.component for move in moves} | {REST}:
             path = kept / "rest.safetensors" if component == REST else working / component / WEIGHTS[component]
-            specs = {move.place.name: move.spec for move in moves if move.place.component == component}
+            of_it = [move for move in moves if move.component == component]
+            specs = {name: spec for move in of_it for name, spec in zip(move.names, move.specs, strict=True)}
             writers[component] = stack.enter_context(TensorWriter(path, specs, {"format": "pt"}))
         for number, move in enumerate(moves):
             tensor = tensors.get(move.key)
-            if move.place.component != REST:
+            if move.component != REST:
                 _require_finite(tensors, move.key, tensor)
-                tensor = cast(tensor, move.spec.dtype, f"{tensors.path}: {move.key}")
-            writers[move.place.component].write(move.place.name, tensor.reshape(move.spec.shape))
+                tensor = cast(tensor, move.specs[0].dtype, f"{tensors.path}: {move.key}")
+            parts = split(tensor, [spec.shape for spec in move.specs], move.transposed)
+            for name, part in zip(move.names, parts, strict=True):
+                writers[move.component].write(name, part)
             entries.append(_entry(move, tensor))
             if progress:
                 progress(number + 1, len(moves), "Extracting")
@@ -200,7 +216,7 @@ def _move_all(
 
 def _entry(move: Move, tensor: torch.Tensor) -> Entry:
     shape, dtype = tuple(tensor.shape), dtype_name(tensor.dtype)
-    return Entry(move.key, dtype, shape, tensor_hash(tensor), move.place.component, move.place.name)
+    return Entry(move.key, dtype, shape, tensor_hash(tensor), move.component, move.names, move.transposed)
 
 
 def _require_finite(tensors: Tensors, key: str, tensor: torch.Tensor) -> None:

@@ -1,52 +1,19 @@
-"""Which model family a file belongs to, or what it is instead.
-
-A family is one module (``sd1.py``, later ``sd2.py``, ``sdxl.py``): an object with the attributes of :class:`Family`.
-"""
+"""Which model family a file belongs to, or what it is instead. A family is one object, made in a file of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
-from dreambooth.checkpoints.ldm_names import Place
 from dreambooth.checkpoints.reading import Tensors
-from dreambooth.checkpoints.sd1 import SD1, Shapes
+from dreambooth.checkpoints.sd1 import SD1
+from dreambooth.checkpoints.sd2 import SD2_512, SD2_768
+from dreambooth.checkpoints.sdxl import SDXL
+from dreambooth.checkpoints.stable_diffusion import Shapes
+from dreambooth.checkpoints.stable_diffusion import StableDiffusion as Family
 from dreambooth.errors import UserError
 
-
-class Layout(Protocol):
-    """Names in the original single file and places in the diffusers folder, for one model's sizes."""
-
-    def place(self, key: str) -> Place | None: ...
-    def key(self, place: Place) -> str | None: ...
-    def adapter_names(self, place: Place) -> tuple[str, ...]: ...
-    def key_shape(self, key: str, shape: tuple[int, ...]) -> tuple[int, ...]: ...
-
-
-class Family(Protocol):
-    """Everything that differs between families; the rest of the room asks, and never tests for one."""
-
-    model_type: str  # db_config.json's model_type
-    title: str
-    components: tuple[str, ...]
-    base_model_version: str
-    architecture: str
-    implementation: str
-    lora_prefixes: Mapping[str, str]
-    ema_prefix: str
-
-    def claims(self, shapes: Shapes) -> bool: ...
-    def claims_folder(self, configs: Mapping[str, Mapping[str, Any]]) -> bool: ...
-    def missing(self, shapes: Shapes) -> list[str]: ...
-    def configs(self, shapes: Shapes, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]: ...
-    def prediction_type(self, metadata: Mapping[str, str]) -> str: ...
-    def facts_of(self, configs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]: ...
-    def layout(self, configs: Mapping[str, Mapping[str, Any]]) -> Layout: ...
-    def model_index(self) -> dict[str, Any]: ...
-    def scheduler_config(self, prediction_type: str = "epsilon") -> dict[str, Any]: ...
-
-
-FAMILIES: tuple[Family, ...] = (SD1,)
+FAMILIES: tuple[Family, ...] = (SD1, SD2_768, SD2_512, SDXL)
 
 
 def family_of(model_type: str) -> Family:
@@ -58,23 +25,32 @@ def family_of(model_type: str) -> Family:
     raise UserError(f"model_type {model_type!r} is not known here (known: {known}): create the model anew.")
 
 
-def recognise(file: Tensors) -> Family:
-    """The family of a checkpoint. UserError that says what the file is, when it is something else."""
+def candidates(file: Tensors) -> list[Family]:
+    """The families whose layout a checkpoint has; several where tensors can't tell them apart.
+
+    UserError that says what the file is, when it is something else, or what it lacks.
+    """
     shapes = {key: file.shape(key) for key in file}
     if not shapes:
         raise UserError(f"{file.path} holds no tensors: download or copy it again.")
-    for family in FAMILIES:
-        if family.claims(shapes):
-            if missing := family.missing(shapes):
-                raise UserError(
-                    f"{file.path} is a {family.title} checkpoint without {' and '.join(missing)}: "
-                    "use a complete one (with the VAE and text encoder inside)."
-                )
-            return family
-    raise UserError(f"{file.path} is {_description(shapes)}.")
+    found = [family for family in FAMILIES if family.claims(shapes)]
+    if not found:
+        raise UserError(f"{file.path} is {_description(shapes)}.")
+    if missing := found[0].missing(shapes):
+        vae_only = len(missing) == 1 and missing[0].startswith("VAE")
+        mend = "give a VAE too, or use one with the VAE inside" if vae_only else (
+            "use a complete one (with the VAE and text encoder inside)"
+        )  # fmt: skip
+        raise UserError(f"{file.path} is a {found[0].title} checkpoint without {' and '.join(missing)}: {mend}.")
+    return found
 
 
-_WANTED = "choose a Stable Diffusion 1.x checkpoint"
+def claimed_by(configs: Mapping[str, Mapping[str, Any]]) -> Family | None:
+    """The family of a diffusers folder with these configs."""
+    return next((family for family in FAMILIES if family.claims_folder(configs)), None)
+
+
+_WANTED = "choose a checkpoint of Stable Diffusion 1.x, 2.x or XL"
 
 
 def _description(shapes: Shapes) -> str:
@@ -118,11 +94,9 @@ _OTHERS = (
     (_holds("joint_blocks.", "joint_transformer_blocks."), _later("a Stable Diffusion 3 model")),
     (_starts("conditioner.embedders.0.open_clip."), _later("a video model (Stable Video Diffusion)")),
     (_starts("conditioner.embedders.0.model."), _later("an SDXL refiner")),
-    (_starts("conditioner.", "model.diffusion_model.label_emb."), _later("an SDXL checkpoint")),
-    (_conv_in(9), _later("an inpainting checkpoint")),
     (_conv_in(8), _later("an instruct-pix2pix checkpoint")),
     (_conv_in(7), _later("a Stable Diffusion 2 upscaler")),
-    (_starts("cond_stage_model.model."), _later("a Stable Diffusion 2 checkpoint")),
+    (_conv_in(5), _later("a depth-to-image checkpoint")),
     (_starts("model.diffusion_model."), _later("a checkpoint of a family that is not known here")),
     (
         _starts("string_to_param", "emb_params", "clip_l", "clip_g", "bundle_emb."),

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dreambooth.checkpoints.family import FAMILIES, Family
+from dreambooth.checkpoints.family import Family, claimed_by
+from dreambooth.checkpoints.layout import join
 from dreambooth.checkpoints.ldm_names import Place
 from dreambooth.checkpoints.modules import WEIGHTS, disk_name
 from dreambooth.checkpoints.reading import Tensors, open_tensors
@@ -29,11 +29,6 @@ _DESCRIBED = ("unet", "vae", "text_encoder", "text_encoder_2")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}")
 
 
-def open_source(path: Path) -> Tensors:
-    """A single file or a diffusers folder. UserError when it is neither, or of no family that is known."""
-    return FolderSource(Path(path)) if os.path.isdir(path) else open_tensors(path)
-
-
 class FolderSource(Tensors):
     """The components' files under the names of the family's single file."""
 
@@ -46,42 +41,71 @@ class FolderSource(Tensors):
             self._layout = family.layout(configs)
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise UserError(f"{path}: its config.json files are damaged ({error!r}): copy it again.") from error
-        self._sources: dict[str, tuple[Tensors, str]] = {}
+        self._sources: dict[str, list[tuple[Tensors, str]]] = {}
+        self._fillers: dict[str, torch.Tensor] = {}
         with contextlib.ExitStack() as stack:
+            found: dict[Place, tuple[Tensors, str]] = {}
             for component in family.components:
                 for weights in _weights(path / component, component):
                     file = stack.enter_context(open_tensors(weights))
-                    self._sources |= {key: (file, name) for key, name in self._keys(component, file).items()}
+                    found |= {Place(component, today(component, name)): (file, name) for name in file}
+                found |= self._averaged(path, component, stack)
+            self._arrange(found)
             self._files = stack.pop_all()
+        with contextlib.suppress(LookupError, ValueError):  # it is not whole; whoever extracts it says so
+            self._fillers = family.fillers({key: self.shape(key) for key in self}, configs.get("scheduler", {}))
 
     def close(self) -> None:
         self._files.close()
 
     def keys(self) -> list[str]:
-        return list(self._sources)
+        return [*self._sources, *(key for key in self._fillers if key not in self._sources)]
 
     def __contains__(self, key: str) -> bool:
-        return key in self._sources
+        return key in self._sources or key in self._fillers
 
     def shape(self, key: str) -> tuple[int, ...]:
-        file, name = self._sources[key]
-        return self._layout.key_shape(key, file.shape(name))
+        if key not in self._sources:
+            return tuple(self._fillers[key].shape)
+        return self._layout.key_shape(key, [file.shape(name) for file, name in self._sources[key]])
 
     def dtype(self, key: str) -> torch.dtype:
-        file, name = self._sources[key]
+        if key not in self._sources:
+            return self._fillers[key].dtype
+        file, name = self._sources[key][0]
         return file.dtype(name)
 
     def get(self, key: str) -> torch.Tensor:
-        file, name = self._sources[key]
-        return file.get(name).reshape(self.shape(key))
+        if key not in self._sources:
+            return self._fillers[key]
+        slot = self._layout.slot(key)
+        parts = [file.get(name) for file, name in self._sources[key]]
+        return join(parts, self.shape(key), slot is not None and slot.transposed)
 
-    def _keys(self, component: str, file: Tensors) -> dict[str, str]:
-        """Original names to the file's own. Tensors that the original lacks are left out."""
-        keys = {self._layout.key(Place(component, _today(component, name))): name for name in file}
-        return {key: name for key, name in keys.items() if key}
+    def _arrange(self, found: Mapping[Place, tuple[Tensors, str]]) -> None:
+        """By the original's names. A tensor that the original lacks, or that is only in part there, is left out."""
+        for place in found:
+            key = self._layout.key(place)
+            slot = self._layout.slot(key) if key else None
+            places = (place,) if place.component == "ema_unet" else slot.places if slot else ()
+            if key and places and all(part in found for part in places):
+                self._sources[key] = [found[part] for part in places]
+
+    @staticmethod
+    def _averaged(path: Path, component: str, stack: contextlib.ExitStack) -> dict[Place, tuple[Tensors, str]]:
+        """Folders that have the plain weights as a variant named non_ema have the averaged ones as the main file."""
+        files = _versions(_names_in(path / component), component)
+        averaged = files.get(WEIGHTS[component], [])
+        if component != "unet" or not any(".non_ema." in name for name in files):
+            return {}
+        found = {}
+        for name in averaged:
+            file = stack.enter_context(open_tensors(path / component / name))
+            found |= {Place("ema_unet", today(component, name)): (file, name) for name in file}
+        return found
 
 
-def _today(component: str, name: str) -> str:
+def today(component: str, name: str) -> str:
     """The name that today's diffusers would give the tensor."""
     if component == "vae" and ".attentions." in name:
         for old, new in _OLD_ATTENTION.items():
@@ -98,32 +122,52 @@ def _configs(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _family(path: Path, configs: Mapping[str, Mapping[str, Any]]) -> Family:
-    for family in FAMILIES:
-        if family.claims_folder(configs):
-            return family
+    family = claimed_by(configs)
+    if family:
+        return family
     lacking = [name for name in ("unet", "vae", "text_encoder") if name not in configs]
     if lacking:
-        raise UserError(f"{path} has no {' and no '.join(lacking)}: choose a complete Stable Diffusion 1.x folder.")
+        raise UserError(f"{path} has no {' and no '.join(lacking)}: choose a complete Stable Diffusion folder.")
     unet = configs["unet"]
-    if unet.get("in_channels") != 4:
-        kind = "an inpainting model"
-    elif "text_encoder_2" in configs:
-        kind = "an SDXL model"
-    else:
-        kind = "a Stable Diffusion 2 model" if unet.get("cross_attention_dim") == 1024 else "of another family"
-    raise UserError(f"{path} is {kind}, which is not supported yet: choose a Stable Diffusion 1.x folder.")
+    kind = "an instruct-pix2pix model" if unet.get("in_channels") == 8 else "of a family that is not known here"
+    raise UserError(f"{path} is {kind}: choose a folder of Stable Diffusion 1.x, 2.x or XL.")
+
+
+def preferred(names: Iterable[str], component: str) -> list[str]:
+    """Of the files in a component's folder those that hold its plain weights; [] when none does.
+
+    Plain ones before variants (fp16), .safetensors before pickles; one file or its shards. Where a non_ema variant
+    lies beside the main file, that is the plain one.
+    """
+    versions = _versions(names, component)
+    if not versions:
+        return []
+
+    def order(name: str) -> tuple:
+        return (".non_ema." not in name, name.count("."), name.endswith(".bin"), name)
+
+    files = versions[min(versions, key=order)]
+    whole = [name for name in files if not _SHARD.search(name)]
+    return whole or files
 
 
 def _weights(folder: Path, component: str) -> list[Path]:
-    """The weights: plain ones before variants (fp16, non_ema), .safetensors before pickles; one file or its shards."""
-    stems = {Path(WEIGHTS[component]).stem, "pytorch_model"}
-    versions: dict[str, list[Path]] = {}
-    for file in sorted(folder.glob("*")):
-        whole_name = _SHARD.sub("", file.name)
-        if file.suffix in (".safetensors", ".bin") and whole_name.split(".")[0] in stems:
-            versions.setdefault(whole_name, []).append(file)
-    if not versions:
+    names = preferred(_names_in(folder), component)
+    if not names:
         raise UserError(f"{folder} holds no weights ({WEIGHTS[component]}): copy the whole folder again.")
-    files = versions[min(versions, key=lambda name: (name.count("."), name.endswith(".bin"), name))]
-    whole = [file for file in files if not _SHARD.search(file.name)]
-    return whole or files
+    return [folder / name for name in names]
+
+
+def _names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*"))
+
+
+def _versions(names: Iterable[str], component: str) -> dict[str, list[str]]:
+    """The files of weights by the name of the whole; shards together."""
+    stems = {Path(WEIGHTS[component]).stem, "pytorch_model"}
+    versions: dict[str, list[str]] = {}
+    for name in sorted(names):
+        whole_name = _SHARD.sub("", name)
+        if name.endswith((".safetensors", ".bin")) and whole_name.split(".")[0] in stems:
+            versions.setdefault(whole_name, []).append(name)
+    return versions

@@ -35,11 +35,13 @@ class Names:
         self._to_diffusers = dict(modules)
         self._to_original = {theirs: ours for ours, theirs in modules.items()}
 
-    def to_diffusers(self, name: str) -> str | None:
-        """The diffusers name of an original one, or None when nothing there has that name."""
-        return _translate(name, self._to_diffusers)
+    def to_modules(self, name: str) -> tuple[str, ...]:
+        """The tensors of diffusers' module that an original one is made of: one here, none when it is not known."""
+        translated = _translate(name, self._to_diffusers)
+        return () if translated is None else (translated,)
 
     def to_original(self, name: str) -> str | None:
+        """The original tensor that holds diffusers' one; for a module's path the original path."""
         return _translate(name, self._to_original)
 
 
@@ -66,6 +68,8 @@ def unet_names(config: Mapping[str, Any]) -> Names:
         "time_embed.0": "time_embedding.linear_1",
         "time_embed.2": "time_embedding.linear_2",
         "input_blocks.0.0": "conv_in",
+        "label_emb.0.0": "add_embedding.linear_1",  # SDXL: pooled text embedding and picture sizes
+        "label_emb.0.2": "add_embedding.linear_2",
     }
     for level in range(n_levels):
         first = 1 + level * (n_layers + 1)

@@ -19,12 +19,12 @@ from torch import nn
 from dreambooth.checkpoints.ldm_names import Place
 from dreambooth.checkpoints.modules import Modules, disk_name
 from dreambooth.checkpoints.reading import Tensors, open_tensors
-from dreambooth.checkpoints.sd1 import SD1
 from dreambooth.checkpoints.writing import Spec, data_order, tensor_bytes, write_tensors
 from dreambooth.errors import UserError
 from dreambooth.files import replacing
 
 _UNET_BLOCK = "Transformer2DModel"
+_PREFIXES = {"unet": "lora_unet", "text_encoder": "lora_te"}
 _DOWN, _UP, _ALPHA = "lora_down.weight", "lora_up.weight", "alpha"
 
 
@@ -54,7 +54,7 @@ class LoraFile:
 
 def lora_name(component: str, module_path: str) -> str:
     """``lora_unet_down_blocks_0_...`` or ``lora_te_text_model_encoder_...`` for a module of the component."""
-    return f"{SD1.lora_prefixes[component]}_{disk_name(component, module_path).replace('.', '_')}"
+    return f"{_PREFIXES[component]}_{disk_name(component, module_path).replace('.', '_')}"
 
 
 def target_modules(module: nn.Module, component: str) -> dict[str, nn.Module]:
@@ -91,7 +91,7 @@ def match(file: LoraFile, shapes: Mapping[Place, tuple[int, ...]]) -> dict[Place
     weights = {
         lora_name(place.component, place.name.removesuffix(".weight")): place
         for place in shapes
-        if place.component in SD1.lora_prefixes and place.name.endswith(".weight")
+        if place.component in _PREFIXES and place.name.endswith(".weight")
     }
     strangers = [name for name in file.weights if name not in weights]
     if strangers:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from dreambooth.checkpoints.layout import part_shape
 from dreambooth.checkpoints.ldm_names import Place
 from dreambooth.checkpoints.reading import DTYPES
 from dreambooth.checkpoints.writing import Spec
@@ -31,12 +32,13 @@ class Entry:
     dtype: str  # as safetensors names it
     shape: tuple[int, ...]
     hash: str
-    component: str  # unet, vae, text_encoder, ema_unet, or rest
-    name: str  # in the component's file
+    component: str  # unet, vae, text_encoder, text_encoder_2, ema_unet, or rest
+    names: tuple[str, ...]  # in the component's file; several where the source keeps them in one tensor
+    transposed: bool = False
 
     @property
-    def place(self) -> Place:
-        return Place(self.component, self.name)
+    def places(self) -> list[Place]:
+        return [Place(self.component, name) for name in self.names]
 
     @property
     def spec(self) -> Spec:
@@ -54,8 +56,13 @@ class Manifest:
     entries: tuple[Entry, ...]
 
     def shapes(self) -> dict[Place, tuple[int, ...]]:
-        """The components' tensors with their shapes in the source."""
-        return {entry.place: entry.shape for entry in self.entries if entry.component != REST}
+        """The components' tensors with their shapes in the source, of which each may be a part."""
+        return {
+            place: part_shape(entry.shape, len(entry.names), entry.transposed)
+            for entry in self.entries
+            if entry.component != REST
+            for place in entry.places
+        }
 
     def save(self, folder: Path) -> None:
         text = json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":"))
@@ -70,10 +77,16 @@ class Manifest:
         except UserError as error:
             raise UserError(f"{error} Create the model again.") from error
         try:
-            entries = tuple(Entry(**{**entry, "shape": tuple(entry["shape"])}) for entry in values.pop("entries"))
+            entries = tuple(_entry(entry) for entry in values.pop("entries"))
             return cls(**values, entries=entries)
         except (TypeError, KeyError, AttributeError) as error:
             raise UserError(f"{path} is no manifest of ours ({error}): create the model again.") from error
+
+
+def _entry(values: dict[str, Any]) -> Entry:
+    if "name" in values:  # as written before a tensor could hold several
+        values["names"] = [values.pop("name")]
+    return Entry(**{**values, "shape": tuple(values["shape"]), "names": tuple(values["names"])})
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -7,7 +7,7 @@ costs about what reading the file costs.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from dreambooth.checkpoints.family import Family, Layout, family_of
+from dreambooth.checkpoints.family import Family, family_of
+from dreambooth.checkpoints.layout import Layout
 from dreambooth.checkpoints.reading import TensorFile, Tensors, open_tensors
 from dreambooth.checkpoints.writing import write_tensors
 from dreambooth.errors import UserError
@@ -26,8 +27,11 @@ WEIGHTS = {
     "ema_unet": "diffusion_pytorch_model.safetensors",
     "vae": "diffusion_pytorch_model.safetensors",
     "text_encoder": "model.safetensors",
+    "text_encoder_2": "model.safetensors",
 }
-TEXT_PREFIX = "text_model."
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
+TOKENIZERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
+_TEXT_PREFIX, _PROJECTION = "text_model.", "text_projection."
 
 
 @dataclass
@@ -41,6 +45,17 @@ class Modules:
     vae: nn.Module | None = None
     text_encoder: nn.Module | None = None
     tokenizer: Any = None
+    text_encoder_2: nn.Module | None = None  # SDXL's
+    tokenizer_2: Any = None
+
+    @property
+    def text_encoders(self) -> dict[str, nn.Module]:
+        """Those that are loaded, by the component's name."""
+        return {name: getattr(self, name) for name in TEXT_ENCODERS if getattr(self, name) is not None}
+
+    @property
+    def tokenizers(self) -> list[Any]:
+        return [getattr(self, TOKENIZERS[name]) for name in self.text_encoders]
 
 
 def load_modules(
@@ -53,18 +68,20 @@ def load_modules(
 ) -> Modules:
     """The modules of ``working`` on the CPU in ``dtype``, in eval mode, without gradients until asked for.
 
-    The tokenizer comes with the text encoder. UserError when a file is missing, damaged or does not fit its config.
+    The family's text encoders come together, each with its tokenizer. UserError when a file is missing, damaged
+    or does not fit its config.
     """
     working = Path(working)
     family = family_in(working)
+    texts = [name for name in TEXT_ENCODERS if text_encoder and name in family.components]
     return Modules(
         family=family,
         layout=layout_in(working, family),
         scheduler_config=read_json(working / "scheduler" / "scheduler_config.json"),
         unet=load_unet(working, dtype) if unet else None,
         vae=load_vae(working, dtype) if vae else None,
-        text_encoder=load_text_encoder(working, dtype) if text_encoder else None,
-        tokenizer=load_tokenizer(working) if text_encoder else None,
+        **{name: _load(working, name, dtype) for name in texts},
+        **{TOKENIZERS[name]: load_tokenizer(working, TOKENIZERS[name]) for name in texts},
     )
 
 
@@ -88,26 +105,22 @@ def load_vae(working: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
     return _load(working, "vae", dtype)
 
 
-def load_text_encoder(working: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """CLIPTextModel."""
-    return _load(working, "text_encoder", dtype)
-
-
-def load_tokenizer(working: Path) -> Any:
+def load_tokenizer(working: Path, name: str = "tokenizer") -> Any:
     """CLIPTokenizer, from the folder's own files: no network."""
     from transformers import CLIPTokenizer
 
-    return CLIPTokenizer.from_pretrained(Path(working) / "tokenizer", local_files_only=True)
+    return CLIPTokenizer.from_pretrained(Path(working) / name, local_files_only=True)
 
 
 def skeleton(component: str, config: Mapping[str, Any]) -> nn.Module:
     """The component's module on the meta device: names and shapes, no values."""
     values = {key: value for key, value in config.items() if not key.startswith("_")}
-    if component == "text_encoder":
-        from transformers import CLIPTextConfig, CLIPTextModel
+    if component in TEXT_ENCODERS:
+        from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+        projects = "CLIPTextModelWithProjection" in values.get("architectures", ())
         with torch.device("meta"):
-            return CLIPTextModel(CLIPTextConfig(**values))
+            return (CLIPTextModelWithProjection if projects else CLIPTextModel)(CLIPTextConfig(**values))
     import diffusers
 
     with torch.device("meta"):
@@ -116,8 +129,8 @@ def skeleton(component: str, config: Mapping[str, Any]) -> nn.Module:
 
 def disk_name(component: str, name: str) -> str:
     """A parameter's name on disk. transformers 5 dropped ``text_model.`` from its modules; on disk it always is."""
-    if component == "text_encoder" and not name.startswith(TEXT_PREFIX):
-        return TEXT_PREFIX + name
+    if component in TEXT_ENCODERS and not name.startswith((_TEXT_PREFIX, _PROJECTION)):
+        return _TEXT_PREFIX + name
     return name
 
 
@@ -146,7 +159,7 @@ def save_component(
 ) -> None:
     """Replace a component's weights, whole or not at all. ``dtype`` None keeps that of the tensors.
 
-    ``name`` is unet, vae, text_encoder or ema_unet, which is made beside unet when it is not there yet. Weights that
+    ``name`` is a component, or ema_unet, which is made beside unet when it is not there yet. Weights that
     aren't exactly the component's (an adapter left in, a layer missing) are a ValueError.
     """
     tensors = dict(weights.named_parameters()) if isinstance(weights, nn.Module) else weights
@@ -188,22 +201,27 @@ def _load(working: Path, component: str, dtype: torch.dtype) -> nn.Module:
     folder = Path(working) / component
     module = skeleton(component, read_json(folder / "config.json"))
     with open_part(folder / WEIGHTS[component]) as file:
-        _fill(module, component, file, dtype)
+        _fill_from(module, component, file, dtype)
     _rebuild_buffers(module)
     return module.eval()
 
 
-def _fill(module: nn.Module, component: str, file: Tensors, dtype: torch.dtype) -> None:
+def _fill_from(module: nn.Module, component: str, file: Tensors, dtype: torch.dtype) -> None:
     """Give the module the file's tensors, each read and cast on its own. All of the one must be in the other."""
     expected = disk_shapes(component, module)
     found = {key: file.shape(key) for key in file if not key.endswith("position_ids")}
     if found != expected:
         odd = [key for key in {**expected, **found} if expected.get(key) != found.get(key)]
         raise UserError(f"{file.path} does not fit its config.json ({len(odd)} tensors differ, first {odd[0]}).")
+    fill(module, component, file.get, dtype)
+
+
+def fill(module: nn.Module, component: str, values: Callable[[str], torch.Tensor], dtype: torch.dtype) -> None:
+    """Give a skeleton its parameters; ``values`` knows them by their names on disk."""
     for name, _ in list(module.named_parameters()):
         owner, _, leaf = name.rpartition(".")
-        values = file.get(disk_name(component, name)).to(dtype)
-        setattr(module.get_submodule(owner), leaf, nn.Parameter(values, requires_grad=False))
+        parameter = nn.Parameter(values(disk_name(component, name)).to(dtype), requires_grad=False)
+        setattr(module.get_submodule(owner), leaf, parameter)
 
 
 def _rebuild_buffers(module: nn.Module) -> None:

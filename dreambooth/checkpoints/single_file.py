@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 
 from dreambooth.checkpoints.family import Family, family_of
+from dreambooth.checkpoints.layout import join
 from dreambooth.checkpoints.ldm_names import Place
 from dreambooth.checkpoints.lora import LoraPair, delta, match, read_lora
 from dreambooth.checkpoints.manifest import REST, Entry, Manifest, dtype_name
@@ -45,15 +46,15 @@ def write_checkpoint(
     out: Path,
     *,
     loras: Sequence[tuple[Path, float]] = (),
-    half: bool = False,
+    dtype: torch.dtype | None = None,
     ema: Ema = "none",
     metadata: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Write the model as a single .safetensors file in the original layout and return its path.
 
-    ``loras`` are files with their weights, added in fp32. ``half`` stores the components in fp16, else each tensor
-    has the source's dtype. ``ema``: "beside" adds the averaged unet as model_ema.*, "instead" writes it as the unet.
+    ``loras`` are files with their weights, added in fp32. ``dtype`` converts the components, else each tensor
+    has the source's. ``ema``: "beside" adds the averaged unet as model_ema.*, "instead" writes it as the unet.
     The source's own model_ema.* stay as long as the unet is the source's. ``metadata`` is laid over the source's.
     UserError when a LoRA does not fit, the disk is full, or the model is incomplete.
     """
@@ -63,19 +64,19 @@ def write_checkpoint(
     manifest = Manifest.load(model.source)
     family = family_of(manifest.family)
     additions = _additions(manifest, loras)
-    lora_on_unet = any(entry.component == "unet" and entry.key in additions for entry in manifest.entries)
+    lora_on_unet = any(place.component == "unet" for place in additions)
     entries = output_entries(model, manifest, family, ema, lora_on_unet=lora_on_unet)
-    specs = {entry.key: _spec(entry, half) for entry in entries}
+    specs = {entry.key: _spec(entry, dtype) for entry in entries}
     require_free_space(out.parent, sum(spec.n_bytes for spec in specs.values()), f"Writing {out.name}")
     with contextlib.ExitStack() as stack:
         files = _open_components(model, entries, stack)
         beside = stack.enter_context(replacing(out))
         writer = stack.enter_context(TensorWriter(beside, specs, _metadata(manifest, metadata)))
         for number, entry in enumerate(entries):
-            tensor = files[entry.component].get(entry.name)
-            tensor = _with_loras(tensor, additions.get(entry.key, ()))
-            spec = specs[entry.key]
-            writer.write(entry.key, cast(tensor, spec.dtype, f"{out}: {entry.key}").reshape(spec.shape))
+            file, spec = files[entry.component], specs[entry.key]
+            parts = [_with_loras(file.get(place.name), additions.get(place, ())) for place in entry.places]
+            whole = join(parts, spec.shape, entry.transposed)
+            writer.write(entry.key, cast(whole, spec.dtype, f"{out}: {entry.key}"))
             if progress:
                 progress(number + 1, len(entries), "Writing the checkpoint")
     return out
@@ -101,7 +102,7 @@ def output_entries(
 
 def _from_ema(entry: Entry, averaged: Entry | None) -> Entry:
     """The source's entry, with today's averaged values if it was an averaged one."""
-    return entry if averaged is None else replace(entry, component=averaged.component, name=averaged.name)
+    return entry if averaged is None else replace(entry, component=averaged.component, names=averaged.names)
 
 
 def _untouched(model: ModelFolder, manifest: Manifest) -> bool:
@@ -117,16 +118,15 @@ def _ema_entries(model: ModelFolder, family: Family) -> Iterable[Entry]:
         for name in file:
             key = layout.key(Place("ema_unet", name))
             if key:
-                yield Entry(key, dtype_name(file.dtype(name)), file.shape(name), "", "ema_unet", name)
+                yield Entry(key, dtype_name(file.dtype(name)), file.shape(name), "", "ema_unet", (name,))
 
 
-def _additions(manifest: Manifest, loras: Sequence[tuple[Path, float]]) -> dict[str, list[_Addition]]:
-    """What the LoRAs add, by the source's key."""
-    keys = {entry.place: entry.key for entry in manifest.entries}
-    additions: dict[str, list[_Addition]] = {}
+def _additions(manifest: Manifest, loras: Sequence[tuple[Path, float]]) -> dict[Place, list[_Addition]]:
+    """What the LoRAs add, by the weight."""
+    additions: dict[Place, list[_Addition]] = {}
     for path, weight in loras:
         for place, pair in match(read_lora(path), manifest.shapes()).items():
-            additions.setdefault(keys[place], []).append(_Addition(path, pair, weight))
+            additions.setdefault(place, []).append(_Addition(path, pair, weight))
     return additions
 
 
@@ -142,10 +142,10 @@ def _with_loras(tensor: torch.Tensor, additions: Sequence[_Addition]) -> torch.T
     return total
 
 
-def _spec(entry: Entry, half: bool) -> Spec:
+def _spec(entry: Entry, dtype: torch.dtype | None) -> Spec:
     spec = entry.spec
     is_weight = entry.component != REST and spec.dtype.is_floating_point
-    return Spec(spec.shape, torch.float16) if half and is_weight else spec
+    return Spec(spec.shape, dtype) if dtype and is_weight else spec
 
 
 def _open_components(model: ModelFolder, entries: Iterable[Entry], stack: contextlib.ExitStack) -> dict[str, Tensors]:

@@ -11,8 +11,11 @@ _N_MERGES = 49152 - 256 - 2  # OpenAI's vocabulary size, less the bytes and the 
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 
 
-def write_tokenizer(folder: Path, model_max_length: int = 77) -> None:
-    """Write vocab.json, merges.txt and the two config files into ``folder``, which is made."""
+def write_tokenizer(folder: Path, model_max_length: int = 77, open_clip: bool = False) -> None:
+    """Write vocab.json, merges.txt and the two config files into ``folder``, which is made.
+
+    ``open_clip``: for encoders that were trained there, where padding is id 0 ("!") and not the end token.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     merges = gzip.decompress(_PIECES.read_bytes()).decode("utf-8").split("\n")[1 : _N_MERGES + 1]
     characters = byte_characters()
@@ -20,7 +23,7 @@ def write_tokenizer(folder: Path, model_max_length: int = 77) -> None:
     vocabulary = {piece: number for number, piece in enumerate(pieces)}
     _write_json(folder / "vocab.json", vocabulary)
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8", newline="\n")
-    special = {"bos_token": _START, "eos_token": _END, "pad_token": _END, "unk_token": _END}
+    special = {"bos_token": _START, "eos_token": _END, "pad_token": "!" if open_clip else _END, "unk_token": _END}
     _write_json(folder / "special_tokens_map.json", special)
     _write_json(
         folder / "tokenizer_config.json",

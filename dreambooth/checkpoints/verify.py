@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from dreambooth.checkpoints.family import family_of
-from dreambooth.checkpoints.folder_source import open_source
 from dreambooth.checkpoints.lora import delta, match, read_lora
 from dreambooth.checkpoints.manifest import REST, Entry, Manifest
 from dreambooth.checkpoints.reading import Tensors, open_tensors
+from dreambooth.checkpoints.sources import open_source
 from dreambooth.checkpoints.writing import is_finite, tensor_hash
 from dreambooth.errors import UserError
 from dreambooth.settings import ModelFolder

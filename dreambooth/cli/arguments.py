@@ -8,6 +8,8 @@ from typing import Any
 
 from dreambooth.cli import commands
 from dreambooth.hosts.alone import Alone
+from dreambooth.settings import CREATION, Setting
+from dreambooth.settings.creation import PRECISIONS
 
 
 def parser() -> argparse.ArgumentParser:
@@ -20,13 +22,14 @@ def parser() -> argparse.ArgumentParser:
 
     create = _word(words, "create", commands.create, "extract a checkpoint into a model that can be trained")
     create.add_argument("name", metavar="NAME")
-    create.add_argument("--source", required=True, help="a .safetensors or .ckpt file, or a diffusers folder")
     create.add_argument(
-        "--extract-ema",
-        action="store_true",
-        help="also keep the file's averaged (EMA) unet weights, in working/ema_unet",
+        "--source",
+        required=True,
+        help="a .safetensors or .ckpt file, a diffusers folder, or a model of the Hugging Face hub",
     )
-    create.add_argument("--half", action="store_true", help="keep the model in half precision")
+    for setting in CREATION.values():
+        _add_option(create, setting)
+    create.add_argument("--half", action="store_true", help="short for --precision fp16")
     create.add_argument("--replace", action="store_true", help="make an existing model anew")
 
     train = _word(words, "train", commands.train, "train a model; Ctrl-C once saves and stops, twice stops at once")
@@ -51,7 +54,8 @@ def parser() -> argparse.ArgumentParser:
     generate = _word(words, "generate-ckpt", commands.generate, "write the model as one checkpoint file")
     generate.add_argument("name", metavar="NAME")
     _add_lora(generate, default=None)
-    generate.add_argument("--half", action="store_true", help="half precision")
+    generate.add_argument("--half", action="store_true", help="short for --precision fp16")
+    generate.add_argument("--precision", choices=[*PRECISIONS], help="default: as in the source, or as Half model says")
     generate.add_argument("--out", metavar="FILE")
 
     check = _word(words, "check", commands.check, "say what a run would do, or why it could not start")
@@ -69,6 +73,15 @@ def _word(words: Any, name: str, run: Callable[..., Any], help: str) -> argparse
     parser.add_argument("--json", action="store_true", help="machine-readable output")
     parser.set_defaults(run=run)
     return parser
+
+
+def _add_option(parser: argparse.ArgumentParser, setting: Setting) -> None:
+    """A declared setting as an option of its own."""
+    name, help = "--" + setting.key.replace("_", "-"), setting.help.replace("%", "%%")
+    if setting.type is bool:
+        parser.add_argument(name, action="store_true", default=None, help=help)
+    else:
+        parser.add_argument(name, choices=setting.choices or None, help=help, metavar=None if setting.choices else "X")
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:

@@ -16,20 +16,21 @@ from dreambooth import actions
 from dreambooth.errors import UserError
 from dreambooth.files import expand
 from dreambooth.jobs import Controls, Events, Job, jobs
-from dreambooth.settings import SETTINGS, Folders, ModelFolder, nearest, read_concepts
+from dreambooth.settings import CREATION, SETTINGS, Creation, Folders, ModelFolder, nearest, parse, read_concepts
 from dreambooth.terminal import ProgressBar
 
 CANCELLED = 130
 
 
 def create(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
+    given = {key: getattr(args, key) for key in CREATION if getattr(args, key) is not None}
+    options = parse(Creation, {"precision": "fp16", **given} if args.half else given)
     config = _in_job(
         "create",
         lambda controls: actions.create(
-            _folders(args), args.name, args.source, extract_ema=args.extract_ema, half=args.half, replace=args.replace,
-            progress=controls.watched(bar.show),
+            _folders(args), args.name, args.source, options, replace=args.replace, progress=controls.watched(bar.show)
         ),
-    )  # fmt: skip
+    )
     return {"state": "done", "model": config.name, "path": str(_model(args).root), "type": config.facts.model_type}
 
 
@@ -75,7 +76,8 @@ def generate(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
         "generate-ckpt",
         lambda controls: actions.generate_checkpoint(
             _model(args), lora=args.lora and Path(args.lora), lora_weight=args.lora_weight,
-            half=args.half or None, out=args.out and Path(args.out), progress=controls.watched(bar.show),
+            precision="fp16" if args.half else args.precision, out=args.out and Path(args.out),
+            progress=controls.watched(bar.show),
         ),
     )  # fmt: skip
     return {"state": "done", "checkpoint": str(path), "summary": verification.summary(), **verification.as_dict()}

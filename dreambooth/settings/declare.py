@@ -36,6 +36,7 @@ class Setting:
     choices: tuple[str, ...] = ()
     applies: str = ""  # when it has an effect, as a condition on other settings, e.g. "use_lora"
     advanced: bool = False
+    secret: bool = False  # not shown while it is typed, and kept nowhere
     tab: str = "Settings"  # where the page shows it: Settings, Saving or Select
 
     def applies_to(self, values: Mapping[str, Any]) -> bool:

@@ -141,7 +141,8 @@ class Results:
         path = checkpoint_path(self.model, self.config)
         ema = ema_choice(self.config)
         metadata = self._metadata(path.stem)
-        write_checkpoint(self.model, path, half=self.settings.half_model, ema=ema, metadata=metadata)
+        dtype = torch.float16 if self.settings.half_model else None
+        write_checkpoint(self.model, path, dtype=dtype, ema=ema, metadata=metadata)
         self._announce("checkpoint", path, verify_checkpoint(path, self.model))
 
     def _metadata(self, title: str) -> dict[str, str]:

@@ -94,7 +94,7 @@ class ModelColumn:
         self.source = control(
             gr.Dropdown,
             label="Source checkpoint",
-            info="One of the list, or the path of a file or diffusers folder. Its type is read off the file.",
+            info="One of the list, the path of a file or diffusers folder, or a model's id on Hugging Face (org/name).",
             choices=[],
             allow_custom_value=True,
             elem_id="db_new_model_src",

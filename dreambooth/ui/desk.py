@@ -6,14 +6,22 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from dreambooth import actions, embedded
 from dreambooth.errors import Cancelled, UserError
 from dreambooth.hosts import Host
 from dreambooth.jobs import Controls, Events, jobs
-from dreambooth.settings import Concept, ModelConfig, ModelFolder, Settings, parse, parse_concepts, read_concepts
+from dreambooth.settings import (
+    Concept,
+    Creation,
+    ModelConfig,
+    ModelFolder,
+    Settings,
+    parse,
+    parse_concepts,
+    read_concepts,
+)
 from dreambooth.ui import render
 from dreambooth.ui.chart import chart
 from dreambooth.ui.logs import LogReader
@@ -159,12 +167,12 @@ class Desk:
             raise UserError("Choose a source checkpoint.")
         if model.occupied():
             raise UserError(f"There is a model {model.name} already: choose another name.")
-        path = dict(self.host.checkpoints()).get(source, Path(source))
+        chosen = parse(Creation, options)
+        path = dict(self.host.checkpoints()).get(source, source)
 
         def work(controls: Controls, events: Events) -> None:
-            config = actions.create(
-                model.folders, model.name, path, progress=controls.watched(events.progress), **options
-            )
+            progress = controls.watched(events.progress)
+            config = actions.create(model.folders, model.name, path, chosen, progress=progress)
             if path == embedded.CHECKPOINT:  # its own pictures and settings, so that a first try needs no more
                 model.save(embedded.filled_in(config))
             events.send("ended", state="done", text=f"Created {model.name} ({config.facts.model_type}).")

@@ -76,6 +76,8 @@ def field(setting: Setting, prefix: str, **options: Any) -> Any:
         return control(gr.Checkbox, **common)
     if setting.choices:
         return control(gr.Dropdown, choices=list(setting.choices), **common)
+    if setting.secret:
+        return control(gr.Textbox, type="password", max_lines=1, **common)
     if setting.type is str:
         return control(gr.Textbox, max_lines=4, **common)
     if setting.step and (setting.high - setting.low) / setting.step <= MOST_POSITIONS:

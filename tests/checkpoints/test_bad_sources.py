@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 
 from dreambooth.checkpoints.extract import extract
-from dreambooth.checkpoints.sd1 import FACTS_KEY
+from dreambooth.checkpoints.stable_diffusion import FACTS_KEY
 from dreambooth.errors import UserError
 from dreambooth.settings import Folders, ModelFolder
 
@@ -143,12 +143,11 @@ ROWS = {
     "unet of a folder": (of_keys("conv_in.weight", "time_embedding.linear_1.weight"), "one component of a diffusers"),
     "upscaler": (of_keys("model.0.weight", "model.1.sub.0.RDB1.conv1.0.weight"), "is an upscaler"),
     "ControlNet": (of_keys("control_model.time_embed.0.weight"), "is a ControlNet"),
-    "SDXL": (of_keys("conditioner.embedders.1.model.ln_final.weight", CONV_IN), "an SDXL checkpoint.* not supported"),
+    "SDXL": (of_keys("conditioner.embedders.1.model.ln_final.weight", CONV_IN), "XL checkpoint without VAE"),
     "SDXL refiner": (of_keys("conditioner.embedders.0.model.ln_final.weight"), "an SDXL refiner"),
-    "SD2": (of_keys("cond_stage_model.model.ln_final.weight", CONV_IN), "a Stable Diffusion 2 checkpoint"),
+    "SD2": (of_keys("cond_stage_model.model.ln_final.weight", CONV_IN), "Stable Diffusion 2.x .* without VAE"),
     "SD3": (of_keys("model.diffusion_model.joint_blocks.0.x_block.attn.proj.weight"), "Stable Diffusion 3"),
     "FLUX": (of_keys("double_blocks.0.img_attn.proj.weight"), "FLUX"),
-    "inpainting": (with_shape(CONV_IN, 32, 9, 3, 3), "an inpainting checkpoint, which is not supported yet"),
     "instruct-pix2pix": (with_shape(CONV_IN, 32, 8, 3, 3), "an instruct-pix2pix checkpoint"),
     "no VAE": (without(VAE), r"without VAE \(first_stage_model"),
     "no text encoder": (without(TEXT), "without text encoder"),
@@ -177,7 +176,7 @@ ROWS = {
     "SDXL folder": (a_folder(unet={"in_channels": 4}, vae={}, text_encoder={}, text_encoder_2={}), "SDXL"),
     "SD2 folder": (
         a_folder(unet={"in_channels": 4, "cross_attention_dim": 1024}, vae={}, text_encoder={}),
-        "Stable Diffusion 2",
+        "its config.json files are damaged",
     ),
     "folder without weights": (
         a_folder(

@@ -153,11 +153,11 @@ def test_values_too_large_for_half_precision_are_named_and_nothing_is_left(mini_
         tensors[key] = tensors[key].float() + 1e6
         safetensors.torch.save_file(tensors, source, file.metadata)
     with pytest.raises(UserError, match=rf"large.safetensors: {key} holds values too large for float16"):
-        extract(source, new, half=True)
+        extract(source, new, dtype=torch.float16)
     assert not new.root.exists()
     extract(source, new)
     with pytest.raises(UserError, match=f"{key} holds values too large for float16"):
-        write_checkpoint(new, out, half=True)
+        write_checkpoint(new, out, dtype=torch.float16)
     assert not out.exists()
 
 
@@ -183,9 +183,9 @@ def test_half_and_full_precision(mini, new, mini_checkpoint, tmp_path, out, asse
     extract(source, new)
     write_checkpoint(new, out)
     assert_same(out, source)
-    write_checkpoint(new, out, half=True)
+    write_checkpoint(new, out, dtype=torch.float16)
     assert_same(out, mini_checkpoint)
-    extract(source, new, half=True)
+    extract(source, new, dtype=torch.float16)
     write_checkpoint(new, out)
     assert_same(out, mini_checkpoint)
 

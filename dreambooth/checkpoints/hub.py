@@ -1,0 +1,112 @@
+"""Models of the Hugging Face hub, through its own library: its cache, its login, its offline mode."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dreambooth.checkpoints.folder_source import preferred
+from dreambooth.errors import UserError
+
+Progress = Callable[[int, int, str], None]
+
+_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<file>.+\.(?:safetensors|ckpt)))?", re.ASCII)
+_COMPONENTS = ("unet", "vae", "text_encoder", "text_encoder_2")
+_CONFIGS = ("model_index.json", "scheduler/scheduler_config.json", *(f"{part}/config.json" for part in _COMPONENTS))
+
+
+def hub_id(source: str) -> tuple[str, str] | None:
+    """(repository, file in it or "") where ``source`` names something on the hub rather than on this disk."""
+    match = _ID.fullmatch(source.strip())
+    if not match or os.path.exists(source) or os.path.isdir(source.split("/")[0]):
+        return None
+    repo, file = match["repo"], match["file"] or ""
+    return None if not file and repo.lower().endswith((".safetensors", ".ckpt")) else (repo, file)
+
+
+def fetch(source: str, token: str = "", progress: Progress | None = None) -> Path:
+    """The local path of ``org/name`` (a diffusers folder) or ``org/name/file.safetensors``, downloaded if need be.
+
+    What the cache holds already is not loaded again. UserError for what is gated, missing or out of reach.
+    """
+    found = hub_id(source)
+    if found is None:
+        raise UserError(f"{source} is neither a file or folder here nor a model's id on the hub (like org/name).")
+    repo, file = found
+    with _explained(repo, file):
+        from huggingface_hub import constants, hf_hub_download
+
+        if file:
+            return Path(hf_hub_download(repo, file, token=token or None))
+        if constants.HF_HUB_OFFLINE:
+            return Path(hf_hub_download(repo, "model_index.json", token=token or None)).parent
+        return _folder(repo, token or None, progress)
+
+
+def _folder(repo: str, token: str | None, progress: Progress | None) -> Path:
+    """Download the configs and, of each component, the version of the weights that would be read."""
+    from huggingface_hub import HfApi, hf_hub_download
+
+    info = HfApi().model_info(repo, token=token)
+    names = [sibling.rfilename for sibling in info.siblings or ()]
+    if "model_index.json" not in names:
+        files = [name for name in names if name.endswith((".safetensors", ".ckpt")) and "/" not in name]
+        hint = f": name one of its files, like {repo}/{files[0]}" if files else ""
+        raise UserError(f"{repo} is no diffusers model on the hub (it has no model_index.json){hint}.")
+    wanted = [name for name in _CONFIGS if name in names]
+    for part in _COMPONENTS:
+        wanted += [f"{part}/{name}" for name in preferred(_inside(names, part), part)]
+    path = Path()
+    for number, name in enumerate(wanted):
+        if progress:
+            progress(number, len(wanted), f"Downloading {name}")
+        path = Path(hf_hub_download(repo, name, revision=info.sha, token=token))
+        if name == "model_index.json":
+            folder = path.parent
+    return folder
+
+
+def _inside(names: list[str], part: str) -> list[str]:
+    return [name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/")]
+
+
+@contextmanager
+def _explained(repo: str, file: str) -> Iterator[None]:
+    """The library's many errors, in words."""
+    from huggingface_hub import errors
+
+    what = f"{file} of {repo}" if file else repo
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise UserError(
+            f"{repo} is gated: accept its terms on huggingface.co/{repo} and give a token of your account."
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise UserError(
+            f"There is no file or folder {repo} here, and no such model on the hub (or it is private: give a token)."
+        ) from error
+    except errors.LocalEntryNotFoundError as error:  # offline, or the hub can't be reached
+        raise UserError(_out_of_reach(what)) from error
+    except errors.EntryNotFoundError as error:
+        raise UserError(f"{repo} has no {file or 'model_index.json'} on the hub: check the name.") from error
+    except errors.HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", "no answer")
+        hint = ": the token is not valid" if status == 401 else ""
+        raise UserError(f"The hub refused {what} ({status}){hint}.") from error
+    except (UserError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        if isinstance(error, (OSError, errors.OfflineModeIsEnabled)) or type(error).__module__.startswith("httpx"):
+            raise UserError(_out_of_reach(what)) from error
+        raise
+
+
+def _out_of_reach(what: str) -> str:
+    return (
+        f"There is no file or folder {what} here; it may be a model of the hub, but that can't be reached (or offline "
+        "mode is on) and the cache does not hold it. Check the path, or download it once while online."
+    )

@@ -1,0 +1,105 @@
+"""Stable Diffusion 2.x, inpainting included: the 512 px models, which predict noise, and the 768 px ones, which predict
+velocity. Their tensors have the same names and shapes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from dreambooth.checkpoints.clip_names import OpenClipText
+from dreambooth.checkpoints.layout import Layout, Part, under
+from dreambooth.checkpoints.ldm_names import unet_names, vae_names
+from dreambooth.checkpoints.sd1 import WIDEST_CONTEXT
+from dreambooth.checkpoints.stable_diffusion import (
+    INPAINTING_CHANNELS,
+    UNET,
+    VAE,
+    Configs,
+    Shapes,
+    StableDiffusion,
+    clip_config,
+    conv_in_channels,
+    open_clip_sizes,
+)
+
+TEXT = "cond_stage_model.model."
+_LAYER = "transformer.resblocks.{}."
+
+
+class StableDiffusion2(StableDiffusion):
+    """:data:`SD2_768` and :data:`SD2_512` are the ones to use."""
+
+    text_prefixes = MappingProxyType({"text_encoder": TEXT})
+
+    def __init__(self, model_type: str, prediction: str, sample_size: int, version: str, architecture: str):
+        self.model_type, self.default_prediction, self.sample_size = model_type, prediction, sample_size
+        self.base_model_version, self.base_architecture = version, architecture
+        self.title = f"Stable Diffusion 2.x ({sample_size * 8} px)"
+
+    def claims(self, shapes: Shapes) -> bool:
+        to_k = shapes.get(UNET + "middle_block.1.transformer_blocks.0.attn2.to_k.weight", ())
+        text = any(key.startswith(TEXT) for key in shapes)
+        other_text = any(key.startswith(("cond_stage_model.transformer.", "conditioner.")) for key in shapes)
+        known = conv_in_channels(shapes) in (4, INPAINTING_CHANNELS) and not _has_label(shapes)
+        return known and (text or to_k[-1:] == (1024,)) and not other_text
+
+    def claims_folder(self, configs: Configs) -> bool:
+        unet = configs.get("unet", {})
+        known = unet.get("in_channels") in (4, INPAINTING_CHANNELS) and not unet.get("addition_embed_type")
+        # A small model of this build has linear projections, which v1 has not.
+        reads = unet.get("cross_attention_dim", 0) > WIDEST_CONTEXT or unet.get("use_linear_projection")
+        fits = known and reads and self.default_prediction == _prediction(configs)
+        return bool(fits) and "text_encoder_2" not in configs and "text_encoder" in configs and "vae" in configs
+
+    def layout(self, configs: Configs) -> Layout:
+        text = OpenClipText(configs["text_encoder"]["num_hidden_layers"], projects=False)
+        return Layout(
+            [
+                Part("unet", UNET, unet_names(configs["unet"]), ("lora_unet",), ("modules", "original")),
+                Part("vae", VAE, vae_names(configs["vae"])),
+                Part("text_encoder", TEXT, text, ("lora_te", "lora_te1")),
+            ],
+            self.ema_prefix,
+        )
+
+    def fillers(self, shapes: Shapes, scheduler: Mapping[str, Any]) -> dict[str, Any]:
+        """The last text layer, which is never read, as a copy of nothing; projection and scale as open_clip starts."""
+        sizes = open_clip_sizes(under(shapes, TEXT))
+        first, last = _LAYER.format(0), _LAYER.format(sizes["num_hidden_layers"])
+        layer = {
+            TEXT + name.replace(first, last, 1): torch.zeros(shape, dtype=torch.float16)
+            for name, shape in under(shapes, TEXT).items()
+            if name.startswith(first)
+        }
+        width = sizes["hidden_size"]
+        return {
+            **layer,
+            TEXT + "text_projection": torch.eye(width, dtype=torch.float16),
+            TEXT + "logit_scale": torch.tensor(math.log(1 / 0.07), dtype=torch.float16),
+        }
+
+    def _unet_config(self, shapes: Shapes, facts: Mapping[str, Any]) -> dict[str, Any]:
+        return {**super()._unet_config(shapes, facts), "upcast_attention": self.default_prediction == "v_prediction"}
+
+    def _text_config(self, component: str, shapes: Shapes, facts: Mapping[str, Any]) -> dict[str, Any]:
+        sizes = open_clip_sizes(shapes)
+        # The unet reads the last layer but one, so that is where transformers' module ends.
+        sizes |= {"num_hidden_layers": sizes["num_hidden_layers"] - 1, "projection_dim": sizes["hidden_size"]}
+        return clip_config(sizes, max(1, sizes["hidden_size"] // 64), "gelu", facts[component])
+
+
+def _has_label(shapes: Shapes) -> bool:
+    return any(key.startswith(UNET + "label_emb.") for key in shapes)
+
+
+def _prediction(configs: Configs) -> str:
+    return configs.get("scheduler", {}).get("prediction_type", "epsilon")
+
+
+SD2_768 = StableDiffusion2("v2x", "v_prediction", 96, "sd_v2_v", "stable-diffusion-v2-768-v")
+SD2_512 = StableDiffusion2("v2x-512", "epsilon", 64, "sd_v2", "stable-diffusion-v2-512")

@@ -1,0 +1,124 @@
+"""Stable Diffusion XL and its children: two text encoders, picture sizes told to the unet, 1024 px.
+
+Children that predict velocity mark it by an empty tensor named ``v_pred``, and a noise schedule that ends in nothing
+but noise (arXiv:2305.08891) by ``ztsnr``; Forge and its kin look for both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from dreambooth.checkpoints.clip_names import PROJECTION, OpenClipText, TransformersText
+from dreambooth.checkpoints.layout import Layout, Part
+from dreambooth.checkpoints.ldm_names import unet_names, vae_names
+from dreambooth.checkpoints.stable_diffusion import (
+    INPAINTING_CHANNELS,
+    UNET,
+    VAE,
+    Configs,
+    Shapes,
+    StableDiffusion,
+    clip_config,
+    conv_in_channels,
+    open_clip_sizes,
+    transformers_text_sizes,
+)
+
+TEXT_1 = "conditioner.embedders.0.transformer."
+TEXT_2 = "conditioner.embedders.1.model."
+V_PREDICTION, ZERO_SNR = "v_pred", "ztsnr"
+N_TIME_IDS = 6  # original height and width, crop from the top and left, target height and width
+
+
+class StableDiffusionXL(StableDiffusion):
+    """:data:`SDXL` is the one to use."""
+
+    model_type = "SDXL"
+    title = "Stable Diffusion XL"
+    components = ("unet", "vae", "text_encoder", "text_encoder_2")
+    base_model_version = "sdxl_base_v1-0"
+    base_architecture = "stable-diffusion-xl-v1-base"
+    implementation = "https://github.com/Stability-AI/generative-models"
+    pipeline = "StableDiffusionXL{}Pipeline"
+    text_prefixes = MappingProxyType({"text_encoder": TEXT_1, "text_encoder_2": TEXT_2})
+    pooled = True
+    vae_scaling_factor = 0.13025
+    sample_size = 128
+
+    def claims(self, shapes: Shapes) -> bool:
+        refiner = any(key.startswith("conditioner.embedders.0.model.") for key in shapes)
+        sized = UNET + "label_emb.0.0.weight" in shapes
+        text = any(key.startswith((TEXT_1, TEXT_2)) for key in shapes)
+        known = conv_in_channels(shapes) in (4, INPAINTING_CHANNELS)
+        return known and (sized or text) and not refiner
+
+    def claims_folder(self, configs: Configs) -> bool:
+        unet = configs.get("unet", {})
+        known = unet.get("in_channels") in (4, INPAINTING_CHANNELS) and unet.get("addition_embed_type") == "text_time"
+        return known and all(part in configs for part in self.components)
+
+    def prediction_type(self, shapes: Shapes, metadata: Mapping[str, str]) -> str | None:
+        return "v_prediction" if V_PREDICTION in shapes else super().prediction_type(shapes, metadata)
+
+    def scheduler_config(self, prediction_type: str, shapes: Shapes, metadata: Mapping[str, str]) -> dict[str, Any]:
+        config = super().scheduler_config(prediction_type, shapes, metadata)
+        if ZERO_SNR in shapes:
+            config |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+        return config
+
+    def layout(self, configs: Configs) -> Layout:
+        text_2 = OpenClipText(configs["text_encoder_2"]["num_hidden_layers"], projects=True)
+        return Layout(
+            [
+                # The unet's adapters go by the original names: some WebUIs misplace a few of diffusers' ones.
+                Part("unet", UNET, unet_names(configs["unet"]), ("lora_unet",), ("original", "modules")),
+                Part("vae", VAE, vae_names(configs["vae"])),
+                Part("text_encoder", TEXT_1, TransformersText(), ("lora_te1",)),
+                Part("text_encoder_2", TEXT_2, text_2, ("lora_te2",)),
+            ],
+            self.ema_prefix,
+        )
+
+    def fillers(self, shapes: Shapes, scheduler: Mapping[str, Any]) -> dict[str, Any]:
+        scale = torch.tensor(math.log(1 / 0.07), dtype=torch.float16)
+        marks = {
+            V_PREDICTION: scheduler.get("prediction_type") == "v_prediction",
+            ZERO_SNR: scheduler.get("rescale_betas_zero_snr", False),
+        }
+        return {TEXT_2 + "logit_scale": scale, **{key: torch.empty(0) for key, marked in marks.items() if marked}}
+
+    def _index_extras(self) -> dict[str, Any]:
+        absent = {name: [None, None] for name in ("feature_extractor", "image_encoder")}
+        second = {
+            "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+            "tokenizer_2": ["transformers", "CLIPTokenizer"],
+        }
+        return {"force_zeros_for_empty_prompt": True, "add_watermarker": False, **absent, **second}
+
+    def _unet_config(self, shapes: Shapes, facts: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            **super()._unet_config(shapes, facts),
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": facts["unet"].get("addition_time_embed_dim", 256),
+            "projection_class_embeddings_input_dim": shapes["label_emb.0.0.weight"][1],
+        }
+
+    def _vae_config(self, shapes: Shapes, facts: Mapping[str, Any], latent_size: int) -> dict[str, Any]:
+        return {**super()._vae_config(shapes, facts, latent_size), "force_upcast": True}
+
+    def _text_config(self, component: str, shapes: Shapes, facts: Mapping[str, Any]) -> dict[str, Any]:
+        if component == "text_encoder":
+            return clip_config(transformers_text_sizes(shapes), 12, "quick_gelu", facts[component])
+        sizes = open_clip_sizes(shapes)
+        if PROJECTION not in shapes:
+            raise KeyError(PROJECTION)
+        config = clip_config(sizes, max(1, sizes["hidden_size"] // 64), "gelu", facts[component])
+        return config | {"architectures": ["CLIPTextModelWithProjection"]}
+
+
+SDXL = StableDiffusionXL()

@@ -1,0 +1,107 @@
+"""A very small model of every family, with random weights in the original single-file layout.
+
+The names are made by our own tables, which tests/checkpoints proves against the published ones.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from dreambooth.checkpoints.family import FAMILIES, Family
+from dreambooth.checkpoints.layout import Layout, join
+from dreambooth.checkpoints.ldm_names import Place
+from dreambooth.checkpoints.modules import disk_shapes, skeleton
+from dreambooth.checkpoints.stable_diffusion import FACTS_KEY
+from dreambooth.checkpoints.writing import write_tensors
+
+FACTS = {
+    "unet": {"attention_head_dim": [2, 4], "norm_num_groups": 8, "addition_time_embed_dim": 8},
+    "vae": {"norm_num_groups": 8},
+    "text_encoder": {"num_attention_heads": 4},
+    "text_encoder_2": {"num_attention_heads": 4},
+    "sample_size": 8,
+}
+_BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+
+
+def make(
+    path: Path,
+    model_type: str,
+    *,
+    inpainting: bool = False,
+    v_pred: bool = False,
+    ztsnr: bool = False,
+    told: bool = True,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float16,
+    **facts: object,
+) -> Path:
+    """Write one. ``told``: whether its metadata says what it predicts, where tensors don't."""
+    family = next(family for family in FAMILIES if family.model_type == model_type)
+    configs = _configs(family, 9 if inpainting else 4)
+    generator = torch.Generator().manual_seed(seed)
+    tensors = _tensors(family, family.layout(configs), configs, generator, dtype)
+    shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    tensors |= {k: v.to(dtype) for k, v in family.fillers(shapes, {}).items()}
+    tensors |= {key: torch.empty(0) for key, marked in (("v_pred", v_pred), ("ztsnr", ztsnr)) if marked}
+    if model_type == "SDXL":
+        tensors["denoiser.sigmas"] = torch.rand(1000, generator=generator)
+        tensors["conditioner.embedders.0.transformer.text_model.embeddings.position_ids"] = torch.arange(77)[None]
+    else:
+        tensors |= {"betas": _BETAS.float(), "alphas_cumprod": torch.cumprod(1 - _BETAS, 0).float()}
+    said = {**FACTS, **({"prediction_type": family.default_prediction} if told and not v_pred else {}), **facts}
+    write_tensors(path, tensors, {FACTS_KEY: json.dumps(said), "format": "pt"})
+    return path
+
+
+def _tensors(
+    family: Family, layout: Layout, configs: dict, generator: torch.Generator, dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
+    """Random weights of about the size that keeps signals as large as they come in."""
+    tensors = {}
+    for component in family.components:
+        for name, shape in disk_shapes(component, skeleton(component, configs[component])).items():
+            key = layout.key(Place(component, name))
+            slot = layout.slot(key)
+            if key in tensors:
+                continue
+            parts = [_random(name, shape, generator) for _ in slot.places]
+            whole = layout.key_shape(key, [shape] * len(parts))
+            tensors[key] = join(parts, whole, slot.transposed).to(dtype)
+    return tensors
+
+
+def _random(name: str, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+    if len(shape) == 1:
+        around = 1.0 if name.endswith("weight") else 0.0
+        return around + 0.05 * torch.randn(shape, generator=generator)
+    fan_in = shape[1:].numel() if isinstance(shape, torch.Size) else torch.Size(shape[1:]).numel()
+    return torch.randn(shape, generator=generator) * (1.0 if "embed" in name and len(shape) == 2 else fan_in**-0.5)
+
+
+def _configs(family: Family, in_channels: int) -> dict[str, dict]:
+    pooled, wide = family.model_type == "SDXL", family.model_type != "v1x"
+    unet = {
+        "sample_size": 8, "in_channels": in_channels, "out_channels": 4, "block_out_channels": [16, 32],
+        "layers_per_block": 1, "down_block_types": ["DownBlock2D" if pooled else "CrossAttnDownBlock2D",
+        "CrossAttnDownBlock2D"], "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D" if pooled else
+        "CrossAttnUpBlock2D"], "cross_attention_dim": 48 if pooled else 32, "attention_head_dim": [2, 4],
+        "norm_num_groups": 8, "use_linear_projection": wide,
+    }  # fmt: skip
+    if pooled:
+        unet |= {"transformer_layers_per_block": [1, 2], "addition_embed_type": "text_time",
+                 "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 16 + 6 * 8}  # fmt: skip
+    vae = {
+        "in_channels": 3, "out_channels": 3, "latent_channels": 4, "block_out_channels": [8, 8, 8, 8],
+        "layers_per_block": 1, "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4, "norm_num_groups": 8,
+    }  # fmt: skip
+    text = {
+        "vocab_size": 49408, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "max_position_embeddings": 77, "projection_dim": 32,
+    }  # fmt: skip
+    second = {**text, "hidden_size": 16, "projection_dim": 16, "architectures": ["CLIPTextModelWithProjection"]}
+    return {"unet": unet, "vae": vae, "text_encoder": text, **({"text_encoder_2": second} if pooled else {})}
