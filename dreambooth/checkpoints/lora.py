@@ -149,14 +149,16 @@ def apply_lora(modules: Modules, file: LoraFile, unet_weight: float = 1.0, text_
 def write_lora(path: Path, weights: Adapters, metadata: Mapping[str, str], dtype: torch.dtype = torch.float16) -> None:
     """Write a file in kohya's format, whole or not at all.
 
-    The caller's metadata (ss_*, modelspec.*) is completed with the hashes that WebUIs show and compare. Scalars stay
-    float32. UserError when a value does not fit into ``dtype``.
+    The caller's metadata (ss_*, modelspec.*) is completed with the hashes that WebUIs show and compare. Scalars and
+    DoRA's lengths stay float32: rounded, these would change a weight more than many an adapter does. UserError when a
+    value does not fit into ``dtype``.
     """
     tensors = {}
     for name, adapter in sorted(weights.items()):
         for part, tensor in sorted(adapter.parts().items()):
             values = tensor.detach().to("cpu")
-            tensors[f"{name}.{part}"] = values if values.dim() == 0 else cast(values, dtype, f"{path}: {name}")
+            exact = part == "dora_scale" or values.dim() == 0
+            tensors[f"{name}.{part}"] = values.float() if exact else cast(values, dtype, f"{path}: {name}")
     model_hash = _data_hash(tensors)
     with replacing(Path(path)) as beside:
         # The legacy hash is defined on the file as it is with the ss_ metadata alone.

@@ -23,7 +23,8 @@ def trained(mini, subject_concepts):
         instance_data_dir=str(subject_concepts.parent / "subject"), instance_token="zwx", class_token="toy"
     )
     settings = {
-        "use_lora": True, "lora_unet_rank": 8, "lora_unet_alpha": 4, "lora_txt_rank": 4, "lora_learning_rate": 5e-3,
+        "use_lora": True, "lora_unet_rank": 8, "lora_unet_alpha": 4, "lora_txt_rank": 4, "use_lora_extended": True,
+        "lora_learning_rate": 5e-3,
         "lora_txt_learning_rate": 5e-3, "max_train_steps": 15, "resolution": 64, "bucket_step": 32,
         "train_batch_size": 2, "save_preview_every": 0,
     }  # fmt: skip
@@ -83,7 +84,7 @@ def test_weight_scales_the_lora_in_pictures_and_checkpoints(trained, tmp_path):
         model.save(actions.configure(model, {"lora_weight": 1, "lora_txt_weight": 1, **weights}))
         changed.append(actions.generate_checkpoint(model, loras=[lora])[1].n_changed)
     n_text = sum(name.startswith("lora_te_") for name in read_lora(lora).weights)
-    assert changed == [0, n_text, len(read_lora(lora).weights)]
+    assert changed[:2] == [0, n_text] and changed[2] > n_text
 
 
 def test_preview_equals_the_sample_drawn_afterwards(mini, subject_concepts, tmp_path):

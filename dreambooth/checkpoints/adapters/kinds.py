@@ -258,12 +258,14 @@ def decompose(weight: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
     out (the paper's section 4.3).
     """
     kept = 0 if tuple(magnitude.shape[:2]) == (weight.shape[0], 1) else 1
-    return weight * (magnitude.float().reshape(_along(kept, weight)) / lengths(weight, kept).detach())
+    wanted = magnitude.float().reshape([-1 if axis == kept else 1 for axis in range(weight.dim())])
+    found = lengths(weight, kept).detach().clamp(min=torch.finfo(torch.float32).tiny)  # a row may be all zeros
+    return weight * (wanted / found)
 
 
 def lengths(weight: torch.Tensor, kept: int) -> torch.Tensor:
     """Norms of W (0: of each output's row, 1: of each input's column), with as many axes as W."""
-    return weight.norm(dim=[axis for axis in range(weight.dim()) if axis != kept], keepdim=True)
+    return torch.linalg.vector_norm(weight, dim=[axis for axis in range(weight.dim()) if axis != kept], keepdim=True)
 
 
 def factorization(dimension: int, factor: int = 0) -> tuple[int, int]:
@@ -301,10 +303,6 @@ def _is_magnitude(magnitude: torch.Tensor, shape: Shape) -> bool:
     """Whether a ``dora_scale`` belongs to a weight of ``shape``: (1, in, ...) or (out, 1, ...)."""
     axes = ((1, shape[1]), (shape[0], 1))
     return tuple(magnitude.shape[:2]) in axes and magnitude.numel() == max(magnitude.shape[:2])
-
-
-def _along(axis: int, weight: torch.Tensor) -> list[int]:
-    return [-1 if dim == axis else 1 for dim in range(weight.dim())]
 
 
 def _number(value: torch.Tensor | None) -> float | None:
