@@ -18,6 +18,7 @@ from dreambooth.settings import Concept, Creation, Folders, ModelConfig, ModelFo
 from dreambooth.settings.creation import AS_IS, PRECISIONS
 
 if TYPE_CHECKING:
+    from dreambooth.checkpoints.lora import LoraUse
     from dreambooth.runs.advice import Advice
     from dreambooth.runs.preflight import Checked
     from dreambooth.runs.run import RunResult
@@ -156,12 +157,17 @@ def sample(
     shots: Sequence[Any],
     out: Path,
     *,
-    lora: Path | None = None,
-    lora_weight: float = 1.0,
+    loras: Sequence[Path] = (),
+    lora_weights: Sequence[float] = (),
+    lora_text_weights: Sequence[float] = (),
     batch_size: int = 1,
     progress: Progress | None = None,
 ) -> list[Path]:
-    """Draw pictures with the model, or with the model and a LoRA, into the folder ``out``."""
+    """Draw pictures with the model, or with the model and LoRAs, into the folder ``out``.
+
+    ``lora_weights``: one for each LoRA, or none for 1; ``lora_text_weights``: the same for the text encoder, or none
+    to follow ``lora_weights``.
+    """
     from dreambooth.checkpoints.lora import apply_lora, read_lora
     from dreambooth.checkpoints.modules import load_modules, load_unet
     from dreambooth.hosts.alone import best_device
@@ -170,12 +176,12 @@ def sample(
 
     config = model.require().load()
     settings = config.settings
-    adapter = read_lora(lora) if lora else None
+    adapters = [(read_lora(use.path), use) for use in _uses(loras, lora_weights, lora_text_weights, (1.0, 1.0))]
     modules = load_modules(model.working)
     if settings.use_ema and settings.infer_ema and (model.working / "ema_unet").is_dir():
         modules.unet = load_unet(model.working, name="ema_unet")
-    if adapter:
-        apply_lora(modules, adapter, lora_weight)
+    for adapter, use in adapters:
+        apply_lora(modules, adapter, use.unet, use.text)
     for module in (modules.unet, modules.vae, modules.text_encoder):
         module.to(best_device()).eval()
     pictures = draw(
@@ -196,15 +202,17 @@ def sample(
 def generate_checkpoint(
     model: ModelFolder,
     *,
-    lora: Path | None = None,
-    lora_weight: float | None = None,
+    loras: Sequence[Path] = (),
+    lora_weights: Sequence[float] = (),
+    lora_text_weights: Sequence[float] = (),
     precision: str | None = None,
     out: Path | None = None,
     progress: Progress | None = None,
 ) -> tuple[Path, Any]:
-    """Write the model as one file in its original layout, with a LoRA merged in if given, and check it.
+    """Write the model as one file in its original layout, with LoRAs merged in if given, and check it.
 
-    Returns the path and its :class:`dreambooth.checkpoints.verify.Verification`. ``None`` takes the model's settings.
+    Returns the path and its :class:`dreambooth.checkpoints.verify.Verification`. What is not given (``None``, no
+    weights at all) is taken from the model's settings; weights as for :func:`sample`.
     """
     from dreambooth.checkpoints.single_file import write_checkpoint
     from dreambooth.checkpoints.verify import verify_checkpoint
@@ -212,14 +220,28 @@ def generate_checkpoint(
 
     config = model.require().load()
     precision = precision or ("fp16" if config.settings.half_model else AS_IS)
-    weight = config.settings.lora_weight if lora_weight is None else lora_weight
-    loras = [(Path(lora), weight)] if lora else []
-    path = free_path(out) if out else checkpoint_path(model, config, "_lora" if lora else "")
-    write_checkpoint(model, path, loras=loras, dtype=dtype_of(precision), ema=ema_choice(config), progress=progress)
+    own_weights = config.settings.lora_weight, config.settings.lora_txt_weight
+    uses = _uses(loras, lora_weights, lora_text_weights, own_weights)
+    path = free_path(out) if out else checkpoint_path(model, config, "_lora" if uses else "")
+    write_checkpoint(model, path, loras=uses, dtype=dtype_of(precision), ema=ema_choice(config), progress=progress)
     verification = verify_checkpoint(path, model)
     if not verification.ok:
         raise UserError(f"{path} was written but did not pass its check: {verification.summary()}.")
     return path, verification
+
+
+def _uses(
+    loras: Sequence[Path], weights: Sequence[float], text_weights: Sequence[float], default: tuple[float, float]
+) -> list[LoraUse]:
+    """Each LoRA with its weights for unet and text encoder. UserError when their numbers differ."""
+    from dreambooth.checkpoints.lora import LoraUse
+
+    for given, what in ((weights, "weights"), (text_weights, "text weights")):
+        if given and len(given) != len(loras):
+            raise UserError(f"{len(loras)} LoRAs and {len(given)} {what}: give one for each LoRA, or none.")
+    unet = weights or [default[0]] * len(loras)
+    text = text_weights or weights or [default[1]] * len(loras)
+    return [LoraUse(Path(path), *strengths) for path, *strengths in zip(loras, unet, text, strict=True)]
 
 
 @contextmanager

@@ -73,7 +73,7 @@ class Demo:
         lora = next(path for path in trained.files if path.parent == self.folders.loras)
         self._say("5/6  What it draws now, and the checkpoint with the LoRA merged in")
         after = self._draw("after", lora)
-        checkpoint, verification = actions.generate_checkpoint(self.model, lora=lora)
+        checkpoint, verification = actions.generate_checkpoint(self.model, loras=[lora])
         self.bar.line(f"{checkpoint}: {verification.summary()}")
         self._say("6/6  The speed of a step beside a bare torch loop over the same modules")
         ours, bare = self._measure(trained.config)
@@ -104,7 +104,8 @@ class Demo:
 
     def _draw(self, when: str, lora: Path | None = None) -> list[Path]:
         shots = [*self._subject_shots(), *self._prior_shots()]
-        return actions.sample(self.model, shots, self.out / when, lora=lora, batch_size=8, progress=self.bar.show)
+        loras = [lora] if lora else []
+        return actions.sample(self.model, shots, self.out / when, loras=loras, batch_size=8, progress=self.bar.show)
 
     def _subject_shots(self) -> list[Shot]:
         name = _a(f"{self.token} {self.concept.class_token}")

@@ -1,141 +1,164 @@
-"""LoRA files in kohya's format: names, reading, writing, and what they add to a model's weights.
+"""Files of adapters (LoRA and its kin, see ``adapters/``): reading, writing, and what they add to a model's weights.
 
-A module's weight W (out, in) becomes W + up @ down * alpha / rank, with down (rank, in) and up (out, rank).
-A LoRA file names the module by its diffusers path with underscores, behind a prefix for the component.
+They are written in kohya's format, whose names the model's layout gives, and read in that one, in diffusers' and in
+peft's. Pivotal tuning's embeddings in the same file (``bundle_emb.*``) are no adapters and are passed over.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from dreambooth.checkpoints.adapters import Adapter, Difference, make_adapter
+from dreambooth.checkpoints.adapters.names import BIAS_PARTS, REFUSED, Key, diffusers_names, normal_form, split_key
+from dreambooth.checkpoints.family import Layout
 from dreambooth.checkpoints.ldm_names import Place
 from dreambooth.checkpoints.modules import Modules, disk_name
 from dreambooth.checkpoints.reading import Tensors, open_tensors
-from dreambooth.checkpoints.writing import Spec, data_order, tensor_bytes, write_tensors
+from dreambooth.checkpoints.writing import Spec, cast, data_order, tensor_bytes, write_tensors
 from dreambooth.errors import UserError
 from dreambooth.files import replacing
 
-_UNET_BLOCK = "Transformer2DModel"
-_PREFIXES = {"unet": "lora_unet", "text_encoder": "lora_te"}
-_DOWN, _UP, _ALPHA = "lora_down.weight", "lora_up.weight", "alpha"
+Adapters = Mapping[str, Adapter]
+
+_ATTENTION_BLOCK = "Transformer2DModel"
+_CONVOLUTION_BLOCKS = ("ResnetBlock2D", "Downsample2D", "Upsample2D")
+_WIDTHS = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2", 2048: "SDXL"}  # of the text embeddings
+_VERSIONS = {"sd_v1": "Stable Diffusion 1.x", "sd_v2": "Stable Diffusion 2", "sdxl": "SDXL"}
+_SIGNS = {
+    "_double_blocks_": "FLUX", "single_transformer_blocks_": "FLUX", "_joint_blocks_": "Stable Diffusion 3",
+    "transformer_transformer_blocks_": "Stable Diffusion 3 or FLUX", "lora_te2_": "SDXL", "text_encoder_2_": "SDXL",
+}  # fmt: skip
 
 
-class LoraPair(NamedTuple):
-    """One module's adapter: ``down`` (rank, in[, k, k]), ``up`` (out, rank[, 1, 1])."""
+class LoraUse(NamedTuple):
+    """A file, and how much of it the unet and the text encoders get."""
 
-    down: torch.Tensor
-    up: torch.Tensor
-    alpha: float
+    path: Path
+    unet: float = 1.0
+    text: float = 1.0
 
-    @property
-    def rank(self) -> int:
-        return self.down.shape[0]
-
-
-LoraWeights = dict[str, LoraPair]
+    def strength(self, place: Place) -> float:
+        return self.unet if place.component == "unet" else self.text
 
 
 @dataclass(frozen=True)
 class LoraFile:
-    """A LoRA as read: its pairs by kohya name, and its metadata."""
+    """A file as read: by module name (dots as underscores) the adapters of weights and those of biases."""
 
     path: Path
-    weights: LoraWeights
-    metadata: dict[str, str]
+    weights: Adapters
+    metadata: dict[str, str] = field(default_factory=dict)
+    biases: Adapters = field(default_factory=dict)
+
+    @property
+    def made_for(self) -> str:
+        """The family of models, in words: as the file says, else as names and sizes tell."""
+        version = self.metadata.get("ss_base_model_version", "")
+        if version:
+            return next((title for start, title in _VERSIONS.items() if version.startswith(start)), version)
+        for name in self.weights:
+            for sign, title in _SIGNS.items():
+                if sign in name:
+                    return title
+        cross = [adapter.size for name, adapter in self.weights.items() if name.endswith(("attn2_to_k", "attn2_to_v"))]
+        return next((_WIDTHS[size[1]] for size in cross if size and size[1] in _WIDTHS), "another model")
 
 
-def lora_name(component: str, module_path: str) -> str:
-    """``lora_unet_down_blocks_0_...`` or ``lora_te_text_model_encoder_...`` for a module of the component."""
-    return f"{_PREFIXES[component]}_{disk_name(component, module_path).replace('.', '_')}"
+def target_modules(module: nn.Module, component: str, convolutions: bool = False) -> dict[str, nn.Module]:
+    """Path to module, for the modules that kohya's trainer covers; A1111 finds each of them by its name.
 
-
-def target_modules(module: nn.Module, component: str) -> dict[str, nn.Module]:
-    """Path to module, for the modules that kohya's LoRA covers.
-
-    In the unet the linear layers and 1x1 convolutions within transformer blocks, projections included; in the text
-    encoder the attention projections and the two layers of each MLP.
+    In the unet the linear layers and 1x1 convolutions within transformer blocks, projections included; with
+    ``convolutions`` (LoCon) also all within resnet blocks (both 3x3, the shortcut's 1x1, the projection of the time
+    embedding) and the 3x3 of down- and upsamplers. In a text encoder the attention projections and the two layers of
+    each MLP.
     """
-    if component == "text_encoder":
+    if component != "unet":
         inside = ("self_attn", "mlp")
         return {
             path: m for path, m in module.named_modules() if isinstance(m, nn.Linear) and path.split(".")[-2] in inside
         }
-    blocks = [f"{path}." for path, m in module.named_modules() if type(m).__name__ == _UNET_BLOCK]
-    return {path: m for path, m in module.named_modules() if path.startswith(tuple(blocks)) and _is_target(m)}
-
-
-def delta(pair: LoraPair, shape: tuple[int, ...] | torch.Size) -> torch.Tensor:
-    """What the pair adds to a weight of ``shape``: up @ down * alpha / rank, fp32."""
-    product = pair.up.flatten(1).float() @ pair.down.flatten(1).float()
-    return (product * (pair.alpha / pair.rank)).reshape(shape)
-
-
-def fits(pair: LoraPair, shape: tuple[int, ...] | torch.Size) -> bool:
-    """Whether the pair belongs to a weight of ``shape`` (linear or convolution)."""
-    return pair.up.shape[0] == shape[0] and pair.down[0].numel() == math.prod(shape[1:])
-
-
-def match(file: LoraFile, shapes: Mapping[Place, tuple[int, ...]]) -> dict[Place, LoraPair]:
-    """Which pair belongs to which weight, of those whose places (names as on disk) and shapes are given.
-
-    UserError that lists what in the LoRA belongs to no weight, or to one of another size.
-    """
-    weights = {
-        lora_name(place.component, place.name.removesuffix(".weight")): place
-        for place in shapes
-        if place.component in _PREFIXES and place.name.endswith(".weight")
+    kinds = (_ATTENTION_BLOCK, *_CONVOLUTION_BLOCKS) if convolutions else (_ATTENTION_BLOCK,)
+    blocks = tuple(f"{path}." for path, m in module.named_modules() if type(m).__name__ in kinds)
+    return {
+        path: m
+        for path, m in module.named_modules()
+        if path.startswith(blocks) and (isinstance(m, nn.Linear) or (isinstance(m, nn.Conv2d) and m.groups == 1))
     }
-    strangers = [name for name in file.weights if name not in weights]
-    if strangers:
-        raise UserError(_no_place(file.path, strangers, "match no module of this model"))
-    misfits = [name for name, pair in file.weights.items() if not fits(pair, shapes[weights[name]])]
-    if misfits:
-        raise UserError(_no_place(file.path, misfits, "have the wrong size for this model"))
-    return {weights[name]: pair for name, pair in file.weights.items()}
 
 
-def apply_lora(modules: Modules, file: LoraFile, weight: float = 1.0) -> int:
-    """Add the LoRA, ``weight`` times, to the modules' weights in place; returns how many were changed.
+def lora_name(layout: Layout, component: str, module_path: str) -> str:
+    """What a file that we write calls a module of the component."""
+    return layout.adapter_names(Place(component, f"{disk_name(component, module_path)}.weight"))[0]
 
-    UserError, before anything is changed, when a part of the LoRA fits no module that is loaded.
+
+def match(file: LoraFile, shapes: Mapping[Place, tuple[int, ...]], layout: Layout) -> dict[Place, Adapter]:
+    """Which adapter belongs to which weight or bias, of those whose places (names as on disk) and shapes are given.
+
+    UserError that lists what in the file belongs to none, or to one of another size, and what it was made for.
     """
-    loaded = {"unet": modules.unet, "text_encoder": modules.text_encoder}
+    modules = _modules_by_name(shapes, layout)
+    found: dict[Place, Adapter] = {}
+    strangers, misfits = [], []
+    for leaf, adapters in (("weight", file.weights), ("bias", file.biases)):
+        for name, adapter in adapters.items():
+            module = modules.get(name)
+            place = module and Place(module.component, f"{module.name}.{leaf}")
+            if place not in shapes:
+                strangers.append(name)
+            elif not adapter.fits(shapes[place]):
+                misfits.append(name)
+            else:
+                found[place] = adapter
+    for names, what in ((strangers, "match no module of this model"), (misfits, "have the wrong size for this model")):
+        if names:
+            raise UserError(_no_place(file, names, what))
+    return found
+
+
+def apply_lora(modules: Modules, file: LoraFile, unet_weight: float = 1.0, text_weight: float | None = None) -> int:
+    """Add the file's adapters to the modules' weights in place; returns how many tensors were changed.
+
+    ``text_weight`` is for the text encoders; None: as ``unet_weight``. UserError, before anything is changed, when a
+    part of the file fits no module that is loaded.
+    """
+    use = LoraUse(file.path, unet_weight, unet_weight if text_weight is None else text_weight)
+    loaded = {name: getattr(modules, name, None) for name in modules.family.components}
     parameters = {
         Place(component, disk_name(component, name)): parameter
         for component, module in loaded.items()
         if module is not None
         for name, parameter in module.named_parameters()
     }
-    pairs = match(file, {place: tuple(parameter.shape) for place, parameter in parameters.items()})
+    adapters = match(file, {place: tuple(parameter.shape) for place, parameter in parameters.items()}, modules.layout)
     with torch.no_grad():
-        for place, pair in pairs.items():
+        for place, adapter in adapters.items():
             target = parameters[place]
-            change = weight * delta(pair, target.shape).to(target.device)
-            target.copy_((target.float() + change).to(target.dtype))
-    return len(pairs)
+            target.copy_(adapter.apply(target.cpu(), use.strength(place)).to(target.dtype))
+    return len(adapters)
 
 
-def write_lora(
-    path: Path, weights: LoraWeights, metadata: Mapping[str, str], dtype: torch.dtype = torch.float16
-) -> None:
-    """Write a kohya file, whole or not at all.
+def write_lora(path: Path, weights: Adapters, metadata: Mapping[str, str], dtype: torch.dtype = torch.float16) -> None:
+    """Write a file in kohya's format, whole or not at all.
 
-    The caller's metadata (ss_*, modelspec.*) is completed with the hashes that WebUIs show and compare. ``alpha`` is
-    stored as float32: half precision would round a large one.
+    The caller's metadata (ss_*, modelspec.*) is completed with the hashes that WebUIs show and compare. Scalars and
+    DoRA's lengths stay float32: rounded, these would change a weight more than many an adapter does. UserError when a
+    value does not fit into ``dtype``.
     """
     tensors = {}
-    for name, pair in sorted(weights.items()):
-        tensors[f"{name}.{_ALPHA}"] = torch.tensor(float(pair.alpha))
-        tensors[f"{name}.{_DOWN}"] = pair.down.detach().to("cpu", dtype)
-        tensors[f"{name}.{_UP}"] = pair.up.detach().to("cpu", dtype)
+    for name, adapter in sorted(weights.items()):
+        for part, tensor in sorted(adapter.parts().items()):
+            values = tensor.detach().to("cpu")
+            exact = part == "dora_scale" or values.dim() == 0
+            tensors[f"{name}.{part}"] = values.float() if exact else cast(values, dtype, f"{path}: {name}")
     model_hash = _data_hash(tensors)
     with replacing(Path(path)) as beside:
         # The legacy hash is defined on the file as it is with the ss_ metadata alone.
@@ -149,52 +172,90 @@ def write_lora(
 
 
 def read_lora(path: Path) -> LoraFile:
-    """Read a kohya LoRA for SD1.x. UserError that says what the file is, when it is something else."""
+    """Read a file of adapters of any kind and naming. UserError that says what it is, when it is something else."""
     with open_tensors(path) as file:
-        _require_sd1(file)
-        names = dict.fromkeys(key.partition(".")[0] for key in file)
-        return LoraFile(file.path, {_canonical(name): _pair(file, name) for name in names}, file.metadata)
+        parts: dict[str, dict[str, torch.Tensor]] = {}
+        for key, (module, part) in _split_keys(file).items():
+            parts.setdefault(module, {})[part] = normal_form(key, file.get(key))
+        config = _peft_config(file)
+        biases = {
+            name: Difference({"diff": own.pop(part)})
+            for name, own in parts.items()
+            for part in BIAS_PARTS
+            if part in own
+        }
+        weights = {name: _adapter(file.path, name, own, config) for name, own in parts.items() if own}
+        return LoraFile(file.path, weights, file.metadata, biases)
 
 
-def _is_target(module: nn.Module) -> bool:
-    is_pointwise = isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)
-    return isinstance(module, nn.Linear) or is_pointwise
+def _modules_by_name(shapes: Iterable[Place], layout: Layout) -> dict[str, Place]:
+    """A model's modules by all names that files may use."""
+    modules: dict[str, Place] = {}
+    for place in shapes:
+        module, _, leaf = place.name.rpartition(".")
+        if leaf == "weight" and (names := layout.adapter_names(place)):
+            for name in (*names, *diffusers_names(place.component, module)):
+                modules.setdefault(name, Place(place.component, module))
+    return modules
 
 
-def _no_place(path: Path, names: list[str], what: str) -> str:
+def _no_place(file: LoraFile, names: list[str], what: str) -> str:
     shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    return f"{path}: {len(names)} parts {what} ({shown}). Use a LoRA that was made for this model's family."
+    total = len({*file.weights, *file.biases})
+    return (
+        f"{file.path} was made for {file.made_for}: {len(names)} of its {total} modules {what} ({shown}). "
+        "Use a LoRA that was made for this model's family."
+    )
 
 
-def _canonical(name: str) -> str:
-    """Some tools number the only text encoder."""
-    return "lora_te_" + name.removeprefix("lora_te1_") if name.startswith("lora_te1_") else name
+def _split_keys(file: Tensors) -> dict[str, Key]:
+    """Every key as module and part. UserError when the file is no LoRA, or one of a kind that is not read."""
+    keys = {key: split_key(key) for key in file if not key.startswith("bundle_emb.")}
+    parts = {key.part for key in keys.values() if key}
+    if not parts - {"weight", "alpha", "scale"}:  # "weight" alone is any model's
+        raise UserError(f"{file.path} is not a LoRA: choose one in kohya's, LyCORIS' or diffusers' format.")
+    if refused := sorted({REFUSED[part] for part in parts if part in REFUSED}):
+        raise UserError(
+            f"{file.path} is {' and '.join(refused)}, which is not read here: use LoRA, LoHa, LoKr or DoRA."
+        )
+    if strange := [key for key, split in keys.items() if split is None]:
+        more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
+        raise UserError(f"{file.path} is not a LoRA of a kind that is known here: it holds {strange[0]}{more}.")
+    return {key: split for key, split in keys.items() if split}
 
 
-def _require_sd1(file: Tensors) -> None:
-    names = {key.partition(".")[0] for key in file}
-    version = file.metadata.get("ss_base_model_version", "")
-    if any(name.startswith(("lora_te2_", "lora_unet_input_blocks_")) for name in names) or version.startswith("sdxl"):
-        raise UserError(f"{file.path} is a LoRA for SDXL: use one for Stable Diffusion 1.x.")
-    if version.startswith("sd_v2"):
-        raise UserError(f"{file.path} is a LoRA for Stable Diffusion 2: use one for Stable Diffusion 1.x.")
-    if any(".lora_A." in key or ".lora.down" in key for key in file):
-        raise UserError(f"{file.path} is a LoRA in diffusers' format, which is not read yet: convert it to kohya's.")
-    if not any(name.startswith(("lora_unet_", "lora_te_", "lora_te1_")) for name in names):
-        raise UserError(f"{file.path} is not a LoRA in kohya's format: choose a LoRA for Stable Diffusion 1.x.")
+def _adapter(path: Path, name: str, parts: dict[str, torch.Tensor], config: Mapping[str, Any]) -> Adapter:
+    adapter = None if any(0 in tensor.shape for tensor in parts.values()) else make_adapter(parts)
+    if adapter is None:
+        raise UserError(f"{path} is damaged, or no LoRA of a kind that is known here: {name} has {', '.join(parts)}.")
+    if adapter.size is None and not adapter.needs_weight:
+        raise UserError(f"{path} is damaged: the shapes of {name} don't belong together.")
+    if adapter.alpha is None and adapter.rank:
+        adapter.alpha = _peft_alpha(config, name, adapter.rank)
+    return adapter
 
 
-def _pair(file: Tensors, name: str) -> LoraPair:
-    parts = {key.removeprefix(f"{name}.") for key in file if key.startswith(f"{name}.")}
-    if not {_DOWN, _UP} <= parts <= {_DOWN, _UP, _ALPHA}:
-        odd = ", ".join(sorted(parts ^ {_DOWN, _UP, _ALPHA}))
-        raise UserError(f"{file.path} is not a plain LoRA, or it is damaged: {name} has or lacks {odd}.")
-    down, up = file.get(f"{name}.{_DOWN}"), file.get(f"{name}.{_UP}")
-    alpha = file.get(f"{name}.{_ALPHA}").float().flatten() if _ALPHA in parts else torch.zeros(1)
-    has_sizes = down.dim() >= 2 and up.dim() >= 2 and 0 not in (*down.shape, *up.shape, *alpha.shape)
-    if not has_sizes or up[0].numel() != down.shape[0]:
-        raise UserError(f"{file.path} is damaged: the shapes of {name} don't belong together.")
-    return LoraPair(down, up, alpha[0].item() or float(down.shape[0]))
+def _peft_config(file: Tensors) -> Mapping[str, Any]:
+    """What diffusers notes of peft's LoraConfig, by ``component.setting``; often it is absent."""
+    try:
+        config = json.loads(file.metadata.get("lora_adapter_metadata", "{}"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file.path} has metadata (lora_adapter_metadata) that is not JSON: {error}.") from error
+    return config if isinstance(config, dict) else {}
+
+
+def _peft_alpha(config: Mapping[str, Any], name: str, rank: int) -> float | None:
+    """A module's alpha by peft's rules: that of the pattern that ends its name, else lora_alpha; None: not said.
+
+    rsLoRA (arXiv:2312.03732) divides by the root of the rank: the alpha that says the same counts the root again.
+    """
+    component = next((c for c in ("unet", "text_encoder_2", "text_encoder") if name.startswith(f"{c}_")), "unet")
+    patterns = config.get(f"{component}.alpha_pattern") or {}
+    named = (float(alpha) for key, alpha in patterns.items() if f"_{name}".endswith("_" + key.replace(".", "_")))
+    alpha = next(named, config.get(f"{component}.lora_alpha"))
+    if alpha is None:
+        return None
+    return float(alpha) * (math.sqrt(rank) if config.get(f"{component}.use_rslora") else 1.0)
 
 
 def _data_hash(tensors: Mapping[str, torch.Tensor]) -> str:

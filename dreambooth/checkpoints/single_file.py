@@ -14,10 +14,11 @@ from typing import Literal
 
 import torch
 
+from dreambooth.checkpoints.adapters import Adapter
 from dreambooth.checkpoints.family import Family, family_of
-from dreambooth.checkpoints.layout import join
+from dreambooth.checkpoints.layout import Layout, join
 from dreambooth.checkpoints.ldm_names import Place
-from dreambooth.checkpoints.lora import LoraPair, delta, match, read_lora
+from dreambooth.checkpoints.lora import LoraUse, match, read_lora
 from dreambooth.checkpoints.manifest import REST, Entry, Manifest, dtype_name
 from dreambooth.checkpoints.modules import fingerprint, layout_in, open_part, weights_path
 from dreambooth.checkpoints.reading import Tensors
@@ -34,18 +35,18 @@ _HASHES = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")
 
 @dataclass(frozen=True)
 class _Addition:
-    """A LoRA's pair for one weight, and how much of it."""
+    """A LoRA's adapter for one tensor, and how much of it."""
 
     path: Path
-    pair: LoraPair
-    weight: float
+    adapter: Adapter
+    strength: float
 
 
 def write_checkpoint(
     model: ModelFolder,
     out: Path,
     *,
-    loras: Sequence[tuple[Path, float]] = (),
+    loras: Sequence[LoraUse] = (),
     dtype: torch.dtype | None = None,
     ema: Ema = "none",
     metadata: Mapping[str, str] | None = None,
@@ -53,8 +54,8 @@ def write_checkpoint(
 ) -> Path:
     """Write the model as a single .safetensors file in the original layout and return its path.
 
-    ``loras`` are files with their weights, added in fp32. ``dtype`` converts the components, else each tensor
-    has the source's. ``ema``: "beside" adds the averaged unet as model_ema.*, "instead" writes it as the unet.
+    ``loras`` are added in fp32, one after the other. ``dtype`` converts the components, else each tensor has the
+    source's. ``ema``: "beside" adds the averaged unet as model_ema.*, "instead" writes it as the unet.
     The source's own model_ema.* stay as long as the unet is the source's. ``metadata`` is laid over the source's.
     UserError when a LoRA does not fit, the disk is full, or the model is incomplete.
     """
@@ -63,7 +64,7 @@ def write_checkpoint(
         raise UserError(f"{out}: a checkpoint is written as .safetensors; give it that ending.")
     manifest = Manifest.load(model.source)
     family = family_of(manifest.family)
-    additions = _additions(manifest, loras)
+    additions = _additions(manifest, layout_in(model.working, family), loras)
     lora_on_unet = any(place.component == "unet" for place in additions)
     entries = output_entries(model, manifest, family, ema, lora_on_unet=lora_on_unet)
     specs = {entry.key: _spec(entry, dtype) for entry in entries}
@@ -121,12 +122,12 @@ def _ema_entries(model: ModelFolder, family: Family) -> Iterable[Entry]:
                 yield Entry(key, dtype_name(file.dtype(name)), file.shape(name), "", "ema_unet", (name,))
 
 
-def _additions(manifest: Manifest, loras: Sequence[tuple[Path, float]]) -> dict[Place, list[_Addition]]:
+def _additions(manifest: Manifest, layout: Layout, loras: Sequence[LoraUse]) -> dict[Place, list[_Addition]]:
     """What the LoRAs add, by the weight."""
     additions: dict[Place, list[_Addition]] = {}
-    for path, weight in loras:
-        for place, pair in match(read_lora(path), manifest.shapes()).items():
-            additions.setdefault(place, []).append(_Addition(path, pair, weight))
+    for use in loras:
+        for place, adapter in match(read_lora(use.path), manifest.shapes(), layout).items():
+            additions.setdefault(place, []).append(_Addition(use.path, adapter, use.strength(place)))
     return additions
 
 
@@ -135,7 +136,7 @@ def _with_loras(tensor: torch.Tensor, additions: Sequence[_Addition]) -> torch.T
         return tensor
     total = tensor.float()
     for addition in additions:
-        total += addition.weight * delta(addition.pair, tensor.shape)
+        total = addition.adapter.apply(total, addition.strength)
     if not is_finite(total):
         names = ", ".join(str(addition.path) for addition in additions)
         raise UserError(f"{names} leads to values that are not numbers: the file is damaged or its weight too large.")

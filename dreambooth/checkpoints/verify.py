@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from dreambooth.checkpoints.family import family_of
-from dreambooth.checkpoints.lora import delta, match, read_lora
+from dreambooth.checkpoints.lora import match, read_lora
 from dreambooth.checkpoints.manifest import REST, Entry, Manifest
+from dreambooth.checkpoints.modules import layout_in, open_part, weights_path
 from dreambooth.checkpoints.reading import Tensors, open_tensors
 from dreambooth.checkpoints.sources import open_source
 from dreambooth.checkpoints.writing import is_finite, tensor_hash
@@ -106,22 +107,26 @@ def verify_lora(path: Path, model: ModelFolder) -> Verification:
     """
     found, changes = Verification(Path(path)), _Changes()
     try:
-        file = read_lora(path)
         manifest = Manifest.load(model.source)
-        pairs = match(file, manifest.shapes())
+        shapes = manifest.shapes()
+        adapters = match(read_lora(path), shapes, layout_in(model.working, family_of(manifest.family)))
     except UserError as error:
         found.problems += error.problems
         return found
-    found.n_tensors = 3 * len(pairs)
-    for place, pair in pairs.items():
-        change = delta(pair, (pair.up.shape[0], pair.down[0].numel()))
-        if not is_finite(change):
-            found.not_finite.append(".".join(place))
-        elif pair.up.any():
-            found.n_changed += 1
-            changes.add(change)
+    found.n_tensors = sum(len(adapter.parts()) for adapter in adapters.values())
+    with contextlib.ExitStack() as stack:
+        needed = {place.component for place, adapter in adapters.items() if adapter.needs_weight}
+        files = {part: stack.enter_context(open_part(weights_path(model.working, part))) for part in needed}
+        for place, adapter in adapters.items():
+            weight = files[place.component].get(place.name) if adapter.needs_weight else torch.zeros(shapes[place])
+            change = adapter.change(weight.float())
+            if not is_finite(change):
+                found.not_finite.append(".".join(place))
+            elif change.any():
+                found.n_changed += 1
+                changes.add(change)
     if not found.n_changed:
-        found.problems.append("it changes nothing: all its up weights are zero")
+        found.problems.append("it changes nothing: all its changes are zero")
     changes.report(found)
     return found
 

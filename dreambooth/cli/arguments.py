@@ -48,12 +48,12 @@ def parser() -> argparse.ArgumentParser:
     sample.add_argument("--width", type=_positive)
     sample.add_argument("--height", type=_positive)
     sample.add_argument("--count", type=_positive, default=1, help="pictures, each with the next seed")
-    _add_lora(sample, default=1.0)
+    _add_loras(sample)
     sample.add_argument("--out", required=True, metavar="DIR")
 
     generate = _word(words, "generate-ckpt", commands.generate, "write the model as one checkpoint file")
     generate.add_argument("name", metavar="NAME")
-    _add_lora(generate, default=None)
+    _add_loras(generate)
     generate.add_argument("--half", action="store_true", help="short for --precision fp16")
     generate.add_argument("--precision", choices=[*PRECISIONS], help="default: as in the source, or as Half model says")
     generate.add_argument("--out", metavar="FILE")
@@ -89,9 +89,12 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--concepts", metavar="FILE.json", help="a list of concepts")
 
 
-def _add_lora(parser: argparse.ArgumentParser, default: float | None) -> None:
-    parser.add_argument("--lora", metavar="FILE")
-    parser.add_argument("--lora-weight", type=float, default=default, metavar="X")
+def _add_loras(parser: argparse.ArgumentParser) -> None:
+    each = {"action": "append", "default": []}
+    parser.add_argument("--lora", **each, metavar="FILE", help="may be given several times")
+    parser.add_argument("--lora-weight", **each, type=float, metavar="X", help="once for each --lora, or not at all")
+    parser.add_argument("--lora-text-weight", **each, type=float, metavar="X",
+                        help="the same for the text encoder; not at all: as --lora-weight")  # fmt: skip
 
 
 def _positive(text: str) -> int:

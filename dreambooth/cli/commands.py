@@ -64,8 +64,7 @@ def sample(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     paths = _in_job(
         "sample",
         lambda controls: actions.sample(
-            model, shots, Path(args.out), lora=args.lora and Path(args.lora), lora_weight=args.lora_weight,
-            progress=controls.watched(bar.show),
+            model, shots, Path(args.out), **_loras(args), progress=controls.watched(bar.show),
         ),
     )  # fmt: skip
     return {"state": "done", "samples": [str(path) for path in paths]}
@@ -75,8 +74,8 @@ def generate(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     path, verification = _in_job(
         "generate-ckpt",
         lambda controls: actions.generate_checkpoint(
-            _model(args), lora=args.lora and Path(args.lora), lora_weight=args.lora_weight,
-            precision="fp16" if args.half else args.precision, out=args.out and Path(args.out),
+            _model(args), **_loras(args), precision="fp16" if args.half else args.precision,
+            out=args.out and Path(args.out),
             progress=controls.watched(bar.show),
         ),
     )  # fmt: skip
@@ -102,6 +101,14 @@ def _folders(args: argparse.Namespace) -> Folders:
     if not args.models_dir.strip():
         raise UserError("--models-dir is empty: give the WebUI's models folder.")
     return Folders(expand(args.models_dir))
+
+
+def _loras(args: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "loras": [Path(path) for path in args.lora],
+        "lora_weights": args.lora_weight,
+        "lora_text_weights": args.lora_text_weight,
+    }
 
 
 def _model(args: argparse.Namespace) -> ModelFolder:

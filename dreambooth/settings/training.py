@@ -11,6 +11,7 @@ from dreambooth.settings.declare import declared, setting
 
 OPTIMIZERS = ("Torch AdamW", "8bit AdamW")
 LR_SCHEDULES = ("constant", "constant_with_warmup", "linear", "linear_with_warmup", "cosine")
+LORA_TYPES = ("LoRA", "LoHa", "LoKr")
 SAMPLERS = ("DDIM", "PNDM", "EulerDiscrete", "EulerAncestralDiscrete", "DPMSolverMultistep", "UniPCMultistep",
             "DEISMultistep")  # fmt: skip
 
@@ -70,6 +71,9 @@ class Settings:
         "Optimizer steps until the full rate is reached.", low=0, high=1_000_000, step=5,
         applies="lr_scheduler not in ('constant', 'linear')")
 
+    lora_type: str = setting("LoRA", "LoRA", "Adapter type",
+        "LoRA: known to every program. LoHa: more variety for its size. LoKr: very small files. The last two are for "
+        "WebUIs.", choices=LORA_TYPES, applies="use_lora")
     lora_unet_rank: int = setting(4, "LoRA", "LoRA UNET rank",
         "Size of the unet's adapters: 4 to 16 for a subject, more for a style.",
         low=1, high=1024, step=1, applies="use_lora")
@@ -80,8 +84,24 @@ class Settings:
         "The adapter counts alpha / rank; 0: as the rank, which is 1 to 1.", low=0, high=4096, applies="use_lora")
     lora_txt_alpha: float = setting(0.0, "LoRA", "LoRA text encoder alpha",
         "As above, for the text encoder.", low=0, high=4096, applies="use_lora and stop_text_encoder > 0")
+    use_lora_extended: bool = setting(False, "LoRA", "Use LoRA Extended (LoCon)",
+        "Adapters also beside the unet's convolutions: they learn texture and style better; larger files.",
+        applies="use_lora and train_unet")
+    lora_conv_rank: int = setting(4, "LoRA", "LoRA convolution rank",
+        "Size of the adapters beside 3x3 convolutions.", low=1, high=1024, step=1,
+        applies="use_lora and train_unet and use_lora_extended")
+    lora_conv_alpha: float = setting(0.0, "LoRA", "LoRA convolution alpha",
+        "As above, for the convolutions.", low=0, high=4096,
+        applies="use_lora and train_unet and use_lora_extended")
+    lora_dora: bool = setting(False, "LoRA", "DoRA",
+        "Learn lengths and directions of the weights apart: nearer to full training, slower.", applies="use_lora")
+    lokr_factor: int = setting(0, "LoRA", "LoKr factor",
+        "Side of the small matrix; a larger one makes smaller files. 0: as near to square as it goes.",
+        low=0, high=1024, step=1, applies="use_lora and lora_type == 'LoKr'", advanced=True)
     lora_weight: float = setting(1.0, "LoRA", "LoRA weight when merging",
-        "Strength with which Generate Ckpt adds a LoRA to the model.", low=-4, high=4, step=0.05, tab="Saving")
+        "Strength with which Generate Ckpt adds a LoRA to the unet.", low=-4, high=4, step=0.05, tab="Saving")
+    lora_txt_weight: float = setting(1.0, "LoRA", "LoRA text weight when merging",
+        "The same for the text encoder.", low=-4, high=4, step=0.05, tab="Saving")
 
     resolution: int = setting(512, "Image Processing", "Max resolution",
         "Pictures are scaled to buckets of about this many pixels squared.", low=64, high=2048, step=64)

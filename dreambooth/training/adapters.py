@@ -1,35 +1,91 @@
-"""LoRA (arXiv:2106.09685) beside frozen layers, in kohya's sense: W + up @ down * alpha / rank."""
+"""Adapters that learn beside frozen layers: LoRA with LoCon's convolutions, LoHa, LoKr, each as DoRA if wanted.
+
+What a layer adds is computed by the very code that reads and merges files (:mod:`dreambooth.checkpoints.adapters`).
+Plain LoRA alone takes a shorter way: two thin products, and the change of the weight is never built.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
-from dreambooth.checkpoints.lora import LoraPair, LoraWeights, lora_name, target_modules
+from dreambooth.checkpoints.adapters import Adapter, LoHa, LoKr, Lora, factorization, lengths
+from dreambooth.checkpoints.family import Layout
+from dreambooth.checkpoints.lora import lora_name, target_modules
+from dreambooth.settings import Settings
 from dreambooth.training.noise import generator_for
 
+Base = torch.nn.Linear | torch.nn.Conv2d
 
-class LoraLayer(torch.nn.Module):
-    """A frozen Linear or Conv2d and its adapter. ``up`` starts at zero: at first nothing changes."""
 
-    def __init__(self, base: torch.nn.Linear | torch.nn.Conv2d, rank: int, alpha: float, name: str, seed: int) -> None:
+@dataclass(frozen=True)
+class Form:
+    """What kind of adapters a component gets, and of what size. ``conv_rank`` 0: none beside k x k convolutions."""
+
+    kind: str
+    rank: int
+    alpha: float
+    conv_rank: int = 0
+    conv_alpha: float = 0.0
+    dora: bool = False
+    factor: int = 0  # LoKr's, see :func:`dreambooth.checkpoints.adapters.factorization`
+
+    def sizes(self, base: Base) -> tuple[int, float]:
+        """Rank and alpha beside ``base``; an alpha of 0 stands for the rank."""
+        is_wide = any(side > 1 for side in base.weight.shape[2:])
+        rank, alpha = (self.conv_rank, self.conv_alpha) if is_wide else (self.rank, self.alpha)
+        return rank, alpha or rank
+
+
+class AdapterLayer(torch.nn.Module):
+    """A frozen Linear or Conv2d and its adapter. At first nothing changes: one of the factors starts at zero.
+
+    ``names`` says which of its parameters is which part in a file.
+    """
+
+    kind: ClassVar[type[Adapter]]
+    names: ClassVar[Mapping[str, str]]
+
+    def __init__(self, base: Base, form: Form, generator: torch.Generator) -> None:
         super().__init__()
-        self.base, self.rank, self.alpha = base, rank, alpha
-        self.scale = alpha / rank
-        kernel = tuple(base.weight.shape[2:])  # () for Linear, (1, 1) for Conv2d
-        device = base.weight.device
-        down = torch.empty(rank, base.weight.shape[1], *kernel)
-        bound = 1 / math.sqrt(down[0].numel())  # as torch initialises a Linear, and kohya's trainer its adapters
-        down.uniform_(-bound, bound, generator=generator_for(seed, "lora", name))
-        self.down = torch.nn.Parameter(down.to(device))
-        self.up = torch.nn.Parameter(torch.zeros(base.weight.shape[0], rank, *kernel, device=device))
+        self.base = base
+        self.rank, self.alpha = form.sizes(base)
+        for name, values in self.start(base.weight.shape, form, generator).items():
+            self.register_parameter(name, torch.nn.Parameter(values.to(base.weight.device)))
+        self.dora = form.dora
+        if form.dora:
+            self.magnitude = torch.nn.Parameter(lengths(base.weight.detach().float(), 1))
+
+    def start(self, shape: torch.Size, form: Form, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """The parameters' first values, for a weight of ``shape``."""
+        raise NotImplementedError
+
+    def learned(self) -> dict[str, torch.nn.Parameter]:
+        """Its own parameters, without the frozen layer's."""
+        return dict(self.named_parameters(recurse=False))
+
+    def adapter(self) -> Adapter:
+        """The adapter as it is now; it shares the layer's parameters."""
+        parts = {{**self.names, "magnitude": "dora_scale"}[name]: value for name, value in self.learned().items()}
+        return self.kind(parts, self.alpha)
 
     def forward(self, x: torch.Tensor, *args: object) -> torch.Tensor:
-        if self.down.ndim == 4:
-            return self.base(x) + F.conv2d(F.conv2d(x, self.down), self.up) * self.scale
-        return self.base(x) + F.linear(F.linear(x, self.down), self.up) * self.scale
+        # Beside the frozen layer, not in one product with it: a small change would be lost in half precision.
+        # Checkpointed, so that of the change's making nothing as large as the weight is kept.
+        change = checkpoint(self._change, use_reentrant=False, preserve_rng_state=False)
+        if isinstance(self.base, torch.nn.Conv2d):
+            return self.base(x) + F.conv2d(x, change, None, self.base.stride, self.base.padding, self.base.dilation)
+        return self.base(x) + F.linear(x, change)
+
+    def _change(self) -> torch.Tensor:
+        with torch.autocast(self.base.weight.device.type, enabled=False):
+            return self.adapter().change(self.base.weight.float())
 
     # Some callers look at the layer that they think stands here.
     @property
@@ -41,26 +97,95 @@ class LoraLayer(torch.nn.Module):
         return self.base.bias
 
 
-def inject(module: torch.nn.Module, component: str, rank: int, alpha: float, seed: int) -> dict[str, LoraLayer]:
-    """Put an adapter beside every layer that kohya's trainer adapts; returns them by their name in the LoRA file.
+class LoraLayer(AdapterLayer):
+    """LoRA; beside a k x k convolution ``down`` is one and ``up`` is 1 x 1 (LoCon)."""
 
-    Args:
-        component: "unet" or "text_encoder".
-        alpha: 0 stands for ``rank``.
+    kind = Lora
+    names: ClassVar = {"down": "lora_down.weight", "up": "lora_up.weight"}
+
+    def start(self, shape: torch.Size, form: Form, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        down = torch.empty(self.rank, *shape[1:])
+        up = torch.zeros(shape[0], self.rank, *[1] * len(shape[2:]))
+        return {"down": _uniform(down, generator), "up": up}
+
+    def forward(self, x: torch.Tensor, *args: object) -> torch.Tensor:
+        if self.dora:
+            return super().forward(x)
+        scale = self.alpha / self.rank
+        if isinstance(self.base, torch.nn.Conv2d):
+            inner = F.conv2d(x, self.down, None, self.base.stride, self.base.padding, self.base.dilation)
+            return self.base(x) + F.conv2d(inner, self.up) * scale
+        return self.base(x) + F.linear(F.linear(x, self.down), self.up) * scale
+
+
+class LoHaLayer(AdapterLayer):
+    """LoHa, started as LyCORIS does."""
+
+    kind = LoHa
+    names: ClassVar = {name: f"hada_{name}" for name in ("w1_a", "w1_b", "w2_a", "w2_b")}
+
+    def start(self, shape: torch.Size, form: Form, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        rows, columns = shape[0], math.prod(shape[1:])
+        return {
+            "w1_a": torch.randn(rows, self.rank, generator=generator) * 0.1,
+            "w1_b": torch.randn(self.rank, columns, generator=generator),
+            "w2_a": torch.zeros(rows, self.rank),
+            "w2_b": torch.randn(self.rank, columns, generator=generator),
+        }
+
+
+class LoKrLayer(AdapterLayer):
+    """LoKr: ``w1`` whole, ``w2`` of low rank, or whole where a low rank would save little. Started as LyCORIS does."""
+
+    kind = LoKr
+    names: ClassVar = {name: f"lokr_{name}" for name in ("w1", "w2", "w2_a", "w2_b")}
+
+    def start(self, shape: torch.Size, form: Form, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        (rows_1, rows_2), (columns_1, columns_2) = (factorization(n, form.factor) for n in shape[:2])
+        w1 = _uniform(torch.empty(rows_1, columns_1), generator)
+        if self.rank >= max(rows_2, columns_2) / 2:
+            return {"w1": w1, "w2": torch.zeros(rows_2, columns_2, *shape[2:])}
+        w2_a = _uniform(torch.empty(rows_2, self.rank), generator)
+        return {"w1": w1, "w2_a": w2_a, "w2_b": torch.zeros(self.rank, columns_2 * math.prod(shape[2:]))}
+
+
+LAYERS: Mapping[str, type[AdapterLayer]] = {layer.kind.kind: layer for layer in (LoraLayer, LoHaLayer, LoKrLayer)}
+
+
+def form_of(settings: Settings, component: str) -> Form:
+    """What the settings ask for beside a component's layers."""
+    kind, dora, factor = settings.lora_type, settings.lora_dora, settings.lokr_factor
+    if component != "unet":
+        return Form(kind, settings.lora_txt_rank, settings.lora_txt_alpha, dora=dora, factor=factor)
+    conv_rank = settings.lora_conv_rank if settings.use_lora_extended else 0
+    alphas = settings.lora_unet_alpha, settings.lora_conv_alpha
+    return Form(kind, settings.lora_unet_rank, alphas[0], conv_rank, alphas[1], dora, factor)
+
+
+def inject(module: torch.nn.Module, component: str, form: Form, layout: Layout, seed: int) -> dict[str, AdapterLayer]:
+    """Put an adapter beside every layer that is adapted; returns them by their name in a file.
+
+    Which layers these are says :func:`dreambooth.checkpoints.lora.target_modules`.
     """
     layers = {}
-    for path, base in target_modules(module, component).items():
-        name = lora_name(component, path)
-        layer = LoraLayer(base, rank, alpha or rank, name, seed)
+    for path, base in target_modules(module, component, convolutions=form.conv_rank > 0).items():
+        name = lora_name(layout, component, path)
+        layer = LAYERS[form.kind](base, form, generator_for(seed, "lora", name))
         parent, _, attribute = path.rpartition(".")
         _replace(module.get_submodule(parent), attribute, layer)
         layers[name] = layer
     return layers
 
 
-def weights_of(layers: dict[str, LoraLayer]) -> LoraWeights:
+def weights_of(layers: Mapping[str, AdapterLayer]) -> dict[str, Adapter]:
     """The adapters as :func:`dreambooth.checkpoints.lora.write_lora` takes them."""
-    return {name: LoraPair(layer.down.detach(), layer.up.detach(), layer.alpha) for name, layer in layers.items()}
+    return {name: layer.adapter() for name, layer in layers.items()}
+
+
+def _uniform(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """As torch initialises a Linear of this weight, and kohya's trainer its adapters."""
+    bound = 1 / math.sqrt(tensor[0].numel())
+    return tensor.uniform_(-bound, bound, generator=generator)
 
 
 def _replace(parent: torch.nn.Module, attribute: str, layer: torch.nn.Module) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from dreambooth import __version__
 from dreambooth.dataset.plan import Plan
-from dreambooth.settings import ModelConfig
+from dreambooth.settings import ModelConfig, Settings
 
 
 def training_metadata(
@@ -28,7 +28,7 @@ def training_metadata(
         "ss_output_name": config.output_name,
         "ss_sd_model_name": Path(config.facts.src).name,
         "ss_base_model_version": family.base_model_version,
-        "ss_v2": "False",
+        "ss_v2": family.base_model_version.startswith("sd_v2"),
         "ss_training_started_at": started,
         "ss_training_finished_at": time.time(),
         "ss_training_comment": f"DreamBooth for Stable Diffusion WebUI {__version__}",
@@ -60,13 +60,35 @@ def training_metadata(
         "ss_tag_frequency": _tags(plan),
     }
     if lora:
+        of_lycoris = settings.lora_type != "LoRA" or settings.lora_dora
         facts |= {
-            "ss_network_module": "networks.lora",
+            "ss_network_module": "lycoris.kohya" if of_lycoris else "networks.lora",
             "ss_network_dim": (unet_size if settings.train_unet else text_size)[0],
             "ss_network_alpha": (unet_size if settings.train_unet else text_size)[1],
-            "ss_network_args": {"text_encoder_dim": text_size[0], "text_encoder_alpha": text_size[1]},
+            "ss_network_args": {
+                "text_encoder_dim": text_size[0],
+                "text_encoder_alpha": text_size[1],
+                **_network_args(settings),
+            },
         }
     return {key: _text(value) for key, value in facts.items()}
+
+
+def _network_args(settings: Settings) -> dict[str, Any]:
+    """What kohya's and LyCORIS' trainers would have been told to make such adapters."""
+    args: dict[str, Any] = {}
+    if settings.use_lora_extended:
+        args |= {
+            "conv_dim": settings.lora_conv_rank,
+            "conv_alpha": settings.lora_conv_alpha or settings.lora_conv_rank,
+        }
+    if settings.lora_type != "LoRA" or settings.lora_dora:
+        args["algo"] = {"LoRA": "locon", "LoHa": "loha", "LoKr": "lokr"}[settings.lora_type]
+    if settings.lora_type == "LoKr":
+        args["factor"] = settings.lokr_factor or -1
+    if settings.lora_dora:
+        args |= {"dora_wd": True, "wd_on_output": False}
+    return args
 
 
 def modelspec(

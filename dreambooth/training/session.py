@@ -16,7 +16,7 @@ from dreambooth.errors import UserError
 from dreambooth.files import read_json
 from dreambooth.jobs import Controls, Events
 from dreambooth.settings import SETTINGS, ModelConfig, ModelFolder
-from dreambooth.training.adapters import LoraLayer, inject
+from dreambooth.training.adapters import AdapterLayer, form_of, inject
 from dreambooth.training.ema import EMA
 from dreambooth.training.inputs import Latents, Prompts
 from dreambooth.training.noise import NoiseSchedule
@@ -44,7 +44,7 @@ class Session:
         self.controls, self.events = controls, events
         self.trains_text = self.settings.stop_text_encoder > 0
         self.modules = load_modules(model.working, unet=False, vae=False, text_encoder=False)
-        self.layers: dict[str, LoraLayer] = {}
+        self.layers: dict[str, AdapterLayer] = {}
         self.ema: EMA | None = None
         self.position = Position()
         try:
@@ -107,14 +107,9 @@ class Session:
             return []
         if not lora:
             return list(module.parameters())
-        rank, alpha = (
-            (settings.lora_unet_rank, settings.lora_unet_alpha)
-            if name == "unet"
-            else (settings.lora_txt_rank, settings.lora_txt_alpha)
-        )
-        layers = inject(module, name, rank, alpha, settings.seed)
+        layers = inject(module, name, form_of(settings, name), self.modules.layout, settings.seed)
         self.layers |= layers
-        return [p for layer in layers.values() for p in (layer.down, layer.up)]
+        return [parameter for layer in layers.values() for parameter in layer.learned().values()]
 
     def _dtype(self, learns: bool) -> torch.dtype:
         """Weights that move are kept in float32, or small steps would be rounded away; others may be smaller."""
@@ -197,7 +192,9 @@ class Session:
         """All that has learnt, by a name that stays the same over runs."""
         if self.settings.use_lora:
             return {
-                f"{name}.{part}": getattr(layer, part) for name, layer in self.layers.items() for part in ("down", "up")
+                f"{name}.{part}": value
+                for name, layer in self.layers.items()
+                for part, value in layer.learned().items()
             }
         learnt = {}
         for part, learns in (("unet", self.settings.train_unet), ("text_encoder", self.trains_text)):

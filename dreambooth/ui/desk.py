@@ -207,12 +207,12 @@ class Desk:
         """The model as one file, with a LoRA merged in at the weight that the page shows."""
         model = self._model(name)
         config = self._edited(model, settings, None)
-        adapter = model.folders.loras / lora if lora and lora != NONE else None
+        loras = [model.folders.loras / lora] if lora and lora != NONE else []
 
         def work(controls: Controls, events: Events) -> None:
             model.save(config)
             progress = controls.watched(events.progress)
-            path, verification = actions.generate_checkpoint(model, lora=adapter, progress=progress)
+            path, verification = actions.generate_checkpoint(model, loras=loras, progress=progress)
             events.send("saved", what="checkpoint", path=str(path), summary=verification.summary())
             events.send("ended", state="done", text=f"Generated {path.name}.")
 

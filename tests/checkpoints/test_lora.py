@@ -13,11 +13,11 @@ import pytest
 import safetensors.torch
 import torch
 
+from dreambooth.checkpoints.adapters import Lora
 from dreambooth.checkpoints.lora import (
-    LoraPair,
-    LoraWeights,
+    Adapters,
+    LoraUse,
     apply_lora,
-    delta,
     lora_name,
     read_lora,
     target_modules,
@@ -31,7 +31,7 @@ from dreambooth.errors import UserError
 METADATA = {"ss_base_model_version": "sd_v1", "ss_network_dim": "4", "modelspec.title": "a test", "note": "ü"}
 
 
-def random_lora(modules: Modules, rank: int = 4, alpha: float = 2.0, size: float = 0.2) -> LoraWeights:
+def random_lora(modules: Modules, rank: int = 4, alpha: float = 2.0, size: float = 0.2) -> Adapters:
     """Adapters for every target of both components, none of them zero."""
     generator = torch.Generator().manual_seed(0)
     weights = {}
@@ -40,7 +40,8 @@ def random_lora(modules: Modules, rank: int = 4, alpha: float = 2.0, size: float
             out, inner, *kernel = layer.weight.shape
             down = torch.randn(rank, inner, *kernel, generator=generator) * size
             up = torch.randn(out, rank, *kernel, generator=generator) * size
-            weights[lora_name(component, path)] = LoraPair(down, up, alpha)
+            name = lora_name(modules.layout, component, path)
+            weights[name] = Lora({"lora_down.weight": down, "lora_up.weight": up}, alpha)
     return weights
 
 
@@ -58,13 +59,14 @@ def lora(modules, tmp_path) -> Path:
 
 def test_covers_what_kohya_covers(modules, key_table):
     """SD1 has 16 transformer blocks in the unet with 12 modules each, and 6 per layer in the text encoder."""
-    unet = {lora_name("unet", path) for path in target_modules(modules.unet, "unet")}
+    unet = {lora_name(modules.layout, "unet", path) for path in target_modules(modules.unet, "unet")}
     assert len(unet) == 16 * 12
     assert "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_out_0" in unet
     assert "lora_unet_mid_block_attentions_0_proj_in" in unet
     assert "lora_unet_up_blocks_3_attentions_2_transformer_blocks_0_ff_net_0_proj" in unet
     n_layers = modules.text_encoder.config.num_hidden_layers
-    text = {lora_name("text_encoder", path) for path in target_modules(modules.text_encoder, "text_encoder")}
+    targets = target_modules(modules.text_encoder, "text_encoder")
+    text = {lora_name(modules.layout, "text_encoder", path) for path in targets}
     assert text == {
         f"lora_te_text_model_encoder_layers_{layer}_{part}"
         for layer in range(n_layers)
@@ -75,10 +77,10 @@ def test_covers_what_kohya_covers(modules, key_table):
 def test_read_gives_what_was_written(modules, lora):
     weights, file = random_lora(modules), read_lora(lora)
     assert file.weights.keys() == weights.keys()
-    for name, pair in weights.items():
+    for name, written in weights.items():
         read = file.weights[name]
-        assert read.alpha == 2.0 and read.rank == 4
-        assert torch.equal(read.down, pair.down.half()) and torch.equal(read.up, pair.up.half())
+        assert read.kind == "LoRA" and read.alpha == 2.0 and read.rank == 4
+        assert all(torch.equal(read.tensors[part], tensor.half()) for part, tensor in written.tensors.items())
     assert METADATA.items() <= file.metadata.items()
 
 
@@ -119,7 +121,7 @@ def test_diffusers_our_modules_and_the_merged_checkpoint_draw_the_same(mini, mod
     ours = _pipeline(mini)
     ours.unet, ours.text_encoder = modules.unet, modules.text_encoder
 
-    out = write_checkpoint(mini, tmp_path / "merged.safetensors", loras=[(lora, 1.0)])
+    out = write_checkpoint(mini, tmp_path / "merged.safetensors", loras=[LoraUse(lora)])
     merged = StableDiffusionPipeline.from_single_file(
         str(out), config=str(mini.working), local_files_only=True, torch_dtype=torch.float32
     )
@@ -133,26 +135,17 @@ def test_diffusers_our_modules_and_the_merged_checkpoint_draw_the_same(mini, mod
 
 def test_weight_scales_and_several_add_up(mini, lora, tmp_path, read_all):
     key = "model.diffusion_model.middle_block.1.proj_in.weight"
-    pair = read_lora(lora).weights["lora_unet_mid_block_attentions_0_proj_in"]
+    adapter = read_lora(lora).weights["lora_unet_mid_block_attentions_0_proj_in"]
     before = read_all(write_checkpoint(mini, tmp_path / "plain.safetensors"))[key].float()
-    out = write_checkpoint(mini, tmp_path / "out.safetensors", loras=[(lora, 0.5), (lora, -0.25)])
-    expected = (before + 0.25 * delta(pair, before.shape)).half()
+    out = write_checkpoint(mini, tmp_path / "out.safetensors", loras=[LoraUse(lora, 0.5), LoraUse(lora, -0.25, 0)])
+    expected = adapter.apply(before, 0.25).half()
     assert torch.allclose(read_all(out)[key], expected, atol=1e-3)
 
 
 def test_what_would_not_be_numbers_is_never_written(mini, lora, tmp_path):
     with pytest.raises(UserError, match=rf"{lora.name} leads to values that are not numbers"):
-        write_checkpoint(mini, tmp_path / "out.safetensors", loras=[(lora, float("nan"))])
+        write_checkpoint(mini, tmp_path / "out.safetensors", loras=[LoraUse(lora, float("nan"))])
     assert not list(tmp_path.glob("*out*"))
-
-
-def test_names_with_a_numbered_text_encoder_are_read(lora, modules, tmp_path):
-    """diffusers' own converter writes lora_te1_ also for models that have one."""
-    with safetensors.safe_open(lora, "pt") as file:
-        tensors = {key.replace("lora_te_", "lora_te1_"): file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    path = tmp_path / "numbered.safetensors"
-    safetensors.torch.save_file(tensors, path)
-    assert read_lora(path).weights.keys() == read_lora(lora).weights.keys()
 
 
 def _file_with(path: Path, tensors: dict[str, torch.Tensor], **metadata: str) -> Path:
@@ -165,46 +158,50 @@ def _pair(name: str, rank: int = 2, inner: int = 32, out: int = 32) -> dict[str,
 
 
 MID = "lora_unet_mid_block_attentions_0_proj_in"
-BAD_LORAS = {
-    "SDXL by names": (_pair("lora_te2_text_model_encoder_layers_0_mlp_fc1"), {}, "a LoRA for SDXL"),
-    "SDXL by metadata": (_pair(MID), {"ss_base_model_version": "sdxl_base_v1-0"}, "a LoRA for SDXL"),
-    "SD2": (_pair(MID), {"ss_base_model_version": "sd_v2_v"}, "a LoRA for Stable Diffusion 2"),
-    "diffusers format": (
-        {"unet.mid_block.attentions.0.proj_in.lora_A.weight": torch.ones(2, 3)},
-        {},
-        "diffusers' format",
-    ),
-    "checkpoint": ({"model.diffusion_model.out.2.bias": torch.ones(4)}, {}, "is not a LoRA"),
-    "LoHa": ({f"{MID}.hada_w1_a": torch.ones(2, 2)}, {}, "not a plain LoRA"),
-    "half a pair": ({f"{MID}.lora_up.weight": torch.ones(2, 2)}, {}, r"or lacks .*lora_down.weight"),
-    "ranks that differ": ({**_pair(MID), f"{MID}.lora_up.weight": torch.ones(32, 3)}, {}, "don't belong together"),
+CROSS = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
+TE2 = "lora_te2_text_model_encoder_layers_0_mlp_fc1"
+NO_LORAS = {
+    "checkpoint": ({"model.diffusion_model.out.2.bias": torch.ones(4)}, "is not a LoRA"),
+    "GLoRA": ({f"{MID}.a1.weight": torch.ones(2, 2)}, "is GLoRA, which is not read here"),
+    "OFT": ({f"{MID}.oft_blocks": torch.ones(2, 2, 2)}, "is OFT, which is not read here"),
+    "unknown part": ({**_pair(MID), f"{MID}.magic": torch.ones(1)}, r"kind that is known here: it holds .*magic"),
+    "half a pair": ({f"{MID}.lora_up.weight": torch.ones(2, 2)}, "mid_block_attentions_0_proj_in has lora_up.weight"),
+    "ranks that differ": ({**_pair(MID), f"{MID}.lora_up.weight": torch.ones(32, 3)}, "don't belong together"),
+    "no ranks": ({f"{MID}.lora_down.weight": torch.ones(()), f"{MID}.lora_up.weight": torch.ones(2)}, "is damaged"),
+    "empty": ({**_pair(MID), f"{MID}.alpha": torch.ones(0)}, "is damaged"),
+    "other metadata": (_pair(MID), r"lora_adapter_metadata\) that is not JSON"),
 }
 
 
-@pytest.mark.parametrize("what", BAD_LORAS)
-def test_what_is_no_sd1_lora_is_refused_in_one_line(what, tmp_path):
-    tensors, metadata, expected = BAD_LORAS[what]
+@pytest.mark.parametrize("what", NO_LORAS)
+def test_what_is_no_lora_is_refused_in_one_line(what, tmp_path):
+    tensors, expected = NO_LORAS[what]
+    metadata = {"lora_adapter_metadata": "{"} if what == "other metadata" else {}
     with pytest.raises(UserError, match=expected) as refusal:
         read_lora(_file_with(tmp_path / "x.safetensors", tensors, **metadata))
     assert "\n" not in str(refusal.value) and "x.safetensors" in str(refusal.value)
 
 
-@pytest.mark.parametrize(
-    ("tensors", "expected"),
-    [
-        (_pair("lora_unet_nowhere_to_q"), r"match no module of this model \(lora_unet_nowhere_to_q\)"),
-        (_pair(MID, inner=640, out=640), "wrong size for this model"),
-    ],
-    ids=["unknown name", "other size"],
-)
-def test_a_lora_of_another_model_changes_nothing(mini, modules, tmp_path, tensors, expected):
-    path = _file_with(tmp_path / "x.safetensors", tensors)
+OTHER_MODELS = {
+    "unknown name": (_pair("lora_unet_nowhere_to_q"), {}, r"match no module of this model \(lora_unet_nowhere_to_q\)"),
+    "other size": (_pair(MID, inner=640, out=640), {}, "1 of its 1 modules have the wrong size for this model"),
+    "SDXL by names": (_pair(TE2), {}, "was made for SDXL"),
+    "SDXL by size": (_pair(CROSS, inner=2048), {}, "was made for SDXL"),
+    "SD2 by metadata": (_pair(CROSS, inner=3), {"ss_base_model_version": "sd_v2_v"}, "made for Stable Diffusion 2"),
+    "FLUX": (_pair("lora_unet_double_blocks_0_img_attn_proj"), {}, "was made for FLUX"),
+}
+
+
+@pytest.mark.parametrize("what", OTHER_MODELS)
+def test_a_lora_of_another_model_says_what_it_is_for_and_changes_nothing(mini, modules, tmp_path, what):
+    tensors, metadata, expected = OTHER_MODELS[what]
+    path = _file_with(tmp_path / "x.safetensors", tensors, **metadata)
     before = {name: value.clone() for name, value in modules.unet.state_dict().items()}
     with pytest.raises(UserError, match=expected):
         apply_lora(modules, read_lora(path))
     assert all(torch.equal(value, before[name]) for name, value in modules.unet.state_dict().items())
     with pytest.raises(UserError, match=expected):
-        write_checkpoint(mini, tmp_path / "out.safetensors", loras=[(path, 1.0)])
+        write_checkpoint(mini, tmp_path / "out.safetensors", loras=[LoraUse(path)])
     assert not (tmp_path / "out.safetensors").exists()
     assert not verify_lora(path, mini).ok
 

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from dreambooth import actions
+from dreambooth.checkpoints.lora import read_lora
 from dreambooth.sampling.draw import Shot
 from dreambooth.settings import Concept
 
@@ -22,7 +23,8 @@ def trained(mini, subject_concepts):
         instance_data_dir=str(subject_concepts.parent / "subject"), instance_token="zwx", class_token="toy"
     )
     settings = {
-        "use_lora": True, "lora_unet_rank": 8, "lora_unet_alpha": 4, "lora_txt_rank": 4, "lora_learning_rate": 5e-3,
+        "use_lora": True, "lora_unet_rank": 8, "lora_unet_alpha": 4, "lora_txt_rank": 4, "use_lora_extended": True,
+        "lora_learning_rate": 5e-3,
         "lora_txt_learning_rate": 5e-3, "max_train_steps": 15, "resolution": 64, "bucket_step": 32,
         "train_batch_size": 2, "save_preview_every": 0,
     }  # fmt: skip
@@ -55,7 +57,7 @@ def test_lora_draws_the_same_in_diffusers_and_merged_into_a_checkpoint(trained, 
     assert peft
     model, lora = trained
     plain = _pixels(actions.sample(model, [SHOT], tmp_path / "plain")[0])
-    ours = _pixels(actions.sample(model, [SHOT], tmp_path / "lora", lora=lora)[0])
+    ours = _pixels(actions.sample(model, [SHOT], tmp_path / "lora", loras=[lora])[0])
     assert np.abs(ours - plain).mean() > 1, "the LoRA has no effect"
 
     pipeline = _pipeline(model.working)
@@ -63,7 +65,7 @@ def test_lora_draws_the_same_in_diffusers_and_merged_into_a_checkpoint(trained, 
     pipeline.load_lora_weights(str(lora))
     assert np.abs(_drawn_by(pipeline) - ours).max() <= 2
 
-    checkpoint, _ = actions.generate_checkpoint(model, lora=lora)
+    checkpoint, _ = actions.generate_checkpoint(model, loras=[lora])
     merged = actions.create(model.folders, "merged", checkpoint)
     again = _pixels(actions.sample(type(model)(model.folders, merged.name), [SHOT], tmp_path / "merged")[0])
     # The checkpoint is half precision, as its source is: rounding of the weights, seen through 8 steps.
@@ -73,14 +75,16 @@ def test_lora_draws_the_same_in_diffusers_and_merged_into_a_checkpoint(trained, 
 def test_weight_scales_the_lora_in_pictures_and_checkpoints(trained, tmp_path):
     model, lora = trained
     plain = _pixels(actions.sample(model, [SHOT], tmp_path / "plain")[0])
-    none = _pixels(actions.sample(model, [SHOT], tmp_path / "none", lora=lora, lora_weight=0)[0])
-    half = _pixels(actions.sample(model, [SHOT], tmp_path / "half", lora=lora, lora_weight=0.5)[0])
+    none = _pixels(actions.sample(model, [SHOT], tmp_path / "none", loras=[lora], lora_weights=[0])[0])
+    half = _pixels(actions.sample(model, [SHOT], tmp_path / "half", loras=[lora], lora_weights=[0.5])[0])
     assert np.array_equal(none, plain)
     assert np.abs(half - plain).mean() > 0.5
-    config = actions.configure(model, {"lora_weight": 0.0})
-    model.save(config)
-    _, verification = actions.generate_checkpoint(model, lora=lora)
-    assert verification.n_changed == 0
+    changed = []
+    for weights in ({"lora_weight": 0, "lora_txt_weight": 0}, {"lora_weight": 0}, {}):
+        model.save(actions.configure(model, {"lora_weight": 1, "lora_txt_weight": 1, **weights}))
+        changed.append(actions.generate_checkpoint(model, loras=[lora])[1].n_changed)
+    n_text = sum(name.startswith("lora_te_") for name in read_lora(lora).weights)
+    assert changed[:2] == [0, n_text] and changed[2] > n_text
 
 
 def test_preview_equals_the_sample_drawn_afterwards(mini, subject_concepts, tmp_path):
@@ -93,7 +97,7 @@ def test_preview_equals_the_sample_drawn_afterwards(mini, subject_concepts, tmp_
                 "bucket_step": 64, "train_batch_size": 2}  # fmt: skip
     result = actions.train(mini, actions.configure(mini, settings, [concept]))
     preview = _pixels(next(mini.samples.glob("*.png")))
-    drawn = _pixels(actions.sample(mini, [SHOT], tmp_path, lora=result.files[0])[0])
+    drawn = _pixels(actions.sample(mini, [SHOT], tmp_path, loras=result.files[:1])[0])
     assert np.abs(preview - drawn).mean() < 1  # the file is half precision
     said = next(mini.samples.glob("*.txt")).read_text()
     assert PROMPT in said and f"Seed: {SHOT.seed}" in said

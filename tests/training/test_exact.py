@@ -11,10 +11,11 @@ EPOCHS = {"num_train_epochs": 3, "gradient_accumulation_steps": 2, "lr_scheduler
 
 
 LORA_BF16 = {**LORA, "mixed_precision": "bf16", "stop_text_encoder": 0.5, "gradient_set_to_none": False}
-NAMES = ["lora", "lora bf16, half the text encoder", "full with ema, half the text encoder"]
+LOHA = {**LORA, "lora_type": "LoHa", "lora_dora": True, "use_lora_extended": True}
+NAMES = ["loha with dora", "lora", "lora bf16, half the text encoder", "full with ema, half the text encoder"]
 
 
-@pytest.mark.parametrize("settings", [LORA, LORA_BF16, FULL], ids=NAMES)
+@pytest.mark.parametrize("settings", [LOHA, LORA, LORA_BF16, FULL], ids=NAMES)
 @pytest.mark.parametrize("stop_at", [1, 4])
 def test_disturbed_run_equals_undisturbed_run(train, mini, models_dir, created, settings, stop_at):
     import shutil

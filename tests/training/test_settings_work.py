@@ -34,6 +34,12 @@ WEIGHTS = {
     "lora_txt_learning_rate": (1e-2, {}),
     "lr_scheduler": ("linear", {}),
     "lr_warmup_steps": (5, {}),
+    "lora_type": ("LoHa", {}),
+    "lora_dora": (True, {}),
+    "use_lora_extended": (True, {}),
+    "lora_conv_rank": (2, {"use_lora_extended": True}),
+    "lora_conv_alpha": (1, {"use_lora_extended": True}),
+    "lokr_factor": (2, {"lora_type": "LoKr"}),
     "lora_unet_rank": (2, {}),
     "lora_txt_rank": (2, {}),
     "lora_unet_alpha": (1, {}),
@@ -78,6 +84,7 @@ ELSEWHERE = {
     "ema_decay": "tests/training/test_optimizers.py",
     "half_model": "tests/training/test_settings_work.py::test_half_model_halves_a_checkpoint",
     "lora_weight": "tests/sampling/test_same_picture.py",
+    "lora_txt_weight": "tests/sampling/test_same_picture.py",
 }
 TABLES = {"weights": WEIGHTS, "files": FILES, "cancelled": CANCELLED, "pictures": PICTURES}
 ROWS = [(kind, key) for kind, table in TABLES.items() for key in table]

@@ -1,0 +1,309 @@
+"""The kinds of adapters: their parts as files name them, and what they make of a weight W (out, in[, k, k]).
+
+Every kind says a change of W from a few small tensors; the file's strength scales that change. A kind may carry a
+``dora_scale`` besides (DoRA, arXiv:2402.09353): then W plus its change is brought to that length along one axis. The
+same code computes the weight of a layer in training and of a file that is merged, so the two can't drift apart.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+
+Shape = tuple[int, ...] | torch.Size
+Parts = Mapping[str, torch.Tensor]
+
+COMMON = ("alpha", "scale", "dora_scale")  # parts that any kind may have
+
+
+class Adapter(ABC):
+    """One module's adapter. ``tensors`` holds its parts by their names in files, without alpha and scale.
+
+    ``alpha`` counts against the rank: the change is alpha / rank of what the parts say, all of it when alpha is None.
+    ``scale`` takes the place of that quotient. Both as A1111 reads them: an alpha of 0 is no change at all.
+    """
+
+    kind: ClassVar[str]
+    required: ClassVar[tuple[tuple[str, ...], ...]]  # any one of these sets makes the kind
+    optional: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, tensors: Parts, alpha: float | None = None, scale: float | None = None):
+        self.tensors = dict(tensors)
+        self.alpha, self.scale = alpha, scale
+        self.dora_scale = self.tensors.pop("dora_scale", None)
+
+    @property
+    @abstractmethod
+    def rank(self) -> int | None:
+        """What alpha is divided by; None for kinds without one."""
+
+    @property
+    @abstractmethod
+    def size(self) -> tuple[int, int] | None:
+        """Rows and columns (kernels flattened) of the change; None when the parts don't belong together."""
+
+    @abstractmethod
+    def product(self, weight: torch.Tensor) -> torch.Tensor:
+        """What the parts say, in ``weight``'s number of elements: the change before alpha, scale and DoRA."""
+
+    @property
+    def factor(self) -> float:
+        """The share of the product that counts."""
+        if self.scale is not None:
+            return self.scale
+        return 1.0 if self.alpha is None or self.rank is None else self.alpha / self.rank
+
+    @property
+    def needs_weight(self) -> bool:
+        """Whether the change depends on the weight's values, not on its shape alone."""
+        return self.dora_scale is not None
+
+    def fits(self, shape: Shape) -> bool:
+        """Whether it belongs to a weight of ``shape``, linear or convolution."""
+        is_own = len(shape) > 1 and self.size == (shape[0], math.prod(shape[1:]))
+        return is_own and (self.dora_scale is None or _is_magnitude(self.dora_scale, shape))
+
+    def change(self, weight: torch.Tensor) -> torch.Tensor:
+        """W' - W for a weight in fp32, at full strength, in its shape."""
+        change = self.product(weight).reshape(weight.shape) * self.factor
+        if self.dora_scale is None:
+            return change
+        return decompose(weight + change, self.dora_scale) - weight
+
+    def apply(self, weight: torch.Tensor, strength: float = 1.0) -> torch.Tensor:
+        """A new weight: W + strength * (W' - W), fp32."""
+        weight = weight.float()
+        return weight + strength * self.change(weight)
+
+    def parts(self) -> dict[str, torch.Tensor]:
+        """All that a file holds of it. alpha and scale are fp32 scalars: half precision would round a large one."""
+        scalars = {"alpha": self.alpha, "scale": self.scale}
+        found = {name: torch.tensor(float(value)) for name, value in scalars.items() if value is not None}
+        if self.dora_scale is not None:
+            found["dora_scale"] = self.dora_scale
+        return found | self.tensors
+
+    def _part(self, name: str) -> torch.Tensor | None:
+        tensor = self.tensors.get(name)
+        return None if tensor is None else tensor.float()
+
+
+class Lora(Adapter):
+    """LoRA (arXiv:2106.09685): up @ down. ``lora_down`` (r, in[, k, k]), ``lora_up`` (out, r[, 1, 1]).
+
+    LoCon's convolutions are the same with a k x k ``lora_down``; with ``lora_mid`` (r, r, k, k) between the two it is
+    a Tucker decomposition and both are 1 x 1.
+    """
+
+    kind = "LoRA"
+    required = (("lora_down.weight", "lora_up.weight"),)
+    optional = ("lora_mid.weight",)
+
+    @property
+    def rank(self) -> int:
+        return self.tensors["lora_down.weight"].shape[0]
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        down, up, mid = (self.tensors.get(f"lora_{name}.weight") for name in ("down", "up", "mid"))
+        if mid is None:
+            return _low_rank_size(up, down, None)
+        return _low_rank_size(up.flatten(1).T, down.flatten(1), mid)
+
+    def product(self, weight: torch.Tensor) -> torch.Tensor:
+        down, up, mid = (self._part(f"lora_{name}.weight") for name in ("down", "up", "mid"))
+        if mid is None:
+            return up.flatten(1) @ down.flatten(1)
+        return _low_rank(up.flatten(1).T, down.flatten(1), mid)
+
+
+class LoHa(Adapter):
+    """LoHa (arXiv:2108.06098): the elementwise product of two low-rank matrices, (w1_a @ w1_b) * (w2_a @ w2_b).
+
+    ``w?_a`` (out, r), ``w?_b`` (r, in[*k*k]); with ``hada_t?`` (r, r, k, k) ``w?_a`` (r, out), ``w?_b`` (r, in).
+    """
+
+    kind = "LoHa"
+    required = (("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),)
+    optional = ("hada_t1", "hada_t2")
+
+    @property
+    def rank(self) -> int:
+        return self.tensors["hada_w1_b"].shape[0]
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        first, second = (_low_rank_size(*(self.tensors.get(f"hada_{x}") for x in half)) for half in _HADA_HALVES)
+        return first if first == second else None
+
+    def product(self, weight: torch.Tensor) -> torch.Tensor:
+        first, second = (_low_rank(*(self._part(f"hada_{x}") for x in half)) for half in _HADA_HALVES)
+        return first.flatten(1) * second.flatten(1)
+
+
+class LoKr(Adapter):
+    """LoKr (arXiv:2309.14859): the Kronecker product of a small and a larger matrix, each whole or of low rank.
+
+    ``lokr_w1`` (a, c) or ``w1_a`` @ ``w1_b``; ``lokr_w2`` (b, d[, k, k]) or ``w2_a`` @ ``w2_b`` (b, r), (r, d[*k*k]),
+    with ``lokr_t2`` (r, r, k, k) ``w2_a`` (r, b), ``w2_b`` (r, d); out = a * b, in = c * d.
+    """
+
+    kind = "LoKr"
+    required = tuple(
+        (*first, *second)
+        for first in (("lokr_w1",), ("lokr_w1_a", "lokr_w1_b"))
+        for second in (("lokr_w2",), ("lokr_w2_a", "lokr_w2_b"))
+    )
+    optional = ("lokr_t2",)
+
+    @property
+    def rank(self) -> int | None:
+        """That of the half that has one; of none when both are whole, and then alpha has no say."""
+        pair = self.tensors.get("lokr_w2_b", self.tensors.get("lokr_w1_b"))
+        return None if pair is None else pair.shape[0]
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        first, second = self._half_size("1"), self._half_size("2")
+        return (first[0] * second[0], first[1] * second[1]) if first and second else None
+
+    def product(self, weight: torch.Tensor) -> torch.Tensor:
+        # Over a flattened kernel: the columns of w2 are (d, k, k), those of the product (c, d, k, k).
+        return torch.kron(self._half("1"), self._half("2"))
+
+    def _half(self, which: str) -> torch.Tensor:
+        whole = self._part(f"lokr_w{which}")
+        if whole is None:
+            whole = _low_rank(*(self._part(f"lokr_{x}") for x in (f"w{which}_a", f"w{which}_b", f"t{which}")))
+        return whole.flatten(1).contiguous()
+
+    def _half_size(self, which: str) -> tuple[int, int] | None:
+        whole = self.tensors.get(f"lokr_w{which}")
+        if whole is not None:
+            return (whole.shape[0], math.prod(whole.shape[1:])) if whole.dim() > 1 else None
+        return _low_rank_size(*(self.tensors.get(f"lokr_{x}") for x in (f"w{which}_a", f"w{which}_b", f"t{which}")))
+
+
+class Difference(Adapter):
+    """The change itself: ``diff`` for any module, ``w_norm`` for a normalisation. Of a bias it is always this kind."""
+
+    kind = "full difference"
+    required = (("diff",), ("w_norm",))
+    rank = None
+
+    @property
+    def _values(self) -> torch.Tensor:
+        return next(iter(self.tensors.values()))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self._values.shape[0], self._values[0].numel()
+
+    def fits(self, shape: Shape) -> bool:
+        return self.dora_scale is None and self._values.numel() == math.prod(shape)
+
+    def product(self, weight: torch.Tensor) -> torch.Tensor:
+        return self._values.float()
+
+
+class IA3(Adapter):
+    """IA3 (arXiv:2205.05638): rows, or with ``on_input`` columns, of W scaled by 1 + ``weight``."""
+
+    kind = "IA3"
+    required = (("weight", "on_input"),)
+    rank = None
+    size = None
+
+    @property
+    def needs_weight(self) -> bool:
+        return True
+
+    @property
+    def _axis(self) -> int:
+        return 1 if self.tensors["on_input"].item() else 0
+
+    def fits(self, shape: Shape) -> bool:
+        same = len(shape) > self._axis and self.tensors["weight"].numel() == shape[self._axis]
+        return same and self.dora_scale is None
+
+    def product(self, weight: torch.Tensor) -> torch.Tensor:
+        sizes = [1] * weight.dim()
+        sizes[self._axis] = -1
+        return weight * self.tensors["weight"].float().reshape(sizes)
+
+
+KINDS: tuple[type[Adapter], ...] = (Lora, LoHa, LoKr, Difference, IA3)
+_HADA_HALVES = (("w1_a", "w1_b", "t1"), ("w2_a", "w2_b", "t2"))
+
+
+def make_adapter(parts: Parts) -> Adapter | None:
+    """The adapter that a file's parts make, None when no kind has just these."""
+    own = {name: tensor for name, tensor in parts.items() if name not in ("alpha", "scale")}
+    for kind in KINDS:
+        for required in kind.required:
+            if set(required) <= own.keys() <= {*required, *kind.optional, "dora_scale"}:
+                return kind(own, _number(parts.get("alpha")), _number(parts.get("scale")))
+    return None
+
+
+def decompose(weight: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
+    """DoRA: ``weight`` with the lengths ``magnitude`` along one axis.
+
+    (1, in[, 1, 1]) says the length of each input's column, as A1111 takes every magnitude; (out, 1[, 1, 1]), LyCORIS'
+    default and peft's only one, that of each output's row. Gradients don't go through the lengths that are divided
+    out (the paper's section 4.3).
+    """
+    kept = 0 if tuple(magnitude.shape[:2]) == (weight.shape[0], 1) else 1
+    wanted = magnitude.float().reshape([-1 if axis == kept else 1 for axis in range(weight.dim())])
+    found = lengths(weight, kept).detach().clamp(min=torch.finfo(torch.float32).tiny)  # a row may be all zeros
+    return weight * (wanted / found)
+
+
+def lengths(weight: torch.Tensor, kept: int) -> torch.Tensor:
+    """Norms of W (0: of each output's row, 1: of each input's column), with as many axes as W."""
+    return torch.linalg.vector_norm(weight, dim=[axis for axis in range(weight.dim()) if axis != kept], keepdim=True)
+
+
+def factorization(dimension: int, factor: int = 0) -> tuple[int, int]:
+    """``dimension`` as small * large, as LyCORIS splits it for LoKr.
+
+    A ``factor`` that divides it is one of the two; else small is the largest divisor not above ``factor`` with
+    small <= large; 0: as near to the square root as it goes.
+    """
+    if factor > 0 and dimension % factor == 0:
+        return min(factor, dimension // factor), max(factor, dimension // factor)
+    limit = min(factor, math.isqrt(dimension)) if factor > 0 else math.isqrt(dimension)
+    small = next(n for n in range(limit, 0, -1) if dimension % n == 0)
+    return small, dimension // small
+
+
+def _low_rank(a: torch.Tensor, b: torch.Tensor, core: torch.Tensor | None) -> torch.Tensor:
+    """a @ b over a flattened kernel, or with a ``core`` (r, r, k, k) the Tucker product."""
+    if core is None:
+        return a.flatten(1) @ b.flatten(1)
+    return torch.einsum("ijkl,jr,ip->prkl", core, b, a)
+
+
+def _low_rank_size(a: torch.Tensor | None, b: torch.Tensor | None, core: torch.Tensor | None) -> tuple[int, int] | None:
+    """(rows, columns) of :func:`_low_rank`'s product; None when its factors don't go together."""
+    if a is None or b is None or a.dim() < 2 or b.dim() < 2:
+        return None
+    if core is None:
+        return (a.shape[0], math.prod(b.shape[1:])) if math.prod(a.shape[1:]) == b.shape[0] else None
+    if core.dim() != 4 or (a.shape[0], b.shape[0]) != tuple(core.shape[:2]):
+        return None
+    return a.shape[1], math.prod(b.shape[1:]) * math.prod(core.shape[2:])
+
+
+def _is_magnitude(magnitude: torch.Tensor, shape: Shape) -> bool:
+    """Whether a ``dora_scale`` belongs to a weight of ``shape``: (1, in, ...) or (out, 1, ...)."""
+    axes = ((1, shape[1]), (shape[0], 1))
+    return tuple(magnitude.shape[:2]) in axes and magnitude.numel() == max(magnitude.shape[:2])
+
+
+def _number(value: torch.Tensor | None) -> float | None:
+    return None if value is None else value.float().flatten()[0].item()
