@@ -19,7 +19,7 @@ from torch import nn
 
 from dreambooth.checkpoints.adapters import Adapter, Difference, make_adapter
 from dreambooth.checkpoints.adapters.names import BIAS_PARTS, REFUSED, Key, diffusers_names, normal_form, split_key
-from dreambooth.checkpoints.family import Layout
+from dreambooth.checkpoints.layout import Layout
 from dreambooth.checkpoints.ldm_names import Place
 from dreambooth.checkpoints.modules import Modules, disk_name
 from dreambooth.checkpoints.reading import Tensors, open_tensors

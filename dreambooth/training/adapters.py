@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from dreambooth.checkpoints.adapters import Adapter, LoHa, LoKr, Lora, factorization, lengths
-from dreambooth.checkpoints.family import Layout
+from dreambooth.checkpoints.layout import Layout
 from dreambooth.checkpoints.lora import lora_name, target_modules
 from dreambooth.settings import Settings
 from dreambooth.training.noise import generator_for

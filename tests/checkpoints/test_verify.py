@@ -8,11 +8,11 @@ import pytest
 import safetensors.torch
 import torch
 
-from dreambooth.checkpoints.lora import LoraPair, write_lora
 from dreambooth.checkpoints.modules import load_unet, save_component
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.single_file import write_checkpoint
 from dreambooth.checkpoints.verify import verify_checkpoint, verify_lora
+from dreambooth.checkpoints.writing import write_tensors
 
 KEY = "model.diffusion_model.out.2.weight"
 NAME = "lora_unet_mid_block_attentions_0_proj_in"
@@ -80,7 +80,8 @@ def test_faults_are_named(mini, exported, change, expected):
 
 
 def write(path, up: torch.Tensor, width: int):
-    write_lora(path, {NAME: LoraPair(torch.ones(2, width, 1, 1), up, 2.0)}, {})
+    parts = {"lora_down.weight": torch.ones(2, width, 1, 1), "lora_up.weight": up}
+    write_tensors(path, {f"{NAME}.{part}": tensor for part, tensor in parts.items()})
     return path
 
 
