@@ -104,14 +104,14 @@ def advise(kind: str, model: ModelFolder, config: ModelConfig, device: Any = Non
     """Settings that suit this machine ("performance") or what is taught ("person", "object"), and why."""
     from dreambooth.hosts.alone import best_device
     from dreambooth.runs import advice
-    from dreambooth.runs.preflight import parameters_of
+    from dreambooth.runs.preflight import sizes_of
 
     class_pictures = any(concept.class_data_dir for concept in config.concepts)
     if kind == "person":
         return advice.for_person(class_pictures)
     if kind == "object":
         return advice.for_object(class_pictures)
-    sizes = [parameters_of(model.require(), part) for part in ("unet", "text_encoder")]
+    sizes = sizes_of(model.require())
     return advice.for_machine(config.settings, device or best_device(), *sizes, class_pictures)
 
 
@@ -182,7 +182,7 @@ def sample(
         modules.unet = load_unet(model.working, name="ema_unet")
     for adapter, use in adapters:
         apply_lora(modules, adapter, use.unet, use.text)
-    for module in (modules.unet, modules.vae, modules.text_encoder):
+    for module in (modules.unet, modules.vae, *modules.text_encoders.values()):
         module.to(best_device()).eval()
     pictures = draw(
         modules,

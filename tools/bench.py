@@ -231,7 +231,7 @@ def _make_medium(folder: Path) -> Path:
     ).save_pretrained(folder / "text_encoder")  # fmt: skip
     write_tokenizer(folder / "tokenizer")
     (folder / "scheduler").mkdir()
-    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(SD1.scheduler_config()))
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(SD1.scheduler_config("epsilon", {}, {})))
     index = {
         "_class_name": "StableDiffusionPipeline",
         "unet": ["diffusers", "UNet2DConditionModel"],

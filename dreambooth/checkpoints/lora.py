@@ -82,9 +82,11 @@ def target_modules(module: nn.Module, component: str, convolutions: bool = False
     each MLP.
     """
     if component != "unet":
-        inside = ("self_attn", "mlp")
+        inside = (["self_attn"], ["mlp"])
         return {
-            path: m for path, m in module.named_modules() if isinstance(m, nn.Linear) and path.split(".")[-2] in inside
+            path: m
+            for path, m in module.named_modules()
+            if isinstance(m, nn.Linear) and path.split(".")[-2:-1] in inside
         }
     kinds = (_ATTENTION_BLOCK, *_CONVOLUTION_BLOCKS) if convolutions else (_ATTENTION_BLOCK,)
     blocks = tuple(f"{path}." for path, m in module.named_modules() if type(m).__name__ in kinds)

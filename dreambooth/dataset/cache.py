@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -31,11 +32,12 @@ class LatentCache:
 
     def get(self, example: Example) -> torch.Tensor | None:
         """The moments as they were put, on the CPU, or None."""
-        return _read(self._path(example))
+        found = _read(self._path(example))
+        return found and found["value"]
 
     def put(self, example: Example, moments: torch.Tensor) -> None:
         """Keep the moments. Raises UserError when the folder can't be written."""
-        _write(self._path(example), moments)
+        _write(self._path(example), {"value": moments})
 
     def _path(self, example: Example) -> Path:
         crop = example.crop
@@ -44,45 +46,45 @@ class LatentCache:
 
 
 class TextCache:
-    """The text encoder's answer for each prompt: an embedding (77, D)."""
+    """The text encoders' answer for each prompt: tensors by name."""
 
     def __init__(self, folder: Path, text_encoder_fingerprint: str, clip_skip: int) -> None:
         self._folder = folder
         self._text_encoder = text_encoder_fingerprint
         self._clip_skip = clip_skip
 
-    def get(self, prompt: str) -> torch.Tensor | None:
-        """The embedding as it was put, on the CPU, or None."""
+    def get(self, prompt: str) -> dict[str, torch.Tensor] | None:
+        """The tensors as they were put, on the CPU, or None."""
         return _read(self._path(prompt))
 
-    def put(self, prompt: str, embedding: torch.Tensor) -> None:
-        """Keep the embedding. Raises UserError when the folder can't be written."""
+    def put(self, prompt: str, embedding: Mapping[str, torch.Tensor]) -> None:
+        """Keep the tensors. Raises UserError when the folder can't be written."""
         _write(self._path(prompt), embedding)
 
     def _path(self, prompt: str) -> Path:
-        return self._folder / _file_name("text", self._text_encoder, self._clip_skip, prompt)
+        return self._folder / _file_name("embedding", self._text_encoder, self._clip_skip, prompt)
 
 
 def _file_name(*key: object) -> str:
     return hashlib.sha256(json.dumps(key).encode()).hexdigest() + ".safetensors"
 
 
-def _read(path: Path) -> torch.Tensor | None:
+def _read(path: Path) -> dict[str, torch.Tensor] | None:
     from safetensors import SafetensorError, safe_open
 
     if not path.exists():
         return None
     try:
         with safe_open(path, framework="pt") as file:
-            return file.get_tensor("value")
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
     except (SafetensorError, OSError, ValueError) as error:
         # A cache may lose what it holds: the value is computed and written again.
         log.warning("%s: damaged, computing it again (%s)", path, error)
         return None
 
 
-def _write(path: Path, value: torch.Tensor) -> None:
+def _write(path: Path, values: Mapping[str, torch.Tensor]) -> None:
     from safetensors.torch import save
 
     with files.replacing(path, durable=False) as beside:
-        beside.write_bytes(save({"value": value.detach().cpu().contiguous()}))
+        beside.write_bytes(save({name: value.detach().cpu().contiguous() for name, value in values.items()}))

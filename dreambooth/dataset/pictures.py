@@ -11,7 +11,7 @@ import io
 import logging
 import os
 import re
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +27,9 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".avif"
 
 # Pictures too, of kinds that are left out of a run.
 OTHER_SUFFIXES = frozenset({".heic", ".heif", ".gif", ".tif", ".tiff", ".jxl", ".psd", ".dng", ".cr2", ".nef", ".arw"})
+
+# How a mask is called beside its picture: as OneTrainer does, and as most people do.
+MASK_ENDINGS = ("-masklabel", "_mask")
 
 # What the bytes may be, whatever the file is called. A closed list, because some of Pillow's readers
 # (EPS) start other programs. MPO is what many phones write into a .jpg.
@@ -73,6 +76,18 @@ def find_pictures(folder: str | Path, suffixes: Container[str] = SUFFIXES) -> li
             Path(here, name) for name in names if not _is_hidden(name) and os.path.splitext(name)[1].lower() in suffixes
         ]
     return sorted(found, key=lambda path: natural_order(path.relative_to(folder)))
+
+
+def masks_of(pictures: Sequence[Path]) -> dict[Path, Path]:
+    """Those that have a mask beside them (NAME-masklabel or NAME_mask, in any format), each with its mask."""
+    known = {path.with_suffix(""): path for path in reversed(pictures)}
+    masks = {}
+    for path in pictures:
+        for ending in MASK_ENDINGS:
+            picture = known.get(path.with_name(path.stem.removesuffix(ending)))
+            if path.stem.endswith(ending) and picture is not None:
+                masks[picture] = path
+    return masks
 
 
 def natural_order(path: Path) -> tuple:

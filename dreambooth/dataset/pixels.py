@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import torch
 
 from dreambooth.dataset.pictures import decode, read_bytes
 from dreambooth.dataset.plan import Example
 from dreambooth.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 def load_pixels(example: Example) -> torch.Tensor:
@@ -17,12 +21,29 @@ def load_pixels(example: Example) -> torch.Tensor:
     Raises UserError when the file is not the one that was planned: its crop, and all that is cached
     under its content, would belong to another picture.
     """
-    from PIL import Image
-
     data = read_bytes(example.path)
     if hashlib.sha256(data).hexdigest() != example.content:
         raise UserError(f"{example.path}: changed since it was checked. Start the training again.")
-    image = decode(data, example.path)
+    image = _cropped(decode(data, example.path), example)
+    # Through bytes rather than numpy: older torch builds can't take arrays from numpy 2.
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    pixels = pixels.view(image.height, image.width, 3).permute(2, 0, 1).contiguous()
+    return pixels.float() / 127.5 - 1
+
+
+def load_mask(example: Example) -> torch.Tensor | None:
+    """The example's mask, resized and cropped with it: float32 (1, H, W) of 0 and 1; None when it has none."""
+    if example.mask is None:
+        return None
+    mask = decode(read_bytes(example.mask), example.mask).resize(example.original_size)
+    mask = _cropped(mask, example).convert("L")
+    values = torch.frombuffer(bytearray(mask.tobytes()), dtype=torch.uint8).view(1, mask.height, mask.width)
+    return (values > 127).float()
+
+
+def _cropped(image: Image.Image, example: Example) -> Image.Image:
+    from PIL import Image
+
     crop = example.crop
     across, down = image.width / crop.resized_w, image.height / crop.resized_h
     # Resizing only the part that stays keeps a very long picture from being enlarged as a whole.
@@ -32,8 +53,4 @@ def load_pixels(example: Example) -> torch.Tensor:
         min((crop.left + crop.width) * across, image.width),
         min((crop.top + crop.height) * down, image.height),
     )
-    image = image.resize((crop.width, crop.height), Image.Resampling.LANCZOS, box=box)
-    # Through bytes rather than numpy: older torch builds can't take arrays from numpy 2.
-    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    pixels = pixels.view(crop.height, crop.width, 3).permute(2, 0, 1).contiguous()
-    return pixels.float() / 127.5 - 1
+    return image.resize((crop.width, crop.height), Image.Resampling.LANCZOS, box=box)

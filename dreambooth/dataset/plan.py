@@ -32,6 +32,7 @@ class Example:
     content: str  # sha256 of the file's bytes, hex
     original_size: Size  # width, height in pixels, upright
     crop: Crop
+    mask: Path | None = None  # a picture beside, white where an inpainting model is to paint
 
     @property
     def bucket(self) -> Size:
@@ -101,7 +102,10 @@ class Plan:
 
     def fingerprint(self) -> str:
         """Changes when a picture, its prompt or its crop does: what an exact resume must find unchanged."""
-        rows = [(e.content, e.caption, repr(e.crop), e.concept, e.is_class) for e in self.all_examples()]
+        rows = [
+            (e.content, e.caption, repr(e.crop), e.concept, e.is_class, *([str(e.mask)] if e.mask else []))
+            for e in self.all_examples()
+        ]
         return hashlib.sha256(repr(rows).encode()).hexdigest()
 
     def _buckets(self) -> dict[Size, list[Example]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from dreambooth.dataset.buckets import Size, bucket_sizes, fit
 from dreambooth.dataset.captions import Caption, build_prompt, read_caption
-from dreambooth.dataset.pictures import OTHER_SUFFIXES, Examined, examine, find_pictures
+from dreambooth.dataset.pictures import OTHER_SUFFIXES, Examined, examine, find_pictures, masks_of
 from dreambooth.dataset.plan import Example, Plan
 from dreambooth.errors import UserError
 
@@ -61,6 +61,7 @@ class _Source:
     path: Path
     concept: int
     is_class: bool
+    mask: Path | None = None
 
 
 @dataclass
@@ -97,8 +98,11 @@ def _find_sources(concepts: Sequence[Concept], checks: _Checks) -> list[_Source]
         for key, is_class in (("instance_data_dir", False), ("class_data_dir", True)):
             if is_class and not concept.class_data_dir.strip():
                 continue
-            paths = checks.collect(_pictures_of, concept, key, f"Concept {index + 1}", checks)
-            sources += [_Source(path, index, is_class) for path in paths or ()]
+            paths = checks.collect(_pictures_of, concept, key, f"Concept {index + 1}", checks) or []
+            masks = masks_of(paths)
+            checks.warn_of(list(masks.values()), "Taken as masks of the pictures beside them, not trained as pictures")
+            pictures = [path for path in paths if path not in set(masks.values())]
+            sources += [_Source(path, index, is_class, masks.get(path)) for path in pictures]
     return sources
 
 
@@ -163,6 +167,7 @@ def _example(
         content=picture.content,
         original_size=picture.size,
         crop=fit(picture.size, buckets),
+        mask=source.mask,
     )
 
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from dreambooth.checkpoints.modules import weights_path
+from dreambooth.checkpoints.modules import family_in, weights_path
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.dataset.plan import Plan
 from dreambooth.dataset.planning import make_plan
 from dreambooth.errors import UserError
 from dreambooth.files import require_free_space
 from dreambooth.hosts.alone import best_device
-from dreambooth.settings import ModelConfig, ModelFolder
+from dreambooth.settings import ModelConfig, ModelFolder, Settings
 from dreambooth.training.optimizers import why_not_8bit
 from dreambooth.training.precision import disk_forecast, forecast, resolve_precision
 from dreambooth.training.schedules import run_length
@@ -74,12 +74,20 @@ def preflight(
     problems += [f"{part} is missing: create {model.name} again." for part in _missing_parts(model)]
     if problems:
         raise UserError.several(problems)
-    n_unet, n_text = (parameters_of(model, part) for part in ("unet", "text_encoder"))
+    n_unet, n_text = sizes_of(model)
     require_free_space(model.root, disk_forecast(settings, n_unet, n_text), "This run")
     memory = forecast(settings, precision, n_unet, n_text, bool(plan.class_examples))
     steps, per_epoch = run_length(settings, plan.steps_per_epoch(settings.train_batch_size))
-    warnings = (*plan.warnings, *_memory_warnings(device, memory))
+    warnings = (*plan.warnings, *_memory_warnings(device, memory), *_idle_settings(model, settings))
     return Checked(plan, device, precision, steps, per_epoch, memory, warnings)
+
+
+def _idle_settings(model: ModelFolder, settings: Settings) -> list[str]:
+    """Settings that have no effect on models of this family."""
+    family = family_in(model.working)
+    if settings.clip_skip > 1 and not family.clip_skips:
+        return [f"clip_skip has no effect: {family.title} always reads the layer that it was made with."]
+    return []
 
 
 def _memory_warnings(device: torch.device, needed: int) -> list[str]:
@@ -95,11 +103,17 @@ def _memory_warnings(device: torch.device, needed: int) -> list[str]:
 
 
 def _missing_parts(model: ModelFolder) -> list[Path]:
-    paths = [weights_path(model.working, part) for part in ("unet", "vae", "text_encoder")]
+    paths = [weights_path(model.working, part) for part in family_in(model.working).components]
     return [path for path in paths if not path.exists()]
 
 
-def parameters_of(model: ModelFolder, component: str) -> int:
-    """Number of a component's parameters, from its file's header."""
+def sizes_of(model: ModelFolder) -> tuple[int, int]:
+    """Parameters of the unet, and of the text encoders together."""
+    texts = family_in(model.working).text_prefixes
+    return _parameters(model, "unet"), sum(_parameters(model, part) for part in texts)
+
+
+def _parameters(model: ModelFolder, component: str) -> int:
+    """From the file's header."""
     with open_tensors(weights_path(model.working, component)) as file:
         return sum(math.prod(file.shape(key)) for key in file)

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from dreambooth.checkpoints.modules import Modules
-from dreambooth.checkpoints.text import encode, tokenize
+from dreambooth.checkpoints.stable_diffusion import INPAINTING_CHANNELS
+from dreambooth.checkpoints.text import Embedding, concatenate, conditions, encode, tokenize
 from dreambooth.errors import UserError
 
 
@@ -69,25 +70,51 @@ def _draw_group(
     guided = first.cfg > 1
     # torch before 2.5 refuses to name autocast on a Mac, even switched off.
     with torch.autocast(device.type, dtype) if dtype != torch.float32 else contextlib.nullcontext():
-        text = _embed(modules, [shot.prompt for shot in shots], clip_skip, device)
-        if guided:
-            text = torch.cat([_embed(modules, [shot.negative for shot in shots], clip_skip, device), text])
-        text = text.to(dtype)
+        told = _told(modules, shots, guided, clip_skip, dtype)
         scheduler = make_scheduler(sampler, modules.scheduler_config)
         scheduler.set_timesteps(first.steps, device=device)
         generators = [torch.Generator().manual_seed(shot.seed) for shot in shots]
-        latents = _starting_noise(first, generators, unet.config.in_channels).to(device) * scheduler.init_noise_sigma
+        channels = vae.config.latent_channels
+        latents = _starting_noise(first, generators, channels).to(device) * scheduler.init_noise_sigma
+        beside = _all_masked(modules, latents) if unet.config.in_channels == INPAINTING_CHANNELS else None
         for t in scheduler.timesteps:
             if check:
                 check()
-            doubled = torch.cat([latents, latents]) if guided else latents
-            doubled = scheduler.scale_model_input(doubled, t)
-            predicted = unet(doubled.to(dtype), t, text, return_dict=False)[0].float()
+            seen = scheduler.scale_model_input(latents, t)
+            seen = seen if beside is None else torch.cat([seen, beside], dim=1)
+            doubled = torch.cat([seen, seen]) if guided else seen
+            predicted = unet(doubled.to(dtype), t, **told)[0].float()
             if guided:
                 without, with_prompt = predicted.chunk(2)
                 predicted = without + first.cfg * (with_prompt - without)
             latents = scheduler.step(predicted, t, latents, **_extra(scheduler, generators), return_dict=False)[0]
     return [_decode(vae, latent[None] / vae.config.scaling_factor) for latent in latents]
+
+
+def _told(modules: Modules, shots: Sequence[Shot], guided: bool, clip_skip: int, dtype: torch.dtype) -> dict[str, Any]:
+    """The unet's arguments beside latents and timestep; for guidance those of the negative prompts come first."""
+    device, n = modules.unet.device, len(shots) * (2 if guided else 1)
+    embedding = _embed(modules, [shot.prompt for shot in shots], clip_skip, device)
+    if guided:
+        negative = _embed(modules, [shot.negative for shot in shots], clip_skip, device)
+        if modules.family.pooled:  # SDXL was trained with nothing in place of an empty prompt
+            silent = torch.tensor([not shot.negative for shot in shots], device=device)
+            negative = Embedding(
+                negative.states.masked_fill(silent[:, None, None], 0), negative.pooled.masked_fill(silent[:, None], 0)
+            )
+        embedding = concatenate([negative, embedding])
+    height, width = shots[0].height, shots[0].width
+    sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32, device=device).repeat(n, 1)
+    return conditions(embedding, sizes, dtype)
+
+
+def _all_masked(modules: Modules, latents: torch.Tensor) -> torch.Tensor:
+    """What an inpainting unet sees beside the latents when all of the picture is to be painted, (B, 5, h, w)."""
+    vae, (n, _, height, width) = modules.vae, latents.shape
+    grey = torch.zeros(1, 3, height * 8, width * 8, device=vae.device, dtype=vae.dtype)
+    with torch.autocast(latents.device.type, enabled=False):
+        empty = vae.encode(grey).latent_dist.mode().float() * vae.config.scaling_factor
+    return torch.cat([torch.ones_like(latents[:, :1]), empty.expand(n, -1, -1, -1)], dim=1)
 
 
 def make_scheduler(sampler: str, config: Mapping[str, Any]) -> Any:
@@ -98,8 +125,8 @@ def make_scheduler(sampler: str, config: Mapping[str, Any]) -> Any:
     return getattr(diffusers, f"{sampler}Scheduler").from_config(kept)
 
 
-def _embed(modules: Modules, prompts: Sequence[str], clip_skip: int, device: torch.device) -> torch.Tensor:
-    return encode(modules.text_encoder, tokenize(modules.tokenizer, prompts).to(device), clip_skip)
+def _embed(modules: Modules, prompts: Sequence[str], clip_skip: int, device: torch.device) -> Embedding:
+    return encode(modules, tokenize(modules, prompts).to(device), clip_skip)
 
 
 def _starting_noise(shot: Shot, generators: Sequence[torch.Generator], channels: int) -> torch.Tensor:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 
+from dreambooth.checkpoints.text import conditions
+from dreambooth.training.inputs import time_ids
 from dreambooth.training.loop import Loop
 from dreambooth.training.optimizers import has_fused
 from dreambooth.training.session import Session
@@ -24,6 +26,7 @@ class BareLoop:
         examples = (*batch.instances, *batch.classes)
         self.session = session
         self.latents = session.latents.batch(examples, torch.Generator().manual_seed(0))
+        self.time_ids = time_ids(examples).to(session.device)
         self.captions = [example.caption for example in examples]
         self.text = None if session.prompts.learning else session.prompts.batch(self.captions)
         groups = [{k: group[k] for k in ("params", "lr", "weight_decay")} for group in session.optimizer.param_groups]
@@ -37,7 +40,8 @@ class BareLoop:
             t = torch.randint(session.schedule.timesteps, (len(latents),), device=latents.device)
             noisy = session.schedule.add_noise(latents, noise, t).to(dtype)
             text = session.prompts.batch(self.captions) if self.text is None else self.text
-            loss = F.mse_loss(session.modules.unet(noisy, t, text.to(dtype), return_dict=False)[0].float(), noise)
+            told = conditions(text, self.time_ids, dtype)
+            loss = F.mse_loss(session.modules.unet(noisy, t, **told)[0].float(), noise)
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from dreambooth.checkpoints.text import encode, tokenize
+from dreambooth.checkpoints.modules import Modules
+from dreambooth.checkpoints.text import Embedding, encode, tokenize
 from dreambooth.dataset.cache import LatentCache, TextCache
 from dreambooth.dataset.pixels import load_pixels
 from dreambooth.dataset.plan import Example
@@ -125,13 +126,12 @@ class BackgroundEncoder(threading.Thread):
 
 
 class Prompts:
-    """Embeddings of the prompts: looked up while the text encoder is frozen, computed while it learns."""
+    """Embeddings of the prompts: looked up while the text encoders are frozen, computed while they learn."""
 
-    def __init__(self, tokenizer: Any, text_encoder: Any, clip_skip: int, device: torch.device) -> None:
-        self.tokenizer, self.text_encoder = tokenizer, text_encoder
-        self.clip_skip, self.device = clip_skip, device
+    def __init__(self, modules: Modules, clip_skip: int, device: torch.device) -> None:
+        self.modules, self.clip_skip, self.device = modules, clip_skip, device
         self._ids: dict[str, torch.Tensor] = {}
-        self._embeddings: dict[str, torch.Tensor] = {}
+        self._embeddings: dict[str, Embedding] = {}
 
     @property
     def learning(self) -> bool:
@@ -139,29 +139,41 @@ class Prompts:
         return bool(self._ids)
 
     def learn(self, prompts: Sequence[str]) -> None:
-        """The text encoder is going to be trained: keep token ids."""
-        ids = tokenize(self.tokenizer, prompts).to(self.device)
+        """The text encoders are going to be trained: keep token ids."""
+        ids = tokenize(self.modules, prompts).to(self.device)
         self._ids = dict(zip(prompts, ids, strict=True))
 
     @torch.no_grad()
-    def freeze(self, prompts: Sequence[str], cache: TextCache | None, load: Callable[[], tuple[Any, Any]]) -> None:
-        """Embed all prompts once; tokenizer and text encoder are loaded only for those that the cache lacks."""
+    def freeze(self, prompts: Sequence[str], cache: TextCache | None, load: Callable[[], None]) -> None:
+        """Embed all prompts once; ``load`` brings the text encoders in, for those that the cache lacks."""
         self._ids = {}
         for prompt in prompts:
             known = cache.get(prompt) if cache else None
             if known is None:
-                self.tokenizer, self.text_encoder = load()
-                ids = tokenize(self.tokenizer, [prompt]).to(self.device)
-                known = encode(self.text_encoder, ids, self.clip_skip)[0].float().cpu()
+                load()
+                embedding = encode(self.modules, tokenize(self.modules, [prompt]).to(self.device), self.clip_skip)
+                parts = zip(Embedding._fields, embedding, strict=True)
+                known = {name: part[0].float().cpu() for name, part in parts if part is not None}
                 if cache:
                     _keep(cache, prompt, known)
-            self._embeddings[prompt] = known.to(self.device)
+            self._embeddings[prompt] = Embedding(**known).to(self.device)
 
-    def batch(self, prompts: Sequence[str]) -> torch.Tensor:
-        """(B, 77, D); with a graph behind it while the text encoder learns."""
+    def batch(self, prompts: Sequence[str]) -> Embedding:
+        """Those of a batch; with a graph behind them while the text encoders learn."""
         if self.learning:
-            return encode(self.text_encoder, torch.stack([self._ids[p] for p in prompts]), self.clip_skip)
-        return torch.stack([self._embeddings[p] for p in prompts])
+            return encode(self.modules, torch.stack([self._ids[p] for p in prompts]), self.clip_skip)
+        found = [self._embeddings[p] for p in prompts]
+        states, pooled = zip(*found, strict=True)
+        return Embedding(torch.stack(states), None if pooled[0] is None else torch.stack(pooled))
+
+
+def time_ids(examples: Sequence[Example]) -> torch.Tensor:
+    """What SDXL is told of each picture, (B, 6) float32: see :func:`dreambooth.checkpoints.text.conditions`."""
+    rows = []
+    for example in examples:
+        (width, height), crop = example.original_size, example.crop
+        rows.append([height, width, crop.top, crop.left, crop.height, crop.width])
+    return torch.tensor(rows, dtype=torch.float32)
 
 
 def _keep(cache: Any, key: Any, value: torch.Tensor) -> None:

@@ -104,6 +104,7 @@ class Loop:
                 session.schedule,
                 session.latents,
                 session.prompts,
+                session.masked,
                 batch,
                 generator,
                 prior_weight=settings.prior_loss_weight,

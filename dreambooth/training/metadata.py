@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth import __version__
+from dreambooth.checkpoints.family import Family
 from dreambooth.dataset.plan import Plan
 from dreambooth.settings import ModelConfig, Settings
 
 
 def training_metadata(
-    config: ModelConfig, plan: Plan, family: Any, precision: str, step: int, epoch: int, started: float
+    config: ModelConfig, plan: Plan, family: Family, precision: str, step: int, epoch: int, started: float
 ) -> dict[str, str]:
     """ss_* keys for what was trained and how; all values are text, structures are JSON."""
     settings = config.settings
@@ -92,18 +93,30 @@ def _network_args(settings: Settings) -> dict[str, Any]:
 
 
 def modelspec(
-    title: str, family: Any, resolution: int, clip_skip: int, *, lora: bool, prediction_type: str
+    title: str,
+    family: Family,
+    unet: Mapping[str, Any],
+    resolution: int,
+    clip_skip: int,
+    *,
+    lora: bool,
+    prediction_type: str,
 ) -> dict[str, str]:
-    """Stability's model metadata, version 1.0.1 (github.com/Stability-AI/ModelSpec)."""
+    """Stability's model metadata, version 1.0.1 (github.com/Stability-AI/ModelSpec).
+
+    ``unet``: its config.
+    """
     return {
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": family.architecture + ("/lora" if lora else ""),
-        "modelspec.implementation": "diffusers" if lora else "https://github.com/Stability-AI/generative-models",
+        "modelspec.architecture": family.architecture(unet) + ("/lora" if lora else ""),
+        "modelspec.implementation": family.implementation
+        if lora
+        else "https://github.com/Stability-AI/generative-models",
         "modelspec.title": title,
         "modelspec.resolution": f"{resolution}x{resolution}",
         "modelspec.date": time.strftime("%Y-%m-%dT%H:%M:%S"),
         "modelspec.prediction_type": "v" if prediction_type == "v_prediction" else "epsilon",
-        "modelspec.encoder_layer": str(clip_skip),
+        "modelspec.encoder_layer": str(clip_skip if family.clip_skips else 2),
     }
 
 

@@ -29,7 +29,15 @@ def alphas_cumprod(scheduler: Mapping[str, Any]) -> torch.Tensor:
         betas = torch.linspace(start, end, steps, dtype=torch.float64)
     else:  # "scaled_linear": linear in the square root, as latent diffusion models are trained
         betas = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2
-    return torch.cumprod(1 - betas, 0).float()
+    kept = torch.cumprod(1 - betas, 0)
+    return (_zero_terminal(kept) if scheduler.get("rescale_betas_zero_snr") else kept).float()
+
+
+def _zero_terminal(kept: torch.Tensor) -> torch.Tensor:
+    """Shifted and scaled so that nothing of the signal is left at the end (arXiv:2305.08891, algorithm 1)."""
+    signal = kept.sqrt()
+    first, last = signal[0].clone(), signal[-1].clone()
+    return ((signal - last) * first / (first - last)) ** 2
 
 
 class NoiseSchedule:

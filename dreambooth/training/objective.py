@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from dreambooth.checkpoints.text import conditions
 from dreambooth.dataset.plan import Batch
-from dreambooth.training.inputs import Latents, Prompts
+from dreambooth.training.inpainting import MaskedPictures
+from dreambooth.training.inputs import Latents, Prompts, time_ids
 from dreambooth.training.noise import NoiseSchedule, draw_noise
 from dreambooth.training.precision import to_device
 
@@ -27,6 +29,7 @@ def diffusion_losses(
     schedule: NoiseSchedule,
     latents: Latents,
     prompts: Prompts,
+    masked: MaskedPictures | None,
     batch: Batch,
     generator: torch.Generator,
     *,
@@ -36,16 +39,20 @@ def diffusion_losses(
     """Denoising error of one batch: instance pictures, and class pictures with their own weight.
 
     DreamBooth (arXiv:2208.12242), eq. 2: E|eps - unet(x_t)|^2 + prior_weight * E|eps' - unet(x'_t)|^2.
-    ``generator`` yields, in this order, the posterior's noise, the timesteps and the diffusion noise.
+    ``generator`` yields, in this order, the posterior's noise, the timesteps, the diffusion noise and, for an
+    inpainting unet, what ``masked`` needs.
     """
     examples = (*batch.instances, *batch.classes)
     clean = latents.batch(examples, generator)
     t = to_device(torch.randint(schedule.timesteps, (len(examples),), generator=generator), clean.device)
     noise = to_device(draw_noise(clean.shape, generator, offset_noise), clean.device)
-    embeddings = prompts.batch([example.caption for example in examples])
+    embedding = prompts.batch([example.caption for example in examples])
     dtype = next(unet.parameters()).dtype
-    noisy = schedule.add_noise(clean, noise, t).to(dtype)
-    predicted = unet(noisy, t, embeddings.to(dtype), return_dict=False)[0].float()
+    seen = schedule.add_noise(clean, noise, t)
+    if masked:
+        seen = torch.cat([seen, masked.channels(examples, generator)], dim=1)
+    sizes = None if embedding.pooled is None else to_device(time_ids(examples), clean.device)
+    predicted = unet(seen.to(dtype), t, **conditions(embedding, sizes, dtype))[0].float()
     target = schedule.target(clean, noise, t)
     if not batch.classes:
         loss = F.mse_loss(predicted, target)

@@ -121,10 +121,8 @@ class Results:
     def _working(self) -> None:
         """Write what was trained back to working/, in float32 so that the next run loses nothing."""
         session, working = self.session, self.model.working
-        if self.settings.train_unet:
-            save_component(working, "unet", session.modules.unet, torch.float32)
-        if session.trains_text:
-            save_component(working, "text_encoder", session.modules.text_encoder, torch.float32)
+        for name, module in session.trained_modules().items():
+            save_component(working, name, module, torch.float32)
         if session.ema:
             session.ema.swap()
             try:
@@ -155,6 +153,7 @@ class Results:
             **modelspec(
                 title,
                 family,
+                session.modules.unet.config,
                 settings.resolution,
                 settings.clip_skip,
                 lora=settings.use_lora,

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from dreambooth.checkpoints.modules import Modules, fingerprint, load_modules
+from dreambooth.checkpoints.stable_diffusion import INPAINTING_CHANNELS
 from dreambooth.dataset.cache import LatentCache, TextCache
 from dreambooth.dataset.plan import Example, Plan
 from dreambooth.errors import UserError
@@ -18,6 +19,7 @@ from dreambooth.jobs import Controls, Events
 from dreambooth.settings import SETTINGS, ModelConfig, ModelFolder
 from dreambooth.training.adapters import AdapterLayer, form_of, inject
 from dreambooth.training.ema import EMA
+from dreambooth.training.inpainting import MaskedPictures
 from dreambooth.training.inputs import Latents, Prompts
 from dreambooth.training.noise import NoiseSchedule
 from dreambooth.training.optimizers import Stepper, make_optimizer, parameter_groups
@@ -66,16 +68,18 @@ class Session:
         in_background = self.device.type == "cpu"  # where the loop itself looks at Cancel
         progress = self.events.progress if in_background else self.controls.watched(self.events.progress)
         self.latents.prepare(self._in_order_of_use(), self._take_vae, progress)
+        inpaints = read_json(working / "unet" / "config.json")["in_channels"] == INPAINTING_CHANNELS
+        self.masked = MaskedPictures(self._take_vae, self.device) if inpaints else None
         self.events.phase("text embeddings")
         self.prompt_texts = sorted({example.caption for example in self.plan.all_examples()})
-        self.prompts = Prompts(None, None, self.settings.clip_skip, self.device)
+        self.prompts = Prompts(self.modules, self.settings.clip_skip, self.device)
         if self.trains_text:
             self._load(text_encoder=True, dtype=self._dtype(learns=True))
-            self.prompts.tokenizer, self.prompts.text_encoder = self.modules.tokenizer, self.modules.text_encoder
             self.prompts.learn(self.prompt_texts)
         else:
             # Embeddings differ with the precision they were computed in.
-            origin = f"{fingerprint(working, 'text_encoder')} {self._dtype(learns=False)} {self.device.type}"
+            prints = " ".join(fingerprint(working, part) for part in self.modules.family.text_prefixes)
+            origin = f"{prints} {self._dtype(learns=False)} {self.device.type}"
             texts = TextCache(model.cache / "text", origin, self.settings.clip_skip)
             self.prompts.freeze(self.prompt_texts, texts, self._load_text)
             self._put_text_encoder_aside()
@@ -86,7 +90,8 @@ class Session:
         unet = self._load(unet=True, dtype=self._dtype(settings.train_unet)).unet
         self.schedule = NoiseSchedule(self.modules.scheduler_config, self.device)
         of_unet = self._make_learn("unet", unet, settings.train_unet)
-        of_text = self._make_learn("text_encoder", self.modules.text_encoder, True) if self.trains_text else []
+        learning = self.modules.text_encoders if self.trains_text else {}
+        of_text = [p for name, encoder in learning.items() for p in self._make_learn(name, encoder, True)]
         groups = parameter_groups(settings, of_unet, of_text)
         if not groups:
             raise UserError("Nothing would learn: switch on Train UNET or raise the text encoder's step ratio.")
@@ -138,16 +143,17 @@ class Session:
         first = [example for batch in batches for example in (*batch.instances, *batch.classes)]
         return [*first, *self.plan.all_examples()]
 
-    def _load_text(self) -> tuple[Any, Any]:
-        if self.modules.text_encoder is None:
+    def _load_text(self) -> None:
+        """The text encoders, on the device."""
+        if not self.modules.text_encoders:
             self._load(text_encoder=True, dtype=self._dtype(learns=False))
-            self.modules.text_encoder.to(self.device).eval()
-        return self.modules.tokenizer, self.modules.text_encoder
+            for text_encoder in self.modules.text_encoders.values():
+                text_encoder.to(self.device).eval()
 
     def _put_text_encoder_aside(self) -> None:
         """Out of the GPU's memory: once prompts are embedded, it is only needed to draw."""
-        if self.modules.text_encoder is not None:
-            self.modules.text_encoder.to("cpu")
+        for text_encoder in self.modules.text_encoders.values():
+            text_encoder.to("cpu")
 
     # -- while it runs ----------------------------------------------------------------------------------------
 
@@ -155,12 +161,12 @@ class Session:
         """From here on only the unet learns; prompts are embedded once more with what was learnt."""
         if not self.prompts.learning:
             return
-        text_encoder = self.modules.text_encoder
-        text_encoder.requires_grad_(False).eval()
-        for parameter in text_encoder.parameters():
-            parameter.grad = None  # a gradient of zeros would let momentum and decay go on moving it
+        for text_encoder in self.modules.text_encoders.values():
+            text_encoder.requires_grad_(False).eval()
+            for parameter in text_encoder.parameters():
+                parameter.grad = None  # a gradient of zeros would let momentum and decay go on moving it
         with self.accelerator.autocast():
-            self.prompts.freeze(self.prompt_texts, None, lambda: (self.modules.tokenizer, text_encoder))
+            self.prompts.freeze(self.prompt_texts, None, self._load_text)
         self._put_text_encoder_aside()
 
     @contextlib.contextmanager
@@ -169,15 +175,16 @@ class Session:
         if self.modules.vae is None:
             self._load(vae=True)
         self._load_text()
-        modes = {m: m.training for m in (self.modules.unet, self.modules.text_encoder)}
+        text_encoders = self.modules.text_encoders.values()
+        modes = {m: m.training for m in (self.modules.unet, *text_encoders)}
         average = self.ema if self.settings.infer_ema else None
         try:
             if average:
                 average.swap()
             for module in modes:
                 module.eval()
-            self.modules.text_encoder.to(self.device)
-            self.modules.vae.to(self.device)
+            for module in (*text_encoders, self.modules.vae):
+                module.to(self.device)
             yield self.modules
         finally:
             self.modules.vae.to("cpu")
@@ -197,11 +204,14 @@ class Session:
                 for part, value in layer.learned().items()
             }
         learnt = {}
-        for part, learns in (("unet", self.settings.train_unet), ("text_encoder", self.trains_text)):
-            if learns:
-                module = getattr(self.modules, part)
-                learnt |= {f"{part}.{name}": tensor for name, tensor in module.named_parameters()}
+        for part, module in self.trained_modules().items():
+            learnt |= {f"{part}.{name}": tensor for name, tensor in module.named_parameters()}
         return learnt
+
+    def trained_modules(self) -> dict[str, torch.nn.Module]:
+        """The components that learn, by name."""
+        unet = {"unet": self.modules.unet} if self.settings.train_unet else {}
+        return unet | (self.modules.text_encoders if self.trains_text else {})
 
     def snapshot(self, **facts: Any) -> Snapshot:
         """Where the run stands. ``facts``: what else is to be known when it is resumed."""
@@ -251,7 +261,7 @@ class Session:
         """Let go of all modules and give the memory back, also to other programs."""
         if "latents" in self.__dict__:
             self.latents.close()
-        for name in ("prompts", "latents", "optimizer", "stepper", "ema", "layers", "modules", "accelerator"):
+        for name in ("prompts", "latents", "masked", "optimizer", "stepper", "ema", "layers", "modules", "accelerator"):
             self.__dict__.pop(name, None)
         forget_accelerator()
         give_memory_back(self.device)

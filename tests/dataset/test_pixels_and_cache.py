@@ -81,9 +81,10 @@ def test_latents_are_found_by_content_crop_and_vae(tmp_path: Path) -> None:
 
 def test_embeddings_are_found_by_prompt_encoder_and_clip_skip(tmp_path: Path) -> None:
     cache = TextCache(tmp_path, "encoder 1", clip_skip=1)
-    embedding = torch.randn(77, 8, generator=torch.Generator().manual_seed(0))
+    embedding = {"states": torch.randn(77, 8, generator=torch.Generator().manual_seed(0)), "pooled": torch.ones(4)}
     cache.put("小狗, a dog", embedding)
-    assert torch.equal(cache.get("小狗, a dog"), embedding)
+    found = cache.get("小狗, a dog")
+    assert found.keys() == embedding.keys() and all(torch.equal(found[name], embedding[name]) for name in found)
     assert cache.get("a dog") is None
     assert TextCache(tmp_path, "encoder 1", clip_skip=2).get("小狗, a dog") is None
     assert TextCache(tmp_path, "encoder 2", clip_skip=1).get("小狗, a dog") is None
@@ -92,13 +93,13 @@ def test_embeddings_are_found_by_prompt_encoder_and_clip_skip(tmp_path: Path) ->
 @pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:-5], lambda data: b"x" * len(data)])
 def test_a_damaged_cache_file_is_a_miss_and_mends(tmp_path: Path, damage) -> None:
     cache = TextCache(tmp_path, "encoder", clip_skip=1)
-    embedding = torch.ones(77, 8)
+    embedding = {"states": torch.ones(77, 8)}
     cache.put("a", embedding)
     (file,) = tmp_path.glob("*.safetensors")
     file.write_bytes(damage(file.read_bytes()))
     assert cache.get("a") is None
     cache.put("a", embedding)
-    assert torch.equal(cache.get("a"), embedding)
+    assert torch.equal(cache.get("a")["states"], embedding["states"])
     assert list(tmp_path.iterdir()) == [file]
 
 
