@@ -1,0 +1,71 @@
+"""Models of every family draw the same in diffusers' own pipelines as they do here, with a LoRA too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dreambooth import actions
+from dreambooth.checkpoints.adapters import Lora
+from dreambooth.checkpoints.lora import lora_name, target_modules, write_lora
+from dreambooth.checkpoints.modules import load_modules
+from dreambooth.sampling.draw import Shot
+from dreambooth.settings import Folders, ModelFolder
+from tests.mini_models import make
+
+SHOT = Shot("a zwx toy", seed=3, steps=4, cfg=4.0, width=64, height=48)
+
+
+@pytest.mark.parametrize("negative", ["", "a ring"], ids=["no negative", "negative"])
+@pytest.mark.parametrize(
+    ("model_type", "marks"),
+    [("v2x", {}), ("v2x-512", {}), ("SDXL", {}), ("SDXL", {"v_pred": True, "ztsnr": True})],
+    ids=["SD2 768", "SD2 512", "SDXL", "SDXL v"],
+)
+def test_the_same_picture(tmp_path, model_type, marks, negative):
+    pytest.importorskip("peft", reason="diffusers loads LoRAs through peft")
+    model = ModelFolder(Folders(tmp_path / "models"), "m")
+    actions.create(model.folders, model.name, make(tmp_path / "m.safetensors", model_type, **marks))
+    lora = _random_lora(model, tmp_path / "lora.safetensors")
+    shot = Shot(SHOT.prompt, negative, SHOT.seed, SHOT.steps, SHOT.cfg, SHOT.width, SHOT.height)
+    pipeline = _pipeline(model.working)
+    for loras in ([], [lora]):
+        if loras:
+            pipeline.load_lora_weights(str(lora))
+        ours = np.asarray(Image.open(actions.sample(model, [shot], tmp_path / "out", loras=loras)[0])).astype(int)
+        theirs = np.asarray(
+            pipeline(
+                shot.prompt,
+                negative_prompt=negative or None,
+                num_inference_steps=shot.steps,
+                height=shot.height,
+                guidance_scale=shot.cfg,
+                width=shot.width,
+                generator=torch.Generator().manual_seed(shot.seed),
+            ).images[0]
+        ).astype(int)
+        assert ours.std() > 5 and np.abs(ours - theirs).max() <= 2
+
+
+def _random_lora(model: ModelFolder, path: Path) -> Path:
+    modules, generator, weights = load_modules(model.working), torch.Generator().manual_seed(0), {}
+    for component, module in {"unet": modules.unet, **modules.text_encoders}.items():
+        for name, layer in target_modules(module, component).items():
+            out, inner, *kernel = layer.weight.shape
+            parts = {
+                "lora_down.weight": torch.randn(2, inner, *kernel, generator=generator) * 0.2,
+                "lora_up.weight": torch.randn(out, 2, *kernel, generator=generator) * 0.2,
+            }
+            weights[lora_name(modules.layout, component, name)] = Lora(parts, alpha=1.0)
+    write_lora(path, weights, {"ss_base_model_version": modules.family.base_model_version}, torch.float32)
+    return path
+
+
+def _pipeline(working: Path):
+    from diffusers import DiffusionPipeline
+
+    return DiffusionPipeline.from_pretrained(working, torch_dtype=torch.float32, local_files_only=True)

@@ -1,0 +1,168 @@
+"""Every family trains, in adapters and in full, with the target, the conditions and the masks that are its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dreambooth import actions
+from dreambooth.checkpoints.lora import read_lora
+from dreambooth.checkpoints.modules import family_in, load_modules
+from dreambooth.checkpoints.reading import open_tensors
+from dreambooth.checkpoints.text import Embedding
+from dreambooth.dataset.buckets import Crop
+from dreambooth.dataset.plan import Batch, Example
+from dreambooth.files import read_json
+from dreambooth.settings import Concept, Folders, ModelFolder
+from dreambooth.training.inpainting import MaskedPictures, random_mask
+from dreambooth.training.inputs import time_ids
+from dreambooth.training.noise import NoiseSchedule, generator_for
+from dreambooth.training.objective import diffusion_losses
+from tests.mini_models import make
+
+KINDS = {
+    "SD1 inpainting": ("v1x", {"inpainting": True}),
+    "SD2 768": ("v2x", {}),
+    "SD2 512": ("v2x-512", {}),
+    "SD2 inpainting": ("v2x-512", {"inpainting": True}),
+    "SDXL": ("SDXL", {}),
+    "SDXL v": ("SDXL", {"v_pred": True, "ztsnr": True}),
+    "SDXL inpainting": ("SDXL", {"inpainting": True}),
+}
+
+
+@pytest.fixture
+def create(tmp_path):
+    """A model of a kind, created from its mini file."""
+
+    def create(kind: str) -> ModelFolder:
+        model_type, marks = KINDS[kind]
+        source = make(tmp_path / "source.safetensors", model_type, **marks)
+        model = ModelFolder(Folders(tmp_path / "models"), "m")
+        actions.create(model.folders, model.name, source)
+        return model
+
+    return create
+
+
+@pytest.fixture
+def concept(tmp_path) -> Concept:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(3):
+        pixels = np.random.default_rng(i).integers(0, 255, (70, 64 + 8 * i, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"a zwx toy {i}.png")
+    Image.new("L", (64, 70), 255).save(folder / "a zwx toy 0_mask.png")
+    return Concept(instance_data_dir=str(folder), n_save_sample=1, save_infer_steps=2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("use_lora", [True, False], ids=["LoRA", "full"])
+def test_trains_previews_and_exports(create, concept, kind, use_lora):
+    model = create(kind)
+    family, before = family_in(model.working), load_modules(model.working)
+    settings = {
+        "use_lora": use_lora, "resolution": 64, "bucket_step": 8, "max_train_steps": 3, "train_batch_size": 2,
+        "lora_learning_rate": 1e-2, "lora_txt_learning_rate": 1e-2, "learning_rate": 1e-4, "txt_learning_rate": 1e-4,
+    }  # fmt: skip
+    result = actions.train(model, actions.configure(model, settings, [concept]))
+    assert len(list(model.samples.glob("*.png"))) == 1
+    (made,) = result.files
+    if use_lora:
+        learnt = read_lora(made).weights
+        expected = {"v1x": {"lora_te"}, "SDXL": {"lora_te1", "lora_te2"}}.get(family.model_type, {"lora_te"})
+        assert {name.split("_text_model")[0] for name in learnt if "_te" in name} == expected
+        blocks = "lora_unet_input_blocks_" if family.model_type == "SDXL" else "lora_unet_down_blocks_"
+        assert any(name.startswith(blocks) for name in learnt)
+        with open_tensors(made) as file:
+            assert file.metadata["ss_base_model_version"] == family.base_model_version
+            assert file.metadata["modelspec.architecture"].endswith("/lora")
+        return
+    after = load_modules(model.working)
+    for part in ("unet", *family.text_prefixes):
+        old, new = dict(getattr(before, part).named_parameters()), dict(getattr(after, part).named_parameters())
+        assert any(not torch.equal(old[name], new[name]) for name in old), f"{part} has not learnt"
+    found = actions.generate_checkpoint(model)[1]
+    assert found.ok and found.n_changed > 100
+
+
+@pytest.mark.parametrize(
+    ("kind", "target"), [("SD2 768", "v"), ("SDXL v", "v"), ("SDXL", "eps"), ("SD2 512", "eps")]
+)  # fmt: skip
+def test_a_unet_that_is_exact_for_its_target_has_no_loss(create, kind, target):
+    """A unet that knows the picture answers exactly; asked for the other target, its loss is large."""
+    schedule = NoiseSchedule(read_json(create(kind).working / "scheduler" / "scheduler_config.json"))
+    clean = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    exact = {kind: _loss(_Knows(clean, schedule, kind), schedule, clean) for kind in ("v", "eps")}
+    other = exact["eps" if target == "v" else "v"]
+    assert exact[target] < 1e-4 and other > 0.3
+
+
+class _Knows(torch.nn.Module):
+    """Answers with the velocity or the noise in what it sees, since it knows what it was made of."""
+
+    def __init__(self, clean: torch.Tensor, schedule: NoiseSchedule, answer: str) -> None:
+        super().__init__()
+        self.clean, self.schedule, self.answer = clean, schedule, answer
+        self.dtype_of = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, noisy, t, encoder_hidden_states, return_dict, added_cond_kwargs=None):
+        signal = self.schedule.add_noise(torch.ones(1, 1, 1, 1), torch.zeros(1), t)
+        noise_share = self.schedule.add_noise(torch.zeros(1, 1, 1, 1), torch.ones(1), t)
+        noise = (noisy - signal * self.clean) / noise_share
+        return (signal * noise - noise_share * self.clean if self.answer == "v" else noise,)
+
+
+def _loss(unet, schedule, clean) -> float:
+    crop = Crop(resized_w=64, resized_h=64, left=0, top=0, width=64, height=64)
+    example = Example(Path("x.png"), "a", "x", 0, False, "", (64, 64), crop)
+    latents = SimpleNamespace(batch=lambda examples, generator: clean)
+    prompts = SimpleNamespace(batch=lambda captions: Embedding(torch.zeros(1, 77, 8)))
+    losses = [
+        diffusion_losses(
+            unet, schedule, latents, prompts, None, Batch((example,), ()), generator_for(0, step),
+            prior_weight=1.0, offset_noise=0.0,
+        ).total.item()
+        for step in range(20)
+    ]  # fmt: skip
+    return sum(losses) / len(losses)
+
+
+def test_zero_terminal_snr_leaves_nothing_of_the_picture(create):
+    from diffusers import DDIMScheduler
+
+    config = read_json(create("SDXL v").working / "scheduler" / "scheduler_config.json")
+    ours = NoiseSchedule(config)
+    assert ours.add_noise(torch.ones(1, 1, 1, 1), torch.zeros(1), torch.tensor([999])).abs().max() < 1e-6
+    theirs = DDIMScheduler.from_config(config)
+    x, noise, t = torch.randn(4, 4, 8, 8), torch.randn(4, 4, 8, 8), torch.tensor([0, 300, 900, 999])
+    torch.testing.assert_close(ours.add_noise(x, noise, t), theirs.add_noise(x, noise, t), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours.target(x, noise, t), theirs.get_velocity(x, noise, t), rtol=1e-4, atol=1e-5)
+
+
+def test_sizes_are_those_of_the_picture_and_its_crop():
+    crop = Crop(resized_w=100, resized_h=60, left=18, top=0, width=64, height=60)
+    example = Example(Path("x.png"), "a", "x", 0, False, "", (200, 120), crop)
+    assert time_ids([example]).tolist() == [[120, 200, 0, 18, 60, 64]]
+
+
+def test_masks_come_from_the_picture_beside_or_at_random(create, concept):
+    model = create("SD1 inpainting")
+    plan = actions.check(model, actions.configure(model, {"resolution": 64, "bucket_step": 8}, [concept])).plan
+    assert [example.mask is not None for example in plan.examples] == [True, False, False]
+    vae = load_modules(model.working, unet=False, text_encoder=False).vae
+    masked = MaskedPictures(lambda: vae, torch.device("cpu"))
+    with_mask = plan.examples[:1]
+    seen = masked.channels(with_mask, torch.Generator().manual_seed(0))
+    width, height = with_mask[0].bucket
+    assert seen.shape == (1, 5, height // 8, width // 8) and (seen[:, 0] == 1).all()
+    masks = [random_mask(64, 48, generator_for(seed)) for seed in range(200)]
+    share = torch.tensor([mask.mean() for mask in masks])
+    assert all(mask.shape == (1, 48, 64) and ((mask == 0) | (mask == 1)).all() for mask in masks)
+    assert 0.15 < (share == 1).float().mean() < 0.4 and ((share > 0) & (share < 1)).float().mean() > 0.5
+    assert torch.equal(random_mask(64, 48, generator_for(3)), masks[3])
