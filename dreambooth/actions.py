@@ -216,6 +216,7 @@ def generate_checkpoint(
     """
     from dreambooth.checkpoints.single_file import write_checkpoint
     from dreambooth.checkpoints.verify import verify_checkpoint
+    from dreambooth.training.metadata import checkpoint_metadata
     from dreambooth.training.results import checkpoint_path, ema_choice, free_path
 
     config = model.require().load()
@@ -223,7 +224,10 @@ def generate_checkpoint(
     own_weights = config.settings.lora_weight, config.settings.lora_txt_weight
     uses = _uses(loras, lora_weights, lora_text_weights, own_weights)
     path = free_path(out) if out else checkpoint_path(model, config, "_lora" if uses else "")
-    write_checkpoint(model, path, loras=uses, dtype=dtype_of(precision), ema=ema_choice(config), progress=progress)
+    metadata = checkpoint_metadata(model, config, path.stem, [use.path for use in uses])
+    write_checkpoint(
+        model, path, loras=uses, dtype=dtype_of(precision), ema=ema_choice(config), metadata=metadata, progress=progress
+    )
     verification = verify_checkpoint(path, model)
     if not verification.ok:
         raise UserError(f"{path} was written but did not pass its check: {verification.summary()}.")

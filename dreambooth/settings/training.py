@@ -139,6 +139,8 @@ class Settings:
 
     custom_model_name: str = setting("", "General", "Custom model name",
         "Name of the files that are made; empty: the model's name.", tab="Saving")
+    save_thumbnail: bool = setting(False, "General", "Put the last sample into the file",
+        "As the picture that programs show beside it. Whoever gets the file sees it.", tab="Saving")
     half_model: bool = setting(False, "Checkpoints", "Half model",
         "Write checkpoints in half precision.", tab="Select")
     use_subdir: bool = setting(False, "Checkpoints", "Save checkpoint to subdirectory",

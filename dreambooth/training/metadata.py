@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dreambooth import __version__
-from dreambooth.checkpoints.family import Family
+from dreambooth.checkpoints.family import Family, family_of
 from dreambooth.dataset.plan import Plan
-from dreambooth.settings import ModelConfig, Settings
+from dreambooth.files import read_json
+from dreambooth.settings import ModelConfig, ModelFolder, Settings
+
+TRAINED = "training.json"  # in working: how it was trained
+
+_THUMBNAIL_SIDE = 256  # pixels
 
 
 def training_metadata(
@@ -118,6 +125,38 @@ def modelspec(
         "modelspec.prediction_type": "v" if prediction_type == "v_prediction" else "epsilon",
         "modelspec.encoder_layer": str(clip_skip if family.clip_skips else 2),
     }
+
+
+def thumbnail(folder: Path) -> dict[str, str]:
+    """modelspec's thumbnail, a data URL: the newest sample in ``folder``, small. {} when there is none."""
+    from PIL import Image
+
+    newest = max(folder.glob("*.png"), key=lambda path: path.stat().st_mtime, default=None)
+    if newest is None:
+        return {}
+    with Image.open(newest) as picture:
+        small = picture.convert("RGB")
+    small.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
+    data = io.BytesIO()
+    small.save(data, "JPEG", quality=85)
+    return {"modelspec.thumbnail": f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode('ascii')}"}
+
+
+def checkpoint_metadata(model: ModelFolder, config: ModelConfig, title: str, merged: Sequence[Path]) -> dict[str, str]:
+    """What a checkpoint made of ``working`` says of itself: how that was trained, and which LoRAs were merged in."""
+    trained = model.working / TRAINED
+    said = read_json(trained) if trained.exists() else {}
+    if merged:
+        said["modelspec.merged_from"] = ", ".join(path.stem for path in merged)
+    settings, family = config.settings, family_of(config.facts.model_type)
+    unet, scheduler = (
+        read_json(model.working / part) for part in ("unet/config.json", "scheduler/scheduler_config.json")
+    )
+    prediction = scheduler["prediction_type"]
+    spec = modelspec(
+        title, family, unet, settings.resolution, settings.clip_skip, lora=False, prediction_type=prediction
+    )
+    return {**said, **spec, **(thumbnail(model.samples) if settings.save_thumbnail else {})}
 
 
 def _buckets(plan: Plan) -> dict[str, Any]:

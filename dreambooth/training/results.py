@@ -17,9 +17,16 @@ from dreambooth.checkpoints.modules import save_component
 from dreambooth.checkpoints.single_file import write_checkpoint
 from dreambooth.checkpoints.verify import Verification, verify_checkpoint, verify_lora
 from dreambooth.errors import UserError
+from dreambooth.files import write_json
 from dreambooth.settings import ModelConfig, ModelFolder
 from dreambooth.training.adapters import weights_of
-from dreambooth.training.metadata import modelspec, training_metadata
+from dreambooth.training.metadata import (
+    TRAINED,
+    checkpoint_metadata,
+    modelspec,
+    thumbnail,
+    training_metadata,
+)
 from dreambooth.training.session import Session
 from dreambooth.training.snapshot import Snapshot
 from dreambooth.training.snapshot import write as write_snapshot
@@ -113,8 +120,7 @@ class Results:
     def _lora(self) -> None:
         session = self.session
         path = free_path(self.model.folders.loras / f"{self.config.output_name}_{self.revision}.safetensors")
-        metadata = self._metadata(path.stem)
-        write_lora(path, weights_of(session.layers), metadata)
+        write_lora(path, weights_of(session.layers), self._lora_metadata(path.stem))
         self._announce("lora", path, verify_lora(path, self.model))
 
     @torch.no_grad()
@@ -129,6 +135,7 @@ class Results:
                 save_component(working, "ema_unet", session.modules.unet, torch.float32)
             finally:
                 session.ema.swap()
+        write_json(working / TRAINED, self._training_metadata())
         self._count(has_ema=self.config.facts.has_ema or session.ema is not None)
 
     def _working_and_checkpoint(self) -> None:
@@ -137,29 +144,31 @@ class Results:
 
     def _checkpoint(self) -> None:
         path = checkpoint_path(self.model, self.config)
-        ema = ema_choice(self.config)
-        metadata = self._metadata(path.stem)
         dtype = torch.float16 if self.settings.half_model else None
-        write_checkpoint(self.model, path, dtype=dtype, ema=ema, metadata=metadata)
+        metadata = checkpoint_metadata(self.model, self.config, path.stem, ())
+        write_checkpoint(self.model, path, dtype=dtype, ema=ema_choice(self.config), metadata=metadata)
         self._announce("checkpoint", path, verify_checkpoint(path, self.model))
 
-    def _metadata(self, title: str) -> dict[str, str]:
+    def _training_metadata(self) -> dict[str, str]:
+        session, position = self.session, self.session.position
+        return training_metadata(
+            self.config, session.plan, session.modules.family, session.precision, position.step, position.epoch,
+            self.started,
+        )  # fmt: skip
+
+    def _lora_metadata(self, title: str) -> dict[str, str]:
         session, settings = self.session, self.settings
-        family, position = session.modules.family, session.position
-        return {
-            **training_metadata(
-                self.config, session.plan, family, session.precision, position.step, position.epoch, self.started
-            ),
-            **modelspec(
-                title,
-                family,
-                session.modules.unet.config,
-                settings.resolution,
-                settings.clip_skip,
-                lora=settings.use_lora,
-                prediction_type=session.schedule.prediction_type,
-            ),
-        }
+        spec = modelspec(
+            title,
+            session.modules.family,
+            session.modules.unet.config,
+            settings.resolution,
+            settings.clip_skip,
+            lora=True,
+            prediction_type=session.schedule.prediction_type,
+        )
+        picture = thumbnail(self.model.samples) if settings.save_thumbnail else {}
+        return {**self._training_metadata(), **spec, **picture}
 
     def _count(self, **facts: bool) -> None:
         """Note in db_config.json how far the model has come; what the person edited there meanwhile stays."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import io
 import json
 import shutil
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from dreambooth import actions
@@ -83,6 +86,7 @@ ELSEWHERE = {
     "gradient_checkpointing": "tests/training/test_optimizers.py",
     "ema_decay": "tests/training/test_optimizers.py",
     "half_model": "tests/training/test_settings_work.py::test_half_model_halves_a_checkpoint",
+    "save_thumbnail": "tests/training/test_settings_work.py::test_the_last_sample_is_put_into_the_files",
     "lora_weight": "tests/sampling/test_same_picture.py",
     "lora_txt_weight": "tests/sampling/test_same_picture.py",
 }
@@ -128,6 +132,19 @@ def test_half_model_halves_a_checkpoint(mini, mini_checkpoint, tmp_path):
     half, _ = actions.generate_checkpoint(model)
     assert {t.dtype for t in tensors(full).values()} == {torch.float32, torch.int64}
     assert half.stat().st_size < 0.52 * full.stat().st_size
+
+
+def test_the_last_sample_is_put_into_the_files(train, mini):
+    outcome = train(sanity_prompt="a red star", save_preview_every=1, save_thumbnail=True)
+    (lora,) = outcome.result.files
+    checkpoint, _ = actions.generate_checkpoint(mini, loras=[lora])
+    for path in (lora, checkpoint):
+        said = open_tensors(path).metadata
+        kind, _, data = said["modelspec.thumbnail"].partition(",")
+        assert kind == "data:image/jpeg;base64"
+        with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
+            assert picture.format == "JPEG" and max(picture.size) <= 256
+    assert said["modelspec.merged_from"] == lora.stem and said["modelspec.architecture"] == "stable-diffusion-v1"
 
 
 def _weights(outcome):
