@@ -1,13 +1,15 @@
 """Model files to modules and back. Reading never executes a pickle; writing goes in a stream.
 
-reading.py        open a file: names, shapes, one tensor at a time      (pickles.py, torch_files.py: torch's own files)
-writing.py        safetensors in a stream
-family.py         which family a file is of, or what it is instead
-sd1.py            all that is particular to Stable Diffusion 1.x        (ldm_names.py: original and diffusers' names)
-extract.py        Create: a source into ``working`` and ``source``      (folder_source.py, tokenizer.py, manifest.py)
-modules.py        ``working`` into modules, weights back into it
-text.py           prompts to text embeddings
-lora.py           kohya's LoRA files
-single_file.py    Generate Ckpt: ``working`` into the source's layout
-verify.py         what was written, read back and compared
+reading.py            open a file: names, shapes, one tensor at a time    (pickles.py, torch_files.py: torch's own files)
+writing.py            safetensors in a stream
+stable_diffusion.py   what all families share; sd1.py, sd2.py, sdxl.py: what is particular to each
+layout.py             names in the single file and in the modules         (ldm_names.py, clip_names.py: the tables)
+family.py             which family a file is of, or what it is instead    (recognise.py: where tensors don't tell)
+sources.py            what Create reads from                              (folder_source.py, hub.py)
+extract.py            Create: a source into ``working`` and ``source``    (tokenizer.py, manifest.py)
+modules.py            ``working`` into modules, weights back into it
+text.py               prompts to text embeddings
+adapters/             what LoRA and its kin do to a weight; lora.py: their files
+single_file.py        Generate Ckpt: ``working`` into the source's layout
+verify.py             what was written, read back and compared
 """
