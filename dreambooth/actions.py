@@ -18,7 +18,6 @@ from dreambooth.settings import Concept, Creation, Folders, ModelConfig, ModelFo
 from dreambooth.settings.creation import AS_IS, PRECISIONS
 
 if TYPE_CHECKING:
-    from dreambooth.checkpoints.lora import LoraUse
     from dreambooth.runs.advice import Advice
     from dreambooth.runs.preflight import Checked
     from dreambooth.runs.run import RunResult
@@ -168,7 +167,7 @@ def sample(
     ``lora_weights``: one for each LoRA, or none for 1; ``lora_text_weights``: the same for the text encoder, or none
     to follow ``lora_weights``.
     """
-    from dreambooth.checkpoints.lora import apply_lora, read_lora
+    from dreambooth.checkpoints.lora import apply_lora, lora_uses, read_lora
     from dreambooth.checkpoints.modules import load_modules, load_unet
     from dreambooth.hosts.alone import best_device
     from dreambooth.sampling.draw import draw
@@ -176,7 +175,7 @@ def sample(
 
     config = model.require().load()
     settings = config.settings
-    adapters = [(read_lora(use.path), use) for use in _uses(loras, lora_weights, lora_text_weights, (1.0, 1.0))]
+    adapters = [(read_lora(use.path), use) for use in lora_uses(loras, lora_weights, lora_text_weights)]
     modules = load_modules(model.working)
     if settings.use_ema and settings.infer_ema and (model.working / "ema_unet").is_dir():
         modules.unet = load_unet(model.working, name="ema_unet")
@@ -214,6 +213,7 @@ def generate_checkpoint(
     Returns the path and its :class:`dreambooth.checkpoints.verify.Verification`. What is not given (``None``, no
     weights at all) is taken from the model's settings; weights as for :func:`sample`.
     """
+    from dreambooth.checkpoints.lora import lora_uses
     from dreambooth.checkpoints.single_file import write_checkpoint
     from dreambooth.checkpoints.verify import verify_checkpoint
     from dreambooth.training.metadata import checkpoint_metadata
@@ -222,7 +222,7 @@ def generate_checkpoint(
     config = model.require().load()
     precision = precision or ("fp16" if config.settings.half_model else AS_IS)
     own_weights = config.settings.lora_weight, config.settings.lora_txt_weight
-    uses = _uses(loras, lora_weights, lora_text_weights, own_weights)
+    uses = lora_uses(loras, lora_weights, lora_text_weights, own_weights)
     path = free_path(out) if out else checkpoint_path(model, config, "_lora" if uses else "")
     metadata = checkpoint_metadata(model, config, path.stem, [use.path for use in uses])
     write_checkpoint(
@@ -232,20 +232,6 @@ def generate_checkpoint(
     if not verification.ok:
         raise UserError(f"{path} was written but did not pass its check: {verification.summary()}.")
     return path, verification
-
-
-def _uses(
-    loras: Sequence[Path], weights: Sequence[float], text_weights: Sequence[float], default: tuple[float, float]
-) -> list[LoraUse]:
-    """Each LoRA with its weights for unet and text encoder. UserError when their numbers differ."""
-    from dreambooth.checkpoints.lora import LoraUse
-
-    for given, what in ((weights, "weights"), (text_weights, "text weights")):
-        if given and len(given) != len(loras):
-            raise UserError(f"{len(loras)} LoRAs and {len(given)} {what}: give one for each LoRA, or none.")
-    unet = weights or [default[0]] * len(loras)
-    text = text_weights or weights or [default[1]] * len(loras)
-    return [LoraUse(Path(path), *strengths) for path, *strengths in zip(loras, unet, text, strict=True)]
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from torch import nn
 
 from dreambooth.checkpoints.adapters import Adapter, Difference, make_adapter
 from dreambooth.checkpoints.adapters.names import BIAS_PARTS, REFUSED, Key, diffusers_names, normal_form, split_key
+from dreambooth.checkpoints.family import Family
 from dreambooth.checkpoints.layout import Layout
 from dreambooth.checkpoints.ldm_names import Place
 from dreambooth.checkpoints.modules import Modules, disk_name
@@ -50,6 +51,25 @@ class LoraUse(NamedTuple):
         return self.unet if place.component == "unet" else self.text
 
 
+def lora_uses(
+    paths: Sequence[Path],
+    weights: Sequence[float],
+    text_weights: Sequence[float],
+    default: tuple[float, float] = (1.0, 1.0),
+) -> list[LoraUse]:
+    """Each LoRA with its weights for unet and text encoder.
+
+    ``weights``: one for each LoRA, or none for the ``default``; ``text_weights``: the same for the text encoder, none:
+    as ``weights``. UserError when their numbers differ.
+    """
+    for given, what in ((weights, "weights"), (text_weights, "text weights")):
+        if given and len(given) != len(paths):
+            raise UserError(f"{len(paths)} LoRAs and {len(given)} {what}: give one for each LoRA, or none.")
+    unet = weights or [default[0]] * len(paths)
+    text = text_weights or weights or [default[1]] * len(paths)
+    return [LoraUse(Path(path), *strengths) for path, *strengths in zip(paths, unet, text, strict=True)]
+
+
 @dataclass(frozen=True)
 class LoraFile:
     """A file as read: by module name (dots as underscores) the adapters of weights and those of biases."""
@@ -71,6 +91,12 @@ class LoraFile:
                     return title
         cross = [adapter.size for name, adapter in self.weights.items() if name.endswith(("attn2_to_k", "attn2_to_v"))]
         return next((_WIDTHS[size[1]] for size in cross if size and size[1] in _WIDTHS), "another model")
+
+
+def family_metadata(family: Family) -> dict[str, str]:
+    """What of kohya's metadata says the family; A1111 lists a LoRA by these two keys alone."""
+    version = family.base_model_version
+    return {"ss_base_model_version": version, "ss_v2": str(version.startswith("sd_v2"))}
 
 
 def target_modules(module: nn.Module, component: str, convolutions: bool = False) -> dict[str, nn.Module]:

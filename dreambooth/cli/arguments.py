@@ -58,12 +58,39 @@ def parser() -> argparse.ArgumentParser:
     generate.add_argument("--precision", choices=[*PRECISIONS], help="default: as in the source, or as Half model says")
     generate.add_argument("--out", metavar="FILE")
 
+    _add_lora_words(words)
+
     check = _word(words, "check", commands.check, "say what a run would do, or why it could not start")
     check.add_argument("name", metavar="NAME")
     _add_settings(check)
 
     _word(words, "settings", commands.settings, "list all settings")
     return whole
+
+
+def _add_lora_words(words: Any) -> None:
+    extract = _word(
+        words, "lora-extract", commands.lora_extract, "write what one checkpoint knows beyond another as a LoRA"
+    )
+    extract.add_argument("--base", required=True, help="a checkpoint, a diffusers folder, or a model's name")
+    extract.add_argument("--tuned", required=True, help="the same, for the one that knows more")
+    _add_size(extract)
+    extract.add_argument("--conv-rank", type=_positive, metavar="N", help="3x3 convolutions too, at most of this rank")
+
+    resize = _word(words, "lora-resize", commands.lora_resize, "write a LoRA with a smaller rank")
+    resize.add_argument("lora", metavar="FILE")
+    _add_size(resize)
+
+    merge = _word(words, "lora-merge", commands.lora_merge, "write one LoRA that does what several do together")
+    _add_loras(merge)
+    for word in (extract, resize, merge):
+        word.add_argument("--precision", choices=[name for name in PRECISIONS if PRECISIONS[name]], default="fp16")
+        word.add_argument("--out", required=True, metavar="FILE.safetensors")
+
+
+def _add_size(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rank", type=_positive, metavar="N", help="at most this rank")
+    parser.add_argument("--energy", type=float, metavar="X", help="as much as keeps this share of the change (0 to 1)")
 
 
 def _word(words: Any, name: str, run: Callable[..., Any], help: str) -> argparse.ArgumentParser:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dreambooth import actions
+from dreambooth import actions, lora_actions
 from dreambooth.errors import UserError
 from dreambooth.files import expand
 from dreambooth.jobs import Controls, Events, Job, jobs
@@ -80,6 +80,30 @@ def generate(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
         ),
     )  # fmt: skip
     return {"state": "done", "checkpoint": str(path), "summary": verification.summary(), **verification.as_dict()}
+
+
+def lora_extract(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
+    made = _in_job(
+        "lora-extract",
+        lambda controls: lora_actions.extract_lora(
+            _folders(args), args.base, args.tuned, Path(args.out), rank=args.rank, energy=args.energy,
+            conv_rank=args.conv_rank, precision=args.precision, progress=controls.watched(bar.show),
+        ),
+    )  # fmt: skip
+    return {"state": "done", **made}
+
+
+def lora_resize(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
+    made = lora_actions.resize_lora(
+        Path(args.lora), Path(args.out), rank=args.rank, energy=args.energy, precision=args.precision
+    )
+    return {"state": "done", **made}
+
+
+def lora_merge(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
+    loras = _loras(args)
+    made = lora_actions.merge_loras(loras.pop("loras"), Path(args.out), **loras, precision=args.precision)
+    return {"state": "done", **made}
 
 
 def check(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from dreambooth import __version__
 from dreambooth.checkpoints.family import Family, family_of
+from dreambooth.checkpoints.lora import family_metadata
 from dreambooth.dataset.plan import Plan
 from dreambooth.files import read_json
 from dreambooth.settings import ModelConfig, ModelFolder, Settings
@@ -35,8 +36,7 @@ def training_metadata(
     facts: dict[str, Any] = {
         "ss_output_name": config.output_name,
         "ss_sd_model_name": Path(config.facts.src).name,
-        "ss_base_model_version": family.base_model_version,
-        "ss_v2": family.base_model_version.startswith("sd_v2"),
+        **family_metadata(family),
         "ss_training_started_at": started,
         "ss_training_finished_at": time.time(),
         "ss_training_comment": f"DreamBooth for Stable Diffusion WebUI {__version__}",

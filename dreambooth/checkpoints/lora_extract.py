@@ -1,0 +1,121 @@
+"""What one checkpoint has learnt beyond another, as a LoRA: the low-rank part of the difference of their weights.
+
+Both are read one tensor at a time; what is held is one weight of each, and the LoRA.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dreambooth.checkpoints.adapters import Adapter
+from dreambooth.checkpoints.family import Family
+from dreambooth.checkpoints.layout import Layout, part_shape, split
+from dreambooth.checkpoints.ldm_names import Place
+from dreambooth.checkpoints.lora import family_metadata, target_modules, write_lora
+from dreambooth.checkpoints.lora_tools import Size, as_lora, factors, sizes_of
+from dreambooth.checkpoints.modules import disk_name, skeleton
+from dreambooth.checkpoints.reading import Tensors
+from dreambooth.checkpoints.recognise import configs_of, recognise
+from dreambooth.checkpoints.sources import open_source
+from dreambooth.checkpoints.writing import is_finite
+from dreambooth.errors import UserError
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """A source's weights by the modules' names."""
+
+    file: Tensors
+    family: Family
+    layout: Layout
+    configs: dict[str, dict[str, Any]]
+
+    @classmethod
+    def of(cls, file: Tensors) -> _Weights:
+        family, _ = recognise(file)
+        configs = configs_of(family, file)
+        return cls(file, family, family.layout(configs), configs)
+
+    def shape(self, place: Place) -> tuple[int, ...] | None:
+        key = self.layout.key(place)
+        if key is None or key not in self.file:
+            return None
+        slot = self.layout.slot(key)
+        return part_shape(self.file.shape(key), len(slot.places), slot.transposed)
+
+    def get(self, place: Place) -> torch.Tensor:
+        """The weight, float32."""
+        key = self.layout.key(place)
+        slot = self.layout.slot(key)
+        parts = split(self.file.get(key), [self.shape(place)] * len(slot.places), slot.transposed)
+        return parts[slot.places.index(place)].float()
+
+
+def extract_lora(
+    base: Path,
+    tuned: Path,
+    out: Path,
+    size: Size,
+    *,
+    conv_size: Size | None = None,
+    dtype: torch.dtype = torch.float16,
+    progress: Progress | None = None,
+) -> Path:
+    """Write a LoRA that makes ``base`` nearly ``tuned``; both are checkpoints or diffusers folders of one family.
+
+    It covers what a LoRA trained here covers, 3x3 convolutions only with a ``conv_size``. Modules that are equal in
+    both are left out. UserError when the two don't belong together, or are the same.
+    """
+    with open_source(base) as base_file, open_source(tuned) as tuned_file:
+        before, after = _Weights.of(base_file), _Weights.of(tuned_file)
+        if before.family.components != after.family.components:
+            families = f"{base} is {before.family.title}, {tuned} is {after.family.title}"
+            raise UserError(f"{families}: give two checkpoints of one family.")
+        targets = _targets(before, with_convolutions=conv_size is not None)
+        adapters: dict[str, Adapter] = {}
+        for number, (place, module) in enumerate(targets.items(), 1):
+            is_wide = isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1)
+            adapter = _difference(before, after, place, module, conv_size if is_wide else size)
+            if adapter:
+                adapters[before.layout.adapter_names(place)[0]] = adapter
+            if progress:
+                progress(number, len(targets), "Extracting the LoRA")
+    if not adapters:
+        raise UserError(f"{tuned} and {base} have the same weights where a LoRA could change them: nothing to extract.")
+    metadata = {**family_metadata(after.family), **sizes_of(adapters.values()), "ss_sd_model_name": Path(base).name}
+    write_lora(out, adapters, metadata, dtype)
+    return Path(out)
+
+
+def _targets(weights: _Weights, with_convolutions: bool) -> dict[Place, nn.Module]:
+    """The modules that a LoRA covers, by their weights' places."""
+    found = {}
+    for component in weights.configs.keys() - {"vae"}:
+        module = skeleton(component, weights.configs[component])
+        for path, layer in target_modules(module, component, with_convolutions).items():
+            place = Place(component, f"{disk_name(component, path)}.weight")
+            if weights.shape(place):
+                found[place] = layer
+    return dict(sorted(found.items()))
+
+
+def _difference(before: _Weights, after: _Weights, place: Place, module: nn.Module, size: Size) -> Adapter | None:
+    """The adapter that turns the one weight into the other; None when they are equal."""
+    if before.shape(place) != after.shape(place):
+        sizes = f"{before.shape(place)} and {after.shape(place)}"
+        raise UserError(f"{after.file.path} and {before.file.path} differ in build ({'.'.join(place)}: {sizes}).")
+    change = after.get(place) - before.get(place)
+    if not is_finite(change):
+        raise UserError(f"{'.'.join(place)} holds values that are not numbers in {after.file.path} or its base.")
+    if not change.any():
+        return None
+    up, down = factors(change.flatten(1), size)
+    return as_lora(up, down, module.weight.shape[1:])

@@ -1,0 +1,141 @@
+"""LoRAs made of LoRAs and of checkpoints do what they were made of does."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from dreambooth.checkpoints.adapters import LoHa, Lora
+from dreambooth.checkpoints.lora import LoraUse, lora_name, match, read_lora, target_modules, write_lora
+from dreambooth.checkpoints.lora_tools import Size, merge_loras, resize_lora
+from dreambooth.checkpoints.manifest import Manifest
+from dreambooth.checkpoints.modules import load_modules
+from dreambooth.checkpoints.single_file import write_checkpoint
+from dreambooth.cli import main
+from dreambooth.errors import UserError
+
+MID = "lora_unet_mid_block_attentions_0_proj_in"
+
+
+@pytest.fixture
+def lora(mini, tmp_path):
+    """``lora(name, rank)``: a file in float32 with random adapters beside all targets, convolutions included."""
+
+    def make(name: str, rank: int, seed: int = 0):
+        modules, weights = load_modules(mini.working), {}
+        generator = torch.Generator().manual_seed(seed)
+        for component in ("unet", "text_encoder"):
+            targets = target_modules(getattr(modules, component), component, convolutions=True)
+            for path, layer in targets.items():
+                out, *inner = layer.weight.shape
+                down = torch.randn(rank, *inner, generator=generator)
+                up = torch.randn(out, rank, *[1] * len(inner[1:]), generator=generator) * 0.05
+                parts = {"lora_down.weight": down, "lora_up.weight": up}
+                weights[lora_name(modules.layout, component, path)] = Lora(parts, alpha=rank / 2)
+        write_lora(tmp_path / f"{name}.safetensors", weights, {"ss_base_model_version": "sd_v1"}, torch.float32)
+        return tmp_path / f"{name}.safetensors"
+
+    return make
+
+
+def changes(model, path, unet: float = 1.0, text: float = 1.0) -> dict:
+    """What the file adds to every weight of the model."""
+    manifest = Manifest.load(model.source)
+    shapes, layout = manifest.shapes(), load_modules(model.working, unet=False, vae=False, text_encoder=False).layout
+    found = match(read_lora(path), shapes, layout)
+    strengths = LoraUse(path, unet, text)
+    return {place: strengths.strength(place) * a.change(torch.zeros(shapes[place])) for place, a in found.items()}
+
+
+def assert_close(found: dict, wanted: dict, tolerance: float) -> None:
+    assert found.keys() == wanted.keys()
+    for place, change in wanted.items():
+        assert (found[place] - change).norm() <= tolerance * change.norm(), place
+
+
+def test_merged_is_both_at_their_weights(mini, lora, tmp_path):
+    one, other = lora("one", 2), lora("other", 3, seed=1)
+    uses = [LoraUse(one, 0.7, 0.5), LoraUse(other, -1.2, 2)]
+    merged = read_lora(merge_loras(uses, tmp_path / "merged.safetensors", torch.float32))
+    ours, theirs = changes(mini, one, 0.7, 0.5), changes(mini, other, -1.2, 2)
+    assert_close(changes(mini, merged.path), {place: ours[place] + theirs[place] for place in ours}, 1e-5)
+    assert {adapter.rank for adapter in merged.weights.values()} == {5}
+    assert merged.metadata["ss_network_dim"] == "5" and merged.metadata["modelspec.merged_from"] == "one, other"
+
+
+def test_what_is_taken_away_is_gone(mini, lora, tmp_path):
+    one = lora("one", 2)
+    gone = changes(mini, merge_loras([LoraUse(one), LoraUse(one, -1, -1)], tmp_path / "x.safetensors", torch.float32))
+    assert all(change.abs().max() < 1e-5 for change in gone.values())
+
+
+def test_resized_is_as_near_as_its_rank_allows(mini, lora, tmp_path):
+    path = lora("one", 8)
+    full = changes(mini, path)
+    half = changes(mini, resize_lora(path, tmp_path / "4.safetensors", Size(rank=4), torch.float32))
+    most = read_lora(resize_lora(path, tmp_path / "e.safetensors", Size(energy=0.8), torch.float32))
+    for place, change in full.items():
+        squares = torch.linalg.svdvals(change.flatten(1).double()).square()
+        assert (half[place] - change).norm().item() ** 2 == pytest.approx(squares[4:].sum().item(), rel=1e-3)
+    for place, change in changes(mini, most.path).items():
+        assert change.square().sum() >= 0.799 * full[place].square().sum()
+    assert most.metadata["ss_network_dim"] == "Dynamic"
+    assert max(adapter.rank for adapter in most.weights.values()) < 8
+    whole = resize_lora(path, tmp_path / "8.safetensors", Size(rank=100), torch.float32)
+    assert_close(changes(mini, whole), full, 1e-4)
+
+
+def test_the_words_extract_resize_and_merge(mini, mini_checkpoint, lora, tmp_path, capsys):
+    """What one checkpoint has beyond another comes back out of it: here a LoRA that was merged into it."""
+
+    def run(*words) -> dict:
+        assert main([*map(str, words), "--json", "--models-dir", str(mini.folders.models)]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    path = lora("one", 3)
+    tuned = write_checkpoint(mini, tmp_path / "tuned.safetensors", loras=[LoraUse(path, 1, 0)], dtype=torch.float32)
+    wanted = {place: change for place, change in changes(mini, path).items() if place.component == "unet"}
+    rank = ("--rank", 8, "--conv-rank", 8, "--precision", "fp32")
+    for base in (mini_checkpoint, "mini"):  # a file, and a model by its name
+        told = run("lora-extract", "--base", base, "--tuned", tuned, *rank, "--energy", 0.99999, "--out",
+                   tmp_path / "extracted.safetensors")  # fmt: skip
+        assert_close(changes(mini, told["lora"]), wanted, 1e-3)
+        assert told["modules"] == len(wanted) and told["ranks"] == {"3": len(wanted)}
+    assert read_lora(told["lora"]).metadata["ss_base_model_version"] == "sd_v1"
+    small = run("lora-resize", told["lora"], "--rank", 1, "--out", tmp_path / "small.safetensors")
+    assert small["ranks"] == {"1": len(wanted)}
+    both = run("lora-merge", "--lora", small["lora"], "--lora", path, "--lora-weight", 1, "--lora-weight", -1, "--out",
+               tmp_path / "both.safetensors")  # fmt: skip
+    assert both["modules"] == len(read_lora(path).weights)
+
+
+def refused(what: str, do) -> None:
+    with pytest.raises(UserError, match=what) as refusal:
+        do()
+    assert "\n" not in str(refusal.value)
+
+
+def test_what_cannot_be_done_is_said_in_one_line(lora, mini_checkpoint, tmp_path):
+    from dreambooth.lora_actions import extract_lora, merge_loras, resize_lora
+    from dreambooth.settings import Folders
+
+    one, out, folders = lora("one", 2), tmp_path / "out.safetensors", Folders(tmp_path / "models")
+    other = tmp_path / "loha.safetensors"
+    parts = {f"hada_w{n}_a": torch.ones(32, 2) for n in (1, 2)} | {f"hada_w{n}_b": torch.ones(2, 32) for n in (1, 2)}
+    write_lora(other, {MID: LoHa(parts, 1.0)}, {})
+    for name, version in (("xl", "sdxl_base_v1-0"), ("1", "sd_v1")):
+        pair = {"lora_down.weight": torch.ones(1, 5), "lora_up.weight": torch.ones(7, 1)}
+        write_lora(tmp_path / f"{name}.safetensors", {MID: Lora(pair, 1.0)}, {"ss_base_model_version": version})
+    refused("only plain LoRAs can be merged", lambda: merge_loras([one, other], out))
+    refused("xl.safetensors was made for SDXL: merge", lambda: merge_loras([one, tmp_path / "xl.safetensors"], out))
+    refused("differs in size", lambda: merge_loras([one, tmp_path / "1.safetensors"], out))
+    refused("1 LoRAs and 2 weights", lambda: merge_loras([one], out, lora_weights=[1, 2]))
+    refused("nothing to merge", lambda: merge_loras([], out))
+    refused("give it that ending", lambda: merge_loras([one], tmp_path / "out.pt"))
+    refused("Say how large", lambda: resize_lora(one, out))
+    refused("share of energy is 7", lambda: resize_lora(one, out, energy=7))
+    refused("nothing to extract", lambda: extract_lora(folders, mini_checkpoint, mini_checkpoint, out, rank=4))
+    refused("no-such-model does not exist", lambda: extract_lora(folders, "no-such-model", one, out, rank=4))
+    assert not out.exists()
