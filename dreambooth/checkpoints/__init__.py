@@ -1,6 +1,6 @@
 """Model files to modules and back. Reading never executes a pickle; writing goes in a stream.
 
-reading.py            open a file: names, shapes, one tensor at a time    (pickles.py, torch_files.py: torch's own files)
+reading.py            open a file: names, shapes, one tensor at a time   (pickles.py, torch_files.py: torch's own files)
 writing.py            safetensors in a stream
 stable_diffusion.py   what all families share; sd1.py, sd2.py, sdxl.py: what is particular to each
 layout.py             names in the single file and in the modules         (ldm_names.py, clip_names.py: the tables)
