@@ -6,6 +6,7 @@ Plain LoRA alone takes a shorter way: two thin products, and the change of the w
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -87,7 +88,9 @@ class AdapterLayer(torch.nn.Module):
         return self.base(x) + F.linear(x, change)
 
     def _change(self) -> torch.Tensor:
-        with torch.autocast(self.base.weight.device.type, enabled=False):
+        kind = self.base.weight.device.type
+        in_float32 = torch.autocast(kind, enabled=False) if kind in ("cpu", "cuda") else contextlib.nullcontext()
+        with in_float32:
             return self.adapter().change(self.base.weight.float())
 
     # Some callers look at the layer that they think stands here.
