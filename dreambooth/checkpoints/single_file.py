@@ -66,6 +66,8 @@ def write_checkpoint(
     family = family_of(manifest.family)
     additions = _additions(manifest, layout_in(model.working, family), loras)
     lora_on_unet = any(place.component == "unet" for place in additions)
+    if ema == "instead":  # the LoRA goes on whatever is written as the unet
+        additions = {_averaged(place): added for place, added in additions.items()}
     entries = output_entries(model, manifest, family, ema, lora_on_unet=lora_on_unet)
     specs = {entry.key: _spec(entry, dtype) for entry in entries}
     require_free_space(out.parent, sum(spec.n_bytes for spec in specs.values()), f"Writing {out.name}")
@@ -129,6 +131,10 @@ def _additions(manifest: Manifest, layout: Layout, loras: Sequence[LoraUse]) -> 
         for place, adapter in match(read_lora(use.path), manifest.shapes(), layout).items():
             additions.setdefault(place, []).append(_Addition(use.path, adapter, use.strength(place)))
     return additions
+
+
+def _averaged(place: Place) -> Place:
+    return place._replace(component="ema_unet") if place.component == "unet" else place
 
 
 def _with_loras(tensor: torch.Tensor, additions: Sequence[_Addition]) -> torch.Tensor:

@@ -6,6 +6,7 @@ Plain LoRA alone takes a shorter way: two thin products, and the change of the w
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -56,6 +57,9 @@ class AdapterLayer(torch.nn.Module):
         super().__init__()
         self.base = base
         self.rank, self.alpha = form.sizes(base)
+        self.scale = self.alpha / self.rank
+        # Where the convolution goes; None for a linear layer.
+        self.way = (base.stride, base.padding, base.dilation) if isinstance(base, torch.nn.Conv2d) else None
         for name, values in self.start(base.weight.shape, form, generator).items():
             self.register_parameter(name, torch.nn.Parameter(values.to(base.weight.device)))
         self.dora = form.dora
@@ -79,12 +83,14 @@ class AdapterLayer(torch.nn.Module):
         # Beside the frozen layer, not in one product with it: a small change would be lost in half precision.
         # Checkpointed, so that of the change's making nothing as large as the weight is kept.
         change = checkpoint(self._change, use_reentrant=False, preserve_rng_state=False)
-        if isinstance(self.base, torch.nn.Conv2d):
-            return self.base(x) + F.conv2d(x, change, None, self.base.stride, self.base.padding, self.base.dilation)
+        if self.way:
+            return self.base(x) + F.conv2d(x, change, None, *self.way)
         return self.base(x) + F.linear(x, change)
 
     def _change(self) -> torch.Tensor:
-        with torch.autocast(self.base.weight.device.type, enabled=False):
+        kind = self.base.weight.device.type
+        in_float32 = torch.autocast(kind, enabled=False) if kind in ("cpu", "cuda") else contextlib.nullcontext()
+        with in_float32:
             return self.adapter().change(self.base.weight.float())
 
     # Some callers look at the layer that they think stands here.
@@ -111,11 +117,9 @@ class LoraLayer(AdapterLayer):
     def forward(self, x: torch.Tensor, *args: object) -> torch.Tensor:
         if self.dora:
             return super().forward(x)
-        scale = self.alpha / self.rank
-        if isinstance(self.base, torch.nn.Conv2d):
-            inner = F.conv2d(x, self.down, None, self.base.stride, self.base.padding, self.base.dilation)
-            return self.base(x) + F.conv2d(inner, self.up) * scale
-        return self.base(x) + F.linear(F.linear(x, self.down), self.up) * scale
+        if self.way:
+            return self.base(x) + F.conv2d(F.conv2d(x, self.down, None, *self.way), self.up) * self.scale
+        return self.base(x) + F.linear(F.linear(x, self.down), self.up) * self.scale
 
 
 class LoHaLayer(AdapterLayer):

@@ -97,6 +97,8 @@ def forecast(settings: Settings, precision: str, n_unet: int, n_text: int, class
         total += parameters * (4 + 4 + adam + copy if full else half)
     if settings.use_lora:
         total += _adapter_parameters(settings, n_unet, n_text) * (4 + 4 + adam + copy)
+        if not settings.gradient_checkpointing and (settings.lora_type != "LoRA" or settings.lora_dora):
+            total += n_unet * half  # the changes of the weights, kept for the backward pass
     elif settings.use_ema and settings.train_unet:
         total += n_unet * 4
     pictures = settings.train_batch_size * (2 if class_pictures else 1)
@@ -106,7 +108,14 @@ def forecast(settings: Settings, precision: str, n_unet: int, n_text: int, class
 
 
 def _adapter_parameters(settings: Settings, n_unet: int, n_text: int) -> int:
-    """At rank 1 SD1.5's unet has one for each 2000 of its own, CLIP's text encoder one for each 740."""
-    unet = n_unet * settings.lora_unet_rank // 2000 if settings.train_unet else 0
-    text = n_text * settings.lora_txt_rank // 740 if settings.stop_text_encoder > 0 else 0
-    return unet + text
+    """At rank 1 SD1.5's unet has one for each 2000 of its own and, beside 3x3 convolutions, one for each 1580.
+
+    SDXL's, mostly transformers, one for each 960 and each 7200; CLIP's text encoder one for each 740. LoHa has twice
+    as many, LoKr at most as many.
+    """
+    per_rank, per_conv_rank = (2000, 1580) if n_unet < 1.5e9 else (960, 7200)
+    conv_rank = settings.lora_conv_rank if settings.use_lora_extended else 0
+    unet = n_unet * settings.lora_unet_rank // per_rank + n_unet * conv_rank // per_conv_rank
+    text = n_text * settings.lora_txt_rank // 740
+    learning = (unet if settings.train_unet else 0) + (text if settings.stop_text_encoder > 0 else 0)
+    return learning * (2 if settings.lora_type == "LoHa" else 1)

@@ -20,6 +20,7 @@ NAMINGS = {
     "kohya": (f"lora_unet_{QUERY}".replace(".", "_"), KOHYA, ("unet", QUERY)),
     "kohya, original names": ("lora_unet_middle_block_1_transformer_blocks_0_attn1_to_q", KOHYA, ("unet", QUERY)),
     "kohya, the only text encoder numbered": (f"lora_te1_{FC1}".replace(".", "_"), KOHYA, ("text_encoder", FC1)),
+    "LyCORIS' wrapper": (f"lycoris_{QUERY}".replace(".", "_"), KOHYA, ("unet", QUERY)),
     "peft": (f"unet.{QUERY}", ("lora_A.weight", "lora_B.weight"), ("unet", QUERY)),
     "peft, text": (f"text_encoder.{FC1}", ("lora_A.weight", "lora_B.weight"), ("text_encoder", FC1)),
     "peft, text of transformers 5": (

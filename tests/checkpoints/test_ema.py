@@ -8,7 +8,9 @@ import pytest
 import safetensors.torch
 import torch
 
+from dreambooth.checkpoints.adapters import Lora
 from dreambooth.checkpoints.extract import extract
+from dreambooth.checkpoints.lora import LoraUse, write_lora
 from dreambooth.checkpoints.modules import load_unet, save_component
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.single_file import write_checkpoint
@@ -73,6 +75,19 @@ def test_trained_average_is_written_beside_and_instead(source, new, tmp_path, re
     assert not torch.equal(beside[key].float(), expected)
     assert torch.equal(instead[key], expected.half())
     assert not any(key.startswith("model_ema.") for key in instead)
+
+
+def test_a_lora_goes_on_what_is_written_as_the_unet(source, new, tmp_path, read_all):
+    """On the averages when they stand in for the trained weights; never on those that lie beside."""
+    extract(source, new, extract_ema=True)
+    lora, key = tmp_path / "lora.safetensors", UNET + "middle_block.1.proj_in.weight"
+    width = len(read_all(source)[key])
+    pair = {"lora_down.weight": torch.ones(1, width, 1, 1), "lora_up.weight": torch.ones(width, 1, 1, 1)}
+    write_lora(lora, {"lora_unet_mid_block_attentions_0_proj_in": Lora(pair)}, {})
+    for ema, written in (("instead", ema_name(key)), ("beside", key)):
+        out = read_all(write_checkpoint(new, tmp_path / f"{ema}.safetensors", ema=ema, loras=[LoraUse(lora)]))
+        assert torch.allclose(out[key].float(), read_all(source)[written].float() + 1, atol=2e-3)
+    assert torch.equal(out[ema_name(key)], read_all(source)[ema_name(key)])
 
 
 def test_a_model_without_averages_gets_them_beside(mini, tmp_path):

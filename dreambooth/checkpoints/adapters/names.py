@@ -64,9 +64,15 @@ def normal_form(key: str, tensor: torch.Tensor) -> torch.Tensor:
 
 
 def diffusers_names(component: str, module: str) -> tuple[str, ...]:
-    """How diffusers' files name a module; text encoders also as transformers 5 does, the unet also by itself."""
-    names = [f"{component}.{module}", f"{component}.{module.removeprefix('text_model.')}"]
-    return tuple(dict.fromkeys(map(_flat, [*names, module] if component == "unet" else names)))
+    """How files by diffusers' names call a module.
+
+    Text encoders' also as transformers 5 does; the unet's also by itself, or with the mark of LyCORIS' own wrapper.
+    """
+    if component == "unet":
+        names = [f"unet.{module}", module, f"lycoris_{module}"]
+    else:
+        names = [f"{component}.{module}", f"{component}.{module.removeprefix('text_model.')}"]
+    return tuple(map(_flat, names))
 
 
 def _flat(name: str) -> str:
