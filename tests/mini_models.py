@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 
 from dreambooth.checkpoints.family import FAMILIES, Family
-from dreambooth.checkpoints.layout import Layout, join
+from dreambooth.checkpoints.layout import Layout, ema_key, join
 from dreambooth.checkpoints.ldm_names import Place
 from dreambooth.checkpoints.modules import disk_shapes, skeleton
-from dreambooth.checkpoints.stable_diffusion import FACTS_KEY
+from dreambooth.checkpoints.stable_diffusion import EMA, FACTS_KEY, UNET
 from dreambooth.checkpoints.writing import write_tensors
 
 FACTS = {
@@ -35,23 +35,30 @@ def make(
     v_pred: bool = False,
     ztsnr: bool = False,
     told: bool = True,
+    ema: bool = False,
     seed: int = 0,
     dtype: torch.dtype = torch.float16,
     **facts: object,
 ) -> Path:
-    """Write one. ``told``: whether its metadata says what it predicts, where tensors don't."""
+    """Write one. ``told``: its metadata says what it predicts, where tensors don't. ``ema``: averages beside."""
     family = next(family for family in FAMILIES if family.model_type == model_type)
     configs = _configs(family, 9 if inpainting else 4)
     generator = torch.Generator().manual_seed(seed)
     tensors = _tensors(family, family.layout(configs), configs, generator, dtype)
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    tensors |= {k: v.to(dtype) for k, v in family.fillers(shapes, {}).items()}
+    # What modules don't carry has values of its own too, so that losing them shows.
+    fillers = family.fillers(shapes, {}).items()
+    tensors |= {key: torch.rand(filler.shape, generator=generator).to(dtype) for key, filler in fillers}
     tensors |= {key: torch.empty(0) for key, marked in (("v_pred", v_pred), ("ztsnr", ztsnr)) if marked}
     if model_type == "SDXL":
         tensors["denoiser.sigmas"] = torch.rand(1000, generator=generator)
         tensors["conditioner.embedders.0.transformer.text_model.embeddings.position_ids"] = torch.arange(77)[None]
     else:
         tensors |= {"betas": _BETAS.float(), "alphas_cumprod": torch.cumprod(1 - _BETAS, 0).float()}
+    if model_type == "v1x":
+        tensors["cond_stage_model.transformer.text_model.embeddings.position_ids"] = torch.arange(77)[None]
+    if ema:
+        tensors |= _averages(tensors)
     said = {**FACTS, **({"prediction_type": family.default_prediction} if told and not v_pred else {}), **facts}
     write_tensors(path, tensors, {FACTS_KEY: json.dumps(said), "format": "pt"})
     return path
@@ -72,6 +79,14 @@ def _tensors(
             whole = layout.key_shape(key, [shape] * len(parts))
             tensors[key] = join(parts, whole, slot.transposed).to(dtype)
     return tensors
+
+
+def _averages(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """As the original code saves them: fp32, and two counters."""
+    unet = {key.removeprefix(UNET): tensor for key, tensor in tensors.items() if key.startswith(UNET)}
+    counters = {"decay": torch.tensor(0.9999), "num_updates": torch.tensor(7, dtype=torch.int32)}
+    averages = {ema_key(EMA, name): tensor.float() * 0.5 for name, tensor in unet.items()}
+    return averages | {EMA + name: counter for name, counter in counters.items()}
 
 
 def _random(name: str, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:

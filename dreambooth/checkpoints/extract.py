@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -192,7 +193,6 @@ def _write_configs(
 def _move_all(
     tensors: Tensors, moves: list[Move], working: Path, kept: Path, progress: Progress | None
 ) -> tuple[Entry, ...]:
-    entries = []
     with contextlib.ExitStack() as stack:
         writers: dict[str, TensorWriter] = {}
         for component in {move.component for move in moves} | {REST}:
@@ -200,23 +200,28 @@ def _move_all(
             of_it = [move for move in moves if move.component == component]
             specs = {name: spec for move in of_it for name, spec in zip(move.names, move.specs, strict=True)}
             writers[component] = stack.enter_context(TensorWriter(path, specs, {"format": "pt"}))
+        # Hashing takes as long as writing, and a second thread can do it meanwhile.
+        hashing = stack.enter_context(ThreadPoolExecutor(1))
+        hashed: list[Future[str]] = []
         for number, move in enumerate(moves):
             tensor = tensors.get(move.key)
             if move.component != REST:
                 _require_finite(tensors, move.key, tensor)
                 tensor = cast(tensor, move.specs[0].dtype, f"{tensors.path}: {move.key}")
+            if hashed:
+                hashed[-1].result()  # no more than two tensors are held
+            hashed.append(hashing.submit(tensor_hash, tensor))
             parts = split(tensor, [spec.shape for spec in move.specs], move.transposed)
             for name, part in zip(move.names, parts, strict=True):
                 writers[move.component].write(name, part)
-            entries.append(_entry(move, tensor))
             if progress:
                 progress(number + 1, len(moves), "Extracting")
-    return tuple(entries)
+    return tuple(_entry(tensors, move, digest.result()) for move, digest in zip(moves, hashed, strict=True))
 
 
-def _entry(move: Move, tensor: torch.Tensor) -> Entry:
-    shape, dtype = tuple(tensor.shape), dtype_name(tensor.dtype)
-    return Entry(move.key, dtype, shape, tensor_hash(tensor), move.component, move.names, move.transposed)
+def _entry(tensors: Tensors, move: Move, digest: str) -> Entry:
+    shape, dtype = tensors.shape(move.key), dtype_name(move.specs[0].dtype)
+    return Entry(move.key, dtype, shape, digest, move.component, move.names, move.transposed)
 
 
 def _require_finite(tensors: Tensors, key: str, tensor: torch.Tensor) -> None:

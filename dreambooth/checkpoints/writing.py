@@ -15,6 +15,7 @@ import torch
 from dreambooth.checkpoints.reading import DTYPES
 from dreambooth.errors import UserError
 
+_IN_CACHE = 1 << 16  # elements; converting so few at a time never goes through main memory
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -94,9 +95,14 @@ def is_finite(tensor: torch.Tensor) -> bool:
     """Whether a tensor holds neither NaN nor infinity: its extremes tell, much sooner than a look at each element."""
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return True
-    # fp8 has no extremes of its own, and neither has half precision in older torch.
-    values = tensor.float() if tensor.dtype.itemsize <= 2 else tensor
-    return all(bool(extreme.isfinite()) for extreme in values.aminmax())
+    try:
+        return _has_finite_extremes(tensor)
+    except RuntimeError:  # fp8 has no extremes of its own, and neither has half precision in older torch
+        return all(_has_finite_extremes(part.float()) for part in tensor.reshape(-1).split(_IN_CACHE))
+
+
+def _has_finite_extremes(tensor: torch.Tensor) -> bool:
+    return all(bool(extreme.isfinite()) for extreme in tensor.aminmax())
 
 
 def cast(tensor: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:

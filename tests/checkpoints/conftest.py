@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import json
 import math
@@ -15,7 +16,7 @@ from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.writing import Spec, TensorWriter
 from dreambooth.settings import Folders, ModelFolder
 
-KEYS = Path(__file__).parents[1] / "data" / "keys" / "sd15.json.gz"
+KEYS = Path(__file__).parents[1] / "data" / "keys"
 
 
 @pytest.fixture
@@ -46,17 +47,31 @@ def assert_same() -> Callable[[Path, Path], None]:
 
 @pytest.fixture(scope="session")
 def key_table() -> dict[str, Spec]:
-    """All 1143 tensors of the published SD1.5, as the original code's own modules name them.
+    """All 1143 tensors of the published SD1.5."""
+    return _key_table("sd15")
 
-    Weights are fp16 as in the files that most people have, schedules fp32.
+
+@pytest.fixture(scope="session")
+def key_tables() -> Callable[[str], dict[str, Spec]]:
+    """All tensors of a published model, as the original code's own modules name them.
+
+    Weights are fp16 as in the files that most people have; schedules and averages (model_ema) fp32.
     """
-    table = json.loads(gzip.decompress(KEYS.read_bytes()))
-    components = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.")
-    dtypes = {"float32": torch.float32, "int64": torch.int64}
+    return _key_table
+
+
+@functools.cache
+def _key_table(name: str) -> dict[str, Spec]:
+    table = json.loads(gzip.decompress((KEYS / f"{name}.json.gz").read_bytes()))
+    halved = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conditioner.")
     return {
-        key: Spec(tuple(shape), torch.float16 if key.startswith(components) and dtype == "float32" else dtypes[dtype])
+        key: Spec(tuple(shape), torch.float16 if key.startswith(halved) and dtype == "float32" else _dtype(dtype))
         for key, (shape, dtype) in table.items()
     }
+
+
+def _dtype(name: str) -> torch.dtype:
+    return getattr(torch, name)
 
 
 @pytest.fixture(scope="session")
