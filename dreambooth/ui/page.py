@@ -84,7 +84,7 @@ class Page:
     def _wire_work(self) -> None:
         message, model = self.output.message, self.model
         options = model.options
-        asked = [model.new_name, model.source, *options.components()]
+        asked = [model.name, model.new_name, model.source, *options.components()]
         on(model.create.click, self._create, asked, [message, self.awaited])
         on(self.top.train.click, self._train, [model.snapshot, *self.everything], message)
         on(self.top.generate_ckpt.click, self._generate, [model.lora, *self.everything], message)
@@ -149,7 +149,7 @@ class Page:
 
     def _unusable(self, name: str | None, *deciding: Any) -> str:
         """What has no effect now; all of it while the model that is shown is at work."""
-        if self.desk.locked(name):
+        if self.desk.bench.locked(name):
             return render.unusable([*self.fields.elem_ids(), *self.input.concepts.elem_ids()])
         return render.unusable(self.fields.unusable(list(deciding)))
 
@@ -172,12 +172,12 @@ class Page:
         name, settings, _ = self._shown(values)
         return self.desk.generate_checkpoint(name, lora, settings)
 
-    def _create(self, name: str, source: str, *options: Any) -> tuple[str, str]:
-        said = self.desk.create(name, source, self.model.options.values(list(options)))
+    def _create(self, shown: str | None, name: str, source: str, *options: Any) -> tuple[str, str]:
+        said = self.desk.create(name, source, self.model.options.values(list(options)), shown or "")
         return said, "" if said else name.strip()
 
     def _tell(self, wish: str) -> Any:
-        return lambda: self.desk.tell(wish)
+        return lambda: self.desk.bench.tell(wish)
 
     def _advise(self, kind: str) -> Any:
         def advise(*values: Any) -> Updates:
