@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from dreambooth import actions, embedded
@@ -21,14 +22,16 @@ from dreambooth.settings import (
     parse_concepts,
     read_concepts,
 )
-from dreambooth.ui import render
+from dreambooth.ui import facts, render
 from dreambooth.ui.chart import chart
+from dreambooth.ui.lists import Lists
 from dreambooth.ui.logs import LogReader
 from dreambooth.ui.run_view import RunView
 from dreambooth.ui.work import Bench, in_words
 
 NONE = "none"
 LATEST = "latest"
+REFRESH_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Desk:
     def __init__(self, host: Host) -> None:
         self.host = host
         self.bench = Bench(host)
+        self.lists = Lists(host)
         self._logs = LogReader()
 
     # -- lists ------------------------------------------------------------------------------------------------
@@ -62,13 +66,12 @@ class Desk:
     def names(self) -> list[str]:
         return self.host.folders().model_names()
 
-    def sources(self) -> list[str]:
-        return [title for title, _ in self.host.checkpoints()]
-
     def loras(self) -> list[str]:
-        folder = self.host.folders().loras
-        found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.safetensors"))
-        return [NONE, *found]
+        return [NONE, *self.lists.titles("loras")]
+
+    def refresh(self) -> None:
+        """Have the host look at its folders anew, but not wait for long work of its own."""
+        self.host.files_changed(wait=REFRESH_SECONDS)
 
     def snapshots(self, name: str | None) -> list[str]:
         """Steps that a run can go on from, newest first."""
@@ -153,8 +156,9 @@ class Desk:
             raise UserError("Choose a source checkpoint.")
         if model.occupied():
             raise UserError(f"There is a model {model.name} already: choose another name.")
-        chosen = parse(Creation, options)
-        path = dict(self.host.checkpoints()).get(source, source)
+        chosen = parse(Creation, {**options, "vae": self.lists.path("vaes", options.get("vae"))})
+        listed = dict(self.host.checkpoints())
+        path = listed.get(source, source)  # which may be an id on the hub
 
         def work(controls: Controls, events: Events) -> None:
             progress = controls.watched(events.progress)
@@ -193,7 +197,7 @@ class Desk:
         """The model as one file, with a LoRA merged in at the weight that the page shows."""
         model = self._model(name)
         config = self._edited(model, settings, None)
-        loras = [model.folders.loras / lora] if lora and lora != NONE else []
+        loras = [Path(self.lists.path("loras", lora))] if lora and lora != NONE else []
 
         def work(controls: Controls, events: Events) -> None:
             model.save(config)
@@ -259,7 +263,7 @@ class Desk:
             return ""
         model = self._model(name)
         try:
-            return render.facts(model.load().facts, model.root)
+            return render.facts(facts.rows(model, model.load().facts))
         except UserError as error:
             return render.problems(error.problems)
 
