@@ -24,6 +24,7 @@ from dreambooth.checkpoints.stable_diffusion import (
     conv_in_channels,
     transformers_text_sizes,
 )
+from dreambooth.settings.creation import FAMILIES
 
 WIDEST_CONTEXT = 768  # width of the text embeddings that the unet reads; later families have 1024 and more
 
@@ -34,7 +35,7 @@ class StableDiffusion1(StableDiffusion):
     """:data:`SD1` is the one to use."""
 
     model_type = "v1x"
-    title = "Stable Diffusion 1.x"
+    title = FAMILIES["v1x"]
     base_model_version = "sd_v1"
     base_architecture = "stable-diffusion-v1"
     text_prefixes = MappingProxyType({"text_encoder": TEXT})

@@ -26,6 +26,7 @@ from dreambooth.checkpoints.stable_diffusion import (
     conv_in_channels,
     open_clip_sizes,
 )
+from dreambooth.settings.creation import FAMILIES
 
 TEXT = "cond_stage_model.model."
 _LAYER = "transformer.resblocks.{}."
@@ -39,7 +40,7 @@ class StableDiffusion2(StableDiffusion):
     def __init__(self, model_type: str, prediction: str, sample_size: int, version: str, architecture: str):
         self.model_type, self.default_prediction, self.sample_size = model_type, prediction, sample_size
         self.base_model_version, self.base_architecture = version, architecture
-        self.title = f"Stable Diffusion 2.x ({sample_size * 8} px)"
+        self.title = FAMILIES[model_type]
 
     def claims(self, shapes: Shapes) -> bool:
         to_k = shapes.get(UNET + "middle_block.1.transformer_blocks.0.attn2.to_k.weight", ())

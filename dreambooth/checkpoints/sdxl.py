@@ -28,6 +28,7 @@ from dreambooth.checkpoints.stable_diffusion import (
     open_clip_sizes,
     transformers_text_sizes,
 )
+from dreambooth.settings.creation import FAMILIES
 
 TEXT_1 = "conditioner.embedders.0.transformer."
 TEXT_2 = "conditioner.embedders.1.model."
@@ -39,7 +40,7 @@ class StableDiffusionXL(StableDiffusion):
     """:data:`SDXL` is the one to use."""
 
     model_type = "SDXL"
-    title = "Stable Diffusion XL"
+    title = FAMILIES["SDXL"]
     components = ("unet", "vae", "text_encoder", "text_encoder_2")
     base_model_version = "sdxl_base_v1-0"
     base_architecture = "stable-diffusion-xl-v1-base"

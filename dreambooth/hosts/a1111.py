@@ -53,6 +53,10 @@ class A1111:
         found = [(info.title, Path(info.filename)) for info in list(sd_models.checkpoints_list.values())]
         return [*((title, path) for title, path in found if path.suffix.lower() in CHECKPOINT_SUFFIXES), EMBEDDED]
 
+    def vaes(self) -> list[tuple[str, Path]]:
+        vae_dict = getattr(sys.modules.get("modules.sd_vae"), "vae_dict", {})
+        return [(name, Path(path)) for name, path in list(vae_dict.items())]
+
     def device(self) -> torch.device:
         from modules import devices
 
@@ -81,20 +85,24 @@ class A1111:
                 if model is not None:
                     sd_models.send_model_to_device(model)
 
-    def files_changed(self) -> None:
-        """Refresh the lists of checkpoints and LoRAs when the WebUI's queue comes to us.
+    def files_changed(self, wait: float = 0.0) -> None:
+        """Refresh the lists of checkpoints, VAEs and LoRAs when the WebUI's queue comes to us.
 
         They are emptied and filled anew: a generation that is going on, or starts now that the queue is given back,
         would look for its checkpoint in an empty list.
         """
-        threading.Thread(target=self._refresh, name="dreambooth-lists", daemon=True).start()
+        refreshing = threading.Thread(target=self._refresh, name="dreambooth-lists", daemon=True)
+        refreshing.start()
+        refreshing.join(wait)
 
     def _refresh(self) -> None:
         from modules import call_queue, sd_models
 
-        networks = sys.modules.get("networks")  # of the Lora extension, which can be switched off
+        # "networks" is of the Lora extension, which can be switched off
+        others = (("modules.sd_vae", "refresh_vae_list"), ("networks", "list_available_networks"))
+        known = [getattr(sys.modules.get(module), name, None) for module, name in others]
         with call_queue.queue_lock:
-            for refresh in (sd_models.list_models, getattr(networks, "list_available_networks", None)):
+            for refresh in (sd_models.list_models, *known):
                 try:
                     if refresh:
                         refresh()

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dreambooth.hosts.contract import CHECKPOINT_SUFFIXES, EMBEDDED
+from dreambooth.hosts.contract import CHECKPOINT_SUFFIXES, EMBEDDED, VAE_SUFFIXES
 from dreambooth.settings import Folders
 
 if TYPE_CHECKING:
@@ -28,9 +28,10 @@ class Alone:
 
     def checkpoints(self) -> list[tuple[str, Path]]:
         """The embedded model first, so that there is always one to begin with."""
-        folder = self.folders().checkpoints
-        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in CHECKPOINT_SUFFIXES)
-        return [EMBEDDED, *((p.relative_to(folder).as_posix(), p) for p in files)]
+        return [EMBEDDED, *_files(self.folders().checkpoints, CHECKPOINT_SUFFIXES)]
+
+    def vaes(self) -> list[tuple[str, Path]]:
+        return _files(self.folders().models / "VAE", VAE_SUFFIXES)
 
     def device(self) -> torch.device:
         return best_device()
@@ -38,8 +39,13 @@ class Alone:
     def borrow_gpu(self) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def files_changed(self) -> None:
+    def files_changed(self, wait: float = 0.0) -> None:
         """Nobody keeps a list."""
+
+
+def _files(folder: Path, suffixes: tuple[str, ...]) -> list[tuple[str, Path]]:
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
+    return [(path.relative_to(folder).as_posix(), path) for path in found]
 
 
 def best_device() -> torch.device:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import torch
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt")
+VAE_SUFFIXES = (*CHECKPOINT_SUFFIXES, ".pt")
 EMBEDDED = ("Embedded mini model", Path(__file__).resolve().parent.parent / "embedded" / "mini-sd.safetensors")
 
 
@@ -28,6 +29,10 @@ class Host(Protocol):
         """What a model can be created from: (title that the host's users know, file). Ours is among them."""
         ...
 
+    def vaes(self) -> list[tuple[str, Path]]:
+        """VAEs that can take the place of a checkpoint's own: (title that the host's users know, file)."""
+        ...
+
     def device(self) -> torch.device:
         """Where the host computes."""
         ...
@@ -39,6 +44,9 @@ class Host(Protocol):
         """
         ...
 
-    def files_changed(self) -> None:
-        """New files lie in the host's folders: its lists show them as soon as its own work allows. Returns at once."""
+    def files_changed(self, wait: float = 0.0) -> None:
+        """New files lie in the host's folders: its lists show them as soon as its own work allows.
+
+        Returns at once, or when they do, but after ``wait`` seconds at the latest.
+        """
         ...

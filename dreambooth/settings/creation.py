@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from dreambooth.settings.declare import declared, setting
 
 AUTO = "auto"
-MODEL_TYPES = (AUTO, "v1x", "v2x-512", "v2x", "SDXL")
+FAMILIES = {  # in words
+    "v1x": "Stable Diffusion 1.x",
+    "v2x-512": "Stable Diffusion 2.x (512 px)",
+    "v2x": "Stable Diffusion 2.x (768 px)",
+    "SDXL": "Stable Diffusion XL",
+}
+MODEL_TYPES = (AUTO, *FAMILIES)
 PREDICTIONS = (AUTO, "epsilon", "v_prediction")
 AS_IS = "as in the file"
 PRECISIONS = {AS_IS: "", "fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
@@ -25,7 +31,7 @@ class Creation:
         "auto: what the file says of itself, else its family's own. v_prediction for models of that kind that "
         "carry no mark.", choices=PREDICTIONS)
     vae: str = setting("", "Create", "VAE",
-        "A file or folder whose VAE takes the place of the checkpoint's own; empty: its own.")
+        "A file or folder whose VAE takes the place of the checkpoint's own; empty: its own.", listed="vaes")
     precision: str = setting(AS_IS, "Create", "Precision",
         "In which the working copy is kept. fp16 and bf16 take half the disk space of fp32, a little less exact.",
         choices=tuple(PRECISIONS))

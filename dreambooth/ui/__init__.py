@@ -38,7 +38,6 @@ def serve(
         if probe.connect_ex((LOOPBACK, port)) == 0:
             raise UserError(f"Port {port} is taken: choose another with --port.")
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # nothing is sent anywhere
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
     from dreambooth.ui import gradio_versions
 

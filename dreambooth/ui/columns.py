@@ -56,12 +56,13 @@ class ModelColumn:
     def __init__(self) -> None:
         self.fields = Fields(SETTINGS)  # all settings of the page; this column draws the first of them
         self.options = Fields(CREATION)
-        with gr.Column(scale=2, min_width=260, elem_id="db_model_column"), gr.Tabs(elem_id="db_model_tabs") as tabs:
-            self.tabs = tabs
-            with gr.TabItem("Select", id="select", elem_id="db_tab_select"):
-                self._select()
-            with gr.TabItem("Create", id="create", elem_id="db_tab_create"):
-                self._create()
+        with gr.Column(scale=2, min_width=260, elem_id="db_model_column"):
+            with gr.Tabs(elem_id="db_model_tabs") as self.tabs:
+                with gr.TabItem("Select", id="select", elem_id="db_tab_select"):
+                    self._select()
+                with gr.TabItem("Create", id="create", elem_id="db_tab_create"):
+                    self._create()
+            self.refresh = _button("Refresh lists", "refresh")  # of both tabs
 
     def _select(self) -> None:
         self.name = control(gr.Dropdown, label="Model", choices=[], elem_id="db_model_name")
@@ -85,7 +86,6 @@ class ModelColumn:
         for setting in SETTINGS.values():
             if setting.tab == "Select":
                 self.fields.draw(setting.key)
-        self.refresh = control(gr.Button, "Refresh lists", size="sm", elem_id="db_refresh")
 
     def _create(self) -> None:
         self.new_name = control(
@@ -99,8 +99,8 @@ class ModelColumn:
             allow_custom_value=True,
             elem_id="db_new_model_src",
         )
-        for key in self.options.declared:
-            self.options.draw(key)
+        with gr.Accordion("More options", open=False, elem_id="db_more_options"):
+            self.options.draw_all()
         self.create = control(gr.Button, "Create", variant="primary", elem_id="db_create")
 
     def files(self) -> list[Any]:

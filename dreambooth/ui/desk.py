@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from dreambooth import actions, embedded
-from dreambooth.errors import Cancelled, UserError
+from dreambooth.errors import UserError
 from dreambooth.hosts import Host
-from dreambooth.jobs import Controls, Events, jobs
+from dreambooth.jobs import Controls, Events
 from dreambooth.settings import (
     Concept,
     Creation,
@@ -22,13 +22,16 @@ from dreambooth.settings import (
     parse_concepts,
     read_concepts,
 )
-from dreambooth.ui import render
+from dreambooth.ui import facts, render
 from dreambooth.ui.chart import chart
+from dreambooth.ui.lists import Lists
 from dreambooth.ui.logs import LogReader
-from dreambooth.ui.run_view import STARTS, RunView
+from dreambooth.ui.run_view import RunView
+from dreambooth.ui.work import Bench, in_words
 
 NONE = "none"
 LATEST = "latest"
+REFRESH_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -49,27 +52,13 @@ class View:
     why: str  # why some buttons can't be pressed
 
 
-def in_words(answer: Callable[..., str]) -> Callable[..., str]:
-    """An answer that says what a person can mend, instead of raising it."""
-
-    @functools.wraps(answer)
-    def said(*args: Any) -> str:
-        try:
-            return answer(*args)
-        except UserError as error:
-            return render.problems(error.problems)
-
-    return said
-
-
 class Desk:
     """The server's side of the page: one for all browsers that have it open."""
 
     def __init__(self, host: Host) -> None:
         self.host = host
-        self._at_work = ""  # the model that the last job worked on
-        self._what = ""
-        self._own: RunView | None = None  # the last job of this process; others are read from their logs
+        self.bench = Bench(host)
+        self.lists = Lists(host)
         self._logs = LogReader()
 
     # -- lists ------------------------------------------------------------------------------------------------
@@ -77,13 +66,12 @@ class Desk:
     def names(self) -> list[str]:
         return self.host.folders().model_names()
 
-    def sources(self) -> list[str]:
-        return [title for title, _ in self.host.checkpoints()]
-
     def loras(self) -> list[str]:
-        folder = self.host.folders().loras
-        found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.safetensors"))
-        return [NONE, *found]
+        return [NONE, *self.lists.titles("loras")]
+
+    def refresh(self) -> None:
+        """Have the host look at its folders anew, but not wait for long work of its own."""
+        self.host.files_changed(wait=REFRESH_SECONDS)
 
     def snapshots(self, name: str | None) -> list[str]:
         """Steps that a run can go on from, newest first."""
@@ -94,7 +82,7 @@ class Desk:
 
     def current_name(self) -> str | None:
         """The model at work, else the first one."""
-        return self._at_work if self._at_work in self.names() else next(iter(self.names()), None)
+        return self.bench.model if self.bench.model in self.names() else next(iter(self.names()), None)
 
     def interrupted(self, name: str | None) -> bool:
         """Whether the model's last run broke off, and can go on."""
@@ -160,15 +148,17 @@ class Desk:
     # -- work -------------------------------------------------------------------------------------------------
 
     @in_words
-    def create(self, name: str, source: str, options: Mapping[str, Any]) -> str:
+    def create(self, name: str, source: str, options: Mapping[str, Any], beside: str = "") -> str:
+        """Make a model; the page shows ``beside`` meanwhile."""
         model = self._model((name or "").strip())
         source = (source or "").strip()
         if not source:
             raise UserError("Choose a source checkpoint.")
         if model.occupied():
             raise UserError(f"There is a model {model.name} already: choose another name.")
-        chosen = parse(Creation, options)
-        path = dict(self.host.checkpoints()).get(source, source)
+        chosen = parse(Creation, {**options, "vae": self.lists.path("vaes", options.get("vae"))})
+        listed = dict(self.host.checkpoints())
+        path = listed.get(source, source)  # which may be an id on the hub
 
         def work(controls: Controls, events: Events) -> None:
             progress = controls.watched(events.progress)
@@ -177,7 +167,7 @@ class Desk:
                 model.save(embedded.filled_in(config))
             events.send("ended", state="done", text=f"Created {model.name} ({config.facts.model_type}).")
 
-        return self._start("create", model, work)
+        return self.bench.start("create", model.name, work, model=model.name, beside=beside)
 
     @in_words
     def train(
@@ -200,14 +190,14 @@ class Desk:
                 borrow_gpu=self.host.borrow_gpu,
             )
 
-        return self._start("train", model, work)
+        return self.bench.start("train", model.name, work, model=model.name, log=model.logging)
 
     @in_words
     def generate_checkpoint(self, name: str, lora: str, settings: Mapping[str, Any]) -> str:
         """The model as one file, with a LoRA merged in at the weight that the page shows."""
         model = self._model(name)
         config = self._edited(model, settings, None)
-        loras = [model.folders.loras / lora] if lora and lora != NONE else []
+        loras = [Path(self.lists.path("loras", lora))] if lora and lora != NONE else []
 
         def work(controls: Controls, events: Events) -> None:
             model.save(config)
@@ -216,68 +206,21 @@ class Desk:
             events.send("saved", what="checkpoint", path=str(path), summary=verification.summary())
             events.send("ended", state="done", text=f"Generated {path.name}.")
 
-        return self._start("generate", model, work)
-
-    @in_words
-    def tell(self, wish: str) -> str:
-        """Pass a wish to the run: pause (or resume), sample_now, save_now, cancel (twice: at once)."""
-        job = jobs.current
-        if not job or not job.running:
-            return render.lines(["Nothing is running."])
-        controls = job.controls
-        if wish == "pause":
-            (controls.resume if controls.paused else controls.pause)()
-            return render.lines(["Pausing after this step." if controls.paused else "Going on."])
-        if wish == "cancel" and controls.cancelled:
-            controls.stop_now()
-            return render.lines(["Stopping now, without saving."])
-        getattr(controls, wish)()
-        said = {
-            "cancel": f"{self._stopping()} Press again to stop at once.",
-            "sample_now": "Samples come after this step.",
-            "save_now": "Weights are saved after this step.",
-        }
-        return render.lines([said[wish]])
-
-    def _start(self, what: str, model: ModelFolder, work: Callable[[Controls, Events], Any]) -> str:
-        own = RunView(name=model.name)
-        own.feed({"kind": "started", "what": what})
-
-        def job(controls: Controls) -> None:
-            events = Events(model.logging if what == "train" else None, own.feed)
-            try:
-                work(controls, events)
-            except BaseException as error:
-                if own.state == "working":
-                    events.send(
-                        "ended", state="cancelled" if isinstance(error, Cancelled) else "failed", text=str(error)
-                    )
-                raise
-            finally:
-                events.close()
-                self.host.files_changed()
-
-        jobs.start(f"{what} {model.name}", job)
-        self._at_work, self._what, self._own = model.name, what, own
-        return ""
+        return self.bench.start("generate", model.name, work, model=model.name)
 
     # -- the look ---------------------------------------------------------------------------------------------
 
     def look(self, name: str | None) -> View:
         """Where the work stands: the job that is going on, else the model's last run."""
-        job = jobs.current
-        busy = bool(job and job.running)
-        training = busy and self._what == "train"
-        paused = training and job.controls.paused
-        cancelling = busy and job.controls.cancelled
-        names = self.names()
-        run = self._own if busy and self._own else self._run_of(name)
+        bench, names = self.bench, self.names()
+        busy, paused = bench.busy, bench.paused
+        run = bench.view if busy and bench.view else self._shown(name)
         alive = busy or self._logs.grows(self._model(name).logging if name in names else None)
         line = run.line(alive) or self._invitation(name, names)
         if paused:
             line = f"Paused. {line}"
-        elif cancelling:
-            line = f"{self._stopping()} {line}"
+        elif bench.cancelling:
+            line = f"{bench.stopping()} {line}"
         state = "paused" if paused else run.state
         return View(
             names=tuple(names),
@@ -288,27 +231,23 @@ class Desk:
             pictures=tuple(run.gallery()),
             files=render.files(run.saved, run),
             idle=not busy,
-            training=training,
+            training=bench.training,
             paused=paused,
-            locked=self.locked(name),
+            locked=bench.locked(name),
             why=self._why(name, names, busy),
         )
 
-    def _stopping(self) -> str:
-        """What a cancel does to the job at hand; only a training has something to save."""
-        training = "Finishing this step, then saving as the cancel settings say."
-        return training if self._what == "train" else "Stopping; nothing is left half-made."
-
-    def locked(self, name: str | None) -> bool:
-        """Whether this model is at work, so that its parameters can be read but not changed."""
-        return bool(jobs.current and jobs.current.running and name == self._at_work)
-
     def _run_of(self, name: str | None) -> RunView:
         """The last run of a model: this process's own, or what its log on disk adds up to."""
-        if name not in self.names():
-            return RunView()
-        logged = self._logs.run(name, self._model(name).logging)
-        own = self._own if name == self._at_work else None
+        return self._later(name, name in self.names() and name == self.bench.model)
+
+    def _shown(self, name: str | None) -> RunView:
+        """The last work that is shown with a model: a run of it, or what was made beside it."""
+        return self._later(name, (name or "") in self.bench.shown_with)
+
+    def _later(self, name: str | None, with_own: bool) -> RunView:
+        logged = self._logs.run(name, self._model(name).logging) if name in self.names() else RunView()
+        own = self.bench.view if with_own else None
         return own if own and own.time >= logged.time else logged
 
     def _invitation(self, name: str | None, names: Sequence[str]) -> str:
@@ -324,15 +263,14 @@ class Desk:
             return ""
         model = self._model(name)
         try:
-            return render.facts(model.load().facts, model.root)
+            return render.facts(facts.rows(model, model.load().facts))
         except UserError as error:
             return render.problems(error.problems)
 
     def _why(self, name: str | None, names: Sequence[str], busy: bool) -> str:
         if busy:
-            locked = " The settings of this model are locked meanwhile." if self.locked(name) else ""
-            doing = f"{STARTS.get(self._what, self._what)} {self._at_work}"
-            return f"{doing} is going on: Create, Train and Generate Ckpt wait for its end.{locked}"
+            locked = " The settings of this model are locked meanwhile." if self.bench.locked(name) else ""
+            return f"{self.bench.doing()} is going on: what else takes time waits for its end.{locked}"
         return "" if name in names else "Train, Generate Ckpt and Save Params need a model: create or choose one."
 
     def _model(self, name: str | None) -> ModelFolder:

@@ -40,6 +40,10 @@ class Fields:
                     with gr.Accordion("Advanced", open=False):
                         self._draw_all(advanced)
 
+    def draw_all(self) -> None:
+        """Everything that is declared, one after the other."""
+        self._draw_all(list(self.declared.values()))
+
     def _draw_all(self, settings: list[Setting]) -> None:
         for setting in settings:
             self.draw(setting.key)
@@ -51,6 +55,14 @@ class Fields:
     def values(self, given: list[Any]) -> dict[str, Any]:
         """What the page sent for :meth:`components`, by name."""
         return dict(zip(self.declared, given, strict=True))
+
+    def listed(self) -> list[tuple[str, Any]]:
+        """(which of the host's files it offers, the control)."""
+        return [(setting.listed, self.drawn[key]) for key, setting in self.declared.items() if setting.listed]
+
+    def secrets(self) -> list[Any]:
+        """The controls whose values are to be kept nowhere."""
+        return [self.drawn[key] for key, setting in self.declared.items() if setting.secret]
 
     def deciders(self) -> list[str]:
         """The settings that others depend on."""
@@ -76,6 +88,8 @@ def field(setting: Setting, prefix: str, **options: Any) -> Any:
         return control(gr.Checkbox, **common)
     if setting.choices:
         return control(gr.Dropdown, choices=list(setting.choices), **common)
+    if setting.listed:  # filled by the page: the list changes while it is open
+        return control(gr.Dropdown, choices=[], allow_custom_value=True, **common)
     if setting.secret:
         return control(gr.Textbox, type="password", max_lines=1, **common)
     if setting.type is str:

@@ -50,10 +50,11 @@ class Page:
         self._wire_look(page)
 
     def _wire_lists(self, page: gr.Blocks) -> None:
-        lists = [self.model.name, self.model.source, self.top.load_from]
+        listed = [component for _, component in self._listed()]
+        lists = [self.model.name, self.model.source, self.top.load_from, *listed]
         on(page.load, self._lists, outputs=lists)
         on(page.load, lambda: gr.update(selected="select" if self.desk.names() else "create"), outputs=self.model.tabs)
-        on(self.model.refresh.click, self._lists, [self.model.name, self.model.source], lists)
+        on(self.model.refresh.click, self._refreshed, [self.model.name, self.model.source], lists)
         on(self.model.refresh.click, self._files_of, self.model.name, self.model.files())
         shown = [
             *self.everything[1:],
@@ -84,8 +85,10 @@ class Page:
     def _wire_work(self) -> None:
         message, model = self.output.message, self.model
         options = model.options
-        asked = [model.new_name, model.source, *options.components()]
-        on(model.create.click, self._create, asked, [message, self.awaited])
+        asked = [model.name, model.new_name, model.source, *options.components()]
+        made = on(model.create.click, self._create, asked, [message, self.awaited])
+        # Sent once and then forgotten, by the browser too.
+        on(made.then, lambda: [gr.update(value="")] * len(options.secrets()), outputs=options.secrets())
         on(self.top.train.click, self._train, [model.snapshot, *self.everything], message)
         on(self.top.generate_ckpt.click, self._generate, [model.lora, *self.everything], message)
         for wish, button in self.top.wishes().items():
@@ -117,13 +120,25 @@ class Page:
     # -- answers ----------------------------------------------------------------------------------------------
 
     def _lists(self, name: str | None = None, source: str | None = None) -> Updates:
-        names, sources = self.desk.names(), self.desk.sources()
+        names, sources = self.desk.names(), self.desk.lists.titles("checkpoints")
         chosen = name if name in names else self.desk.current_name()
         return [
             gr.update(choices=names, value=chosen),
             gr.update(choices=sources, value=source or next(iter(sources), None)),
             gr.update(choices=names, value=chosen),
+            *self._offered(),
         ]
+
+    def _refreshed(self, name: str | None, source: str | None) -> Updates:
+        self.desk.refresh()
+        return self._lists(name, source)
+
+    def _listed(self) -> list[tuple[str, Any]]:
+        """(kind of files, control that offers them) wherever a declaration says so."""
+        return self.model.options.listed()
+
+    def _offered(self) -> Updates:
+        return [gr.update(choices=self.desk.lists.titles(kind)) for kind, _ in self._listed()]
 
     def _files_of(self, name: str | None) -> Updates:
         snapshots = self.desk.snapshots(name)
@@ -149,7 +164,7 @@ class Page:
 
     def _unusable(self, name: str | None, *deciding: Any) -> str:
         """What has no effect now; all of it while the model that is shown is at work."""
-        if self.desk.locked(name):
+        if self.desk.bench.locked(name):
             return render.unusable([*self.fields.elem_ids(), *self.input.concepts.elem_ids()])
         return render.unusable(self.fields.unusable(list(deciding)))
 
@@ -172,12 +187,12 @@ class Page:
         name, settings, _ = self._shown(values)
         return self.desk.generate_checkpoint(name, lora, settings)
 
-    def _create(self, name: str, source: str, *options: Any) -> tuple[str, str]:
-        said = self.desk.create(name, source, self.model.options.values(list(options)))
+    def _create(self, shown: str | None, name: str, source: str, *options: Any) -> tuple[str, str]:
+        said = self.desk.create(name, source, self.model.options.values(list(options)), shown or "")
         return said, "" if said else name.strip()
 
     def _tell(self, wish: str) -> Any:
-        return lambda: self.desk.tell(wish)
+        return lambda: self.desk.bench.tell(wish)
 
     def _advise(self, kind: str) -> Any:
         def advise(*values: Any) -> Updates:

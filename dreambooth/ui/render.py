@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dreambooth.settings import CONCEPT, SETTINGS, Facts, Settings
+from dreambooth.settings import CONCEPT, SETTINGS, Settings
 from dreambooth.ui.run_view import RunView, Saved
 
 MOST_ROWS = 200
@@ -80,17 +80,9 @@ def bar(share: float | None, moving: bool) -> str:
     return f'<div class="{kind}"><progress{value} aria-label="Progress"></progress></div>'
 
 
-def facts(model_facts: Facts, root: Path) -> str:
+def facts(rows: Mapping[str, str]) -> str:
     """What is so about a model, once and for all on this page."""
-    source = Path(model_facts.src).name or "unknown source"
-    rows = {
-        "Source": source,
-        "Family": f"{model_facts.model_type} · {model_facts.prediction_type}",
-        "Revision": f"{model_facts.revision} steps · epoch {model_facts.epoch}",
-        "EMA": "yes" if model_facts.has_ema else "no",
-        "Folder": str(root),
-    }
-    cells = "".join(f"<dt>{name}</dt><dd>{html.escape(value)}</dd>" for name, value in rows.items())
+    cells = "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd>" for name, value in rows.items())
     return f'<dl class="db_facts">{cells}</dl>'
 
 

@@ -1,0 +1,118 @@
+"""The one piece of work that is going on: started by a page, seen by all of them. No Gradio."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dreambooth.errors import Cancelled, UserError
+from dreambooth.hosts import Host
+from dreambooth.jobs import Controls, Events, jobs
+from dreambooth.ui import render
+from dreambooth.ui.run_view import STARTS, RunView
+
+Job = Callable[[Controls, Events], Any]
+
+
+def in_words(answer: Callable[..., str]) -> Callable[..., str]:
+    """An answer that says what a person can mend, instead of raising it."""
+
+    @functools.wraps(answer)
+    def said(*args: Any) -> str:
+        try:
+            return answer(*args)
+        except UserError as error:
+            return render.problems(error.problems)
+
+    return said
+
+
+class Bench:
+    """Where work is started and steered, one at a time."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.what = ""
+        self.model = ""  # the one that the last work was about, if it was about one
+        self.view: RunView | None = None  # of the last work of this process; others' are read from their logs
+        self.shown_with: set[str] = set()  # the models with which that is shown
+
+    @property
+    def busy(self) -> bool:
+        return bool(jobs.current and jobs.current.running)
+
+    @property
+    def training(self) -> bool:
+        return self.busy and self.what == "train"
+
+    @property
+    def paused(self) -> bool:
+        return self.training and jobs.current.controls.paused
+
+    @property
+    def cancelling(self) -> bool:
+        return self.busy and jobs.current.controls.cancelled
+
+    def locked(self, model: str | None) -> bool:
+        """Whether this model is at work, so that its parameters can be read but not changed."""
+        return self.busy and bool(model) and model == self.model
+
+    def doing(self) -> str:
+        return f"{STARTS.get(self.what, self.what)} {self.view.name if self.view else ''}".strip()
+
+    def stopping(self) -> str:
+        """What a cancel does to the work at hand; only a training has something to save."""
+        training = "Finishing this step, then saving as the cancel settings say."
+        return training if self.what == "train" else "Stopping; nothing is left half-made."
+
+    def start(
+        self, what: str, name: str, work: Job, *, beside: str = "", model: str = "", log: Path | None = None
+    ) -> str:
+        """Do ``work`` in a thread; UserError when some is going on already.
+
+        ``name``: what people call that which is made; ``beside``: the model that was shown when it was asked for, and
+        with which the outcome is shown too; ``model``: the one that it is about, whose parameters can't be changed
+        meanwhile; ``log``: the folder for its events.
+        """
+        view = RunView(name=name)
+        view.feed({"kind": "started", "what": what})
+
+        def job(controls: Controls) -> None:
+            events = Events(log, view.feed)
+            try:
+                work(controls, events)
+            except BaseException as error:
+                if view.state == "working":
+                    state = "cancelled" if isinstance(error, Cancelled) else "failed"
+                    events.send("ended", state=state, text=str(error))
+                raise
+            finally:
+                events.close()
+                self.host.files_changed()
+
+        jobs.start(f"{what} {name}", job)
+        self.what, self.model, self.view, self.shown_with = what, model, view, {model, beside}
+        return ""
+
+    @in_words
+    def tell(self, wish: str) -> str:
+        """Pass a wish to the run: pause (or resume), sample_now, save_now, cancel (twice: at once)."""
+        job = jobs.current
+        if not job or not job.running:
+            return render.lines(["Nothing is running."])
+        controls = job.controls
+        if wish == "pause":
+            (controls.resume if controls.paused else controls.pause)()
+            return render.lines(["Pausing after this step." if controls.paused else "Going on."])
+        if wish == "cancel" and controls.cancelled:
+            controls.stop_now()
+            return render.lines(["Stopping now, without saving."])
+        getattr(controls, wish)()
+        said = {
+            "cancel": f"{self.stopping()} Press again to stop at once.",
+            "sample_now": "Samples come after this step.",
+            "save_now": "Weights are saved after this step.",
+        }
+        return render.lines([said[wish]])

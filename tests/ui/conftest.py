@@ -1,0 +1,28 @@
+"""The page's server side over a models folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dreambooth.hosts import Alone
+from dreambooth.jobs import jobs
+from dreambooth.ui.desk import Desk
+
+
+@pytest.fixture
+def desk(models_dir: Path) -> Desk:
+    return Desk(Alone(models_dir))
+
+
+@pytest.fixture
+def done() -> Callable[[str], None]:
+    """Waits until the work that was just asked for has ended; what was answered must be no refusal."""
+
+    def wait(answer: str) -> None:
+        assert answer == "", answer
+        assert jobs.current.wait(300)
+
+    return wait
