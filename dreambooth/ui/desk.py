@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +48,10 @@ class View:
     paused: bool
     locked: bool  # the model that is shown is the one at work
     why: str  # why some buttons can't be pressed
+
+
+def _paused_for(rest: float | None) -> str:
+    return "Paused." if rest is None else f"Paused, going on in {math.ceil(rest)} s."
 
 
 def in_words(answer: Callable[..., str]) -> Callable[..., str]:
@@ -274,8 +279,10 @@ class Desk:
         run = self._own if busy and self._own else self._run_of(name)
         alive = busy or self._logs.grows(self._model(name).logging if name in names else None)
         line = run.line(alive) or self._invitation(name, names)
+        if run.state == "working" and not alive and self.interrupted(name):
+            line += " Train goes on from its latest snapshot: see Snapshot, under Select."
         if paused:
-            line = f"Paused. {line}"
+            line = f"{_paused_for(job.controls.rest)} {line}"
         elif cancelling:
             line = f"{self._stopping()} {line}"
         state = "paused" if paused else run.state
