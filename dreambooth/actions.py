@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dreambooth.runs.advice import Advice
     from dreambooth.runs.preflight import Checked
     from dreambooth.runs.run import RunResult
+    from dreambooth.runs.unfinished import Unfinished
 
 log = logging.getLogger("dreambooth")
 
@@ -112,6 +113,13 @@ def advise(kind: str, model: ModelFolder, config: ModelConfig, device: Any = Non
         return advice.for_object(class_pictures)
     sizes = sizes_of(model.require())
     return advice.for_machine(config.settings, device or best_device(), *sizes, class_pictures)
+
+
+def unfinished(model: ModelFolder) -> Unfinished | None:
+    """The model's last run, if it broke off and can go on."""
+    from dreambooth.runs.unfinished import unfinished
+
+    return unfinished(model)
 
 
 def train(

@@ -37,6 +37,9 @@ def create(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
 def train(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     model = _model(args)
     config = _config(args, model)
+    broken_off = None if args.resume else actions.unfinished(model)
+    if broken_off:
+        bar.line(broken_off.offer(model.name))
     events = Events(model.logging, bar.listen)
     result = _in_job(
         "train",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 from dreambooth.errors import Cancelled
@@ -18,9 +19,13 @@ class Controls:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
+        self._until: float | None = None  # when a pause ends by itself, on the monotonic clock
         self._paused = self._cancelled = self._stopped = self._sample = self._save = False
 
-    def pause(self) -> None:
+    def pause(self, seconds: float | None = None) -> None:
+        """Stand still until told to go on, or for ``seconds`` at most."""
+        with self._changed:
+            self._until = None if seconds is None else time.monotonic() + seconds
         self._set(_paused=True)
 
     def resume(self) -> None:
@@ -45,6 +50,12 @@ class Controls:
         return self._paused
 
     @property
+    def rest(self) -> float | None:
+        """Seconds until the pause ends by itself; None: it does not."""
+        until = self._until
+        return None if until is None or not self._paused else max(0.0, until - time.monotonic())
+
+    @property
     def cancelled(self) -> bool:
         return self._cancelled
 
@@ -64,9 +75,14 @@ class Controls:
         return taken
 
     def wait_while_paused(self) -> None:
-        """Return on resume, cancel, or a wish that can be granted while the run stands still."""
+        """Return on resume, cancel, or a wish that can be granted while the run stands still.
+
+        Also when the pause's own time is over: then it is no pause any more.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: not self._paused or self._sample or self._save)
+            self._changed.wait_for(lambda: not self._paused or self._sample or self._save, self.rest)
+            if self.rest == 0:
+                self._paused = False
 
     def check(self) -> None:
         """Raise Cancelled where long work before or after training can be left at once."""

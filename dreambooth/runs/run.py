@@ -21,6 +21,7 @@ from dreambooth.training.precision import give_memory_back
 from dreambooth.training.results import Results
 from dreambooth.training.session import Session
 from dreambooth.training.snapshot import Snapshot, read
+from dreambooth.training.state import restore
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def run(
 
 def _go_on(session: Session, results: Results, snapshot: Snapshot) -> None:
     results.resumes(snapshot)
-    for note in session.restore(snapshot):
+    for note in restore(session, snapshot):
         session.events.message(f"Not exactly the run that was stopped: {note}.", level="warning")
     session.events.message(f"Going on after step {session.position.step}.")
 

@@ -40,6 +40,26 @@ class Settings:
         "Save weights every so many epochs, as chosen under Saving; 0: only at the end.", low=0, high=100_000, step=1)
     save_preview_every: int = setting(5, "Intervals", "Save preview(s) frequency (epochs)",
         "Draw the sample prompts every so many epochs; 0: only at the end.", low=0, high=100_000, step=1)
+    save_every_steps: int = setting(0, "Intervals", "Save model frequency (steps)",
+        "The same in optimizer steps of this run; 0: as the epochs say.", low=0, high=10_000_000, step=1,
+        advanced=True)
+    preview_every_steps: int = setting(0, "Intervals", "Save preview(s) frequency (steps)",
+        "The same in optimizer steps of this run; 0: as the epochs say.", low=0, high=10_000_000, step=1,
+        advanced=True)
+    validation_every: int = setting(0, "Intervals", "Validation frequency (steps)",
+        "Measure the loss on held-out pictures (see Concepts), else on the training pictures, every so many optimizer "
+        "steps, always with the same noise; the best snapshot is kept. 0: never.", low=0, high=10_000_000, step=1)
+    validation_share: float = setting(0.0, "Intervals", "Share of pictures held out",
+        "This part of each concept's pictures is not trained, only used for validation; a concept with a validation "
+        "folder holds none out.", low=0, high=0.5, step=0.05, applies="validation_every > 0", advanced=True)
+    autosave_minutes: float = setting(0.0, "Intervals", "Autosave (minutes)",
+        "Make a snapshot every so many minutes, so that a crash costs no more than that; 0: never. Snapshots to keep "
+        "counts these too.", low=0, high=100_000)
+    epoch_pause_frequency: int = setting(0, "Intervals", "Pause after N epochs",
+        "Let the GPU rest every so many epochs; 0: never.", low=0, high=100_000, step=1, advanced=True)
+    epoch_pause_time: int = setting(0, "Intervals", "Amount of time to pause between epochs (s)",
+        "Length of that rest; Resume ends it early.", low=0, high=86_400, step=1,
+        applies="epoch_pause_frequency > 0", advanced=True)
 
     train_batch_size: int = setting(1, "Batching", "Batch size",
         "Instance pictures per forward pass; with prior preservation as many class pictures go with them.",

@@ -6,6 +6,6 @@ objective.py   what a step minimises          noise.py      the diffusion proces
 inputs.py      latents and embeddings         adapters.py   LoRA beside frozen layers
 optimizers.py  groups, clipping, stepping     schedules.py  length of the run, learning rate over it
 ema.py         a moving average               precision.py  device, precision, memory forecast
-snapshot.py    going on exactly               results.py    what a run leaves: LoRA, working/, checkpoints
+snapshot.py    going on exactly (files)              results.py    what a run leaves: LoRA, working/, checkpoints
 figures.py     losses, read without waiting   metadata.py   what a result says of itself
 """

@@ -11,6 +11,7 @@ from typing import Any
 from dreambooth.dataset.plan import Batch
 from dreambooth.errors import UserError
 from dreambooth.training.figures import Figures
+from dreambooth.training.intervals import Autosave, due
 from dreambooth.training.noise import generator_for
 from dreambooth.training.objective import Losses, diffusion_losses
 from dreambooth.training.optimizers import set_learning_rates
@@ -29,7 +30,7 @@ MAX_OVERFLOWS = 24
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the loop calls when it is time: pictures, and weights ("during", "now", "after" or "cancel")."""
+    """What the loop calls when it is time: pictures, and weights (when: see ``Results.save``)."""
 
     preview: Callable[[], None]
     save: Callable[[str], None]
@@ -56,6 +57,7 @@ class Loop:
         self.total_steps, _ = run_length(self.settings, batches)
         self.step_seconds: list[float] = []
         self._pending: _Measured | None = None
+        self._autosave = Autosave(self.settings.autosave_minutes)
         self._skipped = 0  # steps in a row that fp16 overflowed in
         self._clock = time.perf_counter()
 
@@ -70,6 +72,8 @@ class Loop:
                 self.step(window)
                 if self.position.step >= self.total_steps:
                     break
+                if self.position.window < len(windows):
+                    self._beside(epoch_ended=False)
             if self.position.window >= len(windows):  # beyond it, when resumed with fewer steps per epoch
                 self._end_epoch()
         return self._end("done")
@@ -138,7 +142,7 @@ class Loop:
                 self._flush()
                 self.hooks.save("now")
             elif controls.paused:
-                if not said:
+                if not said and controls.rest is None:
                     events.message(f"Paused after step {self.position.step}.")
                 said = True
                 controls.wait_while_paused()
@@ -154,12 +158,24 @@ class Loop:
         self.position.window = 0
         if self.position.step >= self.total_steps:
             return  # the end saves and draws anyway
-        epoch = self.position.epoch
-        if _due(epoch, self.settings.save_preview_every):
+        self._beside(epoch_ended=True)
+
+    def _beside(self, epoch_ended: bool) -> None:
+        """What is due after a step; a snapshot last, so that a run that goes on from it repeats none of it."""
+        wanted = due(self.settings, self.position, epoch_ended)
+        autosave = self._autosave.due()
+        if not wanted and not autosave:
+            return
+        self._flush()
+        if "preview" in wanted:
             self.hooks.preview()
-        if _due(epoch, self.settings.save_embedding_every):
-            self._flush()
+        if "save" in wanted:
             self.hooks.save("during")
+        if autosave:
+            self.hooks.save("auto")
+        if "rest" in wanted:
+            self.session.events.message(f"Resting for {self.settings.epoch_pause_time} s after this epoch.")
+            self.session.controls.pause(self.settings.epoch_pause_time)
         self._clock = time.perf_counter()
 
     def _end(self, state: str) -> str:
@@ -213,10 +229,6 @@ class Loop:
             seconds=round(measured.seconds, 4),
             memory=memory_used(self.session.device),
         )
-
-
-def _due(epoch: int, every: int) -> bool:
-    return bool(every) and epoch % every == 0
 
 
 def _sum(losses: Sequence[Losses]) -> Losses:

@@ -71,7 +71,8 @@ def memory_used(device: torch.device) -> int | None:
 
 def disk_forecast(settings: Settings, n_unet: int, n_text: int) -> int:
     """Bytes that the results of one save will take: snapshots hold weights and both of Adam's moments in float32."""
-    snapshot = settings.save_state_during or settings.save_state_after or settings.save_state_cancel
+    asked = settings.save_state_during or settings.save_state_after or settings.save_state_cancel
+    snapshot = asked or settings.autosave_minutes > 0
     if settings.use_lora:
         return _adapter_parameters(settings, n_unet, n_text) * (2 + (12 if snapshot else 0))
     trained = (n_unet if settings.train_unet else 0) + (n_text if settings.stop_text_encoder > 0 else 0)

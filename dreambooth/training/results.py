@@ -30,6 +30,7 @@ from dreambooth.training.metadata import (
 from dreambooth.training.session import Session
 from dreambooth.training.snapshot import Snapshot
 from dreambooth.training.snapshot import write as write_snapshot
+from dreambooth.training.state import take
 
 log = logging.getLogger("dreambooth.training")
 
@@ -42,7 +43,7 @@ class Results:
         self.config, self.settings = session.config, session.settings
         self.revision_at_start = session.config.facts.revision
         self.epoch_at_start = session.config.facts.epoch
-        self.run = uuid.uuid4().hex
+        self.run, self.run_before = uuid.uuid4().hex, session.config.facts.run
         self.started = time.time()
         self.files: list[Path] = []
 
@@ -52,7 +53,8 @@ class Results:
         return self.revision_at_start + self.session.position.step
 
     def save(self, when: str) -> None:
-        """Save what the settings ask for ``when`` ("during", "after", "cancel"; "now" when a person asks in between).
+        """Save what the settings ask for ``when`` ("during", "after", "cancel"; "now" when a person asks in between,
+        "auto" for a snapshot alone).
 
         One thing that cannot be saved does not keep the others from it. During the run that is said and the run goes
         on: what it has learnt is still in memory. At its end the lot is kept as a snapshot, if at all possible.
@@ -68,7 +70,7 @@ class Results:
                 problems += error.problems if isinstance(error, UserError) else [f"{type(error).__name__}: {error}."]
         if not problems:
             return
-        if when in ("during", "now"):
+        if when in ("during", "now", "auto"):
             self.session.events.message(f"Saving failed, training goes on: {' '.join(problems)}", level="error")
             return
         if not getattr(self.settings, f"save_state_{when}"):
@@ -84,6 +86,8 @@ class Results:
         def asked(what: str) -> bool:
             return getattr(self.settings, f"save_{what}_{'during' if when == 'now' else when}")
 
+        if when == "auto":
+            return [self._snapshot]
         parts: list[Callable[[], None]] = []
         if not self.settings.use_lora:
             parts.append(self._working_and_checkpoint if asked("ckpt") else self._working)
@@ -98,8 +102,12 @@ class Results:
             self.session.events.message(said, level="warning")
 
     def _snapshot(self) -> None:
-        snapshot = self.session.snapshot(
-            run=self.run, revision_at_start=self.revision_at_start, epoch_at_start=self.epoch_at_start
+        snapshot = take(
+            self.session,
+            run=self.run,
+            run_before=self.run_before,
+            revision_at_start=self.revision_at_start,
+            epoch_at_start=self.epoch_at_start,
         )
         folder = write_snapshot(self.model, self.revision, snapshot, self.settings.snapshots_to_keep)
         self._count()
@@ -109,12 +117,13 @@ class Results:
         """This run is the one that ``snapshot`` was made of. UserError when the model was trained by another since."""
         facts = snapshot.facts
         made_at = facts["revision_at_start"] + snapshot.position.step
-        if facts["run"] != self.config.facts.run:
+        # Killed before its first save was noted, a run leaves the one before it as the model's last.
+        if self.config.facts.run not in (facts["run"], facts.get("run_before")):
             raise UserError(
                 f"The newest snapshot of {self.model.name} (step {made_at}) is of an earlier run, and the model was "
                 f"trained since (to step {self.config.facts.revision}): train without --resume."
             )
-        self.run = facts["run"]
+        self.run, self.run_before = facts["run"], facts.get("run_before")
         self.revision_at_start, self.epoch_at_start = facts["revision_at_start"], facts["epoch_at_start"]
 
     def _lora(self) -> None:

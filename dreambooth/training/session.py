@@ -16,7 +16,7 @@ from dreambooth.dataset.plan import Example, Plan
 from dreambooth.errors import UserError
 from dreambooth.files import read_json
 from dreambooth.jobs import Controls, Events
-from dreambooth.settings import SETTINGS, ModelConfig, ModelFolder
+from dreambooth.settings import ModelConfig, ModelFolder
 from dreambooth.training.adapters import AdapterLayer, form_of, inject
 from dreambooth.training.ema import EMA
 from dreambooth.training.inpainting import MaskedPictures
@@ -24,7 +24,7 @@ from dreambooth.training.inputs import Latents, Prompts
 from dreambooth.training.noise import NoiseSchedule
 from dreambooth.training.optimizers import Stepper, make_optimizer, parameter_groups
 from dreambooth.training.precision import compute_dtype, forget_accelerator, give_memory_back, make_accelerator
-from dreambooth.training.snapshot import Position, Snapshot
+from dreambooth.training.snapshot import Position
 
 
 class Session:
@@ -213,50 +213,6 @@ class Session:
         unet = {"unet": self.modules.unet} if self.settings.train_unet else {}
         return unet | (self.modules.text_encoders if self.trains_text else {})
 
-    def snapshot(self, **facts: Any) -> Snapshot:
-        """Where the run stands. ``facts``: what else is to be known when it is resumed."""
-        averages = {f"ema.{i}": t for i, t in enumerate(self.ema.averages)} if self.ema else {}
-        return Snapshot(
-            dataclasses.replace(self.position),
-            {**self.trained_tensors(), **averages},
-            self.optimizer.state_dict(),
-            dataclasses.asdict(self.settings),
-            {
-                **facts,
-                "ema_updates": self.ema.updates if self.ema else 0,
-                "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else {},
-                "base": fingerprint(self.model.working, "unet") if self.settings.use_lora else "",
-                "plan": self.plan.fingerprint(),
-            },
-        )
-
-    @torch.no_grad()
-    def restore(self, snapshot: Snapshot) -> list[str]:
-        """Go back to ``snapshot``. Returns what is different now, in words: then the run is no longer the same one."""
-        notes = _changes(snapshot.settings, dataclasses.asdict(self.settings))
-        mine = self.trained_tensors()
-        if {name: t.shape for name, t in mine.items()} != _shapes_without_ema(snapshot.tensors):
-            raise UserError(
-                "The snapshot holds other weights than these settings train: use the settings it was made with."
-            )
-        for name, tensor in mine.items():
-            tensor.copy_(snapshot.tensors[name])
-        if snapshot.settings["optimizer"] == self.settings.optimizer:  # moments of one mean nothing to another
-            self.optimizer.load_state_dict(_with_groups(snapshot.optimizer, self.optimizer))
-        if self.ema and "ema.0" in snapshot.tensors:
-            averages = [snapshot.tensors[f"ema.{i}"] for i in range(len(self.ema.averages))]
-            self.ema.load(averages, snapshot.facts["ema_updates"])
-        elif self.ema:  # switched on since: it starts from what was learnt
-            self.ema.load(list(self.modules.unet.parameters()), 0)
-        if self.accelerator.scaler and snapshot.facts["scaler"]:
-            self.accelerator.scaler.load_state_dict(snapshot.facts["scaler"])
-        if snapshot.facts["plan"] != self.plan.fingerprint():
-            notes.append("pictures or captions have changed")
-        if self.settings.use_lora and snapshot.facts["base"] != fingerprint(self.model.working, "unet"):
-            notes.append("the model under the LoRA has changed")
-        self.position = dataclasses.replace(snapshot.position)
-        return notes
-
     def close(self) -> None:
         """Let go of all modules and give the memory back, also to other programs."""
         if "latents" in self.__dict__:
@@ -276,22 +232,3 @@ def _checkpoint_gradients(module: Any) -> None:
         # transformers before 4.35 has only the reentrant kind, which loses adapters' gradients: better none
         with contextlib.suppress(TypeError):
             module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-
-
-def _changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Settings that decide the weights and are not what they were, in words."""
-    decisive = [
-        key
-        for key, s in SETTINGS.items()
-        if s.tab == "Settings" and s.group != "Image Generation" and "save_" not in key
-    ]
-    return [f"{key} was {then[key]!r} and is {now[key]!r}" for key in decisive if then.get(key, now[key]) != now[key]]
-
-
-def _shapes_without_ema(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in tensors.items() if not name.startswith("ema.")}
-
-
-def _with_groups(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The saved moments with today's rates and decays: those are settings, and settings may change."""
-    return {"state": saved["state"], "param_groups": optimizer.state_dict()["param_groups"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,10 @@ class View:
     paused: bool
     locked: bool  # the model that is shown is the one at work
     why: str  # why some buttons can't be pressed
+
+
+def _paused_for(rest: float | None) -> str:
+    return "Paused." if rest is None else f"Paused, going on in {math.ceil(rest)} s."
 
 
 class Desk:
@@ -217,8 +222,10 @@ class Desk:
         run = bench.view if busy and bench.view else self._shown(name)
         alive = busy or self._logs.grows(self._model(name).logging if name in names else None)
         line = run.line(alive) or self._invitation(name, names)
+        if run.state == "working" and not alive and self.interrupted(name):
+            line += " Train goes on from its latest snapshot: see Snapshot, under Select."
         if paused:
-            line = f"Paused. {line}"
+            line = f"{_paused_for(bench.rest)} {line}"
         elif bench.cancelling:
             line = f"{bench.stopping()} {line}"
         state = "paused" if paused else run.state

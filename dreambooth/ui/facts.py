@@ -56,7 +56,7 @@ def _weights(model: ModelFolder) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _precision(path: Path, changed: int) -> str:
-    """In which most of the file's numbers are kept, by the header alone; ``changed`` makes a new file a new question."""
+    """In which most of the file's numbers are kept, by the header alone; ``changed`` makes a new file a new one."""
     try:
         with path.open("rb") as file:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))

@@ -52,6 +52,11 @@ class Bench:
         return self.training and jobs.current.controls.paused
 
     @property
+    def rest(self) -> float | None:
+        """Seconds until a paused run goes on by itself; None when it waits for a person."""
+        return jobs.current.controls.rest if self.paused else None
+
+    @property
     def cancelling(self) -> bool:
         return self.busy and jobs.current.controls.cancelled
 

@@ -1,0 +1,62 @@
+"""Whether a model's last run broke off, as its log on disk tells: after a crash nobody else knows."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dreambooth.files import read_json
+from dreambooth.jobs import latest_log
+from dreambooth.settings import ModelFolder
+
+_END = 1 << 16  # bytes of a log that are looked at: hundreds of steps
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A run that ended without its end: the last step that is known of it, and the snapshot to go on from."""
+
+    step: int
+    revision: int  # of the newest snapshot
+
+    def offer(self, name: str) -> str:
+        """In one line, with the command."""
+        return (
+            f"The last run of {name} broke off at step {self.step}. To go on from its snapshot ({self.revision}) in "
+            f"place of starting anew: python -m dreambooth train {json.dumps(name)} --resume"
+        )
+
+
+def unfinished(model: ModelFolder) -> Unfinished | None:
+    """The last run, if it broke off, failed or was cancelled and left a snapshot that it can go on from."""
+    log, steps = latest_log(model.logging), model.snapshot_steps()
+    if log is None or not steps:
+        return None
+    events = _last_events(log)
+    states = [event.get("state") for event in events if event.get("kind") == "ended"]
+    reached = [event["step"] for event in events if event.get("kind") == "step"]
+    if states[-1:] == ["done"] or not reached:
+        return None
+    try:
+        facts = read_json(model.snapshots / str(steps[-1]) / "snapshot.json")["facts"]
+        is_its_own = model.load().facts.run in (facts["run"], facts.get("run_before"))
+    except Exception:  # whatever is wrong with it, a run will say so; here it only means: no offer
+        return None
+    return Unfinished(reached[-1], steps[-1]) if is_its_own else None
+
+
+def _last_events(log: Path) -> list[dict[str, Any]]:
+    with log.open("rb") as file:
+        file.seek(0, 2)
+        file.seek(max(0, file.tell() - _END))
+        lines = file.read().splitlines()
+    events = []
+    for line in lines:  # the first and the last may be parts of lines
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        events += [event] if isinstance(event, dict) else []
+    return events

@@ -1,0 +1,85 @@
+"""A session's state into a snapshot and back."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from dreambooth.checkpoints.modules import fingerprint
+from dreambooth.errors import UserError
+from dreambooth.settings import SETTINGS
+from dreambooth.training.session import Session
+from dreambooth.training.snapshot import Snapshot
+
+
+def take(session: Session, **facts: Any) -> Snapshot:
+    """Where the run stands. ``facts``: what else is to be known when it is resumed."""
+    ema, scaler = session.ema, session.accelerator.scaler
+    averages = {f"ema.{i}": t for i, t in enumerate(ema.averages)} if ema else {}
+    return Snapshot(
+        dataclasses.replace(session.position),
+        {**session.trained_tensors(), **averages},
+        session.optimizer.state_dict(),
+        dataclasses.asdict(session.settings),
+        {
+            **facts,
+            "ema_updates": ema.updates if ema else 0,
+            "scaler": scaler.state_dict() if scaler else {},
+            "base": fingerprint(session.model.working, "unet") if session.settings.use_lora else "",
+            "plan": session.plan.fingerprint(),
+        },
+    )
+
+
+@torch.no_grad()
+def restore(session: Session, snapshot: Snapshot) -> list[str]:
+    """Go back to ``snapshot``. Returns what is different now, in words: then the run is no longer the same one."""
+    settings, ema, scaler = session.settings, session.ema, session.accelerator.scaler
+    notes = _changes(snapshot.settings, dataclasses.asdict(settings))
+    mine = session.trained_tensors()
+    if {name: t.shape for name, t in mine.items()} != _shapes_without_ema(snapshot.tensors):
+        raise UserError(
+            "The snapshot holds other weights than these settings train: use the settings it was made with."
+        )
+    for name, tensor in mine.items():
+        tensor.copy_(snapshot.tensors[name])
+    if snapshot.settings["optimizer"] == settings.optimizer:  # moments of one mean nothing to another
+        session.optimizer.load_state_dict(_with_groups(snapshot.optimizer, session.optimizer))
+    if ema and "ema.0" in snapshot.tensors:
+        averages = [snapshot.tensors[f"ema.{i}"] for i in range(len(ema.averages))]
+        ema.load(averages, snapshot.facts["ema_updates"])
+    elif ema:  # switched on since: it starts from what was learnt
+        ema.load(list(session.modules.unet.parameters()), 0)
+    if scaler and snapshot.facts["scaler"]:
+        scaler.load_state_dict(snapshot.facts["scaler"])
+    if snapshot.facts["plan"] != session.plan.fingerprint():
+        notes.append("pictures or captions have changed")
+    if settings.use_lora and snapshot.facts["base"] != fingerprint(session.model.working, "unet"):
+        notes.append("the model under the LoRA has changed")
+    session.position = dataclasses.replace(snapshot.position)
+    return notes
+
+
+# Groups and names of settings that say what is shown and kept, not what is learnt.
+_ASIDE = ("save_", "preview_", "autosave_", "epoch_pause_", "validation_every", "sample_batch_size", "ema_on_cpu")
+
+
+def _changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Settings that decide the weights and are not what they were, in words."""
+    decisive = [
+        key
+        for key, s in SETTINGS.items()
+        if s.tab == "Settings" and s.group != "Image Generation" and not key.startswith(_ASIDE)
+    ]
+    return [f"{key} was {then[key]!r} and is {now[key]!r}" for key in decisive if then.get(key, now[key]) != now[key]]
+
+
+def _shapes_without_ema(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items() if not name.startswith("ema.")}
+
+
+def _with_groups(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The saved moments with today's rates and decays: those are settings, and settings may change."""
+    return {"state": saved["state"], "param_groups": optimizer.state_dict()["param_groups"]}
