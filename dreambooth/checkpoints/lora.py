@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,15 @@ import torch
 from torch import nn
 
 from dreambooth.checkpoints.adapters import Adapter, Difference, make_adapter
-from dreambooth.checkpoints.adapters.names import BIAS_PARTS, REFUSED, Key, diffusers_names, normal_form, split_key
+from dreambooth.checkpoints.adapters.names import (
+    BIAS_PARTS,
+    REFUSED,
+    Key,
+    diffusers_names,
+    normal_form,
+    peft_alpha,
+    split_key,
+)
 from dreambooth.checkpoints.family import Family
 from dreambooth.checkpoints.layout import Layout
 from dreambooth.checkpoints.ldm_names import Place
@@ -253,14 +260,21 @@ def _split_keys(file: Tensors) -> dict[str, Key]:
 
 
 def _adapter(path: Path, name: str, parts: dict[str, torch.Tensor], config: Mapping[str, Any]) -> Adapter:
-    adapter = None if any(0 in tensor.shape for tensor in parts.values()) else make_adapter(parts)
+    adapter = make_adapter(parts) if all(map(_is_sound, parts, parts.values())) else None
     if adapter is None:
         raise UserError(f"{path} is damaged, or no LoRA of a kind that is known here: {name} has {', '.join(parts)}.")
     if adapter.size is None and not adapter.needs_weight:
         raise UserError(f"{path} is damaged: the shapes of {name} don't belong together.")
     if adapter.alpha is None and adapter.rank:
-        adapter.alpha = _peft_alpha(config, name, adapter.rank)
+        try:
+            adapter.alpha = peft_alpha(config, name, adapter.rank)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise UserError(f"{path} has metadata (lora_adapter_metadata) that makes no sense: {error}.") from error
     return adapter
+
+
+def _is_sound(part: str, tensor: torch.Tensor) -> bool:
+    return tensor.numel() == 1 if part in ("alpha", "scale", "on_input") else tensor.dim() > 0 and tensor.numel() > 0
 
 
 def _peft_config(file: Tensors) -> Mapping[str, Any]:
@@ -270,20 +284,6 @@ def _peft_config(file: Tensors) -> Mapping[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file.path} has metadata (lora_adapter_metadata) that is not JSON: {error}.") from error
     return config if isinstance(config, dict) else {}
-
-
-def _peft_alpha(config: Mapping[str, Any], name: str, rank: int) -> float | None:
-    """A module's alpha by peft's rules: that of the pattern that ends its name, else lora_alpha; None: not said.
-
-    rsLoRA (arXiv:2312.03732) divides by the root of the rank: the alpha that says the same counts the root again.
-    """
-    component = next((c for c in ("unet", "text_encoder_2", "text_encoder") if name.startswith(f"{c}_")), "unet")
-    patterns = config.get(f"{component}.alpha_pattern") or {}
-    named = (float(alpha) for key, alpha in patterns.items() if f"_{name}".endswith("_" + key.replace(".", "_")))
-    alpha = next(named, config.get(f"{component}.lora_alpha"))
-    if alpha is None:
-        return None
-    return float(alpha) * (math.sqrt(rank) if config.get(f"{component}.use_rslora") else 1.0)
 
 
 def _data_hash(tensors: Mapping[str, torch.Tensor]) -> str:

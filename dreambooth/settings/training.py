@@ -114,7 +114,8 @@ class Settings:
         "As above, for the convolutions.", low=0, high=4096,
         applies="use_lora and train_unet and use_lora_extended")
     lora_dora: bool = setting(False, "LoRA", "DoRA",
-        "Learn lengths and directions of the weights apart: nearer to full training, slower.", applies="use_lora")
+        "Learn lengths and directions of the weights apart: nearer to full training, slower. For WebUIs, as LoHa and "
+        "LoKr are.", applies="use_lora")
     lokr_factor: int = setting(0, "LoRA", "LoKr factor",
         "Side of the small matrix; a larger one makes smaller files. 0: as near to square as it goes.",
         low=0, high=1024, step=1, applies="use_lora and lora_type == 'LoKr'", advanced=True)

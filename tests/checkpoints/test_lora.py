@@ -168,17 +168,23 @@ NO_LORAS = {
     "half a pair": ({f"{MID}.lora_up.weight": torch.ones(2, 2)}, "mid_block_attentions_0_proj_in has lora_up.weight"),
     "ranks that differ": ({**_pair(MID), f"{MID}.lora_up.weight": torch.ones(32, 3)}, "don't belong together"),
     "no ranks": ({f"{MID}.lora_down.weight": torch.ones(()), f"{MID}.lora_up.weight": torch.ones(2)}, "is damaged"),
+    "a core and no matrices": (
+        {f"{MID}.lora_{x}.weight": torch.ones(2) for x in ("down", "mid", "up")},
+        "don't belong together",
+    ),
+    "two scales": ({**_pair(MID), f"{MID}.alpha": torch.ones(2)}, "is damaged"),
     "empty": ({**_pair(MID), f"{MID}.alpha": torch.ones(0)}, "is damaged"),
-    "other metadata": (_pair(MID), r"lora_adapter_metadata\) that is not JSON"),
+    "broken metadata": (_pair(MID), r"lora_adapter_metadata\) that is not JSON"),
+    "odd metadata": (_pair(MID), r"lora_adapter_metadata\) that makes no sense"),
 }
 
 
 @pytest.mark.parametrize("what", NO_LORAS)
 def test_what_is_no_lora_is_refused_in_one_line(what, tmp_path):
     tensors, expected = NO_LORAS[what]
-    metadata = {"lora_adapter_metadata": "{"} if what == "other metadata" else {}
+    noted = {"broken metadata": "{", "odd metadata": '{"unet.lora_alpha": "much"}'}.get(what, "{}")
     with pytest.raises(UserError, match=expected) as refusal:
-        read_lora(_file_with(tmp_path / "x.safetensors", tensors, **metadata))
+        read_lora(_file_with(tmp_path / "x.safetensors", tensors, lora_adapter_metadata=noted))
     assert "\n" not in str(refusal.value) and "x.safetensors" in str(refusal.value)
 
 

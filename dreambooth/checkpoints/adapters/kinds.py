@@ -110,7 +110,7 @@ class Lora(Adapter):
     @property
     def size(self) -> tuple[int, int] | None:
         down, up, mid = (self.tensors.get(f"lora_{name}.weight") for name in ("down", "up", "mid"))
-        if mid is None:
+        if mid is None or up.dim() < 2 or down.dim() < 2:
             return _low_rank_size(up, down, None)
         return _low_rank_size(up.flatten(1).T, down.flatten(1), mid)
 

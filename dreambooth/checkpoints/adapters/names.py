@@ -6,8 +6,10 @@ A key is a module's name and a part's. kohya's modules have underscores (``lora_
 
 from __future__ import annotations
 
+import math
 import re
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 
@@ -73,6 +75,20 @@ def diffusers_names(component: str, module: str) -> tuple[str, ...]:
     else:
         names = [f"{component}.{module}", f"{component}.{module.removeprefix('text_model.')}"]
     return tuple(map(_flat, names))
+
+
+def peft_alpha(config: Mapping[str, Any], name: str, rank: int) -> float | None:
+    """A module's alpha by peft's rules: that of the pattern that ends its name, else lora_alpha; None: not said.
+
+    rsLoRA (arXiv:2312.03732) divides by the root of the rank: the alpha that says the same counts the root again.
+    """
+    component = next((c for c in ("unet", "text_encoder_2", "text_encoder") if name.startswith(f"{c}_")), "unet")
+    patterns = config.get(f"{component}.alpha_pattern") or {}
+    named = (float(alpha) for key, alpha in patterns.items() if f"_{name}".endswith(f"_{_flat(key)}"))
+    alpha = next(named, config.get(f"{component}.lora_alpha"))
+    if alpha is None:
+        return None
+    return float(alpha) * (math.sqrt(rank) if config.get(f"{component}.use_rslora") else 1.0)
 
 
 def _flat(name: str) -> str:
