@@ -41,16 +41,25 @@ def fetch(source: str, token: str = "", progress: Progress | None = None) -> Pat
 
         if file:
             return Path(hf_hub_download(repo, file, token=token or None))
-        if constants.HF_HUB_OFFLINE:
-            return Path(hf_hub_download(repo, "model_index.json", token=token or None)).parent
-        return _folder(repo, token or None, progress)
+        return _cached(repo) if constants.HF_HUB_OFFLINE else _folder(repo, token or None, progress)
+
+
+def _cached(repo: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(repo, "model_index.json", local_files_only=True)).parent
 
 
 def _folder(repo: str, token: str | None, progress: Progress | None) -> Path:
     """Download the configs and, of each component, the version of the weights that would be read."""
     from huggingface_hub import HfApi, hf_hub_download
 
-    info = HfApi().model_info(repo, token=token)
+    try:
+        info = HfApi().model_info(repo, token=token)
+    except Exception as error:
+        if not _is_away(error):
+            raise
+        return _cached(repo)
     names = [sibling.rfilename for sibling in info.siblings or ()]
     if "model_index.json" not in names:
         files = [name for name in names if name.endswith((".safetensors", ".ckpt")) and "/" not in name]
@@ -59,13 +68,14 @@ def _folder(repo: str, token: str | None, progress: Progress | None) -> Path:
     wanted = [name for name in _CONFIGS if name in names]
     for part in _COMPONENTS:
         wanted += [f"{part}/{name}" for name in preferred(_inside(names, part), part)]
-    path = Path()
     for number, name in enumerate(wanted):
         if progress:
             progress(number, len(wanted), f"Downloading {name}")
         path = Path(hf_hub_download(repo, name, revision=info.sha, token=token))
         if name == "model_index.json":
             folder = path.parent
+    # Asked for by no revision, it is noted as what is found offline; last, so that only a whole model is.
+    hf_hub_download(repo, "model_index.json", token=token)
     return folder
 
 
@@ -100,9 +110,18 @@ def _explained(repo: str, file: str) -> Iterator[None]:
     except (UserError, KeyboardInterrupt):
         raise
     except Exception as error:
-        if isinstance(error, (OSError, errors.OfflineModeIsEnabled)) or type(error).__module__.startswith("httpx"):
+        if _is_away(error):
             raise UserError(_out_of_reach(what)) from error
         raise
+
+
+def _is_away(error: Exception) -> bool:
+    """Whether the hub gave no answer at all. Older versions of the library have requests' errors, later httpx's."""
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.HfHubHTTPError):
+        return False
+    return isinstance(error, OSError) or type(error).__module__.startswith("httpx")
 
 
 def _out_of_reach(what: str) -> str:
