@@ -86,9 +86,7 @@ class Page:
         message, model = self.output.message, self.model
         options = model.options
         asked = [model.name, model.new_name, model.source, *options.components()]
-        made = on(model.create.click, self._create, asked, [message, self.awaited])
-        # Sent once and then forgotten, by the browser too.
-        on(made.then, lambda: [gr.update(value="")] * len(options.secrets()), outputs=options.secrets())
+        on(model.create.click, self._create, asked, [message, self.awaited, *options.secrets()])
         on(self.top.train.click, self._train, [model.snapshot, *self.everything], message)
         on(self.top.generate_ckpt.click, self._generate, [model.lora, *self.everything], message)
         for wish, button in self.top.wishes().items():
@@ -187,9 +185,12 @@ class Page:
         name, settings, _ = self._shown(values)
         return self.desk.generate_checkpoint(name, lora, settings)
 
-    def _create(self, shown: str | None, name: str, source: str, *options: Any) -> tuple[str, str]:
-        said = self.desk.create(name, source, self.model.options.values(list(options)), shown or "")
-        return said, "" if said else name.strip()
+    def _create(self, shown: str | None, name: str, source: str, *options: Any) -> Updates:
+        fields = self.model.options
+        said = self.desk.create(name, source, fields.values(list(options)), shown or "")
+        # A secret was sent once and is then forgotten, by the browser too.
+        secrets = [gr.update() if said else gr.update(value="") for _ in fields.secrets()]
+        return [said, "" if said else name.strip(), *secrets]
 
     def _tell(self, wish: str) -> Any:
         return lambda: self.desk.bench.tell(wish)
