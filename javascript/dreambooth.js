@@ -11,7 +11,9 @@
         if (document.title !== title) document.title = title;
     }, 1000);
 
-    const TABS = { settings: "Settings", concepts: "Concepts", saving: "Saving", select: "Select", create: "Create" };
+    const TABS = {
+        settings: "Settings", concepts: "Concepts", saving: "Saving", tools: "Tools", select: "Select", create: "Create",
+    };
 
     function openTab(name) {
         const plain = () => [...root().querySelectorAll("#db_page .tab-nav button")];

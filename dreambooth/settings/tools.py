@@ -19,7 +19,8 @@ def _rank() -> Any:
 
 def _energy() -> Any:
     return setting(1.0, SIZE, "Energy to keep",
-        "Take only as many dimensions as hold this share of the change; 1: all that the rank allows.", low=0.01, high=1, step=0.01)  # fmt: skip
+        "Take only as many dimensions as hold this share of the change; 1: all that the rank allows.",
+        low=0.01, high=1, step=0.01)  # fmt: skip
 
 
 def _precision() -> Any:
