@@ -103,6 +103,7 @@ class ModelColumn:
         with gr.Accordion("More options", open=False, elem_id="db_more_options"):
             self.options.draw_all()
         self.create = control(gr.Button, "Create", variant="primary", elem_id="db_create")
+        self.create_said = control(gr.HTML, elem_id="db_create_said", elem_classes=["db_said_here"])
 
     def files(self) -> list[Any]:
         """The lists that follow the model's files."""

@@ -89,7 +89,7 @@ class Page:
         message, model = self.output.message, self.model
         options = model.options
         asked = [model.name, model.new_name, model.source, *options.components()]
-        on(model.create.click, self._create, asked, [message, self.awaited, *options.secrets()])
+        on(model.create.click, self._create, asked, [model.create_said, self.awaited, *options.secrets()])
         on(self.top.train.click, self._train, [model.snapshot, *self.everything], message)
         on(self.top.generate_ckpt.click, self._generate, [model.lora, *self.everything], message)
         for wish, button in self.top.wishes().items():

@@ -7,12 +7,17 @@ from typing import Any
 import gradio as gr
 
 from dreambooth.settings.tools import EXTRACTION, MERGING, PART, RESIZING
+from dreambooth.ui import render
 from dreambooth.ui.fields import Fields
 from dreambooth.ui.gradio_versions import control, on
 from dreambooth.ui.tools import Tools
 
 DRAWN = 8  # LoRAs that can be merged at once
 LISTED = 2  # shown at first
+HOW_TO_MERGE = (
+    "Each with its weight for the unet and its weight for the text encoder; a negative one takes away. Into one LoRA, "
+    "or into a checkpoint of the model that is chosen under Select, as Generate Ckpt writes it."
+)
 
 
 class ToolsTab:
@@ -24,11 +29,12 @@ class ToolsTab:
         self.merging = Fields(MERGING, "db_merge_")
         self.parts = [Fields(PART, f"db_m{number}_") for number in range(1, DRAWN + 1)]
         with gr.Accordion("Merge LoRAs", open=True, elem_id="db_tool_merge"):
+            control(gr.HTML, render.lines([HOW_TO_MERGE]), elem_id="db_merge_help")
             self._draw_parts()
             self.merging.draw_all()
             with gr.Row():
                 self.merge = _button("Merge into one LoRA", "merge")
-                self.merge_ckpt = _button("Merge into a checkpoint of the model", "merge_ckpt")
+                self.merge_ckpt = _button("Merge into the model's checkpoint", "merge_ckpt")
             self.merge_said = _said("merge")
         with gr.Accordion("Extract a LoRA from two checkpoints", open=False, elem_id="db_tool_extract"):
             self.extraction.draw_all()
@@ -92,7 +98,7 @@ def _one_more(shown: int) -> list[Any]:
 
 
 def _button(label: str, name: str) -> Any:
-    return control(gr.Button, label, elem_id=f"db_{name}")
+    return control(gr.Button, label, size="sm", elem_id=f"db_{name}")
 
 
 def _said(tool: str) -> Any:
