@@ -53,6 +53,14 @@
         field()?.querySelector("input, textarea")?.focus();
     }
 
+    // Gradio 3 takes what stands in the field of a list when a key is let go; what the mouse pastes would be lost.
+    document.addEventListener("input", (event) => {
+        const field = event.composedPath()[0];
+        if (window.gradio_config?.version?.startsWith("3.") && field.closest?.("#db_page") && field.matches("input")) {
+            field.dispatchEvent(new KeyboardEvent("keyup"));
+        }
+    });
+
     document.addEventListener("click", (event) => {
         const link = event.composedPath().find((part) => part.classList?.contains("db_goto"));
         if (!link) return;
