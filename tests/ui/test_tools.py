@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import html
+import time
 
 import pytest
 import torch
 
+from dreambooth import lora_actions
 from dreambooth.checkpoints.adapters import Lora
 from dreambooth.checkpoints.lora import LoraUse, lora_name, read_lora, target_modules, write_lora
 from dreambooth.checkpoints.modules import load_modules
@@ -102,3 +104,32 @@ def test_what_cannot_be_done_is_a_line(tools, mini, lora, done):
     assert "nothing to extract" in tools.desk.look("mini").status
     done(tools.resize("mini", {"lora": str(mini.folders.loras / "gone.safetensors")}))
     assert "gone.safetensors does not exist" in tools.desk.look("mini").status
+
+
+def test_one_thing_at_a_time_and_it_can_be_cancelled(tools, mini, monkeypatch):
+    def endless(*_, progress, **__):
+        while True:
+            progress(1, 2, "modules")
+            time.sleep(0.01)
+
+    monkeypatch.setattr(lora_actions, "resize_lora", endless)
+    assert tools.resize("mini", {"lora": "big.safetensors"}) == ""
+    while "modules" not in tools.desk.look("mini").status:
+        time.sleep(0.01)
+    view = tools.desk.look("mini")
+    assert not view.idle and not view.locked and not view.training
+    assert (
+        "Resizing to big-resized: modules 1 of 2" in view.status and "Resizing to big-resized is going on" in view.why
+    )
+    assert "still running: wait for it, or cancel it" in tools.extract("mini", {"base": "a", "tuned": "b"})
+    assert "nothing is left half-made" in tools.desk.bench.tell("cancel")
+    assert jobs.current.wait(30)
+    view = tools.desk.look("mini")
+    assert view.idle and "Cancelled; nothing is left half-made." in view.status and not view.why
+    assert not mini.folders.loras.exists()
+
+
+def test_what_nobody_expected_is_named(tools, mini, monkeypatch, done):
+    monkeypatch.setattr(lora_actions, "resize_lora", lambda *_, **__: {}["gone"])
+    done(tools.resize("mini", {"lora": "big.safetensors"}))
+    assert "KeyError: &#x27;gone&#x27;" in tools.desk.look("mini").status
