@@ -29,13 +29,13 @@ def extract_lora(
 ) -> dict[str, Any]:
     """Write a LoRA of what ``tuned`` knows beyond ``base``: each a checkpoint, a diffusers folder or a model's name.
 
-    ``rank`` and ``energy`` say how large (see :class:`dreambooth.checkpoints.lora_tools.Size`); ``conv_rank`` is the
-    rank for 3x3 convolutions, which are left out without it.
+    ``rank`` (0: no limit) and ``energy`` say how large (see :class:`dreambooth.checkpoints.lora_tools.Size`);
+    ``conv_rank`` is the rank for 3x3 convolutions, which are left out without it.
     """
     from dreambooth.checkpoints.lora_extract import extract_lora
     from dreambooth.checkpoints.lora_tools import Size
 
-    size = Size(rank, energy)
+    size = Size(rank or None, energy)
     conv_size = Size(conv_rank, energy) if conv_rank else None
     sources = [_source(folders, source) for source in (base, tuned)]
     return _summary(
@@ -44,12 +44,18 @@ def extract_lora(
 
 
 def resize_lora(
-    lora: Path, out: Path, *, rank: int | None = None, energy: float | None = None, precision: str = "fp16"
+    lora: Path,
+    out: Path,
+    *,
+    rank: int | None = None,
+    energy: float | None = None,
+    precision: str = "fp16",
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write the LoRA with a smaller rank, or with as much of it as keeps this share of what it does."""
     from dreambooth.checkpoints.lora_tools import Size, resize_lora
 
-    return _summary(resize_lora(Path(lora), _target(out), Size(rank, energy), _dtype(precision)))
+    return _summary(resize_lora(Path(lora), _target(out), Size(rank or None, energy), _dtype(precision), progress))
 
 
 def merge_loras(
@@ -59,13 +65,14 @@ def merge_loras(
     lora_weights: Sequence[float] = (),
     lora_text_weights: Sequence[float] = (),
     precision: str = "fp16",
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write one LoRA that does what several do together; a negative weight takes one away."""
     from dreambooth.checkpoints.lora import lora_uses
     from dreambooth.checkpoints.lora_tools import merge_loras
 
     uses = lora_uses(loras, lora_weights, lora_text_weights)
-    return _summary(merge_loras(uses, _target(out), _dtype(precision)))
+    return _summary(merge_loras(uses, _target(out), _dtype(precision), progress))
 
 
 def _source(folders: Folders, source: str | Path) -> Path:
@@ -92,8 +99,22 @@ def _dtype(precision: str) -> Any:
 
 
 def _summary(path: Path) -> dict[str, Any]:
-    """The written file, read back: its path and how many modules of which rank it has."""
-    from dreambooth.checkpoints.lora import read_lora
+    """The written file, read back: its path, how many modules of which rank it has, the share of energy that it kept.
 
-    ranks = Counter(adapter.rank for adapter in read_lora(path).weights.values())
-    return {"lora": str(path), "modules": ranks.total(), "ranks": {str(rank): ranks[rank] for rank in sorted(ranks)}}
+    UserError when it does not hold numbers throughout, as when they are too large for its precision.
+    """
+    from dreambooth.checkpoints.lora import read_lora
+    from dreambooth.checkpoints.lora_tools import ENERGY_KEPT
+    from dreambooth.checkpoints.writing import is_finite
+
+    file = read_lora(path)
+    spoilt = [name for name, adapter in file.weights.items() if not all(map(is_finite, adapter.tensors.values()))]
+    if spoilt:
+        raise UserError(
+            f"{path} was written but did not pass its check: {len(spoilt)} modules hold values that are not numbers "
+            f"(first {spoilt[0]}). Choose the precision fp32, or another source."
+        )
+    ranks = Counter(adapter.rank for adapter in file.weights.values())
+    told = {"lora": str(path), "modules": ranks.total(), "ranks": {str(rank): ranks[rank] for rank in sorted(ranks)}}
+    kept = file.metadata.get(ENERGY_KEPT)
+    return told if kept is None else {**told, "energy_kept": float(kept)}

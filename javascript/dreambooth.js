@@ -11,7 +11,9 @@
         if (document.title !== title) document.title = title;
     }, 1000);
 
-    const TABS = { settings: "Settings", concepts: "Concepts", saving: "Saving", select: "Select", create: "Create" };
+    const TABS = {
+        settings: "Settings", concepts: "Concepts", saving: "Saving", tools: "Tools", select: "Select", create: "Create",
+    };
 
     function openTab(name) {
         const plain = () => [...root().querySelectorAll("#db_page .tab-nav button")];
@@ -50,6 +52,14 @@
         field()?.scrollIntoView({ block: "center" });
         field()?.querySelector("input, textarea")?.focus();
     }
+
+    // Gradio 3 takes what stands in the field of a list when a key is let go; what the mouse pastes would be lost.
+    document.addEventListener("input", (event) => {
+        const field = event.composedPath()[0];
+        if (window.gradio_config?.version?.startsWith("3.") && field.closest?.("#db_page") && field.matches("input")) {
+            field.dispatchEvent(new KeyboardEvent("keyup"));
+        }
+    });
 
     document.addEventListener("click", (event) => {
         const link = event.composedPath().find((part) => part.classList?.contains("db_goto"));

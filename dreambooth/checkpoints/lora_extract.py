@@ -18,7 +18,7 @@ from dreambooth.checkpoints.family import Family
 from dreambooth.checkpoints.layout import Layout, part_shape, split
 from dreambooth.checkpoints.ldm_names import Place
 from dreambooth.checkpoints.lora import family_metadata, target_modules, write_lora
-from dreambooth.checkpoints.lora_tools import Size, as_lora, factors, sizes_of
+from dreambooth.checkpoints.lora_tools import Energy, Size, as_lora, factors, sizes_of
 from dreambooth.checkpoints.modules import disk_name, skeleton
 from dreambooth.checkpoints.reading import Tensors
 from dreambooth.checkpoints.recognise import configs_of, recognise
@@ -81,16 +81,18 @@ def extract_lora(
             raise UserError(f"{families}: give two checkpoints of one family.")
         targets = _targets(before, with_convolutions=conv_size is not None)
         adapters: dict[str, Adapter] = {}
+        energy = Energy()
         for number, (place, module) in enumerate(targets.items(), 1):
             is_wide = isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1)
-            adapter = _difference(before, after, place, module, conv_size if is_wide else size)
+            adapter = _difference(before, after, place, module, conv_size if is_wide else size, energy)
             if adapter:
                 adapters[before.layout.adapter_names(place)[0]] = adapter
             if progress:
-                progress(number, len(targets), "Extracting the LoRA")
+                progress(number, len(targets), "modules")
     if not adapters:
         raise UserError(f"{tuned} and {base} have the same weights where a LoRA could change them: nothing to extract.")
     metadata = {**family_metadata(after.family), **sizes_of(adapters.values()), "ss_sd_model_name": Path(base).name}
+    metadata |= energy.metadata()
     write_lora(out, adapters, metadata, dtype)
     return Path(out)
 
@@ -107,7 +109,9 @@ def _targets(weights: _Weights, with_convolutions: bool) -> dict[Place, nn.Modul
     return dict(sorted(found.items()))
 
 
-def _difference(before: _Weights, after: _Weights, place: Place, module: nn.Module, size: Size) -> Adapter | None:
+def _difference(
+    before: _Weights, after: _Weights, place: Place, module: nn.Module, size: Size, energy: Energy
+) -> Adapter | None:
     """The adapter that turns the one weight into the other; None when they are equal."""
     if before.shape(place) != after.shape(place):
         sizes = f"{before.shape(place)} and {after.shape(place)}"
@@ -117,5 +121,5 @@ def _difference(before: _Weights, after: _Weights, place: Place, module: nn.Modu
         raise UserError(f"{'.'.join(place)} holds values that are not numbers in {after.file.path} or its base.")
     if not change.any():
         return None
-    up, down = factors(change.flatten(1), size)
+    up, down = factors(change.flatten(1), size, energy)
     return as_lora(up, down, module.weight.shape[1:])

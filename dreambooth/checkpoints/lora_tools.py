@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,10 @@ from dreambooth.checkpoints.ldm_names import Place
 from dreambooth.checkpoints.lora import LoraFile, LoraUse, read_lora, write_lora
 from dreambooth.errors import UserError
 
+Progress = Callable[[int, int, str], None]
+
 _ORIGINAL_NAMES = ("lora_unet_input_blocks_", "lora_unet_middle_block_", "lora_unet_output_blocks_", "lora_unet_out_")
+ENERGY_KEPT = "dreambooth_energy_kept"  # of what a file was made from, 0 to 1
 _HASHES = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")
 
 
@@ -45,19 +48,36 @@ class Size:
         return n if self.rank is None else min(n, self.rank)
 
 
-def factors(matrix: torch.Tensor, size: Size) -> tuple[torch.Tensor, torch.Tensor]:
+@dataclass
+class Energy:
+    """How much of a change's energy is kept, added up over its modules."""
+
+    whole: float = 0.0
+    kept: float = 0.0
+
+    def metadata(self) -> dict[str, str]:
+        """For the file that keeps it."""
+        return {ENERGY_KEPT: f"{self.kept / self.whole:.6f}"} if self.whole else {}
+
+
+def factors(matrix: torch.Tensor, size: Size, energy: Energy | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """(up, down) whose product comes nearest to ``matrix`` (rows, columns) (Eckart-Young); each of the same norm.
+
+    What that keeps is added to ``energy``.
 
     By the eigenvectors of the smaller of its two Gram matrices, in float64: for the wide matrices of a unet far
     sooner done than a singular value decomposition, and as exact as float32 weights need.
     """
     if matrix.shape[0] > matrix.shape[1]:
-        up, down = factors(matrix.T, size)
+        up, down = factors(matrix.T, size, energy)
         return down.T, up.T
     matrix = matrix.double()
     squares, basis = torch.linalg.eigh(matrix @ matrix.T)
     squares, basis = squares.flip(0).clamp(min=0), basis.flip(1)
     n = size.kept(squares)
+    if energy:
+        energy.whole += squares.sum().item()
+        energy.kept += squares[:n].sum().item()
     share = squares[:n].sqrt().sqrt().clamp(min=torch.finfo(torch.float32).tiny)
     return (basis[:, :n] * share).float(), ((basis[:, :n].T @ matrix) / share[:, None]).float()
 
@@ -69,7 +89,9 @@ def as_lora(up: torch.Tensor, down: torch.Tensor, inner: Sequence[int]) -> Lora:
     return Lora({name: tensor.contiguous() for name, tensor in tensors.items()}, alpha=rank)
 
 
-def merge_loras(uses: Sequence[LoraUse], out: Path, dtype: torch.dtype = torch.float16) -> Path:
+def merge_loras(
+    uses: Sequence[LoraUse], out: Path, dtype: torch.dtype = torch.float16, progress: Progress | None = None
+) -> Path:
     """One LoRA that does what all of ``uses`` do together, each at its weights; a negative one takes away.
 
     Exact: factors are put side by side, so ranks add up. UserError when one is of another kind, or they were made
@@ -85,22 +107,30 @@ def merge_loras(uses: Sequence[LoraUse], out: Path, dtype: torch.dtype = torch.f
         for name, adapter in file.weights.items():
             strength = use.strength(Place("unet" if name.startswith("lora_unet_") else "text_encoder", name))
             parts.setdefault(_text_name(name, numbered), []).append((adapter, strength))
-    merged = {name: _side_by_side(name, adapters) for name, adapters in parts.items()}
+    merged = {}
+    for number, (name, adapters) in enumerate(parts.items(), 1):
+        merged[name] = _side_by_side(name, adapters)
+        if progress:
+            progress(number, len(parts), "modules")
     names = ", ".join(file.path.stem for file in files)
     write_lora(out, merged, {**_metadata(files[0], merged), "modelspec.merged_from": names}, dtype)
     return Path(out)
 
 
-def resize_lora(path: Path, out: Path, size: Size, dtype: torch.dtype = torch.float16) -> Path:
+def resize_lora(
+    path: Path, out: Path, size: Size, dtype: torch.dtype = torch.float16, progress: Progress | None = None
+) -> Path:
     """The LoRA with fewer dimensions, each module as near to what it was as ``size`` allows."""
-    file = _plain_file(path)
+    file, energy = _plain_file(path), Energy()
     smaller = {}
-    for name, adapter in file.weights.items():
+    for number, (name, adapter) in enumerate(file.weights.items(), 1):
         up, down = _balanced(adapter, 1.0)
         basis, core = torch.linalg.qr(up.double())
-        inner_up, inner_down = factors(core @ down.flatten(1).double(), size)
+        inner_up, inner_down = factors(core @ down.flatten(1).double(), size, energy)
         smaller[name] = as_lora((basis @ inner_up.double()).float(), inner_down, down.shape[1:])
-    write_lora(out, smaller, _metadata(file, smaller), dtype)
+        if progress:
+            progress(number, len(file.weights), "modules")
+    write_lora(out, smaller, {**_metadata(file, smaller), **energy.metadata()}, dtype)
     return Path(out)
 
 

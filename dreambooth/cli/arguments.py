@@ -10,6 +10,7 @@ from dreambooth.cli import commands
 from dreambooth.hosts.alone import Alone
 from dreambooth.settings import CREATION, Setting
 from dreambooth.settings.creation import PRECISIONS
+from dreambooth.settings.tools import EXTRACTION, MERGING, RESIZING, SIZE
 
 
 def parser() -> argparse.ArgumentParser:
@@ -74,23 +75,17 @@ def _add_lora_words(words: Any) -> None:
     )
     extract.add_argument("--base", required=True, help="a checkpoint, a diffusers folder, or a model's name")
     extract.add_argument("--tuned", required=True, help="the same, for the one that knows more")
-    _add_size(extract)
-    extract.add_argument("--conv-rank", type=_positive, metavar="N", help="3x3 convolutions too, at most of this rank")
 
     resize = _word(words, "lora-resize", commands.lora_resize, "write a LoRA with a smaller rank")
     resize.add_argument("lora", metavar="FILE")
-    _add_size(resize)
 
     merge = _word(words, "lora-merge", commands.lora_merge, "write one LoRA that does what several do together")
     _add_loras(merge)
-    for word in (extract, resize, merge):
-        word.add_argument("--precision", choices=[name for name in PRECISIONS if PRECISIONS[name]], default="fp16")
+    for word, options in ((extract, EXTRACTION), (resize, RESIZING), (merge, MERGING)):
+        for setting in options.values():
+            if setting.group == SIZE:
+                _add_option(word, setting)
         word.add_argument("--out", required=True, metavar="FILE.safetensors")
-
-
-def _add_size(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rank", type=_positive, metavar="N", help="at most this rank")
-    parser.add_argument("--energy", type=float, metavar="X", help="as much as keeps this share of the change (0 to 1)")
 
 
 def _word(words: Any, name: str, run: Callable[..., Any], help: str) -> argparse.ArgumentParser:
@@ -98,13 +93,14 @@ def _word(words: Any, name: str, run: Callable[..., Any], help: str) -> argparse
     parser.add_argument("--models-dir", default=str(Alone().models_dir), metavar="DIR",
                         help="the WebUI's models folder (default: %(default)s)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="machine-readable output")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, word=name)
     return parser
 
 
 def _add_option(parser: argparse.ArgumentParser, setting: Setting) -> None:
     """A declared setting as an option of its own."""
     name, help = "--" + setting.key.replace("_", "-"), setting.help.replace("%", "%%")
+    help += f" (default: {setting.default})" if setting.default else ""
     if setting.type is bool:
         parser.add_argument(name, action="store_true", default=None, help=help)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 import os
 import signal
@@ -17,6 +18,8 @@ from dreambooth.errors import UserError
 from dreambooth.files import expand
 from dreambooth.jobs import Controls, Events, Job, jobs
 from dreambooth.settings import CREATION, SETTINGS, Creation, Folders, ModelFolder, nearest, parse, read_concepts
+from dreambooth.settings.declare import declared
+from dreambooth.settings.tools import SIZE, Extraction, Merging, Resizing
 from dreambooth.terminal import ProgressBar
 
 CANCELLED = 130
@@ -86,26 +89,27 @@ def generate(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
 
 
 def lora_extract(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
-    made = _in_job(
-        "lora-extract",
-        lambda controls: lora_actions.extract_lora(
-            _folders(args), args.base, args.tuned, Path(args.out), rank=args.rank, energy=args.energy,
-            conv_rank=args.conv_rank, precision=args.precision, progress=controls.watched(bar.show),
-        ),
-    )  # fmt: skip
-    return {"state": "done", **made}
+    return _made(args, Extraction, bar, functools.partial(
+        lora_actions.extract_lora, _folders(args), args.base, args.tuned, Path(args.out)
+    ))  # fmt: skip
 
 
 def lora_resize(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
-    made = lora_actions.resize_lora(
-        Path(args.lora), Path(args.out), rank=args.rank, energy=args.energy, precision=args.precision
-    )
-    return {"state": "done", **made}
+    return _made(args, Resizing, bar, functools.partial(lora_actions.resize_lora, Path(args.lora), Path(args.out)))
 
 
 def lora_merge(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     loras = _loras(args)
-    made = lora_actions.merge_loras(loras.pop("loras"), Path(args.out), **loras, precision=args.precision)
+    work = functools.partial(lora_actions.merge_loras, loras.pop("loras"), Path(args.out), **loras)
+    return _made(args, Merging, bar, work)
+
+
+def _made(args: argparse.Namespace, options: type, bar: ProgressBar, work: Callable[..., Any]) -> dict[str, Any]:
+    """Do the work with the options of this kind that were given, or their defaults."""
+    size = [key for key, setting in declared(options).items() if setting.group == SIZE]
+    chosen = parse(options, {key: getattr(args, key) for key in size if getattr(args, key) is not None})
+    given = {key: getattr(chosen, key) for key in size}
+    made = _in_job(args.word, lambda controls: work(**given, progress=controls.watched(bar.show)))
     return {"state": "done", **made}
 
 

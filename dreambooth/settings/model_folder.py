@@ -74,6 +74,17 @@ class ModelConfig:
         return self.settings.custom_model_name or self.name
 
 
+def require_name(name: str, what: str) -> str:
+    """``name``, if every system takes it for a file or folder; UserError else, which calls it ``what``."""
+    if not name or name != name.strip(" .") or any(c in '/\\:*?"<>|' or not c.isprintable() for c in name):
+        raise UserError(f"{name[:60]!r} cannot be {what}: use letters, digits, spaces, - and _.")
+    if len(name.encode()) > LONGEST_NAME:
+        raise UserError(f"{name[:60]}... is too long for {what}: use {LONGEST_NAME} letters at most.")
+    if name.partition(".")[0].upper() in RESERVED_NAMES:
+        raise UserError(f"{name!r} cannot be {what}: Windows keeps it for a device.")
+    return name
+
+
 @dataclass(frozen=True)
 class ModelFolder:
     """``models/dreambooth/NAME``."""
@@ -82,13 +93,7 @@ class ModelFolder:
     name: str
 
     def __post_init__(self) -> None:
-        name = self.name
-        if not name or name != name.strip(" .") or any(c in '/\\:*?"<>|' or not c.isprintable() for c in name):
-            raise UserError(f"{name[:60]!r} cannot be a model's name: use letters, digits, spaces, - and _.")
-        if len(name.encode()) > LONGEST_NAME:
-            raise UserError(f"{name[:60]}... is too long for a model's name: use {LONGEST_NAME} letters at most.")
-        if name.partition(".")[0].upper() in RESERVED_NAMES:
-            raise UserError(f"{name!r} cannot be a model's name: Windows keeps it for a device.")
+        require_name(self.name, "a model's name")
 
     @property
     def root(self) -> Path:

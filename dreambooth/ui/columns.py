@@ -13,6 +13,7 @@ from dreambooth.ui.desk import NONE
 from dreambooth.ui.fields import Fields
 from dreambooth.ui.gradio_versions import control
 from dreambooth.ui.run_view import RunView
+from dreambooth.ui.tools_tab import ToolsTab
 
 
 class TopRow:
@@ -102,6 +103,7 @@ class ModelColumn:
         with gr.Accordion("More options", open=False, elem_id="db_more_options"):
             self.options.draw_all()
         self.create = control(gr.Button, "Create", variant="primary", elem_id="db_create")
+        self.create_said = control(gr.HTML, elem_id="db_create_said", elem_classes=["db_said_here"])
 
     def files(self) -> list[Any]:
         """The lists that follow the model's files."""
@@ -109,7 +111,7 @@ class ModelColumn:
 
 
 class InputColumn:
-    """Settings, Concepts, Saving."""
+    """Settings, Concepts, Saving, Tools."""
 
     def __init__(self, select: Fields) -> None:
         self.settings = select
@@ -127,6 +129,8 @@ class InputColumn:
                 self.table = control(gr.HTML, elem_id="db_captions")
             with gr.TabItem("Saving", id="saving", elem_id="db_tab_saving"):
                 self.settings.draw_groups("Saving", first_open=10)
+            with gr.TabItem("Tools", id="tools", elem_id="db_tab_tools"):
+                self.tools = ToolsTab()
 
     def wizards(self) -> list[tuple[Any, str]]:
         return [(self.performance, "performance"), (self.person, "person"), (self.object, "object")]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,34 +22,18 @@ from dreambooth.settings import (
     parse_concepts,
     read_concepts,
 )
+from dreambooth.settings.creation import FAMILIES
 from dreambooth.ui import facts, render
 from dreambooth.ui.chart import chart
 from dreambooth.ui.lists import Lists
 from dreambooth.ui.logs import LogReader
 from dreambooth.ui.run_view import RunView
+from dreambooth.ui.view import View
 from dreambooth.ui.work import Bench, in_words
 
 NONE = "none"
 LATEST = "latest"
 REFRESH_SECONDS = 5.0
-
-
-@dataclass(frozen=True)
-class View:
-    """What the page shows of a model and its run, and what can be pressed now. Compared part by part."""
-
-    names: tuple[str, ...]
-    status: str
-    bar: str
-    chart: str
-    facts: str
-    pictures: tuple[tuple[str, str], ...]
-    files: str
-    idle: bool  # nothing runs
-    training: bool
-    paused: bool
-    locked: bool  # the model that is shown is the one at work
-    why: str  # why some buttons can't be pressed
 
 
 def _paused_for(rest: float | None) -> str:
@@ -170,7 +153,7 @@ class Desk:
             config = actions.create(model.folders, model.name, path, chosen, progress=progress)
             if path == embedded.CHECKPOINT:  # its own pictures and settings, so that a first try needs no more
                 model.save(embedded.filled_in(config))
-            events.send("ended", state="done", text=f"Created {model.name} ({config.facts.model_type}).")
+            events.send("ended", state="done", text=f"Created {model.name} ({FAMILIES[config.facts.model_type]}).")
 
         return self.bench.start("create", model.name, work, model=model.name, beside=beside)
 
@@ -200,14 +183,21 @@ class Desk:
     @in_words
     def generate_checkpoint(self, name: str, lora: str, settings: Mapping[str, Any]) -> str:
         """The model as one file, with a LoRA merged in at the weight that the page shows."""
+        loras = [Path(self.lists.path("loras", lora))] if lora and lora != NONE else []
+        return self.generate(name, settings, loras=loras)
+
+    def generate(self, name: str | None, settings: Mapping[str, Any], **merged: Any) -> str:
+        """The model as one file; ``merged``: LoRAs and their weights, as :func:`actions.generate_checkpoint` has them.
+
+        UserError where :meth:`generate_checkpoint` says it in words.
+        """
         model = self._model(name)
         config = self._edited(model, settings, None)
-        loras = [Path(self.lists.path("loras", lora))] if lora and lora != NONE else []
 
         def work(controls: Controls, events: Events) -> None:
             model.save(config)
             progress = controls.watched(events.progress)
-            path, verification = actions.generate_checkpoint(model, loras=loras, progress=progress)
+            path, verification = actions.generate_checkpoint(model, **merged, progress=progress)
             events.send("saved", what="checkpoint", path=str(path), summary=verification.summary())
             events.send("ended", state="done", text=f"Generated {path.name}.")
 

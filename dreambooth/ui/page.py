@@ -11,8 +11,10 @@ from dreambooth.hosts import Host
 from dreambooth.ui import render
 from dreambooth.ui.columns import InputColumn, ModelColumn, OutputColumn, TopRow
 from dreambooth.ui.concepts_tab import LISTED, pages
-from dreambooth.ui.desk import LATEST, NONE, Desk, View
+from dreambooth.ui.desk import LATEST, NONE, Desk
 from dreambooth.ui.gradio_versions import control, every, on
+from dreambooth.ui.tools import Tools
+from dreambooth.ui.view import View
 
 POLL_SECONDS = 1.0
 Updates = list[Any]
@@ -47,6 +49,7 @@ class Page:
         self._wire_lists(page)
         self._wire_parameters()
         self._wire_work()
+        self.input.tools.wire(Tools(self.desk), self.model.name, self.fields)
         self._wire_look(page)
 
     def _wire_lists(self, page: gr.Blocks) -> None:
@@ -86,9 +89,7 @@ class Page:
         message, model = self.output.message, self.model
         options = model.options
         asked = [model.name, model.new_name, model.source, *options.components()]
-        made = on(model.create.click, self._create, asked, [message, self.awaited])
-        # Sent once and then forgotten, by the browser too.
-        on(made.then, lambda: [gr.update(value="")] * len(options.secrets()), outputs=options.secrets())
+        on(model.create.click, self._create, asked, [model.create_said, self.awaited, *options.secrets()])
         on(self.top.train.click, self._train, [model.snapshot, *self.everything], message)
         on(self.top.generate_ckpt.click, self._generate, [model.lora, *self.everything], message)
         for wish, button in self.top.wishes().items():
@@ -109,13 +110,16 @@ class Page:
             self.output.files,
             *self.top.buttons(),
             self.model.create,
+            *self.input.tools.buttons(),
             self.top.why,
             self.top.unusable,
         ]
         asked = [self.model.name, seen, self.awaited, *self.deciding]
         every(POLL_SECONDS, page, self._look, asked, [*parts, seen])
         # Files land while it runs: their lists follow when a run has ended, not under someone's hand.
+        offering = [component for _, component in self._listed()]
         on(self.output.files.change, self._files_of, self.model.name, self.model.files())
+        on(self.output.files.change, self._offered, outputs=offering)
 
     # -- answers ----------------------------------------------------------------------------------------------
 
@@ -135,7 +139,7 @@ class Page:
 
     def _listed(self) -> list[tuple[str, Any]]:
         """(kind of files, control that offers them) wherever a declaration says so."""
-        return self.model.options.listed()
+        return [*self.model.options.listed(), *self.input.tools.listed()]
 
     def _offered(self) -> Updates:
         return [gr.update(choices=self.desk.lists.titles(kind)) for kind, _ in self._listed()]
@@ -187,9 +191,12 @@ class Page:
         name, settings, _ = self._shown(values)
         return self.desk.generate_checkpoint(name, lora, settings)
 
-    def _create(self, shown: str | None, name: str, source: str, *options: Any) -> tuple[str, str]:
-        said = self.desk.create(name, source, self.model.options.values(list(options)), shown or "")
-        return said, "" if said else name.strip()
+    def _create(self, shown: str | None, name: str, source: str, *options: Any) -> Updates:
+        fields = self.model.options
+        said = self.desk.create(name, source, fields.values(list(options)), shown or "")
+        # A secret was sent once and is then forgotten, by the browser too.
+        secrets = [gr.update() if said else gr.update(value="") for _ in fields.secrets()]
+        return [said, "" if said else name.strip(), *secrets]
 
     def _tell(self, wish: str) -> Any:
         return lambda: self.desk.bench.tell(wish)
@@ -227,7 +234,7 @@ class Page:
             value("facts", view.facts),
             value("pictures", list(view.pictures)),
             value("files", view.files),
-            *(buttons or [gr.update()] * (len(self.top.buttons()) + 1)),
+            *(buttons or [gr.update()] * (len(self.top.buttons()) + 1 + len(self.input.tools.buttons()))),
             value("why", view.why),
             self._unusable(name, *deciding) if "locked" in fresh else gr.update(),
             now,
@@ -255,4 +262,5 @@ class Page:
             gr.update(interactive=view.training),
             gr.update(interactive=not view.idle),
         ]
-        return [*start, *running, gr.update(interactive=view.idle)]
+        makers = [gr.update(interactive=view.idle)] * len(self.input.tools.buttons())
+        return [*start, *running, gr.update(interactive=view.idle), *makers]

@@ -21,7 +21,15 @@ PHASES = {
     "training": "First step",
     "preview": "Drawing samples",
 }
-STARTS = {"train": "Training", "create": "Creating", "generate": "Generating a checkpoint of", "check": "Checking"}
+STARTS = {
+    "train": "Training",
+    "create": "Creating",
+    "generate": "Generating a checkpoint of",
+    "check": "Checking",
+    "extract": "Extracting",
+    "resize": "Resizing to",
+    "merge": "Merging",
+}
 ENDS = {"done": "Done.", "cancelled": "Cancelled.", "failed": "It failed; the log says why."}
 
 

@@ -90,8 +90,7 @@ class Bench:
                 work(controls, events)
             except BaseException as error:
                 if view.state == "working":
-                    state = "cancelled" if isinstance(error, Cancelled) else "failed"
-                    events.send("ended", state=state, text=str(error))
+                    events.send("ended", **_ending(error))
                 raise
             finally:
                 events.close()
@@ -121,3 +120,11 @@ class Bench:
             "save_now": "Weights are saved after this step.",
         }
         return render.lines([said[wish]])
+
+
+def _ending(error: BaseException) -> dict[str, str]:
+    """What to say of work that broke off."""
+    if isinstance(error, Cancelled):
+        return {"state": "cancelled", "text": "Cancelled; nothing is left half-made."}
+    unexpected = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+    return {"state": "failed", "text": f"{unexpected}{error}"}

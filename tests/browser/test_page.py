@@ -115,12 +115,12 @@ def test_bad_input_gets_a_line_and_loses_nothing(served, browser, visitor, pictu
     for name, said in {"a/b": "cannot be a model's name", "x" * 300: "too long", ".": "cannot be"}.items():
         visitor.fill(new_model_name=name)
         visitor.press("create")
-        visitor.sees("message", said)
+        visitor.sees("create_said", said)
     visitor.create("bad 🧸 input")
     visitor.tab("Create")
     visitor.fill(new_model_name="bad 🧸 input")
     visitor.press("create")
-    visitor.sees("message", "There is a model bad 🧸 input already")
+    visitor.sees("create_said", "There is a model bad 🧸 input already")
 
     visitor.sees_value("model_name", "bad 🧸 input")
     quick(visitor, pictures.parent / "nowhere")

@@ -103,9 +103,12 @@ def test_the_words_extract_resize_and_merge(mini, mini_checkpoint, lora, tmp_pat
                    tmp_path / "extracted.safetensors")  # fmt: skip
         assert_close(changes(mini, told["lora"]), wanted, 1e-3)
         assert told["modules"] == len(wanted) and told["ranks"] == {"3": len(wanted)}
+        assert told["energy_kept"] == pytest.approx(1, abs=1e-4)
     assert read_lora(told["lora"]).metadata["ss_base_model_version"] == "sd_v1"
     small = run("lora-resize", told["lora"], "--rank", 1, "--out", tmp_path / "small.safetensors")
     assert small["ranks"] == {"1": len(wanted)}
+    kept = sum(change.square().sum() for change in changes(mini, small["lora"]).values())
+    assert small["energy_kept"] == pytest.approx((kept / sum(c.square().sum() for c in wanted.values())).item(), 1e-2)
     both = run("lora-merge", "--lora", small["lora"], "--lora", path, "--lora-weight", 1, "--lora-weight", -1, "--out",
                tmp_path / "both.safetensors")  # fmt: skip
     assert both["modules"] == len(read_lora(path).weights)

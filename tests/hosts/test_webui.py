@@ -162,12 +162,17 @@ print(host.name, host.device(), *host.checkpoints())
 def fails():
     raise OSError("a folder that is gone")
 sys.modules["networks"] = types.SimpleNamespace(list_available_networks=fails)
+print(host.vaes())
+sd_vae = sys.modules["modules.sd_vae"] = types.SimpleNamespace(vae_dict={"a.vae.pt": "/vae/a.vae.pt"})
+sd_vae.refresh_vae_list = lambda: (asked.append("VAEs listed"), sd_vae.vae_dict.update({"b": "/vae/b"}))
 with host.borrow_gpu():
     host.files_changed()
     time.sleep(0.3)
 while "checkpoints listed" not in asked or asked[-1] != "queue given back":
     time.sleep(0.05)
 print(*asked[asked.index("the model back"):], sep=", ")
+host.files_changed(wait=60)
+print(dict(host.vaes())["b"].as_posix())
 """
 
 
@@ -179,7 +184,8 @@ def test_folders_checkpoints_and_lists_are_the_hosts(inside, tmp_path):
     assert lines[2].endswith("/dreambooth /neo/ckpt /neo/lora")
     assert lines[3].startswith("A1111 cpu ('a.safetensors [hash]'") and "gguf" not in lines[3]
     # Not while the WebUI may draw: it would look for its checkpoint in a list that has just been emptied.
-    assert lines[4] == "the model back, queue given back, queue taken, checkpoints listed, queue given back"
+    told = "the model back, queue given back, queue taken, checkpoints listed, VAEs listed, queue given back"
+    assert lines[4:] == ["[]", told, "/vae/b"]
 
 
 def test_preload_adds_the_flag():

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
+
+from dreambooth.checkpoints import hub
 from dreambooth.jobs import jobs
+from dreambooth.ui.lists import OWN_VAE
+from tests.mini_models import make
+
+TOKEN = "hf_that_nobody_may_read"
 
 
 def test_what_cannot_be_created_is_said_and_stays(desk, mini, done, tmp_path):
@@ -11,3 +19,48 @@ def test_what_cannot_be_created_is_said_and_stays(desk, mini, done, tmp_path):
         done(desk.create("new", str(tmp_path / "nowhere.safetensors"), {}, shown))
         assert "nowhere.safetensors does not exist" in desk.look(shown).status
     assert jobs.current.error
+
+
+def test_a_token_is_used_once_and_kept_nowhere(desk, done, models_dir, mini_checkpoint, monkeypatch, caplog):
+    """Neither when all goes well nor when it does not: not on disk, in no event, in no log, on no page."""
+    caplog.set_level(logging.DEBUG)
+    used = []
+
+    def fetch(source, token="", progress=None):
+        used.append((source, token))
+        if source.endswith("gone"):
+            raise hub.UserError(f"{source} is gone.")
+        return mini_checkpoint
+
+    monkeypatch.setattr(hub, "fetch", fetch)
+    done(desk.create("new", "someone/model", {"token": TOKEN}))
+    done(desk.create("other", "someone/gone", {"token": TOKEN}))
+    assert used == [("someone/model", TOKEN), ("someone/gone", TOKEN)]
+    assert desk.names() == ["new"] and "someone/gone is gone" in desk.look("").status
+    told = [str(dataclasses.asdict(desk.look(name))) for name in ("new", "")]
+    told += [str(vars(desk.bench.view)), caplog.text, repr(desk._model("new").load())]
+    assert not any(TOKEN in text for text in told)
+    files = [path for path in models_dir.rglob("*") if path.is_file()]
+    assert files and not any(TOKEN.encode() in path.read_bytes() for path in files)
+
+
+def test_vaes_of_the_models_folder_are_offered(desk, done, models_dir, mini_checkpoint):
+    folder = models_dir / "VAE" / "sub"
+    folder.mkdir(parents=True)
+    (folder / "one.pt").touch()
+    (folder / "readme.txt").touch()
+    assert desk.lists.titles("vaes") == [OWN_VAE, "sub/one.pt"]
+    done(desk.create("new", "Embedded mini model", {"vae": "sub/one.pt"}))
+    assert "one.pt is empty" in desk.look("").status
+    done(desk.create("new", "Embedded mini model", {"vae": OWN_VAE}))
+    assert "Created new (Stable Diffusion 1.x)" in desk.look("new").status
+
+
+def test_facts_are_in_words(desk, done, tmp_path):
+    source = make(tmp_path / "xl.safetensors", "SDXL", inpainting=True, v_pred=True)
+    done(desk.create("xl", str(source), {}))
+    facts = desk.look("xl").facts
+    for said in ("xl.safetensors", "Stable Diffusion XL, inpainting, v-prediction, 64 px", "fp16 · "):
+        assert said in facts
+    done(desk.create("exact", str(source), {"precision": "fp32"}))
+    assert "fp32 · " in desk.look("exact").facts
