@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import UserError
-from dreambooth.files import clear_leftovers, expand, explain, read_json
+from dreambooth.files import clear_leftovers, expand, read_json
 from dreambooth.jobs import Controls, Events
 from dreambooth.settings import Concept, Creation, Folders, ModelConfig, ModelFolder, Settings, parse
 from dreambooth.settings.creation import AS_IS, PRECISIONS
 
 if TYPE_CHECKING:
+    from dreambooth.dataset.plan import Plan
     from dreambooth.runs.advice import Advice
     from dreambooth.runs.preflight import Checked
     from dreambooth.runs.run import RunResult
     from dreambooth.runs.unfinished import Unfinished
 
-log = logging.getLogger("dreambooth")
-
 Progress = Callable[[int, int, str], None]
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
 
 
 def create(
@@ -106,7 +103,7 @@ def advise(kind: str, model: ModelFolder, config: ModelConfig, device: Any = Non
     from dreambooth.runs import advice
     from dreambooth.runs.preflight import sizes_of
 
-    class_pictures = any(concept.class_data_dir for concept in config.concepts)
+    class_pictures = any(concept.class_data_dir or concept.num_class_images_per for concept in config.concepts)
     if kind == "person":
         return advice.for_person(class_pictures)
     if kind == "object":
@@ -138,10 +135,11 @@ def train(
     there is. ``borrow_gpu``: the host's context manager that frees the GPU for us and takes it back afterwards.
     """
     from dreambooth.runs.run import run
+    from dreambooth.runs.telling import ending, log_file, told
 
     controls, events = controls or Controls(), events or Events(model.logging)
     events.send("started", what="train", settings=dataclasses.asdict(config.settings))
-    with _log_file(model.logging), _told(events), ExitStack() as borrowed:
+    with log_file(model.logging), told(events), ExitStack() as borrowed:
         events.phase("preflight")
         checked = check(model, config, device, progress=controls.watched(events.progress))
         for warning in checked.warnings:
@@ -154,9 +152,43 @@ def train(
         if borrow_gpu:
             events.phase("host")
             borrowed.enter_context(borrow_gpu())
-        result = run(model, config, checked.plan, checked.device, checked.precision, resume, controls, events)
-        events.send("ended", state=result.state, text=_ending(result))
+        plan = _with_class_images(model, config, checked, controls, events)
+        result = run(model, config, plan, checked.device, checked.precision, resume, controls, events)
+        events.send("ended", state=result.state, text=ending(result))
     return result
+
+
+def class_images(
+    model: ModelFolder,
+    config: ModelConfig,
+    *,
+    controls: Controls | None = None,
+    events: Events | None = None,
+    device: Any = None,
+    borrow_gpu: Callable[[], Any] | None = None,
+) -> list[Path]:
+    """Draw the class images that a run would draw first. The pictures that were made."""
+    controls, events = controls or Controls(), events or Events()
+    checked = check(model, config, device, progress=controls.watched(events.progress))
+    with ExitStack() as borrowed:
+        if borrow_gpu and checked.class_images:
+            borrowed.enter_context(borrow_gpu())
+        _with_class_images(model, config, checked, controls, events)
+    return [path for path, _ in checked.class_images]
+
+
+def _with_class_images(
+    model: ModelFolder, config: ModelConfig, checked: Checked, controls: Controls, events: Events
+) -> Plan:
+    """The plan of a run once it has all its class pictures."""
+    from dreambooth.dataset.planning import make_plan
+    from dreambooth.runs.class_images import draw_missing, with_folders
+
+    if not checked.class_images:
+        return checked.plan
+    settings = config.settings
+    draw_missing(model, checked.class_images, settings, checked.device, checked.precision, controls, events)
+    return make_plan(with_folders(model, config.concepts), settings, controls.watched(events.progress))
 
 
 def sample(
@@ -240,57 +272,6 @@ def generate_checkpoint(
     if not verification.ok:
         raise UserError(f"{path} was written but did not pass its check: {verification.summary()}.")
     return path, verification
-
-
-@contextmanager
-def _log_file(folder: Path) -> Iterator[None]:
-    """What our own loggers say during a run, tracebacks and all, also goes to ``folder/log.txt``."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
-    except OSError as error:
-        raise explain(error, folder) from error
-    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
-    log.addHandler(handler)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        handler.close()
-
-
-@contextmanager
-def _told(events: Events) -> Any:
-    """However the block ends, the log says so in words, and is closed."""
-    from dreambooth.errors import Cancelled
-
-    try:
-        yield
-    except Cancelled:
-        events.send("ended", state="cancelled", text="Cancelled before the first step; nothing was changed.")
-        raise
-    except UserError as error:
-        if error.__cause__:
-            log.error("the cause of what was said", exc_info=error)
-        events.send("ended", state="failed", text=str(error))
-        raise
-    except BaseException as error:
-        log.exception("the run failed")
-        text = f"{type(error).__name__}: {error}"
-        if isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in OUT_OF_MEMORY):
-            text = "Out of memory. Lower the batch size or resolution, use gradient checkpointing, or train a LoRA."
-            events.send("ended", state="failed", text=text)
-            raise UserError(text) from error
-        events.send("ended", state="failed", text=text)
-        raise
-    finally:
-        events.close()
-
-
-def _ending(result: RunResult) -> str:
-    made = f" Made: {', '.join(path.name for path in result.files)}." if result.files else ""
-    how = "Training is done" if result.state == "done" else "Training was cancelled"
-    return f"{how} after {result.steps} steps.{made}"
 
 
 def _unused(folder: Path, stem: str) -> Path:

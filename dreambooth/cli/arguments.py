@@ -38,6 +38,10 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--resume", nargs="?", const="latest", default="", metavar="STEP",
                        help="go on from the snapshot of this step; without a number: from the latest")  # fmt: skip
 
+    classes = _word(words, "class-images", commands.class_images, "draw the class images that are missing")
+    classes.add_argument("name", metavar="NAME")
+    _add_settings(classes)
+
     sample = _word(words, "sample", commands.sample, "draw pictures")
     sample.add_argument("name", metavar="NAME")
     sample.add_argument("--prompt", required=True)

@@ -55,6 +55,15 @@ def train(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     }
 
 
+def class_images(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
+    model = _model(args)
+    config, events = _config(args, model), Events(None, bar.listen)
+    paths = _in_job(
+        "class-images", lambda controls: actions.class_images(model, config, controls=controls, events=events)
+    )
+    return {"state": "done", "drawn": [str(path) for path in paths]}
+
+
 def sample(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     from dreambooth.sampling.draw import Shot
 

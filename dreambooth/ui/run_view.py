@@ -15,13 +15,20 @@ MOST_PICTURES = 60
 PHASES = {
     "preflight": "Looking at settings and pictures",
     "host": "Waiting for the WebUI to finish what it draws",
+    "class images": "Drawing class images",
     "latents": "Encoding pictures",
     "text embeddings": "Encoding captions",
     "unet": "Loading the unet",
     "training": "First step",
     "preview": "Drawing samples",
 }
-STARTS = {"train": "Training", "create": "Creating", "generate": "Generating a checkpoint of", "check": "Checking"}
+STARTS = {
+    "train": "Training",
+    "create": "Creating",
+    "generate": "Generating a checkpoint of",
+    "check": "Checking",
+    "class-images": "Drawing class images for",
+}
 ENDS = {"done": "Done.", "cancelled": "Cancelled.", "failed": "It failed; the log says why."}
 
 
