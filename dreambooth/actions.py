@@ -119,6 +119,13 @@ def unfinished(model: ModelFolder) -> Unfinished | None:
     return unfinished(model)
 
 
+def best_snapshot(model: ModelFolder) -> int | None:
+    """The snapshot of the last run whose validation loss is lowest; None where nothing was measured."""
+    from dreambooth.training.snapshot import best
+
+    return best(model)
+
+
 def train(
     model: ModelFolder,
     config: ModelConfig,
@@ -181,14 +188,13 @@ def _with_class_images(
     model: ModelFolder, config: ModelConfig, checked: Checked, controls: Controls, events: Events
 ) -> Plan:
     """The plan of a run once it has all its class pictures."""
-    from dreambooth.dataset.planning import make_plan
-    from dreambooth.runs.class_images import draw_missing, with_folders
+    from dreambooth.runs.class_images import draw_missing
+    from dreambooth.runs.plans import plan_of
 
     if not checked.class_images:
         return checked.plan
-    settings = config.settings
-    draw_missing(model, checked.class_images, settings, checked.device, checked.precision, controls, events)
-    return make_plan(with_folders(model, config.concepts), settings, controls.watched(events.progress))
+    draw_missing(model, checked.class_images, config.settings, checked.device, checked.precision, controls, events)
+    return plan_of(model, config, controls.watched(events.progress))
 
 
 def sample(

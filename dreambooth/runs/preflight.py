@@ -13,12 +13,13 @@ import torch
 from dreambooth.checkpoints.modules import family_in, weights_path
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.dataset.plan import Plan
-from dreambooth.dataset.planning import NO_SUCH_SHAPE, make_plan
+from dreambooth.dataset.planning import NO_SUCH_SHAPE
 from dreambooth.errors import UserError
 from dreambooth.files import require_free_space
 from dreambooth.hosts.alone import best_device
 from dreambooth.runs import class_images
 from dreambooth.runs.class_images import Wanted
+from dreambooth.runs.plans import plan_of
 from dreambooth.settings import ModelConfig, ModelFolder, Settings
 from dreambooth.training.optimizers import why_not_8bit
 from dreambooth.training.precision import disk_forecast, forecast, resolve_precision
@@ -63,7 +64,7 @@ def preflight(
     settings, problems = config.settings, class_images.problems_of(model, config.concepts)
     plan = precision = None
     try:
-        plan = make_plan(class_images.with_folders(model, config.concepts), settings, progress)
+        plan = plan_of(model, config, progress)
     except UserError as error:
         problems += error.problems
     device = device or best_device()

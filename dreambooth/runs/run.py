@@ -57,7 +57,7 @@ def run(
             if snapshot:
                 _go_on(session, results, snapshot)
                 snapshot = None  # as large as the weights and their moments: not to be held while it trains
-            loop = Loop(session, Hooks(Previews(session, results).draw, results.save))
+            loop = Loop(session, Hooks(Previews(session, results).draw, results.save, results.validate))
             state = loop.run()
             seconds = statistics.median(loop.step_seconds) if loop.step_seconds else 0.0
             return RunResult(state, results.config, tuple(results.files), session.position.step, seconds)

@@ -34,6 +34,7 @@ class Hooks:
 
     preview: Callable[[], None]
     save: Callable[[str], None]
+    validate: Callable[[], None] = lambda: None
 
 
 @dataclass
@@ -62,6 +63,8 @@ class Loop:
         self._clock = time.perf_counter()
 
     def run(self) -> str:
+        if self.position.step == 0:
+            self.hooks.validate()  # what the untouched model makes of it
         self.session.events.phase("training")
         self._clock = time.perf_counter()
         while self.position.step < self.total_steps:
@@ -169,6 +172,8 @@ class Loop:
         self._flush()
         if "preview" in wanted:
             self.hooks.preview()
+        if "validate" in wanted:
+            self.hooks.validate()
         if "save" in wanted:
             self.hooks.save("during")
         if autosave:
@@ -182,6 +187,8 @@ class Loop:
         self._flush()
         if self.session.controls.stopped:
             return "cancelled"
+        if state == "done":
+            self.hooks.validate()
         self.hooks.save("after" if state == "done" else "cancel")
         if state == "done":
             self.hooks.preview()

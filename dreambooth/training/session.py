@@ -71,7 +71,7 @@ class Session:
         inpaints = read_json(working / "unet" / "config.json")["in_channels"] == INPAINTING_CHANNELS
         self.masked = MaskedPictures(self._take_vae, self.device) if inpaints else None
         self.events.phase("text embeddings")
-        self.prompt_texts = sorted({example.caption for example in self.plan.all_examples()})
+        self.prompt_texts = sorted({example.caption for example in self.plan.everything()})
         self.prompts = Prompts(self.modules, self.settings.clip_skip, self.device)
         if self.trains_text:
             self._load(text_encoder=True, dtype=self._dtype(learns=True))
@@ -141,7 +141,7 @@ class Session:
         """All examples, those of the first batches first."""
         batches = self.plan.epoch(self.settings.seed, 0, self.settings.train_batch_size)
         first = [example for batch in batches for example in (*batch.instances, *batch.classes)]
-        return [*first, *self.plan.all_examples()]
+        return [*first, *self.plan.everything()]
 
     def _load_text(self) -> None:
         """The text encoders, on the device."""
