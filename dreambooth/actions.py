@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import UserError
 from dreambooth.files import clear_leftovers, expand, read_json
-from dreambooth.jobs import Controls, Events
+from dreambooth.jobs import ALONE, Controls, Crew, Events
 from dreambooth.settings import Concept, Creation, Folders, ModelConfig, ModelFolder, Settings, parse
 from dreambooth.settings.creation import AS_IS, PRECISIONS
 
@@ -90,11 +90,17 @@ def configure(
     return config if concepts is None else dataclasses.replace(config, concepts=tuple(concepts))
 
 
-def check(model: ModelFolder, config: ModelConfig, device: Any = None, progress: Progress | None = None) -> Checked:
+def check(
+    model: ModelFolder,
+    config: ModelConfig,
+    device: Any = None,
+    progress: Progress | None = None,
+    crew: Crew = ALONE,
+) -> Checked:
     """What a run would do, or every reason why it could not start, all at once. Nothing is loaded or written."""
     from dreambooth.runs.preflight import preflight
 
-    return preflight(model, config, device, progress)
+    return preflight(model, config, device, progress, crew)
 
 
 def advise(kind: str, model: ModelFolder, config: ModelConfig, device: Any = None) -> Advice:
@@ -135,34 +141,45 @@ def train(
     events: Events | None = None,
     device: Any = None,
     borrow_gpu: Callable[[], Any] | None = None,
+    crew: Crew = ALONE,
 ) -> RunResult:
     """Train ``model`` as ``config`` says, which is saved first. Returns when done, cancelled or failed.
 
     ``resume``: "latest", or the revision of a snapshot to go on from; "": a new run. ``device``: None takes the best
     there is. ``borrow_gpu``: the host's context manager that frees the GPU for us and takes it back afterwards.
+    ``crew``: the processes that train together; all of them come here with the same settings.
     """
     from dreambooth.runs.run import run
     from dreambooth.runs.telling import ending, log_file, told
 
     controls, events = controls or Controls(), events or Events(model.logging)
     events.send("started", what="train", settings=dataclasses.asdict(config.settings))
-    with log_file(model.logging), told(events), ExitStack() as borrowed:
+    with log_file(model.logging if crew.is_main else None), told(events), ExitStack() as borrowed:
         events.phase("preflight")
-        checked = check(model, config, device, progress=controls.watched(events.progress))
+        device = device or crew.device()
+        checked = check(model, config, device, progress=controls.watched(events.progress), crew=crew)
         for warning in checked.warnings:
             events.message(warning, level="warning")
         controls.check()
-        for folder in (model.root, model.working, model.snapshots, model.folders.loras, model.folders.checkpoints):
-            clear_leftovers(folder)
-        model.save(config)
-        model.back_up(config.facts.revision)
+        if crew.is_main:
+            _make_ready(model, config)
         if borrow_gpu:
             events.phase("host")
             borrowed.enter_context(borrow_gpu())
-        plan = _with_class_images(model, config, checked, controls, events)
-        result = run(model, config, plan, checked.device, checked.precision, resume, controls, events)
+        borrowed.enter_context(crew.together(checked.device))
+        with crew.main_first():
+            plan = _with_class_images(model, config, checked, controls, events, crew)
+        result = run(model, config, plan, checked.device, checked.precision, resume, controls, events, crew)
         events.send("ended", state=result.state, text=ending(result))
     return result
+
+
+def _make_ready(model: ModelFolder, config: ModelConfig) -> None:
+    """Tidy up, and keep what the run starts with."""
+    for folder in (model.root, model.working, model.snapshots, model.folders.loras, model.folders.checkpoints):
+        clear_leftovers(folder)
+    model.save(config)
+    model.back_up(config.facts.revision)
 
 
 def class_images(
@@ -185,7 +202,12 @@ def class_images(
 
 
 def _with_class_images(
-    model: ModelFolder, config: ModelConfig, checked: Checked, controls: Controls, events: Events
+    model: ModelFolder,
+    config: ModelConfig,
+    checked: Checked,
+    controls: Controls,
+    events: Events,
+    crew: Crew = ALONE,
 ) -> Plan:
     """The plan of a run once it has all its class pictures."""
     from dreambooth.runs.class_images import draw_missing
@@ -193,7 +215,8 @@ def _with_class_images(
 
     if not checked.class_images:
         return checked.plan
-    draw_missing(model, checked.class_images, config.settings, checked.device, checked.precision, controls, events)
+    if crew.is_main:
+        draw_missing(model, checked.class_images, config.settings, checked.device, checked.precision, controls, events)
     return plan_of(model, config, controls.watched(events.progress))
 
 

@@ -17,6 +17,7 @@ from dreambooth.dataset.planning import NO_SUCH_SHAPE
 from dreambooth.errors import UserError
 from dreambooth.files import require_free_space
 from dreambooth.hosts.alone import best_device
+from dreambooth.jobs import ALONE, Crew
 from dreambooth.runs import class_images
 from dreambooth.runs.class_images import Wanted
 from dreambooth.runs.plans import plan_of
@@ -59,9 +60,10 @@ def preflight(
     config: ModelConfig,
     device: torch.device | None = None,
     progress: Callable[[int, int, str], None] | None = None,
+    crew: Crew = ALONE,
 ) -> Checked:
     """Every reason why a run could not start, in one UserError, before anything is loaded."""
-    settings, problems = config.settings, class_images.problems_of(model, config.concepts)
+    settings, problems = config.settings, [*crew.problems(), *class_images.problems_of(model, config.concepts)]
     plan = precision = None
     try:
         plan = plan_of(model, config, progress)
@@ -83,7 +85,7 @@ def preflight(
     n_unet, n_text = sizes_of(model)
     require_free_space(model.root, disk_forecast(settings, n_unet, n_text), "This run")
     memory = forecast(settings, precision, n_unet, n_text, bool(plan.class_examples or to_draw))
-    steps, per_epoch = run_length(settings, plan.steps_per_epoch(settings.train_batch_size))
+    steps, per_epoch = run_length(settings, math.ceil(plan.steps_per_epoch(settings.train_batch_size) / crew.size))
     of_plan = [text for text in plan.warnings if not (to_draw and NO_SUCH_SHAPE in text)]
     warnings = (*of_plan, *_memory_warnings(device, memory), *_idle_settings(model, settings))
     return Checked(plan, device, precision, steps, per_epoch, memory, warnings, to_draw)

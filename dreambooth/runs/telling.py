@@ -21,8 +21,11 @@ OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
 
 
 @contextmanager
-def log_file(folder: Path) -> Iterator[None]:
-    """What our own loggers say during a run, tracebacks and all, also goes to ``folder/log.txt``."""
+def log_file(folder: Path | None) -> Iterator[None]:
+    """What our own loggers say during a run, tracebacks and all, also goes to ``folder/log.txt`` (None: nowhere)."""
+    if folder is None:
+        yield
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
