@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import UserError
-from dreambooth.files import clear_leftovers, expand, explain, read_json
-from dreambooth.jobs import Controls, Events
+from dreambooth.files import clear_leftovers, expand, read_json
+from dreambooth.jobs import ALONE, Controls, Crew, Events
 from dreambooth.settings import Concept, Creation, Folders, ModelConfig, ModelFolder, Settings, parse
 from dreambooth.settings.creation import AS_IS, PRECISIONS
 
 if TYPE_CHECKING:
+    from dreambooth.dataset.plan import Plan
     from dreambooth.runs.advice import Advice
     from dreambooth.runs.preflight import Checked
     from dreambooth.runs.run import RunResult
     from dreambooth.runs.unfinished import Unfinished
 
-log = logging.getLogger("dreambooth")
-
 Progress = Callable[[int, int, str], None]
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
 
 
 def create(
@@ -93,11 +90,17 @@ def configure(
     return config if concepts is None else dataclasses.replace(config, concepts=tuple(concepts))
 
 
-def check(model: ModelFolder, config: ModelConfig, device: Any = None, progress: Progress | None = None) -> Checked:
+def check(
+    model: ModelFolder,
+    config: ModelConfig,
+    device: Any = None,
+    progress: Progress | None = None,
+    crew: Crew = ALONE,
+) -> Checked:
     """What a run would do, or every reason why it could not start, all at once. Nothing is loaded or written."""
     from dreambooth.runs.preflight import preflight
 
-    return preflight(model, config, device, progress)
+    return preflight(model, config, device, progress, crew)
 
 
 def advise(kind: str, model: ModelFolder, config: ModelConfig, device: Any = None) -> Advice:
@@ -106,7 +109,7 @@ def advise(kind: str, model: ModelFolder, config: ModelConfig, device: Any = Non
     from dreambooth.runs import advice
     from dreambooth.runs.preflight import sizes_of
 
-    class_pictures = any(concept.class_data_dir for concept in config.concepts)
+    class_pictures = any(concept.class_data_dir or concept.num_class_images_per for concept in config.concepts)
     if kind == "person":
         return advice.for_person(class_pictures)
     if kind == "object":
@@ -122,6 +125,13 @@ def unfinished(model: ModelFolder) -> Unfinished | None:
     return unfinished(model)
 
 
+def best_snapshot(model: ModelFolder) -> int | None:
+    """The snapshot of the last run whose validation loss is lowest; None where nothing was measured."""
+    from dreambooth.training.snapshot import best
+
+    return best(model)
+
+
 def train(
     model: ModelFolder,
     config: ModelConfig,
@@ -131,32 +141,83 @@ def train(
     events: Events | None = None,
     device: Any = None,
     borrow_gpu: Callable[[], Any] | None = None,
+    crew: Crew = ALONE,
 ) -> RunResult:
     """Train ``model`` as ``config`` says, which is saved first. Returns when done, cancelled or failed.
 
     ``resume``: "latest", or the revision of a snapshot to go on from; "": a new run. ``device``: None takes the best
     there is. ``borrow_gpu``: the host's context manager that frees the GPU for us and takes it back afterwards.
+    ``crew``: the processes that train together; all of them come here with the same settings.
     """
     from dreambooth.runs.run import run
+    from dreambooth.runs.telling import ending, log_file, told
 
     controls, events = controls or Controls(), events or Events(model.logging)
     events.send("started", what="train", settings=dataclasses.asdict(config.settings))
-    with _log_file(model.logging), _told(events), ExitStack() as borrowed:
+    with log_file(model.logging if crew.is_main else None), told(events), ExitStack() as borrowed:
         events.phase("preflight")
-        checked = check(model, config, device, progress=controls.watched(events.progress))
+        device = device or crew.device()
+        checked = check(model, config, device, progress=controls.watched(events.progress), crew=crew)
         for warning in checked.warnings:
             events.message(warning, level="warning")
         controls.check()
-        for folder in (model.root, model.working, model.snapshots, model.folders.loras, model.folders.checkpoints):
-            clear_leftovers(folder)
-        model.save(config)
-        model.back_up(config.facts.revision)
+        if crew.is_main:
+            _make_ready(model, config)
         if borrow_gpu:
             events.phase("host")
             borrowed.enter_context(borrow_gpu())
-        result = run(model, config, checked.plan, checked.device, checked.precision, resume, controls, events)
-        events.send("ended", state=result.state, text=_ending(result))
+        borrowed.enter_context(crew.together(checked.device))
+        with crew.main_first():
+            plan = _with_class_images(model, config, checked, controls, events, crew)
+        result = run(model, config, plan, checked.device, checked.precision, resume, controls, events, crew)
+        events.send("ended", state=result.state, text=ending(result))
     return result
+
+
+def _make_ready(model: ModelFolder, config: ModelConfig) -> None:
+    """Tidy up, and keep what the run starts with."""
+    for folder in (model.root, model.working, model.snapshots, model.folders.loras, model.folders.checkpoints):
+        clear_leftovers(folder)
+    model.save(config)
+    model.back_up(config.facts.revision)
+
+
+def class_images(
+    model: ModelFolder,
+    config: ModelConfig,
+    *,
+    controls: Controls | None = None,
+    events: Events | None = None,
+    device: Any = None,
+    borrow_gpu: Callable[[], Any] | None = None,
+) -> list[Path]:
+    """Draw the class images that a run would draw first. The pictures that were made."""
+    controls, events = controls or Controls(), events or Events()
+    checked = check(model, config, device, progress=controls.watched(events.progress))
+    with ExitStack() as borrowed:
+        if borrow_gpu and checked.class_images:
+            borrowed.enter_context(borrow_gpu())
+        _with_class_images(model, config, checked, controls, events)
+    return [path for path, _ in checked.class_images]
+
+
+def _with_class_images(
+    model: ModelFolder,
+    config: ModelConfig,
+    checked: Checked,
+    controls: Controls,
+    events: Events,
+    crew: Crew = ALONE,
+) -> Plan:
+    """The plan of a run once it has all its class pictures."""
+    from dreambooth.runs.class_images import draw_missing
+    from dreambooth.runs.plans import plan_of
+
+    if not checked.class_images:
+        return checked.plan
+    if crew.is_main:
+        draw_missing(model, checked.class_images, config.settings, checked.device, checked.precision, controls, events)
+    return plan_of(model, config, controls.watched(events.progress))
 
 
 def sample(
@@ -240,57 +301,6 @@ def generate_checkpoint(
     if not verification.ok:
         raise UserError(f"{path} was written but did not pass its check: {verification.summary()}.")
     return path, verification
-
-
-@contextmanager
-def _log_file(folder: Path) -> Iterator[None]:
-    """What our own loggers say during a run, tracebacks and all, also goes to ``folder/log.txt``."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
-    except OSError as error:
-        raise explain(error, folder) from error
-    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
-    log.addHandler(handler)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        handler.close()
-
-
-@contextmanager
-def _told(events: Events) -> Any:
-    """However the block ends, the log says so in words, and is closed."""
-    from dreambooth.errors import Cancelled
-
-    try:
-        yield
-    except Cancelled:
-        events.send("ended", state="cancelled", text="Cancelled before the first step; nothing was changed.")
-        raise
-    except UserError as error:
-        if error.__cause__:
-            log.error("the cause of what was said", exc_info=error)
-        events.send("ended", state="failed", text=str(error))
-        raise
-    except BaseException as error:
-        log.exception("the run failed")
-        text = f"{type(error).__name__}: {error}"
-        if isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in OUT_OF_MEMORY):
-            text = "Out of memory. Lower the batch size or resolution, use gradient checkpointing, or train a LoRA."
-            events.send("ended", state="failed", text=text)
-            raise UserError(text) from error
-        events.send("ended", state="failed", text=text)
-        raise
-    finally:
-        events.close()
-
-
-def _ending(result: RunResult) -> str:
-    made = f" Made: {', '.join(path.name for path in result.files)}." if result.files else ""
-    how = "Training is done" if result.state == "done" else "Training was cancelled"
-    return f"{how} after {result.steps} steps.{made}"
 
 
 def _unused(folder: Path, stem: str) -> Path:

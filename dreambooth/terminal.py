@@ -52,6 +52,10 @@ class ProgressBar:
             prior = f" prior {event['prior_loss']:.4f}" if event["prior_loss"] is not None else ""
             more = f"loss {event['loss']:.4f}{prior} lr {event['lr']:.1e}, {_clock(left)} left"
             self.show(event["step"], event["total"], "training", more)
+        elif kind == "validation":
+            drift = "" if event["class_loss"] is None else f", on class pictures {event['class_loss']:.4f}"
+            best = " (the best so far)" if event["best"] else ""
+            self.line(f"validation after step {event['step']}: loss {event['loss']:.4f}{best}{drift}")
         elif kind == "progress":
             self.show(event["done"], event["total"], event["phase"])
         elif kind == "saved":

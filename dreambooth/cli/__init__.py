@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import json
 import logging
+import os
 import sys
 import tempfile
 import traceback
@@ -18,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.cli.arguments import parser
-from dreambooth.cli.commands import CANCELLED
+from dreambooth.cli.commands import CANCELLED, train
 from dreambooth.errors import Cancelled, UserError
+from dreambooth.jobs import Crew
 from dreambooth.terminal import ProgressBar
 
 DONE, REFUSED = 0, 1
@@ -28,6 +30,10 @@ DONE, REFUSED = 0, 1
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     args = parser().parse_args(argv)
+    if Crew.from_environment().rank:  # one of several processes: the first one does the talking
+        if args.run is not train:
+            return DONE
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (for as long as the process lives)
     bar = ProgressBar()
     _log_to_stderr()
     warnings.simplefilter("ignore")  # this process is ours; what people should know comes as a line of our own

@@ -37,7 +37,12 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("name", metavar="NAME")
     _add_settings(train)
     train.add_argument("--resume", nargs="?", const="latest", default="", metavar="STEP",
-                       help="go on from the snapshot of this step; without a number: from the latest")  # fmt: skip
+                       help="go on from the snapshot of this step, or from the best one (best); without a "
+                            "word: from the latest")  # fmt: skip
+
+    classes = _word(words, "class-images", commands.class_images, "draw the class images that are missing")
+    classes.add_argument("name", metavar="NAME")
+    _add_settings(classes)
 
     sample = _word(words, "sample", commands.sample, "draw pictures")
     sample.add_argument("name", metavar="NAME")

@@ -16,7 +16,7 @@ from typing import Any
 from dreambooth import actions, lora_actions
 from dreambooth.errors import UserError
 from dreambooth.files import expand
-from dreambooth.jobs import Controls, Events, Job, jobs
+from dreambooth.jobs import Controls, Crew, Events, Job, jobs
 from dreambooth.settings import CREATION, SETTINGS, Creation, Folders, ModelFolder, nearest, parse, read_concepts
 from dreambooth.settings.declare import declared
 from dreambooth.settings.tools import SIZE, Extraction, Merging, Resizing
@@ -39,14 +39,14 @@ def create(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
 
 def train(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     model = _model(args)
-    config = _config(args, model)
+    config, crew = _config(args, model), Crew.from_environment()
     broken_off = None if args.resume else actions.unfinished(model)
     if broken_off:
         bar.line(broken_off.offer(model.name))
-    events = Events(model.logging, bar.listen)
+    events = Events(model.logging, bar.listen) if crew.is_main else Events()
     result = _in_job(
         "train",
-        lambda controls: actions.train(model, config, resume=args.resume, controls=controls, events=events),
+        lambda controls: actions.train(model, config, resume=args.resume, controls=controls, events=events, crew=crew),
     )
     return {
         "state": result.state,
@@ -56,6 +56,15 @@ def train(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
         "files": [str(path) for path in result.files],
         "log": str(events.path),
     }
+
+
+def class_images(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
+    model = _model(args)
+    config, events = _config(args, model), Events(None, bar.listen)
+    paths = _in_job(
+        "class-images", lambda controls: actions.class_images(model, config, controls=controls, events=events)
+    )
+    return {"state": "done", "drawn": [str(path) for path in paths]}
 
 
 def sample(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
@@ -173,14 +182,19 @@ def _config(args: argparse.Namespace, model: ModelFolder) -> Any:
 
 
 def _in_job(what: str, work: Callable[[Controls], Any]) -> Any:
-    """Run ``work`` in the job thread while this one listens to Ctrl-C: once cancels, twice stops at once."""
+    """Run ``work`` in the job thread while this one listens to Ctrl-C: once cancels, twice stops at once.
+
+    A polite end from outside (SIGTERM, as schedulers of clusters and ``kill`` send it) cancels too.
+    """
     job = jobs.start(what, work)
     previous = signal.signal(signal.SIGINT, lambda *_: _interrupt(job))
+    polite = signal.signal(signal.SIGTERM, lambda *_: job.controls.cancel())
     try:
         while not job.wait(0.2):
             pass
     finally:
         signal.signal(signal.SIGINT, previous)
+        signal.signal(signal.SIGTERM, polite)
     if job.error:
         raise job.error
     return job.result

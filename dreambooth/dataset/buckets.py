@@ -30,6 +30,10 @@ class Crop:
     height: int
 
     @property
+    def bucket(self) -> Size:
+        return self.width, self.height
+
+    @property
     def kept(self) -> float:
         """Share of the picture's area that stays, 0 to 1."""
         return self.width * self.height / (self.resized_w * self.resized_h)

@@ -11,6 +11,7 @@ from pathlib import Path
 from dreambooth.errors import UserError
 
 FILE_NAME = "file name"
+FILEWORDS = "[filewords]"
 
 # A letter or digit of a script that puts spaces between words. Chinese, Japanese and Korean don't (or
 # glue particles on), so a token in them counts wherever it stands.
@@ -86,6 +87,17 @@ def build_prompt(template: str, caption: str, instance_token: str, class_token: 
     elif instance_token:
         prompt = _instance_prompt(prompt, instance_token, class_token)
     return _tidy(prompt, class_token)
+
+
+def is_filled_in(template: str, caption: str, class_token: str) -> bool:
+    """Whether a class picture's caption already is its whole prompt, as beside pictures that were drawn from it.
+
+    The template stands in it then, with anything for [filewords]; the class token may have been put in front.
+    """
+    parts = re.split(re.escape(FILEWORDS), _one_line(template) or FILEWORDS, flags=re.IGNORECASE)
+    pattern = ".*".join(re.escape(part.strip(" ,")) for part in parts)
+    without = caption.removeprefix(f"{_one_line(class_token)}, ") if class_token else caption
+    return any(re.fullmatch(pattern, text, re.IGNORECASE) for text in (caption, without))
 
 
 def _instance_prompt(prompt: str, instance_token: str, class_token: str) -> str:

@@ -67,6 +67,7 @@ class Plan:
     examples: tuple[Example, ...]
     class_examples: dict[tuple[int, Size], tuple[Example, ...]]
     warnings: tuple[str, ...] = ()
+    validation: tuple[Example, ...] = ()  # only measured on
 
     def epoch(self, seed: int, epoch: int, batch_size: int) -> list[Batch]:
         """The batches of one epoch (counted from 0), in order.
@@ -96,9 +97,13 @@ class Plan:
         """Instances, then class pictures (one of these may stand in several buckets)."""
         return (*self.examples, *itertools.chain.from_iterable(self.class_examples.values()))
 
+    def everything(self) -> tuple[Example, ...]:
+        """All that is trained or measured on."""
+        return (*self.all_examples(), *self.validation)
+
     def table(self) -> list[dict[str, object]]:
         """One plain dict per picture, instances first, for printing and JSON. Concepts count from 1."""
-        return [_row(example) for example in self.all_examples()]
+        return [*map(_row, self.all_examples()), *({**_row(e), "kind": "validation"} for e in self.validation)]
 
     def fingerprint(self) -> str:
         """Changes when a picture, its prompt or its crop does: what an exact resume must find unchanged."""

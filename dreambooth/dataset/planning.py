@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from dreambooth.dataset.buckets import Size, bucket_sizes, fit
-from dreambooth.dataset.captions import Caption, build_prompt, read_caption
+from dreambooth.dataset.captions import FILEWORDS, Caption, build_prompt, is_filled_in, read_caption
 from dreambooth.dataset.pictures import OTHER_SUFFIXES, Examined, examine, find_pictures, masks_of
 from dreambooth.dataset.plan import Example, Plan
 from dreambooth.errors import UserError
@@ -26,6 +26,8 @@ _READERS = min(4, os.cpu_count() or 1)
 
 # From here on an enlarged picture teaches the model blur.
 _ENLARGED_TOO_MUCH = 2.0
+
+NO_SUCH_SHAPE = "no class picture has the shape"
 
 
 def make_plan(concepts: Sequence[Concept], settings: Settings, progress: Progress | None = None) -> Plan:
@@ -114,7 +116,7 @@ def _pictures_of(concept: Concept, key: str, name: str, checks: _Checks) -> list
     try:
         paths, left_out = find_pictures(folder), find_pictures(folder, OTHER_SUFFIXES)
         if key == "class_data_dir":
-            _require_apart(folder, os.path.expanduser(concept.instance_data_dir.strip()))
+            require_apart(folder, os.path.expanduser(concept.instance_data_dir.strip()))
     except UserError as error:
         raise UserError.several([f"{name}, {key}: {problem}" for problem in error.problems]) from error
     checks.warn_of(left_out, f"{name}, {key}: left out, convert to PNG or JPEG to use them")
@@ -124,7 +126,7 @@ def _pictures_of(concept: Concept, key: str, name: str, checks: _Checks) -> list
     return paths
 
 
-def _require_apart(classes: Path, instance_dir: str) -> None:
+def require_apart(classes: Path, instance_dir: str) -> None:
     """UserError when one folder lies inside the other. A missing one is complained of elsewhere."""
     if not os.path.isdir(instance_dir):
         return
@@ -158,6 +160,8 @@ def _example(
     source: _Source, concept: Concept, picture: Examined, caption: Caption, buckets: Sequence[Size]
 ) -> Example:
     template = concept.class_prompt if source.is_class else concept.instance_prompt
+    if source.is_class and is_filled_in(template, caption.text, concept.class_token):
+        template = FILEWORDS
     return Example(
         path=source.path,
         caption=build_prompt(template, caption.text, concept.instance_token, concept.class_token, source.is_class),
@@ -184,7 +188,7 @@ def _place_classes(
             if not here:
                 width, height = bucket
                 checks.warnings.append(
-                    f"Concept {concept + 1}: no class picture has the shape of its {width}x{height} "
+                    f"Concept {concept + 1}: {NO_SUCH_SHAPE} of its {width}x{height} "
                     "pictures; all of them are cropped to it."
                 )
                 here = [_cropped(example, [bucket]) for example in own]

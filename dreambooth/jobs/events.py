@@ -6,6 +6,7 @@ line: {"time": seconds since 1970, "kind": ..., ...}. Kinds and their fields:
     started   what, settings                     phase     name
     progress  phase, done, total                 step      step, total, epoch, epochs, loss, prior_loss, lr, seconds,
                                                            memory (bytes)
+    validation step, loss, class_loss, losses and class_losses (by concept, from 1), best
     preview   path, prompt, seed, step           saved     what, path, summary
     message   text, level                        ended     state (done, cancelled, failed), text
 """

@@ -13,10 +13,14 @@ import torch
 from dreambooth.checkpoints.modules import family_in, weights_path
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.dataset.plan import Plan
-from dreambooth.dataset.planning import make_plan
+from dreambooth.dataset.planning import NO_SUCH_SHAPE
 from dreambooth.errors import UserError
 from dreambooth.files import require_free_space
 from dreambooth.hosts.alone import best_device
+from dreambooth.jobs import ALONE, Crew
+from dreambooth.runs import class_images
+from dreambooth.runs.class_images import Wanted
+from dreambooth.runs.plans import plan_of
 from dreambooth.settings import ModelConfig, ModelFolder, Settings
 from dreambooth.training.optimizers import why_not_8bit
 from dreambooth.training.precision import disk_forecast, forecast, resolve_precision
@@ -34,11 +38,13 @@ class Checked:
     steps_per_epoch: int
     memory_bytes: int
     warnings: tuple[str, ...]
+    class_images: tuple[Wanted, ...] = ()  # to be drawn before it learns
 
     def as_dict(self) -> dict[str, Any]:
         return {
             "pictures": len(self.plan.examples),
             "class_pictures": len({e.path for e in self.plan.all_examples() if e.is_class}),
+            "class_images_to_draw": len(self.class_images),
             "steps": self.steps,
             "steps_per_epoch": self.steps_per_epoch,
             "device": str(self.device),
@@ -54,12 +60,13 @@ def preflight(
     config: ModelConfig,
     device: torch.device | None = None,
     progress: Callable[[int, int, str], None] | None = None,
+    crew: Crew = ALONE,
 ) -> Checked:
     """Every reason why a run could not start, in one UserError, before anything is loaded."""
-    settings, problems = config.settings, []
+    settings, problems = config.settings, [*crew.problems(), *class_images.problems_of(model, config.concepts)]
     plan = precision = None
     try:
-        plan = make_plan(config.concepts, settings, progress)
+        plan = plan_of(model, config, progress)
     except UserError as error:
         problems += error.problems
     device = device or best_device()
@@ -74,12 +81,14 @@ def preflight(
     problems += [f"{part} is missing: create {model.name} again." for part in _missing_parts(model)]
     if problems:
         raise UserError.several(problems)
+    to_draw = tuple(class_images.missing(model, config.concepts, plan, settings))
     n_unet, n_text = sizes_of(model)
     require_free_space(model.root, disk_forecast(settings, n_unet, n_text), "This run")
-    memory = forecast(settings, precision, n_unet, n_text, bool(plan.class_examples))
-    steps, per_epoch = run_length(settings, plan.steps_per_epoch(settings.train_batch_size))
-    warnings = (*plan.warnings, *_memory_warnings(device, memory), *_idle_settings(model, settings))
-    return Checked(plan, device, precision, steps, per_epoch, memory, warnings)
+    memory = forecast(settings, precision, n_unet, n_text, bool(plan.class_examples or to_draw))
+    steps, per_epoch = run_length(settings, math.ceil(plan.steps_per_epoch(settings.train_batch_size) / crew.size))
+    of_plan = [text for text in plan.warnings if not (to_draw and NO_SUCH_SHAPE in text)]
+    warnings = (*of_plan, *_memory_warnings(device, memory), *_idle_settings(model, settings))
+    return Checked(plan, device, precision, steps, per_epoch, memory, warnings, to_draw)
 
 
 def _idle_settings(model: ModelFolder, settings: Settings) -> list[str]:

@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 
 from dreambooth.dataset.plan import Plan
-from dreambooth.jobs import Controls, Events
+from dreambooth.jobs import ALONE, Controls, Crew, Events
 from dreambooth.runs.previews import Previews
 from dreambooth.settings import ModelConfig, ModelFolder
-from dreambooth.training.loop import Hooks, Loop
+from dreambooth.training.loop import NO_HOOKS, Hooks, Loop
 from dreambooth.training.precision import give_memory_back
 from dreambooth.training.results import Results
 from dreambooth.training.session import Session
@@ -44,20 +44,22 @@ def run(
     resume: str,
     controls: Controls,
     events: Events,
+    crew: Crew = ALONE,
 ) -> RunResult:
     """Train to the end, or until cancelled. ``resume``: the snapshot to go on from; "": a new run."""
     snapshot = read(model, resume) if resume else None
     if config.settings.seed < 0:  # settled here, so that the saved settings go on asking for a new one each time
-        seed = snapshot.settings["seed"] if snapshot else secrets.randbelow(2**31)
+        seed = snapshot.settings["seed"] if snapshot else crew.same(secrets.randbelow(2**31))
         config = dataclasses.replace(config, settings=dataclasses.replace(config.settings, seed=seed))
         events.message(f"Training seed: {seed}.")
     try:
-        with contextlib.closing(Session(model, config, plan, device, precision, controls, events)) as session:
+        with contextlib.closing(Session(model, config, plan, device, precision, controls, events, crew)) as session:
             results = Results(session)
             if snapshot:
                 _go_on(session, results, snapshot)
                 snapshot = None  # as large as the weights and their moments: not to be held while it trains
-            loop = Loop(session, Hooks(Previews(session, results).draw, results.save))
+            hooks = Hooks(Previews(session, results).draw, results.save, results.validate)
+            loop = Loop(session, hooks if crew.is_main else NO_HOOKS)
             state = loop.run()
             seconds = statistics.median(loop.step_seconds) if loop.step_seconds else 0.0
             return RunResult(state, results.config, tuple(results.files), session.position.step, seconds)

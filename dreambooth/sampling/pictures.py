@@ -13,14 +13,18 @@ from dreambooth.sampling.draw import Shot
 
 
 def save_picture(path: Path, picture: Image.Image, shot: Shot, sampler: str) -> Path:
-    """Write a PNG that the WebUI's PNG Info reads, and its parameters as text beside it."""
-    text = infotext(shot, sampler)
+    """Write a PNG (see :func:`save_png`), and its parameters as text beside it."""
+    save_png(path, picture, shot, sampler)
+    write_text(path.with_suffix(".txt"), infotext(shot, sampler) + "\n")
+    return path
+
+
+def save_png(path: Path, picture: Image.Image, shot: Shot, sampler: str) -> None:
+    """Write a PNG that the WebUI's PNG Info reads."""
     info = PngInfo()
-    info.add_text("parameters", text)
+    info.add_text("parameters", infotext(shot, sampler))
     with replacing(path) as beside:
         picture.save(beside, format="PNG", pnginfo=info)
-    write_text(path.with_suffix(".txt"), text + "\n")
-    return path
 
 
 def infotext(shot: Shot, sampler: str) -> str:

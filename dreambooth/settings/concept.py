@@ -22,7 +22,11 @@ class Concept:
     instance_data_dir: str = setting("", "Directories", "Dataset directory",
         "Folder with the pictures to learn from.")
     class_data_dir: str = setting("", "Directories", "Classification dataset directory",
-        "Folder with pictures of the class in general, for prior preservation; empty: none.")
+        "Folder with pictures of the class in general, for prior preservation. Empty: none, or a folder of the "
+        "model's own where class images are to be drawn.")
+    validation_data_dir: str = setting("", "Directories", "Validation dataset directory",
+        "Folder with pictures of the subject that are not trained, to measure what is learnt; empty: as Share of "
+        "pictures held out says.")
     instance_token: str = setting("", "Filewords", "Instance token",
         "A rare word that will name the subject.")
     class_token: str = setting("", "Filewords", "Class token",
@@ -31,6 +35,15 @@ class Concept:
         "Text for each picture; [filewords] stands for its caption.")
     class_prompt: str = setting("[filewords]", "Training Prompts", "Class prompt",
         "Text for each class picture; [filewords] stands for its caption.")
+    num_class_images_per: int = setting(0, "Class Image Generation", "Class images per instance image",
+        "The model draws what is missing before it learns, from the class prompt, and keeps it for the next run. "
+        "0: take what lies in the classification directory.", low=0, high=1000, step=1)
+    class_negative_prompt: str = setting("", "Class Image Generation", "Classification negative prompt",
+        "What class images should not show.")
+    class_guidance_scale: float = setting(7.5, "Class Image Generation", "Classification CFG scale",
+        "How strictly class images follow the prompt.", low=1, high=30, step=0.1)
+    class_infer_steps: int = setting(40, "Class Image Generation", "Classification steps",
+        "Sampling steps of class images.", low=1, high=1000, step=1)
     save_sample_prompt: str = setting("[filewords]", "Sample Prompts", "Sample image prompt",
         "What previews show; [filewords] takes the captions of the instance pictures in turn.")
     save_sample_negative_prompt: str = setting("", "Sample Prompts", "Sample negative prompt",
@@ -47,10 +60,9 @@ class Concept:
 
 
 CONCEPT = declared(Concept)
-# Of the old extension's concepts: class pictures that it draws itself, and fields that follow from others.
-NOT_YET = ("class_negative_prompt", "num_class_images_per", "class_guidance_scale", "class_infer_steps",
-           "save_sample_template", "is_valid")  # fmt: skip
-_FOLDERS = ("instance_data_dir", "class_data_dir")
+# Of the old extension's concepts: fields that follow from others.
+NOT_YET = ("save_sample_template", "is_valid")
+_FOLDERS = ("instance_data_dir", "class_data_dir", "validation_data_dir")
 
 
 def parse_concepts(

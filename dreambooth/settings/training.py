@@ -64,6 +64,8 @@ class Settings:
     train_batch_size: int = setting(1, "Batching", "Batch size",
         "Instance pictures per forward pass; with prior preservation as many class pictures go with them.",
         low=1, high=256, step=1)
+    sample_batch_size: int = setting(1, "Batching", "Class batch size",
+        "Class images that are drawn together, see Concepts.", low=1, high=256, step=1, advanced=True)
     gradient_accumulation_steps: int = setting(1, "Batching", "Gradient accumulation steps",
         "Batches whose gradients are averaged before the weights move.", low=1, high=1024, step=1)
     gradient_checkpointing: bool = setting(True, "Batching", "Gradient checkpointing",
@@ -150,6 +152,8 @@ class Settings:
 
     prior_loss_weight: float = setting(0.75, "Prior Loss", "Prior loss weight",
         "Weight of the class pictures, which keep the model from forgetting its class.", low=0, high=10, step=0.01)
+    disable_class_matching: bool = setting(False, "Prior Loss", "Disable class matching",
+        "Take the class pictures as they are: none is drawn, however many are asked for.", advanced=True)
 
     scheduler: str = setting("DDIM", "Image Generation", "Sampler",
         "Draws previews and samples.", choices=SAMPLERS)

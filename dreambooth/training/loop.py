@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from dreambooth.dataset.plan import Batch
 from dreambooth.errors import UserError
 from dreambooth.training.figures import Figures
@@ -34,6 +36,10 @@ class Hooks:
 
     preview: Callable[[], None]
     save: Callable[[str], None]
+    validate: Callable[[], None] = lambda: None
+
+
+NO_HOOKS = Hooks(lambda: None, lambda when: None)
 
 
 @dataclass
@@ -54,7 +60,8 @@ class Loop:
         self.session, self.hooks = session, hooks
         self.settings, self.position = session.settings, session.position
         batches = session.plan.steps_per_epoch(self.settings.train_batch_size)
-        self.total_steps, _ = run_length(self.settings, batches)
+        self.crew = session.crew
+        self.total_steps, _ = run_length(self.settings, math.ceil(batches / self.crew.size))
         self.step_seconds: list[float] = []
         self._pending: _Measured | None = None
         self._autosave = Autosave(self.settings.autosave_minutes)
@@ -62,12 +69,14 @@ class Loop:
         self._clock = time.perf_counter()
 
     def run(self) -> str:
+        if self.position.step == 0:
+            self.hooks.validate()  # what the untouched model makes of it
         self.session.events.phase("training")
         self._clock = time.perf_counter()
         while self.position.step < self.total_steps:
             windows = self.windows(self.position.epoch)
             for window in windows[self.position.window :]:
-                if not self._obey():
+                if self.crew.any(not self._obey()):
                     return self._end("cancelled")
                 self.step(window)
                 if self.position.step >= self.total_steps:
@@ -90,7 +99,10 @@ class Loop:
         pictures = sum(len(batch.instances) for batch in window)
         losses = []
         for number, batch in enumerate(window):
-            losses.append(self._backward(batch, number, len(batch.instances) / pictures))
+            if number % self.crew.size == self.crew.rank:
+                losses.append(self._backward(batch, number, len(batch.instances) / pictures))
+        if self.crew.size > 1:
+            self._share(losses, with_prior=any(batch.classes for batch in window))
         norm = session.stepper.step()
         if session.ema:
             session.ema.update()
@@ -118,10 +130,18 @@ class Loop:
         detached = [x if x is None else x.detach() * share for x in (losses.total, losses.instance, losses.prior)]
         return Losses(*detached)
 
+    def _share(self, losses: list[Losses], with_prior: bool) -> None:
+        """Gradients and losses of all processes, added up: each holds those of the whole step afterwards."""
+        self.crew.sum_gradients([p for group in self.session.optimizer.param_groups for p in group["params"]])
+        zero = torch.zeros((), device=self.session.device)
+        parts = [[x.instance for x in losses], [x.prior for x in losses if x.prior is not None]]
+        instance, prior = self.crew.sum(torch.stack([sum(part, zero).float() for part in parts]))
+        losses[:] = [Losses(instance, instance, prior if with_prior else None)]
+
     def windows(self, epoch: int) -> list[Sequence[Batch]]:
         """The epoch's batches in groups of one optimizer step; the last group may be smaller."""
         batches = self.session.plan.epoch(self.settings.seed, epoch, self.settings.train_batch_size)
-        n = self.settings.gradient_accumulation_steps
+        n = self.settings.gradient_accumulation_steps * self.crew.size
         return [batches[i : i + n] for i in range(0, len(batches), n)]
 
     def _past_text_encoder(self) -> bool:
@@ -162,6 +182,8 @@ class Loop:
 
     def _beside(self, epoch_ended: bool) -> None:
         """What is due after a step; a snapshot last, so that a run that goes on from it repeats none of it."""
+        if not self.crew.is_main:
+            return  # the others wait before the next step
         wanted = due(self.settings, self.position, epoch_ended)
         autosave = self._autosave.due()
         if not wanted and not autosave:
@@ -169,6 +191,8 @@ class Loop:
         self._flush()
         if "preview" in wanted:
             self.hooks.preview()
+        if "validate" in wanted:
+            self.hooks.validate()
         if "save" in wanted:
             self.hooks.save("during")
         if autosave:
@@ -182,6 +206,8 @@ class Loop:
         self._flush()
         if self.session.controls.stopped:
             return "cancelled"
+        if state == "done":
+            self.hooks.validate()
         self.hooks.save("after" if state == "done" else "cancel")
         if state == "done":
             self.hooks.preview()

@@ -31,6 +31,7 @@ from dreambooth.training.session import Session
 from dreambooth.training.snapshot import Snapshot
 from dreambooth.training.snapshot import write as write_snapshot
 from dreambooth.training.state import take
+from dreambooth.training.validation import Validation
 
 log = logging.getLogger("dreambooth.training")
 
@@ -46,6 +47,7 @@ class Results:
         self.run, self.run_before = uuid.uuid4().hex, session.config.facts.run
         self.started = time.time()
         self.files: list[Path] = []
+        self.validation = Validation(session) if self.settings.validation_every else None
 
     @property
     def revision(self) -> int:
@@ -77,6 +79,22 @@ class Results:
             self._rescue()
         raise UserError.several(problems)
 
+    def validate(self) -> None:
+        """Measure where the weights stand, once for each step, and say so."""
+        if not self.validation:
+            return
+        measured, is_new = self.validation.measure()
+        if is_new:
+            self.session.events.send(
+                "validation",
+                step=measured.step,
+                loss=round(measured.loss, 6),
+                class_loss=None if measured.class_loss is None else round(measured.class_loss, 6),
+                losses={n + 1: round(loss, 6) for n, loss in measured.losses.items()},
+                class_losses={n + 1: round(loss, 6) for n, loss in measured.class_losses.items()},
+                best=measured.step > 0 and measured.loss == self.validation.lowest,
+            )
+
     def _parts(self, when: str) -> list[Callable[[], None]]:
         """What is to be saved, results first: a snapshot that does not fit on the disk must not cost them.
 
@@ -102,12 +120,15 @@ class Results:
             self.session.events.message(said, level="warning")
 
     def _snapshot(self) -> None:
+        self.validate()
+        measured = self.validation.last if self.validation else None
         snapshot = take(
             self.session,
             run=self.run,
             run_before=self.run_before,
             revision_at_start=self.revision_at_start,
             epoch_at_start=self.epoch_at_start,
+            **({"validation_loss": measured.loss, "validation_lowest": self.validation.lowest} if measured else {}),
         )
         folder = write_snapshot(self.model, self.revision, snapshot, self.settings.snapshots_to_keep)
         self._count()
@@ -123,6 +144,8 @@ class Results:
                 f"The newest snapshot of {self.model.name} (step {made_at}) is of an earlier run, and the model was "
                 f"trained since (to step {self.config.facts.revision}): train without --resume."
             )
+        if self.validation:
+            self.validation.lowest = facts.get("validation_lowest", self.validation.lowest)
         self.run, self.run_before = facts["run"], facts.get("run_before")
         self.revision_at_start, self.epoch_at_start = facts["revision_at_start"], facts["epoch_at_start"]
 

@@ -15,7 +15,7 @@ from dreambooth.dataset.cache import LatentCache, TextCache
 from dreambooth.dataset.plan import Example, Plan
 from dreambooth.errors import UserError
 from dreambooth.files import read_json
-from dreambooth.jobs import Controls, Events
+from dreambooth.jobs import ALONE, Controls, Crew, Events
 from dreambooth.settings import ModelConfig, ModelFolder
 from dreambooth.training.adapters import AdapterLayer, form_of, inject
 from dreambooth.training.ema import EMA
@@ -39,11 +39,12 @@ class Session:
         precision: str,
         controls: Controls,
         events: Events,
+        crew: Crew = ALONE,
     ) -> None:
         self.model, self.config, self.plan = model, config, plan
         self.settings = config.settings
         self.device, self.precision = device, precision
-        self.controls, self.events = controls, events
+        self.controls, self.events, self.crew = controls, events, crew
         self.trains_text = self.settings.stop_text_encoder > 0
         self.modules = load_modules(model.working, unet=False, vae=False, text_encoder=False)
         self.layers: dict[str, AdapterLayer] = {}
@@ -67,11 +68,12 @@ class Session:
         self.latents = Latents(cache, scaling_factor, self.device)
         in_background = self.device.type == "cpu"  # where the loop itself looks at Cancel
         progress = self.events.progress if in_background else self.controls.watched(self.events.progress)
-        self.latents.prepare(self._in_order_of_use(), self._take_vae, progress)
+        with contextlib.nullcontext() if in_background else self.crew.main_first():
+            self.latents.prepare(self._in_order_of_use(), self._take_vae, progress)
         inpaints = read_json(working / "unet" / "config.json")["in_channels"] == INPAINTING_CHANNELS
         self.masked = MaskedPictures(self._take_vae, self.device) if inpaints else None
         self.events.phase("text embeddings")
-        self.prompt_texts = sorted({example.caption for example in self.plan.all_examples()})
+        self.prompt_texts = sorted({example.caption for example in self.plan.everything()})
         self.prompts = Prompts(self.modules, self.settings.clip_skip, self.device)
         if self.trains_text:
             self._load(text_encoder=True, dtype=self._dtype(learns=True))
@@ -141,7 +143,7 @@ class Session:
         """All examples, those of the first batches first."""
         batches = self.plan.epoch(self.settings.seed, 0, self.settings.train_batch_size)
         first = [example for batch in batches for example in (*batch.instances, *batch.classes)]
-        return [*first, *self.plan.all_examples()]
+        return [*first, *self.plan.everything()]
 
     def _load_text(self) -> None:
         """The text encoders, on the device."""

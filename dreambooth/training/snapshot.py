@@ -15,7 +15,7 @@ from dreambooth.errors import UserError
 from dreambooth.files import read_json, replacing_folder, require_free_space, write_json
 from dreambooth.settings import ModelFolder
 
-LATEST = "latest"
+LATEST, BEST = "latest", "best"
 
 
 @dataclass
@@ -39,7 +39,8 @@ class Snapshot:
 
 
 def write(model: ModelFolder, revision: int, snapshot: Snapshot, keep: int) -> Path:
-    """Write ``snapshots/REVISION`` whole or not at all, then drop all but the ``keep`` newest (0: none)."""
+    """Write ``snapshots/REVISION`` whole or not at all, then drop all but the ``keep`` newest (0: none) and the
+    best."""
     state, scalars = _flatten(snapshot.optimizer)
     n_bytes = sum(t.numel() * t.element_size() for t in (*snapshot.tensors.values(), *state.values()))
     require_free_space(model.snapshots, n_bytes, "A snapshot")
@@ -55,7 +56,7 @@ def write(model: ModelFolder, revision: int, snapshot: Snapshot, keep: int) -> P
         })  # fmt: skip
     if keep:
         others = [step for step in model.snapshot_steps() if step != revision]  # settings put back may count from lower
-        for old in others[: max(0, len(others) + 1 - keep)]:
+        for old in set(others[: max(0, len(others) + 1 - keep)]) - {best(model)}:
             shutil.rmtree(model.snapshots / str(old), ignore_errors=True)
     return folder
 
@@ -65,6 +66,8 @@ def read(model: ModelFolder, which: str = LATEST) -> Snapshot:
     steps = model.snapshot_steps()
     if not steps:
         raise UserError(f"{model.name} has no snapshot to resume from: start a new run.")
+    if which == BEST:
+        which = str(best(model) or BEST)
     if which != LATEST and which not in map(str, steps):
         raise UserError(f"{model.name} has no snapshot {which}; there are: {', '.join(map(str, steps))}, {LATEST}.")
     folder = model.snapshots / (str(steps[-1]) if which == LATEST else which)
@@ -83,6 +86,21 @@ def read(model: ModelFolder, which: str = LATEST) -> Snapshot:
         raise UserError(
             f"The snapshot {folder} cannot be read ({error}): delete it to resume from an older one."
         ) from error
+
+
+def best(model: ModelFolder) -> int | None:
+    """The newest run's snapshot with the lowest validation loss; None where nothing was measured."""
+    losses: dict[int, float] = {}
+    run = None
+    for step in reversed(model.snapshot_steps()):
+        try:
+            facts = read_json(model.snapshots / str(step) / "snapshot.json")["facts"]
+        except (UserError, KeyError, TypeError):
+            continue
+        run = run or facts.get("run")
+        if facts.get("run") == run and facts.get("validation_loss") is not None:
+            losses[step] = facts["validation_loss"]
+    return min(losses, key=losses.__getitem__, default=None)
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:

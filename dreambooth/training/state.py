@@ -29,6 +29,7 @@ def take(session: Session, **facts: Any) -> Snapshot:
             "scaler": scaler.state_dict() if scaler else {},
             "base": fingerprint(session.model.working, "unet") if session.settings.use_lora else "",
             "plan": session.plan.fingerprint(),
+            "processes": session.crew.size,
         },
     )
 
@@ -56,6 +57,9 @@ def restore(session: Session, snapshot: Snapshot) -> list[str]:
         scaler.load_state_dict(snapshot.facts["scaler"])
     if snapshot.facts["plan"] != session.plan.fingerprint():
         notes.append("pictures or captions have changed")
+    processes = snapshot.facts.get("processes", 1)
+    if processes != session.crew.size:
+        notes.append(f"it ran in {processes} processes and now runs in {session.crew.size}")
     if settings.use_lora and snapshot.facts["base"] != fingerprint(session.model.working, "unet"):
         notes.append("the model under the LoRA has changed")
     session.position = dataclasses.replace(snapshot.position)

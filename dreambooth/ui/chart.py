@@ -17,7 +17,8 @@ def chart(run: RunView) -> str:
     if len(run.loss.points) < 2:
         return f'<svg class="db_chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="No steps yet"></svg>'
     last = run.step["step"]
-    top = _ceiling([y for curve in (run.loss, run.prior) for _, y in curve.smoothed()])
+    drawn = (run.loss.smoothed(), run.prior.smoothed(), run.measured, run.drift)
+    top = _ceiling([y for points in drawn for _, y in points])
     fastest = max((y for _, y in run.rate.points), default=0.0)
     parts = [
         _frame(top, last, fastest),
@@ -25,6 +26,8 @@ def chart(run: RunView) -> str:
         _line(run.loss.points, last, top, "loss_raw"),
         _line(run.prior.smoothed(), last, top, "prior"),
         _line(run.loss.smoothed(), last, top, "loss"),
+        _dots(run.drift, last, top, "prior"),
+        _dots(run.measured, last, top, "loss"),
     ]
     return f'<svg class="db_chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(parts)}</svg>{_legend(run)}'
 
@@ -47,18 +50,28 @@ def _frame(top: float, last: float, fastest: float) -> str:
 
 
 def _line(points: Points, last: float, top: float, kind: str) -> str:
+    places = " ".join(f"{x:.1f},{y:.1f}" for x, y in _places(points, last, top))
+    return f'<polyline class="db_curve db_curve_{kind}" points="{places}"/>' if places else ""
+
+
+def _dots(points: Points, last: float, top: float, kind: str) -> str:
+    """Measurements: few, and each counts."""
+    places = _places(points, last, top)
+    return "".join(f'<circle class="db_dot db_dot_{kind}" cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in places)
+
+
+def _places(points: Points, last: float, top: float) -> list[tuple[float, float]]:
+    """Where the points lie in the picture."""
     if not points or not top or not last:
-        return ""
+        return []
     width, height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
-    places = [
-        f"{LEFT + x / last * width:.1f},{HEIGHT - BOTTOM - min(1.0, max(0.0, y / top)) * height:.1f}" for x, y in points
-    ]
-    return f'<polyline class="db_curve db_curve_{kind}" points="{" ".join(places)}"/>'
+    return [(LEFT + x / last * width, HEIGHT - BOTTOM - min(1.0, max(0.0, y / top)) * height) for x, y in points]
 
 
 def _legend(run: RunView) -> str:
     step = run.step
-    entries = [("loss", "loss", run.loss.smoothed()), ("prior", "class loss", run.prior.smoothed())]
+    entries = [("loss", "loss", run.loss.smoothed()), ("prior", "class loss", run.prior.smoothed()),
+               ("dot_loss", "validation", run.measured), ("dot_prior", "class drift", run.drift)]  # fmt: skip
     parts = [f'<span class="db_key db_key_{kind}">{name} {points[-1][1]:.4f}</span>' for kind, name, points in entries
              if points]  # fmt: skip
     parts.append(f'<span class="db_key db_key_rate">learning rate {step.get("lr", 0.0):.3g}</span>')

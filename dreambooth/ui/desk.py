@@ -32,7 +32,7 @@ from dreambooth.ui.view import View
 from dreambooth.ui.work import Bench, in_words
 
 NONE = "none"
-LATEST = "latest"
+LATEST, BEST = "latest", "best"
 REFRESH_SECONDS = 5.0
 
 
@@ -65,8 +65,9 @@ class Desk:
         """Steps that a run can go on from, newest first."""
         if name not in self.names():
             return [NONE]
-        steps = [str(step) for step in reversed(self._model(name).snapshot_steps())]
-        return [NONE, *([LATEST] if steps else []), *steps]
+        model = self._model(name)
+        steps = [str(step) for step in reversed(model.snapshot_steps())]
+        return [NONE, *([LATEST] if steps else []), *([BEST] if actions.best_snapshot(model) else []), *steps]
 
     def current_name(self) -> str | None:
         """The model at work, else the first one."""

@@ -125,6 +125,8 @@ def forecast(checked: Mapping[str, Any], settings: Settings, seconds_per_step: f
     pictures = f"{checked['pictures']} pictures"
     if checked["class_pictures"]:
         pictures += f" and {checked['class_pictures']} class pictures"
+    if checked.get("class_images_to_draw"):
+        pictures += f", {checked['class_images_to_draw']} class images to be drawn first"
     parts = [
         pictures,
         f"batch {batch} × {accumulation} accumulation = {batch * accumulation} per step",

@@ -15,6 +15,7 @@ MOST_PICTURES = 60
 PHASES = {
     "preflight": "Looking at settings and pictures",
     "host": "Waiting for the WebUI to finish what it draws",
+    "class images": "Drawing class images",
     "latents": "Encoding pictures",
     "text embeddings": "Encoding captions",
     "unet": "Loading the unet",
@@ -29,6 +30,7 @@ STARTS = {
     "extract": "Extracting",
     "resize": "Resizing to",
     "merge": "Merging",
+    "class-images": "Drawing class images for",
 }
 ENDS = {"done": "Done.", "cancelled": "Cancelled.", "failed": "It failed; the log says why."}
 
@@ -99,6 +101,8 @@ class RunView:
     loss: Curve = field(default_factory=Curve)
     prior: Curve = field(default_factory=Curve)
     rate: Curve = field(default_factory=Curve)
+    measured: list[tuple[float, float]] = field(default_factory=list)  # validation loss by step
+    drift: list[tuple[float, float]] = field(default_factory=list)  # the same of class pictures
     pictures: list[Picture] = field(default_factory=list)
     saved: list[Saved] = field(default_factory=list)
     time: float = 0.0  # of the last event, in seconds since 1970
@@ -131,6 +135,11 @@ class RunView:
         for curve, value in ((self.loss, "loss"), (self.prior, "prior_loss"), (self.rate, "lr")):
             if isinstance(event.get(value), (int, float)):
                 curve.add(event["step"], event[value])
+
+    def _on_validation(self, event: Event) -> None:
+        for points, value in ((self.measured, "loss"), (self.drift, "class_loss")):
+            if isinstance(event.get(value), (int, float)):
+                points.append((event["step"], event[value]))
 
     def _on_preview(self, event: Event) -> None:
         path, prompt = str(event.get("path")), str(event.get("prompt", ""))

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from dreambooth import actions
-from dreambooth.errors import UserError
+from dreambooth.errors import Cancelled, UserError
 from dreambooth.jobs import Controls, Events
 from dreambooth.settings import Concept, ModelFolder
 
@@ -105,7 +105,7 @@ def train(mini: ModelFolder, concept: Concept) -> Callable[..., Outcome]:
         try:
             config = actions.configure(mini, {**SMALL, **settings}, [concept])
             result = actions.train(mini, config, resume=resume, controls=controls, events=events)
-        except UserError as refused:
+        except (UserError, Cancelled) as refused:
             error = refused
         return Outcome(result, seen, error, mini)
 

@@ -81,6 +81,15 @@ PICTURES = {
 }
 # Measured elsewhere: the named test fails when the setting has no effect.
 ELSEWHERE = {
+    "save_every_steps": "tests/training/test_intervals.py",
+    "preview_every_steps": "tests/training/test_intervals.py",
+    "autosave_minutes": "tests/training/test_intervals.py",
+    "epoch_pause_frequency": "tests/training/test_intervals.py",
+    "epoch_pause_time": "tests/training/test_intervals.py",
+    "sample_batch_size": "tests/training/test_class_images.py",
+    "disable_class_matching": "tests/training/test_class_images.py",
+    "validation_every": "tests/training/test_validation.py",
+    "validation_share": "tests/training/test_validation.py",
     "optimizer": "tests/training/test_optimizers.py",
     "gradient_set_to_none": "tests/training/test_optimizers.py",
     "gradient_checkpointing": "tests/training/test_optimizers.py",

@@ -1,0 +1,120 @@
+"""Is it still learning, or already forgetting? The denoising loss on the same pictures with the same noise, each time.
+
+The training loss hardly falls: its timesteps and noise change with every step and drown what is learnt. Here a set of
+pictures is measured at fixed timesteps with fixed noise, so that two measurements differ by the weights alone. On
+held-out pictures the loss falls while the subject is learnt and rises when its pictures are learnt by heart; on class
+pictures it rises as the class drifts away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import torch
+import torch.nn.functional as F
+
+from dreambooth.checkpoints.text import conditions
+from dreambooth.dataset.plan import Example
+from dreambooth.training.inputs import time_ids
+from dreambooth.training.noise import generator_for
+from dreambooth.training.precision import to_device
+from dreambooth.training.session import Session
+
+MOST = 24  # pictures of a concept
+TIMES = 4  # timesteps of each, in the middles of as many equal parts of the schedule
+
+Sets = dict[int, list[Example]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Plain mean squared errors after ``step``, by concept (from 0); whatever the objective weighs, these compare."""
+
+    step: int
+    losses: dict[int, float]
+    class_losses: dict[int, float]
+
+    @property
+    def loss(self) -> float:
+        return fmean(self.losses.values())
+
+    @property
+    def class_loss(self) -> float | None:
+        return fmean(self.class_losses.values()) if self.class_losses else None
+
+
+class Validation:
+    """Measures a session's weights as they are; afterwards everything is as before."""
+
+    def __init__(self, session: Session) -> None:
+        self.session, plan = session, session.plan
+        held = _by_concept(plan.validation)
+        self.pictures: Sets = {n: held.get(n, own) for n, own in _by_concept(plan.examples).items()}
+        self.class_pictures = _by_concept([example for example in plan.all_examples() if example.is_class])
+        self.last: Measured | None = None
+        self.lowest = math.inf  # loss of all that was measured in this run
+
+    def measure(self) -> tuple[Measured, bool]:
+        """The measurement after the step that the session stands at, and whether it is a new one."""
+        step = self.session.position.step
+        if self.last and self.last.step == step:
+            return self.last, False
+        with self._still():
+            losses = [{n: self._loss(examples) for n, examples in sets.items()} for sets in self._sets()]
+        self.last = Measured(step, *losses)
+        self.lowest = min(self.lowest, self.last.loss)
+        return self.last, True
+
+    def _sets(self) -> tuple[Sets, Sets]:
+        return self.pictures, self.class_pictures
+
+    @contextlib.contextmanager
+    def _still(self) -> Iterator[None]:
+        """No gradients, no dropout; the averages in place of the weights where those are what will be used."""
+        session = self.session
+        average = session.ema if session.settings.infer_ema else None
+        modes = {m: m.training for m in (session.modules.unet, *session.modules.text_encoders.values())}
+        try:
+            if average:
+                average.swap()
+            for module in modes:
+                module.eval()
+            with torch.no_grad(), session.accelerator.autocast():
+                yield
+        finally:
+            if average:
+                average.swap()
+            for module, mode in modes.items():
+                module.train(mode)
+
+    def _loss(self, examples: Sequence[Example]) -> float:
+        return fmean(self._loss_of(example) for example in examples)
+
+    def _loss_of(self, example: Example) -> float:
+        session, schedule = self.session, self.session.schedule
+        unet, same = session.modules.unet, [example] * TIMES
+        generator = generator_for("validation", example.content, *example.bucket)
+        clean = session.latents.batch(same, generator)
+        noise = to_device(torch.randn(clean.shape, generator=generator), clean.device)
+        t = to_device((torch.arange(TIMES) * 2 + 1) * schedule.timesteps // (2 * TIMES), clean.device)
+        embedding = session.prompts.batch([e.caption for e in same])
+        dtype = next(unet.parameters()).dtype
+        seen = schedule.add_noise(clean, noise, t)
+        if session.masked:
+            seen = torch.cat([seen, session.masked.channels(same, generator)], dim=1)
+        sizes = None if embedding.pooled is None else to_device(time_ids(same), clean.device)
+        predicted = unet(seen.to(dtype), t, **conditions(embedding, sizes, dtype))[0].float()
+        return F.mse_loss(predicted, schedule.target(clean, noise, t)).item()
+
+
+def _by_concept(examples: Sequence[Example]) -> Sets:
+    """At most MOST of each concept, each picture once; which ones depends on their content alone."""
+    found: dict[int, dict[str, Example]] = defaultdict(dict)
+    for example in examples:
+        found[example.concept].setdefault(example.content, example)
+    return {n: [own[key] for key in sorted(own)[:MOST]] for n, own in sorted(found.items())}
