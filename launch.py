@@ -42,6 +42,10 @@ class Trouble(Exception):
     """Ends the launcher with one line that says what to do."""
 
 
+# Most tests keep one core busy: two of them side by side. `-n 0` among the words runs them one by one.
+IN_PARALLEL = ("-n", "2", "--dist", "worksteal")
+
+
 def main(words: list[str]) -> int:
     """Make sure that the environment is there, then become the program asked for."""
     word = words[0] if words else "ui"
@@ -66,7 +70,7 @@ def command(words: list[str]) -> tuple[list[str], Path]:
     if words[0] == "ui":
         return ["-m", "dreambooth.ui", *words[1:]], Path.cwd()
     if words[0] == "test":
-        return ["-m", "pytest", *words[1:]], ROOT
+        return ["-m", "pytest", *IN_PARALLEL, *words[1:]], ROOT
     return ["-m", "dreambooth", *words], Path.cwd()
 
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
+
+# Tests run side by side, and so do the processes that they start: each is to keep to one core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pytest
 
@@ -11,6 +16,11 @@ import dreambooth
 from dreambooth.settings import Folders, ModelFolder
 
 EMBEDDED = Path(dreambooth.__file__).parent / "embedded"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest test first, so that it doesn't end alone after all others."""
+    items.sort(key=lambda item: "test_demo.py" not in item.nodeid)
 
 
 @pytest.fixture(scope="session")

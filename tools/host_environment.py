@@ -49,6 +49,7 @@ HOSTS = {
         """,
     ),
 }
+IN_PARALLEL = ("-n", "2", "--dist", "worksteal")  # as launch.py runs it
 # Of requirements-test.txt: no WebUI has peft, and the one pinned there is too new for A1111; ruff doesn't run here.
 NOT_HERE = ("peft", "ruff")
 VERSIONS = "import importlib.metadata as m, json; print(json.dumps([(d.name, d.version) for d in m.distributions()]))"
@@ -75,7 +76,7 @@ def main(words: list[str]) -> int:
     run([str(python), str(ROOT / "install.py")])
     if wrong := missing(python, wanted):
         raise SystemExit(f"{folder} is not as {args.host} has it; wanted {', '.join(wrong)}.")
-    return 0 if args.no_tests else subprocess.call([str(python), "-m", "pytest", *for_pytest], cwd=ROOT)
+    return 0 if args.no_tests else subprocess.call([str(python), "-m", "pytest", *IN_PARALLEL, *for_pytest], cwd=ROOT)
 
 
 def find_python(version: str) -> list[str]:

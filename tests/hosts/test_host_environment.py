@@ -35,7 +35,7 @@ def test_an_environment_is_made_once_and_runs_the_suite(tool, tmp_path, capfd):
     words = ["mine", "--env", str(tmp_path / "environment")]
     assert tool.main([*words, "-m", "not slow"]) == 0
     said = capfd.readouterr().out
-    assert "Installing" in said and "suite ['-m', 'not slow']" in said
+    assert "Installing" in said and "'worksteal', '-m', 'not slow']" in said
     assert tool.main([*words, "--no-tests"]) == 0
     said = capfd.readouterr().out
     assert "Installing" not in said and "suite" not in said

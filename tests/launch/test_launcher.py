@@ -92,7 +92,10 @@ def test_changed_requirements_are_installed(copy):
 
 def test_the_suite_gets_its_own_requirements_and_arguments(copy):
     tests = copy.run("test", "-k", "one or two")
-    assert "suite ['-k', 'one or two']" in tests.stdout and "Installing requirements-test.txt" in tests.stderr
+    assert (
+        "'--dist', 'worksteal', '-k', 'one or two']" in tests.stdout
+        and "Installing requirements-test.txt" in tests.stderr
+    )
     assert copy.run("test").stderr == ""
 
 
