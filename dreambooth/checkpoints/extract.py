@@ -21,7 +21,7 @@ from dreambooth.checkpoints.layout import Layout, Shape, Slot, part_shape, split
 from dreambooth.checkpoints.ldm_names import Place
 from dreambooth.checkpoints.manifest import REST, Entry, Manifest, dtype_name
 from dreambooth.checkpoints.modules import TOKENIZERS, WEIGHTS, disk_shapes, fingerprint, skeleton
-from dreambooth.checkpoints.reading import Tensors
+from dreambooth.checkpoints.reading import DTYPES, Tensors
 from dreambooth.checkpoints.recognise import configs_of, recognise
 from dreambooth.checkpoints.sources import open_source
 from dreambooth.checkpoints.tokenizer import write_tokenizer
@@ -32,6 +32,8 @@ from dreambooth.settings import Facts, ModelFolder
 from dreambooth.settings.creation import AUTO
 
 log = logging.getLogger("dreambooth.checkpoints")
+
+FP8 = {dtype for name, dtype in DTYPES.items() if name.startswith("F8_")}
 
 Progress = Callable[[int, int, str], None]
 
@@ -88,6 +90,8 @@ def extract(
             fingerprints = {component: fingerprint(working, component) for component in sorted(components)}
             Manifest(family.model_type, str(source), tensors.metadata, fingerprints, entries).save(kept)
     has_ema = any(move.component == "ema_unet" for move in moves)
+    if dtype is None and any(tensors.dtype(move.key) in FP8 for move in moves if move.component != REST):
+        log.warning("%s is in fp8: it was created in fp16, and is written so.", source)
     if extract_ema and not has_ema:
         log.warning("%s has no EMA weights: only its plain ones were extracted.", source)
     return Facts(model_type=family.model_type, src=origin or str(source), prediction_type=prediction, has_ema=has_ema)
@@ -113,12 +117,17 @@ def plan_moves(
             moves.append(Move(key, REST, (key,), (Spec(tensors.shape(key), tensors.dtype(key)),)))
             continue
         taken.update(slot.places)
-        kept = dtype if dtype and tensors.dtype(key).is_floating_point else tensors.dtype(key)
+        kept = dtype if dtype and tensors.dtype(key).is_floating_point else _trainable(tensors.dtype(key))
         names = tuple(place.name for place in slot.places)
         specs = tuple(Spec(shapes[place], kept) for place in slot.places)
         moves.append(Move(key, slot.places[0].component, names, specs, slot.transposed))
     _require_complete(tensors, layout, shapes, moves)
     return moves
+
+
+def _trainable(dtype: torch.dtype) -> torch.dtype:
+    """fp8 is widened, which loses nothing: what training changes would be rounded away in it."""
+    return torch.float16 if dtype in FP8 else dtype
 
 
 def _require_complete(tensors: Tensors, layout: Layout, shapes: Mapping[Place, Shape], moves: list[Move]) -> None:
@@ -141,9 +150,9 @@ def _require_complete(tensors: Tensors, layout: Layout, shapes: Mapping[Place, S
                 f"where {'x'.join(map(str, move.specs[0].shape))} {'each ' if len(belongs) > 1 else ''}belongs. "
                 "Use another file."
             )
-        if not move.specs[0].dtype.is_floating_point:
+        if not move.specs[0].dtype.is_floating_point or move.key.removesuffix("weight") + "scale_weight" in tensors:
             raise UserError(
-                f"{tensors.path} is quantised ({move.key} holds whole numbers), which can't be trained: "
+                f"{tensors.path} is quantised ({move.key} holds whole or scaled numbers), which can't be trained: "
                 "use the checkpoint that it was made from."
             )
 

@@ -22,6 +22,7 @@ from dreambooth.checkpoints.stable_diffusion import (
     StableDiffusion,
     clip_config,
     conv_in_channels,
+    has_label,
     transformers_text_sizes,
 )
 from dreambooth.settings.creation import FAMILIES
@@ -44,7 +45,7 @@ class StableDiffusion1(StableDiffusion):
     def claims(self, shapes: Shapes) -> bool:
         to_k = shapes.get(UNET + "middle_block.1.transformer_blocks.0.attn2.to_k.weight", ())
         other_text = any(key.startswith(("cond_stage_model.model.", "conditioner.")) for key in shapes)
-        known = conv_in_channels(shapes) in (4, INPAINTING_CHANNELS)
+        known = conv_in_channels(shapes) in (4, INPAINTING_CHANNELS) and not has_label(shapes)
         return known and to_k[-1:] <= (WIDEST_CONTEXT,) and not other_text
 
     def claims_folder(self, configs: Configs) -> bool:

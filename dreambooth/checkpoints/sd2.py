@@ -24,6 +24,7 @@ from dreambooth.checkpoints.stable_diffusion import (
     StableDiffusion,
     clip_config,
     conv_in_channels,
+    has_label,
     open_clip_sizes,
 )
 from dreambooth.settings.creation import FAMILIES
@@ -46,7 +47,7 @@ class StableDiffusion2(StableDiffusion):
         to_k = shapes.get(UNET + "middle_block.1.transformer_blocks.0.attn2.to_k.weight", ())
         text = any(key.startswith(TEXT) for key in shapes)
         other_text = any(key.startswith(("cond_stage_model.transformer.", "conditioner.")) for key in shapes)
-        known = conv_in_channels(shapes) in (4, INPAINTING_CHANNELS) and not _has_label(shapes)
+        known = conv_in_channels(shapes) in (4, INPAINTING_CHANNELS) and not has_label(shapes)
         return known and (text or to_k[-1:] == (1024,)) and not other_text
 
     def claims_folder(self, configs: Configs) -> bool:
@@ -92,10 +93,6 @@ class StableDiffusion2(StableDiffusion):
         # The unet reads the last layer but one, so that is where transformers' module ends.
         sizes |= {"num_hidden_layers": sizes["num_hidden_layers"] - 1, "projection_dim": sizes["hidden_size"]}
         return clip_config(sizes, max(1, sizes["hidden_size"] // 64), "gelu", facts[component])
-
-
-def _has_label(shapes: Shapes) -> bool:
-    return any(key.startswith(UNET + "label_emb.") for key in shapes)
 
 
 def _prediction(configs: Configs) -> str:

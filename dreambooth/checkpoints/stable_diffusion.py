@@ -94,7 +94,10 @@ class StableDiffusion:
                 for component, prefix in self.text_prefixes.items()
             }
         except (KeyError, IndexError, ZeroDivisionError, ValueError) as error:
-            raise UserError(f"it is not a whole {self.title} checkpoint: {error} is missing or odd") from error
+            raise UserError(
+                f"it is not a whole {self.title} checkpoint ({error} is missing or odd; parts of different families, "
+                "perhaps): use another file"
+            ) from error
         width = sum(text["hidden_size"] for text in texts.values())
         if unet["cross_attention_dim"] != width:
             raise UserError(
@@ -307,6 +310,11 @@ def conv_in_channels(shapes: Shapes) -> int:
     return shape[1] if len(shape) > 1 else 0
 
 
+def has_label(shapes: Shapes) -> bool:
+    """Whether the unet is told more than the text: SDXL's is, and unCLIP's."""
+    return any(key.startswith(UNET + "label_emb.") for key in shapes)
+
+
 def _numbers(shapes: Shapes, pattern: str) -> list[int]:
     """The numbers that a name's one group takes, ascending."""
     return sorted({int(match[1]) for key in shapes if (match := re.fullmatch(pattern, key))})
@@ -330,7 +338,7 @@ def _facts(metadata: Mapping[str, str]) -> dict[str, Any]:
             facts["prediction_type"] = str(said["prediction_type"])
             if facts["prediction_type"] not in PREDICTION_TYPES:
                 raise ValueError(f"prediction_type {facts['prediction_type']} is not {' or '.join(PREDICTION_TYPES)}")
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError(
             f"what it says about its build ({FACTS_KEY} in a file's metadata, config.json in a folder) "
             f"can't be used: {error}"

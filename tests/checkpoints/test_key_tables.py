@@ -16,7 +16,8 @@ from dreambooth.checkpoints.extract import plan_moves
 from dreambooth.checkpoints.manifest import REST
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.recognise import configs_of, recognise
-from dreambooth.checkpoints.writing import TensorWriter
+from dreambooth.checkpoints.writing import Spec, TensorWriter
+from dreambooth.errors import UserError
 
 N_SCHEDULES = 12  # betas and what follows from them, in the file of each model before SDXL
 
@@ -76,13 +77,12 @@ PUBLISHED = {
 
 
 @pytest.fixture
-def hollow(tmp_path: Path, key_tables):
-    """A published model's file, all zeros."""
+def hollow(tmp_path: Path):
+    """A file with a table's tensors, all zeros."""
 
     path = tmp_path / "hollow.safetensors"
 
-    def make(name: str) -> Path:
-        table = key_tables(name)
+    def make(table: dict[str, Spec]) -> Path:
         writer = TensorWriter(path, table)
         writer._file.close()
         with open(path, "r+b") as file:
@@ -94,9 +94,9 @@ def hollow(tmp_path: Path, key_tables):
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_every_tensor_has_its_place(name, hollow):
+def test_every_tensor_has_its_place(name, hollow, key_tables):
     expected = PUBLISHED[name]
-    with open_tensors(hollow(name)) as file:
+    with open_tensors(hollow(key_tables(name))) as file:
         # Told, since SD2's two kinds differ in values alone, and there are none.
         family, _ = recognise(file, prediction="v_prediction" if "-v" in name else "epsilon")
         configs = configs_of(family, file)
@@ -110,3 +110,24 @@ def test_every_tensor_has_its_place(name, hollow):
     assert counts == expected.parameters
     for component, config in expected.configs.items():
         assert {key: configs[component][key] for key in config} == config
+
+
+UNET_AND_VAE = ("model.diffusion_model.", "first_stage_model.")
+MIXED = [
+    ("sd15", "sd21-768-v", "width 768, its text encoder gives 1024: parts of different families"),
+    ("sd21-768-v", "sd15", "Stable Diffusion 2.x .* without text encoder|parts of different families|not known here"),
+    ("sd15", "sdxl-base", "not a whole Stable Diffusion XL checkpoint .*parts of different families"),
+    ("sd21-768-v", "sdxl-base", "not a whole Stable Diffusion XL checkpoint .*parts of different families"),
+    ("sdxl-base", "sd15", "XL checkpoint without text encoder 1 .* and text encoder 2"),
+    ("sdxl-base", "sd21-768-v", "XL checkpoint without text encoder 1 .* and text encoder 2"),
+]
+
+
+@pytest.mark.parametrize(("of", "text_of", "expected"), MIXED)
+def test_parts_of_different_families_are_refused(of, text_of, expected, hollow, key_tables):
+    table = {key: spec for key, spec in key_tables(of).items() if key.startswith(UNET_AND_VAE)}
+    texts = ("cond_stage_model.", "conditioner.")
+    table |= {key: spec for key, spec in key_tables(text_of).items() if key.startswith(texts)}
+    with open_tensors(hollow(table)) as file, pytest.raises(UserError, match=expected) as refusal:
+        configs_of(recognise(file)[0], file)
+    assert str(file.path) in str(refusal.value) and "\n" not in str(refusal.value)

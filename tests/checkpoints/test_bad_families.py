@@ -1,0 +1,155 @@
+"""What is wrong with a checkpoint of a later family, or odd about its place on disk: one line, and nothing written."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from dreambooth.checkpoints.extract import extract
+from dreambooth.checkpoints.reading import open_tensors
+from dreambooth.checkpoints.sdxl import TEXT_1, TEXT_2
+from dreambooth.checkpoints.single_file import write_checkpoint
+from dreambooth.checkpoints.stable_diffusion import UNET, VAE
+from dreambooth.checkpoints.verify import verify_checkpoint
+from dreambooth.errors import UserError
+from tests.mini_models import make
+
+SD2_TEXT = "cond_stage_model.model."
+OUT = UNET + "out.2.weight"
+
+Tensors = dict[str, torch.Tensor]
+Files = dict[str, Tensors]
+
+
+@pytest.fixture(scope="session")
+def minis(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("minis")
+    return {kind: make(folder / f"{kind}.safetensors", kind) for kind in ("v1x", "v2x", "SDXL")}
+
+
+def without(kind: str, *prefixes: str):
+    return lambda files: {key: value for key, value in files[kind].items() if not key.startswith(prefixes)}
+
+
+def with_value(kind: str, key: str, value: float):
+    def change(files: Files) -> Tensors:
+        changed = files[kind][key].clone()
+        changed.view(-1)[-1] = value
+        return {**files[kind], key: changed}
+
+    return change
+
+
+def quantised(files: Files) -> Tensors:
+    return {**files["SDXL"], OUT: files["SDXL"][OUT].char()}
+
+
+def scaled(files: Files) -> Tensors:
+    """fp8 with factors beside: the values alone mean nothing."""
+    narrow = files["SDXL"][OUT].to(torch.float8_e4m3fn)
+    return {**files["SDXL"], OUT: narrow, UNET + "out.2.scale_weight": torch.tensor(0.1)}
+
+
+WHOLE = r"is a Stable Diffusion {} checkpoint without "
+ROWS: dict[str, tuple[Callable[[Files], Tensors], str]] = {
+    "SDXL, VAE baked out": (without("SDXL", VAE), WHOLE.format("XL") + "VAE .*: give a VAE too"),
+    "SD2, VAE baked out": (without("v2x", VAE), "without VAE .*: give a VAE too"),
+    "SD2, no text encoder": (without("v2x", SD2_TEXT), "without text encoder"),
+    "SDXL, one text encoder": (without("SDXL", TEXT_2), "without text encoder 2"),
+    "SDXL, no text encoders": (without("SDXL", TEXT_1, TEXT_2), "without text encoder 1 .* and text encoder 2"),
+    "SDXL, no unet": (without("SDXL", UNET), "is a VAE alone|no checkpoint that is known"),
+    "NaN in a fused tensor": (
+        with_value("SDXL", TEXT_2 + "transformer.resblocks.0.attn.in_proj_weight", float("nan")),
+        "in_proj_weight holds values that are not numbers",
+    ),
+    "infinity in a projection": (with_value("SDXL", TEXT_2 + "text_projection", float("inf")), "not numbers"),
+    "quantised": (quantised, "is quantised"),
+    "scaled fp8": (scaled, "is quantised"),
+    "a text layer missing": (without("SDXL", TEXT_2 + "transformer.resblocks.1.attn"), "incomplete: 8 tensors"),
+    "no projection": (without("SDXL", TEXT_2 + "text_projection"), "text_projection"),
+    "no sizes": (without("SDXL", UNET + "label_emb"), "label_emb"),
+}
+
+
+@pytest.mark.parametrize("what", ROWS)
+def test_refused_in_one_line(what, minis, new, tmp_path, read_all):
+    build, expected = ROWS[what]
+    source = tmp_path / "the source.safetensors"
+    with open_tensors(minis["SDXL"]) as file:
+        safetensors.torch.save_file(
+            build({kind: read_all(path) for kind, path in minis.items()}), source, file.metadata
+        )
+    with pytest.raises(UserError, match=expected) as refusal:
+        extract(source, new)
+    assert "the source" in str(refusal.value) and "\n" not in str(refusal.value)
+    assert not new.root.exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
+def test_fp8_is_widened(dtype, minis, new, tmp_path, read_all, caplog):
+    """People have such files; nothing is lost by it, and what training changes isn't rounded away."""
+    source = tmp_path / "fp8.safetensors"
+    wide = {key: value.to(dtype) if key.startswith(UNET) else value for key, value in read_all(minis["SDXL"]).items()}
+    with open_tensors(minis["SDXL"]) as file:
+        safetensors.torch.save_file(wide, source, file.metadata)
+    extract(source, new)
+    assert "is in fp8: it was created in fp16" in caplog.text
+    out = write_checkpoint(new, tmp_path / "out.safetensors")
+    assert verify_checkpoint(out, new).n_changed == 0
+    for key, value in read_all(out).items():
+        assert torch.equal(value, wide[key].half() if key.startswith(UNET) else wide[key]), key
+
+
+VAES = {
+    "a VAE of other sizes": (lambda t: {**t, VAE + "decoder.extra.weight": torch.zeros(1)}, "is no VAE for"),
+    "a LoRA": (lambda t: {"lora_unet_x.lora_down.weight": torch.zeros(4, 4)}, "is no VAE"),
+    "a VAE with NaN": (lambda t: {**t, VAE + "decoder.conv_in.bias": torch.full((8,), float("nan"))}, "not numbers"),
+    "a wider VAE": (lambda t: {**t, VAE + "decoder.conv_in.bias": torch.zeros(16)}, "has the shape"),
+}
+
+
+@pytest.mark.parametrize("what", VAES)
+def test_a_bad_vae_is_refused(what, minis, new, tmp_path, read_all):
+    change, expected = VAES[what]
+    vae = tmp_path / "the VAE.safetensors"
+    own = {key: value for key, value in read_all(minis["SDXL"]).items() if key.startswith(VAE)}
+    safetensors.torch.save_file(change(own), vae)
+    with pytest.raises(UserError, match=expected) as refusal:
+        extract(minis["SDXL"], new, vae=vae)
+    assert "\n" not in str(refusal.value) and not new.root.exists()
+
+
+def test_links_and_names_that_are_not_ascii(minis, new, tmp_path, assert_same):
+    """A file by way of a link in a linked folder, as people keep large models on another disk."""
+    real, linked = tmp_path / "另一个 disk", tmp_path / "链接 to it"
+    real.mkdir()
+    shutil.copy(minis["SDXL"], real / "模型 один é.safetensors")
+    try:
+        linked.symlink_to(real, target_is_directory=True)
+        (linked / "也是 it.safetensors").symlink_to(real / "模型 один é.safetensors")
+    except OSError:
+        pytest.skip("no links can be made here")
+    extract(linked / "也是 it.safetensors", new)
+    assert_same(write_checkpoint(new, tmp_path / "出来 out.safetensors"), minis["SDXL"])
+    folder = tmp_path / "文件夹 link"
+    folder.symlink_to(new.working, target_is_directory=True)
+    assert extract(folder, new.__class__(new.folders, "又 one")).model_type == "SDXL"
+    (real / "模型 один é.safetensors").unlink()
+    with pytest.raises(UserError, match=r"也是 it.safetensors does not exist"):
+        extract(linked / "也是 it.safetensors", new)
+
+
+def test_a_full_disk_is_told_before_the_file_is_written(minis, new, tmp_path, monkeypatch):
+    """The space for widened values counts, and the file's when it is written."""
+    extract(minis["SDXL"], new)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 2_000_000))
+    with pytest.raises(UserError, match=r"Writing out.safetensors needs .* MB .* 2 MB are free"):
+        write_checkpoint(new, tmp_path / "out.safetensors")
+    assert not (tmp_path / "out.safetensors").exists()
+    with pytest.raises(UserError, match=r"Creating .* needs"):
+        extract(minis["SDXL"], new.__class__(new.folders, "another"), dtype=torch.float32)
