@@ -44,6 +44,3 @@ class Lists:
         folders = self.host.folders()
         models = {f"{name} (model)": ModelFolder(folders, name).working for name in folders.model_names()}
         return self._checkpoints() | models
-
-    def _anything(self) -> dict[str, Path]:
-        return {**self._loras(), **self._checkpoints(), **self._vaes()}

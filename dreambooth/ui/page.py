@@ -142,7 +142,9 @@ class Page:
         return [*self.model.options.listed(), *self.input.tools.listed()]
 
     def _offered(self) -> Updates:
-        return [gr.update(choices=self.desk.lists.titles(kind)) for kind, _ in self._listed()]
+        listed = self._listed()
+        titles = {kind: self.desk.lists.titles(kind) for kind in {kind for kind, _ in listed}}  # each folder once
+        return [gr.update(choices=titles[kind]) for kind, _ in listed]
 
     def _files_of(self, name: str | None) -> Updates:
         snapshots = self.desk.snapshots(name)
