@@ -22,8 +22,9 @@ from dreambooth.runs import class_images
 from dreambooth.runs.class_images import Wanted
 from dreambooth.runs.plans import plan_of
 from dreambooth.settings import ModelConfig, ModelFolder, Settings
+from dreambooth.training.attention import why_not as why_not_attention
 from dreambooth.training.optimizers import why_not_8bit
-from dreambooth.training.precision import disk_forecast, forecast, resolve_precision
+from dreambooth.training.precision import disk_forecast, forecast, in_bf16_alone, resolve_precision
 from dreambooth.training.schedules import run_length
 
 
@@ -76,6 +77,15 @@ def preflight(
         problems += error.problems
     if settings.optimizer == "8bit AdamW" and (why := why_not_8bit(device)):
         problems.append(f"optimizer: 8bit AdamW cannot run here: {why} Choose Torch AdamW.")
+    if why := why_not_attention(settings.attention, device):
+        problems.append(f"attention: {settings.attention} cannot be used here: {why} Choose default.")
+    if in_bf16_alone(settings) and precision not in (None, "bf16"):
+        problems.append(
+            f"full_mixed_precision: it needs mixed precision bf16, and this run has {precision}: in fp16 small steps "
+            "and gradients are lost."
+        )
+    if in_bf16_alone(settings) and settings.optimizer != "Torch AdamW":
+        problems.append("full_mixed_precision: only Torch AdamW rounds as it needs; choose that, or switch it off.")
     if not settings.train_unet and settings.stop_text_encoder == 0:
         problems.append("Nothing would learn: switch on train_unet or raise stop_text_encoder above 0.")
     problems += [f"{part} is missing: create {model.name} again." for part in _missing_parts(model)]

@@ -18,6 +18,7 @@ from dreambooth.runs.previews import Previews
 from dreambooth.settings import ModelConfig, ModelFolder
 from dreambooth.training.loop import NO_HOOKS, Hooks, Loop
 from dreambooth.training.precision import give_memory_back
+from dreambooth.training.reproducible import reproducible
 from dreambooth.training.results import Results
 from dreambooth.training.session import Session
 from dreambooth.training.snapshot import Snapshot, read
@@ -53,7 +54,10 @@ def run(
         config = dataclasses.replace(config, settings=dataclasses.replace(config.settings, seed=seed))
         events.message(f"Training seed: {seed}.")
     try:
-        with contextlib.closing(Session(model, config, plan, device, precision, controls, events, crew)) as session:
+        with (
+            reproducible(config.settings.deterministic),
+            contextlib.closing(Session(model, config, plan, device, precision, controls, events, crew)) as session,
+        ):
             results = Results(session)
             if snapshot:
                 _go_on(session, results, snapshot)

@@ -26,6 +26,9 @@ def upgrade(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         if values.get(key) in renamed:
             notes.append(f"{key} {values[key]!r} is read as {renamed[values[key]]!r}")
             values[key] = renamed[values[key]]
+    if values.get("full_mixed_precision") is True and values.get("mixed_precision") == "fp16":
+        values["full_mixed_precision"] = False
+        notes.append("full_mixed_precision needs bf16 here and is switched off: with fp16 it loses what is learnt")
     if values.get("num_train_epochs") == 0:
         values["num_train_epochs"] = 1
         notes.append("num_train_epochs 0 would train nothing and is read as 1")

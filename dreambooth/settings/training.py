@@ -135,6 +135,15 @@ class Settings:
         "8bit AdamW needs bitsandbytes and a GPU that it knows.", choices=OPTIMIZERS)
     mixed_precision: str = setting("auto", "Tuning", "Mixed precision",
         "auto: bf16 where the GPU computes it, else fp16; none on a CPU.", choices=("auto", "no", "fp16", "bf16"))
+    full_mixed_precision: bool = setting(False, "Tuning", "Full mixed precision",
+        "Keep what is trained in bf16 too, rounded by lot so that small steps are not lost: full training in less than "
+        "half the memory. Needs mixed precision bf16 and Torch AdamW.", applies="not use_lora", advanced=True)
+    attention: str = setting("default", "Tuning", "Memory attention",
+        "default is PyTorch's own, fast and frugal on most GPUs; xformers where it is installed; sliced is slower and "
+        "frugal without either.", choices=("default", "xformers", "sliced"), advanced=True)
+    deterministic: bool = setting(False, "Tuning", "Deterministic",
+        "Only algorithms that give the same bits each time, also on a GPU: slower. On a CPU it always is so.",
+        advanced=True)
     weight_decay: float = setting(0.01, "Tuning", "Weight decay",
         "Pull of the unet's weights towards zero.", low=0, high=1, step=0.001)
     tenc_weight_decay: float = setting(0.01, "Tuning", "Text encoder weight decay",
@@ -149,6 +158,9 @@ class Settings:
         applies="not use_lora")
     ema_decay: float = setting(0.9999, "Tuning", "EMA decay",
         "How slowly the average moves, once warmed up.", low=0, high=0.999999, applies="use_ema", advanced=True)
+    ema_on_cpu: bool = setting(False, "Tuning", "Keep EMA on the CPU",
+        "Spares the GPU 4 bytes for each of the unet's weights; a little time each step.", applies="use_ema",
+        advanced=True)
 
     prior_loss_weight: float = setting(0.75, "Prior Loss", "Prior loss weight",
         "Weight of the class pictures, which keep the model from forgetting its class.", low=0, high=10, step=0.01)

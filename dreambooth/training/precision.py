@@ -35,6 +35,11 @@ def compute_dtype(precision: str) -> torch.dtype:
     return {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
 
 
+def in_bf16_alone(settings: Settings) -> bool:
+    """Whether what learns is kept in bfloat16 too, see rounded_adamw.py."""
+    return settings.full_mixed_precision and not settings.use_lora
+
+
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """``tensor`` on ``device``; to a GPU by way of pinned memory, else Python would wait for all work there."""
     if device.type == "cuda":
@@ -85,22 +90,24 @@ def forecast(settings: Settings, precision: str, n_unet: int, n_text: int, class
     """Bytes that training will need at most, before anything is loaded.
 
     Weights: a frozen parameter takes the compute precision's 2 or 4 bytes; a trained one 4 for itself, 4 for its
-    gradient, 8 (2 with the 8-bit optimizer) for Adam's moments, 2 for autocast's copy in half precision. Activations:
+    gradient, 8 (2 with the 8-bit optimizer) for Adam's moments, 2 for autocast's copy in half precision; in bfloat16
+    alone 2 for each of the four. Activations:
     1.24 GB for SD1.5's 860 M unet at 512 px in half precision, 0.24 with checkpointing (published figures of the
     attention-fused unet), in proportion to pictures, pixels and the unet's parameters.
     """
     half, copy = (2, 2) if precision != "no" else (4, 0)
     adam = 2 if settings.optimizer == "8bit AdamW" else 8
     trains_text = settings.stop_text_encoder > 0
+    of_trained = 8 if in_bf16_alone(settings) else 4 + 4 + adam + copy
     total = 0
     for parameters, trained in ((n_unet, settings.train_unet), (n_text, trains_text)):
         full = trained and not settings.use_lora
-        total += parameters * (4 + 4 + adam + copy if full else half)
+        total += parameters * (of_trained if full else half)
     if settings.use_lora:
         total += _adapter_parameters(settings, n_unet, n_text) * (4 + 4 + adam + copy)
         if not settings.gradient_checkpointing and (settings.lora_type != "LoRA" or settings.lora_dora):
             total += n_unet * half  # the changes of the weights, kept for the backward pass
-    elif settings.use_ema and settings.train_unet:
+    elif settings.use_ema and settings.train_unet and not settings.ema_on_cpu:
         total += n_unet * 4
     pictures = settings.train_batch_size * (2 if class_pictures else 1)
     activations = 0.24e9 if settings.gradient_checkpointing else 1.24e9

@@ -18,12 +18,20 @@ from dreambooth.files import read_json
 from dreambooth.jobs import ALONE, Controls, Crew, Events
 from dreambooth.settings import ModelConfig, ModelFolder
 from dreambooth.training.adapters import AdapterLayer, form_of, inject
+from dreambooth.training.attention import use_attention
 from dreambooth.training.ema import EMA
 from dreambooth.training.inpainting import MaskedPictures
 from dreambooth.training.inputs import Latents, Prompts
 from dreambooth.training.noise import NoiseSchedule
 from dreambooth.training.optimizers import Stepper, make_optimizer, parameter_groups
-from dreambooth.training.precision import compute_dtype, forget_accelerator, give_memory_back, make_accelerator
+from dreambooth.training.precision import (
+    compute_dtype,
+    forget_accelerator,
+    give_memory_back,
+    in_bf16_alone,
+    make_accelerator,
+)
+from dreambooth.training.rounded_adamw import RoundedAdamW
 from dreambooth.training.snapshot import Position
 
 
@@ -90,6 +98,7 @@ class Session:
         self.events.phase("unet")
         settings = self.settings
         unet = self._load(unet=True, dtype=self._dtype(settings.train_unet)).unet
+        use_attention(unet, settings.attention)
         self.schedule = NoiseSchedule(self.modules.scheduler_config, self.device)
         of_unet = self._make_learn("unet", unet, settings.train_unet)
         learning = self.modules.text_encoders if self.trains_text else {}
@@ -98,8 +107,11 @@ class Session:
         if not groups:
             raise UserError("Nothing would learn: switch on Train UNET or raise the text encoder's step ratio.")
         if settings.use_ema and settings.train_unet and not settings.use_lora:
-            self.ema = EMA(of_unet, settings.ema_decay)
-        self.optimizer = make_optimizer(settings.optimizer, groups)
+            self.ema = EMA(of_unet, settings.ema_decay, settings.ema_on_cpu)
+        if in_bf16_alone(settings):
+            self.optimizer = RoundedAdamW(groups, settings.seed)
+        else:
+            self.optimizer = make_optimizer(settings.optimizer, groups)
         self.stepper = Stepper(self.optimizer, settings, self.accelerator.scaler)
 
     def _make_learn(self, name: str, module: torch.nn.Module, learns: bool) -> list[torch.nn.Parameter]:
@@ -119,8 +131,11 @@ class Session:
         return [parameter for layer in layers.values() for parameter in layer.learned().values()]
 
     def _dtype(self, learns: bool) -> torch.dtype:
-        """Weights that move are kept in float32, or small steps would be rounded away; others may be smaller."""
-        moves = learns and not self.settings.use_lora
+        """Weights that move are kept in float32, or small steps would be rounded away; others may be smaller.
+
+        In bfloat16 alone, rounding by lot keeps what small steps come to.
+        """
+        moves = learns and not self.settings.use_lora and not in_bf16_alone(self.settings)
         return torch.float32 if moves else compute_dtype(self.precision)
 
     def _load(

@@ -50,6 +50,8 @@ WEIGHTS = {
     "resolution": (128, {}),
     "bucket_step": (64, {"resolution": 128}),
     "mixed_precision": ("bf16", {}),
+    "full_mixed_precision": (True, {**FULL, "mixed_precision": "bf16"}),
+    "attention": ("sliced", {}),
     "weight_decay": (1, {"lora_learning_rate": 0.1}),
     "tenc_weight_decay": (1, {"lora_txt_learning_rate": 0.1}),
     "offset_noise": (0.1, {}),
@@ -81,6 +83,8 @@ PICTURES = {
 }
 # Measured elsewhere: the named test fails when the setting has no effect.
 ELSEWHERE = {
+    "deterministic": "tests/training/test_whole_model.py",
+    "ema_on_cpu": "tests/training/test_whole_model.py",
     "save_every_steps": "tests/training/test_intervals.py",
     "preview_every_steps": "tests/training/test_intervals.py",
     "autosave_minutes": "tests/training/test_intervals.py",

@@ -1,0 +1,160 @@
+"""Full training in bfloat16 alone, averages elsewhere, attention, determinism: what they promise and leave."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from dreambooth import actions
+from dreambooth.settings import Settings
+from dreambooth.settings.legacy import upgrade
+from dreambooth.training import attention
+from dreambooth.training.ema import EMA
+from dreambooth.training.precision import forecast
+from dreambooth.training.rounded_adamw import RoundedAdamW, round_by_lot
+from tests.training.conftest import SMALL
+
+BF16 = {"use_lora": False, "save_ckpt_after": False, "mixed_precision": "bf16", "full_mixed_precision": True, "seed": 5,
+        "num_train_epochs": 3}  # fmt: skip
+
+
+def test_rounded_by_lot_the_mean_is_exact_and_each_is_a_neighbour():
+    exact = torch.tensor([1.0 + 0.3 / 128, -2.0 - 0.9 / 64, 3e-9, 0.0, 1.5])
+    sums, lots = torch.zeros(5, dtype=torch.float64), torch.Generator().manual_seed(0)
+    n = 4000
+    for _ in range(n):
+        kept = torch.empty(5, dtype=torch.bfloat16)
+        round_by_lot(kept, exact, lots)
+        assert ((kept.float() - exact).abs() <= exact.abs() / 128).all()
+        sums += kept.double()
+    assert torch.allclose(sums / n, exact.double(), rtol=3e-4)
+    assert kept[3:].tolist() == [0.0, 1.5]  # what fits stays as it is
+
+
+def test_small_steps_add_up_where_rounding_to_nearest_would_lose_them():
+    """200 steps of 1e-5 from 1.0: each is an 800th of what bfloat16 can tell from 1."""
+    rounded = torch.nn.Parameter(torch.ones(20_000, dtype=torch.bfloat16))
+    reference = torch.nn.Parameter(torch.ones(1))
+    ours = RoundedAdamW([rounded], seed=1, lr=1e-5, weight_decay=0)
+    theirs = torch.optim.AdamW([reference], lr=1e-5, weight_decay=0)
+    for _ in range(200):
+        rounded.grad, reference.grad = torch.ones_like(rounded), torch.ones_like(reference)
+        ours.step()
+        theirs.step()
+    assert rounded.float().mean().item() == pytest.approx(reference.item(), abs=1e-4)
+    assert rounded.dtype == torch.bfloat16 and ours.state[rounded]["exp_avg"].dtype == torch.bfloat16
+
+
+def test_the_same_seed_and_step_draw_the_same_lots():
+    def run(seed):
+        weight = torch.nn.Parameter(torch.ones(500, dtype=torch.bfloat16))
+        optimizer = RoundedAdamW([weight], seed=seed, lr=1e-4)
+        for _ in range(3):
+            weight.grad = torch.ones_like(weight)
+            optimizer.step()
+        return weight.detach().float()
+
+    assert torch.equal(run(1), run(1)) and not torch.equal(run(1), run(2))
+
+
+def test_in_bf16_alone_it_learns_draws_and_goes_on_exactly(train, mini, models_dir, created):
+    import shutil
+
+    settings = {**BF16, "use_ema": True, "infer_ema": True, "learning_rate": 1e-4}
+    alone = train(**settings)
+    assert alone.error is None and alone.losses[-1] < alone.losses[0] * 1.5
+    weights = alone.weights()
+    shutil.rmtree(models_dir)
+    shutil.copytree(created, models_dir)
+
+    def disturb(event, controls):
+        if event["kind"] == "step" and event["step"] == 3:
+            controls.sample_now()
+            controls.cancel()
+
+    stopped = train(on=disturb, **settings)
+    assert "failed" not in stopped.said
+    resumed = train(resume="latest", on=lambda e, c: e.get("step") == 5 and e["kind"] == "step" and c.sample_now(),
+                    **settings)  # fmt: skip
+    assert resumed.of("preview") and "Not exactly" not in resumed.said and "failed" not in resumed.said
+    again = resumed.weights()
+    assert all(torch.equal(weights[key], again[key]) for key in weights)
+
+
+def test_in_bf16_alone_needs_less_than_half_the_memory():
+    def bytes_for(**more):
+        settings = Settings(use_lora=False, stop_text_encoder=0, **more)
+        return forecast(settings, "bf16", 860_000_000, 123_000_000, False) - 0.24e9 - 123e6 * 2
+
+    assert bytes_for(full_mixed_precision=True) < 0.5 * bytes_for()
+
+
+def test_what_cannot_be_is_said_before_the_run(mini, concept):
+    def problems(**settings):
+        try:
+            actions.check(mini, actions.configure(mini, {**SMALL, "use_lora": False, **settings}, [concept]))
+        except actions.UserError as error:
+            return error.problems
+        return []
+
+    assert "bf16" in problems(full_mixed_precision=True, mixed_precision="no")[0]
+    assert not problems(full_mixed_precision=True, mixed_precision="bf16")
+    assert (
+        "needs a GPU" in problems(attention="xformers")[0] and attention.why_not("default", torch.device("cpu")) == ""
+    )
+    old = {"full_mixed_precision": True, "mixed_precision": "fp16"}
+    values, notes = upgrade(old)
+    assert values["full_mixed_precision"] is False and "bf16" in notes[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_average_on_the_cpu_is_the_same_average(dtype):
+    live = [torch.nn.Parameter(torch.randn(5, generator=torch.Generator().manual_seed(i)).to(dtype)) for i in range(3)]
+    here, there = EMA(live, 0.9), EMA(live, 0.9, on_cpu=True)
+    for step in range(4):
+        for parameter in live:
+            parameter.data += 0.1 * step
+        here.update()
+        there.update()
+    assert all(torch.equal(a, b) for a, b in zip(here.averages, there.averages, strict=True))
+    assert {a.device.type for a in there.averages} == {"cpu"}
+    before = [p.detach().clone() for p in live]
+    there.swap()
+    assert all(torch.equal(p.float(), a) for p, a in zip(live, here.averages, strict=True))
+    there.swap()
+    assert all(torch.equal(p, b) and p.dtype == dtype for p, b in zip(live, before, strict=True))
+
+
+def test_an_exchange_that_fails_half_way_is_undone(monkeypatch):
+    live = [torch.nn.Parameter(torch.full((3,), float(i))) for i in range(3)]
+    average = EMA(live, 0.9, on_cpu=True)
+    for mine in average.averages:
+        mine += 10
+
+    class Refuses:
+        def to(self, *_):
+            raise torch.OutOfMemoryError("out of memory")
+
+    kept = average.averages[2]
+    average.averages[2] = Refuses()
+    with pytest.raises(torch.OutOfMemoryError):
+        average.swap()
+    average.averages[2] = kept
+    assert [p[0].item() for p in live] == [0, 1, 2] and [a[0].item() for a in average.averages] == [10, 11, 12]
+
+
+def test_deterministic_holds_for_the_run_and_is_given_back(train):
+    cudnn = torch.backends.cudnn
+
+    def look():
+        return (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled(),
+                cudnn.deterministic, cudnn.benchmark, os.environ.get("CUBLAS_WORKSPACE_CONFIG"))  # fmt: skip
+
+    before, during = look(), []
+    train(max_train_steps=1, deterministic=True, on=lambda e, c: e["kind"] == "step" and during.append(look()))
+    assert during == [(True, True, True, False, ":4096:8")] and look() == before
+    during.clear()
+    train(max_train_steps=1, deterministic=False, on=lambda e, c: e["kind"] == "step" and during.append(look()))
+    assert during == [before]
