@@ -72,8 +72,8 @@ def make_plan(concepts: Sequence[Concept], settings: Settings, progress: Progres
         tuple(examples),
         _place_classes(examples, classes, checks),
         tuple(checks.warnings),
-        Variation.of(settings),
-        tuple(max(0, concept.max_steps) for concept in concepts),
+        variation=Variation.of(settings),
+        limits=tuple(max(0, concept.max_steps) for concept in concepts),
     )
 
 

@@ -15,12 +15,12 @@ _NAMED = 5  # pictures
 def token_counts(model: ModelFolder, plan: Plan, reading: Reading) -> dict[str, int]:
     """Tokens of each caption, beside the start and end of its chunks."""
     tokenizer = load_tokenizer(model.working)
-    return {caption: count(tokenizer, caption, reading) for caption in {e.caption for e in plan.all_examples()}}
+    return {caption: count(tokenizer, caption, reading) for caption in {e.caption for e in plan.everything()}}
 
 
 def too_long(plan: Plan, counts: Mapping[str, int], allowed: int) -> list[str]:
     """One warning that names the pictures whose captions are cut off, and by how many tokens, the longest first."""
-    over = {example.path: counts[example.caption] - allowed for example in plan.all_examples()}
+    over = {example.path: counts[example.caption] - allowed for example in plan.everything()}
     over = {path: n for path, n in sorted(over.items(), key=lambda item: -item[1]) if n > 0}
     if not over:
         return []

@@ -24,6 +24,8 @@ SMALL = {
     "learning_rate": 1e-4, "txt_learning_rate": 1e-4, "gradient_checkpointing": False,
 }  # fmt: skip
 
+TAGS = "(soft) light, grey floor, from above"  # in every caption
+
 
 @dataclasses.dataclass
 class Outcome:
@@ -81,7 +83,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
             picture.paste((200, 40 * i, 30), (0, 0, 40, 40))
             picture.save(folder / kind / f"{i}.png")
             name = "zwx toy" if kind == "instance" else "toy"
-            (folder / kind / f"{i}.txt").write_text(f"a {name} number {i}, (soft) light, grey floor, from above")
+            (folder / kind / f"{i}.txt").write_text(f"a {name} number {i}, {TAGS}")
     return folder
 
 
