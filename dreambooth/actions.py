@@ -238,6 +238,7 @@ def sample(
     """
     from dreambooth.checkpoints.lora import apply_lora, lora_uses, read_lora
     from dreambooth.checkpoints.modules import load_modules, load_unet
+    from dreambooth.checkpoints.tokens import Reading
     from dreambooth.hosts.alone import best_device
     from dreambooth.sampling.draw import draw
     from dreambooth.sampling.pictures import save_picture
@@ -256,7 +257,7 @@ def sample(
         modules,
         shots,
         sampler=settings.scheduler,
-        clip_skip=settings.clip_skip,
+        reading=Reading.of(settings),
         batch_size=batch_size,
         progress=progress,
     )

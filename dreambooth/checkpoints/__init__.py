@@ -8,7 +8,8 @@ family.py             which family a file is of, or what it is instead    (recog
 sources.py            what Create reads from                              (folder_source.py, hub.py)
 extract.py            Create: a source into ``working`` and ``source``    (tokenizer.py, manifest.py)
 modules.py            ``working`` into modules, weights back into it
-text.py               prompts to text embeddings
+tokens.py             prompts to tokens                                   (emphasis.py: what brackets weigh)
+text.py               tokens to text embeddings
 adapters/             what LoRA and its kin do to a weight                (lora.py: their files)
 lora_tools.py         several LoRAs into one, one into a smaller one      (lora_extract.py: one of two checkpoints)
 single_file.py        Generate Ckpt: ``working`` into the source's layout

@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 
 import torch
 
+from dreambooth.checkpoints.emphasis import emphasise
 from dreambooth.checkpoints.modules import Modules
+from dreambooth.checkpoints.tokens import Tokens
 
 
 class Embedding(NamedTuple):
-    """What a unet is told of prompts: ``states`` (B, 77, D) and, in SDXL, ``pooled`` (B, P)."""
+    """What a unet is told of prompts: ``states`` (B, 77 for each chunk, D) and, in SDXL, ``pooled`` (B, P)."""
 
     states: torch.Tensor
     pooled: torch.Tensor | None = None
@@ -29,24 +31,26 @@ def concatenate(embeddings: Sequence[Embedding]) -> Embedding:
     )
 
 
-def tokenize(modules: Modules, prompts: Sequence[str]) -> torch.Tensor:
-    """Token ids, (B, encoders, 77) int64: start, up to 75 tokens, end, padding."""
-    return torch.stack([_tokenize(tokenizer, prompts) for tokenizer in modules.tokenizers], dim=1)
-
-
-def encode(modules: Modules, ids: torch.Tensor, clip_skip: int = 1) -> Embedding:
-    """Embed token ids (B, encoders, 77).
+def encode(modules: Modules, tokens: Tokens, clip_skip: int = 1) -> Embedding:
+    """Embed tokens (see :class:`Tokens`), each chunk by itself, then laid one behind the other as WebUIs do.
 
     ``clip_skip`` counts as the WebUI does: 1 is the last layer, which is normalised as the last one is. It counts for
     SD1 alone. SDXL (arXiv:2307.01952, 2.1) puts the last layers but one of both encoders beside each other, as they
-    are, and pools the second one's end token.
+    are, and pools the second one's end token, here that of the first chunk.
     """
     encoders = list(modules.text_encoders.values())
+    n_prompts, _, n_chunks, _ = tokens.ids.shape
+    ids = [tokens.ids[:, i].flatten(0, 1) for i in range(len(encoders))]
     if not modules.family.pooled:
-        return Embedding(_layer(encoders[0], ids[:, 0], clip_skip if modules.family.clip_skips else 1))
-    outputs = [encoder(ids[:, i], output_hidden_states=True) for i, encoder in enumerate(encoders)]
-    states = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
-    return Embedding(states, outputs[-1].text_embeds)
+        states, pooled = [_layer(encoders[0], ids[0], clip_skip if modules.family.clip_skips else 1)], None
+    else:
+        outputs = [encoder(own, output_hidden_states=True) for encoder, own in zip(encoders, ids, strict=True)]
+        states = [output.hidden_states[-2] for output in outputs]
+        pooled = outputs[-1].text_embeds.unflatten(0, (n_prompts, n_chunks))[:, 0]
+    if tokens.weights is not None:
+        states = [emphasise(own, tokens.weights.flatten(0, 1)) for own in states]
+    beside = states[0] if len(states) == 1 else torch.cat(states, dim=-1)
+    return Embedding(beside.unflatten(0, (n_prompts, n_chunks)).flatten(1, 2), pooled)
 
 
 def conditions(embedding: Embedding, time_ids: torch.Tensor | None, dtype: torch.dtype) -> dict[str, Any]:
@@ -59,16 +63,6 @@ def conditions(embedding: Embedding, time_ids: torch.Tensor | None, dtype: torch
     if embedding.pooled is not None:
         told["added_cond_kwargs"] = {"text_embeds": embedding.pooled.to(dtype), "time_ids": time_ids}
     return told
-
-
-def _tokenize(tokenizer: Any, prompts: Sequence[str]) -> torch.Tensor:
-    return tokenizer(
-        list(prompts),
-        padding="max_length",
-        truncation=True,
-        max_length=tokenizer.model_max_length,
-        return_tensors="pt",
-    ).input_ids
 
 
 def _layer(text_encoder: torch.nn.Module, ids: torch.Tensor, clip_skip: int) -> torch.Tensor:

@@ -39,17 +39,21 @@ class Crop:
         return self.width * self.height / (self.resized_w * self.resized_h)
 
 
-def bucket_sizes(resolution: int, step: int) -> list[Size]:
+def bucket_sizes(resolution: int, step: int, shortest: int = 0, longest: int = 0) -> list[Size]:
     """The buckets for a resolution: the square, and every shape up to 2:1 either way, narrowest first.
 
     Sides are multiples of `step`, the area is at most resolution^2 (so memory is that of the square), and
     no side could be a step longer within that area. Example: 512 with step 64 gives 384x640, 448x576,
-    512x512, 576x448, 640x384. Raises UserError for a step that isn't a multiple of 8 or is too large.
+    512x512, 576x448, 640x384. `shortest` and `longest` bound the sides, 0 doesn't.
+    Raises UserError for a step that isn't a multiple of 8 or is too large, and for bounds that leave no bucket.
     """
     if step < _LATENT or step % _LATENT:
-        raise UserError(f"bucket_step: {step} is not a multiple of {_LATENT}. Take 64, or 8 for more shapes.")
+        raise UserError(
+            f"bucket_step: {step} is not a multiple of {_LATENT} (one latent). Take 64, or 8 for more shapes."
+        )
     if resolution < step:
         raise UserError(f"resolution: {resolution} is smaller than bucket_step ({step}). Take a larger one.")
+    _require_room(resolution, step, shortest, longest)
     area = resolution * resolution
     square = resolution // step * step
     sizes = {(square, square)}
@@ -58,7 +62,49 @@ def bucket_sizes(resolution: int, step: int) -> list[Size]:
         could_be_wider = (width + step) * height <= area
         if height and not could_be_wider and max(width, height) <= _LONGEST * min(width, height):
             sizes.add((width, height))
-    return sorted(sizes)
+    return sorted(size for size in sizes if min(size) >= shortest and max(size) <= (longest or max(size)))
+
+
+def uneven(resolution: int, step: int) -> str:
+    """What to know of a resolution that is no multiple of the step; "" of one that is."""
+    side = resolution // step * step
+    if resolution == side:
+        return ""
+    return (
+        f"resolution: {resolution} is not a multiple of bucket_step ({step}), so squares are {side}x{side}. "
+        f"Take {side} or {side + step} to say what you mean."
+    )
+
+
+def unenlarged(size: Size, resolution: int, step: int, shortest: int = 0, longest: int = 0) -> Size:
+    """The bucket of its own that a picture gets where none may be enlarged: no side is longer than the picture's.
+
+    The picture is cut to 2:1 where it is longer, made smaller where it is too large, and its sides rounded down.
+    Raises UserError for a picture that is smaller than any bucket may be.
+    """
+    width, height = size
+    width, height = min(width, _LONGEST * height), min(height, _LONGEST * width)
+    scale = min(1.0, resolution / math.sqrt(width * height), (longest or math.inf) / max(width, height))
+    # Rounded first, so that 512 * 0.999... is 512.
+    sides = [int(round(side * scale, 6)) // step * step for side in (width, height)]
+    least = max(step, shortest)
+    if min(sides) < least:
+        raise UserError(
+            f"is {size[0]}x{size[1]}, too small for a bucket of {least} pixels without enlarging it. "
+            "Leave it out, or switch bucket_no_upscale off."
+        )
+    return sides[0], sides[1]
+
+
+def _require_room(resolution: int, step: int, shortest: int, longest: int) -> None:
+    square = resolution // step * step
+    problems = []
+    if shortest > square:
+        problems.append(f"bucket_min_side: {shortest} is more than the square of {square}. Take {square} or less.")
+    if longest and longest < square:
+        problems.append(f"bucket_max_side: {longest} is less than the square of {square}. Take {square} or more.")
+    if problems:
+        raise UserError.several(problems)
 
 
 def fit(size: Size, buckets: Sequence[Size]) -> Crop:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from dreambooth import files
 from dreambooth.dataset.plan import Example
+from dreambooth.errors import UserError
 
 log = logging.getLogger("dreambooth.dataset")
 
@@ -42,16 +44,18 @@ class LatentCache:
     def _path(self, example: Example) -> Path:
         crop = example.crop
         box = [crop.resized_w, crop.resized_h, crop.left, crop.top, crop.width, crop.height]
-        return self._folder / _file_name("latent", self._vae, example.content, box)
+        seldom = [name for name in ("flipped", "dynamic") if getattr(example, name)]
+        return self._folder / _file_name("latent", self._vae, example.content, box, *seldom)
 
 
 class TextCache:
     """The text encoders' answer for each prompt: tensors by name."""
 
-    def __init__(self, folder: Path, text_encoder_fingerprint: str, clip_skip: int) -> None:
+    def __init__(self, folder: Path, text_encoder_fingerprint: str, reading: Hashable) -> None:
+        """``reading``: all that decides how a prompt is read, as something whose repr tells it."""
         self._folder = folder
         self._text_encoder = text_encoder_fingerprint
-        self._clip_skip = clip_skip
+        self._reading = repr(reading)
 
     def get(self, prompt: str) -> dict[str, torch.Tensor] | None:
         """The tensors as they were put, on the CPU, or None."""
@@ -62,7 +66,15 @@ class TextCache:
         _write(self._path(prompt), embedding)
 
     def _path(self, prompt: str) -> Path:
-        return self._folder / _file_name("embedding", self._text_encoder, self._clip_skip, prompt)
+        return self._folder / _file_name("embedding", self._text_encoder, self._reading, prompt)
+
+
+def keep(cache: Any, key: Any, value: Any) -> None:
+    """Put a value into a cache; what can't be written costs time on the next run, no more."""
+    try:
+        cache.put(key, value)
+    except UserError as error:
+        log.warning("Not kept for the next run: %s", error)
 
 
 def _file_name(*key: object) -> str:

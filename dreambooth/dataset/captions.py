@@ -68,9 +68,10 @@ def build_prompt(template: str, caption: str, instance_token: str, class_token: 
     """The prompt that a picture is trained with.
 
     1. `[filewords]` in the template, in any case, becomes the caption. An empty template is "[filewords]".
-    2. In the prompt of an instance picture the instance token stands exactly once. Where it is missing,
-       the first class token, with its article, gives way to it ("a dog runs" -> "sks runs"); without one
-       it is put in front ("runs" -> "sks, runs").
+    2. In the prompt of an instance picture the instance token stands exactly once. Where it is missing, it is
+       put before the first class token, which stays ("a dog runs" -> "a sks dog runs"), as in the paper's "a [V]
+       [class noun]": what is known of dogs goes on counting for this one. A token that holds the class word
+       ("sks dog") takes its place; without a class token it is put in front ("runs" -> "sks, runs").
     3. The prompt of a class picture never holds the instance token: it goes where a class token stands
        elsewhere, else becomes the class token. A class token that is still missing is put in front.
     4. A comma-separated part that only repeats the class token goes.
@@ -104,11 +105,11 @@ def _instance_prompt(prompt: str, instance_token: str, class_token: str) -> str:
     first = _pattern(instance_token).search(prompt)
     if first:
         return prompt[: first.end()] + _without(instance_token, prompt[first.end() :])
-    if class_token:
-        with_article = _ARTICLE + _pattern(class_token).pattern
-        named, found = re.subn(with_article, lambda _: instance_token, prompt, count=1, flags=re.IGNORECASE)
-        if found:
-            return named
+    named = class_token and _pattern(class_token).search(prompt)
+    if named:
+        holds_it = _pattern(class_token).search(instance_token)
+        after = prompt[named.end() :] if holds_it else " " + prompt[named.start() :]
+        return prompt[: named.start()] + instance_token + after
     return f"{instance_token}, {prompt}"
 
 

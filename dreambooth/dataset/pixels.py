@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def load_pixels(example: Example) -> torch.Tensor:
-    """The example's picture, resized (Lanczos) and cropped as planned: float32 (3, H, W) in [-1, 1].
+    """The example's picture, resized (Lanczos), cropped and mirrored as planned: float32 (3, H, W) in [-1, 1].
+
+    A ``dynamic`` one has mean 0 and deviation 1 in each channel instead.
 
     Raises UserError when the file is not the one that was planned: its crop, and all that is cached
     under its content, would belong to another picture.
@@ -28,17 +30,22 @@ def load_pixels(example: Example) -> torch.Tensor:
     # Through bytes rather than numpy: older torch builds can't take arrays from numpy 2.
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     pixels = pixels.view(image.height, image.width, 3).permute(2, 0, 1).contiguous()
-    return pixels.float() / 127.5 - 1
+    pixels = pixels.float() / 127.5 - 1
+    if example.dynamic:
+        mean, deviation = pixels.mean(dim=(1, 2), keepdim=True), pixels.std(dim=(1, 2), keepdim=True)
+        pixels = (pixels - mean) / deviation.clamp(min=1 / 127.5)  # a picture of one colour has none
+    return pixels.flip(2) if example.flipped else pixels
 
 
 def load_mask(example: Example) -> torch.Tensor | None:
-    """The example's mask, resized and cropped with it: float32 (1, H, W) of 0 and 1; None when it has none."""
+    """The example's mask, resized, cropped and mirrored with it: float32 (1, H, W) of 0 and 1; None without one."""
     if example.mask is None:
         return None
     mask = decode(read_bytes(example.mask), example.mask).resize(example.original_size)
     mask = _cropped(mask, example).convert("L")
     values = torch.frombuffer(bytearray(mask.tobytes()), dtype=torch.uint8).view(1, mask.height, mask.width)
-    return (values > 127).float()
+    values = (values > 127).float()
+    return values.flip(2) if example.flipped else values
 
 
 def _cropped(image: Image.Image, example: Example) -> Image.Image:

@@ -11,11 +11,12 @@ import itertools
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from dreambooth.dataset.buckets import Crop, Size
+from dreambooth.dataset.variation import ALWAYS_THE_SAME, Variation
 
 T = TypeVar("T")
 
@@ -33,10 +34,18 @@ class Example:
     original_size: Size  # width, height in pixels, upright
     crop: Crop
     mask: Path | None = None  # a picture beside, white where an inpainting model is to paint
+    repeats: int = 1  # how often it is shown in each epoch
+    dynamic: bool = False  # brought to its own mean and deviation in place of [-1, 1]
+    flipped: bool = False  # mirrored after cropping; only in what Plan.epoch and Plan.pictures give
 
     @property
     def bucket(self) -> Size:
         return self.crop.width, self.crop.height
+
+    @property
+    def pixels_key(self) -> tuple[object, ...]:
+        """All that decides the pixels that the VAE sees."""
+        return self.content, self.crop, self.flipped, self.dynamic
 
     @property
     def enlarged(self) -> float:
@@ -68,30 +77,46 @@ class Plan:
     class_examples: dict[tuple[int, Size], tuple[Example, ...]]
     warnings: tuple[str, ...] = ()
     validation: tuple[Example, ...] = ()  # only measured on
+    variation: Variation = ALWAYS_THE_SAME
+    limits: tuple[int, ...] = ()  # by concept: after so many showings of its pictures it rests; 0: never
 
     def epoch(self, seed: int, epoch: int, batch_size: int) -> list[Batch]:
-        """The batches of one epoch (counted from 0), in order.
+        """The batches of one epoch (counted from 0), in order, each picture as it is shown there.
 
-        Every instance picture is in exactly one batch. A bucket whose pictures don't fill its last batch
-        makes that batch smaller: none is dropped, none repeated. Each instance picture brings one class
-        picture of its concept, where that has any; over the epochs these go through all of them, evenly.
+        Every instance picture is shown exactly ``repeats`` times, until its concept rests. A bucket whose pictures
+        don't fill its last batch makes that batch smaller: none is dropped, none repeated. Each instance picture
+        brings one class picture of its concept, where that has any; over the epochs these go through all of them,
+        evenly.
         """
-        batches: list[list[Example]] = []
-        for bucket, examples in self._buckets().items():
-            order = _shuffled(examples, seed, "instances", epoch, bucket)
+        batches: list[list[_Showing]] = []
+        for bucket, showings in self._buckets(epoch).items():
+            order = _shuffled(showings, seed, "instances", epoch, bucket)
             batches += [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         walks = {key: self._class_walk(key, seed, epoch) for key in self.class_examples}
+        times: Counter[str] = Counter()
+
+        def partner(example: Example) -> Example:
+            chosen = next(walks[_class_key(example)])
+            times[chosen.content] += 1
+            return self.variation.drawn(chosen, seed, epoch, "class", times[chosen.content])
+
         return [
             Batch(
-                instances=tuple(batch),
-                classes=tuple(next(walks[key]) for key in map(_class_key, batch) if key in walks),
+                instances=tuple(self.variation.drawn(example, seed, epoch, time) for example, time in batch),
+                classes=tuple(partner(example) for example, _ in batch if _class_key(example) in walks),
             )
             for batch in _shuffled(batches, seed, "batches", epoch)
         ]
 
-    def steps_per_epoch(self, batch_size: int) -> int:
-        """Number of batches in an epoch."""
-        return sum(-(-len(examples) // batch_size) for examples in self._buckets().values())
+    def steps_per_epoch(self, batch_size: int, epoch: int = 0) -> int:
+        """Number of batches in an epoch; the same in each of them unless a concept rests at some time."""
+        return sum(-(-len(showings) // batch_size) for showings in self._buckets(epoch).values())
+
+    def epoch_lengths(self, epochs: int, batch_size: int) -> list[int]:
+        """Number of batches in each epoch of a run."""
+        if not any(self.limits):
+            return [self.steps_per_epoch(batch_size)] * epochs
+        return [self.steps_per_epoch(batch_size, epoch) for epoch in range(epochs)]
 
     def all_examples(self) -> tuple[Example, ...]:
         """Instances, then class pictures (one of these may stand in several buckets)."""
@@ -101,31 +126,60 @@ class Plan:
         """All that is trained or measured on."""
         return (*self.all_examples(), *self.validation)
 
+    def pictures(self) -> tuple[Example, ...]:
+        """All that the VAE may have to encode: every picture, and its mirror image where pictures are flipped."""
+        mirrored = self.all_examples() if self.variation.hflip else ()
+        return (*self.everything(), *(replace(example, flipped=True) for example in mirrored))
+
+    def prompts(self) -> list[str]:
+        """The prompts that are the same in each showing, and the empty one where captions are left out."""
+        captions = {e.caption for e in self.all_examples() if not self.variation.changes_words(e.caption)}
+        captions |= {example.caption for example in self.validation}
+        return sorted(captions | ({""} if self.variation.caption_dropout else set()))
+
+    def words_vary(self) -> bool:
+        """Whether there are more prompts than :meth:`prompts` names."""
+        return any(self.variation.changes_words(example.caption) for example in self.all_examples())
+
     def table(self) -> list[dict[str, object]]:
         """One plain dict per picture, instances first, for printing and JSON. Concepts count from 1."""
         return [*map(_row, self.all_examples()), *({**_row(e), "kind": "validation"} for e in self.validation)]
 
     def fingerprint(self) -> str:
         """Changes when a picture, its prompt or its crop does: what an exact resume must find unchanged."""
-        rows = [
-            (e.content, e.caption, repr(e.crop), e.concept, e.is_class, *([str(e.mask)] if e.mask else []))
-            for e in self.all_examples()
-        ]
-        return hashlib.sha256(repr(rows).encode()).hexdigest()
+        rows = [(e.content, e.caption, repr(e.crop), e.concept, e.is_class, *_unusual(e)) for e in self.all_examples()]
+        return hashlib.sha256(repr((rows, self.limits) if any(self.limits) else rows).encode()).hexdigest()
 
-    def _buckets(self) -> dict[Size, list[Example]]:
-        buckets: dict[Size, list[Example]] = defaultdict(list)
-        for example in self.examples:
-            buckets[example.bucket].append(example)
+    def _buckets(self, epoch: int) -> dict[Size, list[_Showing]]:
+        """What an epoch shows, by bucket, in the order of the examples."""
+        buckets: dict[Size, list[_Showing]] = defaultdict(list)
+        showings = [(example, time) for example in self.examples for time in range(example.repeats)]
+        resting = self._resting(showings, epoch)
+        for example, time in showings:
+            if (example, time) not in resting:
+                buckets[example.bucket].append((example, time))
         return buckets
+
+    def _resting(self, showings: Sequence[_Showing], epoch: int) -> set[_Showing]:
+        """What this epoch shows no more, because its concept has come to its limit."""
+        resting: set[_Showing] = set()
+        for concept, limit in enumerate(self.limits):
+            own = [showing for showing in showings if showing[0].concept == concept] if limit else []
+            left = max(0, limit - epoch * len(own))
+            if left < len(own):
+                resting.update(_shuffled(own, "rest", concept)[left:])
+        return resting
 
     def _class_walk(self, key: tuple[int, Size], seed: int, epoch: int) -> Iterator[Example]:
         """Class pictures from where the epochs before this one stopped: round after round, each shuffled."""
         pool = self.class_examples[key]
-        needed_per_epoch = Counter(map(_class_key, self.examples))[key]
+        needed_per_epoch = sum(example.repeats for example in self.examples if _class_key(example) == key)
         first_round, used = divmod(epoch * needed_per_epoch, len(pool))
         rounds = (_shuffled(pool, seed, "classes", number, key) for number in itertools.count(first_round))
         return itertools.islice(itertools.chain.from_iterable(rounds), used, None)
+
+
+_Showing = tuple[Example, int]  # and which time in its epoch, from 0
 
 
 def _class_key(example: Example) -> tuple[int, Size]:
@@ -137,6 +191,15 @@ def _shuffled(items: Sequence[T], *key: object) -> list[T]:
     order = list(items)
     random.Random(repr(key)).shuffle(order)
     return order
+
+
+def _unusual(example: Example) -> list[str]:
+    """What most examples don't have: left out of the fingerprint, so that older snapshots keep theirs."""
+    return [
+        *([str(example.mask)] if example.mask else []),
+        *([f"repeats {example.repeats}"] if example.repeats != 1 else []),
+        *(["dynamic"] if example.dynamic else []),
+    ]
 
 
 def _row(example: Example) -> dict[str, object]:
@@ -153,4 +216,5 @@ def _row(example: Example) -> dict[str, object]:
         "crop": [crop.left, crop.top],
         "enlarged": round(example.enlarged, 2),
         "kept": round(crop.kept, 3),
+        "repeats": example.repeats,
     }

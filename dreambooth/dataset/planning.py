@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from dreambooth.dataset.buckets import Size, bucket_sizes, fit
+from dreambooth.dataset.buckets import Size, bucket_sizes, fit, unenlarged, uneven
 from dreambooth.dataset.captions import FILEWORDS, Caption, build_prompt, is_filled_in, read_caption
 from dreambooth.dataset.pictures import OTHER_SUFFIXES, Examined, examine, find_pictures, masks_of
 from dreambooth.dataset.plan import Example, Plan
+from dreambooth.dataset.variation import Variation
 from dreambooth.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,28 +35,46 @@ def make_plan(concepts: Sequence[Concept], settings: Settings, progress: Progres
     """Read every picture and caption of the concepts completely, and lay out the run's data.
 
     A concept's class_data_dir may be empty: then it has no class pictures. Class pictures go to the
-    nearest bucket that the concept's instance pictures use, so that each of them can be a partner; a
-    bucket that none is nearest to gets all of them, cropped to it.
+    nearest bucket that the concept's instance pictures use, so that each of them can be a partner, if need be
+    enlarged; a bucket that none is nearest to gets all of them, cropped to it.
 
     Raises one UserError with all problems: missing and empty folders, unreadable pictures and captions,
-    bucket settings that don't go together, no concept at all. `progress` may raise Cancelled.
+    bucket settings that don't go together, class pictures without words, no concept at all. `progress` may raise
+    Cancelled.
     """
     checks = _Checks()
-    buckets = checks.collect(bucket_sizes, settings.resolution, settings.bucket_step)
+    bounds = settings.resolution, settings.bucket_step, settings.bucket_min_side, settings.bucket_max_side
+    buckets = checks.collect(bucket_sizes, *bounds)
     sources = _find_sources(concepts, checks)
     examined = _examine_all([source.path for source in sources], checks, progress)
     captions = [checks.collect(read_caption, source.path) for source in sources]
     checks.raise_problems()
 
-    everything = [
-        _example(source, concepts[source.concept], picture, caption, buckets)
-        for source, picture, caption in zip(sources, examined, captions, strict=True)
+    fitted = [
+        buckets
+        if source.is_class or not settings.bucket_no_upscale
+        else checks.collect(_without_enlarging, source.path, picture.size, buckets, bounds)
+        for source, picture in zip(sources, examined, strict=True)
     ]
+    checks.raise_problems()
+    everything = [
+        _example(source, concepts[source.concept], picture, caption, fitting, settings.dynamic_img_norm)
+        for source, picture, caption, fitting in zip(sources, examined, captions, fitted, strict=True)
+    ]
+    _require_words_for_classes(everything, checks)
+    checks.raise_problems()
     examples = [example for example in everything if not example.is_class]
     classes = [example for example in everything if example.is_class]
     checks.warnings += [caption.note for caption in captions if caption.note]
+    checks.warnings += filter(None, [uneven(settings.resolution, settings.bucket_step)])
     _warn_of_pictures(everything, checks)
-    return Plan(tuple(examples), _place_classes(examples, classes, checks), tuple(checks.warnings))
+    return Plan(
+        tuple(examples),
+        _place_classes(examples, classes, checks),
+        tuple(checks.warnings),
+        variation=Variation.of(settings),
+        limits=tuple(max(0, concept.max_steps) for concept in concepts),
+    )
 
 
 @dataclass(frozen=True)
@@ -156,8 +175,19 @@ def _examine_all(paths: Sequence[Path], checks: _Checks, progress: Progress | No
     return results
 
 
+def _without_enlarging(path: Path, size: Size, buckets: Sequence[Size], bounds: tuple[int, ...]) -> Sequence[Size]:
+    """The buckets that a picture may go to: the usual ones, or one of its own where those would enlarge it."""
+    usual = fit(size, buckets)
+    if usual.resized_w <= size[0] and usual.resized_h <= size[1]:
+        return buckets
+    try:
+        return [unenlarged(size, *bounds)]
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
 def _example(
-    source: _Source, concept: Concept, picture: Examined, caption: Caption, buckets: Sequence[Size]
+    source: _Source, concept: Concept, picture: Examined, caption: Caption, buckets: Sequence[Size], dynamic: bool
 ) -> Example:
     template = concept.class_prompt if source.is_class else concept.instance_prompt
     if source.is_class and is_filled_in(template, caption.text, concept.class_token):
@@ -172,7 +202,18 @@ def _example(
         original_size=picture.size,
         crop=fit(picture.size, buckets),
         mask=source.mask,
+        repeats=1 if source.is_class else concept.num_repeats,
+        dynamic=dynamic,
     )
+
+
+def _require_words_for_classes(examples: Sequence[Example], checks: _Checks) -> None:
+    for concept in sorted({e.concept for e in examples if e.is_class and not e.caption}):
+        wordless = [e.path for e in examples if e.concept == concept and e.is_class and not e.caption]
+        checks.problems.append(
+            f"Concept {concept + 1}: {len(wordless)} class pictures have no words (such as {wordless[0]}). Give "
+            "class_prompt, for instance a photo of a dog, or class_token."
+        )
 
 
 def _place_classes(
@@ -201,7 +242,7 @@ def _cropped(example: Example, buckets: Sequence[Size]) -> Example:
 
 
 def _warn_of_pictures(examples: Sequence[Example], checks: _Checks) -> None:
-    wordless = [example.path for example in examples if not example.caption]
+    wordless = [example.path for example in examples if not example.caption and not example.is_class]
     checks.warn_of(wordless, "Neither caption nor token, trained with an empty prompt")
     small = [example.path for example in examples if example.enlarged > _ENLARGED_TOO_MUCH]
     checks.warn_of(small, f"Small pictures, enlarged more than {_ENLARGED_TOO_MUCH:g} times")

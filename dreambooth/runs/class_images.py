@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from dreambooth.checkpoints.modules import Modules, load_modules, load_vae
+from dreambooth.checkpoints.tokens import Reading
 from dreambooth.dataset.buckets import Size, fit
 from dreambooth.dataset.captions import build_prompt, read_caption
 from dreambooth.dataset.pictures import find_pictures
@@ -95,7 +96,7 @@ def draw_missing(
     modules = _load(model, device, compute_dtype(precision))
     try:
         pictures = draw(
-            modules, [shot for _, shot in wanted], sampler=settings.scheduler, clip_skip=settings.clip_skip,
+            modules, [shot for _, shot in wanted], sampler=settings.scheduler, reading=Reading.of(settings),
             batch_size=settings.sample_batch_size, check=controls.check,
         )  # fmt: skip
         for done, ((path, shot), picture) in enumerate(zip(wanted, pictures, strict=True), 1):

@@ -12,6 +12,7 @@ import torch
 
 from dreambooth.checkpoints.modules import family_in, weights_path
 from dreambooth.checkpoints.reading import open_tensors
+from dreambooth.checkpoints.tokens import Reading
 from dreambooth.dataset.plan import Plan
 from dreambooth.dataset.planning import NO_SUCH_SHAPE
 from dreambooth.errors import UserError
@@ -19,6 +20,7 @@ from dreambooth.files import require_free_space
 from dreambooth.hosts.alone import best_device
 from dreambooth.jobs import ALONE, Crew
 from dreambooth.runs import class_images
+from dreambooth.runs.captions import token_counts, too_long
 from dreambooth.runs.class_images import Wanted
 from dreambooth.runs.plans import plan_of
 from dreambooth.settings import ModelConfig, ModelFolder, Settings
@@ -39,6 +41,7 @@ class Checked:
     steps_per_epoch: int
     memory_bytes: int
     warnings: tuple[str, ...]
+    tokens: dict[str, int]  # of each caption
     class_images: tuple[Wanted, ...] = ()  # to be drawn before it learns
 
     def as_dict(self) -> dict[str, Any]:
@@ -52,7 +55,7 @@ class Checked:
             "precision": self.precision,
             "memory_gb": round(self.memory_bytes / 1e9, 2),
             "warnings": list(self.warnings),
-            "table": self.plan.table(),
+            "table": [{**row, "tokens": self.tokens[str(row["caption"])]} for row in self.plan.table()],
         }
 
 
@@ -95,10 +98,13 @@ def preflight(
     n_unet, n_text = sizes_of(model)
     require_free_space(model.root, disk_forecast(settings, n_unet, n_text), "This run")
     memory = forecast(settings, precision, n_unet, n_text, bool(plan.class_examples or to_draw))
-    steps, per_epoch = run_length(settings, math.ceil(plan.steps_per_epoch(settings.train_batch_size) / crew.size))
+    lengths = plan.epoch_lengths(settings.num_train_epochs, settings.train_batch_size)
+    steps, per_epoch = run_length(settings, lengths, crew.size)
+    tokens = token_counts(model, plan, Reading.of(settings, training=True))
     of_plan = [text for text in plan.warnings if not (to_draw and NO_SUCH_SHAPE in text)]
-    warnings = (*of_plan, *_memory_warnings(device, memory), *_idle_settings(model, settings))
-    return Checked(plan, device, precision, steps, per_epoch, memory, warnings, to_draw)
+    long = too_long(plan, tokens, settings.max_token_length)
+    warnings = (*of_plan, *long, *_memory_warnings(device, memory), *_idle_settings(model, settings))
+    return Checked(plan, device, precision, steps, per_epoch, memory, warnings, tokens, to_draw)
 
 
 def _idle_settings(model: ModelFolder, settings: Settings) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from dreambooth.checkpoints.tokens import Reading
 from dreambooth.errors import Cancelled
 from dreambooth.sampling.draw import Shot, draw
 from dreambooth.sampling.pictures import save_picture
@@ -40,7 +41,7 @@ class Previews:
         revision, sampler = self.results.revision, self.settings.scheduler
         with self.session.for_drawing() as modules:
             check = self.session.controls.check
-            pictures = draw(modules, shots, sampler=sampler, clip_skip=self.settings.clip_skip, check=check)
+            pictures = draw(modules, shots, sampler=sampler, reading=Reading.of(self.settings), check=check)
             for number, (shot, picture) in enumerate(zip(shots, pictures, strict=True)):
                 path = free_path(self.session.model.samples / f"sample_{revision}-{number}.png")
                 save_picture(path, picture, shot, sampler)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,8 @@ from PIL import Image
 
 from dreambooth.checkpoints.modules import Modules
 from dreambooth.checkpoints.stable_diffusion import INPAINTING_CHANNELS
-from dreambooth.checkpoints.text import Embedding, concatenate, conditions, encode, tokenize
+from dreambooth.checkpoints.text import Embedding, concatenate, conditions, encode
+from dreambooth.checkpoints.tokens import Reading, chunks_needed, tokenize
 from dreambooth.errors import UserError
 
 
@@ -30,6 +32,7 @@ class Shot:
 
 
 Progress = Callable[[int, int, str], None]
+PLAIN = Reading()
 
 
 def draw(
@@ -37,7 +40,7 @@ def draw(
     shots: Sequence[Shot],
     *,
     sampler: str = "DDIM",
-    clip_skip: int = 1,
+    reading: Reading = PLAIN,
     batch_size: int = 1,
     progress: Progress | None = None,
     check: Callable[[], None] | None = None,
@@ -53,8 +56,8 @@ def draw(
         if shot.width % 8 or shot.height % 8:
             raise UserError(f"width and height must be multiples of 8, not {shot.width} x {shot.height}.")
     done = 0
-    for group in _alike(shots, batch_size):
-        yield from _draw_group(modules, group, sampler, clip_skip, check)
+    for group in _alike(modules, shots, reading, batch_size):
+        yield from _draw_group(modules, group, sampler, reading, check)
         done += len(group)
         if progress:
             progress(done, len(shots), "pictures")
@@ -62,7 +65,7 @@ def draw(
 
 @torch.no_grad()
 def _draw_group(
-    modules: Modules, shots: Sequence[Shot], sampler: str, clip_skip: int, check: Callable[[], None] | None
+    modules: Modules, shots: Sequence[Shot], sampler: str, reading: Reading, check: Callable[[], None] | None
 ) -> list[Image.Image]:
     unet, vae = modules.unet, modules.vae
     device, dtype = unet.device, next(unet.parameters()).dtype
@@ -70,7 +73,7 @@ def _draw_group(
     guided = first.cfg > 1
     # torch before 2.5 refuses to name autocast on a Mac, even switched off.
     with torch.autocast(device.type, dtype) if dtype != torch.float32 else contextlib.nullcontext():
-        told = _told(modules, shots, guided, clip_skip, dtype)
+        told = _told(modules, shots, guided, reading, dtype)
         scheduler = make_scheduler(sampler, modules.scheduler_config)
         scheduler.set_timesteps(first.steps, device=device)
         generators = [torch.Generator().manual_seed(shot.seed) for shot in shots]
@@ -91,12 +94,17 @@ def _draw_group(
     return [_decode(vae, latent[None] / vae.config.scaling_factor) for latent in latents]
 
 
-def _told(modules: Modules, shots: Sequence[Shot], guided: bool, clip_skip: int, dtype: torch.dtype) -> dict[str, Any]:
+def _told(
+    modules: Modules, shots: Sequence[Shot], guided: bool, reading: Reading, dtype: torch.dtype
+) -> dict[str, Any]:
     """The unet's arguments beside latents and timestep; for guidance those of the negative prompts come first."""
     device, n = modules.unet.device, len(shots) * (2 if guided else 1)
-    embedding = _embed(modules, [shot.prompt for shot in shots], clip_skip, device)
+    texts = [shot.prompt for shot in shots] + [shot.negative for shot in shots if guided]
+    tokens = tokenize(modules.tokenizers, texts, reading)  # together, so that all have as many chunks
+    tokens = tokens._replace(ids=tokens.ids.to(device))
+    embedding = encode(modules, tokens.part(0, len(shots)), reading.clip_skip)
     if guided:
-        negative = _embed(modules, [shot.negative for shot in shots], clip_skip, device)
+        negative = encode(modules, tokens.part(len(shots), n), reading.clip_skip)
         if modules.family.pooled:  # SDXL was trained with nothing in place of an empty prompt
             silent = torch.tensor([not shot.negative for shot in shots], device=device)
             negative = Embedding(
@@ -125,10 +133,6 @@ def make_scheduler(sampler: str, config: Mapping[str, Any]) -> Any:
     return getattr(diffusers, f"{sampler}Scheduler").from_config(kept)
 
 
-def _embed(modules: Modules, prompts: Sequence[str], clip_skip: int, device: torch.device) -> Embedding:
-    return encode(modules, tokenize(modules, prompts).to(device), clip_skip)
-
-
 def _starting_noise(shot: Shot, generators: Sequence[torch.Generator], channels: int) -> torch.Tensor:
     shape = (1, channels, shot.height // 8, shot.width // 8)
     return torch.cat([torch.randn(shape, generator=generator) for generator in generators])
@@ -150,16 +154,13 @@ def _decode(vae: Any, latent: torch.Tensor) -> Image.Image:
     return Image.fromarray(array)
 
 
-def _alike(shots: Sequence[Shot], batch_size: int) -> Iterator[list[Shot]]:
-    """Neighbours that can be drawn together: same size, steps and guidance."""
-    group: list[Shot] = []
-    for shot in shots:
-        key = (shot.width, shot.height, shot.steps, shot.cfg)
-        if group and (
-            len(group) == batch_size or key != (group[0].width, group[0].height, group[0].steps, group[0].cfg)
-        ):
-            yield group
-            group = []
-        group.append(shot)
-    if group:
-        yield group
+def _alike(modules: Modules, shots: Sequence[Shot], reading: Reading, batch_size: int) -> Iterator[list[Shot]]:
+    """Neighbours that can be drawn together: same size, steps, guidance and chunks of the prompts."""
+
+    def kind(shot: Shot) -> tuple[float, ...]:
+        chunks = (chunks_needed(modules.tokenizers[0], text, reading) for text in (shot.prompt, shot.negative))
+        return shot.width, shot.height, shot.steps, shot.cfg, max(chunks)
+
+    for _, alike in itertools.groupby(shots, kind):
+        members = list(alike)
+        yield from (members[i : i + batch_size] for i in range(0, len(members), batch_size))

@@ -27,6 +27,12 @@ class Concept:
     validation_data_dir: str = setting("", "Directories", "Validation dataset directory",
         "Folder with pictures of the subject that are not trained, to measure what is learnt; empty: as Share of "
         "pictures held out says.")
+    num_repeats: int = setting(1, "Directories", "Repeats",
+        "How often each picture of this concept is shown in an epoch: more for a concept with fewer pictures.",
+        low=1, high=10_000, step=1)
+    max_steps: int = setting(0, "Directories", "Maximum training steps",
+        "After so many showings of its pictures in a run this concept rests while the others go on; 0: never.",
+        low=-1, high=10_000_000)
     instance_token: str = setting("", "Filewords", "Instance token",
         "A rare word that will name the subject.")
     class_token: str = setting("", "Filewords", "Class token",

@@ -33,7 +33,7 @@ class Setting:
     low: float | None = None
     high: float | None = None
     step: float | None = None
-    choices: tuple[str, ...] = ()
+    choices: tuple[Any, ...] = ()
     applies: str = ""  # when it has an effect, as a condition on other settings, e.g. "use_lora"
     advanced: bool = False
     listed: str = ""  # which list of files a page offers for it (ui/lists.py); a path may be given too

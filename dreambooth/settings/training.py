@@ -130,6 +130,19 @@ class Settings:
         "Pictures are scaled to buckets of about this many pixels squared.", low=64, high=2048, step=64)
     bucket_step: int = setting(64, "Image Processing", "Bucket step",
         "Sides of buckets are multiples of this many pixels.", low=8, high=256, step=8, advanced=True)
+    bucket_min_side: int = setting(0, "Image Processing", "Bucket minimum side",
+        "No bucket is narrower than this many pixels; 0: as narrow as 2:1 makes it.",
+        low=0, high=2048, step=64, advanced=True)
+    bucket_max_side: int = setting(0, "Image Processing", "Bucket maximum side",
+        "No bucket is longer than this many pixels; 0: as long as 2:1 makes it.",
+        low=0, high=4096, step=64, advanced=True)
+    bucket_no_upscale: bool = setting(False, "Image Processing", "Don't enlarge pictures",
+        "Small pictures get buckets of their own size instead of being enlarged to the resolution.", advanced=True)
+    hflip: bool = setting(False, "Image Processing", "Apply horizontal flip",
+        "Mirror half of all showings, drawn anew each time. Not for faces, text or anything with a left and a right.")
+    dynamic_img_norm: bool = setting(False, "Image Processing", "Dynamic image normalization",
+        "Give each picture mean 0 and deviation 1 in place of its own brightness and contrast. The VAE wasn't made for "
+        "that.", advanced=True)
 
     optimizer: str = setting("Torch AdamW", "Tuning", "Optimizer",
         "8bit AdamW needs bitsandbytes and a GPU that it knows.", choices=OPTIMIZERS)
@@ -153,6 +166,31 @@ class Settings:
         low=-1, high=1, step=0.01)
     clip_skip: int = setting(1, "Tuning", "Clip skip",
         "Which layer of the text encoder is read, counted from the last one (1).", low=1, high=12, step=1)
+    pad_tokens: bool = setting(True, "Tuning", "Pad tokens",
+        "Fill captions up to whole chunks of 75 tokens, as WebUIs do. Off: a batch is as long as its longest caption.",
+        advanced=True)
+    strict_tokens: bool = setting(False, "Tuning", "Strict tokens",
+        "Give each part of a caption between , ; . ! ? its own start and end, so that tags don't run into each other. "
+        "WebUIs don't read prompts that way.", advanced=True)
+    max_token_length: int = setting(75, "Tuning", "Max token length",
+        "Longer captions are read in several chunks of 75 tokens, each with start and end, as WebUIs do (but cut "
+        "wherever it falls); what is beyond is lost.", choices=(75, 150, 225, 300))
+    weighted_captions: bool = setting(False, "Tuning", "Weighted captions",
+        "Read (word), (word:1.2) and [word] in captions and previews as WebUIs do; \\( is a bracket in either case.",
+        advanced=True)
+    shuffle_tags: bool = setting(True, "Tuning", "Shuffle tags",
+        "Show the parts between commas in another order each time, so that their order teaches nothing.")
+    keep_tokens: int = setting(1, "Tuning", "Keep tags",
+        "So many tags at the start stay where they are: 1 for the instance token.",
+        low=0, high=255, step=1, applies="shuffle_tags or tag_dropout > 0")
+    tag_dropout: float = setting(0.0, "Tuning", "Tag dropout",
+        "Share of the other tags that is left out, drawn anew each time.", low=0, high=1, step=0.05, advanced=True)
+    caption_dropout: float = setting(0.0, "Tuning", "Caption dropout",
+        "Share of showings with an empty caption: keeps the model able to draw without a prompt.",
+        low=0, high=1, step=0.05, advanced=True)
+    freeze_clip_normalization: bool = setting(False, "Tuning", "Freeze CLIP normalization layers",
+        "Leave the text encoder's normalisation layers as they are.",
+        applies="not use_lora and stop_text_encoder > 0", advanced=True)
     use_ema: bool = setting(False, "Tuning", "Use EMA",
         "Keep a slowly moving average of the unet; it often draws cleaner than the last step.",
         applies="not use_lora")

@@ -1,25 +1,21 @@
-"""What a step needs, ready before it asks: latents of the pictures and embeddings of the prompts."""
+"""What a step needs of the pictures, ready before it asks: their latents and sizes."""
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-from dreambooth.checkpoints.modules import Modules
-from dreambooth.checkpoints.text import Embedding, encode, tokenize
-from dreambooth.dataset.cache import LatentCache, TextCache
+from dreambooth.dataset.cache import LatentCache, keep
 from dreambooth.dataset.pixels import load_pixels
 from dreambooth.dataset.plan import Example
 from dreambooth.errors import UserError
 from dreambooth.training.precision import to_device
 
-log = logging.getLogger("dreambooth.training")
-
 Progress = Callable[[int, int, str], None]
+PixelsKey = tuple[object, ...]  # Example.pixels_key
 
 
 class Latents:
@@ -30,7 +26,7 @@ class Latents:
 
     def __init__(self, cache: LatentCache, scaling_factor: float, device: torch.device) -> None:
         self.cache, self.scaling_factor, self.device = cache, scaling_factor, device
-        self._moments: dict[Example, torch.Tensor] = {}
+        self._moments: dict[PixelsKey, torch.Tensor] = {}
         self._encoder: BackgroundEncoder | None = None
 
     def prepare(self, examples: Sequence[Example], load_vae: Callable[[], Any], progress: Progress) -> None:
@@ -39,13 +35,15 @@ class Latents:
         On a GPU all is encoded now, so that the VAE's memory is free before the unet comes. On a CPU a thread
         encodes, in the order of ``examples``, while the rest is loaded and the first steps are taken.
         """
-        missing = []
-        for example in dict.fromkeys(examples):
+        missing, wanted = [], {}
+        for example in examples:
+            wanted.setdefault(example.pixels_key, example)
+        for key, example in wanted.items():
             moments = self.cache.get(example)
             if moments is None:
                 missing.append(example)
             else:
-                self._moments[example] = moments.to(self.device)
+                self._moments[key] = moments.to(self.device)
         if not missing:
             return
         vae = load_vae().to(self.device)
@@ -61,7 +59,7 @@ class Latents:
         """Scaled latents, (B, 4, h, w) float32."""
         if self._encoder:
             self._encoder.wait_for(examples)
-        mean, std = torch.stack([self._moments[example] for example in examples]).chunk(2, dim=1)
+        mean, std = torch.stack([self._moments[example.pixels_key] for example in examples]).chunk(2, dim=1)
         noise = to_device(torch.randn(mean.shape, generator=generator), self.device)
         return torch.addcmul(mean, std, noise) * self.scaling_factor
 
@@ -77,8 +75,8 @@ class Latents:
         moments = torch.cat([posterior.mean, posterior.std], dim=1)[0].float()
         if not torch.isfinite(moments).all():
             raise UserError(f"The VAE gives no finite latents for {example.path}: leave the picture out.")
-        self._moments[example] = moments
-        _keep(self.cache, example, moments)
+        self._moments[example.pixels_key] = moments
+        keep(self.cache, example, moments)
 
 
 class BackgroundEncoder(threading.Thread):
@@ -87,7 +85,8 @@ class BackgroundEncoder(threading.Thread):
     def __init__(self, examples: Sequence[Example], encode: Callable[[Example], None], progress: Progress) -> None:
         super().__init__(name="dreambooth latents", daemon=True)
         self._todo, self._encode, self._progress = list(examples), encode, progress
-        self._missing, self._ready = set(examples), threading.Condition()
+        self._missing = {example.pixels_key for example in examples}
+        self._ready = threading.Condition()
         self._stopped, self._error = False, None
 
     def run(self) -> None:
@@ -98,7 +97,7 @@ class BackgroundEncoder(threading.Thread):
                 self._progress(done, len(self._todo), "latents")
                 self._encode(example)
                 with self._ready:
-                    self._missing.discard(example)
+                    self._missing.discard(example.pixels_key)
                     self._ready.notify_all()
             self._progress(len(self._todo), len(self._todo), "latents")
         except BaseException as error:
@@ -111,8 +110,9 @@ class BackgroundEncoder(threading.Thread):
     def wait_for(self, examples: Sequence[Example]) -> None:
         if not self._missing and not self._error:
             return
+        keys = [example.pixels_key for example in examples]
         with self._ready:
-            self._ready.wait_for(lambda: self._error or self._missing.isdisjoint(examples))
+            self._ready.wait_for(lambda: self._error or self._missing.isdisjoint(keys))
         self.raise_error()
 
     def raise_error(self) -> None:
@@ -125,59 +125,11 @@ class BackgroundEncoder(threading.Thread):
         self.join()
 
 
-class Prompts:
-    """Embeddings of the prompts: looked up while the text encoders are frozen, computed while they learn."""
-
-    def __init__(self, modules: Modules, clip_skip: int, device: torch.device) -> None:
-        self.modules, self.clip_skip, self.device = modules, clip_skip, device
-        self._ids: dict[str, torch.Tensor] = {}
-        self._embeddings: dict[str, Embedding] = {}
-
-    @property
-    def learning(self) -> bool:
-        """Whether embeddings are computed with gradients now."""
-        return bool(self._ids)
-
-    def learn(self, prompts: Sequence[str]) -> None:
-        """The text encoders are going to be trained: keep token ids."""
-        ids = tokenize(self.modules, prompts).to(self.device)
-        self._ids = dict(zip(prompts, ids, strict=True))
-
-    @torch.no_grad()
-    def freeze(self, prompts: Sequence[str], cache: TextCache | None, load: Callable[[], None]) -> None:
-        """Embed all prompts once; ``load`` brings the text encoders in, for those that the cache lacks."""
-        self._ids = {}
-        for prompt in prompts:
-            known = cache.get(prompt) if cache else None
-            if known is None:
-                load()
-                embedding = encode(self.modules, tokenize(self.modules, [prompt]).to(self.device), self.clip_skip)
-                parts = zip(Embedding._fields, embedding, strict=True)
-                known = {name: part[0].float().cpu() for name, part in parts if part is not None}
-                if cache:
-                    _keep(cache, prompt, known)
-            self._embeddings[prompt] = Embedding(**known).to(self.device)
-
-    def batch(self, prompts: Sequence[str]) -> Embedding:
-        """Those of a batch; with a graph behind them while the text encoders learn."""
-        if self.learning:
-            return encode(self.modules, torch.stack([self._ids[p] for p in prompts]), self.clip_skip)
-        found = [self._embeddings[p] for p in prompts]
-        states, pooled = zip(*found, strict=True)
-        return Embedding(torch.stack(states), None if pooled[0] is None else torch.stack(pooled))
-
-
 def time_ids(examples: Sequence[Example]) -> torch.Tensor:
     """What SDXL is told of each picture, (B, 6) float32: see :func:`dreambooth.checkpoints.text.conditions`."""
     rows = []
     for example in examples:
         (width, height), crop = example.original_size, example.crop
-        rows.append([height, width, crop.top, crop.left, crop.height, crop.width])
+        left = crop.resized_w - crop.width - crop.left if example.flipped else crop.left
+        rows.append([height, width, crop.top, left, crop.height, crop.width])
     return torch.tensor(rows, dtype=torch.float32)
-
-
-def _keep(cache: Any, key: Any, value: torch.Tensor) -> None:
-    try:
-        cache.put(key, value)
-    except UserError as error:  # it costs time on the next run, no more
-        log.warning("Not kept for the next run: %s", error)

@@ -59,9 +59,9 @@ class Loop:
     def __init__(self, session: Session, hooks: Hooks) -> None:
         self.session, self.hooks = session, hooks
         self.settings, self.position = session.settings, session.position
-        batches = session.plan.steps_per_epoch(self.settings.train_batch_size)
         self.crew = session.crew
-        self.total_steps, _ = run_length(self.settings, math.ceil(batches / self.crew.size))
+        lengths = session.plan.epoch_lengths(self.settings.num_train_epochs, self.settings.train_batch_size)
+        self.total_steps, _ = run_length(self.settings, lengths, self.crew.size)
         self.step_seconds: list[float] = []
         self._pending: _Measured | None = None
         self._autosave = Autosave(self.settings.autosave_minutes)

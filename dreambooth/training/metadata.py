@@ -63,6 +63,15 @@ def training_metadata(
         "ss_seed": settings.seed,
         "ss_resolution": f"({settings.resolution}, {settings.resolution})",
         "ss_enable_bucket": True,
+        "ss_bucket_no_upscale": settings.bucket_no_upscale,
+        "ss_min_bucket_reso": settings.bucket_min_side or None,
+        "ss_max_bucket_reso": settings.bucket_max_side or None,
+        "ss_flip_aug": settings.hflip,
+        "ss_max_token_length": settings.max_token_length if settings.max_token_length > 75 else None,
+        "ss_shuffle_caption": settings.shuffle_tags,
+        "ss_keep_tokens": settings.keep_tokens,
+        "ss_caption_dropout_rate": settings.caption_dropout,
+        "ss_caption_tag_dropout_rate": settings.tag_dropout,
         "ss_bucket_info": _buckets(plan),
         "ss_dataset_dirs": _folders(plan),
         "ss_tag_frequency": _tags(plan),
@@ -166,7 +175,8 @@ def _buckets(plan: Plan) -> dict[str, Any]:
 
 def _folders(plan: Plan) -> dict[str, Any]:
     counts = Counter(example.path.parent.name for example in plan.examples)
-    return {name: {"n_repeats": 1, "img_count": n} for name, n in counts.items()}
+    repeats = {example.path.parent.name: example.repeats for example in plan.examples}
+    return {name: {"n_repeats": repeats[name], "img_count": n} for name, n in counts.items()}
 
 
 def _tags(plan: Plan) -> dict[str, dict[str, int]]:

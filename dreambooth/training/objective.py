@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from dreambooth.checkpoints.text import conditions
 from dreambooth.dataset.plan import Batch
 from dreambooth.training.inpainting import MaskedPictures
-from dreambooth.training.inputs import Latents, Prompts, time_ids
+from dreambooth.training.inputs import Latents, time_ids
 from dreambooth.training.noise import NoiseSchedule, draw_noise
 from dreambooth.training.precision import to_device
+from dreambooth.training.prompts import Prompts
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from dreambooth.settings import Settings
 
 
-def run_length(settings: Settings, batches_per_epoch: int) -> tuple[int, int]:
-    """Optimizer steps of the whole run, and of one epoch: its last one may be over fewer batches than the others."""
-    per_epoch = math.ceil(batches_per_epoch / settings.gradient_accumulation_steps)
-    total = settings.num_train_epochs * per_epoch
+def run_length(settings: Settings, epoch_lengths: Sequence[int], processes: int = 1) -> tuple[int, int]:
+    """Optimizer steps of the whole run, and of its first epoch, where the last one may be over fewer batches.
+
+    ``epoch_lengths``: batches in each epoch, see ``Plan.epoch_lengths``; they are shared out among ``processes``.
+    """
+    batches_per_step = settings.gradient_accumulation_steps * processes
+    steps = [math.ceil(batches / batches_per_step) for batches in epoch_lengths]
+    total, per_epoch = sum(steps), steps[0]
     return min(total, settings.max_train_steps) if settings.max_train_steps else total, per_epoch
 
 

@@ -11,6 +11,7 @@ import torch
 
 from dreambooth.checkpoints.modules import Modules, fingerprint, load_modules
 from dreambooth.checkpoints.stable_diffusion import INPAINTING_CHANNELS
+from dreambooth.checkpoints.tokens import Reading
 from dreambooth.dataset.cache import LatentCache, TextCache
 from dreambooth.dataset.plan import Example, Plan
 from dreambooth.errors import UserError
@@ -21,7 +22,7 @@ from dreambooth.training.adapters import AdapterLayer, form_of, inject
 from dreambooth.training.attention import use_attention
 from dreambooth.training.ema import EMA
 from dreambooth.training.inpainting import MaskedPictures
-from dreambooth.training.inputs import Latents, Prompts
+from dreambooth.training.inputs import Latents
 from dreambooth.training.noise import NoiseSchedule
 from dreambooth.training.optimizers import Stepper, make_optimizer, parameter_groups
 from dreambooth.training.precision import (
@@ -31,6 +32,7 @@ from dreambooth.training.precision import (
     in_bf16_alone,
     make_accelerator,
 )
+from dreambooth.training.prompts import Prompts
 from dreambooth.training.rounded_adamw import RoundedAdamW
 from dreambooth.training.snapshot import Position
 
@@ -81,17 +83,17 @@ class Session:
         inpaints = read_json(working / "unet" / "config.json")["in_channels"] == INPAINTING_CHANNELS
         self.masked = MaskedPictures(self._take_vae, self.device) if inpaints else None
         self.events.phase("text embeddings")
-        self.prompt_texts = sorted({example.caption for example in self.plan.everything()})
-        self.prompts = Prompts(self.modules, self.settings.clip_skip, self.device)
+        reading = Reading.of(self.settings, training=True)
+        self.prompts = Prompts(self.modules, reading, self.settings.pad_tokens, self.device)
         if self.trains_text:
             self._load(text_encoder=True, dtype=self._dtype(learns=True))
-            self.prompts.learn(self.prompt_texts)
+            self.prompts.learn()
         else:
             # Embeddings differ with the precision they were computed in.
             prints = " ".join(fingerprint(working, part) for part in self.modules.family.text_prefixes)
             origin = f"{prints} {self._dtype(learns=False)} {self.device.type}"
-            texts = TextCache(model.cache / "text", origin, self.settings.clip_skip)
-            self.prompts.freeze(self.prompt_texts, texts, self._load_text)
+            texts = TextCache(model.cache / "text", origin, reading)
+            self.prompts.freeze(self.plan.prompts(), texts, self._load_text)
             self._put_text_encoder_aside()
 
     def _prepare_modules(self) -> None:
@@ -125,7 +127,9 @@ class Session:
         if not learns:
             return []
         if not lora:
-            return list(module.parameters())
+            if name != "unet" and settings.freeze_clip_normalization:
+                _freeze_normalisation(module)
+            return [parameter for parameter in module.parameters() if parameter.requires_grad]
         layers = inject(module, name, form_of(settings, name), self.modules.layout, settings.seed)
         self.layers |= layers
         return [parameter for layer in layers.values() for parameter in layer.learned().values()]
@@ -158,7 +162,7 @@ class Session:
         """All examples, those of the first batches first."""
         batches = self.plan.epoch(self.settings.seed, 0, self.settings.train_batch_size)
         first = [example for batch in batches for example in (*batch.instances, *batch.classes)]
-        return [*first, *self.plan.everything()]
+        return [*first, *self.plan.pictures()]
 
     def _load_text(self) -> None:
         """The text encoders, on the device."""
@@ -168,7 +172,10 @@ class Session:
                 text_encoder.to(self.device).eval()
 
     def _put_text_encoder_aside(self) -> None:
-        """Out of the GPU's memory: once prompts are embedded, it is only needed to draw."""
+        """Out of the GPU's memory: once prompts are embedded, it is only needed to draw. Not where prompts vary."""
+        if self.plan.words_vary():
+            self._load_text()
+            return
         for text_encoder in self.modules.text_encoders.values():
             text_encoder.to("cpu")
 
@@ -182,8 +189,7 @@ class Session:
             text_encoder.requires_grad_(False).eval()
             for parameter in text_encoder.parameters():
                 parameter.grad = None  # a gradient of zeros would let momentum and decay go on moving it
-        with self.accelerator.autocast():
-            self.prompts.freeze(self.prompt_texts, None, self._load_text)
+        self.prompts.freeze(self.plan.prompts(), None, self._load_text, self.accelerator.autocast)
         self._put_text_encoder_aside()
 
     @contextlib.contextmanager
@@ -238,6 +244,12 @@ class Session:
             self.__dict__.pop(name, None)
         forget_accelerator()
         give_memory_back(self.device)
+
+
+def _freeze_normalisation(module: torch.nn.Module) -> None:
+    for part in module.modules():
+        if isinstance(part, torch.nn.LayerNorm):
+            part.requires_grad_(False)
 
 
 def _checkpoint_gradients(module: Any) -> None:

@@ -17,6 +17,8 @@ COLUMNS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "Kind": lambda row: row["kind"],
     "Caption as it is trained": lambda row: row["caption"],
     "from": lambda row: row["caption_from"],
+    "Tokens": lambda row: row["tokens"],
+    "Repeats": lambda row: row["repeats"],
     "Size": lambda row: " × ".join(map(str, row["size"])),
     "Bucket": lambda row: " × ".join(map(str, row["bucket"])),
     "Kept": lambda row: f"{row['kept']:.0%}",

@@ -71,13 +71,15 @@ F = "[filewords]"
         (INSTANCE, F, r"yua_\(idol\), \1girl", "", "", r"yua_\(idol\), \1girl"),
         (INSTANCE, F, "1girl", r"yua_\(idol\)", "", r"yua_\(idol\), 1girl"),
         (INSTANCE, F, r"solo, yua_\(idol\), 1girl", r"yua_\(idol\)", "", r"solo, yua_\(idol\), 1girl"),
-        (INSTANCE, F, "a girl (smiling)", r"\1+", "girl", r"\1+ (smiling)"),
+        (INSTANCE, F, "a girl (smiling)", r"\1+", "girl", r"a \1+ girl (smiling)"),
         (INSTANCE, F, "a c++ cat", "c++", "", "a c++ cat"),
         # instance prompts
         (INSTANCE, F, "running", "sks", "dog", "sks, running"),
-        (INSTANCE, F, "a dog running", "sks", "dog", "sks running"),
-        (INSTANCE, F, "A Dog running", "sks", "dog", "sks running"),
-        (INSTANCE, F, "the dog by a dog", "sks dog", "dog", "sks dog by a dog"),
+        (INSTANCE, F, "a dog running", "sks", "dog", "a sks dog running"),
+        (INSTANCE, F, "A Dog running", "sks", "dog", "A sks Dog running"),
+        (INSTANCE, F, "the dog by a dog", "sks", "dog", "the sks dog by a dog"),
+        (INSTANCE, F, "the dog by a dog", "sks dog", "dog", "the sks dog by a dog"),
+        (INSTANCE, F, "solo, 1girl, smile", "yua", "1girl", "solo, yua 1girl, smile"),
         (INSTANCE, F, "hotdogs", "sks", "dog", "sks, hotdogs"),
         (INSTANCE, F, "a photo of sks dog", "sks", "dog", "a photo of sks dog"),
         (INSTANCE, F, "a dog", "", "dog", "a dog"),
@@ -101,7 +103,7 @@ F = "[filewords]"
         (CLASS, "photo of a dog", "ignored", "sks", "dog", "photo of a dog"),
         # scripts without spaces between words
         (INSTANCE, F, "小明在公园", "小明", "", "小明在公园"),
-        (INSTANCE, F, "男孩在公园", "小明", "男孩", "小明在公园"),
+        (INSTANCE, F, "男孩在公园", "小明", "男孩", "小明 男孩在公园"),
         (INSTANCE, F, "который", "кот", "", "кот, который"),
         # white space and empty parts
         (INSTANCE, "  a   photo ,, [filewords] , 8k ", "", "", "", "a photo, 8k"),

@@ -94,7 +94,7 @@ def test_prompts_and_table(plan: Plan) -> None:
     rows = plan.table()
     assert json.loads(json.dumps(rows)) == rows
     assert [row["kind"] for row in rows] == ["instance"] * 12 + ["class"] * 12
-    assert rows[0]["caption"] == "sks 0" and rows[0]["caption_from"] == "file name"
+    assert rows[0]["caption"] == "a sks dog 0" and rows[0]["caption_from"] == "file name"
     assert rows[5]["size"] == [160, 100] and rows[5]["bucket"] == [168, 96]
     assert rows[5]["resized"] == [168, 105] and rows[5]["crop"] == [0, 4]
     assert rows[10]["concept"] == 2 and rows[10]["caption"] == "a toy"

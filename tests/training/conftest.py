@@ -24,6 +24,8 @@ SMALL = {
     "learning_rate": 1e-4, "txt_learning_rate": 1e-4, "gradient_checkpointing": False,
 }  # fmt: skip
 
+TAGS = "(soft) light, grey floor, from above"  # in every caption
+
 
 @dataclasses.dataclass
 class Outcome:
@@ -71,14 +73,17 @@ def tensors(path: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five pictures of two shapes, and a folder of class pictures beside them."""
+    """Five pictures of two shapes, left and right of them unlike, and a folder of class pictures beside them."""
     folder = tmp_path_factory.mktemp("pictures")
     for kind, n in (("instance", 5), ("class", 3)):
         (folder / kind).mkdir()
         for i in range(n):
             size = (80, 80) if i % 2 else (112, 72)
-            Image.new("RGB", size, (40 * i, 200 - 30 * i, 90)).save(folder / kind / f"{i}.png")
-            (folder / kind / f"{i}.txt").write_text(f"a {'zwx ' if kind == 'instance' else ''}toy number {i}")
+            picture = Image.new("RGB", size, (40 * i, 200 - 30 * i, 90))
+            picture.paste((200, 40 * i, 30), (0, 0, 40, 40))
+            picture.save(folder / kind / f"{i}.png")
+            name = "zwx toy" if kind == "instance" else "toy"
+            (folder / kind / f"{i}.txt").write_text(f"a {name} number {i}, {TAGS}")
     return folder
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from dreambooth import actions
 from dreambooth.dataset.captions import build_prompt, is_filled_in
 from dreambooth.jobs import Controls, Events
-from tests.training.conftest import SMALL
+from tests.training.conftest import SMALL, TAGS
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_what_is_missing_is_drawn_matched_and_kept(train, mini):
         sizes[Image.open(path).size] += 1
         captions[path.with_suffix(".txt").read_text().strip()] += 1
     assert sizes == {(64, 64): 4, (80, 48): 6}
-    assert captions == {f"photo of a toy number {i}": 2 for i in range(5)}
+    assert captions == {f"photo of a toy number {i}, {TAGS}": 2 for i in range(5)}
     rows = actions.check(mini, mini.load()).as_dict()
     trained = Counter(row["caption"] for row in rows["table"] if row["kind"] == "class")
     assert trained == captions, "the prompt that it was drawn from is what it is trained with"

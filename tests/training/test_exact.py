@@ -12,10 +12,13 @@ EPOCHS = {"num_train_epochs": 3, "gradient_accumulation_steps": 2, "lr_scheduler
 
 LORA_BF16 = {**LORA, "mixed_precision": "bf16", "stop_text_encoder": 0.5, "gradient_set_to_none": False}
 LOHA = {**LORA, "lora_type": "LoHa", "lora_dora": True, "use_lora_extended": True}
-NAMES = ["loha with dora", "lora", "lora bf16, half the text encoder", "full with ema, half the text encoder"]
+# Tags are shuffled in all of them; here all that may vary does, with the text encoder frozen from the start.
+VARIED = {**LORA, "stop_text_encoder": 0, "hflip": True, "tag_dropout": 0.3, "caption_dropout": 0.2,
+          "pad_tokens": False, "weighted_captions": True}  # fmt: skip
+NAMES = ["loha with dora", "lora", "lora bf16, half the text encoder", "full with ema, half the text encoder", "varied"]
 
 
-@pytest.mark.parametrize("settings", [LOHA, LORA, LORA_BF16, FULL], ids=NAMES)
+@pytest.mark.parametrize("settings", [LOHA, LORA, LORA_BF16, FULL, VARIED], ids=NAMES)
 @pytest.mark.parametrize("stop_at", [1, 4])
 def test_disturbed_run_equals_undisturbed_run(train, mini, models_dir, created, settings, stop_at):
     import shutil
@@ -86,7 +89,7 @@ def test_a_snapshot_of_an_earlier_run_does_not_roll_the_model_back(train):
 def test_cached_embeddings_of_another_precision_are_not_taken(train, mini):
     import shutil
 
-    frozen = {"stop_text_encoder": 0, "seed": 5, "mixed_precision": "no"}
+    frozen = {"stop_text_encoder": 0, "seed": 5, "mixed_precision": "no", "shuffle_tags": False}
     alone = train(**frozen)
     shutil.rmtree(mini.cache)
     train(**{**frozen, "mixed_precision": "bf16"})

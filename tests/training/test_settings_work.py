@@ -57,6 +57,13 @@ WEIGHTS = {
     "offset_noise": (0.1, {}),
     "clip_skip": (2, {}),
     "prior_loss_weight": (5, {}),
+    "hflip": (True, {}),
+    "dynamic_img_norm": (True, {}),
+    "shuffle_tags": (False, {}),
+    "pad_tokens": (False, {}),
+    "strict_tokens": (True, {}),
+    "weighted_captions": (True, {}),
+    "freeze_clip_normalization": (True, FULL),
 }
 FILES = {
     "use_lora": (False, {"save_ckpt_after": False}),
@@ -94,6 +101,11 @@ ELSEWHERE = {
     "disable_class_matching": "tests/training/test_class_images.py",
     "validation_every": "tests/training/test_validation.py",
     "validation_share": "tests/training/test_validation.py",
+    **dict.fromkeys(
+        ("keep_tokens", "tag_dropout", "caption_dropout", "bucket_min_side", "bucket_max_side", "bucket_no_upscale"),
+        "tests/dataset/test_variation.py::test_setting_changes_what_is_shown",
+    ),
+    "max_token_length": "tests/training/test_prompts.py::test_what_stands_beyond_the_limit_is_not_learned",
     "optimizer": "tests/training/test_optimizers.py",
     "gradient_set_to_none": "tests/training/test_optimizers.py",
     "gradient_checkpointing": "tests/training/test_optimizers.py",

@@ -79,7 +79,7 @@ def test_text_of_people_is_escaped():
 
     evil = "<img src=x onerror=alert(1)>"
     row = {"file": evil, "concept": 1, "kind": "instance", "caption": evil, "caption_from": evil, "size": [1, 1],
-           "bucket": [1, 1], "kept": 1.0, "enlarged": 1.0}  # fmt: skip
+           "bucket": [1, 1], "kept": 1.0, "enlarged": 1.0, "tokens": 1, "repeats": 1}  # fmt: skip
     shown = [
         render.lines([evil]), render.problems([evil, f"learning_rate ({evil}): wrong"]), render.status(evil, "", evil),
         render.files([Saved("lora", evil, evil)], RunView(state="done")), render.caption_table([row]),

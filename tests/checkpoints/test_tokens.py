@@ -1,0 +1,132 @@
+"""What is read of a prompt: chunks of 75, brackets as the WebUI reads them, strict parts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dreambooth import actions
+from dreambooth.checkpoints.emphasis import emphasise, weigh
+from dreambooth.checkpoints.modules import load_modules, load_tokenizer
+from dreambooth.checkpoints.text import encode
+from dreambooth.checkpoints.tokens import Reading, count, tokenize
+from dreambooth.settings import Folders, ModelFolder
+from tests.mini_models import make
+
+LONG = " ".join(["red", "star", "on", "blue"] * 25)  # 100 tokens
+
+
+@pytest.fixture(scope="module")
+def sd1(created):
+    return load_modules(ModelFolder(Folders(created), "mini").working, unet=False, vae=False)
+
+
+@pytest.fixture(scope="module")
+def sdxl(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sdxl")
+    model = ModelFolder(Folders(folder / "models"), "m")
+    actions.create(model.folders, model.name, make(folder / "xl.safetensors", "SDXL", dtype=torch.float32))
+    return load_modules(model.working, unet=False, vae=False)
+
+
+@pytest.mark.parametrize("prompt", ["a zwx toy, number 1", "", LONG, 'café, "小猫" (soft) [x]', "star " * 75])
+def test_one_chunk_is_what_the_tokenizer_itself_makes(sd1, prompt):
+    theirs = sd1.tokenizer(prompt, padding="max_length", truncation=True, max_length=77).input_ids
+    tokens = tokenize([sd1.tokenizer], [prompt], Reading())
+    assert tokens.ids.tolist() == [[[theirs]]] and tokens.weights is None
+    assert tokens.lengths == (min(77, count(sd1.tokenizer, prompt, Reading()) + 2),)
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_long_prompts_are_read_chunk_by_chunk(family, request):
+    modules = request.getfixturevalue(family)
+    words = LONG.split()
+    reading = Reading(max_tokens=150)
+    assert count(modules.tokenizer, LONG, reading) == 100
+    whole = encode(modules, tokenize(modules.tokenizers, [LONG, "a star"], reading))
+    assert whole.states.shape[:2] == (2, 154)
+    parts = [encode(modules, tokenize(modules.tokenizers, [part], Reading()))
+             for part in (" ".join(words[:75]), " ".join(words[75:]), "a star", "")]  # fmt: skip
+    assert torch.allclose(whole.states[:1], torch.cat([parts[0].states, parts[1].states], dim=1), atol=1e-5)
+    assert torch.allclose(whole.states[1:], torch.cat([parts[2].states, parts[3].states], dim=1), atol=1e-5)
+    if family == "sdxl":
+        assert torch.allclose(whole.pooled, torch.cat([parts[0].pooled, parts[2].pooled]), atol=1e-5)
+    short = encode(modules, tokenize(modules.tokenizers, ["a star"], reading))
+    assert short.states.shape[1] == 77, "as many chunks as it takes"
+
+
+def test_what_is_beyond_the_limit_is_cut_off(sd1):
+    read = [tokenize([sd1.tokenizer], [LONG + tail], Reading(max_tokens=75)).ids for tail in ("", " a cat")]
+    assert torch.equal(*read)
+    read = [tokenize([sd1.tokenizer], [LONG + tail], Reading(max_tokens=150)) for tail in ("", " a cat")]
+    assert not torch.equal(read[0].ids, read[1].ids) and [tokens.lengths for tokens in read] == [(104,), (106,)]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "parts"),
+    [
+        # those of the WebUI's own documentation
+        ("normal text", [("normal text", 1.0)]),
+        ("an (important) word", [("an ", 1.0), ("important", 1.1), (" word", 1.0)]),
+        ("(unbalanced", [("unbalanced", 1.1)]),
+        (r"\(literal\]", [("(literal]", 1.0)]),
+        ("(unnecessary)(parens)", [("unnecessaryparens", 1.1)]),
+        (
+            "a (((house:1.3)) [on] a (hill:0.5), sun, (((sky))).",
+            [("a ", 1.0), ("house", 1.573), (" ", 1.1), ("on", 1.0), (" a ", 1.1), ("hill", 0.55), (", sun, ", 1.1),
+             ("sky", 1.4641), (".", 1.1)],
+        ),
+        # and what people write
+        ("[dim]", [("dim", 1 / 1.1)]),
+        (r"yua_\(idol\), (smile:1.2)", [("yua_(idol), ", 1.0), ("smile", 1.2)]),
+        ("ratio 4:3)", [("ratio 4:3)", 1.0)]),
+        (r"a\\b \c", [(r"a\b c", 1.0)]),
+        ("", [("", 1.0)]),
+    ],
+)  # fmt: skip
+def test_brackets(prompt, parts):
+    found = weigh(prompt)
+    assert [text for text, _ in found] == [text for text, _ in parts]
+    assert [weight for _, weight in found] == pytest.approx([weight for _, weight in parts])
+
+
+def test_escaped_brackets_are_brackets_weighted_or_not(sd1):
+    wanted = sd1.tokenizer("yua_(idol)").input_ids[1:-1]
+    for weighted in (False, True):
+        tokens = tokenize([sd1.tokenizer], [r"yua_\(idol\)"], Reading(weighted=weighted))
+        assert tokens.ids[0, 0, 0, 1 : len(wanted) + 1].tolist() == wanted and tokens.weights is None
+
+
+def test_weights_multiply_their_tokens_and_leave_the_mean(sd1):
+    reading = Reading(weighted=True)
+    plain, weighed = (encode(sd1, tokenize([sd1.tokenizer], [p], reading)).states for p in ("a star", "a (star:1.5)"))
+    assert weighed.mean() == pytest.approx(plain.mean().item(), rel=1e-4)
+    ratio = (weighed / plain).median(dim=2).values[0]
+    assert ratio[2] / ratio[1] == pytest.approx(1.5, rel=1e-4)
+    assert ratio[3:] == pytest.approx(ratio[1].item(), rel=1e-4), "end and filling count once"
+    alone = encode(sd1, tokenize([sd1.tokenizer], ["a (star:1.5)", "(a) cat"], reading)).states[:1]
+    assert torch.allclose(alone, weighed, atol=1e-5), "what is beside it doesn't matter"
+    assert not torch.equal(
+        tokenize([sd1.tokenizer], ["a (star:1.5)"], Reading()).ids, tokenize([sd1.tokenizer], ["a star"], Reading()).ids
+    )
+
+
+def test_emphasis_in_half_precision_keeps_the_type():
+    states = torch.randn(1, 77, 8, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    assert torch.equal(emphasise(states, torch.ones(1, 77)), states)
+
+
+def test_strict_parts_have_start_and_end_of_their_own(sd1):
+    tokens = tokenize([sd1.tokenizer], ["a star, blue; sky."], Reading(strict=True))
+    names = sd1.tokenizer.convert_ids_to_tokens(tokens.ids[0, 0, 0, : tokens.lengths[0]].tolist())
+    start, end = "<|startoftext|>", "<|endoftext|>"
+    between = [end, ",</w>", start]
+    assert names == [start, "a</w>", "star</w>", *between, "blue</w>", *between, "sky</w>", end]
+    plain = "a v1.5 star"
+    assert torch.equal(tokenize([sd1.tokenizer], [plain], Reading(strict=True)).ids,
+                       tokenize([sd1.tokenizer], [plain], Reading()).ids)  # fmt: skip
+
+
+def test_tokenizers_of_a_model_are_found_without_its_encoders(created):
+    working = ModelFolder(Folders(created), "mini").working
+    assert count(load_tokenizer(working), "a red star", Reading()) == 3

@@ -1,0 +1,126 @@
+"""Embeddings are the same whether they are looked up or computed, and long captions are learned to their end."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+
+import pytest
+import torch
+
+from dreambooth import actions
+from dreambooth.checkpoints.modules import load_modules
+from dreambooth.checkpoints.tokens import Reading
+from dreambooth.dataset.cache import TextCache
+from dreambooth.sampling.draw import Shot, draw
+from dreambooth.training import prompts as prompts_of
+from dreambooth.training.prompts import Prompts
+from tests.training.conftest import tensors
+
+LONG = "a zwx toy, " + ", ".join(f"{colour} star" for colour in ("red", "blue", "green", "gold") * 8)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def modules(mini):
+    return load_modules(mini.working, unet=False, vae=False)
+
+
+@pytest.mark.parametrize("reading", [Reading(), Reading(max_tokens=150, clip_skip=2)], ids=["75", "150"])
+@pytest.mark.parametrize("pad", [True, False])
+def test_looked_up_is_what_is_computed(modules, tmp_path, reading, pad):
+    texts = [LONG, "a star", ""]
+    learning = Prompts(modules, reading, pad, CPU)
+    learning.learn()
+    computed = learning.batch(texts).states
+    assert computed.requires_grad is False or computed.grad_fn is not None
+    cache = TextCache(tmp_path, "encoder", reading)
+    for fixed in (texts, ["a star"], []):  # from the encoder, then some and all of them from the cache
+        frozen = Prompts(modules, reading, pad, CPU)
+        frozen.freeze(fixed, cache, lambda: None)
+        assert torch.allclose(frozen.batch(texts).states, computed, atol=1e-5)
+    n_short = frozen.batch(["a star", ""]).states.shape[1]
+    assert n_short == (77 if pad else 4), "as long as what is in it needs"
+
+
+def test_prompts_that_come_and_go_are_kept_within_bounds(modules, monkeypatch):
+    monkeypatch.setattr(prompts_of, "KEPT_BYTES", 3 * 77 * modules.text_encoder.config.hidden_size * 4)
+    prompts = Prompts(modules, Reading(), True, CPU)
+    prompts.freeze(["fixed"], None, lambda: None)
+    first = prompts.batch(["star 0", "fixed"]).states
+    for n in range(1, 8):
+        prompts.batch([f"star {n}", "fixed"])
+    assert list(prompts._passing) == ["star 5", "star 6", "star 7"] and list(prompts._fixed) == ["fixed"]
+    assert torch.equal(prompts.batch(["star 0", "fixed"]).states, first)
+
+
+@pytest.fixture
+def long_captions(concept, tmp_path):
+    """The test pictures with a caption of more than 75 tokens and a tail."""
+
+    def make(tail: str):
+        folder = tmp_path / f"long {tail}"
+        shutil.copytree(concept.instance_data_dir, folder)
+        for path in folder.glob("*.txt"):
+            path.write_text(f"{LONG}, {tail}")
+        return dataclasses.replace(concept, instance_data_dir=str(folder), class_data_dir="")
+
+    return make
+
+
+def test_what_stands_beyond_the_limit_is_not_learned(train, mini, models_dir, created, long_captions, monkeypatch):
+    def digest(tail: str, allowed: int) -> str:
+        shutil.rmtree(models_dir)
+        shutil.copytree(created, models_dir)
+        config = actions.configure
+        with monkeypatch.context() as patch:
+            patch.setattr(actions, "configure", lambda m, o, _: config(m, o, [long_captions(tail)]))
+            outcome = train(max_train_steps=2, max_token_length=allowed, shuffle_tags=False, seed=5)
+        shutil.rmtree(long_captions_folder(outcome))
+        assert ("more than 75 tokens" in outcome.said) == (allowed == 75)
+        return outcome.digest()
+
+    def long_captions_folder(outcome):
+        return outcome.model.load().concepts[0].instance_data_dir
+
+    assert digest("cat", 75) == digest("moon", 75)
+    assert len({digest("cat", 75), digest("cat", 150), digest("moon", 150)}) == 3
+
+
+def test_captions_that_are_too_long_are_named(mini, long_captions):
+    config = actions.configure(mini, {"resolution": 64, "bucket_step": 32}, [long_captions("cat")])
+    checked = actions.check(mini, config).as_dict()
+    rows = checked["table"]
+    assert {row["tokens"] for row in rows} == {102}
+    (warning,) = [text for text in checked["warnings"] if "tokens" in text]
+    n = rows[0]["tokens"] - 75
+    assert warning.startswith("5 captions have more than 75 tokens") and f"0.png by {n}" in warning
+    assert warning.endswith("Raise max_token_length to 150, or shorten them.")
+    fits = dataclasses.replace(config, settings=dataclasses.replace(config.settings, max_token_length=150))
+    assert not [text for text in actions.check(mini, fits).warnings if "tokens" in text]
+
+
+def test_pictures_are_drawn_with_all_that_was_read(mini):
+    modules = load_modules(mini.working)
+    shots = [Shot(f"{LONG}, cat", steps=2, width=64, height=64), Shot("a star", steps=2, width=64, height=64)]
+
+    def pictures(n_tokens: int, batch_size: int = 1) -> list[bytes]:
+        reading = Reading(max_tokens=n_tokens)
+        return [picture.tobytes() for picture in draw(modules, shots, reading=reading, batch_size=batch_size)]
+
+    short, long = pictures(75), pictures(150)
+    assert short[0] != long[0] and short[1] == long[1]
+    assert pictures(150, 2) == long, "what is drawn beside it doesn't matter"
+
+
+def test_normalisation_layers_stay_as_they_are(train, mini):
+    def changed() -> set[str]:
+        after = tensors(next((mini.working / "text_encoder").glob("*.safetensors")))
+        return {name for name in before if not torch.equal(before[name], after[name])}
+
+    before = tensors(next((mini.working / "text_encoder").glob("*.safetensors")))
+    full = {"use_lora": False, "save_ckpt_after": False, "max_train_steps": 2, "txt_learning_rate": 1e-3}
+    train(**full, freeze_clip_normalization=True)
+    assert changed() and not any("norm" in name for name in changed())
+    train(**full, freeze_clip_normalization=False)
+    assert any("norm" in name for name in changed())
