@@ -21,10 +21,10 @@ from dreambooth.jobs import ALONE, Crew
 from dreambooth.runs import class_images
 from dreambooth.runs.class_images import Wanted
 from dreambooth.runs.plans import plan_of
+from dreambooth.runs.sense import contradictions, doubts, too_short
 from dreambooth.settings import ModelConfig, ModelFolder, Settings
-from dreambooth.training.optimizers import why_not_8bit
 from dreambooth.training.precision import disk_forecast, forecast, resolve_precision
-from dreambooth.training.schedules import run_length
+from dreambooth.training.schedules import curve, run_length
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Checked:
     precision: str
     steps: int
     steps_per_epoch: int
+    learning_rates: dict[str, list[tuple[int, float]]]  # of each part that learns: (step, rate), thinned
     memory_bytes: int
     warnings: tuple[str, ...]
     class_images: tuple[Wanted, ...] = ()  # to be drawn before it learns
@@ -47,6 +48,7 @@ class Checked:
             "class_images_to_draw": len(self.class_images),
             "steps": self.steps,
             "steps_per_epoch": self.steps_per_epoch,
+            "learning_rates": self.learning_rates,
             "device": str(self.device),
             "precision": self.precision,
             "memory_gb": round(self.memory_bytes / 1e9, 2),
@@ -74,21 +76,23 @@ def preflight(
         precision = resolve_precision(settings, device)
     except UserError as error:
         problems += error.problems
-    if settings.optimizer == "8bit AdamW" and (why := why_not_8bit(device)):
-        problems.append(f"optimizer: 8bit AdamW cannot run here: {why} Choose Torch AdamW.")
+    problems += contradictions(settings, device)
     if not settings.train_unet and settings.stop_text_encoder == 0:
         problems.append("Nothing would learn: switch on train_unet or raise stop_text_encoder above 0.")
     problems += [f"{part} is missing: create {model.name} again." for part in _missing_parts(model)]
+    batches = math.ceil(plan.steps_per_epoch(settings.train_batch_size) / crew.size) if plan else 0
+    steps, per_epoch = run_length(settings, batches)
+    problems += too_short(settings, steps) if plan else []
     if problems:
         raise UserError.several(problems)
     to_draw = tuple(class_images.missing(model, config.concepts, plan, settings))
     n_unet, n_text = sizes_of(model)
     require_free_space(model.root, disk_forecast(settings, n_unet, n_text), "This run")
     memory = forecast(settings, precision, n_unet, n_text, bool(plan.class_examples or to_draw))
-    steps, per_epoch = run_length(settings, math.ceil(plan.steps_per_epoch(settings.train_batch_size) / crew.size))
     of_plan = [text for text in plan.warnings if not (to_draw and NO_SUCH_SHAPE in text)]
-    warnings = (*of_plan, *_memory_warnings(device, memory), *_idle_settings(model, settings))
-    return Checked(plan, device, precision, steps, per_epoch, memory, warnings, to_draw)
+    warnings = (*of_plan, *_memory_warnings(device, memory), *_idle_settings(model, settings), *doubts(settings))
+    rates = curve(settings, steps)
+    return Checked(plan, device, precision, steps, per_epoch, rates, memory, warnings, to_draw)
 
 
 def _idle_settings(model: ModelFolder, settings: Settings) -> list[str]:

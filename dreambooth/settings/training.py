@@ -9,8 +9,13 @@ from dataclasses import dataclass
 
 from dreambooth.settings.declare import declared, setting
 
-OPTIMIZERS = ("Torch AdamW", "8bit AdamW")
-LR_SCHEDULES = ("constant", "constant_with_warmup", "linear", "linear_with_warmup", "cosine")
+OPTIMIZERS = (
+    "Torch AdamW", "8bit AdamW", "Paged 8bit AdamW", "Lion", "8bit Lion", "Paged 8bit Lion", "Tiger", "Adafactor",
+    "CAME", "SGD Nesterov", "8bit SGD", "AdamW Dadaptation", "Adan Dadaptation", "Lion Dadaptation", "SGD Dadaptation",
+    "Prodigy", "Schedule-Free AdamW",
+)  # fmt: skip
+LR_SCHEDULES = ("constant", "constant_with_warmup", "linear", "linear_with_warmup", "cosine", "cosine_with_restarts",
+                "cosine_annealing", "cosine_annealing_with_restarts", "polynomial", "rex", "adafactor")  # fmt: skip
 LORA_TYPES = ("LoRA", "LoHa", "LoKr")
 SAMPLERS = ("DDIM", "PNDM", "EulerDiscrete", "EulerAncestralDiscrete", "DPMSolverMultistep", "UniPCMultistep",
             "DEISMultistep")  # fmt: skip
@@ -79,19 +84,39 @@ class Settings:
         low=0, high=128, step=0.25, applies="stop_text_encoder > 0", advanced=True)
 
     learning_rate: float = setting(2e-6, "Learning Rate", "Learning rate",
-        "Of the unet in full training.", low=0, high=1, applies="not use_lora")
+        "Of the unet in full training.", low=0, high=1, applies="not use_lora and lr_scheduler != 'adafactor'")
     txt_learning_rate: float = setting(1e-6, "Learning Rate", "Text encoder learning rate",
-        "Of the text encoder in full training.", low=0, high=1, applies="not use_lora and stop_text_encoder > 0")
+        "Of the text encoder in full training.", low=0, high=1,
+        applies="not use_lora and stop_text_encoder > 0 and lr_scheduler != 'adafactor'")
     lora_learning_rate: float = setting(1e-4, "Learning Rate", "LoRA UNET learning rate",
-        "Of the unet's adapters.", low=0, high=1, applies="use_lora")
+        "Of the unet's adapters.", low=0, high=1, applies="use_lora and lr_scheduler != 'adafactor'")
     lora_txt_learning_rate: float = setting(5e-5, "Learning Rate", "LoRA text encoder learning rate",
-        "Of the text encoder's adapters.", low=0, high=1, applies="use_lora and stop_text_encoder > 0")
+        "Of the text encoder's adapters.", low=0, high=1,
+        applies="use_lora and stop_text_encoder > 0 and lr_scheduler != 'adafactor'")
     lr_scheduler: str = setting("constant_with_warmup", "Learning Rate", "Learning rate scheduler",
-        "How the rate changes over the run. linear and cosine fall to zero at the end; all but plain constant and "
-        "linear rise from zero during the warm-up.", choices=LR_SCHEDULES)
-    lr_warmup_steps: int = setting(0, "Learning Rate", "Learning rate warm-up steps",
-        "Optimizer steps until the full rate is reached.", low=0, high=1_000_000, step=5,
-        applies="lr_scheduler not in ('constant', 'linear')")
+        "How the rate changes over the run. linear, cosine, polynomial and rex fall to zero at the end; annealing "
+        "falls to the minimum and rises or restarts; adafactor leaves it to the optimizer of that name.",
+        choices=LR_SCHEDULES)
+    lr_warmup_steps: float = setting(0.0, "Learning Rate", "Learning rate warm-up steps",
+        "Optimizer steps until the full rate is reached; below 1: that share of the run.", low=0, high=1_000_000,
+        applies="lr_scheduler not in ('constant', 'linear', 'cosine_annealing', 'cosine_annealing_with_restarts', "
+        "'adafactor')")
+    learning_rate_min: float = setting(1e-6, "Learning Rate", "Minimum learning rate",
+        "What annealing falls to.", low=0, high=1,
+        applies="lr_scheduler in ('cosine_annealing', 'cosine_annealing_with_restarts')")
+    lr_cycles: int = setting(1, "Learning Rate", "Number of hard resets",
+        "How often the rate falls from full to zero in a run.", low=1, high=1000, step=1,
+        applies="lr_scheduler == 'cosine_with_restarts'")
+    lr_factor: float = setting(1.0, "Learning Rate", "Constant/linear starting factor",
+        "The rate starts at this share and is full at the scale position: constant jumps there, linear rises to it.",
+        low=0, high=1, step=0.05, applies="lr_scheduler in ('constant', 'linear')")
+    lr_power: float = setting(1.0, "Learning Rate", "Polynomial power",
+        "1 falls evenly; more falls sooner.", low=0.1, high=10, step=0.1, applies="lr_scheduler == 'polynomial'")
+    lr_scale_pos: float = setting(0.5, "Learning Rate", "Scale position",
+        "Share of the run until the full rate (constant, linear) or the minimum (annealing) is reached.",
+        low=0, high=1, step=0.05,
+        applies="lr_scheduler in ('constant', 'linear') and lr_factor < 1 or "
+        "lr_scheduler in ('cosine_annealing', 'cosine_annealing_with_restarts')")
 
     lora_type: str = setting("LoRA", "LoRA", "Adapter type",
         "LoRA: known to every program. LoHa: more variety for its size. LoKr: very small files. The last two are for "
@@ -132,7 +157,10 @@ class Settings:
         "Sides of buckets are multiples of this many pixels.", low=8, high=256, step=8, advanced=True)
 
     optimizer: str = setting("Torch AdamW", "Tuning", "Optimizer",
-        "8bit AdamW needs bitsandbytes and a GPU that it knows.", choices=OPTIMIZERS)
+        "8bit ones take the least memory and need bitsandbytes and a GPU. Dadaptation and Prodigy find the learning "
+        "rate themselves: set it to 1. Most others need pytorch-optimizer.", choices=OPTIMIZERS)
+    optimizer_args: str = setting("", "Tuning", "Optimizer arguments",
+        "More arguments of the optimizer's own, such as betas=(0.9, 0.99), eps=1e-6.", advanced=True)
     mixed_precision: str = setting("auto", "Tuning", "Mixed precision",
         "auto: bf16 where the GPU computes it, else fp16; none on a CPU.", choices=("auto", "no", "fp16", "bf16"))
     weight_decay: float = setting(0.01, "Tuning", "Weight decay",

@@ -18,7 +18,7 @@ from dreambooth.training.noise import generator_for
 from dreambooth.training.objective import Losses, diffusion_losses
 from dreambooth.training.optimizers import set_learning_rates
 from dreambooth.training.precision import memory_used
-from dreambooth.training.schedules import lr_factor, run_length
+from dreambooth.training.schedules import run_length, text_encoder_steps
 from dreambooth.training.session import Session
 
 NAN_ADVICE = (
@@ -94,8 +94,7 @@ class Loop:
         session, settings = self.session, self.settings
         if self._past_text_encoder():
             session.freeze_text_encoder()
-        factor = lr_factor(settings.lr_scheduler, self.position.step, self.total_steps, settings.lr_warmup_steps)
-        set_learning_rates(session.optimizer, factor)
+        set_learning_rates(session.optimizer, settings, self.position.step, self.total_steps)
         pictures = sum(len(batch.instances) for batch in window)
         losses = []
         for number, batch in enumerate(window):
@@ -146,8 +145,8 @@ class Loop:
 
     def _past_text_encoder(self) -> bool:
         """Whether only the unet learns from here on; without it the text encoder learns to the end."""
-        last = max(1, round(self.settings.stop_text_encoder * self.total_steps))
-        return self.session.trains_text and self.settings.train_unet and self.position.step >= last
+        last = text_encoder_steps(self.settings, self.total_steps)
+        return self.session.trains_text and self.position.step >= last
 
     # -- people -----------------------------------------------------------------------------------------------
 

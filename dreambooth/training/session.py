@@ -22,7 +22,7 @@ from dreambooth.training.ema import EMA
 from dreambooth.training.inpainting import MaskedPictures
 from dreambooth.training.inputs import Latents, Prompts
 from dreambooth.training.noise import NoiseSchedule
-from dreambooth.training.optimizers import Stepper, make_optimizer, parameter_groups
+from dreambooth.training.optimizers import Stepper, as_used, make_optimizer, parameter_groups
 from dreambooth.training.precision import compute_dtype, forget_accelerator, give_memory_back, make_accelerator
 from dreambooth.training.snapshot import Position
 
@@ -99,7 +99,7 @@ class Session:
             raise UserError("Nothing would learn: switch on Train UNET or raise the text encoder's step ratio.")
         if settings.use_ema and settings.train_unet and not settings.use_lora:
             self.ema = EMA(of_unet, settings.ema_decay)
-        self.optimizer = make_optimizer(settings.optimizer, groups)
+        self.optimizer = make_optimizer(settings, groups)
         self.stepper = Stepper(self.optimizer, settings, self.accelerator.scaler)
 
     def _make_learn(self, name: str, module: torch.nn.Module, learns: bool) -> list[torch.nn.Parameter]:
@@ -167,9 +167,13 @@ class Session:
             text_encoder.requires_grad_(False).eval()
             for parameter in text_encoder.parameters():
                 parameter.grad = None  # a gradient of zeros would let momentum and decay go on moving it
-        with self.accelerator.autocast():
+        with self.as_used(), self.accelerator.autocast():
             self.prompts.freeze(self.prompt_texts, None, self._load_text)
         self._put_text_encoder_aside()
+
+    def as_used(self) -> contextlib.AbstractContextManager[None]:
+        """Inside it the weights are those to draw with and to save; see :func:`optimizers.as_used`."""
+        return as_used(self.optimizer)
 
     @contextlib.contextmanager
     def for_drawing(self) -> Iterator[Modules]:
@@ -187,7 +191,8 @@ class Session:
                 module.eval()
             for module in (*text_encoders, self.modules.vae):
                 module.to(self.device)
-            yield self.modules
+            with contextlib.nullcontext() if average else self.as_used():
+                yield self.modules
         finally:
             self.modules.vae.to("cpu")
             if not self.prompts.learning:

@@ -95,15 +95,18 @@ def concept(pictures: Path) -> Concept:
 
 @pytest.fixture
 def train(mini: ModelFolder, concept: Concept) -> Callable[..., Outcome]:
-    """``train(resume="", on=None, **settings)``: ``on`` sees every event and may use the run's controls."""
+    """``train(resume="", on=None, samples=1, **settings)``: ``on`` sees every event and may use the run's controls."""
 
-    def run(resume: str = "", on: Callable[[dict, Controls], None] | None = None, **settings: Any) -> Outcome:
+    def run(
+        resume: str = "", on: Callable[[dict, Controls], None] | None = None, samples: int = 1, **settings: Any
+    ) -> Outcome:
         controls, seen = Controls(), []
         listeners = [seen.append] + ([lambda event: on(event, controls)] if on else [])
         events = Events(mini.logging, *listeners)
         result = error = None
         try:
-            config = actions.configure(mini, {**SMALL, **settings}, [concept])
+            drawn = dataclasses.replace(concept, n_save_sample=samples)
+            config = actions.configure(mini, {**SMALL, **settings}, [drawn])
             result = actions.train(mini, config, resume=resume, controls=controls, events=events)
         except (UserError, Cancelled) as refused:
             error = refused

@@ -13,20 +13,21 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from dreambooth import actions
+from dreambooth import actions, files
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.settings import SETTINGS, ModelFolder, Settings
 from tests.training.conftest import SMALL, tensors
 
 FULL = {"use_lora": False, "save_ckpt_after": False}
 DURING = {"save_embedding_every": 1}
-# key: (another value, settings under which it applies)
+ONE_EPOCH = {"num_train_epochs": 1}
+# key: (another value, settings under which it applies); those of WEIGHTS show in one epoch
 WEIGHTS = {
     "train_unet": (False, {}),
     "stop_text_encoder": (0.5, {}),
     "seed": (1, {}),
-    "num_train_epochs": (1, {}),
-    "max_train_steps": (3, {}),
+    "num_train_epochs": (2, {}),
+    "max_train_steps": (2, {}),
     "train_batch_size": (1, {}),
     "gradient_accumulation_steps": (2, {}),
     "max_grad_norm": (0.01, {}),
@@ -114,19 +115,46 @@ def seen():
     return {}
 
 
+@pytest.fixture(scope="module")
+def warm(created, tmp_path_factory):
+    """The created model, to which the runs' caches are added: what is encoded once need not be again."""
+    folder = tmp_path_factory.mktemp("warm") / "models"
+    shutil.copytree(created, folder)
+    return folder
+
+
+@pytest.fixture
+def afresh(warm, models_dir, mini):
+    """Puts the model back as it was created, but for its caches."""
+
+    def put_back():
+        kept = warm / mini.cache.relative_to(models_dir)
+        if mini.cache.exists():
+            shutil.copytree(mini.cache, kept, dirs_exist_ok=True)
+        shutil.rmtree(models_dir)
+        shutil.copytree(warm, models_dir)
+
+    return put_back
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "key"), ROWS, ids=[key for _, key in ROWS])
-def test_setting_has_an_effect(train, created, models_dir, seen, kind, key):
+def test_setting_has_an_effect(train, afresh, seen, monkeypatch, kind, key):
+    monkeypatch.setattr(files, "_sync_with", lambda path, flags: None)  # no power cut is expected
     value, under = TABLES[kind][key]
+    under = {**ONE_EPOCH, **under} if kind == "weights" else under
     assert value != {**dataclasses.asdict(Settings()), **SMALL, **under}[key]
     stop = (lambda event, controls: event["kind"] == "step" and controls.cancel()) if kind == "cancelled" else None
     look = {"weights": _weights, "files": _files, "cancelled": _files, "pictures": _pictures}[kind]
+    samples = 1 if look in (_files, _pictures) else 0
     start = (kind, json.dumps(under, sort_keys=True))
+    afresh()
     if start not in seen:
-        seen[start] = look(train(on=stop, **under))
-        shutil.rmtree(models_dir)
-        shutil.copytree(created, models_dir)
-    assert look(train(on=stop, **{**under, key: value})) != seen[start]
+        seen[start] = look(train(on=stop, samples=samples, **under))
+        afresh()
+    changed = look(train(on=stop, samples=samples, **{**under, key: value}))
+    afresh()
+    assert changed != seen[start]
 
 
 def test_half_model_halves_a_checkpoint(mini, mini_checkpoint, tmp_path):
