@@ -130,7 +130,9 @@ def test_a_disturbed_run_equals_one_left_alone(train, models_dir, created, optim
             controls.cancel()
 
     train(on=disturb, **chosen)
-    resumed = train(resume="latest", on=lambda e, c: e.get("step") == 3 and c.sample_now(), **chosen)
+    resumed = train(
+        resume="latest", on=lambda e, c: e["kind"] == "step" and e["step"] == 3 and c.sample_now(), **chosen
+    )
     assert "Not exactly" not in resumed.said
     weights = resumed.weights()
     assert all(torch.equal(weights[key], left_alone[key]) for key in left_alone)
