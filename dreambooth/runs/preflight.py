@@ -15,7 +15,7 @@ from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.dataset.plan import Plan
 from dreambooth.dataset.planning import NO_SUCH_SHAPE
 from dreambooth.errors import UserError
-from dreambooth.files import require_free_space
+from dreambooth.files import read_json, require_free_space
 from dreambooth.hosts.alone import best_device
 from dreambooth.jobs import ALONE, Crew
 from dreambooth.runs import class_images
@@ -97,10 +97,16 @@ def preflight(
 
 def _idle_settings(model: ModelFolder, settings: Settings) -> list[str]:
     """Settings that have no effect on models of this family."""
-    family = family_in(model.working)
+    family, said = family_in(model.working), []
     if settings.clip_skip > 1 and not family.clip_skips:
-        return [f"clip_skip has no effect: {family.title} always reads the layer that it was made with."]
-    return []
+        said.append(f"clip_skip has no effect: {family.title} always reads the layer that it was made with.")
+    if settings.zero_terminal_snr:
+        scheduler = read_json(model.working / "scheduler" / "scheduler_config.json")
+        if scheduler.get("rescale_betas_zero_snr"):
+            said.append("zero_terminal_snr has no effect: this model is trained that way already.")
+        elif scheduler.get("prediction_type", "epsilon") != "v_prediction":
+            said.append("zero_terminal_snr: this model predicts noise, which in pure noise says nothing of a picture.")
+    return said
 
 
 def _memory_warnings(device: torch.device, needed: int) -> list[str]:

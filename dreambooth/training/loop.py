@@ -15,7 +15,7 @@ from dreambooth.errors import UserError
 from dreambooth.training.figures import Figures
 from dreambooth.training.intervals import Autosave, due
 from dreambooth.training.noise import generator_for
-from dreambooth.training.objective import Losses, diffusion_losses
+from dreambooth.training.objective import Losses, diffusion_losses, prior_weight_in
 from dreambooth.training.optimizers import set_learning_rates
 from dreambooth.training.precision import memory_used
 from dreambooth.training.schedules import run_length, text_encoder_steps
@@ -122,8 +122,9 @@ class Loop:
                 session.masked,
                 batch,
                 generator,
-                prior_weight=settings.prior_loss_weight,
-                offset_noise=settings.offset_noise,
+                settings,
+                prior_weight=prior_weight_in(settings, self.position.epoch),
+                loss_masks=session.loss_masks,
             )
         session.accelerator.backward(losses.total * share if share != 1 else losses.total)
         detached = [x if x is None else x.detach() * share for x in (losses.total, losses.instance, losses.prior)]

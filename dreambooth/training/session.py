@@ -21,7 +21,8 @@ from dreambooth.training.adapters import AdapterLayer, form_of, inject
 from dreambooth.training.ema import EMA
 from dreambooth.training.inpainting import MaskedPictures
 from dreambooth.training.inputs import Latents, Prompts
-from dreambooth.training.noise import NoiseSchedule
+from dreambooth.training.loss_masks import LossMasks
+from dreambooth.training.noise import NoiseSchedule, trained_with
 from dreambooth.training.optimizers import Stepper, as_used, make_optimizer, parameter_groups
 from dreambooth.training.precision import compute_dtype, forget_accelerator, give_memory_back, make_accelerator
 from dreambooth.training.snapshot import Position
@@ -72,6 +73,7 @@ class Session:
             self.latents.prepare(self._in_order_of_use(), self._take_vae, progress)
         inpaints = read_json(working / "unet" / "config.json")["in_channels"] == INPAINTING_CHANNELS
         self.masked = MaskedPictures(self._take_vae, self.device) if inpaints else None
+        self.loss_masks = LossMasks(self.settings.unmasked_weight, self.device) if self.settings.masked_loss else None
         self.events.phase("text embeddings")
         self.prompt_texts = sorted({example.caption for example in self.plan.everything()})
         self.prompts = Prompts(self.modules, self.settings.clip_skip, self.device)
@@ -90,7 +92,8 @@ class Session:
         self.events.phase("unet")
         settings = self.settings
         unet = self._load(unet=True, dtype=self._dtype(settings.train_unet)).unet
-        self.schedule = NoiseSchedule(self.modules.scheduler_config, self.device)
+        scheduler = trained_with(self.modules.scheduler_config, settings.zero_terminal_snr)
+        self.schedule = NoiseSchedule(scheduler, self.device)
         of_unet = self._make_learn("unet", unet, settings.train_unet)
         learning = self.modules.text_encoders if self.trains_text else {}
         of_text = [p for name, encoder in learning.items() for p in self._make_learn(name, encoder, True)]
@@ -192,7 +195,7 @@ class Session:
             for module in (*text_encoders, self.modules.vae):
                 module.to(self.device)
             with contextlib.nullcontext() if average else self.as_used():
-                yield self.modules
+                yield dataclasses.replace(self.modules, scheduler_config=self._drawn_with())
         finally:
             self.modules.vae.to("cpu")
             if not self.prompts.learning:
@@ -201,6 +204,11 @@ class Session:
                 module.train(mode)
             if average:
                 average.swap()
+
+    def _drawn_with(self) -> dict[str, Any]:
+        """The scheduler config for previews. Noise prediction has no answer to a step with nothing of the picture."""
+        zero = self.settings.zero_terminal_snr and self.schedule.prediction_type == "v_prediction"
+        return trained_with(self.modules.scheduler_config, zero)
 
     def trained_tensors(self) -> dict[str, torch.Tensor]:
         """All that has learnt, by a name that stays the same over runs."""

@@ -71,13 +71,16 @@ def tensors(path: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five pictures of two shapes, and a folder of class pictures beside them."""
+    """Five pictures of two shapes, one of them half transparent, and a folder of class pictures beside them."""
     folder = tmp_path_factory.mktemp("pictures")
     for kind, n in (("instance", 5), ("class", 3)):
         (folder / kind).mkdir()
         for i in range(n):
             size = (80, 80) if i % 2 else (112, 72)
-            Image.new("RGB", size, (40 * i, 200 - 30 * i, 90)).save(folder / kind / f"{i}.png")
+            picture = Image.new("RGBA", size, (40 * i, 200 - 30 * i, 90, 255))
+            if i == 1:  # half of it is transparent
+                picture.paste((0, 0, 0, 0), (0, 0, size[0] // 2, size[1]))
+            picture.save(folder / kind / f"{i}.png")
             (folder / kind / f"{i}.txt").write_text(f"a {'zwx ' if kind == 'instance' else ''}toy number {i}")
     return folder
 

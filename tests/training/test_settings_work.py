@@ -21,6 +21,7 @@ from tests.training.conftest import SMALL, tensors
 FULL = {"use_lora": False, "save_ckpt_after": False}
 DURING = {"save_embedding_every": 1}
 ONE_EPOCH = {"num_train_epochs": 1}
+SCALED = {"num_train_epochs": 2}  # the weight changes from epoch to epoch
 # key: (another value, settings under which it applies); those of WEIGHTS show in one epoch
 WEIGHTS = {
     "train_unet": (False, {}),
@@ -37,7 +38,14 @@ WEIGHTS = {
     "lora_learning_rate": (1e-2, {}),
     "lora_txt_learning_rate": (1e-2, {}),
     "lr_scheduler": ("linear", {}),
-    "lr_warmup_steps": (5, {}),
+    "lr_warmup_steps": (0.5, {}),
+    "learning_rate_min": (5e-4, {"lr_scheduler": "cosine_annealing"}),
+    "lr_cycles": (2, {"lr_scheduler": "cosine_with_restarts"}),
+    "lr_factor": (0.5, {"lr_scheduler": "constant"}),
+    "lr_power": (3, {"lr_scheduler": "polynomial"}),
+    "lr_scale_pos": (1, {"lr_scheduler": "cosine_annealing"}),
+    "optimizer": ("SGD Nesterov", {}),
+    "optimizer_args": ("betas=(0.5, 0.9)", {}),
     "lora_type": ("LoHa", {}),
     "lora_dora": (True, {}),
     "use_lora_extended": (True, {}),
@@ -54,8 +62,27 @@ WEIGHTS = {
     "weight_decay": (1, {"lora_learning_rate": 0.1}),
     "tenc_weight_decay": (1, {"lora_txt_learning_rate": 0.1}),
     "offset_noise": (0.1, {}),
+    "multires_noise_iterations": (3, {}),
+    "multires_noise_discount": (0.8, {"multires_noise_iterations": 3}),
+    "input_perturbation": (0.1, {}),
+    "min_timestep": (500, {}),
+    "max_timestep": (500, {}),
+    "zero_terminal_snr": (True, {}),
+    "loss_type": ("huber", {}),
+    "huber_schedule": ("constant", {"loss_type": "huber"}),
+    "huber_c": (0.3, {"loss_type": "huber"}),
+    "min_snr_gamma": (5, {}),
+    "debiased_estimation": (True, {}),
+    "use_dream": (True, {}),
+    "dream_detail_preservation": (2, {"use_dream": True}),
+    "masked_loss": (True, {}),
+    "unmasked_weight": (0.5, {"masked_loss": True}),
     "clip_skip": (2, {}),
     "prior_loss_weight": (5, {}),
+    "prior_loss_scale": (True, SCALED),
+    "prior_loss_target": (1, {**SCALED, "prior_loss_scale": True}),
+    "prior_loss_weight_min": (0.5, {**SCALED, "prior_loss_scale": True}),
+    "split_loss": (False, {}),
 }
 FILES = {
     "use_lora": (False, {"save_ckpt_after": False}),
@@ -91,7 +118,6 @@ ELSEWHERE = {
     "disable_class_matching": "tests/training/test_class_images.py",
     "validation_every": "tests/training/test_validation.py",
     "validation_share": "tests/training/test_validation.py",
-    "optimizer": "tests/training/test_optimizers.py",
     "gradient_set_to_none": "tests/training/test_optimizers.py",
     "gradient_checkpointing": "tests/training/test_optimizers.py",
     "ema_decay": "tests/training/test_optimizers.py",
