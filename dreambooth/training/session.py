@@ -174,9 +174,19 @@ class Session:
             self.prompts.freeze(self.prompt_texts, None, self._load_text)
         self._put_text_encoder_aside()
 
-    def as_used(self) -> contextlib.AbstractContextManager[None]:
-        """Inside it the weights are those to draw with and to save; see :func:`optimizers.as_used`."""
-        return as_used(self.optimizer)
+    @contextlib.contextmanager
+    def as_used(self, drawing: bool = False) -> Iterator[None]:
+        """Inside it the weights are those to save, or to draw with; see :func:`optimizers.as_used`."""
+        average = self.ema if drawing and self.settings.infer_ema else None
+        if average is None:
+            with as_used(self.optimizer):
+                yield
+            return
+        average.swap()
+        try:
+            yield
+        finally:
+            average.swap()
 
     @contextlib.contextmanager
     def for_drawing(self) -> Iterator[Modules]:
@@ -186,15 +196,12 @@ class Session:
         self._load_text()
         text_encoders = self.modules.text_encoders.values()
         modes = {m: m.training for m in (self.modules.unet, *text_encoders)}
-        average = self.ema if self.settings.infer_ema else None
         try:
-            if average:
-                average.swap()
             for module in modes:
                 module.eval()
             for module in (*text_encoders, self.modules.vae):
                 module.to(self.device)
-            with contextlib.nullcontext() if average else self.as_used():
+            with self.as_used(drawing=True):
                 yield dataclasses.replace(self.modules, scheduler_config=self._drawn_with())
         finally:
             self.modules.vae.to("cpu")
@@ -202,8 +209,6 @@ class Session:
                 self._put_text_encoder_aside()
             for module, mode in modes.items():
                 module.train(mode)
-            if average:
-                average.swap()
 
     def _drawn_with(self) -> dict[str, Any]:
         """The scheduler config for previews. Noise prediction has no answer to a step with nothing of the picture."""

@@ -113,7 +113,7 @@ def test_zero_terminal_snr_rescales_as_its_paper():
     assert trained_with({"a": 1}, False) == {"a": 1}
 
 
-# -- distances ----------------------------------------------------------------------------------------------------------
+# -- distances --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("schedule", ["snr", "exponential", "constant"])
@@ -145,7 +145,7 @@ def test_hubers_threshold_falls_from_one():
         assert (c.diff() < 0).all() and c[0] > 0.9 and 0.09 < c[-1] < 0.12
 
 
-# -- noise --------------------------------------------------------------------------------------------------------------
+# -- noise ------------------------------------------------------------------------------------------------------------
 
 
 def test_offset_noise_shifts_each_channel():
@@ -191,7 +191,7 @@ def test_timesteps_stay_in_their_range():
     assert torch.equal(_step(Settings())[1].seen[0][1], _drawn(3)[0])
 
 
-# -- the whole ------------------------------------------------------------------------------------------------------------
+# -- the whole --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -259,7 +259,7 @@ def test_a_unet_that_is_exact_has_no_loss(kind, chosen):
 
 @pytest.mark.parametrize("chosen", [{}, {"min_snr_gamma": 5.0}])
 def test_prior_loss_is_split_or_not(chosen):
-    split, unet, _ = _step(Settings(**chosen), n=3, classes=2, weight=0.25)
+    split, _, _ = _step(Settings(**chosen), n=3, classes=2, weight=0.25)
     one, _, _ = _step(Settings(split_loss=False, **chosen), n=3, classes=2, weight=0.25)
     torch.testing.assert_close(split.total, split.instance + 0.25 * split.prior)
     torch.testing.assert_close(one.total, (3 * split.instance + 2 * split.prior) / 5)
