@@ -151,6 +151,16 @@ def decode(data: bytes, path: str | Path) -> Image.Image:
         raise UserError(f"{path}: is damaged or cut off ({error}). Replace it, or remove it.") from error
 
 
+def alpha_of(data: bytes, path: str | Path) -> Image.Image | None:
+    """The upright picture's alpha channel as grey, white where it can be seen; None when it has none."""
+    from PIL import Image
+
+    decode(data, path)  # says in words what is wrong with it
+    with Image.open(io.BytesIO(data)) as image:
+        upright = _upright(image)
+        return upright.convert("RGBA").getchannel("A") if _has_alpha(upright) else None
+
+
 class _Stream(io.BytesIO):
     """Bytes that may not be read past their end once the picture must be `complete`.
 
@@ -195,11 +205,15 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "I" or image.mode.startswith("I;16"):
         # Pillow's own conversion clips at 255 and would leave nearly everything white.
         return image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L").convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+    if _has_alpha(image):
         picture = image.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
         return Image.alpha_composite(white, picture).convert("RGB")
     return image.convert("RGB")
+
+
+def _has_alpha(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
 
 
 def _unidentified(path: str | Path, formats: list[str]) -> str:

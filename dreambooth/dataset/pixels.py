@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dreambooth.dataset.pictures import decode, read_bytes
+from dreambooth.dataset.pictures import alpha_of, decode, read_bytes
 from dreambooth.dataset.plan import Example
 from dreambooth.errors import UserError
 
@@ -46,6 +46,16 @@ def load_mask(example: Example) -> torch.Tensor | None:
     values = torch.frombuffer(bytearray(mask.tobytes()), dtype=torch.uint8).view(1, mask.height, mask.width)
     values = (values > 127).float()
     return values.flip(2) if example.flipped else values
+
+
+def load_alpha(example: Example) -> torch.Tensor | None:
+    """What the picture's own alpha channel leaves, cropped as planned: float32 (1, H, W) in 0..1; None without one."""
+    alpha = alpha_of(read_bytes(example.path), example.path)
+    if alpha is None:
+        return None
+    alpha = _cropped(alpha, example)
+    values = torch.frombuffer(bytearray(alpha.tobytes()), dtype=torch.uint8).view(1, alpha.height, alpha.width)
+    return values.float() / 255
 
 
 def _cropped(image: Image.Image, example: Example) -> Image.Image:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from dreambooth.settings import Settings
-from dreambooth.training.optimizers import why_not_8bit
+from dreambooth.training.optimizer_kinds import why_not
 from dreambooth.training.precision import forecast, resolve_precision
 
 SPARE = 0.85  # of the GPU's free memory: the rest is for fragments, previews and the desktop
@@ -44,7 +44,7 @@ def for_machine(settings: Settings, device: torch.device, n_unet: int, n_text: i
         )  # fmt: skip
         return advice
     free = torch.cuda.mem_get_info(device)[0]
-    candidates = list(_candidates(eight_bit=why_not_8bit(device) == ""))
+    candidates = list(_candidates(eight_bit=why_not("8bit AdamW", device) == ""))
     needs = [
         forecast(dataclasses.replace(base, **changes), precision, n_unet, n_text, class_pictures)
         for changes, _ in candidates

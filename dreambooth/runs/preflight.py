@@ -16,18 +16,17 @@ from dreambooth.checkpoints.tokens import Reading
 from dreambooth.dataset.plan import Plan
 from dreambooth.dataset.planning import NO_SUCH_SHAPE
 from dreambooth.errors import UserError
-from dreambooth.files import require_free_space
+from dreambooth.files import read_json, require_free_space
 from dreambooth.hosts.alone import best_device
 from dreambooth.jobs import ALONE, Crew
 from dreambooth.runs import class_images
 from dreambooth.runs.captions import token_counts, too_long
 from dreambooth.runs.class_images import Wanted
 from dreambooth.runs.plans import plan_of
+from dreambooth.runs.sense import contradictions, doubts, precision_problems, too_short
 from dreambooth.settings import ModelConfig, ModelFolder, Settings
-from dreambooth.training.attention import why_not as why_not_attention
-from dreambooth.training.optimizers import why_not_8bit
-from dreambooth.training.precision import disk_forecast, forecast, in_bf16_alone, resolve_precision
-from dreambooth.training.schedules import run_length
+from dreambooth.training.precision import disk_forecast, forecast, resolve_precision
+from dreambooth.training.schedules import curve, run_length
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,7 @@ class Checked:
     precision: str
     steps: int
     steps_per_epoch: int
+    learning_rates: dict[str, list[tuple[int, float]]]  # of each part that learns: (step, rate), thinned
     memory_bytes: int
     warnings: tuple[str, ...]
     tokens: dict[str, int]  # of each caption
@@ -51,6 +51,7 @@ class Checked:
             "class_images_to_draw": len(self.class_images),
             "steps": self.steps,
             "steps_per_epoch": self.steps_per_epoch,
+            "learning_rates": self.learning_rates,
             "device": str(self.device),
             "precision": self.precision,
             "memory_gb": round(self.memory_bytes / 1e9, 2),
@@ -78,41 +79,42 @@ def preflight(
         precision = resolve_precision(settings, device)
     except UserError as error:
         problems += error.problems
-    if settings.optimizer == "8bit AdamW" and (why := why_not_8bit(device)):
-        problems.append(f"optimizer: 8bit AdamW cannot run here: {why} Choose Torch AdamW.")
-    if why := why_not_attention(settings.attention, device):
-        problems.append(f"attention: {settings.attention} cannot be used here: {why} Choose default.")
-    if in_bf16_alone(settings) and precision not in (None, "bf16"):
-        problems.append(
-            f"full_mixed_precision: it needs mixed precision bf16, and this run has {precision}: in fp16 small steps "
-            "and gradients are lost."
-        )
-    if in_bf16_alone(settings) and settings.optimizer != "Torch AdamW":
-        problems.append("full_mixed_precision: only Torch AdamW rounds as it needs; choose that, or switch it off.")
+    problems += [*contradictions(settings, device), *precision_problems(settings, precision, device)]
     if not settings.train_unet and settings.stop_text_encoder == 0:
         problems.append("Nothing would learn: switch on train_unet or raise stop_text_encoder above 0.")
     problems += [f"{part} is missing: create {model.name} again." for part in _missing_parts(model)]
+    steps = per_epoch = 0
+    if plan:
+        lengths = plan.epoch_lengths(settings.num_train_epochs, settings.train_batch_size)
+        steps, per_epoch = run_length(settings, lengths, crew.size)
+        problems += too_short(settings, steps)
     if problems:
         raise UserError.several(problems)
     to_draw = tuple(class_images.missing(model, config.concepts, plan, settings))
     n_unet, n_text = sizes_of(model)
     require_free_space(model.root, disk_forecast(settings, n_unet, n_text), "This run")
     memory = forecast(settings, precision, n_unet, n_text, bool(plan.class_examples or to_draw))
-    lengths = plan.epoch_lengths(settings.num_train_epochs, settings.train_batch_size)
-    steps, per_epoch = run_length(settings, lengths, crew.size)
     tokens = token_counts(model, plan, Reading.of(settings, training=True))
     of_plan = [text for text in plan.warnings if not (to_draw and NO_SUCH_SHAPE in text)]
     long = too_long(plan, tokens, settings.max_token_length)
-    warnings = (*of_plan, *long, *_memory_warnings(device, memory), *_idle_settings(model, settings))
-    return Checked(plan, device, precision, steps, per_epoch, memory, warnings, tokens, to_draw)
+    of_settings = [*_idle_settings(model, settings), *doubts(settings)]
+    warnings = (*of_plan, *long, *_memory_warnings(device, memory), *of_settings)
+    rates = curve(settings, steps)
+    return Checked(plan, device, precision, steps, per_epoch, rates, memory, warnings, tokens, to_draw)
 
 
 def _idle_settings(model: ModelFolder, settings: Settings) -> list[str]:
     """Settings that have no effect on models of this family."""
-    family = family_in(model.working)
+    family, said = family_in(model.working), []
     if settings.clip_skip > 1 and not family.clip_skips:
-        return [f"clip_skip has no effect: {family.title} always reads the layer that it was made with."]
-    return []
+        said.append(f"clip_skip has no effect: {family.title} always reads the layer that it was made with.")
+    if settings.zero_terminal_snr:
+        scheduler = read_json(model.working / "scheduler" / "scheduler_config.json")
+        if scheduler.get("rescale_betas_zero_snr"):
+            said.append("zero_terminal_snr has no effect: this model is trained that way already.")
+        elif scheduler.get("prediction_type", "epsilon") != "v_prediction":
+            said.append("zero_terminal_snr: this model predicts noise, which in pure noise says nothing of a picture.")
+    return said
 
 
 def _memory_warnings(device: torch.device, needed: int) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 _CHOICES = {
     "optimizer": {"8Bit Adam": "8bit AdamW", "AdamW": "Torch AdamW"},
     "mixed_precision": {"": "no", "none": "no"},
+    "lr_scheduler": {"dadapt_with_warmup": "constant_with_warmup"},
     "scheduler": {"ddim": "DDIM", "pndm": "PNDM"},
 }
 _RANK_KEYS = {"lora_rank": ("lora_unet_rank", "lora_txt_rank")}

@@ -9,8 +9,15 @@ from dataclasses import dataclass
 
 from dreambooth.settings.declare import declared, setting
 
-OPTIMIZERS = ("Torch AdamW", "8bit AdamW")
-LR_SCHEDULES = ("constant", "constant_with_warmup", "linear", "linear_with_warmup", "cosine")
+OPTIMIZERS = (
+    "Torch AdamW", "8bit AdamW", "Paged 8bit AdamW", "Lion", "8bit Lion", "Paged 8bit Lion", "Tiger", "Adafactor",
+    "CAME", "SGD Nesterov", "8bit SGD", "AdamW Dadaptation", "Adan Dadaptation", "Lion Dadaptation", "SGD Dadaptation",
+    "Prodigy", "Schedule-Free AdamW",
+)  # fmt: skip
+LR_SCHEDULES = ("constant", "constant_with_warmup", "linear", "linear_with_warmup", "cosine", "cosine_with_restarts",
+                "cosine_annealing", "cosine_annealing_with_restarts", "polynomial", "rex", "adafactor")  # fmt: skip
+LOSSES = ("l2", "huber", "smooth_l1", "l1")
+HUBER_SCHEDULES = ("snr", "exponential", "constant")
 LORA_TYPES = ("LoRA", "LoHa", "LoKr")
 SAMPLERS = ("DDIM", "PNDM", "EulerDiscrete", "EulerAncestralDiscrete", "DPMSolverMultistep", "UniPCMultistep",
             "DEISMultistep")  # fmt: skip
@@ -79,19 +86,39 @@ class Settings:
         low=0, high=128, step=0.25, applies="stop_text_encoder > 0", advanced=True)
 
     learning_rate: float = setting(2e-6, "Learning Rate", "Learning rate",
-        "Of the unet in full training.", low=0, high=1, applies="not use_lora")
+        "Of the unet in full training.", low=0, high=1, applies="not use_lora and lr_scheduler != 'adafactor'")
     txt_learning_rate: float = setting(1e-6, "Learning Rate", "Text encoder learning rate",
-        "Of the text encoder in full training.", low=0, high=1, applies="not use_lora and stop_text_encoder > 0")
+        "Of the text encoder in full training.", low=0, high=1,
+        applies="not use_lora and stop_text_encoder > 0 and lr_scheduler != 'adafactor'")
     lora_learning_rate: float = setting(1e-4, "Learning Rate", "LoRA UNET learning rate",
-        "Of the unet's adapters.", low=0, high=1, applies="use_lora")
+        "Of the unet's adapters.", low=0, high=1, applies="use_lora and lr_scheduler != 'adafactor'")
     lora_txt_learning_rate: float = setting(5e-5, "Learning Rate", "LoRA text encoder learning rate",
-        "Of the text encoder's adapters.", low=0, high=1, applies="use_lora and stop_text_encoder > 0")
+        "Of the text encoder's adapters.", low=0, high=1,
+        applies="use_lora and stop_text_encoder > 0 and lr_scheduler != 'adafactor'")
     lr_scheduler: str = setting("constant_with_warmup", "Learning Rate", "Learning rate scheduler",
-        "How the rate changes over the run. linear and cosine fall to zero at the end; all but plain constant and "
-        "linear rise from zero during the warm-up.", choices=LR_SCHEDULES)
-    lr_warmup_steps: int = setting(0, "Learning Rate", "Learning rate warm-up steps",
-        "Optimizer steps until the full rate is reached.", low=0, high=1_000_000, step=5,
-        applies="lr_scheduler not in ('constant', 'linear')")
+        "How the rate changes over the run. linear, cosine, polynomial and rex fall to zero at the end; annealing "
+        "falls to the minimum and rises or restarts; adafactor leaves it to the optimizer of that name.",
+        choices=LR_SCHEDULES)
+    lr_warmup_steps: float = setting(0.0, "Learning Rate", "Learning rate warm-up steps",
+        "Optimizer steps until the full rate is reached; below 1: that share of the run.", low=0, high=1_000_000,
+        applies="lr_scheduler not in ('constant', 'linear', 'cosine_annealing', 'cosine_annealing_with_restarts', "
+        "'adafactor')")
+    learning_rate_min: float = setting(1e-6, "Learning Rate", "Minimum learning rate",
+        "What annealing falls to.", low=0, high=1,
+        applies="lr_scheduler in ('cosine_annealing', 'cosine_annealing_with_restarts')")
+    lr_cycles: int = setting(1, "Learning Rate", "Number of hard resets",
+        "How often the rate falls from full to zero in a run.", low=1, high=1000, step=1,
+        applies="lr_scheduler == 'cosine_with_restarts'")
+    lr_factor: float = setting(1.0, "Learning Rate", "Constant/linear starting factor",
+        "The rate starts at this share and is full at the scale position: constant jumps there, linear rises to it.",
+        low=0, high=1, step=0.05, applies="lr_scheduler in ('constant', 'linear')")
+    lr_power: float = setting(1.0, "Learning Rate", "Polynomial power",
+        "1 falls evenly; more falls sooner.", low=0.1, high=10, step=0.1, applies="lr_scheduler == 'polynomial'")
+    lr_scale_pos: float = setting(0.5, "Learning Rate", "Scale position",
+        "Share of the run until the full rate (constant, linear) or the minimum (annealing) is reached.",
+        low=0, high=1, step=0.05,
+        applies="lr_scheduler in ('constant', 'linear') and lr_factor < 1 or "
+        "lr_scheduler in ('cosine_annealing', 'cosine_annealing_with_restarts')")
 
     lora_type: str = setting("LoRA", "LoRA", "Adapter type",
         "LoRA: known to every program. LoHa: more variety for its size. LoKr: very small files. The last two are for "
@@ -145,7 +172,10 @@ class Settings:
         "that.", advanced=True)
 
     optimizer: str = setting("Torch AdamW", "Tuning", "Optimizer",
-        "8bit AdamW needs bitsandbytes and a GPU that it knows.", choices=OPTIMIZERS)
+        "8bit ones take the least memory and need bitsandbytes and a GPU. Dadaptation and Prodigy find the learning "
+        "rate themselves: set it to 1. Most others need pytorch-optimizer.", choices=OPTIMIZERS)
+    optimizer_args: str = setting("", "Tuning", "Optimizer arguments",
+        "More arguments of the optimizer's own, such as betas=(0.9, 0.99), eps=1e-6.", advanced=True)
     mixed_precision: str = setting("auto", "Tuning", "Mixed precision",
         "auto: bf16 where the GPU computes it, else fp16; none on a CPU.", choices=("auto", "no", "fp16", "bf16"))
     full_mixed_precision: bool = setting(False, "Tuning", "Full mixed precision",
@@ -161,9 +191,6 @@ class Settings:
         "Pull of the unet's weights towards zero.", low=0, high=1, step=0.001)
     tenc_weight_decay: float = setting(0.01, "Tuning", "Text encoder weight decay",
         "As above, for the text encoder.", low=0, high=1, step=0.001, applies="stop_text_encoder > 0")
-    offset_noise: float = setting(0.0, "Tuning", "Offset noise",
-        "Share of noise that is constant over the picture; about 0.05 to 0.1 allows darker and brighter pictures.",
-        low=-1, high=1, step=0.01)
     clip_skip: int = setting(1, "Tuning", "Clip skip",
         "Which layer of the text encoder is read, counted from the last one (1).", low=1, high=12, step=1)
     pad_tokens: bool = setting(True, "Tuning", "Pad tokens",
@@ -200,8 +227,62 @@ class Settings:
         "Spares the GPU 4 bytes for each of the unet's weights; a little time each step.", applies="use_ema",
         advanced=True)
 
+    offset_noise: float = setting(0.0, "Objective", "Offset noise",
+        "Share of noise that is constant over the picture; about 0.05 to 0.1 allows darker and brighter pictures.",
+        low=-1, high=1, step=0.01)
+    multires_noise_iterations: int = setting(0, "Objective", "Multi-resolution noise levels",
+        "Adds ever coarser noise, which teaches light and dark as offset noise does, and large shapes; 6 is usual, "
+        "0: none.", low=0, high=10, step=1)
+    multires_noise_discount: float = setting(0.3, "Objective", "Multi-resolution noise discount",
+        "How much each level counts of the one before.", low=0, high=1, step=0.05,
+        applies="multires_noise_iterations > 0")
+    input_perturbation: float = setting(0.0, "Objective", "Input perturbation",
+        "Share of noise that the unet sees but is not asked for, against its own small mistakes; 0.1 is usual.",
+        low=0, high=1, step=0.01, advanced=True)
+    min_timestep: int = setting(0, "Objective", "Earliest timestep",
+        "Noise is drawn from this timestep on; higher leaves fine detail as it is.",
+        low=0, high=999, step=1, advanced=True)
+    max_timestep: int = setting(1000, "Objective", "Latest timestep",
+        "And below this one; lower leaves composition as it is.", low=1, high=1000, step=1, advanced=True)
+    zero_terminal_snr: bool = setting(False, "Objective", "Zero terminal SNR",
+        "Train down to pure noise, for really dark and bright pictures. For models that predict v; whoever draws with "
+        "the result must know of it.", advanced=True)
+    loss_type: str = setting("l2", "Objective", "Loss",
+        "l2: the mean square. huber, smooth_l1 and l1 give less weight to what is far off, such as damaged pictures.",
+        choices=LOSSES)
+    huber_schedule: str = setting("snr", "Objective", "Huber schedule",
+        "How Huber's threshold changes with the timestep.", choices=HUBER_SCHEDULES,
+        applies="loss_type in ('huber', 'smooth_l1')", advanced=True)
+    huber_c: float = setting(0.1, "Objective", "Huber threshold",
+        "Its smallest value: errors below it count as squares.", low=0.0001, high=1, step=0.01,
+        applies="loss_type in ('huber', 'smooth_l1')", advanced=True)
+    min_snr_gamma: float = setting(0.0, "Objective", "Min SNR gamma",
+        "Timesteps with little noise count less: faster and steadier; 5 is usual, 0: all count the same.",
+        low=0, high=20, step=0.1)
+    debiased_estimation: bool = setting(False, "Objective", "Debiased estimation",
+        "Timesteps with much noise count more: structure before detail.")
+    use_dream: bool = setting(False, "Objective", "Use DREAM",
+        "Train on what the unet would see after its own mistakes: sharper, a third more time.")
+    dream_detail_preservation: float = setting(0.5, "Objective", "DREAM detail preservation",
+        "Higher corrects less and keeps more detail.", low=0, high=10, step=0.05, applies="use_dream")
+    masked_loss: bool = setting(False, "Objective", "Masked loss",
+        "Learn only what is white in the mask beside a picture (NAME_mask.png), or visible by its own transparency.")
+    unmasked_weight: float = setting(0.1, "Objective", "Weight outside the mask",
+        "How much the rest of a masked picture counts.", low=0, high=1, step=0.05, applies="masked_loss")
+
     prior_loss_weight: float = setting(0.75, "Prior Loss", "Prior loss weight",
-        "Weight of the class pictures, which keep the model from forgetting its class.", low=0, high=10, step=0.01)
+        "Weight of the class pictures, which keep the model from forgetting its class.",
+        low=0, high=10, step=0.01, applies="split_loss")
+    prior_loss_scale: bool = setting(False, "Prior Loss", "Scale prior loss",
+        "Let the weight fall over the epochs.", applies="split_loss")
+    prior_loss_target: int = setting(100, "Prior Loss", "Prior loss target",
+        "The epoch in which the weight has come down to its minimum.", low=1, high=100_000, step=1,
+        applies="split_loss and prior_loss_scale")
+    prior_loss_weight_min: float = setting(0.1, "Prior Loss", "Minimum prior loss weight",
+        "What the weight falls to.", low=0, high=10, step=0.01, applies="split_loss and prior_loss_scale")
+    split_loss: bool = setting(True, "Prior Loss", "Calculate split loss",
+        "Instance and class pictures each have their own mean. Off: one mean over all of them, without weight.",
+        advanced=True)
     disable_class_matching: bool = setting(False, "Prior Loss", "Disable class matching",
         "Take the class pictures as they are: none is drawn, however many are asked for.", advanced=True)
 

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 
 from dreambooth.checkpoints.text import conditions
+from dreambooth.training.fused_adamw import has_fused
 from dreambooth.training.inputs import time_ids
 from dreambooth.training.loop import Loop
-from dreambooth.training.optimizers import has_fused
 from dreambooth.training.session import Session
 
 

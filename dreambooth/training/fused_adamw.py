@@ -71,3 +71,9 @@ class FusedAdamW(torch.optim.Optimizer):
         state["exp_avg"] = torch.zeros_like(parameter)
         state["exp_avg_sq"] = torch.zeros_like(parameter)
         return state
+
+
+def has_fused(device: str) -> bool:
+    """Fused AdamW: on CUDA since torch 2.0, on the CPU since 2.4."""
+    major, minor = (int(part) for part in torch.__version__.split(".")[:2])
+    return device == "cuda" or (device == "cpu" and (major, minor) >= (2, 4))

@@ -15,10 +15,10 @@ from dreambooth.errors import UserError
 from dreambooth.training.figures import Figures
 from dreambooth.training.intervals import Autosave, due
 from dreambooth.training.noise import generator_for
-from dreambooth.training.objective import Losses, diffusion_losses
+from dreambooth.training.objective import Losses, diffusion_losses, prior_weight_in
 from dreambooth.training.optimizers import set_learning_rates
 from dreambooth.training.precision import memory_used
-from dreambooth.training.schedules import lr_factor, run_length
+from dreambooth.training.schedules import run_length, text_encoder_steps
 from dreambooth.training.session import Session
 
 NAN_ADVICE = (
@@ -94,8 +94,7 @@ class Loop:
         session, settings = self.session, self.settings
         if self._past_text_encoder():
             session.freeze_text_encoder()
-        factor = lr_factor(settings.lr_scheduler, self.position.step, self.total_steps, settings.lr_warmup_steps)
-        set_learning_rates(session.optimizer, factor)
+        set_learning_rates(session.optimizer, settings, self.position.step, self.total_steps)
         pictures = sum(len(batch.instances) for batch in window)
         losses = []
         for number, batch in enumerate(window):
@@ -123,8 +122,9 @@ class Loop:
                 session.masked,
                 batch,
                 generator,
-                prior_weight=settings.prior_loss_weight,
-                offset_noise=settings.offset_noise,
+                settings,
+                prior_weight=prior_weight_in(settings, self.position.epoch),
+                loss_masks=session.loss_masks,
             )
         session.accelerator.backward(losses.total * share if share != 1 else losses.total)
         detached = [x if x is None else x.detach() * share for x in (losses.total, losses.instance, losses.prior)]
@@ -146,8 +146,8 @@ class Loop:
 
     def _past_text_encoder(self) -> bool:
         """Whether only the unet learns from here on; without it the text encoder learns to the end."""
-        last = max(1, round(self.settings.stop_text_encoder * self.total_steps))
-        return self.session.trains_text and self.settings.train_unet and self.position.step >= last
+        last = text_encoder_steps(self.settings, self.total_steps)
+        return self.session.trains_text and self.position.step >= last
 
     # -- people -----------------------------------------------------------------------------------------------
 

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+
+from dreambooth.settings import Settings
 
 
 def generator_for(*position: int | str) -> torch.Generator:
@@ -50,6 +53,10 @@ class NoiseSchedule:
         self._signal = kept.sqrt().to(device)[:, None, None, None]
         self._noise = (1 - kept).sqrt().to(device)[:, None, None, None]
 
+    def shares(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """sqrt(a_t) and sqrt(1 - a_t), (B, 1, 1, 1): what is left of the picture and what is added of the noise."""
+        return self._signal[t], self._noise[t]
+
     def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) noise; all (B, 4, h, w), t (B,) int64."""
         return torch.addcmul(self._signal[t] * latents, self._noise[t], noise)
@@ -60,13 +67,41 @@ class NoiseSchedule:
             return self._signal[t] * noise - self._noise[t] * latents
         return noise
 
+    def noise_in(self, answer: torch.Tensor, seen: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """The noise that the unet's ``answer`` to ``seen`` stands for."""
+        if self.prediction_type == "v_prediction":
+            return self._signal[t] * answer + self._noise[t] * seen
+        return answer
 
-def draw_noise(shape: torch.Size, generator: torch.Generator, offset: float = 0.0) -> torch.Tensor:
-    """Normal noise, (B, 4, h, w). ``offset`` adds a share that is constant over each channel of a picture.
 
-    Offset noise: https://www.crosslabs.org/blog/diffusion-with-offset-noise
+def trained_with(scheduler: Mapping[str, Any], zero_terminal_snr: bool) -> dict[str, Any]:
+    """The model's scheduler config, with nothing of the picture left in the last step where that is asked for."""
+    return {**scheduler, **({"rescale_betas_zero_snr": True} if zero_terminal_snr else {})}
+
+
+def draw_noise(shape: torch.Size, generator: torch.Generator, settings: Settings) -> torch.Tensor:
+    """Normal noise, (B, 4, h, w), with what the settings add to it.
+
+    Offset noise is constant over each channel of a picture: https://www.crosslabs.org/blog/diffusion-with-offset-noise
     """
     noise = torch.randn(shape, generator=generator)
-    if offset:
-        noise += offset * torch.randn(shape[0], shape[1], 1, 1, generator=generator)
+    if settings.multires_noise_iterations:
+        noise = _pyramid(noise, generator, settings.multires_noise_iterations, settings.multires_noise_discount)
+    if settings.offset_noise:
+        noise += settings.offset_noise * torch.randn(shape[0], shape[1], 1, 1, generator=generator)
     return noise
+
+
+def _pyramid(noise: torch.Tensor, generator: torch.Generator, levels: int, discount: float) -> torch.Tensor:
+    """Multi-resolution noise (J. Whitaker, 2023): coarser and coarser noise is added, each level ``discount`` of the
+    one before; each is 2 to 4 times as coarse as that. The sum is brought back to a deviation of 1 for each picture.
+    """
+    height, width = noise.shape[-2:]
+    for level in range(1, levels + 1):
+        coarser = 2 + 2 * torch.rand((), generator=generator).item()
+        height, width = max(1, int(height / coarser)), max(1, int(width / coarser))
+        more = torch.randn(*noise.shape[:2], height, width, generator=generator)
+        noise = noise + discount**level * F.interpolate(more, size=noise.shape[-2:], mode="bilinear")
+        if height == width == 1:
+            break
+    return noise / noise.std(dim=(1, 2, 3), keepdim=True)

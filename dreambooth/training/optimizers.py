@@ -2,60 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
-from dreambooth.errors import UserError
 from dreambooth.settings import Settings
 from dreambooth.training.fused_adamw import FusedAdamW
+from dreambooth.training.optimizer_kinds import build, refuse
+from dreambooth.training.schedules import base_rates, learning_rate
 
 
 def parameter_groups(
     settings: Settings, unet: Sequence[torch.nn.Parameter], text_encoder: Sequence[torch.nn.Parameter]
 ) -> list[dict[str, Any]]:
     """One group for each module that learns, with its own rate and decay. ``base_lr`` is what schedules scale."""
-    unet_lr = settings.lora_learning_rate if settings.use_lora else settings.learning_rate
-    text_lr = settings.lora_txt_learning_rate if settings.use_lora else settings.txt_learning_rate
-    groups = [
-        {"name": "unet", "params": list(unet), "lr": unet_lr, "weight_decay": settings.weight_decay},
-        {"name": "text_encoder", "params": list(text_encoder), "lr": text_lr,
-         "weight_decay": settings.tenc_weight_decay},
-    ]  # fmt: skip
-    return [{**group, "base_lr": group["lr"]} for group in groups if group["params"]]
+    parts = {"unet": (unet, settings.weight_decay), "text_encoder": (text_encoder, settings.tenc_weight_decay)}
+    rates = base_rates(settings)
+    return [
+        {"name": name, "params": list(params), "lr": rates[name], "weight_decay": decay, "base_lr": rates[name]}
+        for name, (params, decay) in parts.items()
+        if params
+    ]
 
 
-def make_optimizer(name: str, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+def make_optimizer(settings: Settings, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     """The optimizer that was asked for, never another one. UserError says why it cannot be had here."""
-    if name == "8bit AdamW":
-        why = why_not_8bit(groups[0]["params"][0].device)
-        if why:
-            raise UserError(f"optimizer: 8bit AdamW cannot run here: {why} Choose Torch AdamW.")
-        import bitsandbytes
-
-        return bitsandbytes.optim.AdamW8bit(groups)
-    if has_fused(groups[0]["params"][0].device.type):
-        return FusedAdamW(groups)
-    return torch.optim.AdamW(groups)
+    name, scheduler, more = settings.optimizer, settings.lr_scheduler, settings.optimizer_args
+    if name != "Torch AdamW" or more:
+        refuse(name, groups[0]["params"][0].device, scheduler, more)
+    return build(name, groups, scheduler, more)
 
 
-def why_not_8bit(device: torch.device) -> str:
-    """Empty where bitsandbytes' 8-bit AdamW really takes a step on ``device``, else the reason."""
-    if device.type != "cuda":
-        return "it needs an NVIDIA GPU."
+@contextlib.contextmanager
+def as_used(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """The weights as they are to be drawn with and saved; afterwards, bit for bit, those that training goes on with.
+
+    They differ for schedule-free optimizers alone, which step beside the average that they are for. Those optimizers'
+    own way back from it rounds, so the weights are set aside.
+    """
+    if not hasattr(optimizer, "eval"):
+        yield
+        return
+    aside = [(p, p.data) for group in optimizer.param_groups for p in group["params"]]
     try:
-        import bitsandbytes
+        for parameter, data in aside:
+            parameter.data = data.clone()
+        optimizer.eval()
+        yield
+    finally:
+        optimizer.train()
+        for parameter, data in aside:
+            parameter.data = data
 
-        probe = torch.nn.Parameter(torch.ones(4096 * 2, device=device))
-        probe.grad = torch.ones_like(probe)
-        bitsandbytes.optim.AdamW8bit([probe], lr=1e-3).step()
-        return "" if (probe != 1).all() else "bitsandbytes took a step that changed nothing."
-    except ImportError:
-        return "bitsandbytes is not installed (pip install bitsandbytes)."
-    except Exception as error:
-        said = str(error).strip() or type(error).__name__
-        return f"bitsandbytes does not work with this GPU ({said.splitlines()[0]})."
+
+def state_of(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Its state_dict; of the groups only what moved by itself: rates and the like are settings, and may change."""
+    whole, start = optimizer.state_dict(), optimizer.defaults
+
+    def moved(key: str, value: Any) -> bool:
+        if key in _SET or key == "params":
+            return False
+        return isinstance(value, torch.Tensor) or key not in start or start[key] != value
+
+    groups = [{key: value for key, value in group.items() if moved(key, value)} for group in whole["param_groups"]]
+    return {"state": whole["state"], "param_groups": groups}
+
+
+def load_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Go on from :func:`state_of`, with today's rates and decays."""
+    groups = []
+    for group, now in zip(saved["param_groups"], optimizer.state_dict()["param_groups"], strict=True):
+        kept = {key: value for key, value in group.items() if key not in _SET and key != "params"}
+        groups.append({**now, **kept})
+    optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
+    for group in optimizer.param_groups:  # torch leaves these where they were saved: on the CPU
+        device = group["params"][0].device
+        group |= {key: value.to(device) for key, value in group.items() if isinstance(value, torch.Tensor)}
+
+
+_SET = ("name", "lr", "base_lr", "weight_decay")  # of a group: what the settings say
 
 
 class Stepper:
@@ -110,17 +137,12 @@ class Stepper:
                 parameter.grad = None
 
 
-def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
+def set_learning_rates(optimizer: torch.optim.Optimizer, settings: Settings, step: int, total: int) -> None:
+    """The rates of optimizer step ``step`` (counted from 0) of ``total``."""
     for group in optimizer.param_groups:
-        group["lr"] = group["base_lr"] * factor
+        group["lr"] = learning_rate(settings, group["base_lr"], step, total)
 
 
 def _norm(grads: Sequence[torch.Tensor]) -> torch.Tensor:
     """Length of all gradients taken as one vector."""
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
-
-
-def has_fused(device: str) -> bool:
-    """Fused AdamW: on CUDA since torch 2.0, on the CPU since 2.4."""
-    major, minor = (int(part) for part in torch.__version__.split(".")[:2])
-    return device == "cuda" or (device == "cpu" and (major, minor) >= (2, 4))

@@ -9,6 +9,7 @@ import torch
 
 from dreambooth.errors import UserError
 from dreambooth.settings import Settings
+from dreambooth.training.optimizer_kinds import KINDS
 
 
 def resolve_precision(settings: Settings, device: torch.device) -> str:
@@ -90,21 +91,21 @@ def forecast(settings: Settings, precision: str, n_unet: int, n_text: int, class
     """Bytes that training will need at most, before anything is loaded.
 
     Weights: a frozen parameter takes the compute precision's 2 or 4 bytes; a trained one 4 for itself, 4 for its
-    gradient, 8 (2 with the 8-bit optimizer) for Adam's moments, 2 for autocast's copy in half precision; in bfloat16
+    gradient, what the optimizer keeps (8 for Adam's moments), 2 for autocast's copy in half precision; in bfloat16
     alone 2 for each of the four. Activations:
     1.24 GB for SD1.5's 860 M unet at 512 px in half precision, 0.24 with checkpointing (published figures of the
     attention-fused unet), in proportion to pictures, pixels and the unet's parameters.
     """
     half, copy = (2, 2) if precision != "no" else (4, 0)
-    adam = 2 if settings.optimizer == "8bit AdamW" else 8
+    moments = KINDS[settings.optimizer].state_bytes
     trains_text = settings.stop_text_encoder > 0
-    of_trained = 8 if in_bf16_alone(settings) else 4 + 4 + adam + copy
+    of_trained = 8 if in_bf16_alone(settings) else 4 + 4 + moments + copy
     total = 0
     for parameters, trained in ((n_unet, settings.train_unet), (n_text, trains_text)):
         full = trained and not settings.use_lora
         total += parameters * (of_trained if full else half)
     if settings.use_lora:
-        total += _adapter_parameters(settings, n_unet, n_text) * (4 + 4 + adam + copy)
+        total += _adapter_parameters(settings, n_unet, n_text) * (4 + 4 + moments + copy)
         if not settings.gradient_checkpointing and (settings.lora_type != "LoRA" or settings.lora_dora):
             total += n_unet * half  # the changes of the weights, kept for the backward pass
     elif settings.use_ema and settings.train_unet and not settings.ema_on_cpu:

@@ -152,15 +152,17 @@ class Results:
     def _lora(self) -> None:
         session = self.session
         path = free_path(self.model.folders.loras / f"{self.config.output_name}_{self.revision}.safetensors")
-        write_lora(path, weights_of(session.layers), self._lora_metadata(path.stem))
+        with session.as_used():
+            write_lora(path, weights_of(session.layers), self._lora_metadata(path.stem))
         self._announce("lora", path, verify_lora(path, self.model))
 
     @torch.no_grad()
     def _working(self) -> None:
         """Write what was trained back to working/, in float32 so that the next run loses nothing."""
         session, working = self.session, self.model.working
-        for name, module in session.trained_modules().items():
-            save_component(working, name, module, torch.float32)
+        with session.as_used():
+            for name, module in session.trained_modules().items():
+                save_component(working, name, module, torch.float32)
         if session.ema:
             session.ema.swap()
             try:

@@ -23,8 +23,9 @@ from dreambooth.training.attention import use_attention
 from dreambooth.training.ema import EMA
 from dreambooth.training.inpainting import MaskedPictures
 from dreambooth.training.inputs import Latents
-from dreambooth.training.noise import NoiseSchedule
-from dreambooth.training.optimizers import Stepper, make_optimizer, parameter_groups
+from dreambooth.training.loss_masks import LossMasks
+from dreambooth.training.noise import NoiseSchedule, trained_with
+from dreambooth.training.optimizers import Stepper, as_used, make_optimizer, parameter_groups
 from dreambooth.training.precision import (
     compute_dtype,
     forget_accelerator,
@@ -82,6 +83,7 @@ class Session:
             self.latents.prepare(self._in_order_of_use(), self._take_vae, progress)
         inpaints = read_json(working / "unet" / "config.json")["in_channels"] == INPAINTING_CHANNELS
         self.masked = MaskedPictures(self._take_vae, self.device) if inpaints else None
+        self.loss_masks = LossMasks(self.settings.unmasked_weight, self.device) if self.settings.masked_loss else None
         self.events.phase("text embeddings")
         reading = Reading.of(self.settings, training=True)
         self.prompts = Prompts(self.modules, reading, self.settings.pad_tokens, self.device)
@@ -101,7 +103,8 @@ class Session:
         settings = self.settings
         unet = self._load(unet=True, dtype=self._dtype(settings.train_unet)).unet
         use_attention(unet, settings.attention)
-        self.schedule = NoiseSchedule(self.modules.scheduler_config, self.device)
+        scheduler = trained_with(self.modules.scheduler_config, settings.zero_terminal_snr)
+        self.schedule = NoiseSchedule(scheduler, self.device)
         of_unet = self._make_learn("unet", unet, settings.train_unet)
         learning = self.modules.text_encoders if self.trains_text else {}
         of_text = [p for name, encoder in learning.items() for p in self._make_learn(name, encoder, True)]
@@ -113,7 +116,7 @@ class Session:
         if in_bf16_alone(settings):
             self.optimizer = RoundedAdamW(groups, settings.seed)
         else:
-            self.optimizer = make_optimizer(settings.optimizer, groups)
+            self.optimizer = make_optimizer(settings, groups)
         self.stepper = Stepper(self.optimizer, settings, self.accelerator.scaler)
 
     def _make_learn(self, name: str, module: torch.nn.Module, learns: bool) -> list[torch.nn.Parameter]:
@@ -189,8 +192,23 @@ class Session:
             text_encoder.requires_grad_(False).eval()
             for parameter in text_encoder.parameters():
                 parameter.grad = None  # a gradient of zeros would let momentum and decay go on moving it
-        self.prompts.freeze(self.plan.prompts(), None, self._load_text, self.accelerator.autocast)
+        with self.as_used():
+            self.prompts.freeze(self.plan.prompts(), None, self._load_text, self.accelerator.autocast)
         self._put_text_encoder_aside()
+
+    @contextlib.contextmanager
+    def as_used(self, drawing: bool = False) -> Iterator[None]:
+        """Inside it the weights are those to save, or to draw with; see :func:`optimizers.as_used`."""
+        average = self.ema if drawing and self.settings.infer_ema else None
+        if average is None:
+            with as_used(self.optimizer):
+                yield
+            return
+        average.swap()
+        try:
+            yield
+        finally:
+            average.swap()
 
     @contextlib.contextmanager
     def for_drawing(self) -> Iterator[Modules]:
@@ -200,23 +218,24 @@ class Session:
         self._load_text()
         text_encoders = self.modules.text_encoders.values()
         modes = {m: m.training for m in (self.modules.unet, *text_encoders)}
-        average = self.ema if self.settings.infer_ema else None
         try:
-            if average:
-                average.swap()
             for module in modes:
                 module.eval()
             for module in (*text_encoders, self.modules.vae):
                 module.to(self.device)
-            yield self.modules
+            with self.as_used(drawing=True):
+                yield dataclasses.replace(self.modules, scheduler_config=self._drawn_with())
         finally:
             self.modules.vae.to("cpu")
             if not self.prompts.learning:
                 self._put_text_encoder_aside()
             for module, mode in modes.items():
                 module.train(mode)
-            if average:
-                average.swap()
+
+    def _drawn_with(self) -> dict[str, Any]:
+        """The scheduler config for previews. Noise prediction has no answer to a step with nothing of the picture."""
+        zero = self.settings.zero_terminal_snr and self.schedule.prediction_type == "v_prediction"
+        return trained_with(self.modules.scheduler_config, zero)
 
     def trained_tensors(self) -> dict[str, torch.Tensor]:
         """All that has learnt, by a name that stays the same over runs."""

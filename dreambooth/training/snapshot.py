@@ -16,6 +16,7 @@ from dreambooth.files import read_json, replacing_folder, require_free_space, wr
 from dreambooth.settings import ModelFolder
 
 LATEST, BEST = "latest", "best"
+_GROUP = "group."
 
 
 @dataclass
@@ -109,7 +110,10 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _flatten(state_dict: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Split an optimizer's state into tensors named "INDEX/KEY" and the rest; 8-bit optimizers nest deeper."""
+    """Split an optimizer's state into tensors named "INDEX/KEY" and the rest; 8-bit optimizers nest deeper.
+
+    Some keep tensors in their groups: "group.INDEX/KEY".
+    """
     tensors: dict[str, torch.Tensor] = {}
     scalars: dict[str, Any] = {}
 
@@ -124,19 +128,25 @@ def _flatten(state_dict: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[
 
     for index, state in state_dict["state"].items():
         walk(state, str(index))
+    for index, group in enumerate(state_dict["param_groups"]):
+        tensors |= {f"{_GROUP}{index}/{k}": v for k, v in group.items() if isinstance(v, torch.Tensor)}
     groups = [{k: v for k, v in group.items() if _is_plain(v)} for group in state_dict["param_groups"]]
     return tensors, {"scalars": scalars, "param_groups": groups}
 
 
 def _unflatten(tensors: dict[str, torch.Tensor], rest: dict[str, Any]) -> dict[str, Any]:
     state: dict[int, dict[str, Any]] = {}
+    groups = [dict(group) for group in rest["param_groups"]]
     for name, value in {**tensors, **rest["scalars"]}.items():
         index, *keys = name.split("/")
+        if index.startswith(_GROUP):
+            groups[int(index.removeprefix(_GROUP))][keys[0]] = value
+            continue
         place = state.setdefault(int(index), {})
         for key in keys[:-1]:
             place = place.setdefault(key, {})
         place[keys[-1]] = value
-    return {"state": state, "param_groups": rest["param_groups"]}
+    return {"state": state, "param_groups": groups}
 
 
 def _is_plain(value: Any) -> bool:

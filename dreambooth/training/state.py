@@ -10,6 +10,7 @@ import torch
 from dreambooth.checkpoints.modules import fingerprint
 from dreambooth.errors import UserError
 from dreambooth.settings import SETTINGS
+from dreambooth.training.optimizers import load_state, state_of
 from dreambooth.training.session import Session
 from dreambooth.training.snapshot import Snapshot
 
@@ -21,7 +22,7 @@ def take(session: Session, **facts: Any) -> Snapshot:
     return Snapshot(
         dataclasses.replace(session.position),
         {**session.trained_tensors(), **averages},
-        session.optimizer.state_dict(),
+        state_of(session.optimizer),
         dataclasses.asdict(session.settings),
         {
             **facts,
@@ -47,7 +48,7 @@ def restore(session: Session, snapshot: Snapshot) -> list[str]:
     for name, tensor in mine.items():
         tensor.copy_(snapshot.tensors[name])
     if snapshot.settings["optimizer"] == settings.optimizer:  # moments of one mean nothing to another
-        session.optimizer.load_state_dict(_with_groups(snapshot.optimizer, session.optimizer))
+        load_state(session.optimizer, snapshot.optimizer)
     if ema and "ema.0" in snapshot.tensors:
         averages = [snapshot.tensors[f"ema.{i}"] for i in range(len(ema.averages))]
         ema.load(averages, snapshot.facts["ema_updates"])
@@ -82,8 +83,3 @@ def _changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 def _shapes_without_ema(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in tensors.items() if not name.startswith("ema.")}
-
-
-def _with_groups(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The saved moments with today's rates and decays: those are settings, and settings may change."""
-    return {"state": saved["state"], "param_groups": optimizer.state_dict()["param_groups"]}

@@ -77,18 +77,13 @@ class Validation:
     def _still(self) -> Iterator[None]:
         """No gradients, no dropout; the averages in place of the weights where those are what will be used."""
         session = self.session
-        average = session.ema if session.settings.infer_ema else None
         modes = {m: m.training for m in (session.modules.unet, *session.modules.text_encoders.values())}
         try:
-            if average:
-                average.swap()
             for module in modes:
                 module.eval()
-            with torch.no_grad(), session.accelerator.autocast():
+            with session.as_used(drawing=True), torch.no_grad(), session.accelerator.autocast():
                 yield
         finally:
-            if average:
-                average.swap()
             for module, mode in modes.items():
                 module.train(mode)
 

@@ -1,8 +1,8 @@
-"""The loss and learning rate of a run as one small SVG; colours come from style.css."""
+"""The loss and learning rate of a run, or the rates of one to come, as one small SVG; colours come from style.css."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from dreambooth.ui.run_view import RunView
 
@@ -32,21 +32,46 @@ def chart(run: RunView) -> str:
     return f'<svg class="db_chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(parts)}</svg>{_legend(run)}'
 
 
+def planned(rates: Mapping[str, Points]) -> str:
+    """The learning rates of a run that has not begun: those that training will take, for each part that learns."""
+    last = max(points[-1][0] for points in rates.values())
+    fastest = max(y for points in rates.values() for _, y in points)
+    parts = [_axis(), *_rate_labels(fastest), *_step_labels(last)]
+    parts += [_line(points, last, fastest, "rate" if part == "unet" else "prior") for part, points in rates.items()]
+    names = {"unet": ("rate", "UNET"), "text_encoder": ("prior", "text encoder")}
+    keys = [(*names[part], max(y for _, y in points)) for part, points in rates.items()]
+    legend = "".join(f'<span class="db_key db_key_{kind}">{name} up to {top:.3g}</span>' for kind, name, top in keys)
+    title = "Learning rates of the run that is ready"
+    svg = f'<svg class="db_chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}">{"".join(parts)}</svg>'
+    return f'{svg}<p class="db_legend">{title}: {legend}</p>'
+
+
 def _ceiling(values: Sequence[float]) -> float:
     """A little above the highest smoothed value; single raw peaks may leave the picture."""
     return 1.25 * max(values, default=0.0) or 1.0
 
 
 def _frame(top: float, last: float, fastest: float) -> str:
-    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
-    lines = [f'<path class="db_axis" d="M{LEFT} {TOP}V{bottom}H{right}V{TOP}"/>']
+    bottom = HEIGHT - BOTTOM
+    lines = [_axis()]
     for part in (0.0, 0.5, 1.0):
         y = bottom - part * (bottom - TOP)
         lines.append(f'<text x="{LEFT - 5}" y="{y + 4:.0f}" text-anchor="end">{part * top:.3g}</text>')
-    lines += [f'<text x="{right + 5}" y="{y + 4:.0f}">{v:.2g}</text>' for y, v in ((TOP, fastest), (bottom, 0.0))]
-    lines.append(f'<text x="{LEFT}" y="{HEIGHT - 6}">0</text>')
-    lines.append(f'<text x="{right}" y="{HEIGHT - 6}" text-anchor="end">step {last:g}</text>')
-    return "".join(lines)
+    return "".join([*lines, *_rate_labels(fastest), *_step_labels(last)])
+
+
+def _axis() -> str:
+    return f'<path class="db_axis" d="M{LEFT} {TOP}V{HEIGHT - BOTTOM}H{WIDTH - RIGHT}V{TOP}"/>'
+
+
+def _rate_labels(fastest: float) -> list[str]:
+    places = ((TOP, fastest), (HEIGHT - BOTTOM, 0.0))
+    return [f'<text x="{WIDTH - RIGHT + 5}" y="{y + 4:.0f}">{v:.2g}</text>' for y, v in places]
+
+
+def _step_labels(last: float) -> list[str]:
+    y, right = HEIGHT - 6, WIDTH - RIGHT
+    return [f'<text x="{LEFT}" y="{y}">0</text>', f'<text x="{right}" y="{y}" text-anchor="end">step {last:g}</text>']
 
 
 def _line(points: Points, last: float, top: float, kind: str) -> str:

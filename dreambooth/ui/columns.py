@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
@@ -54,8 +55,8 @@ class TopRow:
 class ModelColumn:
     """Select and Create, and the facts of the model that is chosen."""
 
-    def __init__(self) -> None:
-        self.fields = Fields(SETTINGS)  # all settings of the page; this column draws the first of them
+    def __init__(self, offered: Mapping[str, list[str]]) -> None:
+        self.fields = Fields(SETTINGS, offered=offered)  # all settings of the page; this column draws the first of them
         self.options = Fields(CREATION)
         with gr.Column(scale=2, min_width=260, elem_id="db_model_column"):
             with gr.Tabs(elem_id="db_model_tabs") as self.tabs:

@@ -24,7 +24,7 @@ from dreambooth.settings import (
 )
 from dreambooth.settings.creation import FAMILIES
 from dreambooth.ui import facts, render
-from dreambooth.ui.chart import chart
+from dreambooth.ui.chart import chart, planned
 from dreambooth.ui.lists import Lists
 from dreambooth.ui.logs import LogReader
 from dreambooth.ui.run_view import RunView
@@ -48,6 +48,7 @@ class Desk:
         self.bench = Bench(host)
         self.lists = Lists(host)
         self._logs = LogReader()
+        self._planned: dict[str, str] = {}  # charts of the runs that were checked since the last one, by model
 
     # -- lists ------------------------------------------------------------------------------------------------
 
@@ -78,6 +79,12 @@ class Desk:
         return len(self.snapshots(name)) > 1 and self._run_of(name).state in ("working", "failed", "cancelled")
 
     # -- a model's parameters -----------------------------------------------------------------------------------
+
+    def offered(self) -> dict[str, list[str]]:
+        """The choices that work on this machine, of the settings where not all do."""
+        from dreambooth.training.optimizer_kinds import listed
+
+        return {"optimizer": listed(self.host.device())}
 
     def parameters(self, name: str | None) -> tuple[Settings, tuple[Concept, ...]]:
         """What a model's fields hold: what is saved, or the defaults."""
@@ -120,6 +127,7 @@ class Desk:
         except UserError as error:
             return render.problems(error.problems), "", ""
         pace = self._run_of(name).pace()
+        self._planned[name] = planned(checked["learning_rates"])
         said = render.problems(checked["warnings"]) or render.lines(["Ready to train."])
         return said, render.forecast(checked, config.settings, pace), render.caption_table(checked["table"])
 
@@ -179,6 +187,7 @@ class Desk:
                 borrow_gpu=self.host.borrow_gpu,
             )
 
+        self._planned.pop(model.name, None)
         return self.bench.start("train", model.name, work, model=model.name, log=model.logging)
 
     @in_words
@@ -224,7 +233,7 @@ class Desk:
             names=tuple(names),
             status=render.status(line, state, run.warning),
             bar=render.bar(run.share() if run.state == "working" and alive else None, busy and not paused),
-            chart=chart(run),
+            chart=chart(run) if alive else self._planned.get(name or "") or chart(run),
             facts=self._facts(name, names),
             pictures=tuple(run.gallery()),
             files=render.files(run.saved, run),

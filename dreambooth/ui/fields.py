@@ -17,15 +17,20 @@ MOST_POSITIONS = 1000  # a slider with more of them can't be set by hand
 class Fields:
     """The controls of some settings, in the order of their declarations.
 
-    ``prefix`` begins their elem_ids (``db_`` gives ``db_resolution``).
+    ``prefix`` begins their elem_ids (``db_`` gives ``db_resolution``). ``offered``: of some settings, the choices that
+    work on this machine.
     """
 
-    def __init__(self, declared: Mapping[str, Setting], prefix: str = "db_") -> None:
-        self.declared, self.prefix = declared, prefix
+    def __init__(
+        self, declared: Mapping[str, Setting], prefix: str = "db_", offered: Mapping[str, list[str]] | None = None
+    ) -> None:
+        self.declared, self.prefix, self.offered = declared, prefix, dict(offered or {})
         self.drawn: dict[str, Any] = {}
 
     def draw(self, key: str, **options: Any) -> Any:
         """The control for one setting, put where the layout stands now."""
+        if key in self.offered:
+            options = {"choices": self.offered[key], **options}
         self.drawn[key] = field(self.declared[key], self.prefix, **options)
         return self.drawn[key]
 
@@ -64,6 +69,13 @@ class Fields:
         """The controls whose values are to be kept nowhere."""
         return [self.drawn[key] for key, setting in self.declared.items() if setting.secret]
 
+    def update(self, key: str, value: Any) -> Any:
+        """``value`` into the control, also one that is not offered here: it was saved somewhere else."""
+        offered = self.offered.get(key)
+        if offered is None:
+            return gr.update(value=value)
+        return gr.update(value=value, choices=offered if value in offered else [*offered, value])
+
     def deciders(self) -> list[str]:
         """The settings that others depend on."""
         names = set().union(*(setting.depends_on() for setting in self.declared.values()))
@@ -87,7 +99,7 @@ def field(setting: Setting, prefix: str, **options: Any) -> Any:
     if setting.type is bool:
         return control(gr.Checkbox, **common)
     if setting.choices:
-        return control(gr.Dropdown, choices=list(setting.choices), **common)
+        return control(gr.Dropdown, **{"choices": list(setting.choices), **common})
     if setting.listed:  # filled by the page: the list changes while it is open
         return control(gr.Dropdown, choices=[], allow_custom_value=True, **common)
     if setting.secret:

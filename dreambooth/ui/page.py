@@ -32,7 +32,7 @@ class Page:
             with gr.Column(elem_id="db_page"):
                 self.top = TopRow()
                 with gr.Row(elem_id="db_columns"):
-                    self.model = ModelColumn()
+                    self.model = ModelColumn(self.desk.offered())
                     self.input = InputColumn(select=self.model.fields)
                     self.output = OutputColumn()
             self._wire(page)
@@ -155,7 +155,7 @@ class Page:
         """A model's parameters into the page's fields."""
         settings, concepts = self.desk.parameters(name)
         values = dataclasses.asdict(settings)
-        fields = [gr.update(value=values[key]) for key in self.fields.declared]
+        fields = [self.fields.update(key, values[key]) for key in self.fields.declared]
         unusable = self._unusable(name, *(values[key] for key in self.fields.deciders()))
         tab = "concepts" if name and not concepts else "settings"
         return [*fields, *self._filled(concepts), gr.update(selected=tab), unusable]
@@ -206,7 +206,9 @@ class Page:
     def _advise(self, kind: str) -> Any:
         def advise(*values: Any) -> Updates:
             chosen, said = self.desk.advise(kind, *self._shown(values))
-            fields = [gr.update(value=chosen[key]) if key in chosen else gr.update() for key in self.fields.declared]
+            fields = [
+                self.fields.update(key, chosen[key]) if key in chosen else gr.update() for key in self.fields.declared
+            ]
             return [*fields, said]
 
         return advise

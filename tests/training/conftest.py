@@ -73,14 +73,19 @@ def tensors(path: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five pictures of two shapes, left and right of them unlike, and a folder of class pictures beside them."""
+    """Five pictures of two shapes, left and right of them unlike, and a folder of class pictures beside them.
+
+    One of the pictures is transparent in its right half.
+    """
     folder = tmp_path_factory.mktemp("pictures")
     for kind, n in (("instance", 5), ("class", 3)):
         (folder / kind).mkdir()
         for i in range(n):
             size = (80, 80) if i % 2 else (112, 72)
-            picture = Image.new("RGB", size, (40 * i, 200 - 30 * i, 90))
-            picture.paste((200, 40 * i, 30), (0, 0, 40, 40))
+            picture = Image.new("RGBA", size, (40 * i, 200 - 30 * i, 90, 255))
+            picture.paste((200, 40 * i, 30, 255), (0, 0, 40, 40))
+            if i == 1:
+                picture.paste((0, 0, 0, 0), (size[0] // 2, 0, *size))
             picture.save(folder / kind / f"{i}.png")
             name = "zwx toy" if kind == "instance" else "toy"
             (folder / kind / f"{i}.txt").write_text(f"a {name} number {i}, {TAGS}")
@@ -100,15 +105,18 @@ def concept(pictures: Path) -> Concept:
 
 @pytest.fixture
 def train(mini: ModelFolder, concept: Concept) -> Callable[..., Outcome]:
-    """``train(resume="", on=None, **settings)``: ``on`` sees every event and may use the run's controls."""
+    """``train(resume="", on=None, samples=1, **settings)``: ``on`` sees every event and may use the run's controls."""
 
-    def run(resume: str = "", on: Callable[[dict, Controls], None] | None = None, **settings: Any) -> Outcome:
+    def run(
+        resume: str = "", on: Callable[[dict, Controls], None] | None = None, samples: int = 1, **settings: Any
+    ) -> Outcome:
         controls, seen = Controls(), []
         listeners = [seen.append] + ([lambda event: on(event, controls)] if on else [])
         events = Events(mini.logging, *listeners)
         result = error = None
         try:
-            config = actions.configure(mini, {**SMALL, **settings}, [concept])
+            drawn = dataclasses.replace(concept, n_save_sample=samples)
+            config = actions.configure(mini, {**SMALL, **settings}, [drawn])
             result = actions.train(mini, config, resume=resume, controls=controls, events=events)
         except (UserError, Cancelled) as refused:
             error = refused

@@ -18,7 +18,7 @@ from dreambooth.checkpoints.text import Embedding
 from dreambooth.dataset.buckets import Crop
 from dreambooth.dataset.plan import Batch, Example
 from dreambooth.files import read_json
-from dreambooth.settings import Concept, Folders, ModelFolder
+from dreambooth.settings import Concept, Folders, ModelFolder, Settings
 from dreambooth.training.inpainting import MaskedPictures, random_mask
 from dreambooth.training.inputs import time_ids
 from dreambooth.training.noise import NoiseSchedule, generator_for
@@ -126,7 +126,7 @@ def _loss(unet, schedule, clean) -> float:
     losses = [
         diffusion_losses(
             unet, schedule, latents, prompts, None, Batch((example,), ()), generator_for(0, step),
-            prior_weight=1.0, offset_noise=0.0,
+            Settings(), prior_weight=1.0,
         ).total.item()
         for step in range(20)
     ]  # fmt: skip

@@ -13,20 +13,22 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from dreambooth import actions
+from dreambooth import actions, files
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.settings import SETTINGS, ModelFolder, Settings
 from tests.training.conftest import SMALL, tensors
 
 FULL = {"use_lora": False, "save_ckpt_after": False}
 DURING = {"save_embedding_every": 1}
-# key: (another value, settings under which it applies)
+ONE_EPOCH = {"num_train_epochs": 1}
+SCALED = {"num_train_epochs": 2}  # the weight changes from epoch to epoch
+# key: (another value, settings under which it applies); those of WEIGHTS show in one epoch
 WEIGHTS = {
     "train_unet": (False, {}),
     "stop_text_encoder": (0.5, {}),
     "seed": (1, {}),
-    "num_train_epochs": (1, {}),
-    "max_train_steps": (3, {}),
+    "num_train_epochs": (2, {}),
+    "max_train_steps": (2, {}),
     "train_batch_size": (1, {}),
     "gradient_accumulation_steps": (2, {}),
     "max_grad_norm": (0.01, {}),
@@ -36,7 +38,14 @@ WEIGHTS = {
     "lora_learning_rate": (1e-2, {}),
     "lora_txt_learning_rate": (1e-2, {}),
     "lr_scheduler": ("linear", {}),
-    "lr_warmup_steps": (5, {}),
+    "lr_warmup_steps": (0.5, {}),
+    "learning_rate_min": (5e-4, {"lr_scheduler": "cosine_annealing"}),
+    "lr_cycles": (2, {"lr_scheduler": "cosine_with_restarts"}),
+    "lr_factor": (0.5, {"lr_scheduler": "constant"}),
+    "lr_power": (3, {"lr_scheduler": "polynomial"}),
+    "lr_scale_pos": (1, {"lr_scheduler": "cosine_annealing"}),
+    "optimizer": ("SGD Nesterov", {}),
+    "optimizer_args": ("betas=(0.5, 0.9)", {}),
     "lora_type": ("LoHa", {}),
     "lora_dora": (True, {}),
     "use_lora_extended": (True, {}),
@@ -55,6 +64,21 @@ WEIGHTS = {
     "weight_decay": (1, {"lora_learning_rate": 0.1}),
     "tenc_weight_decay": (1, {"lora_txt_learning_rate": 0.1}),
     "offset_noise": (0.1, {}),
+    "multires_noise_iterations": (3, {}),
+    "multires_noise_discount": (0.8, {"multires_noise_iterations": 3}),
+    "input_perturbation": (0.1, {}),
+    "min_timestep": (500, {}),
+    "max_timestep": (500, {}),
+    "zero_terminal_snr": (True, {}),
+    "loss_type": ("huber", {}),
+    "huber_schedule": ("constant", {"loss_type": "huber"}),
+    "huber_c": (0.3, {"loss_type": "huber"}),
+    "min_snr_gamma": (5, {}),
+    "debiased_estimation": (True, {}),
+    "use_dream": (True, {}),
+    "dream_detail_preservation": (2, {"use_dream": True}),
+    "masked_loss": (True, {}),
+    "unmasked_weight": (0.5, {"masked_loss": True}),
     "clip_skip": (2, {}),
     "prior_loss_weight": (5, {}),
     "hflip": (True, {}),
@@ -64,6 +88,10 @@ WEIGHTS = {
     "strict_tokens": (True, {}),
     "weighted_captions": (True, {}),
     "freeze_clip_normalization": (True, FULL),
+    "prior_loss_scale": (True, SCALED),
+    "prior_loss_target": (1, {**SCALED, "prior_loss_scale": True}),
+    "prior_loss_weight_min": (0.5, {**SCALED, "prior_loss_scale": True}),
+    "split_loss": (False, {}),
 }
 FILES = {
     "use_lora": (False, {"save_ckpt_after": False}),
@@ -106,7 +134,6 @@ ELSEWHERE = {
         "tests/dataset/test_variation.py::test_setting_changes_what_is_shown",
     ),
     "max_token_length": "tests/training/test_prompts.py::test_what_stands_beyond_the_limit_is_not_learned",
-    "optimizer": "tests/training/test_optimizers.py",
     "gradient_set_to_none": "tests/training/test_optimizers.py",
     "gradient_checkpointing": "tests/training/test_optimizers.py",
     "ema_decay": "tests/training/test_optimizers.py",
@@ -130,19 +157,46 @@ def seen():
     return {}
 
 
+@pytest.fixture(scope="module")
+def warm(created, tmp_path_factory):
+    """The created model, to which the runs' caches are added: what is encoded once need not be again."""
+    folder = tmp_path_factory.mktemp("warm") / "models"
+    shutil.copytree(created, folder)
+    return folder
+
+
+@pytest.fixture
+def afresh(warm, models_dir, mini):
+    """Puts the model back as it was created, but for its caches."""
+
+    def put_back():
+        kept = warm / mini.cache.relative_to(models_dir)
+        if mini.cache.exists():
+            shutil.copytree(mini.cache, kept, dirs_exist_ok=True)
+        shutil.rmtree(models_dir)
+        shutil.copytree(warm, models_dir)
+
+    return put_back
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "key"), ROWS, ids=[key for _, key in ROWS])
-def test_setting_has_an_effect(train, created, models_dir, seen, kind, key):
+def test_setting_has_an_effect(train, afresh, seen, monkeypatch, kind, key):
+    monkeypatch.setattr(files, "_sync_with", lambda path, flags: None)  # no power cut is expected
     value, under = TABLES[kind][key]
+    under = {**ONE_EPOCH, **under} if kind == "weights" else under
     assert value != {**dataclasses.asdict(Settings()), **SMALL, **under}[key]
     stop = (lambda event, controls: event["kind"] == "step" and controls.cancel()) if kind == "cancelled" else None
     look = {"weights": _weights, "files": _files, "cancelled": _files, "pictures": _pictures}[kind]
+    samples = 1 if look in (_files, _pictures) else 0
     start = (kind, json.dumps(under, sort_keys=True))
+    afresh()
     if start not in seen:
-        seen[start] = look(train(on=stop, **under))
-        shutil.rmtree(models_dir)
-        shutil.copytree(created, models_dir)
-    assert look(train(on=stop, **{**under, key: value})) != seen[start]
+        seen[start] = look(train(on=stop, samples=samples, **under))
+        afresh()
+    changed = look(train(on=stop, samples=samples, **{**under, key: value}))
+    afresh()
+    assert changed != seen[start]
 
 
 def test_half_model_halves_a_checkpoint(mini, mini_checkpoint, tmp_path):

@@ -1,0 +1,293 @@
+"""What a step minimises, against small references in float64 that share no code with it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from dreambooth.checkpoints.text import Embedding
+from dreambooth.dataset.buckets import Crop
+from dreambooth.dataset.plan import Batch, Example
+from dreambooth.settings import Settings
+from dreambooth.training.distance import huber_threshold
+from dreambooth.training.loss_masks import LossMasks
+from dreambooth.training.noise import NoiseSchedule, draw_noise, generator_for, trained_with
+from dreambooth.training.objective import diffusion_losses, picture_losses, prior_weight_in
+
+CROP = Crop(resized_w=64, resized_h=64, left=0, top=0, width=64, height=64)
+BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+KEPT = torch.cumprod(1 - BETAS, 0)
+SNR = KEPT / (1 - KEPT)
+T = torch.tensor([0, 10, 250, 600, 999])
+KINDS = {"epsilon": {}, "v_prediction": {"prediction_type": "v_prediction"}}
+
+
+def _example(number: int, is_class: bool = False, path: Path = Path("x.png"), mask: Path | None = None) -> Example:
+    return Example(path, f"{number}", "x", 0, is_class, f"{number}{is_class}", (64, 64), CROP, mask)
+
+
+def _random(seed: int, n: int = len(T)) -> torch.Tensor:
+    return torch.randn(n, 4, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+class Watched(torch.nn.Module):
+    """Answers with a fixed function of what it sees, and keeps what it saw."""
+
+    def __init__(self, answer) -> None:
+        super().__init__()
+        self.of, self.answer, self.seen = torch.nn.Parameter(torch.ones(1)), answer, []
+
+    def forward(self, noisy, t, encoder_hidden_states, return_dict, added_cond_kwargs=None):
+        self.seen.append((noisy.detach().double(), t))
+        return (self.of * self.answer(noisy, t),)
+
+
+def _step(settings, kind="epsilon", n=3, classes=0, answer=lambda x, t: 0.5 * x, step=0, weight=0.75, **more):
+    """(losses, unet, clean latents) of one batch through the code that trains."""
+    clean = _random(1, n + classes)
+    examples = tuple(_example(i) for i in range(n)), tuple(_example(i, True) for i in range(classes))
+    prompts = SimpleNamespace(batch=lambda captions: Embedding(torch.zeros(len(captions), 77, 8)))
+    unet = Watched(answer)
+    losses = diffusion_losses(
+        unet, NoiseSchedule(KINDS[kind]), SimpleNamespace(batch=lambda examples, generator: clean), prompts, None,
+        Batch(*examples), generator_for(7, step), settings, prior_weight=weight, **more,
+    )  # fmt: skip
+    return losses, unet, clean.double()
+
+
+def _drawn(n, step=0):
+    """Timesteps and noise as the step draws them when nothing is switched on."""
+    generator = generator_for(7, step)
+    t = torch.randint(1000, (n,), generator=generator)
+    return t, torch.randn(n, 4, 8, 8, generator=generator).double(), generator
+
+
+def _mix(clean, noise, t):
+    return KEPT[t].sqrt()[:, None, None, None] * clean + (1 - KEPT[t]).sqrt()[:, None, None, None] * noise
+
+
+# -- weights of timesteps ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gamma", [1.0, 5.0])
+def test_min_snr(gamma):
+    least = torch.minimum(SNR[T], torch.full((), gamma, dtype=torch.float64))
+    _weights_are({"min_snr_gamma": gamma}, {"epsilon": least / SNR[T], "v_prediction": least / (SNR[T] + 1)})
+
+
+def test_debiased_estimation():
+    _weights_are(
+        {"debiased_estimation": True},
+        {"epsilon": SNR[T] ** -0.5, "v_prediction": SNR[T] ** 0.5 / (SNR[T] + 1)},
+    )
+
+
+def _weights_are(chosen, expected):
+    predicted, target = _random(2), _random(3)
+    plain = (predicted.double() - target.double()).square().mean(dim=(1, 2, 3))
+    for kind, weights in expected.items():
+        ours = picture_losses(predicted, target, T, NoiseSchedule(KINDS[kind]), Settings(**chosen))
+        torch.testing.assert_close(ours.double(), weights * plain, rtol=2e-4, atol=1e-7)
+
+
+def test_weights_stay_finite_at_zero_terminal_snr():
+    for kind, config in KINDS.items():
+        schedule = NoiseSchedule(trained_with(config, True))
+        for chosen in ({"min_snr_gamma": 5.0}, {"debiased_estimation": True}, {"loss_type": "huber"}):
+            assert torch.isfinite(picture_losses(_random(2), _random(3), T, schedule, Settings(**chosen))).all(), kind
+
+
+def test_zero_terminal_snr_rescales_as_its_paper():
+    """arXiv:2305.08891, algorithm 1, written out."""
+    root = KEPT.sqrt()
+    root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    signal, noise = NoiseSchedule(trained_with({}, True)).shares(torch.arange(1000))
+    torch.testing.assert_close(signal.flatten().double(), root, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(noise.flatten().double(), (1 - root**2).sqrt(), rtol=1e-5, atol=1e-6)
+    assert trained_with({"a": 1}, False) == {"a": 1}
+
+
+# -- distances --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("schedule", ["snr", "exponential", "constant"])
+@pytest.mark.parametrize("kind", ["l2", "l1", "huber", "smooth_l1"])
+def test_distances(kind, schedule):
+    least = 0.1
+    sigma = SNR[T] ** -0.5
+    c = {
+        "snr": (1 - least) / (1 + sigma) ** 2 + least,
+        "exponential": torch.exp(-(-math.log(least) / 1000) * T.double()),
+        "constant": torch.full((len(T),), least, dtype=torch.float64),
+    }[schedule][:, None, None, None]
+    d = _random(2).double() - _random(3).double()
+    expected = {
+        "l2": d**2,
+        "l1": d.abs(),
+        "huber": 2 * c * ((d**2 + c**2).sqrt() - c),
+        "smooth_l1": 2 * ((d**2 + c**2).sqrt() - c),
+    }[kind].mean(dim=(1, 2, 3))
+    settings = Settings(loss_type=kind, huber_schedule=schedule, huber_c=least)
+    ours = picture_losses(_random(2), _random(3), T, NoiseSchedule({}), settings)
+    torch.testing.assert_close(ours.double(), expected, rtol=2e-4, atol=1e-6)
+
+
+def test_hubers_threshold_falls_from_one():
+    signal, share = NoiseSchedule({}).shares(torch.arange(1000))
+    for kind in ("snr", "exponential"):
+        c = huber_threshold(kind, 0.1, torch.arange(1000), 1000, signal, share).flatten()
+        assert (c.diff() < 0).all() and c[0] > 0.9 and 0.09 < c[-1] < 0.12
+
+
+# -- noise ------------------------------------------------------------------------------------------------------------
+
+
+def test_offset_noise_shifts_each_channel():
+    noise = draw_noise(torch.Size((2, 4, 8, 8)), generator_for(1), Settings(offset_noise=0.1))
+    generator = generator_for(1)
+    expected = torch.randn(2, 4, 8, 8, generator=generator).double()
+    expected += 0.1 * torch.randn(2, 4, 1, 1, generator=generator).double()
+    torch.testing.assert_close(noise.double(), expected)
+
+
+def test_multi_resolution_noise():
+    """Whitaker's pyramid: each level coarser by a factor in 2..4, weighted by a power of the discount."""
+    settings = Settings(multires_noise_iterations=4, multires_noise_discount=0.4)
+    noise = draw_noise(torch.Size((3, 4, 16, 24)), generator_for(1), settings)
+    generator = generator_for(1)
+    expected, (h, w) = torch.randn(3, 4, 16, 24, generator=generator).double(), (16, 24)
+    for level in (1, 2, 3, 4):
+        r = 2 + 2 * torch.rand((), generator=generator).item()
+        h, w = max(1, int(h / r)), max(1, int(w / r))
+        coarse = torch.randn(3, 4, h, w, generator=generator).double()
+        expected += 0.4**level * F.interpolate(coarse, size=(16, 24), mode="bilinear")
+        if (h, w) == (1, 1):
+            break
+    expected = torch.stack([one / one.std() for one in expected])
+    torch.testing.assert_close(noise.double(), expected, rtol=1e-4, atol=1e-5)
+    flat, plain = noise.mean(dim=(2, 3)).std(), torch.randn(3, 4, 16, 24).mean(dim=(2, 3)).std()
+    assert flat > 1.3 * plain, "there is more of it in what is large"
+
+
+def test_input_perturbation_is_seen_but_not_asked_for():
+    losses, unet, clean = _step(Settings(input_perturbation=0.2), answer=lambda x, t: 0.0 * x)
+    t, noise, generator = _drawn(3)
+    more = torch.randn(3, 4, 8, 8, generator=generator).double()
+    seen, told = unet.seen[0]
+    assert torch.equal(told, t)
+    torch.testing.assert_close(seen, _mix(clean, noise + 0.2 * more, t), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(losses.total.double(), noise.square().mean(), rtol=1e-5, atol=1e-6)
+
+
+def test_timesteps_stay_in_their_range():
+    told = torch.cat([_step(Settings(min_timestep=300, max_timestep=310), step=s)[1].seen[0][1] for s in range(60)])
+    assert set(told.tolist()) == set(range(300, 310))
+    assert torch.equal(_step(Settings())[1].seen[0][1], _drawn(3)[0])
+
+
+# -- the whole --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("power", [0.5, 2.0])
+def test_dream(kind, power):
+    """arXiv:2312.00210, algorithm 1, for both targets; the first answer gives no gradients."""
+    settings = Settings(use_dream=True, dream_detail_preservation=power)
+    losses, unet, clean = _step(settings, kind)
+    losses.total.backward()
+    t, noise, _ = _drawn(3)
+    a, s = KEPT[t].sqrt()[:, None, None, None], (1 - KEPT[t]).sqrt()[:, None, None, None]
+    seen = _mix(clean, noise, t)
+    found = 0.5 * seen if kind == "epsilon" else a * 0.5 * seen + s * seen
+    delta = s**power * (noise - found)
+    again = seen + s * delta
+    target = noise + delta if kind == "epsilon" else a * (noise + delta) - s * clean
+    assert len(unet.seen) == 2
+    torch.testing.assert_close(unet.seen[1][0], again, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(losses.total.double(), (0.5 * again - target).square().mean(), rtol=1e-4, atol=1e-5)
+    slope = (2 * (0.5 * again - target) * 0.5 * again).mean()
+    torch.testing.assert_close(unet.of.grad.double()[0], slope, rtol=1e-3, atol=1e-4)
+
+
+def test_dream_keeps_autocasts_gradients():
+    """Copies that autocast made of weights while no gradients were wanted must not serve the step that learns."""
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Conv2d(4, 4, 1)
+
+        def forward(self, x, t, encoder_hidden_states, return_dict, added_cond_kwargs=None):
+            return (self.layer(x),)
+
+    unet = Net()
+    prompts = SimpleNamespace(batch=lambda captions: Embedding(torch.zeros(1, 77, 8)))
+    latents = SimpleNamespace(batch=lambda examples, generator: _random(1, 1))
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = diffusion_losses(
+            unet, NoiseSchedule({}), latents, prompts, None, Batch((_example(0),), ()), generator_for(0),
+            Settings(use_dream=True), prior_weight=1.0,
+        )  # fmt: skip
+    losses.total.backward()
+    assert unet.layer.weight.grad is not None and unet.layer.weight.grad.abs().sum() > 0
+
+
+ALL = [{}, {"min_snr_gamma": 5.0}, {"debiased_estimation": True}, {"loss_type": "huber"}, {"loss_type": "l1"},
+       {"use_dream": True}, {"multires_noise_iterations": 3}, {"offset_noise": 0.1}]  # fmt: skip
+
+
+@pytest.mark.parametrize("chosen", ALL, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_unet_that_is_exact_has_no_loss(kind, chosen):
+    clean = _random(1, 5)
+
+    def knows(noisy, t):
+        a, s = (x.float()[:, None, None, None] for x in (KEPT[t].sqrt(), (1 - KEPT[t]).sqrt()))
+        noise = (noisy - a * clean) / s
+        return noise if kind == "epsilon" else a * noise - s * clean
+
+    losses, _, _ = _step(Settings(**chosen), kind, n=3, classes=2, answer=knows)
+    assert max(losses.total, losses.instance, losses.prior) < 2e-3
+    assert _step(Settings(**chosen), kind, n=3, classes=2)[0].total > 0.05
+
+
+@pytest.mark.parametrize("chosen", [{}, {"min_snr_gamma": 5.0}])
+def test_prior_loss_is_split_or_not(chosen):
+    split, _, _ = _step(Settings(**chosen), n=3, classes=2, weight=0.25)
+    one, _, _ = _step(Settings(split_loss=False, **chosen), n=3, classes=2, weight=0.25)
+    torch.testing.assert_close(split.total, split.instance + 0.25 * split.prior)
+    torch.testing.assert_close(one.total, (3 * split.instance + 2 * split.prior) / 5)
+    assert (one.instance, one.prior) == (split.instance, split.prior)
+
+
+def test_the_prior_loss_weight_falls_to_its_minimum():
+    scaled = Settings(prior_loss_scale=True, prior_loss_weight=1.0, prior_loss_weight_min=0.2, prior_loss_target=4)
+    assert [prior_weight_in(scaled, epoch) for epoch in range(7)] == pytest.approx([1, 0.8, 0.6, 0.4, 0.2, 0.2, 0.2])
+    assert prior_weight_in(Settings(prior_loss_weight=0.3), 50) == 0.3
+    assert prior_weight_in(Settings(prior_loss_scale=True, prior_loss_weight=0.05), 50) == 0.05
+
+
+def test_masked_loss_counts_what_is_white_or_visible(tmp_path):
+    beside, see_through, plain = tmp_path / "mask.png", tmp_path / "b.png", tmp_path / "c.png"
+    mask = Image.new("L", (64, 64), 0)
+    mask.paste(255, (0, 0, 32, 64))  # the left half
+    mask.save(beside)
+    visible = Image.new("RGBA", (64, 64), (200, 0, 0, 255))
+    visible.paste((0, 0, 0, 0), (0, 0, 64, 48))  # only the lowest quarter is to be seen
+    visible.save(see_through)
+    Image.new("RGB", (64, 64)).save(plain)
+    examples = [_example(0, mask=beside), _example(1, path=see_through), _example(2, path=plain)]
+    weights = LossMasks(0.25, torch.device("cpu")).batch(examples)
+    expected = torch.full((3, 1, 8, 8), 0.25)
+    expected[0, :, :, :4] = expected[1, :, 6:] = expected[2] = 1.0
+    torch.testing.assert_close(weights, expected)
+    predicted, target, t = _random(2, 3), _random(3, 3), T[:3]
+    ours = picture_losses(predicted, target, t, NoiseSchedule({}), Settings(masked_loss=True), weights)
+    theirs = ((predicted - target).double() ** 2 * expected.double()).mean(dim=(1, 2, 3))
+    torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-7)

@@ -1,0 +1,216 @@
+"""Every optimizer: goes on exactly from a snapshot, draws with what it should, and is refused where it cannot run."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import importlib.util
+
+import pytest
+import torch
+
+from dreambooth.runs.sense import contradictions, doubts, too_short
+from dreambooth.settings import Folders, ModelFolder, Settings
+from dreambooth.training import optimizer_kinds
+from dreambooth.training.optimizer_kinds import KINDS, arguments, listed, why_not
+from dreambooth.training.optimizers import Stepper, as_used, load_state, parameter_groups, set_learning_rates, state_of
+from dreambooth.training.snapshot import Position, Snapshot, read, write
+
+CPU = torch.device("cpu")
+STEPS, STOP_AT, TEXT_STOPS = 9, 4, 6
+
+
+def _made_here(name: str) -> bool:
+    """Also the 8-bit ones on a CPU, where people are refused them: newer bitsandbytes computes them there too."""
+    kind = KINDS[name]
+    return name in listed(CPU) or (kind.gpu and importlib.util.find_spec("bitsandbytes") is not None)
+
+
+class Toy:
+    """Two groups of weights that learn the same numbers, through the code that trains."""
+
+    def __init__(self, name: str, weights: list[torch.Tensor] | None = None) -> None:
+        generator = torch.Generator().manual_seed(3)
+        shapes = [(96, 64), (7,), (5000,), (64, 96), (3, 2, 3, 3)]
+        start = weights or [torch.randn(shape, generator=generator) for shape in shapes]
+        self.parameters = [torch.nn.Parameter(w.clone()) for w in start]
+        rate = 1.0 if KINDS[name].finds_rate else 1e-2
+        self.settings = Settings(
+            optimizer=name, learning_rate=rate, txt_learning_rate=rate if KINDS[name].finds_rate else 3e-3,
+            lr_scheduler="cosine", lr_warmup_steps=2, max_grad_norm=1.0,
+        )  # fmt: skip
+        groups = parameter_groups(self.settings, self.parameters[:3], self.parameters[3:])
+        self.optimizer = optimizer_kinds.build(name, groups)
+        self.stepper = Stepper(self.optimizer, self.settings)
+
+    def step(self, step: int) -> None:
+        set_learning_rates(self.optimizer, self.settings, step, STEPS)
+        generator = torch.Generator().manual_seed(step)
+        for number, parameter in enumerate(self.parameters):
+            noise = torch.randn(parameter.shape, generator=generator)
+            if number < 3 or step < TEXT_STOPS:
+                parameter.grad = parameter.detach() + 0.1 * noise
+        self.stepper.step()
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_goes_on_exactly_from_a_snapshot(name, tmp_path):
+    if not _made_here(name):
+        pytest.skip(f"{KINDS[name].library} is not installed")
+    alone = Toy(name)
+    begin = copy.deepcopy(alone.parameters)
+    for step in range(STEPS):
+        alone.step(step)
+    stopped = Toy(name)
+    for step in range(STOP_AT):
+        stopped.step(step)
+    model = ModelFolder(Folders(tmp_path), "toy")
+    weights = {str(i): p.detach() for i, p in enumerate(stopped.parameters)}
+    write(model, 1, Snapshot(Position(), weights, state_of(stopped.optimizer)), keep=0)
+    found = read(model)
+    resumed = Toy(name, [found.tensors[str(i)] for i in range(len(weights))])
+    load_state(resumed.optimizer, found.optimizer)
+    for step in range(STOP_AT, STEPS):
+        resumed.step(step)
+    for a, b, start in zip(alone.parameters, resumed.parameters, begin, strict=True):
+        assert torch.equal(a, b)
+        assert torch.isfinite(a).all() and not torch.equal(a, start)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_step_that_is_not_finite_changes_nothing(name):
+    if not _made_here(name):
+        pytest.skip(f"{KINDS[name].library} is not installed")
+    toy = Toy(name)
+    for step in range(3):
+        toy.step(step)
+    before = [p.detach().clone() for p in toy.parameters]
+    for parameter in toy.parameters:
+        parameter.grad = torch.full_like(parameter, float("nan"))
+    assert not torch.isfinite(toy.stepper.step())
+    assert all(torch.equal(a, b) for a, b in zip(toy.parameters, before, strict=True))
+
+
+@pytest.mark.skipif("Schedule-Free AdamW" not in listed(CPU), reason="pytorch-optimizer is not installed")
+def test_schedule_free_draws_with_its_average_and_trains_on_beside_it():
+    """arXiv:2405.15682: x is the average of the z, weighted by the square of the largest rate so far."""
+    toy = Toy("Schedule-Free AdamW")
+    zs, weights = [], []
+    for step in range(STEPS):
+        toy.step(step)
+        zs.append(toy.optimizer.state[toy.parameters[0]]["z"].double().clone())
+        weights.append(toy.optimizer.param_groups[0]["lr_max"] ** 2)
+    average = sum(w * z for w, z in zip(weights, zs, strict=True)) / sum(weights)
+    stepping = [p.detach().clone() for p in toy.parameters]
+    with as_used(toy.optimizer):
+        torch.testing.assert_close(toy.parameters[0].double(), average, rtol=1e-4, atol=1e-5)
+        assert not torch.equal(toy.parameters[0], stepping[0])
+    assert all(torch.equal(a, b) for a, b in zip(toy.parameters, stepping, strict=True))
+    assert all(group["train_mode"] for group in toy.optimizer.param_groups)
+
+
+@pytest.mark.skipif("Prodigy" not in listed(CPU), reason="pytorch-optimizer is not installed")
+@pytest.mark.parametrize("optimizer", ["Prodigy", "Schedule-Free AdamW"])
+def test_a_disturbed_run_equals_one_left_alone(train, models_dir, created, optimizer):
+    import shutil
+
+    chosen = {
+        "optimizer": optimizer, "lora_learning_rate": 1.0 if optimizer == "Prodigy" else 1e-2, "seed": 5,
+        "stop_text_encoder": 0.5,
+    }  # fmt: skip
+    chosen["lora_txt_learning_rate"] = chosen["lora_learning_rate"]
+    left_alone = train(**chosen).weights()
+    shutil.rmtree(models_dir)
+    shutil.copytree(created, models_dir)
+
+    def disturb(event, controls):
+        if event["kind"] == "step" and event["step"] == 2:
+            controls.sample_now()
+            controls.save_now()
+            controls.cancel()
+
+    train(on=disturb, **chosen)
+    resumed = train(
+        resume="latest", on=lambda e, c: e["kind"] == "step" and e["step"] == 3 and c.sample_now(), **chosen
+    )
+    assert "Not exactly" not in resumed.said
+    weights = resumed.weights()
+    assert all(torch.equal(weights[key], left_alone[key]) for key in left_alone)
+
+
+def test_what_is_not_there_is_not_listed_and_refused_in_words(monkeypatch):
+    there = importlib.util.find_spec
+    lacking = ("pytorch_optimizer", "bitsandbytes")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in lacking else there(name))
+    why_not.cache_clear()
+    assert set(listed(CPU)) == {"Torch AdamW", "Adafactor", "SGD Nesterov"}
+    (said,) = contradictions(Settings(optimizer="CAME"), CPU)
+    assert said == (
+        "optimizer: CAME cannot run here: pytorch_optimizer is not installed (pip install pytorch-optimizer). "
+        "Choose Torch AdamW."
+    )
+    (said,) = contradictions(Settings(optimizer="8bit Lion"), CPU)
+    assert said.startswith("optimizer: 8bit Lion cannot run here: it needs an NVIDIA GPU.")
+    why_not.cache_clear()
+
+
+def test_a_library_that_does_not_work_says_so(monkeypatch):
+    monkeypatch.setattr(optimizer_kinds, "_class", lambda kind: int("broken"))
+    why_not.cache_clear()
+    assert "torch.optim does not work with this torch and cpu" in why_not("SGD Nesterov", CPU)
+    why_not.cache_clear()
+
+
+def test_arguments_of_the_optimizers_own():
+    assert arguments("Torch AdamW", "betas=(0.8, 0.9), eps=1e-6") == {"betas": (0.8, 0.9), "eps": 1e-6}
+    given = Settings(optimizer_args="betas=(0.8, 0.9)")
+    optimizer = optimizer_kinds.build(
+        "Torch AdamW", [{"params": Toy("SGD Nesterov").parameters}], more="betas=(0.8, 0.9)"
+    )
+    assert optimizer.defaults["betas"] == (0.8, 0.9) and contradictions(given, CPU) == []
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("beta=0.9", "takes no beta; it takes betas, eps"),
+        ("lr=1", "takes no lr"),
+        ("betas", "is not of the form"),
+        ("betas=__import__('os')", "is not of the form"),
+        ("**{}", "is not of the form"),
+        ("eps='x'", "does not work"),
+    ],
+)
+def test_other_arguments_are_refused(more, said):
+    (problem,) = contradictions(Settings(optimizer_args=more), CPU)
+    assert said in problem and problem.startswith("optimizer")
+
+
+def test_settings_that_go_against_each_other_are_said():
+    no_rate = Settings(optimizer="Torch AdamW", lr_scheduler="adafactor")
+    assert "goes with the optimizer Adafactor" in contradictions(no_rate, CPU)[0]
+    finds = Settings(optimizer="Prodigy", learning_rate=1.0, txt_learning_rate=0.5)
+    assert any(said.startswith("txt_learning_rate: Prodigy takes one rate") for said in contradictions(finds, CPU))
+    assert "finds the rate itself" in doubts(dataclasses.replace(finds, learning_rate=1e-4))[0]
+    assert doubts(Settings()) == []
+    assert "takes 500 steps and the run only 100" in too_short(Settings(lr_warmup_steps=500), 100)[0]
+    assert too_short(Settings(lr_warmup_steps=0.5), 100) == []
+    assert "constant rate" in doubts(Settings(optimizer="Schedule-Free AdamW", lr_scheduler="cosine"))[0]
+
+
+def test_adafactor_chooses_its_own_rate_as_in_its_paper():
+    """The schedule "adafactor" is transformers' own relative step, as a function of the step."""
+    from transformers.optimization import Adafactor
+
+    ours, theirs = Toy("Adafactor"), Toy("Adafactor")
+    settings = dataclasses.replace(ours.settings, lr_scheduler="adafactor")
+    groups = parameter_groups(settings, ours.parameters, [])
+    optimizer = optimizer_kinds.build("Adafactor", groups, "adafactor")
+    reference = Adafactor(theirs.parameters, lr=None, relative_step=True, weight_decay=settings.weight_decay)
+    for step in range(5):
+        for a, b in zip(ours.parameters, theirs.parameters, strict=True):
+            a.grad, b.grad = a.detach().clone(), b.detach().clone()
+        set_learning_rates(optimizer, settings, step, 5)
+        optimizer.step()
+        reference.step()
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters, theirs.parameters, strict=True))
