@@ -304,6 +304,13 @@ def generate_checkpoint(
     return path, verification
 
 
+def inspect(path: Path, against: Path | None = None, progress: Progress | None = None) -> dict[str, Any]:
+    """What a model file or diffusers folder is, what it claims, what is odd, and how far it moved from another."""
+    from dreambooth.checkpoints import inspection
+
+    return inspection.inspect(expand(path), expand(against) if against else None, progress).as_dict()
+
+
 def _unused(folder: Path, stem: str) -> Path:
     from dreambooth.training.results import free_path
 

@@ -13,5 +13,6 @@ text.py               tokens to text embeddings
 adapters/             what LoRA and its kin do to a weight                (lora.py: their files)
 lora_tools.py         several LoRAs into one, one into a smaller one      (lora_extract.py: one of two checkpoints)
 single_file.py        Generate Ckpt: ``working`` into the source's layout
+inspection.py         what any model file is, claims, and how far it moved
 verify.py             what was written, read back and compared
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -59,6 +60,11 @@ def _description(shapes: Shapes) -> str:
         if is_it(shapes):
             return text
     return f"no checkpoint that is known here ({len(shapes)} tensors, the first is {next(iter(shapes))}): {_WANTED}"
+
+
+def kind_of(shapes: Shapes) -> str:
+    """What a file is that no family claims, in a few words: "a LoRA", "a VAE alone"."""
+    return re.split(r"[,:(]", _description(shapes))[0].strip()
 
 
 def _starts(*prefixes: str):

@@ -58,7 +58,7 @@ class Verification:
         return {**asdict(self), "path": str(self.path), "ok": self.ok}
 
 
-class _Changes:
+class Changes:
     """Largest and mean absolute difference over many tensors, one at a time."""
 
     def __init__(self) -> None:
@@ -71,8 +71,12 @@ class _Changes:
             self.total += size.sum(dtype=torch.float64).item()
             self.n_elements += size.numel()
 
+    @property
+    def mean(self) -> float:
+        return self.total / max(self.n_elements, 1)
+
     def report(self, found: Verification) -> None:
-        found.max_change, found.mean_change = self.largest, self.total / max(self.n_elements, 1)
+        found.max_change, found.mean_change = self.largest, self.mean
 
 
 def verify_checkpoint(path: Path, model: ModelFolder) -> Verification:
@@ -83,7 +87,7 @@ def verify_checkpoint(path: Path, model: ModelFolder) -> Verification:
     manifest = Manifest.load(model.source)
     prefix = family_of(manifest.family).ema_prefix
     entries = {entry.key: entry for entry in manifest.entries}
-    found, changes = Verification(Path(path)), _Changes()
+    found, changes = Verification(Path(path)), Changes()
     with open_tensors(path) as file, _source(manifest) as source:
         found.n_tensors = len(file.keys())
         found.missing = [key for key in entries if key not in file and not key.startswith(prefix)]
@@ -105,7 +109,7 @@ def verify_lora(path: Path, model: ModelFolder) -> Verification:
 
     ``n_changed`` counts the modules that it changes; the changes are those of its deltas at weight 1.
     """
-    found, changes = Verification(Path(path)), _Changes()
+    found, changes = Verification(Path(path)), Changes()
     try:
         manifest = Manifest.load(model.source)
         shapes = manifest.shapes()
@@ -131,9 +135,7 @@ def verify_lora(path: Path, model: ModelFolder) -> Verification:
     return found
 
 
-def _compare(
-    found: Verification, changes: _Changes, entry: Entry, tensor: torch.Tensor, source: Tensors | None
-) -> None:
+def _compare(found: Verification, changes: Changes, entry: Entry, tensor: torch.Tensor, source: Tensors | None) -> None:
     if tuple(tensor.shape) != entry.shape:
         found.problems.append(f"{entry.key} has the shape {tuple(tensor.shape)} instead of {entry.shape}")
         return

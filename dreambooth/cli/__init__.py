@@ -75,6 +75,8 @@ def _print(result: dict[str, Any], as_json: bool) -> None:
                 print("  " + "  ".join(f"{k}: {v}" for k, v in row.items()))
         elif isinstance(value, (list, tuple)):
             print(f"{key}: {', '.join(map(str, value))}")
+        elif isinstance(value, dict):
+            print(f"{key}: {'; '.join(f'{name}: {inner}' for name, inner in value.items())}")
         else:
             print(f"{key}: {value}")
 

@@ -70,6 +70,10 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("name", metavar="NAME")
     _add_settings(check)
 
+    inspect = _word(words, "inspect", commands.inspect, "say what a model file is, and what is odd about it")
+    inspect.add_argument("file", metavar="FILE", help="a checkpoint, LoRA, VAE or embedding; or a diffusers folder")
+    inspect.add_argument("--against", metavar="BASE", help="a file of the same kind: say which tensors differ, how far")
+
     _word(words, "settings", commands.settings, "list all settings")
     return whole
 

@@ -128,6 +128,14 @@ def check(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     return {"state": "done", **checked.as_dict()}
 
 
+def inspect(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
+    found = _in_job(
+        "inspect",
+        lambda controls: actions.inspect(args.file, args.against, controls.watched(bar.show)),
+    )
+    return {"state": "done", **found}
+
+
 def settings(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     """Every setting, as declared."""
     return {

@@ -1,0 +1,106 @@
+"""What `inspect` says of files about which everything is known."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from dreambooth.actions import inspect
+from dreambooth.checkpoints.adapters import Lora
+from dreambooth.checkpoints.lora import write_lora
+from dreambooth.checkpoints.stable_diffusion import FACTS_KEY, UNET, VAE
+from dreambooth.errors import UserError
+from tests.mini_models import make
+
+KEY = UNET + "out.2.weight"
+
+
+@pytest.mark.parametrize(
+    ("model_type", "how", "expected"),
+    [
+        ("v1x", {"ema": True}, {"family": "Stable Diffusion 1.x", "prediction": "epsilon"}),
+        ("v1x", {"inpainting": True}, {"family": "Stable Diffusion 1.x", "inpainting": True, "ema": "none"}),
+        (
+            "v2x",
+            {},
+            {"family": "Stable Diffusion 2.x (768 px)", "prediction": "v_prediction", "precision": {"F16": 504}},
+        ),
+        ("SDXL", {"v_pred": True}, {"family": "Stable Diffusion XL", "prediction": "v_prediction"}),
+    ],
+)
+def test_checkpoints(model_type, how, expected, tmp_path):
+    source = make(tmp_path / "a.safetensors", model_type, **how)
+    found = inspect(source)
+    precision = expected.pop("precision", {})
+    assert found["kind"] == "checkpoint" and found["odd"] == []
+    assert {key: found[key] for key in expected} == expected
+    assert precision.items() <= found["precision"].items()
+    assert found["foreign_reader"] == f"safetensors finds {found['tensors']} tensors"
+    assert ("beside the weights" in found["ema"]) == ("ema" in how)
+
+
+def changed(source: Path, path: Path, change) -> Path:
+    with safetensors.safe_open(source, "pt") as file:
+        tensors, metadata = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+    change(tensors)
+    safetensors.torch.save_file(
+        tensors, path, {**metadata, "modelspec.title": "mine", "modelspec.thumbnail": "x" * 999}
+    )
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda t: [t.pop(key) for key in list(t) if key.startswith(VAE)], "without VAE"),
+        (lambda t: t.pop(UNET + "out.0.weight"), "a.safetensors is incomplete: 1 tensors are missing"),
+        (lambda t: t[KEY].view(-1)[0].fill_(float("nan")), f"1 tensors hold NaN or infinity ({KEY})"),
+        (lambda t: t.update({UNET + "extra.weight": torch.ones(1)}), "1 tensors of no known module"),
+    ],
+    ids=["VAE baked out", "a tensor missing", "NaN", "unknown"],
+)
+def test_what_is_odd(change, expected, mini_checkpoint, tmp_path):
+    [odd] = inspect(changed(mini_checkpoint, tmp_path / "a.safetensors", change))["odd"]
+    assert expected in odd and "\n" not in odd
+
+
+def test_what_moved_from_a_base(mini_checkpoint, tmp_path):
+    tuned = changed(mini_checkpoint, tmp_path / "tuned.safetensors", lambda t: t[KEY].view(-1)[0].add_(0.5))
+    found = inspect(tuned, mini_checkpoint)
+    rows = {row["component"]: row for row in found["moved"]}
+    assert {name: row["changed"] for name, row in rows.items() if row["changed"]} == {"unet": 1}
+    assert rows["unet"]["largest"] == pytest.approx(0.5, abs=1e-3)
+    assert rows.keys() == {"unet", "vae", "text_encoder", "beside"}
+    assert found["claims"]["modelspec.title"] == "mine" and found["claims"]["modelspec.thumbnail"] == "999 characters"
+    assert FACTS_KEY not in found["claims"]
+
+
+def test_other_kinds(mini, mini_checkpoint, tmp_path):
+    lora = tmp_path / "lora.safetensors"
+    pair = Lora({"lora_up.weight": torch.ones(32, 4), "lora_down.weight": torch.ones(4, 32)}, 2.0)
+    write_lora(lora, {"lora_unet_mid_block_attentions_0_proj_in": pair}, {"ss_base_model_version": "sd_v1"})
+    found = inspect(lora)
+    assert found["kind"] == "LoRA" and list(found["adapters"].values()) == [1]
+    assert "rank 4, alpha 2" in next(iter(found["adapters"]))
+    assert found["claims"]["ss_base_model_version"] == "sd_v1"
+    safetensors.torch.save_file({"emb_params": torch.ones(4, 768)}, tmp_path / "e.safetensors")
+    assert inspect(tmp_path / "e.safetensors")["kind"] == "a textual inversion embedding"
+    assert inspect(mini.working / "vae" / "diffusion_pytorch_model.safetensors")["kind"] == "a VAE alone"
+    assert inspect(mini.working)["family"] == "Stable Diffusion 1.x"
+    torch.save({"state_dict": safetensors.torch.load_file(mini_checkpoint)}, tmp_path / "a.ckpt")
+    assert "pickle" in inspect(tmp_path / "a.ckpt")["foreign_reader"]
+    with pytest.raises(UserError, match=r"nowhere.safetensors does not exist"):
+        inspect(tmp_path / "nowhere.safetensors")
+
+
+def test_on_the_command_line(mini_checkpoint):
+    command = [sys.executable, "-m", "dreambooth", "inspect", str(mini_checkpoint), "--against", str(mini_checkpoint)]
+    done = subprocess.run([*command, "--json"], stdout=subprocess.PIPE, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert found["family"] == "Stable Diffusion 1.x" and not any(row["changed"] for row in found["moved"])
