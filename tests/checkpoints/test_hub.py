@@ -168,7 +168,8 @@ def test_with_a_token_the_doors_open(ask):
 
 @pytest.mark.parametrize("env", [{"HF_HUB_OFFLINE": "1"}, AWAY], ids=["offline", "away"])
 def test_out_of_reach(ask, env):
-    for path, error in ask(("org/single/mini.safetensors" if env == AWAY else "org/open", ""), **env):
+    asked = [("org/open", ""), ("org/single/mini.safetensors", "")]
+    for path, error in ask(*(asked[:1] if env == AWAY else asked), **env):  # the library asks for files six times
         assert not path and "can't be reached" in error and "\n" not in error
 
 
