@@ -1,4 +1,4 @@
-"""SIGKILL at any moment: what is there is whole, and the run that goes on ends bit for bit as if nothing had happened."""
+"""SIGKILL at any moment: what is there is whole, and the run that goes on ends bit for bit like one left alone."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def concepts(tmp_path_factory, subject_concepts):
     """The embedded subject's pictures, with class images to be drawn."""
     (concept,) = json.loads(subject_concepts.read_text())
     concept |= {"instance_data_dir": str(subject_concepts.parent / concept["instance_data_dir"]), "class_data_dir": "",
-                "num_class_images_per": 1, "class_infer_steps": 2, "class_prompt": "a toy", "save_infer_steps": 2}  # fmt: skip
+                "num_class_images_per": 1, "class_infer_steps": 2, "class_prompt": "a toy",
+                "save_infer_steps": 2}  # fmt: skip
     path = tmp_path_factory.mktemp("concepts") / "concepts.json"
     path.write_text(json.dumps([concept]))
     return path
