@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import torch
 
 from dreambooth.errors import UserError
 from dreambooth.settings import SETTINGS, Settings
 from dreambooth.training.attention import why_not as why_not_attention
-from dreambooth.training.optimizer_kinds import KINDS, arguments, refuse
+from dreambooth.training.optimizer_kinds import KINDS, refuse
 from dreambooth.training.precision import in_bf16_alone
 from dreambooth.training.schedules import base_rates, warmup_steps
 
@@ -52,10 +50,6 @@ def precision_problems(settings: Settings, precision: str | None, device: torch.
         )
     if in_bf16_alone(settings) and settings.optimizer != "Torch AdamW":
         problems.append("full_mixed_precision: only Torch AdamW rounds as it needs; choose that, or switch it off.")
-    elif in_bf16_alone(settings):
-        with contextlib.suppress(ValueError):  # said with the optimizer's own problems
-            unknown = arguments(settings.optimizer, settings.optimizer_args).keys() - {"betas", "eps", "weight_decay"}
-            problems += [f"optimizer_args: with full_mixed_precision there is no {key}." for key in sorted(unknown)]
     return problems
 
 
