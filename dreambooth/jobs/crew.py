@@ -36,9 +36,10 @@ class Crew:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Crew:
-        """As the launcher says; alone when there is none."""
-        size = int(environment.get("WORLD_SIZE", 1))
-        rank = int(environment.get("RANK", 0))
+        """As the launcher says; alone when there is none. Some clusters set one of these without the others."""
+        if not all(environment.get(key) for key in ("WORLD_SIZE", "RANK", "MASTER_ADDR")):
+            return cls()
+        size, rank = int(environment["WORLD_SIZE"]), int(environment["RANK"])
         return cls(rank, size, int(environment.get("LOCAL_RANK", rank))) if size > 1 else cls()
 
     @property

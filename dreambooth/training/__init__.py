@@ -6,6 +6,8 @@ objective.py   what a step minimises          noise.py      the diffusion proces
 inputs.py      latents and embeddings         adapters.py   LoRA beside frozen layers
 optimizers.py  groups, clipping, stepping     schedules.py  length of the run, learning rate over it
 ema.py         a moving average               precision.py  device, precision, memory forecast
-snapshot.py    going on exactly (files)              results.py    what a run leaves: LoRA, working/, checkpoints
+state.py       a session's state              snapshot.py   that on disk: going on exactly
+intervals.py   what is due after a step       validation.py loss on the same pictures and noise each time
+results.py     what a run leaves: LoRA, working/, checkpoints
 figures.py     losses, read without waiting   metadata.py   what a result says of itself
 """

@@ -96,7 +96,10 @@ class Results:
             )
 
     def _parts(self, when: str) -> list[Callable[[], None]]:
-        """What is to be saved, results first: a snapshot that does not fit on the disk must not cost them.
+        """What is to be saved. At the end results come first: a snapshot that does not fit must not cost them.
+
+        In between the snapshot does: killed after it, a run goes on from there and writes the rest again. Killed with
+        working/ changed and no snapshot yet, it could not.
 
         "now" is as "during", but for a LoRA, which is then wanted in any case.
         """
@@ -111,7 +114,10 @@ class Results:
             parts.append(self._working_and_checkpoint if asked("ckpt") else self._working)
         elif asked("lora") or when == "now":
             parts.append(self._lora)
-        return [*parts, *([self._snapshot] if asked("state") else []), self._count]
+        snapshot = [self._snapshot] if asked("state") else []
+        if when in ("during", "now"):
+            return [*snapshot, *parts, self._count]
+        return [*parts, *snapshot, self._count]
 
     def _rescue(self) -> None:
         with contextlib.suppress(Exception):

@@ -25,6 +25,7 @@ from dreambooth.training.inpainting import MaskedPictures
 from dreambooth.training.inputs import Latents
 from dreambooth.training.loss_masks import LossMasks
 from dreambooth.training.noise import NoiseSchedule, trained_with
+from dreambooth.training.optimizer_kinds import arguments
 from dreambooth.training.optimizers import Stepper, as_used, make_optimizer, parameter_groups
 from dreambooth.training.precision import (
     compute_dtype,
@@ -114,7 +115,8 @@ class Session:
         if settings.use_ema and settings.train_unet and not settings.use_lora:
             self.ema = EMA(of_unet, settings.ema_decay, settings.ema_on_cpu)
         if in_bf16_alone(settings):
-            self.optimizer = RoundedAdamW(groups, settings.seed)
+            more = arguments(settings.optimizer, settings.optimizer_args)
+            self.optimizer = RoundedAdamW(groups, settings.seed, **more)
         else:
             self.optimizer = make_optimizer(settings, groups)
         self.stepper = Stepper(self.optimizer, settings, self.accelerator.scaler)

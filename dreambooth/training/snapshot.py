@@ -40,8 +40,10 @@ class Snapshot:
 
 
 def write(model: ModelFolder, revision: int, snapshot: Snapshot, keep: int) -> Path:
-    """Write ``snapshots/REVISION`` whole or not at all, then drop all but the ``keep`` newest (0: none) and the
-    best."""
+    """Write ``snapshots/REVISION`` whole or not at all.
+
+    Then all but the ``keep`` newest are dropped (0: none is); the best one stays in any case, where that was measured.
+    """
     state, scalars = _flatten(snapshot.optimizer)
     n_bytes = sum(t.numel() * t.element_size() for t in (*snapshot.tensors.values(), *state.values()))
     require_free_space(model.snapshots, n_bytes, "A snapshot")

@@ -22,6 +22,7 @@ class ConceptsTab:
         self.concepts = [Fields(CONCEPT, f"db_c{number}_") for number in range(1, DRAWN + 1)]
         self.tabs = [self._draw(number, fields) for number, fields in enumerate(self.concepts, 1)]
         self.add = control(gr.Button, "Add a concept", size="sm", elem_id="db_add_concept")
+        self.draw_classes = control(gr.Button, "Generate class images", size="sm", elem_id="db_class_images")
         with gr.Accordion("Concepts list", open=False):
             self.listed = control(
                 gr.Textbox,

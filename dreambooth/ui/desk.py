@@ -191,6 +191,21 @@ class Desk:
         return self.bench.start("train", model.name, work, model=model.name, log=model.logging)
 
     @in_words
+    def class_images(self, name: str, settings: Mapping[str, Any], concepts: Sequence[Mapping[str, Any]]) -> str:
+        """Draw the class images that a run would draw first."""
+        model = self._model(name)
+        config = self._edited(model, settings, concepts)
+        more = {"device": self.host.device(), "borrow_gpu": self.host.borrow_gpu}
+
+        def work(controls: Controls, events: Events) -> None:
+            model.save(config)
+            n = len(actions.class_images(model, config, controls=controls, events=events, **more))
+            said = f"Drew {n} class images." if n else "No class image is missing."
+            events.send("ended", state="done", text=said)
+
+        return self.bench.start("class-images", model.name, work, model=model.name)
+
+    @in_words
     def generate_checkpoint(self, name: str, lora: str, settings: Mapping[str, Any]) -> str:
         """The model as one file, with a LoRA merged in at the weight that the page shows."""
         loras = [Path(self.lists.path("loras", lora))] if lora and lora != NONE else []

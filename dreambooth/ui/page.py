@@ -75,6 +75,7 @@ class Page:
         on(self.top.save_params.click, self._save, self.everything, message)
         looked = [message, self.output.forecast, self.input.table]
         on(self.input.check.click, self._check, self.everything, looked)
+        on(concepts.draw_classes.click, self._class_images, self.everything, message)
         on(concepts.add.click, pages, self.shown_concepts, [self.shown_concepts, *concepts.tabs])
         took = on(concepts.take.click, self.desk.read_concepts, [self.model.name, concepts.listed], message)
         shown = [*concepts.components(), self.shown_concepts, *concepts.tabs]
@@ -188,6 +189,9 @@ class Page:
 
     def _train(self, snapshot: str, *values: Any) -> str:
         return self.desk.train(*self._shown(values), snapshot)
+
+    def _class_images(self, *values: Any) -> str:
+        return self.desk.class_images(*self._shown(values))
 
     def _generate(self, lora: str, *values: Any) -> str:
         name, settings, _ = self._shown(values)

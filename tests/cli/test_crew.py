@@ -108,10 +108,12 @@ def test_other_words_are_done_once(mini):
 
 
 def test_launched_for_what_splits_the_model_it_is_refused():
-    crew = Crew.from_environment({"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"})
+    launched = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1"}
+    crew = Crew.from_environment(launched)
     assert (crew.rank, crew.size, crew.is_main) == (1, 2, False)
     assert "FSDP" in crew.problems({"ACCELERATE_USE_FSDP": "true"})[0] and not crew.problems({})
     assert not Crew.from_environment({"ACCELERATE_USE_FSDP": "true"}).problems()
+    assert Crew.from_environment({"WORLD_SIZE": "8"}).size == 1, "set by a cluster, and no launcher there"
 
 
 @pytest.mark.slow

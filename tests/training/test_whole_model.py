@@ -62,7 +62,7 @@ def test_the_same_seed_and_step_draw_the_same_lots():
 def test_in_bf16_alone_it_learns_draws_and_goes_on_exactly(train, mini, models_dir, created):
     import shutil
 
-    settings = {**BF16, "use_ema": True, "infer_ema": True, "learning_rate": 1e-4}
+    settings = {**BF16, "use_ema": True, "infer_ema": True, "learning_rate": 1e-4, "optimizer_args": "eps=1e-7"}
     alone = train(**settings)
     assert alone.error is None and alone.losses[-1] < alone.losses[0] * 1.5
     weights = alone.weights()
@@ -101,6 +101,8 @@ def test_what_cannot_be_is_said_before_the_run(mini, concept):
 
     assert "bf16" in problems(full_mixed_precision=True, mixed_precision="no")[0]
     assert not problems(full_mixed_precision=True, mixed_precision="bf16")
+    odd = problems(full_mixed_precision=True, mixed_precision="bf16", optimizer_args="eps=1e-6, amsgrad=True")
+    assert len(odd) == 1 and "amsgrad" in odd[0]
     assert (
         "needs a GPU" in problems(attention="xformers")[0] and attention.why_not("default", torch.device("cpu")) == ""
     )

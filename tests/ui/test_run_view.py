@@ -86,3 +86,25 @@ def test_text_of_people_is_escaped():
         json.dumps(chart(RunView(step={"lr": 0.0}))),
     ]  # fmt: skip
     assert not any("<img" in text for text in shown)
+
+
+def test_class_images_are_drawn_from_the_page(mini, models_dir, subject_concepts):
+    """What the page shows is saved and checked first; then the pictures come with a progress of their own."""
+    import dataclasses
+
+    from dreambooth.hosts import Alone
+    from dreambooth.jobs import jobs
+    from dreambooth.settings import Settings, concept_values, read_concepts
+    from dreambooth.ui.desk import Desk
+
+    (concept,), _ = read_concepts(subject_concepts)
+    asked = {**concept_values(concept), "num_class_images_per": 1, "class_infer_steps": 1, "class_prompt": "a toy"}
+    settings = {**dataclasses.asdict(Settings()), "resolution": 64, "bucket_step": 32}
+    desk = Desk(Alone(models_dir))
+    assert desk.class_images("mini", settings, [asked]) == ""
+    assert jobs.current.wait(120)
+    assert "Drew 6 class images." in desk.look("mini").status
+    assert len(list((mini.root / "classifiers_0").glob("*.png"))) == 6
+    desk.class_images("mini", settings, [{**asked, "class_prompt": ""}])
+    assert jobs.current.wait(60)
+    assert "class_prompt" in desk.look("mini").status
