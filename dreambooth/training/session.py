@@ -25,7 +25,6 @@ from dreambooth.training.inpainting import MaskedPictures
 from dreambooth.training.inputs import Latents
 from dreambooth.training.loss_masks import LossMasks
 from dreambooth.training.noise import NoiseSchedule, trained_with
-from dreambooth.training.optimizer_kinds import arguments
 from dreambooth.training.optimizers import Stepper, as_used, make_optimizer, parameter_groups
 from dreambooth.training.precision import (
     compute_dtype,
@@ -35,7 +34,6 @@ from dreambooth.training.precision import (
     make_accelerator,
 )
 from dreambooth.training.prompts import Prompts
-from dreambooth.training.rounded_adamw import RoundedAdamW
 from dreambooth.training.snapshot import Position
 
 
@@ -114,11 +112,7 @@ class Session:
             raise UserError("Nothing would learn: switch on Train UNET or raise the text encoder's step ratio.")
         if settings.use_ema and settings.train_unet and not settings.use_lora:
             self.ema = EMA(of_unet, settings.ema_decay, settings.ema_on_cpu)
-        if in_bf16_alone(settings):
-            more = arguments(settings.optimizer, settings.optimizer_args)
-            self.optimizer = RoundedAdamW(groups, settings.seed, **more)
-        else:
-            self.optimizer = make_optimizer(settings, groups)
+        self.optimizer = make_optimizer(settings, groups)
         self.stepper = Stepper(self.optimizer, settings, self.accelerator.scaler)
 
     def _make_learn(self, name: str, module: torch.nn.Module, learns: bool) -> list[torch.nn.Parameter]:
