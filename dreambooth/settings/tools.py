@@ -1,4 +1,4 @@
-"""What can be chosen when LoRA files are made of checkpoints or of other LoRAs, declared once as all settings are."""
+"""What can be chosen when files are looked at and LoRA files made of others, declared once as all settings are."""
 
 from __future__ import annotations
 
@@ -82,4 +82,16 @@ class Merging:
     name: str = _name("the names of all, joined by +")
 
 
-EXTRACTION, RESIZING, PART, MERGING = map(declared, (Extraction, Resizing, Part, Merging))
+@dataclass(frozen=True, kw_only=True)
+class Looking:
+    """A look at a file: what it is, what it says of itself, how far it is from another one."""
+
+    # fmt: off
+    file: str = setting("", "Sources", "File",
+        "A checkpoint, LoRA, VAE or anything else: one of the list, or a path.", listed="files")
+    against: str = setting("", "Sources", "Compare with",
+        "Another file of its kind, such as what it was made from; empty: nothing.", listed="files")
+    # fmt: on
+
+
+EXTRACTION, RESIZING, PART, MERGING, LOOKING = map(declared, (Extraction, Resizing, Part, Merging, Looking))

@@ -50,3 +50,7 @@ class Lists:
         folders = self.host.folders()
         models = {f"{name} (model)": ModelFolder(folders, name).working for name in folders.model_names()}
         return self._checkpoints() | models
+
+    def _files(self) -> dict[str, Path]:
+        """Everything that can be looked at."""
+        return self._sources() | self._loras() | self._vaes()

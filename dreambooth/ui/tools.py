@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dreambooth import lora_actions
+from dreambooth import actions, lora_actions
 from dreambooth.errors import UserError
 from dreambooth.jobs import Controls, Events
 from dreambooth.settings import parse
 from dreambooth.settings.model_folder import LONGEST_NAME, require_name
-from dreambooth.settings.tools import Extraction, Merging, Part, Resizing
+from dreambooth.settings.tools import Extraction, Looking, Merging, Part, Resizing
+from dreambooth.ui import render
 from dreambooth.ui.desk import Desk
 from dreambooth.ui.work import in_words
 
@@ -23,6 +24,14 @@ class Tools:
 
     def __init__(self, desk: Desk) -> None:
         self.desk, self.lists = desk, desk.lists
+
+    @in_words
+    def inspect(self, shown: str | None, given: Values) -> str:
+        """What a file is, as a table. It is only read, so nothing has to wait for it."""
+        options = parse(Looking, given)
+        file = self._chosen("files", options.file, "Choose the file to look at.")
+        against = self.lists.path("files", options.against)
+        return render.facts(_rows(actions.inspect(file, Path(against) if against else None)))
 
     @in_words
     def extract(self, shown: str | None, given: Values) -> str:
@@ -105,6 +114,20 @@ def _stem(source: Path) -> str:
     if source.name == "working":
         return source.parent.name
     return source.stem if source.suffix.lower() in (".safetensors", ".ckpt") else source.name
+
+
+def _rows(found: Mapping[str, Any]) -> dict[str, str]:
+    """An inspection, a line of words for each of its parts."""
+    rows = {key.replace("_", " "): _words(value) for key, value in found.items()}
+    return rows | {"odd": rows["odd"] or "nothing"}
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "; ".join(f"{key}: {_words(inner)}" for key, inner in value.items())
+    if isinstance(value, (list, tuple)):
+        return "; ".join(map(_words, value))
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _summary(made: Mapping[str, Any]) -> str:

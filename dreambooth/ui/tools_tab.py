@@ -1,4 +1,4 @@
-"""The Tools tab: a form for each kind of file that is made of others, drawn from its declaration."""
+"""The Tools tab: a form for each thing that can be done with model files, drawn from its declaration."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from dreambooth.settings.tools import EXTRACTION, MERGING, PART, RESIZING
+from dreambooth.settings.tools import EXTRACTION, LOOKING, MERGING, PART, RESIZING
 from dreambooth.ui import render
 from dreambooth.ui.fields import Fields
 from dreambooth.ui.gradio_versions import control, on
@@ -27,6 +27,7 @@ class ToolsTab:
         self.extraction = Fields(EXTRACTION, "db_extract_")
         self.resizing = Fields(RESIZING, "db_resize_")
         self.merging = Fields(MERGING, "db_merge_")
+        self.looking = Fields(LOOKING, "db_inspect_")
         self.parts = [Fields(PART, f"db_m{number}_") for number in range(1, DRAWN + 1)]
         with gr.Accordion("Merge LoRAs", open=True, elem_id="db_tool_merge"):
             control(gr.HTML, render.lines([HOW_TO_MERGE]), elem_id="db_merge_help")
@@ -45,6 +46,11 @@ class ToolsTab:
             self.resize = _button("Resize", "resize")
             self.resize_said = _said("resize")
 
+        with gr.Accordion("Look at a file", open=False, elem_id="db_tool_inspect"):
+            self.looking.draw_all()
+            self.inspect = _button("Inspect", "inspect")
+            self.inspect_said = _said("inspect")
+
     def _draw_parts(self) -> None:
         self.rows = []
         for number, part in enumerate(self.parts, 1):
@@ -55,7 +61,9 @@ class ToolsTab:
 
     def listed(self) -> list[tuple[str, Any]]:
         """(kind of files, control that offers them)."""
-        return [pair for fields in (self.extraction, self.resizing, *self.parts) for pair in fields.listed()]
+        return [
+            pair for fields in (self.extraction, self.resizing, self.looking, *self.parts) for pair in fields.listed()
+        ]
 
     def buttons(self) -> list[Any]:
         """What waits for the end of other work; the last one needs a model too."""
@@ -68,6 +76,7 @@ class ToolsTab:
         forms = (
             (self.extract, self.extraction, tools.extract, self.extract_said),
             (self.resize, self.resizing, tools.resize, self.resize_said),
+            (self.inspect, self.looking, tools.inspect, self.inspect_said),
         )
         for button, fields, make, said in forms:
             on(button.click, _with(make, fields), [model, *fields.components()], said)

@@ -133,3 +133,15 @@ def test_what_nobody_expected_is_named(tools, mini, monkeypatch, done):
     monkeypatch.setattr(lora_actions, "resize_lora", lambda *_, **__: {}["gone"])
     done(tools.resize("mini", {"lora": "big.safetensors"}))
     assert "KeyError: &#x27;gone&#x27;" in tools.desk.look("mini").status
+
+
+def test_a_look_at_a_file(tools, mini, lora):
+    path = lora("one")
+    said = tools.inspect("mini", {"file": path.name, "against": ""})
+    assert "LoRA, rank 2" in said and "sd_v1" in said and "<dd>nothing</dd>" in said
+    tuned = mini.folders.checkpoints / "tuned.safetensors"
+    write_checkpoint(mini, tuned, loras=[LoraUse(path)])
+    said = tools.inspect("mini", {"file": "tuned.safetensors", "against": "mini (model)"})
+    assert "Stable Diffusion 1.x" in said and "moved" in said and "unet" in said
+    assert "Choose the file" in tools.inspect("mini", {"file": "", "against": ""})
+    assert "does not exist" in tools.inspect("mini", {"file": "/nowhere/<b>x", "against": ""})
