@@ -49,13 +49,17 @@ def load_mask(example: Example) -> torch.Tensor | None:
 
 
 def load_alpha(example: Example) -> torch.Tensor | None:
-    """What the picture's own alpha channel leaves, cropped as planned: float32 (1, H, W) in 0..1; None without one."""
+    """What the picture's own alpha channel leaves, cropped and mirrored with it: float32 (1, H, W) in 0..1.
+
+    None for a picture without one.
+    """
     alpha = alpha_of(read_bytes(example.path), example.path)
     if alpha is None:
         return None
     alpha = _cropped(alpha, example)
     values = torch.frombuffer(bytearray(alpha.tobytes()), dtype=torch.uint8).view(1, alpha.height, alpha.width)
-    return values.float() / 255
+    values = values.float() / 255
+    return values.flip(2) if example.flipped else values
 
 
 def _cropped(image: Image.Image, example: Example) -> Image.Image:

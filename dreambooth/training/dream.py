@@ -26,6 +26,6 @@ def rectified(
     """
     _, share = schedule.shares(t)
     wrong = noise - schedule.noise_in(predict(seen), seen, t)
-    torch.clear_autocast_cache()  # the copies of the weights made here know of no gradients
+    torch.clear_autocast_cache()  # torch 2.1 would go on with copies of the weights that know of no gradients
     wrong = share**preservation * wrong
     return torch.addcmul(seen, share, wrong), schedule.target(clean, noise + wrong, t)

@@ -76,15 +76,16 @@ def memory_used(device: torch.device) -> int | None:
 
 
 def disk_forecast(settings: Settings, n_unet: int, n_text: int) -> int:
-    """Bytes that the results of one save will take: snapshots hold weights and both of Adam's moments in float32."""
+    """Bytes that the results of one save will take: snapshots hold weights in float32 and what the optimizer keeps."""
     asked = settings.save_state_during or settings.save_state_after or settings.save_state_cancel
     snapshot = asked or settings.autosave_minutes > 0
+    moments = KINDS[settings.optimizer].state_bytes
     if settings.use_lora:
-        return _adapter_parameters(settings, n_unet, n_text) * (2 + (12 if snapshot else 0))
+        return int(_adapter_parameters(settings, n_unet, n_text) * (2 + (4 + moments if snapshot else 0)))
     trained = (n_unet if settings.train_unet else 0) + (n_text if settings.stop_text_encoder > 0 else 0)
     checkpoint = settings.save_ckpt_during or settings.save_ckpt_after or settings.save_ckpt_cancel
-    copies = 1 + (1 if settings.use_ema else 0) + (3 if snapshot else 0) + (1 if checkpoint else 0)
-    return trained * 4 * copies
+    copies = 1 + (1 if settings.use_ema else 0) + (1 + moments / 4 if snapshot else 0) + (1 if checkpoint else 0)
+    return int(trained * 4 * copies)
 
 
 def forecast(settings: Settings, precision: str, n_unet: int, n_text: int, class_pictures: bool) -> int:

@@ -34,7 +34,6 @@ from dreambooth.training.precision import (
     make_accelerator,
 )
 from dreambooth.training.prompts import Prompts
-from dreambooth.training.rounded_adamw import RoundedAdamW
 from dreambooth.training.snapshot import Position
 
 
@@ -113,10 +112,7 @@ class Session:
             raise UserError("Nothing would learn: switch on Train UNET or raise the text encoder's step ratio.")
         if settings.use_ema and settings.train_unet and not settings.use_lora:
             self.ema = EMA(of_unet, settings.ema_decay, settings.ema_on_cpu)
-        if in_bf16_alone(settings):
-            self.optimizer = RoundedAdamW(groups, settings.seed)
-        else:
-            self.optimizer = make_optimizer(settings, groups)
+        self.optimizer = make_optimizer(settings, groups)
         self.stepper = Stepper(self.optimizer, settings, self.accelerator.scaler)
 
     def _make_learn(self, name: str, module: torch.nn.Module, learns: bool) -> list[torch.nn.Parameter]:

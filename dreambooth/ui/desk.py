@@ -80,12 +80,6 @@ class Desk:
 
     # -- a model's parameters -----------------------------------------------------------------------------------
 
-    def offered(self) -> dict[str, list[str]]:
-        """The choices that work on this machine, of the settings where not all do."""
-        from dreambooth.training.optimizer_kinds import listed
-
-        return {"optimizer": listed(self.host.device())}
-
     def parameters(self, name: str | None) -> tuple[Settings, tuple[Concept, ...]]:
         """What a model's fields hold: what is saved, or the defaults."""
         if name in self.names():

@@ -29,6 +29,12 @@ class Lists:
             return ""
         return str(getattr(self, f"_{kind}")().get(chosen) or expand(chosen))
 
+    def working_choices(self) -> dict[str, list[str]]:
+        """The choices that work on this machine, of the settings where not all do."""
+        from dreambooth.training.optimizer_kinds import listed
+
+        return {"optimizer": listed(self.host.device())}
+
     def _checkpoints(self) -> dict[str, Path]:
         return dict(self.host.checkpoints())
 

@@ -32,7 +32,7 @@ class Page:
             with gr.Column(elem_id="db_page"):
                 self.top = TopRow()
                 with gr.Row(elem_id="db_columns"):
-                    self.model = ModelColumn(self.desk.offered())
+                    self.model = ModelColumn(self.desk.lists.working_choices())
                     self.input = InputColumn(select=self.model.fields)
                     self.output = OutputColumn()
             self._wire(page)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -279,14 +280,17 @@ def test_masked_loss_counts_what_is_white_or_visible(tmp_path):
     mask.paste(255, (0, 0, 32, 64))  # the left half
     mask.save(beside)
     visible = Image.new("RGBA", (64, 64), (200, 0, 0, 255))
-    visible.paste((0, 0, 0, 0), (0, 0, 64, 48))  # only the lowest quarter is to be seen
+    visible.paste((0, 0, 0, 0), (0, 0, 64, 48))  # of the lowest quarter alone, the left part is to be seen
+    visible.paste((0, 0, 0, 0), (48, 48, 64, 64))
     visible.save(see_through)
     Image.new("RGB", (64, 64)).save(plain)
     examples = [_example(0, mask=beside), _example(1, path=see_through), _example(2, path=plain)]
     weights = LossMasks(0.25, torch.device("cpu")).batch(examples)
     expected = torch.full((3, 1, 8, 8), 0.25)
-    expected[0, :, :, :4] = expected[1, :, 6:] = expected[2] = 1.0
+    expected[0, :, :, :4] = expected[1, :, 6:, :6] = expected[2] = 1.0
     torch.testing.assert_close(weights, expected)
+    mirrored = [dataclasses.replace(example, flipped=True) for example in examples]
+    assert torch.equal(LossMasks(0.25, torch.device("cpu")).batch(mirrored), weights.flip(3))
     predicted, target, t = _random(2, 3), _random(3, 3), T[:3]
     ours = picture_losses(predicted, target, t, NoiseSchedule({}), Settings(masked_loss=True), weights)
     theirs = ((predicted - target).double() ** 2 * expected.double()).mean(dim=(1, 2, 3))

@@ -7,6 +7,9 @@ import logging
 
 from dreambooth.checkpoints import hub
 from dreambooth.jobs import jobs
+from dreambooth.settings import SETTINGS, concept_values, read_concepts
+from dreambooth.settings.training import OPTIMIZERS
+from dreambooth.ui.fields import Fields
 from dreambooth.ui.lists import OWN_VAE
 from tests.mini_models import make
 
@@ -64,3 +67,22 @@ def test_facts_are_in_words(desk, done, tmp_path):
         assert said in facts
     done(desk.create("exact", str(source), {"precision": "fp32"}))
     assert "fp32 · " in desk.look("exact").facts
+
+
+def test_a_run_that_was_checked_shows_its_learning_rates(desk, mini, subject_concepts):
+    concepts = [concept_values(concept) for concept in read_concepts(subject_concepts)[0]]
+    settings = {"resolution": 64, "lr_scheduler": "cosine", "stop_text_encoder": 0, "num_train_epochs": 2}
+    assert "No steps yet" in desk.look("mini").chart
+    desk.check("mini", settings, concepts)
+    drawn = desk.look("mini").chart
+    assert "Learning rates of the run that is ready" in drawn and drawn.count("<polyline") == 1
+
+
+def test_only_optimizers_that_work_here_are_offered(desk):
+    """One that was saved on another machine is shown all the same: a list without it would change it unasked."""
+    offered = desk.lists.working_choices()
+    assert "Torch AdamW" in offered["optimizer"] and set(offered["optimizer"]) <= set(OPTIMIZERS)
+    fields = Fields(SETTINGS, offered={"optimizer": ["Torch AdamW"]})
+    assert fields.update("optimizer", "CAME")["choices"] == ["Torch AdamW", "CAME"]
+    assert fields.update("optimizer", "Torch AdamW")["choices"] == ["Torch AdamW"]
+    assert "choices" not in fields.update("seed", 3)
