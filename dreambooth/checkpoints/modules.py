@@ -77,7 +77,7 @@ def load_modules(
     return Modules(
         family=family,
         layout=layout_in(working, family),
-        scheduler_config=read_json(working / "scheduler" / "scheduler_config.json"),
+        scheduler_config=scheduler_in(working),
         unet=load_unet(working, dtype) if unet else None,
         vae=load_vae(working, dtype) if vae else None,
         **{name: _load(working, name, dtype) for name in texts},
@@ -88,6 +88,11 @@ def load_modules(
 def family_in(working: Path) -> Family:
     """The family of a model that was created here."""
     return family_of(read_json(Path(working) / "model_index.json").get("_dreambooth_family", "v1x"))
+
+
+def scheduler_in(working: Path) -> dict[str, Any]:
+    """The noise schedule that the model is trained with, and what its unet predicts."""
+    return read_json(Path(working) / "scheduler" / "scheduler_config.json")
 
 
 def layout_in(working: Path, family: Family) -> Layout:

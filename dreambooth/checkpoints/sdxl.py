@@ -87,11 +87,14 @@ class StableDiffusionXL(StableDiffusion):
 
     def fillers(self, shapes: Shapes, scheduler: Mapping[str, Any]) -> dict[str, Any]:
         scale = torch.tensor(math.log(1 / 0.07), dtype=torch.float16)
-        marks = {
+        return {TEXT_2 + "logit_scale": scale, **self.marks(scheduler)}
+
+    def marks(self, scheduler: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        said = {
             V_PREDICTION: scheduler.get("prediction_type") == "v_prediction",
             ZERO_SNR: scheduler.get("rescale_betas_zero_snr", False),
         }
-        return {TEXT_2 + "logit_scale": scale, **{key: torch.empty(0) for key, marked in marks.items() if marked}}
+        return {key: torch.empty(0) for key, marked in said.items() if marked}
 
     def _index_extras(self) -> dict[str, Any]:
         absent = {name: [None, None] for name in ("feature_extractor", "image_encoder")}

@@ -20,7 +20,7 @@ from dreambooth.checkpoints.layout import Layout, join
 from dreambooth.checkpoints.ldm_names import Place
 from dreambooth.checkpoints.lora import LoraUse, match, read_lora
 from dreambooth.checkpoints.manifest import REST, Entry, Manifest, dtype_name
-from dreambooth.checkpoints.modules import fingerprint, layout_in, open_part, weights_path
+from dreambooth.checkpoints.modules import fingerprint, layout_in, open_part, scheduler_in, weights_path
 from dreambooth.checkpoints.reading import Tensors
 from dreambooth.checkpoints.writing import Spec, TensorWriter, cast, is_finite
 from dreambooth.errors import UserError
@@ -56,7 +56,8 @@ def write_checkpoint(
 
     ``loras`` are added in fp32, one after the other. ``dtype`` converts the components, else each tensor has the
     source's. ``ema``: "beside" adds the averaged unet as model_ema.*, "instead" writes it as the unet.
-    The source's own model_ema.* stay as long as the unet is the source's. ``metadata`` is laid over the source's.
+    The source's own model_ema.* stay as long as the unet is the source's. Where the model predicts what the source does
+    not say, the family's marks for that are added. ``metadata`` is laid over the source's.
     UserError when a LoRA does not fit, the disk is full, or the model is incomplete.
     """
     out = Path(out)
@@ -70,6 +71,8 @@ def write_checkpoint(
         additions = {_averaged(place): added for place, added in additions.items()}
     entries = output_entries(model, manifest, family, ema, lora_on_unet=lora_on_unet)
     specs = {entry.key: _spec(entry, dtype) for entry in entries}
+    marks = {key: mark for key, mark in family.marks(scheduler_in(model.working)).items() if key not in specs}
+    specs |= {key: Spec(tuple(mark.shape), mark.dtype) for key, mark in marks.items()}
     require_free_space(out.parent, sum(spec.n_bytes for spec in specs.values()), f"Writing {out.name}")
     with contextlib.ExitStack() as stack:
         files = _open_components(model, entries, stack)
@@ -82,6 +85,8 @@ def write_checkpoint(
             writer.write(entry.key, cast(whole, spec.dtype, f"{out}: {entry.key}"))
             if progress:
                 progress(number + 1, len(entries), "Writing the checkpoint")
+        for key, mark in marks.items():
+            writer.write(key, mark)
     return out
 
 

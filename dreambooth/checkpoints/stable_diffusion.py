@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+import torch
+
 from dreambooth.checkpoints.layout import Layout, Shape, under
 from dreambooth.errors import UserError
 
@@ -138,6 +140,10 @@ class StableDiffusion:
 
         None of them takes part in drawing.
         """
+        return {}
+
+    def marks(self, scheduler: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """Empty tensors by which WebUIs know what a checkpoint with this noise schedule predicts."""
         return {}
 
     def model_index(self, unet: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 from dreambooth.checkpoints.family import family_of
 from dreambooth.checkpoints.lora import match, read_lora
 from dreambooth.checkpoints.manifest import REST, Entry, Manifest
-from dreambooth.checkpoints.modules import layout_in, open_part, weights_path
+from dreambooth.checkpoints.modules import layout_in, open_part, scheduler_in, weights_path
 from dreambooth.checkpoints.reading import Tensors, open_tensors
 from dreambooth.checkpoints.sources import open_source
 from dreambooth.checkpoints.writing import is_finite, tensor_hash
@@ -85,13 +85,15 @@ def verify_checkpoint(path: Path, model: ModelFolder) -> Verification:
     Every tensor of the source must be there and no other, but for model_ema.*, which come and go with the unet.
     """
     manifest = Manifest.load(model.source)
-    prefix = family_of(manifest.family).ema_prefix
+    family = family_of(manifest.family)
+    prefix, marks = family.ema_prefix, family.marks(scheduler_in(model.working))
     entries = {entry.key: entry for entry in manifest.entries}
     found, changes = Verification(Path(path)), Changes()
     with open_tensors(path) as file, _source(manifest) as source:
         found.n_tensors = len(file.keys())
         found.missing = [key for key in entries if key not in file and not key.startswith(prefix)]
-        found.left_over = [key for key in file if key not in entries and not key.startswith(prefix)]
+        known = entries.keys() | marks.keys()
+        found.left_over = [key for key in file if key not in known and not key.startswith(prefix)]
         for key in file:
             tensor = file.get(key)
             entry = entries.get(key)

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from dreambooth.checkpoints.modules import family_in, weights_path
+from dreambooth.checkpoints.modules import family_in, scheduler_in, weights_path
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.tokens import Reading
 from dreambooth.dataset.plan import Plan
 from dreambooth.dataset.planning import NO_SUCH_SHAPE
 from dreambooth.errors import UserError
-from dreambooth.files import read_json, require_free_space
+from dreambooth.files import require_free_space
 from dreambooth.hosts.alone import best_device
 from dreambooth.jobs import ALONE, Crew
 from dreambooth.runs import class_images
@@ -109,7 +109,7 @@ def _idle_settings(model: ModelFolder, settings: Settings) -> list[str]:
     if settings.clip_skip > 1 and not family.clip_skips:
         said.append(f"clip_skip has no effect: {family.title} always reads the layer that it was made with.")
     if settings.zero_terminal_snr:
-        scheduler = read_json(model.working / "scheduler" / "scheduler_config.json")
+        scheduler = scheduler_in(model.working)
         if scheduler.get("rescale_betas_zero_snr"):
             said.append("zero_terminal_snr has no effect: this model is trained that way already.")
         elif scheduler.get("prediction_type", "epsilon") != "v_prediction":

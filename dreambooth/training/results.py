@@ -175,6 +175,8 @@ class Results:
                 save_component(working, "ema_unet", session.modules.unet, torch.float32)
             finally:
                 session.ema.swap()
+        if self.settings.zero_terminal_snr:
+            write_json(working / "scheduler" / "scheduler_config.json", session.drawn_with())
         write_json(working / TRAINED, self._training_metadata())
         self._count(has_ema=self.config.facts.has_ema or session.ema is not None)
 

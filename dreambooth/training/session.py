@@ -220,7 +220,7 @@ class Session:
             for module in (*text_encoders, self.modules.vae):
                 module.to(self.device)
             with self.as_used(drawing=True):
-                yield dataclasses.replace(self.modules, scheduler_config=self._drawn_with())
+                yield dataclasses.replace(self.modules, scheduler_config=self.drawn_with())
         finally:
             self.modules.vae.to("cpu")
             if not self.prompts.learning:
@@ -228,7 +228,7 @@ class Session:
             for module, mode in modes.items():
                 module.train(mode)
 
-    def _drawn_with(self) -> dict[str, Any]:
+    def drawn_with(self) -> dict[str, Any]:
         """The scheduler config for previews. Noise prediction has no answer to a step with nothing of the picture."""
         zero = self.settings.zero_terminal_snr and self.schedule.prediction_type == "v_prediction"
         return trained_with(self.modules.scheduler_config, zero)

@@ -18,7 +18,7 @@ from dreambooth.checkpoints.text import Embedding
 from dreambooth.dataset.buckets import Crop
 from dreambooth.dataset.plan import Batch, Example
 from dreambooth.files import read_json
-from dreambooth.settings import Concept, Folders, ModelFolder, Settings
+from dreambooth.settings import Concept, Creation, Folders, ModelFolder, Settings
 from dreambooth.training.inpainting import MaskedPictures, random_mask
 from dreambooth.training.inputs import time_ids
 from dreambooth.training.noise import NoiseSchedule, generator_for
@@ -143,6 +143,19 @@ def test_zero_terminal_snr_leaves_nothing_of_the_picture(create):
     x, noise, t = torch.randn(4, 4, 8, 8), torch.randn(4, 4, 8, 8), torch.tensor([0, 300, 900, 999])
     torch.testing.assert_close(ours.add_noise(x, noise, t), theirs.add_noise(x, noise, t), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(ours.target(x, noise, t), theirs.get_velocity(x, noise, t), rtol=1e-4, atol=1e-5)
+
+
+def test_what_a_checkpoint_predicts_is_marked_for_other_programs(tmp_path, concept):
+    """Where the source does not say it, and where training changed it."""
+    folders = Folders(tmp_path / "models")
+    source = make(tmp_path / "source.safetensors", "SDXL", told=False)
+    actions.create(folders, "m", source, Creation(prediction_type="v_prediction"))
+    model = ModelFolder(folders, "m")
+    settings = {"resolution": 64, "bucket_step": 8, "max_train_steps": 1, "zero_terminal_snr": True}
+    (made,) = actions.train(model, actions.configure(model, settings, [concept])).files
+    with open_tensors(made) as file, open_tensors(source) as before:
+        assert set(file) - set(before) == {"v_pred", "ztsnr"}
+    assert actions.create(folders, "again", made).facts.prediction_type == "v_prediction"
 
 
 def test_sizes_are_those_of_the_picture_and_its_crop():
