@@ -63,7 +63,7 @@ def globals_of_torch() -> tuple:
     )  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read the Linux way")
 def test_ten_runs_leave_nothing_behind(train, models_dir, created):
     resident, held, digests = [], [], []
