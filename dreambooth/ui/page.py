@@ -235,7 +235,7 @@ class Page:
             self._names(view, name, awaited if arrived else "") if "names" in fresh or arrived else gr.update(),
             self._load_from(view, before) if "names" in fresh else gr.update(),
             gr.update(selected="select") if arrived else gr.update(),
-            "" if arrived else awaited,
+            "" if arrived else gr.update(),  # it may have been set since this look was asked for
             value("status", view.status),
             value("bar", view.bar),
             value("chart", view.chart),
