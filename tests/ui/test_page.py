@@ -1,0 +1,19 @@
+"""What the page's wiring answers, without a browser."""
+
+from __future__ import annotations
+
+from dreambooth.ui.page import Page
+
+
+def test_a_look_that_was_asked_for_before_create_does_not_forget_what_is_awaited(desk, mini):
+    """It arrives after Create has noted the new model's name, and must not put the empty one back."""
+    page = Page(desk.host)
+    page.blocks()
+
+    def awaited_after(awaited: str):
+        return page._look("mini", None, awaited, *[None] * len(page.deciding))[3]
+
+    assert awaited_after("mini") == ""
+    for awaited in ("", "not there yet"):
+        answer = awaited_after(awaited)
+        assert answer.get("__type__") == "update" and "value" not in answer
