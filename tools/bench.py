@@ -122,7 +122,7 @@ def _start_bare(job: dict) -> dict:
     working = Path(job["models"]) / "dreambooth" / job["name"] / "working"
     device = "cuda" if torch.cuda.is_available() else "cpu"
     unet = UNet2DConditionModel.from_pretrained(working / "unet", torch_dtype=torch.float32).to(device)
-    parameters = _bare_parameters(unet, job["mode"])
+    parameters = _bare_parameters(unet, job["mode"], working)
     optimizer = torch.optim.AdamW(parameters, lr=1e-6, fused=True)
     side = job["resolution"] // 8
     latents = torch.randn(job["batch"], 4, side, side, device=device)
@@ -137,13 +137,15 @@ def _start_bare(job: dict) -> dict:
     return {"seconds": time.time() - job["started"]}
 
 
-def _bare_parameters(unet, mode: str) -> list:
+def _bare_parameters(unet, mode: str, working: Path) -> list:
     if mode == "full":
         return list(unet.parameters())
-    from dreambooth.training.adapters import inject
+    from dreambooth.checkpoints.modules import family_in, layout_in
+    from dreambooth.training.adapters import Form, inject
 
     unet.requires_grad_(False)
-    return [p for layer in inject(unet, "unet", 16, 16, 0).values() for p in (layer.down, layer.up)]
+    layers = inject(unet, "unet", Form("LoRA", 16, 16), layout_in(working, family_in(working)), 0)
+    return [p for layer in layers.values() for p in layer.learned().values()]
 
 
 def _session(job: dict):
