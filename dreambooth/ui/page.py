@@ -270,5 +270,5 @@ class Page:
             gr.update(interactive=view.training),
             gr.update(interactive=not view.idle),
         ]
-        makers = [gr.update(interactive=view.idle)] * len(self.input.tools.buttons())
-        return [*start, *running, gr.update(interactive=view.idle), *makers]
+        *makers, _ = [gr.update(interactive=view.idle)] * len(self.input.tools.buttons())
+        return [*start, *running, gr.update(interactive=view.idle), *makers, gr.update(interactive=ready)]

@@ -17,3 +17,13 @@ def test_a_look_that_was_asked_for_before_create_does_not_forget_what_is_awaited
     for awaited in ("", "not there yet"):
         answer = awaited_after(awaited)
         assert answer.get("__type__") == "update" and "value" not in answer
+
+
+def test_what_needs_a_model_waits_for_one(desk, models_dir):
+    page = Page(desk.host)
+    page.blocks()
+    tools = page.input.tools.buttons()
+    answers = page._buttons(desk.look(None), None)[-len(tools) :]
+    assert [answer["interactive"] for answer in answers] == [
+        button is not page.input.tools.merge_ckpt for button in tools
+    ]
