@@ -33,7 +33,6 @@ from dreambooth.settings.creation import FAMILIES
 TEXT_1 = "conditioner.embedders.0.transformer."
 TEXT_2 = "conditioner.embedders.1.model."
 V_PREDICTION, ZERO_SNR = "v_pred", "ztsnr"
-N_TIME_IDS = 6  # original height and width, crop from the top and left, target height and width
 
 
 class StableDiffusionXL(StableDiffusion):

@@ -14,6 +14,7 @@ from typing import Any
 from dreambooth import __version__
 from dreambooth.checkpoints.family import Family, family_of
 from dreambooth.checkpoints.lora import family_metadata
+from dreambooth.checkpoints.modules import scheduler_in
 from dreambooth.dataset.plan import Plan
 from dreambooth.files import read_json
 from dreambooth.settings import ModelConfig, ModelFolder, Settings
@@ -168,10 +169,8 @@ def checkpoint_metadata(model: ModelFolder, config: ModelConfig, title: str, mer
     if merged:
         said["modelspec.merged_from"] = ", ".join(path.stem for path in merged)
     settings, family = config.settings, family_of(config.facts.model_type)
-    unet, scheduler = (
-        read_json(model.working / part) for part in ("unet/config.json", "scheduler/scheduler_config.json")
-    )
-    prediction = scheduler["prediction_type"]
+    unet = read_json(model.working / "unet" / "config.json")
+    prediction = scheduler_in(model.working)["prediction_type"]
     spec = modelspec(
         title, family, unet, settings.resolution, settings.clip_skip, lora=False, prediction_type=prediction
     )

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.browser.gradios import PINS, python_with
+from tests.browser.visitor import Visitor
 
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -78,3 +79,10 @@ def browser() -> Iterator[object]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def visitor(served, browser) -> Iterator[Visitor]:
+    visitor = Visitor(browser, served.url)
+    yield visitor
+    visitor.close()

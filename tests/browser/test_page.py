@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,13 +12,6 @@ from dreambooth.settings import CONCEPT, SETTINGS
 from tests.browser.visitor import Visitor
 
 SUBJECT = Path(__file__).resolve().parents[2] / "dreambooth" / "embedded" / "subject"
-
-
-@pytest.fixture
-def visitor(served, browser) -> Iterator[Visitor]:
-    visitor = Visitor(browser, served.url)
-    yield visitor
-    visitor.close()
 
 
 @pytest.fixture

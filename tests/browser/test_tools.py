@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,17 +10,9 @@ from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.writing import write_tensors
 from dreambooth.settings import CREATION
 from dreambooth.settings.tools import EXTRACTION, MERGING, RESIZING
-from tests.browser.visitor import Visitor
 
 VAE = "first_stage_model."
 TOKEN = "hf_that_nobody_may_read"
-
-
-@pytest.fixture
-def visitor(served, browser) -> Iterator[Visitor]:
-    visitor = Visitor(browser, served.url)
-    yield visitor
-    visitor.close()
 
 
 @pytest.fixture
