@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from dreambooth.cli import commands
+from dreambooth.cli import commands, picture_commands
 from dreambooth.hosts.alone import Alone
 from dreambooth.settings import CREATION, Setting
 from dreambooth.settings.creation import PRECISIONS
@@ -69,6 +69,8 @@ def parser() -> argparse.ArgumentParser:
     check = _word(words, "check", commands.check, "say what a run would do, or why it could not start")
     check.add_argument("name", metavar="NAME")
     _add_settings(check)
+
+    picture_commands.add_words(words, _word)
 
     inspect = _word(words, "inspect", commands.inspect, "say what a model file is, and what is odd about it")
     inspect.add_argument("file", metavar="FILE", help="a checkpoint, LoRA, VAE or embedding; or a diffusers folder")

@@ -54,6 +54,16 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Note:
+    """What a person should know of one file before it is trained, or why it is not."""
+
+    path: Path
+    kind: str  # one word for counting and for machines: unreadable, turned, enlarged, duplicate, no-caption, ...
+    text: str  # one line that names the cause and the fix; without the path
+    left_out: bool = False  # the file is no part of the run
+
+
+@dataclass(frozen=True)
 class Batch:
     """Examples of one bucket: what is learned, and their class partners (see Plan.epoch)."""
 
@@ -79,6 +89,7 @@ class Plan:
     validation: tuple[Example, ...] = ()  # only measured on
     variation: Variation = ALWAYS_THE_SAME
     limits: tuple[int, ...] = ()  # by concept: after so many showings of its pictures it rests; 0: never
+    notes: tuple[Note, ...] = ()  # of single files, in the order of the table
 
     def epoch(self, seed: int, epoch: int, batch_size: int) -> list[Batch]:
         """The batches of one epoch (counted from 0), in order, each picture as it is shown there.

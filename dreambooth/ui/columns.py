@@ -13,6 +13,7 @@ from dreambooth.ui.concepts_tab import ConceptsTab
 from dreambooth.ui.desk import NONE
 from dreambooth.ui.fields import Fields
 from dreambooth.ui.gradio_versions import control
+from dreambooth.ui.pictures_tab import PicturesTab
 from dreambooth.ui.run_view import RunView
 from dreambooth.ui.tools_tab import ToolsTab
 
@@ -112,7 +113,7 @@ class ModelColumn:
 
 
 class InputColumn:
-    """Settings, Concepts, Saving, Tools."""
+    """Settings, Concepts, Pictures, Saving, Tools."""
 
     def __init__(self, select: Fields) -> None:
         self.settings = select
@@ -128,6 +129,8 @@ class InputColumn:
                 self.concepts = ConceptsTab()
                 self.check = control(gr.Button, "Check and preview captions", elem_id="db_check")
                 self.table = control(gr.HTML, elem_id="db_captions")
+            with gr.TabItem("Pictures", id="pictures", elem_id="db_tab_pictures"):
+                self.pictures = PicturesTab()
             with gr.TabItem("Saving", id="saving", elem_id="db_tab_saving"):
                 self.settings.draw_groups("Saving", first_open=10)
             with gr.TabItem("Tools", id="tools", elem_id="db_tab_tools"):

@@ -50,6 +50,7 @@ class Page:
         self._wire_parameters()
         self._wire_work()
         self.input.tools.wire(Tools(self.desk), self.model.name, self.fields)
+        self.input.pictures.wire(self.desk, self.model.name, self.fields)
         self._wire_look(page)
 
     def _wire_lists(self, page: gr.Blocks) -> None:
@@ -111,6 +112,7 @@ class Page:
             self.output.files,
             *self.top.buttons(),
             self.model.create,
+            *self.input.pictures.buttons(),
             *self.input.tools.buttons(),
             self.top.why,
             self.top.unusable,
@@ -242,7 +244,7 @@ class Page:
             value("facts", view.facts),
             value("pictures", list(view.pictures)),
             value("files", view.files),
-            *(buttons or [gr.update()] * (len(self.top.buttons()) + 1 + len(self.input.tools.buttons()))),
+            *(buttons or [gr.update()] * (len(self.top.buttons()) + 1 + len(self._makers()))),
             value("why", view.why),
             self._unusable(name, *deciding) if "locked" in fresh else gr.update(),
             now,
@@ -261,6 +263,10 @@ class Page:
         choices = {"choices": list(view.names)}
         return gr.update(**choices) if before.get("names") else gr.update(**choices, value=next(iter(view.names), None))
 
+    def _makers(self) -> Updates:
+        """The buttons of the tabs beside the settings that start work; the last one needs a model."""
+        return [*self.input.pictures.buttons(), *self.input.tools.buttons()]
+
     def _buttons(self, view: View, name: str | None) -> Updates:
         ready = view.idle and name in view.names
         start = [gr.update(interactive=ready)] * 3
@@ -270,5 +276,5 @@ class Page:
             gr.update(interactive=view.training),
             gr.update(interactive=not view.idle),
         ]
-        *makers, _ = [gr.update(interactive=view.idle)] * len(self.input.tools.buttons())
+        *makers, _ = [gr.update(interactive=view.idle)] * len(self._makers())
         return [*start, *running, gr.update(interactive=view.idle), *makers, gr.update(interactive=ready)]

@@ -1,0 +1,10 @@
+"""The words of the command line that work on pictures and captions: their arguments, and what they do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+def add_words(words: Any, word: Callable[..., Any]) -> None:
+    """``word(words, name, run, help)`` makes the parser of one; see arguments.py."""

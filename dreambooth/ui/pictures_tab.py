@@ -1,0 +1,35 @@
+"""The Pictures tab: one folder, and what can be seen and done with the pictures and captions in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from dreambooth.ui.desk import Desk
+from dreambooth.ui.fields import Fields
+from dreambooth.ui.gradio_versions import control
+
+
+class PicturesTab:
+    """A folder at the top; below it a form for each thing to do, in the order in which people do them."""
+
+    def __init__(self) -> None:
+        self.folder = control(
+            gr.Textbox,
+            label="Folder",
+            info="With the pictures to look at and work on: a flat folder, folders as kohya has them, a concepts list "
+            "(.json) or a dataset.toml.",
+            max_lines=1,
+            elem_id="db_pictures_folder",
+        )
+        self.forms: list[Any] = []
+
+    def buttons(self) -> list[Any]:
+        """What waits for the end of other work."""
+        return [button for form in self.forms for button in form.buttons()]
+
+    def wire(self, desk: Desk, model: Any, settings: Fields) -> None:
+        """``model``: the control that says which one is shown; ``settings``: its fields."""
+        for form in self.forms:
+            form.wire(desk, self.folder, model, settings)
