@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dreambooth.dataset.buckets import LATENT, Crop, Size, bucket_sizes, fit, unenlarged, uneven
-from dreambooth.dataset.kohya_buckets import kohya_fit, kohya_sizes, kohya_unenlarged
+from dreambooth.dataset.kohya.buckets import kohya_fit, kohya_sizes, kohya_unenlarged
 from dreambooth.errors import UserError
 
 if TYPE_CHECKING:
