@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from dreambooth.dataset.plan import Example, Plan, balanced
+from dreambooth.dataset.class_pictures import balanced
+from dreambooth.dataset.plan import Example, Plan
 from dreambooth.dataset.planning import make_plan
 from dreambooth.errors import UserError
 

@@ -207,23 +207,6 @@ class Plan:
         return itertools.islice(itertools.chain.from_iterable(rounds), used, None)
 
 
-def balanced(examples: Sequence[Example], regularization: Sequence[Example]) -> tuple[Example, ...]:
-    """Regularization pictures so often as the examples together: each as often as it asks for, then in turn once more.
-
-    Those that are not needed stay out. As in kohya's sd-scripts, in the order of concepts and file names.
-    """
-    missing = sum(example.repeats for example in examples)
-    shown: list[Example] = []
-    for example in sorted(regularization, key=lambda example: (example.concept, str(example.path))):
-        if missing > 0:
-            shown.append(example)
-            missing -= example.repeats
-    more, rest = divmod(max(0, missing), len(shown)) if shown else (0, 0)
-    return tuple(
-        replace(example, repeats=example.repeats + more + (place < rest)) for place, example in enumerate(shown)
-    )
-
-
 _Showing = tuple[Example, int]  # and which time in its epoch, from 0
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from dreambooth.dataset.bucket_rules import BucketRule
-from dreambooth.dataset.buckets import Crop, Size, fit
+from dreambooth.dataset.buckets import Crop
 from dreambooth.dataset.captions import (
     DEFAULT,
     FILE_NAME,
@@ -21,9 +21,10 @@ from dreambooth.dataset.captions import (
     is_filled_in,
     read_caption,
 )
+from dreambooth.dataset.class_pictures import balanced, place_partners
 from dreambooth.dataset.metadata_file import MetadataFile
 from dreambooth.dataset.pictures import OTHER_SUFFIXES, Examined, examine, find_pictures, masks_of
-from dreambooth.dataset.plan import Example, Plan, balanced
+from dreambooth.dataset.plan import Example, Plan
 from dreambooth.dataset.variation import Variation
 from dreambooth.errors import UserError
 
@@ -38,8 +39,6 @@ _READERS = min(4, os.cpu_count() or 1)
 
 # From here on an enlarged picture teaches the model blur.
 _ENLARGED_TOO_MUCH = 2.0
-
-NO_SUCH_SHAPE = "no class picture has the shape"
 
 
 def make_plan(concepts: Sequence[Concept], settings: Settings, progress: Progress | None = None) -> Plan:
@@ -77,7 +76,7 @@ def make_plan(concepts: Sequence[Concept], settings: Settings, progress: Progres
     _warn_of_shared_captions(sources, captions, checks)
     return Plan(
         tuple(examples),
-        _place_classes(examples, partners, checks),
+        place_partners(examples, partners, checks.warnings.append),
         tuple(checks.warnings),
         variation=Variation.of(settings),
         own_variations=_own_variations(concepts, settings),
@@ -271,31 +270,6 @@ def _require_words_for_classes(examples: Sequence[Example], checks: _Checks) -> 
             f"Concept {concept + 1}: {len(wordless)} class pictures have no words (such as {wordless[0]}). Give "
             "class_prompt, for instance a photo of a dog, or class_token."
         )
-
-
-def _place_classes(
-    examples: Sequence[Example], classes: Sequence[Example], checks: _Checks
-) -> dict[tuple[int, Size], tuple[Example, ...]]:
-    placed: dict[tuple[int, Size], tuple[Example, ...]] = {}
-    for concept in sorted({example.concept for example in classes}):
-        own = [example for example in classes if example.concept == concept]
-        buckets = sorted({example.bucket for example in examples if example.concept == concept})
-        nearest = [_cropped(example, buckets) for example in own]
-        for bucket in buckets:
-            here = [example for example in nearest if example.bucket == bucket]
-            if not here:
-                width, height = bucket
-                checks.warnings.append(
-                    f"Concept {concept + 1}: {NO_SUCH_SHAPE} of its {width}x{height} "
-                    "pictures; all of them are cropped to it."
-                )
-                here = [_cropped(example, [bucket]) for example in own]
-            placed[concept, bucket] = tuple(here)
-    return placed
-
-
-def _cropped(example: Example, buckets: Sequence[Size]) -> Example:
-    return replace(example, crop=fit(example.original_size, buckets))
 
 
 def _warn_of_pictures(examples: Sequence[Example], checks: _Checks) -> None:
