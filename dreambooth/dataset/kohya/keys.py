@@ -75,3 +75,9 @@ OF_THE_RUN = {
     "caption_dropout_rate": "caption_dropout",
     "flip_aug": "hflip",
 }
+# Theirs -> ours, where there are buckets.
+BUCKETS = {
+    "bucket_reso_steps": "bucket_step",
+    "min_bucket_reso": "bucket_min_side",
+    "max_bucket_reso": "bucket_max_side",
+}

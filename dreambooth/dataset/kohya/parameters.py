@@ -24,6 +24,7 @@ _SCHEDULES = {
     "polynomial": "polynomial", "constant": "constant", "constant_with_warmup": "constant_with_warmup",
     "adafactor": "adafactor", "rex": "rex",
 }  # fmt: skip
+_STEPS = 1600  # where nobody says how long
 _SAMPLERS = {
     "ddim": "DDIM", "pndm": "PNDM", "euler": "EulerDiscrete", "k_euler": "EulerDiscrete",
     "euler_a": "EulerAncestralDiscrete", "k_euler_a": "EulerAncestralDiscrete", "dpmsolver": "DPMSolverMultistep",
@@ -116,8 +117,8 @@ def take_length(takeover: Takeover, values: Mapping[str, Any]) -> None:
     if "max_train_epochs" in values:
         takeover.set("max_train_steps", 0)
         return
-    steps = values.get("max_train_steps", 1600)
-    takeover.set("max_train_steps", steps, "max_train_steps")
+    steps = values.get("max_train_steps", _STEPS)
+    takeover.set("max_train_steps", steps, "max_train_steps" if "max_train_steps" in values else "no length said")
     if not isinstance(steps, int) or not takeover.concepts:
         return
     showings = sum(c.num_repeats * max(1, count_right_in(Path(c.instance_data_dir))) for c in takeover.concepts)

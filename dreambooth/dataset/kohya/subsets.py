@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.dataset.kohya.folders import count_right_in
-from dreambooth.dataset.kohya.keys import EVERYWHERE, IN_SUBSETS, OF_DATASETS, OF_SUBSETS, OF_THE_RUN, WITHOUT
+from dreambooth.dataset.kohya.keys import BUCKETS, EVERYWHERE, IN_SUBSETS, OF_DATASETS, OF_SUBSETS, OF_THE_RUN, WITHOUT
 from dreambooth.dataset.kohya.takeover import Takeover
 from dreambooth.dataset.kohya.toml_file import Table, TomlFile
 from dreambooth.settings import Concept, nearest
@@ -17,10 +17,11 @@ from dreambooth.settings import Concept, nearest
 
 @dataclass(frozen=True)
 class Subset:
-    """One subset with everything that it inherits. ``name`` says which one it is."""
+    """One subset with everything that it inherits. ``name`` says which one it is, ``said`` what the file says."""
 
     name: str
     values: Mapping[str, Any]
+    said: frozenset[str]
     folder: Path
     dataset: int
 
@@ -125,7 +126,7 @@ def _subset(takeover: Takeover, table: Table, above: Mapping[str, Any], number: 
     if whole["num_repeats"] < 1:
         takeover.without.append(f"{table.where('num_repeats')}{name}: 0 repeats leave {folder} out.")
         return None
-    return Subset(name, whole, folder, dataset)
+    return Subset(name, whole, frozenset({**inherited, **values}), folder, dataset)
 
 
 def _known(takeover: Takeover, subset: Subset, others: list[Subset]) -> bool:
@@ -159,13 +160,15 @@ def _take_dataset(takeover: Takeover, given: Mapping[str, Any]) -> None:
         takeover.set("resolution_height", size[1] if size[1] != size[0] else 0)
     else:
         takeover.without.append("resolution is not said; that of the model's settings stays.")
-    takeover.set("train_batch_size", values["batch_size"], "batch_size")
-    takeover.set("bucket_rule", "kohya" if values["enable_bucket"] else "one size", "enable_bucket")
-    takeover.set("bucket_no_upscale", values["enable_bucket"] and values["bucket_no_upscale"])
-    if values["enable_bucket"]:
-        takeover.set("bucket_step", values["bucket_reso_steps"], "bucket_reso_steps")
-        takeover.set("bucket_min_side", values["min_bucket_reso"], "min_bucket_reso")
-        takeover.set("bucket_max_side", values["max_bucket_reso"], "max_bucket_reso")
+    bucketed = values["enable_bucket"]
+    ours = {
+        "batch_size": ("train_batch_size", values["batch_size"]),
+        "enable_bucket": ("bucket_rule", "kohya" if bucketed else "one size"),
+        "bucket_no_upscale": ("bucket_no_upscale", bucketed and values["bucket_no_upscale"]),
+    }
+    ours |= {theirs: (key, values[theirs]) for theirs, key in BUCKETS.items() if bucketed}
+    for theirs, (key, value) in ours.items():
+        takeover.set(key, value, theirs if theirs in given else "")
     for key in OF_DATASETS.keys() & WITHOUT.keys():
         if values[key] != OF_DATASETS[key][1]:
             takeover.without.append(f"{key} = {values[key]!r}: {WITHOUT[key]}.")
@@ -190,7 +193,7 @@ def _take_concepts(takeover: Takeover, subsets: list[Subset]) -> None:
     if of_run is None:
         return
     for theirs, ours in OF_THE_RUN.items():
-        takeover.set(ours, of_run.values[theirs], theirs)
+        takeover.set(ours, of_run.values[theirs], theirs if theirs in of_run.said else "")
     if any(subset.values["is_reg"] for subset in subsets):
         takeover.set("prior_loss_weight", 1.0)
         takeover.set("split_loss", True)

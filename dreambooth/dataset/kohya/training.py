@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dreambooth.dataset.kohya import folders
-from dreambooth.dataset.kohya.keys import EVERYWHERE, OF_THE_RUN
+from dreambooth.dataset.kohya.keys import BUCKETS, EVERYWHERE, OF_THE_RUN
 from dreambooth.dataset.kohya.parameters import (
     take_length,
     take_memory,
@@ -86,7 +86,7 @@ def take_training(takeover: Takeover, file: TomlFile) -> None:
         if key not in _TAKEN and key not in EVERYWHERE:
             takeover.without.append(_without(given, key, values[key]))
     takeover.without = [line for line in takeover.without if line]
-    if not takeover.taken:
+    if values.keys().isdisjoint(_TAKEN | EVERYWHERE.keys()):
         raise UserError.several([f"{file.path}: holds no parameter that is known.", *takeover.without])
 
 
@@ -141,10 +141,7 @@ def _take_without_pictures(takeover: Takeover, arguments: Mapping[str, Any]) -> 
         takeover.set("resolution_height", size[1] if size[1] != size[0] else 0)
     if "enable_bucket" in arguments:
         takeover.set("bucket_rule", "kohya" if arguments["enable_bucket"] else "one size", "enable_bucket")
-    ours = {
-        "batch_size": "train_batch_size", "min_bucket_reso": "bucket_min_side", "max_bucket_reso": "bucket_max_side",
-        "bucket_reso_steps": "bucket_step", "bucket_no_upscale": "bucket_no_upscale", **OF_THE_RUN,
-    }  # fmt: skip
+    ours = {**BUCKETS, **OF_THE_RUN, "batch_size": "train_batch_size", "bucket_no_upscale": "bucket_no_upscale"}
     for key in arguments.keys() & ours.keys():
         takeover.set(ours[key], arguments[key], key)
     takeover.without.append(
