@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.dataset.captions import Caption, captions_in
+from dreambooth.dataset.captions import Caption, CaptionFiles, captions_in, read_caption
 from dreambooth.errors import UserError
 from dreambooth.files import expand, explain
 
@@ -51,6 +51,16 @@ class MetadataFile:
     def _key(self, picture: Path) -> str | None:
         whole = os.path.abspath(picture)
         return next((key for key in (whole, os.path.splitext(whole)[0]) if key in self.captions), None)
+
+
+def caption_of(picture: Path, concept: Concept, class_picture: bool = False) -> Caption:
+    """The caption of a concept's picture, from its metadata file or from beside it. UserError names the file.
+
+    ``class_picture``: of one in its class_data_dir.
+    """
+    if concept.metadata_file.strip() and not class_picture:
+        return MetadataFile.of(concept).caption(picture)
+    return read_caption(picture, CaptionFiles.of(concept, class_picture))
 
 
 @functools.lru_cache(maxsize=8)

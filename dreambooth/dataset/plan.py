@@ -160,6 +160,11 @@ class Plan:
         dropped = any(self._variation(example).caption_dropout for example in self.all_examples())
         return sorted(captions | ({""} if dropped else set()))
 
+    def captions_of(self, example: Example) -> list[str]:
+        """The captions that it may be shown with, each in its own order and with the first part of its wildcards."""
+        settled = [self._variation(example).settled([text])[0] for text in example.variants]
+        return list(dict.fromkeys([example.caption, *settled]))
+
     def words_vary(self) -> bool:
         """Whether there are more prompts than :meth:`prompts` names."""
         return any(self._variation(example).varies(example) for example in self.all_examples())

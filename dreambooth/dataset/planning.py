@@ -11,18 +11,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from dreambooth.dataset.bucket_rules import BucketRule
 from dreambooth.dataset.buckets import Crop
-from dreambooth.dataset.captions import (
-    DEFAULT,
-    FILE_NAME,
-    FILEWORDS,
-    Caption,
-    CaptionFiles,
-    build_prompt,
-    is_filled_in,
-    read_caption,
-)
+from dreambooth.dataset.captions import DEFAULT, FILE_NAME, FILEWORDS, Caption, build_prompt, is_filled_in
 from dreambooth.dataset.class_pictures import balanced, place_partners
-from dreambooth.dataset.metadata_file import MetadataFile
+from dreambooth.dataset.metadata_file import MetadataFile, caption_of
 from dreambooth.dataset.pictures import OTHER_SUFFIXES, Examined, examine, find_pictures, masks_of
 from dreambooth.dataset.plan import Example, Plan
 from dreambooth.dataset.variation import Variation
@@ -56,7 +47,9 @@ def make_plan(concepts: Sequence[Concept], settings: Settings, progress: Progres
     rule = checks.collect(BucketRule, settings)
     sources = _find_sources(concepts, checks)
     examined = _examine_all([source.path for source in sources], checks, progress)
-    captions = [checks.collect(_caption_of, source, concepts[source.concept]) for source in sources]
+    captions = [
+        checks.collect(caption_of, source.path, concepts[source.concept], source.is_partner) for source in sources
+    ]
     checks.raise_problems()
 
     crops = [checks.collect(_crop, source, picture, rule) for source, picture in zip(sources, examined, strict=True)]
@@ -140,6 +133,13 @@ def _find_sources(concepts: Sequence[Concept], checks: _Checks) -> list[_Source]
             checks.warn_of(list(masks.values()), "Taken as masks of the pictures beside them, not trained as pictures")
             pictures = [path for path in paths if path not in set(masks.values())]
             sources += [_Source(path, index, is_partner, is_regular, masks.get(path)) for path in pictures]
+    learned = {source.path for source in sources if not source.is_class}
+    both = [source.path for source in sources if source.is_regular and source.path in learned]
+    if both:
+        checks.problems.append(
+            f"{len(both)} regularization pictures are learned as the subject too (such as {both[0]}): move their "
+            "folder out of the other concept's, or switch off Folders below too there."
+        )
     return sources
 
 
@@ -200,12 +200,6 @@ def _wanted(concept: Concept, folder: Path, paths: list[Path], checks: _Checks) 
     below = [] if concept.subfolders else [path for path in paths if path.parent != folder]
     checks.warn_of(below, "Left out, in folders below one that is to be taken alone")
     return [path for path in paths if path not in set(below)]
-
-
-def _caption_of(source: _Source, concept: Concept) -> Caption:
-    if concept.metadata_file.strip() and not source.is_partner:
-        return MetadataFile.of(concept).caption(source.path)
-    return read_caption(source.path, CaptionFiles.of(concept, class_pictures=source.is_partner))
 
 
 def _crop(source: _Source, picture: Examined, rule: BucketRule) -> Crop:

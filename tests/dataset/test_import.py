@@ -56,6 +56,7 @@ def test_folders_whose_names_say_repeats(tmp_path: Path) -> None:
         assert left_out in said
     plan = make_plan(found.concepts, Settings(resolution=64))
     assert len(plan.examples) == 4 and [e.repeats for e in plan.regularization] == [15, 15]
+    assert found_at(pictures(tmp_path / "2023_summer")).concepts[0].num_repeats == 1, "a year"
     assert found_at(root / "img").concepts == found.concepts[:2]
     assert found_at(root / "img/10_sls 1girl").concepts == found.concepts[:1]
     assert found_at(root / "reg").concepts == found_at(root / "reg/1_1girl").concepts == found.concepts[2:]

@@ -130,5 +130,8 @@ def test_regularization_pictures_are_shown_as_often_as_the_others(folder: Path) 
 
 
 def test_regularization_alone_is_refused(folder: Path) -> None:
+    regular = Concept(instance_data_dir=str(folder / "1_1girl"), regularization=True)
     with pytest.raises(UserError, match="only regularization pictures"):
-        make_plan([Concept(instance_data_dir=str(folder / "1_1girl"), regularization=True)], Settings())
+        make_plan([regular], Settings())
+    with pytest.raises(UserError, match="5 regularization pictures are learned as the subject too"):
+        make_plan([Concept(instance_data_dir=str(folder)), regular], Settings())

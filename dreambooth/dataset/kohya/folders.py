@@ -12,6 +12,7 @@ from dreambooth.dataset.pictures import SUFFIXES, find_pictures
 from dreambooth.settings import Concept
 
 _NAME = re.compile(r"(\d+)_(.*)", re.DOTALL)
+_DIGITS_OF_A_YEAR = 4  # 2023_summer says when, not how often
 _REGULAR = re.compile(
     r"(my_?)?(reg(s|ular|ulari[sz]ation)?|class(es|ification)?|prior)([ _-]?(ima?ge?s?|data|pictures|dir|folder))?",
     re.IGNORECASE,
@@ -30,7 +31,7 @@ class Named:
 def named(folder: Path) -> Named | None:
     """None for a folder whose name says no repeats; 0 repeats leave its pictures out."""
     match = _NAME.fullmatch(folder.name)
-    return Named(folder, int(match[1]), match[2].strip()) if match else None
+    return Named(folder, int(match[1]), match[2].strip()) if match and len(match[1]) < _DIGITS_OF_A_YEAR else None
 
 
 def named_below(root: Path) -> list[Named]:
@@ -68,7 +69,7 @@ def _concepts(folders: Sequence[Named], regular: bool) -> tuple[list[Concept], l
     for each in folders:
         if each.repeats < 1:
             without.append(f"{each.path}: 0 repeats leave it out, as its name says.")
-        elif not any(path.parent == each.path for path in find_pictures(each.path)):
+        elif not count_right_in(each.path):
             without.append(f"{each.path}: holds no picture.")
         else:
             concepts.append(_concept(each, regular))
@@ -83,7 +84,7 @@ def _concept(folder: Named, regular: bool) -> Concept:
         instance_data_dir=str(folder.path),
         subfolders=False,
         regularization=regular,
-        num_repeats=min(folder.repeats, 10_000),
+        num_repeats=folder.repeats,
         default_caption=folder.words,
         **tokens,
     )
