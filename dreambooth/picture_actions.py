@@ -3,3 +3,42 @@ callers.
 """
 
 from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from dreambooth.files import expand, write_text
+from dreambooth.settings import ModelConfig, ModelFolder, Settings, parse
+
+
+def take_over(model: ModelFolder, path: Path, config: ModelConfig | None = None) -> dict[str, Any]:
+    """Lay what stands in a file or folder over the model's parameters, or over ``config``, and save that.
+
+    A dataset.toml, a training's parameters, a concepts list, a folder: see :func:`dreambooth.dataset.found.found_at`.
+    The answer says what was taken and what has no counterpart here. The parameters from before are among the backups.
+    """
+    from dreambooth.dataset.found import found_at
+
+    before = model.require().load()
+    found, config = found_at(expand(path)), config or before
+    settings = parse(Settings, found.settings, base=config.settings)
+    model.back_up(before.facts.revision)
+    model.save(dataclasses.replace(config, settings=settings, concepts=found.concepts or config.concepts))
+    return {
+        "concepts": len(found.concepts),
+        "settings": dict(found.settings),
+        "taken": list(found.taken),
+        "without": list(found.without),
+    }
+
+
+def export_toml(config: ModelConfig, out: Path) -> dict[str, Any]:
+    """Write a model's concepts and settings as a dataset.toml for kohya's sd-scripts, under a name that is free."""
+    from dreambooth.dataset.kohya.export import exported
+    from dreambooth.training.results import free_path
+
+    text, without = exported(config.concepts, config.settings)
+    path = free_path(expand(out))
+    write_text(path, text)
+    return {"path": str(path), "without": without}

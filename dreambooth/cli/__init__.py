@@ -73,6 +73,8 @@ def _print(result: dict[str, Any], as_json: bool) -> None:
         if isinstance(value, list) and value and isinstance(value[0], dict):
             for row in value:
                 print("  " + "  ".join(f"{k}: {v}" for k, v in row.items()))
+        elif isinstance(value, (list, tuple)) and any(" " in str(item) for item in value):  # sentences
+            print("\n  ".join([f"{key}:", *map(str, value)]))
         elif isinstance(value, (list, tuple)):
             print(f"{key}: {', '.join(map(str, value))}")
         elif isinstance(value, dict):

@@ -2,9 +2,38 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from dreambooth import picture_actions
+from dreambooth.errors import UserError
+from dreambooth.files import expand
+from dreambooth.settings import Folders, ModelFolder
+from dreambooth.terminal import ProgressBar
 
 
 def add_words(words: Any, word: Callable[..., Any]) -> None:
     """``word(words, name, run, help)`` makes the parser of one; see arguments.py."""
+    take = word(words, "import-toml", import_toml, "take over a configuration of kohya's sd-scripts into a model")
+    take.add_argument("file", metavar="FILE", help="a dataset.toml, a training's parameters; or a folder of pictures")
+    take.add_argument("name", metavar="NAME", help="a model that was created")
+
+    give = word(words, "export-toml", export_toml, "write a model's concepts and settings as a dataset.toml")
+    give.add_argument("name", metavar="NAME")
+    give.add_argument("file", metavar="FILE.toml")
+
+
+def import_toml(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
+    return {"state": "done", "model": args.name, **picture_actions.take_over(_model(args), Path(args.file))}
+
+
+def export_toml(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
+    return {"state": "done", **picture_actions.export_toml(_model(args).require().load(), Path(args.file))}
+
+
+def _model(args: argparse.Namespace) -> ModelFolder:
+    if not args.models_dir.strip():
+        raise UserError("--models-dir is empty: give the WebUI's models folder.")
+    return ModelFolder(Folders(expand(args.models_dir)), args.name)

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dreambooth.settings import Concept, read_concepts
+from dreambooth.errors import UserError
+from dreambooth.files import read_json
+from dreambooth.settings import SETTINGS, Concept, parse_concepts
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,65 @@ class Found:
 
 
 def found_at(path: Path) -> Found:
-    """Read the path as what it is. UserError names what can't be used, all of it at once."""
-    if path.suffix.lower() == ".json":
-        concepts, ignored = read_concepts(path)
-        return Found(concepts, without=tuple(f"{key} has no effect here." for key in ignored))
-    return Found((Concept(instance_data_dir=str(path)),))
+    """Read the path as what it is. UserError names what can't be used, all of it at once.
+
+    A .json holds a concepts list, a model's settings, or a configuration of kohya's sd-scripts; a .toml one of those;
+    a folder is one of pictures, or of folders that are named as kohya's are (10_sls 1girl).
+    """
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        return _in_folder(path)
+    if suffix == ".toml":
+        return _in_configuration(path)
+    if suffix == ".json":
+        return _in_json(path)
+    if path.is_file():
+        raise UserError(f"{path}: is neither a folder of pictures nor a .json or .toml that names some.")
+    raise UserError(f"{path}: there is no such folder or file. Correct the path.")
+
+
+def _in_folder(path: Path) -> Found:
+    from dreambooth.dataset.kohya.folders import concepts_in
+
+    concepts, without = concepts_in(path)
+    if not concepts:
+        return Found((Concept(instance_data_dir=str(path)),), without=tuple(without))
+    taken = (
+        f"{concept.instance_data_dir} -> concept {number}"
+        f"{' of regularization pictures' if concept.regularization else ''}, repeats {concept.num_repeats}"
+        for number, concept in enumerate(concepts, 1)
+    )
+    return Found(tuple(concepts), taken=tuple(taken), without=tuple(without))
+
+
+def _in_json(path: Path) -> Found:
+    values = read_json(path)
+    if isinstance(values, dict) and ("datasets" in values or "general" in values):
+        return _in_configuration(path)
+    of_model = isinstance(values, dict) and "concepts_list" in values
+    listed = values["concepts_list"] if of_model else values
+    concepts, ignored = parse_concepts(listed, beside=path.resolve().parent, strict=not of_model)
+    settings, without = {}, [f"{key} has no effect here." for key in ignored]
+    for key, value in values.items() if of_model else ():
+        if key in SETTINGS:
+            try:
+                settings[key] = SETTINGS[key].parse(value)
+            except ValueError as error:
+                without.append(f"{key}: {error}; it stays as it is.")
+    return Found(concepts, settings, without=tuple(without))
+
+
+def _in_configuration(path: Path) -> Found:
+    """A dataset.toml, or the parameters of a training, which may name one."""
+    from dreambooth.dataset.kohya.subsets import take_datasets
+    from dreambooth.dataset.kohya.takeover import Takeover
+    from dreambooth.dataset.kohya.toml_file import read_toml
+    from dreambooth.dataset.kohya.training import take_training
+
+    file, takeover = read_toml(path), Takeover(path.resolve().parent)
+    if "datasets" in file.values or file.values.keys() == {"general"}:
+        take_datasets(takeover, file, file.values)
+        takeover.require_something(path)
+    else:
+        take_training(takeover, file)
+    return Found(tuple(takeover.concepts), takeover.settings, tuple(takeover.taken), tuple(takeover.without))

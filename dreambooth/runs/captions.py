@@ -15,12 +15,16 @@ _NAMED = 5  # pictures
 def token_counts(model: ModelFolder, plan: Plan, reading: Reading) -> dict[str, int]:
     """Tokens of each caption, beside the start and end of its chunks."""
     tokenizer = load_tokenizer(model.working)
-    return {caption: count(tokenizer, caption, reading) for caption in {e.caption for e in plan.everything()}}
+    return {
+        caption: count(tokenizer, caption, reading)
+        for caption in {caption for example in plan.everything() for caption in plan.captions_of(example)}
+    }
 
 
 def too_long(plan: Plan, counts: Mapping[str, int], allowed: int) -> list[str]:
     """One warning that names the pictures whose captions are cut off, and by how many tokens, the longest first."""
-    over = {example.path: counts[example.caption] - allowed for example in plan.everything()}
+    longest = {e.path: max(counts[caption] for caption in plan.captions_of(e)) for e in plan.everything()}
+    over = {path: n - allowed for path, n in longest.items()}
     over = {path: n for path, n in sorted(over.items(), key=lambda item: -item[1]) if n > 0}
     if not over:
         return []

@@ -20,10 +20,12 @@ import torch
 from dreambooth.checkpoints.modules import Modules, load_modules, load_vae
 from dreambooth.checkpoints.tokens import Reading
 from dreambooth.dataset.buckets import Size, fit
-from dreambooth.dataset.captions import build_prompt, read_caption
+from dreambooth.dataset.captions import build_prompt
+from dreambooth.dataset.metadata_file import caption_of
 from dreambooth.dataset.pictures import find_pictures
 from dreambooth.dataset.plan import Plan
 from dreambooth.dataset.planning import require_apart
+from dreambooth.dataset.variation import Variation
 from dreambooth.errors import UserError
 from dreambooth.files import expand, write_text
 from dreambooth.jobs import Controls, Events
@@ -121,7 +123,7 @@ def _of_concept(folder: Path, number: int, concept: Concept, plan: Plan, setting
     asked: Counter[tuple[Size, str]] = Counter()
     for example in plan.examples:
         if example.concept == number:
-            prompt = _class_prompt(concept, example.path)
+            prompt = _class_prompt(concept, example.path, settings)
             asked[example.bucket, prompt] += concept.num_class_images_per
     buckets = sorted({bucket for bucket, _ in asked})
     there: Counter[tuple[Size, str]] = Counter()
@@ -153,9 +155,10 @@ def _shots(folder: Path, prompt: str, bucket: Size, n: int, concept: Concept, se
                          concept.class_guidance_scale, width, height)  # fmt: skip
 
 
-def _class_prompt(concept: Concept, picture: Path) -> str:
-    caption = read_caption(picture).text
-    return build_prompt(concept.class_prompt, caption, concept.instance_token, concept.class_token, is_class=True)
+def _class_prompt(concept: Concept, picture: Path, settings: Settings) -> str:
+    caption = caption_of(picture, concept).text
+    prompt = build_prompt(concept.class_prompt, caption, concept.instance_token, concept.class_token, is_class=True)
+    return Variation.of(settings, concept).settled([prompt])[0]
 
 
 def _filled(folder: Path) -> bool:

@@ -13,8 +13,8 @@ import torch
 from dreambooth.checkpoints.modules import family_in, scheduler_in, weights_path
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.tokens import Reading
+from dreambooth.dataset.class_pictures import NO_SUCH_SHAPE
 from dreambooth.dataset.plan import Plan
-from dreambooth.dataset.planning import NO_SUCH_SHAPE
 from dreambooth.errors import UserError
 from dreambooth.files import require_free_space
 from dreambooth.hosts.alone import best_device

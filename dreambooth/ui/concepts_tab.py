@@ -23,16 +23,25 @@ class ConceptsTab:
         self.tabs = [self._draw(number, fields) for number, fields in enumerate(self.concepts, 1)]
         self.add = control(gr.Button, "Add a concept", size="sm", elem_id="db_add_concept")
         self.draw_classes = control(gr.Button, "Generate class images", size="sm", elem_id="db_class_images")
-        with gr.Accordion("Concepts list", open=False):
+        with gr.Accordion("Concepts list", open=False, elem_id="db_concepts_list"):
             self.listed = control(
                 gr.Textbox,
                 label="Concepts list",
-                info="JSON, or the path of a JSON file, as the old extension had them; any number of concepts.",
+                info="JSON, or the path of what holds your pictures: a concepts list (.json), a dataset.toml or a "
+                "training's .toml of kohya's scripts, a folder such as 10_sls 1girl or one that holds some.",
                 lines=3,
                 max_lines=12,
                 elem_id="db_concepts_path",
             )
             self.take = control(gr.Button, "Take over", size="sm", elem_id="db_take_concepts")
+            self.written = control(
+                gr.Textbox,
+                label="dataset.toml to write",
+                info="The path of a new file, with these concepts for kohya's scripts.",
+                max_lines=1,
+                elem_id="db_concepts_written",
+            )
+            self.write = control(gr.Button, "Write dataset.toml", size="sm", elem_id="db_write_concepts")
 
     @staticmethod
     def _draw(number: int, fields: Fields) -> Any:

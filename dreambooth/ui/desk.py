@@ -20,7 +20,6 @@ from dreambooth.settings import (
     Settings,
     parse,
     parse_concepts,
-    read_concepts,
 )
 from dreambooth.settings.creation import FAMILIES
 from dreambooth.ui import facts, render
@@ -66,7 +65,7 @@ class Desk:
         """Steps that a run can go on from, newest first."""
         if name not in self.names():
             return [NONE]
-        model = self._model(name)
+        model = self.model(name)
         steps = [str(step) for step in reversed(model.snapshot_steps())]
         return [NONE, *([LATEST] if steps else []), *([BEST] if actions.best_snapshot(model) else []), *steps]
 
@@ -84,7 +83,7 @@ class Desk:
         """What a model's fields hold: what is saved, or the defaults."""
         if name in self.names():
             try:
-                config = self._model(name).load()
+                config = self.model(name).load()
                 return config.settings, config.concepts
             except UserError:
                 pass  # the facts say what is wrong
@@ -92,31 +91,17 @@ class Desk:
 
     @in_words
     def save(self, name: str, settings: Mapping[str, Any], concepts: Sequence[Mapping[str, Any]]) -> str:
-        model = self._model(name)
-        model.save(self._edited(model, settings, concepts))
+        model = self.model(name)
+        model.save(self.edited(model, settings, concepts))
         return render.lines([f"Saved the parameters of {name}."])
-
-    @in_words
-    def read_concepts(self, name: str, source: str) -> str:
-        """Take over a concepts list: JSON text, or the path of a JSON file."""
-        model = self._model(name).require()
-        if not (source or "").strip():
-            raise UserError("Paste a concepts list (JSON), or give the path of one.")
-        try:
-            concepts, ignored = read_concepts(source.strip())
-        except ValueError as error:
-            raise UserError(f"The concepts list is not JSON: {error}.") from None
-        model.save(dataclasses.replace(model.load(), concepts=concepts))
-        without = f" Without effect here: {', '.join(ignored)}." if ignored else ""
-        return render.lines([f"Took over {len(concepts)} concepts.{without}"])
 
     def check(
         self, name: str, settings: Mapping[str, Any], concepts: Sequence[Mapping[str, Any]]
     ) -> tuple[str, str, str]:
         """(message, forecast, table of captions) of the run that the page shows."""
         try:
-            model = self._model(name)
-            config = self._edited(model, settings, concepts)
+            model = self.model(name)
+            config = self.edited(model, settings, concepts)
             checked = actions.check(model, config, self.host.device()).as_dict()
         except UserError as error:
             return render.problems(error.problems), "", ""
@@ -130,8 +115,8 @@ class Desk:
     ) -> tuple[dict[str, Any], str]:
         """(settings to change on the page, what they are and why)."""
         try:
-            model = self._model(name)
-            advice = actions.advise(kind, model, self._edited(model, settings, concepts), self.host.device())
+            model = self.model(name)
+            advice = actions.advise(kind, model, self.edited(model, settings, concepts), self.host.device())
         except UserError as error:
             return {}, render.problems(error.problems)
         return advice.changes, render.lines([*advice.reasons, "Chosen on this page, not saved yet."])
@@ -141,7 +126,7 @@ class Desk:
     @in_words
     def create(self, name: str, source: str, options: Mapping[str, Any], beside: str = "") -> str:
         """Make a model; the page shows ``beside`` meanwhile."""
-        model = self._model((name or "").strip())
+        model = self.model((name or "").strip())
         source = (source or "").strip()
         if not source:
             raise UserError("Choose a source checkpoint.")
@@ -165,8 +150,8 @@ class Desk:
         self, name: str, settings: Mapping[str, Any], concepts: Sequence[Mapping[str, Any]], snapshot: str = NONE
     ) -> str:
         """Train what the page shows: it is saved first."""
-        model = self._model(name)
-        config = self._edited(model, settings, concepts)
+        model = self.model(name)
+        config = self.edited(model, settings, concepts)
         resume = "" if snapshot in (NONE, None) else snapshot
 
         def work(controls: Controls, events: Events) -> None:
@@ -187,8 +172,8 @@ class Desk:
     @in_words
     def class_images(self, name: str, settings: Mapping[str, Any], concepts: Sequence[Mapping[str, Any]]) -> str:
         """Draw the class images that a run would draw first."""
-        model = self._model(name)
-        config = self._edited(model, settings, concepts)
+        model = self.model(name)
+        config = self.edited(model, settings, concepts)
         more = {"device": self.host.device(), "borrow_gpu": self.host.borrow_gpu}
 
         def work(controls: Controls, events: Events) -> None:
@@ -210,8 +195,8 @@ class Desk:
 
         UserError where :meth:`generate_checkpoint` says it in words.
         """
-        model = self._model(name)
-        config = self._edited(model, settings, None)
+        model = self.model(name)
+        config = self.edited(model, settings, None)
 
         def work(controls: Controls, events: Events) -> None:
             model.save(config)
@@ -229,7 +214,7 @@ class Desk:
         bench, names = self.bench, self.names()
         busy, paused = bench.busy, bench.paused
         run = bench.view if busy and bench.view else self._shown(name)
-        alive = busy or self._logs.grows(self._model(name).logging if name in names else None)
+        alive = busy or self._logs.grows(self.model(name).logging if name in names else None)
         line = run.line(alive) or self._invitation(name, names)
         if run.state == "working" and not alive and self.interrupted(name):
             line += " Train goes on from its latest snapshot: see Snapshot, under Select."
@@ -262,7 +247,7 @@ class Desk:
         return self._later(name, (name or "") in self.bench.shown_with)
 
     def _later(self, name: str | None, with_own: bool) -> RunView:
-        logged = self._logs.run(name, self._model(name).logging) if name in self.names() else RunView()
+        logged = self._logs.run(name, self.model(name).logging) if name in self.names() else RunView()
         own = self.bench.view if with_own else None
         return own if own and own.time >= logged.time else logged
 
@@ -277,7 +262,7 @@ class Desk:
     def _facts(self, name: str | None, names: Sequence[str]) -> str:
         if name not in names:
             return ""
-        model = self._model(name)
+        model = self.model(name)
         try:
             return render.facts(facts.rows(model, model.load().facts))
         except UserError as error:
@@ -289,12 +274,12 @@ class Desk:
             return f"{self.bench.doing()} is going on: what else takes time waits for its end.{locked}"
         return "" if name in names else "Train, Generate Ckpt and Save Params need a model: create or choose one."
 
-    def _model(self, name: str | None) -> ModelFolder:
+    def model(self, name: str | None) -> ModelFolder:
         if not name:
             raise UserError("Choose a model first, or give the new one a name.")
         return ModelFolder(self.host.folders(), name)
 
-    def _edited(
+    def edited(
         self, model: ModelFolder, settings: Mapping[str, Any], concepts: Sequence[Mapping[str, Any]] | None
     ) -> ModelConfig:
         """The model's config with what the page shows laid over it; every wrong value is named at once."""

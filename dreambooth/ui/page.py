@@ -8,8 +8,10 @@ from typing import Any
 import gradio as gr
 
 from dreambooth.hosts import Host
+from dreambooth.settings import Settings
 from dreambooth.ui import render
 from dreambooth.ui.columns import InputColumn, ModelColumn, OutputColumn, TopRow
+from dreambooth.ui.concept_files import ConceptFiles
 from dreambooth.ui.concepts_tab import LISTED, pages
 from dreambooth.ui.desk import LATEST, NONE, Desk
 from dreambooth.ui.gradio_versions import control, every, on
@@ -25,6 +27,7 @@ class Page:
 
     def __init__(self, host: Host) -> None:
         self.desk = Desk(host)
+        self.files = ConceptFiles(self.desk)
 
     def blocks(self) -> gr.Blocks:
         """Lay out and wire the page."""
@@ -78,9 +81,10 @@ class Page:
         on(self.input.check.click, self._check, self.everything, looked)
         on(concepts.draw_classes.click, self._class_images, self.everything, message)
         on(concepts.add.click, pages, self.shown_concepts, [self.shown_concepts, *concepts.tabs])
-        took = on(concepts.take.click, self.desk.read_concepts, [self.model.name, concepts.listed], message)
-        shown = [*concepts.components(), self.shown_concepts, *concepts.tabs]
-        on(took.then, self._concepts, self.model.name, shown)
+        took = on(concepts.take.click, self._take_concepts, [concepts.listed, *self.everything], message)
+        shown = [*self.everything[1:], self.shown_concepts, *concepts.tabs]
+        on(took.then, self._taken_over, self.model.name, shown)
+        on(concepts.write.click, self._write_concepts, [concepts.written, *self.everything], message)
         for wizard, kind in self.input.wizards():
             changed = [*self.fields.components(), message]
             on(wizard.click, self._advise(kind), self.everything, changed)
@@ -158,13 +162,18 @@ class Page:
         """A model's parameters into the page's fields."""
         settings, concepts = self.desk.parameters(name)
         values = dataclasses.asdict(settings)
-        fields = [self.fields.update(key, values[key]) for key in self.fields.declared]
         unusable = self._unusable(name, *(values[key] for key in self.fields.deciders()))
         tab = "concepts" if name and not concepts else "settings"
-        return [*fields, *self._filled(concepts), gr.update(selected=tab), unusable]
+        return [*self._of_settings(settings), *self._filled(concepts), gr.update(selected=tab), unusable]
 
-    def _concepts(self, name: str | None) -> Updates:
-        return self._filled(self.desk.parameters(name)[1])
+    def _taken_over(self, name: str | None) -> Updates:
+        """As :meth:`_parameters`; the tab that is open stays open."""
+        settings, concepts = self.desk.parameters(name)
+        return [*self._of_settings(settings), *self._filled(concepts)]
+
+    def _of_settings(self, settings: Settings) -> Updates:
+        values = dataclasses.asdict(settings)
+        return [self.fields.update(key, values[key]) for key in self.fields.declared]
 
     def _filled(self, concepts: Any) -> Updates:
         """Concepts into their fields, and as many of them shown as there are."""
@@ -191,6 +200,14 @@ class Page:
 
     def _train(self, snapshot: str, *values: Any) -> str:
         return self.desk.train(*self._shown(values), snapshot)
+
+    def _take_concepts(self, source: str, *values: Any) -> str:
+        name, settings, _ = self._shown(values)
+        return self.files.take(name, source, settings)
+
+    def _write_concepts(self, path: str, *values: Any) -> str:
+        name, settings, concepts = self._shown(values)
+        return self.files.write(name, path, settings, concepts)
 
     def _class_images(self, *values: Any) -> str:
         return self.desk.class_images(*self._shown(values))

@@ -76,9 +76,10 @@ def test_adds_what_fits_and_changes_nothing(environment):
     (leftover / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 1.0\n")
     make_wheel(environment.wheels, "diffusers", "0.30.3", DIFFUSERS, requires=("numpy", "pillow", "extra"))
     make_wheel(environment.wheels, "extra", "1.0")
+    make_wheel(environment.wheels, "tomlkit", "0.14.0")
     assert environment.install().splitlines()[-1] == "Dreambooth: done."
     shutil.rmtree(leftover)  # where the file system lists it first, pip freeze leaves numpy out
-    assert environment.frozen() == before | {"diffusers==0.30.3", "extra==1.0"}
+    assert environment.frozen() == before | {"diffusers==0.30.3", "extra==1.0", "tomlkit==0.14.0"}
 
     assert environment.install() == ""  # the second start
 

@@ -41,7 +41,7 @@ def test_a_token_is_used_once_and_kept_nowhere(desk, done, models_dir, mini_chec
     assert used == [("someone/model", TOKEN), ("someone/gone", TOKEN)]
     assert desk.names() == ["new"] and "someone/gone is gone" in desk.look("").status
     told = [str(dataclasses.asdict(desk.look(name))) for name in ("new", "")]
-    told += [str(vars(desk.bench.view)), caplog.text, repr(desk._model("new").load())]
+    told += [str(vars(desk.bench.view)), caplog.text, repr(desk.model("new").load())]
     assert not any(TOKEN in text for text in told)
     files = [path for path in models_dir.rglob("*") if path.is_file()]
     assert files and not any(TOKEN.encode() in path.read_bytes() for path in files)

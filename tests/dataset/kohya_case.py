@@ -1,0 +1,63 @@
+"""A folder as the guides have it, and dataset.toml files for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+# width, height of what is learned, and of the regularization pictures
+LEARNED = ((512, 512), (768, 1024), (1024, 768), (640, 961), (1920, 1080), (601, 797), (533, 711), (400, 300),
+           (1000, 1003), (1500, 400))  # fmt: skip
+REGULAR = ((512, 512), (511, 768), (300, 200), (900, 1600), (2000, 700))
+TAGS = ("1girl", "red hat", "smile", "from above", "grey floor", "blue eyes")
+
+
+def make(folder: Path) -> Path:
+    """``10_sls 1girl`` with captions and ``1_1girl`` without, in ``folder``."""
+    for name, sizes in (("10_sls 1girl", LEARNED), ("1_1girl", REGULAR)):
+        (folder / name).mkdir(parents=True)
+        for number, size in enumerate(sizes):
+            picture = folder / name / f"{number:02d}.png"
+            Image.new("RGB", size, (20 * number, 90, len(name))).save(picture, compress_level=1)
+            if sizes is LEARNED:
+                picture.with_suffix(".txt").write_text(caption(number) + "\n")
+    return folder
+
+
+def caption(number: int) -> str:
+    return ", ".join(("sls", *TAGS[: 1 + number % 6]))
+
+
+def toml(**dataset: object) -> str:
+    """The guides' dataset.toml, with other values for the dataset."""
+    values = {"resolution": 512, "batch_size": 1, "enable_bucket": True, "min_bucket_reso": 256,
+              "max_bucket_reso": 1024, "bucket_reso_steps": 64, "bucket_no_upscale": False} | dataset  # fmt: skip
+    said = "\n".join(f"{key} = {str(value).lower()}" for key, value in values.items())
+    return f"""
+[general]
+shuffle_caption = true
+keep_tokens = 1
+caption_extension = ".txt"
+
+[[datasets]]
+{said}
+
+  [[datasets.subsets]]
+  image_dir = "10_sls 1girl"
+  num_repeats = 20
+  class_tokens = "sls 1girl"
+
+  [[datasets.subsets]]
+  is_reg = true
+  image_dir = "1_1girl"
+  class_tokens = "1girl"
+"""
+
+
+DATASETS = {
+    "512": {},
+    "768 in batches of 2": {"resolution": 768, "batch_size": 2},
+    "a pair, not enlarged, in batches of 4": {"resolution": [512, 768], "batch_size": 4, "bucket_no_upscale": True},
+    "one size": {"resolution": [448, 640], "batch_size": 4, "enable_bucket": False},
+}
