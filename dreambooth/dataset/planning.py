@@ -2,193 +2,97 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from dreambooth.dataset.buckets import Size, bucket_sizes, fit, unenlarged, uneven
-from dreambooth.dataset.captions import FILEWORDS, Caption, build_prompt, is_filled_in, read_caption
-from dreambooth.dataset.pictures import OTHER_SUFFIXES, Examined, examine, find_pictures, masks_of
-from dreambooth.dataset.plan import Example, Plan
+from dreambooth.dataset.captions import FILEWORDS, build_prompt, is_filled_in
+from dreambooth.dataset.notes import Unusable, in_lines
+from dreambooth.dataset.plan import Example, Note, Plan
+from dreambooth.dataset.remarks import remarks
+from dreambooth.dataset.sources import Checks, Read, find_sources, read_sources, require_some
 from dreambooth.dataset.variation import Variation
 from dreambooth.errors import UserError
 
 if TYPE_CHECKING:
     from dreambooth.settings import Concept, Settings
 
-T = TypeVar("T")
 Progress = Callable[[int, int, str], None]
-
-# Decoding leaves Python's lock, so threads help; each holds one decoded picture, so few do.
-_READERS = min(4, os.cpu_count() or 1)
-
-# From here on an enlarged picture teaches the model blur.
-_ENLARGED_TOO_MUCH = 2.0
 
 NO_SUCH_SHAPE = "no class picture has the shape"
 
 
-def make_plan(concepts: Sequence[Concept], settings: Settings, progress: Progress | None = None) -> Plan:
+def make_plan(
+    concepts: Sequence[Concept], settings: Settings, progress: Progress | None = None, cache: Path | None = None
+) -> Plan:
     """Read every picture and caption of the concepts completely, and lay out the run's data.
 
-    A concept's class_data_dir may be empty: then it has no class pictures. Class pictures go to the
-    nearest bucket that the concept's instance pictures use, so that each of them can be a partner, if need be
-    enlarged; a bucket that none is nearest to gets all of them, cropped to it.
+    A picture that can't be used is left out, with a note that names the cause. A concept's class_data_dir may be
+    empty: then it has no class pictures. Class pictures go to the nearest bucket that the concept's instance pictures
+    use, so that each of them can be a partner, if need be enlarged; a bucket that none is nearest to gets all of
+    them, cropped to it.
 
-    Raises one UserError with all problems: missing and empty folders, unreadable pictures and captions,
+    Raises one UserError with all problems: missing and empty folders, folders of which nothing can be used,
     bucket settings that don't go together, class pictures without words, no concept at all. `progress` may raise
-    Cancelled.
+    Cancelled. `cache` is a file that keeps what was read of pictures: those that have not changed since are not read
+    again.
     """
-    checks = _Checks()
+    checks = Checks()
     bounds = settings.resolution, settings.bucket_step, settings.bucket_min_side, settings.bucket_max_side
     buckets = checks.collect(bucket_sizes, *bounds)
-    sources = _find_sources(concepts, checks)
-    examined = _examine_all([source.path for source in sources], checks, progress)
-    captions = [checks.collect(read_caption, source.path) for source in sources]
+    sources = find_sources(concepts, checks)
+    read = read_sources(sources, checks, progress, cache)
+    require_some(sources, [one.source for one in read], checks)
     checks.raise_problems()
 
-    fitted = [
-        buckets
-        if source.is_class or not settings.bucket_no_upscale
-        else checks.collect(_without_enlarging, source.path, picture.size, buckets, bounds)
-        for source, picture in zip(sources, examined, strict=True)
-    ]
+    fitted = [(one, _buckets_for(one, settings, buckets, bounds, checks)) for one in read]
+    fitted = [(one, fitting) for one, fitting in fitted if fitting]
+    require_some(sources, [one.source for one, _ in fitted], checks)
     checks.raise_problems()
     everything = [
-        _example(source, concepts[source.concept], picture, caption, fitting, settings.dynamic_img_norm)
-        for source, picture, caption, fitting in zip(sources, examined, captions, fitted, strict=True)
+        _example(one, concepts[one.source.concept], fitting, settings.dynamic_img_norm) for one, fitting in fitted
     ]
     _require_words_for_classes(everything, checks)
     checks.raise_problems()
     examples = [example for example in everything if not example.is_class]
     classes = [example for example in everything if example.is_class]
-    checks.warnings += [caption.note for caption in captions if caption.note]
-    checks.warnings += filter(None, [uneven(settings.resolution, settings.bucket_step)])
-    _warn_of_pictures(everything, checks)
+    checks.notes += remarks([one for one, _ in fitted], everything, concepts)
+    checks.warnings += [*filter(None, [uneven(settings.resolution, settings.bucket_step)]), *in_lines(checks.notes)]
     return Plan(
         tuple(examples),
         _place_classes(examples, classes, checks),
         tuple(checks.warnings),
         variation=Variation.of(settings),
         limits=tuple(max(0, concept.max_steps) for concept in concepts),
+        notes=_in_order(checks.notes, everything),
     )
 
 
-@dataclass(frozen=True)
-class _Source:
-    path: Path
-    concept: int
-    is_class: bool
-    mask: Path | None = None
-
-
-@dataclass
-class _Checks:
-    """Problems and warnings as they are found."""
-
-    problems: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-
-    def collect(self, action: Callable[..., T], *args: object) -> T | None:
-        """The action's result, or None and its complaints among the problems."""
-        try:
-            return action(*args)
-        except UserError as error:
-            self.problems += error.problems
-            return None
-
-    def warn_of(self, paths: Sequence[Path], what: str) -> None:
-        """One warning for many files, naming the first."""
-        if paths:
-            more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
-            self.warnings.append(f"{what}: {', '.join(map(str, paths[:3]))}{more}")
-
-    def raise_problems(self) -> None:
-        if self.problems:
-            raise UserError.several(self.problems)
-
-
-def _find_sources(concepts: Sequence[Concept], checks: _Checks) -> list[_Source]:
-    if not concepts:
-        checks.problems.append("There is no concept: add one, with a folder of pictures (instance_data_dir).")
-    sources: list[_Source] = []
-    for index, concept in enumerate(concepts):
-        for key, is_class in (("instance_data_dir", False), ("class_data_dir", True)):
-            if is_class and not concept.class_data_dir.strip():
-                continue
-            paths = checks.collect(_pictures_of, concept, key, f"Concept {index + 1}", checks) or []
-            masks = masks_of(paths)
-            checks.warn_of(list(masks.values()), "Taken as masks of the pictures beside them, not trained as pictures")
-            pictures = [path for path in paths if path not in set(masks.values())]
-            sources += [_Source(path, index, is_class, masks.get(path)) for path in pictures]
-    return sources
-
-
-def _pictures_of(concept: Concept, key: str, name: str, checks: _Checks) -> list[Path]:
-    text = getattr(concept, key).strip()
-    if not text:
-        raise UserError(f"{name}: {key} is empty. Give the folder with the pictures to learn from.")
-    folder = Path(os.path.expanduser(text))  # unlike Path's, it leaves a user that isn't there
+def _buckets_for(
+    read: Read, settings: Settings, buckets: Sequence[Size], bounds: tuple[int, ...], checks: Checks
+) -> Sequence[Size]:
+    """The buckets that a picture may go to; none where it is left out."""
+    if read.source.is_class or not settings.bucket_no_upscale:
+        return buckets
     try:
-        paths, left_out = find_pictures(folder), find_pictures(folder, OTHER_SUFFIXES)
-        if key == "class_data_dir":
-            require_apart(folder, os.path.expanduser(concept.instance_data_dir.strip()))
+        return _without_enlarging(read.picture.size, buckets, bounds)
     except UserError as error:
-        raise UserError.several([f"{name}, {key}: {problem}" for problem in error.problems]) from error
-    checks.warn_of(left_out, f"{name}, {key}: left out, convert to PNG or JPEG to use them")
-    if not paths:
-        also = f", only of kinds that can't be used, such as {left_out[0].name}" if left_out else ""
-        raise UserError(f"{name}, {key}: {folder} holds no picture (png, jpg, webp, bmp, avif){also}.")
-    return paths
+        checks.leave_out(Unusable(read.source.path, "too-small", str(error)))
+        return ()
 
 
-def require_apart(classes: Path, instance_dir: str) -> None:
-    """UserError when one folder lies inside the other. A missing one is complained of elsewhere."""
-    if not os.path.isdir(instance_dir):
-        return
-    own, instances = classes.resolve(), Path(instance_dir).resolve()
-    if own.is_relative_to(instances):
-        raise UserError(
-            f"{classes} lies inside instance_data_dir, so its pictures would be learned as the subject. Move it beside."
-        )
-    if instances.is_relative_to(own):
-        raise UserError(
-            f"{classes} holds instance_data_dir, so the subject would count among its class. Move that beside."
-        )
-
-
-def _examine_all(paths: Sequence[Path], checks: _Checks, progress: Progress | None) -> list[Examined | None]:
-    results: list[Examined | None] = []
-    with ThreadPoolExecutor(max_workers=_READERS) as pool:
-        pending = [pool.submit(examine, path) for path in paths]
-        try:
-            for done, future in enumerate(pending, start=1):
-                results.append(checks.collect(future.result))
-                if progress:
-                    progress(done, len(paths), "checking pictures")
-        except BaseException:  # cancelled: leave without reading the rest
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return results
-
-
-def _without_enlarging(path: Path, size: Size, buckets: Sequence[Size], bounds: tuple[int, ...]) -> Sequence[Size]:
+def _without_enlarging(size: Size, buckets: Sequence[Size], bounds: tuple[int, ...]) -> Sequence[Size]:
     """The buckets that a picture may go to: the usual ones, or one of its own where those would enlarge it."""
     usual = fit(size, buckets)
     if usual.resized_w <= size[0] and usual.resized_h <= size[1]:
         return buckets
-    try:
-        return [unenlarged(size, *bounds)]
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+    return [unenlarged(size, *bounds)]
 
 
-def _example(
-    source: _Source, concept: Concept, picture: Examined, caption: Caption, buckets: Sequence[Size], dynamic: bool
-) -> Example:
+def _example(read: Read, concept: Concept, buckets: Sequence[Size], dynamic: bool) -> Example:
+    source, picture, caption = read.source, read.picture, read.caption
     template = concept.class_prompt if source.is_class else concept.instance_prompt
     if source.is_class and is_filled_in(template, caption.text, concept.class_token):
         template = FILEWORDS
@@ -207,7 +111,7 @@ def _example(
     )
 
 
-def _require_words_for_classes(examples: Sequence[Example], checks: _Checks) -> None:
+def _require_words_for_classes(examples: Sequence[Example], checks: Checks) -> None:
     for concept in sorted({e.concept for e in examples if e.is_class and not e.caption}):
         wordless = [e.path for e in examples if e.concept == concept and e.is_class and not e.caption]
         checks.problems.append(
@@ -217,7 +121,7 @@ def _require_words_for_classes(examples: Sequence[Example], checks: _Checks) -> 
 
 
 def _place_classes(
-    examples: Sequence[Example], classes: Sequence[Example], checks: _Checks
+    examples: Sequence[Example], classes: Sequence[Example], checks: Checks
 ) -> dict[tuple[int, Size], tuple[Example, ...]]:
     placed: dict[tuple[int, Size], tuple[Example, ...]] = {}
     for concept in sorted({example.concept for example in classes}):
@@ -241,8 +145,7 @@ def _cropped(example: Example, buckets: Sequence[Size]) -> Example:
     return replace(example, crop=fit(example.original_size, buckets))
 
 
-def _warn_of_pictures(examples: Sequence[Example], checks: _Checks) -> None:
-    wordless = [example.path for example in examples if not example.caption and not example.is_class]
-    checks.warn_of(wordless, "Neither caption nor token, trained with an empty prompt")
-    small = [example.path for example in examples if example.enlarged > _ENLARGED_TOO_MUCH]
-    checks.warn_of(small, f"Small pictures, enlarged more than {_ENLARGED_TOO_MUCH:g} times")
+def _in_order(notes: Sequence[Note], examples: Sequence[Example]) -> tuple[Note, ...]:
+    """Those of pictures in the order of the table, then those of other files."""
+    places = {example.path: place for place, example in enumerate(examples)}
+    return tuple(sorted(notes, key=lambda note: places.get(note.path, len(places))))

@@ -21,9 +21,9 @@ from dreambooth.checkpoints.modules import Modules, load_modules, load_vae
 from dreambooth.checkpoints.tokens import Reading
 from dreambooth.dataset.buckets import Size, fit
 from dreambooth.dataset.captions import build_prompt, read_caption
-from dreambooth.dataset.pictures import find_pictures
+from dreambooth.dataset.finding import find_pictures
 from dreambooth.dataset.plan import Plan
-from dreambooth.dataset.planning import require_apart
+from dreambooth.dataset.sources import require_apart
 from dreambooth.errors import UserError
 from dreambooth.files import expand, write_text
 from dreambooth.jobs import Controls, Events

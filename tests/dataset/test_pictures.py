@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageFile
 
-from dreambooth.dataset.pictures import MAX_PIXELS, SUFFIXES, examine, find_pictures, open_picture
+from dreambooth.dataset.examining import examine
+from dreambooth.dataset.finding import SUFFIXES, find_pictures
+from dreambooth.dataset.pictures import MAX_PIXELS, open_picture
 from dreambooth.errors import UserError
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -120,7 +122,7 @@ def test_a_truncated_picture_is_named(
     assert examine(path).size == (200, 200)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) * 3 // 4])
-    with pytest.raises(UserError, match=rf"cut\{suffix}: is (damaged or cut off|no picture)"):
+    with pytest.raises(UserError, match=rf"cut\{suffix}: is cut off"):
         examine(path)
     assert ImageFile.LOAD_TRUNCATED_IMAGES is host_fills_truncated
 
