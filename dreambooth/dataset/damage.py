@@ -35,6 +35,9 @@ def is_cut_off(data: bytes) -> bool:
         return int.from_bytes(data[4:8], "little") + 8 > len(data)
     if data[4:8] == b"ftyp":
         return _boxes_end(data) > len(data)
+    if data.startswith(_GIF) and len(data) > _SMALLEST:
+        has_palette, colours = data[10] & 0x80, 2 << (data[10] & 7)
+        return bool(has_palette) and len(data) < 13 + 3 * colours
     return len(data) < _SMALLEST and data.startswith((_JPEG, *_GIF, b"BM"))
 
 

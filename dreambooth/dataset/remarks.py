@@ -52,18 +52,20 @@ def _of_words(read: Read, example: Example, concept: Concept) -> Iterator[Note]:
     template = (concept.class_prompt if example.is_class else concept.instance_prompt).strip() or FILEWORDS
     if FILEWORDS in template.lower():
         if caption.source == FILE_NAME:
-            yield Note(path, "no-caption", f'has no caption file: its name gives "{caption.text}".')
+            yield Note(path, "no-caption", f'has no caption file: its name gives "{named(caption.text)}".')
         elif not caption.text:
-            yield Note(path, "empty-caption", f"its caption file {caption.source} is empty.")
+            yield Note(path, "empty-caption", f"its caption file {named(caption.source)} is empty.")
         elif caption.note:
-            yield Note(path, "caption-encoding", f"its caption {caption.source} is not UTF-8, read as Windows-1252.")
+            yield Note(
+                path, "caption-encoding", f"its caption {named(caption.source)} is not UTF-8, read as Windows-1252."
+            )
     if example.is_class:
         return
     prompt = re.sub(re.escape(FILEWORDS), lambda _: caption.text, template, flags=re.IGNORECASE)
     if not example.caption:
         yield Note(path, "no-words", "has neither caption nor token: it is trained with an empty prompt.")
     elif concept.instance_token.strip() and not holds(prompt, concept.instance_token):
-        text = f'"{concept.instance_token}" is not in its caption, so it is put in: "{example.caption}".'
+        text = f'"{concept.instance_token}" is not in its caption, so it is put in: "{named(example.caption)}".'
         yield Note(path, "token-missing", text)
 
 
@@ -80,7 +82,7 @@ def _shared_captions(read: Sequence[Read]) -> Iterator[Note]:
     having = [one for one in read if os.path.splitext(one.caption.source)[0] == one.source.path.stem]
     for first, *others in _groups((str(one.source.path.with_name(one.caption.source)), one) for one in having):
         for other in others:
-            text = f"shares the caption {other.caption.source} with {named(first.source.path.name)}."
+            text = f"shares the caption {named(other.caption.source)} with {named(first.source.path.name)}."
             yield Note(other.source.path, "caption-shared", text)
 
 

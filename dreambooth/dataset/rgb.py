@@ -37,7 +37,7 @@ def upright(image: Image.Image) -> tuple[Image.Image, list[Finding]]:
         8: turn.ROTATE_90,
     }
     try:
-        orientation = image.getexif().get(_ORIENTATION)
+        orientation = _orientation(image)
     except Exception:  # the note is damaged, the picture is not: every viewer shows it unturned
         log.debug("unreadable EXIF data", exc_info=True)
         return image, [("exif-damaged", "its EXIF data can't be read, so it is not turned.")]
@@ -78,6 +78,13 @@ def is_deep(image: Image.Image) -> bool:
     raw = image.tile[0][3] if image.tile else ""
     raw = raw if isinstance(raw, str) else raw[0] if raw else ""
     return _is_deep_grey(image) or ";16" in str(raw)
+
+
+def _orientation(image: Image.Image) -> int | None:
+    raw = image.info.get("exif") or b""
+    if raw and not raw.removeprefix(b"Exif\0\0").startswith((b"II", b"MM")):  # Pillow says it once, at opening
+        raise ValueError("not a TIFF header")
+    return image.getexif().get(_ORIENTATION)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -151,10 +151,8 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
 def test_warnings_name_files(tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
-    for name in ("1.png", "a.png", "b.png"):
-        Image.new("RGB", (40, 40) if name == "a.png" else SQUARE, "blue" if name == "b.png" else "red").save(
-            folder / name
-        )
+    for name, side, colour in (("1.png", 128, "red"), ("a.png", 40, "green"), ("b.png", 128, "blue")):
+        Image.new("RGB", (side, side), colour).save(folder / name)
     (folder / "b.txt").write_bytes("café".encode("cp1252"))
     (folder / "phone.HEIC").write_bytes(b"")
     plan = make_plan([Concept(instance_data_dir=str(folder), instance_prompt="[filewords]")], SETTINGS)
