@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy
     from PIL import Image
 
-NEAR = 4  # bits; from about 10 on, different pictures of one scene begin
+NEAR = 6  # bits; from about 10 on, different pictures of one scene begin
 _SIDE, _KEPT = 32, 8  # pixels that are transformed, frequencies that are kept
 _FLAT = 2.0  # levels of grey: with less variation there is nothing to recognise
 _ROWS = 2048  # of a block of comparisons
@@ -28,8 +28,8 @@ def look_of(image: Image.Image) -> int | None:
     import numpy
     from PIL import Image
 
-    rough = image.reduce((max(1, image.width // (4 * _SIDE)), max(1, image.height // (4 * _SIDE))))
-    grey = rough.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BOX)
+    small = image.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    grey = small.convert("L")
     pixels = numpy.frombuffer(grey.tobytes(), dtype=numpy.uint8).reshape(_SIDE, _SIDE).astype(numpy.float32)
     if pixels.std() < _FLAT:
         return None

@@ -94,14 +94,16 @@ def read_all(
     read: Callable[[T, Reader], R],
     on_done: Callable[[int], None] = lambda done: None,
     patience: float | None = None,
+    path_of: Callable[[T], object] = str,
 ) -> list[R | UserError]:
     """What ``read(item, reader)`` gives for each of ``items``, or the UserError that it raises; several at a time.
 
     An item that keeps its thread waiting for ``patience`` seconds (PATIENCE) without a beat of the ``reader`` gets an
     Unusable, and its thread is left behind: nothing ends a thread that waits for a drive. UserError when the drive
-    answers no more. ``on_done`` is called with the number of items so far, and may raise to leave.
+    answers no more. ``path_of`` says what an item is called in both. ``on_done`` is called with the number of items so
+    far, and may raise to leave.
     """
-    work = _Work(items, read, PATIENCE if patience is None else patience)
+    work = _Work(items, read, path_of, PATIENCE if patience is None else patience)
     try:
         for done, _ in enumerate(work.results(), start=1):
             on_done(done)
@@ -116,19 +118,20 @@ class Reader(threading.Thread, Generic[T, R]):
     def __init__(self, work: _Work[T, R]) -> None:
         super().__init__(name="dreambooth reader", daemon=True)  # one that is stuck must not keep the process
         self._work = work
-        self.item: int | None = None
-        self.waiting_since: float | None = None
+        self._item = 0
+        self.waiting: tuple[int, float] | None = None  # for which item, since when
 
     def beat(self) -> None:
         """The drive has answered, or is about to be asked."""
-        self.waiting_since = time.monotonic()
+        self.waiting = self._item, time.monotonic()
 
     def rest(self) -> None:
         """What follows takes as long as it takes."""
-        self.waiting_since = None
+        self.waiting = None
 
     def run(self) -> None:
         for index, item in self._work.take(self):
+            self._item = index
             self.beat()
             try:
                 result: object = self._work.read(item, self)
@@ -139,8 +142,10 @@ class Reader(threading.Thread, Generic[T, R]):
 
 
 class _Work(Generic[T, R]):
-    def __init__(self, items: Sequence[T], read: Callable[[T, Reader], R], patience: float) -> None:
-        self.items, self.read, self.patience = items, read, patience
+    def __init__(
+        self, items: Sequence[T], read: Callable[[T, Reader], R], path_of: Callable[[T], object], patience: float
+    ) -> None:
+        self.items, self.read, self.path_of, self.patience = items, read, path_of, patience
         self.found: list = [None] * len(items)
         self.answers: queue.SimpleQueue = queue.SimpleQueue()
         self._next = iter(enumerate(items))
@@ -165,7 +170,6 @@ class _Work(Generic[T, R]):
         while True:
             with self._lock:
                 following = next(self._next, None) if reader in self._readers else None
-                reader.item = following and following[0]
             if following is None:
                 return
             yield following
@@ -198,18 +202,17 @@ class _Work(Generic[T, R]):
         if slept:  # so did the readers, with the whole process: they have not been waiting for the drive
             return []
         for reader in list(self._readers):
-            since = reader.waiting_since
-            if since is None or now - since < self.patience or reader.item is None:
+            index, since = reader.waiting or (0, now)
+            if now - since < self.patience:
                 continue
-            path = str(self.items[reader.item])
             with self._lock:
                 self._readers.discard(reader)
+            path = str(self.path_of(self.items[index]))
             self._stuck += 1
             if self._stuck > _GIVE_UP:
                 raise UserError(f"{path}: the drive gives no answer any more. Check the connection, then try again.")
-            cause = f"the drive gave no answer for {self.patience:g} seconds."
-            self.found[reader.item] = Unusable(path, "stalled", cause)
-            self._lost.add(reader.item)
-            given_up.append(reader.item)
+            self.found[index] = Unusable(path, "stalled", f"the drive gave no answer for {self.patience:g} seconds.")
+            self._lost.add(index)
+            given_up.append(index)
             self._start()
         return given_up

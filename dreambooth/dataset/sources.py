@@ -109,7 +109,9 @@ def read_sources(
             progress(number, len(sources), "checking pictures")
 
     with Known(cache) if cache else contextlib.nullcontext() as known:
-        results = read_all(sources, lambda source, reader: _read(source, known, reader), done)
+        results = read_all(
+            sources, lambda source, reader: _read(source, known, reader), done, path_of=lambda source: source.path
+        )
     usable = [result for result in results if isinstance(result, Read)]
     for source, result in zip(sources, results, strict=True):
         if isinstance(result, UserError):
