@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from PIL import Image, features
+from PIL import Image
 
 SIDE = 96
 Make = Callable[[Path], None]
@@ -90,7 +90,7 @@ def odd_pictures() -> dict[str, tuple[Make, str]]:
 
     whole = {"png": {}, "jpg": {}, "webp": {}, "bmp": {}, "gif": {}, "tif": {"compression": "tiff_lzw"}, "avif": {}}
     names = {"jpg": "JPEG", "tif": "TIFF"}
-    if not features.check("avif"):
+    if ".avif" not in Image.registered_extensions():
         del whole["avif"]
     for number, (suffix, options) in enumerate(whole.items()):
         data = encoded(noise(number), names.get(suffix, suffix.upper()), **options)
