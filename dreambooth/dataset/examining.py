@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def examine(path: str | Path, known: Known | None = None, reader: Reader | None 
     """
     if known:
         before = known.get(path, look_at(path))
-        if before:
+        if before and os.access(path, os.R_OK):
             return _from_plain(before, path)
     data, state = read_state(path, *([reader.beat] if reader else []))
     if reader:

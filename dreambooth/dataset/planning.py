@@ -58,15 +58,16 @@ def make_plan(
     checks.raise_problems()
     examples = [example for example in everything if not example.is_class]
     classes = [example for example in everything if example.is_class]
-    checks.notes += remarks([one for one, _ in fitted], everything, concepts)
-    checks.warnings += [*filter(None, [uneven(settings.resolution, settings.bucket_step)]), *in_lines(checks.notes)]
+    said = remarks([one for one, _ in fitted], everything, concepts)
+    notes = list(dict.fromkeys([*checks.notes, *said]))  # concepts may share a folder
+    checks.warnings += [*filter(None, [uneven(settings.resolution, settings.bucket_step)]), *in_lines(notes)]
     return Plan(
         tuple(examples),
         _place_classes(examples, classes, checks),
         tuple(checks.warnings),
         variation=Variation.of(settings),
         limits=tuple(max(0, concept.max_steps) for concept in concepts),
-        notes=_in_order(checks.notes, everything),
+        notes=_in_order(notes, everything),
     )
 
 

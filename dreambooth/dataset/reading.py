@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from dreambooth.dataset.notes import Unusable
+from dreambooth.dataset.notes import Unusable, named
 from dreambooth.errors import UserError
 
 T = TypeVar("T")
@@ -207,7 +207,7 @@ class _Work(Generic[T, R]):
                 continue
             with self._lock:
                 self._readers.discard(reader)
-            path = str(self.path_of(self.items[index]))
+            path = named(str(self.path_of(self.items[index])))
             self._stuck += 1
             if self._stuck > _GIVE_UP:
                 raise UserError(f"{path}: the drive gives no answer any more. Check the connection, then try again.")
