@@ -134,6 +134,6 @@ def _stem(path: Path) -> str:
 def _note_closed(error: OSError, folder: str | Path, listing: Listing) -> None:
     """Only a folder that can't be listed itself is an error; one below it costs what it holds."""
     cause = f"this folder can't be read ({error.strerror})."
-    if os.path.samefile(error.filename, folder):
+    if os.path.normpath(error.filename) == os.path.normpath(folder):
         raise UserError(f"{named(error.filename)}: {cause}") from error
     listing.closed.append(Unusable(error.filename, "unreadable", cause))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -127,9 +130,32 @@ def test_a_file_that_is_being_written_is_read_when_it_rests(tmp_path: Path, monk
         read_bytes(path)
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may read everything")
-def test_a_file_without_permission_is_named(tmp_path: Path) -> None:
-    (path,) = pictures(tmp_path / "toys", 1)
-    path.chmod(0)
-    with pytest.raises(Unusable, match="Permission denied"):
-        read_bytes(path)
+@pytest.mark.skipif(os.name == "nt", reason="permissions of another kind")
+def test_what_may_not_be_read_is_named() -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary, "toys")
+        locked = pictures(folder, 3)[1]
+        pictures(folder / "closed", 1)
+        Path(temporary).chmod(0o755)
+        locked.chmod(0)
+        (folder / "closed").chmod(0)
+        with as_somebody():
+            plan = make_plan([Concept(instance_data_dir=str(folder))], SETTINGS)
+        (folder / "closed").chmod(0o755)
+    assert [example.path.name for example in plan.examples] == ["0.png", "2.png"]
+    left_out = {note.path: note.text for note in plan.notes if note.left_out}
+    assert left_out.keys() == {locked, folder / "closed"}
+    assert "Permission denied" in left_out[locked] and "folder can't be read" in left_out[folder / "closed"]
+
+
+@contextlib.contextmanager
+def as_somebody() -> Iterator[None]:
+    """Not as root, who may read everything."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
