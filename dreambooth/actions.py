@@ -97,7 +97,10 @@ def check(
     progress: Progress | None = None,
     crew: Crew = ALONE,
 ) -> Checked:
-    """What a run would do, or every reason why it could not start, all at once. Nothing is loaded or written."""
+    """What a run would do, or every reason why it could not start, all at once.
+
+    Nothing is loaded; nothing is kept but what was read of pictures, for the next look.
+    """
     from dreambooth.runs.preflight import preflight
 
     return preflight(model, config, device, progress, crew)
@@ -171,6 +174,8 @@ def train(
         borrowed.enter_context(crew.together(checked.device))
         with crew.main_first():
             plan = _with_class_images(model, config, checked, controls, events, crew)
+        if not crew.agrees(int(plan.fingerprint()[:15], 16)):
+            raise UserError("The processes found different pictures. Wait until their folder rests, then start again.")
         result = run(model, config, plan, checked.device, checked.precision, resume, controls, events, crew)
         events.send("ended", state=result.state, text=ending(result))
     return result

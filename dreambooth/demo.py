@@ -18,7 +18,8 @@ from typing import Any
 from PIL import Image
 
 from dreambooth import actions, embedded
-from dreambooth.dataset.pictures import find_pictures, open_picture
+from dreambooth.dataset.finding import find_pictures
+from dreambooth.dataset.pictures import open_picture
 from dreambooth.embedded.checker import COLOURS, KINDS, Checker
 from dreambooth.errors import UserError
 from dreambooth.jobs import Controls, Events

@@ -142,6 +142,11 @@ def is_filled_in(template: str, caption: str, class_token: str) -> bool:
     return any(re.fullmatch(pattern, text, re.IGNORECASE) for text in (caption, without))
 
 
+def holds(prompt: str, token: str) -> bool:
+    """Whether the token stands in the prompt, as whole words in any case."""
+    return bool(_pattern(_one_line(token)).search(prompt))
+
+
 def _instance_prompt(prompt: str, instance_token: str, class_token: str) -> str:
     first = _pattern(instance_token).search(prompt)
     if first:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreambooth.dataset.class_pictures import balanced
-from dreambooth.dataset.plan import Example, Plan
+from dreambooth.dataset.notes import in_lines
+from dreambooth.dataset.plan import Example, Note, Plan
 from dreambooth.dataset.planning import make_plan
 from dreambooth.errors import UserError
 
@@ -18,7 +20,13 @@ Progress = Callable[[int, int, str], None]
 _FOLDER = "validation_data_dir"
 
 
-def hold_out(plan: Plan, concepts: Sequence[Concept], settings: Settings, progress: Progress | None = None) -> Plan:
+def hold_out(
+    plan: Plan,
+    concepts: Sequence[Concept],
+    settings: Settings,
+    progress: Progress | None = None,
+    cache: Path | None = None,
+) -> Plan:
     """``plan`` with its validation pictures, when validation is asked for; those are not among the trained ones.
 
     Which pictures a share takes depends on their content alone, so that runs can be compared. UserError names what
@@ -28,12 +36,12 @@ def hold_out(plan: Plan, concepts: Sequence[Concept], settings: Settings, progre
         return plan
     held: list[Example] = []
     problems: list[str] = []
-    warnings = list(plan.warnings)
+    warnings, notes = list(plan.warnings), list(plan.notes)
     trained = plan.examples
     for number, concept in enumerate(concepts):
         if getattr(concept, _FOLDER).strip():
             try:
-                own = _of_folder(number, concept, settings, progress)
+                own, said = _of_folder(number, concept, settings, progress, cache)
             except UserError as error:
                 problems += error.problems
                 continue
@@ -44,6 +52,8 @@ def hold_out(plan: Plan, concepts: Sequence[Concept], settings: Settings, progre
                     "nothing about new ones."
                 )
             held += own
+            notes += said
+            warnings += [f"Concept {number + 1}, {_FOLDER}: {line}" for line in in_lines(said)]
         elif settings.validation_share:
             taken = _share(trained, number, settings.validation_share)
             held += [example for example in trained if example.concept == number and example.content in taken]
@@ -57,6 +67,7 @@ def hold_out(plan: Plan, concepts: Sequence[Concept], settings: Settings, progre
         regularization=balanced(trained, asked),
         validation=tuple(held),
         warnings=tuple(warnings),
+        notes=tuple(notes),
     )
 
 
@@ -66,14 +77,16 @@ def _share(examples: Sequence[Example], concept: int, share: float) -> set[str]:
     return set(contents[: min(max(1, round(share * len(contents))), len(contents) - 1)])
 
 
-def _of_folder(number: int, concept: Concept, settings: Settings, progress: Progress | None) -> list[Example]:
-    """Planned as if they were to be trained."""
+def _of_folder(
+    number: int, concept: Concept, settings: Settings, progress: Progress | None, cache: Path | None
+) -> tuple[list[Example], tuple[Note, ...]]:
+    """Planned as if they were to be trained, and what is to be said of the files."""
     alone = dataclasses.replace(
         concept, instance_data_dir=getattr(concept, _FOLDER), class_data_dir="", regularization=False
     )
     try:
-        planned = make_plan([alone], settings, progress)
+        planned = make_plan([alone], settings, progress, cache)
     except UserError as error:
         named = [text.replace("instance_data_dir", _FOLDER) for text in error.problems]
         raise UserError.several([text.replace("Concept 1", f"Concept {number + 1}") for text in named]) from error
-    return [dataclasses.replace(example, concept=number) for example in planned.examples]
+    return [dataclasses.replace(example, concept=number) for example in planned.examples], planned.notes

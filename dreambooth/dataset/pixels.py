@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dreambooth.dataset.pictures import alpha_of, decode, read_bytes
+from dreambooth.dataset.pictures import alpha_of, decode
 from dreambooth.dataset.plan import Example
+from dreambooth.dataset.reading import read_bytes
 from dreambooth.errors import UserError
 
 if TYPE_CHECKING:

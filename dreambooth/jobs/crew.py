@@ -94,6 +94,10 @@ class Crew:
         """The main process's number (not negative) in all of them."""
         return self._maximum(number if self.is_main else 0)
 
+    def agrees(self, number: int) -> bool:
+        """Whether all came with the same number (not negative)."""
+        return not self.any(self.same(number) != number)
+
     @contextlib.contextmanager
     def main_first(self) -> Iterator[None]:
         """The main process goes through this alone, then the others, who find what it has left in the cache."""

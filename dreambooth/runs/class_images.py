@@ -21,10 +21,10 @@ from dreambooth.checkpoints.modules import Modules, load_modules, load_vae
 from dreambooth.checkpoints.tokens import Reading
 from dreambooth.dataset.buckets import Size, fit
 from dreambooth.dataset.captions import build_prompt
+from dreambooth.dataset.finding import find_pictures
 from dreambooth.dataset.metadata_file import caption_of
-from dreambooth.dataset.pictures import find_pictures
 from dreambooth.dataset.plan import Plan
-from dreambooth.dataset.planning import require_apart
+from dreambooth.dataset.sources import require_apart
 from dreambooth.dataset.variation import Variation
 from dreambooth.errors import UserError
 from dreambooth.files import expand, write_text

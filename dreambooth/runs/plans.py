@@ -13,5 +13,6 @@ from dreambooth.settings import ModelConfig, ModelFolder
 
 def plan_of(model: ModelFolder, config: ModelConfig, progress: Callable[[int, int, str], None] | None = None) -> Plan:
     """As things lie on disk now. UserError with all problems of pictures and captions."""
-    plan = make_plan(with_folders(model, config.concepts), config.settings, progress)
-    return hold_out(plan, config.concepts, config.settings, progress)
+    cache = model.folders.known_pictures
+    plan = make_plan(with_folders(model, config.concepts), config.settings, progress, cache)
+    return hold_out(plan, config.concepts, config.settings, progress, cache)

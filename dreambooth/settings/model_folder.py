@@ -39,6 +39,11 @@ class Folders:
         for name, default in (("dreambooth", "dreambooth"), ("checkpoints", "Stable-diffusion"), ("loras", "Lora")):
             object.__setattr__(self, name, expand(getattr(self, name) or models / default))
 
+    @property
+    def known_pictures(self) -> Path:
+        """What was read of pictures, for all models: see :mod:`dreambooth.dataset.known`."""
+        return self.dreambooth / ".cache" / "pictures.sqlite"
+
     def model_names(self) -> list[str]:
         """Models that were created, by name."""
         if not os.path.isdir(self.dreambooth):

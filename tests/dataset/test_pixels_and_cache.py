@@ -11,7 +11,7 @@ from PIL import Image
 
 from dreambooth.dataset.buckets import fit
 from dreambooth.dataset.cache import LatentCache, TextCache
-from dreambooth.dataset.pictures import examine
+from dreambooth.dataset.examining import examine
 from dreambooth.dataset.pixels import load_pixels
 from dreambooth.dataset.plan import Example
 from dreambooth.errors import UserError

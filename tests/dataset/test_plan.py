@@ -99,16 +99,18 @@ def test_prompts_and_table(plan: Plan) -> None:
     assert rows[5]["resized"] == [168, 105] and rows[5]["crop"] == [0, 4]
     assert rows[10]["concept"] == 2 and rows[10]["caption"] == "a toy"
     assert {row["caption"] for row in rows[12:]} == {f"photo, a dog {n}" for n in range(6)}
-    assert ["no class picture has the shape of its 96x168" in warning for warning in plan.warnings] == [True]
+    shapes = [warning for warning in plan.warnings if "no class picture has the shape" in warning]
+    assert len(shapes) == 1 and "of its 96x168" in shapes[0]
 
 
 def test_all_problems_at_once(tmp_path: Path) -> None:
     good = pictures(tmp_path / "good", SQUARE, SQUARE)
-    (good / "broken one.png").write_text("not a picture")
-    Image.effect_noise((64, 64), 50).save(good / "截断.jpg")
-    data = (good / "截断.jpg").read_bytes()
-    (good / "截断.jpg").write_bytes(data[:-200])
-    (good / "0_a_dog_0.txt").write_bytes(b"\0\0")
+    broken = pictures(tmp_path / "broken", SQUARE)
+    (broken / "broken one.png").write_text("not a picture")
+    Image.effect_noise((64, 64), 50).save(broken / "截断.jpg")
+    data = (broken / "截断.jpg").read_bytes()
+    (broken / "截断.jpg").write_bytes(data[:-200])
+    (broken / "0_a_dog_0.txt").write_bytes(b"\0\0")
     empty = tmp_path / "empty"
     empty.mkdir()
     inside = pictures(tmp_path / "outer" / "class", SQUARE)
@@ -121,6 +123,7 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
         Concept(instance_data_dir=str(inside), class_data_dir=str(inside.parent)),
         Concept(instance_data_dir=str(good / "0_a_dog_0.png")),
         Concept(instance_data_dir="x" * 5000),
+        Concept(instance_data_dir=str(broken)),
     ]
     with pytest.raises(UserError) as caught:
         make_plan(concepts, Settings(resolution=128, bucket_step=12))
@@ -133,9 +136,9 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
         f"Concept 5, class_data_dir: {inside.parent} holds instance_data_dir",
         f"Concept 6, instance_data_dir: {good / '0_a_dog_0.png'}: is a file",
         "Concept 7, instance_data_dir: xxx",
-        f"{good / 'broken one.png'}: is no picture",
-        f"{good / '截断.jpg'}: is damaged or cut off",
-        f"{good / '0_a_dog_0.txt'}: is no text",
+        "Concept 8, instance_data_dir: none of its 3 pictures can be used (1 left out, the caption can't be read; "
+        "1 left out, can't be read as a picture; 1 left out, cut off before the picture ends). "
+        f"The first: {broken / '0_a_dog_0.png'}: {broken / '0_a_dog_0.txt'}: is no text",
     ]
     problems = caught.value.problems
     assert len(problems) == len(expected)
@@ -148,16 +151,25 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
 def test_warnings_name_files(tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
-    for name in ("1.png", "a.png", "b.png"):
-        Image.new("RGB", (40, 40) if name == "a.png" else SQUARE).save(folder / name)
+    for name, side, colour in (("1.png", 128, "red"), ("a.png", 40, "green"), ("b.png", 128, "blue")):
+        Image.new("RGB", (side, side), colour).save(folder / name)
     (folder / "b.txt").write_bytes("café".encode("cp1252"))
     (folder / "phone.HEIC").write_bytes(b"")
     plan = make_plan([Concept(instance_data_dir=str(folder), instance_prompt="[filewords]")], SETTINGS)
-    left_out, encoding, wordless, small = plan.warnings
-    assert "left out" in left_out and left_out.endswith(str(folder / "phone.HEIC"))
-    assert encoding.startswith(f"{folder / 'b.txt'}: is not UTF-8")
+    left_out, small, nameless, wordless, encoding = plan.warnings
+    assert left_out == f"Left out, convert to PNG or JPEG to use them (1): {folder / 'phone.HEIC'}"
+    assert small.startswith("Small pictures, enlarged") and small.endswith(str(folder / "a.png"))
+    assert nameless.endswith(f"(2): {folder / '1.png'}, {folder / 'a.png'}")
     assert "empty prompt" in wordless and wordless.endswith(str(folder / "1.png"))
-    assert "enlarged" in small and small.endswith(str(folder / "a.png"))
+    assert "not UTF-8" in encoding and encoding.endswith(str(folder / "b.png"))
+    assert [(note.path.name, note.kind) for note in plan.notes] == [
+        ("1.png", "no-caption"),
+        ("1.png", "no-words"),
+        ("a.png", "enlarged"),
+        ("a.png", "no-caption"),
+        ("b.png", "caption-encoding"),
+        ("phone.HEIC", "other-format"),
+    ]
 
 
 def test_progress_and_cancel(tmp_path: Path) -> None:

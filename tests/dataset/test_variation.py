@@ -177,13 +177,16 @@ def test_small_pictures_are_not_enlarged(tmp_path: Path) -> None:
     assert not any("enlarged" in warning for warning in plan.warnings)
 
     folder_of(tmp_path / "b", [(20, 90), (300, 300), (90, 31)])
-    with pytest.raises(UserError) as caught:
-        make_plan([Concept(instance_data_dir=str(tmp_path / "b"))], settings)
-    assert [problem.rpartition("/")[2][:14] for problem in caught.value.problems] == [
-        "0.png: is 20x9",
-        "2.png: is 90x3",
+    plan = make_plan([Concept(instance_data_dir=str(tmp_path / "b"))], settings)
+    left_out = [note for note in plan.notes if note.left_out]
+    assert [(note.path.name, note.kind, note.text[:8]) for note in left_out] == [
+        ("0.png", "too-small", "is 20x90"),
+        ("2.png", "too-small", "is 90x31"),
     ]
-    assert "bucket_no_upscale" in caught.value.problems[0]
+    assert [example.path.name for example in plan.examples] == ["1.png"]
+    folder_of(tmp_path / "c", [(20, 90)])
+    with pytest.raises(UserError, match=r"none of its 1 pictures can be used.*0\.png: is 20x90.*bucket_no_upscale"):
+        make_plan([Concept(instance_data_dir=str(tmp_path / "c"))], settings)
 
 
 def test_bounds_of_buckets(concept: Concept) -> None:
@@ -199,7 +202,7 @@ def test_bounds_of_buckets(concept: Concept) -> None:
 
 
 def test_a_resolution_between_two_steps_is_said(concept: Concept) -> None:
-    (warning,) = make_plan([concept], dataclasses.replace(FIXED, resolution=130)).warnings
+    warning, *_ = make_plan([concept], dataclasses.replace(FIXED, resolution=130)).warnings
     assert warning.startswith("resolution: 130") and "128x128" in warning and "Take 128 or 160" in warning
 
 

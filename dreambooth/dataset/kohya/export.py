@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.dataset.captions import FILENAME, CaptionFiles
-from dreambooth.dataset.pictures import find_pictures
+from dreambooth.dataset.finding import find_pictures
 from dreambooth.dataset.variation import Variation
 from dreambooth.errors import UserError
 from dreambooth.files import expand

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dreambooth.dataset.pictures import SUFFIXES, find_pictures
+from dreambooth.dataset.finding import SUFFIXES, find_pictures
 from dreambooth.settings import Concept
 
 _NAME = re.compile(r"(\d+)_(.*)", re.DOTALL)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dreambooth.dataset.finding import find_pictures
 from dreambooth.dataset.kohya import folders
 from dreambooth.dataset.kohya.keys import BUCKETS, EVERYWHERE, OF_THE_RUN
 from dreambooth.dataset.kohya.parameters import (
@@ -24,7 +25,6 @@ from dreambooth.dataset.kohya.subsets import resolution_of, take_datasets
 from dreambooth.dataset.kohya.takeover import Takeover
 from dreambooth.dataset.kohya.toml_file import Table, TomlFile, read_toml
 from dreambooth.dataset.kohya.words import NEEDLESS, WITHOUT_COUNTERPART
-from dreambooth.dataset.pictures import find_pictures
 from dreambooth.errors import UserError
 
 # Theirs -> ours, where a value means the same in both.

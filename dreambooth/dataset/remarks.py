@@ -1,0 +1,127 @@
+"""What a person should know of the pictures of a plan, file by file (notes.KINDS)."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dreambooth.dataset.captions import FILE_NAME, FILEWORDS, holds
+from dreambooth.dataset.lookalikes import near_pairs
+from dreambooth.dataset.notes import named
+from dreambooth.dataset.plan import Example, Note
+from dreambooth.dataset.sources import Read
+
+if TYPE_CHECKING:
+    from dreambooth.settings import Concept
+
+# From here on an enlarged picture teaches the model blur.
+_ENLARGED_TOO_MUCH = 2.0
+_KEPT_TOO_LITTLE = 0.75  # of a picture's area
+
+
+def remarks(read: Sequence[Read], examples: Sequence[Example], concepts: Sequence[Concept]) -> list[Note]:
+    """All notes of the pictures that are trained; ``examples`` are those of ``read``, in the same order."""
+    found: list[Note] = []
+    for one, example in zip(read, examples, strict=True):
+        found += [Note(example.path, kind, text) for kind, text in one.picture.findings]
+        found += _of_crop(example)
+        found += _of_words(one, example, concepts[example.concept])
+    found += [*_shared_captions(read), *_the_same(read), *_alike(read)]
+    return [*found, *_of_tokens(concepts)]
+
+
+def _of_crop(example: Example) -> Iterator[Note]:
+    width, height = example.original_size
+    if example.enlarged > _ENLARGED_TOO_MUCH:
+        text = f"is small ({width}x{height}): it would be enlarged {example.enlarged:.1f} times, which teaches blur."
+        yield Note(example.path, "enlarged", text)
+    if example.crop.kept < _KEPT_TOO_LITTLE:
+        text = (
+            f"{1 - example.crop.kept:.0%} of it is cut off to fit {example.bucket[0]}x{example.bucket[1]} (it is "
+            f"{width}x{height}): crop it to what should be learned."
+        )
+        yield Note(example.path, "cropped", text)
+
+
+def _of_words(read: Read, example: Example, concept: Concept) -> Iterator[Note]:
+    caption, path = read.caption, example.path
+    template = (concept.class_prompt if read.source.is_partner else concept.instance_prompt).strip() or FILEWORDS
+    if FILEWORDS in template.lower():
+        if caption.source == FILE_NAME:
+            yield Note(path, "no-caption", f'has no caption file: its name gives "{named(caption.text)}".')
+        elif not caption.text:
+            yield Note(path, "empty-caption", f"its caption file {named(caption.source)} is empty.")
+        elif caption.note:
+            yield Note(
+                path, "caption-encoding", f"its caption {named(caption.source)} is not UTF-8, read as Windows-1252."
+            )
+    if example.is_class:
+        return
+    prompt = re.sub(re.escape(FILEWORDS), lambda _: caption.text, template, flags=re.IGNORECASE)
+    if not example.caption:
+        yield Note(path, "no-words", "has neither caption nor token: it is trained with an empty prompt.")
+    elif concept.instance_token.strip() and not holds(prompt, concept.instance_token):
+        text = f'"{concept.instance_token}" is not in its caption, so it is put in: "{named(example.caption)}".'
+        yield Note(path, "token-missing", text)
+
+
+def _of_tokens(concepts: Sequence[Concept]) -> Iterator[Note]:
+    for concept in concepts:
+        token, word = concept.instance_token.strip(), concept.class_token.strip()
+        if token and word and holds(token, word):
+            text = f'the instance token "{token}" holds the class token "{word}": a rare word alone is learned better.'
+            yield Note(Path(concept.instance_data_dir), "class-in-token", text)
+
+
+def _shared_captions(read: Sequence[Read]) -> Iterator[Note]:
+    """Pictures that differ in their suffix alone."""
+    having = [one for one in read if os.path.splitext(one.caption.source)[0] == one.source.path.stem]
+    for first, *others in _groups((str(one.source.path.with_name(one.caption.source)), one) for one in having):
+        for other in others:
+            text = f"shares the caption {named(other.caption.source)} with {named(first.source.path.name)}."
+            yield Note(other.source.path, "caption-shared", text)
+
+
+def _the_same(read: Sequence[Read]) -> Iterator[Note]:
+    for first, *others in _groups((_side(one, one.picture.content), one) for one in read):
+        for other in others:
+            yield Note(other.source.path, "duplicate", f"is the same file as {named(first.source.path)}.")
+
+
+def _alike(read: Sequence[Read]) -> Iterator[Note]:
+    """Each later picture beside the first that it looks like; the same files are told of elsewhere."""
+    for own in _groups((_side(one), one) for one in read):
+        firsts: dict[int, Read] = {}
+        for one in own:
+            look = one.picture.look
+            if look is None:
+                continue
+            first = firsts.setdefault(look, one)
+            if first.picture.content != one.picture.content:
+                yield _looks_like(one, first, 0)
+        told: set[int] = set()
+        looks = list(firsts)
+        for one, other, distance in near_pairs(looks):
+            if other not in told:
+                told.add(other)
+                yield _looks_like(firsts[looks[other]], firsts[looks[one]], distance)
+
+
+def _looks_like(one: Read, first: Read, distance: int) -> Note:
+    text = f"looks like {named(first.source.path)} (fingerprints differ in {distance} of 64 bits)."
+    return Note(one.source.path, "near-duplicate", text)
+
+
+def _side(one: Read, *more: Hashable) -> tuple[Hashable, ...]:
+    return (one.source.concept, one.source.is_class, *more)
+
+
+def _groups(keyed: Iterable[tuple[Hashable, Read]]) -> list[list[Read]]:
+    groups: dict[Hashable, list[Read]] = defaultdict(list)
+    for key, one in keyed:
+        groups[key].append(one)
+    return list(groups.values())

@@ -1,0 +1,126 @@
+"""What the table shows is what training uses: two epochs are recorded where models are asked, and compared."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from PIL import Image
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from dreambooth import actions
+from dreambooth.dataset.plan import Batch, Example
+from dreambooth.settings import Concept, ModelFolder
+from tests.training.conftest import SMALL, Outcome
+
+EPOCHS, BATCH = 2, 2
+VARIED = {"shuffle_tags": True, "keep_tokens": 1, "hflip": True, "bucket_step": 16, "seed": 5}
+# The unet is shown the latents themselves nearly without noise, so that they can be recognised.
+BARELY_NOISED = {"min_timestep": 0, "max_timestep": 1}
+
+
+@pytest.fixture
+def concept(tmp_path: Path) -> Concept:
+    """Pictures of four shapes, all unlike, of which each is shown twice an epoch; fewer class pictures."""
+    rng = random.Random(0)
+    for kind, sizes in (("toys", [(80, 80), (112, 72), (72, 112), (90, 90), (130, 84)]), ("class", [(100, 100)] * 3)):
+        (tmp_path / kind).mkdir()
+        for number, size in enumerate(sizes):
+            blobs = Image.frombytes("RGB", (5, 5), rng.randbytes(75))
+            blobs.resize(size, Image.Resampling.BICUBIC).save(tmp_path / kind / f"{number}.png")
+            tags = rng.sample(["soft light", "grey floor", "from above", "close", "on a table", "dark"], 4)
+            (tmp_path / kind / f"{number}.txt").write_text(", ".join(["toy", *tags]))
+    return Concept(
+        instance_data_dir=str(tmp_path / "toys"), class_data_dir=str(tmp_path / "class"),
+        instance_token="zwx", class_token="toy", num_repeats=2,
+    )  # fmt: skip
+
+
+class Recorder:
+    """What the models of a run were really given."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.encoded: list[tuple[torch.Tensor, torch.Tensor]] = []  # pixels (3, H, W), latents (4, H/8, W/8)
+        self.read: list[tuple[torch.Tensor, torch.Tensor]] = []  # token ids (B, 77), states (B, 77, D)
+        self.steps: list[tuple[torch.Tensor, torch.Tensor]] = []  # latents (B, 4, h, w), states (B, 77, D)
+        encode, read, predict = AutoencoderKL.encode, CLIPTextModel.forward, UNet2DConditionModel.forward
+
+        def encoding(vae: Any, pixels: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            given = encode(vae, pixels, *args, **kwargs)
+            self.encoded.append((pixels[0].clone(), given.latent_dist.mean[0] * vae.config.scaling_factor))
+            return given
+
+        def reading(encoder: Any, ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            states = read(encoder, ids, *args, **kwargs)
+            self.read.append((ids.clone(), states[0].detach()))
+            return states
+
+        def predicting(unet: Any, noisy: torch.Tensor, t: torch.Tensor, **kwargs: Any) -> Any:
+            assert not t.any()
+            self.steps.append((noisy.clone(), kwargs["encoder_hidden_states"].detach()))
+            return predict(unet, noisy, t, **kwargs)
+
+        monkeypatch.setattr(AutoencoderKL, "encode", encoding)
+        monkeypatch.setattr(CLIPTextModel, "forward", reading)
+        monkeypatch.setattr(UNet2DConditionModel, "forward", predicting)
+
+    def pixels_of(self, noisy: torch.Tensor) -> torch.Tensor:
+        """The picture behind what the unet was shown: that of the nearest latents of its size."""
+        there = [(pixels, latents) for pixels, latents in self.encoded if latents.shape == noisy.shape]
+        return min(there, key=lambda pair: float((pair[1] - noisy).abs().mean()))[0]
+
+
+def cut_out(example: Example) -> torch.Tensor:
+    """The planned part of a picture, by way of the whole: (3, H, W) in [-1, 1]."""
+    crop = example.crop
+    with Image.open(example.path) as image:
+        whole = image.convert("RGB").resize((crop.resized_w, crop.resized_h), Image.Resampling.LANCZOS)
+    part = whole.crop((crop.left, crop.top, crop.left + crop.width, crop.top + crop.height))
+    if example.flipped:
+        part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    values = torch.tensor(list(part.tobytes()), dtype=torch.float32)
+    return values.view(crop.height, crop.width, 3).permute(2, 0, 1) / 127.5 - 1
+
+
+def test_two_epochs_are_the_planned_ones(
+    train: Callable[..., Outcome], mini: ModelFolder, concept: Concept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"num_train_epochs": EPOCHS, "train_batch_size": BATCH, **VARIED, **BARELY_NOISED}
+    checked = actions.check(mini, actions.configure(mini, {**SMALL, **settings}, [concept]))
+    recorder = Recorder(monkeypatch)
+    assert train(samples=0, **settings).error is None
+    planned: list[Batch] = [
+        batch for epoch in range(EPOCHS) for batch in checked.plan.epoch(VARIED["seed"], epoch, BATCH)
+    ]
+    assert len(recorder.steps) == len(recorder.read) == len(planned) == checked.steps
+    tokenizer = CLIPTokenizer.from_pretrained(mini.working / "tokenizer")
+    shown: Counter[str] = Counter()
+    for batch, (noisy, told), (ids, states) in zip(planned, recorder.steps, recorder.read, strict=True):
+        examples = (*batch.instances, *batch.classes)
+        assert torch.equal(told, states)
+        assert len(noisy) == len(ids) == len(examples)
+        for example, row, tokens in zip(examples, noisy, ids, strict=True):
+            wanted = tokenizer(example.caption, padding="max_length", max_length=77)["input_ids"]
+            assert tokens.tolist() == wanted
+            assert tuple(row.shape[1:]) == (example.bucket[1] // 8, example.bucket[0] // 8)
+            assert (recorder.pixels_of(row) - cut_out(example)).abs().mean() < 0.01
+            shown[str(example.path)] += 1
+
+    table = checked.plan.table()
+    instances = [row for row in table if row["kind"] == "instance"]
+    assert {row["file"]: shown[row["file"]] for row in instances} == {
+        row["file"]: EPOCHS * row["repeats"] for row in instances
+    }
+    assert sum(shown[row["file"]] for row in table if row["kind"] == "instance") == EPOCHS * 10
+    assert sum(shown[file] for file in {row["file"] for row in table if row["kind"] == "class"}) == EPOCHS * 10
+    assert len({tuple(row["bucket"]) for row in instances}) >= 3
+    # The drawn variations were really at work: tags in other orders, pictures from both sides.
+    every = [example for batch in planned for example in batch.instances]
+    assert len({example.caption for example in every}) > len(instances)
+    assert {example.flipped for example in every} == {True, False}

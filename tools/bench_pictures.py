@@ -1,0 +1,114 @@
+"""How long the look at a folder of pictures takes, beside decoding each of them once: ratios within one run.
+
+    python tools/bench_pictures.py                       10,000 pictures, made in a temporary folder
+    python tools/bench_pictures.py --folder PICTURES     your own
+    python tools/bench_pictures.py --count 1000 --rounds 3
+
+"decode" opens and loads each file with Pillow in as many threads as there are cores. "first" plans the folder with an
+empty cache (`dreambooth.dataset.planning.make_plan`, what `plan`, `check` and `train` do), "again" does so a second
+time. Each is a process of its own; peak memory is that process's. In turns, so that a busy machine slows all alike; on
+a very busy one the ratio of the CPU's seconds, which stands beside, says more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+KINDS = {"jpg": {"quality": 90}, "png": {"compress_level": 1}, "webp": {"quality": 85, "method": 0}}
+
+
+def main() -> None:
+    args = _arguments()
+    if args.one:
+        return _one(args.one, Path(args.folder), Path(args.cache))
+    with tempfile.TemporaryDirectory(dir=args.within) as temporary:
+        folder = Path(args.folder) if args.folder else Path(temporary, "pictures")
+        if not args.folder:
+            _generate(folder, args.count)
+            time.sleep(3)  # what was just written is not kept in the cache
+        for number in range(args.rounds):
+            cache = Path(temporary, f"cache {number}.sqlite")
+            row = {what: _in_process(what, folder, cache) for what in ("decode", "first", "again")}
+            for over, under in (("first", "decode"), ("again", "first")):
+                ratios = [round(row[over][unit] / row[under][unit], 4) for unit in ("seconds", "CPU")]
+                row[f"{over} / {under}"] = ratios
+            print(json.dumps(row), flush=True)
+
+
+def _in_process(what: str, folder: Path, cache: Path) -> dict:
+    command = [sys.executable, __file__, "--one", what, "--folder", str(folder), "--cache", str(cache)]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
+
+
+def _one(what: str, folder: Path, cache: Path) -> None:
+    started, worked = time.perf_counter(), time.process_time()
+    pictures, notes = _decode(folder) if what == "decode" else _plan(folder, cache)
+    seconds, cpu = time.perf_counter() - started, time.process_time() - worked
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    found = {"seconds": round(seconds, 2), "CPU": round(cpu, 2), "MB": round(memory)}
+    print(json.dumps({**found, "pictures": pictures, "notes": notes}))
+
+
+def _decode(folder: Path) -> tuple[int, int]:
+    def load(path: Path) -> None:
+        with Image.open(path) as image:
+            image.load()
+
+    paths = [path for path in sorted(folder.rglob("*")) if path.suffix[1:] in KINDS]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return len(list(pool.map(load, paths))), 0
+
+
+def _plan(folder: Path, cache: Path) -> tuple[int, int]:
+    from dreambooth.dataset.planning import make_plan
+    from dreambooth.settings import Concept, Settings
+
+    concept = Concept(instance_data_dir=str(folder), instance_token="sks", class_token="toy")
+    plan = make_plan([concept], Settings(), cache=cache)
+    return len(plan.examples), len(plan.notes)
+
+
+def _generate(folder: Path, count: int) -> None:
+    folder.mkdir(parents=True)
+    with ProcessPoolExecutor() as pool:
+        list(pool.map(_make, [folder] * count, range(count), chunksize=50))
+
+
+def _make(folder: Path, number: int) -> None:
+    """Coloured blobs under grain, 512 to 1500 pixels a side, each with a caption."""
+    rng = random.Random(number)
+    size = rng.randrange(512, 1501), rng.randrange(512, 1501)
+    blobs = Image.frombytes("RGB", (9, 9), rng.randbytes(243)).resize(size, Image.Resampling.BICUBIC)
+    grain = Image.effect_noise((256, 256), 30).convert("RGB").resize(size, Image.Resampling.BILINEAR)
+    suffix = list(KINDS)[number % len(KINDS)]
+    Image.blend(blobs, grain, 0.3).save(folder / f"{number}.{suffix}", **KINDS[suffix])
+    (folder / f"{number}.txt").write_text(f"a sks toy, number {number}, soft light")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", help="pictures to take in place of made ones")
+    parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--within", help="where to make them, in place of the system's temporary folder")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--cache", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
