@@ -89,7 +89,8 @@ def _row(example: Example, variation: Variation | None = None) -> Row:
 
 def _varies(example: Example, variation: Variation) -> list[str]:
     said = []
-    words_vary = any(variation.changes_words(caption) for caption in captions_of(example))
+    loose = variation.shuffle_tags or variation.tag_dropout > 0
+    words_vary = loose and any(variation.changes_words(caption) for caption in captions_of(example))
     if words_vary and variation.shuffle_tags:
         kept = tags_of(example.caption)[: variation.keep_tokens]
         said.append(f"tags shuffled after {', '.join(kept)}" if kept else "tags shuffled")

@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 
 from dreambooth.checkpoints.modules import load_tokenizer
 from dreambooth.checkpoints.tokenizer import shipped_tokenizer
-from dreambooth.checkpoints.tokens import Reading, count, lost
+from dreambooth.checkpoints.tokens import Reading, counted
 from dreambooth.dataset.plan import Plan
 from dreambooth.dataset.table import Row, captions_of, table
 from dreambooth.settings import SETTINGS, ModelFolder
 
 CUT_OFF = "cut-off"  # the kind of warning
 _NAMED = 5  # pictures
+_AT_ONCE = 1000  # captions, to keep what is in memory small
 
 
 class Read(NamedTuple):
@@ -30,13 +31,12 @@ def tokenizer_of(model: ModelFolder | None) -> Any:
 
 def read_captions(tokenizer: Any, plan: Plan, reading: Reading) -> dict[str, Read]:
     """Each caption of the plan, as it is read."""
-    captions = {caption for example in plan.everything() for caption in captions_of(example)}
-    return {caption: _read(tokenizer, caption, reading) for caption in captions}
-
-
-def _read(tokenizer: Any, caption: str, reading: Reading) -> Read:
-    tokens = count(tokenizer, caption, reading)
-    return Read(tokens, lost(tokenizer, caption, reading) if tokens > reading.max_tokens else "")
+    captions = sorted({caption for example in plan.everything() for caption in captions_of(example)})
+    read: dict[str, Read] = {}
+    for start in range(0, len(captions), _AT_ONCE):
+        some = captions[start : start + _AT_ONCE]
+        read |= {caption: Read(*one) for caption, one in zip(some, counted(tokenizer, some, reading), strict=True)}
+    return read
 
 
 def rows(plan: Plan, read: Mapping[str, Read]) -> list[Row]:
