@@ -67,4 +67,4 @@ def _readable(said: dict[str, Any]) -> str:
     lines += ["notes: " + ", ".join(f"{kind}: {n}" for kind, n in notes.items())] if notes else []
     lines += [f"{word}: {line}" for word in ("taken", "without") for line in said[word]]
     lines += [f"warning: {text}" for text in said["warnings"]]
-    return "\n".join([*lines, "", picture_table([*said["pictures"], *said["left_out"]])])
+    return "\n".join([*lines, "", picture_table([*said["pictures"], *said["other_files"]])])

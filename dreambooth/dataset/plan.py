@@ -156,6 +156,14 @@ class Plan:
         captions |= {example.caption for example in self.validation}
         return sorted(captions | ({""} if self.variation.caption_dropout else set()))
 
+    def captions_of(self, example: Example) -> list[str]:
+        """The captions that it may be shown with, before its tags are shuffled or left out."""
+        return [example.caption]
+
+    def variation_of(self, example: Example) -> Variation:
+        """What changes about it from one showing to the next."""
+        return self.variation
+
     def words_vary(self) -> bool:
         """Whether there are more prompts than :meth:`prompts` names."""
         return any(self.variation.changes_words(example.caption) for example in self.all_examples())

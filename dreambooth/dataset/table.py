@@ -1,4 +1,4 @@
-"""A plan as the table that people see: one row of plain values for each picture, and what was left out."""
+"""A plan as the table that people see: a row of plain values for each picture, and for each file that is none."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dreambooth.dataset.plan import Example, Note, Plan
 from dreambooth.dataset.variation import Variation, tags_of
 
 Row = dict[str, Any]
+LEFT_OUT = "left out"  # the kind of a file that is no part of the run
 _NAMED = 3  # class pictures of a bucket
 
 
@@ -26,25 +27,22 @@ def table(plan: Plan) -> list[Row]:
     partners = {key: _partners(examples) for key, examples in plan.class_examples.items()}
     nobody = _partners(())
     rows = [
-        {**_row(example, plan.variation), **partners.get((example.concept, example.bucket), nobody)}
-        for example in plan.examples
+        {**_row(plan, example), **partners.get((example.concept, example.bucket), nobody)} for example in plan.examples
     ]
-    rows += [{**_row(e, plan.variation), **nobody} for e in plan.all_examples()[len(plan.examples) :]]
-    rows += [{**_row(e), **nobody, "kind": "validation"} for e in plan.validation]
+    rows += [{**_row(plan, example), **nobody} for example in plan.all_examples()[len(plan.examples) :]]
+    rows += [{**_row(plan, e), **nobody, "kind": "validation", "varies": []} for e in plan.validation]
     return [{**row, **_told(notes.get(row["path"], ()))} for row in rows]
 
 
-def left_out(plan: Plan) -> list[Row]:
-    """The files that are no part of the run, each with its reasons."""
-    notes = _by_path(plan.notes)
-    paths = dict.fromkeys(str(note.path) for note in plan.notes if note.left_out)
-    return [{"path": path, "kind": "left out", **_told(notes[path])} for path in paths]
-
-
-def elsewhere(plan: Plan) -> list[str]:
-    """What was noted of files that have no row of their own, such as caption files."""
-    shown = {str(e.path) for e in plan.everything()} | {str(note.path) for note in plan.notes if note.left_out}
-    return [f"{note.path}: {note.text}" for note in plan.notes if str(note.path) not in shown]
+def other_files(plan: Plan) -> list[Row]:
+    """What was noted of files without a row of their own: those that are left out, and such as captions."""
+    shown, notes = {str(example.path) for example in plan.everything()}, _by_path(plan.notes)
+    out = {str(note.path) for note in plan.notes if note.left_out}
+    return [
+        {"path": path, "kind": LEFT_OUT if path in out else "other", **_told(told)}
+        for path, told in notes.items()
+        if path not in shown
+    ]
 
 
 def bucket_counts(plan: Plan) -> list[Row]:
@@ -62,21 +60,16 @@ def bucket_counts(plan: Plan) -> list[Row]:
     ]
 
 
-def captions_of(example: Example) -> tuple[str, ...]:
-    """All captions that a picture may be shown with, before its tags are shuffled or left out."""
-    return (example.caption,)
-
-
-def _row(example: Example, variation: Variation | None = None) -> Row:
+def _row(plan: Plan, example: Example) -> Row:
     crop = example.crop
     return {
         "path": str(example.path),
         "concept": example.concept + 1,
         "kind": "class" if example.is_class else "instance",
         "caption": example.caption,
-        "captions": list(captions_of(example)),
+        "captions": plan.captions_of(example),
         "caption_from": example.caption_source,
-        "varies": _varies(example, variation) if variation else [],
+        "varies": _varies(plan.variation_of(example), example),
         "size": list(example.original_size),
         "bucket": list(example.bucket),
         "resized": [crop.resized_w, crop.resized_h],
@@ -87,10 +80,9 @@ def _row(example: Example, variation: Variation | None = None) -> Row:
     }
 
 
-def _varies(example: Example, variation: Variation) -> list[str]:
+def _varies(variation: Variation, example: Example) -> list[str]:
     said = []
-    loose = variation.shuffle_tags or variation.tag_dropout > 0
-    words_vary = loose and any(variation.changes_words(caption) for caption in captions_of(example))
+    words_vary = (variation.shuffle_tags or variation.tag_dropout) and variation.changes_words(example.caption)
     if words_vary and variation.shuffle_tags:
         kept = tags_of(example.caption)[: variation.keep_tokens]
         said.append(f"tags shuffled after {', '.join(kept)}" if kept else "tags shuffled")

@@ -9,7 +9,7 @@ from dreambooth.checkpoints.modules import load_tokenizer
 from dreambooth.checkpoints.tokenizer import shipped_tokenizer
 from dreambooth.checkpoints.tokens import Reading, counted
 from dreambooth.dataset.plan import Plan
-from dreambooth.dataset.table import Row, captions_of, table
+from dreambooth.dataset.table import Row, table
 from dreambooth.settings import SETTINGS, ModelFolder
 
 CUT_OFF = "cut-off"  # the kind of warning
@@ -31,7 +31,7 @@ def tokenizer_of(model: ModelFolder | None) -> Any:
 
 def read_captions(tokenizer: Any, plan: Plan, reading: Reading) -> dict[str, Read]:
     """Each caption of the plan, as it is read."""
-    captions = sorted({caption for example in plan.everything() for caption in captions_of(example)})
+    captions = sorted({caption for example in plan.everything() for caption in plan.captions_of(example)})
     read: dict[str, Read] = {}
     for start in range(0, len(captions), _AT_ONCE):
         some = captions[start : start + _AT_ONCE]
@@ -57,7 +57,7 @@ def _with_tokens(row: Row, read: Mapping[str, Read]) -> Row:
 
 def too_long(plan: Plan, read: Mapping[str, Read], allowed: int) -> list[str]:
     """One warning that names the pictures whose captions are cut off, and by how many tokens, the longest first."""
-    over = {e.path: max(read[caption].tokens for caption in captions_of(e)) - allowed for e in plan.everything()}
+    over = {e.path: max(read[caption].tokens for caption in plan.captions_of(e)) - allowed for e in plan.everything()}
     over = {path: n for path, n in sorted(over.items(), key=lambda item: -item[1]) if n > 0}
     if not over:
         return []

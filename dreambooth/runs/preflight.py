@@ -15,7 +15,7 @@ from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.tokens import Reading
 from dreambooth.dataset.plan import Plan
 from dreambooth.dataset.planning import NO_SUCH_SHAPE
-from dreambooth.dataset.table import elsewhere, left_out
+from dreambooth.dataset.table import other_files
 from dreambooth.errors import UserError
 from dreambooth.files import require_free_space
 from dreambooth.hosts.alone import best_device
@@ -58,7 +58,7 @@ class Checked:
             "memory_gb": round(self.memory_bytes / 1e9, 2),
             "warnings": list(self.warnings),
             "table": rows(self.plan, self.read),
-            "left_out": left_out(self.plan),
+            "other_files": other_files(self.plan),
         }
 
 
@@ -98,7 +98,7 @@ def preflight(
     memory = forecast(settings, precision, n_unet, n_text, bool(plan.class_examples or to_draw))
     read = read_captions(tokenizer_of(model), plan, Reading.of(settings, training=True))
     of_plan = [text for text in plan.warnings if not (to_draw and NO_SUCH_SHAPE in text)]
-    long = [*elsewhere(plan), *too_long(plan, read, settings.max_token_length)]
+    long = too_long(plan, read, settings.max_token_length)
     of_settings = [*_idle_settings(model, settings), *doubts(settings)]
     warnings = (*of_plan, *long, *_memory_warnings(device, memory), *of_settings)
     rates = curve(settings, steps)

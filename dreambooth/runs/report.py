@@ -10,7 +10,7 @@ from typing import Any
 
 from dreambooth.checkpoints.tokens import CHUNK, Reading
 from dreambooth.dataset.plan import Plan
-from dreambooth.dataset.table import Row, bucket_counts, elsewhere, left_out
+from dreambooth.dataset.table import LEFT_OUT, Row, bucket_counts, other_files
 from dreambooth.errors import UserError
 from dreambooth.files import read_json
 from dreambooth.hosts.alone import best_device
@@ -31,13 +31,13 @@ _HEADER = 96  # bytes of a cache file beside its numbers, about
 
 @dataclass(frozen=True)
 class Report:
-    """A run as it would be. ``pictures`` and ``left_out``: see :mod:`dreambooth.dataset.table`."""
+    """A run as it would be. ``pictures`` and ``other_files``: see :mod:`dreambooth.dataset.table`."""
 
     concepts: tuple[Concept, ...]
     settings: Settings
     totals: dict[str, Any]
     pictures: list[Row]
-    left_out: list[Row]
+    other_files: list[Row]
     warnings: list[str]
 
     def as_dict(self) -> dict[str, Any]:
@@ -46,7 +46,7 @@ class Report:
             "concepts": [dataclasses.asdict(concept) for concept in self.concepts],
             "totals": self.totals,
             "pictures": self.pictures,
-            "left_out": self.left_out,
+            "other_files": self.other_files,
             "warnings": self.warnings,
         }
 
@@ -66,16 +66,16 @@ def report(
     plan = plan_of(model, ModelConfig("", settings, tuple(concepts)), progress)
     reading = Reading.of(settings, training=True)
     read = read_captions(tokenizer_of(model), plan, reading)
-    warnings = [*plan.warnings, *elsewhere(plan), *too_long(plan, read, settings.max_token_length)]
-    pictures, without = rows(plan, read), left_out(plan)
+    warnings = [*plan.warnings, *too_long(plan, read, settings.max_token_length)]
+    pictures, others = rows(plan, read), other_files(plan)
     totals = totals_of(plan, settings) | {
-        "left_out": len(without),
-        "notes": _counted([*pictures, *without]),
+        "left_out": sum(row["kind"] == LEFT_OUT for row in others),
+        "notes": _counted([*pictures, *others]),
         "cache_bytes": cache_bytes(plan, settings, read, model),
     }
     if model:
         totals |= _of_model(model, plan, concepts, settings, device, totals["steps"], warnings)
-    return Report(tuple(concepts), settings, totals, pictures, without, warnings)
+    return Report(tuple(concepts), settings, totals, pictures, others, warnings)
 
 
 def totals_of(plan: Plan, settings: Settings) -> dict[str, Any]:

@@ -62,7 +62,7 @@ class Look:
         self.progress = done, total, what
 
     def rows(self) -> list[Mapping[str, Any]]:
-        return [*self.report.pictures, *self.report.left_out] if self.report else []
+        return [*self.report.pictures, *self.report.other_files] if self.report else []
 
     def choices(self) -> dict[str, list[int]]:
         """Which rows there are to be seen, by what people choose them by."""
@@ -97,7 +97,7 @@ class Looking:
         self.desk = desk
         self._looks: OrderedDict[str, Look] = OrderedDict()
         self._beats = itertools.count()
-        self.thumbnails = Thumbnails(desk.host.folders().dreambooth / ".thumbnails")
+        self.thumbnails = Thumbnails(desk.host.folders().dreambooth / ".cache" / "thumbnails")
 
     def at_folder(self, before: str, name: str | None, folder: str, settings: Values) -> tuple[str, str]:
         """(key of the look, what to say meanwhile). What lies there may bring settings of its own."""

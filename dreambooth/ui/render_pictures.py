@@ -75,7 +75,7 @@ def _figure(row: Row, number: int, uri: str) -> str:
     if "bucket" in row:
         words = f"{_size(row['bucket'])} · {row['kept']:.0%}" + (f" · {row['repeats']}×" if row["repeats"] > 1 else "")
     else:
-        words = "left out"
+        words = row["kind"]
     kind = row["kind"].replace(" ", "_")
     return (
         f'<figure class="db_picture db_{kind}" data-number="{number}" tabindex="0" role="button" title="{name}">'

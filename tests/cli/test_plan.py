@@ -35,7 +35,7 @@ def test_a_folder(folder):
     assert said["pictures"][0]["crop"] == pytest.approx([11.43, 0, 628.57, 480], abs=1.5)
     assert said["pictures"][1]["cut_off"] and "token" in said["pictures"][1]["warnings"][0]
     assert {"path", "repeats", "captions", "tokens"} <= said["pictures"][0].keys()
-    assert said["taken"] == said["without"] == said["left_out"] == []
+    assert said["taken"] == said["without"] == said["other_files"] == []
 
     readable = run("plan", folder)
     assert readable.returncode == 0 and "576x448" in readable.stdout and "steps: 300" in readable.stdout
@@ -66,7 +66,7 @@ def test_what_cannot_be_planned_is_said_at_once(folder, tmp_path):
         tmp_path / "nowhere": "there is no such folder",
         tmp_path / "nowhere.json": "does not exist",
         empty: "holds no picture",
-        folder / "0.png": "is a file",
+        folder / "0.png": " folder",
     }
     for path, why in refused.items():
         done = run("plan", path, "--json")

@@ -80,8 +80,9 @@ def test_the_words_that_are_cut_off(prompt, limit, lost):
     assert tokens == count(tokenizer, prompt, reading)
     assert said == lost
     for other in ({"weighted": True}, {"strict": True}):
-        ((_, said),) = counted(tokenizer, [prompt], Reading(max_tokens=limit, **other))
-        assert "<|" not in said and (said.endswith(prompt[-3:]) or not lost)
+        other_reading = Reading(max_tokens=limit, **other)
+        ((tokens, said),) = counted(tokenizer, [prompt], other_reading)
+        assert bool(said) == (tokens > limit) and "<|" not in said and prompt.casefold().endswith(said.casefold()[-3:])
 
 
 def test_a_row_tells_all_of_a_picture(tmp_path):
@@ -122,12 +123,12 @@ def test_what_is_noted_stands_with_its_picture_or_is_left_out(tmp_path, monkeypa
     found = picture_actions.look([Concept(instance_data_dir=str(folder), instance_prompt="a dog")], SMALL)
     assert found.pictures[0]["warnings"] == ["The camera's note turns it.", "Like 1.png."]
     assert found.pictures[1]["warnings"] == []
-    assert [(row["path"], row["warning_kinds"]) for row in found.left_out] == [
-        (str(folder / "broken.png"), ["unreadable"])
+    assert [(row["path"], row["kind"], row["warning_kinds"]) for row in found.other_files] == [
+        (str(folder / "broken.png"), "left out", ["unreadable"]),
+        (str(folder / "0.txt"), "other", ["encoding"]),
     ]
     assert found.totals["left_out"] == 1
-    assert found.totals["notes"] == {"duplicate": 1, "turned": 1, "unreadable": 1}
-    assert f"{folder / '0.txt'}: Read as Windows-1252." in found.warnings
+    assert found.totals["notes"] == {"duplicate": 1, "encoding": 1, "turned": 1, "unreadable": 1}
 
 
 def test_two_epochs_show_what_the_table_says(mini, tmp_path, monkeypatch):
