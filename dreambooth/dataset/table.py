@@ -45,12 +45,18 @@ def other_files(plan: Plan) -> list[Row]:
     ]
 
 
+def shown(plan: Plan) -> tuple[Example, ...]:
+    """What an epoch shows ``repeats`` times: all but the class partners that go with it."""
+    everything = plan.all_examples()
+    return everything[: len(everything) - sum(map(len, plan.class_examples.values()))]
+
+
 def bucket_counts(plan: Plan) -> list[Row]:
-    """How full each bucket is, the fullest first. ``showings``: of instance pictures in an epoch."""
-    pictures: Counter[Size] = Counter(example.bucket for example in plan.examples)
+    """How full each bucket is, the fullest first. ``showings`` are those of an epoch, without class partners."""
+    pictures: Counter[Size] = Counter(example.bucket for example in shown(plan))
     showings: Counter[Size] = Counter()
     classes: Counter[Size] = Counter()
-    for example in plan.examples:
+    for example in shown(plan):
         showings[example.bucket] += example.repeats
     for (_, bucket), examples in plan.class_examples.items():
         classes[bucket] += len(examples)

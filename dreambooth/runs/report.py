@@ -10,7 +10,7 @@ from typing import Any
 
 from dreambooth.checkpoints.tokens import CHUNK, Reading
 from dreambooth.dataset.plan import Plan
-from dreambooth.dataset.table import LEFT_OUT, Row, bucket_counts, other_files
+from dreambooth.dataset.table import LEFT_OUT, Row, bucket_counts, other_files, shown
 from dreambooth.errors import UserError
 from dreambooth.files import read_json
 from dreambooth.hosts.alone import best_device
@@ -86,7 +86,7 @@ def totals_of(plan: Plan, settings: Settings) -> dict[str, Any]:
         "pictures": len(plan.examples),
         "class_pictures": len({e.path for e in plan.all_examples() if e.is_class}),
         "validation_pictures": len(plan.validation),
-        "showings_per_epoch": sum(example.repeats for example in plan.examples),
+        "showings_per_epoch": sum(example.repeats for example in shown(plan)),
         "steps_per_epoch": per_epoch,
         "epochs": settings.num_train_epochs,
         "steps": steps,
