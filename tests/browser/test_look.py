@@ -71,7 +71,7 @@ def test_from_a_folder_to_a_run(served, visitor, pictures, tmp_path):
     visitor.unfold_all()
     visitor.fill(c1_n_save_sample=0)
     visitor.press("check")
-    visitor.sees("captions", "tokens are too many")
+    visitor.sees("captions", "its caption is too long")
     visitor.tab("Pictures")
     visitor.press("look_concepts")
     visitor.sees("look_said", "Memory")

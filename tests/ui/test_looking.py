@@ -136,4 +136,4 @@ def test_stopped_and_what_cannot_be_seen_is_a_line(looking, folder, tmp_path, mo
 
 def test_the_check_shows_the_same_table(desk, mini, folder):
     _, _, table = desk.check("mini", SMALL, [concept_values(Concept(instance_data_dir=str(folder)))])
-    assert table.count("<tr>") == 66 and "<del" in table and "tokens are too many" in table
+    assert table.count("<tr>") == 66 and "<del" in table and "its caption is too long" in table
