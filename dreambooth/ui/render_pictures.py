@@ -43,8 +43,8 @@ def large(row: Row | None, uri: str) -> str:
 
 def totals(sums: Mapping[str, Any], warnings: Sequence[str]) -> str:
     """What the run comes to."""
-    cells = "".join(f"<dt>{name}</dt><dd>{html.escape(text)}</dd>" for name, text in _sums(sums) if text)
-    told = "".join(f'<p class="db_warning">{html.escape(text)}</p>' for text in warnings)
+    cells = "".join(f"<dt>{name}</dt><dd>{_escaped(text)}</dd>" for name, text in _sums(sums) if text)
+    told = "".join(f'<p class="db_warning">{_escaped(text)}</p>' for text in warnings)
     return f'<dl class="db_facts db_totals">{cells}</dl>{told}'
 
 
@@ -69,8 +69,8 @@ def _sums(sums: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _figure(row: Row, number: int, uri: str) -> str:
-    name = html.escape(Path(row["path"]).name)
-    told = "&#10;".join(html.escape(text) for text in row["warnings"])
+    name = _escaped(Path(row["path"]).name)
+    told = "&#10;".join(_escaped(text) for text in row["warnings"])
     mark = f'<b class="db_mark" title="{told}">{len(row["warnings"])}</b>' if told else ""
     if "bucket" in row:
         words = f"{_size(row['bucket'])} · {row['kept']:.0%}" + (f" · {row['repeats']}×" if row["repeats"] > 1 else "")
@@ -88,7 +88,7 @@ def _frame(row: Row, uri: str) -> str:
     """The picture, dark where it is cut off."""
     if not uri:
         return '<div class="db_frame db_unseen">can’t be shown</div>'
-    image = f'<img src="{uri}" alt="{html.escape(Path(row["path"]).name)}">'
+    image = f'<img src="{uri}" alt="{_escaped(Path(row["path"]).name)}">'
     if "crop" not in row:
         return f'<div class="db_frame">{image}</div>'
     (width, height), (left, top, right, bottom) = row["size"], row["crop"]
@@ -106,22 +106,22 @@ def _words(row: Row) -> str:
 
 def _name(row: Row) -> str:
     of = f"concept {row['concept']}, {row['kind']}" if "concept" in row else row["kind"]
-    return f'<span title="{html.escape(row["path"])}">{html.escape(Path(row["path"]).name)}</span><small>{of}</small>'
+    return f'<span title="{_escaped(row["path"])}">{_escaped(Path(row["path"]).name)}</span><small>{of}</small>'
 
 
 def _caption(row: Row) -> str:
     """All that may be shown, what is cut off struck through; below it where it is from, what varies, what is noted."""
     captions = "<br>".join(_struck(caption, row["cut_off"]) for caption in row.get("captions", ()))
     below = [f"from {row['caption_from']}", *row["varies"]] if captions else []
-    notes = "".join(f'<p class="db_warning">{html.escape(text)}</p>' for text in row["warnings"])
-    return f"{captions}<small>{html.escape(' · '.join(below))}</small>{notes}"
+    notes = "".join(f'<p class="db_warning">{_escaped(text)}</p>' for text in row["warnings"])
+    return f"{captions}<small>{_escaped(' · '.join(below))}</small>{notes}"
 
 
 def _struck(caption: str, lost: str) -> str:
     if not lost or not caption.endswith(lost):
-        return html.escape(caption)
+        return _escaped(caption)
     kept = caption[: len(caption) - len(lost)]
-    return f'{html.escape(kept)}<del title="too long: this is lost">{html.escape(lost)}</del>'
+    return f'{_escaped(kept)}<del title="too long: this is lost">{_escaped(lost)}</del>'
 
 
 def _tokens(row: Row) -> str:
@@ -130,13 +130,18 @@ def _tokens(row: Row) -> str:
 
 
 def _partners(row: Row) -> str:
-    names = [html.escape(name) for name in row.get("class_partner_names", ())]
+    names = [_escaped(name) for name in row.get("class_partner_names", ())]
     count = row.get("class_partners", 0)
     return f'<span title="{", ".join(names)}">1 of {count:,}</span>' if count else ""
 
 
 def _enlarged(row: Row) -> str:
     return f"{row['enlarged']:.1f} ×" if row.get("enlarged", 0) > 1 else ""
+
+
+def _escaped(text: str) -> str:
+    """Also without what no page can be sent: bytes of a file's name that are of no script."""
+    return html.escape(text.encode("utf-8", errors="replace").decode("utf-8"))
 
 
 def _size(size: Sequence[int]) -> str:

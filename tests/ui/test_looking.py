@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -74,6 +75,18 @@ def test_a_picture_is_shown_small_and_large(looking, folder, tmp_path):
         assert looking.large(key, nothing) == ""
     (folder / "65.jpg").unlink()
     assert "can’t be shown" in looking.page(key, "", 1).gallery
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names there are text")
+def test_a_name_of_no_script_can_be_sent_to_a_page(looking, folder):
+    name = os.fsdecode(b"caf\xe9 <b>.png")
+    os.rename(folder / "0.png", folder / name)
+    key = ended(looking, looking.at_folder("", None, str(folder), SMALL))
+    shown = looking.page(key, "", 1)
+    for html in (looking.said(key), shown.gallery, shown.table, looking.large(key, "64")):
+        assert "<b>.png" not in html
+        json.dumps(html, ensure_ascii=False).encode("utf-8")
+    assert "caf? &lt;b&gt;.png" in shown.table
 
 
 def test_what_was_found_is_used(looking, folder, tmp_path):
