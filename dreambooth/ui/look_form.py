@@ -54,11 +54,11 @@ class LookForm:
         self.key, self.shown, self.page = gr.State(value=""), gr.State(value=""), gr.State(value=0)
         self._settings = settings
 
-        def at_folder(before: str, name: str | None, path: str, *given: Any) -> tuple[str, str]:
-            return self.looking.at_folder(before, name, path, settings.values(list(given)))
+        def at_folder(before: str, name: str | None, path: str, *given: Any) -> tuple[str, str, str]:
+            return *self.looking.at_folder(before, name, path, settings.values(list(given))), ""
 
         asked = [self.key, model, folder, *settings.components()]
-        on(self.look.click, at_folder, asked, [self.key, self.said])
+        on(self.look.click, at_folder, asked, [self.key, self.said, self.use_said])
         on(self.stop.click, self.looking.stop, self.key)
         pictures = [self.gallery, self.table, self.only, self.page]
         on(self.said.change, self._follow, [self.key, self.shown], [self.said, self.shown, *pictures])
@@ -80,8 +80,8 @@ class LookForm:
             name, *rest = given
             return name, self._settings.values(rest[:n]), concepts.values(rest[n:])
 
-        def at_concepts(before: str, *given: Any) -> tuple[str, str]:
-            return self.looking.at_concepts(before, *parts(given))
+        def at_concepts(before: str, *given: Any) -> tuple[str, str, str]:
+            return *self.looking.at_concepts(before, *parts(given)), ""
 
         def use(key: str, use_as: str, *given: Any) -> Updates:
             at = None if use_as == NEW else int(use_as.split()[-1]) - 1
@@ -97,7 +97,7 @@ class LookForm:
             ]
             return [*fields, *filled(there), render.lines(_used(there, settings))]
 
-        on(self.look_concepts.click, at_concepts, [self.key, *everything], [self.key, self.said])
+        on(self.look_concepts.click, at_concepts, [self.key, *everything], [self.key, self.said, self.use_said])
         changed = [*self._settings.components(), *shown, self.use_said]
         on(self.use.click, use, [self.key, self.use_as, *everything], changed)
 

@@ -24,6 +24,7 @@ def test_from_a_folder_to_a_run(served, visitor, pictures, tmp_path):
     visitor.create("looked at")
     visitor.sees_value("model_name", "looked at")
     visitor.tab("Settings")
+    visitor.sees_value("num_train_epochs", "300")  # the embedded model's own settings have arrived
     visitor.unfold("db_group_settings_image_processing")
     visitor.unfold("db_group_settings_intervals")
     visitor.fill(resolution=64, num_train_epochs=2)
@@ -37,7 +38,7 @@ def test_from_a_folder_to_a_run(served, visitor, pictures, tmp_path):
     visitor.fill(pictures_folder=pictures)
     visitor.press("look")
     visitor.sees("look_said", "6 pictures")
-    visitor.sees("look_said", "12 steps")
+    visitor.sees("look_said", "2 epochs · 6 steps")
     visitor.sees("look_gallery", "Page 1 of 1")
     page = visitor.page
     assert page.locator(".db_picture").count() == 6
@@ -64,6 +65,7 @@ def test_from_a_folder_to_a_run(served, visitor, pictures, tmp_path):
 
     visitor.choose("look_only", "With notes (1)")
     page.wait_for_function("document.querySelectorAll('.db_picture').length === 1")
+    visitor.choose("look_use_as", "as Concept 1")
     visitor.press("look_use")
     visitor.sees("look_use_said", "1 concept stands under Concepts now")
     visitor.tab("Concepts")
@@ -76,7 +78,7 @@ def test_from_a_folder_to_a_run(served, visitor, pictures, tmp_path):
     visitor.press("look_concepts")
     visitor.sees("look_said", "Memory")
     visitor.press("train")
-    visitor.sees("status", "Training is done after 12 steps")
+    visitor.sees("status", "Training is done after 6 steps")
     visitor.press("look_concepts")  # by now the last run's speed is known
     visitor.sees("look_said", "at the last run's speed")
     assert not visitor.problems
