@@ -5,11 +5,36 @@ callers.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dreambooth.files import expand, write_text
 from dreambooth.settings import ModelConfig, ModelFolder, Settings, parse
+
+if TYPE_CHECKING:
+    from dreambooth.runs.report import Report
+    from dreambooth.settings import Concept
+
+Progress = Callable[[int, int, str], None]
+
+
+def look(
+    concepts: Sequence[Concept],
+    settings: Settings,
+    model: ModelFolder | None = None,
+    device: Any = None,
+    progress: Progress | None = None,
+    known: Path | None = None,
+) -> Report:
+    """What a run of these concepts and settings would be made of; with ``model``, what it would cost too.
+
+    ``known``: a file that keeps what is read of the pictures, as :attr:`Folders.known_pictures`; nothing else is
+    written. It may go on beside anything else.
+    """
+    from dreambooth.runs.report import report
+
+    return report(concepts, settings, model.require() if model else None, device, progress, known)
 
 
 def take_over(model: ModelFolder, path: Path, config: ModelConfig | None = None) -> dict[str, Any]:

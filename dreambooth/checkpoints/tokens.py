@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dreambooth.settings import Settings
 
 CHUNK = 75  # what CLIP reads at a time, beside start and end
+_HALF = "\ufffd"  # what is decoded of a character that was cut through
 _SEPARATORS = re.compile(r"[,;.!?](?:\s+|$)")
 
 
@@ -83,9 +84,42 @@ def count(tokenizer: Any, prompt: str, reading: Reading) -> int:
     return len(_read(tokenizer, prompt, reading))
 
 
+def counted(tokenizer: Any, prompts: Sequence[str], reading: Reading) -> list[tuple[int, str]]:
+    """Of each prompt what :func:`count` says, and the words that are cut off: its own end where that can be found
+    again, else as they were read.
+    """
+    if reading.weighted or reading.strict:
+        tokens = [[id for id, _ in _read(tokenizer, prompt, reading)] for prompt in prompts]
+    else:  # many at once are much faster
+        texts = [without_escapes(prompt) for prompt in prompts]
+        tokens = tokenizer(texts, add_special_tokens=False, truncation=False, verbose=False).input_ids if texts else []
+    return [
+        (len(ids), _end(tokenizer, prompt, ids[reading.max_tokens :]))
+        for prompt, ids in zip(prompts, tokens, strict=True)
+    ]
+
+
 def chunks_needed(tokenizer: Any, prompt: str, reading: Reading) -> int:
     """In how many chunks a prompt is read."""
     return 1 if reading.max_tokens == CHUNK else _chunks(min(count(tokenizer, prompt, reading), reading.max_tokens))
+
+
+def _end(tokenizer: Any, prompt: str, ids: Sequence[int]) -> str:
+    """The end of ``prompt`` that ``ids`` are of; decoded, letters are small and spaces are others."""
+    if not ids:
+        return ""
+    words = tokenizer.decode(ids, skip_special_tokens=True)
+    whole = words.lstrip(_HALF)
+    wanted = "".join(whole.split()).casefold()
+    place, missing = len(prompt), len(wanted)
+    while place and missing > 0:
+        place -= 1
+        missing -= 0 if prompt[place].isspace() else len(prompt[place].casefold())
+    if "".join(prompt[place:].split()).casefold() != wanted:
+        return words
+    if whole != words:
+        place = max(0, len(prompt[:place].rstrip()) - 1)
+    return prompt[place:]
 
 
 _Content = list[tuple[int, float]]  # token ids with their weights

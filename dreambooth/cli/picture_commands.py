@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth import picture_actions
-from dreambooth.errors import UserError
-from dreambooth.files import expand
-from dreambooth.settings import Folders, ModelFolder
+from dreambooth.cli.commands import folders
+from dreambooth.cli.plan_word import add_plan
+from dreambooth.settings import ModelFolder
 from dreambooth.terminal import ProgressBar
 
 
 def add_words(words: Any, word: Callable[..., Any]) -> None:
     """``word(words, name, run, help)`` makes the parser of one; see arguments.py."""
+    add_plan(words, word)
+
     take = word(words, "import-toml", import_toml, "take over a configuration of kohya's sd-scripts into a model")
     take.add_argument("file", metavar="FILE", help="a dataset.toml, a training's parameters; or a folder of pictures")
     take.add_argument("name", metavar="NAME", help="a model that was created")
@@ -34,6 +36,4 @@ def export_toml(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
 
 
 def _model(args: argparse.Namespace) -> ModelFolder:
-    if not args.models_dir.strip():
-        raise UserError("--models-dir is empty: give the WebUI's models folder.")
-    return ModelFolder(Folders(expand(args.models_dir)), args.name)
+    return ModelFolder(folders(args), args.name)

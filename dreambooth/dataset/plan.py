@@ -44,6 +44,14 @@ class Example:
         return self.crop.width, self.crop.height
 
     @property
+    def box(self) -> tuple[float, float, float, float]:
+        """What is cut out of it, in the upright picture's own pixels: left, top, right, bottom."""
+        crop, (width, height) = self.crop, self.original_size
+        across, down = width / crop.resized_w, height / crop.resized_h
+        right, bottom = (crop.left + crop.width) * across, (crop.top + crop.height) * down
+        return crop.left * across, crop.top * down, min(right, width), min(bottom, height)
+
+    @property
     def pixels_key(self) -> tuple[object, ...]:
         """All that decides the pixels that the VAE sees."""
         return self.content, self.crop, self.flipped, self.dynamic
@@ -120,11 +128,13 @@ class Plan:
         def partner(example: Example) -> Example:
             chosen = next(walks[_class_key(example)])
             times[chosen.content] += 1
-            return self._variation(chosen).drawn(chosen, seed, epoch, "class", times[chosen.content])
+            return self.variation_of(chosen).drawn(chosen, seed, epoch, "class", times[chosen.content])
 
         return [
             Batch(
-                instances=tuple(self._variation(example).drawn(example, seed, epoch, time) for example, time in batch),
+                instances=tuple(
+                    self.variation_of(example).drawn(example, seed, epoch, time) for example, time in batch
+                ),
                 classes=tuple(partner(example) for example, _ in batch if _class_key(example) in walks),
             )
             for batch in _shuffled(batches, seed, "batches", epoch)
@@ -150,37 +160,34 @@ class Plan:
 
     def pictures(self) -> tuple[Example, ...]:
         """All that the VAE may have to encode: every picture, and its mirror image where pictures are flipped."""
-        mirrored = [example for example in self.all_examples() if self._variation(example).hflip]
+        mirrored = [example for example in self.all_examples() if self.variation_of(example).hflip]
         return (*self.everything(), *(replace(example, flipped=True) for example in mirrored))
 
     def prompts(self) -> list[str]:
         """The prompts that are the same in each showing, and the empty one where captions are left out."""
-        captions = {e.caption for e in self.all_examples() if not self._variation(e).varies(e)}
+        captions = {e.caption for e in self.all_examples() if not self.variation_of(e).varies(e)}
         captions |= {example.caption for example in self.validation}
-        dropped = any(self._variation(example).caption_dropout for example in self.all_examples())
+        dropped = any(self.variation_of(example).caption_dropout for example in self.all_examples())
         return sorted(captions | ({""} if dropped else set()))
 
     def captions_of(self, example: Example) -> list[str]:
         """The captions that it may be shown with, each in its own order and with the first part of its wildcards."""
-        settled = [self._variation(example).settled([text])[0] for text in example.variants]
+        settled = [self.variation_of(example).settled([text])[0] for text in example.variants]
         return list(dict.fromkeys([example.caption, *settled]))
+
+    def variation_of(self, example: Example) -> Variation:
+        """What changes about it from one showing to the next."""
+        return dict(self.own_variations).get(example.concept, self.variation)
 
     def words_vary(self) -> bool:
         """Whether there are more prompts than :meth:`prompts` names."""
-        return any(self._variation(example).varies(example) for example in self.all_examples())
-
-    def table(self) -> list[dict[str, object]]:
-        """One plain dict per picture, instances first, for printing and JSON. Concepts count from 1."""
-        return [*map(_row, self.all_examples()), *({**_row(e), "kind": "validation"} for e in self.validation)]
+        return any(self.variation_of(example).varies(example) for example in self.all_examples())
 
     def fingerprint(self) -> str:
         """Changes when a picture, its prompt or its crop does: what an exact resume must find unchanged."""
         rows = [(e.content, e.caption, repr(e.crop), e.concept, e.is_class, *_unusual(e)) for e in self.all_examples()]
         seldom = [*([self.limits] if any(self.limits) else []), *([self.own_variations] if self.own_variations else [])]
         return hashlib.sha256(repr((rows, *seldom) if seldom else rows).encode()).hexdigest()
-
-    def _variation(self, example: Example) -> Variation:
-        return dict(self.own_variations).get(example.concept, self.variation)
 
     def _buckets(self, epoch: int) -> dict[Size, list[_Showing]]:
         """What an epoch shows, by bucket, in the order of the examples."""
@@ -234,21 +241,3 @@ def _unusual(example: Example) -> list[str]:
         *(["dynamic"] if example.dynamic else []),
         *(["variants", *example.variants] if example.variants else []),
     ]
-
-
-def _row(example: Example) -> dict[str, object]:
-    crop = example.crop
-    return {
-        "file": str(example.path),
-        "concept": example.concept + 1,
-        "kind": "class" if example.is_class else "instance",
-        "caption": example.caption,
-        "caption_from": example.caption_source,
-        "size": list(example.original_size),
-        "bucket": list(example.bucket),
-        "resized": [crop.resized_w, crop.resized_h],
-        "crop": [crop.left, crop.top],
-        "enlarged": round(example.enlarged, 2),
-        "kept": round(crop.kept, 3),
-        "repeats": example.repeats,
-    }

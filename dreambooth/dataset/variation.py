@@ -127,6 +127,8 @@ ALWAYS_THE_SAME = Variation()
 
 def tags_of(caption: str) -> list[str]:
     """The parts of a caption between commas; a comma inside brackets, as in "(red, soft:1.2)", parts nothing."""
+    if "(" not in caption and "[" not in caption:
+        return [tag.strip() for tag in caption.split(",") if tag.strip()]
     tags, depth, start, escaped = [], 0, 0, False
     for place, character in enumerate(caption):
         if character in "([" and not escaped:

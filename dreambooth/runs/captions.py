@@ -3,28 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from dreambooth.checkpoints.modules import load_tokenizer
-from dreambooth.checkpoints.tokens import Reading, count
+from dreambooth.checkpoints.tokenizer import shipped_tokenizer
+from dreambooth.checkpoints.tokens import Reading, counted
 from dreambooth.dataset.plan import Plan
+from dreambooth.dataset.table import Row, table
 from dreambooth.settings import SETTINGS, ModelFolder
 
+CUT_OFF = "cut-off"  # the kind of warning
 _NAMED = 5  # pictures
+_AT_ONCE = 1000  # captions, to keep what is in memory small
 
 
-def token_counts(model: ModelFolder, plan: Plan, reading: Reading) -> dict[str, int]:
-    """Tokens of each caption, beside the start and end of its chunks."""
-    tokenizer = load_tokenizer(model.working)
-    return {
-        caption: count(tokenizer, caption, reading)
-        for caption in {caption for example in plan.everything() for caption in plan.captions_of(example)}
-    }
+class Read(NamedTuple):
+    """A caption as the text encoder gets it."""
+
+    tokens: int  # beside the start and end of its chunks, before anything is cut off
+    lost: str  # the words that are cut off
 
 
-def too_long(plan: Plan, counts: Mapping[str, int], allowed: int) -> list[str]:
+def tokenizer_of(model: ModelFolder | None) -> Any:
+    """The model's own, else the one that comes with this package."""
+    return load_tokenizer(model.working) if model else shipped_tokenizer()
+
+
+def read_captions(tokenizer: Any, plan: Plan, reading: Reading) -> dict[str, Read]:
+    """Each caption of the plan, as it is read."""
+    captions = sorted({caption for example in plan.everything() for caption in plan.captions_of(example)})
+    read: dict[str, Read] = {}
+    for start in range(0, len(captions), _AT_ONCE):
+        some = captions[start : start + _AT_ONCE]
+        read |= {caption: Read(*one) for caption, one in zip(some, counted(tokenizer, some, reading), strict=True)}
+    return read
+
+
+def rows(plan: Plan, read: Mapping[str, Read]) -> list[Row]:
+    """The plan's table and what is read of captions: ``tokens`` of a picture's longest one, and its words that are
+    ``cut_off``.
+    """
+    return [_with_tokens(row, read) for row in table(plan)]
+
+
+def _with_tokens(row: Row, read: Mapping[str, Read]) -> Row:
+    tokens, lost = max((read[caption] for caption in row["captions"]), key=lambda one: one.tokens)
+    row |= {"tokens": tokens, "cut_off": lost}
+    if lost:
+        row["warnings"] = [*row["warnings"], f"its caption is too long ({tokens} tokens), this is lost: {lost}"]
+        row["warning_kinds"] = [*row["warning_kinds"], CUT_OFF]
+    return row
+
+
+def too_long(plan: Plan, read: Mapping[str, Read], allowed: int) -> list[str]:
     """One warning that names the pictures whose captions are cut off, and by how many tokens, the longest first."""
-    longest = {e.path: max(counts[caption] for caption in plan.captions_of(e)) for e in plan.everything()}
-    over = {path: n - allowed for path, n in longest.items()}
+    over = {e.path: max(read[caption].tokens for caption in plan.captions_of(e)) - allowed for e in plan.everything()}
     over = {path: n for path, n in sorted(over.items(), key=lambda item: -item[1]) if n > 0}
     if not over:
         return []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from dreambooth.dataset.held_out import hold_out
 from dreambooth.dataset.plan import Plan
@@ -11,8 +12,16 @@ from dreambooth.runs.class_images import with_folders
 from dreambooth.settings import ModelConfig, ModelFolder
 
 
-def plan_of(model: ModelFolder, config: ModelConfig, progress: Callable[[int, int, str], None] | None = None) -> Plan:
-    """As things lie on disk now. UserError with all problems of pictures and captions."""
-    cache = model.folders.known_pictures
-    plan = make_plan(with_folders(model, config.concepts), config.settings, progress, cache)
-    return hold_out(plan, config.concepts, config.settings, progress, cache)
+def plan_of(
+    model: ModelFolder | None,
+    config: ModelConfig,
+    progress: Callable[[int, int, str], None] | None = None,
+    known: Path | None = None,
+) -> Plan:
+    """As things lie on disk now. UserError with all problems of pictures and captions.
+
+    ``model``: None where there is none yet; ``known``: the file that keeps what was read of pictures, else the model's.
+    """
+    known = known or (model.folders.known_pictures if model else None)
+    plan = make_plan(with_folders(model, config.concepts), config.settings, progress, known)
+    return hold_out(plan, config.concepts, config.settings, progress, known)

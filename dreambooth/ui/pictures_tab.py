@@ -9,6 +9,7 @@ import gradio as gr
 from dreambooth.ui.desk import Desk
 from dreambooth.ui.fields import Fields
 from dreambooth.ui.gradio_versions import control
+from dreambooth.ui.look_form import LookForm
 
 
 class PicturesTab:
@@ -23,7 +24,8 @@ class PicturesTab:
             max_lines=1,
             elem_id="db_pictures_folder",
         )
-        self.forms: list[Any] = []
+        self.look = LookForm()
+        self.forms: list[Any] = [self.look]
 
     def buttons(self) -> list[Any]:
         """What waits for the end of other work."""

@@ -1,0 +1,88 @@
+"""``plan``: what a run would be made of, before there is any model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+
+def run(*args):
+    return subprocess.run([sys.executable, "-m", "dreambooth", *map(str, args)], capture_output=True, text=True)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "小狗 dogs"
+    folder.mkdir()
+    for number, size in enumerate([(640, 480), (300, 300), (480, 640)]):
+        Image.new("RGB", size, (number * 90, 0, 0)).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text("sks dog, " + "a very long tag, " * (30 if number == 1 else 1))
+    return folder
+
+
+def test_a_folder(folder):
+    done = run("plan", folder, "--json", "--set", "num_train_epochs=7", "train_batch_size=2")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["settings"]["num_train_epochs"] == 7
+    assert (said["totals"]["pictures"], said["totals"]["steps_per_epoch"], said["totals"]["steps"]) == (3, 3, 21)
+    assert [row["bucket"] for row in said["pictures"]] == [[576, 448], [512, 512], [448, 576]]
+    assert said["pictures"][0]["crop"] == pytest.approx([11.43, 0, 628.57, 480], abs=1.5)
+    assert said["pictures"][1]["cut_off"] and "token" in said["pictures"][1]["warnings"][0]
+    assert {"path", "repeats", "captions", "tokens"} <= said["pictures"][0].keys()
+    assert said["taken"] == said["without"] == said["other_files"] == []
+
+    readable = run("plan", folder)
+    assert readable.returncode == 0 and "576x448" in readable.stdout and "steps: 300" in readable.stdout
+    assert "! " in readable.stdout and not readable.stdout.startswith("{")
+
+
+def test_a_concepts_list_and_a_model(folder, mini):
+    concepts = folder.parent / "concepts.json"
+    concept = {"instance_data_dir": folder.name, "instance_token": "sks", "class_token": "dog", "num_repeats": 5}
+    concepts.write_text(json.dumps([concept]))
+    settings = ["--set", "resolution=64", "bucket_step=32"]
+    said = json.loads(run("plan", concepts, "--json", *settings).stdout)
+    assert [row["repeats"] for row in said["pictures"]] == [5, 5, 5]
+    assert "memory_bytes" not in said["totals"]
+    models = ["--models-dir", mini.folders.models]
+    with_model = json.loads(run("plan", concepts, "--json", "--model", "mini", *models, *settings).stdout)
+    assert with_model["totals"]["memory_bytes"] > 0 and with_model["totals"]["seconds"] is None
+    assert with_model["pictures"] == said["pictures"]
+    checked = run("check", "mini", "--json", "--concepts", concepts, *models, *settings)
+    assert json.loads(checked.stdout)["table"] == said["pictures"]
+    assert "sks dog" in run("check", "mini", "--concepts", concepts, *models, *settings).stdout
+
+
+def test_what_cannot_be_planned_is_said_at_once(folder, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    refused = {
+        tmp_path / "nowhere": "there is no such folder",
+        tmp_path / "nowhere.json": "does not exist",
+        empty: "holds no picture",
+        folder / "0.png": " folder",
+    }
+    for path, why in refused.items():
+        done = run("plan", path, "--json")
+        assert done.returncode == 1 and "Traceback" not in done.stderr
+        assert why in "\n".join(json.loads(done.stdout)["problems"])
+    done = run(
+        "plan",
+        tmp_path / "nowhere.json",
+        "--json",
+        "--set",
+        "resolutoin=3",
+        "oops",
+        "--model",
+        "none",
+        "--models-dir",
+        empty,
+    )
+    problems = "\n".join(json.loads(done.stdout)["problems"])
+    assert all(word in problems for word in ("resolution?", "oops", "nowhere.json", "There is no model"))
