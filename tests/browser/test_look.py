@@ -27,7 +27,7 @@ def test_from_a_folder_to_a_run(served, visitor, pictures, tmp_path):
     visitor.sees_value("num_train_epochs", "300")  # the embedded model's own settings have arrived
     visitor.unfold("db_group_settings_image_processing")
     visitor.unfold("db_group_settings_intervals")
-    visitor.fill(resolution=64, num_train_epochs=2)
+    visitor.fill(resolution=64, num_train_epochs=8)  # more than the warm-up takes
 
     visitor.tab("Pictures")
     visitor.fill(pictures_folder=pictures.parent / "nowhere")
@@ -38,7 +38,7 @@ def test_from_a_folder_to_a_run(served, visitor, pictures, tmp_path):
     visitor.fill(pictures_folder=pictures)
     visitor.press("look")
     visitor.sees("look_said", "6 pictures")
-    visitor.sees("look_said", "2 epochs · 6 steps")
+    visitor.sees("look_said", "8 epochs · 24 steps")
     visitor.sees("look_gallery", "Page 1 of 1")
     page = visitor.page
     assert page.locator(".db_picture").count() == 6
@@ -78,7 +78,7 @@ def test_from_a_folder_to_a_run(served, visitor, pictures, tmp_path):
     visitor.press("look_concepts")
     visitor.sees("look_said", "Memory")
     visitor.press("train")
-    visitor.sees("status", "Training is done after 6 steps")
+    visitor.sees("status", "Training is done after 24 steps")
     visitor.press("look_concepts")  # by now the last run's speed is known
     visitor.sees("look_said", "at the last run's speed")
     assert not visitor.problems
