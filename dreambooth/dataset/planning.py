@@ -127,5 +127,7 @@ def _balanced(examples: Sequence[Example], regular: Sequence[Example], checks: C
 
 def _in_order(notes: Sequence[Note], examples: Sequence[Example]) -> tuple[Note, ...]:
     """Those of pictures in the order of the table, then those of other files."""
-    places = {example.path: place for place, example in enumerate(examples)}
-    return tuple(sorted(notes, key=lambda note: places.get(note.path, len(places))))
+    places: dict[Path, int] = {}
+    for place, example in enumerate(examples):
+        places.setdefault(example.path, place)
+    return tuple(sorted(notes, key=lambda note: places.get(note.path, len(examples))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import shutil
@@ -16,6 +17,7 @@ from dreambooth.dataset.planning import make_plan
 from dreambooth.dataset.table import table
 from dreambooth.errors import Cancelled, UserError
 from dreambooth.settings import Concept, Settings
+from tests.dataset.odd_pictures import noise
 
 SETTINGS = Settings(resolution=128, bucket_step=8)
 SQUARE, WIDE, TALL = (128, 128), (160, 100), (100, 160)
@@ -172,6 +174,34 @@ def test_warnings_name_files(tmp_path: Path) -> None:
         ("b.png", "caption-encoding"),
         ("phone.HEIC", "other-format"),
     ]
+
+
+def test_notes_of_words_masks_and_lookalikes(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number, words in enumerate(("a dog", "a sks dog", "a toy", "the SKS dog runs")):
+        noise(number, (128, 128)).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(words)
+    (folder / "2_mask.png").write_bytes((folder / "0.png").read_bytes()[:-40])
+    noise(1, (256, 256)).save(folder / "1 larger.jpg", quality=60)
+    shutil.copy(folder / "0.png", folder / "0 again.png")
+    concept = Concept(instance_data_dir=str(folder), instance_token="sks", class_token="dog")
+    notes = make_plan([concept, concept], SETTINGS).notes
+    assert [(note.path.name, note.kind, note.left_out) for note in notes] == [
+        ("0 again.png", "no-caption", False),
+        ("0 again.png", "token-missing", False),
+        ("0.png", "token-missing", False),
+        ("0.png", "duplicate", False),
+        ("1 larger.jpg", "no-caption", False),
+        ("1 larger.jpg", "token-missing", False),
+        ("1.png", "near-duplicate", False),
+        ("2_mask.png", "mask", False),
+        ("2.png", "truncated", True),
+    ]
+    assert notes[2].text == '"sks" is not in its caption, so it is put in: "a sks dog".'
+    assert notes[-1].text.startswith("its mask 2_mask.png is cut off")
+    holding = make_plan([dataclasses.replace(concept, instance_token="sks dog")], SETTINGS)
+    assert [note.path for note in holding.notes if note.kind == "class-in-token"] == [folder]
 
 
 def test_progress_and_cancel(tmp_path: Path) -> None:
