@@ -44,6 +44,11 @@ class MetadataFile:
         """Those of the pictures that it names."""
         return [path for path in pictures if self._key(path) is not None]
 
+    def missing(self, pictures: Sequence[Path]) -> list[Path]:
+        """What it names and is none of the pictures."""
+        there = {self._key(path) for path in pictures}
+        return [Path(key) for key in self.captions if key not in there]
+
     def caption(self, picture: Path) -> Caption:
         first, *more = captions_in(self.captions[self._key(picture) or ""], self.lines)
         return Caption(first, self.path.name, more=tuple(more))

@@ -42,6 +42,7 @@ KINDS = {
     "elsewhere": Kind("Left out, in folders below one that is to be taken alone"),
     "surplus": Kind("Left out, more regularization pictures than showings of the others"),
     "hidden": Kind("Hidden files and thumbnails", warned_of=False),
+    "absent": Kind("Named by a metadata file, and not there"),
     "orphan": Kind("Captions without a picture"),
     # How a picture is read.
     "mislabelled": Kind("Called other than what they are", warned_of=False),

@@ -207,7 +207,10 @@ def _listed(folder: Path) -> Listing:
 def _own(concept: Concept, folder: Path, listing: Listing, checks: Checks) -> Listing:
     """What is the concept's own of a folder: all of it, what a metadata file names, or what lies in no folder below."""
     if concept.metadata_file.strip():
-        return Listing(MetadataFile.of(concept).among(listing.pictures), closed=listing.closed)
+        named_there = MetadataFile.of(concept)
+        absent = named_there.missing([*listing.pictures, *listing.others])
+        checks.note(absent, "absent", f"is named by {concept.metadata_file.strip()}, and is not there.")
+        return Listing(named_there.among(listing.pictures), closed=listing.closed)
     if concept.subfolders:
         return listing
     below = [path for path in listing.pictures if path.parent != folder]

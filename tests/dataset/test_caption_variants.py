@@ -125,6 +125,10 @@ def test_captions_of_a_metadata_file(tmp_path: Path) -> None:
     entries = {"a.png": {"caption": "a dog\na hound", "tags": "brown, wet"}, "b": {"tags": "cat"}}
     (tmp_path / "meta.json").write_text(json.dumps(entries))
     listed = dataclasses.replace(made, metadata_file=str(tmp_path / "meta.json"))
+    assert not make_plan([listed], FIXED).warnings
+    (tmp_path / "more.json").write_text(json.dumps({**entries, "gone.png": {}}))
+    more = dataclasses.replace(made, metadata_file=str(tmp_path / "more.json"))
+    assert "gone.png" in make_plan([more], FIXED).warnings[0]
     assert set(shown(make_plan([listed], FIXED), 1)) == {"a dog a hound, brown, wet", "cat"}
     random = make_plan([dataclasses.replace(listed, caption_lines="random")], FIXED)
     assert set(shown(random)) == {"a dog, brown, wet", "a hound, brown, wet", "cat"}
