@@ -259,6 +259,7 @@ def sample(
         sampler=settings.scheduler,
         reading=Reading.of(settings),
         batch_size=batch_size,
+        merge=settings.tomesd,
         progress=progress,
     )
     stamp = time.strftime("%Y%m%d-%H%M%S")

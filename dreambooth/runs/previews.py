@@ -41,7 +41,10 @@ class Previews:
         revision, sampler = self.results.revision, self.settings.scheduler
         with self.session.for_drawing() as modules:
             check = self.session.controls.check
-            pictures = draw(modules, shots, sampler=sampler, reading=Reading.of(self.settings), check=check)
+            pictures = draw(
+                modules, shots, sampler=sampler, reading=Reading.of(self.settings), merge=self.settings.tomesd,
+                check=check,
+            )  # fmt: skip
             for number, (shot, picture) in enumerate(zip(shots, pictures, strict=True)):
                 path = free_path(self.session.model.samples / f"sample_{revision}-{number}.png")
                 save_picture(path, picture, shot, sampler)

@@ -8,7 +8,7 @@ from dreambooth.errors import UserError
 from dreambooth.settings import SETTINGS, Settings
 from dreambooth.training.attention import why_not as why_not_attention
 from dreambooth.training.optimizer_kinds import KINDS, refuse
-from dreambooth.training.precision import in_bf16_alone
+from dreambooth.training.precision import in_bf16_alone, precisions_of
 from dreambooth.training.schedules import base_rates, warmup_steps
 
 LARGE_RATE = 0.1  # an optimizer that finds its rate is given about 1, any other far less
@@ -50,6 +50,9 @@ def precision_problems(settings: Settings, precision: str | None, device: torch.
         )
     if in_bf16_alone(settings) and settings.optimizer != "Torch AdamW":
         problems.append("full_mixed_precision: only Torch AdamW rounds as it needs; choose that, or switch it off.")
+    averages = settings.use_ema and settings.train_unet and not settings.use_lora
+    if averages and settings.ema_precision == "bf16" and "bf16" not in precisions_of(device):
+        problems.append(f"ema_precision: this {device.type} does not compute in bf16; choose fp32.")
     return problems
 
 

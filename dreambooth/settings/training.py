@@ -133,6 +133,13 @@ class Settings:
         "The adapter counts alpha / rank; 0: as the rank, which is 1 to 1.", low=0, high=4096, applies="use_lora")
     lora_txt_alpha: float = setting(0.0, "LoRA", "LoRA text encoder alpha",
         "As above, for the text encoder.", low=0, high=4096, applies="use_lora and stop_text_encoder > 0")
+    lora_unet_dropout: float = setting(0.0, "LoRA", "LoRA UNET dropout",
+        "Share of the unet's adapters that is left out of each step, drawn anew, against learning by heart; 0.1 is "
+        "usual with many epochs. LoRA drops between its factors, the others what goes into them.",
+        low=0, high=0.9, step=0.05, applies="use_lora and train_unet", advanced=True)
+    lora_txt_dropout: float = setting(0.0, "LoRA", "LoRA text encoder dropout",
+        "As above, for the text encoder.",
+        low=0, high=0.9, step=0.05, applies="use_lora and stop_text_encoder > 0", advanced=True)
     use_lora_extended: bool = setting(False, "LoRA", "Use LoRA Extended (LoCon)",
         "Adapters also beside the unet's convolutions: they learn texture and style better; larger files.",
         applies="use_lora and train_unet")
@@ -223,9 +230,12 @@ class Settings:
         applies="not use_lora")
     ema_decay: float = setting(0.9999, "Tuning", "EMA decay",
         "How slowly the average moves, once warmed up.", low=0, high=0.999999, applies="use_ema", advanced=True)
+    ema_precision: str = setting("fp32", "Tuning", "EMA precision",
+        "bf16 halves the average's memory; it is rounded by lot, so that small changes are not lost. Previews with it "
+        "are drawn in bf16 too.", choices=("fp32", "bf16"), applies="use_ema", advanced=True)
     ema_on_cpu: bool = setting(False, "Tuning", "Keep EMA on the CPU",
-        "Spares the GPU 4 bytes for each of the unet's weights; a little time each step.", applies="use_ema",
-        advanced=True)
+        "Spares the GPU the average's 4 bytes (2 in bf16) for each of the unet's weights; a little time each step.",
+        applies="use_ema", advanced=True)
 
     offset_noise: float = setting(0.0, "Objective", "Offset noise",
         "Share of noise that is constant over the picture; about 0.05 to 0.1 allows darker and brighter pictures.",
@@ -288,6 +298,10 @@ class Settings:
 
     scheduler: str = setting("DDIM", "Image Generation", "Sampler",
         "Draws previews and samples.", choices=SAMPLERS)
+    tomesd: float = setting(0.0, "Image Generation", "Token merging (ToMe)",
+        "Share of the picture's tokens that previews and samples merge before attention: faster, with less detail; 0.5 "
+        "is usual, more than 0.75 merges no more. Training and class images are drawn without.",
+        low=0, high=1, step=0.1, advanced=True)
     sanity_prompt: str = setting("", "Image Generation", "Sanity sample prompt",
         "Drawn with every preview, to see whether the rest of the model is still whole.")
     sanity_seed: int = setting(420420, "Image Generation", "Sanity sample seed",

@@ -113,6 +113,7 @@ class Loop:
     def _backward(self, batch: Batch, number: int, share: float) -> Losses:
         session, settings = self.session, self.settings
         generator = generator_for(settings.seed, "noise", self.position.step, number)
+        session.dropout.at(self.position.step, number)
         with session.accelerator.autocast():
             losses = diffusion_losses(
                 session.modules.unet,

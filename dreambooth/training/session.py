@@ -20,6 +20,7 @@ from dreambooth.jobs import ALONE, Controls, Crew, Events
 from dreambooth.settings import ModelConfig, ModelFolder
 from dreambooth.training.adapters import AdapterLayer, form_of, inject
 from dreambooth.training.attention import use_attention
+from dreambooth.training.dropout import Dropout
 from dreambooth.training.ema import EMA
 from dreambooth.training.inpainting import MaskedPictures
 from dreambooth.training.inputs import Latents
@@ -35,6 +36,8 @@ from dreambooth.training.precision import (
 )
 from dreambooth.training.prompts import Prompts
 from dreambooth.training.snapshot import Position
+
+AVERAGES_IN = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Session:
@@ -58,6 +61,7 @@ class Session:
         self.trains_text = self.settings.stop_text_encoder > 0
         self.modules = load_modules(model.working, unet=False, vae=False, text_encoder=False)
         self.layers: dict[str, AdapterLayer] = {}
+        self.dropout = Dropout(self.settings.seed)
         self.ema: EMA | None = None
         self.position = Position()
         try:
@@ -111,7 +115,8 @@ class Session:
         if not groups:
             raise UserError("Nothing would learn: switch on Train UNET or raise the text encoder's step ratio.")
         if settings.use_ema and settings.train_unet and not settings.use_lora:
-            self.ema = EMA(of_unet, settings.ema_decay, settings.ema_on_cpu)
+            dtype = AVERAGES_IN[settings.ema_precision]
+            self.ema = EMA(of_unet, settings.ema_decay, settings.ema_on_cpu, dtype=dtype, seed=settings.seed)
         self.optimizer = make_optimizer(settings, groups)
         self.stepper = Stepper(self.optimizer, settings, self.accelerator.scaler)
 
@@ -129,7 +134,8 @@ class Session:
             if name != "unet" and settings.freeze_clip_normalization:
                 _freeze_normalisation(module)
             return [parameter for parameter in module.parameters() if parameter.requires_grad]
-        layers = inject(module, name, form_of(settings, name), self.modules.layout, settings.seed)
+        form = form_of(settings, name)
+        layers = inject(module, name, form, self.modules.layout, settings.seed, self.dropout)
         self.layers |= layers
         return [parameter for layer in layers.values() for parameter in layer.learned().values()]
 

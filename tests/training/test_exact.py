@@ -6,12 +6,14 @@ import pytest
 import torch
 
 LORA = {"use_lora": True, "seed": 5}
-FULL = {"use_lora": False, "use_ema": True, "save_ckpt_after": False, "stop_text_encoder": 0.5, "seed": 5}
+FULL = {"use_lora": False, "use_ema": True, "ema_precision": "bf16", "save_ckpt_after": False,
+        "stop_text_encoder": 0.5, "seed": 5}  # fmt: skip
 EPOCHS = {"num_train_epochs": 3, "gradient_accumulation_steps": 2, "lr_scheduler": "cosine", "offset_noise": 0.05}
 
 
-LORA_BF16 = {**LORA, "mixed_precision": "bf16", "stop_text_encoder": 0.5, "gradient_set_to_none": False}
-LOHA = {**LORA, "lora_type": "LoHa", "lora_dora": True, "use_lora_extended": True}
+LORA_BF16 = {**LORA, "mixed_precision": "bf16", "stop_text_encoder": 0.5, "gradient_set_to_none": False,
+             "lora_unet_dropout": 0.2, "lora_txt_dropout": 0.2, "gradient_checkpointing": True}  # fmt: skip
+LOHA = {**LORA, "lora_type": "LoHa", "lora_dora": True, "use_lora_extended": True, "lora_unet_dropout": 0.2}
 # Tags are shuffled in all of them; here all that may vary does, with the text encoder frozen from the start.
 VARIED = {**LORA, "stop_text_encoder": 0, "hflip": True, "tag_dropout": 0.3, "caption_dropout": 0.2,
           "pad_tokens": False, "weighted_captions": True}  # fmt: skip

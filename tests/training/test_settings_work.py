@@ -54,6 +54,8 @@ WEIGHTS = {
     "lokr_factor": (2, {"lora_type": "LoKr"}),
     "lora_unet_rank": (2, {}),
     "lora_txt_rank": (2, {}),
+    "lora_unet_dropout": (0.5, {}),
+    "lora_txt_dropout": (0.5, {}),
     "lora_unet_alpha": (1, {}),
     "lora_txt_alpha": (1, {}),
     "resolution": (128, {}),
@@ -103,6 +105,7 @@ FILES = {
     "use_subdir": (True, {**FULL, "save_ckpt_after": True}),
     "save_ema": (False, {**FULL, "use_ema": True, "save_ckpt_after": True}),
     "infer_ema": (True, {**FULL, "use_ema": True, "save_ckpt_after": True}),
+    "ema_precision": ("bf16", {**FULL, "use_ema": True, "save_state_after": True}),
     "save_ckpt_during": (True, {**FULL, **DURING}),
     "save_ckpt_after": (True, FULL),
     "save_lora_during": (False, DURING),
@@ -115,6 +118,7 @@ CANCELLED = {"save_ckpt_cancel": (True, FULL), "save_lora_cancel": (True, {}), "
 PICTURES = {
     "scheduler": ("EulerAncestralDiscrete", {}),
     "sanity_seed": (1, {"sanity_prompt": "a red star"}),
+    "tomesd": (0.5, {}),
 }
 # Measured elsewhere: the named test fails when the setting has no effect.
 ELSEWHERE = {
