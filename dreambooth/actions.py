@@ -96,11 +96,12 @@ def check(
     device: Any = None,
     progress: Progress | None = None,
     crew: Crew = ALONE,
+    resume: str = "",
 ) -> Checked:
     """What a run would do, or every reason why it could not start, all at once. Nothing is loaded or written."""
     from dreambooth.runs.preflight import preflight
 
-    return preflight(model, config, device, progress, crew)
+    return preflight(model, config, device, progress, crew, resume)
 
 
 def advise(kind: str, model: ModelFolder, config: ModelConfig, device: Any = None) -> Advice:
@@ -157,7 +158,7 @@ def train(
     with log_file(model.logging if crew.is_main else None), told(events), ExitStack() as borrowed:
         events.phase("preflight")
         device = device or crew.device()
-        checked = check(model, config, device, progress=controls.watched(events.progress), crew=crew)
+        checked = check(model, config, device, progress=controls.watched(events.progress), crew=crew, resume=resume)
         for warning in checked.warnings:
             events.message(warning, level="warning")
         controls.check()

@@ -19,7 +19,7 @@ from dreambooth.errors import UserError
 from dreambooth.files import require_free_space
 from dreambooth.hosts.alone import best_device
 from dreambooth.jobs import ALONE, Crew
-from dreambooth.runs import class_images
+from dreambooth.runs import class_images, resuming
 from dreambooth.runs.captions import token_counts, too_long
 from dreambooth.runs.class_images import Wanted
 from dreambooth.runs.plans import plan_of
@@ -66,8 +66,11 @@ def preflight(
     device: torch.device | None = None,
     progress: Callable[[int, int, str], None] | None = None,
     crew: Crew = ALONE,
+    resume: str = "",
 ) -> Checked:
-    """Every reason why a run could not start, in one UserError, before anything is loaded."""
+    """Every reason why a run could not start, or go on from the snapshot ``resume``, in one UserError, before anything
+    is loaded.
+    """
     settings, problems = config.settings, [*crew.problems(), *class_images.problems_of(model, config.concepts)]
     plan = precision = None
     try:
@@ -88,6 +91,7 @@ def preflight(
         lengths = plan.epoch_lengths(settings.num_train_epochs, settings.train_batch_size)
         steps, per_epoch = run_length(settings, lengths, crew.size)
         problems += too_short(settings, steps)
+    problems += resuming.problems_of(model, config, resume) if resume else []
     if problems:
         raise UserError.several(problems)
     to_draw = tuple(class_images.missing(model, config.concepts, plan, settings))

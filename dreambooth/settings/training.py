@@ -225,6 +225,10 @@ class Settings:
     freeze_clip_normalization: bool = setting(False, "Tuning", "Freeze CLIP normalization layers",
         "Leave the text encoder's normalisation layers as they are.",
         applies="not use_lora and stop_text_encoder > 0", advanced=True)
+    freeze_spectral_norm: bool = setting(False, "Tuning", "Freeze spectral norm",
+        "Scale each weight of what is trained back to its spectral norm after every step: steadier at high rates, the "
+        "model keeps more of what it knew, and learns less.",
+        applies="not use_lora and not full_mixed_precision", advanced=True)
     use_ema: bool = setting(False, "Tuning", "Use EMA",
         "Keep a slowly moving average of the unet; it often draws cleaner than the last step.",
         applies="not use_lora")

@@ -36,6 +36,7 @@ from dreambooth.training.precision import (
 )
 from dreambooth.training.prompts import Prompts
 from dreambooth.training.snapshot import Position
+from dreambooth.training.spectral import SpectralNorms
 
 AVERAGES_IN = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -63,6 +64,7 @@ class Session:
         self.layers: dict[str, AdapterLayer] = {}
         self.dropout = Dropout(self.settings.seed)
         self.ema: EMA | None = None
+        self.spectral: SpectralNorms | None = None
         self.position = Position()
         try:
             self.accelerator = make_accelerator(device, precision)
@@ -117,6 +119,8 @@ class Session:
         if settings.use_ema and settings.train_unet and not settings.use_lora:
             dtype = AVERAGES_IN[settings.ema_precision]
             self.ema = EMA(of_unet, settings.ema_decay, settings.ema_on_cpu, dtype=dtype, seed=settings.seed)
+        if settings.freeze_spectral_norm and not settings.use_lora and not settings.full_mixed_precision:
+            self.spectral = SpectralNorms(self.trained_modules().values())
         self.optimizer = make_optimizer(settings, groups)
         self.stepper = Stepper(self.optimizer, settings, self.accelerator.scaler)
 
@@ -261,7 +265,18 @@ class Session:
         """Let go of all modules and give the memory back, also to other programs."""
         if "latents" in self.__dict__:
             self.latents.close()
-        for name in ("prompts", "latents", "masked", "optimizer", "stepper", "ema", "layers", "modules", "accelerator"):
+        for name in (
+            "prompts",
+            "latents",
+            "masked",
+            "optimizer",
+            "stepper",
+            "ema",
+            "spectral",
+            "layers",
+            "modules",
+            "accelerator",
+        ):
             self.__dict__.pop(name, None)
         forget_accelerator()
         give_memory_back(self.device)

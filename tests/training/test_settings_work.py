@@ -90,6 +90,7 @@ WEIGHTS = {
     "strict_tokens": (True, {}),
     "weighted_captions": (True, {}),
     "freeze_clip_normalization": (True, FULL),
+    "freeze_spectral_norm": (True, FULL),
     "prior_loss_scale": (True, SCALED),
     "prior_loss_target": (1, {**SCALED, "prior_loss_scale": True}),
     "prior_loss_weight_min": (0.5, {**SCALED, "prior_loss_scale": True}),
