@@ -25,6 +25,7 @@ from dreambooth.runs.class_images import Wanted
 from dreambooth.runs.plans import plan_of
 from dreambooth.runs.sense import contradictions, doubts, precision_problems, too_short
 from dreambooth.settings import ModelConfig, ModelFolder, Settings
+from dreambooth.training import starting
 from dreambooth.training.precision import disk_forecast, forecast, resolve_precision
 from dreambooth.training.schedules import curve, run_length
 
@@ -91,7 +92,7 @@ def preflight(
         lengths = plan.epoch_lengths(settings.num_train_epochs, settings.train_batch_size)
         steps, per_epoch = run_length(settings, lengths, crew.size)
         problems += too_short(settings, steps)
-    problems += resuming.problems_of(model, config, resume) if resume else []
+    problems += resuming.problems_of(model, config, resume) if resume else starting.problems_of(model, settings)
     if problems:
         raise UserError.several(problems)
     to_draw = tuple(class_images.missing(model, config.concepts, plan, settings))

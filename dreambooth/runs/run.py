@@ -22,6 +22,7 @@ from dreambooth.training.reproducible import reproducible
 from dreambooth.training.results import Results
 from dreambooth.training.session import Session
 from dreambooth.training.snapshot import Snapshot, read
+from dreambooth.training.starting import find, start_from
 from dreambooth.training.state import restore
 
 
@@ -62,6 +63,8 @@ def run(
             if snapshot:
                 _go_on(session, results, snapshot)
                 snapshot = None  # as large as the weights and their moments: not to be held while it trains
+            elif config.settings.use_lora and config.settings.lora_start.strip():
+                _start_from_lora(session)
             hooks = Hooks(Previews(session, results).draw, results.save, results.validate)
             loop = Loop(session, hooks if crew.is_main else NO_HOOKS)
             state = loop.run()
@@ -78,6 +81,12 @@ def _go_on(session: Session, results: Results, snapshot: Snapshot) -> None:
     for note in restore(session, snapshot):
         session.events.message(f"Not exactly the run that was stopped: {note}.", level="warning")
     session.events.message(f"Going on after step {session.position.step}.")
+
+
+def _start_from_lora(session: Session) -> None:
+    path = find(session.model.folders, session.settings.lora_start)
+    n = start_from(path, session.layers, session.model)
+    session.events.message(f"Starting from {path.name}: {n} of {len(session.layers)} adapters.")
 
 
 def _forget_locals(error: BaseException | None) -> None:

@@ -123,6 +123,9 @@ class Settings:
     lora_type: str = setting("LoRA", "LoRA", "Adapter type",
         "LoRA: known to every program. LoHa: more variety for its size. LoKr: very small files. The last two are for "
         "WebUIs.", choices=LORA_TYPES, applies="use_lora")
+    lora_start: str = setting("", "LoRA", "Start from LoRA",
+        "A LoRA to go on from, of the type, ranks and alphas that are set here: its path, or its name in the folder of "
+        "LoRAs. Empty: from nothing.", applies="use_lora", advanced=True)
     lora_unet_rank: int = setting(4, "LoRA", "LoRA UNET rank",
         "Size of the unet's adapters: 4 to 16 for a subject, more for a style.",
         low=1, high=1024, step=1, applies="use_lora")

@@ -93,7 +93,16 @@ def _computed(session: Session) -> str:
 
 
 # Groups and names of settings that say what is shown and kept, not what is learnt.
-_ASIDE = ("save_", "preview_", "autosave_", "epoch_pause_", "validation_every", "sample_batch_size", "ema_on_cpu")
+_ASIDE = (
+    "save_",
+    "preview_",
+    "autosave_",
+    "epoch_pause_",
+    "validation_every",
+    "sample_batch_size",
+    "ema_on_cpu",
+    "lora_start",
+)
 
 
 def _changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
