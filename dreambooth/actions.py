@@ -261,6 +261,7 @@ def sample(
         reading=Reading.of(settings),
         batch_size=batch_size,
         merge=settings.tomesd,
+        known=_edited_text(model, settings),
         progress=progress,
     )
     stamp = time.strftime("%Y%m%d-%H%M%S")
@@ -268,6 +269,14 @@ def sample(
         save_picture(_unused(out, f"{model.name}_{stamp}_{n:03d}_{shot.seed}"), picture, shot, settings.scheduler)
         for n, (shot, picture) in enumerate(zip(shots, pictures, strict=True))
     ]
+
+
+def _edited_text(model: ModelFolder, settings: Settings) -> dict[str, Any]:
+    """What Imagic's text stands for, where the model was trained so."""
+    from dreambooth.training.imagic import kept
+
+    imagic = kept(model) if settings.train_imagic else None
+    return imagic.drawn_with(settings) if imagic else {}
 
 
 def generate_checkpoint(

@@ -25,7 +25,7 @@ from dreambooth.runs.class_images import Wanted
 from dreambooth.runs.plans import plan_of
 from dreambooth.runs.sense import contradictions, doubts, precision_problems, too_short
 from dreambooth.settings import ModelConfig, ModelFolder, Settings
-from dreambooth.training import starting
+from dreambooth.training import imagic, starting
 from dreambooth.training.precision import disk_forecast, forecast, resolve_precision
 from dreambooth.training.schedules import curve, run_length
 
@@ -86,6 +86,7 @@ def preflight(
     problems += [*contradictions(settings, device), *precision_problems(settings, precision, device)]
     if not settings.train_unet and settings.stop_text_encoder == 0:
         problems.append("Nothing would learn: switch on train_unet or raise stop_text_encoder above 0.")
+    problems += imagic.problems_of(settings, plan)
     problems += [f"{part} is missing: create {model.name} again." for part in _missing_parts(model)]
     steps = per_epoch = 0
     if plan:

@@ -14,7 +14,7 @@ from dreambooth.training.state import origin_of
 
 # What decides which weights there are; of the text encoder's steps, only whether there are any.
 _OF_SHAPES = ("use_lora", "train_unet", "lora_type", "lora_unet_rank", "lora_txt_rank", "use_lora_extended",
-              "lora_conv_rank", "lora_dora", "lokr_factor", "stop_text_encoder")  # fmt: skip
+              "lora_conv_rank", "lora_dora", "lokr_factor", "stop_text_encoder", "train_imagic")  # fmt: skip
 
 
 def problems_of(model: ModelFolder, config: ModelConfig, which: str) -> list[str]:

@@ -22,6 +22,7 @@ from dreambooth.training.adapters import AdapterLayer, form_of, inject
 from dreambooth.training.attention import use_attention
 from dreambooth.training.dropout import Dropout
 from dreambooth.training.ema import EMA
+from dreambooth.training.imagic import Imagic
 from dreambooth.training.inpainting import MaskedPictures
 from dreambooth.training.inputs import Latents
 from dreambooth.training.loss_masks import LossMasks
@@ -65,6 +66,7 @@ class Session:
         self.dropout = Dropout(self.settings.seed)
         self.ema: EMA | None = None
         self.spectral: SpectralNorms | None = None
+        self.imagic: Imagic | None = None
         self.position = Position()
         try:
             self.accelerator = make_accelerator(device, precision)
@@ -91,17 +93,19 @@ class Session:
         self.loss_masks = LossMasks(self.settings.unmasked_weight, self.device) if self.settings.masked_loss else None
         self.events.phase("text embeddings")
         reading = Reading.of(self.settings, training=True)
-        self.prompts = Prompts(self.modules, reading, self.settings.pad_tokens, self.device)
+        self.prompts = prompts = Prompts(self.modules, reading, self.settings.pad_tokens, self.device)
         if self.trains_text:
             self._load(text_encoder=True, dtype=self._dtype(learns=True))
-            self.prompts.learn()
+            prompts.learn()
         else:
             # Embeddings differ with the precision they were computed in.
             prints = " ".join(fingerprint(working, part) for part in self.modules.family.text_prefixes)
             origin = f"{prints} {self._dtype(learns=False)} {self.device.type}"
             texts = TextCache(model.cache / "text", origin, reading)
-            self.prompts.freeze(self.plan.prompts(), texts, self._load_text)
+            prompts.freeze(self.plan.prompts(), texts, self._load_text)
             self._put_text_encoder_aside()
+        if self.settings.train_imagic:
+            self.prompts = self.imagic = Imagic.of(self.plan, prompts)
 
     def _prepare_modules(self) -> None:
         self.events.phase("unet")
@@ -182,7 +186,7 @@ class Session:
 
     def _put_text_encoder_aside(self) -> None:
         """Out of the GPU's memory: once prompts are embedded, it is only needed to draw. Not where prompts vary."""
-        if self.plan.words_vary():
+        if self.plan.words_vary() and not self.settings.train_imagic:
             self._load_text()
             return
         for text_encoder in self.modules.text_encoders.values():
@@ -265,18 +269,8 @@ class Session:
         """Let go of all modules and give the memory back, also to other programs."""
         if "latents" in self.__dict__:
             self.latents.close()
-        for name in (
-            "prompts",
-            "latents",
-            "masked",
-            "optimizer",
-            "stepper",
-            "ema",
-            "spectral",
-            "layers",
-            "modules",
-            "accelerator",
-        ):
+        for name in ("prompts", "imagic", "latents", "masked", "optimizer", "stepper", "ema", "spectral", "layers",
+                     "modules", "accelerator"):  # fmt: skip
             self.__dict__.pop(name, None)
         forget_accelerator()
         give_memory_back(self.device)

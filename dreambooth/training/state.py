@@ -15,17 +15,18 @@ from dreambooth.training.optimizers import load_state, state_of
 from dreambooth.training.session import Session
 from dreambooth.training.snapshot import Snapshot
 
-_EMA, _SPECTRAL = "ema.", "spectral."  # names of a snapshot's tensors that are not weights
+_EMA, _SPECTRAL, _IMAGIC = "ema.", "spectral.", "imagic."  # names of a snapshot's tensors that are not weights
 
 
 def take(session: Session, **facts: Any) -> Snapshot:
     """Where the run stands. ``facts``: what else is to be known when it is resumed."""
     ema, scaler = session.ema, session.accelerator.scaler
     averages = {f"{_EMA}{i}": t for i, t in enumerate(ema.averages)} if ema else {}
+    embedding = {_IMAGIC + key: t for key, t in session.imagic.state().items()} if session.imagic else {}
     norms = {_SPECTRAL + key: t for key, t in session.spectral.state().items()} if session.spectral else {}
     return Snapshot(
         dataclasses.replace(session.position),
-        {**session.trained_tensors(), **averages, **norms},
+        {**session.trained_tensors(), **averages, **norms, **embedding},
         state_of(session.optimizer),
         dataclasses.asdict(session.settings),
         {
@@ -61,6 +62,8 @@ def restore(session: Session, snapshot: Snapshot) -> list[str]:
     elif ema:  # switched on since: it starts from what was learnt
         ema.load(list(session.modules.unet.parameters()), 0)
     _restore_norms(session, snapshot.tensors)
+    if session.imagic:
+        session.imagic.load(_named(snapshot.tensors, _IMAGIC))
     if scaler and snapshot.facts["scaler"]:
         scaler.load_state_dict(snapshot.facts["scaler"])
     if snapshot.facts["plan"] != session.plan.fingerprint():
@@ -119,12 +122,16 @@ def _restore_norms(session: Session, tensors: dict[str, torch.Tensor]) -> None:
     """Where they are held only since: those of what was learnt."""
     if not session.spectral:
         return
-    norms = {name.removeprefix(_SPECTRAL): t for name, t in tensors.items() if name.startswith(_SPECTRAL)}
+    norms = _named(tensors, _SPECTRAL)
     if norms:
         session.spectral.load(norms)
     else:
         session.spectral.measure()
 
 
+def _named(tensors: dict[str, torch.Tensor], start: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+
+
 def _shapes_of_weights(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in tensors.items() if not name.startswith((_EMA, _SPECTRAL))}
+    return {name: tensor.shape for name, tensor in tensors.items() if not name.startswith((_EMA, _SPECTRAL, _IMAGIC))}

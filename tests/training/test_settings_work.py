@@ -138,6 +138,9 @@ ELSEWHERE = {
         ("keep_tokens", "tag_dropout", "caption_dropout", "bucket_min_side", "bucket_max_side", "bucket_no_upscale"),
         "tests/dataset/test_variation.py::test_setting_changes_what_is_shown",
     ),
+    **dict.fromkeys(
+        ("train_imagic", "imagic_steps", "imagic_learning_rate", "imagic_strength"), "tests/training/test_imagic.py"
+    ),
     "lora_start": "tests/training/test_starting.py",
     "max_token_length": "tests/training/test_prompts.py::test_what_stands_beyond_the_limit_is_not_learned",
     "gradient_set_to_none": "tests/training/test_optimizers.py",

@@ -188,3 +188,24 @@ def test_deterministic_holds_for_the_run_and_is_given_back(train):
     during.clear()
     train(max_train_steps=1, deterministic=False, on=lambda e, c: e["kind"] == "step" and during.append(look()))
     assert during == [before]
+
+
+def test_previews_are_drawn_with_the_averages_when_that_is_asked(train, mini, tmp_path):
+    """At the end of a run the preview is what the averages that lie in working/ draw, not what the last step does."""
+    import numpy as np
+    from PIL import Image
+
+    from dreambooth.sampling.draw import Shot
+
+    settings = {"use_lora": False, "save_ckpt_after": False, "learning_rate": 1e-3, "use_ema": True, "infer_ema": True}
+    outcome = train(**settings, sanity_prompt="a red star", samples=0)
+    (preview,) = (event["path"] for event in outcome.of("preview"))
+
+    def drawn(infer_ema):
+        mini.save(actions.configure(mini, {"infer_ema": infer_ema}))
+        shot = Shot("a red star", seed=Settings().sanity_seed, width=64, height=64)
+        (path,) = actions.sample(mini, [shot], tmp_path / str(infer_ema))
+        return np.asarray(Image.open(path)).astype(int)
+
+    seen = np.asarray(Image.open(preview)).astype(int)
+    assert np.abs(seen - drawn(True)).max() <= 1 and np.abs(seen - drawn(False)).mean() > 2
