@@ -86,7 +86,7 @@ def preflight(
     problems += [*contradictions(settings, device), *precision_problems(settings, precision, device)]
     if not settings.train_unet and settings.stop_text_encoder == 0:
         problems.append("Nothing would learn: switch on train_unet or raise stop_text_encoder above 0.")
-    problems += imagic.problems_of(settings, plan)
+    problems += imagic.problems_of(config, plan)
     problems += [f"{part} is missing: create {model.name} again." for part in _missing_parts(model)]
     steps = per_epoch = 0
     if plan:

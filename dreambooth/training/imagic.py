@@ -18,7 +18,7 @@ from dreambooth.checkpoints.writing import write_tensors
 from dreambooth.dataset.plan import Batch, Plan
 from dreambooth.errors import UserError
 from dreambooth.files import replacing
-from dreambooth.settings import ModelFolder, Settings
+from dreambooth.settings import ModelConfig, ModelFolder, Settings
 from dreambooth.training.noise import generator_for
 from dreambooth.training.objective import diffusion_losses
 
@@ -65,8 +65,9 @@ class Imagic:
         self.learnt = Embedding(**state).to(self.target.states.device)
 
 
-def problems_of(settings: Settings, plan: Plan | None) -> list[str]:
+def problems_of(config: ModelConfig, plan: Plan | None) -> list[str]:
     """Why these settings and pictures are not for Imagic, where that is chosen."""
+    settings = config.settings
     if not settings.train_imagic:
         return []
     problems = []
@@ -78,7 +79,8 @@ def problems_of(settings: Settings, plan: Plan | None) -> list[str]:
         )
     if plan and len(plan.examples) != 1:
         problems.append(f"train_imagic: it edits one picture, and there are {len(plan.examples)}: leave one.")
-    if plan and (plan.class_examples or plan.validation):
+    wants_classes = any(concept.num_class_images_per for concept in config.concepts)
+    if wants_classes or (plan and (plan.class_examples or plan.validation)):
         problems.append("train_imagic: it takes one picture alone: leave out class and validation pictures.")
     return problems
 
@@ -86,7 +88,7 @@ def problems_of(settings: Settings, plan: Plan | None) -> list[str]:
 def learn_embedding(session: Session, imagic: Imagic) -> None:
     """Move the embedding towards the picture; the unet stays as it is. Cancelled, nothing of it is kept."""
     settings, (example,) = session.settings, session.plan.examples
-    session.events.phase("text embedding")
+    session.events.phase("imagic")
     progress = session.controls.watched(session.events.progress)
     learnt = [part.requires_grad_() for part in imagic.learnt if part is not None]
     optimizer = torch.optim.Adam(learnt, lr=settings.imagic_learning_rate)

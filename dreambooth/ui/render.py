@@ -24,7 +24,7 @@ COLUMNS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "Kept": lambda row: f"{row['kept']:.0%}",
     "Enlarged": lambda row: f"{row['enlarged']:.1f} ×" if row["enlarged"] > 1 else "",
 }
-WHAT = {"lora": "LoRA", "checkpoint": "Checkpoint", "snapshot": "Snapshot", "model": "Model"}
+WHAT = {"lora": "LoRA", "checkpoint": "Checkpoint", "snapshot": "Snapshot", "model": "Model", "embedding": "Embedding"}
 
 
 def gigabytes(n_bytes: float) -> str:

@@ -104,7 +104,7 @@ def test_stopped_and_resumed_it_is_the_undisturbed_run(train, mini, afresh):
 
     train(on=stop, **EDIT)
     resumed = train(resume="latest", **EDIT)
-    assert "Not exactly" not in resumed.said and not [e for e in resumed.of("phase") if e["name"] == "text embedding"]
+    assert "Not exactly" not in resumed.said and not [e for e in resumed.of("phase") if e["name"] == "imagic"]
     assert resumed.digest() == alone.digest()
 
 
@@ -123,4 +123,7 @@ def test_what_is_not_for_it_is_refused_in_words(mini, concept, pictures):
     with pytest.raises(UserError) as refused:
         actions.check(mini, actions.configure(mini, settings, [several]))
     said = [line for line in refused.value.problems if line.startswith("train_imagic")]
+    several = dataclasses.replace(concept, num_class_images_per=2, class_prompt="a toy")
+    with pytest.raises(UserError, match="leave out class"):
+        actions.check(mini, actions.configure(mini, {**SMALL, **EDIT}, [several]))
     assert len(said) == 3 and "train_unet" in said[0] and "stop_text_encoder" in said[1] and "there are 5" in said[2]
