@@ -60,8 +60,7 @@ class _Merging:
         more = {"attention_mask": attention_mask, "temb": temb}
         if encoder_hidden_states is not None or attention_mask is not None:  # not self-attention over all tokens
             return self.inner(attn, hidden_states, encoder_hidden_states, **more)
-        stays = _lot_of_each_cell(*self.tokens, self.lots).to(hidden_states.device)
-        merge = Merge(hidden_states, stays, self.share)
+        merge = Merge(hidden_states, _lot_of_each_cell(*self.tokens, self.lots), self.share)
         return merge.undo(self.inner(attn, merge.of(hidden_states), None, **more))
 
 
@@ -73,7 +72,8 @@ class Merge:
     """
 
     def __init__(self, x: torch.Tensor, stays: torch.Tensor, share: float) -> None:
-        self.kept, self.others = stays.nonzero()[:, 0], (~stays).nonzero()[:, 0]
+        # Looked up on the CPU, where ``stays`` is: a GPU would have to finish its work first.
+        self.kept, self.others = (places.nonzero()[:, 0].to(x.device) for places in (stays, ~stays))
         going = min(len(self.others), int(len(stays) * share))
         directions = torch.nn.functional.normalize(x.float(), dim=-1)
         likeness = directions[:, self.others] @ directions[:, self.kept].transpose(1, 2)
