@@ -20,8 +20,11 @@ _OF_SHAPES = ("use_lora", "train_unet", "lora_type", "lora_unet_rank", "lora_txt
 def problems_of(model: ModelFolder, config: ModelConfig, which: str) -> list[str]:
     """Why the run that ``config`` describes could not go on from the snapshot ``which``."""
     try:
-        snapshot = snapshots.read(model, which, tensors=False)
         place = f"The snapshot {snapshots.find(model, which).name} of {model.name}"
+    except UserError as error:
+        return list(error.problems)
+    try:
+        snapshot = snapshots.read(model, which, tensors=False)
         facts = snapshot.facts
         if facts.get("origin", origin_of(model)) != origin_of(model):
             return [f"{place} is of another model: start a new run, or put the snapshot back where it was made."]

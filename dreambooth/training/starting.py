@@ -103,8 +103,9 @@ def _needed(place: Place, shape: tuple[int, ...], adapter: Adapter, settings: Se
     rank, alpha = (form.conv_rank, form.conv_alpha) if is_wide else (form.rank, form.alpha)
     if adapter.rank != rank:
         needed[rank_key] = adapter.rank
-    if abs(adapter.factor - (alpha or rank) / rank) > 1e-3 * adapter.factor:
-        needed[alpha_key] = round(adapter.factor * adapter.rank, 4)
+    of_file = adapter.factor * adapter.rank
+    if abs(of_file - (alpha or adapter.rank)) > 1e-3 * abs(of_file):
+        needed[alpha_key] = round(of_file, 4)
     return needed
 
 
