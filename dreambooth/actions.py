@@ -96,6 +96,7 @@ def check(
     device: Any = None,
     progress: Progress | None = None,
     crew: Crew = ALONE,
+    resume: str = "",
 ) -> Checked:
     """What a run would do, or every reason why it could not start, all at once.
 
@@ -103,7 +104,7 @@ def check(
     """
     from dreambooth.runs.preflight import preflight
 
-    return preflight(model, config, device, progress, crew)
+    return preflight(model, config, device, progress, crew, resume)
 
 
 def advise(kind: str, model: ModelFolder, config: ModelConfig, device: Any = None) -> Advice:
@@ -162,7 +163,7 @@ def train(
     with log_file(model.logging if crew.is_main else None), told(events), ExitStack() as borrowed:
         events.phase("preflight")
         device = device or crew.device()
-        checked = check(model, config, device, progress=controls.watched(events.progress), crew=crew)
+        checked = check(model, config, device, progress=controls.watched(events.progress), crew=crew, resume=resume)
         for warning in checked.warnings:
             events.message(warning, level="warning")
         controls.check()
@@ -266,6 +267,8 @@ def sample(
         sampler=settings.scheduler,
         reading=Reading.of(settings),
         batch_size=batch_size,
+        merge=settings.tomesd,
+        known=_edited_text(model, settings),
         progress=progress,
     )
     stamp = time.strftime("%Y%m%d-%H%M%S")
@@ -273,6 +276,14 @@ def sample(
         save_picture(_unused(out, f"{model.name}_{stamp}_{n:03d}_{shot.seed}"), picture, shot, settings.scheduler)
         for n, (shot, picture) in enumerate(zip(shots, pictures, strict=True))
     ]
+
+
+def _edited_text(model: ModelFolder, settings: Settings) -> dict[str, Any]:
+    """What Imagic's text stands for, where the model was trained so."""
+    from dreambooth.training.imagic import kept
+
+    imagic = kept(model) if settings.train_imagic else None
+    return imagic.drawn_with(settings) if imagic else {}
 
 
 def generate_checkpoint(

@@ -20,12 +20,13 @@ from dreambooth.errors import UserError
 from dreambooth.files import require_free_space
 from dreambooth.hosts.alone import best_device
 from dreambooth.jobs import ALONE, Crew
-from dreambooth.runs import class_images
+from dreambooth.runs import class_images, resuming
 from dreambooth.runs.captions import Read, read_captions, rows, tokenizer_of, too_long
 from dreambooth.runs.class_images import Wanted
 from dreambooth.runs.plans import plan_of
 from dreambooth.runs.sense import contradictions, doubts, precision_problems, too_short
 from dreambooth.settings import ModelConfig, ModelFolder, Settings
+from dreambooth.training import imagic, starting
 from dreambooth.training.precision import disk_forecast, forecast, resolve_precision
 from dreambooth.training.schedules import curve, run_length
 
@@ -68,8 +69,11 @@ def preflight(
     device: torch.device | None = None,
     progress: Callable[[int, int, str], None] | None = None,
     crew: Crew = ALONE,
+    resume: str = "",
 ) -> Checked:
-    """Every reason why a run could not start, in one UserError, before anything is loaded."""
+    """Every reason why a run could not start, or go on from the snapshot ``resume``, in one UserError, before anything
+    is loaded.
+    """
     settings, problems = config.settings, [*crew.problems(), *class_images.problems_of(model, config.concepts)]
     plan = precision = None
     try:
@@ -84,12 +88,14 @@ def preflight(
     problems += [*contradictions(settings, device), *precision_problems(settings, precision, device)]
     if not settings.train_unet and settings.stop_text_encoder == 0:
         problems.append("Nothing would learn: switch on train_unet or raise stop_text_encoder above 0.")
+    problems += imagic.problems_of(config, plan)
     problems += [f"{part} is missing: create {model.name} again." for part in _missing_parts(model)]
     steps = per_epoch = 0
     if plan:
         lengths = plan.epoch_lengths(settings.num_train_epochs, settings.train_batch_size)
         steps, per_epoch = run_length(settings, lengths, crew.size)
         problems += too_short(settings, steps)
+    problems += resuming.problems_of(model, config, resume) if resume else starting.problems_of(model, settings)
     if problems:
         raise UserError.several(problems)
     to_draw = tuple(class_images.missing(model, config.concepts, plan, settings))

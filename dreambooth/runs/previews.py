@@ -6,7 +6,7 @@ import logging
 
 from dreambooth.checkpoints.tokens import Reading
 from dreambooth.errors import Cancelled
-from dreambooth.sampling.draw import Shot, draw
+from dreambooth.sampling.draw import NOTHING, Shot, draw
 from dreambooth.sampling.pictures import save_picture
 from dreambooth.settings import Concept
 from dreambooth.training.results import Results, free_path
@@ -41,7 +41,11 @@ class Previews:
         revision, sampler = self.results.revision, self.settings.scheduler
         with self.session.for_drawing() as modules:
             check = self.session.controls.check
-            pictures = draw(modules, shots, sampler=sampler, reading=Reading.of(self.settings), check=check)
+            imagic = self.session.imagic
+            pictures = draw(
+                modules, shots, sampler=sampler, reading=Reading.of(self.settings), merge=self.settings.tomesd,
+                known=imagic.drawn_with(self.settings) if imagic else NOTHING, check=check,
+            )  # fmt: skip
             for number, (shot, picture) in enumerate(zip(shots, pictures, strict=True)):
                 path = free_path(self.session.model.samples / f"sample_{revision}-{number}.png")
                 save_picture(path, picture, shot, sampler)

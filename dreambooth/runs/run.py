@@ -16,12 +16,14 @@ from dreambooth.dataset.plan import Plan
 from dreambooth.jobs import ALONE, Controls, Crew, Events
 from dreambooth.runs.previews import Previews
 from dreambooth.settings import ModelConfig, ModelFolder
+from dreambooth.training.imagic import keep, learn_embedding
 from dreambooth.training.loop import NO_HOOKS, Hooks, Loop
 from dreambooth.training.precision import give_memory_back
 from dreambooth.training.reproducible import reproducible
-from dreambooth.training.results import Results
+from dreambooth.training.results import Results, free_path
 from dreambooth.training.session import Session
 from dreambooth.training.snapshot import Snapshot, read
+from dreambooth.training.starting import find, start_from
 from dreambooth.training.state import restore
 
 
@@ -62,6 +64,8 @@ def run(
             if snapshot:
                 _go_on(session, results, snapshot)
                 snapshot = None  # as large as the weights and their moments: not to be held while it trains
+            else:
+                _begin(session, results)
             hooks = Hooks(Previews(session, results).draw, results.save, results.validate)
             loop = Loop(session, hooks if crew.is_main else NO_HOOKS)
             state = loop.run()
@@ -78,6 +82,24 @@ def _go_on(session: Session, results: Results, snapshot: Snapshot) -> None:
     for note in restore(session, snapshot):
         session.events.message(f"Not exactly the run that was stopped: {note}.", level="warning")
     session.events.message(f"Going on after step {session.position.step}.")
+
+
+def _begin(session: Session, results: Results) -> None:
+    """What a new run does before its first step."""
+    if session.settings.use_lora and session.settings.lora_start.strip():
+        _start_from_lora(session)
+    if session.imagic:
+        learn_embedding(session, session.imagic)
+        if session.crew.is_main:
+            path = free_path(session.model.embeddings / f"{results.revision}.safetensors")
+            keep(session.imagic, path)
+            session.events.send("saved", what="embedding", path=str(path), summary="of the picture and of the text")
+
+
+def _start_from_lora(session: Session) -> None:
+    path = find(session.model.folders, session.settings.lora_start)
+    n = start_from(path, session.layers, session.model)
+    session.events.message(f"Starting from {path.name}: {n} of {len(session.layers)} adapters.")
 
 
 def _forget_locals(error: BaseException | None) -> None:

@@ -8,7 +8,7 @@ from dreambooth.errors import UserError
 from dreambooth.settings import SETTINGS, Settings
 from dreambooth.training.attention import why_not as why_not_attention
 from dreambooth.training.optimizer_kinds import KINDS, refuse
-from dreambooth.training.precision import in_bf16_alone
+from dreambooth.training.precision import in_bf16_alone, precisions_of
 from dreambooth.training.schedules import base_rates, warmup_steps
 
 LARGE_RATE = 0.1  # an optimizer that finds its rate is given about 1, any other far less
@@ -30,6 +30,9 @@ def contradictions(settings: Settings, device: torch.device) -> list[str]:
     if KINDS[settings.optimizer].finds_rate and len(set(rates.values())) > 1:
         keys = [RATE_KEYS[settings.use_lora, part] for part in rates]
         problems.append(f"{keys[1]}: {settings.optimizer} takes one rate for all: set it to that of {keys[0]}.")
+    holds_norms = settings.freeze_spectral_norm and not settings.use_lora
+    if holds_norms and settings.optimizer == "Schedule-Free AdamW":
+        problems.append(f"freeze_spectral_norm: {settings.optimizer} saves an average whose norms nobody holds.")
     if settings.min_timestep >= settings.max_timestep:
         problems.append(
             f"min_timestep: {settings.min_timestep} is not below max_timestep, {settings.max_timestep}: "
@@ -50,6 +53,9 @@ def precision_problems(settings: Settings, precision: str | None, device: torch.
         )
     if in_bf16_alone(settings) and settings.optimizer != "Torch AdamW":
         problems.append("full_mixed_precision: only Torch AdamW rounds as it needs; choose that, or switch it off.")
+    averages = settings.use_ema and settings.train_unet and not settings.use_lora
+    if averages and settings.ema_precision == "bf16" and "bf16" not in precisions_of(device):
+        problems.append(f"ema_precision: this {device.type} does not compute in bf16; choose fp32.")
     return problems
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from dreambooth.files import read_json
 from dreambooth.jobs import latest_log
 from dreambooth.runs.pace import last_events
-from dreambooth.settings import ModelFolder
+from dreambooth.settings import Facts, ModelFolder
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,15 @@ def unfinished(model: ModelFolder) -> Unfinished | None:
         return None
     try:
         facts = read_json(model.snapshots / str(steps[-1]) / "snapshot.json")["facts"]
-        is_its_own = model.load().facts.run in (facts["run"], facts.get("run_before"))
+        is_its_own = belongs(facts, model.load().facts)
     except Exception:  # whatever is wrong with it, a run will say so; here it only means: no offer
         return None
     return Unfinished(reached[-1], steps[-1]) if is_its_own else None
+
+
+def belongs(snapshot: Mapping[str, Any], model: Facts) -> bool:
+    """Whether the run that made a snapshot with these facts is the one that trained the model last.
+
+    Killed before its first save was noted, a run leaves the one before it as the model's last.
+    """
+    return model.run in (snapshot["run"], snapshot.get("run_before"))

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from dreambooth.checkpoints.stable_diffusion import INPAINTING_CHANNELS
 from dreambooth.checkpoints.text import Embedding, concatenate, conditions, encode
 from dreambooth.checkpoints.tokens import Reading, chunks_needed, tokenize
 from dreambooth.errors import UserError
+from dreambooth.sampling.merging import merged_tokens
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Shot:
 
 Progress = Callable[[int, int, str], None]
 PLAIN = Reading()
+NOTHING: Mapping[str, Embedding] = MappingProxyType({})
 
 
 def draw(
@@ -42,12 +45,15 @@ def draw(
     sampler: str = "DDIM",
     reading: Reading = PLAIN,
     batch_size: int = 1,
+    merge: float = 0.0,
+    known: Mapping[str, Embedding] = NOTHING,
     progress: Progress | None = None,
     check: Callable[[], None] | None = None,
 ) -> Iterator[Image.Image]:
     """Draw ``shots`` in order. A picture depends on its shot alone, not on what is drawn beside it.
 
-    ``check`` is called before each step of the sampler and may raise Cancelled.
+    ``merge``: share of tokens that is merged, see merging.py. ``known``: prompts that stand for these embeddings, one
+    row each. ``check`` is called before each step of the sampler and may raise Cancelled.
 
     Same noise, guidance and sampler steps as diffusers' StableDiffusionPipeline with a CPU generator, so that
     its pictures and ours are the same to rounding.
@@ -57,7 +63,9 @@ def draw(
             raise UserError(f"width and height must be multiples of 8, not {shot.width} x {shot.height}.")
     done = 0
     for group in _alike(modules, shots, reading, batch_size):
-        yield from _draw_group(modules, group, sampler, reading, check)
+        with merged_tokens(modules.unet, merge, (group[0].height // 8, group[0].width // 8)):
+            pictures = _draw_group(modules, group, sampler, reading, known, check)
+        yield from pictures
         done += len(group)
         if progress:
             progress(done, len(shots), "pictures")
@@ -65,15 +73,16 @@ def draw(
 
 @torch.no_grad()
 def _draw_group(
-    modules: Modules, shots: Sequence[Shot], sampler: str, reading: Reading, check: Callable[[], None] | None
-) -> list[Image.Image]:
+    modules: Modules, shots: Sequence[Shot], sampler: str, reading: Reading, known: Mapping[str, Embedding],
+    check: Callable[[], None] | None,
+) -> list[Image.Image]:  # fmt: skip
     unet, vae = modules.unet, modules.vae
     device, dtype = unet.device, next(unet.parameters()).dtype
     first = shots[0]
     guided = first.cfg > 1
     # torch before 2.5 refuses to name autocast on a Mac, even switched off.
     with torch.autocast(device.type, dtype) if dtype != torch.float32 else contextlib.nullcontext():
-        told = _told(modules, shots, guided, reading, dtype)
+        told = _told(modules, shots, guided, reading, known, dtype)
         scheduler = make_scheduler(sampler, modules.scheduler_config)
         scheduler.set_timesteps(first.steps, device=device)
         generators = [torch.Generator().manual_seed(shot.seed) for shot in shots]
@@ -95,14 +104,15 @@ def _draw_group(
 
 
 def _told(
-    modules: Modules, shots: Sequence[Shot], guided: bool, reading: Reading, dtype: torch.dtype
-) -> dict[str, Any]:
+    modules: Modules, shots: Sequence[Shot], guided: bool, reading: Reading, known: Mapping[str, Embedding],
+    dtype: torch.dtype,
+) -> dict[str, Any]:  # fmt: skip
     """The unet's arguments beside latents and timestep; for guidance those of the negative prompts come first."""
     device, n = modules.unet.device, len(shots) * (2 if guided else 1)
     texts = [shot.prompt for shot in shots] + [shot.negative for shot in shots if guided]
     tokens = tokenize(modules.tokenizers, texts, reading)  # together, so that all have as many chunks
     tokens = tokens._replace(ids=tokens.ids.to(device))
-    embedding = encode(modules, tokens.part(0, len(shots)), reading.clip_skip)
+    embedding = _with_known(encode(modules, tokens.part(0, len(shots)), reading.clip_skip), shots, known)
     if guided:
         negative = encode(modules, tokens.part(len(shots), n), reading.clip_skip)
         if modules.family.pooled:  # SDXL was trained with nothing in place of an empty prompt
@@ -114,6 +124,17 @@ def _told(
     height, width = shots[0].height, shots[0].width
     sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32, device=device).repeat(n, 1)
     return conditions(embedding, sizes, dtype)
+
+
+def _with_known(embedding: Embedding, shots: Sequence[Shot], known: Mapping[str, Embedding]) -> Embedding:
+    """The prompts' embeddings, with those that are known in their places."""
+    rows = [Embedding(*(part if part is None else part[i : i + 1] for part in embedding)) for i in range(len(shots))]
+    for i, shot in enumerate(shots):
+        if own := known.get(shot.prompt):
+            if own.states.shape[1] != rows[i].states.shape[1]:
+                raise UserError("The negative prompt takes more chunks of 75 tokens than the text: shorten it.")
+            rows[i] = own.to(embedding.states)
+    return concatenate(rows)
 
 
 def _all_masked(modules: Modules, latents: torch.Tensor) -> torch.Tensor:

@@ -109,7 +109,7 @@ class ModelFolder:
         return self.root / "db_config.json"
 
     def __getattr__(self, part: str) -> Path:
-        if part in ("working", "source", "snapshots", "samples", "logging", "cache", "backups"):
+        if part in ("working", "source", "snapshots", "samples", "logging", "cache", "backups", "embeddings"):
             return self.root / part
         raise AttributeError(part)
 

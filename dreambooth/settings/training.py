@@ -40,6 +40,18 @@ class Settings:
         "Order of pictures, noise and timesteps follow from this number and the step. -1: a new one for each run.",
         low=-1, high=2**31 - 1)
 
+    train_imagic: bool = setting(False, "Imagic", "Train Imagic",
+        "Edit one picture by a text, its caption: first the text's embedding learns the picture, then the unet does. "
+        "Previews and samples of that text draw the edit; other programs can't.", advanced=True)
+    imagic_steps: int = setting(500, "Imagic", "Steps of the embedding",
+        "For how long the embedding learns before the unet does.", low=0, high=100_000, step=1,
+        applies="train_imagic", advanced=True)
+    imagic_learning_rate: float = setting(1e-3, "Imagic", "Learning rate of the embedding",
+        "Higher takes it further from the text.", low=0, high=1, applies="train_imagic", advanced=True)
+    imagic_strength: float = setting(0.7, "Imagic", "Strength of the edit",
+        "How far previews and samples go from the picture (0) to the text (1); 0.6 to 0.8 is usual.",
+        low=0, high=2, step=0.05, applies="train_imagic", advanced=True)
+
     num_train_epochs: int = setting(100, "Intervals", "Training steps per image (epochs)",
         "How often each picture is seen.", low=1, high=100_000, step=1)
     max_train_steps: int = setting(0, "Intervals", "Maximum training steps",
@@ -124,6 +136,9 @@ class Settings:
     lora_type: str = setting("LoRA", "LoRA", "Adapter type",
         "LoRA: known to every program. LoHa: more variety for its size. LoKr: very small files. The last two are for "
         "WebUIs.", choices=LORA_TYPES, applies="use_lora")
+    lora_start: str = setting("", "LoRA", "Start from LoRA",
+        "A LoRA to go on from, of the type, ranks and alphas that are set here: its path, or its name in the folder of "
+        "LoRAs. Empty: from nothing.", applies="use_lora", advanced=True)
     lora_unet_rank: int = setting(4, "LoRA", "LoRA UNET rank",
         "Size of the unet's adapters: 4 to 16 for a subject, more for a style.",
         low=1, high=1024, step=1, applies="use_lora")
@@ -134,6 +149,13 @@ class Settings:
         "The adapter counts alpha / rank; 0: as the rank, which is 1 to 1.", low=0, high=4096, applies="use_lora")
     lora_txt_alpha: float = setting(0.0, "LoRA", "LoRA text encoder alpha",
         "As above, for the text encoder.", low=0, high=4096, applies="use_lora and stop_text_encoder > 0")
+    lora_unet_dropout: float = setting(0.0, "LoRA", "LoRA UNET dropout",
+        "Share of the unet's adapters that is left out of each step, drawn anew, against learning by heart; 0.1 is "
+        "usual with many epochs. LoRA drops between its factors, the others what goes into them.",
+        low=0, high=0.9, step=0.05, applies="use_lora and train_unet", advanced=True)
+    lora_txt_dropout: float = setting(0.0, "LoRA", "LoRA text encoder dropout",
+        "As above, for the text encoder.",
+        low=0, high=0.9, step=0.05, applies="use_lora and stop_text_encoder > 0", advanced=True)
     use_lora_extended: bool = setting(False, "LoRA", "Use LoRA Extended (LoCon)",
         "Adapters also beside the unet's convolutions: they learn texture and style better; larger files.",
         applies="use_lora and train_unet")
@@ -228,14 +250,21 @@ class Settings:
     freeze_clip_normalization: bool = setting(False, "Tuning", "Freeze CLIP normalization layers",
         "Leave the text encoder's normalisation layers as they are.",
         applies="not use_lora and stop_text_encoder > 0", advanced=True)
+    freeze_spectral_norm: bool = setting(False, "Tuning", "Freeze spectral norm",
+        "Scale each weight of what is trained back to its spectral norm after every step: steadier at high rates, the "
+        "model keeps more of what it knew, and learns less.",
+        applies="not use_lora and not full_mixed_precision", advanced=True)
     use_ema: bool = setting(False, "Tuning", "Use EMA",
         "Keep a slowly moving average of the unet; it often draws cleaner than the last step.",
         applies="not use_lora")
     ema_decay: float = setting(0.9999, "Tuning", "EMA decay",
         "How slowly the average moves, once warmed up.", low=0, high=0.999999, applies="use_ema", advanced=True)
+    ema_precision: str = setting("fp32", "Tuning", "EMA precision",
+        "bf16 halves the average's memory; it is rounded by lot, so that small changes are not lost. Previews with it "
+        "are drawn in bf16 too.", choices=("fp32", "bf16"), applies="use_ema", advanced=True)
     ema_on_cpu: bool = setting(False, "Tuning", "Keep EMA on the CPU",
-        "Spares the GPU 4 bytes for each of the unet's weights; a little time each step.", applies="use_ema",
-        advanced=True)
+        "Spares the GPU the average's 4 bytes (2 in bf16) for each of the unet's weights; a little time each step.",
+        applies="use_ema", advanced=True)
 
     offset_noise: float = setting(0.0, "Objective", "Offset noise",
         "Share of noise that is constant over the picture; about 0.05 to 0.1 allows darker and brighter pictures.",
@@ -298,6 +327,10 @@ class Settings:
 
     scheduler: str = setting("DDIM", "Image Generation", "Sampler",
         "Draws previews and samples.", choices=SAMPLERS)
+    tomesd: float = setting(0.0, "Image Generation", "Token merging (ToMe)",
+        "Share of the picture's tokens that previews and samples merge before attention: large ones come sooner, with "
+        "less detail; 0.5 is usual, more than 0.75 merges no more. Not in training, nor for class images.",
+        low=0, high=1, step=0.1, advanced=True)
     sanity_prompt: str = setting("", "Image Generation", "Sanity sample prompt",
         "Drawn with every preview, to see whether the rest of the model is still whole.")
     sanity_seed: int = setting(420420, "Image Generation", "Sanity sample seed",

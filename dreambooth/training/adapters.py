@@ -2,13 +2,17 @@
 
 What a layer adds is computed by the very code that reads and merges files (:mod:`dreambooth.checkpoints.adapters`).
 Plain LoRA alone takes a shorter way: two thin products, and the change of the weight is never built.
+
+Dropout leaves out values between LoRA's two factors, as kohya's trainer does; where the change is one matrix (LoHa,
+LoKr, DoRA) there is no such place, and it leaves out values of what the change is applied to.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,6 +24,7 @@ from dreambooth.checkpoints.adapters import Adapter, LoHa, LoKr, Lora, factoriza
 from dreambooth.checkpoints.layout import Layout
 from dreambooth.checkpoints.lora import lora_name, target_modules
 from dreambooth.settings import Settings
+from dreambooth.training.dropout import Dropout
 from dreambooth.training.noise import generator_for
 
 Base = torch.nn.Linear | torch.nn.Conv2d
@@ -36,6 +41,7 @@ class Form:
     conv_alpha: float = 0.0
     dora: bool = False
     factor: int = 0  # LoKr's, see :func:`dreambooth.checkpoints.adapters.factorization`
+    dropout: float = 0.0
 
     def sizes(self, base: Base) -> tuple[int, float]:
         """Rank and alpha beside ``base``; an alpha of 0 stands for the rank."""
@@ -62,6 +68,7 @@ class AdapterLayer(torch.nn.Module):
         self.way = (base.stride, base.padding, base.dilation) if isinstance(base, torch.nn.Conv2d) else None
         for name, values in self.start(base.weight.shape, form, generator).items():
             self.register_parameter(name, torch.nn.Parameter(values.to(base.weight.device)))
+        self.drop: Callable[[torch.Tensor], torch.Tensor] | None = None  # in training, see dropout.py
         self.dora = form.dora
         if form.dora:
             self.magnitude = torch.nn.Parameter(lengths(base.weight.detach().float(), 1))
@@ -83,9 +90,14 @@ class AdapterLayer(torch.nn.Module):
         # Beside the frozen layer, not in one product with it: a small change would be lost in half precision.
         # Checkpointed, so that of the change's making nothing as large as the weight is kept.
         change = checkpoint(self._change, use_reentrant=False, preserve_rng_state=False)
+        seen = self.dropped(x)
         if self.way:
-            return self.base(x) + F.conv2d(x, change, None, *self.way)
-        return self.base(x) + F.linear(x, change)
+            return self.base(x) + F.conv2d(seen, change, None, *self.way)
+        return self.base(x) + F.linear(seen, change)
+
+    def dropped(self, x: torch.Tensor) -> torch.Tensor:
+        """What dropout leaves of ``x``: all of it when something is drawn or measured."""
+        return self.drop(x) if self.drop and self.training else x
 
     def _change(self) -> torch.Tensor:
         kind = self.base.weight.device.type
@@ -118,8 +130,9 @@ class LoraLayer(AdapterLayer):
         if self.dora:
             return super().forward(x)
         if self.way:
-            return self.base(x) + F.conv2d(F.conv2d(x, self.down, None, *self.way), self.up) * self.scale
-        return self.base(x) + F.linear(F.linear(x, self.down), self.up) * self.scale
+            thin = self.dropped(F.conv2d(x, self.down, None, *self.way))
+            return self.base(x) + F.conv2d(thin, self.up) * self.scale
+        return self.base(x) + F.linear(self.dropped(F.linear(x, self.down)), self.up) * self.scale
 
 
 class LoHaLayer(AdapterLayer):
@@ -158,23 +171,29 @@ LAYERS: Mapping[str, type[AdapterLayer]] = {layer.kind.kind: layer for layer in 
 
 def form_of(settings: Settings, component: str) -> Form:
     """What the settings ask for beside a component's layers."""
-    kind, dora, factor = settings.lora_type, settings.lora_dora, settings.lokr_factor
+    kind = settings.lora_type
+    more = {"dora": settings.lora_dora, "factor": settings.lokr_factor}
     if component != "unet":
-        return Form(kind, settings.lora_txt_rank, settings.lora_txt_alpha, dora=dora, factor=factor)
+        more["dropout"] = settings.lora_txt_dropout
+        return Form(kind, settings.lora_txt_rank, settings.lora_txt_alpha, **more)
+    more["dropout"] = settings.lora_unet_dropout
     conv_rank = settings.lora_conv_rank if settings.use_lora_extended else 0
-    alphas = settings.lora_unet_alpha, settings.lora_conv_alpha
-    return Form(kind, settings.lora_unet_rank, alphas[0], conv_rank, alphas[1], dora, factor)
+    return Form(kind, settings.lora_unet_rank, settings.lora_unet_alpha, conv_rank, settings.lora_conv_alpha, **more)
 
 
-def inject(module: torch.nn.Module, component: str, form: Form, layout: Layout, seed: int) -> dict[str, AdapterLayer]:
+def inject(
+    module: torch.nn.Module, component: str, form: Form, layout: Layout, seed: int, dropout: Dropout | None = None
+) -> dict[str, AdapterLayer]:
     """Put an adapter beside every layer that is adapted; returns them by their name in a file.
 
-    Which layers these are says :func:`dreambooth.checkpoints.lora.target_modules`.
+    Which layers these are says :func:`dreambooth.checkpoints.lora.target_modules`. ``dropout`` is for forms with some.
     """
     layers = {}
     for path, base in target_modules(module, component, convolutions=form.conv_rank > 0).items():
         name = lora_name(layout, component, path)
         layer = LAYERS[form.kind](base, form, generator_for(seed, "lora", name))
+        if dropout and form.dropout:
+            layer.drop = functools.partial(dropout.drop, share=form.dropout, layer=name)
         parent, _, attribute = path.rpartition(".")
         _replace(module.get_submodule(parent), attribute, layer)
         layers[name] = layer

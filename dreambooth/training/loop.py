@@ -103,6 +103,8 @@ class Loop:
         if self.crew.size > 1:
             self._share(losses, with_prior=any(batch.classes for batch in window))
         norm = session.stepper.step()
+        if session.spectral:
+            session.spectral.hold()
         if session.ema:
             session.ema.update()
         self.position.step += 1
@@ -113,6 +115,7 @@ class Loop:
     def _backward(self, batch: Batch, number: int, share: float) -> Losses:
         session, settings = self.session, self.settings
         generator = generator_for(settings.seed, "noise", self.position.step, number)
+        session.dropout.at(self.position.step, number)
         with session.accelerator.autocast():
             losses = diffusion_losses(
                 session.modules.unet,

@@ -93,6 +93,7 @@ def training_metadata(
             "ss_network_module": "lycoris.kohya" if of_lycoris else "networks.lora",
             "ss_network_dim": (unet_size if settings.train_unet else text_size)[0],
             "ss_network_alpha": (unet_size if settings.train_unet else text_size)[1],
+            "ss_network_dropout": settings.lora_unet_dropout if settings.train_unet else settings.lora_txt_dropout,
             "ss_network_args": {
                 "text_encoder_dim": text_size[0],
                 "text_encoder_alpha": text_size[1],

@@ -21,6 +21,11 @@ def generator_for(*position: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
+def generator_on(device: torch.device, *position: int | str) -> torch.Generator:
+    """The same on ``device``, for more numbers than are to be brought there; each kind of device has its own."""
+    return torch.Generator(device).manual_seed(generator_for(*position).initial_seed())
+
+
 def alphas_cumprod(scheduler: Mapping[str, Any]) -> torch.Tensor:
     """(T,) float32: share of the signal left at each timestep (DDPM, arXiv:2006.11239, eq. 4).
 

@@ -14,7 +14,7 @@ from dreambooth.training.optimizer_kinds import KINDS
 
 def resolve_precision(settings: Settings, device: torch.device) -> str:
     """ "no", "fp16" or "bf16" for ``mixed_precision``; UserError where this device cannot do what was chosen."""
-    chosen, possible = settings.mixed_precision, _precisions_of(device)
+    chosen, possible = settings.mixed_precision, precisions_of(device)
     if chosen == "auto":
         return possible[0]
     if chosen not in possible:
@@ -23,7 +23,7 @@ def resolve_precision(settings: Settings, device: torch.device) -> str:
     return chosen
 
 
-def _precisions_of(device: torch.device) -> tuple[str, ...]:
+def precisions_of(device: torch.device) -> tuple[str, ...]:
     """What can train there, the best choice first."""
     if device.type != "cuda":
         return ("no", "bf16") if device.type == "cpu" else ("no",)
@@ -84,8 +84,13 @@ def disk_forecast(settings: Settings, n_unet: int, n_text: int) -> int:
         return int(_adapter_parameters(settings, n_unet, n_text) * (2 + (4 + moments if snapshot else 0)))
     trained = (n_unet if settings.train_unet else 0) + (n_text if settings.stop_text_encoder > 0 else 0)
     checkpoint = settings.save_ckpt_during or settings.save_ckpt_after or settings.save_ckpt_cancel
-    copies = 1 + (1 if settings.use_ema else 0) + (1 + moments / 4 if snapshot else 0) + (1 if checkpoint else 0)
-    return int(trained * 4 * copies)
+    copies = 1 + (1 + moments / 4 if snapshot else 0) + (1 if checkpoint else 0)
+    averages = 4 + (_ema_bytes(settings) if snapshot else 0) if settings.use_ema and settings.train_unet else 0
+    return int(trained * 4 * copies + n_unet * averages)
+
+
+def _ema_bytes(settings: Settings) -> int:
+    return 2 if settings.ema_precision == "bf16" else 4
 
 
 def forecast(settings: Settings, precision: str, n_unet: int, n_text: int, class_pictures: bool) -> int:
@@ -110,7 +115,7 @@ def forecast(settings: Settings, precision: str, n_unet: int, n_text: int, class
         if not settings.gradient_checkpointing and (settings.lora_type != "LoRA" or settings.lora_dora):
             total += n_unet * half  # the changes of the weights, kept for the backward pass
     elif settings.use_ema and settings.train_unet and not settings.ema_on_cpu:
-        total += n_unet * 4
+        total += n_unet * _ema_bytes(settings)
     pictures = settings.train_batch_size * (2 if class_pictures else 1)
     activations = 0.24e9 if settings.gradient_checkpointing else 1.24e9
     pixels = (settings.resolution / 512) ** 2

@@ -141,15 +141,8 @@ class Results:
         self.session.events.send("saved", what="snapshot", path=str(folder), summary=f"step {self.revision}")
 
     def resumes(self, snapshot: Snapshot) -> None:
-        """This run is the one that ``snapshot`` was made of. UserError when the model was trained by another since."""
+        """This run is the one that ``snapshot`` was made of."""
         facts = snapshot.facts
-        made_at = facts["revision_at_start"] + snapshot.position.step
-        # Killed before its first save was noted, a run leaves the one before it as the model's last.
-        if self.config.facts.run not in (facts["run"], facts.get("run_before")):
-            raise UserError(
-                f"The newest snapshot of {self.model.name} (step {made_at}) is of an earlier run, and the model was "
-                f"trained since (to step {self.config.facts.revision}): train without --resume."
-            )
         if self.validation:
             self.validation.lowest = facts.get("validation_lowest", self.validation.lowest)
         self.run, self.run_before = facts["run"], facts.get("run_before")

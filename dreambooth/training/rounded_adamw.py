@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from dreambooth.training.noise import generator_for
+from dreambooth.training.noise import generator_on
 
 
 class RoundedAdamW(torch.optim.Optimizer):
@@ -35,7 +35,7 @@ class RoundedAdamW(torch.optim.Optimizer):
                 self.state[parameter] or self._start(parameter)
             count = self.state[params[0]]["step"]
             count += 1
-            lots = _lots(self.seed, int(count), number, params[0].device)
+            lots = generator_on(params[0].device, self.seed, "rounding", int(count), number)
             for parameter in params:
                 self.state[parameter]["step"] = count
                 self._move(parameter, group, int(count), lots)
@@ -67,7 +67,3 @@ def round_by_lot(kept: torch.Tensor, exact: torch.Tensor, lots: torch.Generator)
     bits = exact.view(torch.int32)
     lot = torch.randint(0, 1 << 16, bits.shape, dtype=torch.int32, device=bits.device, generator=lots)
     kept.copy_(((bits + lot) & -(1 << 16)).view(torch.float32))
-
-
-def _lots(seed: int, step: int, group: int, device: torch.device) -> torch.Generator:
-    return torch.Generator(device).manual_seed(generator_for(seed, "rounding", step, group).initial_seed())

@@ -20,7 +20,9 @@ from dreambooth.jobs import ALONE, Controls, Crew, Events
 from dreambooth.settings import ModelConfig, ModelFolder
 from dreambooth.training.adapters import AdapterLayer, form_of, inject
 from dreambooth.training.attention import use_attention
+from dreambooth.training.dropout import Dropout
 from dreambooth.training.ema import EMA
+from dreambooth.training.imagic import Imagic
 from dreambooth.training.inpainting import MaskedPictures
 from dreambooth.training.inputs import Latents
 from dreambooth.training.loss_masks import LossMasks
@@ -35,6 +37,9 @@ from dreambooth.training.precision import (
 )
 from dreambooth.training.prompts import Prompts
 from dreambooth.training.snapshot import Position
+from dreambooth.training.spectral import SpectralNorms
+
+AVERAGES_IN = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Session:
@@ -58,7 +63,10 @@ class Session:
         self.trains_text = self.settings.stop_text_encoder > 0
         self.modules = load_modules(model.working, unet=False, vae=False, text_encoder=False)
         self.layers: dict[str, AdapterLayer] = {}
+        self.dropout = Dropout(self.settings.seed)
         self.ema: EMA | None = None
+        self.spectral: SpectralNorms | None = None
+        self.imagic: Imagic | None = None
         self.position = Position()
         try:
             self.accelerator = make_accelerator(device, precision)
@@ -85,17 +93,19 @@ class Session:
         self.loss_masks = LossMasks(self.settings.unmasked_weight, self.device) if self.settings.masked_loss else None
         self.events.phase("text embeddings")
         reading = Reading.of(self.settings, training=True)
-        self.prompts = Prompts(self.modules, reading, self.settings.pad_tokens, self.device)
+        self.prompts = prompts = Prompts(self.modules, reading, self.settings.pad_tokens, self.device)
         if self.trains_text:
             self._load(text_encoder=True, dtype=self._dtype(learns=True))
-            self.prompts.learn()
+            prompts.learn()
         else:
             # Embeddings differ with the precision they were computed in.
             prints = " ".join(fingerprint(working, part) for part in self.modules.family.text_prefixes)
             origin = f"{prints} {self._dtype(learns=False)} {self.device.type}"
             texts = TextCache(model.cache / "text", origin, reading)
-            self.prompts.freeze(self.plan.prompts(), texts, self._load_text)
+            prompts.freeze(self.plan.prompts(), texts, self._load_text)
             self._put_text_encoder_aside()
+        if self.settings.train_imagic:
+            self.prompts = self.imagic = Imagic.of(self.plan, prompts)
 
     def _prepare_modules(self) -> None:
         self.events.phase("unet")
@@ -111,7 +121,10 @@ class Session:
         if not groups:
             raise UserError("Nothing would learn: switch on Train UNET or raise the text encoder's step ratio.")
         if settings.use_ema and settings.train_unet and not settings.use_lora:
-            self.ema = EMA(of_unet, settings.ema_decay, settings.ema_on_cpu)
+            dtype = AVERAGES_IN[settings.ema_precision]
+            self.ema = EMA(of_unet, settings.ema_decay, settings.ema_on_cpu, dtype=dtype, seed=settings.seed)
+        if settings.freeze_spectral_norm and not settings.use_lora and not settings.full_mixed_precision:
+            self.spectral = SpectralNorms(self.trained_modules().values())
         self.optimizer = make_optimizer(settings, groups)
         self.stepper = Stepper(self.optimizer, settings, self.accelerator.scaler)
 
@@ -129,7 +142,8 @@ class Session:
             if name != "unet" and settings.freeze_clip_normalization:
                 _freeze_normalisation(module)
             return [parameter for parameter in module.parameters() if parameter.requires_grad]
-        layers = inject(module, name, form_of(settings, name), self.modules.layout, settings.seed)
+        form = form_of(settings, name)
+        layers = inject(module, name, form, self.modules.layout, settings.seed, self.dropout)
         self.layers |= layers
         return [parameter for layer in layers.values() for parameter in layer.learned().values()]
 
@@ -172,7 +186,7 @@ class Session:
 
     def _put_text_encoder_aside(self) -> None:
         """Out of the GPU's memory: once prompts are embedded, it is only needed to draw. Not where prompts vary."""
-        if self.plan.words_vary():
+        if self.plan.words_vary() and not self.settings.train_imagic:
             self._load_text()
             return
         for text_encoder in self.modules.text_encoders.values():
@@ -255,7 +269,8 @@ class Session:
         """Let go of all modules and give the memory back, also to other programs."""
         if "latents" in self.__dict__:
             self.latents.close()
-        for name in ("prompts", "latents", "masked", "optimizer", "stepper", "ema", "layers", "modules", "accelerator"):
+        for name in ("prompts", "imagic", "latents", "masked", "optimizer", "stepper", "ema", "spectral", "layers",
+                     "modules", "accelerator"):  # fmt: skip
             self.__dict__.pop(name, None)
         forget_accelerator()
         give_memory_back(self.device)

@@ -64,8 +64,8 @@ def write(model: ModelFolder, revision: int, snapshot: Snapshot, keep: int) -> P
     return folder
 
 
-def read(model: ModelFolder, which: str = LATEST) -> Snapshot:
-    """The snapshot of a revision, or the latest. UserError when there is none or it cannot be read."""
+def find(model: ModelFolder, which: str = LATEST) -> Path:
+    """The folder of a revision's snapshot, the latest or the best one. UserError when there is none."""
     steps = model.snapshot_steps()
     if not steps:
         raise UserError(f"{model.name} has no snapshot to resume from: start a new run.")
@@ -73,13 +73,21 @@ def read(model: ModelFolder, which: str = LATEST) -> Snapshot:
         which = str(best(model) or BEST)
     if which != LATEST and which not in map(str, steps):
         raise UserError(f"{model.name} has no snapshot {which}; there are: {', '.join(map(str, steps))}, {LATEST}.")
-    folder = model.snapshots / (str(steps[-1]) if which == LATEST else which)
+    return model.snapshots / (str(steps[-1]) if which == LATEST else which)
+
+
+def read(model: ModelFolder, which: str = LATEST, tensors: bool = True) -> Snapshot:
+    """What is in the folder that :func:`find` finds; without ``tensors``, only what is quick to read.
+
+    UserError when there is none or it cannot be read.
+    """
+    folder = find(model, which)
     try:
         about = read_json(folder / "snapshot.json")
         return Snapshot(
             Position(**about["position"]),
-            _read(folder / "weights.safetensors"),
-            _unflatten(_read(folder / "optimizer.safetensors"), about["optimizer"]),
+            _read(folder / "weights.safetensors") if tensors else {},
+            _unflatten(_read(folder / "optimizer.safetensors"), about["optimizer"]) if tensors else {},
             about["settings"],
             about["facts"],
         )

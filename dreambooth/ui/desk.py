@@ -74,8 +74,8 @@ class Desk:
         return self.bench.model if self.bench.model in self.names() else next(iter(self.names()), None)
 
     def interrupted(self, name: str | None) -> bool:
-        """Whether the model's last run broke off, and can go on."""
-        return len(self.snapshots(name)) > 1 and self._run_of(name).state in ("working", "failed", "cancelled")
+        """Whether the model's last run broke off, and can go on from a snapshot of its own."""
+        return name in self.names() and actions.unfinished(self._model(name)) is not None
 
     # -- a model's parameters -----------------------------------------------------------------------------------
 

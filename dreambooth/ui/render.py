@@ -10,7 +10,7 @@ from typing import Any
 from dreambooth.settings import CONCEPT, SETTINGS, Settings
 from dreambooth.ui.run_view import RunView, Saved
 
-WHAT = {"lora": "LoRA", "checkpoint": "Checkpoint", "snapshot": "Snapshot", "model": "Model"}
+WHAT = {"lora": "LoRA", "checkpoint": "Checkpoint", "snapshot": "Snapshot", "model": "Model", "embedding": "Embedding"}
 
 
 def gigabytes(n_bytes: float) -> str:

@@ -19,6 +19,7 @@ PHASES = {
     "latents": "Encoding pictures",
     "text embeddings": "Encoding captions",
     "unet": "Loading the unet",
+    "imagic": "Learning the text's embedding",
     "training": "First step",
     "preview": "Drawing samples",
 }

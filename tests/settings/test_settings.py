@@ -49,7 +49,7 @@ def test_text_becomes_the_settings_type():
 def test_old_extensions_file_loads_and_reports_what_has_no_effect(caplog):
     old = {
         "model_name": "dog", "learning_rate": 5e-6, "optimizer": "8Bit Adam", "scheduler": "ddim", "lora_rank": 8,
-        "weight_decay": 0.02, "revision": 700, "epoch": 100, "src": "C:/v1-5.safetensors", "tomesd": 0.5,
+        "weight_decay": 0.02, "revision": 700, "epoch": 100, "src": "C:/v1-5.safetensors", "disable_logging": 1,
         "lr_scheduler": "mystery",
         "concepts_list": [{"instance_data_dir": "", "instance_token": "sks", "max_steps": 3, "class_token": "dog",
                            "is_valid": True, "num_class_images_per": 3, "sample_seed": -1}],
@@ -61,11 +61,11 @@ def test_old_extensions_file_loads_and_reports_what_has_no_effect(caplog):
     assert config.settings.lora_unet_rank == config.settings.lora_txt_rank == 8
     assert config.facts.revision == 700
     assert config.concepts[0].instance_token == "sks" and config.concepts[0].num_class_images_per == 3
-    assert config.unknown == {"tomesd": 0.5}
+    assert config.unknown == {"disable_logging": 1}
     assert config.settings.lr_scheduler == Settings().lr_scheduler
-    for name in ("tomesd", "is_valid", "mystery"):
+    for name in ("disable_logging", "is_valid", "mystery"):
         assert name in caplog.text
-    assert values_of(config)["tomesd"] == 0.5, "saving keeps what it does not know"
+    assert values_of(config)["disable_logging"] == 1, "saving keeps what it does not know"
 
 
 def test_saved_parameters_come_back(tmp_path):

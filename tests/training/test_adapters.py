@@ -8,6 +8,7 @@ import torch
 from dreambooth.checkpoints.lora import apply_lora, read_lora, write_lora
 from dreambooth.checkpoints.modules import load_modules
 from dreambooth.training.adapters import AdapterLayer, Form, inject, weights_of
+from dreambooth.training.dropout import Dropout
 
 FORMS = {
     "LoRA": Form("LoRA", 4, 2.0),
@@ -96,3 +97,43 @@ def test_a_dora_learns_directions_as_if_lengths_were_constants(mini):
     torch.nn.functional.linear(x, direction * scale, layer.bias).square().sum().backward()
     assert torch.allclose(layer.up.grad, up.grad, rtol=1e-3, atol=1e-3)
     assert layer.magnitude.shape == (1, weight.shape[1]) and layer.magnitude.grad.any()
+
+
+@pytest.mark.parametrize("kind", ["LoRA", "LoHa", "LoKr"])
+def test_dropout_is_a_lot_of_place_and_layer_keeps_the_mean_and_stays_out_of_pictures(mini, kind):
+    modules, dropout = load_modules(mini.working), Dropout(seed=3)
+    form = Form(kind, 8, 8.0, conv_rank=2, dropout=0.25)
+    layers = inject(modules.unet.requires_grad_(False), "unet", form, modules.layout, 1, dropout)
+    first, second = [layer for name, layer in layers.items() if name.endswith("attn1_to_q")][:2]
+    for layer in (first, second):
+        for parameter in layer.learned().values():
+            parameter.data.normal_(generator=torch.Generator().manual_seed(0))
+    x = torch.randn(1, 20_000, first.weight.shape[1], generator=torch.Generator().manual_seed(1)) + 1
+
+    def added(layer, step, batch=0):
+        dropout.at(step, batch)
+        with torch.no_grad():
+            return layer(x[..., : layer.weight.shape[1]]) - layer.base(x[..., : layer.weight.shape[1]])
+
+    here = added(first, 4)
+    assert torch.equal(added(first, 4), here)
+    assert not torch.equal(added(first, 5), here) and not torch.equal(added(first, 4, 1), here)
+    masks = [layer.drop(torch.ones(1000)) for layer in (first, second)]
+    assert not torch.equal(*masks)
+    assert masks[0].unique().tolist() == pytest.approx([0, 4 / 3]) and 0.2 < (masks[0] == 0).float().mean() < 0.3
+    whole = added(first.eval(), 4)
+    change = first.adapter().change(first.weight)
+    assert torch.allclose(whole, torch.nn.functional.linear(x, change), atol=1e-2)
+    first.train()
+    mean = torch.stack([added(first, step) for step in range(30)]).mean(dim=(0, 1, 2))
+    assert torch.allclose(mean, whole.mean(dim=(0, 1)), atol=0.02 * whole.abs().mean().item())
+
+
+def test_dropout_with_and_without_gradient_checkpointing_is_the_same(train, models_dir, created):
+    import shutil
+
+    settings = {"lora_unet_dropout": 0.5, "lora_txt_dropout": 0.5, "use_dream": True, "num_train_epochs": 1}
+    kept = train(gradient_checkpointing=False, **settings).digest()
+    shutil.rmtree(models_dir)
+    shutil.copytree(created, models_dir)
+    assert train(gradient_checkpointing=True, **settings).digest() == kept

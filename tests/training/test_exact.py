@@ -5,17 +5,30 @@ from __future__ import annotations
 import pytest
 import torch
 
+from dreambooth import actions
+from dreambooth.errors import UserError
+from tests.training.conftest import tensors
+
 LORA = {"use_lora": True, "seed": 5}
-FULL = {"use_lora": False, "use_ema": True, "save_ckpt_after": False, "stop_text_encoder": 0.5, "seed": 5}
+FULL = {"use_lora": False, "use_ema": True, "ema_precision": "bf16", "freeze_spectral_norm": True,
+        "save_ckpt_after": False, "stop_text_encoder": 0.5, "seed": 5}  # fmt: skip
 EPOCHS = {"num_train_epochs": 3, "gradient_accumulation_steps": 2, "lr_scheduler": "cosine", "offset_noise": 0.05}
 
 
-LORA_BF16 = {**LORA, "mixed_precision": "bf16", "stop_text_encoder": 0.5, "gradient_set_to_none": False}
-LOHA = {**LORA, "lora_type": "LoHa", "lora_dora": True, "use_lora_extended": True}
+LORA_BF16 = {**LORA, "mixed_precision": "bf16", "stop_text_encoder": 0.5, "gradient_set_to_none": False,
+             "lora_unet_dropout": 0.2, "lora_txt_dropout": 0.2, "gradient_checkpointing": True}  # fmt: skip
+LOHA = {**LORA, "lora_type": "LoHa", "lora_dora": True, "use_lora_extended": True, "lora_unet_dropout": 0.2}
 # Tags are shuffled in all of them; here all that may vary does, with the text encoder frozen from the start.
 VARIED = {**LORA, "stop_text_encoder": 0, "hflip": True, "tag_dropout": 0.3, "caption_dropout": 0.2,
           "pad_tokens": False, "weighted_captions": True}  # fmt: skip
 NAMES = ["loha with dora", "lora", "lora bf16, half the text encoder", "full with ema, half the text encoder", "varied"]
+
+
+def learnt(outcome):
+    """Weights, and the averages of them where these were kept."""
+    averages = outcome.model.working / "ema_unet"
+    files = averages.glob("*.safetensors") if averages.is_dir() else ()
+    return {**outcome.weights(), **{f"average.{key}": t for path in files for key, t in tensors(path).items()}}
 
 
 @pytest.mark.parametrize("settings", [LOHA, LORA, LORA_BF16, FULL, VARIED], ids=NAMES)
@@ -23,7 +36,7 @@ NAMES = ["loha with dora", "lora", "lora bf16, half the text encoder", "full wit
 def test_disturbed_run_equals_undisturbed_run(train, mini, models_dir, created, settings, stop_at):
     import shutil
 
-    left_alone = train(**settings, **EPOCHS).weights()
+    left_alone = learnt(train(**settings, **EPOCHS))
     shutil.rmtree(models_dir)
     shutil.copytree(created, models_dir)
 
@@ -48,7 +61,7 @@ def test_disturbed_run_equals_undisturbed_run(train, mini, models_dir, created, 
     assert f"Going on after step {stop_at}" in resumed.said
     assert "Not exactly" not in resumed.said
     assert resumed.of("preview"), "it was to draw in between"
-    weights = resumed.weights()
+    weights = learnt(resumed)
     assert weights.keys() == left_alone.keys()
     assert all(torch.equal(weights[key], left_alone[key]) for key in weights)
 
@@ -84,6 +97,36 @@ def test_a_snapshot_of_an_earlier_run_does_not_roll_the_model_back(train):
     train(on=lambda event, controls: event["kind"] == "step" and controls.cancel())
     train(seed=9)
     assert "earlier run" in str(train(resume="latest").error)
+
+
+def test_what_could_not_go_on_is_said_before_the_run_all_at_once(train, mini, models_dir, created):
+    import json
+    import shutil
+
+    from dreambooth.settings import ModelFolder
+
+    train(on=lambda event, controls: event["kind"] == "step" and controls.cancel())
+    refused = train(resume="latest", lora_unet_rank=8, stop_text_encoder=0, learning_rate_min=0.5, lr_warmup_steps=999)
+    assert [p.split(" ")[0] for p in refused.error.problems] == [
+        "lr_warmup_steps",
+        "lora_unet_rank",
+        "stop_text_encoder",
+    ]
+    assert "was trained with 4 and can't go on with 8" in str(refused.error)
+    assert not refused.of("step") and refused.of("phase")[-1]["name"] == "preflight"
+    (step,) = mini.snapshot_steps()
+    note = mini.snapshots / str(step) / "snapshot.json"
+    about = json.loads(note.read_text())
+    about["facts"]["computed"] = "another GPU in bf16"
+    note.write_text(json.dumps(about))
+    assert "it ran on another GPU in bf16 and now runs on cpu in" in train(resume="latest").said
+    other = ModelFolder(mini.folders, "other")
+    shutil.copytree(created / "dreambooth" / "mini", other.root)
+    manifest = other.source / "manifest.json"
+    manifest.write_text(manifest.read_text() + "\n")  # as if it had been made of another file
+    shutil.copytree(mini.snapshots, other.snapshots, dirs_exist_ok=True)
+    with pytest.raises(UserError, match="of another model"):
+        actions.check(other, other.load(), resume="latest")
 
 
 def test_cached_embeddings_of_another_precision_are_not_taken(train, mini):

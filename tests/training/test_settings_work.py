@@ -54,6 +54,8 @@ WEIGHTS = {
     "lokr_factor": (2, {"lora_type": "LoKr"}),
     "lora_unet_rank": (2, {}),
     "lora_txt_rank": (2, {}),
+    "lora_unet_dropout": (0.5, {}),
+    "lora_txt_dropout": (0.5, {}),
     "lora_unet_alpha": (1, {}),
     "lora_txt_alpha": (1, {}),
     "resolution": (128, {}),
@@ -88,6 +90,7 @@ WEIGHTS = {
     "strict_tokens": (True, {}),
     "weighted_captions": (True, {}),
     "freeze_clip_normalization": (True, FULL),
+    "freeze_spectral_norm": (True, FULL),
     "prior_loss_scale": (True, SCALED),
     "prior_loss_target": (1, {**SCALED, "prior_loss_scale": True}),
     "prior_loss_weight_min": (0.5, {**SCALED, "prior_loss_scale": True}),
@@ -103,6 +106,7 @@ FILES = {
     "use_subdir": (True, {**FULL, "save_ckpt_after": True}),
     "save_ema": (False, {**FULL, "use_ema": True, "save_ckpt_after": True}),
     "infer_ema": (True, {**FULL, "use_ema": True, "save_ckpt_after": True}),
+    "ema_precision": ("bf16", {**FULL, "use_ema": True, "save_state_after": True}),
     "save_ckpt_during": (True, {**FULL, **DURING}),
     "save_ckpt_after": (True, FULL),
     "save_lora_during": (False, DURING),
@@ -115,6 +119,7 @@ CANCELLED = {"save_ckpt_cancel": (True, FULL), "save_lora_cancel": (True, {}), "
 PICTURES = {
     "scheduler": ("EulerAncestralDiscrete", {}),
     "sanity_seed": (1, {"sanity_prompt": "a red star"}),
+    "tomesd": (0.5, {}),
 }
 # Measured elsewhere: the named test fails when the setting has no effect.
 ELSEWHERE = {
@@ -133,12 +138,14 @@ ELSEWHERE = {
         ("keep_tokens", "tag_dropout", "caption_dropout", "bucket_min_side", "bucket_max_side", "bucket_no_upscale"),
         "tests/dataset/test_variation.py::test_setting_changes_what_is_shown",
     ),
-    "bucket_rule": "tests/dataset/test_kohya_rule.py::test_each_rule_gives_its_own_crops",
-    "resolution_height": "tests/dataset/test_kohya_rule.py::test_each_rule_gives_its_own_crops",
     **dict.fromkeys(
         ("bucket_rule", "resolution_height"),
         "tests/dataset/test_kohya_rule.py::test_each_rule_gives_its_own_crops",
     ),
+    **dict.fromkeys(
+        ("train_imagic", "imagic_steps", "imagic_learning_rate", "imagic_strength"), "tests/training/test_imagic.py"
+    ),
+    "lora_start": "tests/training/test_starting.py",
     "max_token_length": "tests/training/test_prompts.py::test_what_stands_beyond_the_limit_is_not_learned",
     "gradient_set_to_none": "tests/training/test_optimizers.py",
     "gradient_checkpointing": "tests/training/test_optimizers.py",

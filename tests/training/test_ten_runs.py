@@ -19,12 +19,14 @@ FIRST = {"use_lora": False, "full_mixed_precision": True, "mixed_precision": "bf
          "sanity_prompt": "a red star", "save_state_after": True}  # fmt: skip
 RUNS = [
     FIRST,
-    {"use_lora": True, "mixed_precision": "bf16", "lora_type": "LoHa", "lora_dora": True, "use_lora_extended": True},
+    {"use_lora": True, "mixed_precision": "bf16", "lora_type": "LoHa", "lora_dora": True, "use_lora_extended": True,
+     "lora_unet_dropout": 0.1},
     {"use_lora": True, "validation_every": 2, "validation_share": 0.2, "stop_text_encoder": 0.0, "clip_skip": 2},
-    {"use_lora": False, "use_ema": True, "save_ckpt_after": True, "gradient_checkpointing": True},
+    {"use_lora": False, "use_ema": True, "save_ckpt_after": True, "gradient_checkpointing": True,
+     "freeze_spectral_norm": True},
     {"use_lora": True, "seed": 6, "max_train_steps": 2},
     {"use_lora": False, "use_ema": True, "ema_on_cpu": True, "infer_ema": True, "save_preview_every": 1,
-     "save_ckpt_after": False},
+     "save_ckpt_after": False, "ema_precision": "bf16", "freeze_spectral_norm": True, "tomesd": 0.5},
     {"use_lora": True, "deterministic": True, "attention": "sliced", "gradient_accumulation_steps": 2},
     {"use_lora": False, "train_unet": False, "stop_text_encoder": 1.0, "save_state_after": True},
     {"use_lora": True, "lora_type": "LoKr", "offset_noise": 0.1, "train_batch_size": 1},

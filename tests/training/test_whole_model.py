@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from dreambooth import actions
+from dreambooth.runs.sense import precision_problems
 from dreambooth.settings import Settings
 from dreambooth.settings.legacy import upgrade
 from dreambooth.training import attention
@@ -16,6 +17,7 @@ from dreambooth.training.precision import forecast
 from dreambooth.training.rounded_adamw import RoundedAdamW, round_by_lot
 from tests.training.conftest import SMALL
 
+CPU = torch.device("cpu")
 BF16 = {"use_lora": False, "save_ckpt_after": False, "mixed_precision": "bf16", "full_mixed_precision": True, "seed": 5,
         "num_train_epochs": 3}  # fmt: skip
 
@@ -89,6 +91,8 @@ def test_in_bf16_alone_needs_less_than_half_the_memory():
         return forecast(settings, "bf16", 860_000_000, 123_000_000, False) - 0.24e9 - 123e6 * 2
 
     assert bytes_for(full_mixed_precision=True) < 0.5 * bytes_for()
+    averages = [bytes_for(use_ema=True, ema_precision=kind) - bytes_for() for kind in ("fp32", "bf16")]
+    assert averages == [860e6 * 4, 860e6 * 2]
 
 
 def test_what_cannot_be_is_said_before_the_run(mini, concept):
@@ -100,6 +104,8 @@ def test_what_cannot_be_is_said_before_the_run(mini, concept):
         return []
 
     assert "bf16" in problems(full_mixed_precision=True, mixed_precision="no")[0]
+    averages = Settings(use_ema=True, ema_precision="bf16")
+    assert precision_problems(averages, "no", torch.device("mps")) and not precision_problems(averages, "no", CPU)
     assert not problems(full_mixed_precision=True, mixed_precision="bf16")
     odd = problems(full_mixed_precision=True, mixed_precision="bf16", optimizer_args="eps=1e-6, amsgrad=True")
     assert len(odd) == 1 and "amsgrad" in odd[0]
@@ -111,10 +117,11 @@ def test_what_cannot_be_is_said_before_the_run(mini, concept):
     assert values["full_mixed_precision"] is False and "bf16" in notes[0]
 
 
+@pytest.mark.parametrize("kept_in", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_an_average_on_the_cpu_is_the_same_average(dtype):
+def test_an_average_on_the_cpu_is_the_same_average(dtype, kept_in):
     live = [torch.nn.Parameter(torch.randn(5, generator=torch.Generator().manual_seed(i)).to(dtype)) for i in range(3)]
-    here, there = EMA(live, 0.9), EMA(live, 0.9, on_cpu=True)
+    here, there = (EMA(live, 0.9, on_cpu=on_cpu, dtype=kept_in) for on_cpu in (False, True))
     for step in range(4):
         for parameter in live:
             parameter.data += 0.1 * step
@@ -127,6 +134,27 @@ def test_an_average_on_the_cpu_is_the_same_average(dtype):
     assert all(torch.equal(p.float(), a) for p, a in zip(live, here.averages, strict=True))
     there.swap()
     assert all(torch.equal(p, b) and p.dtype == dtype for p, b in zip(live, before, strict=True))
+
+
+def test_an_average_in_bf16_moves_as_far_as_one_in_float32_and_goes_on_exactly():
+    """500 updates by a 10,000th of the distance each: bfloat16 can't tell one of them from 1."""
+    live = [torch.nn.Parameter(torch.full((20_000,), 1.5))]
+
+    def moved(dtype, stop_at=500):
+        average = EMA(live, 0.9999, dtype=dtype, seed=7)
+        average.load([torch.ones(20_000)], 10**6)  # warmed up long since
+        for step in range(500):
+            if step == stop_at:
+                kept, average = average, EMA(live, 0.9999, dtype=dtype, seed=7)
+                average.load(kept.averages, kept.updates)
+            average.update()
+        return average.averages[0]
+
+    exact, ours = moved(torch.float32), moved(torch.bfloat16)
+    assert ours.dtype == torch.bfloat16 and torch.equal(moved(torch.bfloat16, stop_at=250), ours)
+    wanted = exact.mean().item()
+    assert wanted == pytest.approx(1.5 - 0.5 * 0.9999**500, abs=1e-4)
+    assert ours.float().mean().item() == pytest.approx(wanted, abs=1e-3)
 
 
 def test_an_exchange_that_fails_half_way_is_undone(monkeypatch):
@@ -160,3 +188,24 @@ def test_deterministic_holds_for_the_run_and_is_given_back(train):
     during.clear()
     train(max_train_steps=1, deterministic=False, on=lambda e, c: e["kind"] == "step" and during.append(look()))
     assert during == [before]
+
+
+def test_previews_are_drawn_with_the_averages_when_that_is_asked(train, mini, tmp_path):
+    """At the end of a run the preview is what the averages that lie in working/ draw, not what the last step does."""
+    import numpy as np
+    from PIL import Image
+
+    from dreambooth.sampling.draw import Shot
+
+    settings = {"use_lora": False, "save_ckpt_after": False, "learning_rate": 1e-3, "use_ema": True, "infer_ema": True}
+    outcome = train(**settings, sanity_prompt="a red star", samples=0)
+    (preview,) = (event["path"] for event in outcome.of("preview"))
+
+    def drawn(infer_ema):
+        mini.save(actions.configure(mini, {"infer_ema": infer_ema}))
+        shot = Shot("a red star", seed=Settings().sanity_seed, width=64, height=64)
+        (path,) = actions.sample(mini, [shot], tmp_path / str(infer_ema))
+        return np.asarray(Image.open(path)).astype(int)
+
+    seen = np.asarray(Image.open(preview)).astype(int)
+    assert np.abs(seen - drawn(True)).max() <= 1 and np.abs(seen - drawn(False)).mean() > 2

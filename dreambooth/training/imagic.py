@@ -1,0 +1,136 @@
+"""Imagic (arXiv:2210.09276): one picture is edited by a text, such as "a sitting dog" where it stands.
+
+The text's embedding is moved until the untouched unet finds the picture in it (3.2 A). Then the unet learns the picture
+with that embedding (B): the training as always. What lies between the two embeddings draws the edit (C, eq. 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from dreambooth.checkpoints.reading import open_tensors
+from dreambooth.checkpoints.text import Embedding
+from dreambooth.checkpoints.writing import write_tensors
+from dreambooth.dataset.plan import Batch, Plan
+from dreambooth.errors import UserError
+from dreambooth.files import replacing
+from dreambooth.settings import ModelConfig, ModelFolder, Settings
+from dreambooth.training.noise import generator_for
+from dreambooth.training.objective import diffusion_losses
+
+if TYPE_CHECKING:
+    from dreambooth.training.prompts import Prompts
+    from dreambooth.training.session import Session
+
+LOUDER = 1024.0  # of the loss: in fp16 small gradients would be lost; Adam's steps don't depend on it
+_TEXT = "text"  # in a file's metadata
+
+
+class Imagic:
+    """Stands in for a session's prompts: whatever is asked for, what was learnt of the picture is the answer."""
+
+    learning = False  # the text encoders never are
+
+    def __init__(self, text: str, target: Embedding, learnt: Embedding | None = None) -> None:
+        self.text, self.target = text, target
+        self.learnt = learnt or Embedding(*(None if part is None else part.clone() for part in target))
+
+    @classmethod
+    def of(cls, plan: Plan, prompts: Prompts) -> Imagic:
+        text = plan.examples[0].caption
+        return cls(text, prompts.batch([text]))
+
+    def batch(self, prompts: Sequence[str]) -> Embedding:
+        return Embedding(
+            *(None if part is None else part.expand(len(prompts), *part.shape[1:]) for part in self.learnt)
+        )
+
+    def between(self, strength: float) -> Embedding:
+        """``strength`` of the way from the picture to the text."""
+        ends = zip(self.learnt, self.target, strict=True)
+        return Embedding(*(None if start is None else torch.lerp(start, end, strength) for start, end in ends))
+
+    def drawn_with(self, settings: Settings) -> dict[str, Embedding]:
+        """What the text stands for in pictures."""
+        return {self.text: self.between(settings.imagic_strength)}
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return {name: part for name, part in self.learnt._asdict().items() if part is not None}
+
+    def load(self, state: Mapping[str, torch.Tensor]) -> None:
+        self.learnt = Embedding(**state).to(self.target.states.device)
+
+
+def problems_of(config: ModelConfig, plan: Plan | None) -> list[str]:
+    """Why these settings and pictures are not for Imagic, where that is chosen."""
+    settings = config.settings
+    if not settings.train_imagic:
+        return []
+    problems = []
+    if not settings.train_unet:
+        problems.append("train_imagic: the unet has to learn the picture: switch on train_unet.")
+    if settings.stop_text_encoder > 0:
+        problems.append(
+            "train_imagic: the embedding of the text learns in place of the text encoder: set stop_text_encoder to 0."
+        )
+    if plan and len(plan.examples) != 1:
+        problems.append(f"train_imagic: it edits one picture, and there are {len(plan.examples)}: leave one.")
+    wants_classes = any(concept.num_class_images_per for concept in config.concepts)
+    if wants_classes or (plan and (plan.class_examples or plan.validation)):
+        problems.append("train_imagic: it takes one picture alone: leave out class and validation pictures.")
+    return problems
+
+
+def learn_embedding(session: Session, imagic: Imagic) -> None:
+    """Move the embedding towards the picture; the unet stays as it is. Cancelled, nothing of it is kept."""
+    settings, (example,) = session.settings, session.plan.examples
+    session.events.phase("imagic")
+    progress = session.controls.watched(session.events.progress)
+    learnt = [part.requires_grad_() for part in imagic.learnt if part is not None]
+    optimizer = torch.optim.Adam(learnt, lr=settings.imagic_learning_rate)
+    resting = [parameter for parameter in session.modules.unet.parameters() if parameter.requires_grad]
+    try:
+        for parameter in resting:
+            parameter.requires_grad_(False)
+        for step in range(settings.imagic_steps):
+            progress(step, settings.imagic_steps, "text embedding")
+            generator = generator_for(settings.seed, "imagic", step)
+            with session.accelerator.autocast():
+                losses = diffusion_losses(
+                    session.modules.unet, session.schedule, session.latents, imagic, session.masked,
+                    Batch((example,), ()), generator, settings, prior_weight=0.0, loss_masks=session.loss_masks,
+                )  # fmt: skip
+            (losses.total * LOUDER).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    finally:
+        for parameter in resting:
+            parameter.requires_grad_(True)
+    imagic.learnt = Embedding(*(None if part is None else part.detach() for part in imagic.learnt))
+    if not all(torch.isfinite(part).all() for part in learnt):
+        raise UserError("The text's embedding is not a number any more: lower imagic_learning_rate.")
+
+
+def keep(imagic: Imagic, path: Path) -> None:
+    """Write a file with both embeddings, for drawing the edit later."""
+    tensors = {f"learnt.{name}": part for name, part in imagic.state().items()}
+    tensors |= {f"target.{name}": part for name, part in imagic.target._asdict().items() if part is not None}
+    with replacing(path) as beside:
+        write_tensors(beside, {name: part.cpu().contiguous() for name, part in tensors.items()}, {_TEXT: imagic.text})
+
+
+def kept(model: ModelFolder) -> Imagic | None:
+    """The newest that :func:`keep` kept."""
+    newest = max(model.embeddings.glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns, default=None)
+    if newest is None:
+        return None
+    with open_tensors(newest) as file:
+        ends = [
+            Embedding(**{key.removeprefix(end): file.get(key) for key in file if key.startswith(end)})
+            for end in ("target.", "learnt.")
+        ]
+        return Imagic(file.metadata[_TEXT], *ends)
