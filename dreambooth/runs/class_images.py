@@ -20,7 +20,7 @@ import torch
 from dreambooth.checkpoints.modules import Modules, load_modules, load_vae
 from dreambooth.checkpoints.tokens import Reading
 from dreambooth.dataset.buckets import Size, fit
-from dreambooth.dataset.captions import build_prompt, read_caption
+from dreambooth.dataset.captions import CaptionFiles, build_prompt, read_caption
 from dreambooth.dataset.pictures import find_pictures
 from dreambooth.dataset.plan import Plan
 from dreambooth.dataset.planning import require_apart
@@ -154,7 +154,7 @@ def _shots(folder: Path, prompt: str, bucket: Size, n: int, concept: Concept, se
 
 
 def _class_prompt(concept: Concept, picture: Path) -> str:
-    caption = read_caption(picture).text
+    caption = read_caption(picture, CaptionFiles.of(concept)).text
     return build_prompt(concept.class_prompt, caption, concept.instance_token, concept.class_token, is_class=True)
 
 
