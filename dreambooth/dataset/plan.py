@@ -44,6 +44,14 @@ class Example:
         return self.crop.width, self.crop.height
 
     @property
+    def box(self) -> tuple[float, float, float, float]:
+        """What is cut out of it, in the upright picture's own pixels: left, top, right, bottom."""
+        crop, (width, height) = self.crop, self.original_size
+        across, down = width / crop.resized_w, height / crop.resized_h
+        right, bottom = (crop.left + crop.width) * across, (crop.top + crop.height) * down
+        return crop.left * across, crop.top * down, min(right, width), min(bottom, height)
+
+    @property
     def pixels_key(self) -> tuple[object, ...]:
         """All that decides the pixels that the VAE sees."""
         return self.content, self.crop, self.flipped, self.dynamic
@@ -164,10 +172,6 @@ class Plan:
         """Whether there are more prompts than :meth:`prompts` names."""
         return any(self._variation(example).varies(example) for example in self.all_examples())
 
-    def table(self) -> list[dict[str, object]]:
-        """One plain dict per picture, instances first, for printing and JSON. Concepts count from 1."""
-        return [*map(_row, self.all_examples()), *({**_row(e), "kind": "validation"} for e in self.validation)]
-
     def fingerprint(self) -> str:
         """Changes when a picture, its prompt or its crop does: what an exact resume must find unchanged."""
         rows = [(e.content, e.caption, repr(e.crop), e.concept, e.is_class, *_unusual(e)) for e in self.all_examples()]
@@ -246,21 +250,3 @@ def _unusual(example: Example) -> list[str]:
         *(["dynamic"] if example.dynamic else []),
         *(["variants", *example.variants] if example.variants else []),
     ]
-
-
-def _row(example: Example) -> dict[str, object]:
-    crop = example.crop
-    return {
-        "file": str(example.path),
-        "concept": example.concept + 1,
-        "kind": "class" if example.is_class else "instance",
-        "caption": example.caption,
-        "caption_from": example.caption_source,
-        "size": list(example.original_size),
-        "bucket": list(example.bucket),
-        "resized": [crop.resized_w, crop.resized_h],
-        "crop": [crop.left, crop.top],
-        "enlarged": round(example.enlarged, 2),
-        "kept": round(crop.kept, 3),
-        "repeats": example.repeats,
-    }
