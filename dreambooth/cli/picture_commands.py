@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dreambooth import picture_actions
+from dreambooth.cli import caption_commands
 from dreambooth.cli.commands import chosen, folders, in_job
 from dreambooth.cli.options import add_settings
 from dreambooth.cli.picture_table import picture_table
@@ -24,6 +25,7 @@ def add_words(words: Any, word: Callable[..., Any]) -> None:
         "--model", metavar="NAME", help="the model to be trained: its tokenizer, memory, time, settings"
     )
     add_settings(parser)
+    caption_commands.add_word(words, word)
 
 
 def plan(args: argparse.Namespace, bar: ProgressBar) -> Any:

@@ -111,7 +111,9 @@ def _edit(options: Any, captions: Captions) -> tuple[str, Edit]:
     if isinstance(options, Removing):
         return f"remove {options.tags}", _removing(options)
     if isinstance(options, Sorting):
-        return f"sort tags {options.order}", _sorting(options, captions.counts() if options.order == BY_COUNT else {})
+        return f"sort tags by {options.order}", _sorting(
+            options, captions.counts() if options.order == BY_COUNT else {}
+        )
     return "tidy tags", _tidying(options)
 
 
@@ -216,7 +218,7 @@ def _tidying(options: Tidying) -> Edit:
 
     def tidied(tags: list[str]) -> list[str]:
         tags = [exchanged(tag) for tag in tags]
-        return _once(tags) if options.duplicates else tags
+        return tags if options.keep_duplicates else _once(tags)
 
     return _on_tags(tidied)
 
