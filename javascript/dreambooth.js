@@ -61,6 +61,16 @@
         }
     });
 
+    // A click on a tag or a picture of the captions goes into a field that the server listens to; when it was makes
+    // two clicks on the same thing differ.
+    document.addEventListener("click", (event) => {
+        const picked = event.composedPath().find((part) => part.dataset?.dbPick);
+        const field = root().querySelector("#db_captions_picked textarea, #db_captions_picked input");
+        if (!picked || !field) return;
+        field.value = `${Date.now()} ${picked.dataset.dbPick} ${picked.dataset.dbValue}`;
+        field.dispatchEvent(new Event("input", { bubbles: true }));
+    });
+
     document.addEventListener("click", (event) => {
         const link = event.composedPath().find((part) => part.classList?.contains("db_goto"));
         if (!link) return;

@@ -96,6 +96,7 @@ def _done(args: argparse.Namespace, progress: Any) -> dict[str, Any]:
         kind, keys, _, _ = EDITS[edit]
         plan = caption_actions.plan(read, _given(kind, keys, getattr(args, edit), args), scope)
     changes = [_change(planned) for planned in plan.changes]
+    found |= {"missing": list(plan.missing)} if plan.missing else {}
     if args.dry_run:
         return {"state": "planned", "what": plan.what, "files": len(changes), "changes": changes} | found
     return _written("done", caption_actions.write(read.folder, plan, progress)) | {"changes": changes} | found
@@ -154,7 +155,7 @@ def _readable(done: dict[str, Any]) -> str:
         lines += [f"{done['pictures']} pictures"]
     else:
         lines += _edited(done)
-    return "\n".join([*lines, *done.get("told", ()), *done.get("problems", ())])
+    return "\n".join([*lines, *(line for key in ("told", "missing", "problems") for line in done.get(key, ()))])
 
 
 def _edited(done: dict[str, Any]) -> list[str]:

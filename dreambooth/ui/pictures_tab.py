@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 
+from dreambooth.ui.captions_form import CaptionsForm
 from dreambooth.ui.desk import Desk
 from dreambooth.ui.fields import Fields
 from dreambooth.ui.gradio_versions import control
@@ -23,7 +24,7 @@ class PicturesTab:
             max_lines=1,
             elem_id="db_pictures_folder",
         )
-        self.forms: list[Any] = []
+        self.forms: list[Any] = [CaptionsForm()]
 
     def buttons(self) -> list[Any]:
         """What waits for the end of other work."""
