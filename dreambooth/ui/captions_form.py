@@ -64,7 +64,7 @@ class CaptionsForm:
             self._draw_one()
             self._draw_edits()
             # A click on a tag or picture is told here (javascript/dreambooth.js).
-            self.picked = control(gr.Textbox, elem_id="db_captions_picked")
+            self.picked = control(gr.Textbox, elem_id="db_captions_picked", elem_classes=["db_hidden"])
 
     def _draw_one(self) -> None:
         with gr.Column(visible=False, elem_id="db_captions_one") as self.one:

@@ -10,6 +10,7 @@ from dreambooth.ui.captions_form import CaptionsForm
 from dreambooth.ui.desk import Desk
 from dreambooth.ui.fields import Fields
 from dreambooth.ui.gradio_versions import control
+from dreambooth.ui.look_form import LookForm
 
 
 class PicturesTab:
@@ -24,7 +25,8 @@ class PicturesTab:
             max_lines=1,
             elem_id="db_pictures_folder",
         )
-        self.forms: list[Any] = [CaptionsForm()]
+        self.look = LookForm()
+        self.forms: list[Any] = [self.look, CaptionsForm()]
 
     def buttons(self) -> list[Any]:
         """What waits for the end of other work."""
