@@ -1,4 +1,4 @@
-"""The form Captions as a person uses it, in every Gradio: counts, search and replace, merge, sort, one by hand, undo."""
+"""The form Captions as a person uses it, in every Gradio: counts, replace, merge, sort, one by hand, undo, redo."""
 
 from __future__ import annotations
 
