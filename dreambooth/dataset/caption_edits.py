@@ -169,7 +169,7 @@ class _Search:
         literal = options.how != REGEX
         self.options, self.errors = options, (regex.error, IndexError)
         self.by = (lambda _: options.by) if literal else options.by
-        flags = regex.NOFLAG if options.match_case else regex.IGNORECASE
+        flags = 0 if options.match_case else regex.IGNORECASE
         try:
             self.pattern = regex.compile(regex.escape(options.find) if literal else options.find, flags)
         except (regex.error, RecursionError) as error:
