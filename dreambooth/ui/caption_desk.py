@@ -103,9 +103,7 @@ class CaptionDesk:
         sitting.found, sitting.ticked, sitting.page = {file.path for file in found}, [], 0
         n = sum(len(file.pictures) for file in found)
         return {
-            "said": render.lines(
-                [f"Found in the captions of {n:,} {'picture' if n == 1 else 'pictures'}, shown above."]
-            ),
+            "said": render.lines([f"Found in {n:,} {'picture' if n == 1 else 'pictures'}, shown above."]),
             "tags": self._tags(sitting),
             "pictures": self._pictures(sitting),
         }

@@ -38,6 +38,7 @@ def captions(folder: Path) -> dict[str, str]:
 def arrive(visitor: Visitor, folder: Path) -> None:
     visitor.tab("Pictures")
     visitor.fill(pictures_folder=folder)
+    visitor.page.wait_for_selector("#db_captions_form .label-wrap", state="visible")  # some Gradios draw it only now
     visitor.unfold("db_captions_form")
     visitor.press("captions_show")
     visitor.sees("captions_said", "6 pictures, 5 caption files")
