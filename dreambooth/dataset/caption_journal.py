@@ -26,7 +26,7 @@ from dreambooth.errors import UserError
 
 KEPT = 50  # steps that can be taken back
 PATIENCE = 10.0  # seconds to wait for someone else who writes
-_UNREADABLE = (OSError, EOFError, ValueError, TypeError, KeyError, RecursionError, zlib.error)
+_UNREADABLE = (OSError, EOFError, ValueError, TypeError, KeyError, RecursionError, OverflowError, zlib.error)
 _ENDING = ".jsonl.gz"
 _MOST_CHARACTERS = 2**30  # of one step, unpacked: a million long captions, before and after
 
@@ -90,7 +90,7 @@ class Journal:
         try:
             said = files.read_json(self.home / "position.json")
             done, going_to = int(said["done"]), int(said["going_to"])
-        except (UserError, KeyError, TypeError, ValueError):
+        except (UserError, KeyError, TypeError, ValueError, OverflowError):
             return last, last
         return min(max(done, 0), last), min(max(going_to, 0), last)
 
@@ -136,13 +136,13 @@ class Journal:
             for row in (head, *rows):
                 out.write(json.dumps(row) + "\n")
         for old in self.numbers()[:-KEPT]:
-            self._path(old).unlink()
+            self._path(old).unlink(missing_ok=True)
 
     def drop(self, number: int) -> None:
         """Forget this step and all later ones."""
         for later in self.numbers():
             if later >= number:
-                self._path(later).unlink()
+                self._path(later).unlink(missing_ok=True)
 
     def step(self, number: int) -> Step:
         """UserError where it can't be read."""

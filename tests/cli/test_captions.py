@@ -92,6 +92,6 @@ def test_bad_input_gets_a_line(folder, args, line):
 
 
 def test_a_folder_that_is_none(tmp_path):
-    assert "there is no such folder" in run(tmp_path / "nowhere", "--count").stderr
+    for what in ("--count", "--undo", "--history"):
+        assert "there is no such folder" in run(tmp_path / "nowhere", what).stderr
     assert not (tmp_path / "nowhere").exists()
-    assert "there is no such folder" in run(tmp_path / "nowhere", "--undo").stderr or True

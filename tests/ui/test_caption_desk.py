@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dreambooth import caption_actions
+from dreambooth.dataset.caption_journal import Journal
 from dreambooth.dataset.caption_writing import write_captions
 from dreambooth.jobs import jobs
-from dreambooth.settings.captions import Adding, Merging
+from dreambooth.settings.captions import Adding, Merging, Sorting
 from dreambooth.ui import caption_desk
 from dreambooth.ui.caption_desk import CaptionDesk
 
@@ -77,23 +77,15 @@ def test_words_that_are_not_saved_yet_stay(captions, folder):
 
 
 def test_what_was_broken_off_is_told(captions, folder):
-    def stop(done: int, total: int, what: str) -> None:
-        if done:
-            raise SystemExit
-
-    texts_before = texts(folder)
-    journal = caption_actions.captions(folder)
-    changes = {file.path: "x" for file in journal.files}
-    from dreambooth.dataset.caption_journal import Journal
-
-    write_captions(folder, changes, "tagged")
-    Journal(folder).place(0, 1)
-    next(iter(changes)).write_text(texts_before[0])
+    before = texts(folder)
+    write_captions(folder, {path: "x" for path in folder.glob("*.txt")}, "tagged")
+    (folder / "<i>1.txt").write_text(before[0])
+    Journal(folder).place(0, 1)  # as a kill leaves it
     parts = captions.show("", str(folder))
     assert "This edit was broken off: tagged. Redo finishes it, Undo takes it back." in parts["said"]
     assert parts["undo"] == "Undo: tagged (3)" and parts["redo"] == "Redo: tagged (3)"
     captions.step(parts["key"], "undo", "")
-    assert texts(folder) == texts_before
+    assert texts(folder) == before
 
 
 def test_what_takes_long_is_work_that_can_be_cancelled(captions, folder, desk, monkeypatch):
@@ -133,10 +125,4 @@ def test_bad_input_is_a_line(captions, folder):
     assert "Choose a picture first" in captions.save(key, "x")["said"]
     for picked in ("", "1", "1 open 99", "1 open -1", "1 page x", "1 tag nobody", "junk"):
         assert "said" not in captions.pick(key, picked, "")
-    assert "keep_first" in captions.preview(key, caption_desk_sorting(), {"keep_first": -1}, EVERYWHERE)["said"]
-
-
-def caption_desk_sorting():
-    from dreambooth.settings.captions import Sorting
-
-    return Sorting
+    assert "keep_first" in captions.preview(key, Sorting, {"keep_first": -1}, EVERYWHERE)["said"]
