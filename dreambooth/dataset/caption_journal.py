@@ -28,6 +28,7 @@ KEPT = 50  # steps that can be taken back
 PATIENCE = 10.0  # seconds to wait for someone else who writes
 _UNREADABLE = (OSError, EOFError, ValueError, TypeError, KeyError, RecursionError, OverflowError, zlib.error)
 _ENDING = ".jsonl.gz"
+_LONGEST = 200  # characters of what a step is called
 _MOST_CHARACTERS = 2**30  # of one step, unpacked: a million long captions, before and after
 
 
@@ -65,6 +66,8 @@ class Journal:
         """Only one at a time, of all threads and programs. UserError when another one doesn't come to an end."""
         import filelock
 
+        if not self.folder.is_dir():  # a drive that went away is not made anew
+            raise UserError(f"{self.folder}: there is no such folder. Correct the path.")
         try:
             self.home.mkdir(parents=True, exist_ok=True)
             lock = filelock.FileLock(str(self.home / "lock"))
@@ -131,7 +134,7 @@ class Journal:
         """Write a step down, in place of those that it makes impossible; the oldest goes when there are many."""
         self.drop(number)
         rows = [[self._told(change.path), _text(change.before), _text(change.after)] for change in changes]
-        head = {"what": what, "when": time.strftime("%Y-%m-%d %H:%M:%S"), "files": len(rows)}
+        head = {"what": _words(what), "when": time.strftime("%Y-%m-%d %H:%M:%S"), "files": len(rows)}
         with files.replacing(self._path(number)) as beside, gzip.open(beside, "wt", encoding="ascii") as out:
             for row in (head, *rows):
                 out.write(json.dumps(row) + "\n")
@@ -172,7 +175,7 @@ class Journal:
     @staticmethod
     def _head(number: int, file: Any) -> Step:
         head = json.loads(file.readline(10_000))
-        return Step(number, str(head["what"]), str(head["when"]), int(head["files"]))
+        return Step(number, _words(head["what"]), _words(head["when"]), int(head["files"]))
 
     def _path(self, number: int) -> Path:
         return self.home / f"{number:06}{_ENDING}"
@@ -191,6 +194,11 @@ class Journal:
         if leads_out or any(part.startswith(".") for part in path.parts[:-1]) or not path.parts:
             raise ValueError(f"{told!r} is no caption of this folder")
         return self.folder / path
+
+
+def _words(text: Any) -> str:
+    """One line, of a length that can be shown anywhere."""
+    return "".join(filter(str.isprintable, " ".join(str(text).split())))[:_LONGEST]
 
 
 def _text(data: bytes | None) -> str | None:
