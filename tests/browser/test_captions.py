@@ -94,8 +94,8 @@ def test_from_counts_to_undo(served, visitor, pictures, tmp_path):
     assert captions(pictures)["4"] == "cap, acap"
     edit(visitor, "sort")
     visitor.fill(captions_sort_keep_first=0)
-    change(visitor, "sort", 3)
-    assert captions(pictures)["1"] == "cap, Smith, solo"
+    change(visitor, "sort", 4)
+    assert captions(pictures)["1"] == "cap, Smith, solo" and captions(pictures)["4"] == "acap, cap"
 
     visitor.page.click("#db_captions_pictures [data-db-pick=all]")
     visitor.page.click("#db_captions_pictures [data-db-pick=open]:has-text('6.png')")
