@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth import picture_actions
+from dreambooth.cli import caption_commands
 from dreambooth.cli.commands import folders
 from dreambooth.cli.plan_word import add_plan
 from dreambooth.settings import ModelFolder
@@ -25,6 +26,8 @@ def add_words(words: Any, word: Callable[..., Any]) -> None:
     give = word(words, "export-toml", export_toml, "write a model's concepts and settings as a dataset.toml")
     give.add_argument("name", metavar="NAME")
     give.add_argument("file", metavar="FILE.toml")
+
+    caption_commands.add_word(words, word)
 
 
 def import_toml(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:

@@ -12,6 +12,8 @@ notes.py       what can be said of a file: the kinds
 found.py       what a path stands for: a folder, a concepts list, what kohya/ reads
 kohya/         folders, TOML files and bucket rules of kohya's sd-scripts
 captions.py    captions beside the pictures, and the prompts made of them
+caption_files.py    captions as they lie on disk, for editing; caption_edits.py: what an edit would change
+caption_writing.py  all of an edit or nothing, undo and redo; caption_journal.py: what was done, step by step
 metadata_file.py  captions of many pictures in one JSON
 bucket_rules.py   which rule crops, as the settings say
 buckets.py     sizes of equal area, and how a picture is cropped to one

@@ -72,9 +72,7 @@ def read_caption(picture: Path, kept: CaptionFiles = CaptionFiles()) -> Caption:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: the caption can't be read ({error.strerror or error}).") from error
-    text, note = _decode(data, path)
-    if "\0" in text:
-        raise UserError(f"{path}: is no text. Save the caption as UTF-8 text.")
+    text, note = decode_text(data, path)
     if not text.strip():
         note = f"{path}: the caption file is empty."
     first, *more = captions_in(text, kept.lines)
@@ -93,6 +91,14 @@ def _name_of(picture: Path) -> str:
     # Bytes that are no UTF-8 (names out of old archives) reach Python as something no tokenizer takes.
     stem = os.fsencode(picture.stem).decode("utf-8", errors="replace")
     return re.sub(r"^[\d\s_-]+", "", stem).replace("_", " ")
+
+
+def decode_text(data: bytes, path: Path) -> tuple[str, str]:
+    """(a caption file's text, what a person should know about how it was read). UserError for what is no text."""
+    text, note = _decode(data, path)
+    if "\0" in text:
+        raise UserError(f"{path}: is no text. Save the caption as UTF-8 text.")
+    return text, note
 
 
 def _decode(data: bytes, path: Path) -> tuple[str, str]:

@@ -26,6 +26,7 @@ _NO_CAPTIONS = re.compile(r"(readme|licen[cs]e|requirements|metadata|classes|cha
 MASK_ENDINGS = ("-masklabel", "_mask")
 
 # What cameras, NAS boxes, archives and systems leave among pictures.
+_OURS = (".dreambooth", ".originals-", ".changed-")  # what undo needs: nobody has to be told of it
 _HIDDEN = frozenset({"@eadir", "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin"})
 
 
@@ -70,7 +71,7 @@ def look_through(folder: str | Path, beat: Callable[[], None] = lambda: None) ->
             folders.clear()
             continue
         visited.add(real)
-        listing.hidden += [Path(here, name) for name in folders if _is_hidden(name)]
+        listing.hidden += [Path(here, name) for name in folders if _is_hidden(name) and not name.startswith(_OURS)]
         folders[:] = sorted(name for name in folders if not _is_hidden(name))
         _sort_in(here, names, listing)
         if not names and not folders and _suffix(here) in SUFFIXES:

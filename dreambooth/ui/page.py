@@ -167,7 +167,9 @@ class Page:
         values = dataclasses.asdict(settings)
         unusable = self._unusable(name, *(values[key] for key in self.fields.deciders()))
         tab = "concepts" if name and not concepts else "settings"
-        return [*self._of_settings(settings), *self._filled(concepts), gr.update(selected=tab), unusable]
+        # Without a model there is nothing to turn to: a page that is still loading leaves people where they are.
+        turn = gr.update(selected=tab) if name else gr.update()
+        return [*self._of_settings(settings), *self._filled(concepts), turn, unusable]
 
     def _taken_over(self, name: str | None) -> Updates:
         """As :meth:`_parameters`; the tab that is open stays open."""

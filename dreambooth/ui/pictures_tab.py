@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 
+from dreambooth.ui.captions_form import CaptionsForm
 from dreambooth.ui.desk import Desk
 from dreambooth.ui.fields import Fields
 from dreambooth.ui.gradio_versions import control
@@ -25,7 +26,7 @@ class PicturesTab:
             elem_id="db_pictures_folder",
         )
         self.look = LookForm()
-        self.forms: list[Any] = [self.look]
+        self.forms: list[Any] = [self.look, CaptionsForm()]
 
     def buttons(self) -> list[Any]:
         """What waits for the end of other work."""
