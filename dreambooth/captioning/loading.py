@@ -1,0 +1,46 @@
+"""A folder to a model that answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dreambooth.captioning.answers import Captioner
+from dreambooth.captioning.labels import read_labels
+from dreambooth.captioning.recognise import BLIP, GIT, ONNX, TAGS, TIMM, VISION_LANGUAGE, kind_of, onnx_file, usable
+from dreambooth.settings.tagging import AUTO, PRECISIONS, Tagging
+
+if TYPE_CHECKING:
+    import torch
+
+
+def load(path: Path, options: Tagging, device: torch.device) -> Captioner:
+    """The folder's model (or the .onnx file) on the device. UserError when it is none, or misses a library."""
+    folder = path.parent if path.is_file() else path
+    kind = usable([ONNX], str(path)) if path.is_file() else kind_of(folder)
+    if kind == ONNX:
+        from dreambooth.captioning.onnx_tagger import OnnxTagger
+
+        file = path if path.is_file() else folder / onnx_file(file.name for file in folder.iterdir())
+        return OnnxTagger(file, read_labels(folder / TAGS), options, device)
+    if kind == TIMM:
+        from dreambooth.captioning.timm_tagger import TimmTagger
+
+        return TimmTagger(folder, read_labels(folder / TAGS), options, device, _dtype(kind, options, device))
+    from dreambooth.captioning.captioners import Blip, Git
+    from dreambooth.captioning.vision_language import VisionLanguage
+
+    made = {BLIP: Blip, GIT: Git, VISION_LANGUAGE: VisionLanguage}[kind]
+    return made(folder, options, device, _dtype(kind, options, device))
+
+
+def _dtype(kind: str, options: Tagging, device: torch.device) -> torch.dtype:
+    """As asked for; by itself, on a GPU the half in which such models don't overflow."""
+    import torch
+
+    if options.precision != AUTO:
+        return getattr(torch, PRECISIONS[options.precision])
+    if device.type != "cuda":
+        return torch.float32
+    wide = kind == VISION_LANGUAGE and torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if wide else torch.float16
