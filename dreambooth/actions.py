@@ -109,7 +109,9 @@ def advise(kind: str, model: ModelFolder, config: ModelConfig, device: Any = Non
     from dreambooth.runs import advice
     from dreambooth.runs.preflight import sizes_of
 
-    class_pictures = any(concept.class_data_dir or concept.num_class_images_per for concept in config.concepts)
+    class_pictures = any(
+        concept.class_data_dir or concept.num_class_images_per or concept.regularization for concept in config.concepts
+    )
     if kind == "person":
         return advice.for_person(class_pictures)
     if kind == "object":

@@ -5,8 +5,7 @@ callers.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +16,26 @@ from dreambooth.settings.tagging import CPU, Tagging
 
 if TYPE_CHECKING:
     from dreambooth.captioning.work import Captioned
+    from dreambooth.runs.report import Report
+    from dreambooth.settings import Concept, ModelFolder, Settings
 
 Progress = Callable[[int, int, str], None]
+
+
+def look(
+    concepts: Sequence[Concept],
+    settings: Settings,
+    model: ModelFolder | None = None,
+    device: Any = None,
+    progress: Progress | None = None,
+) -> Report:
+    """What a run of these concepts and settings would be made of; with ``model``, what it would cost too.
+
+    Nothing is written; it may go on beside anything else.
+    """
+    from dreambooth.runs.report import report
+
+    return report(concepts, settings, model.require() if model else None, device, progress)
 
 
 def tag(
@@ -38,39 +55,29 @@ def tag(
     have been written is in ``captions``. What was written before Cancel stays; ``state`` says "cancelled" then.
     ``borrow_gpu``: the host's context manager that frees the GPU for us and takes it back afterwards.
     """
-    from dreambooth.captioning import finding, loading, work
+    from dreambooth.captioning import finding, work
     from dreambooth.captioning.answers import Counted
+    from dreambooth.captioning.loading import lent
     from dreambooth.hosts.alone import best_device
 
-    counted, rows = Counted(), []
+    counted, rows, state = Counted(), [], "done"
     wanted = {folder: work.wanted_in(folder, options, counted) for folder in _folders_of(source)}
     wanted = work.spread(wanted, limit)
-    n_wanted = sum(map(len, wanted.values()))
-    state, notes, name = "done", [], options.model.strip()
-    if n_wanted:
-        path = finding.located(name, folders.models, options.token, progress)
-        import torch
-
-        on = torch.device("cpu") if options.device == CPU else device or best_device()
-        with ExitStack() as used:
-            if borrow_gpu and on.type != "cpu":
-                progress(0, 0, "waiting for the WebUI to finish what it draws")
-                used.enter_context(borrow_gpu())
-            used.callback(_free_memory)
-            progress(0, n_wanted, "loading the model")
-            captioner = loading.load(path, options, on)
-            notes = list(captioner.notes)
+    if wanted:
+        path = finding.located(options.model, folders.models, options.token, progress)
+        on = "cpu" if options.device == CPU else device or best_device()
+        with lent(path, options, on, borrow_gpu, progress) as captioner:
+            counted.notes += captioner.notes
             try:
                 for folder, its in wanted.items():
                     found = work.captioned(captioner, its, options, counted, progress)
-                    for one in work.write_all(folder, found, counted, f"tagged with {name}") if write else found:
-                        rows += [] if write else [_row(one)]
+                    if write:
+                        work.write_all(folder, found, counted, f"tagged with {options.model.strip()}")
+                    else:
+                        rows += map(_row, found)
             except Cancelled:
                 state = "cancelled"
-            finally:
-                del captioner
-    told = dataclasses.asdict(counted)
-    return {"state": state, "model": name, **told, "notes": notes + counted.notes, "captions": rows}
+    return {"state": state, "model": options.model.strip(), **dataclasses.asdict(counted), "captions": rows}
 
 
 def _folders_of(source: str | Path) -> list[Path]:
@@ -86,13 +93,3 @@ def _folders_of(source: str | Path) -> list[Path]:
 def _row(one: Captioned) -> dict[str, Any]:
     tags = {tag.name: round(tag.score, 4) for tag in sorted(one.answer.tags, key=lambda tag: -tag.score)}
     return {"picture": str(one.wanted.picture), "caption": one.caption, "tags": tags}
-
-
-def _free_memory() -> None:
-    import gc
-
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

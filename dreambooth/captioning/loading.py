@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dreambooth.captioning.answers import Captioner
 from dreambooth.captioning.labels import read_labels
@@ -12,6 +16,49 @@ from dreambooth.settings.tagging import AUTO, PRECISIONS, Tagging
 
 if TYPE_CHECKING:
     import torch
+
+
+Progress = Callable[[int, int, str], None]
+
+
+@contextlib.contextmanager
+def lent(
+    path: Path,
+    options: Tagging,
+    device: torch.device | str,
+    borrow_gpu: Callable[[], Any] | None,
+    progress: Progress,
+) -> Iterator[Captioner]:
+    """The model for as long as it is needed; afterwards the memory is free, and the host has its GPU back."""
+    import torch
+
+    device = torch.device(device)
+    with contextlib.ExitStack() as borrowed:
+        if borrow_gpu and device.type != "cpu":
+            progress(0, 0, "waiting for the WebUI to finish what it draws")
+            borrowed.enter_context(borrow_gpu())
+        progress(0, 0, "loading the model")
+        borrowed.callback(_free_memory)
+        try:
+            yield load(path, options, device)
+        except BaseException as error:
+            _let_go(error)
+            raise
+
+
+def _let_go(error: BaseException | None) -> None:
+    """What an error remembers of where it happened would keep the model in memory as long as it is remembered."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
+
+
+def _free_memory() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def load(path: Path, options: Tagging, device: torch.device) -> Captioner:

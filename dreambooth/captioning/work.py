@@ -13,8 +13,8 @@ from typing import Any
 from dreambooth import files
 from dreambooth.captioning.answers import Answer, Captioner, Counted
 from dreambooth.captioning.words import caption
-from dreambooth.dataset.caption_writing import write_captions
-from dreambooth.dataset.captions import read_caption_file
+from dreambooth.dataset.caption_writing import bytes_of, write_captions
+from dreambooth.dataset.captions import decode_text
 from dreambooth.dataset.pictures import find_pictures, masks_of, open_picture
 from dreambooth.errors import UserError
 from dreambooth.settings.tagging import LEAVE, Tagging
@@ -57,7 +57,7 @@ def wanted_in(folder: Path, options: Tagging, counted: Counted) -> list[Wanted]:
             counted.notes.append(f"{picture}: has the caption file of {first}, which it shares. Rename one of them.")
             continue
         try:
-            existing, note = read_caption_file(target) if target.is_file() else ("", "")
+            existing, note = decode_text(bytes_of(target) or b"", target)
         except UserError as error:
             counted.notes.append(f"{error} The picture was left out.")
             continue
@@ -104,8 +104,8 @@ def captioned(
     progress(done, len(wanted), "pictures")
 
 
-def write_all(folder: Path, found: Iterator[Captioned], counted: Counted, what: str) -> Iterator[Captioned]:
-    """Pass on what was found, and have it written: also what was found before the work was broken off."""
+def write_all(folder: Path, found: Iterator[Captioned], counted: Counted, what: str) -> None:
+    """Write what was found below this folder: also what was found before the work was broken off."""
     _require_writable(folder)
     changes: dict[Path, str] = {}
     try:
@@ -116,7 +116,6 @@ def write_all(folder: Path, found: Iterator[Captioned], counted: Counted, what: 
                 counted.unchanged += 1
             else:
                 changes[one.wanted.target] = one.caption
-            yield one
             if len(changes) >= WRITTEN_AT_ONCE:
                 counted.written += write_captions(folder, changes, what)
                 changes = {}

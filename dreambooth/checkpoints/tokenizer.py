@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import json
+import tempfile
 from pathlib import Path
+from typing import Any
 
 _PIECES = Path(__file__).with_name("data") / "bpe_simple_vocab_16e6.txt.gz"
 _N_MERGES = 49152 - 256 - 2  # OpenAI's vocabulary size, less the bytes and the two special tokens
@@ -36,6 +39,16 @@ def write_tokenizer(folder: Path, model_max_length: int = 77, open_clip: bool = 
             **special,
         },
     )
+
+
+@functools.cache
+def shipped_tokenizer() -> Any:
+    """The CLIPTokenizer of Stable Diffusion 1, and of the first encoder of XL; no model is needed for it."""
+    from transformers import CLIPTokenizer
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_tokenizer(Path(folder))
+        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def byte_characters() -> list[str]:

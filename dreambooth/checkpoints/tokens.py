@@ -83,9 +83,26 @@ def count(tokenizer: Any, prompt: str, reading: Reading) -> int:
     return len(_read(tokenizer, prompt, reading))
 
 
+def lost(tokenizer: Any, prompt: str, reading: Reading) -> str:
+    """The words of a prompt that are cut off: its own end where that can be found again, else as they were read."""
+    ids = [id for id, _ in _read(tokenizer, prompt, reading)[reading.max_tokens :]]
+    return _same_end(prompt, tokenizer.decode(ids, skip_special_tokens=True)) if ids else ""
+
+
 def chunks_needed(tokenizer: Any, prompt: str, reading: Reading) -> int:
     """In how many chunks a prompt is read."""
     return 1 if reading.max_tokens == CHUNK else _chunks(min(count(tokenizer, prompt, reading), reading.max_tokens))
+
+
+def _same_end(prompt: str, words: str) -> str:
+    """The end of ``prompt`` that says ``words``, in which letters are small and spaces are others."""
+    wanted = "".join(words.split()).casefold()
+    place, missing = len(prompt), len(wanted)
+    while place and missing > 0:
+        place -= 1
+        missing -= 0 if prompt[place].isspace() else len(prompt[place].casefold())
+    end = prompt[place:]
+    return end if "".join(end.split()).casefold() == wanted else words
 
 
 _Content = list[tuple[int, float]]  # token ids with their weights

@@ -65,12 +65,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return REFUSED
 
 
-def _print(result: dict[str, Any], as_json: bool) -> None:
+def _print(result: dict[str, Any] | str, as_json: bool) -> None:
+    if isinstance(result, str):
+        print(result)
+        return
     if as_json:
         print(json.dumps(result, ensure_ascii=False, default=str))
         return
     for key, value in result.items():
-        if isinstance(value, list) and value and isinstance(value[0], dict):
+        if isinstance(value, str) and "\n" in value:
+            print(f"{key}:\n{value}")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
             for row in value:
                 print("  " + "  ".join(f"{k}: {v}" for k, v in row.items()))
         elif isinstance(value, (list, tuple)):

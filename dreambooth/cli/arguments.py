@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dreambooth.cli import commands, picture_commands
+from dreambooth.cli.options import add_settings
 from dreambooth.hosts.alone import Alone
 from dreambooth.settings import CREATION, Setting
 from dreambooth.settings.creation import PRECISIONS
@@ -35,14 +36,14 @@ def parser() -> argparse.ArgumentParser:
 
     train = _word(words, "train", commands.train, "train a model; Ctrl-C once saves and stops, twice stops at once")
     train.add_argument("name", metavar="NAME")
-    _add_settings(train)
+    add_settings(train)
     train.add_argument("--resume", nargs="?", const="latest", default="", metavar="STEP",
                        help="go on from the snapshot of this step, or from the best one (best); without a "
                             "word: from the latest")  # fmt: skip
 
     classes = _word(words, "class-images", commands.class_images, "draw the class images that are missing")
     classes.add_argument("name", metavar="NAME")
-    _add_settings(classes)
+    add_settings(classes)
 
     sample = _word(words, "sample", commands.sample, "draw pictures")
     sample.add_argument("name", metavar="NAME")
@@ -68,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
 
     check = _word(words, "check", commands.check, "say what a run would do, or why it could not start")
     check.add_argument("name", metavar="NAME")
-    _add_settings(check)
+    add_settings(check)
 
     picture_commands.add_words(words, _word)
 
@@ -116,11 +117,6 @@ def _add_option(parser: argparse.ArgumentParser, setting: Setting) -> None:
         parser.add_argument(name, action="store_true", default=None, help=help)
     else:
         parser.add_argument(name, choices=setting.choices or None, help=help, metavar=None if setting.choices else "X")
-
-
-def _add_settings(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--set", action="append", default=[], nargs="+", metavar="key=value", help="change a setting")
-    parser.add_argument("--concepts", metavar="FILE.json", help="a list of concepts")
 
 
 def _add_loras(parser: argparse.ArgumentParser) -> None:

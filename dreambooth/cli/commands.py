@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth import actions, lora_actions
+from dreambooth.cli.picture_table import picture_table
 from dreambooth.errors import UserError
 from dreambooth.files import expand
 from dreambooth.jobs import Controls, Crew, Events, Job, jobs
@@ -28,10 +29,10 @@ CANCELLED = 130
 def create(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     given = {key: getattr(args, key) for key in CREATION if getattr(args, key) is not None}
     options = parse(Creation, {"precision": "fp16", **given} if args.half else given)
-    config = _in_job(
+    config = in_job(
         "create",
         lambda controls: actions.create(
-            _folders(args), args.name, args.source, options, replace=args.replace, progress=controls.watched(bar.show)
+            folders(args), args.name, args.source, options, replace=args.replace, progress=controls.watched(bar.show)
         ),
     )
     return {"state": "done", "model": config.name, "path": str(_model(args).root), "type": config.facts.model_type}
@@ -44,7 +45,7 @@ def train(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     if broken_off:
         bar.line(broken_off.offer(model.name))
     events = Events(model.logging, bar.listen) if crew.is_main else Events()
-    result = _in_job(
+    result = in_job(
         "train",
         lambda controls: actions.train(model, config, resume=args.resume, controls=controls, events=events, crew=crew),
     )
@@ -61,7 +62,7 @@ def train(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
 def class_images(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     model = _model(args)
     config, events = _config(args, model), Events(None, bar.listen)
-    paths = _in_job(
+    paths = in_job(
         "class-images", lambda controls: actions.class_images(model, config, controls=controls, events=events)
     )
     return {"state": "done", "drawn": [str(path) for path in paths]}
@@ -76,7 +77,7 @@ def sample(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
         Shot(args.prompt, args.negative, args.seed + i, args.steps, args.cfg, args.width or side, args.height or side)
         for i in range(args.count)
     ]
-    paths = _in_job(
+    paths = in_job(
         "sample",
         lambda controls: actions.sample(
             model, shots, Path(args.out), **_loras(args), progress=controls.watched(bar.show),
@@ -86,7 +87,7 @@ def sample(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
 
 
 def generate(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
-    path, verification = _in_job(
+    path, verification = in_job(
         "generate-ckpt",
         lambda controls: actions.generate_checkpoint(
             _model(args), **_loras(args), precision="fp16" if args.half else args.precision,
@@ -99,7 +100,7 @@ def generate(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
 
 def lora_extract(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     return _made(args, Extraction, bar, functools.partial(
-        lora_actions.extract_lora, _folders(args), args.base, args.tuned, Path(args.out)
+        lora_actions.extract_lora, folders(args), args.base, args.tuned, Path(args.out)
     ))  # fmt: skip
 
 
@@ -118,18 +119,20 @@ def _made(args: argparse.Namespace, options: type, bar: ProgressBar, work: Calla
     size = [key for key, setting in declared(options).items() if setting.group == SIZE]
     chosen = parse(options, {key: getattr(args, key) for key in size if getattr(args, key) is not None})
     given = {key: getattr(chosen, key) for key in size}
-    made = _in_job(args.word, lambda controls: work(**given, progress=controls.watched(bar.show)))
+    made = in_job(args.word, lambda controls: work(**given, progress=controls.watched(bar.show)))
     return {"state": "done", **made}
 
 
 def check(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     model = _model(args)
-    checked = actions.check(model, _config(args, model), progress=bar.show)
-    return {"state": "done", **checked.as_dict()}
+    checked = actions.check(model, _config(args, model), progress=bar.show).as_dict()
+    if not args.json:
+        checked["table"] = picture_table([*checked["table"], *checked.pop("left_out")])
+    return {"state": "done", **checked}
 
 
 def inspect(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
-    found = _in_job(
+    found = in_job(
         "inspect",
         lambda controls: actions.inspect(args.file, args.against, controls.watched(bar.show)),
     )
@@ -145,7 +148,7 @@ def settings(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _folders(args: argparse.Namespace) -> Folders:
+def folders(args: argparse.Namespace) -> Folders:
     if not args.models_dir.strip():
         raise UserError("--models-dir is empty: give the WebUI's models folder.")
     return Folders(expand(args.models_dir))
@@ -160,11 +163,23 @@ def _loras(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _model(args: argparse.Namespace) -> ModelFolder:
-    return ModelFolder(_folders(args), args.name)
+    return ModelFolder(folders(args), args.name)
 
 
 def _config(args: argparse.Namespace, model: ModelFolder) -> Any:
     """The saved parameters with --set and --concepts laid over them; all that is wrong is said at once."""
+    overrides, concepts, problems = chosen(args)
+    try:
+        config = actions.configure(model, overrides, concepts)
+    except UserError as error:
+        problems += error.problems
+    if problems:
+        raise UserError.several(problems)
+    return config
+
+
+def chosen(args: argparse.Namespace) -> tuple[dict[str, str], Any, list[str]]:
+    """What --set and --concepts (None: not given) say, and what is wrong with them."""
     problems: list[str] = []
     overrides = {}
     for item in (item for group in args.set for item in group):
@@ -180,16 +195,10 @@ def _config(args: argparse.Namespace, model: ModelFolder) -> Any:
                 logging.getLogger("dreambooth").warning("concepts: %s has no effect yet", key)
         except UserError as error:
             problems += error.problems
-    try:
-        config = actions.configure(model, overrides, concepts)
-    except UserError as error:
-        problems += error.problems
-    if problems:
-        raise UserError.several(problems)
-    return config
+    return overrides, concepts, problems
 
 
-def _in_job(what: str, work: Callable[[Controls], Any]) -> Any:
+def in_job(what: str, work: Callable[[Controls], Any]) -> Any:
     """Run ``work`` in the job thread while this one listens to Ctrl-C: once cancels, twice stops at once.
 
     A polite end from outside (SIGTERM, as schedulers of clusters and ``kill`` send it) cancels too.

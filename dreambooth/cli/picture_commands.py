@@ -2,9 +2,69 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from typing import Any
+
+from dreambooth import picture_actions
+from dreambooth.cli.commands import chosen, folders, in_job
+from dreambooth.cli.options import add_settings
+from dreambooth.cli.picture_table import picture_table
+from dreambooth.errors import UserError
+from dreambooth.files import expand
+from dreambooth.settings import ModelFolder, Settings, parse
+from dreambooth.terminal import ProgressBar
 
 
 def add_words(words: Any, word: Callable[..., Any]) -> None:
     """``word(words, name, run, help)`` makes the parser of one; see arguments.py."""
+    parser = word(words, "plan", plan, "say what a run would be made of, picture by picture; no model is needed")
+    parser.add_argument("path", metavar="PATH", help="a folder of pictures, a concepts list (.json) or a dataset.toml")
+    parser.add_argument(
+        "--model", metavar="NAME", help="the model to be trained: its tokenizer, memory, time, settings"
+    )
+    add_settings(parser)
+
+
+def plan(args: argparse.Namespace, bar: ProgressBar) -> Any:
+    """Settings are the defaults, or the model's; over them what lies at PATH says, then --set."""
+    from dreambooth.dataset.found import found_at
+
+    overrides, concepts, problems = chosen(args)
+    found, settings, model = None, Settings(), None
+    try:
+        if args.model is not None:
+            model = ModelFolder(folders(args), args.model).require()
+            settings = model.load().settings
+    except UserError as error:
+        problems += error.problems
+    try:
+        found = found_at(expand(args.path))
+    except UserError as error:
+        problems += error.problems
+    try:
+        settings = parse(Settings, {**(found.settings if found else {}), **overrides}, base=settings)
+    except UserError as error:
+        problems += error.problems
+    if problems:
+        raise UserError.several(problems)
+    report = in_job(
+        "plan",
+        lambda controls: picture_actions.look(
+            concepts or found.concepts, settings, model, progress=controls.watched(bar.show)
+        ),
+    )
+    said = {"state": "done", **report.as_dict(), "taken": list(found.taken), "without": list(found.without)}
+    return said if args.json else _readable(said)
+
+
+def _readable(said: dict[str, Any]) -> str:
+    totals = dict(said["totals"])
+    buckets = totals.pop("buckets")
+    notes = totals.pop("notes")
+    lines = [f"{key.replace('_', ' ')}: {value}" for key, value in totals.items() if value is not None]
+    lines += ["buckets: " + ", ".join(f"{'x'.join(map(str, b['size']))}: {b['pictures']}" for b in buckets)]
+    lines += ["notes: " + ", ".join(f"{kind}: {n}" for kind, n in notes.items())] if notes else []
+    lines += [f"{word}: {line}" for word in ("taken", "without") for line in said[word]]
+    lines += [f"warning: {text}" for text in said["warnings"]]
+    return "\n".join([*lines, "", picture_table([*said["pictures"], *said["left_out"]])])

@@ -14,7 +14,7 @@ from dreambooth.errors import UserError
 
 Size = tuple[int, int]  # width, height in pixels
 
-_LATENT = 8  # one latent pixel covers 8 x 8 picture pixels in every Stable Diffusion VAE
+LATENT = 8  # one latent pixel covers 8 x 8 picture pixels in every Stable Diffusion VAE
 _LONGEST = 2.0  # long side : short side; beyond it, composition suffers more than from cropping
 
 
@@ -47,12 +47,7 @@ def bucket_sizes(resolution: int, step: int, shortest: int = 0, longest: int = 0
     512x512, 576x448, 640x384. `shortest` and `longest` bound the sides, 0 doesn't.
     Raises UserError for a step that isn't a multiple of 8 or is too large, and for bounds that leave no bucket.
     """
-    if step < _LATENT or step % _LATENT:
-        raise UserError(
-            f"bucket_step: {step} is not a multiple of {_LATENT} (one latent). Take 64, or 8 for more shapes."
-        )
-    if resolution < step:
-        raise UserError(f"resolution: {resolution} is smaller than bucket_step ({step}). Take a larger one.")
+    require_step(resolution, step)
     _require_room(resolution, step, shortest, longest)
     area = resolution * resolution
     square = resolution // step * step
@@ -63,6 +58,16 @@ def bucket_sizes(resolution: int, step: int, shortest: int = 0, longest: int = 0
         if height and not could_be_wider and max(width, height) <= _LONGEST * min(width, height):
             sizes.add((width, height))
     return sorted(size for size in sizes if min(size) >= shortest and max(size) <= (longest or max(size)))
+
+
+def require_step(resolution: int, step: int) -> None:
+    """UserError for a step that isn't a multiple of 8 or is larger than the resolution."""
+    if step < LATENT or step % LATENT:
+        raise UserError(
+            f"bucket_step: {step} is not a multiple of {LATENT} (one latent). Take 64, or 8 for more shapes."
+        )
+    if resolution < step:
+        raise UserError(f"resolution: {resolution} is smaller than bucket_step ({step}). Take a larger one.")
 
 
 def uneven(resolution: int, step: int) -> str:

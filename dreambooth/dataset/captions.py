@@ -7,10 +7,15 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dreambooth.errors import UserError
 
-FILE_NAME = "file name"
+if TYPE_CHECKING:
+    from dreambooth.settings import Concept
+
+FILE_NAME, DEFAULT = "file name", "default"
+FILENAME = "[filename]"
 FILEWORDS = "[filewords]"
 
 # A letter or digit of a script that puts spaces between words. Chinese, Japanese and Korean don't (or
@@ -20,38 +25,80 @@ _ARTICLE = r"(?:\b(?:an?|the)\s+)?"
 
 
 @dataclass(frozen=True)
+class CaptionFiles:
+    """Where a concept's captions come from, see the fields of :class:`Concept`."""
+
+    endings: tuple[str, ...] = (".txt", ".caption")
+    otherwise: str = FILENAME
+    lines: str = "joined"
+
+    @classmethod
+    def of(cls, concept: Concept, class_pictures: bool = False) -> CaptionFiles:
+        """``class_pictures``: of those in its class_data_dir, where drawn ones have their captions in a .txt.
+
+        Raises UserError for an ending that no file can have.
+        """
+        given = [ending.strip() for ending in concept.caption_extension.split(",") if ending.strip()]
+        odd = [ending for ending in given if any(sign in ending for sign in "/\\\0*?") or not ending.strip(".")]
+        if odd:
+            raise UserError(f"caption_extension: {odd[0]!r} is no file's ending. Write it as .txt or .caption.")
+        endings = dict.fromkeys("." + ending.lstrip(".") for ending in (*given, *([".txt"] * class_pictures)))
+        return cls(tuple(endings), concept.default_caption, concept.caption_lines)
+
+
+@dataclass(frozen=True)
 class Caption:
     """What is known about a picture in words."""
 
     text: str  # one line
-    source: str  # name of the caption file, or FILE_NAME
+    source: str  # name of the caption file, FILE_NAME or DEFAULT
     note: str = ""  # what a person should know about how it was read; names the file
+    more: tuple[str, ...] = ()  # other captions of it, where each line of the file is one
 
 
-def read_caption(picture: Path) -> Caption:
-    """The caption of a picture: the .txt beside it, else its file name.
+def read_caption(picture: Path, kept: CaptionFiles = CaptionFiles()) -> Caption:
+    """The caption of a picture: the file beside it, else as ``kept`` says, usually its file name.
 
     A caption file is UTF-8 (with or without a byte order mark) or UTF-16 with one; anything else is read
     as Windows-1252 and noted. From a file name, leading digits, hyphens and underscores go (they number
     the pictures), and underscores become spaces: "03_a_red-hat.png" says "a red-hat".
     Raises UserError for a caption file that can't be read or is no text.
     """
-    path = picture.with_suffix(".txt")
-    if not path.is_file():
-        # Bytes that are no UTF-8 (names out of old archives) reach Python as something no tokenizer takes.
-        stem = os.fsencode(picture.stem).decode("utf-8", errors="replace")
-        name = re.sub(r"^[\d\s_-]+", "", stem)
-        return Caption(_one_line(name.replace("_", " ")), FILE_NAME)
+    path = next((path for ending in kept.endings if (path := picture.with_suffix(ending)).is_file()), None)
+    if path is None:
+        words = re.sub(re.escape(FILENAME), lambda _: _name_of(picture), kept.otherwise, flags=re.IGNORECASE)
+        return Caption(_one_line(words), FILE_NAME if FILENAME in kept.otherwise.lower() else DEFAULT)
     try:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: the caption can't be read ({error.strerror or error}).") from error
+    text, note = decode_text(data, path)
+    if not text.strip():
+        note = f"{path}: the caption file is empty."
+    first, *more = captions_in(text, kept.lines)
+    return Caption(first, path.name, note, tuple(more))
+
+
+def captions_in(text: str, lines: str) -> list[str]:
+    """The captions that a text holds, at least one: all of it, its first line, or each of its lines."""
+    if lines == "joined":
+        return [_one_line(text)]
+    found = [_one_line(line) for line in text.splitlines() if line.strip()] or [""]
+    return found[:1] if lines == "first" else found
+
+
+def _name_of(picture: Path) -> str:
+    # Bytes that are no UTF-8 (names out of old archives) reach Python as something no tokenizer takes.
+    stem = os.fsencode(picture.stem).decode("utf-8", errors="replace")
+    return re.sub(r"^[\d\s_-]+", "", stem).replace("_", " ")
+
+
+def decode_text(data: bytes, path: Path) -> tuple[str, str]:
+    """(a caption file's text, what a person should know about how it was read). UserError for what is no text."""
     text, note = _decode(data, path)
     if "\0" in text:
         raise UserError(f"{path}: is no text. Save the caption as UTF-8 text.")
-    if not text.strip():
-        note = f"{path}: the caption file is empty."
-    return Caption(_one_line(text), path.name, note)
+    return text, note
 
 
 def _decode(data: bytes, path: Path) -> tuple[str, str]:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from dreambooth.dataset.plan import Example, Plan
+from dreambooth.dataset.plan import Example, Plan, balanced
 from dreambooth.dataset.planning import make_plan
 from dreambooth.errors import UserError
 
@@ -49,7 +49,14 @@ def hold_out(plan: Plan, concepts: Sequence[Concept], settings: Settings, progre
             trained = tuple(e for e in trained if not (e.concept == number and e.content in taken))
     if problems:
         raise UserError.several(problems)
-    return dataclasses.replace(plan, examples=trained, validation=tuple(held), warnings=tuple(warnings))
+    asked = [dataclasses.replace(e, repeats=concepts[e.concept].num_repeats) for e in plan.regularization]
+    return dataclasses.replace(
+        plan,
+        examples=trained,
+        regularization=balanced(trained, asked),
+        validation=tuple(held),
+        warnings=tuple(warnings),
+    )
 
 
 def _share(examples: Sequence[Example], concept: int, share: float) -> set[str]:
@@ -60,7 +67,9 @@ def _share(examples: Sequence[Example], concept: int, share: float) -> set[str]:
 
 def _of_folder(number: int, concept: Concept, settings: Settings, progress: Progress | None) -> list[Example]:
     """Planned as if they were to be trained."""
-    alone = dataclasses.replace(concept, instance_data_dir=getattr(concept, _FOLDER), class_data_dir="")
+    alone = dataclasses.replace(
+        concept, instance_data_dir=getattr(concept, _FOLDER), class_data_dir="", regularization=False
+    )
     try:
         planned = make_plan([alone], settings, progress)
     except UserError as error:

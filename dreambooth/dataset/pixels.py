@@ -65,13 +65,5 @@ def load_alpha(example: Example) -> torch.Tensor | None:
 def _cropped(image: Image.Image, example: Example) -> Image.Image:
     from PIL import Image
 
-    crop = example.crop
-    across, down = image.width / crop.resized_w, image.height / crop.resized_h
     # Resizing only the part that stays keeps a very long picture from being enlarged as a whole.
-    box = (
-        crop.left * across,
-        crop.top * down,
-        min((crop.left + crop.width) * across, image.width),
-        min((crop.top + crop.height) * down, image.height),
-    )
-    return image.resize((crop.width, crop.height), Image.Resampling.LANCZOS, box=box)
+    return image.resize(example.bucket, Image.Resampling.LANCZOS, box=example.box)

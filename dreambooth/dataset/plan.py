@@ -36,11 +36,20 @@ class Example:
     mask: Path | None = None  # a picture beside, white where an inpainting model is to paint
     repeats: int = 1  # how often it is shown in each epoch
     dynamic: bool = False  # brought to its own mean and deviation in place of [-1, 1]
+    variants: tuple[str, ...] = ()  # what showings draw the caption from, where it varies: see Variation.settled
     flipped: bool = False  # mirrored after cropping; only in what Plan.epoch and Plan.pictures give
 
     @property
     def bucket(self) -> Size:
         return self.crop.width, self.crop.height
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """What is cut out of it, in the upright picture's own pixels: left, top, right, bottom."""
+        crop, (width, height) = self.crop, self.original_size
+        across, down = width / crop.resized_w, height / crop.resized_h
+        right, bottom = (crop.left + crop.width) * across, (crop.top + crop.height) * down
+        return crop.left * across, crop.top * down, min(right, width), min(bottom, height)
 
     @property
     def pixels_key(self) -> tuple[object, ...]:
@@ -65,7 +74,10 @@ class Note:
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples of one bucket: what is learned, and their class partners (see Plan.epoch)."""
+    """Examples of one bucket: what is learned, regularization pictures among it, and the class partners of those.
+
+    Regularization pictures are known by ``is_class``.
+    """
 
     instances: tuple[Example, ...]
     classes: tuple[Example, ...]
@@ -74,13 +86,18 @@ class Batch:
     def bucket(self) -> Size:
         return self.instances[0].bucket
 
+    @property
+    def regularizes(self) -> bool:
+        return any(example.is_class for example in self.instances)
+
 
 @dataclass(frozen=True)
 class Plan:
     """All examples of a run.
 
-    `class_examples` holds, for each concept with class pictures and each bucket of its instance pictures,
-    the class pictures in that bucket; none of these lists is empty.
+    `regularization` pictures are of the class and shown among the examples, see :func:`balanced`. `class_examples`
+    holds, for each concept with class pictures and each bucket of its instance pictures, the class pictures in that
+    bucket; none of these lists is empty.
     """
 
     examples: tuple[Example, ...]
@@ -88,6 +105,8 @@ class Plan:
     warnings: tuple[str, ...] = ()
     validation: tuple[Example, ...] = ()  # only measured on
     variation: Variation = ALWAYS_THE_SAME
+    own_variations: tuple[tuple[int, Variation], ...] = ()  # of concepts that vary otherwise than the run
+    regularization: tuple[Example, ...] = ()
     limits: tuple[int, ...] = ()  # by concept: after so many showings of its pictures it rests; 0: never
     notes: tuple[Note, ...] = ()  # of single files, in the order of the table
 
@@ -109,11 +128,11 @@ class Plan:
         def partner(example: Example) -> Example:
             chosen = next(walks[_class_key(example)])
             times[chosen.content] += 1
-            return self.variation.drawn(chosen, seed, epoch, "class", times[chosen.content])
+            return self._variation(chosen).drawn(chosen, seed, epoch, "class", times[chosen.content])
 
         return [
             Batch(
-                instances=tuple(self.variation.drawn(example, seed, epoch, time) for example, time in batch),
+                instances=tuple(self._variation(example).drawn(example, seed, epoch, time) for example, time in batch),
                 classes=tuple(partner(example) for example, _ in batch if _class_key(example) in walks),
             )
             for batch in _shuffled(batches, seed, "batches", epoch)
@@ -130,8 +149,8 @@ class Plan:
         return [self.steps_per_epoch(batch_size, epoch) for epoch in range(epochs)]
 
     def all_examples(self) -> tuple[Example, ...]:
-        """Instances, then class pictures (one of these may stand in several buckets)."""
-        return (*self.examples, *itertools.chain.from_iterable(self.class_examples.values()))
+        """Instances, then regularization and class pictures (one of these may stand in several buckets)."""
+        return (*self.examples, *self.regularization, *itertools.chain.from_iterable(self.class_examples.values()))
 
     def everything(self) -> tuple[Example, ...]:
         """All that is trained or measured on."""
@@ -139,32 +158,34 @@ class Plan:
 
     def pictures(self) -> tuple[Example, ...]:
         """All that the VAE may have to encode: every picture, and its mirror image where pictures are flipped."""
-        mirrored = self.all_examples() if self.variation.hflip else ()
+        mirrored = [example for example in self.all_examples() if self._variation(example).hflip]
         return (*self.everything(), *(replace(example, flipped=True) for example in mirrored))
 
     def prompts(self) -> list[str]:
         """The prompts that are the same in each showing, and the empty one where captions are left out."""
-        captions = {e.caption for e in self.all_examples() if not self.variation.changes_words(e.caption)}
+        captions = {e.caption for e in self.all_examples() if not self._variation(e).varies(e)}
         captions |= {example.caption for example in self.validation}
-        return sorted(captions | ({""} if self.variation.caption_dropout else set()))
+        dropped = any(self._variation(example).caption_dropout for example in self.all_examples())
+        return sorted(captions | ({""} if dropped else set()))
 
     def words_vary(self) -> bool:
         """Whether there are more prompts than :meth:`prompts` names."""
-        return any(self.variation.changes_words(example.caption) for example in self.all_examples())
-
-    def table(self) -> list[dict[str, object]]:
-        """One plain dict per picture, instances first, for printing and JSON. Concepts count from 1."""
-        return [*map(_row, self.all_examples()), *({**_row(e), "kind": "validation"} for e in self.validation)]
+        return any(self._variation(example).varies(example) for example in self.all_examples())
 
     def fingerprint(self) -> str:
         """Changes when a picture, its prompt or its crop does: what an exact resume must find unchanged."""
         rows = [(e.content, e.caption, repr(e.crop), e.concept, e.is_class, *_unusual(e)) for e in self.all_examples()]
-        return hashlib.sha256(repr((rows, self.limits) if any(self.limits) else rows).encode()).hexdigest()
+        seldom = [*([self.limits] if any(self.limits) else []), *([self.own_variations] if self.own_variations else [])]
+        return hashlib.sha256(repr((rows, *seldom) if seldom else rows).encode()).hexdigest()
+
+    def _variation(self, example: Example) -> Variation:
+        return dict(self.own_variations).get(example.concept, self.variation)
 
     def _buckets(self, epoch: int) -> dict[Size, list[_Showing]]:
         """What an epoch shows, by bucket, in the order of the examples."""
         buckets: dict[Size, list[_Showing]] = defaultdict(list)
-        showings = [(example, time) for example in self.examples for time in range(example.repeats)]
+        shown = (*self.examples, *self.regularization)
+        showings = [(example, time) for example in shown for time in range(example.repeats)]
         resting = self._resting(showings, epoch)
         for example, time in showings:
             if (example, time) not in resting:
@@ -190,6 +211,23 @@ class Plan:
         return itertools.islice(itertools.chain.from_iterable(rounds), used, None)
 
 
+def balanced(examples: Sequence[Example], regularization: Sequence[Example]) -> tuple[Example, ...]:
+    """Regularization pictures so often as the examples together: each as often as it asks for, then in turn once more.
+
+    Those that are not needed stay out. As in kohya's sd-scripts, in the order of concepts and file names.
+    """
+    missing = sum(example.repeats for example in examples)
+    shown: list[Example] = []
+    for example in sorted(regularization, key=lambda example: (example.concept, str(example.path))):
+        if missing > 0:
+            shown.append(example)
+            missing -= example.repeats
+    more, rest = divmod(max(0, missing), len(shown)) if shown else (0, 0)
+    return tuple(
+        replace(example, repeats=example.repeats + more + (place < rest)) for place, example in enumerate(shown)
+    )
+
+
 _Showing = tuple[Example, int]  # and which time in its epoch, from 0
 
 
@@ -210,22 +248,5 @@ def _unusual(example: Example) -> list[str]:
         *([str(example.mask)] if example.mask else []),
         *([f"repeats {example.repeats}"] if example.repeats != 1 else []),
         *(["dynamic"] if example.dynamic else []),
+        *(["variants", *example.variants] if example.variants else []),
     ]
-
-
-def _row(example: Example) -> dict[str, object]:
-    crop = example.crop
-    return {
-        "file": str(example.path),
-        "concept": example.concept + 1,
-        "kind": "class" if example.is_class else "instance",
-        "caption": example.caption,
-        "caption_from": example.caption_source,
-        "size": list(example.original_size),
-        "bucket": list(example.bucket),
-        "resized": [crop.resized_w, crop.resized_h],
-        "crop": [crop.left, crop.top],
-        "enlarged": round(example.enlarged, 2),
-        "kept": round(crop.kept, 3),
-        "repeats": example.repeats,
-    }

@@ -9,10 +9,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from dreambooth.dataset.buckets import Size, bucket_sizes, fit, unenlarged, uneven
-from dreambooth.dataset.captions import FILEWORDS, Caption, build_prompt, is_filled_in, read_caption
+from dreambooth.dataset.bucket_rules import BucketRule
+from dreambooth.dataset.buckets import Crop, Size, fit
+from dreambooth.dataset.captions import (
+    DEFAULT,
+    FILE_NAME,
+    FILEWORDS,
+    Caption,
+    CaptionFiles,
+    build_prompt,
+    is_filled_in,
+    read_caption,
+)
+from dreambooth.dataset.metadata_file import MetadataFile
 from dreambooth.dataset.pictures import OTHER_SUFFIXES, Examined, examine, find_pictures, masks_of
-from dreambooth.dataset.plan import Example, Plan
+from dreambooth.dataset.plan import Example, Plan, balanced
 from dreambooth.dataset.variation import Variation
 from dreambooth.errors import UserError
 
@@ -43,36 +54,34 @@ def make_plan(concepts: Sequence[Concept], settings: Settings, progress: Progres
     Cancelled.
     """
     checks = _Checks()
-    bounds = settings.resolution, settings.bucket_step, settings.bucket_min_side, settings.bucket_max_side
-    buckets = checks.collect(bucket_sizes, *bounds)
+    rule = checks.collect(BucketRule, settings)
     sources = _find_sources(concepts, checks)
     examined = _examine_all([source.path for source in sources], checks, progress)
-    captions = [checks.collect(read_caption, source.path) for source in sources]
+    captions = [checks.collect(_caption_of, source, concepts[source.concept]) for source in sources]
     checks.raise_problems()
 
-    fitted = [
-        buckets
-        if source.is_class or not settings.bucket_no_upscale
-        else checks.collect(_without_enlarging, source.path, picture.size, buckets, bounds)
-        for source, picture in zip(sources, examined, strict=True)
-    ]
+    crops = [checks.collect(_crop, source, picture, rule) for source, picture in zip(sources, examined, strict=True)]
     checks.raise_problems()
     everything = [
-        _example(source, concepts[source.concept], picture, caption, fitting, settings.dynamic_img_norm)
-        for source, picture, caption, fitting in zip(sources, examined, captions, fitted, strict=True)
+        _example(source, concepts[source.concept], picture, caption, crop, settings)
+        for source, picture, caption, crop in zip(sources, examined, captions, crops, strict=True)
     ]
-    _require_words_for_classes(everything, checks)
+    partners = [example for source, example in zip(sources, everything, strict=True) if source.is_partner]
+    regular = [example for source, example in zip(sources, everything, strict=True) if source.is_regular]
+    _require_words_for_classes(partners, checks)
     checks.raise_problems()
     examples = [example for example in everything if not example.is_class]
-    classes = [example for example in everything if example.is_class]
     checks.warnings += [caption.note for caption in captions if caption.note]
-    checks.warnings += filter(None, [uneven(settings.resolution, settings.bucket_step)])
+    checks.warnings += rule.doubts()
     _warn_of_pictures(everything, checks)
+    _warn_of_shared_captions(sources, captions, checks)
     return Plan(
         tuple(examples),
-        _place_classes(examples, classes, checks),
+        _place_classes(examples, partners, checks),
         tuple(checks.warnings),
         variation=Variation.of(settings),
+        own_variations=_own_variations(concepts, settings),
+        regularization=_balanced(examples, regular, checks),
         limits=tuple(max(0, concept.max_steps) for concept in concepts),
     )
 
@@ -81,8 +90,13 @@ def make_plan(concepts: Sequence[Concept], settings: Settings, progress: Progres
 class _Source:
     path: Path
     concept: int
-    is_class: bool
+    is_partner: bool  # from class_data_dir
+    is_regular: bool = False
     mask: Path | None = None
+
+    @property
+    def is_class(self) -> bool:
+        return self.is_partner or self.is_regular
 
 
 @dataclass
@@ -114,16 +128,19 @@ class _Checks:
 def _find_sources(concepts: Sequence[Concept], checks: _Checks) -> list[_Source]:
     if not concepts:
         checks.problems.append("There is no concept: add one, with a folder of pictures (instance_data_dir).")
+    elif all(concept.regularization for concept in concepts):
+        checks.problems.append("There are only regularization pictures: add a concept with pictures to learn from.")
     sources: list[_Source] = []
     for index, concept in enumerate(concepts):
-        for key, is_class in (("instance_data_dir", False), ("class_data_dir", True)):
-            if is_class and not concept.class_data_dir.strip():
+        for key, is_partner in (("instance_data_dir", False), ("class_data_dir", True)):
+            if is_partner and (concept.regularization or not concept.class_data_dir.strip()):
                 continue
+            is_regular = concept.regularization
             paths = checks.collect(_pictures_of, concept, key, f"Concept {index + 1}", checks) or []
             masks = masks_of(paths)
             checks.warn_of(list(masks.values()), "Taken as masks of the pictures beside them, not trained as pictures")
             pictures = [path for path in paths if path not in set(masks.values())]
-            sources += [_Source(path, index, is_class, masks.get(path)) for path in pictures]
+            sources += [_Source(path, index, is_partner, is_regular, masks.get(path)) for path in pictures]
     return sources
 
 
@@ -134,6 +151,8 @@ def _pictures_of(concept: Concept, key: str, name: str, checks: _Checks) -> list
     folder = Path(os.path.expanduser(text))  # unlike Path's, it leaves a user that isn't there
     try:
         paths, left_out = find_pictures(folder), find_pictures(folder, OTHER_SUFFIXES)
+        if key == "instance_data_dir":
+            paths, left_out = _wanted(concept, folder, paths, checks), _wanted(concept, folder, left_out, checks)
         if key == "class_data_dir":
             require_apart(folder, os.path.expanduser(concept.instance_data_dir.strip()))
     except UserError as error:
@@ -175,35 +194,73 @@ def _examine_all(paths: Sequence[Path], checks: _Checks, progress: Progress | No
     return results
 
 
-def _without_enlarging(path: Path, size: Size, buckets: Sequence[Size], bounds: tuple[int, ...]) -> Sequence[Size]:
-    """The buckets that a picture may go to: the usual ones, or one of its own where those would enlarge it."""
-    usual = fit(size, buckets)
-    if usual.resized_w <= size[0] and usual.resized_h <= size[1]:
-        return buckets
+def _wanted(concept: Concept, folder: Path, paths: list[Path], checks: _Checks) -> list[Path]:
+    """Those of the pictures below a concept's folder that are its own."""
+    if concept.metadata_file.strip():
+        return MetadataFile.of(concept).among(paths)
+    below = [] if concept.subfolders else [path for path in paths if path.parent != folder]
+    checks.warn_of(below, "Left out, in folders below one that is to be taken alone")
+    return [path for path in paths if path not in set(below)]
+
+
+def _caption_of(source: _Source, concept: Concept) -> Caption:
+    if concept.metadata_file.strip() and not source.is_partner:
+        return MetadataFile.of(concept).caption(source.path)
+    return read_caption(source.path, CaptionFiles.of(concept, class_pictures=source.is_partner))
+
+
+def _crop(source: _Source, picture: Examined, rule: BucketRule) -> Crop:
     try:
-        return [unenlarged(size, *bounds)]
+        return rule.crop(picture.size, enlarge=source.is_partner)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(f"{source.path}: {error}") from error
+
+
+def _own_variations(concepts: Sequence[Concept], settings: Settings) -> tuple[tuple[int, Variation], ...]:
+    own = [(number, Variation.of(settings, concept)) for number, concept in enumerate(concepts)]
+    return tuple((number, variation) for number, variation in own if variation != Variation.of(settings))
+
+
+def _balanced(examples: Sequence[Example], regular: Sequence[Example], checks: _Checks) -> tuple[Example, ...]:
+    shown = balanced(examples, regular)
+    unused = {example.path for example in regular} - {example.path for example in shown}
+    checks.warn_of(sorted(unused), "More regularization pictures than showings of the others, so not used")
+    return shown
+
+
+def _warn_of_shared_captions(sources: Sequence[_Source], captions: Sequence[Caption], checks: _Checks) -> None:
+    """Two pictures that differ only in their ending have one caption file."""
+    first: dict[Path, Path] = {}
+    shared: list[Path] = []
+    for source, caption in zip(sources, captions, strict=True):
+        if caption.source not in (FILE_NAME, DEFAULT):
+            other = first.setdefault(source.path.with_name(caption.source), source.path)
+            shared += [source.path] if other != source.path else []
+    checks.warn_of(shared, "Share their caption file with another picture of the same name")
 
 
 def _example(
-    source: _Source, concept: Concept, picture: Examined, caption: Caption, buckets: Sequence[Size], dynamic: bool
+    source: _Source, concept: Concept, picture: Examined, caption: Caption, crop: Crop, settings: Settings
 ) -> Example:
-    template = concept.class_prompt if source.is_class else concept.instance_prompt
-    if source.is_class and is_filled_in(template, caption.text, concept.class_token):
+    template = concept.class_prompt if source.is_partner else concept.instance_prompt
+    if source.is_partner and is_filled_in(template, caption.text, concept.class_token):
         template = FILEWORDS
+    tokens = concept.instance_token, concept.class_token
+    texts = [build_prompt(template, text, *tokens, source.is_class) for text in (caption.text, *caption.more)]
+    text, variants = Variation.of(settings, concept).settled(texts)
     return Example(
         path=source.path,
-        caption=build_prompt(template, caption.text, concept.instance_token, concept.class_token, source.is_class),
+        caption=text,
+        variants=variants,
         caption_source=caption.source,
         concept=source.concept,
         is_class=source.is_class,
         content=picture.content,
         original_size=picture.size,
-        crop=fit(picture.size, buckets),
+        crop=crop,
         mask=source.mask,
-        repeats=1 if source.is_class else concept.num_repeats,
-        dynamic=dynamic,
+        repeats=1 if source.is_partner else concept.num_repeats,
+        dynamic=settings.dynamic_img_norm,
     )
 
 

@@ -3,24 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from dreambooth.checkpoints.modules import load_tokenizer
-from dreambooth.checkpoints.tokens import Reading, count
+from dreambooth.checkpoints.tokenizer import shipped_tokenizer
+from dreambooth.checkpoints.tokens import Reading, count, lost
 from dreambooth.dataset.plan import Plan
+from dreambooth.dataset.table import Row, captions_of, table
 from dreambooth.settings import SETTINGS, ModelFolder
 
+CUT_OFF = "cut-off"  # the kind of warning
 _NAMED = 5  # pictures
 
 
-def token_counts(model: ModelFolder, plan: Plan, reading: Reading) -> dict[str, int]:
-    """Tokens of each caption, beside the start and end of its chunks."""
-    tokenizer = load_tokenizer(model.working)
-    return {caption: count(tokenizer, caption, reading) for caption in {e.caption for e in plan.everything()}}
+class Read(NamedTuple):
+    """A caption as the text encoder gets it."""
+
+    tokens: int  # beside the start and end of its chunks, before anything is cut off
+    lost: str  # the words that are cut off
 
 
-def too_long(plan: Plan, counts: Mapping[str, int], allowed: int) -> list[str]:
+def tokenizer_of(model: ModelFolder | None) -> Any:
+    """The model's own, else the one that comes with this package."""
+    return load_tokenizer(model.working) if model else shipped_tokenizer()
+
+
+def read_captions(tokenizer: Any, plan: Plan, reading: Reading) -> dict[str, Read]:
+    """Each caption of the plan, as it is read."""
+    captions = {caption for example in plan.everything() for caption in captions_of(example)}
+    return {caption: _read(tokenizer, caption, reading) for caption in captions}
+
+
+def _read(tokenizer: Any, caption: str, reading: Reading) -> Read:
+    tokens = count(tokenizer, caption, reading)
+    return Read(tokens, lost(tokenizer, caption, reading) if tokens > reading.max_tokens else "")
+
+
+def rows(plan: Plan, read: Mapping[str, Read]) -> list[Row]:
+    """The plan's table and what is read of captions: ``tokens`` of a picture's longest one, and its words that are
+    ``cut_off``.
+    """
+    return [_with_tokens(row, read) for row in table(plan)]
+
+
+def _with_tokens(row: Row, read: Mapping[str, Read]) -> Row:
+    tokens, lost = max((read[caption] for caption in row["captions"]), key=lambda one: one.tokens)
+    row |= {"tokens": tokens, "cut_off": lost}
+    if lost:
+        row["warnings"] = [*row["warnings"], f"The caption is too long, its end is lost: {lost}"]
+        row["warning_kinds"] = [*row["warning_kinds"], CUT_OFF]
+    return row
+
+
+def too_long(plan: Plan, read: Mapping[str, Read], allowed: int) -> list[str]:
     """One warning that names the pictures whose captions are cut off, and by how many tokens, the longest first."""
-    over = {example.path: counts[example.caption] - allowed for example in plan.everything()}
+    over = {e.path: max(read[caption].tokens for caption in captions_of(e)) - allowed for e in plan.everything()}
     over = {path: n for path, n in sorted(over.items(), key=lambda item: -item[1]) if n > 0}
     if not over:
         return []

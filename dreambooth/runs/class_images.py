@@ -20,7 +20,7 @@ import torch
 from dreambooth.checkpoints.modules import Modules, load_modules, load_vae
 from dreambooth.checkpoints.tokens import Reading
 from dreambooth.dataset.buckets import Size, fit
-from dreambooth.dataset.captions import build_prompt, read_caption
+from dreambooth.dataset.captions import CaptionFiles, build_prompt, read_caption
 from dreambooth.dataset.pictures import find_pictures
 from dreambooth.dataset.plan import Plan
 from dreambooth.dataset.planning import require_apart
@@ -41,19 +41,25 @@ def folder_of(model: ModelFolder, number: int, concept: Concept) -> Path:
     return expand(chosen) if chosen else model.root / f"classifiers_{number}"
 
 
-def with_folders(model: ModelFolder, concepts: Sequence[Concept]) -> tuple[Concept, ...]:
+def with_folders(model: ModelFolder | None, concepts: Sequence[Concept]) -> tuple[Concept, ...]:
     """The concepts as they can be planned now: with the model's own folders, and without folders still to be filled.
 
-    A concept that asks for no class images is left as it is.
+    A concept that asks for no class images is left as it is. ``model``: None where there is none yet.
     """
     return tuple(
-        dataclasses.replace(
-            concept, class_data_dir=str(folder) if _filled(folder := folder_of(model, i, concept)) else ""
-        )
+        dataclasses.replace(concept, class_data_dir=_now(model, number, concept))
         if concept.num_class_images_per
         else concept
-        for i, concept in enumerate(concepts)
+        for number, concept in enumerate(concepts)
     )
+
+
+def _now(model: ModelFolder | None, number: int, concept: Concept) -> str:
+    """The folder of class pictures, "" while it is empty."""
+    if model is None and not concept.class_data_dir.strip():
+        return ""
+    folder = folder_of(model, number, concept)
+    return str(folder) if _filled(folder) else ""
 
 
 def problems_of(model: ModelFolder, concepts: Sequence[Concept]) -> list[str]:
@@ -154,7 +160,7 @@ def _shots(folder: Path, prompt: str, bucket: Size, n: int, concept: Concept, se
 
 
 def _class_prompt(concept: Concept, picture: Path) -> str:
-    caption = read_caption(picture).text
+    caption = read_caption(picture, CaptionFiles.of(concept)).text
     return build_prompt(concept.class_prompt, caption, concept.instance_token, concept.class_token, is_class=True)
 
 

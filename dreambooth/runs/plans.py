@@ -11,7 +11,11 @@ from dreambooth.runs.class_images import with_folders
 from dreambooth.settings import ModelConfig, ModelFolder
 
 
-def plan_of(model: ModelFolder, config: ModelConfig, progress: Callable[[int, int, str], None] | None = None) -> Plan:
-    """As things lie on disk now. UserError with all problems of pictures and captions."""
+def plan_of(
+    model: ModelFolder | None, config: ModelConfig, progress: Callable[[int, int, str], None] | None = None
+) -> Plan:
+    """As things lie on disk now; ``model``: None where there is none yet. UserError with all problems of pictures and
+    captions.
+    """
     plan = make_plan(with_folders(model, config.concepts), config.settings, progress)
     return hold_out(plan, config.concepts, config.settings, progress)

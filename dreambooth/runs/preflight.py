@@ -15,12 +15,13 @@ from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.tokens import Reading
 from dreambooth.dataset.plan import Plan
 from dreambooth.dataset.planning import NO_SUCH_SHAPE
+from dreambooth.dataset.table import elsewhere, left_out
 from dreambooth.errors import UserError
 from dreambooth.files import require_free_space
 from dreambooth.hosts.alone import best_device
 from dreambooth.jobs import ALONE, Crew
 from dreambooth.runs import class_images
-from dreambooth.runs.captions import token_counts, too_long
+from dreambooth.runs.captions import Read, read_captions, rows, tokenizer_of, too_long
 from dreambooth.runs.class_images import Wanted
 from dreambooth.runs.plans import plan_of
 from dreambooth.runs.sense import contradictions, doubts, precision_problems, too_short
@@ -41,7 +42,7 @@ class Checked:
     learning_rates: dict[str, list[tuple[int, float]]]  # of each part that learns: (step, rate), thinned
     memory_bytes: int
     warnings: tuple[str, ...]
-    tokens: dict[str, int]  # of each caption
+    read: dict[str, Read]  # of each caption, what the text encoder gets
     class_images: tuple[Wanted, ...] = ()  # to be drawn before it learns
 
     def as_dict(self) -> dict[str, Any]:
@@ -56,7 +57,8 @@ class Checked:
             "precision": self.precision,
             "memory_gb": round(self.memory_bytes / 1e9, 2),
             "warnings": list(self.warnings),
-            "table": [{**row, "tokens": self.tokens[str(row["caption"])]} for row in self.plan.table()],
+            "table": rows(self.plan, self.read),
+            "left_out": left_out(self.plan),
         }
 
 
@@ -94,13 +96,13 @@ def preflight(
     n_unet, n_text = sizes_of(model)
     require_free_space(model.root, disk_forecast(settings, n_unet, n_text), "This run")
     memory = forecast(settings, precision, n_unet, n_text, bool(plan.class_examples or to_draw))
-    tokens = token_counts(model, plan, Reading.of(settings, training=True))
+    read = read_captions(tokenizer_of(model), plan, Reading.of(settings, training=True))
     of_plan = [text for text in plan.warnings if not (to_draw and NO_SUCH_SHAPE in text)]
-    long = too_long(plan, tokens, settings.max_token_length)
+    long = [*elsewhere(plan), *too_long(plan, read, settings.max_token_length)]
     of_settings = [*_idle_settings(model, settings), *doubts(settings)]
     warnings = (*of_plan, *long, *_memory_warnings(device, memory), *of_settings)
     rates = curve(settings, steps)
-    return Checked(plan, device, precision, steps, per_epoch, rates, memory, warnings, tokens, to_draw)
+    return Checked(plan, device, precision, steps, per_epoch, rates, memory, warnings, read, to_draw)
 
 
 def _idle_settings(model: ModelFolder, settings: Settings) -> list[str]:

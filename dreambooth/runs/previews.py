@@ -70,7 +70,7 @@ class Previews:
         seed = _or(concept.sample_seed, self.settings.seed)
         examples = [e for e in self.session.plan.examples if e.concept == number]
         shots = []
-        for i in range(concept.n_save_sample):
+        for i in range(concept.n_save_sample if examples else 0):  # of regularization pictures none
             example = examples[i % len(examples)]
             asked = concept.save_sample_prompt or "[filewords]"
             from_caption = "[filewords]" in asked.lower()

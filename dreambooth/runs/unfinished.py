@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from dreambooth.files import read_json
 from dreambooth.jobs import latest_log
+from dreambooth.runs.pace import last_events
 from dreambooth.settings import ModelFolder
-
-_END = 1 << 16  # bytes of a log that are looked at: hundreds of steps
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,7 @@ def unfinished(model: ModelFolder) -> Unfinished | None:
     log, steps = latest_log(model.logging), model.snapshot_steps()
     if log is None or not steps:
         return None
-    events = _last_events(log)
+    events = last_events(log)
     states = [event.get("state") for event in events if event.get("kind") == "ended"]
     reached = [event["step"] for event in events if event.get("kind") == "step"]
     if states[-1:] == ["done"] or not reached:
@@ -45,18 +42,3 @@ def unfinished(model: ModelFolder) -> Unfinished | None:
     except Exception:  # whatever is wrong with it, a run will say so; here it only means: no offer
         return None
     return Unfinished(reached[-1], steps[-1]) if is_its_own else None
-
-
-def _last_events(log: Path) -> list[dict[str, Any]]:
-    with log.open("rb") as file:
-        file.seek(0, 2)
-        file.seek(max(0, file.tell() - _END))
-        lines = file.read().splitlines()
-    events = []
-    for line in lines:  # the first and the last may be parts of lines
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        events += [event] if isinstance(event, dict) else []
-    return events

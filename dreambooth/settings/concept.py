@@ -13,6 +13,10 @@ from dreambooth.errors import UserError
 from dreambooth.files import expand, read_json
 from dreambooth.settings.declare import declared, parse, setting
 
+LINES = ("joined", "first", "random")
+AS_THE_RUN = "as the run"
+SWITCH = (AS_THE_RUN, "on", "off")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Concept:
@@ -27,6 +31,14 @@ class Concept:
     validation_data_dir: str = setting("", "Directories", "Validation dataset directory",
         "Folder with pictures of the subject that are not trained, to measure what is learnt; empty: as Share of "
         "pictures held out says.")
+    subfolders: bool = setting(True, "Directories", "Folders below too",
+        "Also take the pictures in the folders inside. Off: only those right in the folder, as kohya does.")
+    metadata_file: str = setting("", "Directories", "Metadata file",
+        "A JSON file that names pictures and holds their captions, as kohya's fine-tuning scripts write it: only those "
+        "pictures are taken, and caption files are not read.")
+    regularization: bool = setting(False, "Directories", "Regularization pictures",
+        "Its pictures show the class in general. They are shown among the others, together as often as all those, and "
+        "count with the prior loss weight: kohya's way of prior preservation.")
     num_repeats: int = setting(1, "Directories", "Repeats",
         "How often each picture of this concept is shown in an epoch: more for a concept with fewer pictures.",
         low=1, high=10_000, step=1)
@@ -41,6 +53,30 @@ class Concept:
         "Text for each picture; [filewords] stands for its caption.")
     class_prompt: str = setting("[filewords]", "Training Prompts", "Class prompt",
         "Text for each class picture; [filewords] stands for its caption.")
+    caption_extension: str = setting(".txt, .caption", "Captions", "Ending of caption files",
+        "Of the files beside the pictures; of several, the first that is there. Empty: no caption files.")
+    default_caption: str = setting("[filename]", "Captions", "Caption without a file",
+        "For pictures that have no caption file; [filename] stands for the picture's name. Empty: no words.")
+    caption_lines: str = setting("joined", "Captions", "Lines of a caption file",
+        "joined: all are one caption. first: only the first one counts. random: each line is a caption, another one "
+        "is drawn at each showing.", choices=LINES)
+    wildcards: bool = setting(False, "Captions", "Wildcards",
+        "Of {red|green|blue} one is drawn at each showing; {{ and }} are brackets.")
+    keep_separator: str = setting("", "Captions", "Separator of kept tags",
+        "Where it stands in a caption, such as |||, the tags before it stay at the start, and those after a second one "
+        "at the end, in place of counting Keep tags.")
+    second_separator: str = setting("", "Captions", "Separator inside tags",
+        "Becomes a comma after shuffling, so that tags which it joins, such as a;;;b, stay together.")
+    shuffle_tags: str = setting(AS_THE_RUN, "Instead of the run's settings", "Shuffle tags of this concept",
+        "As under Tuning.", choices=SWITCH)
+    keep_tokens: int = setting(-1, "Instead of the run's settings", "Keep tags of this concept",
+        "As under Tuning; -1: as the run.", low=-1, high=255, step=1)
+    tag_dropout: float = setting(-1.0, "Instead of the run's settings", "Tag dropout of this concept",
+        "As under Tuning; -1: as the run.", low=-1, high=1, step=0.05)
+    caption_dropout: float = setting(-1.0, "Instead of the run's settings", "Caption dropout of this concept",
+        "As under Tuning; -1: as the run.", low=-1, high=1, step=0.05)
+    hflip: str = setting(AS_THE_RUN, "Instead of the run's settings", "Horizontal flip of this concept",
+        "As under Image Processing.", choices=SWITCH)
     num_class_images_per: int = setting(0, "Class Image Generation", "Class images per instance image",
         "The model draws what is missing before it learns, from the class prompt, and keeps it for the next run. "
         "0: take what lies in the classification directory.", low=0, high=1000, step=1)
@@ -68,7 +104,7 @@ class Concept:
 CONCEPT = declared(Concept)
 # Of the old extension's concepts: fields that follow from others.
 NOT_YET = ("save_sample_template", "is_valid")
-_FOLDERS = ("instance_data_dir", "class_data_dir", "validation_data_dir")
+_PATHS = ("instance_data_dir", "class_data_dir", "validation_data_dir", "metadata_file")
 
 
 def parse_concepts(
@@ -111,7 +147,7 @@ def concept_values(concept: Concept) -> dict[str, Any]:
 
 def _resolve(concept: Concept, beside: Path | None) -> Concept:
     changed = {}
-    for key in _FOLDERS:
+    for key in _PATHS:
         folder = getattr(concept, key)
         if folder and beside is not None:
             changed[key] = str((beside / expand(folder)).resolve())

@@ -18,6 +18,7 @@ LR_SCHEDULES = ("constant", "constant_with_warmup", "linear", "linear_with_warmu
                 "cosine_annealing", "cosine_annealing_with_restarts", "polynomial", "rex", "adafactor")  # fmt: skip
 LOSSES = ("l2", "huber", "smooth_l1", "l1")
 HUBER_SCHEDULES = ("snr", "exponential", "constant")
+BUCKET_RULES = ("area", "kohya", "one size")
 LORA_TYPES = ("LoRA", "LoHa", "LoKr")
 SAMPLERS = ("DDIM", "PNDM", "EulerDiscrete", "EulerAncestralDiscrete", "DPMSolverMultistep", "UniPCMultistep",
             "DEISMultistep")  # fmt: skip
@@ -155,16 +156,25 @@ class Settings:
 
     resolution: int = setting(512, "Image Processing", "Max resolution",
         "Pictures are scaled to buckets of about this many pixels squared.", low=64, high=2048, step=64)
+    resolution_height: int = setting(0, "Image Processing", "Height, where it is another",
+        "Makes the resolution a shape of so many pixels' height; 0: square. Buckets have its area, the one size its "
+        "shape.", low=0, high=2048, step=64, applies="bucket_rule != 'area'", advanced=True)
+    bucket_rule: str = setting("area", "Image Processing", "Bucket rule",
+        "area: shapes up to 2:1, the nearest by ratio. kohya: shapes, choice and crop as kohya's scripts have them, so "
+        "that runs compare. one size: every picture is cropped to the resolution.", choices=BUCKET_RULES,
+        advanced=True)
     bucket_step: int = setting(64, "Image Processing", "Bucket step",
-        "Sides of buckets are multiples of this many pixels.", low=8, high=256, step=8, advanced=True)
+        "Sides of buckets are multiples of this many pixels.", low=8, high=256, step=8,
+        applies="bucket_rule != 'one size'", advanced=True)
     bucket_min_side: int = setting(0, "Image Processing", "Bucket minimum side",
-        "No bucket is narrower than this many pixels; 0: as narrow as 2:1 makes it.",
-        low=0, high=2048, step=64, advanced=True)
+        "No bucket is narrower than this many pixels; 0: as narrow as 2:1 makes it, or half the resolution by kohya's "
+        "rule.", low=0, high=2048, step=64, applies="bucket_rule != 'one size'", advanced=True)
     bucket_max_side: int = setting(0, "Image Processing", "Bucket maximum side",
-        "No bucket is longer than this many pixels; 0: as long as 2:1 makes it.",
-        low=0, high=4096, step=64, advanced=True)
+        "No bucket is longer than this many pixels; 0: as long as 2:1 makes it, or twice the resolution by kohya's "
+        "rule.", low=0, high=4096, step=64, applies="bucket_rule != 'one size'", advanced=True)
     bucket_no_upscale: bool = setting(False, "Image Processing", "Don't enlarge pictures",
-        "Small pictures get buckets of their own size instead of being enlarged to the resolution.", advanced=True)
+        "Small pictures get buckets of their own size instead of being enlarged to the resolution.",
+        applies="bucket_rule != 'one size'", advanced=True)
     hflip: bool = setting(False, "Image Processing", "Apply horizontal flip",
         "Mirror half of all showings, drawn anew each time. Not for faces, text or anything with a left and a right.")
     dynamic_img_norm: bool = setting(False, "Image Processing", "Dynamic image normalization",

@@ -72,6 +72,9 @@ def diffusion_losses(
         predicted = predict(seen)
         target = schedule.target(clean, noise, t)
     weights = loss_masks.batch(examples) if loss_masks else None
+    if batch.regularizes:
+        errors = picture_losses(predicted, target, t, schedule, settings, weights)
+        return _regularized(errors, batch, settings, prior_weight)
     return _losses(predicted, target, t, schedule, settings, weights, len(batch.instances), prior_weight)
 
 
@@ -112,6 +115,21 @@ def _losses(
     instance, prior = mean(slice(n)), mean(slice(n, None))
     total = instance + prior_weight * prior if settings.split_loss else mean(slice(None))
     return Losses(total, instance, prior)
+
+
+def _regularized(errors: torch.Tensor, batch: Batch, settings: Settings, prior_weight: float) -> Losses:
+    """With regularization pictures among the others: one mean of them all, in which those count ``prior_weight``.
+
+    So do kohya's sd-scripts. Class partners, where a concept has them too, keep a mean of their own.
+    """
+    n = len(batch.instances)
+    weight = prior_weight if settings.split_loss else 1.0
+    shares = torch.tensor([weight if example.is_class else 1.0 for example in batch.instances])
+    instance = (errors[:n] * to_device(shares, errors.device)).mean()
+    if n == len(errors):
+        return Losses(instance, instance, None)
+    prior = errors[n:].mean()
+    return Losses(instance + prior_weight * prior if settings.split_loss else errors.mean(), instance, prior)
 
 
 def picture_losses(

@@ -14,6 +14,7 @@ from PIL import Image
 from dreambooth.dataset.pixels import load_mask, load_pixels
 from dreambooth.dataset.plan import Plan
 from dreambooth.dataset.planning import make_plan
+from dreambooth.dataset.table import table
 from dreambooth.dataset.variation import Variation, tags_of
 from dreambooth.errors import UserError
 from dreambooth.settings import Concept, Settings
@@ -150,7 +151,7 @@ def test_repeats(tmp_path: Path) -> None:
         assert all(len({e.bucket for e in batch.instances}) == 1 for batch in batches)
     captions = {(e.path, e.caption) for epoch in range(2) for b in plan.epoch(0, epoch, 1) for e in b.instances}
     assert len(captions) > 14, "the times of an epoch differ"
-    assert plan.table()[0]["repeats"] == 3
+    assert table(plan)[0]["repeats"] == 3
     assert plan.fingerprint() != make_plan([once], FIXED).fingerprint()
 
 

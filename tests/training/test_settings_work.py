@@ -133,6 +133,12 @@ ELSEWHERE = {
         ("keep_tokens", "tag_dropout", "caption_dropout", "bucket_min_side", "bucket_max_side", "bucket_no_upscale"),
         "tests/dataset/test_variation.py::test_setting_changes_what_is_shown",
     ),
+    "bucket_rule": "tests/dataset/test_kohya_rule.py::test_each_rule_gives_its_own_crops",
+    "resolution_height": "tests/dataset/test_kohya_rule.py::test_each_rule_gives_its_own_crops",
+    **dict.fromkeys(
+        ("bucket_rule", "resolution_height"),
+        "tests/dataset/test_kohya_rule.py::test_each_rule_gives_its_own_crops",
+    ),
     "max_token_length": "tests/training/test_prompts.py::test_what_stands_beyond_the_limit_is_not_learned",
     "gradient_set_to_none": "tests/training/test_optimizers.py",
     "gradient_checkpointing": "tests/training/test_optimizers.py",

@@ -1,0 +1,29 @@
+"""Pictures as a table of text, for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Row = Mapping[str, Any]
+_COLUMNS: dict[str, Callable[[Row], str]] = {
+    "picture": lambda row: Path(row["path"]).name,
+    "kind": lambda row: row["kind"],
+    "size": lambda row: "x".join(map(str, row.get("size", ()))),
+    "bucket": lambda row: "x".join(map(str, row.get("bucket", ()))),
+    "kept": lambda row: f"{row['kept']:.0%}" if "kept" in row else "",
+    "repeats": lambda row: str(row.get("repeats", "")),
+    "tokens": lambda row: str(row.get("tokens", "")),
+    "caption": lambda row: " | ".join(row.get("captions", ())),
+}
+
+
+def picture_table(rows: Sequence[Row]) -> str:
+    """A line for each picture, and below it what is to be known of it."""
+    cells = [[*_COLUMNS], *([text(row) for text in _COLUMNS.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    widths[-1] = 0  # the last column may be as wide as it is
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    told = [[], *([f"    ! {warning}" for warning in row["warnings"]] for row in rows)]
+    return "\n".join(line for one, notes in zip(lines, told, strict=True) for line in (one, *notes))

@@ -1,0 +1,123 @@
+"""The captions of a folder as they lie on disk, for editing: what training reads, and the very bytes it is read from.
+
+A caption of several lines is edited line by line; its lines stay lines.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from dreambooth.dataset.caption_writing import bytes_of
+from dreambooth.dataset.captions import decode_text, read_caption
+from dreambooth.dataset.pictures import find_pictures, masks_of
+from dreambooth.dataset.variation import tags_of
+from dreambooth.errors import UserError
+
+ENDINGS = (".txt", ".caption")  # of several, the first that is there; the first where there is none
+_BRACES = re.compile(r"\{[^{}]*\}")
+_LINE_END = re.compile(r"(\r\n|\r|\n)")
+
+
+@dataclass(frozen=True)
+class CaptionFile:
+    """One caption, and the pictures that it is for: more than one where they differ only in their ending."""
+
+    path: Path  # of the file, which need not exist yet
+    pictures: tuple[Path, ...]
+    text: str  # with its line ends; of pictures without a file, what training reads from their name
+    data: bytes | None = None  # what the file holds; None: there is none
+    note: str = ""  # what a person should know about how it was read
+
+    @cached_property
+    def tags(self) -> dict[str, None]:
+        """Its different tags, in their order."""
+        return dict.fromkeys(tag for line in lines_of(self.text) for tag in parts_of(line))
+
+
+@dataclass(frozen=True)
+class Captions:
+    """All captions of a folder, in the order of its pictures."""
+
+    folder: Path
+    files: tuple[CaptionFile, ...]
+    problems: tuple[str, ...] = ()  # captions that can't be read, which no edit touches
+
+    @property
+    def pictures(self) -> int:
+        return sum(len(file.pictures) for file in self.files)
+
+    def counts(self) -> dict[str, int]:
+        """In how many pictures each tag stands, the most frequent first."""
+        counted: Counter[str] = Counter()
+        for file in self.files:
+            for tag in file.tags:
+                counted[tag] += len(file.pictures)
+        return dict(sorted(counted.items(), key=lambda item: (-item[1], item[0].casefold(), item[0])))
+
+
+def read_captions(folder: Path, progress: Callable[[int, int, str], None] | None = None) -> Captions:
+    """The captions of all pictures in the folder and below it. UserError when the folder can't be read."""
+    pictures = find_pictures(folder)
+    masks = set(masks_of(pictures).values())
+    beside: dict[Path, list[Path]] = defaultdict(list)
+    for picture in pictures:
+        if picture not in masks:
+            beside[picture.with_suffix("")].append(picture)
+    found, problems = [], []
+    for number, (stem, named) in enumerate(beside.items()):
+        if progress and number % 100 == 0:
+            progress(number, len(beside), "captions")
+        try:
+            found.append(_read(stem, tuple(named)))
+        except UserError as error:
+            problems += error.problems
+    return Captions(Path(folder), tuple(found), tuple(problems))
+
+
+def read_again(file: CaptionFile) -> CaptionFile:
+    """As it is on disk now. UserError when it can't be read."""
+    return _read(file.path.with_suffix(""), file.pictures)
+
+
+def _read(stem: Path, pictures: tuple[Path, ...]) -> CaptionFile:
+    for ending in ENDINGS:
+        path = stem.with_name(stem.name + ending)
+        data = bytes_of(path)
+        if data is not None:
+            text, note = decode_text(data, path)
+            return CaptionFile(path, pictures, text, data, note)
+    path = stem.with_name(stem.name + ENDINGS[0])
+    return CaptionFile(path, pictures, read_caption(pictures[0]).text)
+
+
+def parts_of(line: str) -> list[str]:
+    """The tags of a line, as training parts them; a comma in a wildcard, {red, soft|blue}, parts nothing."""
+    if not any(mark in line for mark in "([{\\"):
+        return [tag for tag in map(str.strip, line.split(",")) if tag]
+    whole = _BRACES.sub(lambda match: match[0].replace(",", "\0"), line)
+    return [tag.replace("\0", ",") for tag in tags_of(whole)]
+
+
+def lines_of(text: str) -> list[str]:
+    return _LINE_END.split(text)[::2]
+
+
+def by_line(text: str, edit: Callable[[str], str]) -> str:
+    """The text with each line that says something edited, its line ends as they are."""
+    pieces = _LINE_END.split(text)
+    pieces[::2] = [edit(line) if line.strip() else line for line in pieces[::2]]
+    return "".join(pieces)
+
+
+def having(files: Iterable[CaptionFile], with_tags: str = "", without_tags: str = "") -> list[CaptionFile]:
+    """Those that have all of these tags and none of those, in any case."""
+    wanted, unwanted = ({tag.casefold() for tag in parts_of(tags)} for tags in (with_tags, without_tags))
+    if not wanted and not unwanted:
+        return list(files)
+    known = ((file, {tag.casefold() for tag in file.tags}) for file in files)
+    return [file for file, tags in known if wanted <= tags and not unwanted & tags]
