@@ -15,6 +15,7 @@ from dreambooth.settings import Folders
 from dreambooth.settings.tagging import CPU, Tagging
 
 if TYPE_CHECKING:
+    from dreambooth.captioning.answers import Captioner
     from dreambooth.captioning.work import Captioned
     from dreambooth.runs.report import Report
     from dreambooth.settings import Concept, ModelFolder, Settings
@@ -57,26 +58,29 @@ def tag(
     """
     from dreambooth.captioning import finding, work
     from dreambooth.captioning.answers import Counted
-    from dreambooth.captioning.loading import lent
+    from dreambooth.captioning.loading import ask_model
     from dreambooth.hosts.alone import best_device
 
     counted, rows, state = Counted(), [], "done"
     wanted = {folder: work.wanted_in(folder, options, counted) for folder in _folders_of(source)}
     wanted = work.spread(wanted, limit)
+
+    def ask(captioner: Captioner) -> None:
+        counted.notes += captioner.notes
+        for folder, its in wanted.items():
+            found = work.captioned(captioner, its, options, counted, progress)
+            if write:
+                work.write_all(folder, found, counted, f"tagged with {options.model.strip()}")
+            else:
+                rows.extend(map(_row, found))
+
     if wanted:
         path = finding.located(options.model, folders.models, options.token, progress)
         on = "cpu" if options.device == CPU else device or best_device()
-        with lent(path, options, on, borrow_gpu, progress) as captioner:
-            counted.notes += captioner.notes
-            try:
-                for folder, its in wanted.items():
-                    found = work.captioned(captioner, its, options, counted, progress)
-                    if write:
-                        work.write_all(folder, found, counted, f"tagged with {options.model.strip()}")
-                    else:
-                        rows += map(_row, found)
-            except Cancelled:
-                state = "cancelled"
+        try:
+            ask_model(path, options, on, borrow_gpu, progress, ask)
+        except Cancelled:
+            state = "cancelled"
     return {"state": state, "model": options.model.strip(), **dataclasses.asdict(counted), "captions": rows}
 
 

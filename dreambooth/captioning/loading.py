@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int, str], None]
 
 
-@contextlib.contextmanager
-def lent(
+def ask_model(
     path: Path,
     options: Tagging,
     device: torch.device | str,
     borrow_gpu: Callable[[], Any] | None,
     progress: Progress,
-) -> Iterator[Captioner]:
-    """The model for as long as it is needed; afterwards the memory is free, and the host has its GPU back."""
+    ask: Callable[[Captioner], None],
+) -> None:
+    """``ask(model)``, and the model's memory is free again, and the host has its GPU back."""
     import torch
 
     device = torch.device(device)
@@ -40,7 +40,7 @@ def lent(
         progress(0, 0, "loading the model")
         borrowed.callback(_free_memory)
         try:
-            yield load(path, options, device)
+            ask(load(path, options, device))
         except BaseException as error:
             _let_go(error)
             raise

@@ -19,11 +19,12 @@ def loaded(folder: Path, model_class: str, dtype: torch.dtype, device: torch.dev
 
     if not hasattr(transformers, model_class):
         raise UserError(f"{folder}: transformers {transformers.__version__} is too old for such models. Update it.")
+    named = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
     only_here = {"local_files_only": True, "trust_remote_code": False}
     try:
         processor = transformers.AutoProcessor.from_pretrained(str(folder), **only_here)
         model, told = getattr(transformers, model_class).from_pretrained(
-            str(folder), torch_dtype=dtype, use_safetensors=True, output_loading_info=True, **only_here
+            str(folder), **{named: dtype}, use_safetensors=True, output_loading_info=True, **only_here
         )
     except Exception as error:  # of any kind, whatever in the files is not as it should be
         raise UserError(_why(folder, error)) from error

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from dreambooth.cli import commands, picture_commands
-from dreambooth.cli.options import add_settings
+from dreambooth.cli.options import add_option, add_settings
 from dreambooth.hosts.alone import Alone
-from dreambooth.settings import CREATION, Setting
+from dreambooth.settings import CREATION
 from dreambooth.settings.creation import PRECISIONS
 from dreambooth.settings.tools import EXTRACTION, MERGING, RESIZING, SIZE
 
@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
         help="a .safetensors or .ckpt file, a diffusers folder, or a model of the Hugging Face hub",
     )
     for setting in CREATION.values():
-        _add_option(create, setting)
+        add_option(create, setting)
     create.add_argument("--half", action="store_true", help="short for --precision fp16")
     create.add_argument("--replace", action="store_true", help="make an existing model anew")
 
@@ -96,7 +96,7 @@ def _add_lora_words(words: Any) -> None:
     for word, options in ((extract, EXTRACTION), (resize, RESIZING), (merge, MERGING)):
         for setting in options.values():
             if setting.group == SIZE:
-                _add_option(word, setting)
+                add_option(word, setting)
         word.add_argument("--out", required=True, metavar="FILE.safetensors")
 
 
@@ -107,16 +107,6 @@ def _word(words: Any, name: str, run: Callable[..., Any], help: str) -> argparse
     parser.add_argument("--json", action="store_true", help="machine-readable output")
     parser.set_defaults(run=run, word=name)
     return parser
-
-
-def _add_option(parser: argparse.ArgumentParser, setting: Setting) -> None:
-    """A declared setting as an option of its own."""
-    name, help = "--" + setting.key.replace("_", "-"), setting.help.replace("%", "%%")
-    help += f" (default: {setting.default})" if setting.default else ""
-    if setting.type is bool:
-        parser.add_argument(name, action="store_true", default=None, help=help)
-    else:
-        parser.add_argument(name, choices=setting.choices or None, help=help, metavar=None if setting.choices else "X")
 
 
 def _add_loras(parser: argparse.ArgumentParser) -> None:

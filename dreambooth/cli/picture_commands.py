@@ -8,11 +8,12 @@ from typing import Any
 
 from dreambooth import picture_actions
 from dreambooth.cli.commands import chosen, folders, in_job
-from dreambooth.cli.options import add_settings
+from dreambooth.cli.options import add_option, add_settings
 from dreambooth.cli.picture_table import picture_table
 from dreambooth.errors import UserError
 from dreambooth.files import expand
 from dreambooth.settings import ModelFolder, Settings, parse
+from dreambooth.settings.tagging import TAGGING, Tagging
 from dreambooth.terminal import ProgressBar
 
 
@@ -24,6 +25,29 @@ def add_words(words: Any, word: Callable[..., Any]) -> None:
         "--model", metavar="NAME", help="the model to be trained: its tokenizer, memory, time, settings"
     )
     add_settings(parser)
+
+    parser = word(words, "tag", tag, "have a model write captions for the pictures of a folder")
+    parser.add_argument("path", metavar="FOLDER", help="with pictures; or a concepts list (.json) or a dataset.toml")
+    for setting in TAGGING.values():
+        add_option(parser, setting)
+    parser.add_argument("--limit", type=int, metavar="N", help="look at so many pictures only, taken from all over")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be written, and write nothing")
+
+
+def tag(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
+    given = {key: getattr(args, key) for key in TAGGING if getattr(args, key) is not None}
+    options = parse(Tagging, given)
+    told = in_job(
+        "tag",
+        lambda controls: picture_actions.tag(
+            folders(args), args.path, options, limit=args.limit, write=not args.dry_run,
+            progress=controls.watched(bar.show),
+        ),
+    )  # fmt: skip
+    if not args.json:
+        for note in told.pop("notes"):
+            bar.line(note)
+    return told
 
 
 def plan(args: argparse.Namespace, bar: ProgressBar) -> Any:

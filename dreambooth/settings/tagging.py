@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from dreambooth.settings.declare import declared, setting
 
 LEAVE, APPEND, PREPEND, REPLACE = EXISTING = ("leave", "append", "prepend", "replace")
-CONFIDENCE, ALPHABET, MODEL = ORDERS = ("by confidence", "by alphabet", "as the model lists them")
-HOST, CPU = DEVICES = ("as the host", "cpu")
-AUTO = "auto"
+CONFIDENCE, ALPHABET, MODEL = ORDERS = ("confidence", "alphabet", "model")
+AUTO, CPU = DEVICES = ("auto", "cpu")
 PRECISIONS = {AUTO: "", "fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 TAGS, SENTENCES = "Tags", "Sentences"
 
@@ -39,7 +38,8 @@ class Tagging:
         "Of taggers: tags that the model is surer of than this are taken.", low=0, high=1, step=0.01)
     character_threshold: float = setting(0.85, TAGS, "Threshold of characters",
         "The same for the names of characters.", low=0, high=1, step=0.01)
-    tag_order: str = setting(CONFIDENCE, TAGS, "Order of tags", "Of taggers.", choices=ORDERS)
+    tag_order: str = setting(CONFIDENCE, TAGS, "Order of tags",
+        "The surest first, by alphabet, or as the model lists them.", choices=ORDERS)
     replace_underscores: bool = setting(True, TAGS, "Spaces for underscores",
         "long_hair becomes long hair; faces like ^_^ stay.")
     escape_brackets: bool = setting(False, TAGS, "Escape brackets",
@@ -51,7 +51,7 @@ class Tagging:
         "Of captioners, in the model's tokens.", low=5, high=2000)
     batch_size: int = setting(4, "Work", "Batch size",
         "Pictures at once. More is faster on a GPU, until its memory is full.", low=1, high=256)
-    device: str = setting(HOST, "Work", "Device", "cpu leaves the GPU alone.", choices=DEVICES)
+    device: str = setting(AUTO, "Work", "Device", "cpu leaves the GPU alone, and is slow.", choices=DEVICES)
     precision: str = setting(AUTO, "Work", "Precision",
         "auto: half on a GPU, fp32 on a processor. Of no effect with .onnx.", choices=tuple(PRECISIONS))
     token: str = setting("", "Work", "Hugging Face token",

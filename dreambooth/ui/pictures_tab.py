@@ -9,6 +9,7 @@ import gradio as gr
 from dreambooth.ui.desk import Desk
 from dreambooth.ui.fields import Fields
 from dreambooth.ui.gradio_versions import control
+from dreambooth.ui.tag_form import TagForm
 
 
 class PicturesTab:
@@ -23,7 +24,12 @@ class PicturesTab:
             max_lines=1,
             elem_id="db_pictures_folder",
         )
-        self.forms: list[Any] = []
+        self.tagging = TagForm()
+        self.forms: list[Any] = [self.tagging]
+
+    def listed(self) -> list[tuple[str, Any]]:
+        """(kind of files, control that offers them)."""
+        return self.tagging.listed()
 
     def buttons(self) -> list[Any]:
         """What waits for the end of other work."""
