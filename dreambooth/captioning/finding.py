@@ -74,20 +74,24 @@ def located(source: str, models: Path, token: str = "", progress: Progress | Non
 
 
 def wanted(repo: str, names: list[str]) -> list[str]:
-    """Of a repository's files those that are needed here. UserError where it is no model of any kind."""
+    """Of a repository's files those that are needed here. UserError where it is no model of any kind.
+
+    What the model is recognised by comes last, so that one that did not come whole is none.
+    """
     top = [name for name in names if "/" not in name]
     kinds = tagger_kinds(top)
     if kinds and usable(kinds, repo) == ONNX:
         model = onnx_file(top)
-        return [TAGS, *(name for name in top if name.startswith(model))]  # large ones keep weights beside themselves
+        return [*(name for name in top if name.startswith(model) and name != model), model, TAGS]
     if kinds:
-        return [TAGS, CONFIG, "model.safetensors"]
+        return ["model.safetensors", CONFIG, TAGS]
     if CONFIG not in top:
         raise UserError(f"{repo} is no model that writes captions: it must be {TAKEN}.")
     weights = [name for name in top if _WEIGHTS.fullmatch(name)]
     if not has_safetensors(weights):
         raise UserError(f"{repo} has no weights as .safetensors{pickles(top)}.")
-    return [*weights, *(name for name in top if name.endswith(_TEXTS) and name not in weights)]
+    texts = [name for name in top if name.endswith(_TEXTS) and name not in (*weights, CONFIG)]
+    return [*weights, *texts, CONFIG]
 
 
 def _nothing(models: Path) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dreambooth.captioning.answers import Captioner
 from dreambooth.captioning.labels import read_labels
 from dreambooth.captioning.recognise import BLIP, GIT, ONNX, TAGS, TIMM, VISION_LANGUAGE, kind_of, onnx_file, usable
+from dreambooth.errors import UserError
 from dreambooth.settings.tagging import AUTO, PRECISIONS, Tagging
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ def _dtype(kind: str, options: Tagging, device: torch.device) -> torch.dtype:
     """As asked for; by itself, on a GPU the half in which such models don't overflow."""
     import torch
 
+    if options.precision == "fp16" and device.type == "cpu":
+        raise UserError("precision (Precision): fp16 needs a GPU. Choose auto, fp32 or bf16.")
     if options.precision != AUTO:
         return getattr(torch, PRECISIONS[options.precision])
     if device.type != "cuda":

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 
 from dreambooth.captioning.answers import Answer
+from dreambooth.dataset.caption_files import parts_of
 from dreambooth.settings.tagging import ALPHABET, APPEND, CONFIDENCE, PREPEND, Tagging
 
 # Tags that are faces: their underscores are mouths. The list that is published with the WD14 taggers.
@@ -13,7 +14,7 @@ FACES = frozenset({
     "0_0", "(o)_(o)", "+_+", "+_-", "._.", "<o>_<o>", "<|>_<|>", "=_=", ">_<", "3_3", "6_9", ">_o", "@_@", "^_^", "o_o",
     "u_u", "x_x", "|_|", "||_||",
 })  # fmt: skip
-_COMMA = re.compile(r",(?!\d)|(?<!\d),")  # but not the one in 1,000
+_IN_NUMBER = re.compile(r"(?<=\d),(?=\d)")  # the comma of 1,000 parts nothing
 
 
 def caption(answer: Answer, existing: str, options: Tagging) -> str:
@@ -41,8 +42,9 @@ def said(answer: Answer, options: Tagging) -> list[str]:
 
 
 def parts(text: str) -> list[str]:
-    """What stands between commas, each on one line, without what is empty."""
-    return [part for part in (" ".join(part.split()) for part in _COMMA.split(text)) if part]
+    """The tags of a text, as training parts them, each on one line."""
+    whole = parts_of(_IN_NUMBER.sub("\1", text))
+    return [" ".join(part.replace("\1", ",").split()) for part in whole]
 
 
 def _line(new: list[str], old: list[str], options: Tagging) -> str:

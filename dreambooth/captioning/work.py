@@ -89,7 +89,7 @@ def captioned(
     """
     done, size = 0, options.batch_size
     batches = [wanted[start : start + size] for start in range(0, len(wanted), size)]
-    with ThreadPoolExecutor(2, "dreambooth-pictures") as pool:
+    with _decoders() as pool:
         ahead = _submitted(pool, captioner, batches[0] if batches else [])
         for number, batch in enumerate(batches):
             progress(done, len(wanted), "pictures")
@@ -122,6 +122,16 @@ def write_all(folder: Path, found: Iterator[Captioned], counted: Counted, what: 
     finally:
         if changes:
             counted.written += write_captions(folder, changes, what)
+
+
+@contextlib.contextmanager
+def _decoders() -> Iterator[ThreadPoolExecutor]:
+    """Threads that read pictures; what they did not begin with is left when the work ends."""
+    pool = ThreadPoolExecutor(2, "dreambooth-pictures")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _submitted(pool: ThreadPoolExecutor, captioner: Captioner, batch: Sequence[Wanted]) -> list[Future[Any]]:

@@ -29,7 +29,7 @@ class Tagging:
     additional_tags: str = setting("", "Captions", "Additional tags",
         "With commas between; in every caption that is written, after the trigger word.")
     excluded_tags: str = setting("", "Captions", "Excluded tags",
-        "With commas between; never taken from the model. * stands for anything: *hair leaves out long hair.")
+        "With commas between; never taken from the model. A star stands for anything: *hair leaves out long hair.")
     remove_duplicates: bool = setting(True, "Captions", "Remove duplicates",
         "Of what stands twice between commas, the first stays.")
     caption_extension: str = setting(".txt", "Captions", "Ending of caption files",

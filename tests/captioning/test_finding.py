@@ -124,13 +124,15 @@ def test_of_a_repository_only_what_is_needed_is_fetched(monkeypatch):
         pytest.importorskip(library)
     tagger = ["README.md", "config.json", "model.msgpack", "model.onnx", "model.safetensors", "selected_tags.csv",
               "sw_jax_cv_config.json", "variables/variables.index"]  # fmt: skip
-    assert wanted("org/wd", tagger) == ["selected_tags.csv", "model.onnx"]
+    assert wanted("org/wd", tagger) == ["model.onnx", "selected_tags.csv"]
+    large = ["model.onnx", "model.onnx_data", "selected_tags.csv"]
+    assert wanted("org/large", large) == ["model.onnx_data", "model.onnx", "selected_tags.csv"]
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    assert wanted("org/wd", tagger) == ["selected_tags.csv", "config.json", "model.safetensors"]
+    assert wanted("org/wd", tagger) == ["model.safetensors", "config.json", "selected_tags.csv"]
     vlm = ["config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
            "model.safetensors.index.json", "merges.txt", "tokenizer.json", "chat_template.jinja", "pytorch_model.bin",
            "consolidated.safetensors", "modeling_evil.py", "onnx/decoder.onnx", ".gitattributes"]  # fmt: skip
-    assert sorted(wanted("org/vlm", vlm)) == sorted(vlm[:7])
+    assert sorted(wanted("org/vlm", vlm)) == sorted(vlm[:7]) and wanted("org/vlm", vlm)[-1] == "config.json"
     with pytest.raises(UserError, match=r"org/old has no weights as .safetensors .pickles like pytorch_model.bin"):
         wanted("org/old", ["config.json", "pytorch_model.bin"])
     with pytest.raises(UserError, match="org/sd is no model that writes captions"):
