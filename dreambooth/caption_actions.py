@@ -1,15 +1,15 @@
-"""What can be done with pictures and captions, one function each; beside :mod:`dreambooth.actions`, for the same
-callers.
-"""
+"""What can be done with the captions of a folder, one function each; beside :mod:`dreambooth.actions`."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import UserError
 from dreambooth.files import expand
+from dreambooth.settings import Concept, nearest
 
 if TYPE_CHECKING:
     from dreambooth.dataset.caption_edits import Plan
@@ -20,78 +20,102 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int, str], None]
 
 
-# -- captions -------------------------------------------------------------------------------------------------
-
-
 def captions(path: str | Path, progress: Progress | None = None) -> Captions:
     """The captions of a folder, or of the one folder that a concepts list or configuration names."""
     from dreambooth.dataset.caption_files import read_captions
+    from dreambooth.dataset.captions import CaptionFiles
 
-    return read_captions(captions_folder(path), progress)
+    concept = _concept(path)
+    return read_captions(expand(concept.instance_data_dir), CaptionFiles.of(concept), progress)
 
 
-def captions_folder(path: str | Path) -> Path:
-    """The folder whose captions are meant. UserError where there are several."""
+def folder_of(path: str | Path) -> Path:
+    """The folder whose captions they are: where its history lies."""
+    return expand(_concept(path).instance_data_dir)
+
+
+def within(captions: Captions, scope: Scope) -> Captions:
+    """Those of the pictures that are meant."""
+    from dreambooth.dataset.caption_files import having
+
+    return dataclasses.replace(captions, files=tuple(having(captions.files, scope.with_tags, scope.without_tags)))
+
+
+def file_of(captions: Captions, name: str) -> CaptionFile:
+    """The caption of a picture, by the name of the picture or of its caption file, seen from the folder."""
+    path = captions.folder / name
+    for file in captions.files:
+        if path == file.path or path in file.pictures:
+            return file
+    names = [picture.name for file in captions.files for picture in file.pictures]
+    raise UserError(f"{name}: is no picture of {captions.folder}{nearest(name, names)}.")
+
+
+def _concept(path: str | Path) -> Concept:
+    """Where the captions are, and how they are read. UserError where they are in several places, or in no files."""
     from dreambooth.dataset.found import found_at
 
     if not str(path).strip():
         raise UserError("Give the folder with the pictures.")
     path = expand(str(path).strip())
     if not path.is_file():
-        return path
-    folders = sorted({concept.instance_data_dir for concept in found_at(path).concepts})
-    if len(folders) != 1:
-        raise UserError(f"{path}: names {len(folders)} folders. Give one of them: {', '.join(folders)}.")
-    return expand(folders[0])
+        return Concept(instance_data_dir=str(path))
+    found = {concept.instance_data_dir: concept for concept in found_at(path).concepts}
+    if len(found) != 1:
+        raise UserError(f"{path}: names {len(found)} folders. Give one of them: {', '.join(found)}.")
+    [concept] = found.values()
+    if concept.metadata_file.strip():
+        raise UserError(f"{path}: its captions stand in {concept.metadata_file}, not in files beside the pictures.")
+    return concept
 
 
-def find_in_captions(captions: Captions, options: Replacing, scope: Scope) -> list[CaptionFile]:
+def find(captions: Captions, options: Replacing, scope: Scope) -> list[CaptionFile]:
     """The captions in which something is found."""
     from dreambooth.dataset.caption_edits import matching
 
     return matching(captions, options, scope)
 
 
-def plan_captions(captions: Captions, options: Any, scope: Scope) -> Plan:
+def plan(captions: Captions, options: Any, scope: Scope) -> Plan:
     """What an edit would change; ``options``: one of those in settings/captions.py. Nothing is written."""
     from dreambooth.dataset.caption_edits import plan
 
     return plan(captions, options, scope)
 
 
-def plan_caption(file: CaptionFile, text: str) -> Plan:
+def plan_by_hand(file: CaptionFile, text: str) -> Plan:
     """One caption as it was written by hand."""
     from dreambooth.dataset.caption_edits import plan_text
 
     return plan_text(file, text)
 
 
-def write_captions(folder: Path, plan: Plan, progress: Progress | None = None) -> Written:
+def write(folder: Path, plan: Plan, progress: Progress | None = None) -> Written:
     """Carry out what was planned. UserError, and nothing is written, where a file changed since."""
     from dreambooth.dataset.caption_writing import write_changes
 
     return write_changes(folder, [planned.change for planned in plan.changes], plan.what, progress)
 
 
-def undo_captions(folder: Path, progress: Progress | None = None) -> Written:
+def undo(path: str | Path, progress: Progress | None = None) -> Written:
     """Take back the last edit of this folder's captions."""
     from dreambooth.dataset.caption_writing import undo
 
-    return undo(folder, progress)
+    return undo(folder_of(path), progress)
 
 
-def redo_captions(folder: Path, progress: Progress | None = None) -> Written:
+def redo(path: str | Path, progress: Progress | None = None) -> Written:
     """Do again what was taken back last."""
     from dreambooth.dataset.caption_writing import redo
 
-    return redo(folder, progress)
+    return redo(folder_of(path), progress)
 
 
-def caption_history(folder: Path) -> list[dict[str, Any]]:
+def history(path: str | Path) -> list[dict[str, Any]]:
     """The edits of this folder's captions, newest first: what, when, how many files, and whether it is in effect."""
     from dreambooth.dataset.caption_journal import Journal
 
-    journal = Journal(folder)
+    journal = Journal(folder_of(path))
     done, going_to = journal.position()
     broken_off = journal.between(done, going_to)
     return [

@@ -12,7 +12,7 @@
     }, 1000);
 
     const TABS = {
-        settings: "Settings", concepts: "Concepts", saving: "Saving", tools: "Tools", select: "Select", create: "Create",
+        settings: "Settings", concepts: "Concepts", pictures: "Pictures", saving: "Saving", tools: "Tools", select: "Select", create: "Create",
     };
 
     function openTab(name) {
@@ -59,6 +59,47 @@
         if (window.gradio_config?.version?.startsWith("3.") && field.closest?.("#db_page") && field.matches("input")) {
             field.dispatchEvent(new KeyboardEvent("keyup"));
         }
+    });
+
+    // A picture of the look is shown large: its number goes into a field that the server listens to.
+    function pick(number) {
+        const field = root().querySelector("#db_look_picked textarea, #db_look_picked input");
+        if (!field) return;
+        field.value = number;
+        field.dispatchEvent(new Event("input", { bubbles: true }));
+    }
+
+    const pickedNow = () => root().querySelector("#db_look_large .db_large") &&
+        root().querySelector("#db_look_picked textarea, #db_look_picked input").value;
+
+    document.addEventListener("click", (event) => {
+        const path = event.composedPath().filter((part) => part.classList);
+        const picture = path.find((part) => part.classList.contains("db_picture"));
+        if (picture) pick(picture.dataset.number);
+        const inside = path.some((part) => part.classList.contains("db_large_inner"));
+        const close = path.some((part) => part.classList.contains("db_close"));
+        if (close || (!inside && path.some((part) => part.classList.contains("db_large")))) pick("");
+    });
+
+    document.addEventListener("keydown", (event) => {
+        const target = event.composedPath()[0];
+        if (event.key === "Enter" && target.matches?.(".db_picture")) pick(target.dataset.number);
+        const picked = pickedNow();
+        if (!picked) return;
+        const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+        const numbers = [...root().querySelectorAll("#db_look_gallery .db_picture")].map((one) => one.dataset.number);
+        if (event.key === "Escape") pick("");
+        else if (step) pick(numbers[numbers.indexOf(picked) + step] ?? picked);
+    });
+
+    // A click on a tag or a picture of the captions goes into a field that the server listens to; when it was makes
+    // two clicks on the same thing differ.
+    document.addEventListener("click", (event) => {
+        const picked = event.composedPath().find((part) => part.dataset?.dbPick);
+        const field = root().querySelector("#db_captions_picked textarea, #db_captions_picked input");
+        if (!picked || !field) return;
+        field.value = `${Date.now()} ${picked.dataset.dbPick} ${picked.dataset.dbValue}`;
+        field.dispatchEvent(new Event("input", { bubbles: true }));
     });
 
     document.addEventListener("click", (event) => {

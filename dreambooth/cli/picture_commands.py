@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dreambooth import picture_actions
+from dreambooth.cli import caption_commands
 from dreambooth.cli.commands import chosen, folders, in_job
 from dreambooth.cli.options import add_option, add_settings
 from dreambooth.cli.picture_table import picture_table
@@ -25,6 +26,7 @@ def add_words(words: Any, word: Callable[..., Any]) -> None:
         "--model", metavar="NAME", help="the model to be trained: its tokenizer, memory, time, settings"
     )
     add_settings(parser)
+    caption_commands.add_word(words, word)
 
     parser = word(words, "tag", tag, "have a model write captions for the pictures of a folder")
     parser.add_argument("path", metavar="FOLDER", help="with pictures; or a concepts list (.json) or a dataset.toml")

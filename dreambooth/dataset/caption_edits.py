@@ -16,6 +16,7 @@ from dreambooth.dataset.caption_files import CaptionFile, Captions, by_line, hav
 from dreambooth.dataset.caption_journal import Change
 from dreambooth.dataset.caption_writing import encoded
 from dreambooth.errors import UserError
+from dreambooth.settings import nearest
 from dreambooth.settings.captions import (
     ANY,
     BY_COUNT,
@@ -63,6 +64,7 @@ class Plan:
 
     what: str
     changes: tuple[Planned, ...] = ()
+    missing: tuple[str, ...] = ()  # why nothing changes, where that can be told: a line for each tag
 
     @property
     def pictures(self) -> int:
@@ -76,12 +78,17 @@ def plan(captions: Captions, options: Any, scope: Scope) -> Plan:
     """
     what, edit = _edit(options, captions)
     files = having(captions.files, scope.with_tags, scope.without_tags)
-    return Plan(what, _changed(files, lambda file: _edited(file.text, edit)))
+    changes = _changed(files, lambda file: _edited(file.text, edit))
+    return Plan(what, changes, () if changes else _missing(options, scope, captions))
 
 
 def plan_text(file: CaptionFile, text: str) -> Plan:
-    """One caption as it was written by hand."""
-    return Plan(f"edit {file.path.name}", _changed([file], lambda _: text))
+    """One caption as it was written by hand; the file's kind of line ends stays."""
+    ends = re.findall(r"\r\n|\r|\n", file.text)
+    lines = re.split(r"\r\n|\r|\n", text.rstrip("\r\n"))
+    last = file.text[len(file.text.rstrip("\r\n")) :]
+    written = (ends[0] if ends else "\n").join(lines) + last
+    return Plan(f"edit {file.path.name}", _changed([file], lambda _: written))
 
 
 def matching(captions: Captions, options: Replacing, scope: Scope) -> list[CaptionFile]:
@@ -89,6 +96,17 @@ def matching(captions: Captions, options: Replacing, scope: Scope) -> list[Capti
     finds = _finder(options)
     files = having(captions.files, scope.with_tags, scope.without_tags)
     return [file for file in files if any(map(finds, lines_of(file.text)))]
+
+
+def _missing(options: Any, scope: Scope, captions: Captions) -> tuple[str, ...]:
+    """The tags that an edit names and no caption has."""
+    named = parts_of(getattr(options, "find", "")) if getattr(options, "how", "") == TAG else []
+    if isinstance(options, (Merging, Removing)):
+        named = parts_of(options.tags)
+    counts = captions.counts()
+    known = {tag.casefold() for tag in counts}
+    unknown = [tag for tag in [*named, *parts_of(scope.with_tags)] if tag.casefold() not in known]
+    return tuple(f"{tag}: no caption has this tag{nearest(tag, counts)}." for tag in unknown)
 
 
 def _edited(text: str, edit: Edit) -> str:
@@ -111,7 +129,9 @@ def _edit(options: Any, captions: Captions) -> tuple[str, Edit]:
     if isinstance(options, Removing):
         return f"remove {options.tags}", _removing(options)
     if isinstance(options, Sorting):
-        return f"sort tags {options.order}", _sorting(options, captions.counts() if options.order == BY_COUNT else {})
+        return f"sort tags by {options.order}", _sorting(
+            options, captions.counts() if options.order == BY_COUNT else {}
+        )
     return "tidy tags", _tidying(options)
 
 
@@ -149,7 +169,7 @@ class _Search:
         literal = options.how != REGEX
         self.options, self.errors = options, (regex.error, IndexError)
         self.by = (lambda _: options.by) if literal else options.by
-        flags = regex.NOFLAG if options.match_case else regex.IGNORECASE
+        flags = 0 if options.match_case else regex.IGNORECASE
         try:
             self.pattern = regex.compile(regex.escape(options.find) if literal else options.find, flags)
         except (regex.error, RecursionError) as error:
@@ -216,7 +236,7 @@ def _tidying(options: Tidying) -> Edit:
 
     def tidied(tags: list[str]) -> list[str]:
         tags = [exchanged(tag) for tag in tags]
-        return _once(tags) if options.duplicates else tags
+        return tags if options.keep_duplicates else _once(tags)
 
     return _on_tags(tidied)
 

@@ -13,12 +13,12 @@ from functools import cached_property
 from pathlib import Path
 
 from dreambooth.dataset.caption_writing import bytes_of
-from dreambooth.dataset.captions import decode_text, read_caption
+from dreambooth.dataset.captions import CaptionFiles, decode_text, read_caption
 from dreambooth.dataset.pictures import find_pictures, masks_of
 from dreambooth.dataset.variation import tags_of
 from dreambooth.errors import UserError
 
-ENDINGS = (".txt", ".caption")  # of several, the first that is there; the first where there is none
+Progress = Callable[[int, int, str], None]
 _BRACES = re.compile(r"\{[^{}]*\}")
 _LINE_END = re.compile(r"(\r\n|\r|\n)")
 
@@ -31,7 +31,6 @@ class CaptionFile:
     pictures: tuple[Path, ...]
     text: str  # with its line ends; of pictures without a file, what training reads from their name
     data: bytes | None = None  # what the file holds; None: there is none
-    note: str = ""  # what a person should know about how it was read
 
     @cached_property
     def tags(self) -> dict[str, None]:
@@ -60,7 +59,7 @@ class Captions:
         return dict(sorted(counted.items(), key=lambda item: (-item[1], item[0].casefold(), item[0])))
 
 
-def read_captions(folder: Path, progress: Callable[[int, int, str], None] | None = None) -> Captions:
+def read_captions(folder: Path, kept: CaptionFiles, progress: Progress | None = None) -> Captions:
     """The captions of all pictures in the folder and below it. UserError when the folder can't be read."""
     pictures = find_pictures(folder)
     masks = set(masks_of(pictures).values())
@@ -69,30 +68,24 @@ def read_captions(folder: Path, progress: Callable[[int, int, str], None] | None
         if picture not in masks:
             beside[picture.with_suffix("")].append(picture)
     found, problems = [], []
-    for number, (stem, named) in enumerate(beside.items()):
+    for number, named in enumerate(beside.values()):
         if progress and number % 100 == 0:
             progress(number, len(beside), "captions")
         try:
-            found.append(_read(stem, tuple(named)))
+            found.append(_read(tuple(named), kept))
         except UserError as error:
             problems += error.problems
     return Captions(Path(folder), tuple(found), tuple(problems))
 
 
-def read_again(file: CaptionFile) -> CaptionFile:
-    """As it is on disk now. UserError when it can't be read."""
-    return _read(file.path.with_suffix(""), file.pictures)
-
-
-def _read(stem: Path, pictures: tuple[Path, ...]) -> CaptionFile:
-    for ending in ENDINGS:
-        path = stem.with_name(stem.name + ending)
+def _read(pictures: tuple[Path, ...], kept: CaptionFiles) -> CaptionFile:
+    for ending in kept.endings:
+        path = pictures[0].with_suffix(ending)
         data = bytes_of(path)
         if data is not None:
-            text, note = decode_text(data, path)
-            return CaptionFile(path, pictures, text, data, note)
-    path = stem.with_name(stem.name + ENDINGS[0])
-    return CaptionFile(path, pictures, read_caption(pictures[0]).text)
+            return CaptionFile(path, pictures, decode_text(data, path)[0], data)
+    path = pictures[0].with_suffix(kept.endings[0] if kept.endings else ".txt")
+    return CaptionFile(path, pictures, read_caption(pictures[0], kept).text)
 
 
 def parts_of(line: str) -> list[str]:
@@ -105,6 +98,11 @@ def parts_of(line: str) -> list[str]:
 
 def lines_of(text: str) -> list[str]:
     return _LINE_END.split(text)[::2]
+
+
+def one_line(text: str) -> str:
+    """A caption to be shown where there is room for a line."""
+    return " ⏎ ".join(line.strip() for line in lines_of(text.strip()))
 
 
 def by_line(text: str, edit: Callable[[str], str]) -> str:

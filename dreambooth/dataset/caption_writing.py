@@ -50,7 +50,7 @@ def write_changes(folder: Path, changes: Sequence[Change], what: str, progress: 
     it was then.
     """
     if not changes:
-        return Written("")
+        return Written(what)
     with _writing(Path(folder), progress) as (journal, finished):
         changed = [change.path for change in changes if bytes_of(change.path) != change.before]
         if changed:

@@ -50,7 +50,7 @@ def _with_tokens(row: Row, read: Mapping[str, Read]) -> Row:
     tokens, lost = max((read[caption] for caption in row["captions"]), key=lambda one: one.tokens)
     row |= {"tokens": tokens, "cut_off": lost}
     if lost:
-        row["warnings"] = [*row["warnings"], f"The caption is too long, its end is lost: {lost}"]
+        row["warnings"] = [*row["warnings"], f"{tokens} tokens are too many, the end is lost: {lost}"]
         row["warning_kinds"] = [*row["warning_kinds"], CUT_OFF]
     return row
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from dreambooth.settings.declare import declared, setting
 
-TEXT, TAG, REGEX = "text", "whole tag", "regular expression"
-ALL, ANY = "all of them", "any of them"
+TEXT, TAG, REGEX = "text", "tag", "regex"
+ALL, ANY = "all", "any"
 FRONT, END = "front", "end"
-BY_NAME, BY_COUNT = "by name", "most frequent first"
+BY_NAME, BY_COUNT = "name", "count"
 AS_THEY_ARE, SPACES, UNDERSCORES = "as they are", "spaces", "underscores"
 
 
@@ -35,11 +35,11 @@ class Replacing:
     """Search, and put something else there."""
 
     # fmt: off
-    find: str = setting("", "Search", "Search for", "Also a part of a word, unless you choose whole tag.")
+    find: str = setting("", "Search", "Search for", "Also a part of a word, unless it is searched as a tag.")
     by: str = setting("", "Search", "Replace by",
-        "Empty: what is found is taken out. After a regular expression, \\1 is what its first group found.")
+        "Empty: what is found is taken out. For a regular expression, \\1 is what its first group found.")
     how: str = setting(TEXT, "Search", "Search as",
-        "text: wherever it stands. whole tag: only where it is all that stands between two commas.",
+        "text: wherever it stands. tag: only where it is all between two commas. regex: a regular expression.",
         choices=(TEXT, TAG, REGEX))
     match_case: bool = _match_case()
     # fmt: on
@@ -52,7 +52,8 @@ class Merging:
     # fmt: off
     tags: str = setting("", "Tags", "Tags", "Parted by commas: 1boy, facial hair. One alone is renamed.")
     into: str = setting("", "Tags", "Become", "The tag that stands in their place, where the first of them stood.")
-    which: str = setting(ALL, "Tags", "In captions that have", "Others stay as they are.", choices=(ALL, ANY))
+    which: str = setting(ALL, "Tags", "In captions that have",
+        "all of the tags, or any of them. Others stay as they are.", choices=(ALL, ANY))
     match_case: bool = _match_case()
     # fmt: on
 
@@ -81,7 +82,8 @@ class Sorting:
     """The order of tags within each caption."""
 
     # fmt: off
-    order: str = setting(BY_NAME, "Order", "Order", "", choices=(BY_NAME, BY_COUNT))
+    order: str = setting(BY_NAME, "Order", "Order",
+        "name: from a to z. count: first what stands in most pictures.", choices=(BY_NAME, BY_COUNT))
     keep_first: int = setting(1, "Order", "Tags that stay first",
         "So many at the start stay where they are, such as the trigger word.", low=0, high=255, step=1)
     # fmt: on
@@ -92,7 +94,8 @@ class Tidying:
     """What taggers leave behind."""
 
     # fmt: off
-    duplicates: bool = setting(True, "Tidy", "Remove duplicates", "Of a tag that stands twice, the first stays.")
+    keep_duplicates: bool = setting(False, "Tidy", "Keep duplicates",
+        "Else, of a tag that stands twice in a caption, only the first stays.")
     underscores: str = setting(AS_THEY_ARE, "Tidy", "Between the words of a tag",
         "spaces: facial_hair becomes facial hair; faces such as ^_^ stay.", choices=(AS_THEY_ARE, SPACES, UNDERSCORES))
     # fmt: on

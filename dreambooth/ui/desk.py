@@ -23,7 +23,7 @@ from dreambooth.settings import (
     read_concepts,
 )
 from dreambooth.settings.creation import FAMILIES
-from dreambooth.ui import facts, render
+from dreambooth.ui import facts, render, render_pictures
 from dreambooth.ui.chart import chart, planned
 from dreambooth.ui.lists import Lists
 from dreambooth.ui.logs import LogReader
@@ -121,9 +121,10 @@ class Desk:
         except UserError as error:
             return render.problems(error.problems), "", ""
         pace = self._run_of(name).pace()
+        shown = render_pictures.picture_table([*checked["table"], *checked["left_out"]])
         self._planned[name] = planned(checked["learning_rates"])
         said = render.problems(checked["warnings"]) or render.lines(["Ready to train."])
-        return said, render.forecast(checked, config.settings, pace), render.caption_table(checked["table"])
+        return said, render.forecast(checked, config.settings, pace), shown
 
     def advise(
         self, kind: str, name: str, settings: Mapping[str, Any], concepts: Sequence[Mapping[str, Any]]

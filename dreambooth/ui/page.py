@@ -51,6 +51,9 @@ class Page:
         self._wire_work()
         self.input.tools.wire(Tools(self.desk), self.model.name, self.fields)
         self.input.pictures.wire(self.desk, self.model.name, self.fields)
+        concepts = self.input.concepts
+        shown = [*concepts.components(), self.shown_concepts, *concepts.tabs]
+        self.input.pictures.look.wire_concepts(concepts, self.everything, self._filled, shown)
         self._wire_look(page)
 
     def _wire_lists(self, page: gr.Blocks) -> None:

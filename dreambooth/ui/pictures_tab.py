@@ -6,9 +6,11 @@ from typing import Any
 
 import gradio as gr
 
+from dreambooth.ui.captions_form import CaptionsForm
 from dreambooth.ui.desk import Desk
 from dreambooth.ui.fields import Fields
 from dreambooth.ui.gradio_versions import control
+from dreambooth.ui.look_form import LookForm
 from dreambooth.ui.tag_form import TagForm
 
 
@@ -24,8 +26,8 @@ class PicturesTab:
             max_lines=1,
             elem_id="db_pictures_folder",
         )
-        self.tagging = TagForm()
-        self.forms: list[Any] = [self.tagging]
+        self.look, captions, self.tagging = LookForm(), CaptionsForm(), TagForm()
+        self.forms: list[Any] = [self.look, captions, self.tagging]
 
     def listed(self) -> list[tuple[str, Any]]:
         """(kind of files, control that offers them)."""

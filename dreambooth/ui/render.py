@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dreambooth.settings import CONCEPT, SETTINGS, Settings
 from dreambooth.ui.run_view import RunView, Saved
 
-MOST_ROWS = 200
-COLUMNS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
-    "Picture": lambda row: Path(row["file"]).name,
-    "Concept": lambda row: row["concept"],
-    "Kind": lambda row: row["kind"],
-    "Caption as it is trained": lambda row: row["caption"],
-    "from": lambda row: row["caption_from"],
-    "Tokens": lambda row: row["tokens"],
-    "Repeats": lambda row: row["repeats"],
-    "Size": lambda row: " × ".join(map(str, row["size"])),
-    "Bucket": lambda row: " × ".join(map(str, row["bucket"])),
-    "Kept": lambda row: f"{row['kept']:.0%}",
-    "Enlarged": lambda row: f"{row['enlarged']:.1f} ×" if row["enlarged"] > 1 else "",
-}
 WHAT = {"lora": "LoRA", "checkpoint": "Checkpoint", "snapshot": "Snapshot", "model": "Model"}
 
 
@@ -106,18 +92,6 @@ def _file(item: Saved) -> str:
         f'<li title="{where}"><span class="db_kind">{html.escape(what)}</span> <code>{html.escape(name)}</code>'
         f"<small>{where}{' · ' + html.escape(item.summary) if item.summary else ''}</small></li>"
     )
-
-
-def caption_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What will be trained, picture by picture, from the very plan that training follows."""
-    head = "".join(f"<th>{name}</th>" for name in COLUMNS)
-    body = "".join(f"<tr>{''.join(_cell(text(row)) for text in COLUMNS.values())}</tr>" for row in rows[:MOST_ROWS])
-    more = f"<p>… and {len(rows) - MOST_ROWS} more.</p>" if len(rows) > MOST_ROWS else ""
-    return f'<div class="db_table"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{more}'
-
-
-def _cell(text: Any) -> str:
-    return f"<td>{html.escape(str(text))}</td>"
 
 
 def forecast(checked: Mapping[str, Any], settings: Settings, seconds_per_step: float | None) -> str:

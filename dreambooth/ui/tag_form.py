@@ -36,17 +36,23 @@ class TagForm:
         return self.fields.listed()
 
     def wire(self, desk: Desk, folder: Any, model: Any, settings: Fields) -> None:
-        tagging = PageTagging(desk)
+        self.tagging = PageTagging(desk)
         asked = [model, folder, *self.fields.components()]
-        for button, make in ((self.some, tagging.try_some), (self.all, tagging.tag_all)):
-            said = on(button.click, self._with(make), asked, [self.said, *self.fields.secrets()])
-            on(said.then, tagging.outcome, self.said, self.made)
+        answered = [self.said, self.made, *self.fields.secrets()]
+        on(self.some.click, self._with(self.tagging.try_some), asked, answered)
+        on(self.all.click, self._with(self.tagging.tag_all), asked, answered)
+        on(self.made.change, self._follow, self.made, self.made)  # which changes it, until the work is done
 
     def _with(self, make: Any) -> Any:
-        """A secret was sent once and is then forgotten, by the browser too."""
-
         def made(model: str | None, folder: str, *given: Any) -> list[Any]:
             said = make(model, folder, self.fields.values(list(given)))
-            return [said, *(gr.update() if said else gr.update(value="") for _ in self.fields.secrets())]
+            if said:
+                return [said, *[gr.update()] * (1 + len(self.fields.secrets()))]
+            # A secret was sent once and is then forgotten, by the browser too.
+            return ["", self.tagging.beat(), *[gr.update(value="") for _ in self.fields.secrets()]]
 
         return made
+
+    def _follow(self, shown: str | None) -> Any:
+        new = self.tagging.follow(shown)
+        return gr.update() if new is None else new

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
+import itertools
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +16,12 @@ from dreambooth.settings import parse
 from dreambooth.settings.tagging import LEAVE, REPLACE, Tagging
 from dreambooth.ui import render
 from dreambooth.ui.desk import Desk
+from dreambooth.ui.thumbnails import Thumbnails
 from dreambooth.ui.work import in_words
 
 TRIED = 8  # pictures
 MOST_NOTES = 200
-_THUMBNAIL = 256  # pixels of the longer side
+_MARK = '<i class="db_working">'  # begins what stands in the place of the outcome while the work goes on
 
 Values = Mapping[str, Any]
 
@@ -31,8 +31,10 @@ class PageTagging:
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
-        self.job: Job | None = None  # the one that was started here last
-        self.made = ""  # what came of it, as HTML
+        self.thumbnails = Thumbnails(desk.host.folders().dreambooth / ".thumbnails")
+        self._job: Job | None = None  # the one that was started here last
+        self._made = ""  # what came of it, as HTML
+        self._beats = itertools.count()
 
     @in_words
     def try_some(self, shown: str | None, folder: str, given: Values) -> str:
@@ -45,29 +47,30 @@ class PageTagging:
     def tag_all(self, shown: str | None, folder: str, given: Values) -> str:
         return self._start(shown, folder, _options(folder, given), _name(folder))
 
-    def outcome(self, said: str) -> str:
-        """Once the work is done: each picture that was tried with what was said of it, and what was skipped.
+    def beat(self) -> str:
+        """Another one each time: each has the page ask :meth:`follow` once more."""
+        return f"{_MARK}{next(self._beats)}</i>"
 
-        ``said``: how the asking was answered; nothing new comes when it was refused.
-        """
-        if not said and self.job:
-            self.job.wait()
-        return self.made
+    def follow(self, shown: str | None, wait: float = 0.7) -> str | None:
+        """What takes the place of what is shown: once the work is done, what came of it. None: nothing new."""
+        if not (shown or "").startswith(_MARK):
+            return None
+        return self._made if self._job is None or self._job.wait(wait) else self.beat()
 
     def _start(self, shown: str | None, folder: str, options: Tagging, name: str, **how: Any) -> str:
         host = self.desk.host
 
         def job(controls: Controls, events: Events) -> None:
-            self.made = ""
+            self._made = ""
             told = picture_actions.tag(
                 host.folders(), folder, options, device=host.device(), borrow_gpu=host.borrow_gpu,
                 progress=controls.watched(events.progress), **how,
             )  # fmt: skip
-            self.made = outcome(told)
+            self._made = outcome(told, self.thumbnails)
             events.send("ended", state=told["state"], text=summary(told, tried="limit" in how))
 
         answer = self.desk.bench.start("tag", name, job, beside=shown or "")
-        self.job = jobs.current
+        self._job = jobs.current
         return answer
 
 
@@ -84,36 +87,23 @@ def summary(told: Mapping[str, Any], tried: bool = False) -> str:
     return f"Cancelled; {line}" if told["state"] == "cancelled" else line
 
 
-def outcome(told: Mapping[str, Any]) -> str:
+def outcome(told: Mapping[str, Any], thumbnails: Thumbnails) -> str:
     """The pictures that were tried and all remarks, as HTML; everything that files say is escaped."""
-    tried = "".join(map(_tried, told["captions"]))
+    rows = told["captions"]
+    tried = "".join(map(_tried, rows, thumbnails.small([row["picture"] for row in rows])))
     notes = told["notes"][:MOST_NOTES]
     more = len(told["notes"]) - len(notes)
     lines = render.lines([*notes, *([f"… and {more} more."] if more else [])], "db_problem")
     return (f'<div class="db_tried">{tried}</div>' if tried else "") + lines
 
 
-def _tried(row: Mapping[str, Any]) -> str:
+def _tried(row: Mapping[str, Any], thumbnail: str) -> str:
     tags = "".join(f"<li>{html.escape(name)} <small>{score:.0%}</small></li>" for name, score in row["tags"].items())
     name = html.escape(Path(row["picture"]).name)
     return (
-        f'<figure><img src="{_thumbnail(Path(row["picture"]))}" alt="{name}"><figcaption><b>{name}</b>'
+        f'<figure><img src="{thumbnail}" alt="{name}"><figcaption><b>{name}</b>'
         f"<p>{html.escape(row['caption'])}</p>{f'<ul>{tags}</ul>' if tags else ''}</figcaption></figure>"
     )
-
-
-def _thumbnail(path: Path) -> str:
-    """The picture, small, in the page itself: Gradio serves no files from people's folders."""
-    from dreambooth.dataset.pictures import open_picture
-
-    try:
-        picture = open_picture(path)
-    except UserError:  # gone since it was looked at
-        return ""
-    picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    held = io.BytesIO()
-    picture.save(held, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(held.getvalue()).decode()}"
 
 
 def _options(folder: str, given: Values) -> Tagging:

@@ -74,17 +74,21 @@ def test_pictures_of_a_finished_run_begin_with_first_and_last(tmp_path):
 
 
 def test_text_of_people_is_escaped():
-    from dreambooth.ui import render
+    from dreambooth.ui import render, render_pictures
     from dreambooth.ui.run_view import Saved
 
     evil = "<img src=x onerror=alert(1)>"
-    row = {"file": evil, "concept": 1, "kind": "instance", "caption": evil, "caption_from": evil, "size": [1, 1],
-           "bucket": [1, 1], "kept": 1.0, "enlarged": 1.0, "tokens": 1, "repeats": 1}  # fmt: skip
+    row = {"path": evil, "concept": 1, "kind": "instance", "caption": evil, "captions": [evil], "caption_from": evil,
+           "varies": [evil], "size": [1, 1], "bucket": [1, 1], "crop": [0, 0, 1, 1], "kept": 1.0, "enlarged": 1.0,
+           "tokens": 1, "cut_off": evil, "repeats": 1, "class_partners": 1, "class_partner_names": [evil],
+           "warnings": [evil], "warning_kinds": ["odd"]}  # fmt: skip
     shown = [
         render.lines([evil]), render.problems([evil, f"learning_rate ({evil}): wrong"]), render.status(evil, "", evil),
-        render.files([Saved("lora", evil, evil)], RunView(state="done")), render.caption_table([row]),
+        render.files([Saved("lora", evil, evil)], RunView(state="done")), render_pictures.picture_table([row]),
         json.dumps(chart(RunView(step={"lr": 0.0}))),
     ]  # fmt: skip
+    shown += [render_pictures.gallery([row], [0], [""], 0, 1), render_pictures.large(row, "")]
+    shown += [render_pictures.gallery([row], [0], ["data:,"], 0, 1).replace('<img src="data:,"', "")]
     assert not any("<img" in text for text in shown)
 
 
