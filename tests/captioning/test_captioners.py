@@ -142,3 +142,13 @@ def test_a_cut_off_file_is_named(made, tmp_path):
     weights.write_bytes(weights.read_bytes()[:2000])
     with pytest.raises(UserError, match=f"{broken} can't be loaded by transformers"):
         load(broken, Tagging(), CPU)
+
+
+def test_precision_is_what_was_asked_for(made):
+    folder = made("git")[0]
+    for precision, dtype in {"auto": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16}.items():
+        captioner = load(folder, Tagging(precision=precision, max_length=5), CPU)
+        assert {parameter.dtype for parameter in captioner.model.parameters()} == {dtype}
+        assert captioner.answer([captioner.prepare(picture("red"))])[0].sentence
+    with pytest.raises(UserError, match="fp16 needs a GPU"):
+        load(folder, Tagging(precision="fp16"), CPU)

@@ -191,7 +191,8 @@ def test_the_host_lends_its_gpu_and_has_it_back(tag, pictures, monkeypatch):
     assert order == ["lent", "cuda", "back"]
     assert "onnxruntime computes on the processor here" in told["notes"][0]  # without a GPU there is no other way
     order.clear()
-    told = tag(folder, **{**lending, "device": torch.device("cpu")})
+    options = Tagging(model=told["model"], device="cpu")  # the person's choice goes before the host's
+    told = picture_actions.tag(Folders(folder), folder, options, **lending)
     assert order == ["cpu"] and told["notes"] == []
 
 
