@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,8 +31,11 @@ def captions(path: str | Path, progress: Progress | None = None) -> Captions:
 
 
 def folder_of(path: str | Path) -> Path:
-    """The folder whose captions they are: where its history lies."""
-    return expand(_concept(path).instance_data_dir)
+    """The folder whose captions they are: where its history lies. UserError where there is none."""
+    folder = expand(_concept(path).instance_data_dir)
+    if not os.path.isdir(folder):  # unlike Path's, it takes any name
+        raise UserError(f"{folder}: there is no such folder. Correct the path.")
+    return folder
 
 
 def within(captions: Captions, scope: Scope) -> Captions:
@@ -58,7 +62,7 @@ def _concept(path: str | Path) -> Concept:
     if not str(path).strip():
         raise UserError("Give the folder with the pictures.")
     path = expand(str(path).strip())
-    if not path.is_file():
+    if not os.path.isfile(path):
         return Concept(instance_data_dir=str(path))
     found = {concept.instance_data_dir: concept for concept in found_at(path).concepts}
     if len(found) != 1:

@@ -100,7 +100,17 @@
         if (!picked || !field) return;
         field.value = `${Date.now()} ${picked.dataset.dbPick} ${picked.dataset.dbValue}`;
         field.dispatchEvent(new Event("input", { bubbles: true }));
+        if (picked.dataset.dbPick === "open") showOpened();
     });
+
+    // The caption that was opened stands below all the pictures.
+    async function showOpened() {
+        const opened = () => root().querySelector("#db_captions_opened")?.innerText;
+        const before = opened();
+        for (let waited = 0; waited < 50 && opened() === before; waited++) await pause(100);
+        await pause(100);
+        root().querySelector("#db_captions_one")?.scrollIntoView({ block: "nearest" });
+    }
 
     document.addEventListener("click", (event) => {
         const link = event.composedPath().find((part) => part.classList?.contains("db_goto"));

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,10 +65,6 @@ class Plan:
     what: str
     changes: tuple[Planned, ...] = ()
     missing: tuple[str, ...] = ()  # why nothing changes, where that can be told: a line for each tag
-
-    @property
-    def pictures(self) -> int:
-        return sum(len(planned.file.pictures) for planned in self.changes)
 
 
 def plan(captions: Captions, options: Any, scope: Scope) -> Plan:
@@ -129,15 +125,13 @@ def _edit(options: Any, captions: Captions) -> tuple[str, Edit]:
     if isinstance(options, Removing):
         return f"remove {options.tags}", _removing(options)
     if isinstance(options, Sorting):
-        return f"sort tags by {options.order}", _sorting(
-            options, captions.counts() if options.order == BY_COUNT else {}
-        )
+        return f"sort tags by {options.order}", _sorting(options, captions)
     return "tidy tags", _tidying(options)
 
 
 def _replacing(options: Replacing) -> Edit:
     if options.how == TAG:
-        by, same = parts_of(options.by), _same(options.match_case)
+        by, same = parts_of(_one_by_one(options.by)), _same(options.match_case)
         wanted = {same(tag) for tag in _tags(options.find, "Give the tag to search for.")}
         return _on_tags(lambda tags: _exchanged(tags, [same(tag) in wanted for tag in tags], by))
     search = _Search(options)
@@ -223,7 +217,9 @@ def _removing(options: Removing) -> Edit:
     return _on_tags(lambda tags: [tag for tag in tags if same(tag) not in unwanted])
 
 
-def _sorting(options: Sorting, counts: Mapping[str, int]) -> Edit:
+def _sorting(options: Sorting, captions: Captions) -> Edit:
+    counts = captions.counts() if options.order == BY_COUNT else {}
+
     def place(tag: str) -> Any:
         return -counts.get(tag, 0), tag.casefold(), tag
 
@@ -283,10 +279,15 @@ def _once(tags: Sequence[str]) -> list[str]:
 
 
 def _tags(text: str, otherwise: str) -> list[str]:
-    tags = parts_of(text)
+    tags = parts_of(_one_by_one(text))
     if not tags:
         raise UserError(otherwise)
     return tags
+
+
+def _one_by_one(text: str) -> str:
+    """A list of tags as a person writes it: by commas, or one on each line."""
+    return ", ".join(lines_of(text))
 
 
 def _same(match_case: bool) -> Callable[[str], str]:

@@ -26,8 +26,9 @@ from dreambooth.errors import UserError
 
 KEPT = 50  # steps that can be taken back
 PATIENCE = 10.0  # seconds to wait for someone else who writes
-_UNREADABLE = (OSError, EOFError, ValueError, TypeError, KeyError, RecursionError, zlib.error)
+_UNREADABLE = (OSError, EOFError, ValueError, TypeError, KeyError, RecursionError, OverflowError, zlib.error)
 _ENDING = ".jsonl.gz"
+_LONGEST = 200  # characters of what a step is called
 _MOST_CHARACTERS = 2**30  # of one step, unpacked: a million long captions, before and after
 
 
@@ -65,6 +66,8 @@ class Journal:
         """Only one at a time, of all threads and programs. UserError when another one doesn't come to an end."""
         import filelock
 
+        if not self.folder.is_dir():  # a drive that went away is not made anew
+            raise UserError(f"{self.folder}: there is no such folder. Correct the path.")
         try:
             self.home.mkdir(parents=True, exist_ok=True)
             lock = filelock.FileLock(str(self.home / "lock"))
@@ -90,7 +93,7 @@ class Journal:
         try:
             said = files.read_json(self.home / "position.json")
             done, going_to = int(said["done"]), int(said["going_to"])
-        except (UserError, KeyError, TypeError, ValueError):
+        except (UserError, KeyError, TypeError, ValueError, OverflowError):
             return last, last
         return min(max(done, 0), last), min(max(going_to, 0), last)
 
@@ -131,18 +134,18 @@ class Journal:
         """Write a step down, in place of those that it makes impossible; the oldest goes when there are many."""
         self.drop(number)
         rows = [[self._told(change.path), _text(change.before), _text(change.after)] for change in changes]
-        head = {"what": what, "when": time.strftime("%Y-%m-%d %H:%M:%S"), "files": len(rows)}
+        head = {"what": _words(what), "when": time.strftime("%Y-%m-%d %H:%M:%S"), "files": len(rows)}
         with files.replacing(self._path(number)) as beside, gzip.open(beside, "wt", encoding="ascii") as out:
             for row in (head, *rows):
                 out.write(json.dumps(row) + "\n")
         for old in self.numbers()[:-KEPT]:
-            self._path(old).unlink()
+            self._path(old).unlink(missing_ok=True)
 
     def drop(self, number: int) -> None:
         """Forget this step and all later ones."""
         for later in self.numbers():
             if later >= number:
-                self._path(later).unlink()
+                self._path(later).unlink(missing_ok=True)
 
     def step(self, number: int) -> Step:
         """UserError where it can't be read."""
@@ -172,7 +175,7 @@ class Journal:
     @staticmethod
     def _head(number: int, file: Any) -> Step:
         head = json.loads(file.readline(10_000))
-        return Step(number, str(head["what"]), str(head["when"]), int(head["files"]))
+        return Step(number, _words(head["what"]), _words(head["when"]), int(head["files"]))
 
     def _path(self, number: int) -> Path:
         return self.home / f"{number:06}{_ENDING}"
@@ -191,6 +194,11 @@ class Journal:
         if leads_out or any(part.startswith(".") for part in path.parts[:-1]) or not path.parts:
             raise ValueError(f"{told!r} is no caption of this folder")
         return self.folder / path
+
+
+def _words(text: Any) -> str:
+    """One line, of a length that can be shown anywhere."""
+    return "".join(filter(str.isprintable, " ".join(str(text).split())))[:_LONGEST]
 
 
 def _text(data: bytes | None) -> str | None:

@@ -84,6 +84,7 @@ def _new_step(journal: Journal, changes: Sequence[Change], what: str, progress: 
     if not changes:
         return 0
     done, _ = journal.position()
+    journal.place(done, done)  # so that the step counts only once it is begun
     journal.add(done + 1, what, changes)
     try:
         _carry_out(journal, changes, done, done + 1, progress)

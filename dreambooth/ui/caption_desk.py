@@ -103,9 +103,7 @@ class CaptionDesk:
         sitting.found, sitting.ticked, sitting.page = {file.path for file in found}, [], 0
         n = sum(len(file.pictures) for file in found)
         return {
-            "said": render.lines(
-                [f"Found in the captions of {n:,} {'picture' if n == 1 else 'pictures'}, shown above."]
-            ),
+            "said": render.lines([f"Found in {n:,} {'picture' if n == 1 else 'pictures'}, shown above."]),
             "tags": self._tags(sitting),
             "pictures": self._pictures(sitting),
         }
@@ -175,17 +173,11 @@ class CaptionDesk:
     @_answer
     def apply(self, sitting: Sitting, text: str) -> Parts:
         """Carry out what was shown."""
-        plan, sitting.plan = sitting.plan, None
+        plan = sitting.plan
         if plan is None:
             raise UserError("Preview an edit first.")
-        try:
-            folder = sitting.captions.folder
-            written = self._carried_out(
-                plan.what, len(plan.changes), functools.partial(caption_actions.write, folder, plan)
-            )
-        except UserError as error:
-            return {"said": render.problems(error.problems), "apply": ""}
-        return {**self._done(sitting, written, text), "preview": "", "apply": ""}
+        work = functools.partial(caption_actions.write, sitting.captions.folder, plan)
+        return self._done(sitting, self._carried_out(plan.what, len(plan.changes), work), text)
 
     @_answer
     def step(self, sitting: Sitting, way: str, text: str) -> Parts:
@@ -198,7 +190,7 @@ class CaptionDesk:
         back = caption_actions.undo if way == "undo" else caption_actions.redo
         step = now[way]
         done = self._carried_out(f"{way} {step['what']}", step["files"], functools.partial(back, sitting.path))
-        return {**self._done(sitting, done, text, "Undone" if way == "undo" else "Redone"), "preview": "", "apply": ""}
+        return self._done(sitting, done, text, "Undone" if way == "undo" else "Redone")
 
     def _carried_out(self, what: str, files: int, work: Callable[..., Written]) -> Written:
         """Do it, and come back when it is done. What takes long is seen on the page, and can be cancelled there."""

@@ -31,6 +31,7 @@ STARTS = {
     "resize": "Resizing to",
     "merge": "Merging",
     "class-images": "Drawing class images for",
+    "captions": "Captions:",
     "tag": "Tagging",
 }
 ENDS = {"done": "Done.", "cancelled": "Cancelled.", "failed": "It failed; the log says why."}

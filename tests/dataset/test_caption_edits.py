@@ -59,6 +59,7 @@ REGEX = {"how": "regex"}
         (Adding(tags="zwx, toy"), "solo, Toy", "zwx, solo, Toy"),
         (Adding(tags="zwx", place="end"), "solo\r\n", "solo, zwx\r\n"),
         (Adding(tags="zwx"), "", "zwx"),
+        (Adding(tags="zwx\ntoy,\r\nred"), "solo", "zwx, toy, red, solo"),
         (Adding(tags="zwx"), " \n", "zwx"),
         (Removing(tags="hat, solo"), "Hat, red hat, solo\n", "red hat\n"),
         (Removing(tags="hat"), "hat", ""),

@@ -125,14 +125,17 @@ def test_killed_in_the_middle_nothing_is_lost(folder, way, then):
     assert bytes_in(folder) == states[0]
 
 
+def cancel(done: int, total: int, what: str) -> None:
+    if done == 5:
+        raise Cancelled
+
+
 def test_what_stops_it_takes_it_back(folder):
+    with pytest.raises(Cancelled):
+        edit(folder, "never", progress=cancel)
+    assert bytes_in(folder) == ODD and not Journal(folder).steps() and undo(folder).what == ""
     edit(folder, "one")
     before = bytes_in(folder)
-
-    def cancel(done: int, total: int, what: str) -> None:
-        if done == 5:
-            raise Cancelled
-
     with pytest.raises(Cancelled):
         edit(folder, "two", progress=cancel)
     with pytest.raises(Cancelled):
@@ -211,6 +214,17 @@ def test_a_damaged_journal_is_named_and_in_nobodys_way(folder, data):
     assert edit(folder, "three") and undo(folder).what == "three"
     (home / "000002.jsonl.gz").unlink()
     assert undo(folder).told and bytes_in(folder)["new.txt"] == b"two\r\n"
+
+
+def test_a_long_name_is_cut(folder):
+    write_captions(folder, {folder / "bom.txt": "x"}, "tag" * 10_000 + "\x1b[31m")
+    assert len(undo(folder).what) == 200 and bytes_in(folder) == ODD
+
+
+def test_a_folder_that_went_away_is_not_made_anew(folder):
+    with pytest.raises(UserError, match="there is no such folder"):
+        write_captions(folder / "gone", {folder / "gone" / "a.txt": "x"}, "one")
+    assert not (folder / "gone").exists()
 
 
 def test_what_does_not_lie_in_the_folder_is_not_written(folder, tmp_path_factory):
