@@ -20,8 +20,8 @@ def folder(served, tmp_path):
     return tmp_path
 
 
-def test_a_tagger_is_tried_and_then_used(served, visitor, folder, tmp_path_factory):
-    visitor.press("refresh")
+def test_a_tagger_is_tried_and_then_used(folder, visitor, tmp_path_factory):
+    """The folder comes first, so that the page that is opened finds the tagger."""
     visitor.tab("Pictures")
     visitor.unfold("db_tag_form")
     visitor.press("tag_try")
