@@ -93,6 +93,7 @@ def test_vision_language(made, name, prompt):
     pytest.importorskip("transformers", minversion="4.49")
     if name == "qwen":
         pytest.importorskip("torchvision", reason="Qwen-VL's processor needs torchvision")
+        pytest.importorskip("transformers", minversion="5", reason="older processors ask for Qwen's own tokenizer")
     folder, processor, model = made(name)
     expected = []
     for one in pictures():

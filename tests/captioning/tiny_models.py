@@ -112,7 +112,7 @@ def word_tokenizer(**special: str) -> Any:
     tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
-        mask_token="[MASK]", **special,
+        mask_token="[MASK]", model_input_names=["input_ids", "attention_mask"], **special,
     )  # fmt: skip
 
 
