@@ -23,9 +23,11 @@ def folder(served, tmp_path):
 def test_a_tagger_is_tried_and_then_used(folder, visitor, tmp_path_factory):
     """The folder comes first, so that the page that is opened finds the tagger."""
     visitor.tab("Pictures")
+    visitor.page.wait_for_selector("#db_tag_form .label-wrap", state="visible")  # some Gradios draw it only now
     visitor.unfold("db_tag_form")
     visitor.press("tag_try")
     visitor.sees("tag_said", "Give the folder with the pictures")
+    visitor.tab("Pictures")  # while the page arrives, a slow machine may turn to the tab that it begins with
     visitor.fill(pictures_folder=folder)
     visitor.choose("tag_model", "taggers/wd-tiny")
     visitor.unfold_all()
