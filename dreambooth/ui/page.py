@@ -164,7 +164,9 @@ class Page:
         fields = [self.fields.update(key, values[key]) for key in self.fields.declared]
         unusable = self._unusable(name, *(values[key] for key in self.fields.deciders()))
         tab = "concepts" if name and not concepts else "settings"
-        return [*fields, *self._filled(concepts), gr.update(selected=tab), unusable]
+        # Without a model nobody is turned away from where they are: on a slow machine this may come late.
+        turned = gr.update(selected=tab) if name else gr.update()
+        return [*fields, *self._filled(concepts), turned, unusable]
 
     def _concepts(self, name: str | None) -> Updates:
         return self._filled(self.desk.parameters(name)[1])
