@@ -15,7 +15,7 @@ PACKAGE = Path(dreambooth.__file__).parent
 FLOORS = {
     "errors": 0, "files": 0, "settings": 0,
     "jobs": 1, "checkpoints": 1, "dataset": 1, "hosts": 1, "embedded": 1, "terminal": 1,
-    "training": 2, "sampling": 2,
+    "training": 2, "sampling": 2, "captioning": 2,
     "runs": 3,
     "actions": 4, "lora_actions": 4, "caption_actions": 4, "picture_actions": 4,
     "cli": 5, "ui": 5, "demo": 5, "__main__": 6,

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from dreambooth.checkpoints.folder_source import preferred
 from dreambooth.errors import UserError
 
 Progress = Callable[[int, int, str], None]
+Choose = Callable[[list[str]], list[str]]  # of the names of all files in a repository, those that are wanted
 
 _ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<file>.+\.(?:safetensors|ckpt)))?", re.ASCII)
 _COMPONENTS = ("unet", "vae", "text_encoder", "text_encoder_2")
-_CONFIGS = ("model_index.json", "scheduler/scheduler_config.json", *(f"{part}/config.json" for part in _COMPONENTS))
+_INDEX = "model_index.json"
+_CONFIGS = (_INDEX, "scheduler/scheduler_config.json", *(f"{part}/config.json" for part in _COMPONENTS))
 
 
 def hub_id(source: str) -> tuple[str, str] | None:
@@ -36,54 +38,71 @@ def fetch(source: str, token: str = "", progress: Progress | None = None) -> Pat
     if found is None:
         raise UserError(f"{source} is neither a file or folder here nor a model's id on the hub (like org/name).")
     repo, file = found
+    if not file:
+        return fetch_files(repo, lambda names: _diffusers_files(repo, names), [_INDEX], token, progress)
     with _explained(repo, file):
-        from huggingface_hub import constants, hf_hub_download
+        from huggingface_hub import hf_hub_download
 
-        if file:
-            return Path(hf_hub_download(repo, file, token=token or None))
-        return _cached(repo) if constants.HF_HUB_OFFLINE else _folder(repo, token or None, progress)
+        return Path(hf_hub_download(repo, file, token=token or None))
 
 
-def _cached(repo: str) -> Path:
-    from huggingface_hub import hf_hub_download
+def fetch_files(
+    repo: str, choose: Choose, marks: Sequence[str], token: str = "", progress: Progress | None = None
+) -> Path:
+    """The local folder with the files of a repository that ``choose`` picks, downloaded if need be.
 
-    return Path(hf_hub_download(repo, "model_index.json", local_files_only=True)).parent
+    ``marks``: files of which a whole model has at least one; by them it is found in the cache when the hub is away.
+    """
+    with _explained(repo, ""):
+        from huggingface_hub import constants
+
+        return _cached(repo, marks) if constants.HF_HUB_OFFLINE else _folder(repo, choose, marks, token, progress)
 
 
-def _folder(repo: str, token: str | None, progress: Progress | None) -> Path:
-    """Download the configs and, of each component, the version of the weights that would be read."""
+def _cached(repo: str, marks: Sequence[str]) -> Path:
+    from huggingface_hub import errors, hf_hub_download
+
+    for mark in marks[:-1]:
+        with contextlib.suppress(errors.LocalEntryNotFoundError):
+            return Path(hf_hub_download(repo, mark, local_files_only=True)).parent
+    return Path(hf_hub_download(repo, marks[-1], local_files_only=True)).parent
+
+
+def _folder(repo: str, choose: Choose, marks: Sequence[str], token: str, progress: Progress | None) -> Path:
     from huggingface_hub import HfApi, hf_hub_download
 
     try:
-        info = HfApi().model_info(repo, token=token)
+        info = HfApi().model_info(repo, token=token or None)
     except Exception as error:
         if not _is_away(error):
             raise
-        return _cached(repo)
-    names = [sibling.rfilename for sibling in info.siblings or ()]
-    if "model_index.json" not in names:
-        files = [name for name in names if name.endswith((".safetensors", ".ckpt")) and "/" not in name]
-        hint = f": name one of its files, like {repo}/{files[0]}" if files else ""
-        raise UserError(f"{repo} is no diffusers model on the hub (it has no model_index.json){hint}.")
-    wanted = [name for name in _CONFIGS if name in names]
-    for part in _COMPONENTS:
-        wanted += [f"{part}/{name}" for name in preferred(_inside(names, part), part)]
+        return _cached(repo, marks)
+    wanted = choose([sibling.rfilename for sibling in info.siblings or ()])
     for number, name in enumerate(wanted):
         if progress:
             progress(number, len(wanted), f"Downloading {name}")
-        path = Path(hf_hub_download(repo, name, revision=info.sha, token=token))
-        if name == "model_index.json":
-            folder = path.parent
+        hf_hub_download(repo, name, revision=info.sha, token=token or None)
     # Asked for by no revision, it is noted as what is found offline; last, so that only a whole model is.
-    hf_hub_download(repo, "model_index.json", token=token)
-    return folder
+    return Path(hf_hub_download(repo, next(mark for mark in marks if mark in wanted), token=token or None)).parent
+
+
+def _diffusers_files(repo: str, names: list[str]) -> list[str]:
+    """The configs and, of each component, the version of the weights that would be read."""
+    if _INDEX not in names:
+        files = [name for name in names if name.endswith((".safetensors", ".ckpt")) and "/" not in name]
+        hint = f": name one of its files, like {repo}/{files[0]}" if files else ""
+        raise UserError(f"{repo} is no diffusers model on the hub (it has no {_INDEX}){hint}.")
+    wanted = [name for name in _CONFIGS if name in names]
+    for part in _COMPONENTS:
+        wanted += [f"{part}/{name}" for name in preferred(_inside(names, part), part)]
+    return wanted
 
 
 def _inside(names: list[str], part: str) -> list[str]:
     return [name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/")]
 
 
-@contextmanager
+@contextlib.contextmanager
 def _explained(repo: str, file: str) -> Iterator[None]:
     """The library's many errors, in words."""
     from huggingface_hub import errors

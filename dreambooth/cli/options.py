@@ -13,10 +13,11 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def add_option(parser: argparse.ArgumentParser, setting: Setting) -> None:
-    """A declared setting as an option of its own."""
+    """A declared setting as an option of its own; one that is on by itself can be switched off with --no-..."""
     name, help = "--" + setting.key.replace("_", "-"), setting.help.replace("%", "%%")
-    help += f" (default: {setting.default})" if setting.default else ""
     if setting.type is bool:
-        parser.add_argument(name, action="store_true", default=None, help=help)
-    else:
-        parser.add_argument(name, choices=setting.choices or None, help=help, metavar=None if setting.choices else "X")
+        action = argparse.BooleanOptionalAction if setting.default else "store_true"
+        parser.add_argument(name, action=action, default=None, help=help)
+        return
+    help += f" (default: {setting.default})" if setting.default else ""
+    parser.add_argument(name, choices=setting.choices or None, help=help, metavar=None if setting.choices else "X")

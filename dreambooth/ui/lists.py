@@ -54,3 +54,8 @@ class Lists:
     def _files(self) -> dict[str, Path]:
         """Everything that can be looked at."""
         return self._sources() | self._loras() | self._vaes()
+
+    def _taggers(self) -> dict[str, Path]:
+        from dreambooth.captioning.finding import models_in
+
+        return models_in(self.host.folders().models)

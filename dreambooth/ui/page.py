@@ -149,7 +149,7 @@ class Page:
 
     def _listed(self) -> list[tuple[str, Any]]:
         """(kind of files, control that offers them) wherever a declaration says so."""
-        return [*self.model.options.listed(), *self.input.tools.listed()]
+        return [*self.model.options.listed(), *self.input.pictures.listed(), *self.input.tools.listed()]
 
     def _offered(self) -> Updates:
         listed = self._listed()

@@ -11,6 +11,7 @@ from dreambooth.ui.desk import Desk
 from dreambooth.ui.fields import Fields
 from dreambooth.ui.gradio_versions import control
 from dreambooth.ui.look_form import LookForm
+from dreambooth.ui.tag_form import TagForm
 
 
 class PicturesTab:
@@ -25,8 +26,12 @@ class PicturesTab:
             max_lines=1,
             elem_id="db_pictures_folder",
         )
-        self.look = LookForm()
-        self.forms: list[Any] = [self.look, CaptionsForm()]
+        self.look, captions, self.tagging = LookForm(), CaptionsForm(), TagForm()
+        self.forms: list[Any] = [self.look, captions, self.tagging]
+
+    def listed(self) -> list[tuple[str, Any]]:
+        """(kind of files, control that offers them)."""
+        return self.tagging.listed()
 
     def buttons(self) -> list[Any]:
         """What waits for the end of other work."""

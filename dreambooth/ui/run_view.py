@@ -33,6 +33,7 @@ STARTS = {
     "merge": "Merging",
     "class-images": "Drawing class images for",
     "captions": "Captions:",
+    "tag": "Tagging",
 }
 ENDS = {"done": "Done.", "cancelled": "Cancelled.", "failed": "It failed; the log says why."}
 

@@ -1,0 +1,96 @@
+"""A folder to a model that answers."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreambooth.captioning.answers import Captioner
+from dreambooth.captioning.labels import read_labels
+from dreambooth.captioning.recognise import BLIP, GIT, ONNX, TAGS, TIMM, VISION_LANGUAGE, kind_of, onnx_file, usable
+from dreambooth.errors import UserError
+from dreambooth.settings.tagging import AUTO, PRECISIONS, Tagging
+
+if TYPE_CHECKING:
+    import torch
+
+
+Progress = Callable[[int, int, str], None]
+
+
+def ask_model(
+    path: Path,
+    options: Tagging,
+    device: torch.device | str,
+    borrow_gpu: Callable[[], Any] | None,
+    progress: Progress,
+    ask: Callable[[Captioner], None],
+) -> None:
+    """``ask(model)``, and the model's memory is free again, and the host has its GPU back."""
+    import torch
+
+    device = torch.device(device)
+    with contextlib.ExitStack() as borrowed:
+        if borrow_gpu and device.type != "cpu":
+            progress(0, 0, "waiting for the WebUI to finish what it draws")
+            borrowed.enter_context(borrow_gpu())
+        progress(0, 0, "loading the model")
+        borrowed.callback(_free_memory)
+        try:
+            ask(load(path, options, device))
+        except BaseException as error:
+            _let_go(error)
+            raise
+
+
+def _let_go(error: BaseException | None) -> None:
+    """What an error remembers of where it happened would keep the model in memory as long as it is remembered."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
+
+
+def _free_memory() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def load(path: Path, options: Tagging, device: torch.device) -> Captioner:
+    """The folder's model (or the .onnx file) on the device. UserError when it is none, or misses a library."""
+    folder = path.parent if path.is_file() else path
+    kind = usable([ONNX], str(path)) if path.is_file() else kind_of(folder)
+    if kind == ONNX:
+        from dreambooth.captioning.onnx_tagger import OnnxTagger
+
+        file = path if path.is_file() else folder / onnx_file(file.name for file in folder.iterdir())
+        return OnnxTagger(file, read_labels(folder / TAGS), options, device)
+    if kind == TIMM:
+        from dreambooth.captioning.timm_tagger import TimmTagger
+
+        return TimmTagger(folder, read_labels(folder / TAGS), options, device, _dtype(kind, options, device))
+    from dreambooth.captioning.captioners import Blip, Git
+    from dreambooth.captioning.vision_language import VisionLanguage
+
+    made = {BLIP: Blip, GIT: Git, VISION_LANGUAGE: VisionLanguage}[kind]
+    return made(folder, options, device, _dtype(kind, options, device))
+
+
+def _dtype(kind: str, options: Tagging, device: torch.device) -> torch.dtype:
+    """As asked for; by itself, on a GPU the half in which such models don't overflow."""
+    import torch
+
+    if options.precision == "fp16" and device.type == "cpu":
+        raise UserError("precision (Precision): fp16 needs a GPU. Choose auto, fp32 or bf16.")
+    if options.precision != AUTO:
+        return getattr(torch, PRECISIONS[options.precision])
+    if device.type != "cuda":
+        return torch.float32
+    wide = kind == VISION_LANGUAGE and torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if wide else torch.float16

@@ -1,0 +1,84 @@
+"""WD14 taggers as timm publishes models: config.json and model.safetensors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dreambooth.captioning.answers import Answer
+from dreambooth.captioning.labels import Labels
+from dreambooth.captioning.square import on_white_square
+from dreambooth.errors import UserError
+from dreambooth.files import read_json
+from dreambooth.settings.tagging import Tagging
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+# Of what a file says about itself, what decides on shapes and on the pictures. Other entries name places to load from.
+_DESCRIBES = (
+    "input_size", "test_input_size", "fixed_input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std",
+    "num_classes", "pool_size", "first_conv", "classifier",
+)  # fmt: skip
+_LOADS = ("pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
+
+
+class TimmTagger:
+    """Takes (N, 3, side, side) in the order blue, green, red, normalised; gives (N, tags), before the sigmoid."""
+
+    def __init__(
+        self, folder: Path, labels: Labels, options: Tagging, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        from timm.data import create_transform, resolve_data_config
+
+        self.labels, self.options, self.device, self.dtype = labels, options, device, dtype
+        self.notes: list[str] = []
+        self.model = _model(folder).to(device, dtype).eval()
+        self._transform = create_transform(**resolve_data_config({}, model=self.model))
+
+    def prepare(self, picture: Image.Image) -> torch.Tensor:
+        """(3, side, side): on a white square, then as the model's own file says; its colours in the order BGR."""
+        return self._transform(on_white_square(picture))[[2, 1, 0]]
+
+    @torch.inference_mode()
+    def answer(self, prepared: Sequence[torch.Tensor]) -> list[Answer]:
+        outputs = self.model(torch.stack(list(prepared)).to(self.device, self.dtype))
+        self.labels.require(outputs.shape[-1])
+        options = self.options
+        return [
+            self.labels.answer(row, options.general_threshold, options.character_threshold)
+            for row in outputs.float().sigmoid().tolist()
+        ]
+
+
+def _model(folder: Path) -> torch.nn.Module:
+    """The module with its weights. Nothing that config.json names is loaded from elsewhere."""
+    import timm
+    from safetensors.torch import load_file
+
+    config, weights = read_json(folder / "config.json"), folder / "model.safetensors"
+    described, arguments = config.get("pretrained_cfg"), config.get("model_args") or {}
+    architecture = str(config.get("architecture"))
+    if not isinstance(described, Mapping) or not isinstance(arguments, Mapping):
+        raise UserError(f"{folder / 'config.json'}: is not as timm writes it (pretrained_cfg, model_args).")
+    if not re.fullmatch(r"\w+", architecture) or not timm.is_model(architecture):
+        raise UserError(
+            f"{folder / 'config.json'}: timm {timm.__version__} knows no model {architecture!r}. Update timm."
+        )
+    outputs = {"num_classes": config["num_classes"]} if "num_classes" in config else {}
+    facts: dict[str, Any] = {key: described[key] for key in _DESCRIBES if key in described} | outputs
+    try:
+        model = timm.create_model(
+            architecture,
+            pretrained_cfg=facts,
+            **{key: value for key, value in arguments.items() if key not in _LOADS},
+        )
+        model.load_state_dict(load_file(weights))
+    except Exception as error:  # of any kind, whatever in the files is not as it should be
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{folder}: the weights don't go with config.json ({first}). Take both again.") from error
+    return model

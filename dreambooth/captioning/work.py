@@ -1,0 +1,176 @@
+"""A folder of pictures from first to last: what has no caption yet is shown to the model, batch by batch."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dreambooth import files
+from dreambooth.captioning.answers import Answer, Captioner, Counted
+from dreambooth.captioning.words import caption
+from dreambooth.dataset.caption_writing import bytes_of, write_captions
+from dreambooth.dataset.captions import decode_text
+from dreambooth.dataset.finding import find_pictures, masks_of
+from dreambooth.dataset.pictures import open_picture
+from dreambooth.errors import UserError
+from dreambooth.settings.tagging import LEAVE, Tagging
+
+Progress = Callable[[int, int, str], None]
+WRITTEN_AT_ONCE = 1000  # captions: so many can be lost to a power cut, and are one step to take back
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A picture that is to get a caption."""
+
+    picture: Path
+    target: Path  # its caption file
+    existing: str  # what that holds, with its lines; "" without one
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """What the model said, and what is written for it."""
+
+    wanted: Wanted
+    answer: Answer
+    caption: str
+
+
+def wanted_in(folder: Path, options: Tagging, counted: Counted) -> list[Wanted]:
+    """The pictures that are to get a caption; what is left out is counted. UserError when the folder has none."""
+    pictures = find_pictures(folder)
+    if not pictures:
+        raise UserError(f"{folder}: there is no picture in it.")
+    masks = set(masks_of(pictures).values())
+    wanted: dict[Path, Wanted] = {}
+    for picture in pictures:
+        target = picture.with_suffix(options.caption_extension)
+        if picture in masks:
+            continue
+        if target in wanted:
+            first = wanted[target].picture.name
+            counted.notes.append(f"{picture}: has the caption file of {first}, which it shares. Rename one of them.")
+            continue
+        try:
+            existing, note = decode_text(bytes_of(target) or b"", target)
+        except UserError as error:
+            counted.notes.append(f"{error} The picture was left out.")
+            continue
+        if existing.strip() and options.existing == LEAVE:
+            counted.left += 1
+            continue
+        counted.notes += [note] if note else []
+        wanted[target] = Wanted(picture, target, existing)
+    return list(wanted.values())
+
+
+def spread(wanted: Mapping[Path, list[Wanted]], limit: int | None) -> dict[Path, list[Wanted]]:
+    """So many of them at most, taken from all over."""
+    every = [(folder, one) for folder, its in wanted.items() for one in its]
+    if limit is not None and limit < len(every):
+        every = [every[number * len(every) // limit] for number in range(limit)]
+    chosen: dict[Path, list[Wanted]] = {}
+    for folder, one in every:
+        chosen.setdefault(folder, []).append(one)
+    return chosen
+
+
+def captioned(
+    captioner: Captioner, wanted: Sequence[Wanted], options: Tagging, counted: Counted, progress: Progress
+) -> Iterator[Captioned]:
+    """What the model says of each. A picture that can't be read is noted; anything else ends the work.
+
+    The next batch is decoded while the model is at work on this one.
+    """
+    done, size = 0, options.batch_size
+    batches = [wanted[start : start + size] for start in range(0, len(wanted), size)]
+    with _decoders() as pool:
+        ahead = _submitted(pool, captioner, batches[0] if batches else [])
+        for number, batch in enumerate(batches):
+            progress(done, len(wanted), "pictures")
+            current = ahead
+            ahead = _submitted(pool, captioner, batches[number + 1] if number + 1 < len(batches) else [])
+            with _in_words(options.batch_size):
+                readable, prepared = _prepared(batch, current, counted)
+                answers = captioner.answer(prepared) if prepared else []
+            for one, answer in zip(readable, answers, strict=True):
+                yield Captioned(one, answer, caption(answer, one.existing, options))
+            done += len(batch)
+    progress(done, len(wanted), "pictures")
+
+
+def write_all(folder: Path, found: Iterator[Captioned], counted: Counted, what: str) -> None:
+    """Write what was found below this folder: also what was found before the work was broken off."""
+    _require_writable(folder)
+    changes: dict[Path, str] = {}
+    try:
+        for one in found:
+            if not one.caption:
+                counted.notes.append(f"{one.wanted.picture}: the model says nothing of it. Lower the threshold.")
+            elif one.caption == one.wanted.existing:
+                counted.unchanged += 1
+            else:
+                changes[one.wanted.target] = one.caption
+            if len(changes) >= WRITTEN_AT_ONCE:
+                counted.written += write_captions(folder, changes, what)
+                changes = {}
+    finally:
+        if changes:
+            counted.written += write_captions(folder, changes, what)
+
+
+@contextlib.contextmanager
+def _decoders() -> Iterator[ThreadPoolExecutor]:
+    """Threads that read pictures; what they did not begin with is left when the work ends."""
+    pool = ThreadPoolExecutor(2, "dreambooth-pictures")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _submitted(pool: ThreadPoolExecutor, captioner: Captioner, batch: Sequence[Wanted]) -> list[Future[Any]]:
+    return [pool.submit(lambda path=one.picture: captioner.prepare(open_picture(path))) for one in batch]
+
+
+def _prepared(
+    batch: Sequence[Wanted], futures: Sequence[Future[Any]], counted: Counted
+) -> tuple[list[Wanted], list[Any]]:
+    readable, prepared = [], []
+    for one, future in zip(batch, futures, strict=True):
+        try:
+            prepared.append(future.result())
+            readable.append(one)
+        except UserError as error:
+            counted.notes.append(str(error))
+    return readable, prepared
+
+
+@contextlib.contextmanager
+def _in_words(batch_size: int) -> Iterator[None]:
+    """Memory that ran out, of a GPU or of the machine, said to people. Libraries have no common name for it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        said = str(error).lower()
+        if not isinstance(error, MemoryError) and "out of memory" not in said and "failed to allocate" not in said:
+            raise
+        smaller = f"set Batch size to 1 (it is {batch_size}), or " if batch_size > 1 else ""
+        raise UserError(
+            f"The memory was not enough: {smaller}choose the device cpu or a smaller model. "
+            "Captions that were made before are kept."
+        ) from error
+
+
+def _require_writable(folder: Path) -> None:
+    """Before the work rather than after it."""
+    if not os.access(folder, os.W_OK):
+        raise files.explain(PermissionError(13, "permission denied"), folder)
