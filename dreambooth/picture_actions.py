@@ -3,3 +3,44 @@ callers.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreambooth.files import expand
+
+if TYPE_CHECKING:
+    from dreambooth.dataset.preparation import Preparation
+    from dreambooth.settings.preparing import Preparing
+
+Progress = Callable[[int, int, str], None]
+
+
+def prepare(
+    folder: str | Path, options: Preparing, *, dry_run: bool = False, progress: Progress | None = None
+) -> Preparation:
+    """Prepare the pictures of a folder as chosen; a dry run only says what would be done.
+
+    Originals are not touched, unless ``options.in_place``: then they are kept, see :func:`undo_preparation`.
+    """
+    from dreambooth.dataset.originals import replace_originals
+    from dreambooth.dataset.prepared_files import into_new_folder
+    from dreambooth.dataset.preparing import plan
+
+    planned = plan(expand(folder), options, progress)
+    if dry_run:
+        return planned
+    return (replace_originals if options.in_place else into_new_folder)(planned, progress)
+
+
+def undo_preparation(folder: str | Path) -> dict[str, Any]:
+    """Bring back the originals of the last preparation in place."""
+    from dreambooth.dataset.originals import undo
+
+    undone = undo(expand(folder))
+    return {
+        "restored": undone.restored,
+        "removed": undone.removed,
+        "set_aside": [str(path) for path in undone.set_aside],
+    }

@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
         help="a .safetensors or .ckpt file, a diffusers folder, or a model of the Hugging Face hub",
     )
     for setting in CREATION.values():
-        _add_option(create, setting)
+        add_option(create, setting)
     create.add_argument("--half", action="store_true", help="short for --precision fp16")
     create.add_argument("--replace", action="store_true", help="make an existing model anew")
 
@@ -95,7 +95,7 @@ def _add_lora_words(words: Any) -> None:
     for word, options in ((extract, EXTRACTION), (resize, RESIZING), (merge, MERGING)):
         for setting in options.values():
             if setting.group == SIZE:
-                _add_option(word, setting)
+                add_option(word, setting)
         word.add_argument("--out", required=True, metavar="FILE.safetensors")
 
 
@@ -108,7 +108,7 @@ def _word(words: Any, name: str, run: Callable[..., Any], help: str) -> argparse
     return parser
 
 
-def _add_option(parser: argparse.ArgumentParser, setting: Setting) -> None:
+def add_option(parser: argparse.ArgumentParser, setting: Setting) -> None:
     """A declared setting as an option of its own."""
     name, help = "--" + setting.key.replace("_", "-"), setting.help.replace("%", "%%")
     help += f" (default: {setting.default})" if setting.default else ""

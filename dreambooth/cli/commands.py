@@ -28,7 +28,7 @@ CANCELLED = 130
 def create(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     given = {key: getattr(args, key) for key in CREATION if getattr(args, key) is not None}
     options = parse(Creation, {"precision": "fp16", **given} if args.half else given)
-    config = _in_job(
+    config = in_job(
         "create",
         lambda controls: actions.create(
             _folders(args), args.name, args.source, options, replace=args.replace, progress=controls.watched(bar.show)
@@ -44,7 +44,7 @@ def train(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     if broken_off:
         bar.line(broken_off.offer(model.name))
     events = Events(model.logging, bar.listen) if crew.is_main else Events()
-    result = _in_job(
+    result = in_job(
         "train",
         lambda controls: actions.train(model, config, resume=args.resume, controls=controls, events=events, crew=crew),
     )
@@ -61,7 +61,7 @@ def train(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
 def class_images(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     model = _model(args)
     config, events = _config(args, model), Events(None, bar.listen)
-    paths = _in_job(
+    paths = in_job(
         "class-images", lambda controls: actions.class_images(model, config, controls=controls, events=events)
     )
     return {"state": "done", "drawn": [str(path) for path in paths]}
@@ -76,7 +76,7 @@ def sample(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
         Shot(args.prompt, args.negative, args.seed + i, args.steps, args.cfg, args.width or side, args.height or side)
         for i in range(args.count)
     ]
-    paths = _in_job(
+    paths = in_job(
         "sample",
         lambda controls: actions.sample(
             model, shots, Path(args.out), **_loras(args), progress=controls.watched(bar.show),
@@ -86,7 +86,7 @@ def sample(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
 
 
 def generate(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
-    path, verification = _in_job(
+    path, verification = in_job(
         "generate-ckpt",
         lambda controls: actions.generate_checkpoint(
             _model(args), **_loras(args), precision="fp16" if args.half else args.precision,
@@ -118,7 +118,7 @@ def _made(args: argparse.Namespace, options: type, bar: ProgressBar, work: Calla
     size = [key for key, setting in declared(options).items() if setting.group == SIZE]
     chosen = parse(options, {key: getattr(args, key) for key in size if getattr(args, key) is not None})
     given = {key: getattr(chosen, key) for key in size}
-    made = _in_job(args.word, lambda controls: work(**given, progress=controls.watched(bar.show)))
+    made = in_job(args.word, lambda controls: work(**given, progress=controls.watched(bar.show)))
     return {"state": "done", **made}
 
 
@@ -129,7 +129,7 @@ def check(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
 
 
 def inspect(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
-    found = _in_job(
+    found = in_job(
         "inspect",
         lambda controls: actions.inspect(args.file, args.against, controls.watched(bar.show)),
     )
@@ -189,7 +189,7 @@ def _config(args: argparse.Namespace, model: ModelFolder) -> Any:
     return config
 
 
-def _in_job(what: str, work: Callable[[Controls], Any]) -> Any:
+def in_job(what: str, work: Callable[[Controls], Any]) -> Any:
     """Run ``work`` in the job thread while this one listens to Ctrl-C: once cancels, twice stops at once.
 
     A polite end from outside (SIGTERM, as schedulers of clusters and ``kill`` send it) cancels too.

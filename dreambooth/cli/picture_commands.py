@@ -2,9 +2,45 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from typing import Any
+
+from dreambooth import picture_actions
+from dreambooth.cli.commands import in_job
+from dreambooth.errors import UserError
+from dreambooth.settings import parse
+from dreambooth.settings.preparing import PREPARING, Preparing
+from dreambooth.terminal import ProgressBar
 
 
 def add_words(words: Any, word: Callable[..., Any]) -> None:
     """``word(words, name, run, help)`` makes the parser of one; see arguments.py."""
+    _add_prepare(words, word)
+
+
+def _add_prepare(words: Any, word: Callable[..., Any]) -> None:
+    from dreambooth.cli.arguments import add_option  # which draws these words
+
+    prepare_ = word(words, "prepare", prepare, "make pictures ready: crop, resize, rename, convert; originals stay")
+    prepare_.add_argument("folder", metavar="FOLDER")
+    for setting in PREPARING.values():
+        add_option(prepare_, setting)
+    prepare_.add_argument("--dry-run", action="store_true", help="say what would be done to each picture, do nothing")
+    prepare_.add_argument("--undo", action="store_true", help="bring back the originals of the last --in-place")
+
+
+def prepare(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
+    given = {key: getattr(args, key) for key in PREPARING if getattr(args, key) is not None}
+    if args.undo:
+        if given or args.dry_run:
+            raise UserError("--undo takes no other option: it brings back what the last --in-place replaced.")
+        return {"state": "done", **picture_actions.undo_preparation(args.folder)}
+    options = parse(Preparing, given)
+    prepared = in_job(
+        "prepare",
+        lambda controls: picture_actions.prepare(
+            args.folder, options, dry_run=args.dry_run, progress=controls.watched(bar.show)
+        ),
+    )
+    return {"state": "dry run" if args.dry_run else "done", **prepared.as_dict()}

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
 
 import torch
 
+from dreambooth.dataset.cropping import cut
 from dreambooth.dataset.pictures import alpha_of, decode, read_bytes
 from dreambooth.dataset.plan import Example
 from dreambooth.errors import UserError
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 
 def load_pixels(example: Example) -> torch.Tensor:
@@ -26,7 +23,7 @@ def load_pixels(example: Example) -> torch.Tensor:
     data = read_bytes(example.path)
     if hashlib.sha256(data).hexdigest() != example.content:
         raise UserError(f"{example.path}: changed since it was checked. Start the training again.")
-    image = _cropped(decode(data, example.path), example)
+    image = cut(decode(data, example.path), example.crop)
     # Through bytes rather than numpy: older torch builds can't take arrays from numpy 2.
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     pixels = pixels.view(image.height, image.width, 3).permute(2, 0, 1).contiguous()
@@ -42,7 +39,7 @@ def load_mask(example: Example) -> torch.Tensor | None:
     if example.mask is None:
         return None
     mask = decode(read_bytes(example.mask), example.mask).resize(example.original_size)
-    mask = _cropped(mask, example).convert("L")
+    mask = cut(mask, example.crop).convert("L")
     values = torch.frombuffer(bytearray(mask.tobytes()), dtype=torch.uint8).view(1, mask.height, mask.width)
     values = (values > 127).float()
     return values.flip(2) if example.flipped else values
@@ -56,22 +53,7 @@ def load_alpha(example: Example) -> torch.Tensor | None:
     alpha = alpha_of(read_bytes(example.path), example.path)
     if alpha is None:
         return None
-    alpha = _cropped(alpha, example)
+    alpha = cut(alpha, example.crop)
     values = torch.frombuffer(bytearray(alpha.tobytes()), dtype=torch.uint8).view(1, alpha.height, alpha.width)
     values = values.float() / 255
     return values.flip(2) if example.flipped else values
-
-
-def _cropped(image: Image.Image, example: Example) -> Image.Image:
-    from PIL import Image
-
-    crop = example.crop
-    across, down = image.width / crop.resized_w, image.height / crop.resized_h
-    # Resizing only the part that stays keeps a very long picture from being enlarged as a whole.
-    box = (
-        crop.left * across,
-        crop.top * down,
-        min((crop.left + crop.width) * across, image.width),
-        min((crop.top + crop.height) * down, image.height),
-    )
-    return image.resize((crop.width, crop.height), Image.Resampling.LANCZOS, box=box)

@@ -1,0 +1,287 @@
+"""One picture file made into another one: what has to be done to it, and its new bytes.
+
+Whatever training would do to the picture first (turn it upright, take 8 bits of 16, the first frame of an
+animation) is done by the same :func:`decode`. Beyond it, colours are brought to sRGB and transparency can stay.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dreambooth.dataset.buckets import Crop, Size
+from dreambooth.dataset.cropping import cut
+from dreambooth.dataset.pictures import decode
+from dreambooth.errors import UserError
+from dreambooth.settings.preparing import AS_IT_IS, WEBP_LOSSLESS, Preparing
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from PIL import Image
+
+log = logging.getLogger("dreambooth.dataset")
+
+# Endings of what is written, the usual one first. Other kinds become PNG, which loses nothing.
+ENDINGS = {
+    "PNG": (".png",),
+    "JPEG": (".jpg", ".jpeg", ".jfif"),
+    "WEBP": (".webp",),
+    "BMP": (".bmp",),
+    "AVIF": (".avif",),
+}
+_WRITTEN = {"PNG": "PNG", "JPEG": "JPEG", "WebP": "WEBP", WEBP_LOSSLESS: "WEBP"}
+_WRITTEN_AS_THEY_ARE = ("PNG", "JPEG", "WEBP", "BMP")
+_HOLDS_ALPHA = ("PNG", "WEBP")
+_HOLDS_PROFILE = ("PNG", "JPEG", "WEBP")
+_ORIENTATION = 0x0112
+
+# What Pillow tells of a file beside its pixels and is no one's private matter. All else is metadata.
+_TECHNICAL = frozenset(
+    {"jfif", "jfif_version", "jfif_unit", "jfif_density", "dpi", "progressive", "progression", "adobe",
+     "adobe_transform", "icc_profile", "gamma", "transparency", "srgb", "chromaticity", "aspect", "interlace", "loop",
+     "duration", "background", "default_image", "compression", "blend", "disposal", "timestamp", "version",
+     "extension"}
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a picture file is, as far as that decides what has to be done."""
+
+    kind: str  # Pillow's name of the format, JPEG for MPO too
+    lossless: bool
+    alpha: bool
+    turned: bool  # the camera noted that it has to be turned or mirrored
+    metadata: bool
+    profile: str  # name of a colour profile other than sRGB that the colours can be converted from
+    keepable: bool  # whether that profile fits the RGB that is written
+    deep: bool  # more than 8 bits per channel
+    animated: bool
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is done to one picture, in this order."""
+
+    crop: Crop
+    mirrored: bool
+    kind: str  # Pillow's name of the new format
+    lossless: bool
+    anew: bool  # False: the bytes stay as they are
+    words: tuple[str, ...]
+
+
+def facts(data: bytes) -> Facts:
+    """Facts of a picture that :func:`decode` could read."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data)) as image:
+        kind = "JPEG" if image.format == "MPO" else image.format
+        return Facts(
+            kind=kind,
+            lossless=kind != "JPEG" and kind != "AVIF" and (kind != "WEBP" or b"VP8L" in data),
+            alpha=image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info,
+            turned=_orientation(image) != 1,
+            metadata=bool(getattr(image, "text", None)) or not set(image.info) <= _TECHNICAL,
+            profile=_foreign_profile(image),
+            keepable=_bare_mode(image) == "RGB",
+            deep=image.mode == "I" or image.mode.startswith("I;16"),
+            animated=kind != "JPEG" and getattr(image, "is_animated", False),
+        )
+
+
+def recipe(found: Facts, size: Size, crop: Crop, mirrored: bool, options: Preparing) -> Recipe:
+    """What has to be done to a picture of this ``size`` (upright) to make it what was chosen."""
+    kind, lossless = _target(found, options)
+    steps = [*_geometry(found, size, crop, mirrored), *_contents(found, kind, options)]
+    same = (kind, lossless) == (found.kind, found.lossless)
+    if not steps and (same or (options.format == AS_IT_IS and found.kind in ENDINGS)):
+        return Recipe(crop, mirrored, found.kind, found.lossless, anew=False, words=())
+    steps.append(f"written as {_called(kind, lossless, options.quality)}")
+    steps += ["its 16 bits become 8"] * found.deep + ["only the first frame stays"] * found.animated
+    return Recipe(crop, mirrored, kind, lossless, anew=True, words=tuple(steps))
+
+
+def prepared(data: bytes, path: Path, made: Recipe, options: Preparing) -> bytes:
+    """The new file's bytes; the same ones for the same file and options. UserError names the file."""
+    if not made.anew:
+        return data
+    image = _mirrored(cut(_pixels(data, path, made.kind, options), made.crop), made)
+    return _saved(image, made.kind, path, **_how_written(data, made, options))
+
+
+def prepared_mask(data: bytes, path: Path, size: Size, made: Recipe) -> bytes:
+    """The mask's bytes (PNG), cut as its picture of this ``size`` is."""
+    mask = decode(data, path).convert("L").resize(size)
+    return _saved(_mirrored(cut(mask, made.crop), made), "PNG", path)
+
+
+def _target(found: Facts, options: Preparing) -> tuple[str, bool]:
+    """(format, whether it loses nothing) of what is written anew."""
+    if options.format != AS_IT_IS:
+        return _WRITTEN[options.format], options.format in ("PNG", WEBP_LOSSLESS)
+    return (found.kind, found.lossless) if found.kind in _WRITTEN_AS_THEY_ARE else ("PNG", True)
+
+
+def _converts(found: Facts, kind: str, options: Preparing) -> bool:
+    stays = options.keep_profile and found.keepable and kind in _HOLDS_PROFILE
+    return bool(found.profile) and not stays
+
+
+def _geometry(found: Facts, size: Size, crop: Crop, mirrored: bool) -> list[str]:
+    steps = ["turned upright"] * found.turned
+    resized = crop.resized_w, crop.resized_h
+    if resized != size:
+        how = "enlarged" if resized[0] > size[0] or resized[1] > size[1] else "resized"
+        steps.append(f"{how} to {resized[0]}x{resized[1]}")
+    if crop.bucket != resized:
+        steps.append(f"cropped to {crop.width}x{crop.height}")
+    return steps + ["mirrored"] * mirrored
+
+
+def _contents(found: Facts, kind: str, options: Preparing) -> list[str]:
+    steps = []
+    if _converts(found, kind, options):
+        steps.append(f"colours converted from {found.profile} to sRGB")
+    if found.alpha and (options.flatten or kind not in _HOLDS_ALPHA):
+        steps.append(f"transparency laid on {options.flatten or 'white'}")
+    if found.metadata and options.strip_metadata:
+        steps.append("metadata removed")
+    return steps
+
+
+def _called(kind: str, lossless: bool, quality: int) -> str:
+    name = "WebP" if kind == "WEBP" else kind
+    if kind == "WEBP" and lossless:
+        return "lossless WebP"
+    return name if lossless else f"{name}, quality {quality}"
+
+
+# -- pixels ---------------------------------------------------------------------------------------------------
+
+
+def _pixels(data: bytes, path: Path, kind: str, options: Preparing) -> Image.Image:
+    """Upright, in sRGB (or with its own profile, where that is kept): RGB, or RGBA where transparency stays."""
+    from PIL import Image, ImageColor, ImageOps
+
+    picture = decode(data, path)  # says in words what is wrong with it
+    found = facts(data)
+    converts = _converts(found, kind, options)
+    if not found.alpha and not converts:
+        return picture
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+        upright = ImageOps.exif_transpose(image) if found.turned else image
+        picture = (_in_srgb(upright) if converts else upright.convert("RGBA")).convert("RGB")
+        if not found.alpha:
+            return picture
+        alpha = upright.convert("RGBA").getchannel("A")
+    if options.flatten or kind not in _HOLDS_ALPHA:
+        under = Image.new("RGB", picture.size, ImageColor.getrgb(options.flatten or "white")[:3])
+        return Image.composite(picture, under, alpha)
+    picture.putalpha(alpha)
+    return picture
+
+
+def _in_srgb(image: Image.Image) -> Image.Image:
+    from PIL import ImageCms
+
+    return ImageCms.applyTransform(_bare(image), _transform(image))
+
+
+def _transform(image: Image.Image) -> Any:
+    from PIL import ImageCms
+
+    profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
+    return ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), _bare_mode(image), "RGB")
+
+
+def _bare(image: Image.Image) -> Image.Image:
+    """Without transparency and palette: as colour management takes it."""
+    return image if image.mode == _bare_mode(image) else image.convert(_bare_mode(image))
+
+
+def _bare_mode(image: Image.Image) -> str:
+    return {"LA": "L", "L": "L", "CMYK": "CMYK"}.get(image.mode, "RGB")
+
+
+def _foreign_profile(image: Image.Image) -> str:
+    """The name of the picture's colour profile; "" where it has none, has sRGB's, or one that can't be used."""
+    if not image.info.get("icc_profile") or image.mode.startswith("I"):
+        return ""
+    try:
+        from PIL import ImageCms
+
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
+        name = " ".join(ImageCms.getProfileDescription(profile).split())
+        _transform(image)
+    except Exception:  # damaged, or for other channels than the picture has: every viewer leaves it aside
+        log.debug("unusable colour profile", exc_info=True)
+        return ""
+    return "" if "srgb" in name.lower() else name or "a profile without a name"
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        noted = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # as in decode(): the note is damaged, the picture is not
+        return 1
+    return noted if noted in range(1, 9) else 1
+
+
+def _mirrored(image: Image.Image, made: Recipe) -> Image.Image:
+    from PIL import Image
+
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if made.mirrored else image
+
+
+# -- files ----------------------------------------------------------------------------------------------------
+
+
+def _how_written(data: bytes, made: Recipe, options: Preparing) -> dict[str, Any]:
+    """Pillow's options for the new file: its quality, and what it holds beside pixels."""
+    from PIL import Image
+
+    more: dict[str, Any] = {}
+    with Image.open(io.BytesIO(data)) as before:
+        if not options.strip_metadata:
+            more |= _metadata(before, made.kind)
+        if _foreign_profile(before) and not _converts(facts(data), made.kind, options):
+            more["icc_profile"] = before.info["icc_profile"]
+    if made.kind == "JPEG":
+        more |= {"quality": options.quality, "subsampling": 0}  # colours as sharp as the rest
+    elif made.kind == "WEBP":
+        more |= {"lossless": True} if made.lossless else {"quality": options.quality}
+    return more
+
+
+def _metadata(image: Image.Image, kind: str) -> dict[str, Any]:
+    """What the new file can hold of the old one's metadata; it is upright already."""
+    from PIL import PngImagePlugin
+
+    kept: dict[str, Any] = {}
+    try:
+        exif = image.getexif() if image.info.get("exif") else {}
+        exif.pop(_ORIENTATION, None)
+        if exif and kind in ("JPEG", "PNG", "WEBP"):
+            kept["exif"] = exif.tobytes()
+    except Exception:
+        log.debug("unreadable EXIF data", exc_info=True)
+    texts = getattr(image, "text", None)
+    if texts and kind == "PNG":
+        kept["pnginfo"] = PngImagePlugin.PngInfo()
+        for name, text in texts.items():
+            kept["pnginfo"].add_text(name, text)
+    return kept
+
+
+def _saved(image: Image.Image, kind: str, path: Path, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    try:
+        image.save(stream, kind, **options)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: can't be written as {kind} ({error}). Choose another format.") from error
+    return stream.getvalue()
