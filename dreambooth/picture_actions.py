@@ -4,14 +4,17 @@ callers.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreambooth.errors import UserError
 from dreambooth.files import expand
 
 if TYPE_CHECKING:
-    from dreambooth.dataset.preparation import Preparation
+    from dreambooth.dataset.preparation import Change, Preparation
+    from dreambooth.dataset.prepared_previews import Preview
     from dreambooth.settings.preparing import Preparing
 
 Progress = Callable[[int, int, str], None]
@@ -32,6 +35,17 @@ def prepare(
     if dry_run:
         return planned
     return (replace_originals if options.in_place else into_new_folder)(planned, progress)
+
+
+def preview_preparation(preparation: Preparation, count: int) -> list[tuple[Change, Preview]]:
+    """Before and after of its first pictures; those that can't be read any more are left out."""
+    from dreambooth.dataset.prepared_previews import preview
+
+    previews = []
+    for change in preparation.changes[:count]:
+        with contextlib.suppress(UserError):
+            previews.append((change, preview(change, preparation.options)))
+    return previews
 
 
 def undo_preparation(folder: str | Path) -> dict[str, Any]:

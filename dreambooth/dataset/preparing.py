@@ -142,12 +142,7 @@ def _look(path: Path, mask: Path | None, options: Preparing, buckets: Sequence[S
 
 
 def _named(
-    looks: Sequence[_Look],
-    folder: Path,
-    out: Path,
-    options: Preparing,
-    masks: Mapping[Path, Path],
-    numbers: dict[Path, int],
+    looks: Sequence[_Look], folder: Path, out: Path, options: Preparing, masks: Mapping[Path, Path]
 ) -> list[Change]:
     """The changes, each with a name of its own; who can keep the name that it has comes first."""
     mirrors = {ADD_MIRRORED: (False, True), MIRROR_ALL: (True,)}.get(options.mirror, (False,))
@@ -158,16 +153,20 @@ def _named(
             made = recipe(look.facts, look.size, look.crop, mirrored, options)
             name = stem + (MIRRORED if options.mirror == ADD_MIRRORED and mirrored else "")
             drafts.append((look, made, name, _companions(look.path, masks.get(look.path), made)))
+
+    def has_it_already(place: int) -> bool:
+        look, _, name, [(_, ending), *_] = drafts[place]
+        return look.path.name == name + ending
+
     names = Names(_others(looks, masks) if options.in_place else ())
     changes: dict[int, Change] = {}
-    keeps = [look.path.name == name + files_[0][1] for look, _, name, files_ in drafts]
-    for place in sorted(range(len(drafts)), key=lambda place: not keeps[place]):
-        look, made, name, with_it = drafts[place]
+    for place in sorted(range(len(drafts)), key=has_it_already, reverse=True):
+        look, made, name, together = drafts[place]
         there = out / look.path.parent.relative_to(folder)
-        stem = names.claim(there, name, with_it)
-        picture, *captions = [(source, there / (stem + ending)) for source, ending in with_it]
-        mask = captions.pop() if look.path in masks else None
-        changes[place] = Change(look.path, picture[1], look.content, look.size, made, tuple(captions), mask)
+        stem = names.claim(there, name, together)
+        (_, destination), *beside = [(source, there / (stem + ending)) for source, ending in together]
+        mask = beside.pop() if look.path in masks else None
+        changes[place] = Change(look.path, destination, look.content, look.size, made, tuple(beside), mask)
     return [changes[place] for place in range(len(drafts))]
 
 

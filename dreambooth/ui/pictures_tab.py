@@ -9,6 +9,7 @@ import gradio as gr
 from dreambooth.ui.desk import Desk
 from dreambooth.ui.fields import Fields
 from dreambooth.ui.gradio_versions import control
+from dreambooth.ui.prepare_form import PrepareForm
 
 
 class PicturesTab:
@@ -23,11 +24,19 @@ class PicturesTab:
             max_lines=1,
             elem_id="db_pictures_folder",
         )
-        self.forms: list[Any] = []
+        self.forms: list[Any] = [PrepareForm()]
 
     def buttons(self) -> list[Any]:
         """What waits for the end of other work."""
         return [button for form in self.forms for button in form.buttons()]
+
+    def outcomes(self) -> list[Any]:
+        """What shows how the forms' work ended, for all browsers that have the page open."""
+        return [form.outcome for form in self.forms if hasattr(form, "outcome")]
+
+    def looks(self) -> dict[str, str]:
+        """What is to be seen in :meth:`outcomes` now, in the same order."""
+        return {form.outcome.elem_id: form.look() for form in self.forms if hasattr(form, "outcome")}
 
     def wire(self, desk: Desk, model: Any, settings: Fields) -> None:
         """``model``: the control that says which one is shown; ``settings``: its fields."""

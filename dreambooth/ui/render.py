@@ -110,8 +110,13 @@ def _file(item: Saved) -> str:
 
 def caption_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """What will be trained, picture by picture, from the very plan that training follows."""
-    head = "".join(f"<th>{name}</th>" for name in COLUMNS)
-    body = "".join(f"<tr>{''.join(_cell(text(row)) for text in COLUMNS.values())}</tr>" for row in rows[:MOST_ROWS])
+    return table(COLUMNS, rows)
+
+
+def table(columns: Mapping[str, Callable[[Mapping[str, Any]], Any]], rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows under the columns' names; the first of very many."""
+    head = "".join(f"<th>{name}</th>" for name in columns)
+    body = "".join(f"<tr>{''.join(_cell(text(row)) for text in columns.values())}</tr>" for row in rows[:MOST_ROWS])
     more = f"<p>… and {len(rows) - MOST_ROWS} more.</p>" if len(rows) > MOST_ROWS else ""
     return f'<div class="db_table"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{more}'
 

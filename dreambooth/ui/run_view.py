@@ -31,6 +31,9 @@ STARTS = {
     "resize": "Resizing to",
     "merge": "Merging",
     "class-images": "Drawing class images for",
+    "prepare": "Preparing",
+    "dry run": "Dry run of preparing",
+    "undo": "Undoing the preparation of",
 }
 ENDS = {"done": "Done.", "cancelled": "Cancelled.", "failed": "It failed; the log says why."}
 
