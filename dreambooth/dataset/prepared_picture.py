@@ -280,6 +280,7 @@ def _metadata(image: Image.Image, kind: str) -> dict[str, Any]:
 
 def _saved(image: Image.Image, kind: str, path: Path, **options: Any) -> bytes:
     stream = io.BytesIO()
+    image.info = {}  # parts of it (profile, comment) would be written unasked
     try:
         image.save(stream, kind, **options)
     except (OSError, ValueError) as error:

@@ -24,7 +24,6 @@ COLUMNS = {
 
 def outcome(preparation: Preparation, previews: Sequence[tuple[Change, Preview]] = (), dry: bool = False) -> str:
     """What would be done (``dry``), or was done."""
-    told = dict(preparation.as_dict())
     said = [summary(preparation, dry)]
     if preparation.originals:
         said.append(f"The originals are kept in {preparation.originals}; Undo last brings them back.")
@@ -32,14 +31,14 @@ def outcome(preparation: Preparation, previews: Sequence[tuple[Change, Preview]]
         render.lines(said)
         + render.problems([*preparation.skipped, *preparation.warnings])
         + _before_after(previews)
-        + render.table(COLUMNS, told["changes"])
+        + render.table(COLUMNS, preparation.as_dict()["changes"])
     )
 
 
 def summary(preparation: Preparation, dry: bool = False) -> str:
     """In one line."""
     counts = preparation.counts()
-    skipped = f", {counts['skipped']} are skipped" if counts["skipped"] else ""
+    skipped = f", {counts['skipped']} skipped" if counts["skipped"] else ""
     where = "in place" if preparation.options.in_place else f"in {preparation.out}"
     start = "Dry run, nothing is written" if dry else "Prepared"
     return f"{start}: {counts['pictures']} pictures {where}, {counts['changed']} of them written anew{skipped}."
