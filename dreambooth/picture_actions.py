@@ -27,10 +27,11 @@ def prepare(
 
     Originals are not touched, unless ``options.in_place``: then they are kept, see :func:`undo_preparation`.
     """
-    from dreambooth.dataset.originals import replace_originals
+    from dreambooth.dataset.originals import replace_originals, require_settled
     from dreambooth.dataset.prepared_files import into_new_folder
     from dreambooth.dataset.preparing import plan
 
+    require_settled(expand(folder))
     planned = plan(expand(folder), options, progress)
     if dry_run:
         return planned

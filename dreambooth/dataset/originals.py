@@ -45,11 +45,10 @@ class Undone:
 def replace_originals(preparation: Preparation, progress: Progress | None = None) -> Preparation:
     """Put the prepared pictures in the places of the originals; what was done.
 
-    Until all are written nothing is moved, so that breaking off leaves everything as it was. UserError when an
-    earlier preparation was killed in its middle, or a file is in the way.
+    Until all are written nothing is moved, so that breaking off leaves everything as it was. UserError when a file is
+    in the way. The folder must be settled (:func:`require_settled`).
     """
     folder = preparation.folder
-    _require_settled(folder)
     if not any(change.writes() for change in preparation.changes):
         return preparation
     files.clear_leftovers(folder)
@@ -148,7 +147,8 @@ def _require_free_places(folder: Path, journal: _Journal) -> None:
         )
 
 
-def _require_settled(folder: Path) -> None:
+def require_settled(folder: Path) -> None:
+    """UserError when an earlier preparation of this folder was killed while files were moved."""
     for kept in _kept(folder):
         if any(path.is_file() for path in (kept / _NEW).rglob("*")):
             raise UserError(

@@ -54,7 +54,7 @@ def write(preparation: Preparation, into: Path, progress: Progress | None = None
     done, skipped = each(to_do, do, progress, "preparing pictures")
     untouched = [change for change in preparation.changes if not change.writes()]
     order = {change: place for place, change in enumerate(preparation.changes)}
-    if not done and not untouched:
+    if to_do and not done:
         raise UserError.several(["None of the pictures could be prepared.", *skipped])
     return replace(
         preparation,

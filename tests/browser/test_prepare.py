@@ -80,6 +80,7 @@ def test_dry_run_prepare_and_undo(visitor, photos, tmp_path):
 
 def test_every_option_has_its_control_and_buckets_come_from_the_settings(visitor):
     visitor.tab("Settings")
+    visitor.unfold("db_group_settings_image_processing")
     visitor.fill(resolution=768)
     visitor.tab("Pictures")
     visitor.unfold("db_pictures_prepare")

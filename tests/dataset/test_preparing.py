@@ -179,7 +179,7 @@ def test_transparency_stays_or_is_laid_on_the_colour(folder):
 def test_metadata_goes_or_stays(folder):
     exif = Image.Exif()
     exif[0x010F], exif[0x0112] = "Camera", 6  # a phone held upright
-    exif.get_ifd(0x8825)[1] = "N"  # GPS
+    exif[0x8825] = {1: "N"}  # GPS
     scene((90, 60)).save(folder / "a.jpg", exif=exif, comment="secret place")
     prompts = PngImagePlugin.PngInfo()
     prompts.add_text("parameters", "a secret prompt, Steps: 20")
