@@ -31,6 +31,8 @@ def prepare(
     from dreambooth.dataset.prepared_files import into_new_folder
     from dreambooth.dataset.preparing import plan
 
+    if not str(folder).strip():
+        raise UserError("The folder is empty: give the one with the pictures.")
     require_settled(expand(folder))
     planned = plan(expand(folder), options, progress)
     if dry_run:

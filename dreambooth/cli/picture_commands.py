@@ -37,6 +37,13 @@ def prepare(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
             raise UserError("--undo takes no other option: it brings back what the last --in-place replaced.")
         return {"state": "done", **picture_actions.undo_preparation(args.folder)}
     options = parse(Preparing, given)
+    idle = [PREPARING[key] for key in given if not PREPARING[key].applies_to(vars(options))]
+    if idle:
+        raise UserError.several(
+            f"--{setting.key.replace('_', '-')} has no effect with these options (only when {setting.applies}): "
+            "leave it out."
+            for setting in idle
+        )
     prepared = in_job(
         "prepare",
         lambda controls: picture_actions.prepare(

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _SIDE = 64  # pixels: the size that the measure was published for; smaller detail is texture
+_PLACES = 4096  # at most so many are tried: a picture may be millions of pixels long and one high
 _ABOUT_EQUAL = 0.02  # of all that stands out: places that differ by less are equally good
 
 
@@ -80,11 +81,11 @@ def _place(profile: Any, length: int, window: int) -> int:
     total = profile.sum()
     if slack <= 0 or total <= 0:
         return max(0, slack) // 2
-    # The integral of the profile at every pixel, so that each window's share is one subtraction.
-    steps = np.linspace(0, length, len(profile) + 1)
-    integral = np.interp(np.arange(length + 1), steps, np.concatenate([[0.0], np.cumsum(profile)]))
-    kept = (integral[window:] - integral[: slack + 1]) / total
-    good = np.flatnonzero(kept >= kept.max() - _ABOUT_EQUAL)
+    # The profile's integral, so that each window's share is one subtraction.
+    ends, integral = np.linspace(0, length, len(profile) + 1), np.concatenate([[0.0], np.cumsum(profile)])
+    places = np.linspace(0, slack, min(slack, _PLACES) + 1).round()
+    kept = (np.interp(places + window, ends, integral) - np.interp(places, ends, integral)) / total
+    good = places[kept >= kept.max() - _ABOUT_EQUAL]
     return int(good[len(good) // 2]) if kept.max() - kept.min() > _ABOUT_EQUAL else slack // 2
 
 

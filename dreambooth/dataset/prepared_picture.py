@@ -55,7 +55,7 @@ class Facts:
     lossless: bool
     alpha: bool
     turned: bool  # the camera noted that it has to be turned or mirrored
-    metadata: bool
+    metadata: bool  # False as well when nobody looked for it
     profile: str  # name of a colour profile other than sRGB that the colours can be converted from
     keepable: bool  # whether that profile fits the RGB that is written
     deep: bool  # more than 8 bits per channel
@@ -74,8 +74,8 @@ class Recipe:
     words: tuple[str, ...]
 
 
-def facts(data: bytes) -> Facts:
-    """Facts of a picture that :func:`decode` could read."""
+def facts(data: bytes, look_for_metadata: bool = False) -> Facts:
+    """Facts of a picture that :func:`decode` could read. Looking for metadata reads a PNG to its end once more."""
     from PIL import Image
 
     with Image.open(io.BytesIO(data)) as image:
@@ -85,7 +85,7 @@ def facts(data: bytes) -> Facts:
             lossless=kind != "JPEG" and kind != "AVIF" and (kind != "WEBP" or b"VP8L" in data),
             alpha=image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info,
             turned=_orientation(image) != 1,
-            metadata=bool(getattr(image, "text", None)) or not set(image.info) <= _TECHNICAL,
+            metadata=look_for_metadata and _has_metadata(image),
             profile=_foreign_profile(image),
             keepable=_bare_mode(image) == "RGB",
             deep=image.mode == "I" or image.mode.startswith("I;16"),
@@ -222,6 +222,10 @@ def _foreign_profile(image: Image.Image) -> str:
         log.debug("unusable colour profile", exc_info=True)
         return ""
     return "" if "srgb" in name.lower() else name or "a profile without a name"
+
+
+def _has_metadata(image: Image.Image) -> bool:
+    return bool(getattr(image, "text", None)) or not set(image.info) <= _TECHNICAL
 
 
 def _orientation(image: Image.Image) -> int:

@@ -25,7 +25,7 @@ from dreambooth.dataset.preparation import Change, Preparation
 from dreambooth.dataset.prepared_names import Names, captions_of, filled_in, numbers_in_folders, problems_of
 from dreambooth.dataset.prepared_picture import ENDINGS, Facts, Recipe, facts, recipe
 from dreambooth.errors import UserError
-from dreambooth.settings.preparing import ADD_MIRRORED, MIRROR_ALL, NO_CROP, SMART, Preparing
+from dreambooth.settings.preparing import ADD_MIRRORED, LONGEST_SIDE, MIRROR_ALL, NO_CROP, SMART, Preparing
 
 MIRRORED = "-mirrored"
 
@@ -42,7 +42,8 @@ def plan(folder: Path, options: Preparing, progress: Progress | None = None) -> 
     buckets = _require_usable(folder, options)
     out = folder if options.in_place else _destination(folder, options)
     masks = masks_of(found)
-    pictures = [path for path in found if path not in set(masks.values())]
+    are_masks = set(masks.values())
+    pictures = [path for path in found if path not in are_masks]
 
     def look(path: Path) -> _Look:
         if options.in_place and not path.parent.resolve().is_relative_to(folder.resolve()):
@@ -82,8 +83,11 @@ def _buckets(options: Preparing) -> list[Size]:
             options.resolution, options.bucket_step, options.bucket_min_side, options.bucket_max_side
         )  # fmt: skip
     size = re.fullmatch(r"\s*(\d{1,5})\s*[x×*]\s*(\d{1,5})\s*", options.fixed_size)
-    if not size or not all(int(side) for side in size.groups()):
-        raise UserError(f"fixed_size (Crop to one size): {options.fixed_size!r} is no size. Write it as 512x768.")
+    if not size or not all(0 < int(side) <= LONGEST_SIDE for side in size.groups()):
+        raise UserError(
+            f"fixed_size (Crop to one size): {options.fixed_size!r} is no size with sides of 1 to {LONGEST_SIDE} "
+            "pixels. Write it as 512x768."
+        )
     return [(int(size[1]), int(size[2]))]
 
 
@@ -138,7 +142,7 @@ def _look(path: Path, mask: Path | None, options: Preparing, buckets: Sequence[S
     else:
         crop = to_bucket(image.size, buckets, options.enlarge)
         crop = smart(image, crop) if options.crop == SMART else crop
-    return _Look(path, hashlib.sha256(data).hexdigest(), image.size, facts(data), crop)
+    return _Look(path, hashlib.sha256(data).hexdigest(), image.size, facts(data, options.strip_metadata), crop)
 
 
 def _named(

@@ -14,6 +14,8 @@ AS_IT_IS = "as it is"
 WEBP_LOSSLESS = "WebP lossless"
 FORMATS = (AS_IT_IS, "PNG", "JPEG", "WebP", WEBP_LOSSLESS)
 
+LONGEST_SIDE = 8192  # pixels: its square is no more than what is read again
+
 _TO_BUCKETS = "crop != 'none' and not fixed_size"
 
 
@@ -48,8 +50,8 @@ class Preparing:
     bucket_max_side: int = _as_in_training("bucket_max_side")
     fixed_size: str = setting("", "Size", "Crop to one size",
         "Width x height, such as 512x768, for all pictures instead of buckets.", applies="crop != 'none'")
-    long_side: int = setting(0, "Size", "Long side", "Resize to this many pixels; 0: as it is.", low=0, high=16384,
-        applies="crop == 'none'")
+    long_side: int = setting(0, "Size", "Long side", "Resize to this many pixels; 0: as it is.", low=0,
+        high=LONGEST_SIDE, applies="crop == 'none'")
     enlarge: bool = setting(False, "Size", "Enlarge small pictures",
         "Off: a picture that is too small keeps its pixels, and is at most cut to the bucket's shape.",
         applies="crop != 'none' or long_side")

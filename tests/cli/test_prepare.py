@@ -69,6 +69,8 @@ def test_dry_run_prepare_in_place_undo(folder, tmp_path):
     assert refused.returncode == 2 and "invalid choice" in refused.stderr
     refused = run("prepare", folder, "--quality", "101", "--resolution", "many", "--json")
     assert len(json.loads(refused.stdout)["problems"]) == 2
+    refused = run("prepare", folder, "--in-place", "--out", out, "--long-side", 64, "--crop", "smart")
+    assert "--out has no effect" in refused.stderr and "--long-side has no effect" in refused.stderr
     assert run("prepare", folder, *IN_PLACE).returncode == 0 and contents(folder) != before
     undone = run("prepare", folder, "--undo", "--json")
     assert json.loads(undone.stdout) == {"state": "done", "restored": 6, "removed": 6, "set_aside": []}

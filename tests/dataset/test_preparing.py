@@ -106,6 +106,12 @@ def test_a_smart_crop_keeps_what_stands_out(at, upright):
         assert 0 <= moved.left <= moved.resized_w - moved.width and 0 <= moved.top <= moved.resized_h - moved.height
 
 
+def test_a_picture_of_one_long_line_is_cropped_as_any_other(folder):
+    Image.effect_noise((70_000, 1), 90).save(folder / "line.png")
+    [change] = prepare(folder, Preparing(crop="smart", resolution=64, bucket_step=32, enlarge=True)).changes
+    assert Image.open(change.destination).size == change.new_size == (64, 64) or change.new_size[0] > change.new_size[1]
+
+
 def test_a_plain_picture_is_cropped_around_its_middle():
     for image in (Image.new("RGB", (300, 100), "teal"), scene((300, 100))):
         crop = fit(image.size, [(64, 64)])
