@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.dataset.buckets import Crop, Size
+from dreambooth.dataset.colours import foreign_profile, in_srgb, mode_without_alpha
 from dreambooth.dataset.cropping import cut
 from dreambooth.dataset.pictures import decode
 from dreambooth.errors import UserError
@@ -86,8 +87,8 @@ def facts(data: bytes, look_for_metadata: bool = False) -> Facts:
             alpha=image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info,
             turned=_orientation(image) != 1,
             metadata=look_for_metadata and _has_metadata(image),
-            profile=_foreign_profile(image),
-            keepable=_bare_mode(image) == "RGB",
+            profile=foreign_profile(image),
+            keepable=mode_without_alpha(image) == "RGB",
             deep=image.mode == "I" or image.mode.startswith("I;16"),
             animated=kind != "JPEG" and getattr(image, "is_animated", False),
         )
@@ -175,7 +176,7 @@ def _pixels(data: bytes, path: Path, kind: str, options: Preparing) -> Image.Ima
     with Image.open(io.BytesIO(data)) as image:
         image.load()
         upright = ImageOps.exif_transpose(image) if found.turned else image
-        picture = (_in_srgb(upright) if converts else upright.convert("RGBA")).convert("RGB")
+        picture = (in_srgb(upright) if converts else upright.convert("RGBA")).convert("RGB")
         if not found.alpha:
             return picture
         alpha = upright.convert("RGBA").getchannel("A")
@@ -184,44 +185,6 @@ def _pixels(data: bytes, path: Path, kind: str, options: Preparing) -> Image.Ima
         return Image.composite(picture, under, alpha)
     picture.putalpha(alpha)
     return picture
-
-
-def _in_srgb(image: Image.Image) -> Image.Image:
-    from PIL import ImageCms
-
-    return ImageCms.applyTransform(_bare(image), _transform(image))
-
-
-def _transform(image: Image.Image) -> Any:
-    from PIL import ImageCms
-
-    profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
-    return ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), _bare_mode(image), "RGB")
-
-
-def _bare(image: Image.Image) -> Image.Image:
-    """Without transparency and palette: as colour management takes it."""
-    return image if image.mode == _bare_mode(image) else image.convert(_bare_mode(image))
-
-
-def _bare_mode(image: Image.Image) -> str:
-    return {"LA": "L", "L": "L", "CMYK": "CMYK"}.get(image.mode, "RGB")
-
-
-def _foreign_profile(image: Image.Image) -> str:
-    """The name of the picture's colour profile; "" where it has none, has sRGB's, or one that can't be used."""
-    if not image.info.get("icc_profile") or image.mode.startswith("I"):
-        return ""
-    try:
-        from PIL import ImageCms
-
-        profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
-        name = " ".join(ImageCms.getProfileDescription(profile).split())
-        _transform(image)
-    except Exception:  # damaged, or for other channels than the picture has: every viewer leaves it aside
-        log.debug("unusable colour profile", exc_info=True)
-        return ""
-    return "" if "srgb" in name.lower() else name or "a profile without a name"
 
 
 def _has_metadata(image: Image.Image) -> bool:
@@ -253,7 +216,7 @@ def _how_written(data: bytes, made: Recipe, options: Preparing) -> dict[str, Any
     with Image.open(io.BytesIO(data)) as before:
         if not options.strip_metadata:
             more |= _metadata(before, made.kind)
-        if _foreign_profile(before) and not _converts(facts(data), made.kind, options):
+        if foreign_profile(before) and not _converts(facts(data), made.kind, options):
             more["icc_profile"] = before.info["icc_profile"]
     if made.kind == "JPEG":
         more |= {"quality": options.quality, "subsampling": 0}  # colours as sharp as the rest
