@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _SIDE = 64  # pixels: the size that the measure was published for; smaller detail is texture
+_TOP_TO_BOTTOM = (1.5, 0.5)  # how much what stands out counts; tried on portraits that the measure alone beheaded
 _PLACES = 4096  # at most so many are tried: a picture may be millions of pixels long and one high
 _ABOUT_EQUAL = 0.02  # of all that stands out: places that differ by less are equally good
 
@@ -93,7 +94,8 @@ def _saliency(image: Image.Image) -> Any:
     """How much each part stands out: a (64, 64) array. By the spectral residual, which needs no model.
 
     Xiaodi Hou and Liqing Zhang, "Saliency Detection: A Spectral Residual Approach" (CVPR 2007): what is left of the
-    log spectrum without its local average is what does not repeat itself, back in the picture.
+    log spectrum without its local average is what does not repeat itself, back in the picture. Its upper parts count
+    more: heads are there, and a crop that loses feet loses less.
     """
     import numpy as np
     from PIL import Image
@@ -105,7 +107,7 @@ def _saliency(image: Image.Image) -> Any:
     spectrum = np.fft.fft2(grey)
     log = np.log(np.abs(spectrum) + 1e-9)
     residual = np.exp(log - _blurred(log, 1) + 1j * np.angle(spectrum))
-    return _blurred(np.abs(np.fft.ifft2(residual)) ** 2, 2)
+    return _blurred(np.abs(np.fft.ifft2(residual)) ** 2, 2) * np.linspace(*_TOP_TO_BOTTOM, _SIDE)[:, None]
 
 
 def _blurred(values: Any, radius: int) -> Any:
