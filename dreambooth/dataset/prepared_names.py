@@ -32,6 +32,8 @@ def problems_of(pattern: str) -> list[str]:
         found.append(f"rename (Names): {pattern!r} begins or ends with a dot or a space, which hides or breaks files.")
     elif pattern.lower().endswith(MASK_ENDINGS):
         found.append(f"rename (Names): {pattern!r} ends as masks do, so pictures would be taken for masks.")
+    if pattern and not {"name", "n"} & {field["word"] for field in _FIELD.finditer(pattern)}:
+        found.append(f"rename (Names): {pattern!r} calls all pictures the same. Add {{n}} or {{name}}.")
     if len(rest) > LONGEST // 2:
         found.append(f"rename (Names): {len(rest)} characters beside the fields are too many. Take a shorter one.")
     return found

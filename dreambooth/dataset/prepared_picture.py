@@ -6,8 +6,10 @@ animation) is done by the same :func:`decode`. Beyond it, colours are brought to
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -75,21 +77,22 @@ class Recipe:
     words: tuple[str, ...]
 
 
-def facts(data: bytes, look_for_metadata: bool = False) -> Facts:
+def facts(data: bytes, path: Path, look_for_metadata: bool = False) -> Facts:
     """Facts of a picture that :func:`decode` could read. Looking for metadata reads a PNG to its end once more."""
     from PIL import Image
 
-    with Image.open(io.BytesIO(data)) as image:
+    with _in_words(path), Image.open(io.BytesIO(data)) as image:
+        deep = image.mode == "I" or image.mode.startswith("I;16")
         kind = "JPEG" if image.format == "MPO" else image.format
         return Facts(
             kind=kind,
             lossless=kind != "JPEG" and kind != "AVIF" and (kind != "WEBP" or b"VP8L" in data),
-            alpha=image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info,
+            alpha=image.mode in ("RGBA", "LA", "PA") or ("transparency" in image.info and not deep),
             turned=_orientation(image) != 1,
             metadata=look_for_metadata and _has_metadata(image),
             profile=foreign_profile(image),
             keepable=mode_without_alpha(image) == "RGB",
-            deep=image.mode == "I" or image.mode.startswith("I;16"),
+            deep=deep,
             animated=kind != "JPEG" and getattr(image, "is_animated", False),
         )
 
@@ -110,14 +113,27 @@ def prepared(data: bytes, path: Path, made: Recipe, options: Preparing) -> bytes
     """The new file's bytes; the same ones for the same file and options. UserError names the file."""
     if not made.anew:
         return data
-    image = _mirrored(cut(_pixels(data, path, made.kind, options), made.crop), made)
-    return _saved(image, made.kind, path, **_how_written(data, made, options))
+    with _in_words(path):
+        image = _mirrored(cut(_pixels(data, path, made.kind, options), made.crop), made)
+        return _saved(image, made.kind, path, **_how_written(data, path, made, options))
 
 
 def prepared_mask(data: bytes, path: Path, size: Size, made: Recipe) -> bytes:
     """The mask's bytes (PNG), cut as its picture of this ``size`` is."""
     mask = decode(data, path).convert("L").resize(size)
     return _saved(_mirrored(cut(mask, made.crop), made), "PNG", path)
+
+
+@contextlib.contextmanager
+def _in_words(path: Path) -> Iterator[None]:
+    """Pillow answers odd files with nearly any exception type: each means that this one can't be prepared."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        log.debug("%s can't be prepared", path, exc_info=True)
+        raise UserError(f"{path}: can't be prepared ({error or type(error).__name__}).") from error
 
 
 def _target(found: Facts, options: Preparing) -> tuple[str, bool]:
@@ -169,7 +185,7 @@ def _pixels(data: bytes, path: Path, kind: str, options: Preparing) -> Image.Ima
     from PIL import Image, ImageColor, ImageOps
 
     picture = decode(data, path)  # says in words what is wrong with it
-    found = facts(data)
+    found = facts(data, path)
     converts = _converts(found, kind, options)
     if not found.alpha and not converts:
         return picture
@@ -208,7 +224,7 @@ def _mirrored(image: Image.Image, made: Recipe) -> Image.Image:
 # -- files ----------------------------------------------------------------------------------------------------
 
 
-def _how_written(data: bytes, made: Recipe, options: Preparing) -> dict[str, Any]:
+def _how_written(data: bytes, path: Path, made: Recipe, options: Preparing) -> dict[str, Any]:
     """Pillow's options for the new file: its quality, and what it holds beside pixels."""
     from PIL import Image
 
@@ -216,7 +232,7 @@ def _how_written(data: bytes, made: Recipe, options: Preparing) -> dict[str, Any
     with Image.open(io.BytesIO(data)) as before:
         if not options.strip_metadata:
             more |= _metadata(before, made.kind)
-        if foreign_profile(before) and not _converts(facts(data), made.kind, options):
+        if foreign_profile(before) and not _converts(facts(data, path), made.kind, options):
             more["icc_profile"] = before.info["icc_profile"]
     if made.kind == "JPEG":
         more |= {"quality": options.quality, "subsampling": 0}  # colours as sharp as the rest

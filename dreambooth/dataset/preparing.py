@@ -142,7 +142,7 @@ def _look(path: Path, mask: Path | None, options: Preparing, buckets: Sequence[S
     else:
         crop = to_bucket(image.size, buckets, options.enlarge)
         crop = smart(image, crop) if options.crop == SMART else crop
-    return _Look(path, hashlib.sha256(data).hexdigest(), image.size, facts(data, options.strip_metadata), crop)
+    return _Look(path, hashlib.sha256(data).hexdigest(), image.size, facts(data, path, options.strip_metadata), crop)
 
 
 def _named(

@@ -27,7 +27,7 @@ def outcome(preparation: Preparation, previews: Sequence[tuple[Change, Preview]]
     said = [summary(preparation, dry)]
     if preparation.originals:
         said.append(f"The originals are kept in {preparation.originals}; Undo last brings them back.")
-    return (
+    return readable(
         render.lines(said)
         + render.problems([*preparation.skipped, *preparation.warnings])
         + _before_after(previews)
@@ -41,7 +41,8 @@ def summary(preparation: Preparation, dry: bool = False) -> str:
     skipped = f", {counts['skipped']} skipped" if counts["skipped"] else ""
     where = "in place" if preparation.options.in_place else f"in {preparation.out}"
     start = "Dry run, nothing is written" if dry else "Prepared"
-    return f"{start}: {counts['pictures']} pictures {where}, {counts['changed']} of them written anew{skipped}."
+    done = f"{counts['pictures']} pictures {where}, {counts['changed']} of them written anew{skipped}"
+    return readable(f"{start}: {done}.")
 
 
 def undone(told: dict) -> str:
@@ -49,7 +50,12 @@ def undone(told: dict) -> str:
     lines = [f"Undone: {told['restored']} originals are back, {told['removed']} prepared files are removed."]
     if told["set_aside"]:
         lines.append(f"Changed since, so kept aside: {', '.join(told['set_aside'])}")
-    return render.lines(lines)
+    return readable(render.lines(lines))
+
+
+def readable(text: str) -> str:
+    """Names need not be text; what a browser is sent must be."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _before_after(previews: Sequence[tuple[Change, Preview]]) -> str:

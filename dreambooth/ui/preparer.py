@@ -45,12 +45,13 @@ class Preparer:
             self.outcome = prepare_view.undone(told)
             events.send("ended", state="done", text=f"Undone: {told['restored']} originals are back.")
 
-        return self.desk.bench.start("undo", path.name, work, beside=shown or "")
+        return self.desk.bench.start("undo", prepare_view.readable(path.name), work, beside=shown or "")
 
     def _start(self, what: str, shown: str | None, folder: str, options: Preparing) -> str:
         path, dry = _chosen(folder), what == "dry run"
 
         def work(controls: Controls, events: Events) -> None:
+            self.outcome = ""
             progress = controls.watched(events.progress)
             done = picture_actions.prepare(path, options, dry_run=dry, progress=progress)
             previews = picture_actions.preview_preparation(done, PREVIEWS) if dry else []
@@ -58,7 +59,7 @@ class Preparer:
             self.destination = self.destination if dry else str(done.out)
             events.send("ended", state="done", text=prepare_view.summary(done, dry))
 
-        return self.desk.bench.start(what, path.name, work, beside=shown or "")
+        return self.desk.bench.start(what, prepare_view.readable(path.name), work, beside=shown or "")
 
 
 def _chosen(folder: str | None) -> Path:

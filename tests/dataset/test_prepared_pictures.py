@@ -158,6 +158,22 @@ def test_transparency_stays_or_is_laid_on_the_colour(folder):
     assert near(made("a.png", format="JPEG").getpixel((60, 5)), (255, 255, 255))
 
 
+def test_odd_modes_are_written_in_every_format(folder):
+    for mode in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "I;16", "I", "CMYK"):
+        suffix = {"CMYK": "jpg", "PA": "tif", "I": "tif"}.get(mode, "png")
+        image = scene().convert("L").convert("I").convert(mode) if mode in ("I", "I;16") else None
+        image = image or scene().convert("LA" if mode == "PA" else mode)
+        image.save(folder / f"{mode.replace(';', '')}.{suffix}")
+    scene().convert("L").convert("I").convert("I;16").save(folder / "key.png", transparency=5)
+    scene().convert("L").save(folder / "grey key.png", transparency=5)
+    for format in ("PNG", "JPEG", "WebP", "as it is"):
+        for mirror in ("no", "instead"):
+            done = prepare(folder, Preparing(format=format, mirror=mirror, strip_metadata=True))
+            assert len(done.changes) == 12 and not done.skipped
+            for change in done.changes:
+                assert examine(change.destination).size == change.new_size
+
+
 def test_metadata_goes_or_stays(folder):
     exif = Image.Exif()
     exif[0x010F], exif[0x0112] = "Camera", 6  # a phone held upright

@@ -67,6 +67,7 @@ def test_what_cannot_be_is_said_all_at_once_and_nothing_is_written(folder, tmp_p
     refused = {
         "can't be part of a file's name": {"rename": "../{name}"},
         "begins or ends with a dot": {"rename": ".{name}"},
+        "calls all pictures the same": {"rename": "{folder}"},
         "would be taken for masks": {"rename": "{name}_mask"},
         "is no size": {"crop": "smart", "fixed_size": "512"},
         "is no colour": {"flatten": "colourless"},
@@ -81,7 +82,7 @@ def test_what_cannot_be_is_said_all_at_once_and_nothing_is_written(folder, tmp_p
             prepare(folder, Preparing(**options))
     with pytest.raises(UserError) as caught:
         prepare(folder, Preparing(rename="a/b", flatten="x", crop="smart", fixed_size="0x5"))
-    assert len(caught.value.problems) == 3
+    assert len(caught.value.problems) == 4
     assert contents(tmp_path) == {"photos/a.png": (folder / "a.png").read_bytes(), "full/mine.txt": b"mine"}
 
 
@@ -147,13 +148,13 @@ def test_undo_keeps_what_was_changed_since(folder):
     scene().save(folder / "a.png")
     (folder / "a.txt").write_text("old")
     before = contents(folder)
-    prepare(folder, Preparing(in_place=True, rename="b"))
-    (folder / "b.txt").write_text("edited since")
+    prepare(folder, Preparing(in_place=True, rename="b{n}"))
+    (folder / "b1.txt").write_text("edited since")
     scene(seed=5).save(folder / "a.png")  # at the original's place
     told = undo_preparation(folder)
     assert told["restored"] == 2 and told["removed"] == 1 and len(told["set_aside"]) == 2
     aside = {Path(path).name: Path(path).read_bytes() for path in told["set_aside"]}
-    assert aside["b.txt"] == b"edited since" and set(aside) == {"a.png", "b.txt"}
+    assert aside["b1.txt"] == b"edited since" and set(aside) == {"a.png", "b1.txt"}
     assert {name: data for name, data in contents(folder).items() if not name.startswith(".")} == before
 
 

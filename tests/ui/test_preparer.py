@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 
 import pytest
@@ -43,6 +45,16 @@ def test_dry_run_then_prepare_then_undo(preparer, photos, done):
     done(preparer.undo(None, str(photos)))
     assert "14 originals are back" in preparer.outcome
     assert {path.name: path.read_bytes() for path in photos.iterdir()} == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are text")
+def test_names_that_are_no_text_are_shown_all_the_same(preparer, photos, done):
+    for end in (b"", b"2"):
+        Image.new("RGB", (8, 8)).save(os.fsdecode(os.fsencode(photos) + b"/\xff" + end + b".png"))
+    done(preparer.prepare(None, str(photos), {"in_place": True, "rename": "{name} {n}"}))
+    assert r"\udcff" in preparer.outcome and preparer.outcome.encode()
+    done(preparer.undo(None, str(photos)))
+    assert "16 originals are back" in preparer.outcome
 
 
 def test_what_cannot_be_done_is_a_line_and_long_work_can_be_cancelled(preparer, photos, done):
