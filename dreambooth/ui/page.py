@@ -161,8 +161,9 @@ class Page:
         values = dataclasses.asdict(settings)
         fields = [self.fields.update(key, values[key]) for key in self.fields.declared]
         unusable = self._unusable(name, *(values[key] for key in self.fields.deciders()))
-        tab = "concepts" if name and not concepts else "settings"
-        return [*fields, *self._filled(concepts), gr.update(selected=tab), unusable]
+        # Without a model there is nothing to turn to, and whoever has turned to a tab already stays there.
+        turned = gr.update(selected="settings" if concepts else "concepts") if name else gr.update()
+        return [*fields, *self._filled(concepts), turned, unusable]
 
     def _concepts(self, name: str | None) -> Updates:
         return self._filled(self.desk.parameters(name)[1])
