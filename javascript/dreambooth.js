@@ -26,8 +26,8 @@
 
     // What is greyed out is out of the keyboard's reach too.
     setInterval(() => {
-        const ids = root().querySelector("#db_unusable [data-ids]")?.dataset.ids.split(" ") || [];
-        const off = new Set(ids);
+        const lists = [...root().querySelectorAll("#db_page [data-ids]")];
+        const off = new Set(lists.flatMap((list) => list.dataset.ids.split(" ")));
         for (const field of root().querySelectorAll("#db_model_column [id^=db_], #db_input_column [id^=db_]")) {
             if (field.inert === off.has(field.id)) continue;
             field.inert = off.has(field.id);

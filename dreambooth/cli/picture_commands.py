@@ -11,6 +11,7 @@ from dreambooth import picture_actions
 from dreambooth.cli import caption_commands
 from dreambooth.cli.commands import folders
 from dreambooth.cli.plan_word import add_plan
+from dreambooth.cli.prepare_word import add_prepare
 from dreambooth.cli.tag_word import add_tag
 from dreambooth.settings import ModelFolder
 from dreambooth.terminal import ProgressBar
@@ -30,6 +31,7 @@ def add_words(words: Any, word: Callable[..., Any]) -> None:
 
     caption_commands.add_word(words, word)
     add_tag(words, word)
+    add_prepare(words, word)
 
 
 def import_toml(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:

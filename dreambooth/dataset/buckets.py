@@ -33,6 +33,12 @@ class Crop:
     def bucket(self) -> Size:
         return self.width, self.height
 
+    def box_in(self, size: Size) -> tuple[float, float, float, float]:
+        """What is cut out, in the pixels of the picture before it is resized: left, top, right, bottom."""
+        (width, height), across, down = size, size[0] / self.resized_w, size[1] / self.resized_h
+        right, bottom = (self.left + self.width) * across, (self.top + self.height) * down
+        return self.left * across, self.top * down, min(right, width), min(bottom, height)
+
     @property
     def kept(self) -> float:
         """Share of the picture's area that stays, 0 to 1."""

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
 
 import torch
 
+from dreambooth.dataset.cropping import cut
 from dreambooth.dataset.pictures import alpha_of, decode
 from dreambooth.dataset.plan import Example
 from dreambooth.dataset.reading import read_bytes
 from dreambooth.errors import UserError
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 
 def load_pixels(example: Example) -> torch.Tensor:
@@ -27,7 +24,7 @@ def load_pixels(example: Example) -> torch.Tensor:
     data = read_bytes(example.path)
     if hashlib.sha256(data).hexdigest() != example.content:
         raise UserError(f"{example.path}: changed since it was checked. Start the training again.")
-    image = _cropped(decode(data, example.path), example)
+    image = cut(decode(data, example.path), example.crop)
     # Through bytes rather than numpy: older torch builds can't take arrays from numpy 2.
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     pixels = pixels.view(image.height, image.width, 3).permute(2, 0, 1).contiguous()
@@ -43,7 +40,7 @@ def load_mask(example: Example) -> torch.Tensor | None:
     if example.mask is None:
         return None
     mask = decode(read_bytes(example.mask), example.mask).resize(example.original_size)
-    mask = _cropped(mask, example).convert("L")
+    mask = cut(mask, example.crop).convert("L")
     values = torch.frombuffer(bytearray(mask.tobytes()), dtype=torch.uint8).view(1, mask.height, mask.width)
     values = (values > 127).float()
     return values.flip(2) if example.flipped else values
@@ -57,14 +54,7 @@ def load_alpha(example: Example) -> torch.Tensor | None:
     alpha = alpha_of(read_bytes(example.path), example.path)
     if alpha is None:
         return None
-    alpha = _cropped(alpha, example)
+    alpha = cut(alpha, example.crop)
     values = torch.frombuffer(bytearray(alpha.tobytes()), dtype=torch.uint8).view(1, alpha.height, alpha.width)
     values = values.float() / 255
     return values.flip(2) if example.flipped else values
-
-
-def _cropped(image: Image.Image, example: Example) -> Image.Image:
-    from PIL import Image
-
-    # Resizing only the part that stays keeps a very long picture from being enlarged as a whole.
-    return image.resize(example.bucket, Image.Resampling.LANCZOS, box=example.box)

@@ -46,10 +46,7 @@ class Example:
     @property
     def box(self) -> tuple[float, float, float, float]:
         """What is cut out of it, in the upright picture's own pixels: left, top, right, bottom."""
-        crop, (width, height) = self.crop, self.original_size
-        across, down = width / crop.resized_w, height / crop.resized_h
-        right, bottom = (crop.left + crop.width) * across, (crop.top + crop.height) * down
-        return crop.left * across, crop.top * down, min(right, width), min(bottom, height)
+        return self.crop.box_in(self.original_size)
 
     @property
     def pixels_key(self) -> tuple[object, ...]:

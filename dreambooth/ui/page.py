@@ -123,6 +123,7 @@ class Page:
             *self.input.tools.buttons(),
             self.top.why,
             self.top.unusable,
+            *self.input.pictures.outcomes(),
         ]
         asked = [self.model.name, seen, self.awaited, *self.deciding]
         every(POLL_SECONDS, page, self._look, asked, [*parts, seen])
@@ -246,7 +247,8 @@ class Page:
     def _look(self, name: str | None, shown: Any, awaited: str, *deciding: Any) -> Updates:
         """Updates for what this browser does not show yet; the rest stays untouched, so that nothing flickers."""
         view = self.desk.look(name)
-        now = {"name": name, **dataclasses.asdict(view)}
+        outcomes = self.input.pictures.looks()
+        now = {"name": name, **dataclasses.asdict(view), **outcomes}
         before = shown or {}
         fresh = {part for part in now if part not in before or before[part] != now[part]}
 
@@ -269,6 +271,7 @@ class Page:
             *(buttons or [gr.update()] * (len(self.top.buttons()) + 1 + len(self._makers()))),
             value("why", view.why),
             self._unusable(name, *deciding) if "locked" in fresh else gr.update(),
+            *(value(part, content) for part, content in outcomes.items()),
             now,
         ]
 

@@ -11,6 +11,7 @@ from dreambooth.ui.desk import Desk
 from dreambooth.ui.fields import Fields
 from dreambooth.ui.gradio_versions import control
 from dreambooth.ui.look_form import LookForm
+from dreambooth.ui.prepare_form import PrepareForm
 from dreambooth.ui.tag_form import TagForm
 
 
@@ -27,7 +28,7 @@ class PicturesTab:
             elem_id="db_pictures_folder",
         )
         self.look, captions, self.tagging = LookForm(), CaptionsForm(), TagForm()
-        self.forms: list[Any] = [self.look, captions, self.tagging]
+        self.forms: list[Any] = [self.look, captions, self.tagging, PrepareForm()]
 
     def listed(self) -> list[tuple[str, Any]]:
         """(kind of files, control that offers them)."""
@@ -36,6 +37,14 @@ class PicturesTab:
     def buttons(self) -> list[Any]:
         """What waits for the end of other work."""
         return [button for form in self.forms for button in form.buttons()]
+
+    def outcomes(self) -> list[Any]:
+        """What shows how the forms' work ended, for all browsers that have the page open."""
+        return [form.outcome for form in self.forms if hasattr(form, "outcome")]
+
+    def looks(self) -> dict[str, str]:
+        """What is to be seen in :meth:`outcomes` now, in the same order."""
+        return {form.outcome.elem_id: form.look() for form in self.forms if hasattr(form, "outcome")}
 
     def wire(self, desk: Desk, model: Any, settings: Fields) -> None:
         """``model``: the control that says which one is shown; ``settings``: its fields."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dreambooth.settings import CONCEPT, SETTINGS, Settings
 from dreambooth.ui.run_view import RunView, Saved
 
+MOST_ROWS = 200
 WHAT = {"lora": "LoRA", "checkpoint": "Checkpoint", "snapshot": "Snapshot", "model": "Model", "embedding": "Embedding"}
 
 
@@ -92,6 +93,18 @@ def _file(item: Saved) -> str:
         f'<li title="{where}"><span class="db_kind">{html.escape(what)}</span> <code>{html.escape(name)}</code>'
         f"<small>{where}{' · ' + html.escape(item.summary) if item.summary else ''}</small></li>"
     )
+
+
+def table(columns: Mapping[str, Callable[[Mapping[str, Any]], Any]], rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows under the columns' names; the first of very many."""
+    head = "".join(f"<th>{name}</th>" for name in columns)
+    body = "".join(f"<tr>{''.join(_cell(text(row)) for text in columns.values())}</tr>" for row in rows[:MOST_ROWS])
+    more = f"<p>… and {len(rows) - MOST_ROWS} more.</p>" if len(rows) > MOST_ROWS else ""
+    return f'<div class="db_table"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{more}'
+
+
+def _cell(text: Any) -> str:
+    return f"<td>{html.escape(str(text))}</td>"
 
 
 def forecast(checked: Mapping[str, Any], settings: Settings, seconds_per_step: float | None) -> str:

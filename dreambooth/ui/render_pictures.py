@@ -7,11 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dreambooth.ui.render import gigabytes
+from dreambooth.ui.render import MOST_ROWS, gigabytes
 from dreambooth.ui.run_view import duration
 
 Row = Mapping[str, Any]
-MOST_ROWS = 200
 
 
 def picture_table(rows: Sequence[Row], most: int = MOST_ROWS) -> str:

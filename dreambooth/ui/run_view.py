@@ -34,6 +34,9 @@ STARTS = {
     "class-images": "Drawing class images for",
     "captions": "Captions:",
     "tag": "Tagging",
+    "prepare": "Preparing",
+    "dry run": "Dry run of preparing",
+    "undo": "Undoing the preparation of",
 }
 ENDS = {"done": "Done.", "cancelled": "Cancelled.", "failed": "It failed; the log says why."}
 

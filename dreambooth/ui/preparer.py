@@ -1,0 +1,68 @@
+"""What the form Prepare does, beside the desk: plain values in, words out. No Gradio."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dreambooth import picture_actions
+from dreambooth.errors import UserError
+from dreambooth.files import expand
+from dreambooth.jobs import Controls, Events
+from dreambooth.settings import parse
+from dreambooth.settings.preparing import Preparing
+from dreambooth.ui import prepare_view
+from dreambooth.ui.desk import Desk
+from dreambooth.ui.work import in_words
+
+PREVIEWS = 12
+
+
+class Preparer:
+    """``outcome``: what came of the last one, for all browsers; ``destination``: the folder that it made."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self.outcome, self.destination = "", ""
+
+    @in_words
+    def dry_run(self, shown: str | None, folder: str, given: Mapping[str, Any]) -> str:
+        """Say what would be done; ``shown`` is the model on the page that asks."""
+        return self._start("dry run", shown, folder, parse(Preparing, given))
+
+    @in_words
+    def prepare(self, shown: str | None, folder: str, given: Mapping[str, Any]) -> str:
+        return self._start("prepare", shown, folder, parse(Preparing, given))
+
+    @in_words
+    def undo(self, shown: str | None, folder: str) -> str:
+        """Bring back the originals of the last preparation in place."""
+        path = _chosen(folder)
+
+        def work(controls: Controls, events: Events) -> None:
+            told = picture_actions.undo_preparation(path)
+            self.outcome = prepare_view.undone(told)
+            events.send("ended", state="done", text=f"Undone: {told['restored']} originals are back.")
+
+        return self.desk.bench.start("undo", prepare_view.readable(path.name), work, beside=shown or "")
+
+    def _start(self, what: str, shown: str | None, folder: str, options: Preparing) -> str:
+        path, dry = _chosen(folder), what == "dry run"
+
+        def work(controls: Controls, events: Events) -> None:
+            self.outcome = ""
+            progress = controls.watched(events.progress)
+            done = picture_actions.prepare(path, options, dry_run=dry, progress=progress)
+            previews = picture_actions.preview_preparation(done, PREVIEWS) if dry else []
+            self.outcome = prepare_view.outcome(done, previews, dry)
+            self.destination = self.destination if dry else str(done.out)
+            events.send("ended", state="done", text=prepare_view.summary(done, dry))
+
+        return self.desk.bench.start(what, prepare_view.readable(path.name), work, beside=shown or "")
+
+
+def _chosen(folder: str | None) -> Path:
+    if not (folder or "").strip():
+        raise UserError("Give the folder with the pictures, at the top of this tab.")
+    return expand(folder.strip())

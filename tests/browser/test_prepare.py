@@ -1,0 +1,91 @@
+"""Pictures prepared on the page, as a person does it, in every Gradio."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from PIL import Image, ImageDraw
+
+from dreambooth.settings.preparing import PREPARING
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Three pictures with a subject off their centre, one with a caption; one that is no picture."""
+    folder = tmp_path / "pho<i>tos"
+    folder.mkdir()
+    for n in range(3):
+        noise = random.Random(n).randbytes(75 * 50 * 3)
+        image = Image.frombytes("RGB", (75, 50), noise).point(lambda v: 100 + v // 16).resize((600, 400))
+        ImageDraw.Draw(image).ellipse((420, 120, 560, 300), fill="red", outline="white", width=12)
+        image.save(folder / f"photo {n}.jpg", quality=90)
+    (folder / "photo 1.txt").write_text("a red ball")
+    (folder / "cut <b>.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    return folder
+
+
+def test_dry_run_prepare_and_undo(visitor, photos, tmp_path):
+    before = {path.name: path.read_bytes() for path in photos.iterdir()}
+    visitor.tab("Pictures")
+    visitor.unfold("db_pictures_prepare")
+    visitor.press("prepare_dry_run")
+    visitor.sees("prepare_said", "Give the folder with the pictures")
+    visitor.fill(pictures_folder=photos)
+    visitor.sees_greyed("prepare_resolution")
+    visitor.choose("prepare_crop", "smart")
+    visitor.sees_greyed("prepare_resolution", False)
+    visitor.fill(prepare_fixed_size="384x384", prepare_rename="ball-{n:02}")
+    visitor.sees_greyed("prepare_resolution")
+    visitor.press("prepare_dry_run")
+    visitor.sees("prepare_outcome", "Dry run, nothing is written: 3 pictures in")
+    visitor.sees("prepare_outcome", "cut <b>.png: is")
+    visitor.sees("prepare_outcome", "ball-02.txt")
+    shown = visitor.page.locator("#db_prepare_outcome img")
+    assert shown.count() == 6
+    assert visitor.page.evaluate(
+        "[...document.querySelectorAll('#db_prepare_outcome img')].every((image) => image.naturalWidth > 50)"
+    )
+    visitor.screenshot(tmp_path / "dry-run.png")
+    assert {path.name: path.read_bytes() for path in photos.iterdir()} == before
+    assert not photos.with_name(f"{photos.name}-prepared").exists()
+
+    visitor.press("prepare_start")
+    visitor.sees("prepare_outcome", "Prepared: 3 pictures in")
+    made = photos.with_name(f"{photos.name}-prepared")
+    assert {path.name for path in made.iterdir()} == {"ball-01.jpg", "ball-02.jpg", "ball-02.txt", "ball-03.jpg"}
+    assert Image.open(made / "ball-01.jpg").size == (384, 384)
+    visitor.press("prepare_take")
+    visitor.sees_value("pictures_folder", str(made))
+
+    visitor.fill(pictures_folder=photos)
+    visitor.check("prepare_in_place")
+    visitor.sees_greyed("prepare_out")
+    visitor.press("prepare_start")
+    visitor.sees("prepare_outcome", "The originals are kept in")
+    assert Image.open(photos / "ball-03.jpg").size == (384, 384) and not (photos / "photo 2.jpg").exists()
+    visitor.reload()
+    visitor.tab("Pictures")
+    visitor.unfold("db_pictures_prepare")
+    visitor.sees("prepare_outcome", "The originals are kept in")  # also for who comes later
+    visitor.fill(pictures_folder=photos)
+    visitor.press("prepare_undo")
+    visitor.sees("prepare_outcome", "Undone: 4 originals are back, 4 prepared files are removed.")
+    assert {path.name: path.read_bytes() for path in photos.iterdir()} == before
+    visitor.press("prepare_undo")
+    visitor.sees("status", "no preparation in place to undo")
+    visitor.screenshot(tmp_path / "undone.png")
+    assert not visitor.problems
+
+
+def test_every_option_has_its_control_and_buckets_come_from_the_settings(visitor):
+    visitor.tab("Settings")
+    visitor.unfold("db_group_settings_image_processing")
+    visitor.fill(resolution=768)
+    visitor.tab("Pictures")
+    visitor.unfold("db_pictures_prepare")
+    ids = visitor.page.evaluate("[...document.querySelectorAll('[id^=db_prepare_]')].map((e) => e.id)")
+    assert {f"db_prepare_{key}" for key in PREPARING} <= set(ids)
+    visitor.choose("prepare_crop", "centre")
+    visitor.press("prepare_as_in_settings")
+    visitor.sees_value("prepare_resolution", "768")
