@@ -116,7 +116,7 @@ class Demo:
     def _prior_shots(self) -> list[Shot]:
         """Half other nouns, half the class: drawn as before, the subject must not have taken their place."""
         half = SAMPLES // 2
-        nouns = [_shot(_plain(*other), 2000 + i) for i, other in enumerate(_others(half))]
+        nouns = [_shot(plain(*other), 2000 + i) for i, other in enumerate(others(half))]
         toys = [
             _shot(f"{_a(self.concept.class_token)} on {_a(COLOURS[i % 8])} background", 3000 + i) for i in range(half)
         ]
@@ -128,8 +128,8 @@ class Demo:
         shutil.rmtree(folder, ignore_errors=True)
         half = PRIOR_PICTURES // 2
         toys = [_a(kind), *(f"{_a(kind)} on {_a(colour)} background" for colour in COLOURS)]
-        practice = [other for other in _others(2 * half, start=3) if other not in _others(SAMPLES // 2)][:half]
-        prompts = [toys[i % len(toys)] for i in range(half)] + [_plain(*other) for other in practice]
+        practice = [other for other in others(2 * half, start=3) if other not in others(SAMPLES // 2)][:half]
+        prompts = [toys[i % len(toys)] for i in range(half)] + [plain(*other) for other in practice]
         shots = [_shot(prompt, 5000 + i) for i, prompt in enumerate(prompts)]
         paths = actions.sample(self.model, shots, folder, batch_size=8, progress=self.bar.show)
         for path, shot in zip(paths, shots, strict=True):
@@ -139,7 +139,7 @@ class Demo:
         """Share of subject prompts that show the subject; share of other prompts that are drawn right."""
         pictures = [Image.open(path).convert("RGB") for path in paths]
         shows = self.checker.is_subject(pictures, self.references)
-        nouns = self.checker.follows(pictures[SAMPLES : SAMPLES + SAMPLES // 2], _others(SAMPLES // 2))
+        nouns = self.checker.follows(pictures[SAMPLES : SAMPLES + SAMPLES // 2], others(SAMPLES // 2))
         toys = [
             reading.kind == "toy" and not taken
             for reading, taken in zip(
@@ -218,13 +218,13 @@ def _concept(path: Path, token: str, out: Path) -> Concept:
     )
 
 
-def _others(n: int, start: int = 0) -> list[tuple[str, str, str]]:
+def others(n: int, start: int = 0) -> list[tuple[str, str, str]]:
     """``n`` different (noun, colour, background), spread over all of them, from the ``start``-th on."""
     triples = [(noun, c, b) for noun in KINDS if noun != "toy" for c in COLOURS for b in COLOURS if c != b]
     return [triples[start + i * (len(triples) - start) // n] for i in range(n)]
 
 
-def _plain(noun: str, colour: str, background: str) -> str:
+def plain(noun: str, colour: str, background: str) -> str:
     return f"{_a(colour)} {noun} on {_a(background)} background"
 
 

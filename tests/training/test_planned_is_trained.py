@@ -16,6 +16,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from dreambooth import actions
 from dreambooth.dataset.plan import Batch, Example
+from dreambooth.dataset.table import table
 from dreambooth.settings import Concept, ModelFolder
 from tests.training.conftest import SMALL, Outcome
 
@@ -112,13 +113,13 @@ def test_two_epochs_are_the_planned_ones(
             assert (recorder.pixels_of(row) - cut_out(example)).abs().mean() < 0.01
             shown[str(example.path)] += 1
 
-    table = checked.plan.table()
-    instances = [row for row in table if row["kind"] == "instance"]
-    assert {row["file"]: shown[row["file"]] for row in instances} == {
-        row["file"]: EPOCHS * row["repeats"] for row in instances
+    rows = table(checked.plan)
+    instances = [row for row in rows if row["kind"] == "instance"]
+    assert {row["path"]: shown[row["path"]] for row in instances} == {
+        row["path"]: EPOCHS * row["repeats"] for row in instances
     }
-    assert sum(shown[row["file"]] for row in table if row["kind"] == "instance") == EPOCHS * 10
-    assert sum(shown[file] for file in {row["file"] for row in table if row["kind"] == "class"}) == EPOCHS * 10
+    assert sum(shown[row["path"]] for row in instances) == EPOCHS * 10
+    assert sum(shown[path] for path in {row["path"] for row in rows if row["kind"] == "class"}) == EPOCHS * 10
     assert len({tuple(row["bucket"]) for row in instances}) >= 3
     # The drawn variations were really at work: tags in other orders, pictures from both sides.
     every = [example for batch in planned for example in batch.instances]

@@ -1,0 +1,71 @@
+"""What class pictures are for: with them the class stays what it was, without them it becomes the subject.
+
+Beside diffusers' own trainer the same is measured by tools/beside_diffusers.py.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dreambooth import actions, embedded
+from dreambooth.embedded.checker import Checker
+from dreambooth.sampling.draw import Shot
+from dreambooth.settings import Concept, Folders, ModelFolder
+
+pytestmark = pytest.mark.slow
+
+SUBJECT = embedded.FOLDER / "subject"
+TWELVE_EACH = {"num_class_images_per": 12, "class_infer_steps": 10, "class_guidance_scale": 4.0}
+RECIPE = {
+    "learning_rate": 4e-4, "txt_learning_rate": 4e-4, "lr_scheduler": "constant", "num_train_epochs": 50,
+    "train_batch_size": 2, "prior_loss_weight": 1.0, "resolution": 128, "bucket_step": 32, "seed": 1,
+    "mixed_precision": "no", "gradient_checkpointing": False, "save_preview_every": 0, "save_embedding_every": 0,
+    "save_ckpt_after": False, "scheduler": "DPMSolverMultistep", "sample_batch_size": 8,
+}  # fmt: skip
+PICTURES = 40
+
+
+def test_with_class_pictures_the_class_stays_where_it_drifts_without(created: Path, tmp_path: Path):
+    _, untouched = _rates(_model(created, tmp_path / "untouched"), tmp_path / "drawn")
+    learnt, kept = _rates(_trained(created, tmp_path / "with", **TWELVE_EACH), tmp_path / "drawn_with")
+    sure, drifted = _rates(_trained(created, tmp_path / "without"), tmp_path / "drawn_without")
+    assert kept >= untouched - 0.05, (untouched, kept)
+    assert drifted <= untouched - 0.3, (untouched, drifted)
+    assert min(learnt, sure) >= 0.7, (learnt, sure)
+
+
+def _model(created: Path, models: Path) -> ModelFolder:
+    shutil.copytree(created, models)
+    model = ModelFolder(Folders(models), "mini")
+    model.save(actions.configure(model, {"scheduler": RECIPE["scheduler"]}))
+    return model
+
+
+def _trained(created: Path, models: Path, **classes: float) -> ModelFolder:
+    """The whole model taught "a zwx toy", beside pictures of "a toy" as ``classes`` says."""
+    model = _model(created, models)
+    concept = Concept(
+        instance_data_dir=str(SUBJECT), instance_prompt="a zwx toy", class_prompt="a toy", n_save_sample=0, **classes
+    )
+    actions.train(model, actions.configure(model, RECIPE, [concept]))
+    return model
+
+
+def _rates(model: ModelFolder, folder: Path) -> tuple[float, float]:
+    """How often the subject's prompt brings the subject, and the class prompt a toy that is not the subject."""
+    checker = Checker.load()
+    references = [Image.open(path) for path in sorted(SUBJECT.glob("*.png"))]
+    shots = [
+        Shot(prompt, seed=seed, steps=10, cfg=4.0, width=128, height=128)
+        for prompt in ("a zwx toy", "a toy")
+        for seed in range(PICTURES)
+    ]
+    pictures = [Image.open(path) for path in actions.sample(model, shots, folder, batch_size=8)]
+    shows = checker.is_subject(pictures, references)
+    toys = [reading.kind == "toy" for reading in checker.read(pictures)]
+    stays = [toy and not taken for toy, taken in zip(toys, shows, strict=True)]
+    return sum(shows[:PICTURES]) / PICTURES, sum(stays[PICTURES:]) / PICTURES
