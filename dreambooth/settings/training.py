@@ -40,18 +40,6 @@ class Settings:
         "Order of pictures, noise and timesteps follow from this number and the step. -1: a new one for each run.",
         low=-1, high=2**31 - 1)
 
-    train_imagic: bool = setting(False, "Imagic", "Train Imagic",
-        "Edit one picture by a text, its caption: first the text's embedding learns the picture, then the unet does. "
-        "Previews and samples of that text draw the edit; other programs can't.", advanced=True)
-    imagic_steps: int = setting(500, "Imagic", "Steps of the embedding",
-        "For how long the embedding learns before the unet does.", low=0, high=100_000, step=1,
-        applies="train_imagic", advanced=True)
-    imagic_learning_rate: float = setting(1e-3, "Imagic", "Learning rate of the embedding",
-        "Higher takes it further from the text.", low=0, high=1, applies="train_imagic", advanced=True)
-    imagic_strength: float = setting(0.7, "Imagic", "Strength of the edit",
-        "How far previews and samples go from the picture (0) to the text (1); 0.6 to 0.8 is usual.",
-        low=0, high=2, step=0.05, applies="train_imagic", advanced=True)
-
     num_train_epochs: int = setting(100, "Intervals", "Training steps per image (epochs)",
         "How often each picture is seen.", low=1, high=100_000, step=1)
     max_train_steps: int = setting(0, "Intervals", "Maximum training steps",
@@ -324,6 +312,18 @@ class Settings:
         advanced=True)
     disable_class_matching: bool = setting(False, "Prior Loss", "Disable class matching",
         "Take the class pictures as they are: none is drawn, however many are asked for.", advanced=True)
+
+    train_imagic: bool = setting(False, "Imagic", "Train Imagic",
+        "Edit one picture by a text, its caption: first the text's embedding learns the picture, then the unet does. "
+        "Previews and samples of that text draw the edit; other programs can't.", advanced=True)
+    imagic_steps: int = setting(500, "Imagic", "Steps of the embedding",
+        "For how long the embedding learns before the unet does.", low=0, high=100_000, step=1,
+        applies="train_imagic", advanced=True)
+    imagic_learning_rate: float = setting(1e-3, "Imagic", "Learning rate of the embedding",
+        "Higher takes it further from the text.", low=0, high=1, applies="train_imagic", advanced=True)
+    imagic_strength: float = setting(0.7, "Imagic", "Strength of the edit",
+        "How far previews and samples go from the picture (0) to the text (1); 0.6 to 0.8 is usual.",
+        low=0, high=2, step=0.05, applies="train_imagic", advanced=True)
 
     scheduler: str = setting("DDIM", "Image Generation", "Sampler",
         "Draws previews and samples.", choices=SAMPLERS)

@@ -75,7 +75,7 @@ class Desk:
 
     def interrupted(self, name: str | None) -> bool:
         """Whether the model's last run broke off, and can go on from a snapshot of its own."""
-        return name in self.names() and actions.unfinished(self._model(name)) is not None
+        return name in self.names() and actions.unfinished(self.model(name)) is not None
 
     # -- a model's parameters -----------------------------------------------------------------------------------
 
