@@ -9,7 +9,7 @@ from typing import Any
 
 from dreambooth.dataset.buckets import Size
 from dreambooth.dataset.plan import Example, Note, Plan
-from dreambooth.dataset.variation import Variation, tags_of
+from dreambooth.dataset.variation import Variation
 
 Row = dict[str, Any]
 LEFT_OUT = "left out"  # the kind of a file that is no part of the run
@@ -87,12 +87,15 @@ def _row(plan: Plan, example: Example) -> Row:
 
 
 def _varies(variation: Variation, example: Example) -> list[str]:
-    said = []
-    words_vary = (variation.shuffle_tags or variation.tag_dropout) and variation.changes_words(example.caption)
-    if words_vary and variation.shuffle_tags:
-        kept = tags_of(example.caption)[: variation.keep_tokens]
+    texts, said = example.variants or (example.caption,), []
+    if len(texts) > 1:
+        said.append(f"one of {len(texts)} captions each time")
+    if any(map(variation.draws_parts, texts)):
+        said.append("a part of each wildcard each time")
+    kept, loose, _ = variation.parted(texts[0])
+    if variation.shuffle_tags and len(loose) > 1:
         said.append(f"tags shuffled after {', '.join(kept)}" if kept else "tags shuffled")
-    if words_vary and variation.tag_dropout:
+    if variation.tag_dropout and loose:
         said.append(f"each of these tags left out in {variation.tag_dropout:.0%} of showings")
     if variation.caption_dropout:
         said.append(f"no caption in {variation.caption_dropout:.0%} of showings")

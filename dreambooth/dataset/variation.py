@@ -63,10 +63,14 @@ class Variation:
 
     def changes_words(self, text: str) -> bool:
         """Whether there is anything to draw about this one of its captions."""
-        if self.wildcards and any("|" in (match[1] or "") for match in _WILDCARD.finditer(text)):
+        if self.draws_parts(text):
             return True
-        loose = len(self._parted(text)[1])
+        loose = len(self.parted(text)[1])
         return loose > 0 and (self.tag_dropout > 0 or (self.shuffle_tags and loose > 1))
+
+    def draws_parts(self, text: str) -> bool:
+        """Whether it holds a wildcard with several parts."""
+        return self.wildcards and any("|" in (match[1] or "") for match in _WILDCARD.finditer(text))
 
     def settled(self, texts: Sequence[str]) -> tuple[str, tuple[str, ...]]:
         """(the caption where nothing is drawn, what showings draw from) of a picture's captions as they were read.
@@ -84,7 +88,7 @@ class Variation:
         text = self._filled(text, lambda parts, number: _random("wildcard", number, where).choice(parts))
         if not self.changes_words(text):
             return self._together(text) if example.variants else text
-        first, loose, last = self._parted(text)
+        first, loose, last = self.parted(text)
         if self.tag_dropout:
             loose = [tag for number, tag in enumerate(loose) if not _chance(self.tag_dropout, "tag", number, where)]
         if self.shuffle_tags:
@@ -101,7 +105,7 @@ class Variation:
 
         return ", ".join(tags_of(_WILDCARD.sub(fill, text)))
 
-    def _parted(self, text: str) -> tuple[list[str], list[str], list[str]]:
+    def parted(self, text: str) -> tuple[list[str], list[str], list[str]]:
         """Its tags: those that stay at the start, those that may move, those that stay at the end."""
         if self.keep_separator and self.keep_separator in text:
             first, loose, last, *_ = (*text.split(self.keep_separator, 2), "")
@@ -112,7 +116,7 @@ class Variation:
     def _together(self, text: str) -> str:
         """In its own order, without separators."""
         if any(separator and separator in text for separator in (self.keep_separator, self.second_separator)):
-            return self._joined([tag for part in self._parted(text) for tag in part])
+            return self._joined([tag for part in self.parted(text) for tag in part])
         return text
 
     def _joined(self, tags: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from PIL import Image
 from dreambooth.dataset.captions import DEFAULT, CaptionFiles, read_caption
 from dreambooth.dataset.plan import Plan
 from dreambooth.dataset.planning import make_plan
+from dreambooth.dataset.table import table
 from dreambooth.dataset.variation import Variation
 from dreambooth.errors import UserError
 from dreambooth.settings import Concept, Settings
@@ -146,3 +147,13 @@ def test_captions_of_a_metadata_file(tmp_path: Path) -> None:
 
 def test_a_picture_without_a_caption_file(tmp_path: Path) -> None:
     assert read_caption(tmp_path / "1_a_dog.png", CaptionFiles(otherwise="sks dog")).text == "sks dog"
+
+
+def test_the_table_says_what_is_drawn_each_time(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("zwx ||| {red|blue}, hat, cup ||| end\nanother line")
+    concept = Concept(instance_data_dir=str(tmp_path), caption_lines="random", wildcards=True, keep_separator="|||")
+    (row,) = table(make_plan([concept], FIXED))
+    assert row["varies"] == ["one of 2 captions each time", "a part of each wildcard each time"]
+    (row,) = table(make_plan([dataclasses.replace(concept, shuffle_tags="on")], FIXED))
+    assert row["varies"][-1] == "tags shuffled after zwx"

@@ -16,7 +16,7 @@ from dreambooth.embedded.checker import Checker
 from dreambooth.sampling.draw import Shot
 from dreambooth.settings import Concept, Folders, ModelFolder
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 SUBJECT = embedded.FOLDER / "subject"
 TWELVE_EACH = {"num_class_images_per": 12, "class_infer_steps": 10, "class_guidance_scale": 4.0}
