@@ -167,9 +167,8 @@ class Page:
         settings, concepts = self.desk.parameters(name)
         values = dataclasses.asdict(settings)
         unusable = self._unusable(name, *(values[key] for key in self.fields.deciders()))
-        tab = "concepts" if name and not concepts else "settings"
-        # Without a model there is nothing to turn to: a page that is still loading leaves people where they are.
-        turn = gr.update(selected=tab) if name else gr.update()
+        # What is missing is shown; else people stay where they are: on a slow machine this may come late.
+        turn = gr.update(selected="concepts") if name and not concepts else gr.update()
         return [*self._of_settings(settings), *self._filled(concepts), turn, unusable]
 
     def _taken_over(self, name: str | None) -> Updates:
