@@ -21,6 +21,8 @@ A1111 = {
     "pillow": "9.5.0",
     "numpy": "1.26.2",
     "tqdm": "4.65.0",
+    "filelock": "3.12.0",
+    "regex": "2023.6.3",
 }
 DIFFUSERS = "AutoencoderKL = UNet2DConditionModel = None"
 

@@ -7,7 +7,7 @@ import time
 import pytest
 from PIL import Image
 
-from dreambooth import picture_actions
+from dreambooth import caption_actions
 from dreambooth.jobs import jobs
 from dreambooth.ui.tagging import PageTagging
 from tests.captioning import tiny_models
@@ -70,7 +70,7 @@ def test_cancelled_in_the_middle(tagging, folder, monkeypatch):
             progress(1, 2, "pictures")
             time.sleep(0.01)
 
-    monkeypatch.setattr(picture_actions, "tag", endless)
+    monkeypatch.setattr(caption_actions, "tag", endless)
     assert tagging.tag_all("", str(folder), {"model": "x"}) == ""
     while "Tagging pictures: pictures 1 of 2" not in tagging.desk.look("").status:
         time.sleep(0.01)
