@@ -63,7 +63,7 @@ def test_from_a_folder_to_a_run(served, visitor, pictures, tmp_path):
     page.click(".db_close")
     page.wait_for_selector(".db_large", state="detached")
 
-    visitor.choose("look_only", "With notes (1)")
+    visitor.choose("look_only", "Note: cut-off (1)")
     page.wait_for_function("document.querySelectorAll('.db_picture').length === 1")
     visitor.choose("look_use_as", "as Concept 1")
     visitor.press("look_use")
