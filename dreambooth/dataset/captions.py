@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 FILE_NAME, DEFAULT = "file name", "default"
 FILENAME = "[filename]"
+ENDINGS = (".txt", ".caption")  # of caption files, where nobody says otherwise
 FILEWORDS = "[filewords]"
 
 # A letter or digit of a script that puts spaces between words. Chinese, Japanese and Korean don't (or
@@ -28,7 +29,7 @@ _ARTICLE = r"(?:\b(?:an?|the)\s+)?"
 class CaptionFiles:
     """Where a concept's captions come from, see the fields of :class:`Concept`."""
 
-    endings: tuple[str, ...] = (".txt", ".caption")
+    endings: tuple[str, ...] = ENDINGS
     otherwise: str = FILENAME
     lines: str = "joined"
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dreambooth.dataset.captions import ENDINGS
 from dreambooth.dataset.notes import Unusable, named
 from dreambooth.errors import UserError
 
@@ -19,7 +20,6 @@ OTHER_SUFFIXES = frozenset({
     ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2",
 })  # fmt: skip
 
-_CAPTIONS = frozenset({".txt", ".caption"})
 _NO_CAPTIONS = re.compile(r"(readme|licen[cs]e|requirements|metadata|classes|changelog)\b.*", re.IGNORECASE)
 
 # How a mask is called beside its picture: as OneTrainer does, and as most people do.
@@ -115,7 +115,7 @@ def _sort_in(here: str, names: Sequence[str], listing: Listing) -> None:
         elif suffix in SUFFIXES or suffix in OTHER_SUFFIXES:
             (listing.pictures if suffix in SUFFIXES else listing.others).append(Path(here, name))
             stems.add(stem)
-        elif suffix in _CAPTIONS and not _NO_CAPTIONS.fullmatch(name):
+        elif suffix in ENDINGS and not _NO_CAPTIONS.fullmatch(name):
             captions.append((stem, name))
     listing.orphans += [Path(here, name) for stem, name in captions if stem not in stems]
 

@@ -9,10 +9,10 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from dreambooth.dataset.captions import ENDINGS
 from dreambooth.dataset.finding import MASK_ENDINGS
 
 # Files beside a picture that belong to it, by their endings.
-CAPTION_ENDINGS = (".txt", ".caption")
 LONGEST = 200  # characters of a name without its ending: Windows and Linux take 255 bytes or more with it
 
 _FIELD = re.compile(r"\{(?:(?P<word>name|folder|n)(?::0*(?P<digits>[1-9]))?)\}")
@@ -52,7 +52,7 @@ def filled_in(pattern: str, path: Path, number: int) -> str:
 
 def captions_of(picture: Path) -> list[Path]:
     """The caption files beside a picture."""
-    beside = (picture.with_name(picture.stem + ending) for ending in CAPTION_ENDINGS)
+    beside = (picture.with_name(picture.stem + ending) for ending in ENDINGS)
     return [path for path in beside if path.is_file()]
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from dreambooth.dataset.buckets import Crop, Size
 from dreambooth.dataset.cropping import cut
 from dreambooth.dataset.pictures import Decoded, decode, decoded
-from dreambooth.dataset.rgb import has_alpha, to_rgb, upright
+from dreambooth.dataset.rgb import ORIENTATION, has_alpha, to_rgb, upright
 from dreambooth.errors import UserError
 from dreambooth.settings.preparing import AS_IT_IS, WEBP_LOSSLESS, Preparing
 
@@ -38,7 +38,6 @@ ENDINGS = {
 _WRITTEN = {"PNG": "PNG", "JPEG": "JPEG", "WebP": "WEBP", WEBP_LOSSLESS: "WEBP"}
 _WRITTEN_AS_THEY_ARE = ("PNG", "JPEG", "WEBP", "BMP")
 _HOLDS_ALPHA = ("PNG", "WEBP")
-_ORIENTATION = 0x0112
 # What decoding notes (notes.KINDS), as a step of the work.
 _DECODING = {
     "cmyk": "print colours become sRGB",
@@ -227,7 +226,7 @@ def _metadata(image: Image.Image, kind: str) -> dict[str, Any]:
     kept: dict[str, Any] = {}
     try:
         exif = image.getexif() if image.info.get("exif") else {}
-        exif.pop(_ORIENTATION, None)
+        exif.pop(ORIENTATION, None)
         if exif and kind in ("JPEG", "PNG", "WEBP"):
             kept["exif"] = exif.tobytes()
     except Exception:

@@ -16,7 +16,7 @@ log = logging.getLogger("dreambooth.dataset")
 
 Finding = tuple[str, str]  # kind of note (notes.KINDS), text
 
-_ORIENTATION = 0x0112  # EXIF
+ORIENTATION = 0x0112  # EXIF
 _SEEN_AS_SRGB = 3  # of 255: colour profiles that differ less are sRGB under another name
 _RELATIVE_COLORIMETRIC = 1
 _FLAGS = 0x2000 | 0x0040  # black point compensation; no cache, so that threads can share a transform
@@ -84,7 +84,7 @@ def _orientation(image: Image.Image) -> int | None:
     raw = image.info.get("exif") or b""
     if raw and not raw.removeprefix(b"Exif\0\0").startswith((b"II", b"MM")):  # Pillow says it once, at opening
         raise ValueError("not a TIFF header")
-    return image.getexif().get(_ORIENTATION)
+    return image.getexif().get(ORIENTATION)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

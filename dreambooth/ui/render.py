@@ -95,16 +95,25 @@ def _file(item: Saved) -> str:
     )
 
 
-def table(columns: Mapping[str, Callable[[Mapping[str, Any]], Any]], rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows under the columns' names; the first of very many."""
+def escaped(value: Any) -> str:
+    return html.escape(str(value))
+
+
+def table(
+    columns: Mapping[str, Callable[[Mapping[str, Any]], Any]],
+    rows: Sequence[Mapping[str, Any]],
+    cell: Callable[[Any], str] = escaped,
+    elsewhere: str = "",
+) -> str:
+    """Rows under the columns' names; of very many the first, and ``elsewhere`` says where the others are.
+
+    ``cell`` makes HTML of what a column gives.
+    """
     head = "".join(f"<th>{name}</th>" for name in columns)
-    body = "".join(f"<tr>{''.join(_cell(text(row)) for text in columns.values())}</tr>" for row in rows[:MOST_ROWS])
-    more = f"<p>… and {len(rows) - MOST_ROWS} more.</p>" if len(rows) > MOST_ROWS else ""
+    lines = ["".join(f"<td>{cell(value(row))}</td>" for value in columns.values()) for row in rows[:MOST_ROWS]]
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    more = f"<p>… and {len(rows) - MOST_ROWS:,} more{elsewhere}.</p>" if len(rows) > MOST_ROWS else ""
     return f'<div class="db_table"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{more}'
-
-
-def _cell(text: Any) -> str:
-    return f"<td>{html.escape(str(text))}</td>"
 
 
 def forecast(checked: Mapping[str, Any], settings: Settings, seconds_per_step: float | None) -> str:

@@ -7,18 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dreambooth.ui.render import MOST_ROWS, gigabytes
+from dreambooth.ui.render import gigabytes, table
 from dreambooth.ui.run_view import duration
 
 Row = Mapping[str, Any]
 
 
-def picture_table(rows: Sequence[Row], most: int = MOST_ROWS) -> str:
+def picture_table(rows: Sequence[Row]) -> str:
     """What will be trained, picture by picture, from the very plan that training follows."""
-    head = "".join(f"<th>{name}</th>" for name in COLUMNS)
-    body = "".join(f"<tr>{''.join(f'<td>{cell(row)}</td>' for cell in COLUMNS.values())}</tr>" for row in rows[:most])
-    more = f"<p>… and {len(rows) - most:,} more: Look, under Pictures, shows all.</p>" if len(rows) > most else ""
-    return f'<div class="db_table"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{more}'
+    return table(COLUMNS, rows, cell=str, elsewhere=": Look, under Pictures, shows all")
 
 
 def gallery(rows: Sequence[Row], numbers: Sequence[int], uris: Sequence[str], page: int, pages: int) -> str:
