@@ -165,8 +165,7 @@ class Page:
     def _parameters(self, name: str | None) -> Updates:
         """A model's parameters into the page's fields."""
         settings, concepts = self.desk.parameters(name)
-        values = dataclasses.asdict(settings)
-        unusable = self._unusable(name, *(values[key] for key in self.fields.deciders()))
+        unusable = self._unusable(name, *(getattr(settings, key) for key in self.fields.deciders()))
         # What is missing is shown; else people stay where they are: on a slow machine this may come late.
         turn = gr.update(selected="concepts") if name and not concepts else gr.update()
         return [*self._of_settings(settings), *self._filled(concepts), turn, unusable]
@@ -177,8 +176,7 @@ class Page:
         return [*self._of_settings(settings), *self._filled(concepts)]
 
     def _of_settings(self, settings: Settings) -> Updates:
-        values = dataclasses.asdict(settings)
-        return [self.fields.update(key, values[key]) for key in self.fields.declared]
+        return [self.fields.update(key, getattr(settings, key)) for key in self.fields.declared]
 
     def _filled(self, concepts: Any) -> Updates:
         """Concepts into their fields, and as many of them shown as there are."""
