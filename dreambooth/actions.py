@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -244,46 +243,10 @@ def sample(
     ``lora_weights``: one for each LoRA, or none for 1; ``lora_text_weights``: the same for the text encoder, or none
     to follow ``lora_weights``.
     """
-    from dreambooth.checkpoints.lora import apply_lora, lora_uses, read_lora
-    from dreambooth.checkpoints.modules import load_modules, load_unet
-    from dreambooth.checkpoints.tokens import Reading
-    from dreambooth.hosts.alone import best_device
-    from dreambooth.sampling.draw import draw
-    from dreambooth.sampling.pictures import save_picture
+    from dreambooth.checkpoints.lora import lora_uses
+    from dreambooth.runs.samples import sample
 
-    config = model.require().load()
-    settings = config.settings
-    adapters = [(read_lora(use.path), use) for use in lora_uses(loras, lora_weights, lora_text_weights)]
-    modules = load_modules(model.working)
-    if settings.use_ema and settings.infer_ema and (model.working / "ema_unet").is_dir():
-        modules.unet = load_unet(model.working, name="ema_unet")
-    for adapter, use in adapters:
-        apply_lora(modules, adapter, use.unet, use.text)
-    for module in (modules.unet, modules.vae, *modules.text_encoders.values()):
-        module.to(best_device()).eval()
-    pictures = draw(
-        modules,
-        shots,
-        sampler=settings.scheduler,
-        reading=Reading.of(settings),
-        batch_size=batch_size,
-        merge=settings.tomesd,
-        known=_edited_text(model, settings),
-        progress=progress,
-    )
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    return [
-        save_picture(_unused(out, f"{model.name}_{stamp}_{n:03d}_{shot.seed}"), picture, shot, settings.scheduler)
-        for n, (shot, picture) in enumerate(zip(shots, pictures, strict=True))
-    ]
-
-
-def _edited_text(model: ModelFolder, settings: Settings) -> dict[str, Any]:
-    """What Imagic's text stands for, where the model was trained so."""
-    from dreambooth.training.imagic import kept
-
-    imagic = kept(model) if settings.train_imagic else None
-    return imagic.drawn_with(settings) if imagic else {}
+    return sample(model, shots, out, lora_uses(loras, lora_weights, lora_text_weights), batch_size, progress)
 
 
 def generate_checkpoint(
@@ -327,9 +290,3 @@ def inspect(path: Path, against: Path | None = None, progress: Progress | None =
     from dreambooth.checkpoints import inspection
 
     return inspection.inspect(expand(path), expand(against) if against else None, progress).as_dict()
-
-
-def _unused(folder: Path, stem: str) -> Path:
-    from dreambooth.training.results import free_path
-
-    return free_path(Path(folder) / f"{stem}.png")

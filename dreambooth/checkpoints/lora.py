@@ -6,7 +6,6 @@ peft's. Pivotal tuning's embeddings in the same file (``bundle_emb.*``) are no a
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,9 +28,10 @@ from dreambooth.checkpoints.adapters.names import (
 from dreambooth.checkpoints.family import Family
 from dreambooth.checkpoints.layout import Layout
 from dreambooth.checkpoints.ldm_names import Place
+from dreambooth.checkpoints.lora_hashes import data_hash, legacy_hash
 from dreambooth.checkpoints.modules import Modules, disk_name
 from dreambooth.checkpoints.reading import Tensors, open_tensors
-from dreambooth.checkpoints.writing import Spec, cast, data_order, tensor_bytes, write_tensors
+from dreambooth.checkpoints.writing import cast, write_tensors
 from dreambooth.errors import UserError
 from dreambooth.files import replacing
 
@@ -194,13 +194,13 @@ def write_lora(path: Path, weights: Adapters, metadata: Mapping[str, str], dtype
             values = tensor.detach().to("cpu")
             exact = part == "dora_scale" or values.dim() == 0
             tensors[f"{name}.{part}"] = values.float() if exact else cast(values, dtype, f"{path}: {name}")
-    model_hash = _data_hash(tensors)
+    model_hash = data_hash(tensors)
     with replacing(Path(path)) as beside:
         # The legacy hash is defined on the file as it is with the ss_ metadata alone.
         write_tensors(beside, tensors, {key: value for key, value in metadata.items() if key.startswith("ss_")})
         hashes = {
             "sshs_model_hash": model_hash,
-            "sshs_legacy_hash": _legacy_hash(beside),
+            "sshs_legacy_hash": legacy_hash(beside),
             "modelspec.hash_sha256": f"0x{model_hash}",
         }
         write_tensors(beside, tensors, {**metadata, **hashes})
@@ -284,18 +284,3 @@ def _peft_config(file: Tensors) -> Mapping[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file.path} has metadata (lora_adapter_metadata) that is not JSON: {error}.") from error
     return config if isinstance(config, dict) else {}
-
-
-def _data_hash(tensors: Mapping[str, torch.Tensor]) -> str:
-    """sha256 of all that follows the header."""
-    digest = hashlib.sha256()
-    for name in data_order({name: Spec(tuple(t.shape), t.dtype) for name, t in tensors.items()}):
-        digest.update(tensor_bytes(tensors[name]))
-    return digest.hexdigest()
-
-
-def _legacy_hash(path: Path) -> str:
-    """The WebUI's old short hash: 8 digits over 64 KiB from 1 MiB on."""
-    with open(path, "rb") as file:
-        file.seek(0x100000)
-        return hashlib.sha256(file.read(0x10000)).hexdigest()[:8]

@@ -11,13 +11,13 @@ import torch
 from dreambooth.checkpoints.adapters import Adapter, Lora
 from dreambooth.checkpoints.ldm_names import Place
 from dreambooth.checkpoints.lora import LoraFile, LoraUse, read_lora, write_lora
+from dreambooth.checkpoints.lora_hashes import HASHES
 from dreambooth.errors import UserError
 
 Progress = Callable[[int, int, str], None]
 
 _ORIGINAL_NAMES = ("lora_unet_input_blocks_", "lora_unet_middle_block_", "lora_unet_output_blocks_", "lora_unet_out_")
 ENERGY_KEPT = "dreambooth_energy_kept"  # of what a file was made from, 0 to 1
-_HASHES = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")
 
 
 @dataclass(frozen=True)
@@ -206,4 +206,4 @@ def _side_by_side(name: str, adapters: Sequence[tuple[Adapter, float]]) -> Lora:
 
 def _metadata(file: LoraFile, weights: Mapping[str, Adapter]) -> dict[str, str]:
     kept = {key: value for key, value in file.metadata.items() if key.startswith(("ss_", "modelspec."))}
-    return {key: value for key, value in (kept | sizes_of(weights.values())).items() if key not in _HASHES}
+    return {key: value for key, value in (kept | sizes_of(weights.values())).items() if key not in HASHES}

@@ -13,6 +13,7 @@ from typing import Any
 from dreambooth.checkpoints.clip_names import TransformersText
 from dreambooth.checkpoints.layout import Layout, Part
 from dreambooth.checkpoints.ldm_names import unet_names, vae_names
+from dreambooth.checkpoints.sizes import clip_config, transformers_text_sizes
 from dreambooth.checkpoints.stable_diffusion import (
     INPAINTING_CHANNELS,
     UNET,
@@ -20,10 +21,8 @@ from dreambooth.checkpoints.stable_diffusion import (
     Configs,
     Shapes,
     StableDiffusion,
-    clip_config,
     conv_in_channels,
     has_label,
-    transformers_text_sizes,
 )
 from dreambooth.settings.creation import FAMILIES
 

@@ -15,6 +15,7 @@ from dreambooth.checkpoints.clip_names import OpenClipText
 from dreambooth.checkpoints.layout import Layout, Part, under
 from dreambooth.checkpoints.ldm_names import unet_names, vae_names
 from dreambooth.checkpoints.sd1 import WIDEST_CONTEXT
+from dreambooth.checkpoints.sizes import clip_config, open_clip_sizes
 from dreambooth.checkpoints.stable_diffusion import (
     INPAINTING_CHANNELS,
     UNET,
@@ -22,10 +23,8 @@ from dreambooth.checkpoints.stable_diffusion import (
     Configs,
     Shapes,
     StableDiffusion,
-    clip_config,
     conv_in_channels,
     has_label,
-    open_clip_sizes,
 )
 from dreambooth.settings.creation import FAMILIES
 

@@ -16,6 +16,7 @@ import torch
 from dreambooth.checkpoints.clip_names import PROJECTION, OpenClipText, TransformersText
 from dreambooth.checkpoints.layout import Layout, Part
 from dreambooth.checkpoints.ldm_names import unet_names, vae_names
+from dreambooth.checkpoints.sizes import clip_config, open_clip_sizes, transformers_text_sizes
 from dreambooth.checkpoints.stable_diffusion import (
     INPAINTING_CHANNELS,
     UNET,
@@ -23,10 +24,7 @@ from dreambooth.checkpoints.stable_diffusion import (
     Configs,
     Shapes,
     StableDiffusion,
-    clip_config,
     conv_in_channels,
-    open_clip_sizes,
-    transformers_text_sizes,
 )
 from dreambooth.settings.creation import FAMILIES
 

@@ -19,6 +19,7 @@ from dreambooth.checkpoints.family import Family, family_of
 from dreambooth.checkpoints.layout import Layout, join
 from dreambooth.checkpoints.ldm_names import Place
 from dreambooth.checkpoints.lora import LoraUse, match, read_lora
+from dreambooth.checkpoints.lora_hashes import HASHES
 from dreambooth.checkpoints.manifest import REST, Entry, Manifest, dtype_name
 from dreambooth.checkpoints.modules import fingerprint, layout_in, open_part, scheduler_in, weights_path
 from dreambooth.checkpoints.reading import Tensors
@@ -29,8 +30,6 @@ from dreambooth.settings import ModelFolder
 
 Progress = Callable[[int, int, str], None]
 Ema = Literal["none", "beside", "instead"]
-
-_HASHES = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")
 
 
 @dataclass(frozen=True)
@@ -171,5 +170,5 @@ def _open_components(model: ModelFolder, entries: Iterable[Entry], stack: contex
 
 def _metadata(manifest: Manifest, metadata: Mapping[str, str] | None) -> dict[str, str]:
     """The source's metadata, without hashes that are no longer true, under the caller's."""
-    kept = {key: value for key, value in manifest.metadata.items() if key not in _HASHES}
+    kept = {key: value for key, value in manifest.metadata.items() if key not in HASHES}
     return {"format": "pt", **kept, **(metadata or {})}

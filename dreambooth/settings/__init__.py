@@ -4,7 +4,7 @@ from dreambooth.settings.concept import CONCEPT, Concept, concept_values, parse_
 from dreambooth.settings.creation import CREATION, Creation
 from dreambooth.settings.declare import Setting, nearest, parse
 from dreambooth.settings.model_folder import Facts, Folders, ModelConfig, ModelFolder
-from dreambooth.settings.training import SETTINGS, Settings
+from dreambooth.settings.run import SETTINGS, Settings
 
 __all__ = [
     "CONCEPT",

@@ -16,7 +16,7 @@ from dreambooth.files import expand, read_json, recover_folder, write_json
 from dreambooth.settings.concept import Concept, concept_values, parse_concepts
 from dreambooth.settings.declare import nearest, parse
 from dreambooth.settings.legacy import upgrade
-from dreambooth.settings.training import SETTINGS, Settings
+from dreambooth.settings.run import SETTINGS, Settings
 
 log = logging.getLogger("dreambooth.settings")
 

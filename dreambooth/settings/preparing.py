@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dreambooth.settings.declare import declared, setting
-from dreambooth.settings.training import SETTINGS
+from dreambooth.settings.run import SETTINGS
 
 NO_CROP, CENTRE, SMART = CROPS = ("none", "centre", "smart")
 NO_MIRROR, ADD_MIRRORED, MIRROR_ALL = MIRRORS = ("no", "add copies", "instead")

@@ -1,13 +1,10 @@
-"""Every setting of a training run, declared once. Names are the keys of db_config.json.
-
-A setting stands here only when it has an effect that can be measured; the tests go through all of them.
-"""
+"""How a run goes: what learns, for how long, from how much at once, how fast, on what pictures and captions."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dreambooth.settings.declare import declared, setting
+from dreambooth.settings.declare import setting
 
 OPTIMIZERS = (
     "Torch AdamW", "8bit AdamW", "Paged 8bit AdamW", "Lion", "8bit Lion", "Paged 8bit Lion", "Tiger", "Adafactor",
@@ -16,17 +13,13 @@ OPTIMIZERS = (
 )  # fmt: skip
 LR_SCHEDULES = ("constant", "constant_with_warmup", "linear", "linear_with_warmup", "cosine", "cosine_with_restarts",
                 "cosine_annealing", "cosine_annealing_with_restarts", "polynomial", "rex", "adafactor")  # fmt: skip
-LOSSES = ("l2", "huber", "smooth_l1", "l1")
-HUBER_SCHEDULES = ("snr", "exponential", "constant")
 BUCKET_RULES = ("area", "kohya", "one size")
 LORA_TYPES = ("LoRA", "LoHa", "LoKr")
-SAMPLERS = ("DDIM", "PNDM", "EulerDiscrete", "EulerAncestralDiscrete", "DPMSolverMultistep", "UniPCMultistep",
-            "DEISMultistep")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What the person chose. Immutable: a run works on the values it started with."""
+class Training:
+    """A part of :class:`dreambooth.settings.run.Settings`."""
 
     # fmt: off
     use_lora: bool = setting(False, "General", "Use LoRA",
@@ -253,123 +246,4 @@ class Settings:
     ema_on_cpu: bool = setting(False, "Tuning", "Keep EMA on the CPU",
         "Spares the GPU the average's 4 bytes (2 in bf16) for each of the unet's weights; a little time each step.",
         applies="use_ema", advanced=True)
-
-    offset_noise: float = setting(0.0, "Objective", "Offset noise",
-        "Share of noise that is constant over the picture; about 0.05 to 0.1 allows darker and brighter pictures.",
-        low=-1, high=1, step=0.01)
-    multires_noise_iterations: int = setting(0, "Objective", "Multi-resolution noise levels",
-        "Adds ever coarser noise, which teaches light and dark as offset noise does, and large shapes; 6 is usual, "
-        "0: none.", low=0, high=10, step=1)
-    multires_noise_discount: float = setting(0.3, "Objective", "Multi-resolution noise discount",
-        "How much each level counts of the one before.", low=0, high=1, step=0.05,
-        applies="multires_noise_iterations > 0")
-    input_perturbation: float = setting(0.0, "Objective", "Input perturbation",
-        "Share of noise that the unet sees but is not asked for, against its own small mistakes; 0.1 is usual.",
-        low=0, high=1, step=0.01, advanced=True)
-    min_timestep: int = setting(0, "Objective", "Earliest timestep",
-        "Noise is drawn from this timestep on; higher leaves fine detail as it is.",
-        low=0, high=999, step=1, advanced=True)
-    max_timestep: int = setting(1000, "Objective", "Latest timestep",
-        "And below this one; lower leaves composition as it is.", low=1, high=1000, step=1, advanced=True)
-    zero_terminal_snr: bool = setting(False, "Objective", "Zero terminal SNR",
-        "Train down to pure noise, for really dark and bright pictures. For models that predict v; whoever draws with "
-        "the result must know of it.", advanced=True)
-    loss_type: str = setting("l2", "Objective", "Loss",
-        "l2: the mean square. huber, smooth_l1 and l1 give less weight to what is far off, such as damaged pictures.",
-        choices=LOSSES)
-    huber_schedule: str = setting("snr", "Objective", "Huber schedule",
-        "How Huber's threshold changes with the timestep.", choices=HUBER_SCHEDULES,
-        applies="loss_type in ('huber', 'smooth_l1')", advanced=True)
-    huber_c: float = setting(0.1, "Objective", "Huber threshold",
-        "Its smallest value: errors below it count as squares.", low=0.0001, high=1, step=0.01,
-        applies="loss_type in ('huber', 'smooth_l1')", advanced=True)
-    min_snr_gamma: float = setting(0.0, "Objective", "Min SNR gamma",
-        "Timesteps with little noise count less: faster and steadier; 5 is usual, 0: all count the same.",
-        low=0, high=20, step=0.1)
-    debiased_estimation: bool = setting(False, "Objective", "Debiased estimation",
-        "Timesteps with much noise count more: structure before detail.")
-    use_dream: bool = setting(False, "Objective", "Use DREAM",
-        "Train on what the unet would see after its own mistakes: sharper, a third more time.")
-    dream_detail_preservation: float = setting(0.5, "Objective", "DREAM detail preservation",
-        "Higher corrects less and keeps more detail.", low=0, high=10, step=0.05, applies="use_dream")
-    masked_loss: bool = setting(False, "Objective", "Masked loss",
-        "Learn only what is white in the mask beside a picture (NAME_mask.png), or visible by its own transparency.")
-    unmasked_weight: float = setting(0.1, "Objective", "Weight outside the mask",
-        "How much the rest of a masked picture counts.", low=0, high=1, step=0.05, applies="masked_loss")
-
-    prior_loss_weight: float = setting(0.75, "Prior Loss", "Prior loss weight",
-        "Weight of the class pictures, which keep the model from forgetting its class.",
-        low=0, high=10, step=0.01, applies="split_loss")
-    prior_loss_scale: bool = setting(False, "Prior Loss", "Scale prior loss",
-        "Let the weight fall over the epochs.", applies="split_loss")
-    prior_loss_target: int = setting(100, "Prior Loss", "Prior loss target",
-        "The epoch in which the weight has come down to its minimum.", low=1, high=100_000, step=1,
-        applies="split_loss and prior_loss_scale")
-    prior_loss_weight_min: float = setting(0.1, "Prior Loss", "Minimum prior loss weight",
-        "What the weight falls to.", low=0, high=10, step=0.01, applies="split_loss and prior_loss_scale")
-    split_loss: bool = setting(True, "Prior Loss", "Calculate split loss",
-        "Instance and class pictures each have their own mean. Off: one mean over all of them, without weight.",
-        advanced=True)
-    disable_class_matching: bool = setting(False, "Prior Loss", "Disable class matching",
-        "Take the class pictures as they are: none is drawn, however many are asked for.", advanced=True)
-
-    train_imagic: bool = setting(False, "Imagic", "Train Imagic",
-        "Edit one picture by a text, its caption: first the text's embedding learns the picture, then the unet does. "
-        "Previews and samples of that text draw the edit; other programs can't.", advanced=True)
-    imagic_steps: int = setting(500, "Imagic", "Steps of the embedding",
-        "For how long the embedding learns before the unet does.", low=0, high=100_000, step=1,
-        applies="train_imagic", advanced=True)
-    imagic_learning_rate: float = setting(1e-3, "Imagic", "Learning rate of the embedding",
-        "Higher takes it further from the text.", low=0, high=1, applies="train_imagic", advanced=True)
-    imagic_strength: float = setting(0.7, "Imagic", "Strength of the edit",
-        "How far previews and samples go from the picture (0) to the text (1); 0.6 to 0.8 is usual.",
-        low=0, high=2, step=0.05, applies="train_imagic", advanced=True)
-
-    scheduler: str = setting("DDIM", "Image Generation", "Sampler",
-        "Draws previews and samples.", choices=SAMPLERS)
-    tomesd: float = setting(0.0, "Image Generation", "Token merging (ToMe)",
-        "Share of the picture's tokens that previews and samples merge before attention: large ones come sooner, with "
-        "less detail; 0.5 is usual, more than 0.75 merges no more. Not in training, nor for class images.",
-        low=0, high=1, step=0.1, advanced=True)
-    sanity_prompt: str = setting("", "Image Generation", "Sanity sample prompt",
-        "Drawn with every preview, to see whether the rest of the model is still whole.")
-    sanity_seed: int = setting(420420, "Image Generation", "Sanity sample seed",
-        "Seed of the sanity sample.", low=-1, high=2**32 - 1)
-
-    custom_model_name: str = setting("", "General", "Custom model name",
-        "Name of the files that are made; empty: the model's name.", tab="Saving")
-    save_thumbnail: bool = setting(False, "General", "Put the last sample into the file",
-        "As the picture that programs show beside it. Whoever gets the file sees it.", tab="Saving")
-    half_model: bool = setting(False, "Checkpoints", "Half model",
-        "Write checkpoints in half precision.", tab="Select")
-    use_subdir: bool = setting(False, "Checkpoints", "Save checkpoint to subdirectory",
-        "Put checkpoints into a folder with the model's name.", tab="Select")
-    save_ema: bool = setting(True, "General", "Save EMA weights to generated models",
-        "Checkpoints carry the EMA weights beside the trained ones.", applies="use_ema and not infer_ema",
-        tab="Saving")
-    infer_ema: bool = setting(False, "General", "Use EMA weights for inference",
-        "Previews and checkpoints use the EMA weights in place of the trained ones.", applies="use_ema", tab="Saving")
-    save_ckpt_during: bool = setting(False, "Checkpoints", "Generate a checkpoint when saving during training",
-        "As often as weights are saved, see Intervals.", applies="not use_lora", tab="Saving")
-    save_ckpt_after: bool = setting(True, "Checkpoints", "Generate a checkpoint when training completes",
-        "The finished model, in the list of checkpoints.", applies="not use_lora", tab="Saving")
-    save_ckpt_cancel: bool = setting(False, "Checkpoints", "Generate a checkpoint when training is canceled",
-        "Also of a run that was cancelled.", applies="not use_lora", tab="Saving")
-    save_lora_during: bool = setting(True, "LoRA", "Generate LoRA weights when saving during training",
-        "As often as weights are saved, see Intervals.", applies="use_lora", tab="Saving")
-    save_lora_after: bool = setting(True, "LoRA", "Generate LoRA weights when training completes",
-        "The finished LoRA, in the list of LoRAs.", applies="use_lora", tab="Saving")
-    save_lora_cancel: bool = setting(False, "LoRA", "Generate LoRA weights when training is canceled",
-        "Also of a run that was cancelled.", applies="use_lora", tab="Saving")
-    save_state_during: bool = setting(False, "Diffusion Weights", "Save a snapshot when saving during training",
-        "A snapshot holds all that is needed to go on exactly where it was made.", tab="Saving")
-    save_state_after: bool = setting(False, "Diffusion Weights", "Save a snapshot when training completes",
-        "To add epochs later as if the run had never ended.", tab="Saving")
-    save_state_cancel: bool = setting(True, "Diffusion Weights", "Save a snapshot when training is canceled",
-        "So that a run that was stopped can go on.", tab="Saving")
-    snapshots_to_keep: int = setting(2, "Diffusion Weights", "Snapshots to keep",
-        "Older ones are removed after a new one is whole; 0: keep all.", low=0, high=1000, step=1, tab="Saving")
     # fmt: on
-
-
-SETTINGS = declared(Settings)

@@ -292,11 +292,7 @@ class Page:
     def _buttons(self, view: View, name: str | None) -> Updates:
         ready = view.idle and name in view.names
         start = [gr.update(interactive=ready)] * 3
-        running = [
-            gr.update(value="Resume" if view.paused else "Pause", interactive=view.training),
-            gr.update(interactive=view.training),
-            gr.update(interactive=view.training),
-            gr.update(interactive=not view.idle),
-        ]
+        pause = gr.update(value="Resume" if view.paused else "Pause", interactive=view.training)
+        running = [pause, *[gr.update(interactive=view.training)] * 2, gr.update(interactive=not view.idle)]
         *makers, _ = [gr.update(interactive=view.idle)] * len(self._makers())
         return [*start, *running, gr.update(interactive=view.idle), *makers, gr.update(interactive=ready)]

@@ -1,5 +1,6 @@
 """LoRA and its kin: what each kind does to a weight, and what files call their parts."""
 
+from dreambooth.checkpoints.adapters.dora import lengths
 from dreambooth.checkpoints.adapters.kinds import (
     IA3,
     KINDS,
@@ -9,7 +10,6 @@ from dreambooth.checkpoints.adapters.kinds import (
     LoKr,
     Lora,
     factorization,
-    lengths,
     make_adapter,
 )
 from dreambooth.checkpoints.adapters.names import Key, split_key

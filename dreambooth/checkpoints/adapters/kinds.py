@@ -14,7 +14,8 @@ from typing import ClassVar
 
 import torch
 
-Shape = tuple[int, ...] | torch.Size
+from dreambooth.checkpoints.adapters.dora import Shape, decompose, is_magnitude
+
 Parts = Mapping[str, torch.Tensor]
 
 COMMON = ("alpha", "scale", "dora_scale")  # parts that any kind may have
@@ -65,7 +66,7 @@ class Adapter(ABC):
     def fits(self, shape: Shape) -> bool:
         """Whether it belongs to a weight of ``shape``, linear or convolution."""
         is_own = len(shape) > 1 and self.size == (shape[0], math.prod(shape[1:]))
-        return is_own and (self.dora_scale is None or _is_magnitude(self.dora_scale, shape))
+        return is_own and (self.dora_scale is None or is_magnitude(self.dora_scale, shape))
 
     def change(self, weight: torch.Tensor) -> torch.Tensor:
         """W' - W for a weight in fp32, at full strength, in its shape."""
@@ -250,24 +251,6 @@ def make_adapter(parts: Parts) -> Adapter | None:
     return None
 
 
-def decompose(weight: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
-    """DoRA: ``weight`` with the lengths ``magnitude`` along one axis.
-
-    (1, in[, 1, 1]) says the length of each input's column, as A1111 takes every magnitude; (out, 1[, 1, 1]), LyCORIS'
-    default and peft's only one, that of each output's row. Gradients don't go through the lengths that are divided
-    out (the paper's section 4.3).
-    """
-    kept = 0 if tuple(magnitude.shape[:2]) == (weight.shape[0], 1) else 1
-    wanted = magnitude.float().reshape([-1 if axis == kept else 1 for axis in range(weight.dim())])
-    found = lengths(weight, kept).detach().clamp(min=torch.finfo(torch.float32).tiny)  # a row may be all zeros
-    return weight * (wanted / found)
-
-
-def lengths(weight: torch.Tensor, kept: int) -> torch.Tensor:
-    """Norms of W (0: of each output's row, 1: of each input's column), with as many axes as W."""
-    return torch.linalg.vector_norm(weight, dim=[axis for axis in range(weight.dim()) if axis != kept], keepdim=True)
-
-
 def factorization(dimension: int, factor: int = 0) -> tuple[int, int]:
     """``dimension`` as small * large, as LyCORIS splits it for LoKr.
 
@@ -297,12 +280,6 @@ def _low_rank_size(a: torch.Tensor | None, b: torch.Tensor | None, core: torch.T
     if core.dim() != 4 or (a.shape[0], b.shape[0]) != tuple(core.shape[:2]):
         return None
     return a.shape[1], math.prod(b.shape[1:]) * math.prod(core.shape[2:])
-
-
-def _is_magnitude(magnitude: torch.Tensor, shape: Shape) -> bool:
-    """Whether a ``dora_scale`` belongs to a weight of ``shape``: (1, in, ...) or (out, 1, ...)."""
-    axes = ((1, shape[1]), (shape[0], 1))
-    return tuple(magnitude.shape[:2]) in axes and magnitude.numel() == max(magnitude.shape[:2])
 
 
 def _number(value: torch.Tensor | None) -> float | None:

@@ -1,0 +1,99 @@
+"""Sizes of the components, read off the shapes of their original tensors, in the words of diffusers' configs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from dreambooth.checkpoints.layout import Shape
+
+Shapes = Mapping[str, Shape]
+
+
+def clip_config(sizes: Mapping[str, int], heads: int, hidden_act: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """transformers' config of a text encoder with these sizes."""
+    return {
+        "architectures": ["CLIPTextModel"],
+        "model_type": "clip_text_model",
+        **sizes,
+        "num_attention_heads": facts.get("num_attention_heads", heads),
+        "hidden_act": facts.get("hidden_act", hidden_act),
+        "layer_norm_eps": 1e-05,
+        # As published with v1: the end token is found as the largest id, which 2 tells transformers to do.
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "pad_token_id": 1,
+    }
+
+
+def transformers_text_sizes(shapes: Shapes) -> dict[str, int]:
+    """Sizes of a text encoder stored under transformers' names, with or without their inner prefix."""
+    shapes = {key.removeprefix("text_model."): shape for key, shape in shapes.items()}
+    vocab_size, hidden_size = shapes["embeddings.token_embedding.weight"]
+    return {
+        "vocab_size": vocab_size,
+        "hidden_size": hidden_size,
+        "projection_dim": hidden_size,
+        "intermediate_size": shapes["encoder.layers.0.mlp.fc1.weight"][0],
+        "num_hidden_layers": len(_numbers(shapes, r"encoder\.layers\.(\d+)\.mlp\.fc1\.weight")),
+        "max_position_embeddings": shapes["embeddings.position_embedding.weight"][0],
+    }
+
+
+def open_clip_sizes(shapes: Shapes) -> dict[str, int]:
+    """Sizes of a text encoder stored under open_clip's names."""
+    vocab_size, hidden_size = shapes["token_embedding.weight"]
+    return {
+        "vocab_size": vocab_size,
+        "hidden_size": hidden_size,
+        "projection_dim": shapes.get("text_projection", (0, hidden_size))[1],
+        "intermediate_size": shapes["transformer.resblocks.0.mlp.c_fc.weight"][0],
+        "num_hidden_layers": len(_numbers(shapes, r"transformer\.resblocks\.(\d+)\.mlp\.c_fc\.weight")),
+        "max_position_embeddings": shapes["positional_embedding"][0],
+    }
+
+
+def unet_sizes(shapes: Shapes) -> dict[str, Any]:
+    """The part of a unet's config that the shapes of its original tensors tell."""
+    resnets = _numbers(shapes, r"input_blocks\.(\d+)\.0\.in_layers\.2\.weight")
+    n_levels = 1 + len(_numbers(shapes, r"input_blocks\.(\d+)\.0\.op\.weight"))
+    n_layers = len(resnets) // n_levels
+    levels = [resnets[level * n_layers : (level + 1) * n_layers] for level in range(n_levels)]
+    depths = [
+        len(_numbers(shapes, rf"input_blocks\.{level[0]}\.1\.transformer_blocks\.(\d+)\.norm1\.weight"))
+        for level in levels
+    ]
+    config = {
+        "in_channels": shapes["input_blocks.0.0.weight"][1],
+        "out_channels": shapes["out.2.weight"][0],
+        "block_out_channels": [shapes[f"input_blocks.{i[-1]}.0.in_layers.2.weight"][0] for i in levels],
+        "layers_per_block": n_layers,
+        "down_block_types": ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in depths],
+        "up_block_types": ["CrossAttnUpBlock2D" if depth else "UpBlock2D" for depth in reversed(depths)],
+        "cross_attention_dim": shapes["middle_block.1.transformer_blocks.0.attn2.to_k.weight"][1],
+    }
+    if max(depths) > 1:
+        config["transformer_layers_per_block"] = [depth or 1 for depth in depths]
+    if len(shapes["middle_block.1.proj_in.weight"]) == 2:
+        config["use_linear_projection"] = True
+    return config
+
+
+def vae_sizes(shapes: Shapes) -> dict[str, Any]:
+    """The part of a VAE's config that the shapes of its original tensors tell."""
+    n_levels = len(_numbers(shapes, r"encoder\.down\.(\d+)\.block\.0\.conv1\.weight"))
+    return {
+        "in_channels": shapes["encoder.conv_in.weight"][1],
+        "out_channels": shapes["decoder.conv_out.weight"][0],
+        "latent_channels": shapes["post_quant_conv.weight"][0],
+        "block_out_channels": [shapes[f"encoder.down.{i}.block.0.conv1.weight"][0] for i in range(n_levels)],
+        "layers_per_block": len(_numbers(shapes, r"encoder\.down\.0\.block\.(\d+)\.conv1\.weight")),
+        "down_block_types": ["DownEncoderBlock2D"] * n_levels,
+        "up_block_types": ["UpDecoderBlock2D"] * n_levels,
+    }
+
+
+def _numbers(shapes: Shapes, pattern: str) -> list[int]:
+    """The numbers that a name's one group takes, ascending."""
+    return sorted({int(match[1]) for key in shapes if (match := re.fullmatch(pattern, key))})

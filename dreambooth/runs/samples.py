@@ -1,0 +1,60 @@
+"""Pictures of a model that is not being trained, with LoRAs or without."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from dreambooth.checkpoints.lora import LoraUse, apply_lora, read_lora
+from dreambooth.checkpoints.modules import load_modules, load_unet
+from dreambooth.checkpoints.text import Embedding
+from dreambooth.checkpoints.tokens import Reading
+from dreambooth.hosts.alone import best_device
+from dreambooth.sampling.draw import Shot, draw
+from dreambooth.sampling.pictures import save_picture
+from dreambooth.settings import ModelFolder, Settings
+from dreambooth.training.imagic import kept
+from dreambooth.training.results import free_path
+
+
+def sample(
+    model: ModelFolder,
+    shots: Sequence[Shot],
+    out: Path,
+    loras: Sequence[LoraUse] = (),
+    batch_size: int = 1,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> list[Path]:
+    """Draw with the model as it lies in ``working`` and ``loras``, into the folder ``out``. The pictures' files."""
+    config = model.require().load()
+    settings = config.settings
+    adapters = [(read_lora(use.path), use) for use in loras]
+    modules = load_modules(model.working)
+    if settings.use_ema and settings.infer_ema and (model.working / "ema_unet").is_dir():
+        modules.unet = load_unet(model.working, name="ema_unet")
+    for adapter, use in adapters:
+        apply_lora(modules, adapter, use.unet, use.text)
+    for module in (modules.unet, modules.vae, *modules.text_encoders.values()):
+        module.to(best_device()).eval()
+    pictures = draw(
+        modules,
+        shots,
+        sampler=settings.scheduler,
+        reading=Reading.of(settings),
+        batch_size=batch_size,
+        merge=settings.tomesd,
+        known=_edited_text(model, settings),
+        progress=progress,
+    )
+    stem = f"{model.name}_{time.strftime('%Y%m%d-%H%M%S')}"
+    return [
+        save_picture(free_path(Path(out) / f"{stem}_{n:03d}_{shot.seed}.png"), picture, shot, settings.scheduler)
+        for n, (shot, picture) in enumerate(zip(shots, pictures, strict=True))
+    ]
+
+
+def _edited_text(model: ModelFolder, settings: Settings) -> dict[str, Embedding]:
+    """What Imagic's text stands for, where the model was trained so."""
+    imagic = kept(model) if settings.train_imagic else None
+    return imagic.drawn_with(settings) if imagic else {}
