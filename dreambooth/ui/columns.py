@@ -41,6 +41,7 @@ class TopRow:
             self.save_now = _button("Save Weights", "save_now", interactive=False)
             self.cancel = _button("Cancel", "cancel", interactive=False, variant="stop")
         self.why = control(gr.HTML, elem_id="db_why")
+        self.locked = control(gr.Textbox, elem_id="db_locked", elem_classes=["db_hidden"])  # "yes" or "no"
         self.unusable = control(gr.HTML, elem_id="db_unusable")
 
     def wishes(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import gradio as gr
 
 MAJOR = int(gr.__version__.partition(".")[0])
 # 3.41 takes these through **kwargs, so that they don't show in a constructor's signature.
+FEW = 8  # inputs that an event carries by itself
 COMMON = {"elem_id", "elem_classes", "visible", "render"} if MAJOR == 3 else set()
 
 
@@ -25,16 +27,49 @@ def control(kind: type, *args: Any, **options: Any) -> Any:
     return component
 
 
-def on(event: Callable, call: Callable, inputs: Any = None, outputs: Any = None, **options: Any) -> Any:
-    """Have ``call`` answer ``event`` (button.click, event.then, ...). Kept out of the page's public API.
+def on(event: Callable | list[Callable], call: Callable, inputs: Any = None, outputs: Any = None) -> Any:
+    """Have ``call`` answer ``event`` (button.click, event.then, ...), or each of several. The last one is returned.
 
     Decided by version, not by looking at ``event``: Forge wraps events so that their signature tells nothing.
     """
-    private = {"api_visibility": "private"} if MAJOR >= 6 else {"api_name": False}
-    # No answer may wait behind a slow one; 3.41 has a single queue for the whole page, so it is passed by.
-    parallel = {"queue": False} if MAJOR == 3 else {"concurrency_limit": None}
-    quiet = {"show_progress": "hidden"}  # nothing may flicker over what is being read
-    return event(call, inputs, outputs, **private, **parallel, **quiet, **options)
+    events = event if isinstance(event, list) else [event]
+    inputs = inputs if isinstance(inputs, (list, tuple)) or inputs is None else [inputs]
+    if MAJOR >= 6 and len(inputs or ()) > FEW:
+        return _on_gathered(events, call, list(inputs or ()), outputs)
+    return [one(call, inputs, outputs, **_manners()) for one in events][-1]
+
+
+def _on_gathered(events: list[Callable], call: Callable, inputs: list[Any], outputs: Any) -> Any:
+    """As :func:`on`: the browser first puts the values of many ``inputs`` into one letter, which is what is sent.
+
+    Gradio 6 notes for each input of an answered event how that fared, and at every later event goes through all its
+    notes, searching the whole page for each: once "Save Params" had been pressed, the look that comes once a second
+    kept a core busy. What the browser does by itself leaves no notes. A gr.State lies on the server: it goes along.
+    """
+    letter = control(gr.Textbox, visible=False)
+    fields = [part for part in inputs if not isinstance(part, gr.State)]
+    states = [part for part in inputs if isinstance(part, gr.State)]
+
+    def opened(text: str, *kept: Any) -> Any:
+        of_fields, of_states = iter(json.loads(text)), iter(kept)
+        return call(*(next(of_states if isinstance(part, gr.State) else of_fields) for part in inputs))
+
+    def sent(event: Callable) -> Any:
+        written = event(None, fields, letter, js="(...values) => JSON.stringify(values)", **_manners())
+        return written.then(opened, [letter, *states], outputs, **_manners())
+
+    return [sent(event) for event in events][-1]
+
+
+def _manners() -> dict[str, Any]:
+    """Options of every event: kept out of the page's public API, waiting for nobody, showing nothing by itself."""
+    if MAJOR == 3:  # it has a single queue for the whole page, so that is passed by
+        return {"api_name": False, "queue": False, "show_progress": "hidden"}
+    common = {"concurrency_limit": None, "show_progress": "hidden"}
+    if MAJOR < 6:
+        return {"api_name": False, **common}
+    # It would note of each output, too, how it fared (see above): there is no place to show progress on.
+    return {"api_visibility": "private", "show_progress_on": [], **common}
 
 
 def every(seconds: float, page: gr.Blocks, call: Callable, inputs: Any, outputs: Any) -> None:

@@ -91,8 +91,8 @@ class Page:
         for wizard, kind in self.input.wizards():
             changed = [*self.fields.components(), message]
             on(wizard.click, self._advise(kind), self.everything, changed)
-        for component in self.deciding:
-            on(component.change, self._unusable, [self.model.name, *self.deciding], self.top.unusable)
+        decided = [part.change for part in (self.top.locked, *self.deciding)]
+        on(decided, self._unusable, [self.model.name, *self.deciding], self.top.unusable)
 
     def _wire_work(self) -> None:
         message, model = self.output.message, self.model
@@ -122,11 +122,10 @@ class Page:
             *self.input.pictures.buttons(),
             *self.input.tools.buttons(),
             self.top.why,
-            self.top.unusable,
+            self.top.locked,
             *self.input.pictures.outcomes(),
         ]
-        asked = [self.model.name, seen, self.awaited, *self.deciding]
-        every(POLL_SECONDS, page, self._look, asked, [*parts, seen])
+        every(POLL_SECONDS, page, self._look, [self.model.name, seen, self.awaited], [*parts, seen])
         # Files land while it runs: their lists follow when a run has ended, not under someone's hand.
         offering = [component for _, component in self._listed()]
         on(self.output.files.change, self._files_of, self.model.name, self.model.files())
@@ -241,7 +240,7 @@ class Page:
 
     # -- the look, once a second --------------------------------------------------------------------------------
 
-    def _look(self, name: str | None, shown: Any, awaited: str, *deciding: Any) -> Updates:
+    def _look(self, name: str | None, shown: Any, awaited: str) -> Updates:
         """Updates for what this browser does not show yet; the rest stays untouched, so that nothing flickers."""
         view = self.desk.look(name)
         outcomes = self.input.pictures.looks()
@@ -267,7 +266,7 @@ class Page:
             value("files", view.files),
             *(buttons or [gr.update()] * (len(self.top.buttons()) + 1 + len(self._makers()))),
             value("why", view.why),
-            self._unusable(name, *deciding) if "locked" in fresh else gr.update(),
+            value("locked", "yes" if view.locked else "no"),
             *(value(part, content) for part, content in outcomes.items()),
             now,
         ]

@@ -10,6 +10,7 @@ from dreambooth.hosts import Alone
 from dreambooth.settings import CONCEPT, CREATION, SETTINGS, Setting
 from dreambooth.ui import build
 from dreambooth.ui.fields import Fields
+from dreambooth.ui.gradio_versions import FEW, MAJOR
 
 
 def ids(page) -> dict[str, object]:
@@ -30,6 +31,14 @@ def test_every_declaration_has_its_control(tmp_path):
     assert {f"db_c{number}_{key}" for number in range(1, 13) for key in CONCEPT} <= drawn.keys()
     for key, setting in SETTINGS.items():
         assert drawn[f"db_{key}"].label == setting.label
+
+
+@pytest.mark.skipif(MAJOR < 6, reason="only Gradio 6 keeps such notes")
+def test_no_event_leaves_notes_that_each_later_one_goes_through(tmp_path):
+    """A page whose events note how hundreds of fields fared keeps a core busy for as long as it is open."""
+    for event in build(Alone(tmp_path)).config["dependencies"]:
+        assert event["show_progress_on"] == []
+        assert len(event["inputs"]) <= FEW + 2 or not event["backend_fn"], event["targets"]  # 2: a letter, a state
 
 
 def test_what_has_no_effect_cannot_be_used():

@@ -11,7 +11,7 @@ def test_a_look_that_was_asked_for_before_create_does_not_forget_what_is_awaited
     page.blocks()
 
     def awaited_after(awaited: str):
-        return page._look("mini", None, awaited, *[None] * len(page.deciding))[3]
+        return page._look("mini", None, awaited)[3]
 
     assert awaited_after("mini") == ""
     for awaited in ("", "not there yet"):
