@@ -1,4 +1,5 @@
-// What Gradio can't do: the browser's title tells how far a run is, and a problem's link opens its field.
+// What Gradio can't do: look at the server as often as it is worth it, tell in the browser's title how far a run is,
+// open the field that a problem's link names, and more.
 (() => {
     const MARK = /^\[Dreambooth [^\]]*\] /;
     const root = () => document.querySelector("gradio-app")?.shadowRoot || document;
@@ -10,6 +11,26 @@
         const title = bar ? `[Dreambooth ${share}] ${plain}` : plain;
         if (document.title !== title) document.title = title;
     }, 1000);
+
+    // The look at the server. At each answer Gradio goes through the whole page, with a WebUI's other tabs in it (4.x
+    // draws all of it anew): nobody is asked often while nothing goes on, or while the tab isn't in sight.
+    const SELDOM = 5, AWAY = 15, LATELY = 20; // seconds
+    const often = () => (window.gradio_config?.version?.startsWith("4.") ? 3 : 1);
+    let looked = 0, touched = Date.now();
+
+    setInterval(() => {
+        const button = root().querySelector("#db_tick");
+        const inSight = !document.hidden && root().querySelector("#db_page")?.offsetParent;
+        const moves = root().querySelector("#db_page .db_moving") || Date.now() - touched < LATELY * 1000;
+        const wait = inSight ? (moves ? often() : SELDOM) : AWAY;
+        if (!button || Date.now() - looked < wait * 1000 - 50) return;
+        looked = Date.now();
+        button.click();
+    }, 1000);
+
+    document.addEventListener("click", (event) => {
+        if (event.isTrusted && event.composedPath().some((part) => part.id === "db_page")) touched = Date.now();
+    });
 
     const TABS = {
         settings: "Settings", concepts: "Concepts", pictures: "Pictures", saving: "Saving", tools: "Tools", select: "Select", create: "Create",

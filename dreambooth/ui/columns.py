@@ -12,7 +12,7 @@ from dreambooth.ui import chart, render
 from dreambooth.ui.concepts_tab import ConceptsTab
 from dreambooth.ui.desk import NONE
 from dreambooth.ui.fields import Fields
-from dreambooth.ui.gradio_versions import control
+from dreambooth.ui.gradio_versions import control, followed
 from dreambooth.ui.pictures_tab import PicturesTab
 from dreambooth.ui.run_view import RunView
 from dreambooth.ui.tools_tab import ToolsTab
@@ -161,7 +161,7 @@ class OutputColumn:
                 interactive=False,  # else Gradio 4 makes it an upload field
                 elem_id="db_gallery",
             )
-            self.files = control(gr.HTML, elem_id="db_files")
+            self.files = followed(control(gr.HTML, elem_id="db_files"))
 
 
 def _button(label: str, name: str, **options: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 from collections.abc import Callable
@@ -27,19 +28,65 @@ def control(kind: type, *args: Any, **options: Any) -> Any:
     return component
 
 
-def on(event: Callable | list[Callable], call: Callable, inputs: Any = None, outputs: Any = None) -> Any:
+def followed(html: Any) -> Any:
+    """``html`` with a mark beside it: ``html.mark.change`` tells that there is something else in it now.
+
+    Gradio 4 tells ``html.change`` whenever it draws anything of the page anew, so that an answer would call for itself
+    for ever.
+    """
+    html.mark = control(gr.Textbox, elem_classes=["db_hidden"])
+    return html
+
+
+def on(
+    event: Callable | list[Callable],
+    call: Callable,
+    inputs: Any = None,
+    outputs: Any = None,
+    never_skip: bool = False,
+) -> Any:
     """Have ``call`` answer ``event`` (button.click, event.then, ...), or each of several. The last one is returned.
+
+    An event that comes while its answer before is on its way is dropped, but for changes; or else, with ``never_skip``,
+    answered after that.
 
     Decided by version, not by looking at ``event``: Forge wraps events so that their signature tells nothing.
     """
     events = event if isinstance(event, list) else [event]
-    inputs = inputs if isinstance(inputs, (list, tuple)) or inputs is None else [inputs]
-    if MAJOR >= 6 and len(inputs or ()) > FEW:
-        return _on_gathered(events, call, list(inputs or ()), outputs)
-    return [one(call, inputs, outputs, **_manners()) for one in events][-1]
+    call, outputs = _marking(call, _listed(outputs))
+    if MAJOR >= 6 and len(_listed(inputs)) > FEW:
+        return _on_gathered(events, call, inputs, outputs)
+    late = {"trigger_mode": "always_last"} if never_skip and MAJOR > 3 else {}
+    return [one(call, inputs, outputs, **_manners(), **late) for one in events][-1]
 
 
-def _on_gathered(events: list[Callable], call: Callable, inputs: list[Any], outputs: Any) -> Any:
+def _marking(call: Callable, outputs: list[Any]) -> tuple[Callable, list[Any]]:
+    """``call`` that also answers for the marks of its outputs, see :func:`followed`."""
+    marked = [place for place, output in enumerate(outputs) if hasattr(output, "mark")]
+    if not marked:
+        return call, outputs
+
+    def answer(*given: Any) -> list[Any]:
+        answers = call(*given)
+        answers = [answers] if len(outputs) == 1 else list(answers)
+        return [*answers, *(_mark(answers[place]) for place in marked)]
+
+    # Gradio reads off a function's signature how many values it takes.
+    answer.__signature__ = inspect.signature(call)  # type: ignore[attr-defined]
+    return answer, [*outputs, *(outputs[place].mark for place in marked)]
+
+
+def _mark(answer: Any) -> Any:
+    """A short word for what an HTML is to show; an update without a value leaves the mark as well."""
+    content = answer.get("value", answer) if isinstance(answer, dict) else answer
+    return answer if isinstance(content, dict) else hashlib.sha256(str(content).encode()).hexdigest()[:16]
+
+
+def _listed(parts: Any) -> list[Any]:
+    return [] if parts is None else list(parts) if isinstance(parts, (list, tuple)) else [parts]
+
+
+def _on_gathered(events: list[Callable], call: Callable, inputs: list[Any], outputs: list[Any]) -> Any:
     """As :func:`on`: the browser first puts the values of many ``inputs`` into one letter, which is what is sent.
 
     Gradio 6 notes for each input of an answered event how that fared, and at every later event goes through all its
@@ -63,26 +110,20 @@ def _on_gathered(events: list[Callable], call: Callable, inputs: list[Any], outp
 
 def _manners() -> dict[str, Any]:
     """Options of every event: kept out of the page's public API, waiting for nobody, showing nothing by itself."""
-    if MAJOR == 3:  # it has a single queue for the whole page, so that is passed by
+    if MAJOR < 6:  # 3.41 has a single queue for the whole page; 4.40 draws the page anew at each word from the queue
         return {"api_name": False, "queue": False, "show_progress": "hidden"}
-    common = {"concurrency_limit": None, "show_progress": "hidden"}
-    if MAJOR < 6:
-        return {"api_name": False, **common}
     # It would note of each output, too, how it fared (see above): there is no place to show progress on.
-    return {"api_visibility": "private", "show_progress_on": [], **common}
+    return {"api_visibility": "private", "show_progress_on": [], "concurrency_limit": None, "show_progress": "hidden"}
 
 
-def every(seconds: float, page: gr.Blocks, call: Callable, inputs: Any, outputs: Any) -> None:
-    """Call again and again while the page is open, each time with the inputs' values of that moment."""
-    if hasattr(gr, "Timer"):
-        on(gr.Timer(seconds).tick, call, inputs, outputs)
-        return
-    # 3.41's own ``every`` goes on with the values that the page was loaded with; a hidden button does not.
-    tick = control(gr.Button, visible=False, elem_id="db_tick")
+def again_and_again(call: Callable, inputs: Any, outputs: Any) -> None:
+    """Have ``call`` answer for as long as the page is open: our script presses a button that nobody sees.
+
+    The script and no gr.Timer, because it knows whether anybody looks; and 3.41's own ``every`` goes on with the values
+    that the page was loaded with.
+    """
+    tick = control(gr.Button, elem_id="db_tick", elem_classes=["db_hidden"])
     on(tick.click, call, inputs, outputs)
-    root = "(document.querySelector('gradio-app')?.shadowRoot || document)"
-    click = f"{root}.querySelector('#db_tick')?.click()"
-    page.load(None, _js=f"() => {{ window.dreamboothTick ??= setInterval(() => {click}, {seconds * 1000}) }}")
 
 
 def launch(page: gr.Blocks, css: str, script: str, **options: Any) -> Any:

@@ -13,7 +13,7 @@ from dreambooth.ui import render
 from dreambooth.ui.concepts_tab import DRAWN, ConceptsTab
 from dreambooth.ui.desk import Desk
 from dreambooth.ui.fields import Fields
-from dreambooth.ui.gradio_versions import control, on
+from dreambooth.ui.gradio_versions import control, followed, on
 from dreambooth.ui.looking import Looking
 
 Updates = list[Any]
@@ -29,7 +29,7 @@ class LookForm:
                 self.look = _button("Look", "look", variant="primary")
                 self.look_concepts = _button("Look at the concepts", "look_concepts")
                 self.stop = _button("Stop", "look_stop")
-            self.said = control(gr.HTML, elem_id="db_look_said", elem_classes=["db_said_here"])
+            self.said = followed(control(gr.HTML, elem_id="db_look_said", elem_classes=["db_said_here"]))
             with gr.Row(elem_id="db_look_use_row"):
                 choices = [NEW, *(f"as Concept {number}" for number in range(1, DRAWN + 1))]
                 self.use = _button("Use what was found", "look_use")
@@ -61,7 +61,7 @@ class LookForm:
         on(self.look.click, at_folder, asked, [self.key, self.said, self.use_said])
         on(self.stop.click, self.looking.stop, self.key)
         pictures = [self.gallery, self.table, self.only, self.page]
-        on(self.said.change, self._follow, [self.key, self.shown], [self.said, self.shown, *pictures])
+        on(self.said.mark.change, self._follow, [self.key, self.shown], [self.said, self.shown, *pictures])
         turned = [self.key, self.only, self.page]
         on(self.only.change, lambda key, only, _: self._pictures(key, only, 0), turned, pictures)
         on(self.back.click, lambda key, only, page: self._pictures(key, only, page - 1), turned, pictures)

@@ -14,11 +14,10 @@ from dreambooth.ui.columns import InputColumn, ModelColumn, OutputColumn, TopRow
 from dreambooth.ui.concept_files import ConceptFiles
 from dreambooth.ui.concepts_tab import LISTED, pages
 from dreambooth.ui.desk import LATEST, NONE, Desk
-from dreambooth.ui.gradio_versions import control, every, on
+from dreambooth.ui.gradio_versions import again_and_again, control, on
 from dreambooth.ui.tools import Tools
 from dreambooth.ui.view import View
 
-POLL_SECONDS = 1.0
 Updates = list[Any]
 
 
@@ -57,7 +56,7 @@ class Page:
         concepts = self.input.concepts
         shown = [*concepts.components(), self.shown_concepts, *concepts.tabs]
         self.input.pictures.look.wire_concepts(concepts, self.everything, self._filled, shown)
-        self._wire_look(page)
+        self._wire_look()
 
     def _wire_lists(self, page: gr.Blocks) -> None:
         listed = [component for _, component in self._listed()]
@@ -86,7 +85,7 @@ class Page:
         on(concepts.add.click, pages, self.shown_concepts, [self.shown_concepts, *concepts.tabs])
         took = on(concepts.take.click, self._take_concepts, [concepts.listed, *self.everything], message)
         shown = [*self.everything[1:], self.shown_concepts, *concepts.tabs]
-        on(took.then, self._taken_over, self.model.name, shown)
+        on(took.then, self._taken_over, self.model.name, shown, never_skip=True)
         on(concepts.write.click, self._write_concepts, [concepts.written, *self.everything], message)
         for wizard, kind in self.input.wizards():
             changed = [*self.fields.components(), message]
@@ -104,7 +103,7 @@ class Page:
         for wish, button in self.top.wishes().items():
             on(button.click, self._tell(wish), outputs=message)
 
-    def _wire_look(self, page: gr.Blocks) -> None:
+    def _wire_look(self) -> None:
         seen = gr.State(value=None)
         parts = [
             self.model.name,
@@ -125,11 +124,11 @@ class Page:
             self.top.locked,
             *self.input.pictures.outcomes(),
         ]
-        every(POLL_SECONDS, page, self._look, [self.model.name, seen, self.awaited], [*parts, seen])
+        again_and_again(self._look, [self.model.name, seen, self.awaited], [*parts, seen])
         # Files land while it runs: their lists follow when a run has ended, not under someone's hand.
         offering = [component for _, component in self._listed()]
-        on(self.output.files.change, self._files_of, self.model.name, self.model.files())
-        on(self.output.files.change, self._offered, outputs=offering)
+        on(self.output.files.mark.change, self._files_of, self.model.name, self.model.files())
+        on(self.output.files.mark.change, self._offered, outputs=offering)
 
     # -- answers ----------------------------------------------------------------------------------------------
 
@@ -238,7 +237,7 @@ class Page:
 
         return advise
 
-    # -- the look, once a second --------------------------------------------------------------------------------
+    # -- the look, again and again -------------------------------------------------------------------------------
 
     def _look(self, name: str | None, shown: Any, awaited: str) -> Updates:
         """Updates for what this browser does not show yet; the rest stays untouched, so that nothing flickers."""

@@ -9,7 +9,7 @@ import gradio as gr
 from dreambooth.settings.tagging import TAGGING
 from dreambooth.ui.desk import Desk
 from dreambooth.ui.fields import Fields
-from dreambooth.ui.gradio_versions import control, on
+from dreambooth.ui.gradio_versions import control, followed, on
 from dreambooth.ui.tagging import TRIED, PageTagging
 
 
@@ -25,7 +25,7 @@ class TagForm:
                 self.some = control(gr.Button, f"Try on {TRIED} pictures", size="sm", elem_id="db_tag_try")
                 self.all = control(gr.Button, "Tag all", size="sm", elem_id="db_tag_all")
             self.said = control(gr.HTML, elem_id="db_tag_said", elem_classes=["db_said_here"])
-            self.made = control(gr.HTML, elem_id="db_tag_made")
+            self.made = followed(control(gr.HTML, elem_id="db_tag_made"))
 
     def buttons(self) -> list[Any]:
         """What waits for the end of other work."""
@@ -41,7 +41,7 @@ class TagForm:
         answered = [self.said, self.made, *self.fields.secrets()]
         on(self.some.click, self._with(self.tagging.try_some), asked, answered)
         on(self.all.click, self._with(self.tagging.tag_all), asked, answered)
-        on(self.made.change, self._follow, self.made, self.made)  # which changes it, until the work is done
+        on(self.made.mark.change, self._follow, self.made, self.made)  # which changes it, until the work is done
 
     def _with(self, make: Any) -> Any:
         def made(model: str | None, folder: str, *given: Any) -> list[Any]:

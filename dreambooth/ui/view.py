@@ -1,4 +1,4 @@
-"""What a page is shown once a second."""
+"""What a page is shown at each look."""
 
 from __future__ import annotations
 

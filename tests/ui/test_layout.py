@@ -41,6 +41,13 @@ def test_no_event_leaves_notes_that_each_later_one_goes_through(tmp_path):
         assert len(event["inputs"]) <= FEW + 2 or not event["backend_fn"], event["targets"]  # 2: a letter, a state
 
 
+def test_no_event_follows_an_html_that_gradio_4_calls_changed_whenever_it_draws(tmp_path):
+    page = build(Alone(tmp_path))
+    for event in page.config["dependencies"]:
+        for target, kind in event["targets"]:
+            assert kind != "change" or page.blocks[target].get_block_name() != "html", event["targets"]
+
+
 def test_what_has_no_effect_cannot_be_used():
     fields = Fields(SETTINGS)
     values = {key: SETTINGS[key].default for key in fields.deciders()}
