@@ -52,12 +52,7 @@ class Outcome:
         loras = sorted(self.model.folders.loras.glob("*.safetensors"), key=lambda p: p.stat().st_mtime_ns)
         if loras:
             return tensors(loras[-1])
-        parts = ("unet", "text_encoder")
-        return {
-            f"{p}.{k}": t
-            for p in parts
-            for k, t in tensors(next((self.model.working / p).glob("*.safetensors"))).items()
-        }
+        return working_tensors(self.model.working)
 
     def digest(self) -> str:
         digest = hashlib.sha256()
@@ -69,6 +64,12 @@ class Outcome:
 def tensors(path: Path) -> dict[str, torch.Tensor]:
     with safe_open(str(path), framework="pt") as file:
         return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+
+
+def working_tensors(working: Path) -> dict[str, torch.Tensor]:
+    """Of the unet and the text encoder."""
+    parts = {part: next((working / part).glob("*.safetensors")) for part in ("unet", "text_encoder")}
+    return {f"{part}.{key}": t for part, path in parts.items() for key, t in tensors(path).items()}
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,193 @@
+"""What a run comes to, and what can follow from a setting: two runs go in, whether they differ so comes out."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+_FULL = {"unet": "unet.", "te": "text_encoder."}  # a LoRA's are lora_unet_, lora_te_
+
+
+@dataclass
+class Seen:
+    """What a run came to, kept after its files are gone."""
+
+    steps: list[dict[str, Any]]
+    weights: dict[str, torch.Tensor]  # of the newest LoRA, or of working/
+    metadata: dict[str, str]  # of the newest LoRA
+    sizes: dict[str, int]  # of all results, by their path in the models folder; pictures left out
+    middle: list[float]  # the middle blocks of checkpoints: enough to see whether EMA took their place
+    pictures: list[bytes]
+    start: dict[str, torch.Tensor]  # working/ before the run
+
+    @property
+    def rates(self) -> list[float]:
+        return [step["lr"] for step in self.steps]
+
+    @property
+    def losses(self) -> list[tuple[float, float]]:
+        return [(step["loss"], step["prior_loss"]) for step in self.steps]
+
+    @property
+    def loss(self) -> float:
+        return sum(loss for loss, _ in self.losses) / len(self.steps)
+
+    def moved(self, part: str) -> float:
+        """How far it is from where it began: LoRA's second factors begin at zero."""
+        if any(key.startswith("lora_") for key in self.weights):
+            return length(t for k, t in self.weights.items() if k.startswith(f"lora_{part}") and ".lora_up" in k)
+        return length(t - self.start[k] for k, t in self.weights.items() if k.startswith(_FULL[part]))
+
+    def n_files(self, *parts: str) -> int:
+        return sum(all(part in path for part in parts) for path in self.sizes)
+
+
+def length(parts: Any) -> float:
+    """Of all of them together, as one vector."""
+    return sum(t.double().square().sum().item() for t in parts) ** 0.5
+
+
+Consequence = Callable[[Seen, Seen], bool]
+
+# -- what can follow from a setting ------------------------------------------------------------------------------
+
+
+def same_weights(a: Seen, b: Seen) -> bool:
+    return a.weights.keys() == b.weights.keys() and all(torch.equal(t, b.weights[k]) for k, t in a.weights.items())
+
+
+def asks_other(a: Seen, b: Seen) -> bool:
+    """The unet sees or is asked for something else from the first step on."""
+    return a.losses[0] != b.losses[0] and not same_weights(a, b)
+
+
+def steps_other(a: Seen, b: Seen) -> bool:
+    """The first step sees and is asked for the same, and moves the weights elsewhere."""
+    return a.losses[0] == b.losses[0] and a.weights.keys() == b.weights.keys() and not same_weights(a, b)
+
+
+def rounds_other(a: Seen, b: Seen) -> bool:
+    """The same up to what rounding makes of it."""
+    return not same_weights(a, b) and abs(a.loss - b.loss) < 0.02 * a.loss
+
+
+def loss_is(word: str) -> Consequence:
+    return lambda a, b: asks_other(a, b) and (b.loss < a.loss) == (word == "less")
+
+
+def n_steps(before: int, after: int) -> Consequence:
+    return lambda a, b: (len(a.steps), len(b.steps)) == (before, after)
+
+
+def moves(part: str, word: str, *, at_once: bool = True) -> Consequence:
+    """``part`` goes further or less far; with ``at_once`` the first loss is the same in both."""
+
+    def holds(a: Seen, b: Seen) -> bool:
+        further = b.moved(part) > 1.5 * a.moved(part) if word == "further" else b.moved(part) < a.moved(part) / 1.5
+        return further and (not at_once or a.losses[0] == b.losses[0])
+
+    return holds
+
+
+def shrinks(part: str) -> Consequence:
+    def size(seen: Seen) -> float:
+        return length(t for k, t in seen.weights.items() if k.startswith(_FULL[part]))
+
+    return lambda a, b: steps_other(a, b) and size(b) < size(a)
+
+
+def rates(holds: Callable[[list[float]], bool]) -> Consequence:
+    """The rates of the run are so with the second value, and not with the first."""
+    return lambda a, b: holds(b.rates) and not holds(a.rates)
+
+
+def falls(lrs: list[float]) -> bool:
+    return all(x > y for x, y in itertools.pairwise(lrs))
+
+
+def keys(part: str, there: str, *, gone: str = "") -> Consequence:
+    """Tensors of that name are in the second run's file alone; ``gone``: those that only the first has."""
+
+    def has(seen: Seen, word: str) -> bool:
+        return any(k.startswith(part) and word in k for k in seen.weights)
+
+    return lambda a, b: has(b, there) and not has(a, there) and (not gone or (has(a, gone) and not has(b, gone)))
+
+
+def shapes(part: str, suffix: str, before: Any, after: Any, of: Callable[[torch.Tensor], Any]) -> Consequence:
+    """What ``of`` says of each such tensor."""
+
+    def said(seen: Seen) -> set[Any]:
+        return {of(t) for k, t in seen.weights.items() if k.startswith(part) and k.endswith(suffix)}
+
+    return lambda a, b: said(a) == {before} and said(b) == {after}
+
+
+def shortest_sides(seen: Seen, suffix: str) -> set[int]:
+    return {min(t.shape) for k, t in seen.weights.items() if k.endswith(suffix)}
+
+
+def rank(t: torch.Tensor) -> Any:
+    return t.shape[0]
+
+
+def conv_rank(t: torch.Tensor) -> Any:
+    return t.shape[0] if t.dim() == 4 and t.shape[-1] == 3 else None
+
+
+def buckets(before: set[tuple[int, int]], after: set[tuple[int, int]]) -> Consequence:
+    def said(seen: Seen) -> set[tuple[int, int]]:
+        return {tuple(b["resolution"]) for b in json.loads(seen.metadata["ss_bucket_info"])["buckets"].values()}
+
+    return lambda a, b: (said(a), said(b)) == (before, after) and asks_other(a, b)
+
+
+def n_files(before: int, after: int, *parts: str) -> Consequence:
+    """So many files with these words in their path."""
+    return lambda a, b: (a.n_files(*parts), b.n_files(*parts)) == (before, after)
+
+
+def n_pictures(before: int, after: int) -> Consequence:
+    return lambda a, b: (len(a.pictures), len(b.pictures)) == (before, after) and same_weights(a, b)
+
+
+def draws_other(a: Seen, b: Seen) -> bool:
+    """The same weights, drawn otherwise."""
+    return same_weights(a, b) and len(a.pictures) == len(b.pictures) and a.pictures != b.pictures
+
+
+def takes_less(*parts: str) -> Consequence:
+    def size(seen: Seen) -> int:
+        return sum(n for path, n in seen.sizes.items() if all(part in path for part in parts))
+
+    return lambda a, b: 0 < size(b) < size(a) and same_weights(a, b)
+
+
+def in_bf16(seen: Seen) -> bool:
+    return all(torch.equal(t, t.bfloat16().float()) for k, t in seen.weights.items() if k.startswith("unet."))
+
+
+def stand_still(word: str) -> Consequence:
+    """Weights of that name move with the first value, not with the second; others move with both."""
+
+    def moved(seen: Seen, those: bool) -> bool:
+        part = {k: t for k, t in seen.weights.items() if k.startswith("text_encoder.") and (word in k) == those}
+        return any(not torch.equal(t, seen.start[k]) for k, t in part.items())
+
+    return lambda a, b: moved(a, True) and not moved(b, True) and moved(b, False)
+
+
+def holds_norms(a: Seen, b: Seen) -> bool:
+    """The largest singular value of a weight stays what it was."""
+    name = "unet.mid_block.attentions.0.transformer_blocks.0.ff.net.2.weight"
+
+    def drift(seen: Seen) -> float:
+        now, then = (torch.linalg.matrix_norm(t.double(), 2).item() for t in (seen.weights[name], seen.start[name]))
+        return abs(now / then - 1)
+
+    return steps_other(a, b) and drift(b) < 1e-4 < drift(a)
