@@ -18,11 +18,6 @@ from dreambooth.settings import Folders, ModelFolder
 EMBEDDED = Path(dreambooth.__file__).parent / "embedded"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest test first, so that it doesn't end alone after all others."""
-    items.sort(key=lambda item: "test_demo.py" not in item.nodeid)
-
-
 @pytest.fixture(scope="session")
 def mini_checkpoint() -> Path:
     """The embedded model's single file."""

@@ -260,7 +260,7 @@ def _in_process(args: argparse.Namespace, side: str, recipe: Recipe) -> tuple[st
 
 
 def _recipes(args: argparse.Namespace) -> list[Recipe]:
-    given = itertools.product(args.seeds, args.modes, (True, False))
+    given = itertools.product(args.seeds, args.modes, [word == "with" for word in args.class_pictures])
     return [
         Recipe(mode, with_prior, seed, args.lr[mode], args.steps[mode], args.batch, args.pictures)
         for seed, mode, with_prior in given
@@ -305,6 +305,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="where everything is written")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--modes", nargs="+", default=["full", "lora"], choices=["full", "lora"])
+    parser.add_argument("--class-pictures", nargs="+", default=["with", "without"], choices=["with", "without"])
     parser.add_argument("--lr", type=by_mode, default={}, help="learning rates, such as full=1e-4,lora=2e-3")
     parser.add_argument("--steps", type=by_mode, default={}, help="steps, such as full=400,lora=400")
     parser.add_argument("--batch", type=int, default=2)
