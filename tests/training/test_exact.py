@@ -33,7 +33,7 @@ def learnt(outcome):
 
 @pytest.mark.parametrize("settings", [LOHA, LORA, LORA_BF16, FULL, VARIED], ids=NAMES)
 def test_disturbed_run_equals_undisturbed_run(train, mini, models_dir, created, settings):
-    """Stopped after steps 1 and 4 of 6, each time with samples and weights asked for; paused and drawn from after both."""
+    """Stopped after steps 1 and 4 of 6, each time with samples and weights asked for, and paused after each."""
     import shutil
 
     left_alone = learnt(train(**settings, **EPOCHS))
