@@ -16,7 +16,7 @@
     // draws all of it anew): nobody is asked often while nothing goes on, or while the tab isn't in sight.
     const SELDOM = 5, AWAY = 15, LATELY = 20; // seconds
     const often = () => (window.gradio_config?.version?.startsWith("4.") ? 3 : 1);
-    let looked = 0, touched = Date.now();
+    let looked = 0, touched = Date.now(), known = null;
 
     setInterval(() => {
         const button = root().querySelector("#db_tick");
@@ -25,7 +25,8 @@
         const wait = inSight ? (moves ? often() : SELDOM) : AWAY;
         if (!button || Date.now() - looked < wait * 1000 - 50) return;
         looked = Date.now();
-        button.click();
+        if (button === known) button.click();
+        else known = button; // the page has just come up and fills itself
     }, 1000);
 
     document.addEventListener("click", (event) => {

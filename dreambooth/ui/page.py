@@ -72,7 +72,7 @@ class Page:
             self.input.tabs,
             self.top.unusable,
         ]
-        on(self.model.name.change, self._parameters, self.model.name, shown)
+        on(self.model.name.change, self._arrived, self.model.name, [*shown, self.top.filled])
         on(self.model.name.change, self._files_of, self.model.name, self.model.files())
         on(self.top.load_params.click, self._parameters, self.top.load_from, shown)
 
@@ -167,6 +167,9 @@ class Page:
         # What is missing is shown; else people stay where they are: on a slow machine this may come late.
         turn = gr.update(selected="concepts") if name and not concepts else gr.update()
         return [*self._of_settings(settings), *self._filled(concepts), turn, unusable]
+
+    def _arrived(self, name: str | None) -> Updates:
+        return [*self._parameters(name), name or ""]
 
     def _taken_over(self, name: str | None) -> Updates:
         """As :meth:`_parameters`; the tab that is open stays open."""

@@ -109,14 +109,20 @@ class Visitor:
         self._arrive()
 
     def _arrive(self) -> None:
-        """The page has looked at the server for the first time."""
+        """The page has looked at the server for the first time, and its fields hold the parameters of its model."""
         self.page.wait_for_function("document.querySelector('#db_status')?.innerText.trim()")
+        self.page.wait_for_function(
+            "() => { const [name, filled] = ['model_name', 'filled'].map((key) =>"
+            " document.querySelector(`#db_${key} input, #db_${key} textarea`)?.value); return name === filled }"
+        )
 
     def create(self, name: str) -> None:
         self.tab("Create")
+        self.page.wait_for_function("document.querySelector('#db_new_model_src input')?.value")  # the lists are there
         self.fill(new_model_name=name)
         self.press("create")
         self.sees("status", f"Created {name}")
+        self.sees_value("filled", name)
 
     def screenshot(self, path: Path) -> None:
         self.page.screenshot(path=str(path), full_page=True)
