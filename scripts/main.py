@@ -35,9 +35,9 @@ def build():
     if problems:
         raise RuntimeError("\n".join(problems))
     package()
-    from dreambooth import hosts, ui
+    from dreambooth import ui
 
-    return ui.build(hosts.current_host())
+    return ui.build()
 
 
 def package() -> ModuleType:

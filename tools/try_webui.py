@@ -2,12 +2,14 @@
 
     python tools/try_webui.py DIR --kind a1111 --python DIR/venv/bin/python --out FOLDER
     python tools/try_webui.py DIR --kind forge ... --no-page --lora NAME --merged NAME
+    python tools/try_webui.py DIR --kind forge ... --no-page --tests
 
 DIR is a WebUI that starts by itself and has a checkpoint of Stable Diffusion 1.x, of random weights for all it
-matters. This repository is copied into its extensions; it is started, looked at and ended. --lora and --merged name
-what `python -m dreambooth train` and `generate-ckpt` made of that checkpoint and what lies in the WebUI's folders.
-What was seen is printed, one line a check, and lies in FOLDER with the WebUI's log and pictures of the page. Needs
-what `python launch.py test` installs, and Chromium.
+matters. This repository is copied into its extensions; it is started, looked at and ended, and what was made in its
+models folder is taken away again. --lora and --merged name what `python -m dreambooth train` and `generate-ckpt` made
+of that checkpoint and what lies in the WebUI's folders. --tests has the tab stand the tests of the page, those of
+tests/browser. What was seen is printed, one line a check, and lies in FOLDER with the WebUI's log and pictures of the
+page. Needs what `python launch.py test` installs, and Chromium.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ ROOT = Path(__file__).resolve().parent.parent
 COMMON = "--api --skip-torch-cuda-test --skip-version-check --skip-python-version-check"
 FLAGS = {
     "a1111": "--no-download-sd-model --disable-nan-check --use-cpu all --no-half --precision full",
-    "forge": "--no-download-sd-model --disable-nan-check --always-cpu",
+    "forge": "--no-download-sd-model --disable-nan-check --always-cpu",  # reForge and forge-classic too
     "neo": "--cpu --skip-prepare-environment",  # it prepares for CUDA only
 }
 # What the WebUIs write when names in a file don't fit the model.
@@ -49,6 +51,7 @@ class WebUI:
 
     def __init__(self, folder: Path, kind: str, python: str, out: Path) -> None:
         self.folder, self.python, self.log = folder, python, out / "webui.log"
+        self.models = folder / "models"
         self.command = [python, "launch.py", *COMMON.split(), *FLAGS[kind].split()]
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -66,7 +69,7 @@ class WebUI:
             )
             try:
                 until = time.monotonic() + patience
-                while "Startup time" not in self.said():
+                while not self.starts():
                     assert process.poll() is None and time.monotonic() < until, f"it did not start; see {self.log}"
                     time.sleep(1)
                 yield
@@ -76,6 +79,10 @@ class WebUI:
 
     def said(self) -> str:
         return self.log.read_text(errors="replace")
+
+    def starts(self) -> int:
+        """How often it has built its page: once, and once more at each *Reload UI*."""
+        return self.said().count("Startup time")
 
     def misfits(self, since: int) -> list[str]:
         return [line[:300] for line in self.said()[since:].splitlines() if MISFIT.search(line)]
@@ -141,17 +148,18 @@ class Trial:
         with sync_playwright() as playwright:
             chromium = shutil.which("chromium") or shutil.which("google-chrome")
             browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-            visitor = guest()(browser, self.webui.url)
-            visitor.enter()
+            visitor = visitors()(browser, self.webui.url)
             visitor.screenshot(self.out / "tab.png")
             self.check("the tab is there", visitor.page.is_visible("#db_page"))
             self._tour(visitor, before)
             self.check("the browser's console has no errors", not visitor.problems, visitor.problems)
+            self.check("txt2img works after", not difference(self.webui.draw(), before))
+            now = self.webui.ask("/dreambooth-probe")["now"]
+            changed = {name: [state[name], now[name]] for name in now if state[name] != now[name]}
+            self.check("creating, training and exporting left nothing changed", not changed, changed)
+            self._reload_ui(visitor)
             browser.close()
-        self.check("txt2img works after", not difference(self.webui.draw(), before))
-        now = self.webui.ask("/dreambooth-probe")["now"]
-        changed = {name: [state[name], now[name]] for name in now if state[name] != now[name]}
-        self.check("creating, training and exporting left nothing changed", not changed, changed)
+        self.check("txt2img works after that", not difference(self.webui.draw(), before))
 
     def _tour(self, visitor: Any, before: np.ndarray) -> None:
         name = f"toy-{int(time.time())}"
@@ -162,8 +170,15 @@ class Trial:
         visitor.sees_value("model_name", name)
         visitor.tab("Settings")
         visitor.fill(num_train_epochs=20)
+        visitor.tab("Concepts")
+        visitor.unfold_all()
+        visitor.fill(c1_num_class_images_per=1, c1_class_prompt="a toy", c1_class_infer_steps=4)
         visitor.press("train")
+        visitor.sees("status", ": class images")
+        visitor.screenshot(self.out / "class-images.png")
         visitor.sees("status", "step ")
+        drawn = list((self.webui.models / "dreambooth" / name / "classifiers_0").glob("*.png"))
+        self.check("class images are drawn", len(drawn) == 6, len(drawn))
         visitor.screenshot(self.out / "training.png")
         with ThreadPoolExecutor() as other:
             asked = time.monotonic()
@@ -177,6 +192,42 @@ class Trial:
         self.check("and draws the very same picture then", not difference(picture, before))
         visitor.press("generate_ckpt")
         visitor.sees("files", "Checkpoint")
+
+    def _reload_ui(self, visitor: Any) -> None:
+        """In the middle of a run, that goes on and is steered from the page that is built anew."""
+        visitor.tab("Settings")
+        visitor.fill(num_train_epochs=100_000)
+        visitor.press("train")
+        visitor.sees("status", ": step ")
+        at, starts = step(visitor), self.webui.starts()
+        visitor.page.evaluate("document.getElementById('settings_restart_gradio').click()")
+        while self.webui.starts() == starts:
+            visitor.page.wait_for_timeout(1000)
+        visitor.page.goto(self.webui.url)
+        visitor.arrive()
+        visitor.sees("status", ": step ")
+        self.check("a run goes on through Reload UI", step(visitor) > at, f"step {at}, then {step(visitor)}")
+        visitor.screenshot(self.out / "reloaded.png")
+        visitor.press("pause")
+        visitor.sees("status", "Paused.")
+        at = step(visitor)
+        visitor.page.wait_for_timeout(3000)
+        self.check("it can be paused then", step(visitor) == at, visitor.text("status"))
+        visitor.press("pause")
+        visitor.sees("pause", "Pause")
+        visitor.press("cancel")
+        visitor.sees("status", "Training was cancelled")
+        self.check("and goes on until it is cancelled", True, visitor.text("status"))
+
+    def tests(self, words: list[str]) -> None:
+        """The tests of the page, with the WebUI's tab for the page that stands alone."""
+        where = {"url": self.webui.url, "models": str(self.webui.models), "log": str(self.webui.log.absolute())}
+        command = [sys.executable, "-m", "pytest", "-n", "0", "-v", "--timeout", "3600", *words]
+        done = subprocess.run(
+            command, cwd=ROOT, env={**os.environ, "DREAMBOOTH_TRIAL": json.dumps(where)}, capture_output=True, text=True
+        )
+        (self.out / "tests.log").write_text(done.stdout + done.stderr)
+        self.check("the tests of the page pass", not done.returncode, (done.stdout.splitlines() or [done.stderr])[-1])
 
     def files(self, lora: str, merged: str) -> None:
         """A LoRA, and the checkpoint that has it merged in: the WebUI draws the same with either."""
@@ -207,14 +258,17 @@ def main(words: list[str]) -> int:
     with (
         extension(webui.folder, "dreambooth", put_ours),
         extension(webui.folder, "dreambooth-probe", put_probe),
+        taken_away(webui.models),
         webui.running(),
     ):
         trial.installing(before)
         trial.traces()
-        if args.page:
-            trial.page()
         if args.lora:
             trial.files(args.lora, args.merged)
+        if args.tests is not None:
+            trial.tests(args.tests or ["tests/browser"])
+        if args.page:
+            trial.page()
         spoilt = sorted(map(str, webui.folder.glob("models/**/*.corrupted")))
         trial.check("no file of the user's was renamed", not spoilt, spoilt)
     return int(not all(good for _, good, _ in trial.seen))
@@ -225,26 +279,30 @@ def difference(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.abs(one - other).mean())
 
 
-def guest() -> type:
+def step(visitor: Any) -> int:
+    """Which one the run on the page is at."""
+    found = re.search(r"step (\d+)", visitor.text("status"))
+    return int(found[1]) if found else -1
+
+
+def visitors() -> type:
     """The tests' visitor, who finds our tab among the WebUI's."""
     sys.path.insert(0, str(ROOT))
     from tests.browser.visitor import Visitor
 
-    class Guest(Visitor):
-        def enter(self) -> None:
-            self.page.locator("#tabs button:text-is('Dreambooth')").first.click()
-            self.page.wait_for_selector("#db_page", state="visible")
+    return Visitor
 
-        def tab(self, name: str) -> None:  # the WebUI has a Settings tab too
-            self.page.locator(f"#db_page .tab-nav button:text-is('{name}')").first.click()
-            self.page.wait_for_timeout(200)
 
-        def choose(self, key: str, option: str) -> None:
-            self.page.locator(f"#db_{key} input").first.click()
-            self.page.locator("ul.options li", has_text=option).first.click()
-            self.sees_value(key, option)
-
-    return Guest
+@contextlib.contextmanager
+def taken_away(models: Path) -> Iterator[None]:
+    """What comes into the folders that we write to is gone afterwards."""
+    folders = [models / name for name in ("dreambooth", "Lora", "Stable-diffusion", "VAE", "taggers")]
+    there = {path for folder in folders for path in folder.glob("*")}
+    try:
+        yield
+    finally:
+        for path in {path for folder in folders for path in folder.glob("*")} - there:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 @contextlib.contextmanager
@@ -276,6 +334,7 @@ def arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("webui-trial"), metavar="FOLDER")
     parser.add_argument("--lora", metavar="NAME")
     parser.add_argument("--merged", metavar="NAME")
+    parser.add_argument("--tests", nargs="*", metavar="WORD", help="run those of the page too; words go to pytest")
     parser.add_argument("--no-page", dest="page", action="store_false", help="leave the browser out")
     return parser.parse_args(words)
 

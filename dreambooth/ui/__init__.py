@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import UserError
 from dreambooth.hosts import Host, current_host
+
+if TYPE_CHECKING:
+    from dreambooth.ui.desk import Desk
 
 ROOT = Path(__file__).resolve().parents[2]
 LOOPBACK = "127.0.0.1"
 
 
 def build(host: Host | None = None) -> Any:
-    """The page as Gradio Blocks, to be served or put into a WebUI's tab."""
+    """The page as Gradio Blocks: for ``host``, or for the tab of the WebUI around us."""
+    from dreambooth.ui.desk import Desk
     from dreambooth.ui.page import Page
 
-    return Page(host or current_host()).blocks()
+    return Page(Desk(host) if host else _webui_desk()).blocks()
+
+
+@functools.cache
+def _webui_desk() -> Desk:
+    """The same one when *Reload UI* has the tab built anew: work that is going on there goes on."""
+    from dreambooth.ui.desk import Desk
+
+    return Desk(current_host())
 
 
 def serve(

@@ -7,7 +7,6 @@ from typing import Any
 
 import gradio as gr
 
-from dreambooth.hosts import Host
 from dreambooth.settings import Settings
 from dreambooth.ui import render
 from dreambooth.ui.columns import InputColumn, ModelColumn, OutputColumn, TopRow
@@ -24,8 +23,8 @@ Updates = list[Any]
 class Page:
     """One page for one host. All that must outlive a browser's tab is in its desk, on the server."""
 
-    def __init__(self, host: Host) -> None:
-        self.desk = Desk(host)
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
         self.files = ConceptFiles(self.desk)
 
     def blocks(self) -> gr.Blocks:

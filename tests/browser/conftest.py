@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import socket
@@ -19,6 +20,8 @@ from tests.browser.gradios import PINS, python_with
 from tests.browser.visitor import Visitor
 
 ROOT = Path(__file__).resolve().parents[2]
+# From tools/try_webui.py: the WebUI that all tests of this folder then look at.
+WEBUI = json.loads(os.environ.get("DREAMBOOTH_TRIAL", "null"))
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 OLD = [pytest.param(version, marks=pytest.mark.nightly, id=f"gradio-{version}") for version in PINS]
 
@@ -61,9 +64,15 @@ def serving(folder: Path, python: str) -> Iterator[Served]:
             process.wait(30)
 
 
-@pytest.fixture(scope="module", params=[pytest.param("", id="gradio-alone"), *OLD])
+ALONE = [pytest.param("", id="gradio-alone"), *OLD]
+
+
+@pytest.fixture(scope="module", params=[pytest.param(None, id="webui")] if WEBUI else ALONE)
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """The page, with the Gradio of ``launch.py`` and with those of the WebUIs."""
+    """The page, with the Gradio of ``launch.py`` and with those of the WebUIs; or in a WebUI that runs already."""
+    if WEBUI:
+        yield Served(WEBUI["url"], Path(WEBUI["models"]), Path(WEBUI["log"]))
+        return
     with serving(tmp_path_factory.mktemp("page"), python_with(request.param)) as page:
         yield page
 

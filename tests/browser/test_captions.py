@@ -47,7 +47,8 @@ def arrive(visitor: Visitor, folder: Path) -> None:
 def edit(visitor: Visitor, name: str) -> None:
     """Turn to the tab of an edit."""
     title = EDITS[name][0]
-    visitor.page.locator(f"#db_tab_captions_{name}-button, .tab-nav button:text-is('{title}')").first.click()
+    by_id, by_title = f"#db_tab_captions_{name}-button", f"#db_page .tab-nav button:text-is('{title}')"
+    visitor.page.locator(f"{by_id}, {by_title}").first.click()
     visitor.page.wait_for_selector(f"#db_captions_preview_{name}", state="visible")
 
 

@@ -49,7 +49,8 @@ def test_from_another_vae_to_merged_loras(served, visitor, files, mini_checkpoin
     visitor.tab("Create")
     visitor.unfold("db_more_options")
     visitor.sees_value("token", "")
-    written = [path.read_bytes() for path in served.models.parent.rglob("*") if path.is_file()]
+    kept = [served.log, *(path for path in (served.models / "dreambooth").rglob("*") if path.is_file())]
+    written = [path.read_bytes() for path in kept]
     assert written and not any(TOKEN.encode() in content for content in written)
 
     visitor.tab("Tools")

@@ -1,13 +1,15 @@
-"""A person at the page: knows where things are in every Gradio, and waits as people do."""
+"""A person at the page, alone or in a WebUI: knows where things are in every Gradio, and waits as people do."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 # Gradio's own: fonts from a network that a test does not have, and requests that a reload cuts off.
 NOISE = ("ERR_FAILED", "fonts.", "AbortError", "Connection errored out", "manifest.json")
-PATIENCE = 180_000  # milliseconds: CI machines are slow, and share their cores
+# Milliseconds: CI machines are slow, and share their cores.
+PATIENCE = int(os.environ.get("DREAMBOOTH_PATIENCE", "180")) * 1000
 
 
 class Visitor:
@@ -19,7 +21,7 @@ class Visitor:
         self.page.on("pageerror", lambda error: self._problem(str(error)))
         self.page.route("**/*", lambda route: route.continue_() if url in route.request.url else route.abort())
         self.page.goto(url)
-        self._arrive()
+        self.arrive()
 
     def _problem(self, text: str) -> None:
         if not any(noise in text for noise in NOISE):
@@ -31,7 +33,7 @@ class Visitor:
     def tab(self, name: str) -> None:
         # Gradio 6 draws a second, covered row of buttons to measure them; only the real ones have an id.
         by_id = f"#db_tab_{name.lower()}-button"
-        self.page.locator(f"{by_id}, .tab-nav button:text-is('{name}')").first.click()
+        self.page.locator(f"{by_id}, #db_page .tab-nav button:text-is('{name}')").first.click()
         self.page.wait_for_timeout(200)
 
     def unfold(self, group: str) -> None:
@@ -69,7 +71,8 @@ class Visitor:
 
     def choose(self, key: str, option: str) -> None:
         self.page.locator(f"#db_{key} input").first.click()
-        self.page.locator("[role=option], ul.options li").filter(has_text=option).first.click()
+        offered = f"#db_{key} [role=option], #db_{key} ul.options li"
+        self.page.locator(offered).filter(has_text=option).first.click()
         self.page.wait_for_function(
             "([key, option]) => document.querySelector(`#db_${key} input`).value === option", arg=[key, option]
         )
@@ -106,10 +109,17 @@ class Visitor:
 
     def reload(self) -> None:
         self.page.reload()
-        self._arrive()
+        self.arrive()
 
-    def _arrive(self) -> None:
-        """The page has looked at the server for the first time, and its fields hold the parameters of its model."""
+    def arrive(self) -> None:
+        """The page has looked at the server for the first time, and its fields hold the parameters of its model.
+
+        In a WebUI it is one tab of many.
+        """
+        ours = self.page.locator("#tabs button:text-is('Dreambooth')")
+        self.page.locator("#db_status").or_(ours).first.wait_for(state="attached")
+        if ours.count():
+            ours.first.click()
         self.page.wait_for_function("document.querySelector('#db_status')?.innerText.trim()")
         self.page.wait_for_function(
             "() => { const [name, filled] = ['model_name', 'filled'].map((key) =>"

@@ -61,6 +61,38 @@ def test_reloading_the_ui_keeps_the_package(inside):
     assert inside(code + "print(sys.modules['dreambooth.jobs'] is first)") == "True\n"
 
 
+RELOADED = """
+import threading
+import gradio
+
+def page():
+    blocks = load_script(EXTENSION).build()
+    functions = blocks.fns.values() if isinstance(blocks.fns, dict) else blocks.fns
+    return next(f.fn.__self__ for f in functions if type(getattr(f.fn, "__self__", None)).__name__ == "Page")
+
+started, go_on = threading.Event(), threading.Event()
+
+def work(controls, events):
+    events.send("progress", done=3, total=12, what="steps")
+    started.set()
+    go_on.wait(60)
+    print("cancelled" if controls.cancelled else "not told")
+
+page().desk.bench.start("train", "my toy", work, model="my toy")
+started.wait(60)
+desk = page().desk
+view = desk.look("my toy")
+print("Training my toy" in view.status, view.training, view.locked)
+desk.bench.tell("cancel")
+go_on.set()
+sys.modules["dreambooth.jobs"].jobs.current.wait(60)
+"""
+
+
+def test_after_reload_ui_the_page_shows_and_steers_the_run_that_goes_on(inside):
+    assert inside(RELOADED).splitlines() == ["True True True", "cancelled"]
+
+
 PANEL = """
 load_script(EXTENSION)
 from modules import script_callbacks

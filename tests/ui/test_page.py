@@ -7,7 +7,7 @@ from dreambooth.ui.page import Page
 
 def test_a_look_that_was_asked_for_before_create_does_not_forget_what_is_awaited(desk, mini):
     """It arrives after Create has noted the new model's name, and must not put the empty one back."""
-    page = Page(desk.host)
+    page = Page(desk)
     page.blocks()
 
     def awaited_after(awaited: str):
@@ -20,7 +20,7 @@ def test_a_look_that_was_asked_for_before_create_does_not_forget_what_is_awaited
 
 
 def test_what_needs_a_model_waits_for_one(desk, models_dir):
-    page = Page(desk.host)
+    page = Page(desk)
     page.blocks()
     tools = page.input.tools.buttons()
     answers = page._buttons(desk.look(None), None)[-len(tools) :]
