@@ -89,7 +89,8 @@ def test_adds_what_fits_and_changes_nothing(environment):
 def test_what_is_too_old_is_named_and_left_alone(environment):
     make_wheel(environment.wheels, "accelerate", "0.12.0")
     make_wheel(environment.wheels, "diffusers", "0.30.3", DIFFUSERS)
-    environment.pip("install", "-q", "accelerate==0.12.0", "diffusers==0.30.3")
+    make_wheel(environment.wheels, "tomlkit", "0.14.0")
+    environment.pip("install", "-q", "accelerate==0.12.0", "diffusers==0.30.3", "tomlkit==0.14.0")
     assert environment.install() == (
         "Dreambooth: accelerate 0.12.0 is older than 0.21, the oldest that works: update the WebUI.\n"
     )
@@ -98,6 +99,7 @@ def test_what_is_too_old_is_named_and_left_alone(environment):
 
 def test_what_does_not_import_is_said(environment):
     environment.pip("uninstall", "-q", "-y", "diffusers")
+    make_wheel(environment.wheels, "tomlkit", "0.14.0")
     make_wheel(environment.wheels, "diffusers", "0.30.3", "import a_missing_library")
     said = environment.install()
     assert "does not import" in said and "a_missing_library" in said
