@@ -28,7 +28,7 @@ def start(*args):
 
 def wait_for_step(model: Path, n: int) -> None:
     """Until the run's log on disk shows step ``n``."""
-    for _ in range(1200):
+    for _ in range(12_000):
         if any(f'"step": {n},' in log.read_text() for log in model.glob("logging/run_*.jsonl")):
             return
         time.sleep(0.05)
