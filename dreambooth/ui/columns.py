@@ -41,8 +41,8 @@ class TopRow:
             self.save_now = _button("Save Weights", "save_now", interactive=False)
             self.cancel = _button("Cancel", "cancel", interactive=False, variant="stop")
         self.why = control(gr.HTML, elem_id="db_why")
-        # Whose parameters the fields were filled with: what is typed before that would be lost.
-        self.filled = control(gr.Textbox, elem_id="db_filled", elem_classes=["db_hidden"])
+        # Whose parameters the fields were filled with, "?" until it is known; what is typed before would be lost.
+        self.filled = control(gr.Textbox, value="?", elem_id="db_filled", elem_classes=["db_hidden"])
         self.locked = control(gr.Textbox, elem_id="db_locked", elem_classes=["db_hidden"])  # "yes" or "no"
         self.unusable = control(gr.HTML, elem_id="db_unusable")
 

@@ -59,7 +59,7 @@ class Page:
 
     def _wire_lists(self, page: gr.Blocks) -> None:
         listed = [component for _, component in self._listed()]
-        lists = [self.model.name, self.model.source, self.top.load_from, *listed]
+        lists = [self.model.name, self.model.source, self.top.load_from, self.top.filled, *listed]
         on(page.load, self._lists, outputs=lists)
         on(page.load, lambda: gr.update(selected="select" if self.desk.names() else "create"), outputs=self.model.tabs)
         on(self.model.refresh.click, self._refreshed, [self.model.name, self.model.source], lists)
@@ -138,6 +138,7 @@ class Page:
             gr.update(choices=names, value=chosen),
             gr.update(choices=sources, value=source or next(iter(sources), None)),
             gr.update(choices=names, value=chosen),
+            gr.update() if chosen else "",
             *self._offered(),
         ]
 
