@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.browser.gradios import PINS, python_with
-from tests.browser.visitor import Visitor
+from tests.browser.visitor import PATIENCE, Visitor
 
 ROOT = Path(__file__).resolve().parents[2]
 # From tools/try_webui.py: the WebUI that all tests of this folder then look at.
@@ -50,14 +50,13 @@ def serving(folder: Path, python: str) -> Iterator[Served]:
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT, cwd=folder)
         try:
             url = f"http://127.0.0.1:{port}"
-            for _ in range(900):
+            until = time.monotonic() + PATIENCE / 1000
+            while True:
                 with contextlib.suppress(OSError):
                     urllib.request.urlopen(url, timeout=5)
                     break
-                assert process.poll() is None, log.read_text()
+                assert process.poll() is None and time.monotonic() < until, f"it did not come up:\n{log.read_text()}"
                 time.sleep(0.2)
-            else:
-                raise AssertionError(f"the page did not come up:\n{log.read_text()}")
             yield Served(url, folder / "models", log)
         finally:
             process.terminate()
