@@ -66,7 +66,7 @@ def serving(folder: Path, python: str) -> Iterator[Served]:
 ALONE = [pytest.param("", id="gradio-alone"), *OLD]
 
 
-@pytest.fixture(scope="module", params=[pytest.param(None, id="webui")] if WEBUI else ALONE)
+@pytest.fixture(scope="session", params=[pytest.param(None, id="webui")] if WEBUI else ALONE)
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """The page, with the Gradio of ``launch.py`` and with those of the WebUIs; or in a WebUI that runs already."""
     if WEBUI:
@@ -91,6 +91,14 @@ def browser() -> Iterator[object]:
 
 @pytest.fixture
 def visitor(served, browser) -> Iterator[Visitor]:
+    visitor = Visitor(browser, served.url)
+    yield visitor
+    visitor.close()
+
+
+@pytest.fixture(scope="module")
+def onlooker(served, browser) -> Iterator[Visitor]:
+    """A visitor who stays, for tests that save nothing: the page takes seconds to open."""
     visitor = Visitor(browser, served.url)
     yield visitor
     visitor.close()

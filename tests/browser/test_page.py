@@ -142,29 +142,29 @@ def test_bad_input_gets_a_line_and_loses_nothing(served, browser, visitor, pictu
     assert not visitor.problems
 
 
-def test_what_does_not_apply_is_greyed(served, visitor):
-    visitor.tab("Settings")
-    visitor.unfold("db_group_settings_learning_rate")
-    visitor.check("use_lora")
-    visitor.sees_greyed("learning_rate")
-    visitor.sees_greyed("lora_learning_rate", False)
-    visitor.check("use_lora", False)
-    visitor.sees_greyed("lora_learning_rate")
-    visitor.sees_greyed("learning_rate", False)
+def test_what_does_not_apply_is_greyed(onlooker):
+    onlooker.tab("Settings")
+    onlooker.unfold("db_group_settings_learning_rate")
+    onlooker.check("use_lora")
+    onlooker.sees_greyed("learning_rate")
+    onlooker.sees_greyed("lora_learning_rate", False)
+    onlooker.check("use_lora", False)
+    onlooker.sees_greyed("lora_learning_rate")
+    onlooker.sees_greyed("learning_rate", False)
 
 
-def test_every_declared_setting_has_its_control(served, visitor):
-    ids = set(visitor.page.evaluate("[...document.querySelectorAll('[id^=db_]')].map((e) => e.id)"))
+def test_every_declared_setting_has_its_control(onlooker):
+    ids = set(onlooker.page.evaluate("[...document.querySelectorAll('[id^=db_]')].map((e) => e.id)"))
     for tab in ("Concepts", "Saving", "Create", "Select", "Settings"):  # some Gradios draw a tab when it is opened
-        visitor.tab(tab)
-        visitor.unfold_all()
-        ids |= set(visitor.page.evaluate("[...document.querySelectorAll('[id^=db_]')].map((e) => e.id)"))
+        onlooker.tab(tab)
+        onlooker.unfold_all()
+        ids |= set(onlooker.page.evaluate("[...document.querySelectorAll('[id^=db_]')].map((e) => e.id)"))
     concepts = {f"db_c{number}_{key}" for number in (1, 2, 3) for key in CONCEPT}
     assert {f"db_{key}" for key in SETTINGS} | concepts <= ids
 
 
-def test_the_browsers_title_tells_how_far_a_run_is(visitor):
-    visitor.page.evaluate(
+def test_the_browsers_title_tells_how_far_a_run_is(onlooker):
+    onlooker.page.evaluate(
         "document.querySelector('#db_progress').innerHTML = '<div class=db_moving><progress value=0.41></progress>'"
     )
-    visitor.page.wait_for_function("document.title.startsWith('[Dreambooth 41%] ')")
+    onlooker.page.wait_for_function("document.title.startsWith('[Dreambooth 41%] ')")

@@ -19,6 +19,11 @@ from dreambooth.settings import Folders, ModelFolder
 KEYS = Path(__file__).parents[1] / "data" / "keys"
 
 
+@pytest.fixture(scope="session")
+def created(created_embedded: Path) -> Path:
+    return created_embedded
+
+
 @pytest.fixture
 def new(tmp_path: Path) -> ModelFolder:
     """A model that is not there yet, with a name that is not plain ASCII."""

@@ -67,7 +67,7 @@ def there_and_back(tmp_path: Path, key_tables, write_random, assert_same):
     shutil.rmtree(tmp_path)  # gigabytes
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @no_getrusage
 def test_sd15(there_and_back):
     model = there_and_back("sd15")

@@ -114,7 +114,7 @@ def test_ctrl_c_twice_stops_now_and_damages_nothing(mini, subject_concepts):
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals are sent the POSIX way")
-@pytest.mark.parametrize("after_ms", [0, 60, 200])
+@pytest.mark.parametrize("after_ms", [60, *(pytest.param(ms, marks=pytest.mark.nightly) for ms in (0, 200))])
 def test_killed_while_it_saves_everything_is_whole(mini, subject_concepts, after_ms):
     """SIGKILL, at several moments after a save has begun: each file that is there can be read."""
     process = start("train", "mini", "--concepts", subject_concepts, "--models-dir", mini.folders.models,

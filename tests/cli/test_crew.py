@@ -18,6 +18,7 @@ from tests.cli.test_cli import RUN, wait_for_step
 from tests.training.conftest import tensors
 
 pytest.importorskip("torch.distributed")
+NIGHTLY = pytest.mark.nightly
 SET = ["resolution=64", "bucket_step=32", "train_batch_size=1", "save_preview_every=0", "num_train_epochs=2",
        "mixed_precision=no", "gradient_checkpointing=false", "save_state_after=true"]  # fmt: skip
 LORA = ["use_lora=true", "stop_text_encoder=0.5", "lora_learning_rate=1e-3"]
@@ -65,7 +66,7 @@ def twin(mini, tmp_path):
     return ModelFolder(Folders(tmp_path / "twin"), mini.name)
 
 
-@pytest.mark.parametrize("settings", [LORA, FULL], ids=["lora", "full"])
+@pytest.mark.parametrize("settings", [pytest.param(LORA, id="lora"), pytest.param(FULL, id="full", marks=NIGHTLY)])
 def test_two_processes_are_one_with_twice_the_accumulation(mini, twin, subject_concepts, settings):
     """To rounding, also where an epoch's last step leaves a process without a batch; and only one of them speaks."""
     (code, out, err), (other, *silent) = train(mini, subject_concepts, 2, *settings, "gradient_accumulation_steps=2")
@@ -82,7 +83,7 @@ def test_two_processes_are_one_with_twice_the_accumulation(mini, twin, subject_c
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are sent the POSIX way")
-@pytest.mark.parametrize("told", [0, 1])
+@pytest.mark.parametrize("told", [pytest.param(0, marks=NIGHTLY), 1])
 def test_cancel_reaches_all(mini, subject_concepts, told):
     args = ("train", "mini", "--concepts", subject_concepts, "--models-dir", mini.folders.models, "--json", "--set")
     processes = start_together(2, *args, *SET, *LORA, "num_train_epochs=1000")
@@ -114,7 +115,7 @@ def test_launched_for_what_splits_the_model_it_is_refused():
     assert Crew.from_environment({"WORLD_SIZE": "8"}).size == 1, "set by a cluster, and no launcher there"
 
 
-@pytest.mark.slow
+@NIGHTLY
 def test_torchs_own_launcher(mini, subject_concepts):
     launched = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", *RUN[2:], "train", "mini",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,15 +13,16 @@ from PIL import Image
 from dreambooth import actions
 from dreambooth.checkpoints.lora import read_lora
 from dreambooth.sampling.draw import Shot
-from dreambooth.settings import Concept
+from dreambooth.settings import Concept, Folders, ModelFolder
 
 PROMPT = "a zwx toy on a blue background"
 SHOT = Shot(PROMPT, negative="a ring", seed=11, steps=8, cfg=5.0, width=128, height=128)
 
 
-@pytest.fixture
-def trained(mini, subject_concepts):
-    """A model and a LoRA that changes its pictures, text encoder included."""
+@pytest.fixture(scope="module")
+def lora(created, subject_concepts, tmp_path_factory):
+    """A LoRA that changes the pictures of "mini", text encoder included."""
+    model = ModelFolder(Folders(Path(shutil.copytree(created, tmp_path_factory.mktemp("lora") / "models"))), "mini")
     concept = Concept(
         instance_data_dir=str(subject_concepts.parent / "subject"), instance_token="zwx", class_token="toy"
     )
@@ -28,8 +32,7 @@ def trained(mini, subject_concepts):
         "lora_txt_learning_rate": 5e-3, "max_train_steps": 15, "resolution": 64, "bucket_step": 32,
         "train_batch_size": 2, "save_preview_every": 0,
     }  # fmt: skip
-    result = actions.train(mini, actions.configure(mini, settings, [concept]))
-    return mini, result.files[0]
+    return actions.train(model, actions.configure(model, settings, [concept])).files[0]
 
 
 def _pixels(path):
@@ -52,10 +55,10 @@ def _drawn_by(pipeline):
     return np.asarray(picture).astype(int)
 
 
-def test_lora_draws_the_same_in_diffusers_and_merged_into_a_checkpoint(trained, tmp_path):
+def test_lora_draws_the_same_in_diffusers_and_merged_into_a_checkpoint(mini, lora, tmp_path):
     peft = pytest.importorskip("peft")
     assert peft
-    model, lora = trained
+    model = mini
     plain = _pixels(actions.sample(model, [SHOT], tmp_path / "plain")[0])
     ours = _pixels(actions.sample(model, [SHOT], tmp_path / "lora", loras=[lora])[0])
     assert np.abs(ours - plain).mean() > 1, "the LoRA has no effect"
@@ -72,8 +75,8 @@ def test_lora_draws_the_same_in_diffusers_and_merged_into_a_checkpoint(trained, 
     assert np.abs(again - ours).mean() < 1
 
 
-def test_weight_scales_the_lora_in_pictures_and_checkpoints(trained, tmp_path):
-    model, lora = trained
+def test_weight_scales_the_lora_in_pictures_and_checkpoints(mini, lora, tmp_path):
+    model = mini
     plain = _pixels(actions.sample(model, [SHOT], tmp_path / "plain")[0])
     none = _pixels(actions.sample(model, [SHOT], tmp_path / "none", loras=[lora], lora_weights=[0])[0])
     half = _pixels(actions.sample(model, [SHOT], tmp_path / "half", loras=[lora], lora_weights=[0.5])[0])

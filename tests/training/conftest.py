@@ -1,8 +1,9 @@
-"""Short real runs on the embedded model, and what came of them."""
+"""Short real runs on a very small model, and what came of them."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -106,21 +107,27 @@ def concept(pictures: Path) -> Concept:
 
 @pytest.fixture
 def train(mini: ModelFolder, concept: Concept) -> Callable[..., Outcome]:
-    """``train(resume="", on=None, samples=1, **settings)``: ``on`` sees every event and may use the run's controls."""
+    """:func:`short_run` of the model "mini"."""
+    return functools.partial(short_run, mini, concept)
 
-    def run(
-        resume: str = "", on: Callable[[dict, Controls], None] | None = None, samples: int = 1, **settings: Any
-    ) -> Outcome:
-        controls, seen = Controls(), []
-        listeners = [seen.append] + ([lambda event: on(event, controls)] if on else [])
-        events = Events(mini.logging, *listeners)
-        result = error = None
-        try:
-            drawn = dataclasses.replace(concept, n_save_sample=samples)
-            config = actions.configure(mini, {**SMALL, **settings}, [drawn])
-            result = actions.train(mini, config, resume=resume, controls=controls, events=events)
-        except (UserError, Cancelled) as refused:
-            error = refused
-        return Outcome(result, seen, error, mini)
 
-    return run
+def short_run(
+    model: ModelFolder,
+    concept: Concept,
+    resume: str = "",
+    on: Callable[[dict, Controls], None] | None = None,
+    samples: int = 1,
+    **settings: Any,
+) -> Outcome:
+    """``on`` sees every event and may use the run's controls."""
+    controls, seen = Controls(), []
+    listeners = [seen.append] + ([lambda event: on(event, controls)] if on else [])
+    events = Events(model.logging, *listeners)
+    result = error = None
+    try:
+        drawn = dataclasses.replace(concept, n_save_sample=samples)
+        config = actions.configure(model, {**SMALL, **settings}, [drawn])
+        result = actions.train(model, config, resume=resume, controls=controls, events=events)
+    except (UserError, Cancelled) as refused:
+        error = refused
+    return Outcome(result, seen, error, model)

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
+from pathlib import Path
 
 import pytest
+
+from dreambooth.settings import Folders, ModelFolder
+from tests.training.conftest import short_run
 
 
 @pytest.mark.parametrize("use_lora", [True, False])
@@ -45,22 +50,24 @@ def test_a_failed_save_during_training_is_a_message_and_the_run_goes_on(train, m
     assert len(outcome.result.files) == 1
 
 
-def test_no_checkpoint_is_made_of_weights_that_could_not_be_saved(train, mini, mini_checkpoint):
+def test_no_checkpoint_is_made_of_weights_that_could_not_be_saved(
+    created_embedded, models_dir, mini_checkpoint, concept
+):
+    model = ModelFolder(Folders(Path(shutil.copytree(created_embedded, models_dir))), "mini")
     resource = pytest.importorskip("resource")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def let_no_large_file_be_written(
-        event, controls
-    ):  # the unet in float32 is larger than the whole checkpoint in fp16
+    def let_no_large_file_be_written(event, controls):  # its unet in float32 is larger than its checkpoint
         if event["kind"] == "step":
             resource.setrlimit(resource.RLIMIT_FSIZE, (mini_checkpoint.stat().st_size + 2**20, limits[1]))
 
     try:
-        outcome = train(use_lora=False, max_train_steps=1, save_ckpt_after=True, on=let_no_large_file_be_written)
+        settings = {"use_lora": False, "max_train_steps": 1, "save_ckpt_after": True}
+        outcome = short_run(model, concept, on=let_no_large_file_be_written, **settings)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "Could not write" in str(outcome.error)
-    assert not list(mini.folders.checkpoints.glob("*"))
+    assert not list(model.folders.checkpoints.glob("*"))
 
 
 def test_cancel_ends_a_preview_in_its_middle(train):

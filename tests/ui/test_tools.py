@@ -18,6 +18,11 @@ from dreambooth.jobs import jobs
 from dreambooth.ui.tools import Tools
 
 
+@pytest.fixture(scope="session")
+def created(created_embedded):
+    return created_embedded
+
+
 @pytest.fixture
 def tools(desk, mini) -> Tools:
     return Tools(desk)
