@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import gradio as gr
 
+from dreambooth.errors import UserError
 from dreambooth.settings import Settings
 from dreambooth.ui import render
 from dreambooth.ui.columns import InputColumn, ModelColumn, OutputColumn, TopRow
 from dreambooth.ui.concept_files import ConceptFiles
 from dreambooth.ui.concepts_tab import LISTED, pages
 from dreambooth.ui.desk import LATEST, NONE, Desk
-from dreambooth.ui.gradio_versions import again_and_again, control, on
+from dreambooth.ui.follower import Follower
+from dreambooth.ui.gradio_versions import control, on
 from dreambooth.ui.tools import Tools
-from dreambooth.ui.view import View
+from dreambooth.ui.work import in_words
 
 Updates = list[Any]
 
@@ -46,6 +47,7 @@ class Page:
         self.shown_concepts = gr.State(value=LISTED)
         self.awaited = gr.State(value="")  # the model that this browser is having created
         self.everything = [self.model.name, *self.fields.components(), *self.input.concepts.components()]
+        self.sent = [self.top.filled, *self.everything]  # by whatever keeps or uses what the fields hold
         self.deciding = [self.fields.drawn[key] for key in self.fields.deciders()]
         self._wire_lists(page)
         self._wire_parameters()
@@ -55,7 +57,9 @@ class Page:
         concepts = self.input.concepts
         shown = [*concepts.components(), self.shown_concepts, *concepts.tabs]
         self.input.pictures.look.wire_concepts(concepts, self.everything, self._filled, shown)
-        self._wire_look()
+        self.follower = Follower(self.desk, self.top, self.model, self.input, self.output)
+        self.follower.wire(self.awaited)
+        self._wire_files()
 
     def _wire_lists(self, page: gr.Blocks) -> None:
         listed = [component for _, component in self._listed()]
@@ -77,18 +81,18 @@ class Page:
 
     def _wire_parameters(self) -> None:
         concepts, message = self.input.concepts, self.output.message
-        on(self.top.save_params.click, self._save, self.everything, message)
+        on(self.top.save_params.click, self._save, self.sent, message)
         looked = [message, self.output.forecast, self.input.table]
-        on(self.input.check.click, self._check, self.everything, looked)
-        on(concepts.draw_classes.click, self._class_images, self.everything, message)
+        on(self.input.check.click, self._check, self.sent, looked)
+        on(concepts.draw_classes.click, self._class_images, self.sent, message)
         on(concepts.add.click, pages, self.shown_concepts, [self.shown_concepts, *concepts.tabs])
-        took = on(concepts.take.click, self._take_concepts, [concepts.listed, *self.everything], message)
+        took = on(concepts.take.click, self._take_concepts, [concepts.listed, *self.sent], message)
         shown = [*self.everything[1:], self.shown_concepts, *concepts.tabs]
         on(took.then, self._taken_over, self.model.name, shown, never_skip=True)
-        on(concepts.write.click, self._write_concepts, [concepts.written, *self.everything], message)
+        on(concepts.write.click, self._write_concepts, [concepts.written, *self.sent], message)
         for wizard, kind in self.input.wizards():
             changed = [*self.fields.components(), message]
-            on(wizard.click, self._advise(kind), self.everything, changed)
+            on(wizard.click, self._advise(kind), self.sent, changed)
         decided = [part.change for part in (self.top.locked, *self.deciding)]
         on(decided, self._unusable, [self.model.name, *self.deciding], self.top.unusable, never_skip=True)
 
@@ -97,34 +101,13 @@ class Page:
         options = model.options
         asked = [model.name, model.new_name, model.source, *options.components()]
         on(model.create.click, self._create, asked, [model.create_said, self.awaited, *options.secrets()])
-        on(self.top.train.click, self._train, [model.snapshot, *self.everything], message)
-        on(self.top.generate_ckpt.click, self._generate, [model.lora, *self.everything], message)
+        on(self.top.train.click, self._train, [model.snapshot, *self.sent], message)
+        on(self.top.generate_ckpt.click, self._generate, [model.lora, *self.sent], message)
         for wish, button in self.top.wishes().items():
             on(button.click, self._tell(wish), outputs=message)
 
-    def _wire_look(self) -> None:
-        seen = gr.State(value=None)
-        parts = [
-            self.model.name,
-            self.top.load_from,
-            self.model.tabs,
-            self.awaited,
-            self.output.status,
-            self.output.bar,
-            self.output.chart,
-            self.model.facts,
-            self.output.gallery,
-            self.output.files,
-            *self.top.buttons(),
-            self.model.create,
-            *self.input.pictures.buttons(),
-            *self.input.tools.buttons(),
-            self.top.why,
-            self.top.locked,
-            *self.input.pictures.outcomes(),
-        ]
-        again_and_again(self._look, [self.model.name, seen, self.awaited], [*parts, seen])
-        # Files land while it runs: their lists follow when a run has ended, not under someone's hand.
+    def _wire_files(self) -> None:
+        """Files land while it runs: their lists follow when a run has ended, not under someone's hand."""
         offering = [component for _, component in self._listed()]
         on(self.output.files.mark.change, self._files_of, self.model.name, self.model.files())
         on(self.output.files.mark.change, self._offered, outputs=offering)
@@ -191,31 +174,45 @@ class Page:
         return render.unusable(self.fields.unusable(list(deciding)))
 
     def _shown(self, values: tuple[Any, ...]) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
-        """(model, settings, concepts) of what a click sent for ``self.everything``."""
-        name, *rest = values
+        """(model, settings, concepts) of what a click sent for ``self.sent``.
+
+        UserError in the moment after a model was chosen when the fields still hold another one's parameters.
+        """
+        filled, name, *rest = values
+        if (name or "") != filled:
+            raise UserError(f"The fields do not hold the parameters of {name} yet: once more, in a moment.")
         n = len(self.fields.declared)
         return name, self.fields.values(rest[:n]), self.input.concepts.values(rest[n:])
 
+    @in_words
     def _save(self, *values: Any) -> str:
         return self.desk.save(*self._shown(values))
 
     def _check(self, *values: Any) -> tuple[str, str, str]:
-        return self.desk.check(*self._shown(values))
+        try:
+            return self.desk.check(*self._shown(values))
+        except UserError as error:
+            return render.problems(error.problems), "", ""
 
+    @in_words
     def _train(self, snapshot: str, *values: Any) -> str:
         return self.desk.train(*self._shown(values), snapshot)
 
+    @in_words
     def _take_concepts(self, source: str, *values: Any) -> str:
         name, settings, _ = self._shown(values)
         return self.files.take(name, source, settings)
 
+    @in_words
     def _write_concepts(self, path: str, *values: Any) -> str:
         name, settings, concepts = self._shown(values)
         return self.files.write(name, path, settings, concepts)
 
+    @in_words
     def _class_images(self, *values: Any) -> str:
         return self.desk.class_images(*self._shown(values))
 
+    @in_words
     def _generate(self, lora: str, *values: Any) -> str:
         name, settings, _ = self._shown(values)
         return self.desk.generate_checkpoint(name, lora, settings)
@@ -232,68 +229,13 @@ class Page:
 
     def _advise(self, kind: str) -> Any:
         def advise(*values: Any) -> Updates:
-            chosen, said = self.desk.advise(kind, *self._shown(values))
+            try:
+                chosen, said = self.desk.advise(kind, *self._shown(values))
+            except UserError as error:
+                chosen, said = {}, render.problems(error.problems)
             fields = [
                 self.fields.update(key, chosen[key]) if key in chosen else gr.update() for key in self.fields.declared
             ]
             return [*fields, said]
 
         return advise
-
-    # -- the look, again and again -------------------------------------------------------------------------------
-
-    def _look(self, name: str | None, shown: Any, awaited: str) -> Updates:
-        """Updates for what this browser does not show yet; the rest stays untouched, so that nothing flickers."""
-        view = self.desk.look(name)
-        outcomes = self.input.pictures.looks()
-        now = {"name": name, **dataclasses.asdict(view), **outcomes}
-        before = shown or {}
-        fresh = {part for part in now if part not in before or before[part] != now[part]}
-
-        def value(part: str, content: Any) -> Any:
-            return gr.update(value=content) if part in fresh else gr.update()
-
-        buttons = self._buttons(view, name) if fresh & {"idle", "training", "paused", "names", "name"} else None
-        arrived = awaited in view.names and view.idle
-        return [
-            self._names(view, name, awaited if arrived else "") if "names" in fresh or arrived else gr.update(),
-            self._load_from(view, before) if "names" in fresh else gr.update(),
-            gr.update(selected="select") if arrived else gr.update(),
-            "" if arrived else gr.update(),  # it may have been set since this look was asked for
-            value("status", view.status),
-            value("bar", view.bar),
-            value("chart", view.chart),
-            value("facts", view.facts),
-            value("pictures", list(view.pictures)),
-            value("files", view.files),
-            *(buttons or [gr.update()] * (len(self.top.buttons()) + 1 + len(self._makers()))),
-            value("why", view.why),
-            value("locked", "yes" if view.locked else "no"),
-            *(value(part, content) for part, content in outcomes.items()),
-            now,
-        ]
-
-    @staticmethod
-    def _names(view: View, name: str | None, arrived: str) -> Any:
-        """New models join the list. The page turns to one by itself where it was asked for here, or showed none."""
-        names = list(view.names)
-        if name in names and not arrived:
-            return gr.update(choices=names)
-        return gr.update(choices=names, value=arrived or next(iter(names), None))
-
-    @staticmethod
-    def _load_from(view: View, before: dict[str, Any]) -> Any:
-        choices = {"choices": list(view.names)}
-        return gr.update(**choices) if before.get("names") else gr.update(**choices, value=next(iter(view.names), None))
-
-    def _makers(self) -> Updates:
-        """The buttons of the tabs beside the settings that start work; the last one needs a model."""
-        return [*self.input.pictures.buttons(), *self.input.tools.buttons()]
-
-    def _buttons(self, view: View, name: str | None) -> Updates:
-        ready = view.idle and name in view.names
-        start = [gr.update(interactive=ready)] * 3
-        pause = gr.update(value="Resume" if view.paused else "Pause", interactive=view.training)
-        running = [pause, *[gr.update(interactive=view.training)] * 2, gr.update(interactive=not view.idle)]
-        *makers, _ = [gr.update(interactive=view.idle)] * len(self._makers())
-        return [*start, *running, gr.update(interactive=view.idle), *makers, gr.update(interactive=ready)]
