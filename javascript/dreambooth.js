@@ -30,7 +30,9 @@
     }, 1000);
 
     document.addEventListener("click", (event) => {
-        if (event.isTrusted && event.composedPath().some((part) => part.id === "db_page")) touched = Date.now();
+        const within = (id) => event.composedPath().some((part) => part.id === id);
+        if (event.isTrusted && within("db_page")) touched = Date.now();
+        if (event.isTrusted && within("db_top")) looked = 0; // what a run was asked for shows at once
     });
 
     const TABS = {

@@ -63,6 +63,14 @@ class Controls:
     def stopped(self) -> bool:
         return self._stopped
 
+    @property
+    def sample_wanted(self) -> bool:
+        return self._sample
+
+    @property
+    def save_wanted(self) -> bool:
+        return self._save
+
     def take_sample(self) -> bool:
         """Whether pictures were asked for since the last look."""
         with self._changed:

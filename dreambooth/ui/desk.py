@@ -219,10 +219,8 @@ class Desk:
         line = run.line(alive) or self._invitation(name, names)
         if run.state == "working" and not alive and self.interrupted(name):
             line += " Train goes on from its latest snapshot: see Snapshot, under Select."
-        if paused:
-            line = f"{_paused_for(bench.rest)} {line}"
-        elif bench.cancelling:
-            line = f"{bench.stopping()} {line}"
+        said = [_paused_for(bench.rest) if paused else "", bench.asked(), line]
+        line = " ".join(filter(None, said))
         state = "paused" if paused else run.state
         return View(
             names=tuple(names),

@@ -56,10 +56,6 @@ class Bench:
         """Seconds until a paused run goes on by itself; None when it waits for a person."""
         return jobs.current.controls.rest if self.paused else None
 
-    @property
-    def cancelling(self) -> bool:
-        return self.busy and jobs.current.controls.cancelled
-
     def locked(self, model: str | None) -> bool:
         """Whether this model is at work, so that its parameters can be read but not changed."""
         return self.busy and bool(model) and model == self.model
@@ -67,10 +63,21 @@ class Bench:
     def doing(self) -> str:
         return f"{STARTS.get(self.what, self.what)} {self.view.name if self.view else ''}".strip()
 
-    def stopping(self) -> str:
-        """What a cancel does to the work at hand; only a training has something to save."""
-        training = "Finishing this step, then saving as the cancel settings say."
-        return training if self.what == "train" else "Stopping; nothing is left half-made."
+    def asked(self) -> str:
+        """What was asked of the work and is still to come, in words: with whatever is done, its line goes."""
+        if not self.busy:
+            return ""
+        controls = jobs.current.controls
+        if controls.stopped:
+            return "Stopping now, without saving."
+        if controls.cancelled:  # only a training has something to save
+            training = "Finishing this step, then saving as the cancel settings say. Press again to stop at once."
+            return training if self.what == "train" else "Stopping; nothing is left half-made."
+        told = {
+            "Samples come after this step.": controls.sample_wanted,
+            "Weights are saved after this step.": controls.save_wanted,
+        }
+        return " ".join(words for words, wanted in told.items() if wanted)
 
     def start(
         self, what: str, name: str, work: Job, *, beside: str = "", model: str = "", log: Path | None = None
@@ -109,17 +116,11 @@ class Bench:
         controls = job.controls
         if wish == "pause":
             (controls.resume if controls.paused else controls.pause)()
-            return render.lines(["Pausing after this step." if controls.paused else "Going on."])
-        if wish == "cancel" and controls.cancelled:
+        elif wish == "cancel" and controls.cancelled:
             controls.stop_now()
-            return render.lines(["Stopping now, without saving."])
-        getattr(controls, wish)()
-        said = {
-            "cancel": f"{self.stopping()} Press again to stop at once.",
-            "sample_now": "Samples come after this step.",
-            "save_now": "Weights are saved after this step.",
-        }
-        return render.lines([said[wish]])
+        else:
+            getattr(controls, wish)()
+        return ""  # the status says it, as long as it is so
 
 
 def _ending(error: BaseException) -> dict[str, str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import threading
+import time
 
 from dreambooth.checkpoints import hub
 from dreambooth.jobs import jobs
@@ -86,3 +88,37 @@ def test_only_optimizers_that_work_here_are_offered(desk):
     assert fields.update("optimizer", "CAME")["choices"] == ["Torch AdamW", "CAME"]
     assert fields.update("optimizer", "Torch AdamW")["choices"] == ["Torch AdamW"]
     assert "choices" not in fields.update("seed", 3)
+
+
+def test_what_a_run_was_asked_for_is_said_until_it_is_done(desk, mini):
+    steps = threading.Semaphore(0)
+
+    def work(controls, events):
+        while not controls.stopped:
+            steps.acquire(timeout=30)
+            controls.take_sample()
+
+    desk.bench.start("train", "mini", work, model="mini")
+    samples, cancel, stop = (
+        "Samples come after this step.",
+        "Press again to stop at once.",
+        "Stopping now, without saving.",
+    )
+    assert desk.bench.tell("sample_now") == "" and samples in desk.look("mini").status
+    steps.release()
+    _until(lambda: samples not in desk.look("mini").status)
+    assert desk.bench.tell("cancel") == "" and cancel in desk.look("mini").status
+    assert desk.bench.tell("cancel") == "" and stop in desk.look("mini").status
+    steps.release()
+    assert jobs.current.wait(30)
+    status = desk.look("mini").status
+    assert not any(said in status for said in (samples, cancel, stop))
+    assert "Nothing is running" in desk.bench.tell("save_now")
+
+
+def _until(holds):
+    for _ in range(3000):
+        if holds():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it never came")
