@@ -53,8 +53,7 @@ class PrepareForm:
         on(self.take.click, lambda: self.preparer.destination or gr.update(), outputs=folder)
         theirs, ours = ([fields.drawn[key] for key in BUCKETS] for fields in (settings, self.fields))
         on(self.as_in_settings.click, lambda *values: list(values), theirs, ours)
-        for component in self.deciders:
-            on(component.change, self._unusable, self.deciders, self.unusable)
+        on([part.change for part in self.deciders], self._unusable, self.deciders, self.unusable, never_skip=True)
 
     def _with(self, make: Any) -> Any:
         return lambda model, folder, *given: make(model, folder, self.fields.values(list(given)))
