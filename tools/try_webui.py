@@ -210,8 +210,9 @@ class Trial:
         visitor.screenshot(self.out / "reloaded.png")
         visitor.press("pause")
         visitor.sees("status", "Paused.")
+        visitor.page.wait_for_timeout(10_000)  # the step that was going on ends
         at = step(visitor)
-        visitor.page.wait_for_timeout(3000)
+        visitor.page.wait_for_timeout(10_000)
         self.check("it can be paused then", step(visitor) == at, visitor.text("status"))
         visitor.press("pause")
         visitor.sees("pause", "Pause")

@@ -78,7 +78,7 @@ class CaptionsForm:
 
     def _draw_edits(self) -> None:
         self.fields, self.previews = {}, {}
-        with gr.Tabs(elem_id="db_captions_edits"):
+        with control(gr.Tabs, elem_id="db_captions_edits"):
             for name, (title, declared, _) in EDITS.items():
                 with gr.TabItem(title, elem_id=f"db_tab_captions_{name}"):
                     self.fields[name] = Fields(declared, f"db_captions_{name}_")

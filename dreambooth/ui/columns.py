@@ -63,7 +63,7 @@ class ModelColumn:
         self.fields = Fields(SETTINGS, offered=offered)  # all settings of the page; this column draws the first of them
         self.options = Fields(CREATION)
         with gr.Column(scale=2, min_width=260, elem_id="db_model_column"):
-            with gr.Tabs(elem_id="db_model_tabs") as self.tabs:
+            with control(gr.Tabs, elem_id="db_model_tabs") as self.tabs:
                 with gr.TabItem("Select", id="select", elem_id="db_tab_select"):
                     self._select()
                 with gr.TabItem("Create", id="create", elem_id="db_tab_create"):
@@ -120,7 +120,10 @@ class InputColumn:
 
     def __init__(self, select: Fields) -> None:
         self.settings = select
-        with gr.Column(scale=4, min_width=320, elem_id="db_input_column"), gr.Tabs(elem_id="db_input_tabs") as tabs:
+        with (
+            gr.Column(scale=4, min_width=320, elem_id="db_input_column"),
+            control(gr.Tabs, elem_id="db_input_tabs") as tabs,
+        ):
             self.tabs = tabs
             with gr.TabItem("Settings", id="settings", elem_id="db_tab_settings"):
                 with gr.Row(elem_id="db_wizards"):

@@ -11,7 +11,7 @@ from dreambooth.settings import CONCEPT, Concept, concept_values
 from dreambooth.ui.fields import Fields, by_group
 from dreambooth.ui.gradio_versions import control
 
-DRAWN = 12  # with fields of their own; a concepts list may hold more
+DRAWN = 6  # with fields of their own, of which each costs a WebUI time; a concepts list may hold more
 LISTED = 3  # shown at first
 
 

@@ -65,7 +65,9 @@ class Bench:
 
     def asked(self) -> str:
         """What was asked of the work and is still to come, in words: with whatever is done, its line goes."""
-        if not self.busy:
+        if not (
+            self.busy and self.view and self.view.state == "working"
+        ):  # it says how it has ended a moment before it has
             return ""
         controls = jobs.current.controls
         if controls.stopped:

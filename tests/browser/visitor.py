@@ -8,6 +8,7 @@ from typing import Any
 
 # Gradio's own: fonts from a network that a test does not have, and requests that a reload cuts off.
 NOISE = ("ERR_FAILED", "fonts.", "AbortError", "Connection errored out", "manifest.json")
+EMBEDDED = "Embedded mini model"
 # Milliseconds: CI machines are slow, and share their cores.
 PATIENCE = int(os.environ.get("DREAMBOOTH_PATIENCE", "180")) * 1000
 
@@ -129,6 +130,8 @@ class Visitor:
     def create(self, name: str) -> None:
         self.tab("Create")
         self.page.wait_for_function("document.querySelector('#db_new_model_src input')?.value")  # the lists are there
+        if not self.value("new_model_src").startswith(EMBEDDED):  # a WebUI's own checkpoints come first
+            self.choose("new_model_src", EMBEDDED)
         self.fill(new_model_name=name)
         self.press("create")
         self.sees("status", f"Created {name}")

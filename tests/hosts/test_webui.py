@@ -44,7 +44,7 @@ from modules import script_callbacks
 assert (list(sys.path), list(logging.root.handlers), logging.root.level, torch.nn.Linear.forward, torch.load) == before
 print(title, name, *sorted(b.elem_id for b in blocks.blocks.values() if b.elem_id))
 for block in blocks.blocks.values():
-    if isinstance(block, (gradio.Button, gradio.Textbox, gradio.Dropdown)):
+    if isinstance(block, (gradio.Button, gradio.Textbox, gradio.Dropdown, gradio.Tabs)):
         assert block.do_not_save_to_config, block  # else ui-config.json freezes its value
 """
 

@@ -9,6 +9,7 @@ pytest.importorskip("gradio")
 from dreambooth.hosts import Alone
 from dreambooth.settings import CONCEPT, CREATION, SETTINGS, Setting
 from dreambooth.ui import build
+from dreambooth.ui.concepts_tab import DRAWN
 from dreambooth.ui.fields import Fields
 from dreambooth.ui.gradio_versions import FEW, MAJOR
 
@@ -28,7 +29,7 @@ def test_a_setting_that_is_declared_later_appears_by_itself(tmp_path, monkeypatc
 def test_every_declaration_has_its_control(tmp_path):
     drawn = ids(build(Alone(tmp_path)))
     assert {f"db_{key}" for key in (*SETTINGS, *CREATION)} <= drawn.keys()
-    assert {f"db_c{number}_{key}" for number in range(1, 13) for key in CONCEPT} <= drawn.keys()
+    assert {f"db_c{number}_{key}" for number in range(1, DRAWN + 1) for key in CONCEPT} <= drawn.keys()
     for key, setting in SETTINGS.items():
         assert drawn[f"db_{key}"].label == setting.label
 
