@@ -39,7 +39,7 @@ CLASS_PICTURES = 64
 RESOLUTION, RANK = 128, 16
 SAMPLER, SAMPLER_STEPS = "DPMSolverMultistep", 10
 FIGURES = ("subject", "prior", "class")
-LR = {"full": 2e-4, "lora": 2e-3}
+LR = {"full": 2e-4, "lora": 1e-3}
 STEPS = {"full": 300, "lora": 300}
 
 
