@@ -185,7 +185,7 @@ def run(n_files: int, seed: int, whole: dict[str, list[tuple[str, bytes]]], fold
     return counts
 
 
-@pytest.mark.parametrize(("n_files", "seed"), [(100, 0), pytest.param(2000, 1, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize(("n_files", "seed"), [(200, 0), pytest.param(2000, 1, marks=pytest.mark.nightly)])
 def test_mutated_files_are_refused_or_harmless(n_files, seed, whole, tmp_path, monkeypatch):
     monkeypatch.setattr(files, "_sync", lambda path: None)  # hundreds of waits for the disk would be most of the time
     before = peak_memory()

@@ -197,7 +197,7 @@ def test_previews_are_drawn_with_the_averages_when_that_is_asked(train, mini, tm
 
     from dreambooth.sampling.draw import Shot
 
-    settings = {"use_lora": False, "save_ckpt_after": False, "learning_rate": 3e-3, "use_ema": True, "infer_ema": True}
+    settings = {"use_lora": False, "save_ckpt_after": False, "learning_rate": 1e-2, "use_ema": True, "infer_ema": True}
     outcome = train(**settings, sanity_prompt="a red star", samples=0)
     (preview,) = (event["path"] for event in outcome.of("preview"))
 
@@ -208,4 +208,4 @@ def test_previews_are_drawn_with_the_averages_when_that_is_asked(train, mini, tm
         return np.asarray(Image.open(path)).astype(int)
 
     seen = np.asarray(Image.open(preview)).astype(int)
-    assert np.abs(seen - drawn(True)).max() <= 1 and np.abs(seen - drawn(False)).mean() > 1
+    assert np.abs(seen - drawn(True)).max() <= 1 and np.abs(seen - drawn(False)).mean() > 2
