@@ -59,10 +59,13 @@ def requirements() -> dict[str, str]:
 
 
 def installed(name: str) -> str | None:
+    """Its version. From the line that says it: to have a page of metadata parsed takes several times as long."""
     try:
-        return importlib.metadata.version(name)
+        there = importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError:
         return None
+    said = re.search(r"^Version: *(\S+)", there.read_text("METADATA") or "", re.MULTILINE)
+    return said[1] if said else there.version
 
 
 def numbers(version: str) -> tuple[int, ...]:

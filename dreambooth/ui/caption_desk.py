@@ -10,11 +10,9 @@ import functools
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dreambooth import caption_actions
-from dreambooth.dataset.caption_files import one_line
-from dreambooth.dataset.caption_writing import Written
 from dreambooth.errors import UserError
 from dreambooth.jobs import Controls, Events, jobs
 from dreambooth.settings import parse
@@ -23,6 +21,9 @@ from dreambooth.ui import render, render_captions
 from dreambooth.ui.caption_sitting import Sitting, shown
 from dreambooth.ui.desk import Desk
 from dreambooth.ui.thumbnails import Thumbnails
+
+if TYPE_CHECKING:
+    from dreambooth.dataset.caption_writing import Written
 
 Parts = dict[str, Any]
 PER_PAGE = 24
@@ -149,6 +150,8 @@ class CaptionDesk:
             file = sitting.file()
             if file is None or file.data == before:
                 raise
+            from dreambooth.dataset.caption_files import one_line
+
             raise UserError(
                 f"{file.path} was changed since you opened it. It says: {one_line(file.text) or 'nothing'}. Nothing "
                 "was written, and your text is still here: save again to put it in place of that."

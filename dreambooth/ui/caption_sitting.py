@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dreambooth import caption_actions
-from dreambooth.dataset.caption_edits import Plan
-from dreambooth.dataset.caption_files import CaptionFile, Captions, lines_of
+
+if TYPE_CHECKING:
+    from dreambooth.dataset.caption_edits import Plan
+    from dreambooth.dataset.caption_files import CaptionFile, Captions
 
 
 class Sitting:
@@ -78,4 +80,6 @@ def _label(word: str, step: Mapping[str, Any] | None) -> str:
 
 def shown(file: CaptionFile) -> str:
     """A caption's text as a field holds it."""
+    from dreambooth.dataset.caption_files import lines_of
+
     return "\n".join(lines_of(file.text.rstrip("\r\n")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import json
@@ -22,10 +23,16 @@ def control(kind: type, *args: Any, **options: Any) -> Any:
     A WebUI would remember its first value in ui-config.json for good and prefer it to ours ever after; these
     components ask it not to.
     """
-    known = COMMON | set(inspect.signature(kind.__init__).parameters)
+    known = _options(kind)
     component = kind(*args, **{key: value for key, value in options.items() if key in known})
     component.do_not_save_to_config = True
     return component
+
+
+@functools.cache
+def _options(kind: type) -> set[str]:
+    """Those that a component takes. Kept, because looking takes a WebUI's start time, and a page has hundreds."""
+    return COMMON | set(inspect.signature(kind.__init__).parameters)
 
 
 def followed(html: Any) -> Any:

@@ -11,18 +11,20 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dreambooth import picture_actions
-from dreambooth.dataset.found import Found, found_at
 from dreambooth.errors import Cancelled, UserError
 from dreambooth.files import expand
 from dreambooth.jobs import Controls
-from dreambooth.runs.report import Report
 from dreambooth.settings import CONCEPT, Concept, ModelFolder, Settings, concept_values, parse, parse_concepts
 from dreambooth.ui import render, render_pictures
 from dreambooth.ui.desk import Desk
 from dreambooth.ui.thumbnails import Thumbnails
+
+if TYPE_CHECKING:
+    from dreambooth.dataset.found import Found
+    from dreambooth.runs.report import Report
 
 log = logging.getLogger("dreambooth.ui")
 
@@ -35,7 +37,7 @@ ALL, NOTED = "All", "With notes"
 class Look:
     """One look: going on, or done. ``problems`` say why nothing was seen."""
 
-    def __init__(self, see: Callable[[Any], tuple[Found, Report]]) -> None:
+    def __init__(self, see: Callable[[Any], tuple[Found | None, Report]]) -> None:
         self.controls = Controls()
         self.progress = 0, 0, "reading"
         self.found: Found | None = None
@@ -105,6 +107,8 @@ class Looking:
         def see(progress: Any) -> tuple[Found, Report]:
             if not (folder or "").strip():
                 raise UserError("Choose the folder with your pictures, above.")
+            from dreambooth.dataset.found import found_at
+
             found = found_at(expand(folder.strip()))
             chosen = parse(Settings, {**settings, **found.settings})
             return found, self._report(name, chosen, found.concepts, progress)
@@ -116,11 +120,11 @@ class Looking:
     ) -> tuple[str, str]:
         """The same for what stands under Concepts: the run that Train would start."""
 
-        def see(progress: Any) -> tuple[Found, Report]:
+        def see(progress: Any) -> tuple[None, Report]:
             read = tuple(concept for concept in parse_concepts(concepts)[0] if concept.instance_data_dir)
             if not read:
                 raise UserError("There is no concept with a folder yet: look at a folder, and use it as one.")
-            return Found(()), self._report(name, parse(Settings, settings), read, progress)
+            return None, self._report(name, parse(Settings, settings), read, progress)
 
         return self._start(before, see)
 
@@ -132,7 +136,7 @@ class Looking:
         self.thumbnails.tidy()
         return report
 
-    def _start(self, before: str, see: Callable[[Any], tuple[Found, Report]]) -> tuple[str, str]:
+    def _start(self, before: str, see: Callable[[Any], tuple[Found | None, Report]]) -> tuple[str, str]:
         self.stop(before)
         self._looks.pop(before, None)
         key = uuid.uuid4().hex
@@ -164,8 +168,8 @@ class Looking:
             return render.lines(["This look is no longer kept: look again."])
         if look.report is None:
             return render.problems(look.problems)
-        found = look.found or Found(())
-        return render_pictures.totals(look.report.totals, look.report.warnings) + _came_with(found)
+        beside = _came_with(look.found) if look.found else ""
+        return render_pictures.totals(look.report.totals, look.report.warnings) + beside
 
     def page(self, key: str, chosen: str, page: int) -> Shown:
         """``chosen``: one of its choices, else all; ``page`` counts from 0 and is kept within what there is."""

@@ -6,10 +6,13 @@ import base64
 import html
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dreambooth.dataset.preparation import Change, Preparation
-from dreambooth.dataset.prepared_previews import Preview
 from dreambooth.ui import render
+
+if TYPE_CHECKING:
+    from dreambooth.dataset.preparation import Change, Preparation
+    from dreambooth.dataset.prepared_previews import Preview
 
 COLUMNS = {
     "Picture": lambda row: Path(row["file"]).name,

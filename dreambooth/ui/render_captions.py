@@ -10,11 +10,13 @@ import difflib
 import html
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dreambooth.dataset.caption_edits import Plan
-from dreambooth.dataset.caption_files import CaptionFile, one_line
 from dreambooth.ui.render import lines
+
+if TYPE_CHECKING:
+    from dreambooth.dataset.caption_edits import Plan
+    from dreambooth.dataset.caption_files import CaptionFile
 
 MOST_TAGS = 200
 MOST_CHANGES = 50
@@ -70,6 +72,8 @@ def _link(label: str, kind: str, value: Any) -> str:
 
 
 def _figure(file: CaptionFile, number: int, uri: str, opened: bool) -> str:
+    from dreambooth.dataset.caption_files import one_line
+
     name = html.escape(", ".join(picture.name for picture in file.pictures))
     image = f'<img src="{uri}" alt="{name}">' if uri else '<span class="db_no_picture">can’t be shown</span>'
     source = "" if file.data is not None else "<em>no caption file; from its name: </em>"
@@ -100,6 +104,8 @@ def preview(plan: Plan) -> str:
 
 
 def _change(planned: Any) -> str:
+    from dreambooth.dataset.caption_files import one_line
+
     before, after = one_line(planned.file.text), one_line(planned.text)
     notes = f" <em>{html.escape(', '.join(planned.notes))}</em>" if planned.notes else ""
     old, new = _marked(before, after)

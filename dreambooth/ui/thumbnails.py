@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from dreambooth import files
-from dreambooth.dataset.pictures import open_picture
 from dreambooth.errors import UserError
 
 SMALL, LARGE = 256, 1280  # pixels of the longer side
@@ -60,6 +59,8 @@ class Thumbnails:
 
 def _made(path: str, side: int) -> bytes:
     """A JPEG of the picture as people see it; nothing where it can't be read."""
+    from dreambooth.dataset.pictures import open_picture
+
     try:
         picture = open_picture(path)
     except UserError:

@@ -41,6 +41,8 @@ load_script(EXTENSION)
 from modules import script_callbacks
 [callback] = script_callbacks.tabs
 [(blocks, title, name)] = callback()
+rooms = {module.split(".")[1] for module in sys.modules if module.startswith("dreambooth.")}
+assert not rooms & {"captioning", "checkpoints", "dataset", "runs", "sampling"}  # they take start time
 assert (list(sys.path), list(logging.root.handlers), logging.root.level, torch.nn.Linear.forward, torch.load) == before
 print(title, name, *sorted(b.elem_id for b in blocks.blocks.values() if b.elem_id))
 for block in blocks.blocks.values():
