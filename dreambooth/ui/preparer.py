@@ -20,11 +20,20 @@ PREVIEWS = 12
 
 
 class Preparer:
-    """``outcome``: what came of the last one, for all browsers; ``destination``: the folder that it made."""
+    """One form's; what came of its work is kept on the bench."""
 
     def __init__(self, desk: Desk) -> None:
-        self.desk = desk
-        self.outcome, self.destination = "", ""
+        self.desk, self._kept = desk, desk.bench.kept
+
+    @property
+    def outcome(self) -> str:
+        """What came of the last preparation, for all browsers."""
+        return self._kept.get("prepare", "")
+
+    @property
+    def destination(self) -> str:
+        """The folder that it made."""
+        return self._kept.get("prepared", "")
 
     @in_words
     def dry_run(self, shown: str | None, folder: str, given: Mapping[str, Any]) -> str:
@@ -42,7 +51,7 @@ class Preparer:
 
         def work(controls: Controls, events: Events) -> None:
             told = picture_actions.undo_preparation(path)
-            self.outcome = prepare_view.undone(told)
+            self._kept["prepare"] = prepare_view.undone(told)
             events.send("ended", state="done", text=f"Undone: {told['restored']} originals are back.")
 
         return self.desk.bench.start("undo", prepare_view.readable(path.name), work, beside=shown or "")
@@ -51,12 +60,12 @@ class Preparer:
         path, dry = _chosen(folder), what == "dry run"
 
         def work(controls: Controls, events: Events) -> None:
-            self.outcome = ""
+            self._kept["prepare"] = ""
             progress = controls.watched(events.progress)
             done = picture_actions.prepare(path, options, dry_run=dry, progress=progress)
             previews = picture_actions.preview_preparation(done, PREVIEWS) if dry else []
-            self.outcome = prepare_view.outcome(done, previews, dry)
-            self.destination = self.destination if dry else str(done.out)
+            self._kept["prepare"] = prepare_view.outcome(done, previews, dry)
+            self._kept["prepared"] = self.destination if dry else str(done.out)
             events.send("ended", state="done", text=prepare_view.summary(done, dry))
 
         return self.desk.bench.start(what, prepare_view.readable(path.name), work, beside=shown or "")

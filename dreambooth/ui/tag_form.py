@@ -9,7 +9,7 @@ import gradio as gr
 from dreambooth.settings.tagging import TAGGING
 from dreambooth.ui.desk import Desk
 from dreambooth.ui.fields import Fields
-from dreambooth.ui.gradio_versions import control, followed, on
+from dreambooth.ui.gradio_versions import control, on
 from dreambooth.ui.tagging import TRIED, PageTagging
 
 
@@ -25,11 +25,15 @@ class TagForm:
                 self.some = control(gr.Button, f"Try on {TRIED} pictures", size="sm", elem_id="db_tag_try")
                 self.all = control(gr.Button, "Tag all", size="sm", elem_id="db_tag_all")
             self.said = control(gr.HTML, elem_id="db_tag_said", elem_classes=["db_said_here"])
-            self.made = followed(control(gr.HTML, elem_id="db_tag_made"))
+            self.outcome = control(gr.HTML, elem_id="db_tag_made")
 
     def buttons(self) -> list[Any]:
         """What waits for the end of other work."""
         return [self.some, self.all]
+
+    def look(self) -> str:
+        """What came of the last work of this form on this server."""
+        return self.tagging.outcome
 
     def listed(self) -> list[tuple[str, Any]]:
         """(kind of files, control that offers them)."""
@@ -38,21 +42,15 @@ class TagForm:
     def wire(self, desk: Desk, folder: Any, model: Any, settings: Fields) -> None:
         self.tagging = PageTagging(desk)
         asked = [model, folder, *self.fields.components()]
-        answered = [self.said, self.made, *self.fields.secrets()]
+        answered = [self.said, *self.fields.secrets()]
         on(self.some.click, self._with(self.tagging.try_some), asked, answered)
         on(self.all.click, self._with(self.tagging.tag_all), asked, answered)
-        on(self.made.mark.change, self._follow, self.made, self.made)  # which changes it, until the work is done
 
     def _with(self, make: Any) -> Any:
         def made(model: str | None, folder: str, *given: Any) -> list[Any]:
             said = make(model, folder, self.fields.values(list(given)))
-            if said:
-                return [said, *[gr.update()] * (1 + len(self.fields.secrets()))]
             # A secret was sent once and is then forgotten, by the browser too.
-            return ["", self.tagging.beat(), *[gr.update(value="") for _ in self.fields.secrets()]]
+            secrets = [gr.update() if said else gr.update(value="") for _ in self.fields.secrets()]
+            return [said, *secrets]
 
         return made
-
-    def _follow(self, shown: str | None) -> Any:
-        new = self.tagging.follow(shown)
-        return gr.update() if new is None else new

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import itertools
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from dreambooth import caption_actions
 from dreambooth.errors import UserError
-from dreambooth.jobs import Controls, Events, Job, jobs
+from dreambooth.jobs import Controls, Events
 from dreambooth.settings import parse
 from dreambooth.settings.tagging import LEAVE, REPLACE, Tagging
 from dreambooth.ui import render
@@ -21,7 +20,6 @@ from dreambooth.ui.work import in_words
 
 TRIED = 8  # pictures
 MOST_NOTES = 200
-_MARK = '<i class="db_working">'  # begins what stands in the place of the outcome while the work goes on
 
 Values = Mapping[str, Any]
 
@@ -32,9 +30,12 @@ class PageTagging:
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
         self.thumbnails = Thumbnails(desk.host.folders().dreambooth / ".thumbnails")
-        self._job: Job | None = None  # the one that was started here last
-        self._made = ""  # what came of it, as HTML
-        self._beats = itertools.count()
+        self._kept = desk.bench.kept
+
+    @property
+    def outcome(self) -> str:
+        """What came of the last work, as HTML, for all browsers."""
+        return self._kept.get("tag", "")
 
     @in_words
     def try_some(self, shown: str | None, folder: str, given: Values) -> str:
@@ -47,31 +48,19 @@ class PageTagging:
     def tag_all(self, shown: str | None, folder: str, given: Values) -> str:
         return self._start(shown, folder, _options(folder, given), _name(folder))
 
-    def beat(self) -> str:
-        """Another one each time: each has the page ask :meth:`follow` once more."""
-        return f"{_MARK}{next(self._beats)}</i>"
-
-    def follow(self, shown: str | None, wait: float = 0.7) -> str | None:
-        """What takes the place of what is shown: once the work is done, what came of it. None: nothing new."""
-        if not (shown or "").startswith(_MARK):
-            return None
-        return self._made if self._job is None or self._job.wait(wait) else self.beat()
-
     def _start(self, shown: str | None, folder: str, options: Tagging, name: str, **how: Any) -> str:
         host = self.desk.host
 
         def job(controls: Controls, events: Events) -> None:
-            self._made = ""
+            self._kept["tag"] = ""
             told = caption_actions.tag(
                 host.folders(), folder, options, device=host.device(), borrow_gpu=host.borrow_gpu,
                 progress=controls.watched(events.progress), **how,
             )  # fmt: skip
-            self._made = outcome(told, self.thumbnails)
+            self._kept["tag"] = outcome(told, self.thumbnails)
             events.send("ended", state=told["state"], text=summary(told, tried="limit" in how))
 
-        answer = self.desk.bench.start("tag", name, job, beside=shown or "")
-        self._job = jobs.current
-        return answer
+        return self.desk.bench.start("tag", name, job, beside=shown or "")
 
 
 def summary(told: Mapping[str, Any], tried: bool = False) -> str:

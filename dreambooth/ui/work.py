@@ -38,6 +38,8 @@ class Bench:
         self.model = ""  # the one that the last work was about, if it was about one
         self.view: RunView | None = None  # of the last work of this process; others' are read from their logs
         self.shown_with: set[str] = set()  # the models with which that is shown
+        # What forms show of their last work, and what they need of it: Reload UI builds them anew, but not us.
+        self.kept: dict[str, str] = {}
 
     @property
     def busy(self) -> bool:

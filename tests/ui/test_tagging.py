@@ -36,8 +36,7 @@ def test_tried_on_a_few_then_written_for_all(tagging, folder, done):
     assert "taggers/wd-tiny" in tagging.desk.lists.titles("taggers")
     given = {"model": "taggers/wd-tiny", "trigger_word": "zwx"}
     done(tagging.try_some("", str(folder), given))
-    shown = tagging.follow(tagging.beat())
-    assert tagging.follow(shown) is None
+    shown = tagging.outcome
     assert shown.count("<figure>") == 8 and shown.count("data:image/jpeg;base64,") == 8
     assert "zwx, red picture" in shown and "red_picture <small>100%</small>" in shown and "<b>00<b>" not in shown
     assert "00&lt;b&gt;.png" in shown  # the one with a caption too: nothing is written
@@ -45,7 +44,7 @@ def test_tried_on_a_few_then_written_for_all(tagging, folder, done):
     done(tagging.tag_all("", str(folder), given))
     status = tagging.desk.look("").status
     assert "9 captions written, 1 pictures had one, 1 remarks" in status
-    shown = tagging.follow(tagging.beat())
+    shown = tagging.outcome
     assert "zz.png: is no picture" in shown and "<figure>" not in shown
     assert (folder / "01<b>.txt").read_text() == "zwx, red picture" and (folder / "00<b>.txt").read_text() == "a hill"
 
@@ -61,7 +60,7 @@ def test_what_cannot_be_done_is_a_line(tagging, folder, done):
         assert said in answer
     done(tagging.tag_all("", str(folder), {"model": "taggers/gone:"}))
     assert "There is no model taggers/gone: here" in tagging.desk.look("").status
-    assert tagging.follow(tagging.beat()) == ""
+    assert tagging.outcome == ""
 
 
 def test_cancelled_in_the_middle(tagging, folder, monkeypatch):
@@ -74,9 +73,7 @@ def test_cancelled_in_the_middle(tagging, folder, monkeypatch):
     assert tagging.tag_all("", str(folder), {"model": "x"}) == ""
     while "Tagging pictures: pictures 1 of 2" not in tagging.desk.look("").status:
         time.sleep(0.01)
-    beats = [tagging.beat()]
-    beats += [tagging.follow(beats[0], wait=0.01)]
-    assert beats[0] != beats[1] and tagging.follow(beats[1], wait=0.01) not in beats
+    assert tagging.outcome == ""
     assert "still running" in tagging.try_some("", str(folder), {"model": "x"})
     tagging.desk.bench.tell("cancel")
     assert jobs.current.wait(30) and "Cancelled" in tagging.desk.look("").status
