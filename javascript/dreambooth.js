@@ -26,8 +26,30 @@
         if (!button || Date.now() - looked < wait * 1000 - 50) return;
         looked = Date.now();
         if (button === known) button.click();
-        else known = button; // the page has just come up and fills itself
+        else { // the page has just come up and fills itself
+            known = button;
+            fitAll();
+        }
     }, 1000);
+
+    // Gradio 3 fits a field to its text when it is filled: in a tab that isn't in sight, where nothing has a size, to one
+    // line, so that longer paths and prompts are cut. They are fitted when they come into sight or become narrower.
+    const MOST_HEIGHT = 270; // pixels, 12 lines
+    const widths = new WeakMap();
+    const fitted = new ResizeObserver((changes) => {
+        for (const { target } of changes) {
+            const lacks = target.scrollHeight - target.clientHeight;
+            if (target.clientWidth && target.clientWidth !== widths.get(target) && lacks > 0) {
+                target.style.height = `${Math.min(target.offsetHeight + lacks, MOST_HEIGHT)}px`;
+            }
+            widths.set(target, target.clientWidth);
+        }
+    });
+
+    function fitAll() {
+        if (!window.gradio_config?.version?.startsWith("3.")) return;
+        for (const field of root().querySelectorAll("#db_page textarea")) fitted.observe(field);
+    }
 
     document.addEventListener("click", (event) => {
         const within = (id) => event.composedPath().some((part) => part.id === id);
@@ -52,7 +74,7 @@
     setInterval(() => {
         const lists = [...root().querySelectorAll("#db_page [data-ids]")];
         const off = new Set(lists.flatMap((list) => list.dataset.ids.split(" ")));
-        for (const field of root().querySelectorAll("#db_model_column [id^=db_], #db_input_column [id^=db_]")) {
+        for (const field of root().querySelectorAll("#db_page [id^=db_]")) {
             if (field.inert === off.has(field.id)) continue;
             field.inert = off.has(field.id);
             if (field.inert) field.setAttribute("aria-disabled", "true");

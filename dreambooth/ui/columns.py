@@ -145,6 +145,19 @@ class InputColumn:
     def wizards(self) -> list[tuple[Any, str]]:
         return [(self.performance, "performance"), (self.person, "person"), (self.object, "object")]
 
+    def changing(self) -> list[Any]:
+        """The buttons that change what the fields of the settings and concepts hold."""
+        wizards = [button for button, _ in self.wizards()]
+        return [*wizards, self.concepts.add, self.concepts.take, self.pictures.look.use]
+
+    def makers(self) -> list[Any]:
+        """The buttons beside the settings that start work."""
+        return [*self.pictures.buttons(), *self.tools.buttons()]
+
+    def makers_of_models(self) -> list[Any]:
+        """As :meth:`makers`; they need a model."""
+        return [self.tools.merge_ckpt, self.concepts.draw_classes]
+
 
 class OutputColumn:
     """What is happening, and what came out. Heights are reserved in style.css."""

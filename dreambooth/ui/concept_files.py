@@ -28,6 +28,8 @@ class ConceptFiles:
         """Take over a concepts list (JSON text) or what lies at a path, and keep the settings that the page shows."""
         model, source = self.desk.model(name), (source or "").strip()
         config = self.desk.edited(model, settings, None)
+        if self.desk.bench.locked(name):
+            raise UserError(f"{name} is at work: its concepts can be changed when that has ended.")
         if not source:
             raise UserError("Paste a concepts list (JSON), or give the path of one, of a dataset.toml or a folder.")
         if not source.startswith("["):

@@ -37,8 +37,8 @@ class Follower:
             self.output.files,
             *self.top.buttons(),
             self.model.create,
-            *self.input.pictures.buttons(),
-            *self.input.tools.buttons(),
+            *self.input.makers(),
+            *self.input.makers_of_models(),
             self.top.why,
             self.top.locked,
             *self.input.pictures.outcomes(),
@@ -69,7 +69,7 @@ class Follower:
             value("facts", view.facts),
             value("pictures", list(view.pictures)),
             value("files", view.files),
-            *(buttons or [gr.update()] * (len(self.top.buttons()) + 1 + len(self._makers()))),
+            *(buttons or [gr.update()] * self._count()),
             value("why", view.why),
             value("locked", "yes" if view.locked else "no"),
             *(value(part, content) for part, content in outcomes.items()),
@@ -89,14 +89,14 @@ class Follower:
         choices = {"choices": list(view.names)}
         return gr.update(**choices) if before.get("names") else gr.update(**choices, value=next(iter(view.names), None))
 
-    def _makers(self) -> Updates:
-        """The buttons of the tabs beside the settings that start work; the last one needs a model."""
-        return [*self.input.pictures.buttons(), *self.input.tools.buttons()]
+    def _count(self) -> int:
+        """Of the buttons that :meth:`_buttons` answers for."""
+        return len([*self.top.buttons(), self.model.create, *self.input.makers(), *self.input.makers_of_models()])
 
     def _buttons(self, view: View, name: str | None) -> Updates:
         ready = view.idle and name in view.names
         start = [gr.update(interactive=ready)] * 3
         pause = gr.update(value="Resume" if view.paused else "Pause", interactive=view.training)
         running = [pause, *[gr.update(interactive=view.training)] * 2, gr.update(interactive=not view.idle)]
-        *makers, _ = [gr.update(interactive=view.idle)] * len(self._makers())
-        return [*start, *running, gr.update(interactive=view.idle), *makers, gr.update(interactive=ready)]
+        makers = [gr.update(interactive=view.idle)] * (1 + len(self.input.makers()))  # Create is one too
+        return [*start, *running, *makers, *[gr.update(interactive=ready)] * len(self.input.makers_of_models())]

@@ -170,7 +170,8 @@ class Page:
     def _unusable(self, name: str | None, *deciding: Any) -> str:
         """What has no effect now; all of it while the model that is shown is at work."""
         if self.desk.bench.locked(name):
-            return render.unusable([*self.fields.elem_ids(), *self.input.concepts.elem_ids()])
+            changing = [button.elem_id for button in (self.top.load_params, *self.input.changing())]
+            return render.unusable([*self.fields.elem_ids(), *self.input.concepts.elem_ids(), *changing])
         return render.unusable(self.fields.unusable(list(deciding)))
 
     def _shown(self, values: tuple[Any, ...]) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:

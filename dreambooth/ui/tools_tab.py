@@ -66,8 +66,8 @@ class ToolsTab:
         ]
 
     def buttons(self) -> list[Any]:
-        """What waits for the end of other work; the last one needs a model too."""
-        return [self.extract, self.resize, self.merge, self.merge_ckpt]
+        """What waits for the end of other work."""
+        return [self.extract, self.resize, self.merge]
 
     def wire(self, tools: Tools, model: Any, settings: Fields) -> None:
         """``model``: the control that says which one is shown; ``settings``: its fields."""

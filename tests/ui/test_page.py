@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
+import threading
+
+from PIL import Image
+
+from dreambooth.jobs import jobs
+from dreambooth.settings import Settings
 from dreambooth.ui.page import Page
 
 
@@ -22,11 +30,10 @@ def test_a_look_that_was_asked_for_before_create_does_not_forget_what_is_awaited
 def test_what_needs_a_model_waits_for_one(desk, models_dir):
     page = Page(desk)
     page.blocks()
-    tools = page.input.tools.buttons()
-    answers = page.follower._buttons(desk.look(None), None)[-len(tools) :]
-    assert [answer["interactive"] for answer in answers] == [
-        button is not page.input.tools.merge_ckpt for button in tools
-    ]
+    makers, of_models = len(page.input.makers()), len(page.input.makers_of_models())
+    answers = page.follower._buttons(desk.look(None), None)
+    assert len(answers) == page.follower._count()
+    assert [answer["interactive"] for answer in answers[-makers - of_models :]] == [True] * makers + [False] * of_models
 
 
 def test_what_the_fields_of_another_model_hold_is_neither_saved_nor_trained(desk, mini):
@@ -47,3 +54,30 @@ def test_what_the_fields_of_another_model_hold_is_neither_saved_nor_trained(desk
     assert mini.config_path.read_bytes() == before and not desk.bench.busy
     assert "Saved the parameters of mini" in page._save("mini", "mini", *values)
     assert mini.load().settings.num_train_epochs == 7
+
+
+def test_what_the_forms_show_of_their_work_is_there_after_reload_ui(desk, tmp_path, done):
+    """It builds the page anew, on the same desk."""
+    Image.new("RGB", (64, 64)).save(tmp_path / "one.png")
+    first, second = Page(desk), Page(desk)
+    first.blocks()
+    done(first.input.pictures.forms[-1].preparer.dry_run(None, str(tmp_path), {}))
+    desk.bench.kept["tag"] = "what was tried"
+    second.blocks()
+    shown = second.input.pictures.looks()
+    assert "Dry run, nothing is written" in shown["db_prepare_outcome"] and shown["db_tag_made"] == "what was tried"
+    assert {"__type__": "update", "value": "what was tried"} in second.follower.look(None, None, "")
+
+
+def test_while_a_model_is_at_work_what_would_change_its_fields_is_greyed_and_refuses(desk, mini):
+    page, end = Page(desk), threading.Event()
+    page.blocks()
+    before = mini.config_path.read_bytes()
+    assert desk.bench.start("train", "mini", lambda controls, events: end.wait(60), model="mini") == ""
+    greyed = page._unusable("mini")
+    ids = set(re.search(r'data-ids="(.*?)"', greyed)[1].split())
+    assert {"db_add_concept", "db_load_params", "db_look_use", "db_resolution"} <= ids
+    said = page.files.take("mini", '[{"instance_data_dir": "x"}]', dataclasses.asdict(Settings()))
+    assert "mini is at work" in said and mini.config_path.read_bytes() == before
+    end.set()
+    assert jobs.current.wait(60)
