@@ -73,7 +73,7 @@ class Fields:
         """``value`` into the control, also one that is not offered here: it was saved somewhere else."""
         offered = self.offered.get(key)
         if offered is None:
-            return gr.update(value=value)
+            return gr.update(value=shown(self.declared[key], value))
         return gr.update(value=value, choices=offered if value in offered else [*offered, value])
 
     def deciders(self) -> list[str]:
@@ -94,12 +94,12 @@ class Fields:
 
 def field(setting: Setting, prefix: str, **options: Any) -> Any:
     """One control for one setting."""
-    common = {"label": setting.label, "info": setting.help, "value": setting.default} | options
+    common = {"label": setting.label, "info": setting.help, "value": shown(setting, setting.default)} | options
     common["elem_id"] = prefix + setting.key
     if setting.type is bool:
         return control(gr.Checkbox, **common)
     if setting.choices:
-        return control(gr.Dropdown, **{"choices": list(setting.choices), **common})
+        return control(gr.Dropdown, **{"choices": [shown(setting, choice) for choice in setting.choices], **common})
     if setting.listed:  # filled by the page: the list changes while it is open
         return control(gr.Dropdown, choices=[], allow_custom_value=True, **common)
     if setting.secret:
@@ -109,6 +109,11 @@ def field(setting: Setting, prefix: str, **options: Any) -> Any:
     if setting.step and (setting.high - setting.low) / setting.step <= MOST_POSITIONS:
         return control(gr.Slider, minimum=setting.low, maximum=setting.high, step=setting.step, **common)
     return control(gr.Number, precision=0 if setting.type is int else None, **common)
+
+
+def shown(setting: Setting, value: Any) -> Any:
+    """As the setting's control holds it: among choices as text, because Gradio 3's list shows no number."""
+    return str(value) if setting.choices else value
 
 
 def by_group(settings: list[Setting]) -> list[tuple[str, list[Setting]]]:

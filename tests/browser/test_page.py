@@ -159,6 +159,7 @@ def test_every_declared_setting_has_its_control(onlooker):
         onlooker.tab(tab)
         onlooker.unfold_all()
         ids |= set(onlooker.page.evaluate("[...document.querySelectorAll('[id^=db_]')].map((e) => e.id)"))
+    assert onlooker.value("max_token_length") == "75"  # a number that is one of a list
     concepts = {f"db_c{number}_{key}" for number in (1, 2, 3) for key in CONCEPT}
     assert {f"db_{key}" for key in SETTINGS} | concepts <= ids
 

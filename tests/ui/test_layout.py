@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("gradio")
 
 from dreambooth.hosts import Alone
-from dreambooth.settings import CONCEPT, CREATION, SETTINGS, Setting
+from dreambooth.settings import CONCEPT, CREATION, SETTINGS, Setting, Settings, parse
 from dreambooth.ui import build
 from dreambooth.ui.concepts_tab import DRAWN
 from dreambooth.ui.fields import Fields
@@ -32,6 +32,9 @@ def test_every_declaration_has_its_control(tmp_path):
     assert {f"db_c{number}_{key}" for number in range(1, DRAWN + 1) for key in CONCEPT} <= drawn.keys()
     for key, setting in SETTINGS.items():
         assert drawn[f"db_{key}"].label == setting.label
+    length = drawn["db_max_token_length"]  # its number is text there, and comes back as a number
+    assert length.value == "75" and Fields(SETTINGS).update("max_token_length", 150)["value"] == "150"
+    assert parse(Settings, {"max_token_length": "150"}).max_token_length == 150
 
 
 @pytest.mark.skipif(MAJOR < 6, reason="only Gradio 6 keeps such notes")
