@@ -127,6 +127,8 @@
         if (close || (!inside && path.some((part) => part.classList.contains("db_large")))) pick("");
     });
 
+    // Before the WebUI hears of it: to its script Escape means to interrupt what is drawn, and in a tab where nothing is
+    // drawn, an error.
     document.addEventListener("keydown", (event) => {
         const target = event.composedPath()[0];
         if (event.key === "Enter" && target.matches?.(".db_picture")) pick(target.dataset.number);
@@ -136,7 +138,9 @@
         const numbers = [...root().querySelectorAll("#db_look_gallery .db_picture")].map((one) => one.dataset.number);
         if (event.key === "Escape") pick("");
         else if (step) pick(numbers[numbers.indexOf(picked) + step] ?? picked);
-    });
+        else return;
+        event.stopPropagation();
+    }, { capture: true });
 
     // A click on a tag or a picture of the captions goes into a field that the server listens to; when it was makes
     // two clicks on the same thing differ.

@@ -19,14 +19,14 @@ class Visitor:
         self.page.set_default_timeout(PATIENCE)
         self.problems: list[str] = []
         self.page.on("console", lambda line: line.type == "error" and self._problem(line.text))
-        self.page.on("pageerror", lambda error: self._problem(str(error)))
+        self.page.on("pageerror", lambda error: self._problem(str(error), error.stack))
         self.page.route("**/*", lambda route: route.continue_() if url in route.request.url else route.abort())
         self.page.goto(url)
         self.arrive()
 
-    def _problem(self, text: str) -> None:
+    def _problem(self, text: str, stack: str | None = None) -> None:
         if not any(noise in text for noise in NOISE):
-            self.problems.append(text)
+            self.problems.append(stack or text)
 
     def close(self) -> None:
         self.page.close()
