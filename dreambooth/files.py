@@ -18,6 +18,7 @@ from typing import Any
 from dreambooth.errors import UserError
 
 # What _beside() names, and nothing that another program may have left.
+_LONGEST = 240  # bytes of a name that stays whole there; disks take 255
 _OURS = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(?P<kind>part|old)", re.DOTALL)
 
 
@@ -158,7 +159,10 @@ def content_hash(path: Path) -> str:
 
 def _beside(path: Path) -> Path:
     """A name that no program takes for a model or a picture, should we be killed."""
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    name = path.name
+    if len(os.fsencode(name)) > _LONGEST:
+        name = os.fsencode(name)[:_LONGEST].decode("utf-8", "ignore")
+    return path.with_name(f".{name}.{uuid.uuid4().hex[:8]}.part")
 
 
 def _sync(path: Path) -> None:
