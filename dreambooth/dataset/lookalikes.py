@@ -69,6 +69,8 @@ def alike(looks: Sequence[Look], beat: Callable[[], None] = lambda: None) -> Ite
         near[words[one]][words[other]] = near[words[other]][words[one]] = distance
     colours = numpy.array([list(bytes.fromhex(look.colours)) for look in looks], dtype=numpy.int16)
     for place, look in enumerate(looks):
+        if len(near[look.bits]) == 1 and places[look.bits][0] == place:
+            continue  # most of them: like none
         there = heapq.merge(*(places[bits] for bits in near[look.bits]))
         earlier = list(itertools.islice(itertools.takewhile(lambda one, own=place: one < own, there), _COMPARED))
         differ = abs(colours[earlier] - colours[place]).max(axis=1)
