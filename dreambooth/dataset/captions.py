@@ -6,13 +6,12 @@ import codecs
 import errno
 import os
 import re
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreambooth.errors import UserError
-from dreambooth.files import explain
+from dreambooth.files import explain, read_bounded
 
 if TYPE_CHECKING:
     from dreambooth.settings import Concept
@@ -91,15 +90,7 @@ def caption_file(picture: Path, kept: CaptionFiles = CaptionFiles()) -> Path | N
 def bytes_of(path: Path) -> bytes | None:
     """What a caption file holds now; None where there is none. UserError for what can't be read or is no such file."""
     try:
-        seen = os.stat(path)
-        if not stat.S_ISREG(seen.st_mode):  # opening a pipe would wait for its other end, a device may never end
-            what = "a folder" if stat.S_ISDIR(seen.st_mode) else "a pipe, socket or device"
-            raise UserError(f"{path}: is {what}, where a caption file should be. Remove it, or call it otherwise.")
-        with open(path, "rb") as file:
-            data = file.read(MOST_BYTES + 1)  # not its size, which may grow
-        if len(data) > MOST_BYTES:
-            raise UserError(f"{path}: is no caption, it has {max(seen.st_size, len(data)) / 1e6:.0f} MB. Shorten it.")
-        return data
+        return read_bounded(path, MOST_BYTES)
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -62,12 +63,22 @@ def test_a_concepts_list_and_a_model(folder, mini):
 def test_what_cannot_be_planned_is_said_at_once(folder, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
+    (tmp_path / "null.json").write_text(r'[{"instance_data_dir": "a\u0000b", "instance_token": ["x"]}]')
+    (tmp_path / "huge.toml").touch()
+    os.truncate(tmp_path / "huge.toml", 2**40)
+    if os.name != "nt":
+        os.mkfifo(tmp_path / "pipe.json")
     refused = {
+        tmp_path / "null.json": "holds a character that is no text",
+        tmp_path / "huge.toml": "such a file may have",
+        tmp_path / ("x" * 300): "there is no such folder",
         tmp_path / "nowhere": "there is no such folder",
         tmp_path / "nowhere.json": "does not exist",
         empty: "holds no picture",
         folder / "0.png": " folder",
     }
+    if os.name != "nt":
+        refused[tmp_path / "pipe.json"] = "is a pipe"
     for path, why in refused.items():
         done = run("plan", path, "--json")
         assert done.returncode == 1 and "Traceback" not in done.stderr

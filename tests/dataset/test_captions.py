@@ -75,7 +75,7 @@ def test_what_is_no_caption_file_is_named_and_neither_waits_nor_fills_the_memory
     (tmp_path / "folder.txt").mkdir()
     (tmp_path / "huge.txt").touch()
     os.truncate(tmp_path / "huge.txt", 2**40)
-    wrong = {"pipe": "is a pipe", "device": "device", "folder": "is a folder", "huge": "is no caption, it has"}
+    wrong = {"pipe": "is a pipe", "device": "device", "folder": "is a folder", "huge": "such a file may have"}
     for stem, cause in wrong.items():
         (tmp_path / f"{stem}.png").touch()
         with pytest.raises(UserError, match=rf"{stem}\.txt: .*{cause}"):
