@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from typing import Any
 from dreambooth.errors import UserError
 
 # What _beside() names, and nothing that another program may have left.
+_LARGEST_JSON = 2**28  # bytes; the list of a million files that were exchanged has about so many
+_LONGEST = 240  # bytes of a name that stays whole there; disks take 255
 _OURS = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(?P<kind>part|old)", re.DOTALL)
 
 
@@ -121,10 +124,26 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=4, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """The file's value. UserError when it is missing, unreadable or not JSON."""
+def read_bounded(path: Path, most: int) -> bytes:
+    """What a file of at most ``most`` bytes holds. UserError for a larger one, which would fill the memory, and for
+    pipes and devices, which may never end; OSError as the system has it.
+    """
+    seen = os.stat(path)
+    if not stat.S_ISREG(seen.st_mode):
+        what = "a folder" if stat.S_ISDIR(seen.st_mode) else "a pipe, socket or device"
+        raise UserError(f"{path}: is {what}, where a file should be. Remove it, or call it otherwise.")
+    with open(path, "rb") as file:
+        data = file.read(most + 1)  # not its size, which may grow
+    if len(data) > most:
+        has = _size(max(seen.st_size, len(data)))
+        raise UserError(f"{path}: has {has}, and such a file may have {_size(most)}. Is it what it should be?")
+    return data
+
+
+def read_json(path: Path, most: int = _LARGEST_JSON) -> Any:
+    """The file's value. UserError when it is missing, unreadable, larger than ``most`` bytes or not JSON."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        return json.loads(read_bounded(Path(path), most).decode("utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist.") from None
     except OSError as error:
@@ -158,7 +177,10 @@ def content_hash(path: Path) -> str:
 
 def _beside(path: Path) -> Path:
     """A name that no program takes for a model or a picture, should we be killed."""
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    name = path.name
+    if len(os.fsencode(name)) > _LONGEST:
+        name = os.fsencode(name)[:_LONGEST].decode("utf-8", "ignore")
+    return path.with_name(f".{name}.{uuid.uuid4().hex[:8]}.part")
 
 
 def _sync(path: Path) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 from dreambooth import files
 from dreambooth.captioning.answers import Answer, Captioner, Counted
 from dreambooth.captioning.words import caption
-from dreambooth.dataset.caption_writing import bytes_of, write_captions
-from dreambooth.dataset.captions import decode_text
+from dreambooth.dataset.caption_writing import write_captions
+from dreambooth.dataset.captions import CaptionFiles, bytes_of, caption_file, decode_text
 from dreambooth.dataset.finding import find_pictures, masks_of
 from dreambooth.dataset.pictures import open_picture
 from dreambooth.errors import UserError
@@ -50,7 +50,8 @@ def wanted_in(folder: Path, options: Tagging, counted: Counted) -> list[Wanted]:
     masks = set(masks_of(pictures).values())
     wanted: dict[Path, Wanted] = {}
     for picture in pictures:
-        target = picture.with_suffix(options.caption_extension)
+        ending = options.caption_extension
+        target = caption_file(picture, CaptionFiles((ending,))) or picture.with_suffix(ending)
         if picture in masks:
             continue
         if target in wanted:

@@ -20,6 +20,8 @@ from typing import Any
 
 from dreambooth.cli.arguments import parser
 from dreambooth.cli.commands import CANCELLED, train
+from dreambooth.cli.shown import line, shown
+from dreambooth.dataset.notes import named
 from dreambooth.errors import Cancelled, UserError
 from dreambooth.jobs import Crew
 from dreambooth.terminal import ProgressBar
@@ -55,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _log_traceback(args)
         if args.json:
             print(json.dumps({"state": "refused", "problems": error.problems}, ensure_ascii=False))
-        for problem in error.problems:
+        for problem in shown(error.problems, named):
             print(f"dreambooth: {problem}", file=sys.stderr)
         return REFUSED
     except Exception as error:
@@ -76,12 +78,12 @@ def _print(result: dict[str, Any] | str, as_json: bool) -> None:
         if isinstance(value, str) and "\n" in value:
             print(f"{key}:\n{value}")
         elif isinstance(value, list) and value and isinstance(value[0], dict):
-            for row in value:
-                print("  " + "  ".join(f"{k}: {v}" for k, v in row.items()))
+            for row in shown(value, lambda row: "  ".join(f"{k}: {line(v)}" for k, v in row.items())):
+                print(f"  {row}")
         elif isinstance(value, (list, tuple)) and any(" " in str(item) for item in value):  # sentences
-            print("\n  ".join([f"{key}:", *map(str, value)]))
+            print("\n  ".join([f"{key}:", *shown(value, line)]))
         elif isinstance(value, (list, tuple)):
-            print(f"{key}: {', '.join(map(str, value))}")
+            print(f"{key}: {', '.join(shown(value, line))}")
         elif isinstance(value, dict):
             print(f"{key}: {'; '.join(f'{name}: {inner}' for name, inner in value.items())}")
         else:

@@ -9,6 +9,7 @@ from typing import Any
 from dreambooth import caption_actions
 from dreambooth.cli.commands import in_job
 from dreambooth.cli.options import add_option
+from dreambooth.cli.shown import line, shown
 from dreambooth.dataset.caption_files import one_line
 from dreambooth.errors import UserError
 from dreambooth.settings import parse
@@ -31,7 +32,7 @@ from dreambooth.settings.captions import (
 from dreambooth.settings.declare import declared
 from dreambooth.terminal import ProgressBar
 
-SHOWN = 20  # changes that are printed; --json has all
+CHANGES = 20  # that are printed; --json has all
 
 # What can be done: its options, those that follow the word itself, and how the help calls them.
 EDITS: dict[str, tuple[type, tuple[str, ...], tuple[str, ...], str]] = {
@@ -149,22 +150,25 @@ def _readable(done: dict[str, Any]) -> str:
         lines = lines or ["No edit yet."]
     elif "tags" in done:
         lines += [f"{done['pictures']} pictures, {done['caption_files']} caption files, {len(done['tags'])} tags"]
-        lines += [f"{row['pictures']:6}  {row['tag']}" for row in done["tags"]]
+        lines += shown(done["tags"], lambda row: f"{row['pictures']:6}  {line(row['tag'])}")
     elif "found" in done:
-        lines += [f"{row['picture']}: {one_line(row['caption'])}" for row in done["found"]]
+        lines += shown(done["found"], lambda row: f"{line(row['picture'])}: {line(one_line(row['caption']))}")
         lines += [f"{done['pictures']} pictures"]
     else:
         lines += _edited(done)
-    return "\n".join([*lines, *(line for key in ("told", "missing", "problems") for line in done.get(key, ()))])
+    return "\n".join(
+        [*lines, *(text for key in ("told", "missing", "problems") for text in shown(done.get(key, ()), line))]
+    )
+
+
+def _changed(change: dict[str, Any]) -> str:
+    notes = f" ({', '.join(change['notes'])})" if change["notes"] else ""
+    before, after = (line(one_line(change[key])) for key in ("before", "after"))
+    return f"{line(change['file'])}{notes}\n  - {before}\n  + {after}"
 
 
 def _edited(done: dict[str, Any]) -> list[str]:
-    changes, lines = done.get("changes", []), []
-    for change in changes[:SHOWN]:
-        notes = f" ({', '.join(change['notes'])})" if change["notes"] else ""
-        lines += [f"{change['file']}{notes}", f"  - {one_line(change['before'])}", f"  + {one_line(change['after'])}"]
-    if len(changes) > SHOWN:
-        lines.append(f"… and {len(changes) - SHOWN} more files")
+    lines = shown(done.get("changes", []), _changed, CHANGES)
     if not done["what"]:
         return [*lines, "There is nothing to do."]
     how = {"undone": "undone, ", "redone": "redone, "}.get(done.get("how", ""), "")

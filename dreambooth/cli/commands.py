@@ -127,7 +127,7 @@ def check(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     model = _model(args)
     checked = actions.check(model, _config(args, model), progress=bar.show).as_dict()
     if not args.json:
-        checked["table"] = picture_table([*checked["table"], *checked.pop("other_files")])
+        checked["table"] = picture_table(checked["table"], checked.pop("other_files"))
     return {"state": "done", **checked}
 
 

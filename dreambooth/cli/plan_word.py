@@ -10,6 +10,7 @@ from dreambooth import picture_actions
 from dreambooth.cli.commands import chosen, folders, in_job
 from dreambooth.cli.options import add_settings
 from dreambooth.cli.picture_table import picture_table
+from dreambooth.cli.shown import line, shown
 from dreambooth.errors import UserError
 from dreambooth.files import expand
 from dreambooth.settings import ModelFolder, Settings, parse
@@ -66,6 +67,7 @@ def _readable(said: dict[str, Any]) -> str:
     lines = [f"{key.replace('_', ' ')}: {value}" for key, value in totals.items() if value is not None]
     lines += ["buckets: " + ", ".join(f"{'x'.join(map(str, b['size']))}: {b['pictures']}" for b in buckets)]
     lines += ["notes: " + ", ".join(f"{kind}: {n}" for kind, n in notes.items())] if notes else []
-    lines += [f"{word}: {line}" for word in ("taken", "without") for line in said[word]]
-    lines += [f"warning: {text}" for text in said["warnings"]]
-    return "\n".join([*lines, "", picture_table([*said["pictures"], *said["other_files"]])])
+    for word in ("taken", "without"):
+        lines += shown(said[word], lambda text, word=word: f"{word}: {line(text)}")
+    lines += [f"warning: {line(text, 1000)}" for text in said["warnings"]]
+    return "\n".join([*lines, "", picture_table(said["pictures"], said["other_files"])])

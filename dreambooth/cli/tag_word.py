@@ -9,6 +9,7 @@ from typing import Any
 from dreambooth import caption_actions
 from dreambooth.cli.commands import folders, in_job
 from dreambooth.cli.options import add_option
+from dreambooth.cli.shown import line, shown
 from dreambooth.settings import parse
 from dreambooth.settings.tagging import TAGGING, Tagging
 from dreambooth.terminal import ProgressBar
@@ -35,6 +36,6 @@ def tag(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
         ),
     )  # fmt: skip
     if not args.json:
-        for note in told.pop("notes"):
+        for note in shown(told.pop("notes"), line):
             bar.line(note)
     return told

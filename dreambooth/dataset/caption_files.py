@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from dreambooth.dataset.caption_writing import bytes_of
-from dreambooth.dataset.captions import CaptionFiles, decode_text, read_caption
+from dreambooth.dataset.captions import CaptionFiles, bytes_of, caption_file, decode_text, read_caption
 from dreambooth.dataset.finding import find_pictures, masks_of
 from dreambooth.dataset.variation import tags_of
 from dreambooth.errors import UserError
@@ -79,11 +78,10 @@ def read_captions(folder: Path, kept: CaptionFiles, progress: Progress | None = 
 
 
 def _read(pictures: tuple[Path, ...], kept: CaptionFiles) -> CaptionFile:
-    for ending in kept.endings:
-        path = pictures[0].with_suffix(ending)
-        data = bytes_of(path)
-        if data is not None:
-            return CaptionFile(path, pictures, decode_text(data, path)[0], data)
+    path = caption_file(pictures[0], kept)
+    data = None if path is None else bytes_of(path)
+    if path is not None and data is not None:
+        return CaptionFile(path, pictures, decode_text(data, path)[0], data)
     path = pictures[0].with_suffix(kept.endings[0] if kept.endings else ".txt")
     return CaptionFile(path, pictures, read_caption(pictures[0], kept).text)
 

@@ -15,10 +15,12 @@ from pathlib import Path
 
 from dreambooth import files
 from dreambooth.dataset.caption_journal import Change, Journal
+from dreambooth.dataset.captions import MOST_BYTES, bytes_of
 from dreambooth.errors import UserError
 
 Progress = Callable[[int, int, str], None]
 NAMED = 5  # files that a message names; more are counted
+BEFORE, AFTER, OTHER = "before", "after", "other"
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def write_changes(folder: Path, changes: Sequence[Change], what: str, progress: 
     if not changes:
         return Written(what)
     with _writing(Path(folder), progress) as (journal, finished):
-        changed = [change.path for change in changes if bytes_of(change.path) != change.before]
+        changed = [change.path for change in changes if _holds(change) != BEFORE]
         if changed:
             raise UserError(f"{_named(changed)} changed since this was planned. Nothing was written: look again.")
         return Written(what, _new_step(journal, changes, what, progress), _first(finished))
@@ -124,10 +126,10 @@ def _move(journal: Journal, number: int, done: int, to: int, progress: Progress 
         changes = [change.turned() for change in changes]
     wanted, left = [], []
     for change in changes:
-        now = bytes_of(change.path)
-        if now == change.before:
+        holds = _holds(change)
+        if holds == BEFORE:
             wanted.append(change)
-        elif now != change.after:
+        elif holds != AFTER:
             left.append(change.path)
     _carry_out(journal, wanted, done, to, progress)
     told = (f"{_named(left)} changed since then: left as it is now.",) if left else ()
@@ -167,21 +169,24 @@ def _put(change: Change) -> None:
             shutil.copymode(path, beside)
 
 
-def bytes_of(path: Path) -> bytes | None:
-    """What the file holds now; None where there is none. UserError when it can't be read."""
+def _holds(change: Change) -> str:
+    """Which of its states the file is in. One that can't be read, or is no caption any more, someone else made so."""
     try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise files.explain(error, path, "read") from error
+        now = bytes_of(change.path)
+    except UserError:
+        return OTHER
+    return BEFORE if now == change.before else AFTER if now == change.after else OTHER
 
 
 def encoded(path: Path, text: str) -> bytes:
+    """UserError for what can't be written, or could not be read again."""
     try:
-        return text.encode("utf-8")
+        data = text.encode("utf-8")
     except UnicodeEncodeError:
         raise UserError(f"{path}: the caption holds characters that are no text. Remove them.") from None
+    if len(data) > MOST_BYTES:
+        raise UserError(f"{path}: the caption would have {len(data) / 1e6:.1f} MB. Make it shorter.")
+    return data
 
 
 def _named(paths: Sequence[Path]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import os
 import re
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreambooth.errors import UserError
+from dreambooth.files import explain, read_bounded
 
 if TYPE_CHECKING:
     from dreambooth.settings import Concept
@@ -18,6 +20,7 @@ FILE_NAME, DEFAULT = "file name", "default"
 FILENAME = "[filename]"
 ENDINGS = (".txt", ".caption")  # of caption files, where nobody says otherwise
 FILEWORDS = "[filewords]"
+MOST_BYTES = 2**20  # of a caption file: what is larger is no caption, and would fill the memory
 
 # A letter or digit of a script that puts spaces between words. Chinese, Japanese and Korean don't (or
 # glue particles on), so a token in them counts wherever it stands.
@@ -60,24 +63,40 @@ class Caption:
 def read_caption(picture: Path, kept: CaptionFiles = CaptionFiles()) -> Caption:
     """The caption of a picture: the file beside it, else as ``kept`` says, usually its file name.
 
-    A caption file is UTF-8 (with or without a byte order mark) or UTF-16 with one; anything else is read
+    A caption file is UTF-8 (with or without a byte order mark), UTF-16 or UTF-32 with one; anything else is read
     as Windows-1252 and noted. From a file name, leading digits, hyphens and underscores go (they number
     the pictures), and underscores become spaces: "03_a_red-hat.png" says "a red-hat".
     Raises UserError for a caption file that can't be read or is no text.
     """
-    path = next((path for ending in kept.endings if (path := picture.with_suffix(ending)).is_file()), None)
-    if path is None:
+    path = caption_file(picture, kept)
+    data = None if path is None else bytes_of(path)
+    if path is None or data is None:
         words = re.sub(re.escape(FILENAME), lambda _: _name_of(picture), kept.otherwise, flags=re.IGNORECASE)
         return Caption(_one_line(words), FILE_NAME if FILENAME in kept.otherwise.lower() else DEFAULT)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: the caption can't be read ({error.strerror or error}).") from error
     text, note = decode_text(data, path)
     if not text.strip():
         note = f"{path}: the caption file is empty."
     first, *more = captions_in(text, kept.lines)
     return Caption(first, path.name, note, tuple(more))
+
+
+def caption_file(picture: Path, kept: CaptionFiles = CaptionFiles()) -> Path | None:
+    """The caption file that lies beside a picture, whatever it is; of several, the first by its ending."""
+    spelled = (end for ending in kept.endings for end in (ending, ending.upper()))  # .TXT, from Windows
+    paths = (picture.with_suffix(ending) for ending in spelled)
+    return next((path for path in paths if os.path.exists(path)), None)  # unlike Path's, it takes names of any length
+
+
+def bytes_of(path: Path) -> bytes | None:
+    """What a caption file holds now; None where there is none. UserError for what can't be read or is no such file."""
+    try:
+        return read_bounded(path, MOST_BYTES)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UserError(f"{path.name}: the disk takes no such long name. Shorten its picture's.") from error
+        raise explain(error, path, "read") from error
 
 
 def captions_in(text: str, lines: str) -> list[str]:
@@ -103,6 +122,8 @@ def decode_text(data: bytes, path: Path) -> tuple[str, str]:
 
 
 def _decode(data: bytes, path: Path) -> tuple[str, str]:
+    if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):  # before UTF-16, whose mark begins alike
+        return data.decode("utf-32", errors="replace"), ""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return data.decode("utf-16", errors="replace"), ""
     try:

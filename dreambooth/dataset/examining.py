@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dreambooth.dataset.known import Known
-from dreambooth.dataset.lookalikes import look_of
+from dreambooth.dataset.lookalikes import Look, look_of
 from dreambooth.dataset.notes import Unusable
 from dreambooth.dataset.pictures import decoded
 from dreambooth.dataset.reading import Reader, look_at, read_state
@@ -26,7 +26,7 @@ class Examined:
     size: tuple[int, int]  # width, height in pixels, upright (after the EXIF orientation)
     content: str  # sha256 of the file's bytes, hex
     findings: tuple[Finding, ...] = ()  # what had to be done with it: kind of note, text
-    look: int | None = None  # fingerprint of what can be seen (lookalikes.look_of)
+    look: Look | None = None  # fingerprint of what can be seen
 
 
 def examine(path: str | Path, known: Known | None = None, reader: Reader | None = None) -> Examined:
@@ -58,4 +58,5 @@ def _from_plain(values: dict, path: str | Path) -> Examined:
     if "cause" in values:
         raise Unusable(path, values["kind"], values["cause"])
     findings = tuple((kind, text) for kind, text in values["findings"])
-    return Examined(tuple(values["size"]), values["content"], findings, values["look"])
+    look = Look(*values["look"]) if values["look"] else None
+    return Examined(tuple(values["size"]), values["content"], findings, look)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from dreambooth.errors import UserError
 from dreambooth.files import read_json
 from dreambooth.settings import SETTINGS, Concept, parse_concepts
+from dreambooth.settings.concept import LARGEST
 
 
 @dataclass(frozen=True)
@@ -29,13 +31,13 @@ def found_at(path: Path) -> Found:
     a folder is one of pictures, or of folders that are named as kohya's are (10_sls 1girl).
     """
     suffix = path.suffix.lower()
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path's, it takes any name
         return _in_folder(path)
     if suffix == ".toml":
         return _in_configuration(path)
     if suffix == ".json":
         return _in_json(path)
-    if path.is_file():
+    if os.path.isfile(path):
         raise UserError(f"{path}: is neither a folder of pictures nor a .json or .toml that names some.")
     raise UserError(f"{path}: there is no such folder or file. Correct the path.")
 
@@ -55,7 +57,7 @@ def _in_folder(path: Path) -> Found:
 
 
 def _in_json(path: Path) -> Found:
-    values = read_json(path)
+    values = read_json(path, LARGEST)
     if isinstance(values, dict) and ("datasets" in values or "general" in values):
         return _in_configuration(path)
     of_model = isinstance(values, dict) and "concepts_list" in values

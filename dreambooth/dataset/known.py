@@ -22,7 +22,7 @@ from typing import Any
 
 log = logging.getLogger("dreambooth.dataset")
 
-_RULES = 1  # higher when a reading tells something else than before
+_RULES = 2  # higher when a reading tells something else than before
 _SETTLED = 2 * 10**9  # ns
 _AT_ONCE = 500  # rows that are written together
 _WAIT = 1.0  # seconds for another process that writes

@@ -2,28 +2,43 @@
 
 The fingerprint is a perceptual hash of 64 bits: of the lowest frequencies of the grey picture, which are above the
 median (as in C. Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010, section 3.2.1).
-Saving, scaling and slight changes of light alter a few bits, another picture about half of them.
+Saving, scaling and slight changes of light alter a few bits, another picture about half of them. It sees no colour, so
+that of a few parts of the picture stands beside it: one toy before red and before green is two pictures.
 """
 
 from __future__ import annotations
 
 import functools
+import heapq
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import numpy
     from PIL import Image
 
 NEAR = 6  # bits; from about 10 on, different pictures of one scene begin
+# Levels of Cb or Cr in one part. Of 70 photos and drawings that were saved at quality 15, brightened, made a fifth more
+# or less colourful, or lost a twentieth at each side, none differed by more than 21.
+NEAR_COLOUR = 24
+_PARTS = 4  # to a side
+_COMPARED = 256  # earlier pictures of near fingerprints: enough, where thousands show the same
 _SIDE, _KEPT = 32, 8  # pixels that are transformed, frequencies that are kept
 _FLAT = 2.0  # levels of grey: with less variation there is nothing to recognise
 _ROWS = 2048  # of a block of comparisons
 
 
-def look_of(image: Image.Image) -> int | None:
+class Look(NamedTuple):
+    """What a picture looks like."""
+
+    bits: int  # of the grey picture
+    colours: str  # Cb and Cr of each part, in hex
+
+
+def look_of(image: Image.Image) -> Look | None:
     """The fingerprint of an RGB picture; None where it shows next to nothing."""
     import numpy
     from PIL import Image
@@ -36,7 +51,32 @@ def look_of(image: Image.Image) -> int | None:
     waves = _waves()
     strengths = (waves @ pixels @ waves.T).reshape(-1)
     bits = strengths > numpy.median(strengths[1:])  # the first is the mean of the picture
-    return int.from_bytes(numpy.packbits(bits).tobytes(), "big")
+    parts = small.convert("YCbCr").resize((_PARTS, _PARTS), Image.Resampling.BOX)
+    colours = b"".join(parts.getchannel(channel).tobytes() for channel in ("Cb", "Cr"))
+    return Look(int.from_bytes(numpy.packbits(bits).tobytes(), "big"), colours.hex())
+
+
+def alike(looks: Sequence[Look], beat: Callable[[], None] = lambda: None) -> Iterator[tuple[int, int, int]]:
+    """Each that looks like an earlier one: (place, place of the first that it looks like, distance in bits)."""
+    import numpy
+
+    places: dict[int, list[int]] = defaultdict(list)
+    for place, look in enumerate(looks):
+        places[look.bits].append(place)
+    words = list(places)
+    near = {bits: {bits: 0} for bits in words}
+    for one, other, distance in near_pairs(words, beat):
+        near[words[one]][words[other]] = near[words[other]][words[one]] = distance
+    colours = numpy.array([list(bytes.fromhex(look.colours)) for look in looks], dtype=numpy.int16)
+    for place, look in enumerate(looks):
+        if len(near[look.bits]) == 1 and places[look.bits][0] == place:
+            continue  # most of them: like none
+        there = heapq.merge(*(places[bits] for bits in near[look.bits]))
+        earlier = list(itertools.islice(itertools.takewhile(lambda one, own=place: one < own, there), _COMPARED))
+        differ = abs(colours[earlier] - colours[place]).max(axis=1)
+        first = next((earlier[at] for at in numpy.flatnonzero(differ <= NEAR_COLOUR)), None)
+        if first is not None:
+            yield place, first, near[look.bits][looks[first].bits]
 
 
 def near_pairs(looks: Sequence[int], beat: Callable[[], None] = lambda: None) -> list[tuple[int, int, int]]:

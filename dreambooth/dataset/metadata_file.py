@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth.dataset.captions import Caption, CaptionFiles, captions_in, read_caption
 from dreambooth.errors import UserError
-from dreambooth.files import expand, explain
+from dreambooth.files import expand, explain, read_bounded
 
 if TYPE_CHECKING:
     from dreambooth.settings import Concept
+
+_LARGEST = 2**28  # bytes: a million pictures with long captions
 
 
 @dataclass(frozen=True)
@@ -81,14 +83,14 @@ def _read(path: Path, changed: int, folder: str, lines: str) -> MetadataFile:
 
 def _entries(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_bounded(path, _LARGEST).decode("utf-8-sig")
         if path.suffix.lower() == ".jsonl":
             rows = [json.loads(line) for line in text.splitlines() if line.strip()]
             return {str(row["image_path"]): row for row in rows}
         found = json.loads(text)
     except OSError as error:
         raise explain(error, path, "read") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: is not the JSON of a metadata file ({error}).") from error
     if not isinstance(found, dict):
         raise UserError(f"{path}: is no object that names pictures.")

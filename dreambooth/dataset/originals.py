@@ -158,6 +158,8 @@ def require_settled(folder: Path) -> None:
 
 
 def _kept(folder: Path) -> list[Path]:
+    if not os.path.isdir(folder):  # unlike Path's, it takes any name
+        return []
     return [path.parent for path in folder.glob(f"{KEPT}*/{_JOURNAL}")]
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dreambooth import files
+from dreambooth.dataset.captions import bytes_of
 from dreambooth.dataset.in_threads import Progress, each
 from dreambooth.dataset.preparation import Change, Preparation
 from dreambooth.dataset.prepared_picture import prepared, prepared_mask
@@ -79,14 +80,12 @@ def _content(change: Change, source: Path, to: Path, data: bytes, options: Prepa
         return prepared(data, source, change.recipe, options)
     if (source, to) == change.mask and change.recipe.anew:
         return prepared_mask(read_bytes(source), source, change.size, change.recipe)
-    return _read(source)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise files.explain(error, path, "read") from error
+    if (source, to) == change.mask:
+        return read_bytes(source)
+    caption = bytes_of(source)
+    if caption is None:
+        raise UserError(f"{source}: is gone since it was looked at.")
+    return caption
 
 
 def _write(path: Path, content: bytes) -> None:

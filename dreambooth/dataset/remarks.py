@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreambooth.dataset.captions import FILE_NAME, FILEWORDS, holds
-from dreambooth.dataset.lookalikes import near_pairs
+from dreambooth.dataset.lookalikes import alike
 from dreambooth.dataset.notes import named
 from dreambooth.dataset.plan import Example, Note
 from dreambooth.dataset.sources import Read
@@ -95,25 +95,10 @@ def _the_same(read: Sequence[Read]) -> Iterator[Note]:
 def _alike(read: Sequence[Read]) -> Iterator[Note]:
     """Each later picture beside the first that it looks like; the same files are told of elsewhere."""
     for own in _groups((_side(one), one) for one in read):
-        firsts: dict[int, Read] = {}
-        for one in own:
-            look = one.picture.look
-            if look is None:
-                continue
-            first = firsts.setdefault(look, one)
-            if first.picture.content != one.picture.content:
-                yield _looks_like(one, first, 0)
-        told: set[int] = set()
-        looks = list(firsts)
-        for one, other, distance in near_pairs(looks):
-            if other not in told:
-                told.add(other)
-                yield _looks_like(firsts[looks[other]], firsts[looks[one]], distance)
-
-
-def _looks_like(one: Read, first: Read, distance: int) -> Note:
-    text = f"looks like {named(first.source.path)} (fingerprints differ in {distance} of 64 bits)."
-    return Note(one.source.path, "near-duplicate", text)
+        seen = list({one.picture.content: one for one in reversed(own) if one.picture.look}.values())[::-1]
+        for place, first, distance in alike([one.picture.look for one in seen]):
+            text = f"looks like {named(seen[first].source.path)} (fingerprints differ in {distance} of 64 bits)."
+            yield Note(seen[place].source.path, "near-duplicate", text)
 
 
 def _side(one: Read, *more: Hashable) -> tuple[Hashable, ...]:

@@ -14,6 +14,7 @@ from dreambooth.files import expand, read_json
 from dreambooth.settings.declare import declared, parse, setting
 
 LINES = ("joined", "first", "random")
+LARGEST = 2**24  # bytes of a list of concepts, which people write
 AS_THE_RUN = "as the run"
 SWITCH = (AS_THE_RUN, "on", "off")
 
@@ -136,9 +137,12 @@ def parse_concepts(
 def read_concepts(source: str | Path) -> tuple[tuple[Concept, ...], list[str]]:
     """Concepts from a JSON file, or from JSON text."""
     if isinstance(source, str) and source.lstrip().startswith("["):
-        return parse_concepts(json.loads(source))
+        try:
+            return parse_concepts(json.loads(source))
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"The concepts are not valid JSON ({error}).") from error
     path = expand(source)
-    return parse_concepts(read_json(path), beside=path.resolve().parent)
+    return parse_concepts(read_json(path, LARGEST), beside=path.resolve().parent)
 
 
 def concept_values(concept: Concept) -> dict[str, Any]:

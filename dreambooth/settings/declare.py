@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar, get_type_hints
 
 from dreambooth.errors import UserError
@@ -107,7 +108,7 @@ def _convert(kind: type, value: Any) -> Any:
     if kind is bool:
         return _as_bool(value)
     if kind is str:
-        return "" if value is None else str(value)
+        return _as_text(value)
     if value is None or value == "":
         raise ValueError("a number is missing")
     if isinstance(value, bool):
@@ -132,6 +133,20 @@ def _as_bool(value: Any) -> bool:
     if text in _NO:
         return False
     raise ValueError(f"{value!r} is neither true nor false")
+
+
+def _as_text(value: Any) -> str:
+    """Numbers are taken as they are written; what holds several values was meant otherwise."""
+    if isinstance(value, (Mapping, Sequence)) and not isinstance(value, str):
+        raise ValueError(f"{str(value)[:80]} is not a text")
+    text = "" if value is None else str(value)
+    try:
+        os.fsencode(text)  # a path may hold bytes of no script, as the system tells them
+    except UnicodeEncodeError:
+        text = "\0"
+    if "\0" in text:
+        raise ValueError("holds a character that is no text")
+    return text
 
 
 def _number(value: float | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -62,12 +63,22 @@ def test_a_concepts_list_and_a_model(folder, mini):
 def test_what_cannot_be_planned_is_said_at_once(folder, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
+    (tmp_path / "null.json").write_text(r'[{"instance_data_dir": "a\u0000b", "instance_token": ["x"]}]')
+    (tmp_path / "huge.toml").touch()
+    os.truncate(tmp_path / "huge.toml", 2**40)
+    if os.name != "nt":
+        os.mkfifo(tmp_path / "pipe.json")
     refused = {
+        tmp_path / "null.json": "holds a character that is no text",
+        tmp_path / "huge.toml": "such a file may have",
+        tmp_path / ("x" * 300): "there is no such folder",
         tmp_path / "nowhere": "there is no such folder",
         tmp_path / "nowhere.json": "does not exist",
         empty: "holds no picture",
         folder / "0.png": " folder",
     }
+    if os.name != "nt":
+        refused[tmp_path / "pipe.json"] = "is a pipe"
     for path, why in refused.items():
         done = run("plan", path, "--json")
         assert done.returncode == 1 and "Traceback" not in done.stderr
@@ -86,3 +97,27 @@ def test_what_cannot_be_planned_is_said_at_once(folder, tmp_path):
     )
     problems = "\n".join(json.loads(done.stdout)["problems"])
     assert all(word in problems for word in ("resolution?", "oops", "nowhere.json", "There is no model"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="names that Windows doesn't allow")
+def test_of_many_pictures_a_person_reads_the_first_and_how_many_more(tmp_path):
+    """And names and captions can't write on the terminal, or over other lines."""
+    odd = tmp_path / "0 \x1b[31m\nred.png"
+    Image.new("RGB", (64, 64), "red").save(odd)
+    odd.with_suffix(".txt").write_text("a \x1b[31m toy, " + "very " * 9999 + "long")
+    for number in range(260):
+        (tmp_path / f"{number}.png").symlink_to(odd.name)
+        (tmp_path / f"none {number}.png").touch()
+    done = run("plan", tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "… and 61 more pictures (--json has all)" in lines and "… and 60 more other files (--json has all)" in lines
+    assert "Left out, files of 0 bytes (260)" in done.stdout and len(done.stdout) < 300_000
+    assert "\x1b" not in done.stdout and sum(r"0 \x1b[31m\nred.png  " in line for line in lines) == 1
+    assert len(json.loads(run("plan", tmp_path, "--json").stdout)["pictures"]) == 261
+
+    for word in ("captions", tmp_path, "--add", "x", "--dry-run"), ("prepare", tmp_path, "--dry-run"):
+        done = run(*word)
+        assert done.returncode == 0, done.stderr
+        assert "\x1b" not in done.stdout and len(done.stdout.splitlines()) < 450
+        assert "more (--json has all)" in done.stdout

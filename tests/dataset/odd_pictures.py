@@ -205,7 +205,7 @@ def _of_containers(of: Callable[[str, bytes, str], None]) -> None:
 
 def _of_names(of: Callable[[str, bytes, str], None], made: dict[str, tuple[Make, str]]) -> None:
     names = ["小猫.png", "кошка.png", "قطة.png", "🐈\u200d⬛.png", "quo\"te'.png", "-rf *.png", "%s {x}.png",
-             "two\nlines.png", "right\u202eto left.png", "n" * 240 + ".png", ".png", "no suffix.PNG"]  # fmt: skip
+             "two\nlines.png", "right\u202eto left.png", "n" * 251 + ".png", ".png", "no suffix.PNG"]  # fmt: skip
     for number, name in enumerate(names):
         of(name, encoded(noise(100 + number), "PNG"), "*hidden" if name == ".png" else "")
     of(os.fsdecode(b"no utf-8 \xff\xfe.png"), encoded(noise(120), "PNG"), "")
@@ -222,6 +222,12 @@ def _of_names(of: Callable[[str, bytes, str], None], made: dict[str, tuple[Make,
     of("wordless.txt", b" \n", "")
     of("zeros in words.png", encoded(noise(125), "PNG"), "*caption-unreadable")
     of("zeros in words.txt", bytes(50), "")
+    of("waits for words.png", encoded(noise(126), "PNG"), "*caption-unreadable")
+    made["waits for words.txt"] = (os.mkfifo, "")
+    of("words without end.png", encoded(noise(127), "PNG"), "*caption-unreadable")
+    made["words without end.txt"] = (lambda path: path.symlink_to("/dev/zero"), "")
+    of("a terabyte of words.png", encoded(noise(128), "PNG"), "*caption-unreadable")
+    made["a terabyte of words.txt"] = (lambda path: (path.touch(), os.truncate(path, 2**40)), "")
 
 
 def _of_files(made: dict[str, tuple[Make, str]]) -> None:

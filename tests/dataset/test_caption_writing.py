@@ -65,6 +65,20 @@ def test_undo_and_redo_are_exact(folder):
     assert undo(folder).what == "other" and undo(folder).what == "two" and bytes_in(folder) == states[1]
 
 
+def test_what_became_no_caption_meanwhile_stays_and_stops_nothing(folder):
+    before = bytes_in(folder)
+    edit(folder, "one")
+    (folder / "bom.txt").unlink()
+    (folder / "bom.txt").mkdir()
+    (folder / "ends.txt").write_bytes(bytes(2**21))
+    undone = undo(folder)
+    assert undone.files == len(ODD) - 1 and "bom.txt" in undone.told[0] and "ends.txt" in undone.told[0]
+    after = bytes_in(folder)
+    assert {name: data for name, data in before.items() if name not in ("bom.txt", "ends.txt")} == {
+        name: data for name, data in after.items() if name != "ends.txt"
+    }
+
+
 def test_only_what_changes_is_written(folder):
     assert edit(folder, "one") and edit(folder, "one") == 0
     assert [step.files for step in Journal(folder).steps()] == [len(ODD) + 1]

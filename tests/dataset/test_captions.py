@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from dreambooth.dataset.captions import FILE_NAME, build_prompt, read_caption
+from dreambooth.captioning.answers import Counted
+from dreambooth.captioning.work import wanted_in
+from dreambooth.dataset.caption_files import read_captions
+from dreambooth.dataset.caption_writing import write_captions
+from dreambooth.dataset.captions import FILE_NAME, CaptionFiles, build_prompt, bytes_of, read_caption
 from dreambooth.errors import UserError
+from dreambooth.settings.tagging import Tagging
 
 
 @pytest.mark.parametrize(
@@ -16,6 +22,7 @@ from dreambooth.errors import UserError
         ("utf-8", "café, 小猫", False),
         ("utf-8-sig", "café, 小猫", False),
         ("utf-16", "café, 小猫", False),
+        ("utf-32", "café, 小猫", False),
         ("cp1252", "café, “red” hat", True),
     ],
 )
@@ -52,6 +59,44 @@ def test_odd_caption_files(tmp_path: Path) -> None:
     (tmp_path / "binary.txt").write_bytes(b"a\0b\0")
     with pytest.raises(UserError, match=r"binary\.txt: is no text"):
         read_caption(tmp_path / "binary.png")
+
+
+def test_a_caption_file_from_a_drive_that_writes_capitals(tmp_path: Path) -> None:
+    (tmp_path / "a.TXT").write_text("a dog")
+    assert read_caption(tmp_path / "a.jpg").text == "a dog"
+    (tmp_path / "long.caption").write_text("a cat")
+    assert read_caption(tmp_path / "long.jpg").source == "long.caption"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes and devices")
+def test_what_is_no_caption_file_is_named_and_neither_waits_nor_fills_the_memory(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "device.txt").symlink_to("/dev/zero")
+    (tmp_path / "folder.txt").mkdir()
+    (tmp_path / "huge.txt").touch()
+    os.truncate(tmp_path / "huge.txt", 2**40)
+    wrong = {"pipe": "is a pipe", "device": "device", "folder": "is a folder", "huge": "such a file may have"}
+    for stem, cause in wrong.items():
+        (tmp_path / f"{stem}.png").touch()
+        with pytest.raises(UserError, match=rf"{stem}\.txt: .*{cause}"):
+            read_caption(tmp_path / f"{stem}.png")
+    read = read_captions(tmp_path, CaptionFiles())
+    assert len(read.problems) == len(wrong) and not read.files
+    counted = Counted()
+    assert wanted_in(tmp_path, Tagging(), counted) == [] and len(counted.notes) == len(wrong)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are counted otherwise")
+def test_the_longest_name_that_a_disk_takes(tmp_path: Path) -> None:
+    """Its .caption would be longer, and so would what is written beside it first."""
+    picture = tmp_path / ("猫" * 83 + "ab.jpg")
+    picture.touch()
+    assert read_caption(picture).source == FILE_NAME
+    (file,) = read_captions(tmp_path, CaptionFiles()).files
+    assert write_captions(tmp_path, {file.path: "a cat"}, "edit") == 1
+    assert read_caption(picture).text == "a cat"
+    with pytest.raises(UserError, match="no such long name"):
+        bytes_of(picture.with_suffix(".caption"))
 
 
 INSTANCE, CLASS = False, True

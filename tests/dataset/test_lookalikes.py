@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import random
 from pathlib import Path
@@ -10,28 +11,50 @@ import numpy
 import pytest
 from PIL import Image, ImageEnhance
 
-from dreambooth.dataset.lookalikes import NEAR, look_of, near_pairs
-from tests.dataset.odd_pictures import noise
+import dreambooth
+from dreambooth.dataset.lookalikes import NEAR, alike, look_of, near_pairs
+from tests.dataset.odd_pictures import encoded, noise
+
+SUBJECT = Path(dreambooth.__file__).parent / "embedded" / "subject"
 
 
 def distance(one: int, other: int) -> int:
     return bin(one ^ other).count("1")
 
 
-def test_saved_scaled_and_brightened_pictures_look_the_same(tmp_path: Path) -> None:
+def saved(picture: Image.Image, quality: int) -> Image.Image:
+    return Image.open(io.BytesIO(encoded(picture, "JPEG", quality=quality)))
+
+
+def test_saved_scaled_and_brightened_pictures_look_the_same() -> None:
     for seed in range(12):
         picture = noise(seed, (700, 500))
-        look = look_of(picture)
-        picture.save(tmp_path / "a.jpg", quality=40)
-        with Image.open(tmp_path / "a.jpg") as saved:
-            assert distance(look, look_of(saved)) <= NEAR
-        assert distance(look, look_of(picture.resize((350, 250), Image.Resampling.LANCZOS))) <= NEAR
-        assert distance(look, look_of(ImageEnhance.Brightness(picture).enhance(0.9))) <= NEAR
+        copies = [
+            saved(picture, 40),
+            picture.resize((350, 250), Image.Resampling.LANCZOS),
+            picture.crop((5, 4, 695, 496)),
+            ImageEnhance.Brightness(picture).enhance(0.9),
+            ImageEnhance.Color(picture).enhance(0.8),
+        ]
+        found = {place: first for place, first, _ in alike([*map(look_of, [picture, *copies])])}
+        assert found == dict.fromkeys(range(1, 6), 0), seed
 
 
 def test_other_pictures_look_different() -> None:
     looks = [look_of(noise(seed, (300, 300))) for seed in range(60)]
-    assert min(distance(one, other) for one, other in itertools.combinations(looks, 2)) > NEAR
+    assert min(distance(one.bits, other.bits) for one, other in itertools.combinations(looks, 2)) > NEAR
+
+
+def test_what_differs_in_colour_alone_are_two_pictures() -> None:
+    """As the embedded subject's, of which one stands before red and one before green."""
+    toys = [Image.open(path).convert("RGB") for path in sorted(SUBJECT.glob("*.png"))]
+    assert len(toys) == 6 and not [*alike([*map(look_of, toys)])]
+    before = noise(4, (400, 300)).convert("L")
+    red, green = (Image.merge("RGB", [before.point(lambda v: v // 2), before, before][turn:] + [before] * turn)
+                  for turn in (0, 1))  # fmt: skip
+    looks = [*map(look_of, (red, green, saved(green, 50), saved(red, 50)))]
+    assert distance(looks[0].bits, looks[1].bits) <= NEAR
+    assert [pair[:2] for pair in alike(looks)] == [(2, 1), (3, 0)]
 
 
 def test_a_picture_that_shows_nothing_looks_like_none() -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dreambooth.dataset.captions import FILENAME, CaptionFiles
+from dreambooth.dataset.captions import FILENAME, CaptionFiles, bytes_of
 from dreambooth.dataset.finding import find_pictures
 from dreambooth.dataset.variation import Variation
 from dreambooth.errors import UserError
@@ -127,9 +128,9 @@ def _captions(concept: Concept, template: str, folder: Path, without: list[str])
     if template.strip() and "[filewords]" not in template.lower():
         return {"caption_extension": _NO_FILE, "class_tokens": template.strip()}
     kept, pictures = CaptionFiles.of(concept), [path for path in find_pictures(folder) if path.parent == folder]
-    having = {ending: sum(path.with_suffix(ending).is_file() for path in pictures) for ending in kept.endings}
+    having = {ending: sum(os.path.isfile(path.with_suffix(ending)) for path in pictures) for ending in kept.endings}
     ending = max(having, key=having.__getitem__, default=_NO_FILE)
-    others = [path for path in pictures if not path.with_suffix(ending).is_file()]
+    others = [path for path in pictures if not os.path.isfile(path.with_suffix(ending))]
     said = {"caption_extension": ending}
     if FILENAME not in kept.otherwise.lower():
         return {**said, "class_tokens": kept.otherwise} if kept.otherwise else said
@@ -141,7 +142,10 @@ def _captions(concept: Concept, template: str, folder: Path, without: list[str])
 
 
 def _lines(path: Path) -> int:
-    return len(path.read_bytes().strip().splitlines()) if path.is_file() else 0
+    try:
+        return len((bytes_of(path) or b"").strip().splitlines())
+    except UserError:  # whoever trains with it says so
+        return 0
 
 
 def _places(folder: Path, below: bool) -> list[Path]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.errors import UserError
-from dreambooth.files import explain
+from dreambooth.files import explain, read_bounded
 
 LARGEST = 4 * 2**20  # bytes; such files are written by hand
 
@@ -70,9 +70,7 @@ def read_toml(path: Path) -> TomlFile:
 
 def _text(path: Path) -> str:
     try:
-        if path.stat().st_size > LARGEST:
-            raise UserError(f"{path}: is too large for a configuration ({path.stat().st_size / 1e6:.0f} MB).")
-        data = path.read_bytes()
+        data = read_bounded(path, LARGEST)
     except OSError as error:
         raise explain(error, path, "read") from error
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -98,6 +96,7 @@ def _parsed(text: str, path: Path) -> dict[str, Any]:
         advice = f" {SLASHES}." if "\\" in line else ""
         where = f", line {number}" if number else ""
         said = re.sub(r" at line \d+ col \d+$", "", str(error)) or type(error).__name__
+        said = said.rstrip(".")
         raise UserError(f"{path}{where}: is not TOML: {said}. {line.strip()[:80]}{advice}".rstrip()) from error
 
 
