@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dreambooth.dataset.kohya import captions as kohya
 from dreambooth.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class CaptionFiles:
     endings: tuple[str, ...] = ENDINGS
     otherwise: str = FILENAME
     lines: str = "joined"
+    word_for_word: bool = False  # see :mod:`dreambooth.dataset.kohya.captions`
 
     @classmethod
     def of(cls, concept: Concept, class_pictures: bool = False) -> CaptionFiles:
@@ -44,14 +46,20 @@ class CaptionFiles:
         if odd:
             raise UserError(f"caption_extension: {odd[0]!r} is no file's ending. Write it as .txt or .caption.")
         endings = dict.fromkeys("." + ending.lstrip(".") for ending in (*given, *([".txt"] * class_pictures)))
-        return cls(tuple(endings), concept.default_caption, concept.caption_lines)
+        verbatim = concept.reading_rule == "kohya" and not class_pictures
+        return cls(tuple(endings), concept.default_caption, concept.caption_lines, verbatim)
+
+    def file_of(self, picture: Path) -> Path | None:
+        """Where the caption of a picture is, if it has one."""
+        beside = kohya.caption_file if self.word_for_word else Path.with_suffix
+        return next((path for ending in self.endings if (path := beside(picture, ending)).is_file()), None)
 
 
 @dataclass(frozen=True)
 class Caption:
     """What is known about a picture in words."""
 
-    text: str  # one line
+    text: str  # one line; where captions are read word for word, all that may be drawn
     source: str  # name of the caption file, FILE_NAME or DEFAULT
     note: str = ""  # what a person should know about how it was read; names the file
     more: tuple[str, ...] = ()  # other captions of it, where each line of the file is one
@@ -65,10 +73,11 @@ def read_caption(picture: Path, kept: CaptionFiles = CaptionFiles()) -> Caption:
     the pictures), and underscores become spaces: "03_a_red-hat.png" says "a red-hat".
     Raises UserError for a caption file that can't be read or is no text.
     """
-    path = next((path for ending in kept.endings if (path := picture.with_suffix(ending)).is_file()), None)
+    path = kept.file_of(picture)
     if path is None:
         words = re.sub(re.escape(FILENAME), lambda _: _name_of(picture), kept.otherwise, flags=re.IGNORECASE)
-        return Caption(_one_line(words), FILE_NAME if FILENAME in kept.otherwise.lower() else DEFAULT)
+        source = FILE_NAME if FILENAME in kept.otherwise.lower() else DEFAULT
+        return Caption(words if kept.word_for_word else _one_line(words), source)
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -76,6 +85,8 @@ def read_caption(picture: Path, kept: CaptionFiles = CaptionFiles()) -> Caption:
     text, note = decode_text(data, path)
     if not text.strip():
         note = f"{path}: the caption file is empty."
+    if kept.word_for_word:
+        return Caption(kohya.caption_of_text(text, kept.lines), path.name, note)
     first, *more = captions_in(text, kept.lines)
     return Caption(first, path.name, note, tuple(more))
 

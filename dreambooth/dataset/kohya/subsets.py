@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dreambooth.dataset.kohya.folders import count_right_in
+from dreambooth.dataset.kohya.folders import right_in
 from dreambooth.dataset.kohya.keys import BUCKETS, EVERYWHERE, IN_SUBSETS, OF_DATASETS, OF_SUBSETS, OF_THE_RUN, WITHOUT
+from dreambooth.dataset.kohya.otherwise import said_of_files
 from dreambooth.dataset.kohya.takeover import Takeover
 from dreambooth.dataset.kohya.toml_file import Table, TomlFile
 from dreambooth.settings import Concept, nearest
@@ -115,7 +116,7 @@ def _subset(takeover: Takeover, table: Table, above: Mapping[str, Any], number: 
             return None
     folder = takeover.path(values.get("image_dir", "") or str(Path(metadata).parent))
     missing = "" if folder.is_dir() else "there is no folder"
-    if not missing and not metadata and not count_right_in(folder):
+    if not missing and not metadata and not right_in(folder):
         missing = "no picture is right in"
     if missing:
         takeover.without.append(f"{table.where('image_dir')}{name}: {missing} {folder}, so it is left out.")
@@ -124,7 +125,7 @@ def _subset(takeover: Takeover, table: Table, above: Mapping[str, Any], number: 
     inherited = {key: value for key, value in above.items() if key in OF_SUBSETS}
     whole = {**defaults, **inherited, **values, "metadata_file": metadata}
     if whole["num_repeats"] < 1:
-        takeover.without.append(f"{table.where('num_repeats')}{name}: 0 repeats leave {folder} out.")
+        takeover.without.append(f"{table.where('num_repeats')}{name}: {whole['num_repeats']} repeats leave it out.")
         return None
     return Subset(name, whole, frozenset({**inherited, **values}), folder, dataset)
 
@@ -169,8 +170,8 @@ def _take_dataset(takeover: Takeover, given: Mapping[str, Any]) -> None:
     ours |= {theirs: (key, values[theirs]) for theirs, key in BUCKETS.items() if bucketed}
     for theirs, (key, value) in ours.items():
         takeover.set(key, value, theirs if theirs in given else "")
-    for key in OF_DATASETS.keys() & WITHOUT.keys():
-        if values[key] != OF_DATASETS[key][1]:
+    for key in OF_DATASETS:
+        if key in WITHOUT and values[key] != OF_DATASETS[key][1]:
             takeover.without.append(f"{key} = {values[key]!r}: {WITHOUT[key]}.")
 
 
@@ -200,6 +201,8 @@ def _take_concepts(takeover: Takeover, subsets: list[Subset]) -> None:
     if any(subset.values["alpha_mask"] for subset in subsets):
         takeover.set("masked_loss", True, "alpha_mask")
         takeover.set("unmasked_weight", 0.0)
+        if not all(subset.values["alpha_mask"] for subset in subsets):
+            takeover.without.append("alpha_mask: what is transparent counts for nothing in all subsets, or in none.")
     for subset in sorted(subsets, key=lambda subset: subset.values["is_reg"]):
         concept = _concept(takeover, subset, of_run)
         takeover.concepts.append(concept)
@@ -207,8 +210,10 @@ def _take_concepts(takeover: Takeover, subsets: list[Subset]) -> None:
             f"{subset.name}, {subset.folder} -> concept {len(takeover.concepts)}"
             f"{' of regularization pictures' if concept.regularization else ''}, repeats {concept.num_repeats}"
         )
-    for key in IN_SUBSETS.keys() & WITHOUT.keys():
-        _say_without(takeover, key, subsets)
+    for key in IN_SUBSETS:
+        if key in WITHOUT:
+            _say_without(takeover, key, subsets)
+    takeover.without += said_of_files(takeover.concepts)
 
 
 def _say_without(takeover: Takeover, key: str, subsets: list[Subset]) -> None:
@@ -223,9 +228,7 @@ def _say_without(takeover: Takeover, key: str, subsets: list[Subset]) -> None:
 
 def _concept(takeover: Takeover, subset: Subset, of_run: Subset) -> Concept:
     values = subset.values
-    template = " ".join(
-        filter(None, (values["caption_prefix"].strip(), "[filewords]", values["caption_suffix"].strip()))
-    )
+    template = " ".join(filter(None, (values["caption_prefix"], "[filewords]", values["caption_suffix"])))
     given = {
         "instance_data_dir": str(subset.folder),
         "metadata_file": values["metadata_file"],
@@ -235,6 +238,7 @@ def _concept(takeover: Takeover, subset: Subset, of_run: Subset) -> Concept:
         "instance_prompt": template,
         "caption_extension": values["caption_extension"],
         "default_caption": values["class_tokens"],
+        "reading_rule": "kohya",
         "caption_lines": "random" if values["enable_wildcard"] else "first",
         "wildcards": values["enable_wildcard"],
         "keep_separator": values["keep_tokens_separator"],

@@ -112,7 +112,7 @@ def _take_pictures(takeover: Takeover, file: TomlFile, given: Table, values: Map
         if isinstance(values.get(theirs), int):
             arguments[key] = values[theirs]
     if "caption_extention" in values:  # their own slip of the pen, which they still read
-        arguments.setdefault("caption_extension", values["caption_extention"])
+        arguments["caption_extension"] = values["caption_extention"]
     if any(takeover.swallowed(given, key) for key in ("train_data_dir", "reg_data_dir", "dataset_config", "in_json")):
         return
     if "dataset_config" in values:
@@ -162,7 +162,7 @@ def _subsets_by_folder(takeover: Takeover, values: Mapping[str, Any]) -> list[di
         if not root.is_dir():
             takeover.without.append(f"{key}: there is no folder {root}, so it is left out.")
             continue
-        there = folders.named_below(root)
+        there = folders.named_below(root, folders.named_as_theirs)
         subsets += [
             {"image_dir": str(each.path), "num_repeats": each.repeats, "class_tokens": each.words, "is_reg": regular}
             for each in there
