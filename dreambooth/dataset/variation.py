@@ -67,8 +67,9 @@ class Variation:
 
     def changes_words(self, text: str) -> bool:
         """Whether there is anything to draw about this one of its captions."""
-        if self.draws_parts(text):
-            return True
+        return self.draws_parts(text) or self._moves(text)
+
+    def _moves(self, text: str) -> bool:
         loose = len(self.parted(text)[1])
         return loose > 0 and (self.tag_dropout > 0 or (self.shuffle_tags and loose > 1))
 
@@ -98,7 +99,7 @@ class Variation:
         texts = example.variants or (example.caption,)
         text = texts[0] if len(texts) == 1 else _random("line", where).choice(texts)
         text = self._filled(text, lambda parts, number: _random("wildcard", number, where).choice(parts))
-        if not self.changes_words(text):
+        if not self._moves(text):  # what is in braces now was in two, and is no wildcard
             return self._together(text) if example.variants else text
         first, loose, last = self.parted(text)
         if self.tag_dropout:

@@ -38,6 +38,7 @@ CAPTIONS = [
     ({"secondary_separator": ";;;"}, "a;;;b", ["a,b"]),
     (WILD, "{a|b}} {{c}} {d}", ["a", "b} {c} {d"]),
     (WILD, "{{{a|b}}}", ["{a", "{b}"]),
+    (WILD, ", {x|y}}|,", [", {x|y}|,"]),
     (WILD, "{a{b|c}{}", ["a{b{}", "c{}"]),
     ({**SHUFFLED, **WILD}, "sls, {red, soft|blue}", ["sls, blue", "sls, red, soft", "sls, soft, red"]),
 ]  # fmt: skip

@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.dataset.kohya.folders import right_in
-from dreambooth.dataset.kohya.keys import BUCKETS, EVERYWHERE, IN_SUBSETS, OF_DATASETS, OF_SUBSETS, OF_THE_RUN, WITHOUT
+from dreambooth.dataset.kohya.keys import (
+    BUCKETS,
+    EVERYWHERE,
+    IN_SUBSETS,
+    OF_DATASETS,
+    OF_ONE_SUBSET,
+    OF_SUBSETS,
+    OF_THE_RUN,
+    WITHOUT,
+)
 from dreambooth.dataset.kohya.otherwise import said_of_files
 from dreambooth.dataset.kohya.takeover import Takeover
 from dreambooth.dataset.kohya.toml_file import Table, TomlFile
@@ -70,9 +79,10 @@ def _checked(takeover: Takeover, table: Table, known: Mapping[str, Any], name: s
     fine = {}
     for key, value in table.values.items():
         if key not in known:
-            takeover.without.append(
-                f"{table.where(key)}{name} {key}: sd-scripts know no such key{nearest(key, known)}; it is left out."
-            )
+            why = f"sd-scripts know no such key{nearest(key, known)}"
+            if key in OF_ONE_SUBSET or key in OF_DATASETS:
+                why = f"belongs in {'[[datasets.subsets]]' if key in OF_ONE_SUBSET else '[[datasets]]'}"
+            takeover.without.append(f"{table.where(key)}{name} {key}: {why}; it is left out.")
             continue
         kinds, _ = known[key]
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
@@ -124,6 +134,7 @@ def _subset(takeover: Takeover, table: Table, above: Mapping[str, Any], number: 
     defaults = {key: default for key, (_, default) in IN_SUBSETS.items()}
     inherited = {key: value for key, value in above.items() if key in OF_SUBSETS}
     whole = {**defaults, **inherited, **values, "metadata_file": metadata}
+    whole["keep_tokens"] = max(0, whole["keep_tokens"])  # less than none means none there
     if whole["num_repeats"] < 1:
         takeover.without.append(f"{table.where('num_repeats')}{name}: {whole['num_repeats']} repeats leave it out.")
         return None
@@ -159,7 +170,7 @@ def _take_dataset(takeover: Takeover, given: Mapping[str, Any]) -> None:
     if size:
         takeover.set("resolution", size[0], f"resolution {values['resolution']}")
         takeover.set("resolution_height", size[1] if size[1] != size[0] else 0)
-    else:
+    elif values["resolution"] is None:
         takeover.without.append("resolution is not said; that of the model's settings stays.")
     bucketed = values["enable_bucket"]
     ours = {
@@ -184,7 +195,9 @@ def resolution_of(takeover: Takeover, value: Any) -> tuple[int, int] | None:
         numbers = [int(str(side).strip()) for side in sides]
         width, height = numbers if len(numbers) == 2 else numbers * 2
     except ValueError:
-        takeover.without.append(f"resolution = {value!r} is neither a number nor a pair; it is left out.")
+        takeover.without.append(
+            f"resolution = {value!r} is neither a number nor a pair; that of the model's settings stays."
+        )
         return None
     return width, height
 

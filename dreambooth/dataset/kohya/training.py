@@ -127,7 +127,7 @@ def _take_pictures(takeover: Takeover, file: TomlFile, given: Table, values: Map
         takeover.beside = beside
         return
     if "train_data_dir" in values or "in_json" in values:
-        subsets = _subsets_by_folder(takeover, values)
+        subsets = _subsets_by_folder(takeover, given, values)
         take_datasets(takeover, file, {"datasets": [{"subsets": subsets}]}, arguments)
         return
     _take_without_pictures(takeover, arguments)
@@ -150,7 +150,7 @@ def _take_without_pictures(takeover: Takeover, arguments: Mapping[str, Any]) -> 
     )
 
 
-def _subsets_by_folder(takeover: Takeover, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _subsets_by_folder(takeover: Takeover, given: Table, values: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The folders of train_data_dir and reg_data_dir whose names say repeats."""
     if "in_json" in values:
         return [{"image_dir": str(values.get("train_data_dir", "")), "metadata_file": str(values["in_json"])}]
@@ -160,7 +160,7 @@ def _subsets_by_folder(takeover: Takeover, values: Mapping[str, Any]) -> list[di
             continue
         root = takeover.path(str(values[key]))
         if not root.is_dir():
-            takeover.without.append(f"{key}: there is no folder {root}, so it is left out.")
+            takeover.without.append(f"{given.where(key)}{key}: there is no folder {root}, so it is left out.")
             continue
         there = folders.named_below(root, folders.named_as_theirs)
         subsets += [
