@@ -283,6 +283,10 @@ def test_parameters_that_name_a_dataset_or_none(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     dataset(tmp_path / "sub", SUBSET.replace("'a'", "'../a'") + "num_repeats = 5\nenable_wildcard = true\n")
     steps = "max_train_steps = 100\ntrain_batch_size = 4\nlearning_rate = 1e-5\nnetwork_train_unet_only = true\n"
+    text = (tmp_path / "sub/dataset.toml").read_text()
+    (tmp_path / "sub/dataset.toml").write_text(text.replace("../a", "a"))
+    assert dataset(tmp_path, "dataset_config = 'sub/dataset.toml'", "train.toml").concepts, "from where both are"
+    (tmp_path / "sub/dataset.toml").write_text(text)
     named = dataset(tmp_path, "dataset_config = 'sub/dataset.toml'\n" + steps, "train.toml")
     assert named.concepts[0].num_repeats == 5 and named.concepts[0].wildcards
     assert (named.settings["train_batch_size"], named.settings["max_train_steps"]) == (4, 100)

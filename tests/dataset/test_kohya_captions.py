@@ -84,6 +84,7 @@ def test_words_are_kohyas(tmp_path: Path, row: tuple[dict, str, list[str]]) -> N
     picture(tmp_path / "a/0.png").with_suffix(".txt").write_bytes(text.encode())
     found, plan = imported(tmp_path, caption_extension=".txt", **values)
     assert told(plan) == [sorted(wanted)] and not found.without
+    assert any("gives it no words" in note.text for note in plan.notes) == (wanted == [""])
 
 
 @pytest.mark.parametrize("wild", [False, True])

@@ -122,9 +122,9 @@ def _take_pictures(takeover: Takeover, file: TomlFile, given: Table, values: Map
         except UserError as error:
             takeover.without += [f"dataset_config: {problem}" for problem in error.problems]
             return
-        beside, takeover.beside = takeover.beside, path.resolve().parent
+        takeover.places.insert(0, path.resolve().parent)
         take_datasets(takeover, other, other.values, arguments)
-        takeover.beside = beside
+        takeover.places.pop(0)
         return
     if "train_data_dir" in values or "in_json" in values:
         subsets = _subsets_by_folder(takeover, given, values)
