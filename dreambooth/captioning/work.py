@@ -14,7 +14,7 @@ from dreambooth import files
 from dreambooth.captioning.answers import Answer, Captioner, Counted
 from dreambooth.captioning.words import caption
 from dreambooth.dataset.caption_writing import write_captions
-from dreambooth.dataset.captions import CaptionFiles, bytes_of, caption_file, decode_text
+from dreambooth.dataset.captions import CaptionFiles, bytes_of, decode_text
 from dreambooth.dataset.finding import find_pictures, masks_of
 from dreambooth.dataset.pictures import open_picture
 from dreambooth.errors import UserError
@@ -51,7 +51,7 @@ def wanted_in(folder: Path, options: Tagging, counted: Counted) -> list[Wanted]:
     wanted: dict[Path, Wanted] = {}
     for picture in pictures:
         ending = options.caption_extension
-        target = caption_file(picture, CaptionFiles((ending,))) or picture.with_suffix(ending)
+        target = CaptionFiles((ending,)).file_of(picture) or picture.with_suffix(ending)
         if picture in masks:
             continue
         if target in wanted:

@@ -52,7 +52,7 @@ def plan(args: argparse.Namespace, bar: ProgressBar) -> Any:
     report = in_job(
         "plan",
         lambda controls: picture_actions.look(
-            concepts or found.concepts, settings, model, progress=controls.watched(bar.show),
+            concepts or found.with_pictures(), settings, model, progress=controls.watched(bar.show),
             known=folders(args).known_pictures,
         ),
     )  # fmt: skip

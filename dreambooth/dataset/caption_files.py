@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from dreambooth.dataset.captions import CaptionFiles, bytes_of, caption_file, decode_text, read_caption
+from dreambooth.dataset.captions import CaptionFiles, bytes_of, decode_text, read_caption
 from dreambooth.dataset.finding import find_pictures, masks_of
 from dreambooth.dataset.variation import tags_of
 from dreambooth.errors import UserError
@@ -78,7 +78,7 @@ def read_captions(folder: Path, kept: CaptionFiles, progress: Progress | None = 
 
 
 def _read(pictures: tuple[Path, ...], kept: CaptionFiles) -> CaptionFile:
-    path = caption_file(pictures[0], kept)
+    path = kept.file_of(pictures[0])
     data = None if path is None else bytes_of(path)
     if path is not None and data is not None:
         return CaptionFile(path, pictures, decode_text(data, path)[0], data)

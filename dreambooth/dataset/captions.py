@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dreambooth.dataset.kohya import captions as kohya
 from dreambooth.errors import UserError
 from dreambooth.files import explain, read_bounded
 
@@ -35,6 +36,7 @@ class CaptionFiles:
     endings: tuple[str, ...] = ENDINGS
     otherwise: str = FILENAME
     lines: str = "joined"
+    word_for_word: bool = False  # see :mod:`dreambooth.dataset.kohya.captions`
 
     @classmethod
     def of(cls, concept: Concept, class_pictures: bool = False) -> CaptionFiles:
@@ -47,14 +49,23 @@ class CaptionFiles:
         if odd:
             raise UserError(f"caption_extension: {odd[0]!r} is no file's ending. Write it as .txt or .caption.")
         endings = dict.fromkeys("." + ending.lstrip(".") for ending in (*given, *([".txt"] * class_pictures)))
-        return cls(tuple(endings), concept.default_caption, concept.caption_lines)
+        verbatim = concept.reading_rule == "kohya" and not class_pictures
+        return cls(tuple(endings), concept.default_caption, concept.caption_lines, verbatim)
+
+    def file_of(self, picture: Path) -> Path | None:
+        """The caption file that lies beside a picture, whatever it is; of several, the first by its ending."""
+        if self.word_for_word:
+            paths = [kohya.caption_file(picture, ending) for ending in self.endings]
+        else:  # .TXT too, from Windows
+            paths = [picture.with_suffix(each) for ending in self.endings for each in (ending, ending.upper())]
+        return next((path for path in paths if os.path.exists(path)), None)  # unlike Path's, takes names of any length
 
 
 @dataclass(frozen=True)
 class Caption:
     """What is known about a picture in words."""
 
-    text: str  # one line
+    text: str  # one line; where captions are read word for word, all that may be drawn
     source: str  # name of the caption file, FILE_NAME or DEFAULT
     note: str = ""  # what a person should know about how it was read; names the file
     more: tuple[str, ...] = ()  # other captions of it, where each line of the file is one
@@ -68,23 +79,19 @@ def read_caption(picture: Path, kept: CaptionFiles = CaptionFiles()) -> Caption:
     the pictures), and underscores become spaces: "03_a_red-hat.png" says "a red-hat".
     Raises UserError for a caption file that can't be read or is no text.
     """
-    path = caption_file(picture, kept)
+    path = kept.file_of(picture)
     data = None if path is None else bytes_of(path)
     if path is None or data is None:
         words = re.sub(re.escape(FILENAME), lambda _: _name_of(picture), kept.otherwise, flags=re.IGNORECASE)
-        return Caption(_one_line(words), FILE_NAME if FILENAME in kept.otherwise.lower() else DEFAULT)
+        source = FILE_NAME if FILENAME in kept.otherwise.lower() else DEFAULT
+        return Caption(words if kept.word_for_word else _one_line(words), source)
     text, note = decode_text(data, path)
     if not text.strip():
         note = f"{path}: the caption file is empty."
+    if kept.word_for_word:
+        return Caption(kohya.caption_of_text(text, kept.lines), path.name, note)
     first, *more = captions_in(text, kept.lines)
     return Caption(first, path.name, note, tuple(more))
-
-
-def caption_file(picture: Path, kept: CaptionFiles = CaptionFiles()) -> Path | None:
-    """The caption file that lies beside a picture, whatever it is; of several, the first by its ending."""
-    spelled = (end for ending in kept.endings for end in (ending, ending.upper()))  # .TXT, from Windows
-    paths = (picture.with_suffix(ending) for ending in spelled)
-    return next((path for path in paths if os.path.exists(path)), None)  # unlike Path's, it takes names of any length
 
 
 def bytes_of(path: Path) -> bytes | None:

@@ -23,6 +23,12 @@ class Found:
     taken: tuple[str, ...] = ()  # one line for each thing that was taken over: what it was, what it became
     without: tuple[str, ...] = ()  # one line for each thing that has no counterpart here, and what that means
 
+    def with_pictures(self) -> tuple[Concept, ...]:
+        """The concepts; UserError that says why there is none."""
+        if self.without and not self.concepts:
+            raise UserError.several(["It brings no pictures to train.", *self.without])
+        return self.concepts
+
 
 def found_at(path: Path) -> Found:
     """Read the path as what it is. UserError names what can't be used, all of it at once.
@@ -53,6 +59,10 @@ def _in_folder(path: Path) -> Found:
         f"{' of regularization pictures' if concept.regularization else ''}, repeats {concept.num_repeats}"
         for number, concept in enumerate(concepts, 1)
     )
+    without += [
+        "A folder says nothing of resolution, buckets and the order of tags: those of the settings hold. Captions are "
+        "tidied, and get the token where they lack it."
+    ]
     return Found(tuple(concepts), taken=tuple(taken), without=tuple(without))
 
 

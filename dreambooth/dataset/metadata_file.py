@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.dataset.captions import Caption, CaptionFiles, captions_in, read_caption
+from dreambooth.dataset.kohya import captions as kohya
 from dreambooth.errors import UserError
 from dreambooth.files import expand, explain, read_bounded
 
@@ -31,6 +32,7 @@ class MetadataFile:
     path: Path
     captions: Mapping[str, str]  # by absolute path, with and without ending
     lines: str
+    word_for_word: bool = False
 
     @classmethod
     def of(cls, concept: Concept) -> MetadataFile:
@@ -40,19 +42,23 @@ class MetadataFile:
             changed = path.stat().st_mtime_ns
         except OSError as error:
             raise UserError(f"metadata_file: {path} can't be read ({error.strerror or error}).") from error
-        return _read(path, changed, os.path.abspath(expand(concept.instance_data_dir.strip())), concept.caption_lines)
+        folder = os.path.abspath(expand(concept.instance_data_dir.strip()))
+        return _read(path, changed, folder, concept.caption_lines, concept.reading_rule == "kohya")
 
     def among(self, pictures: Sequence[Path]) -> list[Path]:
         """Those of the pictures that it names."""
         return [path for path in pictures if self._key(path) is not None]
 
-    def missing(self, pictures: Sequence[Path]) -> list[Path]:
-        """What it names and is none of the pictures."""
+    def others(self, pictures: Sequence[Path]) -> list[Path]:
+        """What it names and is none of the pictures: they lie elsewhere, or nowhere."""
         there = {self._key(path) for path in pictures}
         return [Path(key) for key in self.captions if key not in there]
 
     def caption(self, picture: Path) -> Caption:
-        first, *more = captions_in(self.captions[self._key(picture) or ""], self.lines)
+        words = self.captions[self._key(picture) or ""]
+        if self.word_for_word:
+            return Caption(words, self.path.name)
+        first, *more = captions_in(words, self.lines)
         return Caption(first, self.path.name, more=tuple(more))
 
     def _key(self, picture: Path) -> str | None:
@@ -71,14 +77,14 @@ def caption_of(picture: Path, concept: Concept, class_picture: bool = False) -> 
 
 
 @functools.lru_cache(maxsize=8)
-def _read(path: Path, changed: int, folder: str, lines: str) -> MetadataFile:
+def _read(path: Path, changed: int, folder: str, lines: str, word_for_word: bool) -> MetadataFile:
     """``changed``: when the file was, so that it is read once for all of its pictures."""
-    captions = {}
+    captions, words = {}, kohya.caption_of_entry if word_for_word else _words
     for key, entry in _entries(path).items():
         if not isinstance(entry, Mapping):
             raise UserError(f"{path}: {key!r} is no object with a caption or tags.")
-        captions[os.path.abspath(os.path.join(folder, key))] = _words(entry, lines)
-    return MetadataFile(path, captions, lines)
+        captions[os.path.abspath(os.path.join(folder, key))] = words(entry, lines)
+    return MetadataFile(path, captions, lines, word_for_word)
 
 
 def _entries(path: Path) -> dict[str, Any]:

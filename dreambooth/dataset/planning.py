@@ -10,6 +10,7 @@ from dreambooth.dataset.bucket_rules import BucketRule
 from dreambooth.dataset.buckets import Crop
 from dreambooth.dataset.captions import FILEWORDS, build_prompt, is_filled_in
 from dreambooth.dataset.class_pictures import balanced, place_partners
+from dreambooth.dataset.kohya.captions import prompts
 from dreambooth.dataset.notes import Unusable, in_lines
 from dreambooth.dataset.plan import Example, Note, Plan
 from dreambooth.dataset.remarks import remarks
@@ -85,9 +86,7 @@ def _example(read: Read, concept: Concept, crop: Crop, settings: Settings) -> Ex
     template = concept.class_prompt if source.is_partner else concept.instance_prompt
     if source.is_partner and is_filled_in(template, caption.text, concept.class_token):
         template = FILEWORDS
-    tokens = concept.instance_token, concept.class_token
-    texts = [build_prompt(template, text, *tokens, source.is_class) for text in (caption.text, *caption.more)]
-    text, variants = Variation.of(settings, concept).settled(texts)
+    text, variants = Variation.of(settings, concept).settled(_texts(read, concept, template))
     return Example(
         path=source.path,
         caption=text,
@@ -102,6 +101,17 @@ def _example(read: Read, concept: Concept, crop: Crop, settings: Settings) -> Ex
         repeats=1 if source.is_partner else concept.num_repeats,
         dynamic=settings.dynamic_img_norm,
     )
+
+
+def _texts(read: Read, concept: Concept, template: str) -> list[str]:
+    """The prompts that showings of a picture draw from."""
+    tokens = concept.instance_token, concept.class_token
+    texts = [read.caption.text, *read.caption.more]
+    if concept.reading_rule == "kohya" and not read.source.is_partner:
+        texts, template = prompts(template, read.caption.text, concept.caption_lines), FILEWORDS
+        if not any(tokens):
+            return texts
+    return [build_prompt(template, text, *tokens, read.source.is_class) for text in texts]
 
 
 def _require_words_for_classes(examples: Sequence[Example], checks: Checks) -> None:

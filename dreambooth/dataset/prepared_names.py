@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from dreambooth.dataset.captions import ENDINGS, CaptionFiles, caption_file
+from dreambooth.dataset.captions import ENDINGS, CaptionFiles
 from dreambooth.dataset.finding import MASK_ENDINGS
 
 # Files beside a picture that belong to it, by their endings.
@@ -52,7 +52,7 @@ def filled_in(pattern: str, path: Path, number: int) -> str:
 
 def captions_of(picture: Path) -> list[Path]:
     """The caption files beside a picture."""
-    beside = (caption_file(picture, CaptionFiles((ending,))) for ending in ENDINGS)
+    beside = (CaptionFiles((ending,)).file_of(picture) for ending in ENDINGS)
     return [path for path in beside if path and path.is_file()]
 
 

@@ -54,7 +54,8 @@ def _of_words(read: Read, example: Example, concept: Concept) -> Iterator[Note]:
         if caption.source == FILE_NAME:
             yield Note(path, "no-caption", f'has no caption file: its name gives "{named(caption.text)}".')
         elif not caption.text:
-            yield Note(path, "empty-caption", f"its caption file {named(caption.source)} is empty.")
+            empty = f"its caption file {named(caption.source)} is empty."
+            yield Note(path, "empty-caption", empty if caption.note else f"{named(caption.source)} gives it no words.")
         elif caption.note:
             yield Note(
                 path, "caption-encoding", f"its caption {named(caption.source)} is not UTF-8, read as Windows-1252."

@@ -37,7 +37,7 @@ def upright(image: Image.Image) -> tuple[Image.Image, list[Finding]]:
         8: turn.ROTATE_90,
     }
     try:
-        orientation = _orientation(image)
+        orientation = orientation_of(image)
     except Exception:  # the note is damaged, the picture is not: every viewer shows it unturned
         log.debug("unreadable EXIF data", exc_info=True)
         return image, [("exif-damaged", "its EXIF data can't be read, so it is not turned.")]
@@ -80,7 +80,7 @@ def is_deep(image: Image.Image) -> bool:
     return _is_deep_grey(image) or ";16" in str(raw)
 
 
-def _orientation(image: Image.Image) -> int | None:
+def orientation_of(image: Image.Image) -> int | None:
     raw = image.info.get("exif") or b""
     if raw and not raw.removeprefix(b"Exif\0\0").startswith((b"II", b"MM")):  # Pillow says it once, at opening
         raise ValueError("not a TIFF header")

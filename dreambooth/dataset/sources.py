@@ -13,6 +13,7 @@ from dreambooth.dataset.captions import Caption
 from dreambooth.dataset.examining import Examined, examine
 from dreambooth.dataset.finding import Listing, look_through, masks_of
 from dreambooth.dataset.known import Known
+from dreambooth.dataset.kohya.captions import is_picture
 from dreambooth.dataset.metadata_file import MetadataFile, caption_of
 from dreambooth.dataset.notes import Unusable, counted, named
 from dreambooth.dataset.plan import Note
@@ -98,7 +99,8 @@ def find_sources(concepts: Sequence[Concept], checks: Checks) -> list[Source]:
             if is_partner and (regular or not concept.class_data_dir.strip()):
                 continue
             paths = checks.collect(_pictures_of, concept, key, f"Concept {index + 1}", checks) or []
-            masks = masks_of(paths)
+            # Kohya's scripts know no masks beside pictures: there NAME_mask.png is learned.
+            masks = {} if concept.reading_rule == "kohya" and not is_partner else masks_of(paths)
             taken = set(masks.values())
             checks.note(masks.values(), "mask", "is the mask of the picture beside it, not trained as a picture.")
             pictures = [path for path in paths if path not in taken]
@@ -208,9 +210,18 @@ def _own(concept: Concept, folder: Path, listing: Listing, checks: Checks) -> Li
     """What is the concept's own of a folder: all of it, what a metadata file names, or what lies in no folder below."""
     if concept.metadata_file.strip():
         named_there = MetadataFile.of(concept)
-        absent = named_there.missing([*listing.pictures, *listing.others])
+        others = named_there.others([*listing.pictures, *listing.others])
+        elsewhere = [path for path in others if path.is_file()]
+        absent = [path for path in others if path not in elsewhere]
         checks.note(absent, "absent", f"is named by {concept.metadata_file.strip()}, and is not there.")
-        return Listing(named_there.among(listing.pictures), closed=listing.closed)
+        return Listing([*named_there.among(listing.pictures), *elsewhere], closed=listing.closed)
+    if concept.reading_rule == "kohya":
+        unread = [path for path in listing.pictures if not is_picture(path)]
+        text = (
+            "is of a kind that kohya's scripts don't read: convert it to PNG or JPEG, or choose the reading rule own."
+        )
+        checks.note(unread, "other-format", text, left_out=True)
+        listing.pictures = [path for path in listing.pictures if is_picture(path)]
     if concept.subfolders:
         return listing
     below = [path for path in listing.pictures if path.parent != folder]

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
+from dreambooth.dataset.kohya import captions as kohya
+
 if TYPE_CHECKING:
     from dreambooth.dataset.plan import Example
     from dreambooth.settings import Concept, Settings
@@ -34,6 +36,7 @@ class Variation:
     wildcards: bool = False
     keep_separator: str = ""  # what stands before it stays at the start, after a second one at the end
     second_separator: str = ""  # becomes a comma after shuffling
+    word_for_word: bool = False  # nothing is tidied, see :mod:`dreambooth.dataset.kohya.captions`
 
     @classmethod
     def of(cls, settings: Settings, concept: Concept | None = None) -> Variation:
@@ -46,6 +49,7 @@ class Variation:
         switches = {key: getattr(concept, key) == "on" for key in _SWITCHES if getattr(concept, key) in ("on", "off")}
         numbers = {key: getattr(concept, key) for key in _NUMBERS if getattr(concept, key) >= 0}
         words = {key: getattr(concept, key) for key in ("wildcards", "keep_separator", "second_separator")}
+        words["word_for_word"] = concept.reading_rule == "kohya"
         return replace(run, **switches, **numbers, **words)
 
     def drawn(self, example: E, *showing: object) -> E:
@@ -63,14 +67,23 @@ class Variation:
 
     def changes_words(self, text: str) -> bool:
         """Whether there is anything to draw about this one of its captions."""
-        if self.draws_parts(text):
-            return True
+        return self.draws_parts(text) or self._moves(text)
+
+    def _moves(self, text: str) -> bool:
         loose = len(self.parted(text)[1])
         return loose > 0 and (self.tag_dropout > 0 or (self.shuffle_tags and loose > 1))
 
     def draws_parts(self, text: str) -> bool:
         """Whether it holds a wildcard with several parts."""
-        return self.wildcards and any("|" in (match[1] or "") for match in _WILDCARD.finditer(text))
+        most = 0
+
+        def count(parts: list[str], _: int) -> str:
+            nonlocal most
+            most = max(most, len(parts))
+            return parts[0]
+
+        self._filled(text, count)
+        return most > 1
 
     def settled(self, texts: Sequence[str]) -> tuple[str, tuple[str, ...]]:
         """(the caption where nothing is drawn, what showings draw from) of a picture's captions as they were read.
@@ -86,7 +99,7 @@ class Variation:
         texts = example.variants or (example.caption,)
         text = texts[0] if len(texts) == 1 else _random("line", where).choice(texts)
         text = self._filled(text, lambda parts, number: _random("wildcard", number, where).choice(parts))
-        if not self.changes_words(text):
+        if not self._moves(text):  # what is in braces now was in two, and is no wildcard
             return self._together(text) if example.variants else text
         first, loose, last = self.parted(text)
         if self.tag_dropout:
@@ -99,6 +112,8 @@ class Variation:
         """The text with one part of each wildcard: ``choose(parts, which wildcard)``."""
         if not self.wildcards or ("{" not in text and "}" not in text):
             return text
+        if self.word_for_word:
+            return kohya.filled(text, choose)
 
         def fill(match: re.Match[str]) -> str:
             return choose(match[1].split("|"), match.start()) if match[1] else match[0][0]
@@ -107,6 +122,8 @@ class Variation:
 
     def parted(self, text: str) -> tuple[list[str], list[str], list[str]]:
         """Its tags: those that stay at the start, those that may move, those that stay at the end."""
+        if self.word_for_word:
+            return kohya.parted(text, self.keep_tokens, self.keep_separator)
         if self.keep_separator and self.keep_separator in text:
             first, loose, last, *_ = (*text.split(self.keep_separator, 2), "")
             return tags_of(first), tags_of(loose), tags_of(last)
@@ -115,12 +132,17 @@ class Variation:
 
     def _together(self, text: str) -> str:
         """In its own order, without separators."""
+        if self.word_for_word:
+            parts = self.parted(text) if self.shuffle_tags or self.tag_dropout else ([text],)
+            return self._joined([tag for part in parts for tag in part])
         if any(separator and separator in text for separator in (self.keep_separator, self.second_separator)):
             return self._joined([tag for part in self.parted(text) for tag in part])
         return text
 
     def _joined(self, tags: Sequence[str]) -> str:
         joined = ", ".join(tags)
+        if self.word_for_word:
+            return joined.replace(self.second_separator, ",") if self.second_separator else joined
         return ", ".join(tags_of(joined.replace(self.second_separator, ","))) if self.second_separator else joined
 
 

@@ -17,6 +17,7 @@ LINES = ("joined", "first", "random")
 LARGEST = 2**24  # bytes of a list of concepts, which people write
 AS_THE_RUN = "as the run"
 SWITCH = (AS_THE_RUN, "on", "off")
+READING_RULES = ("own", "kohya")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,9 @@ class Concept:
     caption_lines: str = setting("joined", "Captions", "Lines of a caption file",
         "joined: all are one caption. first: only the first one counts. random: each line is a caption, another one "
         "is drawn at each showing.", choices=LINES)
+    reading_rule: str = setting("own", "Captions", "Reading rule",
+        "own: captions are tidied, and brackets hold a tag together. kohya: which files are pictures and what their "
+        "captions say is read word for word as kohya's scripts do, so that runs compare.", choices=READING_RULES)
     wildcards: bool = setting(False, "Captions", "Wildcards",
         "Of {red|green|blue} one is drawn at each showing; {{ and }} are brackets.")
     keep_separator: str = setting("", "Captions", "Separator of kept tags",

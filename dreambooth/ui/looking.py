@@ -111,7 +111,7 @@ class Looking:
 
             found = found_at(expand(folder.strip()))
             chosen = parse(Settings, {**settings, **found.settings})
-            return found, self._report(name, chosen, found.concepts, progress)
+            return found, self._report(name, chosen, found.with_pictures(), progress)
 
         return self._start(before, see)
 

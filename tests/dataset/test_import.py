@@ -53,7 +53,7 @@ def test_folders_whose_names_say_repeats(tmp_path: Path) -> None:
     assert (other.instance_token, other.default_caption) == ("", "other")
     assert (regular.instance_token, regular.class_token, regular.default_caption) == ("", "", "1girl")
     said = "\n".join(found.without)
-    for left_out in ("0_off", "notes", "below"):
+    for left_out in ("0_off", "notes", "below", "of resolution, buckets"):
         assert left_out in said
     plan = make_plan(found.concepts, Settings(resolution=64))
     assert len(plan.examples) == 4 and [e.repeats for e in plan.regularization] == [15, 15]
@@ -139,16 +139,17 @@ num_repeat = 3
 num_repeats = "often"
 keep_tokens = 1000
 is_reg = 1
+resolution = 64
 """
     found = dataset(tmp_path, SUBSET + odd + "[[datasets]]\nresolution = 128\n[[datasets.subsets]]\nimage_dir = 'b'\n")
     said = "\n".join(found.without)
     for line in ("line 10: subset 1 num_repeat: sd-scripts know no such key (did you mean num_repeats?)",
                  "line 11: subset 1 num_repeats = 'often' is not a whole number",
-                 "line 13: subset 1 is_reg = 1 is not true or false",
+                 "line 13: subset 1 is_reg = 1 is not true or false", "line 14: subset 1 resolution: belongs in",
                  "color_aug = True (subset 1)", "caption_separator", "token_warmup_step", "face_crop_aug_range",
                  "1000 is outside", "resolution = 128; a run has one", "there is no folder"):  # fmt: skip
         assert line in said
-    assert "random_crop" not in said and "token_warmup_min" not in said
+    assert "resolution is not said" not in said and "random_crop" not in said and "token_warmup_min" not in said
     assert len(found.concepts) == 1 and found.concepts[0].num_repeats == 1
 
 
@@ -282,6 +283,10 @@ def test_parameters_that_name_a_dataset_or_none(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     dataset(tmp_path / "sub", SUBSET.replace("'a'", "'../a'") + "num_repeats = 5\nenable_wildcard = true\n")
     steps = "max_train_steps = 100\ntrain_batch_size = 4\nlearning_rate = 1e-5\nnetwork_train_unet_only = true\n"
+    text = (tmp_path / "sub/dataset.toml").read_text()
+    (tmp_path / "sub/dataset.toml").write_text(text.replace("../a", "a"))
+    assert dataset(tmp_path, "dataset_config = 'sub/dataset.toml'", "train.toml").concepts, "from where both are"
+    (tmp_path / "sub/dataset.toml").write_text(text)
     named = dataset(tmp_path, "dataset_config = 'sub/dataset.toml'\n" + steps, "train.toml")
     assert named.concepts[0].num_repeats == 5 and named.concepts[0].wildcards
     assert (named.settings["train_batch_size"], named.settings["max_train_steps"]) == (4, 100)
@@ -291,6 +296,8 @@ def test_parameters_that_name_a_dataset_or_none(tmp_path: Path) -> None:
     assert not alone.concepts and "bucket_rule" not in alone.settings
     assert "names no pictures" in "\n".join(alone.without)
     broken = dataset(tmp_path, "dataset_config = 'nowhere.toml'\n" + steps, "train.toml")
+    with pytest.raises(UserError, match=r"dataset_config: .*nowhere\.toml"):
+        broken.with_pictures()
     assert "dataset_config" in "\n".join(broken.without) and broken.settings["max_train_steps"] == 100
 
 
@@ -324,10 +331,10 @@ def test_what_is_exported_is_read_back_to_the_same(tmp_path: Path) -> None:
     found = found_at(folder / "dataset.toml")
     first, regular = found.concepts
     changed = dataclasses.replace(first, hflip="on", wildcards=True, caption_lines="random", keep_separator="|||",
-                                  instance_prompt="a photo, [filewords], end", caption_dropout=0.25)  # fmt: skip
+                                  instance_prompt="a photo,  [filewords] , end", caption_dropout=0.25)  # fmt: skip
     settings = parse(Settings, {**found.settings, "tag_dropout": 0.1})
     text, without = exported([changed, regular], settings)
-    assert len(without) == 1
+    assert len(without) == 1 and "Learning rates" in without[0]
     again = dataset(tmp_path, text)
     assert not again.without
     before = make_plan([changed, regular], settings)
@@ -349,10 +356,18 @@ def test_what_an_export_can_not_say(tmp_path: Path) -> None:
                       instance_token="sks", max_steps=5, class_prompt="a photo of a dog")  # fmt: skip
     text, without = exported([concept], Settings())
     said = "\n".join(without)
-    for word in ("Bucket rule area", "partners", "tokens", "maximum of steps", "their names are captions"):
+    for word in (
+        "Bucket rule area",
+        "Reading rule own",
+        "partners",
+        "tokens",
+        "maximum of steps",
+        "their names are captions",
+    ):
         assert word in said
     found = dataset(tmp_path, text)
     assert [Path(c.instance_data_dir).name for c in found.concepts] == ["below", "class"]
     assert found.concepts[1].default_caption == "a photo of a dog"
+    assert "stands in 2 subsets" in "\n".join(exported([concept, concept], Settings())[1])
     with pytest.raises(UserError, match="no concept"):
         exported([], Settings())

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from dreambooth.dataset.captions import FILENAME, CaptionFiles, bytes_of
 from dreambooth.dataset.finding import find_pictures
+from dreambooth.dataset.kohya.otherwise import said_of_files
 from dreambooth.dataset.variation import Variation
 from dreambooth.errors import UserError
 from dreambooth.files import expand
@@ -40,7 +42,7 @@ def exported(concepts: Sequence[Concept], settings: Settings) -> tuple[str, list
             table.append("subsets", rows)
             datasets.append(table)
     document.append("datasets", datasets)
-    without += _of_the_run(settings)
+    without += [*_twice(subsets), *_of_reading(concepts), *_of_the_run(settings)]
     return tomlkit.dumps(document), without
 
 
@@ -59,6 +61,25 @@ def _dataset(settings: Settings) -> dict[str, Any]:
         "bucket_reso_steps": step,
         "bucket_no_upscale": settings.bucket_no_upscale,
     }
+
+
+def _twice(subsets: Sequence[dict[str, Any]]) -> list[str]:
+    places = Counter(subset.get("metadata_file", subset["image_dir"]) for subset in subsets)
+    return [
+        f"{place}: stands in {count} subsets; in a dataset of sd-scripts only the first counts."
+        for place, count in places.items()
+        if count > 1
+    ]
+
+
+def _of_reading(concepts: Sequence[Concept]) -> list[str]:
+    said = said_of_files([concept for concept in concepts if concept.reading_rule == "kohya"])
+    if any(concept.reading_rule != "kohya" for concept in concepts):
+        said.append(
+            "Reading rule own: captions are tidied here, sd-scripts read them and choose pictures by their own rule. "
+            "Choose the reading rule kohya to train on the same."
+        )
+    return said
 
 
 def _of_the_run(settings: Settings) -> list[str]:
@@ -112,15 +133,18 @@ def _common(concept: Concept, settings: Settings, template: str, without: list[s
         "secondary_separator": variation.second_separator,
         "enable_wildcard": variation.wildcards or concept.caption_lines == "random",
     }
-    prefix, suffix = _around(template)
+    prefix, suffix = _around(template, concept.reading_rule == "kohya")
     values |= {"caption_prefix": prefix, "caption_suffix": suffix}
     return {key: value for key, value in values.items() if value not in (False, "", 0)}
 
 
-def _around(template: str) -> tuple[str, str]:
+def _around(template: str, word_for_word: bool) -> tuple[str, str]:
     """What stands before and after [filewords]; ("", "") for a prompt without."""
-    parts = re.split(r"\[filewords\]", template.strip() or "[filewords]", maxsplit=1, flags=re.IGNORECASE)
-    return (parts[0].strip(), parts[1].strip()) if len(parts) == 2 else ("", "")
+    before, found, after = re.match(r"(.*?)(\[filewords\]|$)(.*)", template, re.IGNORECASE | re.DOTALL).groups()
+    if not found:
+        return "", ""
+    # Sd-scripts put a space between.
+    return (before.removesuffix(" "), after.removeprefix(" ")) if word_for_word else (before.strip(), after.strip())
 
 
 def _captions(concept: Concept, template: str, folder: Path, without: list[str]) -> dict[str, Any]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dreambooth.dataset.finding import SUFFIXES, find_pictures
+from dreambooth.dataset.kohya.captions import is_picture
 from dreambooth.settings import Concept
 
 _NAME = re.compile(r"(\d+)_(.*)", re.DOTALL)
@@ -34,9 +35,18 @@ def named(folder: Path) -> Named | None:
     return Named(folder, int(match[1]), match[2].strip()) if match and len(match[1]) < _DIGITS_OF_A_YEAR else None
 
 
-def named_below(root: Path) -> list[Named]:
+def named_as_theirs(folder: Path) -> Named | None:
+    """What sd-scripts take a folder's name for: repeats is any number before the first _, and a year is one too."""
+    number, _, words = folder.name.partition("_")
+    try:
+        return Named(folder, int(number), words)
+    except ValueError:
+        return None
+
+
+def named_below(root: Path, read: Callable[[Path], Named | None] = named) -> list[Named]:
     """The folders right in ``root`` whose names say repeats, in order."""
-    return [found for folder in _folders(root) if (found := named(folder))]
+    return [found for folder in _folders(root) if (found := read(folder))]
 
 
 def is_regular(root: Path) -> bool:
@@ -69,7 +79,7 @@ def _concepts(folders: Sequence[Named], regular: bool) -> tuple[list[Concept], l
     for each in folders:
         if each.repeats < 1:
             without.append(f"{each.path}: 0 repeats leave it out, as its name says.")
-        elif not count_right_in(each.path):
+        elif not right_in(each.path, lambda path: path.suffix.lower() in SUFFIXES):
             without.append(f"{each.path}: holds no picture.")
         else:
             concepts.append(_concept(each, regular))
@@ -103,16 +113,14 @@ def _elsewhere(root: Path, used: Sequence[Path]) -> list[str]:
     ]
 
 
-def count_right_in(folder: Path) -> int:
-    """Pictures right in a folder; 0 for one that can't be listed."""
+def right_in(folder: Path, counts: Callable[[Path], bool] = is_picture) -> list[Path]:
+    """The pictures right in a folder, of the kinds that sd-scripts read; none for one that can't be listed."""
     try:
         with os.scandir(folder) as entries:
-            return sum(
-                os.path.splitext(e.name)[1].lower() in SUFFIXES and not e.name.startswith(".") and e.is_file()
-                for e in entries
-            )
+            names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_file()]
     except OSError:
-        return 0
+        return []
+    return [path for path in map(folder.joinpath, sorted(names)) if counts(path)]
 
 
 def _folders(root: Path) -> list[Path]:

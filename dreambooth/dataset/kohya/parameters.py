@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from dreambooth.dataset.kohya.folders import count_right_in
+from dreambooth.dataset.kohya.otherwise import pictures_of
 from dreambooth.dataset.kohya.takeover import Takeover
 
 _OPTIMIZERS = {
@@ -121,7 +120,9 @@ def take_length(takeover: Takeover, values: Mapping[str, Any]) -> None:
     takeover.set("max_train_steps", steps, "max_train_steps" if "max_train_steps" in values else "no length said")
     if not isinstance(steps, int) or not takeover.concepts:
         return
-    showings = sum(c.num_repeats * max(1, count_right_in(Path(c.instance_data_dir))) for c in takeover.concepts)
+    # Regularization pictures only add to them, and are not all shown; too many epochs do no harm.
+    learned = [concept for concept in takeover.concepts if not concept.regularization]
+    showings = sum(concept.num_repeats * len(pictures_of(concept)) for concept in learned)
     batches = max(1, showings // int(takeover.settings.get("train_batch_size", 1)))
     per_epoch = max(1, batches // int(takeover.settings.get("gradient_accumulation_steps", 1)))
     takeover.set("num_train_epochs", math.ceil(steps / per_epoch) + 1)

@@ -8,8 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dreambooth.dataset.kohya.folders import count_right_in
-from dreambooth.dataset.kohya.keys import BUCKETS, EVERYWHERE, IN_SUBSETS, OF_DATASETS, OF_SUBSETS, OF_THE_RUN, WITHOUT
+from dreambooth.dataset.kohya.folders import right_in
+from dreambooth.dataset.kohya.keys import (
+    BUCKETS,
+    EVERYWHERE,
+    IN_SUBSETS,
+    OF_DATASETS,
+    OF_ONE_SUBSET,
+    OF_SUBSETS,
+    OF_THE_RUN,
+    WITHOUT,
+)
+from dreambooth.dataset.kohya.otherwise import said_of_files
 from dreambooth.dataset.kohya.takeover import Takeover
 from dreambooth.dataset.kohya.toml_file import Table, TomlFile
 from dreambooth.settings import Concept, nearest
@@ -69,9 +79,10 @@ def _checked(takeover: Takeover, table: Table, known: Mapping[str, Any], name: s
     fine = {}
     for key, value in table.values.items():
         if key not in known:
-            takeover.without.append(
-                f"{table.where(key)}{name} {key}: sd-scripts know no such key{nearest(key, known)}; it is left out."
-            )
+            why = f"sd-scripts know no such key{nearest(key, known)}"
+            if key in OF_ONE_SUBSET or key in OF_DATASETS:
+                why = f"belongs in {'[[datasets.subsets]]' if key in OF_ONE_SUBSET else '[[datasets]]'}"
+            takeover.without.append(f"{table.where(key)}{name} {key}: {why}; it is left out.")
             continue
         kinds, _ = known[key]
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
@@ -115,7 +126,7 @@ def _subset(takeover: Takeover, table: Table, above: Mapping[str, Any], number: 
             return None
     folder = takeover.path(values.get("image_dir", "") or str(Path(metadata).parent))
     missing = "" if folder.is_dir() else "there is no folder"
-    if not missing and not metadata and not count_right_in(folder):
+    if not missing and not metadata and not right_in(folder):
         missing = "no picture is right in"
     if missing:
         takeover.without.append(f"{table.where('image_dir')}{name}: {missing} {folder}, so it is left out.")
@@ -123,8 +134,9 @@ def _subset(takeover: Takeover, table: Table, above: Mapping[str, Any], number: 
     defaults = {key: default for key, (_, default) in IN_SUBSETS.items()}
     inherited = {key: value for key, value in above.items() if key in OF_SUBSETS}
     whole = {**defaults, **inherited, **values, "metadata_file": metadata}
+    whole["keep_tokens"] = max(0, whole["keep_tokens"])  # less than none means none there
     if whole["num_repeats"] < 1:
-        takeover.without.append(f"{table.where('num_repeats')}{name}: 0 repeats leave {folder} out.")
+        takeover.without.append(f"{table.where('num_repeats')}{name}: {whole['num_repeats']} repeats leave it out.")
         return None
     return Subset(name, whole, frozenset({**inherited, **values}), folder, dataset)
 
@@ -158,7 +170,7 @@ def _take_dataset(takeover: Takeover, given: Mapping[str, Any]) -> None:
     if size:
         takeover.set("resolution", size[0], f"resolution {values['resolution']}")
         takeover.set("resolution_height", size[1] if size[1] != size[0] else 0)
-    else:
+    elif values["resolution"] is None:
         takeover.without.append("resolution is not said; that of the model's settings stays.")
     bucketed = values["enable_bucket"]
     ours = {
@@ -169,8 +181,8 @@ def _take_dataset(takeover: Takeover, given: Mapping[str, Any]) -> None:
     ours |= {theirs: (key, values[theirs]) for theirs, key in BUCKETS.items() if bucketed}
     for theirs, (key, value) in ours.items():
         takeover.set(key, value, theirs if theirs in given else "")
-    for key in OF_DATASETS.keys() & WITHOUT.keys():
-        if values[key] != OF_DATASETS[key][1]:
+    for key in OF_DATASETS:
+        if key in WITHOUT and values[key] != OF_DATASETS[key][1]:
             takeover.without.append(f"{key} = {values[key]!r}: {WITHOUT[key]}.")
 
 
@@ -183,7 +195,9 @@ def resolution_of(takeover: Takeover, value: Any) -> tuple[int, int] | None:
         numbers = [int(str(side).strip()) for side in sides]
         width, height = numbers if len(numbers) == 2 else numbers * 2
     except ValueError:
-        takeover.without.append(f"resolution = {value!r} is neither a number nor a pair; it is left out.")
+        takeover.without.append(
+            f"resolution = {value!r} is neither a number nor a pair; that of the model's settings stays."
+        )
         return None
     return width, height
 
@@ -200,6 +214,8 @@ def _take_concepts(takeover: Takeover, subsets: list[Subset]) -> None:
     if any(subset.values["alpha_mask"] for subset in subsets):
         takeover.set("masked_loss", True, "alpha_mask")
         takeover.set("unmasked_weight", 0.0)
+        if not all(subset.values["alpha_mask"] for subset in subsets):
+            takeover.without.append("alpha_mask: what is transparent counts for nothing in all subsets, or in none.")
     for subset in sorted(subsets, key=lambda subset: subset.values["is_reg"]):
         concept = _concept(takeover, subset, of_run)
         takeover.concepts.append(concept)
@@ -207,8 +223,10 @@ def _take_concepts(takeover: Takeover, subsets: list[Subset]) -> None:
             f"{subset.name}, {subset.folder} -> concept {len(takeover.concepts)}"
             f"{' of regularization pictures' if concept.regularization else ''}, repeats {concept.num_repeats}"
         )
-    for key in IN_SUBSETS.keys() & WITHOUT.keys():
-        _say_without(takeover, key, subsets)
+    for key in IN_SUBSETS:
+        if key in WITHOUT:
+            _say_without(takeover, key, subsets)
+    takeover.without += said_of_files(takeover.concepts)
 
 
 def _say_without(takeover: Takeover, key: str, subsets: list[Subset]) -> None:
@@ -223,9 +241,7 @@ def _say_without(takeover: Takeover, key: str, subsets: list[Subset]) -> None:
 
 def _concept(takeover: Takeover, subset: Subset, of_run: Subset) -> Concept:
     values = subset.values
-    template = " ".join(
-        filter(None, (values["caption_prefix"].strip(), "[filewords]", values["caption_suffix"].strip()))
-    )
+    template = " ".join(filter(None, (values["caption_prefix"], "[filewords]", values["caption_suffix"])))
     given = {
         "instance_data_dir": str(subset.folder),
         "metadata_file": values["metadata_file"],
@@ -235,6 +251,7 @@ def _concept(takeover: Takeover, subset: Subset, of_run: Subset) -> Concept:
         "instance_prompt": template,
         "caption_extension": values["caption_extension"],
         "default_caption": values["class_tokens"],
+        "reading_rule": "kohya",
         "caption_lines": "random" if values["enable_wildcard"] else "first",
         "wildcards": values["enable_wildcard"],
         "keep_separator": values["keep_tokens_separator"],

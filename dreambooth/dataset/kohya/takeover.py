@@ -18,7 +18,7 @@ class Takeover:
 
     def __init__(self, beside: Path) -> None:
         """``beside``: the folder of the file, from which its relative paths are tried first."""
-        self.beside = beside
+        self.places = [beside]
         self.concepts: list[Concept] = []
         self.settings: dict[str, Any] = {}
         self.taken: list[str] = []
@@ -47,9 +47,9 @@ class Takeover:
     def path(self, text: str) -> Path:
         """A path of the file: as it stands, beside the file, or from the working directory; the first that is there."""
         given = expand(text.strip())
-        tried = [self.beside / given, given.absolute()]
+        tried = [*(place / given for place in self.places), given.absolute()]
         if os.sep == "/" and "\\" in text:
-            tried.append(self.beside / text.strip().replace("\\", "/"))
+            tried += [place / text.strip().replace("\\", "/") for place in self.places]
         return next((path for path in tried if os.path.exists(path)), tried[0])
 
     def swallowed(self, table: Table, key: str) -> bool:

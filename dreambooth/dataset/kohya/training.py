@@ -112,7 +112,7 @@ def _take_pictures(takeover: Takeover, file: TomlFile, given: Table, values: Map
         if isinstance(values.get(theirs), int):
             arguments[key] = values[theirs]
     if "caption_extention" in values:  # their own slip of the pen, which they still read
-        arguments.setdefault("caption_extension", values["caption_extention"])
+        arguments["caption_extension"] = values["caption_extention"]
     if any(takeover.swallowed(given, key) for key in ("train_data_dir", "reg_data_dir", "dataset_config", "in_json")):
         return
     if "dataset_config" in values:
@@ -122,12 +122,12 @@ def _take_pictures(takeover: Takeover, file: TomlFile, given: Table, values: Map
         except UserError as error:
             takeover.without += [f"dataset_config: {problem}" for problem in error.problems]
             return
-        beside, takeover.beside = takeover.beside, path.resolve().parent
+        takeover.places.insert(0, path.resolve().parent)
         take_datasets(takeover, other, other.values, arguments)
-        takeover.beside = beside
+        takeover.places.pop(0)
         return
     if "train_data_dir" in values or "in_json" in values:
-        subsets = _subsets_by_folder(takeover, values)
+        subsets = _subsets_by_folder(takeover, given, values)
         take_datasets(takeover, file, {"datasets": [{"subsets": subsets}]}, arguments)
         return
     _take_without_pictures(takeover, arguments)
@@ -150,7 +150,7 @@ def _take_without_pictures(takeover: Takeover, arguments: Mapping[str, Any]) -> 
     )
 
 
-def _subsets_by_folder(takeover: Takeover, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _subsets_by_folder(takeover: Takeover, given: Table, values: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The folders of train_data_dir and reg_data_dir whose names say repeats."""
     if "in_json" in values:
         return [{"image_dir": str(values.get("train_data_dir", "")), "metadata_file": str(values["in_json"])}]
@@ -160,9 +160,9 @@ def _subsets_by_folder(takeover: Takeover, values: Mapping[str, Any]) -> list[di
             continue
         root = takeover.path(str(values[key]))
         if not root.is_dir():
-            takeover.without.append(f"{key}: there is no folder {root}, so it is left out.")
+            takeover.without.append(f"{given.where(key)}{key}: there is no folder {root}, so it is left out.")
             continue
-        there = folders.named_below(root)
+        there = folders.named_below(root, folders.named_as_theirs)
         subsets += [
             {"image_dir": str(each.path), "num_repeats": each.repeats, "class_tokens": each.words, "is_reg": regular}
             for each in there

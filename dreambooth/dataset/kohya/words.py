@@ -48,6 +48,11 @@ WITHOUT_COUNTERPART = {
     "max_validation_steps": "see Validation frequency",
     "output_dir": "results land in the WebUI's own folders",
     "deepspeed": "several processes: accelerate launch -m dreambooth",
+    **dict.fromkeys(("learning_rate_te1", "learning_rate_te2"), "the text encoders have one rate, text_encoder_lr"),
+    "dataset_class": "pictures come from folders alone",
+    "conditioning_data_dir": "no ControlNet is trained",
+    "no_token_padding": "captions are always padded",
+    "fp16_master_weights_and_gradients": "loses what is learnt; mixed precision keeps weights in fp32",
     "stop_text_encoder_training": "see Step ratio of text encoder training",
 }
 
@@ -70,6 +75,8 @@ NEEDLESS = {
                      "disable_mmap_load_safetensors", "fused_backward_pass", "blocks_to_swap"),
                     "changes nothing of what is learned"),
     **dict.fromkeys(("no_metadata", "training_comment", "output_config", "config_file", "debug_dataset",
-                     "tokenizer_cache_dir"), "has no bearing on what is learned"),
+                     "tokenizer_cache_dir", "console_log_file", "console_log_level", "console_log_simple",
+                     "metadata_title", "metadata_author", "metadata_description", "metadata_license",
+                     "metadata_tags"), "has no bearing on what is learned"),
     "debiased_estimation": "see debiased_estimation_loss",
 }  # fmt: skip
