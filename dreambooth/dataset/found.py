@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -52,6 +53,7 @@ def _in_folder(path: Path) -> Found:
     from dreambooth.dataset.kohya.folders import concepts_in
 
     concepts, without = concepts_in(path)
+    without = [*_unread(path), *without]
     if not concepts:
         return Found((Concept(instance_data_dir=str(path)),), without=tuple(without))
     taken = (
@@ -64,6 +66,18 @@ def _in_folder(path: Path) -> Found:
         "tidied, and get the token where they lack it."
     ]
     return Found(tuple(concepts), taken=tuple(taken), without=tuple(without))
+
+
+def _unread(folder: Path) -> list[str]:
+    """A line for each dataset.toml, or the like, right in a folder: only whoever names it asks for what it says."""
+    from dreambooth.dataset.kohya.toml_file import read_toml
+
+    told = []
+    for path in sorted(folder.glob("*.toml")):
+        with contextlib.suppress(UserError):
+            if "datasets" in read_toml(path).values:
+                told.append(f"{path} was not read: name it in place of the folder to have its repeats and buckets.")
+    return told
 
 
 def _in_json(path: Path) -> Found:

@@ -55,6 +55,10 @@ def test_folders_whose_names_say_repeats(tmp_path: Path) -> None:
     said = "\n".join(found.without)
     for left_out in ("0_off", "notes", "below", "of resolution, buckets"):
         assert left_out in said
+    (root / "img/kohya.toml").write_text("[[datasets]]\n")
+    (root / "img/other.toml").write_text("[tool]\n")
+    assert found_at(root / "img").without[0].partition(" was not read")[0] == str(root / "img/kohya.toml")
+    assert "other.toml" not in "".join(found_at(root / "img").without)
     plan = make_plan(found.concepts, Settings(resolution=64))
     assert len(plan.examples) == 4 and [e.repeats for e in plan.regularization] == [15, 15]
     assert found_at(pictures(tmp_path / "2023_summer")).concepts[0].num_repeats == 1, "a year"
