@@ -69,7 +69,7 @@ class CaptionDesk:
             self.sittings.popitem(last=False)
         self.thumbnails.tidy()
         parts = {"key": key, **self._all(sitting), "preview": "", "apply": ""}
-        parts["said"] += render.problems(sitting.unfinished()) + render.problems(sitting.captions.problems[:5])
+        parts["said"] += render.warnings([*sitting.unfinished(), *sitting.captions.problems[:5]])
         return {name: _plain(value) for name, value in parts.items()}
 
     # -- looking ----------------------------------------------------------------------------------------------
@@ -220,7 +220,7 @@ class CaptionDesk:
         sitting.read()
         said = [f"{how} {n:,} {'file' if n == 1 else 'files'}: {written.what}."]
         parts = self._all(sitting, text)
-        return {**parts, "said": render.lines(said) + render.problems(written.told), "preview": "", "apply": ""}
+        return {**parts, "said": render.lines(said) + render.warnings(written.told), "preview": "", "apply": ""}
 
     def _all(self, sitting: Sitting, text: str | None = None) -> Parts:
         """Everything anew. ``text``: what stands in the field of the opened caption; unsaved words stay there."""

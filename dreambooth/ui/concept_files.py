@@ -35,10 +35,7 @@ class ConceptFiles:
         if not source.startswith("["):
             took = picture_actions.take_over(model, Path(source), config)
             return _took(took["concepts"], took["taken"], took["without"])
-        try:
-            concepts, ignored = read_concepts(source)
-        except ValueError as error:
-            raise UserError(f"The concepts list is not JSON: {error}.") from None
+        concepts, ignored = read_concepts(source)
         model.save(dataclasses.replace(config, concepts=concepts))
         return _took(len(concepts), [], [f"{key} has no effect here." for key in ignored])
 
@@ -53,4 +50,4 @@ class ConceptFiles:
 
 
 def _took(count: int, taken: Sequence[str], without: Sequence[str]) -> str:
-    return render.lines([f"Took over {count} concept{'' if count == 1 else 's'}.", *taken]) + render.problems(without)
+    return render.lines([f"Took over {count} concept{'' if count == 1 else 's'}.", *taken]) + render.warnings(without)

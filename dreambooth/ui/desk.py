@@ -108,7 +108,7 @@ class Desk:
         pace = self._run_of(name).pace()
         shown = render_pictures.picture_table([*checked["table"], *checked["other_files"]])
         self._planned[name] = planned(checked["learning_rates"])
-        said = render.problems(checked["warnings"]) or render.lines(["Ready to train."])
+        said = render.warnings(checked["warnings"]) + render.lines(["Ready to train."])
         return said, render.forecast(checked, config.settings, pace), shown
 
     def advise(

@@ -32,7 +32,7 @@ def outcome(preparation: Preparation, previews: Sequence[tuple[Change, Preview]]
         said.append(f"The originals are kept in {preparation.originals}; Undo last brings them back.")
     return readable(
         render.lines(said)
-        + render.problems([*preparation.skipped, *preparation.warnings])
+        + render.warnings([*preparation.skipped, *preparation.warnings])
         + _before_after(previews)
         + render.table(COLUMNS, preparation.as_dict()["changes"])
     )

@@ -26,7 +26,16 @@ def lines(texts: Iterable[str], css_class: str = "db_said") -> str:
 
 def problems(texts: Sequence[str]) -> str:
     """What stands in the way, each with a link to its field where it names one."""
-    return "".join(f'<p class="db_problem">{_linked(text)}</p>' for text in texts)
+    return _linked_lines(texts, "db_problem")
+
+
+def warnings(texts: Sequence[str]) -> str:
+    """What is to be known and stops nothing, as :func:`problems`."""
+    return _linked_lines(texts, "db_warning")
+
+
+def _linked_lines(texts: Sequence[str], css_class: str) -> str:
+    return "".join(f'<p class="{css_class}">{_linked(text)}</p>' for text in texts)
 
 
 def _linked(text: str) -> str:

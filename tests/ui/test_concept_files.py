@@ -41,7 +41,7 @@ def test_what_can_not_be_taken_over_changes_nothing(files, mini, tmp_path):
     settings = dataclasses.asdict(Settings())
     refused = {
         "": "Paste a concepts list",
-        "[{": "not JSON",
+        "[{": "not valid JSON",
         '[{"num_repeats": 0}]': "num_repeats",
         str(tmp_path / "x"): "no such folder",
         str(tmp_path / "broken.toml"): "line 1",
