@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,22 @@ from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from dreambooth import actions
-from dreambooth.dataset.plan import Batch, Example
+from dreambooth.dataset.found import found_at
+from dreambooth.dataset.plan import Batch, Example, Plan
 from dreambooth.dataset.table import table
 from dreambooth.settings import Concept, ModelFolder
-from tests.training.conftest import SMALL, Outcome
+from tests.dataset import kohya_case
+from tests.training.conftest import SMALL
 
 EPOCHS, BATCH = 2, 2
-VARIED = {"shuffle_tags": True, "keep_tokens": 1, "hflip": True, "bucket_step": 16, "seed": 5}
+VARIED = {"shuffle_tags": True, "keep_tokens": 1, "hflip": True, "bucket_step": 16}
 # The unet is shown the latents themselves nearly without noise, so that they can be recognised.
 BARELY_NOISED = {"min_timestep": 0, "max_timestep": 1}
+
+
+def blobs(rng: random.Random, size: tuple[int, int]) -> Image.Image:
+    """A picture that is like no other, also when it is made smaller."""
+    return Image.frombytes("RGB", (5, 5), rng.randbytes(75)).resize(size, Image.Resampling.BICUBIC)
 
 
 @pytest.fixture
@@ -33,8 +41,7 @@ def concept(tmp_path: Path) -> Concept:
     for kind, sizes in (("toys", [(80, 80), (112, 72), (72, 112), (90, 90), (130, 84)]), ("class", [(100, 100)] * 3)):
         (tmp_path / kind).mkdir()
         for number, size in enumerate(sizes):
-            blobs = Image.frombytes("RGB", (5, 5), rng.randbytes(75))
-            blobs.resize(size, Image.Resampling.BICUBIC).save(tmp_path / kind / f"{number}.png")
+            blobs(rng, size).save(tmp_path / kind / f"{number}.png")
             tags = rng.sample(["soft light", "grey floor", "from above", "close", "on a table", "dark"], 4)
             (tmp_path / kind / f"{number}.txt").write_text(", ".join(["toy", *tags]))
     return Concept(
@@ -89,15 +96,17 @@ def cut_out(example: Example) -> torch.Tensor:
     return values.view(crop.height, crop.width, 3).permute(2, 0, 1) / 127.5 - 1
 
 
-def test_two_epochs_are_the_planned_ones(
-    train: Callable[..., Outcome], mini: ModelFolder, concept: Concept, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = {"num_train_epochs": EPOCHS, "train_batch_size": BATCH, **VARIED, **BARELY_NOISED}
-    checked = actions.check(mini, actions.configure(mini, {**SMALL, **settings}, [concept]))
-    recorder = Recorder(monkeypatch)
-    assert train(samples=0, **settings).error is None
+def recorded(
+    mini: ModelFolder, concepts: Sequence[Concept], settings: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> tuple[Plan, list[Batch], Counter[str]]:
+    """A run that was given nothing but what was planned: its plan, all of its batches, showings by path."""
+    settings = {"num_train_epochs": EPOCHS, "train_batch_size": BATCH, "seed": 5, **BARELY_NOISED, **settings}
+    drawn = [dataclasses.replace(concept, n_save_sample=0) for concept in concepts]
+    config = actions.configure(mini, {**SMALL, **settings}, drawn)
+    checked, recorder = actions.check(mini, config), Recorder(monkeypatch)
+    actions.train(mini, config)
     planned: list[Batch] = [
-        batch for epoch in range(EPOCHS) for batch in checked.plan.epoch(VARIED["seed"], epoch, BATCH)
+        batch for epoch in range(EPOCHS) for batch in checked.plan.epoch(5, epoch, settings["train_batch_size"])
     ]
     assert len(recorder.steps) == len(recorder.read) == len(planned) == checked.steps
     tokenizer = CLIPTokenizer.from_pretrained(mini.working / "tokenizer")
@@ -112,8 +121,12 @@ def test_two_epochs_are_the_planned_ones(
             assert tuple(row.shape[1:]) == (example.bucket[1] // 8, example.bucket[0] // 8)
             assert (recorder.pixels_of(row) - cut_out(example)).abs().mean() < 0.01
             shown[str(example.path)] += 1
+    return checked.plan, planned, shown
 
-    rows = table(checked.plan)
+
+def test_two_epochs_are_the_planned_ones(mini: ModelFolder, concept: Concept, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, planned, shown = recorded(mini, [concept], VARIED, monkeypatch)
+    rows = table(plan)
     instances = [row for row in rows if row["kind"] == "instance"]
     assert {row["path"]: shown[row["path"]] for row in instances} == {
         row["path"]: EPOCHS * row["repeats"] for row in instances
@@ -125,3 +138,28 @@ def test_two_epochs_are_the_planned_ones(
     every = [example for batch in planned for example in batch.instances]
     assert len({example.caption for example in every}) > len(instances)
     assert {example.flipped for example in every} == {True, False}
+
+
+def test_an_imported_dataset_is_trained_as_planned(
+    mini: ModelFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kohya's buckets, repeats, captions and regularization pictures, as test_kohya_rule has them, in real batches."""
+    folder = kohya_case.make(tmp_path / "MikamiYua")
+    rng = random.Random(0)
+    for path in sorted(folder.rglob("*.png")):  # they are of one colour each: what is cut out would not be seen
+        with Image.open(path) as image:
+            blobs(rng, image.size).save(path, compress_level=1)
+    (folder / "dataset.toml").write_text(
+        kohya_case.toml(
+            resolution=64, min_bucket_reso=32, max_bucket_reso=128, bucket_reso_steps=16, batch_size=4
+        ).replace("num_repeats = 20", "num_repeats = 2")
+    )
+    found = found_at(folder / "dataset.toml")
+    plan, planned, shown = recorded(mini, found.concepts, found.settings, monkeypatch)
+    rows = table(plan)
+    assert {row["path"]: EPOCHS * row["repeats"] for row in rows} == shown
+    assert sum(shown.values()) == EPOCHS * 40, "as many regularization pictures as others, as kohya balances them"
+    assert len({tuple(row["bucket"]) for row in rows}) >= 5
+    captions = {e.caption for batch in planned for e in batch.instances if not e.is_class}
+    assert all(caption.startswith("sls, ") for caption in captions) and len(captions) > 10
+    assert {e.caption for batch in planned for e in batch.instances if e.is_class} == {"1girl"}
