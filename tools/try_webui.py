@@ -139,7 +139,7 @@ class Trial:
 
     def traces(self) -> None:
         probe = self.webui.ask("/dreambooth-probe")
-        cost = {what: probe[what] for what in ("import_s", "build_s", "modules")}
+        cost = {what: probe[what] for what in ("import_s", "build_s", "collector_s", "modules")}
         self.check("importing us and building the tab < 1 s", probe["import_s"] + probe["build_s"] < 1, cost)
         self.check("nothing heavy was imported", not probe["heavy"], probe["heavy"])
         self.check("loading us changed nothing", not probe["changed"], probe["changed"])

@@ -3,6 +3,7 @@
 The WebUI runs it in its own process before it loads scripts. What it saw is at /dreambooth-probe.
 """
 
+import gc
 import logging
 import os
 import signal
@@ -12,7 +13,7 @@ import time
 import warnings
 
 HEAVY = ("torch", "diffusers", "transformers", "accelerate", "gradio", "numpy", "PIL", "pandas", "matplotlib", "peft")
-seen = {"import_s": 0.0, "build_s": 0.0, "heavy": [], "modules": 0, "changed": {}}
+seen = {"import_s": 0.0, "build_s": 0.0, "collector_s": 0.0, "heavy": [], "modules": 0, "changed": {}}
 
 
 def preload(parser):
@@ -40,16 +41,30 @@ def load_ours(load, path):
 
 def watch(what, work):
     """Do the work of ours; note how long it took (of a processor), what it imported and what it left changed."""
-    before, modules, started = state(), set(sys.modules), time.thread_time()
+    before, modules, collector, started = state(), set(sys.modules), Collector(), time.thread_time()
+    gc.callbacks.append(collector)
     try:
         return work()
     finally:
-        seen[what] = round(time.thread_time() - started, 3)
+        gc.callbacks.remove(collector)
+        seen[what] = round(time.thread_time() - started - collector.took, 3)
+        seen["collector_s"] += round(collector.took, 3)
         new = set(sys.modules) - modules
         seen["modules"] += len(new)
         seen["heavy"] += sorted(name for name in new if name.split(".")[0] in HEAVY)
         after = state()
         seen["changed"].update({name: [before[name], after[name]] for name in before if before[name] != after[name]})
+
+
+class Collector:
+    """How long Python's collector goes through all that the WebUI has, which now and then falls into someone's time."""
+
+    def __init__(self):
+        self.took, self.thread = 0.0, threading.get_ident()
+
+    def __call__(self, phase, info):
+        if info["generation"] == 2 and threading.get_ident() == self.thread:
+            self.took += time.thread_time() if phase == "stop" else -time.thread_time()
 
 
 def state():
