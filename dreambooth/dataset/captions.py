@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dreambooth.dataset.reading import asking
 from dreambooth.errors import UserError
 from dreambooth.files import explain, read_bounded
 
@@ -90,7 +91,8 @@ def caption_file(picture: Path, kept: CaptionFiles = CaptionFiles()) -> Path | N
 def bytes_of(path: Path) -> bytes | None:
     """What a caption file holds now; None where there is none. UserError for what can't be read or is no such file."""
     try:
-        return read_bounded(path, MOST_BYTES)
+        with asking(path):
+            return read_bounded(path, MOST_BYTES)
     except FileNotFoundError:
         return None
     except OSError as error:
