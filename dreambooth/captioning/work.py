@@ -16,7 +16,9 @@ from dreambooth.captioning.words import caption
 from dreambooth.dataset.caption_writing import write_captions
 from dreambooth.dataset.captions import CaptionFiles, bytes_of, decode_text
 from dreambooth.dataset.finding import find_pictures, masks_of
+from dreambooth.dataset.notes import Unusable, named
 from dreambooth.dataset.pictures import open_picture
+from dreambooth.dataset.reading import GIVE_UP, gone, read_all
 from dreambooth.errors import UserError
 from dreambooth.settings.tagging import LEAVE, Tagging
 
@@ -48,27 +50,28 @@ def wanted_in(folder: Path, options: Tagging, counted: Counted) -> list[Wanted]:
     if not pictures:
         raise UserError(f"{folder}: there is no picture in it.")
     masks = set(masks_of(pictures).values())
-    wanted: dict[Path, Wanted] = {}
+    targets: dict[Path, list[Path]] = {}  # each with the pictures that it is for
+    ending = options.caption_extension
+    kept = CaptionFiles((ending,))
     for picture in pictures:
-        ending = options.caption_extension
-        target = CaptionFiles((ending,)).file_of(picture) or picture.with_suffix(ending)
-        if picture in masks:
+        if picture not in masks:
+            target = kept.file_of(picture) or picture.with_suffix(ending)
+            targets.setdefault(target, []).append(picture)
+    read = read_all(list(targets), lambda target, _: decode_text(bytes_of(target) or b"", target))
+    wanted = []
+    for (target, its), one in zip(targets.items(), read, strict=True):
+        if isinstance(one, UserError):
+            counted.notes.append(f"{one} The picture was left out.")
             continue
-        if target in wanted:
-            first = wanted[target].picture.name
-            counted.notes.append(f"{picture}: has the caption file of {first}, which it shares. Rename one of them.")
-            continue
-        try:
-            existing, note = decode_text(bytes_of(target) or b"", target)
-        except UserError as error:
-            counted.notes.append(f"{error} The picture was left out.")
-            continue
+        existing, note = one
         if existing.strip() and options.existing == LEAVE:
-            counted.left += 1
+            counted.left += len(its)
             continue
         counted.notes += [note] if note else []
-        wanted[target] = Wanted(picture, target, existing)
-    return list(wanted.values())
+        shares = f"has the caption file of {its[0].name}, which it shares. Rename one of them."
+        counted.notes += [f"{picture}: {shares}" for picture in its[1:]]
+        wanted.append(Wanted(its[0], target, existing))
+    return wanted
 
 
 def spread(wanted: Mapping[Path, list[Wanted]], limit: int | None) -> dict[Path, list[Wanted]]:
@@ -89,7 +92,7 @@ def captioned(
 
     The next batch is decoded while the model is at work on this one.
     """
-    done, size = 0, options.batch_size
+    done, size, silent = 0, options.batch_size, []
     batches = [wanted[start : start + size] for start in range(0, len(wanted), size)]
     with _decoders() as pool:
         ahead = _submitted(pool, captioner, batches[0] if batches else [])
@@ -98,7 +101,7 @@ def captioned(
             current = ahead
             ahead = _submitted(pool, captioner, batches[number + 1] if number + 1 < len(batches) else [])
             with _in_words(options.batch_size):
-                readable, prepared = _prepared(batch, current, counted)
+                readable, prepared = _prepared(batch, current, counted, silent)
                 answers = captioner.answer(prepared) if prepared else []
             for one, answer in zip(readable, answers, strict=True):
                 yield Captioned(one, answer, caption(answer, one.existing, options))
@@ -128,29 +131,35 @@ def write_all(folder: Path, found: Iterator[Captioned], counted: Counted, what: 
 
 @contextlib.contextmanager
 def _decoders() -> Iterator[ThreadPoolExecutor]:
-    """Threads that read pictures; what they did not begin with is left when the work ends."""
-    pool = ThreadPoolExecutor(2, "dreambooth-pictures")
+    """A thread that has a batch read by others; what it did not begin with is left when the work ends."""
+    pool = ThreadPoolExecutor(1, "dreambooth-pictures")
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _submitted(pool: ThreadPoolExecutor, captioner: Captioner, batch: Sequence[Wanted]) -> list[Future[Any]]:
-    return [pool.submit(lambda path=one.picture: captioner.prepare(open_picture(path))) for one in batch]
+def _submitted(pool: ThreadPoolExecutor, captioner: Captioner, batch: Sequence[Wanted]) -> Future[list[Any]]:
+    """What the captioner takes of each, or the UserError why not; a drive that gives no answer is not waited for."""
+    paths = [one.picture for one in batch]
+    return pool.submit(read_all, paths, lambda path, _: captioner.prepare(open_picture(path)))
 
 
 def _prepared(
-    batch: Sequence[Wanted], futures: Sequence[Future[Any]], counted: Counted
+    batch: Sequence[Wanted], ahead: Future[list[Any]], counted: Counted, silent: list[Path]
 ) -> tuple[list[Wanted], list[Any]]:
-    readable, prepared = [], []
-    for one, future in zip(batch, futures, strict=True):
-        try:
-            prepared.append(future.result())
-            readable.append(one)
-        except UserError as error:
-            counted.notes.append(str(error))
-    return readable, prepared
+    """``silent``: pictures in a row of which the drive told nothing; UserError when it is gone."""
+    results = ahead.result()
+    counted.notes += [str(result) for result in results if isinstance(result, UserError)]
+    for one, result in zip(batch, results, strict=True):
+        if not isinstance(result, Unusable) or result.kind != "stalled":
+            silent.clear()
+        elif len(silent) == GIVE_UP:
+            raise gone(named(one.picture))
+        else:
+            silent.append(one.picture)
+    usable = [pair for pair in zip(batch, results, strict=True) if not isinstance(pair[1], UserError)]
+    return [one for one, _ in usable], [result for _, result in usable]
 
 
 @contextlib.contextmanager

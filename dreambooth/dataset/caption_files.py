@@ -14,6 +14,7 @@ from pathlib import Path
 
 from dreambooth.dataset.captions import CaptionFiles, bytes_of, decode_text, read_caption
 from dreambooth.dataset.finding import find_pictures, masks_of
+from dreambooth.dataset.reading import read_all
 from dreambooth.dataset.variation import tags_of
 from dreambooth.errors import UserError
 
@@ -66,14 +67,15 @@ def read_captions(folder: Path, kept: CaptionFiles, progress: Progress | None = 
     for picture in pictures:
         if picture not in masks:
             beside[picture.with_suffix("")].append(picture)
-    found, problems = [], []
-    for number, named in enumerate(beside.values()):
+    together = [tuple(named) for named in beside.values()]
+
+    def done(number: int) -> None:
         if progress and number % 100 == 0:
-            progress(number, len(beside), "captions")
-        try:
-            found.append(_read(tuple(named), kept))
-        except UserError as error:
-            problems += error.problems
+            progress(number, len(together), "captions")
+
+    read = read_all(together, lambda named, _: _read(named, kept), done, path_of=lambda named: named[0])
+    found = [one for one in read if isinstance(one, CaptionFile)]
+    problems = [problem for one in read if isinstance(one, UserError) for problem in one.problems]
     return Captions(Path(folder), tuple(found), tuple(problems))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreambooth.dataset.kohya import captions as kohya
+from dreambooth.dataset.reading import asking
 from dreambooth.errors import UserError
 from dreambooth.files import explain, read_bounded
 
@@ -97,7 +98,8 @@ def read_caption(picture: Path, kept: CaptionFiles = CaptionFiles()) -> Caption:
 def bytes_of(path: Path) -> bytes | None:
     """What a caption file holds now; None where there is none. UserError for what can't be read or is no such file."""
     try:
-        return read_bounded(path, MOST_BYTES)
+        with asking(path):
+            return read_bounded(path, MOST_BYTES)
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dreambooth.dataset.captions import ENDINGS
 from dreambooth.dataset.notes import Unusable, named
+from dreambooth.dataset.reading import read_all
 from dreambooth.errors import UserError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".avif", ".gif", ".tif", ".tiff"})
@@ -20,6 +21,7 @@ OTHER_SUFFIXES = frozenset({
     ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2",
 })  # fmt: skip
 
+_PATIENCE = 60.0  # seconds for one folder to be listed
 _NO_CAPTIONS = re.compile(r"(readme|licen[cs]e|requirements|metadata|classes|changelog)\b.*", re.IGNORECASE)
 
 # How a mask is called beside its picture: as OneTrainer does, and as most people do.
@@ -43,7 +45,15 @@ class Listing:
 
 def find_pictures(folder: str | Path) -> list[Path]:
     """All picture files in `folder` and the folders below it, in natural order. Errors as of :func:`look_through`."""
-    return look_through(folder).pictures
+    return listed(folder).pictures
+
+
+def listed(folder: str | Path) -> Listing:
+    """:func:`look_through`, given up when the drive gives no answer any more."""
+    (listing,) = read_all([folder], lambda path, reader: look_through(path, reader.beat), patience=_PATIENCE)
+    if isinstance(listing, UserError):
+        raise listing
+    return listing
 
 
 def look_through(folder: str | Path, beat: Callable[[], None] = lambda: None) -> Listing:

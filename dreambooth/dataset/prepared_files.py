@@ -52,7 +52,7 @@ def write(preparation: Preparation, into: Path, progress: Progress | None = None
         return change
 
     to_do = [change for change in preparation.changes if change.writes()]
-    done, skipped = each(to_do, do, progress, "preparing pictures")
+    done, skipped = each(to_do, do, progress, "preparing pictures", lambda change: change.source)
     untouched = [change for change in preparation.changes if not change.writes()]
     order = {change: place for place, change in enumerate(preparation.changes)}
     if to_do and not done:

@@ -17,10 +17,11 @@ from pathlib import Path
 
 from dreambooth import files
 from dreambooth.dataset.buckets import Crop, Size, bucket_sizes
-from dreambooth.dataset.captions import FILE_NAME, read_caption
+from dreambooth.dataset.captions import FILE_NAME, Caption, read_caption
 from dreambooth.dataset.cropping import smart, to_bucket, uncropped
-from dreambooth.dataset.finding import look_through, masks_of, natural_order
+from dreambooth.dataset.finding import listed, masks_of, natural_order
 from dreambooth.dataset.in_threads import Progress, each
+from dreambooth.dataset.notes import Unusable
 from dreambooth.dataset.pictures import decode, decoded
 from dreambooth.dataset.preparation import Change, Preparation
 from dreambooth.dataset.prepared_names import Names, captions_of, filled_in, numbers_in_folders, problems_of
@@ -38,7 +39,7 @@ def plan(folder: Path, options: Preparing, progress: Progress | None = None) -> 
     UserError when the options or the destination can't be used, all at once, or when no picture is left. A picture
     that can't be read is skipped and named. ``progress`` may raise Cancelled.
     """
-    listing = look_through(folder)
+    listing = listed(folder)
     found = sorted([*listing.pictures, *listing.others], key=natural_order)
     if not found:
         raise UserError(f"{folder}: holds no picture.")
@@ -57,7 +58,7 @@ def plan(folder: Path, options: Preparing, progress: Progress | None = None) -> 
     if not looks:
         raise UserError.several([f"{folder}: none of its pictures can be prepared.", *skipped])
     changes = _named(looks, folder, out, options, masks)
-    return Preparation(folder, out, options, tuple(changes), tuple(skipped), tuple(_warnings(changes)))
+    return Preparation(folder, out, options, tuple(changes), tuple(skipped), tuple(_warnings(looks, changes)))
 
 
 # -- options and destination ----------------------------------------------------------------------------------
@@ -133,6 +134,8 @@ class _Look:
     size: Size
     facts: Facts
     crop: Crop
+    caption: Caption | None
+    warning: str  # why there is none
 
 
 def _look(path: Path, mask: Path | None, options: Preparing, buckets: Sequence[Size]) -> _Look:
@@ -146,9 +149,17 @@ def _look(path: Path, mask: Path | None, options: Preparing, buckets: Sequence[S
     else:
         crop = to_bucket(image.size, buckets, options.enlarge)
         crop = smart(image, crop) if options.crop == SMART else crop
-    return _Look(
-        path, hashlib.sha256(data).hexdigest(), image.size, facts(data, path, seen, options.strip_metadata), crop
-    )
+    found = facts(data, path, seen, options.strip_metadata)
+    return _Look(path, hashlib.sha256(data).hexdigest(), image.size, found, crop, *_caption(path))
+
+
+def _caption(path: Path) -> tuple[Caption | None, str]:
+    try:
+        return read_caption(path), ""
+    except Unusable:  # the drive gives no answer: then it gives none for the copy either
+        raise
+    except UserError as error:
+        return None, error.problems[0]
 
 
 def _named(
@@ -198,13 +209,13 @@ def _others(looks: Sequence[_Look], masks: Mapping[Path, Path]) -> Iterator[Path
         yield from (path for path in folder.iterdir() if path not in leaving)
 
 
-def _warnings(changes: Sequence[Change]) -> Iterator[str]:
+def _warnings(looks: Sequence[_Look], changes: Sequence[Change]) -> Iterator[str]:
     counted: Counter[str] = Counter()
+    captions = {look.path: look.caption for look in looks}
+    yield from (look.warning for look in looks if look.warning)
     for change in changes:
-        try:
-            caption = read_caption(change.source)
-        except UserError as error:
-            yield error.problems[0]
+        caption = captions[change.source]
+        if caption is None:
             continue
         renamed = change.source.stem != change.destination.stem
         counted["named"] += renamed and caption.source == FILE_NAME

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import stat
@@ -22,7 +23,7 @@ MAX_BYTES = 2**29  # no picture that may be decoded needs as much
 PATIENCE = 20.0  # seconds without a byte, after which a file is given up
 _BLOCK = 2**20
 _TRIES = 3  # at a file that is written to meanwhile
-_GIVE_UP = 8  # files in a row that got no answer: the drive is gone
+GIVE_UP = 8  # files in a row that got no answer: the drive is gone
 # Decoding leaves Python's lock, so threads help; each holds one decoded picture, so few do.
 _READERS = min(4, os.cpu_count() or 1)
 
@@ -33,7 +34,24 @@ def no_beat() -> None:
 
 def read_bytes(path: str | Path) -> bytes:
     """The file's bytes, all from one state of it. Raises Unusable that says why it can't be read."""
-    return read_state(path)[0]
+    with asking(path) as beat:
+        return read_state(path, beat)[0]
+
+
+@contextlib.contextmanager
+def asking(path: str | Path) -> Iterator[Beat]:
+    """In a :class:`Reader`'s thread the drive's patience counts meanwhile, and one that was left behind ends here."""
+    reader = threading.current_thread()
+    if not isinstance(reader, Reader):
+        yield no_beat
+        return
+    reader.beat()
+    try:
+        yield reader.beat
+    finally:
+        reader.rest()
+    if reader.is_left:
+        raise Unusable(path, "stalled", "was read too late.")
 
 
 def read_state(path: str | Path, beat: Beat = no_beat) -> tuple[bytes, os.stat_result]:
@@ -89,6 +107,10 @@ def _refused(path: str | Path, error: OSError) -> Unusable:
     return Unusable(path, "not-a-file", f"can't be read: it is a link that leads nowhere ({error.strerror or error}).")
 
 
+def gone(path: str) -> UserError:
+    return UserError(f"{path}: the drive gives no answer any more. Check the connection, then try again.")
+
+
 def read_all(
     items: Sequence[T],
     read: Callable[[T, Reader], R],
@@ -128,6 +150,11 @@ class Reader(threading.Thread, Generic[T, R]):
     def rest(self) -> None:
         """What follows takes as long as it takes."""
         self.waiting = None
+
+    @property
+    def is_left(self) -> bool:
+        """Whether nobody waits for its results any more."""
+        return not self._work.has(self)
 
     def run(self) -> None:
         for index, item in self._work.take(self):
@@ -174,9 +201,18 @@ class _Work(Generic[T, R]):
                 return
             yield following
 
-    def stop(self) -> None:
+    def has(self, reader: Reader) -> bool:
         with self._lock:
+            return reader in self._readers
+
+    def stop(self) -> None:
+        """Take no more, and wait for those that are at work; one that waits for the drive goes no further anyway."""
+        with self._lock:
+            left = set(self._readers)
             self._readers.clear()
+        for reader in left:
+            while reader.is_alive() and reader.waiting is None:
+                reader.join(0.1)
 
     def _start(self) -> None:
         reader = Reader(self)
@@ -209,8 +245,8 @@ class _Work(Generic[T, R]):
                 self._readers.discard(reader)
             path = named(str(self.path_of(self.items[index])))
             self._stuck += 1
-            if self._stuck > _GIVE_UP:
-                raise UserError(f"{path}: the drive gives no answer any more. Check the connection, then try again.")
+            if self._stuck > GIVE_UP:
+                raise gone(path)
             self.found[index] = Unusable(path, "stalled", f"the drive gave no answer for {self.patience:g} seconds.")
             self._lost.add(index)
             given_up.append(index)

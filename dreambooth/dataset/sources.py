@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from dreambooth.dataset.captions import Caption
 from dreambooth.dataset.examining import Examined, examine
-from dreambooth.dataset.finding import Listing, look_through, masks_of
+from dreambooth.dataset.finding import Listing, listed, masks_of
 from dreambooth.dataset.known import Known
 from dreambooth.dataset.kohya.captions import is_picture
 from dreambooth.dataset.metadata_file import MetadataFile, caption_of
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Progress = Callable[[int, int, str], None]
 
-_LISTING_PATIENCE = 60.0  # seconds for one folder to be listed
 _NO_PICTURE = "holds no picture (png, jpg, webp, bmp, avif, gif, tiff)"
 
 
@@ -185,7 +184,7 @@ def _pictures_of(concept: Concept, key: str, name: str, checks: Checks) -> list[
         raise UserError(f"{name}: {key} is empty. Give the folder with the pictures to learn from.")
     folder = Path(os.path.expanduser(text))  # unlike Path's, it leaves a user that isn't there
     try:
-        listing = _listed(folder)
+        listing = listed(folder)
         if key == "instance_data_dir":
             listing = _own(concept, folder, listing, checks)
         if key == "class_data_dir":
@@ -197,13 +196,6 @@ def _pictures_of(concept: Concept, key: str, name: str, checks: Checks) -> list[
         also = f", only of kinds that can't be used, such as {listing.others[0].name}" if listing.others else ""
         raise UserError(f"{name}, {key}: {folder} {_NO_PICTURE}{also}.")
     return listing.pictures
-
-
-def _listed(folder: Path) -> Listing:
-    (listing,) = read_all([folder], lambda path, reader: look_through(path, reader.beat), patience=_LISTING_PATIENCE)
-    if isinstance(listing, UserError):
-        raise listing
-    return listing
 
 
 def _own(concept: Concept, folder: Path, listing: Listing, checks: Checks) -> Listing:

@@ -14,12 +14,18 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dreambooth.dataset import reading
+from dreambooth.captioning.answers import Answer, Counted
+from dreambooth.captioning.work import captioned, wanted_in
+from dreambooth.dataset import preparing, reading
+from dreambooth.dataset.caption_files import read_captions
+from dreambooth.dataset.captions import CaptionFiles
 from dreambooth.dataset.notes import Unusable
 from dreambooth.dataset.planning import make_plan
 from dreambooth.dataset.reading import read_all, read_bytes
 from dreambooth.errors import UserError
 from dreambooth.settings import Concept, Settings
+from dreambooth.settings.preparing import Preparing
+from dreambooth.settings.tagging import Tagging
 
 SETTINGS = Settings(resolution=128, bucket_step=8)
 
@@ -80,6 +86,47 @@ def test_a_drive_that_is_gone_is_said_once(tmp_path: Path, hold, monkeypatch: py
     monkeypatch.setattr(reading, "PATIENCE", 0.2)
     with pytest.raises(UserError, match=r"png: the drive gives no answer any more"):
         make_plan([Concept(instance_data_dir=str(tmp_path / "toys"))], SETTINGS)
+
+
+def test_whoever_prepares_or_captions_leaves_it_behind_too(
+    tmp_path: Path, hold, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "toys"
+    paths = pictures(folder, 6)
+    for path in paths:
+        path.with_suffix(".txt").write_text("a toy")
+    hold(paths[2], paths[4].with_suffix(".txt"))
+    monkeypatch.setattr(reading, "PATIENCE", 0.5)
+    preparation = preparing.plan(folder, Preparing())
+    assert len(preparation.changes) == 4 and "2.png: the drive gave no answer" in preparation.skipped[0]
+    captions = read_captions(folder, CaptionFiles())
+    assert len(captions.files) == 5 and "4.png: the drive gave no answer" in captions.problems[0]
+
+
+class Colours:
+    """A captioner that names the size of a picture."""
+
+    notes = ()
+
+    def prepare(self, picture: Image.Image) -> tuple[int, int]:
+        return picture.size
+
+    def answer(self, prepared: list) -> list[Answer]:
+        return [Answer(sentence=str(size)) for size in prepared]
+
+
+def test_a_tagger_leaves_it_behind_and_gives_a_drive_up(tmp_path: Path, hold, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = pictures(tmp_path / "toys", 22)
+    paths[9].with_suffix(".txt").touch()
+    hold(paths[1], *paths[10:], paths[9].with_suffix(".txt"))
+    monkeypatch.setattr(reading, "PATIENCE", 0.3)
+    options, counted, found = Tagging(batch_size=3), Counted(), []
+    wanted = wanted_in(tmp_path / "toys", options, counted)
+    with pytest.raises(UserError, match="gives no answer any more"):
+        for one in captioned(Colours(), wanted, options, counted, lambda *_: None):
+            found.append(one.wanted.picture)
+    assert found == [paths[number] for number in (0, *range(2, 9))]
+    assert ["9.txt: the drive gave" in counted.notes[0], "1.png: the drive gave" in counted.notes[1]] == [True, True]
 
 
 def test_answers_that_come_late_change_nothing(tmp_path: Path) -> None:
