@@ -36,6 +36,10 @@ def test_a_tagger_is_tried_and_then_used(folder, visitor, tmp_path_factory):
     )
     visitor.fill(tag_general_threshold=0.6, tag_trigger_word="zwx", tag_excluded_tags="^_^")
     visitor.press("tag_try")
+    tried = "['zwx, blue picture', 'pip install onnxruntime'].some((text) => document.body.innerText.includes(text))"
+    visitor.page.wait_for_function(tried)
+    if "pip install onnxruntime" in visitor.text("status"):
+        pytest.skip("this WebUI's environment has no onnxruntime, and the page says how to get it")
     visitor.sees("tag_made", "zwx, blue picture")
     visitor.sees("tag_made", "red_picture 100%")
     visitor.page.wait_for_function(
