@@ -12,6 +12,15 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 _GIF = (b"GIF87a", b"GIF89a")
 _TIFF = (b"II*\0", b"MM\0*")
+# What else is called .jpg or .png: where in the file, how it begins there, what people call it.
+_OTHERS = (
+    (4, b"ftyphei", "a HEIC picture"), (4, b"ftyphev", "a HEIC picture"), (4, b"ftypmif1", "a HEIC picture"),
+    (0, b"\xff\x0a", "a JPEG XL picture"), (4, b"JXL ", "a JPEG XL picture"), (4, b"jP  ", "a JPEG 2000 picture"),
+    (0, b"8BPS", "a Photoshop file"), (0, b"%PDF", "a PDF"), (0, b"%!PS", "a PostScript drawing"),
+    (4, b"ftyp", "a video"), (0, b"\x1aE\xdf\xa3", "a video"), (0, b"PK\3\4", "a ZIP archive"),
+    (0, b"version https://git-lfs", "a placeholder of Git LFS, whose file was not fetched"),
+)  # fmt: skip
+_MARKUP = ((b"<svg", "an SVG drawing"), (b"<html", "a web page"), (b"<!doctype html", "a web page"))
 _SMALLEST = 32  # bytes; no picture of any kind is shorter
 
 
@@ -22,6 +31,15 @@ def require_whole(data: bytes, path: str | Path) -> None:
         raise Unusable(path, "truncated", "is cut off: the file ends before the picture does. Replace it.")
     if wrong:
         raise Unusable(path, "unreadable", f"is damaged (wrong checksum in its {wrong} part). Replace it.")
+
+
+def called_otherwise(data: bytes) -> str:
+    """What a file is that is no picture of ours, as people call it; "" where that can't be told."""
+    for place, start, what in _OTHERS:
+        if data.startswith(start, place):
+            return what
+    text = data[:1000].lower()
+    return next((what for mark, what in _MARKUP if mark in text), "")
 
 
 def is_cut_off(data: bytes) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dreambooth.dataset.damage import require_whole
+from dreambooth.dataset.damage import called_otherwise, require_whole
 from dreambooth.dataset.notes import Unusable
 from dreambooth.dataset.reading import read_bytes
 from dreambooth.dataset.rgb import Finding, has_alpha, is_deep, to_rgb, upright
@@ -88,7 +88,7 @@ def decoded(data: bytes, path: str | Path) -> Decoded:
     except MemoryError as error:
         raise Unusable(path, "too-large", "there is not enough memory to decode it. Make it smaller.") from error
     except UnidentifiedImageError as error:
-        raise Unusable(path, "unreadable", _unidentified(path, formats)) from error
+        raise Unusable(path, "unreadable", _unidentified(data, path, formats)) from error
     except Exception as error:
         # Pillow's decoders answer damaged files with nearly any exception type; all mean the same here.
         log.debug("%s can't be decoded", path, exc_info=True)
@@ -129,7 +129,7 @@ def _loaded(image: Image.Image, stream: _Stream, path: str | Path) -> Decoded:
     findings: list[Finding] = []
     suffix, kind = Path(path).suffix.lower(), image.format or ""
     if suffix and suffix not in _CALLED[kind]:
-        findings.append(("mislabelled", f"is a {kind} file called {suffix}."))
+        findings.append(("mislabelled", f"holds {kind}, though it is called {suffix}."))
     if is_deep(image):
         findings.append(("deep", "has more than 8 bits per channel, scaled to 8."))
     if kind != "MPO" and getattr(image, "is_animated", False):  # an MPO's other frames are previews and depths
@@ -141,7 +141,10 @@ def _loaded(image: Image.Image, stream: _Stream, path: str | Path) -> Decoded:
     return Decoded(rgb, (*findings, *said, *done))
 
 
-def _unidentified(path: str | Path, formats: list[str]) -> str:
+def _unidentified(data: bytes, path: str | Path, formats: list[str]) -> str:
+    what = called_otherwise(data)
+    if what:
+        return f"is {what}, whatever its name says. Convert it to PNG or JPEG, or remove it."
     if Path(path).suffix.lower() == ".avif" and "AVIF" not in formats:
         return "the installed Pillow can't read AVIF. Convert it to PNG or JPEG, or update Pillow."
     return "is no picture that can be read (PNG, JPEG, WebP, BMP, AVIF, GIF, TIFF). Replace it, or remove it."

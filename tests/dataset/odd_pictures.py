@@ -196,6 +196,7 @@ def _of_containers(of: Callable[[str, bytes, str], None]) -> None:
     of("text.png", "Ich bin kein Bild. 我不是图片。".encode() * 9, "*unreadable")
     of("postscript.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "*unreadable")
     of("program.png", b"\x7fELF" + bytes(300), "*unreadable")
+    of("phone, called.jpg", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99), "*unreadable")
     of("phone.HEIC", b"\0\0\0\x18ftypheic" + bytes(99), "*other-format")
     of("vectors.svg", b"<svg/>", "*other-format")
     of("twin 1.png", encoded(noise(80), "PNG"), "")

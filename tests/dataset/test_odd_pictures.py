@@ -34,12 +34,14 @@ def test_each_odd_file_is_named_with_its_cause(tmp_path: Path) -> None:
     assert process.returncode == 0, process.stderr.decode()[-3000:]
     told = json.loads(process.stdout)
     notes: dict[str, set[str]] = defaultdict(set)
-    left_out = set()
+    left_out, said = set(), {}
     for name, kind, is_left_out, text in told["notes"]:
         notes[name].add(kind)
         assert text and text == named(text), name
+        said[name] = text
         if is_left_out:
             left_out.add(name)
+    assert "HEIC" in said["phone, called.jpg"] and "web page" in said["page.jpg"] and "SVG" in said["drawing.png"]
 
     wanted = {name: kind for name, (_, kind) in odd.items() if kind}
     wrong = {name: (kind, notes[name]) for name, kind in wanted.items() if kind.removeprefix("*") not in notes[name]}

@@ -218,7 +218,7 @@ def bomb(path: Path) -> None:
         (bomb, "more than 89 million pixels"),
         (
             lambda path: path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"),
-            "is no picture",
+            "is a PostScript drawing",
         ),
     ],
     ids=["text", "empty", "folder", "bomb", "postscript"],
