@@ -20,7 +20,8 @@ def on_white_square(picture: Image.Image) -> Image.Image:
     if max(picture.size) > LONGEST:
         shrink = LONGEST / max(picture.size)
         size = [max(1, round(side * shrink)) for side in picture.size]
-        picture = picture.resize((size[0], size[1]), Image.Resampling.BICUBIC)
+        # Roughly first: of one that is millions of pixels long the resampling alone would take gigabytes.
+        picture = picture.resize((size[0], size[1]), Image.Resampling.BICUBIC, reducing_gap=3.0)
     side = max(picture.size)
     if picture.size == (side, side):
         return picture

@@ -141,8 +141,14 @@ def _decoders() -> Iterator[ThreadPoolExecutor]:
 
 def _submitted(pool: ThreadPoolExecutor, captioner: Captioner, batch: Sequence[Wanted]) -> Future[list[Any]]:
     """What the captioner takes of each, or the UserError why not; a drive that gives no answer is not waited for."""
-    paths = [one.picture for one in batch]
-    return pool.submit(read_all, paths, lambda path, _: captioner.prepare(open_picture(path)))
+
+    def prepared(path: Path, _: Any) -> Any:
+        try:
+            return captioner.prepare(open_picture(path))
+        except MemoryError as error:
+            raise Unusable(path, "too-large", "there is not enough memory to look at it. Make it smaller.") from error
+
+    return pool.submit(read_all, [one.picture for one in batch], prepared)
 
 
 def _prepared(

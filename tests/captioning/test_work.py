@@ -11,7 +11,7 @@ import torch
 
 from dreambooth import caption_actions
 from dreambooth.captioning import loading, work
-from dreambooth.captioning.answers import Answer, Tag
+from dreambooth.captioning.answers import Answer, Counted, Tag
 from dreambooth.dataset.caption_writing import undo
 from dreambooth.errors import Cancelled, UserError
 from dreambooth.settings import Folders, parse
@@ -215,3 +215,22 @@ def test_pictures_are_decoded_while_the_model_is_at_work_but_not_all_at_once(pic
     found = list(work.captioned(Counting(None), wanted, options, counted, lambda *_: None))
     assert [one.wanted.picture.name for one in found] == sorted(path.name for path in folder.iterdir())
     assert all(seen <= 2 * (number + 2) for number, seen in enumerate(most)) and len(prepared) == 12
+
+
+def test_a_picture_for_which_there_is_no_memory_is_left_out_alone(pictures, monkeypatch):
+    folder, options, counted = pictures("red.png", "blue.png", "lime.png"), Tagging(), Counted()
+
+    class Heavy:
+        notes = ()
+
+        def prepare(self, picture):
+            if picture.getpixel((0, 0)) == (0, 0, 255):
+                raise MemoryError
+            return picture
+
+        def answer(self, prepared):
+            return [Answer(sentence="a picture") for _ in prepared]
+
+    found = [*work.captioned(Heavy(), work.wanted_in(folder, options, counted), options, counted, lambda *_: None)]
+    assert [one.wanted.picture.name for one in found] == ["lime.png", "red.png"]
+    assert len(counted.notes) == 1 and "blue.png: there is not enough memory" in counted.notes[0]
