@@ -19,6 +19,7 @@ from typing import Any
 from dreambooth.errors import UserError
 
 # What _beside() names, and nothing that another program may have left.
+_BLOCK = 2**16  # bytes that are asked for at once: so many are set aside, however short the file is
 _LARGEST_JSON = 2**28  # bytes; the list of a million files that were exchanged has about so many
 _LONGEST = 240  # bytes of a name that stays whole there; disks take 255
 _OURS = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(?P<kind>part|old)", re.DOTALL)
@@ -132,9 +133,13 @@ def read_bounded(path: Path, most: int) -> bytes:
     if not stat.S_ISREG(seen.st_mode):
         what = "a folder" if stat.S_ISDIR(seen.st_mode) else "a pipe, socket or device"
         raise UserError(f"{path}: is {what}, where a file should be. Remove it, or call it otherwise.")
-    with open(path, "rb") as file:
-        data = file.read(most + 1)  # not its size, which may grow
-    if len(data) > most:
+    blocks, left = [], most + 1  # not its size, which may grow
+    with open(path, "rb", buffering=0) as file:
+        while left and (block := file.read(min(left, _BLOCK))):
+            blocks.append(block)
+            left -= len(block)
+    data = b"".join(blocks)
+    if not left:
         has = _size(max(seen.st_size, len(data)))
         raise UserError(f"{path}: has {has}, and such a file may have {_size(most)}. Is it what it should be?")
     return data

@@ -56,9 +56,9 @@ class CaptionFiles:
     def file_of(self, picture: Path) -> Path | None:
         """The caption file that lies beside a picture, whatever it is; of several, the first by its ending."""
         if self.word_for_word:
-            paths = [kohya.caption_file(picture, ending) for ending in self.endings]
+            paths = (kohya.caption_file(picture, ending) for ending in self.endings)
         else:  # .TXT too, from Windows
-            paths = [picture.with_suffix(each) for ending in self.endings for each in (ending, ending.upper())]
+            paths = (picture.with_suffix(each) for ending in self.endings for each in (ending, ending.upper()))
         return next((path for path in paths if os.path.exists(path)), None)  # unlike Path's, takes names of any length
 
 
