@@ -56,6 +56,7 @@ KINDS = {
     "transparent": Kind("Transparent, laid on white"),
     # How it is trained.
     "mask": Kind("Taken as masks of the pictures beside them, not trained as pictures"),
+    "mask-shape": Kind("Masks of another shape than their pictures, stretched over them"),
     "enlarged": Kind("Small pictures, enlarged more than 2 times"),
     "cropped": Kind("Far from any bucket's shape, more than a quarter is cut off"),
     "duplicate": Kind("The same file more than once"),

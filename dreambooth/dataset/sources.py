@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Progress = Callable[[int, int, str], None]
 
+_SAME_SHAPE = 0.02  # by which shares of a mask's sides may differ from its picture's, as scaling leaves them
 _NO_PICTURE = "holds no picture (png, jpg, webp, bmp, avif, gif, tiff)"
 
 
@@ -236,16 +237,22 @@ def _read(source: Source, concept: Concept, known: Known | None, reader: Reader)
     picture = examine(source.path, known, reader)
     if source.mask:
         reader.beat()
-        _require_mask(source, known, reader)
+        picture = _masked(source, picture, known, reader)
     reader.beat()
     return Read(source, picture, caption_of(source.path, concept, source.is_partner))
 
 
-def _require_mask(source: Source, known: Known | None, reader: Reader) -> None:
+def _masked(source: Source, picture: Examined, known: Known | None, reader: Reader) -> Examined:
+    """The picture, with a word of its mask where that is of another shape. Unusable where it can't be read."""
     try:
-        examine(source.mask, known, reader)
+        mask = examine(source.mask, known, reader)
     except Unusable as error:
         raise Unusable(source.path, error.kind, f"its mask {named(source.mask.name)} {error.cause}") from error
+    (width, height), (own_width, own_height) = picture.size, mask.size
+    if abs(width * own_height / (height * own_width) - 1) <= _SAME_SHAPE:
+        return picture
+    text = f"has a mask of another shape ({own_width}x{own_height} for {width}x{height}), which is stretched over it."
+    return replace(picture, findings=(*picture.findings, ("mask-shape", text)))
 
 
 def _unusable(source: Source, error: UserError) -> Unusable:

@@ -183,6 +183,7 @@ def test_notes_of_words_masks_and_lookalikes(tmp_path: Path) -> None:
         noise(number, (128, 128)).save(folder / f"{number}.png")
         (folder / f"{number}.txt").write_text(words)
     (folder / "2_mask.png").write_bytes((folder / "0.png").read_bytes()[:-40])
+    noise(0, (64, 32)).save(folder / "3_mask.png")
     noise(1, (256, 256)).save(folder / "1 larger.jpg", quality=60)
     shutil.copy(folder / "0.png", folder / "0 again.png")
     concept = Concept(instance_data_dir=str(folder), instance_token="sks", class_token="dog")
@@ -195,7 +196,9 @@ def test_notes_of_words_masks_and_lookalikes(tmp_path: Path) -> None:
         ("1 larger.jpg", "no-caption", False),
         ("1 larger.jpg", "token-missing", False),
         ("1.png", "near-duplicate", False),
+        ("3.png", "mask-shape", False),
         ("2_mask.png", "mask", False),
+        ("3_mask.png", "mask", False),
         ("2.png", "truncated", True),
     ]
     assert notes[2].text == '"sks" is not in its caption, so it is put in: "a sks dog".'
