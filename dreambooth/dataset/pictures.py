@@ -94,6 +94,8 @@ def decoded(data: bytes, path: str | Path) -> Decoded:
         log.debug("%s can't be decoded", path, exc_info=True)
         if stream.ran_out or "truncated" in str(error).lower():
             raise Unusable(path, "truncated", f"is cut off ({error}). Replace it, or remove it.") from error
+        if "MAX_TEXT" in str(error):  # Pillow's bounds against bombs
+            raise Unusable(path, "too-large", "holds too much beside its pixels. Save it without metadata.") from error
         raise Unusable(path, "unreadable", f"is damaged ({error}). Replace it, or remove it.") from error
 
 
