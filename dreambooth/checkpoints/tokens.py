@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-
 from dreambooth.checkpoints.emphasis import weigh, without_escapes
 
 if TYPE_CHECKING:
+    import torch
+
     from dreambooth.settings import Settings
 
 CHUNK = 75  # what CLIP reads at a time, beside start and end
@@ -57,6 +57,8 @@ def tokenize(tokenizers: Sequence[Any], prompts: Sequence[str], reading: Reading
 
 def tokenize_one(tokenizers: Sequence[Any], prompt: str, reading: Reading) -> Tokens:
     """One prompt, in as many chunks as it needs."""
+    import torch  # here, for counting alone needs none
+
     read = [_read(tokenizer, prompt, reading)[: reading.max_tokens] for tokenizer in tokenizers]
     n_chunks = _chunks(len(read[0]))
     ids = [_fill(tokenizer, [id for id, _ in own], n_chunks) for tokenizer, own in zip(tokenizers, read, strict=True)]
@@ -67,6 +69,8 @@ def tokenize_one(tokenizers: Sequence[Any], prompt: str, reading: Reading) -> To
 
 def together(prompts: Sequence[Tokens], tokenizers: Sequence[Any]) -> Tokens:
     """Prompts in one batch; those of fewer chunks than others are filled up with empty ones."""
+    import torch
+
     n_chunks = max(prompt.ids.shape[2] for prompt in prompts)
     empty = torch.tensor([[_fill(tokenizer, [], n_chunks) for tokenizer in tokenizers]])
     ids = [torch.cat([prompt.ids, empty[:, :, prompt.ids.shape[2] :]], dim=2) for prompt in prompts]

@@ -18,7 +18,7 @@ LATENT = 8  # one latent pixel covers 8 x 8 picture pixels in every Stable Diffu
 _LONGEST = 2.0  # long side : short side; beyond it, composition suffers more than from cropping
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Crop:
     """How a picture becomes its bucket's size: resize to `resized`, then cut out the box. In pixels."""
 

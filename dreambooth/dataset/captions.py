@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import errno
+import functools
 import os
 import re
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ class CaptionFiles:
     word_for_word: bool = False  # see :mod:`dreambooth.dataset.kohya.captions`
 
     @classmethod
+    @functools.lru_cache(maxsize=64)
     def of(cls, concept: Concept, class_pictures: bool = False) -> CaptionFiles:
         """``class_pictures``: of those in its class_data_dir, where drawn ones have their captions in a .txt.
 
@@ -58,11 +60,12 @@ class CaptionFiles:
         if self.word_for_word:
             paths = (kohya.caption_file(picture, ending) for ending in self.endings)
         else:  # .TXT too, from Windows
-            paths = (picture.with_suffix(each) for ending in self.endings for each in (ending, ending.upper()))
-        return next((path for path in paths if os.path.exists(path)), None)  # unlike Path's, takes names of any length
+            stem = os.path.splitext(picture)[0]
+            paths = (stem + each for ending in self.endings for each in (ending, ending.upper()))
+        return next((Path(path) for path in paths if os.path.exists(path)), None)  # also of names of any length
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Caption:
     """What is known about a picture in words."""
 
@@ -225,6 +228,7 @@ def _tidy(prompt: str, class_token: str) -> str:
     return ", ".join(kept)
 
 
+@functools.lru_cache(maxsize=64)
 def _pattern(token: str) -> re.Pattern[str]:
     words = r"\s+".join(re.escape(word) for word in token.split())
     # Only an edge that is a letter or digit needs a boundary: "name_\(film\)" ends by itself.

@@ -19,7 +19,7 @@ from dreambooth.dataset.rgb import Finding
 _LASTING = ("unreadable", "truncated", "too-large")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Examined:
     """What one complete reading of a picture file tells."""
 

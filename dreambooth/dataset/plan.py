@@ -21,7 +21,7 @@ from dreambooth.dataset.variation import ALWAYS_THE_SAME, Variation
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Example:
     """One picture as training uses it."""
 
@@ -59,7 +59,7 @@ class Example:
         return self.crop.resized_w / self.original_size[0]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Note:
     """What a person should know of one file before it is trained, or why it is not."""
 

@@ -50,7 +50,11 @@ def make_plan(
     fitted = [(one, crop) for one, crop in fitted if crop]
     require_some(sources, [one.source for one, _ in fitted], checks)
     checks.raise_problems()
-    everything = [_example(one, concepts[one.source.concept], crop, settings) for one, crop in fitted]
+    variations = [Variation.of(settings, concept) for concept in concepts]
+    everything = [
+        _example(one, concepts[one.source.concept], crop, settings, variations[one.source.concept])
+        for one, crop in fitted
+    ]
     partners = [example for (one, _), example in zip(fitted, everything, strict=True) if one.source.is_partner]
     regular = [example for (one, _), example in zip(fitted, everything, strict=True) if one.source.is_regular]
     _require_words_for_classes(partners, checks)
@@ -81,12 +85,12 @@ def _crop(read: Read, rule: BucketRule, checks: Checks) -> Crop | None:
         return None
 
 
-def _example(read: Read, concept: Concept, crop: Crop, settings: Settings) -> Example:
+def _example(read: Read, concept: Concept, crop: Crop, settings: Settings, variation: Variation) -> Example:
     source, picture, caption = read.source, read.picture, read.caption
     template = concept.class_prompt if source.is_partner else concept.instance_prompt
     if source.is_partner and is_filled_in(template, caption.text, concept.class_token):
         template = FILEWORDS
-    text, variants = Variation.of(settings, concept).settled(_texts(read, concept, template))
+    text, variants = variation.settled(_texts(read, concept, template))
     return Example(
         path=source.path,
         caption=text,

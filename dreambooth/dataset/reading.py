@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
 import stat
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -23,6 +23,9 @@ MAX_BYTES = 2**29  # no picture that may be decoded needs as much
 PATIENCE = 20.0  # seconds without a byte, after which a file is given up
 _BLOCK = 2**20
 _TRIES = 3  # at a file that is written to meanwhile
+_LOOK = 0.01  # seconds between two looks at what was read
+# Where nothing is decoded or waited for, as of files that are known, several threads only wait for each other.
+_QUICK, _SLOW = 10, 30  # items at a look; so many looks in a row with fewer call for another thread
 GIVE_UP = 8  # files in a row that got no answer: the drive is gone
 # Decoding leaves Python's lock, so threads help; each holds one decoded picture, so few do.
 _READERS = min(4, os.cpu_count() or 1)
@@ -165,7 +168,7 @@ class Reader(threading.Thread, Generic[T, R]):
             except BaseException as error:
                 result = error
             self.rest()
-            self._work.answers.put((index, result))
+            self._work.answers.append((index, result))
 
 
 class _Work(Generic[T, R]):
@@ -174,7 +177,7 @@ class _Work(Generic[T, R]):
     ) -> None:
         self.items, self.read, self.path_of, self.patience = items, read, path_of, patience
         self.found: list = [None] * len(items)
-        self.answers: queue.SimpleQueue = queue.SimpleQueue()
+        self.answers: deque[tuple[int, object]] = deque()
         self._next = iter(enumerate(items))
         self._lock = threading.Lock()
         self._readers: set[Reader] = set()
@@ -184,11 +187,15 @@ class _Work(Generic[T, R]):
 
     def results(self) -> Iterator[int]:
         """The number of each item as soon as its result, or its error, is among those found."""
-        for _ in range(min(_READERS, len(self.items))):
-            self._start()
-        left = len(self.items)
+        left, slow = len(self.items), 0
+        self._start()
         while left:
-            for index in (*self._answered(), *self._given_up()):
+            answered = self._answered()
+            slow = 0 if len(answered) >= _QUICK else slow + 1
+            if slow >= _SLOW and len(self._readers) < min(_READERS, left):
+                self._start()
+                slow = 0
+            for index in (*answered, *self._given_up()):
                 left -= 1
                 yield index
 
@@ -220,17 +227,20 @@ class _Work(Generic[T, R]):
         reader.start()
 
     def _answered(self) -> list[int]:
-        try:
-            index, result = self.answers.get(timeout=min(1.0, self.patience / 4))
-        except queue.Empty:
-            return []
-        if index in self._lost:
-            return []  # an answer after all
-        if isinstance(result, BaseException) and not isinstance(result, UserError):
-            raise result
-        self._stuck = 0
-        self.found[index] = result
-        return [index]
+        """What was answered since the last time; to be woken at each answer takes longer than a small file does."""
+        if not self.answers:
+            time.sleep(min(_LOOK, self.patience / 4))
+        answered = []
+        while self.answers:
+            index, result = self.answers.popleft()
+            if index in self._lost:
+                continue  # an answer after all
+            if isinstance(result, BaseException) and not isinstance(result, UserError):
+                raise result
+            self._stuck = 0
+            self.found[index] = result
+            answered.append(index)
+        return answered
 
     def _given_up(self) -> list[int]:
         now, given_up = time.monotonic(), []

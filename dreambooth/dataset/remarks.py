@@ -80,8 +80,13 @@ def _of_tokens(concepts: Sequence[Concept]) -> Iterator[Note]:
 
 def _shared_captions(read: Sequence[Read]) -> Iterator[Note]:
     """Pictures that differ in their suffix alone."""
-    having = [one for one in read if os.path.splitext(one.caption.source)[0] == one.source.path.stem]
-    for first, *others in _groups((_side(one, one.source.path.with_name(one.caption.source)), one) for one in having):
+    paths = [(os.path.split(one.source.path), one) for one in read]
+    having = [
+        (_side(one, folder, one.caption.source), one)
+        for (folder, name), one in paths
+        if os.path.splitext(one.caption.source)[0] == os.path.splitext(name)[0]
+    ]
+    for first, *others in _groups(having):
         for other in others:
             text = f"shares the caption {named(other.caption.source)} with {named(first.source.path.name)}."
             yield Note(other.source.path, "caption-shared", text)

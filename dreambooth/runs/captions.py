@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from dreambooth.checkpoints.modules import load_tokenizer
 from dreambooth.checkpoints.tokenizer import shipped_tokenizer
 from dreambooth.checkpoints.tokens import Reading, counted
 from dreambooth.dataset.plan import Plan
@@ -26,7 +25,11 @@ class Read(NamedTuple):
 
 def tokenizer_of(model: ModelFolder | None) -> Any:
     """The model's own, else the one that comes with this package."""
-    return load_tokenizer(model.working) if model else shipped_tokenizer()
+    if model is None:
+        return shipped_tokenizer()
+    from dreambooth.checkpoints.modules import load_tokenizer
+
+    return load_tokenizer(model.working)
 
 
 def read_captions(tokenizer: Any, plan: Plan, reading: Reading) -> dict[str, Read]:

@@ -7,7 +7,6 @@ missing is drawn, and the same pictures whenever that is: a file's name and seed
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import itertools
 import os
@@ -21,47 +20,20 @@ from dreambooth.checkpoints.modules import Modules, load_modules, load_vae
 from dreambooth.checkpoints.tokens import Reading
 from dreambooth.dataset.buckets import Size, fit
 from dreambooth.dataset.captions import build_prompt
-from dreambooth.dataset.finding import find_pictures
 from dreambooth.dataset.metadata_file import caption_of
 from dreambooth.dataset.plan import Plan
 from dreambooth.dataset.sources import require_apart
 from dreambooth.dataset.variation import Variation
 from dreambooth.errors import UserError
-from dreambooth.files import expand, write_text
+from dreambooth.files import write_text
 from dreambooth.jobs import Controls, Events
+from dreambooth.runs.class_folders import folder_of
 from dreambooth.sampling.draw import Shot, draw
 from dreambooth.sampling.pictures import save_png
 from dreambooth.settings import CONCEPT, Concept, ModelFolder, Settings
 from dreambooth.training.precision import compute_dtype, give_memory_back
 
 Wanted = tuple[Path, Shot]
-
-
-def folder_of(model: ModelFolder, number: int, concept: Concept) -> Path:
-    """Where a concept's class pictures lie; ``number`` counts from 0."""
-    chosen = concept.class_data_dir.strip()
-    return expand(chosen) if chosen else model.root / f"classifiers_{number}"
-
-
-def with_folders(model: ModelFolder | None, concepts: Sequence[Concept]) -> tuple[Concept, ...]:
-    """The concepts as they can be planned now: with the model's own folders, and without folders still to be filled.
-
-    A concept that asks for no class images is left as it is. ``model``: None where there is none yet.
-    """
-    return tuple(
-        dataclasses.replace(concept, class_data_dir=_now(model, number, concept))
-        if concept.num_class_images_per
-        else concept
-        for number, concept in enumerate(concepts)
-    )
-
-
-def _now(model: ModelFolder | None, number: int, concept: Concept) -> str:
-    """The folder of class pictures, "" while it is empty."""
-    if model is None and not concept.class_data_dir.strip():
-        return ""
-    folder = folder_of(model, number, concept)
-    return str(folder) if _filled(folder) else ""
 
 
 def problems_of(model: ModelFolder, concepts: Sequence[Concept]) -> list[str]:
@@ -165,7 +137,3 @@ def _class_prompt(concept: Concept, picture: Path, settings: Settings) -> str:
     caption = caption_of(picture, concept).text
     prompt = build_prompt(concept.class_prompt, caption, concept.instance_token, concept.class_token, is_class=True)
     return Variation.of(settings, concept).settled([prompt])[0]
-
-
-def _filled(folder: Path) -> bool:
-    return folder.is_dir() and bool(find_pictures(folder))

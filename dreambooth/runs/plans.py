@@ -8,7 +8,7 @@ from pathlib import Path
 from dreambooth.dataset.held_out import hold_out
 from dreambooth.dataset.plan import Plan
 from dreambooth.dataset.planning import make_plan
-from dreambooth.runs.class_images import with_folders
+from dreambooth.runs.class_folders import with_folders
 from dreambooth.settings import ModelConfig, ModelFolder
 
 

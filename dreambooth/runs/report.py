@@ -15,13 +15,10 @@ from dreambooth.dataset.table import LEFT_OUT, Row, bucket_counts, other_files, 
 from dreambooth.errors import UserError
 from dreambooth.files import read_json
 from dreambooth.hosts.alone import best_device
-from dreambooth.runs import class_images
 from dreambooth.runs.captions import Read, read_captions, rows, tokenizer_of, too_long
 from dreambooth.runs.pace import seconds_per_step
 from dreambooth.runs.plans import plan_of
-from dreambooth.runs.preflight import sizes_of
 from dreambooth.settings import Concept, ModelConfig, ModelFolder, Settings
-from dreambooth.training.precision import forecast, resolve_precision
 from dreambooth.training.schedules import run_length
 
 # Stable Diffusion 1: text embeddings of width 768, nothing pooled.
@@ -131,6 +128,10 @@ def _of_model(
     warnings: list[str],
 ) -> dict[str, Any]:  # fmt: skip
     """What only a model tells: memory, time, class images that it would draw first."""
+    from dreambooth.runs import class_images
+    from dreambooth.runs.preflight import sizes_of
+    from dreambooth.training.precision import forecast, resolve_precision
+
     device = device or best_device()
     to_draw = class_images.missing(model, concepts, plan, settings)
     pace = seconds_per_step(model)

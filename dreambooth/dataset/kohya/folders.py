@@ -125,7 +125,8 @@ def right_in(folder: Path, counts: Callable[[Path], bool] = is_picture) -> list[
 
 def _folders(root: Path) -> list[Path]:
     try:
-        found = [path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
+        with os.scandir(root) as entries:
+            found = [root / entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
     except OSError:  # whoever looks for its pictures says so
         return []
     return sorted(found)
