@@ -28,7 +28,6 @@ _PARTS = 4  # to a side
 _COMPARED = 256  # earlier pictures of near fingerprints: enough, where thousands show the same
 _SIDE, _KEPT = 32, 8  # pixels that are transformed, frequencies that are kept
 _FLAT = 2.0  # levels of grey: with less variation there is nothing to recognise
-_ROWS = 2048  # of a block of comparisons
 
 
 class Look(NamedTuple):
@@ -67,7 +66,8 @@ def alike(looks: Sequence[Look], beat: Callable[[], None] = lambda: None) -> Ite
     near = {bits: {bits: 0} for bits in words}
     for one, other, distance in near_pairs(words, beat):
         near[words[one]][words[other]] = near[words[other]][words[one]] = distance
-    colours = numpy.array([list(bytes.fromhex(look.colours)) for look in looks], dtype=numpy.int16)
+    colours = numpy.frombuffer(bytes.fromhex("".join(look.colours for look in looks)), dtype=numpy.uint8)
+    colours = colours.reshape(len(looks), 2 * _PARTS**2).astype(numpy.int16)
     for place, look in enumerate(looks):
         if len(near[look.bits]) == 1 and places[look.bits][0] == place:
             continue  # most of them: like none
@@ -92,27 +92,29 @@ def near_pairs(looks: Sequence[int], beat: Callable[[], None] = lambda: None) ->
     edges = [64 * part // (NEAR + 1) for part in range(NEAR + 2)]
     for low, high in itertools.pairwise(edges):
         part = (hashes >> numpy.uint64(low)) & numpy.uint64((1 << (high - low)) - 1)
-        order = numpy.argsort(part, kind="stable")
-        starts = numpy.flatnonzero(numpy.diff(part[order], prepend=part[order[:1]] ^ numpy.uint64(1)))
-        for group in numpy.split(order, starts[1:]):
-            if len(group) > 1:
-                beat()
-                found.update(_pairs_in(hashes, group))
+        for one, other, distance in _pairs_in(hashes, part, beat):
+            found[min(one, other), max(one, other)] = distance
     return sorted((one, other, distance) for (one, other), distance in found.items())
 
 
-def _pairs_in(hashes: numpy.ndarray, group: numpy.ndarray) -> dict[tuple[int, int], int]:
+def _pairs_in(hashes: numpy.ndarray, part: numpy.ndarray, beat: Callable[[], None]) -> Iterator[tuple[int, int, int]]:
+    """Near pairs among those whose ``part`` is the same. Sorted by it, each stands before the others of its group: all
+    are compared at once with their next neighbours, then with those behind them, until the largest group is through.
+    """
     import numpy
 
-    found = {}
-    for start in range(0, len(group), _ROWS):
-        rows = group[start : start + _ROWS]
-        distances = _bits(hashes[rows][:, None] ^ hashes[group[start:]][None, :])
-        for row, column in numpy.argwhere(distances <= NEAR):
-            one, other = sorted((int(rows[row]), int(group[start + column])))
-            if one != other:
-                found[one, other] = int(distances[row, column])
-    return found
+    order = numpy.argsort(part, kind="stable")
+    hashes, part = hashes[order], part[order]
+    ends = numpy.searchsorted(part, part, side="right")
+    here = numpy.arange(len(part))
+    for apart in range(1, len(part)):
+        here = here[here + apart < ends[here]]
+        if not len(here):
+            return
+        beat()
+        distances = _bits(hashes[here] ^ hashes[here + apart])
+        for at in numpy.flatnonzero(distances <= NEAR):
+            yield int(order[here[at]]), int(order[here[at] + apart]), int(distances[at])
 
 
 def _bits(words: numpy.ndarray) -> numpy.ndarray:
