@@ -41,7 +41,7 @@ class Known:
         self._rules = f"{_RULES}, Pillow {PIL.__version__}"
         self._lock = threading.Lock()
         self._folders: dict[str, str] = {}
-        self._kept: dict[bytes, tuple] = {}  # of the folders below
+        self._kept: dict[bytes, tuple] = {}  # what is known of the files in the folders below
         self._looked_up: set[bytes] = set()
         self._new: list[tuple] = []
         self._database = self._opened()
@@ -72,7 +72,9 @@ class Known:
         if time.time_ns() - state.st_mtime_ns < _SETTLED:
             return
         with self._lock:
-            self._new.append((self._key(path), *_mark(state), self._rules, json.dumps(told)))
+            key, row = self._key(path), (*_mark(state), self._rules, json.dumps(told))
+            self._kept[key] = row  # another concept may name it too
+            self._new.append((key, *row))
             if len(self._new) >= _AT_ONCE:
                 self._write()
 
@@ -85,7 +87,7 @@ class Known:
         own = os.path.join(folder, b"")
         columns, until = "path, size, changed, inode, rules, told", own[:-1] + bytes([own[-1] + 1])
         rows = self._do(f"SELECT {columns} FROM pictures WHERE path >= ? AND path < ?", (own, until))
-        self._kept |= {path: tuple(row) for path, *row in rows}
+        self._kept = {path: tuple(row) for path, *row in rows} | self._kept
 
     def _key(self, path: str | Path) -> bytes:
         """As bytes, since names may be no text."""

@@ -76,6 +76,12 @@ def test_what_has_not_changed_is_not_decoded_again(toys: Path, tmp_path: Path, d
     assert changed.examples[1].original_size == (128, 128)
 
 
+def test_what_two_concepts_share_is_decoded_once(toys: Path, tmp_path: Path, decoded: list[str]) -> None:
+    concept = Concept(instance_data_dir=str(toys))
+    make_plan([concept, concept], SETTINGS, cache=tmp_path / "pictures.sqlite")
+    assert sorted(decoded) == sorted(path.name for path in toys.iterdir())
+
+
 def test_captions_are_read_each_time(toys: Path, tmp_path: Path) -> None:
     cache = tmp_path / "pictures.sqlite"
     plan_of(toys, cache)
