@@ -18,10 +18,10 @@ from typing import Any
 
 from dreambooth.errors import UserError
 
-# What _beside() names, and nothing that another program may have left.
 _BLOCK = 2**16  # bytes that are asked for at once: so many are set aside, however short the file is
 _LARGEST_JSON = 2**28  # bytes; the list of a million files that were exchanged has about so many
 _LONGEST = 240  # bytes of a name that stays whole there; disks take 255
+# What _beside() names, and nothing that another program may have left.
 _OURS = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(?P<kind>part|old)", re.DOTALL)
 
 

@@ -51,6 +51,8 @@ import logging, sys
 handlers, level, path = list(logging.root.handlers), logging.root.level, list(sys.path)
 import dreambooth.cli, dreambooth.actions, dreambooth.settings
 assert "torch" not in sys.modules, "importing the doors loads torch"
+import dreambooth.runs.report
+assert "torch" not in sys.modules, "a look without a model loads torch"
 assert (logging.root.handlers, logging.root.level, sys.path) == (handlers, level, path)
 """
 

@@ -92,7 +92,7 @@ def captioned(
 
     The next batch is decoded while the model is at work on this one.
     """
-    done, size, silent = 0, options.batch_size, []
+    done, size, silent = 0, options.batch_size, 0
     batches = [wanted[start : start + size] for start in range(0, len(wanted), size)]
     with _decoders() as pool:
         ahead = _submitted(pool, captioner, batches[0] if batches else [])
@@ -101,7 +101,9 @@ def captioned(
             current = ahead
             ahead = _submitted(pool, captioner, batches[number + 1] if number + 1 < len(batches) else [])
             with _in_words(options.batch_size):
-                readable, prepared = _prepared(batch, current, counted, silent)
+                results = current.result()
+                readable, prepared = _usable(batch, results, counted)
+                silent = _silent(batch, results, silent)
                 answers = captioner.answer(prepared) if prepared else []
             for one, answer in zip(readable, answers, strict=True):
                 yield Captioned(one, answer, caption(answer, one.existing, options))
@@ -151,21 +153,20 @@ def _submitted(pool: ThreadPoolExecutor, captioner: Captioner, batch: Sequence[W
     return pool.submit(read_all, [one.picture for one in batch], prepared)
 
 
-def _prepared(
-    batch: Sequence[Wanted], ahead: Future[list[Any]], counted: Counted, silent: list[Path]
-) -> tuple[list[Wanted], list[Any]]:
-    """``silent``: pictures in a row of which the drive told nothing; UserError when it is gone."""
-    results = ahead.result()
+def _usable(batch: Sequence[Wanted], results: Sequence[Any], counted: Counted) -> tuple[list[Wanted], list[Any]]:
+    """The pictures that can be shown to the model, and what it takes of them; the others are noted."""
     counted.notes += [str(result) for result in results if isinstance(result, UserError)]
-    for one, result in zip(batch, results, strict=True):
-        if not isinstance(result, Unusable) or result.kind != "stalled":
-            silent.clear()
-        elif len(silent) == GIVE_UP:
-            raise gone(named(one.picture))
-        else:
-            silent.append(one.picture)
     usable = [pair for pair in zip(batch, results, strict=True) if not isinstance(pair[1], UserError)]
     return [one for one, _ in usable], [result for _, result in usable]
+
+
+def _silent(batch: Sequence[Wanted], results: Sequence[Any], before: int) -> int:
+    """How many pictures in a row the drive told nothing of, ``before`` them and now. UserError when it is gone."""
+    for one, result in zip(batch, results, strict=True):
+        before = before + 1 if isinstance(result, Unusable) and result.kind == "stalled" else 0
+        if before > GIVE_UP:
+            raise gone(named(one.picture))
+    return before
 
 
 @contextlib.contextmanager

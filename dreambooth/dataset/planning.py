@@ -141,7 +141,7 @@ def _balanced(examples: Sequence[Example], regular: Sequence[Example], checks: C
 
 def _in_order(notes: Sequence[Note], examples: Sequence[Example]) -> tuple[Note, ...]:
     """Those of pictures in the order of the table, then those of other files."""
-    places: dict[str, int] = {}  # texts, for paths take long to be looked up
+    places: dict[Path, int] = {}
     for place, example in enumerate(examples):
-        places.setdefault(str(example.path), place)
-    return tuple(sorted(notes, key=lambda note: places.get(str(note.path), len(examples))))
+        places.setdefault(example.path, place)
+    return tuple(sorted(notes, key=lambda note: places.get(note.path, len(examples))))

@@ -78,10 +78,9 @@ def _content(change: Change, source: Path, to: Path, data: bytes, options: Prepa
     """The bytes of one of the files that are written for a picture, which holds ``data``."""
     if source == change.source:
         return prepared(data, source, change.recipe, options)
-    if (source, to) == change.mask and change.recipe.anew:
-        return prepared_mask(read_bytes(source), source, change.size, change.recipe)
     if (source, to) == change.mask:
-        return read_bytes(source)
+        mask = read_bytes(source)
+        return prepared_mask(mask, source, change.size, change.recipe) if change.recipe.anew else mask
     caption = bytes_of(source)
     if caption is None:
         raise UserError(f"{source}: is gone since it was looked at.")

@@ -188,7 +188,8 @@ class _Work(Generic[T, R]):
     def results(self) -> Iterator[int]:
         """The number of each item as soon as its result, or its error, is among those found."""
         left, slow = len(self.items), 0
-        self._start()
+        if left:
+            self._start()
         while left:
             answered = self._answered()
             slow = 0 if len(answered) >= _QUICK else slow + 1

@@ -103,17 +103,15 @@ def find_sources(concepts: Sequence[Concept], checks: Checks) -> list[Source]:
             masks = {} if concept.reading_rule == "kohya" and not is_partner else masks_of(paths)
             taken = set(masks.values())
             checks.note(masks.values(), "mask", "is the mask of the picture beside it, not trained as a picture.")
-            pictures = [path for path in paths if path not in taken] if taken else paths
-            sources += [
-                Source(path, index, is_partner, regular, masks.get(path) if masks else None) for path in pictures
-            ]
+            pictures = [path for path in paths if path not in taken]
+            sources += [Source(path, index, is_partner, regular, masks.get(path)) for path in pictures]
     _require_not_both(sources, checks)
     return sources
 
 
 def _require_not_both(sources: Sequence[Source], checks: Checks) -> None:
-    regular = {source.path for source in sources if source.is_regular}
-    both = [source.path for source in sources if regular and not source.is_class and source.path in regular]
+    learned = {source.path for source in sources if not source.is_class}
+    both = [source.path for source in sources if source.is_regular and source.path in learned]
     if both:
         checks.problems.append(
             f"{len(both)} regularization pictures are learned as the subject too (such as {both[0]}): move their "

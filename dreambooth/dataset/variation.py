@@ -75,15 +75,14 @@ class Variation:
 
     def draws_parts(self, text: str) -> bool:
         """Whether it holds a wildcard with several parts."""
-        most = 0
+        found: list[list[str]] = []
 
-        def count(parts: list[str], _: int) -> str:
-            nonlocal most
-            most = max(most, len(parts))
+        def first(parts: list[str], _: int) -> str:
+            found.append(parts)
             return parts[0]
 
-        self._filled(text, count)
-        return most > 1
+        self._filled(text, first)
+        return any(len(parts) > 1 for parts in found)
 
     def settled(self, texts: Sequence[str]) -> tuple[str, tuple[str, ...]]:
         """(the caption where nothing is drawn, what showings draw from) of a picture's captions as they were read.

@@ -141,10 +141,10 @@ def _as_text(value: Any) -> str:
         raise ValueError(f"{str(value)[:80]} is not a text")
     text = "" if value is None else str(value)
     try:
-        os.fsencode(text)  # a path may hold bytes of no script, as the system tells them
+        whole = b"\0" not in os.fsencode(text)  # a path may hold bytes of no script, as the system tells them
     except UnicodeEncodeError:
-        text = "\0"
-    if "\0" in text:
+        whole = False
+    if not whole:
         raise ValueError("holds a character that is no text")
     return text
 
