@@ -44,8 +44,8 @@ class LatentCache:
     def _path(self, example: Example) -> Path:
         crop = example.crop
         box = [crop.resized_w, crop.resized_h, crop.left, crop.top, crop.width, crop.height]
-        seldom = [name for name in ("flipped", "dynamic") if getattr(example, name)]
-        return self._folder / _file_name("latent", self._vae, example.content, box, *seldom)
+        flipped = ["flipped"] if example.flipped else []
+        return self._folder / _file_name("latent", self._vae, example.content, box, *flipped)
 
 
 class TextCache:

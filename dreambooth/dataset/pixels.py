@@ -16,8 +16,6 @@ from dreambooth.errors import UserError
 def load_pixels(example: Example) -> torch.Tensor:
     """The example's picture, resized (Lanczos), cropped and mirrored as planned: float32 (3, H, W) in [-1, 1].
 
-    A ``dynamic`` one has mean 0 and deviation 1 in each channel instead.
-
     Raises UserError when the file is not the one that was planned: its crop, and all that is cached
     under its content, would belong to another picture.
     """
@@ -29,9 +27,6 @@ def load_pixels(example: Example) -> torch.Tensor:
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     pixels = pixels.view(image.height, image.width, 3).permute(2, 0, 1).contiguous()
     pixels = pixels.float() / 127.5 - 1
-    if example.dynamic:
-        mean, deviation = pixels.mean(dim=(1, 2), keepdim=True), pixels.std(dim=(1, 2), keepdim=True)
-        pixels = (pixels - mean) / deviation.clamp(min=1 / 127.5)  # a picture of one colour has none
     return pixels.flip(2) if example.flipped else pixels
 
 

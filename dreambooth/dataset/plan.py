@@ -35,7 +35,6 @@ class Example:
     crop: Crop
     mask: Path | None = None  # a picture beside, white where an inpainting model is to paint
     repeats: int = 1  # how often it is shown in each epoch
-    dynamic: bool = False  # brought to its own mean and deviation in place of [-1, 1]
     variants: tuple[str, ...] = ()  # what showings draw the caption from, where it varies: see Variation.settled
     flipped: bool = False  # mirrored after cropping; only in what Plan.epoch and Plan.pictures give
 
@@ -51,7 +50,7 @@ class Example:
     @property
     def pixels_key(self) -> tuple[object, ...]:
         """All that decides the pixels that the VAE sees."""
-        return self.content, self.crop, self.flipped, self.dynamic
+        return self.content, self.crop, self.flipped
 
     @property
     def enlarged(self) -> float:
@@ -235,6 +234,5 @@ def _unusual(example: Example) -> list[str]:
     return [
         *([str(example.mask)] if example.mask else []),
         *([f"repeats {example.repeats}"] if example.repeats != 1 else []),
-        *(["dynamic"] if example.dynamic else []),
         *(["variants", *example.variants] if example.variants else []),
     ]

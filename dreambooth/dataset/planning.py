@@ -103,7 +103,6 @@ def _example(read: Read, concept: Concept, crop: Crop, settings: Settings, varia
         crop=crop,
         mask=source.mask,
         repeats=1 if source.is_partner else concept.num_repeats,
-        dynamic=settings.dynamic_img_norm,
     )
 
 

@@ -43,7 +43,7 @@ class Previews:
             check = self.session.controls.check
             imagic = self.session.imagic
             pictures = draw(
-                modules, shots, sampler=sampler, reading=Reading.of(self.settings), merge=self.settings.tomesd,
+                modules, shots, sampler=sampler, reading=Reading.of(self.settings),
                 known=imagic.drawn_with(self.settings) if imagic else NOTHING, check=check,
             )  # fmt: skip
             for number, (shot, picture) in enumerate(zip(shots, pictures, strict=True)):

@@ -43,7 +43,6 @@ def sample(
         sampler=settings.scheduler,
         reading=Reading.of(settings),
         batch_size=batch_size,
-        merge=settings.tomesd,
         known=_edited_text(model, settings),
         progress=progress,
     )

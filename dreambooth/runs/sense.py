@@ -30,9 +30,6 @@ def contradictions(settings: Settings, device: torch.device) -> list[str]:
     if KINDS[settings.optimizer].finds_rate and len(set(rates.values())) > 1:
         keys = [RATE_KEYS[settings.use_lora, part] for part in rates]
         problems.append(f"{keys[1]}: {settings.optimizer} takes one rate for all: set it to that of {keys[0]}.")
-    holds_norms = settings.freeze_spectral_norm and not settings.use_lora
-    if holds_norms and settings.optimizer == "Schedule-Free AdamW":
-        problems.append(f"freeze_spectral_norm: {settings.optimizer} saves an average whose norms nobody holds.")
     if settings.min_timestep >= settings.max_timestep:
         problems.append(
             f"min_timestep: {settings.min_timestep} is not below max_timestep, {settings.max_timestep}: "

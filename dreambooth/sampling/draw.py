@@ -17,7 +17,6 @@ from dreambooth.checkpoints.stable_diffusion import INPAINTING_CHANNELS
 from dreambooth.checkpoints.text import Embedding, concatenate, conditions, encode
 from dreambooth.checkpoints.tokens import Reading, chunks_needed, tokenize
 from dreambooth.errors import UserError
-from dreambooth.sampling.merging import merged_tokens
 
 
 @dataclass(frozen=True)
@@ -45,15 +44,14 @@ def draw(
     sampler: str = "DDIM",
     reading: Reading = PLAIN,
     batch_size: int = 1,
-    merge: float = 0.0,
     known: Mapping[str, Embedding] = NOTHING,
     progress: Progress | None = None,
     check: Callable[[], None] | None = None,
 ) -> Iterator[Image.Image]:
     """Draw ``shots`` in order. A picture depends on its shot alone, not on what is drawn beside it.
 
-    ``merge``: share of tokens that is merged, see merging.py. ``known``: prompts that stand for these embeddings, one
-    row each. ``check`` is called before each step of the sampler and may raise Cancelled.
+    ``known``: prompts that stand for these embeddings, one row each. ``check`` is called before each step of the
+    sampler and may raise Cancelled.
 
     Same noise, guidance and sampler steps as diffusers' StableDiffusionPipeline with a CPU generator, so that
     its pictures and ours are the same to rounding.
@@ -63,9 +61,7 @@ def draw(
             raise UserError(f"width and height must be multiples of 8, not {shot.width} x {shot.height}.")
     done = 0
     for group in _alike(modules, shots, reading, batch_size):
-        with merged_tokens(modules.unet, merge, (group[0].height // 8, group[0].width // 8)):
-            pictures = _draw_group(modules, group, sampler, reading, known, check)
-        yield from pictures
+        yield from _draw_group(modules, group, sampler, reading, known, check)
         done += len(group)
         if progress:
             progress(done, len(shots), "pictures")

@@ -1,4 +1,4 @@
-"""Reading what the old extension wrote: renamed keys, renamed choices, values that it allowed and we refuse."""
+"""Reading older db_config.json files: renamed keys and choices, removed features, values that are refused today."""
 
 from __future__ import annotations
 
@@ -11,6 +11,13 @@ _CHOICES = {
     "lr_scheduler": {"dadapt_with_warmup": "constant_with_warmup"},
     "scheduler": {"ddim": "DDIM", "pndm": "PNDM"},
 }
+# Features that no longer exist, by their keys. Saving keeps the keys, so that the old extension finds them again.
+REMOVED = {
+    "tomesd": "token merging",
+    "freeze_spectral_norm": "freezing spectral norms",
+    "dynamic_img_norm": "dynamic image normalization",
+}
+_OFF = ("", "0", "0.0", "false", "no", "off", "none", "null")
 _RANK_KEYS = {"lora_rank": ("lora_unet_rank", "lora_txt_rank")}
 
 
@@ -33,4 +40,11 @@ def upgrade(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     if values.get("num_train_epochs") == 0:
         values["num_train_epochs"] = 1
         notes.append("num_train_epochs 0 would train nothing and is read as 1")
+    removed = [key for key in REMOVED if str(values.get(key, "")).strip().lower() not in _OFF]
+    if removed:
+        named = ", ".join(f"{key} ({REMOVED[key]})" for key in removed)
+        notes.append(
+            f"these features were removed and no longer have an effect: {named}. Delete their keys from db_config.json "
+            "to hide this notice."
+        )
     return values, notes

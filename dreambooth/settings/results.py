@@ -17,10 +17,6 @@ class Results:
     # fmt: off
     scheduler: str = setting("DDIM", "Image Generation", "Sampler",
         "Draws previews and samples.", choices=SAMPLERS)
-    tomesd: float = setting(0.0, "Image Generation", "Token merging (ToMe)",
-        "Share of the picture's tokens that previews and samples merge before attention: large ones come sooner, with "
-        "less detail; 0.5 is usual, more than 0.75 merges no more. Not in training, nor for class images.",
-        low=0, high=1, step=0.1, advanced=True)
     sanity_prompt: str = setting("", "Image Generation", "Sanity sample prompt",
         "Drawn with every preview, to see whether the rest of the model is still whole.")
     sanity_seed: int = setting(420420, "Image Generation", "Sanity sample seed",

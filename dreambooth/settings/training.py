@@ -180,9 +180,6 @@ class Training:
         applies="bucket_rule != 'one size'", advanced=True)
     hflip: bool = setting(False, "Image Processing", "Apply horizontal flip",
         "Mirror half of all showings, drawn anew each time. Not for faces, text or anything with a left and a right.")
-    dynamic_img_norm: bool = setting(False, "Image Processing", "Dynamic image normalization",
-        "Give each picture mean 0 and deviation 1 in place of its own brightness and contrast. The VAE wasn't made for "
-        "that.", advanced=True)
 
     optimizer: str = setting("Torch AdamW", "Tuning", "Optimizer",
         "8bit ones take the least memory and need bitsandbytes and a GPU. Dadaptation and Prodigy find the learning "
@@ -231,10 +228,6 @@ class Training:
     freeze_clip_normalization: bool = setting(False, "Tuning", "Freeze CLIP normalization layers",
         "Leave the text encoder's normalisation layers as they are.",
         applies="not use_lora and stop_text_encoder > 0", advanced=True)
-    freeze_spectral_norm: bool = setting(False, "Tuning", "Freeze spectral norm",
-        "Scale each weight of what is trained back to its spectral norm after every step: steadier at high rates, the "
-        "model keeps more of what it knew, and learns less.",
-        applies="not use_lora and not full_mixed_precision", advanced=True)
     use_ema: bool = setting(False, "Tuning", "Use EMA",
         "Keep a slowly moving average of the unet; it often draws cleaner than the last step.",
         applies="not use_lora")

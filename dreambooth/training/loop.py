@@ -103,8 +103,6 @@ class Loop:
         if self.crew.size > 1:
             self._share(losses, with_prior=any(batch.classes for batch in window))
         norm = session.stepper.step()
-        if session.spectral:
-            session.spectral.hold()
         if session.ema:
             session.ema.update()
         self.position.step += 1

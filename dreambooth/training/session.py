@@ -37,7 +37,6 @@ from dreambooth.training.precision import (
 )
 from dreambooth.training.prompts import Prompts
 from dreambooth.training.snapshot import Position
-from dreambooth.training.spectral import SpectralNorms
 
 AVERAGES_IN = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -65,7 +64,6 @@ class Session:
         self.layers: dict[str, AdapterLayer] = {}
         self.dropout = Dropout(self.settings.seed)
         self.ema: EMA | None = None
-        self.spectral: SpectralNorms | None = None
         self.imagic: Imagic | None = None
         self.position = Position()
         try:
@@ -123,8 +121,6 @@ class Session:
         if settings.use_ema and settings.train_unet and not settings.use_lora:
             dtype = AVERAGES_IN[settings.ema_precision]
             self.ema = EMA(of_unet, settings.ema_decay, settings.ema_on_cpu, dtype=dtype, seed=settings.seed)
-        if settings.freeze_spectral_norm and not settings.use_lora and not settings.full_mixed_precision:
-            self.spectral = SpectralNorms(self.trained_modules().values())
         self.optimizer = make_optimizer(settings, groups)
         self.stepper = Stepper(self.optimizer, settings, self.accelerator.scaler)
 
@@ -269,8 +265,8 @@ class Session:
         """Let go of all modules and give the memory back, also to other programs."""
         if "latents" in self.__dict__:
             self.latents.close()
-        for name in ("prompts", "imagic", "latents", "masked", "optimizer", "stepper", "ema", "spectral", "layers",
-                     "modules", "accelerator"):  # fmt: skip
+        for name in ("prompts", "imagic", "latents", "masked", "optimizer", "stepper", "ema", "layers", "modules",
+                     "accelerator"):  # fmt: skip
             self.__dict__.pop(name, None)
         forget_accelerator()
         give_memory_back(self.device)

@@ -11,11 +11,14 @@ import torch
 from dreambooth.checkpoints.modules import fingerprint
 from dreambooth.errors import UserError
 from dreambooth.settings import SETTINGS, ModelFolder
+from dreambooth.settings.legacy import REMOVED
 from dreambooth.training.optimizers import load_state, state_of
 from dreambooth.training.session import Session
 from dreambooth.training.snapshot import Snapshot
 
-_EMA, _SPECTRAL, _IMAGIC = "ema.", "spectral.", "imagic."  # names of a snapshot's tensors that are not weights
+_EMA, _IMAGIC = "ema.", "imagic."  # prefixes of a snapshot's tensors that are not weights
+_SPECTRAL = "spectral."  # prefix of spectral norms: older snapshots hold them, nothing uses them
+_NORMALIZATION = "dynamic_img_norm"  # a key of older snapshots' settings
 
 
 def take(session: Session, **facts: Any) -> Snapshot:
@@ -23,10 +26,9 @@ def take(session: Session, **facts: Any) -> Snapshot:
     ema, scaler = session.ema, session.accelerator.scaler
     averages = {f"{_EMA}{i}": t for i, t in enumerate(ema.averages)} if ema else {}
     embedding = {_IMAGIC + key: t for key, t in session.imagic.state().items()} if session.imagic else {}
-    norms = {_SPECTRAL + key: t for key, t in session.spectral.state().items()} if session.spectral else {}
     return Snapshot(
         dataclasses.replace(session.position),
-        {**session.trained_tensors(), **averages, **norms, **embedding},
+        {**session.trained_tensors(), **averages, **embedding},
         state_of(session.optimizer),
         dataclasses.asdict(session.settings),
         {
@@ -46,7 +48,7 @@ def take(session: Session, **facts: Any) -> Snapshot:
 def restore(session: Session, snapshot: Snapshot) -> list[str]:
     """Go back to ``snapshot``. Returns what is different now, in words: then the run is no longer the same one."""
     settings, ema, scaler = session.settings, session.ema, session.accelerator.scaler
-    notes = _changes(snapshot.settings, dataclasses.asdict(settings))
+    notes = _changes(snapshot.settings, dataclasses.asdict(settings)) + _removed(snapshot)
     mine = session.trained_tensors()
     if {name: t.shape for name, t in mine.items()} != _shapes_of_weights(snapshot.tensors):
         raise UserError(
@@ -61,12 +63,12 @@ def restore(session: Session, snapshot: Snapshot) -> list[str]:
         ema.load(averages, snapshot.facts["ema_updates"])
     elif ema:  # switched on since: it starts from what was learnt
         ema.load(list(session.modules.unet.parameters()), 0)
-    _restore_norms(session, snapshot.tensors)
     if session.imagic:
         session.imagic.load(_named(snapshot.tensors, _IMAGIC))
     if scaler and snapshot.facts["scaler"]:
         scaler.load_state_dict(snapshot.facts["scaler"])
-    if snapshot.facts["plan"] != session.plan.fingerprint():
+    normalized = snapshot.settings.get(_NORMALIZATION)  # such a plan's fingerprint differs in any case
+    if not normalized and snapshot.facts["plan"] != session.plan.fingerprint():
         notes.append("pictures or captions have changed")
     processes = snapshot.facts.get("processes", 1)
     if processes != session.crew.size:
@@ -118,15 +120,13 @@ def _changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return [f"{key} was {then[key]!r} and is {now[key]!r}" for key in decisive if then.get(key, now[key]) != now[key]]
 
 
-def _restore_norms(session: Session, tensors: dict[str, torch.Tensor]) -> None:
-    """Where they are held only since: those of what was learnt."""
-    if not session.spectral:
-        return
-    norms = _named(tensors, _SPECTRAL)
-    if norms:
-        session.spectral.load(norms)
-    else:
-        session.spectral.measure()
+def _removed(snapshot: Snapshot) -> list[str]:
+    """Features that decided the weights of this snapshot's run and no longer exist, in words."""
+    used = {
+        "freeze_spectral_norm": any(name.startswith(_SPECTRAL) for name in snapshot.tensors),
+        _NORMALIZATION: snapshot.settings.get(_NORMALIZATION, False),
+    }
+    return [f"{key} was on and no longer has an effect ({REMOVED[key]} was removed)" for key, on in used.items() if on]
 
 
 def _named(tensors: dict[str, torch.Tensor], start: str) -> dict[str, torch.Tensor]:

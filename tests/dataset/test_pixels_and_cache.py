@@ -75,7 +75,7 @@ def test_latents_are_found_by_content_crop_and_vae(tmp_path: Path) -> None:
     path.rename(tmp_path / "renamed.png")
     assert torch.equal(cache.get(replace(example, path=tmp_path / "renamed.png", caption="new")), moments)
     assert cache.get(replace(example, content="other")) is None
-    for change in ({"crop": replace(example.crop, left=1)}, {"flipped": True}, {"dynamic": True}):
+    for change in ({"crop": replace(example.crop, left=1)}, {"flipped": True}):
         assert cache.get(replace(example, **change)) is None
     assert LatentCache(tmp_path / "cache", "vae 2").get(example) is None
 

@@ -131,13 +131,6 @@ def test_a_mirrored_picture_brings_its_mask(tmp_path: Path) -> None:
         assert not torch.equal(load(mirrored), load(plain))
 
 
-def test_dynamic_pictures_have_mean_0_and_deviation_1(concept: Concept) -> None:
-    plan = make_plan([concept], dataclasses.replace(FIXED, dynamic_img_norm=True))
-    pixels = load_pixels(plan.examples[0])
-    assert pixels.mean(dim=(1, 2)).abs().max() < 1e-5
-    assert (pixels.std(dim=(1, 2)) - 1).abs().max() < 1e-5
-
-
 def test_repeats(tmp_path: Path) -> None:
     """Each picture exactly so often, whatever the batch, each time with draws of its own."""
     often = Concept(instance_data_dir=str(folder_of(tmp_path / "a", [(128, 128)] * 2 + [(200, 100)])), num_repeats=3)

@@ -180,14 +180,3 @@ def stand_still(word: str) -> Consequence:
         return any(not torch.equal(t, seen.start[k]) for k, t in part.items())
 
     return lambda a, b: moved(a, True) and not moved(b, True) and moved(b, False)
-
-
-def holds_norms(a: Seen, b: Seen) -> bool:
-    """The largest singular value of a weight stays what it was."""
-    name = "unet.mid_block.attentions.0.transformer_blocks.0.ff.net.2.weight"
-
-    def drift(seen: Seen) -> float:
-        now, then = (torch.linalg.matrix_norm(t.double(), 2).item() for t in (seen.weights[name], seen.start[name]))
-        return abs(now / then - 1)
-
-    return steps_other(a, b) and drift(b) < 1e-4 < drift(a)

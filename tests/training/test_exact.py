@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from dreambooth import actions
 from dreambooth.errors import UserError
 from tests.training.conftest import tensors
 
 LORA = {"use_lora": True, "seed": 5}
-FULL = {"use_lora": False, "use_ema": True, "ema_precision": "bf16", "freeze_spectral_norm": True,
-        "save_ckpt_after": False, "stop_text_encoder": 0.5, "seed": 5}  # fmt: skip
+FULL = {"use_lora": False, "use_ema": True, "ema_precision": "bf16", "save_ckpt_after": False,
+        "stop_text_encoder": 0.5, "seed": 5}  # fmt: skip
 EPOCHS = {"num_train_epochs": 3, "gradient_accumulation_steps": 2, "lr_scheduler": "cosine", "offset_noise": 0.05}
 
 
@@ -83,6 +86,28 @@ def test_resume_says_what_has_changed_since(train):
     assert "lora_learning_rate was 0.001 and is 0.0005" in resumed.said
 
 
+@pytest.mark.parametrize("used", [True, False], ids=["on", "off"])
+def test_a_snapshot_of_removed_features_goes_on_and_says_so(train, mini, used):
+    """Older snapshots hold their settings; with freeze_spectral_norm on, spectral norms as well."""
+    full = {"use_lora": False, "save_ckpt_after": False}
+    train(**full, on=lambda event, controls: event["kind"] == "step" and controls.cancel())
+    (step,) = mini.snapshot_steps()
+    folder = mini.snapshots / str(step)
+    about = json.loads((folder / "snapshot.json").read_text())
+    about["settings"] |= {"freeze_spectral_norm": used, "dynamic_img_norm": used, "tomesd": 0.5}
+    if used:
+        about["facts"]["plan"] = "one of normalized images"
+        norms = {"spectral.norms": torch.ones(2), "spectral.vector.0": torch.ones(3)}
+        save_file({**tensors(folder / "weights.safetensors"), **norms}, folder / "weights.safetensors")
+    (folder / "snapshot.json").write_text(json.dumps(about))
+    resumed = train(resume="latest", **full)
+    assert resumed.error is None and resumed.result.state == "done"
+    differs = [line for line in resumed.said.splitlines() if "Not exactly" in line]
+    assert len(differs) == (2 if used else 0)
+    for key in ("freeze_spectral_norm", "dynamic_img_norm"):
+        assert sum(f"{key} was on and no longer has an effect" in line for line in differs) == used
+
+
 def test_resume_with_fewer_steps_per_epoch_goes_on(train):
     train(train_batch_size=1, on=lambda event, controls: event.get("step") == 4 and controls.cancel())
     resumed = train(resume="latest", train_batch_size=5)
@@ -97,7 +122,6 @@ def test_a_snapshot_of_an_earlier_run_does_not_roll_the_model_back(train):
 
 
 def test_what_could_not_go_on_is_said_before_the_run_all_at_once(train, mini, models_dir, created):
-    import json
     import shutil
 
     from dreambooth.settings import ModelFolder

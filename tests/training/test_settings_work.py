@@ -34,7 +34,6 @@ from tests.training.consequences import (
     conv_rank,
     draws_other,
     falls,
-    holds_norms,
     in_bf16,
     keys,
     loss_is,
@@ -152,13 +151,11 @@ TABLE = {
     "prior_loss_weight_min": Row(0.1, 0.5, steps_other, {**TWO, "prior_loss_scale": True}),
     "split_loss": Row(True, False, steps_other),
     "hflip": Row(False, True, asks_other),
-    "dynamic_img_norm": Row(False, True, asks_other),
     "shuffle_tags": Row(True, False, asks_other),
     "pad_tokens": Row(True, False, asks_other),
     "strict_tokens": Row(False, True, asks_other),
     "weighted_captions": Row(False, True, asks_other),
     "freeze_clip_normalization": Row(False, True, stand_still("layer_norm"), FULL),
-    "freeze_spectral_norm": Row(False, True, holds_norms, {**FULL, "learning_rate": 1e-3}),
     # files
     "use_lora": Row(True, False, n_files(1, 0, "Lora/"), {"save_ckpt_after": False}),
     "save_embedding_every": Row(0, 1, n_files(1, 2, "Lora/"), TWO),
@@ -193,7 +190,6 @@ TABLE = {
     # pictures
     "scheduler": Row("DDIM", "EulerAncestralDiscrete", draws_other, draws=True),
     "sanity_seed": Row(420420, 1, draws_other, {"sanity_prompt": "a red star"}, draws=True),
-    "tomesd": Row(0.0, 0.5, draws_other, draws=True),
 }  # fmt: skip
 # Measured elsewhere: the named test fails when the setting has no effect.
 ELSEWHERE = {

@@ -88,8 +88,6 @@ def _of_the_run(settings: Settings) -> list[str]:
         said.append(
             "Bucket rule area: sd-scripts choose buckets by their own rule. Choose the rule kohya to train on the same."
         )
-    if settings.dynamic_img_norm:
-        said.append("Dynamic image normalization: sd-scripts have none.")
     said.append("Learning rates, network and length are no part of a dataset.toml.")
     return said
 
