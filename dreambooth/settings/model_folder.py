@@ -15,7 +15,7 @@ from dreambooth.errors import UserError
 from dreambooth.files import expand, read_json, recover_folder, write_json
 from dreambooth.settings.concept import Concept, concept_values, parse_concepts
 from dreambooth.settings.declare import nearest, parse
-from dreambooth.settings.legacy import upgrade
+from dreambooth.settings.legacy import REMOVED, upgrade
 from dreambooth.settings.run import SETTINGS, Settings
 
 log = logging.getLogger("dreambooth.settings")
@@ -185,7 +185,7 @@ def config_from(name: str, values: dict[str, Any]) -> ModelConfig:
             chosen[key] = SETTINGS[key].parse(values.pop(key))
         except ValueError as error:
             notes.append(f"{key}: {error}; {SETTINGS[key].default!r} is used instead")
-    ignored += sorted(values)
+    ignored += sorted(set(values) - set(REMOVED))  # upgrade has named those that were switched on
     if ignored:
         notes.append(f"these keys of db_config.json have no effect here: {', '.join(ignored)}")
     for note in notes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 
@@ -66,6 +67,34 @@ def test_old_extensions_file_loads_and_reports_what_has_no_effect(caplog):
     for name in ("disable_logging", "is_valid", "mystery"):
         assert name in caplog.text
     assert values_of(config)["disable_logging"] == 1, "saving keeps what it does not know"
+
+
+REMOVED_AND_ON = {"tomesd": 0.5, "freeze_spectral_norm": True, "dynamic_img_norm": "true"}
+REMOVED_AND_OFF = {"tomesd": 0.0, "freeze_spectral_norm": False, "dynamic_img_norm": False}
+
+
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        (REMOVED_AND_ON, ["token merging", "spectral norms", "dynamic image normalization"]),
+        ({**REMOVED_AND_OFF, "tomesd": 0.3}, ["token merging"]),
+        (REMOVED_AND_OFF, []),
+    ],
+    ids=["on", "one", "off"],
+)
+def test_removed_features_are_named_once_where_they_were_on_and_their_keys_are_kept(tmp_path, caplog, keys, named):
+    model = ModelFolder(Folders(tmp_path), f"removed {len(named)}")
+    model.save(ModelConfig(model.name, unknown=keys))
+    with caplog.at_level(logging.WARNING, "dreambooth"):
+        config = model.load()
+        model.save(dataclasses.replace(config, settings=parse(Settings, {"seed": 7})))
+        assert model.load().settings.seed == 7
+    assert len(caplog.messages) == bool(named)
+    for key, feature in zip(keys, ["token merging", "spectral norms", "dynamic image normalization"], strict=True):
+        assert (feature in caplog.text) == (key in caplog.text) == (feature in named)
+    assert "db_config.json" in caplog.text or not named
+    saved = json.loads(model.config_path.read_text())
+    assert {key: saved[key] for key in keys} == keys
 
 
 def test_saved_parameters_come_back(tmp_path):
