@@ -50,7 +50,7 @@ def main(words: list[str]) -> int:
     """Make sure that the environment is there, then become the program asked for."""
     word = words[0] if words else "ui"
     if word in ("-h", "--help", "help"):
-        print(__doc__.strip())
+        print((__doc__ or "").strip())
         return 0
     try:
         install(tests=word == "test")

@@ -37,9 +37,9 @@ def extract_lora(
 
     size = Size(rank or None, energy)
     conv_size = Size(conv_rank, energy) if conv_rank else None
-    sources = [_source(folders, source) for source in (base, tuned)]
+    base, tuned, target = _source(folders, base), _source(folders, tuned), _target(out)
     return _summary(
-        extract_lora(*sources, _target(out), size, conv_size=conv_size, dtype=_dtype(precision), progress=progress)
+        extract_lora(base, tuned, target, size, conv_size=conv_size, dtype=_dtype(precision), progress=progress)
     )
 
 
@@ -114,7 +114,7 @@ def _summary(path: Path) -> dict[str, Any]:
             f"{path} was written but did not pass its check: {len(spoilt)} modules hold values that are not numbers "
             f"(first {spoilt[0]}). Choose the precision fp32, or another source."
         )
-    ranks = Counter(adapter.rank for adapter in file.weights.values())
+    ranks = Counter(adapter.rank for adapter in file.weights.values() if adapter.rank is not None)
     told = {"lora": str(path), "modules": ranks.total(), "ranks": {str(rank): ranks[rank] for rank in sorted(ranks)}}
     kept = file.metadata.get(ENERGY_KEPT)
     return told if kept is None else {**told, "energy_kept": float(kept)}

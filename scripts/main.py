@@ -57,6 +57,8 @@ def package() -> ModuleType:
 def load(name: str, path: Path, remember: bool = False) -> ModuleType:
     """The module or package at ``path``; in sys.modules only if it is to be importable by name."""
     spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} cannot be loaded")
     module = importlib.util.module_from_spec(spec)
     if remember:
         sys.modules[name] = module

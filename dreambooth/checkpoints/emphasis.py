@@ -44,8 +44,8 @@ def weigh(prompt: str) -> list[tuple[str, float]]:
         kind = found.lastgroup
         if kind == "open":
             opened[found["open"]].append(len(parts))
-        elif kind == "weight" and opened["("] and _number(found["weight"]) is not None:
-            multiply("(", _number(found["weight"]))
+        elif kind == "weight" and opened["("] and (factor := _number(found["weight"])) is not None:
+            multiply("(", factor)
         elif kind == "close" and opened["(" if found["close"] == ")" else "["]:
             multiply(*(("(", _MORE) if found["close"] == ")" else ("[", _LESS)))
         else:

@@ -106,7 +106,9 @@ def family_metadata(family: Family) -> dict[str, str]:
     return {"ss_base_model_version": version, "ss_v2": str(version.startswith("sd_v2"))}
 
 
-def target_modules(module: nn.Module, component: str, convolutions: bool = False) -> dict[str, nn.Module]:
+def target_modules(
+    module: nn.Module, component: str, convolutions: bool = False
+) -> dict[str, nn.Linear | nn.Conv2d]:
     """Path to module, for the modules that kohya's trainer covers; A1111 finds each of them by its name.
 
     In the unet the linear layers and 1x1 convolutions within transformer blocks, projections included; with
@@ -146,8 +148,8 @@ def match(file: LoraFile, shapes: Mapping[Place, tuple[int, ...]], layout: Layou
     for leaf, adapters in (("weight", file.weights), ("bias", file.biases)):
         for name, adapter in adapters.items():
             module = modules.get(name)
-            place = module and Place(module.component, f"{module.name}.{leaf}")
-            if place not in shapes:
+            place = Place(module.component, f"{module.name}.{leaf}") if module else None
+            if place is None or place not in shapes:
                 strangers.append(name)
             elif not adapter.fits(shapes[place]):
                 misfits.append(name)

@@ -15,7 +15,7 @@ from torch import nn
 
 from dreambooth.checkpoints.adapters import Adapter
 from dreambooth.checkpoints.family import Family
-from dreambooth.checkpoints.layout import Layout, part_shape, split
+from dreambooth.checkpoints.layout import Layout, Slot, part_shape, split
 from dreambooth.checkpoints.ldm_names import Place
 from dreambooth.checkpoints.lora import family_metadata, target_modules, write_lora
 from dreambooth.checkpoints.lora_tools import Energy, Size, as_lora, factors, sizes_of
@@ -45,18 +45,22 @@ class _Weights:
         return cls(file, family, family.layout(configs), configs)
 
     def shape(self, place: Place) -> tuple[int, ...] | None:
-        key = self.layout.key(place)
-        if key is None or key not in self.file:
-            return None
-        slot = self.layout.slot(key)
-        return part_shape(self.file.shape(key), len(slot.places), slot.transposed)
+        key, slot = self._found(place)
+        return part_shape(self.file.shape(key), len(slot.places), slot.transposed) if slot else None
 
     def get(self, place: Place) -> torch.Tensor:
         """The weight, float32."""
-        key = self.layout.key(place)
-        slot = self.layout.slot(key)
-        parts = split(self.file.get(key), [self.shape(place)] * len(slot.places), slot.transposed)
+        key, slot = self._found(place)
+        if slot is None:
+            raise KeyError(place)
+        shape = part_shape(self.file.shape(key), len(slot.places), slot.transposed)
+        parts = split(self.file.get(key), [shape] * len(slot.places), slot.transposed)
         return parts[slot.places.index(place)].float()
+
+    def _found(self, place: Place) -> tuple[str, Slot | None]:
+        """The file's key for this tensor and what that key holds; ("", None) where the file has none."""
+        key = self.layout.key(place)
+        return (key, self.layout.slot(key)) if key is not None and key in self.file else ("", None)
 
 
 def extract_lora(
@@ -84,7 +88,7 @@ def extract_lora(
         energy = Energy()
         for number, (place, module) in enumerate(targets.items(), 1):
             is_wide = isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1)
-            adapter = _difference(before, after, place, module, conv_size if is_wide else size, energy)
+            adapter = _difference(before, after, place, conv_size if is_wide and conv_size else size, energy)
             if adapter:
                 adapters[before.layout.adapter_names(place)[0]] = adapter
             if progress:
@@ -110,7 +114,7 @@ def _targets(weights: _Weights, with_convolutions: bool) -> dict[Place, nn.Modul
 
 
 def _difference(
-    before: _Weights, after: _Weights, place: Place, module: nn.Module, size: Size, energy: Energy
+    before: _Weights, after: _Weights, place: Place, size: Size, energy: Energy
 ) -> Adapter | None:
     """The adapter that turns the one weight into the other; None when they are equal."""
     if before.shape(place) != after.shape(place):
@@ -122,4 +126,4 @@ def _difference(
     if not change.any():
         return None
     up, down = factors(change.flatten(1), size, energy)
-    return as_lora(up, down, module.weight.shape[1:])
+    return as_lora(up, down, change.shape[1:])

@@ -185,8 +185,8 @@ def _require_one_family(files: Sequence[LoraFile]) -> None:
 
 def _balanced(adapter: Adapter, strength: float) -> tuple[torch.Tensor, torch.Tensor]:
     """(up (out, r), down (r, in[, k, k])), with alpha and strength divided evenly between them; the sign is up's."""
-    down, up, mid = (adapter.tensors.get(f"lora_{part}.weight") for part in ("down", "up", "mid"))
-    down, up = down.float(), up.float().flatten(1)
+    down, up = adapter.tensors["lora_down.weight"].float(), adapter.tensors["lora_up.weight"].float().flatten(1)
+    mid = adapter.tensors.get("lora_mid.weight")
     if mid is not None:  # the same change without the core between the two, at the rank of its first side
         down = torch.einsum("rskl,si->rikl", mid.float(), down.flatten(1))
     factor = adapter.factor * strength

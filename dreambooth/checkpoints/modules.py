@@ -41,8 +41,8 @@ class Modules:
     family: Family
     layout: Layout
     scheduler_config: dict[str, Any]
-    unet: nn.Module | None = None
-    vae: nn.Module | None = None
+    unet: Any = None  # of diffusers, whose types know no config's attributes
+    vae: Any = None
     text_encoder: nn.Module | None = None
     tokenizer: Any = None
     text_encoder_2: nn.Module | None = None  # SDXL's

@@ -93,6 +93,8 @@ def _unet(family: Family, file: Tensors, configs: Mapping[str, Mapping[str, Any]
 
     def values(name: str) -> torch.Tensor:
         key = layout.key(Place("unet", name))
+        if key is None:
+            raise KeyError(name)
         return split(file.get(key), [shapes[name]])[0]
 
     fill(unet, "unet", values, torch.float32)

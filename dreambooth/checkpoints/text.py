@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -19,15 +19,18 @@ class Embedding(NamedTuple):
     pooled: torch.Tensor | None = None
 
     def to(self, *where: Any) -> Embedding:
-        return Embedding(*(None if part is None else part.to(*where) for part in self))
+        return self.map(lambda part: part.to(*where))
+
+    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Embedding:
+        return Embedding(change(self.states), None if self.pooled is None else change(self.pooled))
 
 
 def concatenate(embeddings: Sequence[Embedding]) -> Embedding:
     """One batch of several."""
-    pooled = [embedding.pooled for embedding in embeddings]
+    pooled = [embedding.pooled for embedding in embeddings if embedding.pooled is not None]
     return Embedding(
         torch.cat([embedding.states for embedding in embeddings]),
-        None if pooled[0] is None else torch.cat(pooled),  # type: ignore[arg-type]
+        torch.cat(pooled) if pooled else None,
     )
 
 
@@ -65,7 +68,7 @@ def conditions(embedding: Embedding, time_ids: torch.Tensor | None, dtype: torch
     return told
 
 
-def _layer(text_encoder: torch.nn.Module, ids: torch.Tensor, clip_skip: int) -> torch.Tensor:
+def _layer(text_encoder: Any, ids: torch.Tensor, clip_skip: int) -> torch.Tensor:
     if clip_skip <= 1:
         return text_encoder(ids)[0]
     states = text_encoder(ids, output_hidden_states=True).hidden_states

@@ -39,8 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     bar = ProgressBar()
     _log_to_stderr()
     warnings.simplefilter("ignore")  # this process is ours; what people should know comes as a line of our own
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure:
+        reconfigure(errors="backslashreplace")  # file names need not be text
     try:
         result = args.run(args, bar)
         bar.end()

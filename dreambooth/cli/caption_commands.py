@@ -91,7 +91,7 @@ def _done(args: argparse.Namespace, progress: Any) -> dict[str, Any]:
         return _counted(caption_actions.within(read, scope)) | found
     if args.find is not None:
         return _found(caption_actions.find(read, _given(*FIND, [args.find], args), scope)) | found
-    if args.set:
+    if edit is None:  # then it is --set
         plan = caption_actions.plan_by_hand(caption_actions.file_of(read, args.set[0]), args.set[1])
     else:
         kind, keys, _, _ = EDITS[edit]

@@ -47,7 +47,7 @@ def plan(args: argparse.Namespace, bar: ProgressBar) -> Any:
         settings = parse(Settings, {**(found.settings if found else {}), **overrides}, base=settings)
     except UserError as error:
         problems += error.problems
-    if problems:
+    if problems or found is None:
         raise UserError.several(problems)
     report = in_job(
         "plan",

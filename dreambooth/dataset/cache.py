@@ -35,7 +35,7 @@ class LatentCache:
     def get(self, example: Example) -> torch.Tensor | None:
         """The moments as they were put, on the CPU, or None."""
         found = _read(self._path(example))
-        return found and found["value"]
+        return found["value"] if found else None
 
     def put(self, example: Example, moments: torch.Tensor) -> None:
         """Keep the moments. Raises UserError when the folder can't be written."""

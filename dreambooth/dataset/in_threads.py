@@ -8,7 +8,8 @@ from typing import TypeVar
 from dreambooth.dataset.reading import read_all
 from dreambooth.errors import UserError
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 Progress = Callable[[int, int, str], None]
 
 

@@ -46,6 +46,7 @@ def make_plan(
     require_some(sources, [one.source for one in read], checks)
     checks.raise_problems()
 
+    assert rule is not None  # or its problems were just raised
     fitted = [(one, _crop(one, rule, checks)) for one in read]
     fitted = [(one, crop) for one, crop in fitted if crop]
     require_some(sources, [one.source for one, _ in fitted], checks)

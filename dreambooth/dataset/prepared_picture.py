@@ -85,7 +85,7 @@ def facts(data: bytes, path: Path, seen: Decoded, look_for_metadata: bool = Fals
 
     found = dict(seen.findings)
     with _in_words(path), Image.open(io.BytesIO(data)) as image:
-        kind = "JPEG" if image.format == "MPO" else image.format
+        kind = "JPEG" if image.format == "MPO" else image.format or ""
         return Facts(
             kind=kind,
             lossless=kind != "JPEG" and kind != "AVIF" and (kind != "WEBP" or b"VP8L" in data),
@@ -225,7 +225,7 @@ def _metadata(image: Image.Image, kind: str) -> dict[str, Any]:
 
     kept: dict[str, Any] = {}
     try:
-        exif = image.getexif() if image.info.get("exif") else {}
+        exif = image.getexif() if image.info.get("exif") else Image.Exif()
         exif.pop(ORIENTATION, None)
         if exif and kind in ("JPEG", "PNG", "WEBP"):
             kept["exif"] = exif.tobytes()

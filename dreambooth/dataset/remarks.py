@@ -102,7 +102,7 @@ def _alike(read: Sequence[Read]) -> Iterator[Note]:
     """Each later picture beside the first that it looks like; the same files are told of elsewhere."""
     for own in _groups((_side(one), one) for one in read):
         seen = list({one.picture.content: one for one in reversed(own) if one.picture.look}.values())[::-1]
-        for place, first, distance in alike([one.picture.look for one in seen]):
+        for place, first, distance in alike([one.picture.look for one in seen if one.picture.look]):
             text = f"looks like {named(seen[first].source.path)} (fingerprints differ in {distance} of 64 bits)."
             yield Note(seen[place].source.path, "near-duplicate", text)
 

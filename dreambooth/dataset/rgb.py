@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from dreambooth.dataset.notes import named
 
@@ -75,7 +75,8 @@ def has_alpha(image: Image.Image) -> bool:
 
 def is_deep(image: Image.Image) -> bool:
     """Whether a picture that is not yet loaded has more than 8 bits per channel."""
-    raw = image.tile[0][3] if image.tile else ""
+    tiles = getattr(image, "tile", ())  # of an image read from a file
+    raw = tiles[0][3] if tiles else ""
     raw = raw if isinstance(raw, str) else raw[0] if raw else ""
     return _is_deep_grey(image) or ";16" in str(raw)
 
@@ -99,7 +100,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     """Grey of 16 or 32 bits, or floats, as L. Pillow's own conversion clips at 255 and leaves nearly all white."""
     floats = image.mode == "F"
     image = image if floats else image.convert("I")
-    brightest = image.getextrema()[1]
+    brightest = cast(float, image.getextrema()[1])  # there is one band
     whites = (1, 255, 65535) if floats else (65535,)
     white = next((value for value in whites if brightest <= value), brightest)
     return image.point(lambda value: value * (255 / white) + 0.5).convert("L")
@@ -123,7 +124,13 @@ def _from_lab(image: Image.Image) -> Image.Image:
     from PIL import ImageCms
 
     lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-    return ImageCms.applyTransform(image, ImageCms.buildTransform(lab, srgb, "LAB", "RGB"))
+    return _applied(image, ImageCms.buildTransform(lab, srgb, "LAB", "RGB"))
+
+
+def _applied(image: Image.Image, transform: ImageCms.ImageCmsTransform) -> Image.Image:
+    from PIL import ImageCms
+
+    return cast("Image.Image", ImageCms.applyTransform(image, transform))  # None only for a change in place
 
 
 def _managed(image: Image.Image, profile: bytes, mode: str) -> tuple[Image.Image | None, list[Finding]]:
@@ -152,20 +159,22 @@ def _transform(profile: bytes, mode: str) -> tuple[ImageCms.ImageCmsTransform | 
     from PIL import Image, ImageCms
 
     source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-    space = source.profile.xcolor_space.strip()
+    space = source.profile.xcolor_space.strip()  # pyright: ignore[reportAttributeAccessIssue] (it is a CmsProfile)
     modes = {"RGB": ("RGB", "L"), "GRAY": ("L",), "CMYK": ("CMYK",)}
     if mode not in modes.get(space, ()):
         raise ValueError(f"it is for {space} and the picture is {mode}")
     own = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}[space]
     transform = ImageCms.buildTransform(
-        source, ImageCms.createProfile("sRGB"), own, "RGB", renderingIntent=_RELATIVE_COLORIMETRIC, flags=_FLAGS
-    )
+        source, ImageCms.createProfile("sRGB"), own, "RGB",
+        renderingIntent=_RELATIVE_COLORIMETRIC,  # pyright: ignore[reportArgumentType] (older Pillows have no Intent)
+        flags=_FLAGS,  # pyright: ignore[reportArgumentType] (nor Flags)
+    )  # fmt: skip
     name = named(ImageCms.getProfileDescription(source).strip() or "its colour profile")
     if own == "CMYK":
         return transform, name
     levels = bytes(range(0, 256, 51))
     colours = bytes(c for r in levels for g in levels for b in levels for c in (r, g, b)) if own == "RGB" else levels
     sample = Image.frombytes(own, (len(colours) // len(own), 1), colours)
-    before, after = sample.convert("RGB").tobytes(), ImageCms.applyTransform(sample, transform).tobytes()
+    before, after = sample.convert("RGB").tobytes(), _applied(sample, transform).tobytes()
     the_same = max(abs(a - b) for a, b in zip(before, after, strict=True)) <= _SEEN_AS_SRGB
     return (None if the_same else transform), name

@@ -219,9 +219,11 @@ def _own(concept: Concept, folder: Path, listing: Listing, checks: Checks) -> Li
         return listing
     below = [path for path in listing.pictures if path.parent != folder]
     checks.note(below, "elsewhere", "lies in a folder below the one that is to be taken alone.", left_out=True)
-    here = [[path for path in paths if path.parent == folder]
-            for paths in (listing.pictures, listing.others, listing.hidden, listing.orphans)]  # fmt: skip
-    return Listing(*here)
+
+    def here(paths: list[Path]) -> list[Path]:
+        return [path for path in paths if path.parent == folder]
+
+    return Listing(here(listing.pictures), here(listing.others), here(listing.hidden), here(listing.orphans))
 
 
 def _note_others(listing: Listing, checks: Checks) -> None:
@@ -237,17 +239,17 @@ def _read(source: Source, concept: Concept, known: Known | None, reader: Reader)
     picture = examine(source.path, known, reader)
     if source.mask:
         reader.beat()
-        picture = _masked(source, picture, known, reader)
+        picture = _masked(source, source.mask, picture, known, reader)
     reader.beat()
     return Read(source, picture, caption_of(source.path, concept, source.is_partner))
 
 
-def _masked(source: Source, picture: Examined, known: Known | None, reader: Reader) -> Examined:
+def _masked(source: Source, path: Path, picture: Examined, known: Known | None, reader: Reader) -> Examined:
     """The picture, with a word of its mask where that is of another shape. Unusable where it can't be read."""
     try:
-        mask = examine(source.mask, known, reader)
+        mask = examine(path, known, reader)
     except Unusable as error:
-        raise Unusable(source.path, error.kind, f"its mask {named(source.mask.name)} {error.cause}") from error
+        raise Unusable(source.path, error.kind, f"its mask {named(path.name)} {error.cause}") from error
     (width, height), (own_width, own_height) = picture.size, mask.size
     if abs(width * own_height / (height * own_width) - 1) <= _SAME_SHAPE:
         return picture

@@ -87,7 +87,7 @@ def _row(plan: Plan, example: Example) -> Row:
 
 
 def _varies(variation: Variation, example: Example) -> list[str]:
-    texts, said = example.variants or (example.caption,), []
+    texts, said = list(example.variants) or [example.caption], []
     if len(texts) > 1:
         said.append(f"one of {len(texts)} captions each time")
     if any(map(variation.draws_parts, texts)):

@@ -40,12 +40,12 @@ class A1111:
         from modules import paths
 
         models = Path(paths.models_path)
-        return Folders(
-            models,
-            dreambooth=_flag("dreambooth_models_path"),
-            checkpoints=_flag("ckpt_dir", "ckpt_dirs"),
-            loras=_flag("lora_dir", "lora_dirs"),
-        )
+        chosen = {
+            "dreambooth": _flag("dreambooth_models_path"),
+            "checkpoints": _flag("ckpt_dir", "ckpt_dirs"),
+            "loras": _flag("lora_dir", "lora_dirs"),
+        }
+        return Folders(models, **{name: folder for name, folder in chosen.items() if folder})
 
     def checkpoints(self) -> list[tuple[str, Path]]:
         from modules import sd_models
@@ -121,7 +121,7 @@ def _flag(*names: str) -> Path | None:
 
     for name in names:
         value = getattr(shared.cmd_opts, name, None)
-        value = value[0] if isinstance(value, (list, tuple)) and value else value
+        value = next(iter(value), None) if isinstance(value, (list, tuple)) else value
         if value:
             return Path(value)
     return None

@@ -19,7 +19,8 @@ EMBEDDED = ("Embedded mini model", Path(__file__).resolve().parent.parent / "emb
 class Host(Protocol):
     """A WebUI, or nothing but a models folder."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def folders(self) -> Folders:
         """Where models, checkpoints and LoRAs lie, as the host's command line has it now."""

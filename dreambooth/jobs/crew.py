@@ -119,7 +119,7 @@ class Crew:
         for parameter in there:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        for some in _portions([p.grad for p in there]):
+        for some in _portions([p.grad for p in there if p.grad is not None]):
             whole = torch.cat([grad.reshape(-1) for grad in some])
             self._reduce(whole)
             for grad, part in zip(some, whole.split([grad.numel() for grad in some]), strict=True):

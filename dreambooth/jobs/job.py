@@ -41,7 +41,7 @@ class Job:
             log.exception("%s failed", self.what)
             self.error = error
         finally:
-            self._work = None  # type: ignore[assignment]  # lets go of models that the work's closure holds
+            self._work = lambda controls: None  # lets go of models that the work's closure holds
 
 
 class Jobs:

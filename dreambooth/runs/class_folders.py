@@ -34,5 +34,5 @@ def _now(model: ModelFolder | None, number: int, concept: Concept) -> str:
     """The folder of class pictures, "" while it is empty."""
     if model is None and not concept.class_data_dir.strip():
         return ""
-    folder = folder_of(model, number, concept)
+    folder = folder_of(model, number, concept) if model else expand(concept.class_data_dir.strip())
     return str(folder) if folder.is_dir() and find_pictures(folder) else ""

@@ -96,7 +96,7 @@ def preflight(
         steps, per_epoch = run_length(settings, lengths, crew.size)
         problems += too_short(settings, steps)
     problems += resuming.problems_of(model, config, resume) if resume else starting.problems_of(model, settings)
-    if problems:
+    if problems or plan is None or precision is None:
         raise UserError.several(problems)
     to_draw = tuple(class_images.missing(model, config.concepts, plan, settings))
     n_unet, n_text = sizes_of(model)

@@ -113,8 +113,8 @@ def _told(
         negative = encode(modules, tokens.part(len(shots), n), reading.clip_skip)
         if modules.family.pooled:  # SDXL was trained with nothing in place of an empty prompt
             silent = torch.tensor([not shot.negative for shot in shots], device=device)
-            negative = Embedding(
-                negative.states.masked_fill(silent[:, None, None], 0), negative.pooled.masked_fill(silent[:, None], 0)
+            negative = negative.map(
+                lambda part: part.masked_fill(silent.view(-1, *[1] * (part.dim() - 1)), 0)
             )
         embedding = concatenate([negative, embedding])
     height, width = shots[0].height, shots[0].width
@@ -124,7 +124,7 @@ def _told(
 
 def _with_known(embedding: Embedding, shots: Sequence[Shot], known: Mapping[str, Embedding]) -> Embedding:
     """The prompts' embeddings, with those that are known in their places."""
-    rows = [Embedding(*(part if part is None else part[i : i + 1] for part in embedding)) for i in range(len(shots))]
+    rows = [embedding.map(lambda part, i=i: part[i : i + 1]) for i in range(len(shots))]
     for i, shot in enumerate(shots):
         if own := known.get(shot.prompt):
             if own.states.shape[1] != rows[i].states.shape[1]:

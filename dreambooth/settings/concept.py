@@ -113,7 +113,7 @@ _PATHS = ("instance_data_dir", "class_data_dir", "validation_data_dir", "metadat
 
 
 def parse_concepts(
-    values: Sequence[Mapping[str, Any]], beside: Path | None = None, strict: bool = True
+    values: Any, beside: Path | None = None, strict: bool = True
 ) -> tuple[tuple[Concept, ...], list[str]]:
     """Concepts from plain values, and the names of keys in them that have no effect.
 

@@ -12,11 +12,14 @@ import difflib
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from dreambooth.errors import UserError
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 _META = "setting"
 _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 

@@ -14,7 +14,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -65,7 +65,7 @@ class AdapterLayer(torch.nn.Module):
         self.rank, self.alpha = form.sizes(base)
         self.scale = self.alpha / self.rank
         # Where the convolution goes; None for a linear layer.
-        self.way = (base.stride, base.padding, base.dilation) if isinstance(base, torch.nn.Conv2d) else None
+        self.way: Any = (base.stride, base.padding, base.dilation) if isinstance(base, torch.nn.Conv2d) else None
         for name, values in self.start(base.weight.shape, form, generator).items():
             self.register_parameter(name, torch.nn.Parameter(values.to(base.weight.device)))
         self.drop: Callable[[torch.Tensor], torch.Tensor] | None = None  # in training, see dropout.py
@@ -120,6 +120,8 @@ class LoraLayer(AdapterLayer):
 
     kind = Lora
     names: ClassVar = {"down": "lora_down.weight", "up": "lora_up.weight"}
+    down: torch.Tensor
+    up: torch.Tensor
 
     def start(self, shape: torch.Size, form: Form, generator: torch.Generator) -> dict[str, torch.Tensor]:
         down = torch.empty(self.rank, *shape[1:])

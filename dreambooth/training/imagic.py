@@ -37,7 +37,7 @@ class Imagic:
 
     def __init__(self, text: str, target: Embedding, learnt: Embedding | None = None) -> None:
         self.text, self.target = text, target
-        self.learnt = learnt or Embedding(*(None if part is None else part.clone() for part in target))
+        self.learnt = learnt or target.map(torch.clone)
 
     @classmethod
     def of(cls, plan: Plan, prompts: Prompts) -> Imagic:
@@ -45,14 +45,15 @@ class Imagic:
         return cls(text, prompts.batch([text]))
 
     def batch(self, prompts: Sequence[str]) -> Embedding:
-        return Embedding(
-            *(None if part is None else part.expand(len(prompts), *part.shape[1:]) for part in self.learnt)
-        )
+        return self.learnt.map(lambda part: part.expand(len(prompts), *part.shape[1:]))
 
     def between(self, strength: float) -> Embedding:
         """``strength`` of the way from the picture to the text."""
-        ends = zip(self.learnt, self.target, strict=True)
-        return Embedding(*(None if start is None else torch.lerp(start, end, strength) for start, end in ends))
+        (start, start_pooled), (end, end_pooled) = self.learnt, self.target
+        pooled = None
+        if start_pooled is not None and end_pooled is not None:
+            pooled = torch.lerp(start_pooled, end_pooled, strength)
+        return Embedding(torch.lerp(start, end, strength), pooled)
 
     def drawn_with(self, settings: Settings) -> dict[str, Embedding]:
         """What the text stands for in pictures."""
@@ -110,7 +111,7 @@ def learn_embedding(session: Session, imagic: Imagic) -> None:
     finally:
         for parameter in resting:
             parameter.requires_grad_(True)
-    imagic.learnt = Embedding(*(None if part is None else part.detach() for part in imagic.learnt))
+    imagic.learnt = imagic.learnt.map(torch.detach)
     if not all(torch.isfinite(part).all() for part in learnt):
         raise UserError("The text's embedding is not a number any more: lower imagic_learning_rate.")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -128,8 +130,8 @@ class Loop:
                 loss_masks=session.loss_masks,
             )
         session.accelerator.backward(losses.total * share if share != 1 else losses.total)
-        detached = [x if x is None else x.detach() * share for x in (losses.total, losses.instance, losses.prior)]
-        return Losses(*detached)
+        prior = None if losses.prior is None else losses.prior.detach() * share
+        return Losses(losses.total.detach() * share, losses.instance.detach() * share, prior)
 
     def _share(self, losses: list[Losses], with_prior: bool) -> None:
         """Gradients and losses of all processes, added up: each holds those of the whole step afterwards."""
@@ -262,7 +264,12 @@ def _sum(losses: Sequence[Losses]) -> Losses:
     """Shares of one step, put together."""
     if len(losses) == 1:
         return losses[0]
-    priors: list[Any] = [part.prior for part in losses if part.prior is not None]
+    def total(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        return functools.reduce(operator.add, parts)
+
+    priors = [part.prior for part in losses if part.prior is not None]
     return Losses(
-        sum(part.total for part in losses), sum(part.instance for part in losses), sum(priors) if priors else None
+        total([part.total for part in losses]),
+        total([part.instance for part in losses]),
+        total(priors) if priors else None,
     )

@@ -17,7 +17,7 @@ from dreambooth.training.inputs import Latents, time_ids
 from dreambooth.training.loss_masks import LossMasks
 from dreambooth.training.noise import NoiseSchedule, draw_noise
 from dreambooth.training.precision import to_device
-from dreambooth.training.prompts import Prompts
+from dreambooth.training.prompts import PromptEmbedder
 from dreambooth.training.weighting import debiased, min_snr
 
 
@@ -34,7 +34,7 @@ def diffusion_losses(
     unet: torch.nn.Module,
     schedule: NoiseSchedule,
     latents: Latents,
-    prompts: Prompts,
+    prompts: PromptEmbedder,
     masked: MaskedPictures | None,
     batch: Batch,
     generator: torch.Generator,

@@ -89,7 +89,7 @@ def arguments(name: str, more: str) -> dict[str, Any]:
     """``more`` ("betas=(0.9, 0.99), eps=1e-6") as arguments of that optimizer; ValueError in words."""
     try:
         call = ast.parse(f"dict({more})", mode="eval").body
-        if call.args or any(keyword.arg is None for keyword in call.keywords):
+        if not isinstance(call, ast.Call) or call.args or any(keyword.arg is None for keyword in call.keywords):
             raise ValueError
         given = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
     except (SyntaxError, ValueError):

@@ -40,7 +40,7 @@ def make_optimizer(settings: Settings, groups: list[dict[str, Any]]) -> torch.op
 
 
 @contextlib.contextmanager
-def as_used(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+def as_used(optimizer: Any) -> Iterator[None]:
     """The weights as they are to be drawn with and saved; afterwards, bit for bit, those that training goes on with.
 
     They differ for schedule-free optimizers alone, which step beside the average that they are for. Those optimizers'
@@ -100,7 +100,8 @@ class Stepper:
         apart = [g for g in optimizer.param_groups if own and g["name"] == "text_encoder"]
         limits = ((shared, settings.max_grad_norm), (apart, own))
         self._limits = [([p for g in groups for p in g["params"]], limit) for groups, limit in limits if groups]
-        self._in_kernel = scaler is None and len(self._limits) == 1 and isinstance(optimizer, FusedAdamW)
+        is_fused = scaler is None and len(self._limits) == 1 and isinstance(optimizer, FusedAdamW)
+        self._in_kernel = optimizer if is_fused else None
 
     def step(self) -> torch.Tensor:
         """Take a step and clear the gradients. Returns the gradient norm before clipping, a scalar on the device."""
@@ -111,16 +112,16 @@ class Stepper:
         there = [norm for norm in norms if norm is not None]
         total = there[0] if len(there) == 1 else torch.linalg.vector_norm(torch.stack(there))
         if self._in_kernel:
-            self._step_in_kernel(total)
+            self._step_in_kernel(self._in_kernel, total)
         else:
             self._step_plain(grads, norms, total)
         self._clear(grads)
         return total
 
-    def _step_in_kernel(self, norm: torch.Tensor) -> None:
+    def _step_in_kernel(self, optimizer: FusedAdamW, norm: torch.Tensor) -> None:
         limit = self._limits[0][1]
         scale = (norm / limit).clamp(min=1.0) if limit else None
-        self.optimizer.step(grad_scale=scale, found_inf=(~torch.isfinite(norm)).float())
+        optimizer.step(grad_scale=scale, found_inf=(~torch.isfinite(norm)).float())
 
     def _step_plain(self, grads: list[list[torch.Tensor]], norms: list[Any], total: torch.Tensor) -> None:
         for of_limit, norm, (_, limit) in zip(grads, norms, self._limits, strict=True):
@@ -147,6 +148,6 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, settings: Settings, ste
         group["lr"] = learning_rate(settings, group["base_lr"], step, total)
 
 
-def _norm(grads: Sequence[torch.Tensor]) -> torch.Tensor:
+def _norm(grads: list[torch.Tensor]) -> torch.Tensor:
     """Length of all gradients taken as one vector."""
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))

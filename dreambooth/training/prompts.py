@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -25,6 +25,12 @@ class Embedded(NamedTuple):
 
     embedding: Embedding
     length: int
+
+
+class PromptEmbedder(Protocol):
+    """Where a batch gets the embeddings of its prompts."""
+
+    def batch(self, prompts: Sequence[str]) -> Embedding: ...
 
 
 class Prompts:
@@ -100,7 +106,7 @@ class Prompts:
         with self._within():
             tokens = self._tokenized([prompt])
             embedding = self._encode(tokens)
-        return Embedded(Embedding(*(part if part is None else part.float() for part in embedding)), tokens.lengths[0])
+        return Embedded(embedding.map(torch.Tensor.float), tokens.lengths[0])
 
     def _without_autocast(self) -> Any:
         # torch before 2.5 refuses to name autocast on a Mac, even switched off.
@@ -128,5 +134,5 @@ class Prompts:
             missing = (longest - embedding.states.shape[1]) // (CHUNK + 2)
             row = [embedding.states, *(self._fixed[""].embedding.states for _ in range(missing))]
             rows.append(torch.cat(row, dim=1) if missing else embedding.states)
-        pooled = [embedding.pooled for embedding in embeddings]
-        return Embedding(torch.cat(rows), None if pooled[0] is None else torch.cat(pooled))
+        pooled = [embedding.pooled for embedding in embeddings if embedding.pooled is not None]
+        return Embedding(torch.cat(rows), torch.cat(pooled) if pooled else None)

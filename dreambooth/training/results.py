@@ -14,7 +14,7 @@ import torch
 
 from dreambooth.checkpoints.lora import write_lora
 from dreambooth.checkpoints.modules import save_component
-from dreambooth.checkpoints.single_file import write_checkpoint
+from dreambooth.checkpoints.single_file import Ema, write_checkpoint
 from dreambooth.checkpoints.verify import Verification, verify_checkpoint, verify_lora
 from dreambooth.errors import UserError
 from dreambooth.files import write_json
@@ -127,14 +127,17 @@ class Results:
 
     def _snapshot(self) -> None:
         self.validate()
-        measured = self.validation.last if self.validation else None
+        validation = self.validation
+        measured = {}
+        if validation and validation.last:
+            measured = {"validation_loss": validation.last.loss, "validation_lowest": validation.lowest}
         snapshot = take(
             self.session,
             run=self.run,
             run_before=self.run_before,
             revision_at_start=self.revision_at_start,
             epoch_at_start=self.epoch_at_start,
-            **({"validation_loss": measured.loss, "validation_lowest": self.validation.lowest} if measured else {}),
+            **measured,
         )
         folder = write_snapshot(self.model, self.revision, snapshot, self.settings.snapshots_to_keep)
         self._count()
@@ -223,7 +226,7 @@ class Results:
             raise UserError(f"{path} was written but did not pass its check: {verification.summary()}.")
 
 
-def ema_choice(config: ModelConfig) -> str:
+def ema_choice(config: ModelConfig) -> Ema:
     """Which weights a checkpoint takes: "instead" of the trained ones, "beside" them, or "none"."""
     settings = config.settings
     if not config.facts.has_ema or not settings.use_ema:

@@ -32,17 +32,21 @@ class RoundedAdamW(torch.optim.Optimizer):
             if not params:
                 continue
             for parameter in params:
-                self.state[parameter] or self._start(parameter)
+                if not self.state[parameter]:
+                    self._start(parameter)
             count = self.state[params[0]]["step"]
             count += 1
             lots = generator_on(params[0].device, self.seed, "rounding", int(count), number)
             for parameter in params:
                 self.state[parameter]["step"] = count
-                self._move(parameter, group, int(count), lots)
+                self._move(parameter, parameter.grad, group, int(count), lots)
 
-    def _move(self, parameter: torch.nn.Parameter, group: dict[str, Any], count: int, lots: torch.Generator) -> None:
+    def _move(
+        self, parameter: torch.nn.Parameter, gradient: torch.Tensor, group: dict[str, Any], count: int,
+        lots: torch.Generator,
+    ) -> None:  # fmt: skip
         """One parameter's step."""
-        state, gradient = self.state[parameter], parameter.grad.float()
+        state, gradient = self.state[parameter], gradient.float()
         beta1, beta2 = group["betas"]
         mean = state["exp_avg"].float().lerp_(gradient, 1 - beta1)
         square = state["exp_avg_sq"].float().mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)

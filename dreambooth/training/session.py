@@ -91,6 +91,7 @@ class Session:
         self.loss_masks = LossMasks(self.settings.unmasked_weight, self.device) if self.settings.masked_loss else None
         self.events.phase("text embeddings")
         reading = Reading.of(self.settings, training=True)
+        self.prompts: Prompts | Imagic
         self.prompts = prompts = Prompts(self.modules, reading, self.settings.pad_tokens, self.device)
         if self.trains_text:
             self._load(text_encoder=True, dtype=self._dtype(learns=True))
@@ -192,7 +193,7 @@ class Session:
 
     def freeze_text_encoder(self) -> None:
         """From here on only the unet learns; prompts are embedded once more with what was learnt."""
-        if not self.prompts.learning:
+        if isinstance(self.prompts, Imagic) or not self.prompts.learning:
             return
         for text_encoder in self.modules.text_encoders.values():
             text_encoder.requires_grad_(False).eval()

@@ -71,9 +71,10 @@ def _take(layer: AdapterLayer, adapter: Adapter, what: str) -> None:
     mine = dict(layer.adapter().tensors)
     theirs = dict(adapter.tensors)
     if layer.dora:
-        mine["dora_scale"], theirs["dora_scale"] = layer.magnitude, adapter.dora_scale
-        if theirs["dora_scale"].shape[:2] != layer.magnitude.shape[:2]:
+        scale = adapter.dora_scale
+        if scale is None or scale.shape[:2] != layer.magnitude.shape[:2]:
             raise UserError(f"{what}: its lengths are those of outputs; DoRA here learns those of inputs.")
+        mine["dora_scale"], theirs["dora_scale"] = layer.magnitude, scale
     if {k: t.numel() for k, t in mine.items()} != {k: t.numel() for k, t in theirs.items()}:
         raise UserError(f"{what}: it is made of other parts ({', '.join(theirs)}) than these settings train.")
     for name, parameter in mine.items():

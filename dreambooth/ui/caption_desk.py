@@ -115,7 +115,7 @@ class CaptionDesk:
         """Open a caption; what was written into the one before is saved."""
         said = self._save(sitting, text) if sitting.opened is not None and text != sitting.text else {}
         sitting.opened = number
-        sitting.text = shown(sitting.file())
+        sitting.text = shown(sitting.captions.files[number])
         return {**said, **self._opened(sitting), "text": sitting.text, "pictures": self._pictures(sitting)}
 
     @_answer
@@ -206,10 +206,12 @@ class CaptionDesk:
             events.send("ended", state="done", text=f"{what}: done.")
 
         self.desk.bench.start("captions", what, job)
-        mine = jobs.current
-        mine.wait()
+        mine, error = jobs.current, None
+        if mine:
+            mine.wait()
+            error = mine.error
         if not done:
-            raise mine.error if isinstance(mine.error, UserError) else UserError(f"{what}: nothing was changed.")
+            raise error if isinstance(error, UserError) else UserError(f"{what}: nothing was changed.")
         return done[0]
 
     # -- what is shown ----------------------------------------------------------------------------------------

@@ -106,7 +106,8 @@ def field(setting: Setting, prefix: str, **options: Any) -> Any:
         return control(gr.Textbox, type="password", max_lines=1, **common)
     if setting.type is str:
         return control(gr.Textbox, max_lines=4, **common)
-    if setting.step and (setting.high - setting.low) / setting.step <= MOST_POSITIONS:
+    low, high = setting.low, setting.high
+    if setting.step and low is not None and high is not None and (high - low) / setting.step <= MOST_POSITIONS:
         return control(gr.Slider, minimum=setting.low, maximum=setting.high, step=setting.step, **common)
     return control(gr.Number, precision=0 if setting.type is int else None, **common)
 

@@ -86,8 +86,10 @@ class Follower:
 
     @staticmethod
     def _load_from(view: View, before: dict[str, Any]) -> Any:
-        choices = {"choices": list(view.names)}
-        return gr.update(**choices) if before.get("names") else gr.update(**choices, value=next(iter(view.names), None))
+        names = list(view.names)
+        if before.get("names"):
+            return gr.update(choices=names)
+        return gr.update(choices=names, value=next(iter(names), None))
 
     def _count(self) -> int:
         """Of the buttons that :meth:`_buttons` answers for."""

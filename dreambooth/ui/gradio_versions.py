@@ -140,14 +140,16 @@ def again_and_again(call: Callable, inputs: Any, outputs: Any) -> None:
 
 def launch(page: gr.Blocks, css: str, script: str, **options: Any) -> Any:
     """Serve ``page`` with our look and script, and with the options of ``launch`` that this Gradio knows."""
-    page.queue(**({"concurrency_count": 8} if MAJOR == 3 else {"default_concurrency_limit": 8}))
+    workers: dict[str, Any] = {"concurrency_count" if MAJOR == 3 else "default_concurrency_limit": 8}
+    page.queue(**workers)
     head = f"<script>{script}</script>"
     if MAJOR >= 6:
         options |= {"css": css, "head": head}
     else:
         page.css, page.head = css, head
     if MAJOR == 3:
+        on_load: dict[str, Any] = {"_js": f"() => {{ {script} }}"}  # it has no head
         with page:
-            page.load(None, _js=f"() => {{ {script} }}")  # it has no head
+            page.load(None, **on_load)
     known = inspect.signature(gr.Blocks.launch).parameters
     return page.launch(**{key: value for key, value in options.items() if key in known})

@@ -72,6 +72,7 @@ class Preparer:
 
 
 def _chosen(folder: str | None) -> Path:
-    if not (folder or "").strip():
+    folder = (folder or "").strip()
+    if not folder:
         raise UserError("Give the folder with the pictures, at the top of this tab.")
-    return expand(folder.strip())
+    return expand(folder)

@@ -51,12 +51,14 @@ class Bench:
 
     @property
     def paused(self) -> bool:
-        return self.training and jobs.current.controls.paused
+        job = jobs.current
+        return job is not None and self.training and job.controls.paused
 
     @property
     def rest(self) -> float | None:
         """Seconds until a paused run goes on by itself; None when it waits for a person."""
-        return jobs.current.controls.rest if self.paused else None
+        job = jobs.current
+        return job.controls.rest if job and self.paused else None
 
     def locked(self, model: str | None) -> bool:
         """Whether this model is at work, so that its parameters can be read but not changed."""
@@ -67,11 +69,12 @@ class Bench:
 
     def asked(self) -> str:
         """What was asked of the work and is still to come, in words: with whatever is done, its line goes."""
+        job = jobs.current
         if not (
-            self.busy and self.view and self.view.state == "working"
+            job and self.busy and self.view and self.view.state == "working"
         ):  # it says how it has ended a moment before it has
             return ""
-        controls = jobs.current.controls
+        controls = job.controls
         if controls.stopped:
             return "Stopping now, without saving."
         if controls.cancelled:  # only a training has something to save

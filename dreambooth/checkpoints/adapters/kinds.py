@@ -92,6 +92,9 @@ class Adapter(ABC):
         tensor = self.tensors.get(name)
         return None if tensor is None else tensor.float()
 
+    def _low_rank(self, a: str, b: str, core: str) -> torch.Tensor:
+        return _low_rank(self.tensors[a].float(), self.tensors[b].float(), self._part(core))
+
 
 class Lora(Adapter):
     """LoRA (arXiv:2106.09685): up @ down. ``lora_down`` (r, in[, k, k]), ``lora_up`` (out, r[, 1, 1]).
@@ -110,13 +113,15 @@ class Lora(Adapter):
 
     @property
     def size(self) -> tuple[int, int] | None:
-        down, up, mid = (self.tensors.get(f"lora_{name}.weight") for name in ("down", "up", "mid"))
+        down, up = self.tensors["lora_down.weight"], self.tensors["lora_up.weight"]
+        mid = self.tensors.get("lora_mid.weight")
         if mid is None or up.dim() < 2 or down.dim() < 2:
             return _low_rank_size(up, down, None)
         return _low_rank_size(up.flatten(1).T, down.flatten(1), mid)
 
     def product(self, weight: torch.Tensor) -> torch.Tensor:
-        down, up, mid = (self._part(f"lora_{name}.weight") for name in ("down", "up", "mid"))
+        down, up = self.tensors["lora_down.weight"].float(), self.tensors["lora_up.weight"].float()
+        mid = self._part("lora_mid.weight")
         if mid is None:
             return up.flatten(1) @ down.flatten(1)
         return _low_rank(up.flatten(1).T, down.flatten(1), mid)
@@ -142,7 +147,7 @@ class LoHa(Adapter):
         return first if first == second else None
 
     def product(self, weight: torch.Tensor) -> torch.Tensor:
-        first, second = (_low_rank(*(self._part(f"hada_{x}") for x in half)) for half in _HADA_HALVES)
+        first, second = (self._low_rank(*(f"hada_{x}" for x in half)) for half in _HADA_HALVES)
         return first.flatten(1) * second.flatten(1)
 
 
@@ -179,7 +184,7 @@ class LoKr(Adapter):
     def _half(self, which: str) -> torch.Tensor:
         whole = self._part(f"lokr_w{which}")
         if whole is None:
-            whole = _low_rank(*(self._part(f"lokr_{x}") for x in (f"w{which}_a", f"w{which}_b", f"t{which}")))
+            whole = self._low_rank(f"lokr_w{which}_a", f"lokr_w{which}_b", f"lokr_t{which}")
         return whole.flatten(1).contiguous()
 
     def _half_size(self, which: str) -> tuple[int, int] | None:
@@ -194,7 +199,10 @@ class Difference(Adapter):
 
     kind = "full difference"
     required = (("diff",), ("w_norm",))
-    rank = None
+
+    @property
+    def rank(self) -> None:
+        return None
 
     @property
     def _values(self) -> torch.Tensor:
@@ -216,8 +224,14 @@ class IA3(Adapter):
 
     kind = "IA3"
     required = (("weight", "on_input"),)
-    rank = None
-    size = None
+
+    @property
+    def rank(self) -> None:
+        return None
+
+    @property
+    def size(self) -> None:
+        return None
 
     @property
     def needs_weight(self) -> bool:

@@ -138,9 +138,10 @@ def _common(concept: Concept, settings: Settings, template: str, without: list[s
 
 def _around(template: str, word_for_word: bool) -> tuple[str, str]:
     """What stands before and after [filewords]; ("", "") for a prompt without."""
-    before, found, after = re.match(r"(.*?)(\[filewords\]|$)(.*)", template, re.IGNORECASE | re.DOTALL).groups()
+    found = re.search(r"\[filewords\]", template, re.IGNORECASE)
     if not found:
         return "", ""
+    before, after = template[: found.start()], template[found.end() :]
     # Sd-scripts put a space between.
     return (before.removesuffix(" "), after.removeprefix(" ")) if word_for_word else (before.strip(), after.strip())
 

@@ -89,14 +89,15 @@ def _concepts(folders: Sequence[Named], regular: bool) -> tuple[list[Concept], l
 def _concept(folder: Named, regular: bool) -> Concept:
     """With the token, the first of two or more words, where a caption lacks it."""
     token, _, noun = folder.words.partition(" ")
-    tokens = {"instance_token": token, "class_token": noun.strip()} if noun and not regular else {}
+    has_token = bool(noun) and not regular
     return Concept(
         instance_data_dir=str(folder.path),
         subfolders=False,
         regularization=regular,
         num_repeats=folder.repeats,
         default_caption=folder.words,
-        **tokens,
+        instance_token=token if has_token else "",
+        class_token=noun.strip() if has_token else "",
     )
 
 
