@@ -15,7 +15,7 @@ from dreambooth.checkpoints.layout import Layout, ema_key, join
 from dreambooth.checkpoints.ldm_names import Place
 from dreambooth.checkpoints.modules import disk_shapes, skeleton
 from dreambooth.checkpoints.stable_diffusion import EMA, FACTS_KEY, UNET
-from dreambooth.checkpoints.writing import write_tensors
+from dreambooth.tensor_files import write_tensors
 
 FACTS = {
     "unet": {"attention_head_dim": [2, 4], "norm_num_groups": 8, "addition_time_embed_dim": 8},

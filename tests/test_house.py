@@ -13,7 +13,7 @@ import dreambooth
 
 PACKAGE = Path(dreambooth.__file__).parent
 FLOORS = {
-    "errors": 0, "files": 0, "settings": 0,
+    "errors": 0, "files": 0, "settings": 0, "safetensors_header": 0, "tensor_files": 0,
     "jobs": 1, "checkpoints": 1, "dataset": 1, "hosts": 1, "embedded": 1, "terminal": 1,
     "training": 2, "sampling": 2, "captioning": 2,
     "runs": 3,
@@ -41,9 +41,65 @@ def test_rooms_import_only_from_floors_below(path):
     if room == "__init__":
         return
     for other in _imports(path) - {room}:
-        if {room, other} <= {"errors", "files", "settings"}:
+        if FLOORS[room] == FLOORS[other] == 0:
             continue  # the ground floor is one
         assert FLOORS[other] < FLOORS[room], f"{room} (floor {FLOORS[room]}) imports {other} (floor {FLOORS[other]})"
+
+
+# Whatever reads weights or runs what a file holds. Weight files are opened by checkpoints/reading.py and
+# tensor_files.py alone, which check all of a header and execute nothing.
+READER_MODULES = {"safetensors", "pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+READER_CALLS = {
+    "torch.load", "torch.jit.load", "torch.from_file", "torch.package.PackageImporter",
+    "torch.hub.load_state_dict_from_url", "torch.serialization.load", "numpy.load", "numpy.fromfile", "numpy.memmap",
+}  # fmt: skip
+ALLOWED = {("checkpoints/inspection.py", "safetensors")}  # compares our reading with the library's, for the report
+
+
+def _weight_readers(source: str) -> set[str]:
+    """Modules and functions among the above that the source imports or calls, under whatever name."""
+    tree, names, found = ast.parse(source), {}, set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                top = alias.name.split(".")[0]
+                names[alias.asname or top] = alias.name if alias.asname else top
+                found.add(top)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+            for alias in node.names:
+                names[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+                found.add(f"{node.module}.{alias.name}")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            dotted = ast.unparse(node).split(".")
+            found.add(".".join([names.get(dotted[0], dotted[0]), *dotted[1:]]))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            found |= {str(a.value).split(".")[0] for a in node.args if isinstance(a, ast.Constant)}
+    return found & (READER_MODULES | READER_CALLS)
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_weights_are_read_in_one_place(path):
+    name = path.relative_to(PACKAGE).as_posix()
+    readers = {(name, reader) for reader in _weight_readers(path.read_text(encoding="utf-8"))}
+    assert readers <= ALLOWED, "open weight files with checkpoints.reading.open_tensors or tensor_files.read_tensors"
+
+
+@pytest.mark.parametrize(
+    ("source", "reader"),
+    [
+        ("from safetensors.torch import load_file", "safetensors"),
+        ("def f():\n    import safetensors.torch as st", "safetensors"),
+        ("import torch as t\nt.load('a.pt')", "torch.load"),
+        ("from torch import load as read", "torch.load"),
+        ("import numpy as np\nnp.load('a.npy', allow_pickle=True)", "numpy.load"),
+        ("import importlib\nimportlib.import_module('pickle')", "pickle"),
+        ("import torch.hub\ntorch.hub.load_state_dict_from_url('x')", "torch.hub.load_state_dict_from_url"),
+    ],
+)
+def test_each_way_of_reading_weights_is_recognized(source, reader):
+    assert reader in _weight_readers(source)
 
 
 QUIET = """
@@ -53,6 +109,8 @@ import dreambooth.cli, dreambooth.actions, dreambooth.settings
 assert "torch" not in sys.modules, "importing the doors loads torch"
 import dreambooth.runs.report
 assert "torch" not in sys.modules, "a look without a model loads torch"
+import dreambooth.ui.facts
+assert "torch" not in sys.modules, "reading a header loads torch"
 assert (logging.root.handlers, logging.root.level, sys.path) == (handlers, level, path)
 """
 

@@ -12,6 +12,7 @@ import torch
 from dreambooth.captioning.answers import Answer
 from dreambooth.captioning.labels import Labels
 from dreambooth.captioning.square import on_white_square
+from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.errors import UserError
 from dreambooth.files import read_json
 from dreambooth.settings.tagging import Tagging
@@ -58,7 +59,6 @@ class TimmTagger:
 def _model(folder: Path) -> torch.nn.Module:
     """The module with its weights. Nothing that config.json names is loaded from elsewhere."""
     import timm
-    from safetensors.torch import load_file
 
     config, weights = read_json(folder / "config.json"), folder / "model.safetensors"
     described, arguments = config.get("pretrained_cfg"), config.get("model_args") or {}
@@ -77,7 +77,8 @@ def _model(folder: Path) -> torch.nn.Module:
             pretrained_cfg=facts,
             **{key: value for key, value in arguments.items() if key not in _LOADS},
         )
-        model.load_state_dict(load_file(weights))
+        with open_tensors(weights) as file:
+            model.load_state_dict({key: file.get(key) for key in file})
     except Exception as error:  # of any kind, whatever in the files is not as it should be
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{folder}: the weights don't go with config.json ({first}). Take both again.") from error

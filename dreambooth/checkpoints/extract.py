@@ -21,15 +21,15 @@ from dreambooth.checkpoints.layout import Layout, Shape, Slot, part_shape, split
 from dreambooth.checkpoints.ldm_names import Place
 from dreambooth.checkpoints.manifest import REST, Entry, Manifest, dtype_name
 from dreambooth.checkpoints.modules import TOKENIZERS, WEIGHTS, disk_shapes, fingerprint, skeleton
-from dreambooth.checkpoints.reading import DTYPES, Tensors
 from dreambooth.checkpoints.recognise import configs_of, recognise
 from dreambooth.checkpoints.sources import open_source
 from dreambooth.checkpoints.tokenizer import write_tokenizer
-from dreambooth.checkpoints.writing import Spec, TensorWriter, cast, is_finite, tensor_hash
+from dreambooth.checkpoints.writing import cast, is_finite, tensor_hash
 from dreambooth.errors import UserError
 from dreambooth.files import clear_leftovers, replacing_folder, require_free_space, write_json
 from dreambooth.settings import Facts, ModelFolder
 from dreambooth.settings.creation import AUTO
+from dreambooth.tensor_files import DTYPES, Spec, Tensors, TensorWriter
 
 log = logging.getLogger("dreambooth.checkpoints")
 

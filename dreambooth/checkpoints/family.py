@@ -6,13 +6,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from dreambooth.checkpoints.reading import Tensors
 from dreambooth.checkpoints.sd1 import SD1
 from dreambooth.checkpoints.sd2 import SD2_512, SD2_768
 from dreambooth.checkpoints.sdxl import SDXL
 from dreambooth.checkpoints.stable_diffusion import Shapes
 from dreambooth.checkpoints.stable_diffusion import StableDiffusion as Family
 from dreambooth.errors import UserError
+from dreambooth.tensor_files import Tensors
 
 FAMILIES: tuple[Family, ...] = (SD1, SD2_768, SD2_512, SDXL)
 

@@ -14,9 +14,10 @@ from dreambooth.checkpoints.family import Family, claimed_by
 from dreambooth.checkpoints.layout import join
 from dreambooth.checkpoints.ldm_names import Place
 from dreambooth.checkpoints.modules import WEIGHTS, disk_name
-from dreambooth.checkpoints.reading import Tensors, open_tensors
+from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.errors import UserError
 from dreambooth.files import read_json
+from dreambooth.tensor_files import Tensors
 
 # diffusers before 0.13 named the VAE's attention so; many folders still hold such files.
 _OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}

@@ -15,13 +15,13 @@ from dreambooth.checkpoints.extract import plan_moves
 from dreambooth.checkpoints.family import FAMILIES, Family, kind_of
 from dreambooth.checkpoints.lora import read_lora
 from dreambooth.checkpoints.manifest import REST, dtype_name
-from dreambooth.checkpoints.reading import Tensors
 from dreambooth.checkpoints.recognise import configs_of, recognise
 from dreambooth.checkpoints.sources import open_source
 from dreambooth.checkpoints.stable_diffusion import FACTS_KEY, UNET, VAE, conv_in_channels
 from dreambooth.checkpoints.verify import Changes
 from dreambooth.checkpoints.writing import is_finite
 from dreambooth.errors import UserError
+from dreambooth.tensor_files import Tensors
 
 Progress = Callable[[int, int, str], None]
 

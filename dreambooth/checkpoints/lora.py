@@ -30,10 +30,11 @@ from dreambooth.checkpoints.layout import Layout
 from dreambooth.checkpoints.ldm_names import Place
 from dreambooth.checkpoints.lora_hashes import data_hash, legacy_hash
 from dreambooth.checkpoints.modules import Modules, disk_name
-from dreambooth.checkpoints.reading import Tensors, open_tensors
-from dreambooth.checkpoints.writing import cast, write_tensors
+from dreambooth.checkpoints.reading import open_tensors
+from dreambooth.checkpoints.writing import cast
 from dreambooth.errors import UserError
 from dreambooth.files import replacing
+from dreambooth.tensor_files import Tensors, write_tensors
 
 Adapters = Mapping[str, Adapter]
 

@@ -20,11 +20,11 @@ from dreambooth.checkpoints.ldm_names import Place
 from dreambooth.checkpoints.lora import family_metadata, target_modules, write_lora
 from dreambooth.checkpoints.lora_tools import Energy, Size, as_lora, factors, sizes_of
 from dreambooth.checkpoints.modules import disk_name, skeleton
-from dreambooth.checkpoints.reading import Tensors
 from dreambooth.checkpoints.recognise import configs_of, recognise
 from dreambooth.checkpoints.sources import open_source
 from dreambooth.checkpoints.writing import is_finite
 from dreambooth.errors import UserError
+from dreambooth.tensor_files import Tensors
 
 Progress = Callable[[int, int, str], None]
 

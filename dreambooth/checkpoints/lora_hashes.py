@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from dreambooth.checkpoints.writing import Spec, data_order, tensor_bytes
+from dreambooth.tensor_files import Spec, data_order, tensor_bytes
 
 HASHES = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")  # the metadata's keys
 

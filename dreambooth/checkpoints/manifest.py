@@ -15,10 +15,9 @@ import torch
 
 from dreambooth.checkpoints.layout import part_shape
 from dreambooth.checkpoints.ldm_names import Place
-from dreambooth.checkpoints.reading import DTYPES
-from dreambooth.checkpoints.writing import Spec
 from dreambooth.errors import UserError
 from dreambooth.files import read_json
+from dreambooth.tensor_files import DTYPES, Spec
 
 REST = "rest"
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}

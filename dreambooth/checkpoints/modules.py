@@ -17,10 +17,10 @@ from torch import nn
 
 from dreambooth.checkpoints.family import Family, family_of
 from dreambooth.checkpoints.layout import Layout
-from dreambooth.checkpoints.reading import TensorFile, Tensors, open_tensors
-from dreambooth.checkpoints.writing import write_tensors
+from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.errors import UserError
 from dreambooth.files import content_hash, read_json, replacing, write_json
+from dreambooth.tensor_files import TensorFile, Tensors, write_tensors
 
 WEIGHTS = {
     "unet": "diffusion_pytorch_model.safetensors",

@@ -17,8 +17,7 @@ from typing import IO, Any
 import torch
 
 from dreambooth.errors import UserError
-
-MAX_SIZE = 1 << 48  # no dimension, offset or stride is as large; torch's own arithmetic would overflow
+from dreambooth.safetensors_header import MAX_SIZE
 
 _STORAGE_TYPES = {
     "FloatStorage": torch.float32, "HalfStorage": torch.float16, "BFloat16Storage": torch.bfloat16,

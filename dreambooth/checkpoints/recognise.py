@@ -17,9 +17,9 @@ from dreambooth.checkpoints.family import Family, candidates
 from dreambooth.checkpoints.layout import split
 from dreambooth.checkpoints.ldm_names import Place
 from dreambooth.checkpoints.modules import disk_shapes, fill, skeleton
-from dreambooth.checkpoints.reading import Tensors
 from dreambooth.errors import UserError
 from dreambooth.settings.creation import AUTO
+from dreambooth.tensor_files import Tensors
 
 log = logging.getLogger("dreambooth.checkpoints")
 

@@ -22,11 +22,11 @@ from dreambooth.checkpoints.lora import LoraUse, match, read_lora
 from dreambooth.checkpoints.lora_hashes import HASHES
 from dreambooth.checkpoints.manifest import REST, Entry, Manifest, dtype_name
 from dreambooth.checkpoints.modules import fingerprint, layout_in, open_part, scheduler_in, weights_path
-from dreambooth.checkpoints.reading import Tensors
-from dreambooth.checkpoints.writing import Spec, TensorWriter, cast, is_finite
+from dreambooth.checkpoints.writing import cast, is_finite
 from dreambooth.errors import UserError
 from dreambooth.files import replacing, require_free_space
 from dreambooth.settings import ModelFolder
+from dreambooth.tensor_files import Spec, Tensors, TensorWriter
 
 Progress = Callable[[int, int, str], None]
 Ema = Literal["none", "beside", "instead"]

@@ -9,9 +9,10 @@ import torch
 
 from dreambooth.checkpoints.folder_source import FolderSource, today
 from dreambooth.checkpoints.ldm_names import Names, vae_names
-from dreambooth.checkpoints.reading import Tensors, open_tensors
+from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.stable_diffusion import VAE
 from dreambooth.errors import UserError
+from dreambooth.tensor_files import Tensors
 
 
 def open_source(path: Path, vae: Path | None = None) -> Tensors:

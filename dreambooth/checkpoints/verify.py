@@ -14,11 +14,12 @@ from dreambooth.checkpoints.family import family_of
 from dreambooth.checkpoints.lora import match, read_lora
 from dreambooth.checkpoints.manifest import REST, Entry, Manifest
 from dreambooth.checkpoints.modules import layout_in, open_part, scheduler_in, weights_path
-from dreambooth.checkpoints.reading import Tensors, open_tensors
+from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.sources import open_source
 from dreambooth.checkpoints.writing import is_finite, tensor_hash
 from dreambooth.errors import UserError
 from dreambooth.settings import ModelFolder
+from dreambooth.tensor_files import Tensors
 
 
 @dataclass

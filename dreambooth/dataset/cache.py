@@ -18,6 +18,7 @@ import torch
 from dreambooth import files
 from dreambooth.dataset.plan import Example
 from dreambooth.errors import UserError
+from dreambooth.tensor_files import read_tensors, write_tensors
 
 log = logging.getLogger("dreambooth.dataset")
 
@@ -82,21 +83,16 @@ def _file_name(*key: object) -> str:
 
 
 def _read(path: Path) -> dict[str, torch.Tensor] | None:
-    from safetensors import SafetensorError, safe_open
-
-    if not path.exists():
-        return None
     try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-    except (SafetensorError, OSError, ValueError) as error:
+        return read_tensors(path)
+    except FileNotFoundError:
+        return None
+    except (UserError, OSError) as error:
         # A cache may lose what it holds: the value is computed and written again.
-        log.warning("%s: damaged, computing it again (%s)", path, error)
+        log.warning("A damaged cache file is computed again: %s", error)
         return None
 
 
 def _write(path: Path, values: Mapping[str, torch.Tensor]) -> None:
-    from safetensors.torch import save
-
-    with files.replacing(path, durable=False) as beside:
-        beside.write_bytes(save({name: value.detach().cpu().contiguous() for name, value in values.items()}))
+    with files.replacing(path, durable=False) as temporary:
+        write_tensors(temporary, values)

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors import safe_open
 from torch import nn
+
+from dreambooth.tensor_files import open_safetensors
 
 KINDS = ("circle", "square", "triangle", "star", "heart", "ring", "cross", "toy")
 COLOURS = ("red", "green", "blue", "yellow", "orange", "purple", "white", "black")
@@ -72,9 +73,10 @@ class Checker:
         """Reads `path`; None: the checker that lies beside this file."""
         path = Path(path) if path else Path(__file__).with_name("checker.safetensors")
         network = Network()
-        with safe_open(path, "pt") as file:
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-            settings = json.loads(file.metadata()["checker"])
+        with open(path, "rb", buffering=0) as file:
+            tensors = open_safetensors(path, file)
+            state = {key: tensors.get(key) for key in tensors}
+            settings = json.loads(tensors.metadata["checker"])
         network.load_state_dict(
             {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
         )

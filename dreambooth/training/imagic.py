@@ -14,11 +14,11 @@ import torch
 
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.text import Embedding
-from dreambooth.checkpoints.writing import write_tensors
 from dreambooth.dataset.plan import Batch, Plan
 from dreambooth.errors import UserError
 from dreambooth.files import replacing
 from dreambooth.settings import ModelConfig, ModelFolder, Settings
+from dreambooth.tensor_files import write_tensors
 from dreambooth.training.noise import generator_for
 from dreambooth.training.objective import diffusion_losses
 

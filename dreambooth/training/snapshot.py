@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from dreambooth.checkpoints.reading import open_tensors
-from dreambooth.checkpoints.writing import write_tensors
 from dreambooth.errors import UserError
 from dreambooth.files import read_json, replacing_folder, require_free_space, write_json
 from dreambooth.settings import ModelFolder
+from dreambooth.tensor_files import write_tensors
 
 LATEST, BEST = "latest", "best"
 _GROUP = "group."

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 from pathlib import Path
 
+from dreambooth.errors import UserError
 from dreambooth.files import read_json
+from dreambooth.safetensors_header import read_header
 from dreambooth.settings import Facts, ModelFolder
 from dreambooth.settings.creation import FAMILIES
 from dreambooth.ui.render import gigabytes
@@ -59,13 +60,11 @@ def _precision(path: Path, changed: int) -> str:
     """In which most of the file's numbers are kept, by the header alone; ``changed`` makes a new file a new one."""
     try:
         with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    except (OSError, ValueError):
+            header = read_header(path, file)
+    except (OSError, UserError):
         return "unreadable"
     sizes: dict[str, int] = {}
-    for name, entry in header.items():
-        if name != "__metadata__":
-            start, end = entry["data_offsets"]
-            sizes[entry["dtype"]] = sizes.get(entry["dtype"], 0) + end - start
+    for entry in header.tensors.values():
+        sizes[entry.dtype] = sizes.get(entry.dtype, 0) + entry.end - entry.start
     most = max(sizes, key=sizes.__getitem__, default="")
     return PRECISIONS.get(most, most)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from dreambooth.checkpoints.reading import open_tensors
-from dreambooth.checkpoints.writing import write_tensors
 from dreambooth.settings import CREATION
 from dreambooth.settings.tools import EXTRACTION, MERGING, RESIZING
+from dreambooth.tensor_files import write_tensors
 
 VAE = "first_stage_model."
 TOKEN = "hf_that_nobody_may_read"

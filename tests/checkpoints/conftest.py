@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from dreambooth.checkpoints.reading import open_tensors
-from dreambooth.checkpoints.writing import Spec, TensorWriter
 from dreambooth.settings import Folders, ModelFolder
+from dreambooth.tensor_files import Spec, TensorWriter
 
 KEYS = Path(__file__).parents[1] / "data" / "keys"
 

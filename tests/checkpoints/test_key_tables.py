@@ -16,8 +16,8 @@ from dreambooth.checkpoints.extract import plan_moves
 from dreambooth.checkpoints.manifest import REST
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.recognise import configs_of, recognise
-from dreambooth.checkpoints.writing import Spec, TensorWriter
 from dreambooth.errors import UserError
+from dreambooth.tensor_files import Spec, TensorWriter
 
 N_SCHEDULES = 12  # betas and what follows from them, in the file of each model before SDXL
 

@@ -14,8 +14,9 @@ import safetensors.torch
 import torch
 
 from dreambooth.checkpoints.reading import open_tensors
-from dreambooth.checkpoints.writing import write_tensors
 from dreambooth.errors import UserError
+from dreambooth.safetensors_header import ITEM_SIZES
+from dreambooth.tensor_files import DTYPES, read_tensors, write_tensors
 
 TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 
@@ -56,6 +57,20 @@ def test_what_we_write_is_read_by_us_and_by_safetensors(tmp_path, tensors):
         assert theirs.metadata() == {"who": "us"}
         for key, tensor in tensors.items():
             assert torch.equal(theirs.get_tensor(key).float(), tensor.float()), key
+
+
+def test_the_header_knows_the_size_of_each_dtype():
+    assert {name: dtype.itemsize for name, dtype in DTYPES.items()} == {
+        name: size for name, size in ITEM_SIZES.items() if name in DTYPES
+    }
+
+
+@pytest.mark.parametrize("length", [2**63 + 5, 10**15, 10**8 + 1])
+def test_a_header_longer_than_the_bound_is_refused_before_it_is_read(tmp_path, length):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(length.to_bytes(8, "little") + b"{" + b" " * 100)
+    with pytest.raises(UserError, match="header"):
+        read_tensors(path)
 
 
 def test_what_safetensors_writes_is_read(tmp_path, tensors):

@@ -12,7 +12,7 @@ from dreambooth.checkpoints.modules import load_unet, save_component
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.single_file import write_checkpoint
 from dreambooth.checkpoints.verify import verify_checkpoint, verify_lora
-from dreambooth.checkpoints.writing import write_tensors
+from dreambooth.tensor_files import write_tensors
 
 KEY = "model.diffusion_model.out.2.weight"
 NAME = "lora_unet_mid_block_attentions_0_proj_in"

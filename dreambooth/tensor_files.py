@@ -1,0 +1,221 @@
+"""Tensors in safetensors files: read one at a time without a memory map, written in a stream.
+
+Bytes are read into fresh memory: one tensor at a time is all that is held, and a file that is open here can still be
+replaced on Windows. Writing puts the header first, then each tensor as it comes, so that none need be held.
+``checkpoints/reading.py`` opens model files of any format with the same :class:`TensorFile`.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+
+from dreambooth.errors import UserError
+from dreambooth.files import explain
+from dreambooth.safetensors_header import HeaderEntry, header_bytes, read_header
+
+# safetensors' names for dtypes. Those that this torch lacks are left out and refused by name when met.
+DTYPES: dict[str, torch.dtype] = {
+    name: getattr(torch, torch_name)
+    for name, torch_name in {
+        "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
+        "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "I64": "int64", "I32": "int32", "I16": "int16",
+        "I8": "int8", "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool",
+    }.items()
+    if hasattr(torch, torch_name)
+}  # fmt: skip
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor in the file. ``start`` is the byte of its first element; ``stride`` is None when contiguous."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    start: int
+    stride: tuple[int, ...] | None = None
+
+    @property
+    def span(self) -> int:
+        """Bytes from the first element to the last."""
+        if math.prod(self.shape) == 0:
+            return 0
+        if self.stride is None:
+            return math.prod(self.shape) * self.dtype.itemsize
+        return (1 + sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))) * self.dtype.itemsize
+
+
+class Tensors(ABC):
+    """Names, shapes and dtypes of a source's tensors, in its own order, and their values on demand.
+
+    A context manager; ``path`` and ``metadata`` (str to str) are there to be read.
+    """
+
+    path: Path
+    metadata: dict[str, str]
+
+    def __enter__(self) -> Tensors:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    @abstractmethod
+    def __contains__(self, key: str) -> bool: ...
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    @abstractmethod
+    def keys(self) -> list[str]: ...
+
+    @abstractmethod
+    def shape(self, key: str) -> tuple[int, ...]: ...
+
+    @abstractmethod
+    def dtype(self, key: str) -> torch.dtype: ...
+
+    @abstractmethod
+    def get(self, key: str) -> torch.Tensor:
+        """The tensor, contiguous, on the CPU, in memory of its own. UserError when the disk fails."""
+
+
+class TensorFile(Tensors):
+    """One open file."""
+
+    def __init__(self, path: Path, file: BinaryIO, entries: dict[str, Entry], metadata: dict[str, str]):
+        self.path, self.metadata = path, metadata
+        self._file, self._entries = file, entries
+
+    def close(self) -> None:
+        self._file.close()
+
+    def keys(self) -> list[str]:
+        return list(self._entries)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._entries
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        return self._entries[key].shape
+
+    def dtype(self, key: str) -> torch.dtype:
+        return self._entries[key].dtype
+
+    def get(self, key: str) -> torch.Tensor:
+        entry = self._entries[key]
+        buffer = torch.empty(entry.span, dtype=torch.uint8)
+        self._read_into(buffer.numpy().data, entry.start)
+        flat = buffer.view(entry.dtype)
+        if entry.stride is None:
+            return flat.view(entry.shape)
+        return torch.as_strided(flat, entry.shape, entry.stride).contiguous()
+
+    def _read_into(self, target: memoryview, start: int) -> None:
+        try:
+            self._file.seek(start)
+            while target:
+                n_read = self._file.readinto(target[: 1 << 30])  # type: ignore[attr-defined]
+                if not n_read:
+                    raise UserError(f"{self.path} ended while it was read: has it been changed meanwhile?")
+                target = target[n_read:]
+        except OSError as error:
+            raise explain(error, self.path, "read") from error
+
+
+def open_safetensors(path: Path, file: BinaryIO) -> TensorFile:
+    """``file``, which must be open for reading, as tensors. UserError when its header is broken."""
+    header = read_header(path, file)
+    for key, found in header.tensors.items():
+        if found.dtype not in DTYPES:
+            raise UserError(f"{path}: tensor {key} has the type {found.dtype}, which can't be read here.")
+    entries = {key: Entry(found.shape, DTYPES[found.dtype], found.start) for key, found in header.tensors.items()}
+    return TensorFile(path, file, entries, header.metadata)
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a safetensors file. OSError where it can't be opened, UserError for what is wrong with it."""
+    with open(path, "rb", buffering=0) as file:
+        tensors = open_safetensors(path, file)
+        return {key: tensors.get(key) for key in tensors}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a tensor will be, before it is there."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def n_bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+class TensorWriter:
+    """Writes ``specs`` in the header in the order given; tensors may then come in any order.
+
+    The data follows :func:`data_order`, not the header's.
+    """
+
+    def __init__(self, path: Path, specs: Mapping[str, Spec], metadata: Mapping[str, str] | None = None):
+        self.specs, self._missing = dict(specs), set(specs)
+        self._starts: dict[str, int] = {}
+        end = 0
+        for name in data_order(self.specs):
+            self._starts[name] = end
+            end += self.specs[name].n_bytes
+        header = header_bytes({name: self._header_entry(name) for name in self.specs}, metadata)
+        self._data_start = len(header)
+        self._file = open(path, "wb")  # noqa: SIM115 (closed by the context manager below)
+        self._file.write(header)
+
+    def __enter__(self) -> TensorWriter:
+        return self
+
+    def __exit__(self, exception_type: object, *_: object) -> None:
+        self._file.close()
+        if exception_type is None and self._missing:
+            raise ValueError(f"never written: {sorted(self._missing)}")
+
+    def write(self, name: str, tensor: torch.Tensor) -> None:
+        """Write one tensor, which must be what its spec says."""
+        spec = self.specs[name]
+        if tuple(tensor.shape) != spec.shape or tensor.dtype != spec.dtype:
+            raise ValueError(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, announced as {spec}")
+        self._file.seek(self._data_start + self._starts[name])
+        self._file.write(tensor_bytes(tensor))
+        self._missing.discard(name)
+
+    def _header_entry(self, name: str) -> HeaderEntry:
+        spec, start = self.specs[name], self._starts[name]
+        return HeaderEntry(_NAMES[spec.dtype], spec.shape, start, start + spec.n_bytes)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors that are all at hand. In place: callers wrap it in ``files.replacing``."""
+    specs = {name: Spec(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+    with TensorWriter(path, specs, metadata) as writer:
+        for name, tensor in tensors.items():
+            writer.write(name, tensor)
+
+
+def data_order(specs: Mapping[str, Spec]) -> list[str]:
+    """Names in the order of their data: widest dtype first, so that readers that map the file find each aligned."""
+    return sorted(specs, key=lambda name: -specs[name].dtype.itemsize)
+
+
+def tensor_bytes(tensor: torch.Tensor) -> memoryview:
+    """The tensor's bytes in memory order, without a copy where it is contiguous on the CPU."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data
