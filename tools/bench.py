@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -121,12 +122,13 @@ def _start_bare(job: dict) -> dict:
 
     working = Path(job["models"]) / "dreambooth" / job["name"] / "working"
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    unet = UNet2DConditionModel.from_pretrained(working / "unet", torch_dtype=torch.float32).to(device)
+    unet = UNet2DConditionModel.from_pretrained(working / "unet", torch_dtype=torch.float32)
+    unet.to(device)  # pyright: ignore[reportArgumentType] (diffusers' decorator hides self)
     parameters = _bare_parameters(unet, job["mode"], working)
     optimizer = torch.optim.AdamW(parameters, lr=1e-6, fused=True)
     side = job["resolution"] // 8
     latents = torch.randn(job["batch"], 4, side, side, device=device)
-    text = torch.randn(job["batch"], 77, unet.config.cross_attention_dim, device=device)
+    text = torch.randn(job["batch"], 77, unet.config["cross_attention_dim"], device=device)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(job["precision"])
     with torch.autocast(device, dtype, enabled=dtype is not None):
         t = torch.randint(1000, (job["batch"],), device=device)
@@ -223,10 +225,13 @@ def _make_medium(folder: Path) -> Path:
     UNet2DConditionModel(
         sample_size=32, block_out_channels=MEDIUM["unet"], cross_attention_dim=width, attention_head_dim=8
     ).save_pretrained(folder / "unet")
-    AutoencoderKL(
-        block_out_channels=MEDIUM["vae"], layers_per_block=2, latent_channels=4, scaling_factor=0.18215,
-        down_block_types=["DownEncoderBlock2D"] * 4, up_block_types=["UpDecoderBlock2D"] * 4, sample_size=256,
-    ).save_pretrained(folder / "vae")  # fmt: skip
+    blocks: dict[str, Any] = {
+        "block_out_channels": MEDIUM["vae"],
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+    }
+    vae = AutoencoderKL(**blocks, layers_per_block=2, latent_channels=4, scaling_factor=0.18215, sample_size=256)
+    vae.save_pretrained(folder / "vae")
     CLIPTextModel(
         CLIPTextConfig(hidden_size=width, intermediate_size=4 * width, num_hidden_layers=MEDIUM["layers"],
                        num_attention_heads=4, vocab_size=49408)

@@ -23,12 +23,13 @@ import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-KINDS = {"jpg": {"quality": 90}, "png": {"compress_level": 1}, "webp": {"quality": 85, "method": 0}}
+KINDS: dict[str, dict[str, Any]] = {"jpg": {"quality": 90}, "png": {"compress_level": 1}, "webp": {"quality": 85, "method": 0}}
 
 
 def main() -> None:
@@ -42,7 +43,7 @@ def main() -> None:
             time.sleep(3)  # what was just written is not kept in the cache
         for number in range(args.rounds):
             cache = Path(temporary, f"cache {number}.sqlite")
-            row = {what: _in_process(what, folder, cache) for what in ("decode", "first", "again")}
+            row: dict[str, Any] = {what: _in_process(what, folder, cache) for what in ("decode", "first", "again")}
             for over, under in (("first", "decode"), ("again", "first")):
                 ratios = [round(row[over][unit] / row[under][unit], 4) for unit in ("seconds", "CPU")]
                 row[f"{over} / {under}"] = ratios
@@ -100,7 +101,7 @@ def _make(folder: Path, number: int) -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", help="pictures to take in place of made ones")
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=1)

@@ -49,7 +49,8 @@ class OnnxTagger:
         import numpy as np
 
         batches = [[one] for one in prepared] if self.alone else [list(prepared)]
-        scores = np.concatenate([np.asarray(self.session.run(None, {self.input: np.stack(batch)})[0]) for batch in batches])
+        answers = [self.session.run(None, {self.input: np.stack(batch)})[0] for batch in batches]
+        scores = np.concatenate([np.asarray(answer) for answer in answers])
         self.labels.require(scores.shape[-1])
         if not (scores.min() >= 0 and scores.max() <= 1):
             raise UserError(f"{self.path}: its answers are not between 0 and 1, so it is no WD14 tagger.")

@@ -107,9 +107,7 @@ def family_metadata(family: Family) -> dict[str, str]:
     return {"ss_base_model_version": version, "ss_v2": str(version.startswith("sd_v2"))}
 
 
-def target_modules(
-    module: nn.Module, component: str, convolutions: bool = False
-) -> dict[str, nn.Linear | nn.Conv2d]:
+def target_modules(module: nn.Module, component: str, convolutions: bool = False) -> dict[str, nn.Linear | nn.Conv2d]:
     """Path to module, for the modules that kohya's trainer covers; A1111 finds each of them by its name.
 
     In the unet the linear layers and 1x1 convolutions within transformer blocks, projections included; with

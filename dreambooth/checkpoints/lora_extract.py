@@ -113,9 +113,7 @@ def _targets(weights: _Weights, with_convolutions: bool) -> dict[Place, nn.Modul
     return dict(sorted(found.items()))
 
 
-def _difference(
-    before: _Weights, after: _Weights, place: Place, size: Size, energy: Energy
-) -> Adapter | None:
+def _difference(before: _Weights, after: _Weights, place: Place, size: Size, energy: Energy) -> Adapter | None:
     """The adapter that turns the one weight into the other; None when they are equal."""
     if before.shape(place) != after.shape(place):
         sizes = f"{before.shape(place)} and {after.shape(place)}"

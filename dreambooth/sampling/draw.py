@@ -113,9 +113,7 @@ def _told(
         negative = encode(modules, tokens.part(len(shots), n), reading.clip_skip)
         if modules.family.pooled:  # SDXL was trained with nothing in place of an empty prompt
             silent = torch.tensor([not shot.negative for shot in shots], device=device)
-            negative = negative.map(
-                lambda part: part.masked_fill(silent.view(-1, *[1] * (part.dim() - 1)), 0)
-            )
+            negative = negative.map(lambda part: part.masked_fill(silent.view(-1, *[1] * (part.dim() - 1)), 0))
         embedding = concatenate([negative, embedding])
     height, width = shots[0].height, shots[0].width
     sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32, device=device).repeat(n, 1)

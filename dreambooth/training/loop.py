@@ -8,7 +8,6 @@ import operator
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -264,6 +263,7 @@ def _sum(losses: Sequence[Losses]) -> Losses:
     """Shares of one step, put together."""
     if len(losses) == 1:
         return losses[0]
+
     def total(parts: Sequence[torch.Tensor]) -> torch.Tensor:
         return functools.reduce(operator.add, parts)
 

@@ -91,7 +91,7 @@ def arguments(name: str, more: str) -> dict[str, Any]:
         call = ast.parse(f"dict({more})", mode="eval").body
         if not isinstance(call, ast.Call) or call.args or any(keyword.arg is None for keyword in call.keywords):
             raise ValueError
-        given = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+        given = {keyword.arg or "": ast.literal_eval(keyword.value) for keyword in call.keywords}
     except (SyntaxError, ValueError):
         raise ValueError(f"{more!r} is not of the form betas=(0.9, 0.99), eps=1e-6") from None
     if not given:

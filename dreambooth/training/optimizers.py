@@ -100,8 +100,8 @@ class Stepper:
         apart = [g for g in optimizer.param_groups if own and g["name"] == "text_encoder"]
         limits = ((shared, settings.max_grad_norm), (apart, own))
         self._limits = [([p for g in groups for p in g["params"]], limit) for groups, limit in limits if groups]
-        is_fused = scaler is None and len(self._limits) == 1 and isinstance(optimizer, FusedAdamW)
-        self._in_kernel = optimizer if is_fused else None
+        one_limit = scaler is None and len(self._limits) == 1
+        self._in_kernel = optimizer if one_limit and isinstance(optimizer, FusedAdamW) else None
 
     def step(self) -> torch.Tensor:
         """Take a step and clear the gradients. Returns the gradient norm before clipping, a scalar on the device."""

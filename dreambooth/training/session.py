@@ -220,20 +220,19 @@ class Session:
     @contextlib.contextmanager
     def for_drawing(self) -> Iterator[Modules]:
         """The modules as they are now, ready to draw with; everything is put back afterwards."""
-        if self.modules.vae is None:
-            self._load(vae=True)
+        vae = self._load(vae=True).vae if self.modules.vae is None else self.modules.vae
         self._load_text()
         text_encoders = self.modules.text_encoders.values()
         modes = {m: m.training for m in (self.modules.unet, *text_encoders)}
         try:
             for module in modes:
                 module.eval()
-            for module in (*text_encoders, self.modules.vae):
+            for module in (*text_encoders, vae):
                 module.to(self.device)
             with self.as_used(drawing=True):
                 yield dataclasses.replace(self.modules, scheduler_config=self.drawn_with())
         finally:
-            self.modules.vae.to("cpu")
+            vae.to("cpu")
             if not self.prompts.learning:
                 self._put_text_encoder_aside()
             for module, mode in modes.items():

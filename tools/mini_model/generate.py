@@ -20,7 +20,7 @@ class Generator:
         self.unet = _filled(new_unet(), original_unet, tensors)
         self.vae = _filled(new_vae(), original_vae, tensors)
         self.text_encoder = _filled(new_text_encoder(), original_text_encoder, tensors)
-        self.unet.set_attn_processor(NarrowHeadAttention())
+        self.unet.set_attn_processor(NarrowHeadAttention())  # pyright: ignore[reportArgumentType] (diffusers lists its own)
 
     @torch.no_grad()
     def __call__(self, prompts, seed, steps=20, guidance=4.0, batch=24):
@@ -37,7 +37,7 @@ class Generator:
             for timestep in schedule.timesteps:
                 unguided, guided = self.unet(torch.cat([latents, latents]), timestep, context).sample.chunk(2)
                 predicted = unguided + guidance * (guided - unguided)
-                latents = schedule.step(predicted, timestep, latents).prev_sample
+                latents = schedule.step(predicted, int(timestep), latents, return_dict=False)[0]
             pictures += list(decode(self.vae, latents))
         return pictures
 

@@ -36,7 +36,8 @@ def library():
         shutil.rmtree(folder, ignore_errors=True)  # a loaded library needs its file no more
 
 
-def _call(function, tensors, sizes, scale):
+def _call(name, tensors, sizes, scale):
+    function = getattr(library(), name)
     function(*[ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors], *sizes, ctypes.c_float(scale))
 
 
@@ -49,7 +50,7 @@ class _Kernel(torch.autograd.Function):
         batch, queries, channels = query.shape
         sizes, scale = (batch, heads, queries, key.shape[1], channels // heads), (channels // heads) ** -0.5
         out, log_sum = torch.empty_like(query), query.new_empty(batch, heads, queries)
-        _call(library().attention_forward, (query, key, value, out, log_sum), sizes, scale)
+        _call("attention_forward", (query, key, value, out, log_sum), sizes, scale)
         ctx.save_for_backward(query, key, value, out, log_sum)
         ctx.sizes, ctx.scale = sizes, scale
         return out
@@ -59,7 +60,7 @@ class _Kernel(torch.autograd.Function):
         query, key, value, out, log_sum = ctx.saved_tensors
         results = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
         inputs = (query, key, value, out, log_sum, gradient.contiguous())
-        _call(library().attention_backward, (*inputs, *results), ctx.sizes, ctx.scale)
+        _call("attention_backward", (*inputs, *results), ctx.sizes, ctx.scale)
         return *results, None
 
 

@@ -37,10 +37,11 @@ def new_text_encoder():
             bos_token_id=START,
             eos_token_id=END,
             pad_token_id=1,
-            attn_implementation="eager",  # the fused kernel is slow for narrow heads
+            # The fused kernel is slow for narrow heads.
+            attn_implementation="eager",  # pyright: ignore[reportCallIssue] (of the base class)
         )
     )
-    nn.init.normal_(encoder.get_input_embeddings().weight, std=0.1)
+    nn.init.normal_(encoder.get_input_embeddings().get_parameter("weight"), std=0.1)
     return encoder
 
 
@@ -66,6 +67,8 @@ class CaptionWords(nn.Module):
 
     All other rows keep their random start: a token that no caption used stays a free name for a new subject.
     """
+
+    row_of: torch.Tensor
 
     def __init__(self, embedding, known):
         super().__init__()

@@ -99,10 +99,10 @@ class Training:
             load_model(torch.load(start), self.unet, self.text_encoder)
         self.words = CaptionWords(self.text_encoder.get_input_embeddings(), self.captions.known)
         self.text_encoder.set_input_embeddings(self.words)
-        self.unet.set_attn_processor(NarrowHeadAttention())
+        self.unet.set_attn_processor(NarrowHeadAttention())  # pyright: ignore[reportArgumentType] (diffusers lists its own)
         self.schedule = noise_schedule()
         self.weights = loss_weights(self.schedule.alphas_cumprod)
-        self.parameters = [
+        self.parameters: list[torch.Tensor] = [
             parameter
             for module in (self.unet, self.text_encoder)
             for parameter in module.parameters()
@@ -122,7 +122,7 @@ class Training:
         # One timestep from each of `batch` equal ranges: less chance in the loss than independent draws.
         timesteps = ((torch.arange(self.batch) + torch.rand(self.batch)) * (1000 / self.batch)).long()
         noise = torch.randn_like(clean)
-        noisy = self.schedule.add_noise(clean, noise, timesteps)
+        noisy = self.schedule.add_noise(clean, noise, timesteps)  # pyright: ignore[reportArgumentType] (any integers)
         with torch.autocast("cpu", torch.bfloat16):
             predicted = self.unet(noisy, timesteps, self.text_encoder(ids)[0]).sample
         error = (predicted.float() - noise).square().mean((1, 2, 3))

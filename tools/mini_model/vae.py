@@ -5,6 +5,7 @@ Pictures are float tensors [batch, 3, height, width] in -1..1; latents are [batc
 
 import math
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,14 +19,17 @@ NORM_GROUPS = 8
 CHANNELS = (16, 32, 64, 64)
 
 
-def new_vae():
+def new_vae() -> Any:
     """SD 1.x's topology (4 levels, 2 layers per block)."""
+    blocks: dict[str, Any] = {
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+        "block_out_channels": CHANNELS,
+    }
     return AutoencoderKL(
+        **blocks,
         in_channels=3,
         out_channels=3,
-        down_block_types=["DownEncoderBlock2D"] * 4,
-        up_block_types=["UpDecoderBlock2D"] * 4,
-        block_out_channels=CHANNELS,
         layers_per_block=2,
         latent_channels=4,
         norm_num_groups=NORM_GROUPS,
