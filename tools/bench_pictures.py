@@ -29,7 +29,11 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-KINDS: dict[str, dict[str, Any]] = {"jpg": {"quality": 90}, "png": {"compress_level": 1}, "webp": {"quality": 85, "method": 0}}
+KINDS: dict[str, dict[str, Any]] = {
+    "jpg": {"quality": 90},
+    "png": {"compress_level": 1},
+    "webp": {"quality": 85, "method": 0},
+}
 
 
 def main() -> None:
