@@ -77,7 +77,8 @@ def parser() -> argparse.ArgumentParser:
     inspect.add_argument("file", metavar="FILE", help="a checkpoint, LoRA, VAE or embedding; or a diffusers folder")
     inspect.add_argument("--against", metavar="BASE", help="a file of the same kind: say which tensors differ, how far")
 
-    _word(words, "settings", commands.settings, "list all settings")
+    settings = _word(words, "settings", commands.settings, "list all settings")
+    settings.add_argument("--markdown", action="store_true", help="as docs/settings.md, with all that is declared")
     return whole
 
 

@@ -6,6 +6,7 @@ import argparse
 import functools
 import logging
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -18,12 +19,23 @@ from dreambooth.cli.picture_table import picture_table
 from dreambooth.errors import UserError
 from dreambooth.files import expand
 from dreambooth.jobs import Controls, Crew, Events, Job, jobs
-from dreambooth.settings import CREATION, SETTINGS, Creation, Folders, ModelFolder, nearest, parse, read_concepts
+from dreambooth.settings import (
+    CREATION,
+    SETTINGS,
+    Creation,
+    Folders,
+    ModelFolder,
+    nearest,
+    parse,
+    read_concepts,
+    reference,
+)
 from dreambooth.settings.declare import declared
 from dreambooth.settings.tools import SIZE, Extraction, Merging, Resizing
 from dreambooth.terminal import ProgressBar
 
 CANCELLED = 130
+TABLE_WIDTH = 120  # columns, where the output is not a terminal
 
 
 def create(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
@@ -139,8 +151,12 @@ def inspect(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     return {"state": "done", **found}
 
 
-def settings(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
-    """Every setting, as declared."""
+def settings(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any] | str:
+    """Every setting, as declared: a table, Markdown, or JSON of a run's settings."""
+    if args.markdown:
+        return reference.markdown()
+    if not args.json:
+        return reference.table(shutil.get_terminal_size((TABLE_WIDTH, 24)).columns)
     return {
         key: {"default": s.default, "label": s.label, "help": s.help, "low": s.low, "high": s.high,
               "choices": list(s.choices), "tab": s.tab, "group": s.group, "applies": s.applies}

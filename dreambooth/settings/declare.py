@@ -12,6 +12,7 @@ import difflib
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from dreambooth.errors import UserError
@@ -79,6 +80,13 @@ def declared(cls: type) -> dict[str, Setting]:
         for field in dataclasses.fields(cls)
         if _META in field.metadata
     }
+
+
+def by_group(settings: list[Setting]) -> list[tuple[str, list[Setting]]]:
+    """Settings by their group, groups in the order of their first setting."""
+    order = {group: number for number, group in reversed(list(enumerate(s.group for s in settings)))}
+    ordered = sorted(settings, key=lambda s: order[s.group])
+    return [(group, list(members)) for group, members in groupby(ordered, key=lambda s: s.group)]
 
 
 def parse(cls: type[T], values: Mapping[str, Any], base: T | None = None, where: str = "") -> T:

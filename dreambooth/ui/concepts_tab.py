@@ -8,7 +8,8 @@ from typing import Any
 import gradio as gr
 
 from dreambooth.settings import CONCEPT, Concept, concept_values
-from dreambooth.ui.fields import Fields, by_group
+from dreambooth.settings.declare import by_group
+from dreambooth.ui.fields import Fields
 from dreambooth.ui.gradio_versions import control
 
 DRAWN = 6  # with fields of their own, of which each costs a WebUI time; a concepts list may hold more

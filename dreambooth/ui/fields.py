@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import groupby
 from typing import Any
 
 import gradio as gr
 
 from dreambooth.settings import Setting
+from dreambooth.settings.declare import by_group
 from dreambooth.ui.gradio_versions import control
 
 MOST_POSITIONS = 1000  # a slider with more of them can't be set by hand
@@ -115,13 +115,6 @@ def field(setting: Setting, prefix: str, **options: Any) -> Any:
 def shown(setting: Setting, value: Any) -> Any:
     """As the setting's control holds it: among choices as text, because Gradio 3's list shows no number."""
     return str(value) if setting.choices else value
-
-
-def by_group(settings: list[Setting]) -> list[tuple[str, list[Setting]]]:
-    """Settings by their group, groups in the order of their first setting."""
-    order = {group: number for number, group in reversed(list(enumerate(s.group for s in settings)))}
-    ordered = sorted(settings, key=lambda s: order[s.group])
-    return [(group, list(members)) for group, members in groupby(ordered, key=lambda s: s.group)]
 
 
 def slug(*words: str) -> str:
