@@ -2,6 +2,8 @@
 
 import sys
 
+from dreambooth.threads import wait_passively
+
 
 def main() -> int:
     word, rest = sys.argv[1:2], sys.argv[2:]
@@ -18,4 +20,5 @@ def main() -> int:
     return command_line()
 
 
+wait_passively()
 sys.exit(main())

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 
 from dreambooth import actions, embedded
@@ -61,6 +62,8 @@ class Demo:
 
     def run(self) -> dict[str, Any]:
         started = time.perf_counter()
+        threads = torch.get_num_threads()
+        self._say(f"{threads} CPU {'thread' if threads == 1 else 'threads'}; set OMP_NUM_THREADS to change it.")
         self._say("1/6  Create: the embedded checkpoint becomes a model that can be trained")
         actions.create(self.folders, NAME, embedded.CHECKPOINT, replace=True)
         self._say(f"2/6  What it draws before: {2 * SAMPLES} pictures")
@@ -97,6 +100,7 @@ class Demo:
             "seconds_per_step": round(ours, 5),
             "bare_seconds_per_step": round(bare, 5),
             "training_seconds_per_step": round(trained.seconds_per_step, 5),
+            "threads": threads,
             "steps": trained.steps,
             "seconds": round(time.perf_counter() - started, 1),
         }

@@ -13,7 +13,7 @@ import dreambooth
 
 PACKAGE = Path(dreambooth.__file__).parent
 FLOORS = {
-    "errors": 0, "files": 0, "settings": 0, "safetensors_header": 0, "tensor_files": 0,
+    "errors": 0, "files": 0, "settings": 0, "safetensors_header": 0, "tensor_files": 0, "threads": 0,
     "jobs": 1, "checkpoints": 1, "dataset": 1, "hosts": 1, "embedded": 1, "terminal": 1,
     "training": 2, "sampling": 2, "captioning": 2,
     "runs": 3,
@@ -103,7 +103,8 @@ def test_each_way_of_reading_weights_is_recognized(source, reader):
 
 
 QUIET = """
-import logging, sys
+import logging, os, sys
+environment = dict(os.environ)
 handlers, level, path = list(logging.root.handlers), logging.root.level, list(sys.path)
 import dreambooth.cli, dreambooth.actions, dreambooth.settings
 assert "torch" not in sys.modules, "importing the doors loads torch"
@@ -112,6 +113,7 @@ assert "torch" not in sys.modules, "a look without a model loads torch"
 import dreambooth.ui.facts
 assert "torch" not in sys.modules, "reading a header loads torch"
 assert (logging.root.handlers, logging.root.level, sys.path) == (handlers, level, path)
+assert dict(os.environ) == environment
 """
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from dreambooth.errors import UserError
+from dreambooth.threads import wait_passively
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,4 +30,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    wait_passively()
     sys.exit(main())

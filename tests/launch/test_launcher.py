@@ -16,7 +16,11 @@ from tests.wheels import make_wheel, offline
 
 ROOT = Path(__file__).resolve().parents[2]
 NO_TORCH = "pip --version"  # a command that succeeds and installs nothing
-ECHO = "import sys, os, json; print(json.dumps([sys.argv[1:], os.getcwd()])); sys.exit(len(sys.argv))"
+ECHO = """
+import json, os, sys
+print(json.dumps([sys.argv[1:], os.getcwd(), os.environ.get("OMP_WAIT_POLICY")]))
+sys.exit(len(sys.argv))
+"""
 COUNT_INTERRUPTS = """
 import signal, sys, time
 count = 0
@@ -55,13 +59,15 @@ class Copy:
     def command(self, *words: str) -> list[str]:
         return [sys.executable, str(self.folder / "launch.py"), *words]
 
-    def environment(self, torch_command: str | None = NO_TORCH) -> dict[str, str]:
-        return offline(self.wheels, **({"TORCH_COMMAND": torch_command} if torch_command else {}))
+    def environment(self, torch_command: str | None = NO_TORCH, **more: str) -> dict[str, str]:
+        environment = offline(self.wheels, **({"TORCH_COMMAND": torch_command} if torch_command else {}))
+        environment.pop("OMP_WAIT_POLICY", None)  # the suite's own
+        return environment | more
 
-    def run(self, *words: str, torch_command: str | None = NO_TORCH) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, torch_command: str | None = NO_TORCH, **more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             self.command(*words),
-            env=self.environment(torch_command),
+            env=self.environment(torch_command, **more),
             cwd=self.folder.parent,
             capture_output=True,
             text=True,
@@ -74,7 +80,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Copy:
     copy = Copy(tmp_path_factory.mktemp("launch"))
     first = copy.run("create", "a model", "--half")
     assert "The environment is ready" in first.stderr, first.stderr
-    assert json.loads(first.stdout) == [["create", "a model", "--half"], str(copy.folder.parent)]
+    assert json.loads(first.stdout) == [["create", "a model", "--half"], str(copy.folder.parent), "passive"]
     assert first.returncode == 4  # the program's own
     return copy
 
@@ -82,6 +88,35 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Copy:
 def test_second_start_installs_nothing_and_remembers_torch_command(copy):
     again = copy.run("check", torch_command=None)
     assert (again.stderr, again.returncode) == ("", 2)
+
+
+def test_what_the_user_says_of_waiting_threads_stays(copy):
+    assert json.loads(copy.run("check", OMP_WAIT_POLICY="active").stdout)[2] == "active"
+
+
+ENDS_AT_TORCH = """
+import os, runpy, sys
+class EndsAtTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print(os.environ.get("OMP_WAIT_POLICY"), flush=True)
+            os._exit(0)
+sys.meta_path.insert(0, EndsAtTorch())
+module = sys.argv.pop(1)
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+import torch
+"""
+
+
+@pytest.mark.parametrize("words", [["dreambooth", "demo"], ["dreambooth.ui", "--port", "0"]], ids=" ".join)
+@pytest.mark.parametrize("users", ["", "active"])
+def test_without_the_launcher_too_it_is_set_before_torch_is_imported(words, users, tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": users}
+    if not users:
+        del environment["OMP_WAIT_POLICY"]
+    command = [sys.executable, "-c", ENDS_AT_TORCH, *words]
+    run = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert (run.returncode, run.stdout) == (0, f"{users or 'passive'}\n"), run.stderr
 
 
 def test_changed_requirements_are_installed(copy):
