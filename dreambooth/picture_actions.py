@@ -15,6 +15,7 @@ from dreambooth.files import expand, write_text
 from dreambooth.settings import ModelConfig, ModelFolder, Settings, parse
 
 if TYPE_CHECKING:
+    from dreambooth.dataset.found import Found
     from dreambooth.dataset.preparation import Change, Preparation
     from dreambooth.dataset.prepared_previews import Preview
     from dreambooth.runs.report import Report
@@ -53,6 +54,9 @@ def take_over(model: ModelFolder, path: Path, config: ModelConfig | None = None)
     before = model.require().load()
     found, config = found_at(expand(path)), config or before
     settings = parse(Settings, found.settings, base=config.settings)
+    if found.dim_from_weights:
+        found = _with_sizes_of_start(found, model, settings)
+        settings = parse(Settings, found.settings, base=config.settings)
     model.back_up(before.facts.revision)
     model.save(dataclasses.replace(config, settings=settings, concepts=found.concepts or config.concepts))
     return {
@@ -61,6 +65,19 @@ def take_over(model: ModelFolder, path: Path, config: ModelConfig | None = None)
         "taken": list(found.taken),
         "without": list(found.without),
     }
+
+
+def _with_sizes_of_start(found: Found, model: ModelFolder, settings: Settings) -> Found:
+    """dim_from_weights: the adapters' type, ranks and alphas as the LoRA has them that training starts from."""
+    from dreambooth.training.starting import settings_of_start
+
+    needed, problems = settings_of_start(model, settings)
+    return dataclasses.replace(
+        found,
+        settings={**found.settings, **needed},
+        taken=(*found.taken, *(f"dim_from_weights -> {key} = {value!r}" for key, value in needed.items())),
+        without=(*found.without, *(f"dim_from_weights: {problem}" for problem in problems)),
+    )
 
 
 def export_toml(config: ModelConfig, out: Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ class Found:
     settings: Mapping[str, Any] = field(default_factory=dict)  # to be laid over the defaults, by our keys
     taken: tuple[str, ...] = ()  # one line for each thing that was taken over: what it was, what it became
     without: tuple[str, ...] = ()  # one line for each thing that has no counterpart here, and what that means
+    dim_from_weights: bool = False  # type, ranks and alphas are to be those of the LoRA in lora_start
 
     def with_pictures(self) -> tuple[Concept, ...]:
         """The concepts; UserError that says why there is none."""
@@ -110,4 +111,5 @@ def _in_configuration(path: Path) -> Found:
         takeover.require_something(path)
     else:
         take_training(takeover, file)
-    return Found(tuple(takeover.concepts), takeover.settings, tuple(takeover.taken), tuple(takeover.without))
+    taken, without = tuple(takeover.taken), tuple(takeover.without)
+    return Found(tuple(takeover.concepts), takeover.settings, taken, without, takeover.dim_from_weights)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,7 +18,7 @@ from dreambooth.checkpoints.manifest import Manifest
 from dreambooth.checkpoints.modules import layout_in
 from dreambooth.errors import UserError
 from dreambooth.files import expand
-from dreambooth.settings import SETTINGS, Folders, ModelFolder, Settings
+from dreambooth.settings import SETTINGS, Folders, ModelFolder, Settings, parse
 from dreambooth.training.adapters import AdapterLayer, Form, form_of
 
 # The settings that say a component's ranks and alphas, beside k x k convolutions and elsewhere.
@@ -26,6 +27,9 @@ _SIZES = {
     ("unet", True): ("lora_conv_rank", "lora_conv_alpha"),
     ("text", False): ("lora_txt_rank", "lora_txt_alpha"),
 }
+
+# All settings of adapters that a file may decide.
+_OF_FILES = {"lora_type", "lora_dora", *(key for keys in _SIZES.values() for key in keys)}
 
 
 def find(folders: Folders, chosen: str) -> Path:
@@ -52,6 +56,33 @@ def problems_of(model: ModelFolder, settings: Settings) -> list[str]:
             wanted[key].add(value)
     said = [f"lora_start: {file.path} changes biases too, which are not trained here."] if file.biases else []
     return said + [_in_words(file, key, values) for key, values in wanted.items()]
+
+
+def settings_of_start(model: ModelFolder, settings: Settings) -> tuple[dict[str, Any], list[str]]:
+    """Values of the settings with which adapters are of the chosen file's type, ranks and alphas; and what prevents it.
+
+    As sd-scripts do, a component that the file has no adapter for is not trained, nor are convolutions. What can't be
+    set (a file with several ranks, a component that the settings don't train) is among the problems.
+    """
+    try:
+        adapters, shapes, _ = _matched(read_lora(find(model.folders, settings.lora_start)), model)
+    except UserError as error:
+        return {}, list(error.problems)
+    in_unet = [place for place in adapters if place.component == "unet"]
+    changed: dict[str, Any] = {"use_lora_extended": any(map(_is_beside_blocks, in_unet))}
+    if in_unet and len(in_unet) == len(adapters):
+        changed["stop_text_encoder"] = 0.0
+    elif adapters and not in_unet:
+        changed["train_unet"] = False
+    for _ in range(2):  # the type first: ranks are compared once it is right
+        trial = parse(Settings, changed, base=settings)
+        wanted: dict[str, set[Any]] = defaultdict(set)
+        for place, adapter in adapters.items():
+            for key, value in _needed(place, shapes[place], adapter, trial).items():
+                wanted[key].add(value)
+        changed |= {key: next(iter(values)) for key, values in wanted.items() if len(values) == 1 and key in _OF_FILES}
+    problems = problems_of(model, parse(Settings, changed, base=settings))
+    return {key: value for key, value in changed.items() if value != getattr(settings, key)}, problems
 
 
 def start_from(path: Path, layers: Mapping[str, AdapterLayer], model: ModelFolder) -> int:
@@ -84,7 +115,7 @@ def _take(layer: AdapterLayer, adapter: Adapter, what: str) -> None:
 def _needed(place: Place, shape: tuple[int, ...], adapter: Adapter, settings: Settings) -> dict[str, object]:
     """The settings that would have to be others for this adapter, with what they would have to be."""
     in_unet = place.component == "unet"
-    beside_blocks = in_unet and any(part in place.name for part in ("resnets.", "samplers."))
+    beside_blocks = in_unet and _is_beside_blocks(place)
     form: Form = form_of(settings, place.component)
     if in_unet and not settings.train_unet:
         return {"train_unet": True}
@@ -108,6 +139,11 @@ def _needed(place: Place, shape: tuple[int, ...], adapter: Adapter, settings: Se
     if abs(of_file - (alpha or adapter.rank)) > 1e-3 * abs(of_file):
         needed[alpha_key] = round(of_file, 4)
     return needed
+
+
+def _is_beside_blocks(place: Place) -> bool:
+    """Whether an adapter of this weight of the unet is LoCon's."""
+    return any(part in place.name for part in ("resnets.", "samplers."))
 
 
 def _in_words(file: LoraFile, key: str, values: set[object]) -> str:

@@ -62,7 +62,6 @@ WITHOUT = {
     "custom_attributes": "nothing here reads them",
     "resize_interpolation": "pictures are resized with Lanczos",
     "cache_info": "nothing is written among the pictures",
-    "validation_split": "see Share of pictures held out",
     "validation_seed": "which pictures are held out follows from their content",
     "network_multiplier": "every picture counts the same",
     "conditioning_data_dir": "no ControlNet is trained",

@@ -63,6 +63,11 @@ def take_datasets(
         else:
             _say_differences(takeover, first, whole, place)
     _take_dataset(takeover, first if first is not None else beneath)
+    if arguments is None and takeover.settings.get("validation_share"):
+        takeover.without.append(
+            "validation_split: how often the loss is validated is no part of a dataset.toml; choose Validation "
+            "frequency, or nothing is held out."
+        )
     _take_concepts(takeover, subsets)
 
 
@@ -179,6 +184,8 @@ def _take_dataset(takeover: Takeover, given: Mapping[str, Any]) -> None:
         "bucket_no_upscale": ("bucket_no_upscale", bucketed and values["bucket_no_upscale"]),
     }
     ours |= {theirs: (key, values[theirs]) for theirs, key in BUCKETS.items() if bucketed}
+    if "validation_split" in given:
+        ours["validation_split"] = ("validation_share", values["validation_split"])
     for theirs, (key, value) in ours.items():
         takeover.set(key, value, theirs if theirs in given else "")
     for key in OF_DATASETS:

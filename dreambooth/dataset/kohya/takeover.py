@@ -21,6 +21,7 @@ class Takeover:
         self.places = [beside]
         self.concepts: list[Concept] = []
         self.settings: dict[str, Any] = {}
+        self.dim_from_weights = False
         self.taken: list[str] = []
         self.without: list[str] = []
 

@@ -19,7 +19,10 @@ from dreambooth.dataset.kohya.parameters import (
     take_optimizer,
     take_rates,
     take_samples,
+    take_saving,
     take_schedule,
+    take_text_encoder_stop,
+    take_validation,
 )
 from dreambooth.dataset.kohya.subsets import resolution_of, take_datasets
 from dreambooth.dataset.kohya.takeover import Takeover
@@ -44,6 +47,7 @@ _SAME = {
     "multires_noise_discount": "multires_noise_discount",
     "ip_noise_gamma": "input_perturbation",
     "min_snr_gamma": "min_snr_gamma",
+    "debiased_estimation": "debiased_estimation",  # of older versions
     "debiased_estimation_loss": "debiased_estimation",
     "zero_terminal_snr": "zero_terminal_snr",
     "min_timestep": "min_timestep",
@@ -80,13 +84,17 @@ def take_training(takeover: Takeover, file: TomlFile) -> None:
     for key, value in _UNSAID.items():
         if key not in values:
             takeover.set(_SAME[key], value)
+    if "network_weights" in values and takeover.swallowed(given, "network_weights"):
+        values.pop("network_weights")
+    takeover.set("pad_tokens", not values.get("no_token_padding"), _said(values, "no_token_padding"))
     for take in _TAKES:
         take(takeover, values)
+    taken = _TAKEN | ({"save_precision"} if "half_model" in takeover.settings else set())
     for key in values:
-        if key not in _TAKEN and key not in EVERYWHERE:
+        if key not in taken and key not in EVERYWHERE:
             takeover.without.append(_without(given, key, values[key]))
     takeover.without = [line for line in takeover.without if line]
-    if values.keys().isdisjoint(_TAKEN | EVERYWHERE.keys()):
+    if values.keys().isdisjoint(taken | EVERYWHERE.keys()):
         raise UserError.several([f"{file.path}: holds no parameter that is known.", *takeover.without])
 
 
@@ -97,6 +105,10 @@ def _without(given: Table, key: str, value: Any) -> str:
     if said is None:
         return f"{given.where(key)}{key} = {value!r}: is not known here; it is left out."
     return f"{key} = {value!r}: {said}." if value not in (False, 0, [], {}) else ""
+
+
+def _said(values: Mapping[str, Any], key: str) -> str:
+    return key if key in values else ""
 
 
 def _plain(value: Any) -> Any:
@@ -176,10 +188,18 @@ def _subsets_by_folder(takeover: Takeover, given: Table, values: Mapping[str, An
     return subsets
 
 
-_TAKES = (take_network, take_rates, take_optimizer, take_schedule, take_length, take_samples, take_memory)
+# Later ones look at what earlier ones have set: the length at the batch size, a fraction of it at the length.
+_TAKES = (
+    take_network, take_rates, take_optimizer, take_schedule, take_length, take_text_encoder_stop, take_saving,
+    take_validation, take_samples, take_memory,
+)  # fmt: skip
 _TAKEN = {
     *_SAME, *_FOLDERS, "train_batch_size", "network_module", "network_dim", "network_alpha", "network_args",
     "learning_rate", "unet_lr", "text_encoder_lr", "learning_rate_te", "network_train_unet_only",
     "network_train_text_encoder_only", "optimizer_type", "optimizer_args", "use_8bit_adam", "use_lion_optimizer",
-    "lr_scheduler", "max_train_steps", "sample_sampler", "sample_prompts", "xformers", "sdpa",
+    "lr_scheduler", "max_train_steps", "sample_sampler", "sample_prompts", "xformers", "sdpa", "mem_eff_attn",
+    "diffusers_xformers", "network_weights", "dim_from_weights", "network_dropout", "no_token_padding",
+    "learning_rate_te1", "learning_rate_te2", "train_text_encoder", "stop_text_encoder_training", "lr_scheduler_type",
+    "lr_scheduler_args", "lr_scheduler_min_lr_ratio", "save_n_epoch_ratio", "save_last_n_epochs_state",
+    "save_last_n_steps_state", "validate_every_n_steps", "validate_every_n_epochs",
 }  # fmt: skip
