@@ -32,13 +32,17 @@ def test_looked_up_is_what_is_computed(modules, tmp_path, reading, pad):
     texts = [LONG, "a star", ""]
     learning = Prompts(modules, reading, pad, CPU)
     learning.learn()
+    modules.text_encoder.requires_grad_(True)
     computed = learning.batch(texts).states
-    assert computed.requires_grad is False or computed.grad_fn is not None
+    computed.sum().backward()
+    assert modules.text_encoder.get_input_embeddings().weight.grad.any(), "what is computed has gradients"
+    computed = computed.detach()
     cache = TextCache(tmp_path, "encoder", reading)
     for fixed in (texts, ["a star"], []):  # from the encoder, then some and all of them from the cache
         frozen = Prompts(modules, reading, pad, CPU)
         frozen.freeze(fixed, cache, lambda: None)
-        assert torch.allclose(frozen.batch(texts).states, computed, atol=1e-5)
+        found = frozen.batch(texts).states
+        assert torch.allclose(found, computed, atol=1e-5) and not found.requires_grad
     n_short = frozen.batch(["a star", ""]).states.shape[1]
     assert n_short == (77 if pad else 4), "as long as what is in it needs"
 
