@@ -4,6 +4,7 @@
     python launch.py ui [--port N] [--models-dir DIR]
     python launch.py demo                 the whole job on the embedded model
     python launch.py test [PYTEST ...]    the test suite
+    python launch.py lint                 ruff and pyright
     python launch.py WORD ...             the command line: create, train, sample, generate-ckpt, check
 
 The environment lies in .venv beside this file; delete that folder to start afresh. It is made with the Python
@@ -44,6 +45,11 @@ class Trouble(Exception):
 
 # Most tests keep one core busy: two of them side by side. `-n 0` among the words runs them one by one.
 IN_PARALLEL = ("-n", "2", "--dist", "worksteal")
+CHECKS = (
+    ("ruff", "check", "."),
+    ("ruff", "format", "--check", "."),
+    ("pyright", "--pythonpath", str(PYTHON)),
+)
 
 
 def main(words: list[str]) -> int:
@@ -53,7 +59,9 @@ def main(words: list[str]) -> int:
         print((__doc__ or "").strip())
         return 0
     try:
-        install(tests=word == "test")
+        install(tests=word in ("test", "lint"))
+        if word == "lint":
+            return lint(words[1:])
     except Trouble as trouble:
         say(str(trouble))
         return 1
@@ -61,6 +69,17 @@ def main(words: list[str]) -> int:
         say("Stopped. The next start goes on from here.")
         return 130
     return become(*command(words))
+
+
+def lint(words: list[str]) -> int:
+    """Run every check, also after one that failed, so that one run shows all there is to fix."""
+    if words:
+        say(f"lint takes no arguments, and got: {' '.join(words)}")
+        return 2
+    failed = [check for check in CHECKS if run([str(PYTHON), "-m", *check], cwd=ROOT)]
+    for check in failed:
+        say(f"Failed: {' '.join(check)}")
+    return 1 if failed else 0
 
 
 def command(words: list[str]) -> tuple[list[str], Path]:

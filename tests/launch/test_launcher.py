@@ -134,6 +134,26 @@ def test_the_suite_gets_its_own_requirements_and_arguments(copy):
     assert copy.run("test").stderr == ""
 
 
+def test_lint_runs_all_checks_in_the_checkout_and_fails_if_one_of_them_does(copy):
+    check = "import os, sys; print({0!r}, sys.argv[1:], os.getcwd()); sys.exit({0!r} in os.environ.get('FAILING', ''))"
+    for tool in ("ruff", "pyright"):
+        make_wheel(copy.wheels, tool, "9.0", main=check.format(tool))
+    (copy.folder / "requirements-test.txt").write_text("pytest==99.0\nruff==9.0\npyright==9.0\n")
+    assert copy.run("lint").returncode == 0  # and installs what it needs
+    python = copy.folder / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    calls = [
+        f"ruff ['check', '.'] {copy.folder}",
+        f"ruff ['format', '--check', '.'] {copy.folder}",
+        f"pyright {['--pythonpath', str(python)]} {copy.folder}",
+    ]
+    clean, failing = copy.run("lint"), copy.run("lint", FAILING="ruff")
+    assert (clean.returncode, clean.stderr.splitlines()) == (0, calls)
+    assert failing.returncode == 1
+    assert failing.stderr.splitlines() == [*calls, "Failed: ruff check .", "Failed: ruff format --check ."]
+    assert copy.run("lint", FAILING="pyright").returncode == 1
+    assert copy.run("lint", "dreambooth").returncode == 2
+
+
 def test_a_half_made_environment_is_repaired(copy):
     """Left behind by a first start that was killed: no marker, no pip, no Python."""
     shutil.rmtree(copy.folder / ".venv")
