@@ -19,12 +19,12 @@ import torch
 from PIL import Image
 
 from dreambooth import actions, embedded
-from dreambooth.dataset.finding import find_pictures
-from dreambooth.dataset.pictures import open_picture
 from dreambooth.embedded.checker import COLOURS, KINDS, Checker
 from dreambooth.errors import UserError
+from dreambooth.images.decoding import open_image
+from dreambooth.images.listing import find_images
 from dreambooth.jobs import Controls, Events
-from dreambooth.sampling.draw import Shot
+from dreambooth.sampling.generate import SampleRequest
 from dreambooth.settings import Concept, Folders, ModelFolder, read_concepts
 from dreambooth.terminal import ProgressBar
 
@@ -58,7 +58,7 @@ class Demo:
         self.model = ModelFolder(self.folders, NAME)
         self.concept = _concept(concepts, token, out)
         self.token, self.checker = self.concept.instance_token, Checker.load()
-        self.references = [open_picture(path) for path in find_pictures(Path(self.concept.instance_data_dir))]
+        self.references = [open_image(path) for path in find_images(Path(self.concept.instance_data_dir))]
 
     def run(self) -> dict[str, Any]:
         started = time.perf_counter()
@@ -112,12 +112,12 @@ class Demo:
         loras = [lora] if lora else []
         return actions.sample(self.model, shots, self.out / when, loras=loras, batch_size=8, progress=self.bar.show)
 
-    def _subject_shots(self) -> list[Shot]:
+    def _subject_shots(self) -> list[SampleRequest]:
         name = _a(f"{self.token} {self.concept.class_token}")
         prompts = [name, f"a photo of {name}", *(f"{name} on {_a(colour)} background" for colour in COLOURS)]
         return [_shot(prompts[i % len(prompts)], 1000 + i) for i in range(SAMPLES)]
 
-    def _prior_shots(self) -> list[Shot]:
+    def _prior_shots(self) -> list[SampleRequest]:
         """Half other nouns, half the class: drawn as before, the subject must not have taken their place."""
         half = SAMPLES // 2
         nouns = [_shot(plain(*other), 2000 + i) for i, other in enumerate(others(half))]
@@ -232,8 +232,8 @@ def plain(noun: str, colour: str, background: str) -> str:
     return f"{_a(colour)} {noun} on {_a(background)} background"
 
 
-def _shot(prompt: str, seed: int) -> Shot:
-    return Shot(prompt, seed=seed, steps=STEPS, cfg=CFG, width=128, height=128)
+def _shot(prompt: str, seed: int) -> SampleRequest:
+    return SampleRequest(prompt, seed=seed, steps=STEPS, cfg=CFG, width=128, height=128)
 
 
 def _a(word: str) -> str:

@@ -6,7 +6,6 @@ import gc
 import os
 import shutil
 import time
-from collections import Counter
 from pathlib import Path
 
 # Tests run side by side, and so do the processes that they start: each is to keep to one core.
@@ -17,26 +16,28 @@ import pytest
 
 import dreambooth
 from dreambooth.settings import Folders, ModelFolder
+from tests import nightly
 
-_BEGUN = time.monotonic()
+_STARTED = time.monotonic()
 EMBEDDED = Path(dreambooth.__file__).parent / "embedded"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    told = "begin no test later than this; what there are many of comes last"
-    parser.addoption("--begin-within", type=float, metavar="SECONDS", help=told)
+    text = "run kill tests first and skip each test that may not end within this time; for the nightly part"
+    parser.addoption("--end-within", type=float, metavar="SECONDS", help=text)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("begin_within"):
-        of_a_kind = Counter(item.nodeid.partition("[")[0] for item in items)
-        items.sort(key=lambda item: of_a_kind[item.nodeid.partition("[")[0]])
+    if config.getoption("end_within") is not None:
+        nightly.sort(items)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    within = item.config.getoption("begin_within")
-    if within and time.monotonic() - _BEGUN > within:
-        pytest.skip("no time is left for it in this run")
+    limit = item.config.getoption("end_within")
+    if limit is not None:
+        remaining = limit - (time.monotonic() - _STARTED)
+        if remaining < nightly.seconds_allowed(item):
+            pytest.skip(f"may not end within the {max(0, remaining):.0f} s left of --end-within")
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.nightly  # eight minutes of one core
+pytestmark = pytest.mark.nightly(minutes=12)  # eight of one core
 
 
 def test_demo_teaches_the_subject_and_keeps_the_rest(tmp_path):

@@ -143,10 +143,10 @@ def _bare_parameters(unet, mode: str, working: Path) -> list:
     if mode == "full":
         return list(unet.parameters())
     from dreambooth.checkpoints.modules import family_in, layout_in
-    from dreambooth.training.adapters import Form, inject
+    from dreambooth.training.adapters import AdapterConfig, inject
 
     unet.requires_grad_(False)
-    layers = inject(unet, "unet", Form("LoRA", 16, 16), layout_in(working, family_in(working)), 0)
+    layers = inject(unet, "unet", AdapterConfig("LoRA", 16, 16), layout_in(working, family_in(working)), 0)
     return [p for layer in layers.values() for p in layer.learned().values()]
 
 

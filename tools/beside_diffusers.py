@@ -206,9 +206,9 @@ def _create(model: Any, source: Path) -> None:
 
 
 def _shot(prompt: str, seed: int) -> Any:
-    from dreambooth.sampling.draw import Shot
+    from dreambooth.sampling.generate import SampleRequest
 
-    return Shot(prompt, seed=seed, steps=SAMPLER_STEPS, cfg=4.0, width=RESOLUTION, height=RESOLUTION)
+    return SampleRequest(prompt, seed=seed, steps=SAMPLER_STEPS, cfg=4.0, width=RESOLUTION, height=RESOLUTION)
 
 
 def _a(word: str) -> str:

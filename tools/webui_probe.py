@@ -21,10 +21,10 @@ def preload(parser):
 
     load = script_loading.load_module
 
-    def watched(path):
+    def cancellable(path):
         return load_ours(load, path) if path.endswith(os.path.join("dreambooth", "scripts", "main.py")) else load(path)
 
-    script_loading.load_module = watched
+    script_loading.load_module = cancellable
 
 
 def load_ours(load, path):

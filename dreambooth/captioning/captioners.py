@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dreambooth.captioning.answers import Answer
+from dreambooth.captioning.base import Answer
 from dreambooth.captioning.transformers_folder import loaded
 from dreambooth.settings.tagging import Tagging
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dreambooth.captioning.answers import Answer, Tag
+from dreambooth.captioning.base import Answer, Tag
 from dreambooth.errors import UserError
 from dreambooth.files import explain
 

@@ -9,17 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.captioning.answers import Captioner
+from dreambooth.captioning.base import Captioner
 from dreambooth.captioning.labels import read_labels
-from dreambooth.captioning.recognise import BLIP, GIT, ONNX, TAGS, TIMM, VISION_LANGUAGE, kind_of, onnx_file, usable
+from dreambooth.captioning.model_kind import BLIP, GIT, ONNX, TAGS, TIMM, VISION_LANGUAGE, kind_of, onnx_file, usable
 from dreambooth.errors import UserError
 from dreambooth.settings.tagging import AUTO, PRECISIONS, Tagging
+from dreambooth.types import ProgressCallback
 
 if TYPE_CHECKING:
     import torch
-
-
-Progress = Callable[[int, int, str], None]
 
 
 def ask_model(
@@ -27,7 +25,7 @@ def ask_model(
     options: Tagging,
     device: torch.device | str,
     borrow_gpu: Callable[[], Any] | None,
-    progress: Progress,
+    progress: ProgressCallback,
     ask: Callable[[Captioner], None],
 ) -> None:
     """``ask(model)``, and the model's memory is free again, and the host has its GPU back."""

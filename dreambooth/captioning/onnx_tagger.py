@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.captioning.answers import Answer
+from dreambooth.captioning.base import Answer
 from dreambooth.captioning.labels import Labels
-from dreambooth.captioning.square import on_white_square
+from dreambooth.captioning.square_padding import on_white_square
 from dreambooth.errors import UserError
 from dreambooth.settings.tagging import Tagging
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dreambooth.captioning.answers import Answer
+from dreambooth.captioning.base import Answer
 from dreambooth.captioning.labels import Labels
-from dreambooth.captioning.square import on_white_square
+from dreambooth.captioning.square_padding import on_white_square
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.errors import UserError
 from dreambooth.files import read_json

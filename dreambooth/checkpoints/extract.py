@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from dreambooth.checkpoints.layout import Layout, Shape, Slot, part_shape, split
 from dreambooth.checkpoints.ldm_names import Place
 from dreambooth.checkpoints.manifest import REST, Entry, Manifest, dtype_name
 from dreambooth.checkpoints.modules import TOKENIZERS, WEIGHTS, disk_shapes, fingerprint, skeleton
-from dreambooth.checkpoints.recognise import configs_of, recognise
+from dreambooth.checkpoints.recognition import configs_of, recognise
 from dreambooth.checkpoints.sources import open_source
 from dreambooth.checkpoints.tokenizer import write_tokenizer
 from dreambooth.checkpoints.writing import cast, is_finite, tensor_hash
@@ -30,12 +30,11 @@ from dreambooth.files import clear_leftovers, replacing_folder, require_free_spa
 from dreambooth.settings import Facts, ModelFolder
 from dreambooth.settings.creation import AUTO
 from dreambooth.tensor_files import DTYPES, Spec, Tensors, TensorWriter
+from dreambooth.types import ProgressCallback
 
 log = logging.getLogger("dreambooth.checkpoints")
 
 FP8 = {dtype for name, dtype in DTYPES.items() if name.startswith("F8_")}
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def extract(
     extract_ema: bool = False,
     dtype: torch.dtype | None = None,
     origin: str = "",
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Facts:
     """Make ``model.working`` and ``model.source`` from a single file or a diffusers folder; existing ones are replaced.
 
@@ -200,7 +199,7 @@ def _write_configs(
 
 
 def _move_all(
-    tensors: Tensors, moves: list[Move], working: Path, kept: Path, progress: Progress | None
+    tensors: Tensors, moves: list[Move], working: Path, kept: Path, progress: ProgressCallback | None
 ) -> tuple[Entry, ...]:
     with contextlib.ExitStack() as stack:
         writers: dict[str, TensorWriter] = {}

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from dreambooth.checkpoints.folder_source import preferred
 from dreambooth.errors import UserError
+from dreambooth.types import ProgressCallback
 
-Progress = Callable[[int, int, str], None]
 Choose = Callable[[list[str]], list[str]]  # of the names of all files in a repository, those that are wanted
 
 _ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<file>.+\.(?:safetensors|ckpt)))?", re.ASCII)
@@ -29,7 +29,7 @@ def hub_id(source: str) -> tuple[str, str] | None:
     return None if not file and repo.lower().endswith((".safetensors", ".ckpt")) else (repo, file)
 
 
-def fetch(source: str, token: str = "", progress: Progress | None = None) -> Path:
+def fetch(source: str, token: str = "", progress: ProgressCallback | None = None) -> Path:
     """The local path of ``org/name`` (a diffusers folder) or ``org/name/file.safetensors``, downloaded if need be.
 
     What the cache holds already is not loaded again. UserError for what is gated, missing or out of reach.
@@ -47,7 +47,7 @@ def fetch(source: str, token: str = "", progress: Progress | None = None) -> Pat
 
 
 def fetch_files(
-    repo: str, choose: Choose, marks: Sequence[str], token: str = "", progress: Progress | None = None
+    repo: str, choose: Choose, marks: Sequence[str], token: str = "", progress: ProgressCallback | None = None
 ) -> Path:
     """The local folder with the files of a repository that ``choose`` picks, downloaded if need be.
 
@@ -68,7 +68,7 @@ def _cached(repo: str, marks: Sequence[str]) -> Path:
     return Path(hf_hub_download(repo, marks[-1], local_files_only=True)).parent
 
 
-def _folder(repo: str, choose: Choose, marks: Sequence[str], token: str, progress: Progress | None) -> Path:
+def _folder(repo: str, choose: Choose, marks: Sequence[str], token: str, progress: ProgressCallback | None) -> Path:
     from huggingface_hub import HfApi, hf_hub_download
 
     try:

@@ -6,7 +6,7 @@ Nothing here needs a model of ours; any file that can be read can be looked at.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,14 @@ from dreambooth.checkpoints.extract import plan_moves
 from dreambooth.checkpoints.family import FAMILIES, Family, kind_of
 from dreambooth.checkpoints.lora import read_lora
 from dreambooth.checkpoints.manifest import REST, dtype_name
-from dreambooth.checkpoints.recognise import configs_of, recognise
+from dreambooth.checkpoints.recognition import configs_of, recognise
 from dreambooth.checkpoints.sources import open_source
 from dreambooth.checkpoints.stable_diffusion import FACTS_KEY, UNET, VAE, conv_in_channels
 from dreambooth.checkpoints.verify import Changes
 from dreambooth.checkpoints.writing import is_finite
 from dreambooth.errors import UserError
 from dreambooth.tensor_files import Tensors
-
-Progress = Callable[[int, int, str], None]
+from dreambooth.types import ProgressCallback
 
 _LONGEST_CLAIM = 200  # characters; thumbnails and tag counts are longer and say little to people
 _SHOWN = 3
@@ -61,7 +60,7 @@ class Inspection:
         return {key: value for key, value in values.items() if value not in ("", {}) or key == "odd"}
 
 
-def inspect(path: Path, against: Path | None = None, progress: Progress | None = None) -> Inspection:
+def inspect(path: Path, against: Path | None = None, progress: ProgressCallback | None = None) -> Inspection:
     """Look at a checkpoint (file or diffusers folder), a LoRA, a VAE, an embedding or whatever else it is.
 
     ``against``: a file or folder of the same kind, with which it is compared tensor by tensor. ``progress`` counts
@@ -125,7 +124,7 @@ def _look_at_adapters(found: Inspection) -> None:
     found.adapters = dict(kinds.most_common())
 
 
-def _look_at_values(found: Inspection, file: Tensors, progress: Progress | None) -> None:
+def _look_at_values(found: Inspection, file: Tensors, progress: ProgressCallback | None) -> None:
     keys, not_finite = file.keys(), []
     for number, key in enumerate(keys):
         tensor = file.get(key)

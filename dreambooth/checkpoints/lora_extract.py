@@ -5,7 +5,6 @@ Both are read one tensor at a time; what is held is one weight of each, and the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,12 @@ from dreambooth.checkpoints.ldm_names import Place
 from dreambooth.checkpoints.lora import family_metadata, target_modules, write_lora
 from dreambooth.checkpoints.lora_tools import Energy, Size, as_lora, factors, sizes_of
 from dreambooth.checkpoints.modules import disk_name, skeleton
-from dreambooth.checkpoints.recognise import configs_of, recognise
+from dreambooth.checkpoints.recognition import configs_of, recognise
 from dreambooth.checkpoints.sources import open_source
 from dreambooth.checkpoints.writing import is_finite
 from dreambooth.errors import UserError
 from dreambooth.tensor_files import Tensors
-
-Progress = Callable[[int, int, str], None]
+from dreambooth.types import ProgressCallback
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ def extract_lora(
     *,
     conv_size: Size | None = None,
     dtype: torch.dtype = torch.float16,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Path:
     """Write a LoRA that makes ``base`` nearly ``tuned``; both are checkpoints or diffusers folders of one family.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,7 @@ from dreambooth.checkpoints.ldm_names import Place
 from dreambooth.checkpoints.lora import LoraFile, LoraUse, read_lora, write_lora
 from dreambooth.checkpoints.lora_hashes import HASHES
 from dreambooth.errors import UserError
-
-Progress = Callable[[int, int, str], None]
+from dreambooth.types import ProgressCallback
 
 _ORIGINAL_NAMES = ("lora_unet_input_blocks_", "lora_unet_middle_block_", "lora_unet_output_blocks_", "lora_unet_out_")
 ENERGY_KEPT = "dreambooth_energy_kept"  # of what a file was made from, 0 to 1
@@ -90,7 +89,7 @@ def as_lora(up: torch.Tensor, down: torch.Tensor, inner: Sequence[int]) -> Lora:
 
 
 def merge_loras(
-    uses: Sequence[LoraUse], out: Path, dtype: torch.dtype = torch.float16, progress: Progress | None = None
+    uses: Sequence[LoraUse], out: Path, dtype: torch.dtype = torch.float16, progress: ProgressCallback | None = None
 ) -> Path:
     """One LoRA that does what all of ``uses`` do together, each at its weights; a negative one takes away.
 
@@ -118,7 +117,7 @@ def merge_loras(
 
 
 def resize_lora(
-    path: Path, out: Path, size: Size, dtype: torch.dtype = torch.float16, progress: Progress | None = None
+    path: Path, out: Path, size: Size, dtype: torch.dtype = torch.float16, progress: ProgressCallback | None = None
 ) -> Path:
     """The LoRA with fewer dimensions, each module as near to what it was as ``size`` allows."""
     file, energy = _plain_file(path), Energy()

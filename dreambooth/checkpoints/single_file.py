@@ -7,7 +7,7 @@ What was not trained comes out bit for bit as it went in.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -27,8 +27,8 @@ from dreambooth.errors import UserError
 from dreambooth.files import replacing, require_free_space
 from dreambooth.settings import ModelFolder
 from dreambooth.tensor_files import Spec, Tensors, TensorWriter
+from dreambooth.types import ProgressCallback
 
-Progress = Callable[[int, int, str], None]
 Ema = Literal["none", "beside", "instead"]
 
 
@@ -49,7 +49,7 @@ def write_checkpoint(
     dtype: torch.dtype | None = None,
     ema: Ema = "none",
     metadata: Mapping[str, str] | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Path:
     """Write the model as a single .safetensors file in the original layout and return its path.
 

@@ -20,10 +20,10 @@ from typing import Any
 
 from dreambooth.cli.arguments import parser
 from dreambooth.cli.commands import CANCELLED, train
-from dreambooth.cli.shown import line, shown
-from dreambooth.dataset.notes import named
+from dreambooth.cli.truncation import line, shown
+from dreambooth.distributed import ProcessGroup
 from dreambooth.errors import Cancelled, UserError
-from dreambooth.jobs import Crew
+from dreambooth.images.issues import named
 from dreambooth.terminal import ProgressBar
 
 DONE, REFUSED = 0, 1
@@ -32,7 +32,7 @@ DONE, REFUSED = 0, 1
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     args = parser().parse_args(argv)
-    if Crew.from_environment().rank:  # one of several processes: the first one does the talking
+    if ProcessGroup.from_environment().rank:  # one of several processes: the first one does the talking
         if args.run is not train:
             return DONE
         sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (for as long as the process lives)

@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from dreambooth.cli import commands, picture_commands
+from dreambooth.cli import commands, dataset_commands
 from dreambooth.cli.options import add_option, add_settings
-from dreambooth.hosts.alone import Alone
+from dreambooth.hosts.standalone import Alone
 from dreambooth.settings import CREATION
 from dreambooth.settings.creation import PRECISIONS
 from dreambooth.settings.tools import EXTRACTION, MERGING, RESIZING, SIZE
@@ -71,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("name", metavar="NAME")
     add_settings(check)
 
-    picture_commands.add_words(words, _word)
+    dataset_commands.add_words(words, _word)
 
     inspect = _word(words, "inspect", commands.inspect, "say what a model file is, and what is odd about it")
     inspect.add_argument("file", metavar="FILE", help="a checkpoint, LoRA, VAE or embedding; or a diffusers folder")

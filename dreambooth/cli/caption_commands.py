@@ -6,14 +6,14 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from dreambooth import caption_actions
+from dreambooth import actions
+from dreambooth.captions.folder import one_line
 from dreambooth.cli.commands import in_job
 from dreambooth.cli.options import add_option
-from dreambooth.cli.shown import line, shown
-from dreambooth.dataset.caption_files import one_line
+from dreambooth.cli.truncation import line, shown
 from dreambooth.errors import UserError
 from dreambooth.settings import parse
-from dreambooth.settings.captions import (
+from dreambooth.settings.caption_edits import (
     ADDING,
     MERGING,
     REMOVING,
@@ -73,7 +73,7 @@ def add_word(words: Any, word: Callable[..., Any]) -> None:
 
 
 def captions(args: argparse.Namespace, bar: ProgressBar) -> Any:
-    done = in_job("captions", lambda controls: _done(args, controls.watched(bar.show)))
+    done = in_job("captions", lambda controls: _done(args, controls.cancellable(bar.show)))
     return done if args.json else _readable(done)
 
 
@@ -81,26 +81,26 @@ def _done(args: argparse.Namespace, progress: Any) -> dict[str, Any]:
     edit = next((name for name in EDITS if getattr(args, name) is not None), None)
     _refuse_without_effect(args, edit)
     if args.history:
-        return {"state": "done", "history": caption_actions.history(args.path)}
+        return {"state": "done", "history": actions.captions.history(args.path)}
     if args.undo or args.redo:
-        back = caption_actions.undo if args.undo else caption_actions.redo
+        back = actions.captions.undo if args.undo else actions.captions.redo
         return _written("undone" if args.undo else "redone", back(args.path, progress))
-    read, scope = caption_actions.captions(args.path, progress), _given(Scope, (), (), args)
+    read, scope = actions.captions.captions(args.path, progress), _given(Scope, (), (), args)
     found: dict[str, Any] = {"problems": list(read.problems)} if read.problems else {}
     if args.count:
-        return _counted(caption_actions.within(read, scope)) | found
+        return _counted(actions.captions.within(read, scope)) | found
     if args.find is not None:
-        return _found(caption_actions.find(read, _given(*FIND, [args.find], args), scope)) | found
+        return _found(actions.captions.find(read, _given(*FIND, [args.find], args), scope)) | found
     if edit is None:  # then it is --set
-        plan = caption_actions.plan_by_hand(caption_actions.file_of(read, args.set[0]), args.set[1])
+        plan = actions.captions.plan_by_hand(actions.captions.file_of(read, args.set[0]), args.set[1])
     else:
         kind, keys, _, _ = EDITS[edit]
-        plan = caption_actions.plan(read, _given(kind, keys, getattr(args, edit), args), scope)
+        plan = actions.captions.plan(read, _given(kind, keys, getattr(args, edit), args), scope)
     changes = [_change(planned) for planned in plan.changes]
     found |= {"missing": list(plan.missing)} if plan.missing else {}
     if args.dry_run:
         return {"state": "planned", "what": plan.what, "files": len(changes), "changes": changes} | found
-    return _written("done", caption_actions.write(read.folder, plan, progress)) | {"changes": changes} | found
+    return _written("done", actions.captions.write(read.folder, plan, progress)) | {"changes": changes} | found
 
 
 def _given(kind: type, keys: tuple[str, ...], values: Any, args: argparse.Namespace) -> Any:

@@ -14,11 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dreambooth import actions, lora_actions
-from dreambooth.cli.picture_table import picture_table
+from dreambooth import actions
+from dreambooth.cli.image_table import image_table
+from dreambooth.distributed import ProcessGroup
 from dreambooth.errors import UserError
 from dreambooth.files import expand
-from dreambooth.jobs import Controls, Crew, Events, Job, jobs
+from dreambooth.jobs import Controls, Events, Job, jobs
 from dreambooth.settings import (
     CREATION,
     SETTINGS,
@@ -44,7 +45,12 @@ def create(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     config = in_job(
         "create",
         lambda controls: actions.create(
-            folders(args), args.name, args.source, options, replace=args.replace, progress=controls.watched(bar.show)
+            folders(args),
+            args.name,
+            args.source,
+            options,
+            replace=args.replace,
+            progress=controls.cancellable(bar.show),
         ),
     )
     return {"state": "done", "model": config.name, "path": str(_model(args).root), "type": config.facts.model_type}
@@ -52,14 +58,16 @@ def create(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
 
 def train(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     model = _model(args)
-    config, crew = _config(args, model), Crew.from_environment()
+    config, process_group = _config(args, model), ProcessGroup.from_environment()
     broken_off = None if args.resume else actions.unfinished(model)
     if broken_off:
         bar.line(broken_off.offer(model.name))
-    events = Events(model.logging, bar.listen) if crew.is_main else Events()
+    events = Events(model.logging, bar.listen) if process_group.is_main else Events()
     result = in_job(
         "train",
-        lambda controls: actions.train(model, config, resume=args.resume, controls=controls, events=events, crew=crew),
+        lambda controls: actions.train(
+            model, config, resume=args.resume, controls=controls, events=events, process_group=process_group
+        ),
     )
     return {
         "state": result.state,
@@ -81,18 +89,20 @@ def class_images(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
 
 
 def sample(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
-    from dreambooth.sampling.draw import Shot
+    from dreambooth.sampling.generate import SampleRequest
 
     model = _model(args).require()
     side = actions.facts_resolution(model)
     shots = [
-        Shot(args.prompt, args.negative, args.seed + i, args.steps, args.cfg, args.width or side, args.height or side)
+        SampleRequest(
+            args.prompt, args.negative, args.seed + i, args.steps, args.cfg, args.width or side, args.height or side
+        )
         for i in range(args.count)
     ]
     paths = in_job(
         "sample",
         lambda controls: actions.sample(
-            model, shots, Path(args.out), **_loras(args), progress=controls.watched(bar.show),
+            model, shots, Path(args.out), **_loras(args), progress=controls.cancellable(bar.show),
         ),
     )  # fmt: skip
     return {"state": "done", "samples": [str(path) for path in paths]}
@@ -104,7 +114,7 @@ def generate(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
         lambda controls: actions.generate_checkpoint(
             _model(args), **_loras(args), precision="fp16" if args.half else args.precision,
             out=args.out and Path(args.out),
-            progress=controls.watched(bar.show),
+            progress=controls.cancellable(bar.show),
         ),
     )  # fmt: skip
     return {"state": "done", "checkpoint": str(path), "summary": verification.summary(), **verification.as_dict()}
@@ -112,17 +122,17 @@ def generate(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
 
 def lora_extract(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     return _made(args, Extraction, bar, functools.partial(
-        lora_actions.extract_lora, folders(args), args.base, args.tuned, Path(args.out)
+        actions.loras.extract_lora, folders(args), args.base, args.tuned, Path(args.out)
     ))  # fmt: skip
 
 
 def lora_resize(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
-    return _made(args, Resizing, bar, functools.partial(lora_actions.resize_lora, Path(args.lora), Path(args.out)))
+    return _made(args, Resizing, bar, functools.partial(actions.loras.resize_lora, Path(args.lora), Path(args.out)))
 
 
 def lora_merge(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     loras = _loras(args)
-    work = functools.partial(lora_actions.merge_loras, loras.pop("loras"), Path(args.out), **loras)
+    work = functools.partial(actions.loras.merge_loras, loras.pop("loras"), Path(args.out), **loras)
     return _made(args, Merging, bar, work)
 
 
@@ -131,7 +141,7 @@ def _made(args: argparse.Namespace, options: type, bar: ProgressBar, work: Calla
     size = [key for key, setting in declared(options).items() if setting.group == SIZE]
     chosen = parse(options, {key: getattr(args, key) for key in size if getattr(args, key) is not None})
     given = {key: getattr(chosen, key) for key in size}
-    made = in_job(args.word, lambda controls: work(**given, progress=controls.watched(bar.show)))
+    made = in_job(args.word, lambda controls: work(**given, progress=controls.cancellable(bar.show)))
     return {"state": "done", **made}
 
 
@@ -139,14 +149,14 @@ def check(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     model = _model(args)
     checked = actions.check(model, _config(args, model), progress=bar.show).as_dict()
     if not args.json:
-        checked["table"] = picture_table(checked["table"], checked.pop("other_files"))
+        checked["table"] = image_table(checked["table"], checked.pop("other_files"))
     return {"state": "done", **checked}
 
 
 def inspect(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     found = in_job(
         "inspect",
-        lambda controls: actions.inspect(args.file, args.against, controls.watched(bar.show)),
+        lambda controls: actions.inspect(args.file, args.against, controls.cancellable(bar.show)),
     )
     return {"state": "done", **found}
 

@@ -6,11 +6,11 @@ import hashlib
 
 import torch
 
-from dreambooth.dataset.cropping import cut
-from dreambooth.dataset.pictures import alpha_of, decode
 from dreambooth.dataset.plan import Example
-from dreambooth.dataset.reading import read_bytes
 from dreambooth.errors import UserError
+from dreambooth.images.cropping import cut
+from dreambooth.images.decoding import alpha_of, decode
+from dreambooth.images.file_reader import read_bytes
 
 
 def load_pixels(example: Example) -> torch.Tensor:

@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from dreambooth.dataset.buckets import Crop, Size
 from dreambooth.dataset.variation import ALWAYS_THE_SAME, Variation
+from dreambooth.images.buckets import Crop, Size
+from dreambooth.images.issues import FileIssue
 
 T = TypeVar("T")
 
@@ -58,16 +59,6 @@ class Example:
         return self.crop.resized_w / self.original_size[0]
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
-    """What a person should know of one file before it is trained, or why it is not."""
-
-    path: Path
-    kind: str  # one word for counting and for machines: unreadable, turned, enlarged, duplicate, no-caption, ...
-    text: str  # one line that names the cause and the fix; without the path
-    left_out: bool = False  # the file is no part of the run
-
-
 @dataclass(frozen=True)
 class Batch:
     """Examples of one bucket: what is learned, regularization pictures among it, and the class partners of those.
@@ -104,7 +95,7 @@ class Plan:
     own_variations: tuple[tuple[int, Variation], ...] = ()  # of concepts that vary otherwise than the run
     regularization: tuple[Example, ...] = ()
     limits: tuple[int, ...] = ()  # by concept: after so many showings of its pictures it rests; 0: never
-    notes: tuple[Note, ...] = ()  # of single files, in the order of the table
+    notes: tuple[FileIssue, ...] = ()  # of single files, in the order of the table
 
     def epoch(self, seed: int, epoch: int, batch_size: int) -> list[Batch]:
         """The batches of one epoch (counted from 0), in order, each picture as it is shown there.

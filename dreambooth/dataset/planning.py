@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dreambooth.dataset.bucket_rules import BucketRule
-from dreambooth.dataset.buckets import Crop
-from dreambooth.dataset.captions import FILEWORDS, build_prompt, is_filled_in
-from dreambooth.dataset.class_pictures import balanced, place_partners
-from dreambooth.dataset.kohya.captions import prompts
-from dreambooth.dataset.notes import Unusable, in_lines
-from dreambooth.dataset.plan import Example, Note, Plan
-from dreambooth.dataset.remarks import remarks
+from dreambooth.captions.kohya_rules import prompts
+from dreambooth.captions.reading import FILEWORDS, build_prompt, is_filled_in
+from dreambooth.dataset.class_images import assign_class_images, balanced
+from dreambooth.dataset.image_warnings import remarks
+from dreambooth.dataset.plan import Example, Plan
 from dreambooth.dataset.sources import Checks, Read, find_sources, read_sources, require_some
 from dreambooth.dataset.variation import Variation
 from dreambooth.errors import UserError
+from dreambooth.images.bucket_rules import BucketRule
+from dreambooth.images.buckets import Crop
+from dreambooth.images.issues import FileIssue, UnusableFile, in_lines
+from dreambooth.types import ProgressCallback
 
 if TYPE_CHECKING:
     from dreambooth.settings import Concept, Settings
 
-Progress = Callable[[int, int, str], None]
-
 
 def make_plan(
-    concepts: Sequence[Concept], settings: Settings, progress: Progress | None = None, cache: Path | None = None
+    concepts: Sequence[Concept], settings: Settings, progress: ProgressCallback | None = None, cache: Path | None = None
 ) -> Plan:
     """Read every picture and caption of the concepts completely, and lay out the run's data.
 
@@ -56,7 +55,7 @@ def make_plan(
         _example(one, concepts[one.source.concept], crop, settings, variations[one.source.concept])
         for one, crop in fitted
     ]
-    partners = [example for (one, _), example in zip(fitted, everything, strict=True) if one.source.is_partner]
+    partners = [example for (one, _), example in zip(fitted, everything, strict=True) if one.source.is_class_image]
     regular = [example for (one, _), example in zip(fitted, everything, strict=True) if one.source.is_regular]
     _require_words_for_classes(partners, checks)
     checks.raise_problems()
@@ -67,7 +66,7 @@ def make_plan(
     checks.warnings += [*rule.doubts(), *in_lines(notes)]
     return Plan(
         tuple(examples),
-        place_partners(examples, partners, checks.warnings.append),
+        assign_class_images(examples, partners, checks.warnings.append),
         tuple(checks.warnings),
         variation=Variation.of(settings),
         own_variations=_own_variations(concepts, settings),
@@ -80,16 +79,16 @@ def make_plan(
 def _crop(read: Read, rule: BucketRule, checks: Checks) -> Crop | None:
     """How a picture is shown; None where it is left out."""
     try:
-        return rule.crop(read.picture.size, enlarge=read.source.is_partner)
+        return rule.crop(read.picture.size, enlarge=read.source.is_class_image)
     except UserError as error:
-        checks.leave_out(Unusable(read.source.path, "too-small", str(error)))
+        checks.leave_out(UnusableFile(read.source.path, "too-small", str(error)))
         return None
 
 
 def _example(read: Read, concept: Concept, crop: Crop, settings: Settings, variation: Variation) -> Example:
     source, picture, caption = read.source, read.picture, read.caption
-    template = concept.class_prompt if source.is_partner else concept.instance_prompt
-    if source.is_partner and is_filled_in(template, caption.text, concept.class_token):
+    template = concept.class_prompt if source.is_class_image else concept.instance_prompt
+    if source.is_class_image and is_filled_in(template, caption.text, concept.class_token):
         template = FILEWORDS
     text, variants = variation.settled(_texts(read, concept, template))
     return Example(
@@ -103,7 +102,7 @@ def _example(read: Read, concept: Concept, crop: Crop, settings: Settings, varia
         original_size=picture.size,
         crop=crop,
         mask=source.mask,
-        repeats=1 if source.is_partner else concept.num_repeats,
+        repeats=1 if source.is_class_image else concept.num_repeats,
     )
 
 
@@ -111,7 +110,7 @@ def _texts(read: Read, concept: Concept, template: str) -> list[str]:
     """The prompts that showings of a picture draw from."""
     tokens = concept.instance_token, concept.class_token
     texts = [read.caption.text, *read.caption.more]
-    if concept.reading_rule == "kohya" and not read.source.is_partner:
+    if concept.reading_rule == "kohya" and not read.source.is_class_image:
         texts, template = prompts(template, read.caption.text, concept.caption_lines), FILEWORDS
         if not any(tokens):
             return texts
@@ -139,7 +138,7 @@ def _balanced(examples: Sequence[Example], regular: Sequence[Example], checks: C
     return shown
 
 
-def _in_order(notes: Sequence[Note], examples: Sequence[Example]) -> tuple[Note, ...]:
+def _in_order(notes: Sequence[FileIssue], examples: Sequence[Example]) -> tuple[FileIssue, ...]:
     """Those of pictures in the order of the table, then those of other files."""
     places: dict[Path, int] = {}
     for place, example in enumerate(examples):

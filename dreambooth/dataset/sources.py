@@ -9,22 +9,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from dreambooth.dataset.captions import Caption
-from dreambooth.dataset.examining import Examined, examine
-from dreambooth.dataset.finding import Listing, listed, masks_of
-from dreambooth.dataset.known import Known
-from dreambooth.dataset.kohya.captions import is_picture
-from dreambooth.dataset.metadata_file import MetadataFile, caption_of
-from dreambooth.dataset.notes import Unusable, counted, named
-from dreambooth.dataset.plan import Note
-from dreambooth.dataset.reading import Reader, read_all
+from dreambooth.captions.kohya_rules import is_picture
+from dreambooth.captions.metadata_file import MetadataFile, caption_of
+from dreambooth.captions.reading import Caption
 from dreambooth.errors import UserError
+from dreambooth.images.file_reader import Reader, read_all
+from dreambooth.images.issues import FileIssue, UnusableFile, counted, named
+from dreambooth.images.listing import Listing, listed, masks_of
+from dreambooth.images.metadata_cache import ImageMetadataCache
+from dreambooth.images.probe import ProbedImage, probe
+from dreambooth.types import ProgressCallback
 
 if TYPE_CHECKING:
     from dreambooth.settings import Concept
 
 T = TypeVar("T")
-Progress = Callable[[int, int, str], None]
 
 _SAME_SHAPE = 0.02  # by which shares of a mask's sides may differ from its picture's, as scaling leaves them
 _NO_PICTURE = "holds no picture (png, jpg, webp, bmp, avif, gif, tiff)"
@@ -36,18 +35,18 @@ class Source:
 
     path: Path
     concept: int  # from 0
-    is_partner: bool  # from class_data_dir
+    is_class_image: bool  # from class_data_dir
     is_regular: bool = False  # of a concept of regularization pictures
     mask: Path | None = None
 
     @property
     def is_class(self) -> bool:
-        return self.is_partner or self.is_regular
+        return self.is_class_image or self.is_regular
 
     @property
     def key(self) -> str:
         """The field of the concept that names its folder."""
-        return "class_data_dir" if self.is_partner else "instance_data_dir"
+        return "class_data_dir" if self.is_class_image else "instance_data_dir"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,7 @@ class Read:
     """A picture that can be used, as it was read."""
 
     source: Source
-    picture: Examined
+    picture: ProbedImage
     caption: Caption
 
 
@@ -65,7 +64,7 @@ class Checks:
 
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    notes: list[Note] = field(default_factory=list)
+    notes: list[FileIssue] = field(default_factory=list)
 
     def collect(self, action: Callable[..., T], *args: object) -> T | None:
         """The action's result, or None and its complaints among the problems."""
@@ -76,10 +75,10 @@ class Checks:
             return None
 
     def note(self, paths: Iterable[Path], kind: str, text: str, left_out: bool = False) -> None:
-        self.notes += [Note(path, kind, text, left_out) for path in paths]
+        self.notes += [FileIssue(path, kind, text, left_out) for path in paths]
 
-    def leave_out(self, error: Unusable) -> None:
-        self.notes.append(Note(error.path, error.kind, error.cause, left_out=True))
+    def leave_out(self, error: UnusableFile) -> None:
+        self.notes.append(FileIssue(error.path, error.kind, error.cause, left_out=True))
 
     def raise_problems(self) -> None:
         if self.problems:
@@ -95,16 +94,16 @@ def find_sources(concepts: Sequence[Concept], checks: Checks) -> list[Source]:
     sources: list[Source] = []
     for index, concept in enumerate(concepts):
         regular = concept.regularization
-        for key, is_partner in (("instance_data_dir", False), ("class_data_dir", True)):
-            if is_partner and (regular or not concept.class_data_dir.strip()):
+        for key, is_class_image in (("instance_data_dir", False), ("class_data_dir", True)):
+            if is_class_image and (regular or not concept.class_data_dir.strip()):
                 continue
             paths = checks.collect(_pictures_of, concept, key, f"Concept {index + 1}", checks) or []
             # Kohya's scripts know no masks beside pictures: there NAME_mask.png is learned.
-            masks = {} if concept.reading_rule == "kohya" and not is_partner else masks_of(paths)
+            masks = {} if concept.reading_rule == "kohya" and not is_class_image else masks_of(paths)
             taken = set(masks.values())
             checks.note(masks.values(), "mask", "is the mask of the picture beside it, not trained as a picture.")
             pictures = [path for path in paths if path not in taken]
-            sources += [Source(path, index, is_partner, regular, masks.get(path)) for path in pictures]
+            sources += [Source(path, index, is_class_image, regular, masks.get(path)) for path in pictures]
     _require_not_both(sources, checks)
     return sources
 
@@ -123,7 +122,7 @@ def read_sources(
     sources: Sequence[Source],
     concepts: Sequence[Concept],
     checks: Checks,
-    progress: Progress | None,
+    progress: ProgressCallback | None,
     cache: Path | None,
 ) -> list[Read]:
     """Each picture that can be used; the others are noted as left out.
@@ -135,7 +134,7 @@ def read_sources(
         if progress:
             progress(number, len(sources), "checking pictures")
 
-    with Known(cache) if cache else contextlib.nullcontext() as known:
+    with ImageMetadataCache(cache) if cache else contextlib.nullcontext() as known:
         results = read_all(
             sources,
             lambda source, reader: _read(source, concepts[source.concept], known, reader),
@@ -235,21 +234,23 @@ def _note_others(listing: Listing, checks: Checks) -> None:
         checks.leave_out(error)
 
 
-def _read(source: Source, concept: Concept, known: Known | None, reader: Reader) -> Read:
-    picture = examine(source.path, known, reader)
+def _read(source: Source, concept: Concept, known: ImageMetadataCache | None, reader: Reader) -> Read:
+    picture = probe(source.path, known, reader)
     if source.mask:
         reader.beat()
         picture = _masked(source, source.mask, picture, known, reader)
     reader.beat()
-    return Read(source, picture, caption_of(source.path, concept, source.is_partner))
+    return Read(source, picture, caption_of(source.path, concept, source.is_class_image))
 
 
-def _masked(source: Source, path: Path, picture: Examined, known: Known | None, reader: Reader) -> Examined:
+def _masked(
+    source: Source, path: Path, picture: ProbedImage, known: ImageMetadataCache | None, reader: Reader
+) -> ProbedImage:
     """The picture, with a word of its mask where that is of another shape. Unusable where it can't be read."""
     try:
-        mask = examine(path, known, reader)
-    except Unusable as error:
-        raise Unusable(source.path, error.kind, f"its mask {named(path.name)} {error.cause}") from error
+        mask = probe(path, known, reader)
+    except UnusableFile as error:
+        raise UnusableFile(source.path, error.kind, f"its mask {named(path.name)} {error.cause}") from error
     (width, height), (own_width, own_height) = picture.size, mask.size
     if abs(width * own_height / (height * own_width) - 1) <= _SAME_SHAPE:
         return picture
@@ -257,8 +258,8 @@ def _masked(source: Source, path: Path, picture: Examined, known: Known | None, 
     return replace(picture, findings=(*picture.findings, ("mask-shape", text)))
 
 
-def _unusable(source: Source, error: UserError) -> Unusable:
+def _unusable(source: Source, error: UserError) -> UnusableFile:
     """Why a picture is left out: itself, or what is beside it."""
-    if isinstance(error, Unusable):
-        return Unusable(source.path, error.kind, error.cause)
-    return Unusable(source.path, "caption-unreadable", "; ".join(error.problems))
+    if isinstance(error, UnusableFile):
+        return UnusableFile(source.path, error.kind, error.cause)
+    return UnusableFile(source.path, "caption-unreadable", "; ".join(error.problems))

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dreambooth.dataset.buckets import Size
-from dreambooth.dataset.plan import Example, Note, Plan
+from dreambooth.dataset.plan import Example, Plan
 from dreambooth.dataset.variation import Variation
+from dreambooth.images.buckets import Size
+from dreambooth.images.issues import FileIssue
 
 Row = dict[str, Any]
 LEFT_OUT = "left out"  # the kind of a file that is no part of the run
@@ -109,13 +110,13 @@ def _partners(examples: Iterable[Example]) -> Row:
     return {"class_partners": len(names), "class_partner_names": names[:_NAMED]}
 
 
-def _by_path(notes: Iterable[Note]) -> Mapping[str, list[Note]]:
+def _by_path(notes: Iterable[FileIssue]) -> Mapping[str, list[FileIssue]]:
     found = defaultdict(list)
     for note in notes:
         found[str(Path(note.path))].append(note)
     return found
 
 
-def _told(notes: Iterable[Note]) -> Row:
+def _told(notes: Iterable[FileIssue]) -> Row:
     told = list(notes)
     return {"warnings": [note.text for note in told], "warning_kinds": [note.kind for note in told]}

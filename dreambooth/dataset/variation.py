@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from dreambooth.dataset.kohya import captions as kohya
+from dreambooth.captions import kohya_rules as kohya
+from dreambooth.captions.tags import tags_of
 
 if TYPE_CHECKING:
     from dreambooth.dataset.plan import Example
@@ -36,7 +37,7 @@ class Variation:
     wildcards: bool = False
     keep_separator: str = ""  # what stands before it stays at the start, after a second one at the end
     second_separator: str = ""  # becomes a comma after shuffling
-    word_for_word: bool = False  # nothing is tidied, see :mod:`dreambooth.dataset.kohya.captions`
+    word_for_word: bool = False  # nothing is tidied, see :mod:`dreambooth.captions.kohya_rules`
 
     @classmethod
     def of(cls, settings: Settings, concept: Concept | None = None) -> Variation:
@@ -148,26 +149,6 @@ class Variation:
 _SWITCHES = ("shuffle_tags", "hflip")
 _NUMBERS = ("keep_tokens", "tag_dropout", "caption_dropout")
 ALWAYS_THE_SAME = Variation()
-
-
-def tags_of(caption: str) -> list[str]:
-    """The parts of a caption between commas; a comma inside brackets, as in "(red, soft:1.2)", parts nothing."""
-    if "(" not in caption and "[" not in caption:
-        return [tag.strip() for tag in caption.split(",") if tag.strip()]
-    tags, depth, start, escaped = [], 0, 0, False
-    for place, character in enumerate(caption):
-        if character in "([" and not escaped:
-            depth += 1
-        elif character in ")]" and not escaped:
-            depth = max(0, depth - 1)
-        elif character == "," and not depth:
-            tags.append(caption[start:place])
-            start = place + 1
-        escaped = character == "\\" and not escaped
-    tags.append(caption[start:])
-    if depth:  # a bracket that nobody closed
-        tags = caption.split(",")
-    return [tag.strip() for tag in tags if tag.strip()]
 
 
 def _chance(share: float, *key: object) -> bool:

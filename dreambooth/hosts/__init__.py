@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from dreambooth.hosts.alone import Alone
 from dreambooth.hosts.contract import Host
+from dreambooth.hosts.standalone import Alone
 
 __all__ = ["Alone", "Host", "current_host"]
 

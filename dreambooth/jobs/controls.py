@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 
 from dreambooth.errors import Cancelled
-
-Progress = Callable[[int, int, str], None]
+from dreambooth.types import ProgressCallback
 
 
 class Controls:
@@ -64,20 +62,20 @@ class Controls:
         return self._stopped
 
     @property
-    def sample_wanted(self) -> bool:
+    def sample_requested(self) -> bool:
         return self._sample
 
     @property
-    def save_wanted(self) -> bool:
+    def save_requested(self) -> bool:
         return self._save
 
-    def take_sample(self) -> bool:
+    def consume_sample_request(self) -> bool:
         """Whether pictures were asked for since the last look."""
         with self._changed:
             taken, self._sample = self._sample, False
         return taken
 
-    def take_save(self) -> bool:
+    def consume_save_request(self) -> bool:
         with self._changed:
             taken, self._save = self._save, False
         return taken
@@ -97,7 +95,7 @@ class Controls:
         if self._cancelled:
             raise Cancelled("cancelled")
 
-    def watched(self, show: Progress) -> Progress:
+    def cancellable(self, show: ProgressCallback) -> ProgressCallback:
         """A progress callback that passes on to ``show``, and ends the work when it was cancelled."""
 
         def progress(done: int, total: int, what: str) -> None:

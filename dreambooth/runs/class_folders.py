@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from dreambooth.dataset.finding import find_pictures
 from dreambooth.files import expand
+from dreambooth.images.listing import find_images
 from dreambooth.settings import Concept, ModelFolder
 
 
@@ -35,4 +35,4 @@ def _now(model: ModelFolder | None, number: int, concept: Concept) -> str:
     if model is None and not concept.class_data_dir.strip():
         return ""
     folder = folder_of(model, number, concept) if model else expand(concept.class_data_dir.strip())
-    return str(folder) if folder.is_dir() and find_pictures(folder) else ""
+    return str(folder) if folder.is_dir() and find_images(folder) else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,26 +12,27 @@ import torch
 from dreambooth.checkpoints.modules import family_in, scheduler_in, weights_path
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.tokens import Reading
-from dreambooth.dataset.class_pictures import NO_SUCH_SHAPE
+from dreambooth.dataset.class_images import NO_SUCH_SHAPE
 from dreambooth.dataset.plan import Plan
 from dreambooth.dataset.table import other_files
+from dreambooth.distributed import SINGLE_PROCESS, ProcessGroup
 from dreambooth.errors import UserError
 from dreambooth.files import require_free_space
-from dreambooth.hosts.alone import best_device
-from dreambooth.jobs import ALONE, Crew
-from dreambooth.runs import class_images, resuming
-from dreambooth.runs.captions import Read, read_captions, rows, tokenizer_of, too_long
-from dreambooth.runs.class_images import Wanted
-from dreambooth.runs.plans import plan_of
-from dreambooth.runs.sense import contradictions, doubts, precision_problems, too_short
+from dreambooth.hosts.standalone import best_device
+from dreambooth.runs import class_image_generation, resume_checks
+from dreambooth.runs.class_image_generation import Wanted
+from dreambooth.runs.consistency import conflicts, likely_mistakes, precision_problems, too_short
+from dreambooth.runs.data_plan import plan_of
+from dreambooth.runs.token_counts import Read, read_captions, rows, tokenizer_of, too_long
 from dreambooth.settings import ModelConfig, ModelFolder, Settings
-from dreambooth.training import imagic, starting
+from dreambooth.training import imagic, init_from_lora
 from dreambooth.training.precision import disk_forecast, forecast, resolve_precision
 from dreambooth.training.schedules import curve, run_length
+from dreambooth.types import ProgressCallback
 
 
 @dataclass(frozen=True)
-class Checked:
+class PreflightResult:
     """A run that could start: what it will do, in figures."""
 
     plan: Plan
@@ -67,14 +67,17 @@ def preflight(
     model: ModelFolder,
     config: ModelConfig,
     device: torch.device | None = None,
-    progress: Callable[[int, int, str], None] | None = None,
-    crew: Crew = ALONE,
+    progress: ProgressCallback | None = None,
+    process_group: ProcessGroup = SINGLE_PROCESS,
     resume: str = "",
-) -> Checked:
+) -> PreflightResult:
     """Every reason why a run could not start, or go on from the snapshot ``resume``, in one UserError, before anything
     is loaded.
     """
-    settings, problems = config.settings, [*crew.problems(), *class_images.problems_of(model, config.concepts)]
+    settings, problems = (
+        config.settings,
+        [*process_group.problems(), *class_image_generation.problems_of(model, config.concepts)],
+    )
     plan = precision = None
     try:
         plan = plan_of(model, config, progress)
@@ -85,7 +88,7 @@ def preflight(
         precision = resolve_precision(settings, device)
     except UserError as error:
         problems += error.problems
-    problems += [*contradictions(settings, device), *precision_problems(settings, precision, device)]
+    problems += [*conflicts(settings, device), *precision_problems(settings, precision, device)]
     if not settings.train_unet and settings.stop_text_encoder == 0:
         problems.append("Nothing would learn: switch on train_unet or raise stop_text_encoder above 0.")
     problems += imagic.problems_of(config, plan)
@@ -93,22 +96,24 @@ def preflight(
     steps = per_epoch = 0
     if plan:
         lengths = plan.epoch_lengths(settings.num_train_epochs, settings.train_batch_size)
-        steps, per_epoch = run_length(settings, lengths, crew.size)
+        steps, per_epoch = run_length(settings, lengths, process_group.size)
         problems += too_short(settings, steps)
-    problems += resuming.problems_of(model, config, resume) if resume else starting.problems_of(model, settings)
+    problems += (
+        resume_checks.problems_of(model, config, resume) if resume else init_from_lora.problems_of(model, settings)
+    )
     if problems or plan is None or precision is None:
         raise UserError.several(problems)
-    to_draw = tuple(class_images.missing(model, config.concepts, plan, settings))
+    to_draw = tuple(class_image_generation.missing(model, config.concepts, plan, settings))
     n_unet, n_text = sizes_of(model)
     require_free_space(model.root, disk_forecast(settings, n_unet, n_text), "This run")
     memory = forecast(settings, precision, n_unet, n_text, bool(plan.class_examples or to_draw))
     read = read_captions(tokenizer_of(model), plan, Reading.of(settings, training=True))
     of_plan = [text for text in plan.warnings if not (to_draw and NO_SUCH_SHAPE in text)]
     long = too_long(plan, read, settings.max_token_length)
-    of_settings = [*_idle_settings(model, settings), *doubts(settings)]
+    of_settings = [*_idle_settings(model, settings), *likely_mistakes(settings)]
     warnings = (*of_plan, *long, *_memory_warnings(device, memory), *of_settings)
     rates = curve(settings, steps)
-    return Checked(plan, device, precision, steps, per_epoch, rates, memory, warnings, read, to_draw)
+    return PreflightResult(plan, device, precision, steps, per_epoch, rates, memory, warnings, read, to_draw)
 
 
 def _idle_settings(model: ModelFolder, settings: Settings) -> list[str]:

@@ -6,10 +6,10 @@ import logging
 
 from dreambooth.checkpoints.tokens import Reading
 from dreambooth.errors import Cancelled
-from dreambooth.sampling.draw import NOTHING, Shot, draw
-from dreambooth.sampling.pictures import save_picture
+from dreambooth.sampling.generate import NOTHING, SampleRequest, draw
+from dreambooth.sampling.saving import save_picture
 from dreambooth.settings import Concept
-from dreambooth.training.results import Results, free_path
+from dreambooth.training.results import Results, unused_path
 from dreambooth.training.session import Session
 
 log = logging.getLogger("dreambooth.previews")
@@ -37,7 +37,7 @@ class Previews:
         finally:
             self.events.phase("training")
 
-    def _draw(self, shots: list[Shot]) -> None:
+    def _draw(self, shots: list[SampleRequest]) -> None:
         revision, sampler = self.results.revision, self.settings.scheduler
         with self.session.for_drawing() as modules:
             check = self.session.controls.check
@@ -47,13 +47,13 @@ class Previews:
                 known=imagic.drawn_with(self.settings) if imagic else NOTHING, check=check,
             )  # fmt: skip
             for number, (shot, picture) in enumerate(zip(shots, pictures, strict=True)):
-                path = free_path(self.session.model.samples / f"sample_{revision}-{number}.png")
+                path = unused_path(self.session.model.samples / f"sample_{revision}-{number}.png")
                 save_picture(path, picture, shot, sampler)
                 self.events.send(
                     "preview", path=str(path), prompt=shot.prompt, seed=shot.seed, step=self.session.position.step
                 )
 
-    def shots(self) -> list[Shot]:
+    def shots(self) -> list[SampleRequest]:
         """What this run's previews show, the same each time, so that they can be compared."""
         shots = [
             shot for number, concept in enumerate(self.session.config.concepts) for shot in self._of(number, concept)
@@ -61,7 +61,7 @@ class Previews:
         if self.settings.sanity_prompt:
             side = self._side(self.settings.resolution)
             shots.append(
-                Shot(
+                SampleRequest(
                     self.settings.sanity_prompt,
                     seed=_or(self.settings.sanity_seed, self.settings.seed),
                     width=side,
@@ -70,7 +70,7 @@ class Previews:
             )
         return shots
 
-    def _of(self, number: int, concept: Concept) -> list[Shot]:
+    def _of(self, number: int, concept: Concept) -> list[SampleRequest]:
         seed = _or(concept.sample_seed, self.settings.seed)
         examples = [e for e in self.session.plan.examples if e.concept == number]
         shots = []
@@ -81,7 +81,7 @@ class Previews:
             side = self._side(self.settings.resolution)
             width, height = example.bucket if from_caption else (side, side)
             shots.append(
-                Shot(
+                SampleRequest(
                     example.caption if asked.strip().lower() == "[filewords]" else _fill(asked, example.caption),
                     concept.save_sample_negative_prompt,
                     seed + i,

@@ -13,18 +13,19 @@ from pathlib import Path
 import torch
 
 from dreambooth.dataset.plan import Plan
-from dreambooth.jobs import ALONE, Controls, Crew, Events
+from dreambooth.distributed import SINGLE_PROCESS, ProcessGroup
+from dreambooth.jobs import Controls, Events
 from dreambooth.runs.previews import Previews
 from dreambooth.settings import ModelConfig, ModelFolder
 from dreambooth.training.imagic import keep, learn_embedding
+from dreambooth.training.init_from_lora import find, start_from
 from dreambooth.training.loop import NO_HOOKS, Hooks, Loop
-from dreambooth.training.precision import give_memory_back
+from dreambooth.training.precision import free_memory
 from dreambooth.training.reproducible import reproducible
-from dreambooth.training.results import Results, free_path
+from dreambooth.training.results import Results, unused_path
 from dreambooth.training.session import Session
 from dreambooth.training.snapshot import Snapshot, read
-from dreambooth.training.starting import find, start_from
-from dreambooth.training.state import restore
+from dreambooth.training.snapshot_state import restore
 
 
 @dataclass(frozen=True)
@@ -47,18 +48,20 @@ def run(
     resume: str,
     controls: Controls,
     events: Events,
-    crew: Crew = ALONE,
+    process_group: ProcessGroup = SINGLE_PROCESS,
 ) -> RunResult:
     """Train to the end, or until cancelled. ``resume``: the snapshot to go on from; "": a new run."""
     snapshot = read(model, resume) if resume else None
     if config.settings.seed < 0:  # settled here, so that the saved settings go on asking for a new one each time
-        seed = snapshot.settings["seed"] if snapshot else crew.same(secrets.randbelow(2**31))
+        seed = snapshot.settings["seed"] if snapshot else process_group.same(secrets.randbelow(2**31))
         config = dataclasses.replace(config, settings=dataclasses.replace(config.settings, seed=seed))
         events.message(f"Training seed: {seed}.")
     try:
         with (
             reproducible(config.settings.deterministic),
-            contextlib.closing(Session(model, config, plan, device, precision, controls, events, crew)) as session,
+            contextlib.closing(
+                Session(model, config, plan, device, precision, controls, events, process_group)
+            ) as session,
         ):
             results = Results(session)
             if snapshot:
@@ -67,13 +70,13 @@ def run(
             else:
                 _begin(session, results)
             hooks = Hooks(Previews(session, results).draw, results.save, results.validate)
-            loop = Loop(session, hooks if crew.is_main else NO_HOOKS)
+            loop = Loop(session, hooks if process_group.is_main else NO_HOOKS)
             state = loop.run()
             seconds = statistics.median(loop.step_seconds) if loop.step_seconds else 0.0
             return RunResult(state, results.config, tuple(results.files), session.position.step, seconds)
     except BaseException as error:
         _forget_locals(error)
-        give_memory_back(device)
+        free_memory(device)
         raise
 
 
@@ -90,8 +93,8 @@ def _begin(session: Session, results: Results) -> None:
         _start_from_lora(session)
     if session.imagic:
         learn_embedding(session, session.imagic)
-        if session.crew.is_main:
-            path = free_path(session.model.embeddings / f"{results.revision}.safetensors")
+        if session.process_group.is_main:
+            path = unused_path(session.model.embeddings / f"{results.revision}.safetensors")
             keep(session.imagic, path)
             session.events.send("saved", what="embedding", path=str(path), summary="of the picture and of the text")
 

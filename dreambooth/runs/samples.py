@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from dreambooth.checkpoints.lora import LoraUse, apply_lora, read_lora
 from dreambooth.checkpoints.modules import load_modules, load_unet
-from dreambooth.checkpoints.text import Embedding
+from dreambooth.checkpoints.text_encoding import Embedding
 from dreambooth.checkpoints.tokens import Reading
-from dreambooth.hosts.alone import best_device
-from dreambooth.sampling.draw import Shot, draw
-from dreambooth.sampling.pictures import save_picture
+from dreambooth.hosts.standalone import best_device
+from dreambooth.sampling.generate import SampleRequest, draw
+from dreambooth.sampling.saving import save_picture
 from dreambooth.settings import ModelFolder, Settings
 from dreambooth.training.imagic import kept
-from dreambooth.training.results import free_path
+from dreambooth.training.results import unused_path
+from dreambooth.types import ProgressCallback
 
 
 def sample(
     model: ModelFolder,
-    shots: Sequence[Shot],
+    shots: Sequence[SampleRequest],
     out: Path,
     loras: Sequence[LoraUse] = (),
     batch_size: int = 1,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> list[Path]:
     """Draw with the model as it lies in ``working`` and ``loras``, into the folder ``out``. The pictures' files."""
     config = model.require().load()
@@ -48,7 +49,7 @@ def sample(
     )
     stem = f"{model.name}_{time.strftime('%Y%m%d-%H%M%S')}"
     return [
-        save_picture(free_path(Path(out) / f"{stem}_{n:03d}_{shot.seed}.png"), picture, shot, settings.scheduler)
+        save_picture(unused_path(Path(out) / f"{stem}_{n:03d}_{shot.seed}.png"), picture, shot, settings.scheduler)
         for n, (shot, picture) in enumerate(zip(shots, pictures, strict=True))
     ]
 

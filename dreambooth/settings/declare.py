@@ -41,7 +41,7 @@ class Setting:
     choices: tuple[Any, ...] = ()
     applies: str = ""  # when it has an effect, as a condition on other settings, e.g. "use_lora"
     advanced: bool = False
-    listed: str = ""  # which list of files a page offers for it (ui/lists.py); a path may be given too
+    listed: str = ""  # which list of files a page offers for it (ui/file_choices.py); a path may be given too
     secret: bool = False  # not shown while it is typed, and kept nowhere
     tab: str = "Settings"  # where the page shows it: Settings, Saving or Select
 

@@ -40,8 +40,8 @@ class Folders:
             object.__setattr__(self, name, expand(getattr(self, name) or models / default))
 
     @property
-    def known_pictures(self) -> Path:
-        """What was read of pictures, for all models: see :mod:`dreambooth.dataset.known`."""
+    def image_metadata_cache(self) -> Path:
+        """What was read of pictures, for all models: see :mod:`dreambooth.images.metadata_cache`."""
         return self.dreambooth / ".cache" / "pictures.sqlite"
 
     def model_names(self) -> list[str]:

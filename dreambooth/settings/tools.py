@@ -83,7 +83,7 @@ class Merging:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Looking:
+class InspectionOptions:
     """A look at a file: what it is, what it says of itself, how far it is from another one."""
 
     # fmt: off
@@ -94,4 +94,4 @@ class Looking:
     # fmt: on
 
 
-EXTRACTION, RESIZING, PART, MERGING, LOOKING = map(declared, (Extraction, Resizing, Part, Merging, Looking))
+EXTRACTION, RESIZING, PART, MERGING, LOOKING = map(declared, (Extraction, Resizing, Part, Merging, InspectionOptions))

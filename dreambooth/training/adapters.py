@@ -24,14 +24,14 @@ from dreambooth.checkpoints.adapters import Adapter, LoHa, LoKr, Lora, factoriza
 from dreambooth.checkpoints.layout import Layout
 from dreambooth.checkpoints.lora import lora_name, target_modules
 from dreambooth.settings import Settings
-from dreambooth.training.dropout import Dropout
+from dreambooth.training.dropout import AdapterDropout
 from dreambooth.training.noise import generator_for
 
 Base = torch.nn.Linear | torch.nn.Conv2d
 
 
 @dataclass(frozen=True)
-class Form:
+class AdapterConfig:
     """What kind of adapters a component gets, and of what size. ``conv_rank`` 0: none beside k x k convolutions."""
 
     kind: str
@@ -59,7 +59,7 @@ class AdapterLayer(torch.nn.Module):
     kind: ClassVar[type[Adapter]]
     names: ClassVar[Mapping[str, str]]
 
-    def __init__(self, base: Base, form: Form, generator: torch.Generator) -> None:
+    def __init__(self, base: Base, form: AdapterConfig, generator: torch.Generator) -> None:
         super().__init__()
         self.base = base
         self.rank, self.alpha = form.sizes(base)
@@ -73,7 +73,7 @@ class AdapterLayer(torch.nn.Module):
         if form.dora:
             self.magnitude = torch.nn.Parameter(lengths(base.weight.detach().float(), 1))
 
-    def start(self, shape: torch.Size, form: Form, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    def start(self, shape: torch.Size, form: AdapterConfig, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """The parameters' first values, for a weight of ``shape``."""
         raise NotImplementedError
 
@@ -123,7 +123,7 @@ class LoraLayer(AdapterLayer):
     down: torch.Tensor
     up: torch.Tensor
 
-    def start(self, shape: torch.Size, form: Form, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    def start(self, shape: torch.Size, form: AdapterConfig, generator: torch.Generator) -> dict[str, torch.Tensor]:
         down = torch.empty(self.rank, *shape[1:])
         up = torch.zeros(shape[0], self.rank, *[1] * len(shape[2:]))
         return {"down": _uniform(down, generator), "up": up}
@@ -143,7 +143,7 @@ class LoHaLayer(AdapterLayer):
     kind = LoHa
     names: ClassVar = {name: f"hada_{name}" for name in ("w1_a", "w1_b", "w2_a", "w2_b")}
 
-    def start(self, shape: torch.Size, form: Form, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    def start(self, shape: torch.Size, form: AdapterConfig, generator: torch.Generator) -> dict[str, torch.Tensor]:
         rows, columns = shape[0], math.prod(shape[1:])
         return {
             "w1_a": torch.randn(rows, self.rank, generator=generator) * 0.1,
@@ -159,7 +159,7 @@ class LoKrLayer(AdapterLayer):
     kind = LoKr
     names: ClassVar = {name: f"lokr_{name}" for name in ("w1", "w2", "w2_a", "w2_b")}
 
-    def start(self, shape: torch.Size, form: Form, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    def start(self, shape: torch.Size, form: AdapterConfig, generator: torch.Generator) -> dict[str, torch.Tensor]:
         (rows_1, rows_2), (columns_1, columns_2) = (factorization(n, form.factor) for n in shape[:2])
         w1 = _uniform(torch.empty(rows_1, columns_1), generator)
         if self.rank >= max(rows_2, columns_2) / 2:
@@ -171,20 +171,27 @@ class LoKrLayer(AdapterLayer):
 LAYERS: Mapping[str, type[AdapterLayer]] = {layer.kind.kind: layer for layer in (LoraLayer, LoHaLayer, LoKrLayer)}
 
 
-def form_of(settings: Settings, component: str) -> Form:
+def adapter_config_of(settings: Settings, component: str) -> AdapterConfig:
     """What the settings ask for beside a component's layers."""
     kind = settings.lora_type
     more = {"dora": settings.lora_dora, "factor": settings.lokr_factor}
     if component != "unet":
         more["dropout"] = settings.lora_txt_dropout
-        return Form(kind, settings.lora_txt_rank, settings.lora_txt_alpha, **more)
+        return AdapterConfig(kind, settings.lora_txt_rank, settings.lora_txt_alpha, **more)
     more["dropout"] = settings.lora_unet_dropout
     conv_rank = settings.lora_conv_rank if settings.use_lora_extended else 0
-    return Form(kind, settings.lora_unet_rank, settings.lora_unet_alpha, conv_rank, settings.lora_conv_alpha, **more)
+    return AdapterConfig(
+        kind, settings.lora_unet_rank, settings.lora_unet_alpha, conv_rank, settings.lora_conv_alpha, **more
+    )
 
 
 def inject(
-    module: torch.nn.Module, component: str, form: Form, layout: Layout, seed: int, dropout: Dropout | None = None
+    module: torch.nn.Module,
+    component: str,
+    form: AdapterConfig,
+    layout: Layout,
+    seed: int,
+    dropout: AdapterDropout | None = None,
 ) -> dict[str, AdapterLayer]:
     """Put an adapter beside every layer that is adapted; returns them by their name in a file.
 

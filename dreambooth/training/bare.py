@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 
-from dreambooth.checkpoints.text import conditions
+from dreambooth.checkpoints.text_encoding import conditions
 from dreambooth.training.fused_adamw import has_fused
 from dreambooth.training.inputs import time_ids
 from dreambooth.training.loop import Loop

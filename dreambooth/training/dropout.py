@@ -11,7 +11,7 @@ import torch
 from dreambooth.training.noise import generator_on
 
 
-class Dropout:
+class AdapterDropout:
     """Shared by all adapters of a run; the loop says where it stands (:meth:`at`)."""
 
     def __init__(self, seed: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from dreambooth.training.noise import generator_on
-from dreambooth.training.rounded_adamw import round_by_lot
+from dreambooth.training.stochastic_rounding import stochastic_round
 
 
 class EMA:
@@ -45,7 +45,7 @@ class EMA:
         for live, mine in zip(self._live, self.averages, strict=True):
             exact = mine.to(live.device, torch.float32).lerp_(live.float(), share)
             rounded = mine if mine.device == live.device else torch.empty_like(live, dtype=mine.dtype)
-            round_by_lot(rounded, exact, lots)
+            stochastic_round(rounded, exact, lots)
             if rounded is not mine:
                 mine.copy_(rounded)
 

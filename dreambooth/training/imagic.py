@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dreambooth.checkpoints.reading import open_tensors
-from dreambooth.checkpoints.text import Embedding
+from dreambooth.checkpoints.text_encoding import Embedding
 from dreambooth.dataset.plan import Batch, Plan
 from dreambooth.errors import UserError
 from dreambooth.files import replacing
@@ -90,7 +90,7 @@ def learn_embedding(session: Session, imagic: Imagic) -> None:
     """Move the embedding towards the picture; the unet stays as it is. Cancelled, nothing of it is kept."""
     settings, (example,) = session.settings, session.plan.examples
     session.events.phase("imagic")
-    progress = session.controls.watched(session.events.progress)
+    progress = session.controls.cancellable(session.events.progress)
     learnt = [part.requires_grad_() for part in imagic.learnt if part is not None]
     optimizer = torch.optim.Adam(learnt, lr=settings.imagic_learning_rate)
     resting = [parameter for parameter in session.modules.unet.parameters() if parameter.requires_grad]

@@ -15,7 +15,7 @@ _WHOLE = 0.25  # share of pictures that are masked altogether: those teach what 
 _MOST_SHAPES = 4
 
 
-class MaskedPictures:
+class InpaintingInputs:
     """Masks for a batch, drawn anew each time or taken from the pictures beside, and the VAE that encodes the rest."""
 
     def __init__(self, load_vae: Callable[[], Any], device: torch.device) -> None:

@@ -13,8 +13,8 @@ from dreambooth.dataset.pixels import load_pixels
 from dreambooth.dataset.plan import Example
 from dreambooth.errors import UserError
 from dreambooth.training.precision import to_device
+from dreambooth.types import ProgressCallback
 
-Progress = Callable[[int, int, str], None]
 PixelsKey = tuple[object, ...]  # Example.pixels_key
 
 
@@ -29,7 +29,7 @@ class Latents:
         self._moments: dict[PixelsKey, torch.Tensor] = {}
         self._encoder: BackgroundEncoder | None = None
 
-    def prepare(self, examples: Sequence[Example], load_vae: Callable[[], Any], progress: Progress) -> None:
+    def prepare(self, examples: Sequence[Example], load_vae: Callable[[], Any], progress: ProgressCallback) -> None:
         """Fetch all from the cache and encode what is not there yet; the VAE is loaded only if it is needed.
 
         On a GPU all is encoded now, so that the VAE's memory is free before the unet comes. On a CPU a thread
@@ -82,7 +82,9 @@ class Latents:
 class BackgroundEncoder(threading.Thread):
     """Encodes examples one after the other; whoever needs one that is not ready waits for it."""
 
-    def __init__(self, examples: Sequence[Example], encode: Callable[[Example], None], progress: Progress) -> None:
+    def __init__(
+        self, examples: Sequence[Example], encode: Callable[[Example], None], progress: ProgressCallback
+    ) -> None:
         super().__init__(name="dreambooth latents", daemon=True)
         self._todo, self._encode, self._progress = list(examples), encode, progress
         self._missing = {example.pixels_key for example in examples}
@@ -126,7 +128,7 @@ class BackgroundEncoder(threading.Thread):
 
 
 def time_ids(examples: Sequence[Example]) -> torch.Tensor:
-    """What SDXL is told of each picture, (B, 6) float32: see :func:`dreambooth.checkpoints.text.conditions`."""
+    """SDXL's size conditioning of each image, (B, 6) float32; see :func:`text_encoding.conditions`."""
     rows = []
     for example in examples:
         (width, height), crop = example.original_size, example.crop

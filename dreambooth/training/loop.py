@@ -13,14 +13,14 @@ import torch
 
 from dreambooth.dataset.plan import Batch
 from dreambooth.errors import UserError
-from dreambooth.training.figures import Figures
-from dreambooth.training.intervals import Autosave, due
 from dreambooth.training.noise import generator_for
 from dreambooth.training.objective import Losses, diffusion_losses, prior_weight_in
 from dreambooth.training.optimizers import set_learning_rates
 from dreambooth.training.precision import memory_used
+from dreambooth.training.scheduled_tasks import Autosave, due
 from dreambooth.training.schedules import run_length, text_encoder_steps
 from dreambooth.training.session import Session
+from dreambooth.training.step_metrics import StepMetrics
 
 NAN_ADVICE = (
     "Try a lower learning rate, mixed precision bf16 or no instead of fp16, and look for broken pictures. "
@@ -45,12 +45,12 @@ NO_HOOKS = Hooks(lambda: None, lambda when: None)
 
 @dataclass
 class _Measured:
-    """A step and its figures, which are read a step later on a GPU: see :class:`Figures`."""
+    """A step and its figures, which are read a step later on a GPU: see :class:`StepMetrics`."""
 
     step: int
     epoch: int
     lr: float
-    figures: Figures
+    figures: StepMetrics
     seconds: float
 
 
@@ -60,9 +60,9 @@ class Loop:
     def __init__(self, session: Session, hooks: Hooks) -> None:
         self.session, self.hooks = session, hooks
         self.settings, self.position = session.settings, session.position
-        self.crew = session.crew
+        self.process_group = session.process_group
         lengths = session.plan.epoch_lengths(self.settings.num_train_epochs, self.settings.train_batch_size)
-        self.total_steps, _ = run_length(self.settings, lengths, self.crew.size)
+        self.total_steps, _ = run_length(self.settings, lengths, self.process_group.size)
         self.step_seconds: list[float] = []
         self._pending: _Measured | None = None
         self._autosave = Autosave(self.settings.autosave_minutes)
@@ -77,7 +77,7 @@ class Loop:
         while self.position.step < self.total_steps:
             windows = self.windows(self.position.epoch)
             for window in windows[self.position.window :]:
-                if self.crew.any(not self._obey()):
+                if self.process_group.any(not self._obey()):
                     return self._end("cancelled")
                 self.step(window)
                 if self.position.step >= self.total_steps:
@@ -99,16 +99,16 @@ class Loop:
         pictures = sum(len(batch.instances) for batch in window)
         losses = []
         for number, batch in enumerate(window):
-            if number % self.crew.size == self.crew.rank:
+            if number % self.process_group.size == self.process_group.rank:
                 losses.append(self._backward(batch, number, len(batch.instances) / pictures))
-        if self.crew.size > 1:
+        if self.process_group.size > 1:
             self._share(losses, with_prior=any(batch.classes for batch in window))
         norm = session.stepper.step()
         if session.ema:
             session.ema.update()
         self.position.step += 1
         self.position.window += 1
-        lr, figures = session.optimizer.param_groups[0]["lr"], Figures(_sum(losses), norm)
+        lr, figures = session.optimizer.param_groups[0]["lr"], StepMetrics(_sum(losses), norm)
         self._report(_Measured(self.position.step, self.position.epoch, lr, figures, self._lap()))
 
     def _backward(self, batch: Batch, number: int, share: float) -> Losses:
@@ -134,16 +134,18 @@ class Loop:
 
     def _share(self, losses: list[Losses], with_prior: bool) -> None:
         """Gradients and losses of all processes, added up: each holds those of the whole step afterwards."""
-        self.crew.sum_gradients([p for group in self.session.optimizer.param_groups for p in group["params"]])
+        self.process_group.all_reduce_gradients(
+            [p for group in self.session.optimizer.param_groups for p in group["params"]]
+        )
         zero = torch.zeros((), device=self.session.device)
         parts = [[x.instance for x in losses], [x.prior for x in losses if x.prior is not None]]
-        instance, prior = self.crew.sum(torch.stack([sum(part, zero).float() for part in parts]))
+        instance, prior = self.process_group.sum(torch.stack([sum(part, zero).float() for part in parts]))
         losses[:] = [Losses(instance, instance, prior if with_prior else None)]
 
     def windows(self, epoch: int) -> list[Sequence[Batch]]:
         """The epoch's batches in groups of one optimizer step; the last group may be smaller."""
         batches = self.session.plan.epoch(self.settings.seed, epoch, self.settings.train_batch_size)
-        n = self.settings.gradient_accumulation_steps * self.crew.size
+        n = self.settings.gradient_accumulation_steps * self.process_group.size
         return [batches[i : i + n] for i in range(0, len(batches), n)]
 
     def _past_text_encoder(self) -> bool:
@@ -158,9 +160,9 @@ class Loop:
         controls, events = self.session.controls, self.session.events
         said = False
         while not controls.cancelled:
-            if controls.take_sample():
+            if controls.consume_sample_request():
                 self.hooks.preview()
-            elif controls.take_save():
+            elif controls.consume_save_request():
                 self._flush()
                 self.hooks.save("now")
             elif controls.paused:
@@ -184,7 +186,7 @@ class Loop:
 
     def _beside(self, epoch_ended: bool) -> None:
         """What is due after a step; a snapshot last, so that a run that goes on from it repeats none of it."""
-        if not self.crew.is_main:
+        if not self.process_group.is_main:
             return  # the others wait before the next step
         wanted = due(self.settings, self.position, epoch_ended)
         autosave = self._autosave.due()

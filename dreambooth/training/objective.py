@@ -7,18 +7,18 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from dreambooth.checkpoints.text import conditions
+from dreambooth.checkpoints.text_encoding import conditions
 from dreambooth.dataset.plan import Batch
 from dreambooth.settings import Settings
-from dreambooth.training.distance import distance, huber_threshold
 from dreambooth.training.dream import rectified
-from dreambooth.training.inpainting import MaskedPictures
+from dreambooth.training.inpainting import InpaintingInputs
 from dreambooth.training.inputs import Latents, time_ids
+from dreambooth.training.loss_functions import distance, huber_threshold
 from dreambooth.training.loss_masks import LossMasks
+from dreambooth.training.loss_weighting import debiased, min_snr
 from dreambooth.training.noise import NoiseSchedule, draw_noise
 from dreambooth.training.precision import to_device
 from dreambooth.training.prompts import PromptEmbedder
-from dreambooth.training.weighting import debiased, min_snr
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def diffusion_losses(
     schedule: NoiseSchedule,
     latents: Latents,
     prompts: PromptEmbedder,
-    masked: MaskedPictures | None,
+    masked: InpaintingInputs | None,
     batch: Batch,
     generator: torch.Generator,
     settings: Settings,
@@ -73,7 +73,7 @@ def diffusion_losses(
         target = schedule.target(clean, noise, t)
     weights = loss_masks.batch(examples) if loss_masks else None
     if batch.regularizes:
-        errors = picture_losses(predicted, target, t, schedule, settings, weights)
+        errors = per_image_losses(predicted, target, t, schedule, settings, weights)
         return _regularized(errors, batch, settings, prior_weight)
     return _losses(predicted, target, t, schedule, settings, weights, len(batch.instances), prior_weight)
 
@@ -104,7 +104,7 @@ def _losses(
         def mean(rows: slice) -> torch.Tensor:
             return F.mse_loss(predicted[rows], target[rows])
     else:
-        errors = picture_losses(predicted, target, t, schedule, settings, weights)
+        errors = per_image_losses(predicted, target, t, schedule, settings, weights)
         parts = errors.mean() if n == len(predicted) else None
 
         def mean(rows: slice) -> torch.Tensor:
@@ -132,7 +132,7 @@ def _regularized(errors: torch.Tensor, batch: Batch, settings: Settings, prior_w
     return Losses(instance + prior_weight * prior if settings.split_loss else errors.mean(), instance, prior)
 
 
-def picture_losses(
+def per_image_losses(
     predicted: torch.Tensor,
     target: torch.Tensor,
     t: torch.Tensor,

@@ -11,9 +11,9 @@ import torch
 from dreambooth.settings import Settings
 from dreambooth.training.fused_adamw import FusedAdamW
 from dreambooth.training.optimizer_kinds import arguments, build, refuse
-from dreambooth.training.precision import in_bf16_alone
-from dreambooth.training.rounded_adamw import RoundedAdamW
+from dreambooth.training.precision import is_pure_bf16
 from dreambooth.training.schedules import base_rates, learning_rate
+from dreambooth.training.stochastic_rounding import StochasticRoundingAdamW
 
 
 def parameter_groups(
@@ -34,8 +34,8 @@ def make_optimizer(settings: Settings, groups: list[dict[str, Any]]) -> torch.op
     name, scheduler, more = settings.optimizer, settings.lr_scheduler, settings.optimizer_args
     if name != "Torch AdamW" or more:
         refuse(name, groups[0]["params"][0].device, scheduler, more)
-    if in_bf16_alone(settings):
-        return RoundedAdamW(groups, settings.seed, **arguments(name, more))
+    if is_pure_bf16(settings):
+        return StochasticRoundingAdamW(groups, settings.seed, **arguments(name, more))
     return build(name, groups, scheduler, more)
 
 

@@ -36,7 +36,7 @@ def compute_dtype(precision: str) -> torch.dtype:
     return {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
 
 
-def in_bf16_alone(settings: Settings) -> bool:
+def is_pure_bf16(settings: Settings) -> bool:
     """Whether what learns is kept in bfloat16 too, see rounded_adamw.py."""
     return settings.full_mixed_precision and not settings.use_lora
 
@@ -63,7 +63,7 @@ def forget_accelerator() -> None:
     GradientState._reset_state()
 
 
-def give_memory_back(device: torch.device) -> None:
+def free_memory(device: torch.device) -> None:
     """What nobody refers to any more, back to the device, where other programs find it."""
     gc.collect()
     if device.type == "cuda":
@@ -105,7 +105,7 @@ def forecast(settings: Settings, precision: str, n_unet: int, n_text: int, class
     half, copy = (2, 2) if precision != "no" else (4, 0)
     moments = KINDS[settings.optimizer].state_bytes
     trains_text = settings.stop_text_encoder > 0
-    of_trained = 8 if in_bf16_alone(settings) else 4 + 4 + moments + copy
+    of_trained = 8 if is_pure_bf16(settings) else 4 + 4 + moments + copy
     total = 0
     for parameters, trained in ((n_unet, settings.train_unet), (n_text, trains_text)):
         full = trained and not settings.use_lora

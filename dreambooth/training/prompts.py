@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from dreambooth.checkpoints.modules import Modules
-from dreambooth.checkpoints.text import Embedding, encode
+from dreambooth.checkpoints.text_encoding import Embedding, encode
 from dreambooth.checkpoints.tokens import CHUNK, Reading, Tokens, together, tokenize_one
 from dreambooth.dataset.cache import TextCache, keep
 from dreambooth.training.precision import to_device

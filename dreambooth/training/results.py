@@ -30,7 +30,7 @@ from dreambooth.training.metadata import (
 from dreambooth.training.session import Session
 from dreambooth.training.snapshot import Snapshot
 from dreambooth.training.snapshot import write as write_snapshot
-from dreambooth.training.state import take
+from dreambooth.training.snapshot_state import take
 from dreambooth.training.validation import Validation
 
 log = logging.getLogger("dreambooth.training")
@@ -153,7 +153,7 @@ class Results:
 
     def _lora(self) -> None:
         session = self.session
-        path = free_path(self.model.folders.loras / f"{self.config.output_name}_{self.revision}.safetensors")
+        path = unused_path(self.model.folders.loras / f"{self.config.output_name}_{self.revision}.safetensors")
         with session.as_used():
             write_lora(path, weights_of(session.layers), self._lora_metadata(path.stem))
         self._announce("lora", path, verify_lora(path, self.model))
@@ -238,10 +238,10 @@ def ema_choice(config: ModelConfig) -> Ema:
 
 def checkpoint_path(model: ModelFolder, config: ModelConfig, suffix: str = "") -> Path:
     folder = model.folders.checkpoints / (config.output_name if config.settings.use_subdir else "")
-    return free_path(folder / f"{config.output_name}_{config.facts.revision}{suffix}.safetensors")
+    return unused_path(folder / f"{config.output_name}_{config.facts.revision}{suffix}.safetensors")
 
 
-def free_path(path: Path) -> Path:
+def unused_path(path: Path) -> Path:
     """``path``, or with -2, -3, ... when a file is there: nothing that someone may miss is overwritten."""
     if path.is_dir():
         raise UserError(f"{path} is a folder: give the file's name too.")

@@ -14,16 +14,17 @@ from dreambooth.checkpoints.stable_diffusion import INPAINTING_CHANNELS
 from dreambooth.checkpoints.tokens import Reading
 from dreambooth.dataset.cache import LatentCache, TextCache
 from dreambooth.dataset.plan import Example, Plan
+from dreambooth.distributed import SINGLE_PROCESS, ProcessGroup
 from dreambooth.errors import UserError
 from dreambooth.files import read_json
-from dreambooth.jobs import ALONE, Controls, Crew, Events
+from dreambooth.jobs import Controls, Events
 from dreambooth.settings import ModelConfig, ModelFolder
-from dreambooth.training.adapters import AdapterLayer, form_of, inject
+from dreambooth.training.adapters import AdapterLayer, adapter_config_of, inject
 from dreambooth.training.attention import use_attention
-from dreambooth.training.dropout import Dropout
+from dreambooth.training.dropout import AdapterDropout
 from dreambooth.training.ema import EMA
 from dreambooth.training.imagic import Imagic
-from dreambooth.training.inpainting import MaskedPictures
+from dreambooth.training.inpainting import InpaintingInputs
 from dreambooth.training.inputs import Latents
 from dreambooth.training.loss_masks import LossMasks
 from dreambooth.training.noise import NoiseSchedule, trained_with
@@ -31,8 +32,8 @@ from dreambooth.training.optimizers import Stepper, as_used, make_optimizer, par
 from dreambooth.training.precision import (
     compute_dtype,
     forget_accelerator,
-    give_memory_back,
-    in_bf16_alone,
+    free_memory,
+    is_pure_bf16,
     make_accelerator,
 )
 from dreambooth.training.prompts import Prompts
@@ -53,16 +54,16 @@ class Session:
         precision: str,
         controls: Controls,
         events: Events,
-        crew: Crew = ALONE,
+        process_group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         self.model, self.config, self.plan = model, config, plan
         self.settings = config.settings
         self.device, self.precision = device, precision
-        self.controls, self.events, self.crew = controls, events, crew
+        self.controls, self.events, self.process_group = controls, events, process_group
         self.trains_text = self.settings.stop_text_encoder > 0
         self.modules = load_modules(model.working, unet=False, vae=False, text_encoder=False)
         self.layers: dict[str, AdapterLayer] = {}
-        self.dropout = Dropout(self.settings.seed)
+        self.dropout = AdapterDropout(self.settings.seed)
         self.ema: EMA | None = None
         self.imagic: Imagic | None = None
         self.position = Position()
@@ -83,11 +84,11 @@ class Session:
         scaling_factor = read_json(working / "vae" / "config.json")["scaling_factor"]
         self.latents = Latents(cache, scaling_factor, self.device)
         in_background = self.device.type == "cpu"  # where the loop itself looks at Cancel
-        progress = self.events.progress if in_background else self.controls.watched(self.events.progress)
-        with contextlib.nullcontext() if in_background else self.crew.main_first():
+        progress = self.events.progress if in_background else self.controls.cancellable(self.events.progress)
+        with contextlib.nullcontext() if in_background else self.process_group.main_first():
             self.latents.prepare(self._in_order_of_use(), self._take_vae, progress)
         inpaints = read_json(working / "unet" / "config.json")["in_channels"] == INPAINTING_CHANNELS
-        self.masked = MaskedPictures(self._take_vae, self.device) if inpaints else None
+        self.masked = InpaintingInputs(self._take_vae, self.device) if inpaints else None
         self.loss_masks = LossMasks(self.settings.unmasked_weight, self.device) if self.settings.masked_loss else None
         self.events.phase("text embeddings")
         reading = Reading.of(self.settings, training=True)
@@ -139,7 +140,7 @@ class Session:
             if name != "unet" and settings.freeze_clip_normalization:
                 _freeze_normalisation(module)
             return [parameter for parameter in module.parameters() if parameter.requires_grad]
-        form = form_of(settings, name)
+        form = adapter_config_of(settings, name)
         layers = inject(module, name, form, self.modules.layout, settings.seed, self.dropout)
         self.layers |= layers
         return [parameter for layer in layers.values() for parameter in layer.learned().values()]
@@ -149,7 +150,7 @@ class Session:
 
         In bfloat16 alone, rounding by lot keeps what small steps come to.
         """
-        moves = learns and not self.settings.use_lora and not in_bf16_alone(self.settings)
+        moves = learns and not self.settings.use_lora and not is_pure_bf16(self.settings)
         return torch.float32 if moves else compute_dtype(self.precision)
 
     def _load(
@@ -269,7 +270,7 @@ class Session:
                      "accelerator"):  # fmt: skip
             self.__dict__.pop(name, None)
         forget_accelerator()
-        give_memory_back(self.device)
+        free_memory(self.device)
 
 
 def _freeze_normalisation(module: torch.nn.Module) -> None:

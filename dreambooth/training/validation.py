@@ -18,7 +18,7 @@ from statistics import fmean
 import torch
 import torch.nn.functional as F
 
-from dreambooth.checkpoints.text import conditions
+from dreambooth.checkpoints.text_encoding import conditions
 from dreambooth.dataset.plan import Example
 from dreambooth.training.inputs import time_ids
 from dreambooth.training.noise import generator_for

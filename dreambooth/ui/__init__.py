@@ -12,7 +12,7 @@ from dreambooth.errors import UserError
 from dreambooth.hosts import Host, current_host
 
 if TYPE_CHECKING:
-    from dreambooth.ui.desk import Desk
+    from dreambooth.ui.page_controller import PageController
 
 ROOT = Path(__file__).resolve().parents[2]
 LOOPBACK = "127.0.0.1"
@@ -20,18 +20,18 @@ LOOPBACK = "127.0.0.1"
 
 def build(host: Host | None = None) -> Any:
     """The page as Gradio Blocks: for ``host``, or for the tab of the WebUI around us."""
-    from dreambooth.ui.desk import Desk
     from dreambooth.ui.page import Page
+    from dreambooth.ui.page_controller import PageController
 
-    return Page(Desk(host) if host else _webui_desk()).blocks()
+    return Page(PageController(host) if host else _webui_desk()).blocks()
 
 
 @functools.cache
-def _webui_desk() -> Desk:
+def _webui_desk() -> PageController:
     """The same one when *Reload UI* has the tab built anew: work that is going on there goes on."""
-    from dreambooth.ui.desk import Desk
+    from dreambooth.ui.page_controller import PageController
 
-    return Desk(current_host())
+    return PageController(current_host())
 
 
 def serve(

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from dreambooth.settings.captions import (
+from dreambooth.settings.caption_edits import (
     ADDING,
     MERGING,
     REMOVING,
@@ -22,10 +22,10 @@ from dreambooth.settings.captions import (
     Sorting,
     Tidying,
 )
-from dreambooth.ui.caption_desk import BY_NAME, CaptionDesk, Parts
-from dreambooth.ui.desk import Desk
+from dreambooth.ui.caption_controller import BY_NAME, CaptionController, Parts
 from dreambooth.ui.fields import Fields
 from dreambooth.ui.gradio_versions import control, on
+from dreambooth.ui.page_controller import PageController
 
 # Each kind of edit: its tab, its options, and what they are parsed as.
 EDITS: dict[str, tuple[str, Any, type]] = {
@@ -97,7 +97,7 @@ class CaptionsForm:
         """None of them waits for other work: captions are small, and what takes long says so itself."""
         return []
 
-    def wire(self, desk: Desk, folder: Any, model: Any, settings: Fields) -> None:
+    def wire(self, desk: PageController, folder: Any, model: Any, settings: Fields) -> None:
         self.key = gr.State(value="")
         self.parts: dict[str, tuple[Any, Callable[[Any], Any]]] = {
             "key": (self.key, lambda value: value),
@@ -114,7 +114,7 @@ class CaptionsForm:
             "merged": (self.fields["merge"].drawn["tags"], _value),
             "removed": (self.fields["remove"].drawn["tags"], _value),
         }
-        captions = CaptionDesk(desk)
+        captions = CaptionController(desk)
         self._answer(self.show.click, captions.show, [folder])
         self._answer(self.picked.change, captions.pick, [self.picked, self.text])
         for field in (self.part, self.order):

@@ -10,10 +10,10 @@ import gradio as gr
 from dreambooth.settings import CREATION, SETTINGS
 from dreambooth.ui import chart, render
 from dreambooth.ui.concepts_tab import ConceptsTab
-from dreambooth.ui.desk import NONE
 from dreambooth.ui.fields import Fields
 from dreambooth.ui.gradio_versions import control, followed
-from dreambooth.ui.pictures_tab import PicturesTab
+from dreambooth.ui.images_tab import ImagesTab
+from dreambooth.ui.page_controller import NONE
 from dreambooth.ui.run_view import RunView
 from dreambooth.ui.tools_tab import ToolsTab
 
@@ -136,7 +136,7 @@ class InputColumn:
                 self.check = control(gr.Button, "Check and preview captions", elem_id="db_check")
                 self.table = control(gr.HTML, elem_id="db_captions")
             with gr.TabItem("Pictures", id="pictures", elem_id="db_tab_pictures"):
-                self.pictures = PicturesTab()
+                self.pictures = ImagesTab()
             with gr.TabItem("Saving", id="saving", elem_id="db_tab_saving"):
                 self.settings.draw_groups("Saving", first_open=10)
             with gr.TabItem("Tools", id="tools", elem_id="db_tab_tools"):

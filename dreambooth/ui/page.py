@@ -10,13 +10,13 @@ from dreambooth.errors import UserError
 from dreambooth.settings import Settings
 from dreambooth.ui import render
 from dreambooth.ui.columns import InputColumn, ModelColumn, OutputColumn, TopRow
-from dreambooth.ui.concept_files import ConceptFiles
+from dreambooth.ui.concept_import import ConceptImport
 from dreambooth.ui.concepts_tab import LISTED, pages
-from dreambooth.ui.desk import LATEST, NONE, Desk
-from dreambooth.ui.follower import Follower
 from dreambooth.ui.gradio_versions import control, on
-from dreambooth.ui.tools import Tools
-from dreambooth.ui.work import in_words
+from dreambooth.ui.job_runner import in_words
+from dreambooth.ui.page_controller import LATEST, NONE, PageController
+from dreambooth.ui.poller import Poller
+from dreambooth.ui.tools_controller import Tools
 
 Updates = list[Any]
 
@@ -24,9 +24,9 @@ Updates = list[Any]
 class Page:
     """One page for one host. All that must outlive a browser's tab is in its desk, on the server."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: PageController) -> None:
         self.desk = desk
-        self.files = ConceptFiles(self.desk)
+        self.files = ConceptImport(self.desk)
 
     def blocks(self) -> gr.Blocks:
         """Lay out and wire the page."""
@@ -57,7 +57,7 @@ class Page:
         concepts = self.input.concepts
         shown = [*concepts.components(), self.shown_concepts, *concepts.tabs]
         self.input.pictures.look.wire_concepts(concepts, self.everything, self._filled, shown)
-        self.follower = Follower(self.desk, self.top, self.model, self.input, self.output)
+        self.follower = Poller(self.desk, self.top, self.model, self.input, self.output)
         self.follower.wire(self.awaited)
         self._wire_files()
 
@@ -229,9 +229,9 @@ class Page:
         return lambda: self.desk.bench.tell(wish)
 
     def _advise(self, kind: str) -> Any:
-        def advise(*values: Any) -> Updates:
+        def recommend(*values: Any) -> Updates:
             try:
-                chosen, said = self.desk.advise(kind, *self._shown(values))
+                chosen, said = self.desk.recommend(kind, *self._shown(values))
             except UserError as error:
                 chosen, said = {}, render.problems(error.problems)
             fields = [
@@ -239,4 +239,4 @@ class Page:
             ]
             return [*fields, said]
 
-        return advise
+        return recommend

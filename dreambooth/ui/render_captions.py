@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from dreambooth.ui.render import lines
 
 if TYPE_CHECKING:
-    from dreambooth.dataset.caption_edits import Plan
-    from dreambooth.dataset.caption_files import CaptionFile
+    from dreambooth.captions.edits import Plan
+    from dreambooth.captions.folder import CaptionFile
 
 MOST_TAGS = 200
 MOST_CHANGES = 50
@@ -72,7 +72,7 @@ def _link(label: str, kind: str, value: Any) -> str:
 
 
 def _figure(file: CaptionFile, number: int, uri: str, opened: bool) -> str:
-    from dreambooth.dataset.caption_files import one_line
+    from dreambooth.captions.folder import one_line
 
     name = html.escape(", ".join(picture.name for picture in file.pictures))
     image = f'<img src="{uri}" alt="{name}">' if uri else '<span class="db_no_picture">can’t be shown</span>'
@@ -104,7 +104,7 @@ def preview(plan: Plan) -> str:
 
 
 def _change(planned: Any) -> str:
-    from dreambooth.dataset.caption_files import one_line
+    from dreambooth.captions.folder import one_line
 
     before, after = one_line(planned.file.text), one_line(planned.text)
     notes = f" <em>{html.escape(', '.join(planned.notes))}</em>" if planned.notes else ""

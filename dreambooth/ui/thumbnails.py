@@ -59,10 +59,10 @@ class Thumbnails:
 
 def _made(path: str, side: int) -> bytes:
     """A JPEG of the picture as people see it; nothing where it can't be read."""
-    from dreambooth.dataset.pictures import open_picture
+    from dreambooth.images.decoding import open_image
 
     try:
-        picture = open_picture(path)
+        picture = open_image(path)
     except UserError:
         return b""
     picture.thumbnail((side, side))

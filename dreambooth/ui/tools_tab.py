@@ -10,7 +10,7 @@ from dreambooth.settings.tools import EXTRACTION, LOOKING, MERGING, PART, RESIZI
 from dreambooth.ui import render
 from dreambooth.ui.fields import Fields
 from dreambooth.ui.gradio_versions import control, on
-from dreambooth.ui.tools import Tools
+from dreambooth.ui.tools_controller import Tools
 
 DRAWN = 8  # LoRAs that can be merged at once
 LISTED = 2  # shown at first

@@ -63,10 +63,10 @@ def serving(folder: Path, python: str) -> Iterator[Served]:
             process.wait(30)
 
 
-ALONE = [pytest.param("", id="gradio-alone"), *OLD]
+SINGLE_PROCESS = [pytest.param("", id="gradio-alone"), *OLD]
 
 
-@pytest.fixture(scope="session", params=[pytest.param(None, id="webui")] if WEBUI else ALONE)
+@pytest.fixture(scope="session", params=[pytest.param(None, id="webui")] if WEBUI else SINGLE_PROCESS)
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """The page, with the Gradio of ``launch.py`` and with those of the WebUIs; or in a WebUI that runs already."""
     if WEBUI:

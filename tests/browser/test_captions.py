@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dreambooth.settings.captions import SCOPE
+from dreambooth.settings.caption_edits import SCOPE
 from dreambooth.ui.captions_form import EDITS
 from tests.browser.visitor import Visitor
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.dataset import kohya_case
+from tests.interop import kohya_case
 
 
 def test_a_dataset_is_taken_over_and_written(served, visitor, tmp_path):

@@ -7,7 +7,7 @@ import random
 import pytest
 from PIL import Image, ImageDraw
 
-from dreambooth.settings.preparing import PREPARING
+from dreambooth.settings.preparation import PREPARING
 
 
 @pytest.fixture

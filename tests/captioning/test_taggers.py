@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dreambooth.captioning.answers import Tag
+from dreambooth.captioning.base import Tag
 from dreambooth.captioning.loading import load
 from dreambooth.errors import UserError
 from dreambooth.settings.tagging import Tagging

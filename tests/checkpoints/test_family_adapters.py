@@ -11,7 +11,7 @@ from dreambooth.checkpoints.modules import load_modules
 from dreambooth.checkpoints.single_file import LoraUse, write_checkpoint
 from dreambooth.checkpoints.verify import verify_lora
 from dreambooth.settings import Folders, ModelFolder
-from dreambooth.training.adapters import Form, inject, weights_of
+from dreambooth.training.adapters import AdapterConfig, inject, weights_of
 from tests.mini_models import make
 
 FAMILIES = ("v1x", "v2x", "v2x-512", "SDXL")
@@ -41,7 +41,7 @@ def lora(model, tmp_path):
     parts = {"unet": modules.unet, **modules.text_encoders}
     layers = {}
     for name, module in parts.items():
-        layers |= inject(module, name, Form("LoRA", 2, 1.0, conv_rank=2), modules.layout, 1)
+        layers |= inject(module, name, AdapterConfig("LoRA", 2, 1.0, conv_rank=2), modules.layout, 1)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for layer in layers.values():

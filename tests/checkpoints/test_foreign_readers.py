@@ -13,7 +13,7 @@ from dreambooth.checkpoints.extract import extract
 from dreambooth.checkpoints.modules import load_modules
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.single_file import write_checkpoint
-from dreambooth.checkpoints.text import encode
+from dreambooth.checkpoints.text_encoding import encode
 from dreambooth.checkpoints.tokens import Reading, tokenize
 from dreambooth.files import read_json
 from dreambooth.settings import Folders, ModelFolder

@@ -67,7 +67,7 @@ def there_and_back(tmp_path: Path, key_tables, write_random, assert_same):
     shutil.rmtree(tmp_path)  # gigabytes
 
 
-@pytest.mark.nightly
+@pytest.mark.nightly(minutes=10)
 @no_getrusage
 def test_sd15(there_and_back):
     model = there_and_back("sd15")
@@ -78,7 +78,7 @@ def test_sd15(there_and_back):
     _train_three_steps(model)
 
 
-@pytest.mark.nightly
+@pytest.mark.nightly(minutes=10)
 @no_getrusage
 @pytest.mark.parametrize(
     ("name", "ema"), [("sd21-768-v", "none"), ("sd15-inpainting", "beside"), ("sdxl-base", "none")]

@@ -15,7 +15,7 @@ import pytest
 from dreambooth.checkpoints.extract import plan_moves
 from dreambooth.checkpoints.manifest import REST
 from dreambooth.checkpoints.reading import open_tensors
-from dreambooth.checkpoints.recognise import configs_of, recognise
+from dreambooth.checkpoints.recognition import configs_of, recognise
 from dreambooth.errors import UserError
 from dreambooth.tensor_files import Spec, TensorWriter
 

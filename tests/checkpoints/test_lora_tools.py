@@ -121,7 +121,7 @@ def refused(what: str, do) -> None:
 
 
 def test_what_cannot_be_done_is_said_in_one_line(lora, mini_checkpoint, tmp_path):
-    from dreambooth.lora_actions import extract_lora, merge_loras, resize_lora
+    from dreambooth.actions.loras import extract_lora, merge_loras, resize_lora
     from dreambooth.settings import Folders
 
     one, out, folders = lora("one", 2), tmp_path / "out.safetensors", Folders(tmp_path / "models")

@@ -8,7 +8,7 @@ import torch
 from dreambooth import actions
 from dreambooth.checkpoints.emphasis import emphasise, weigh
 from dreambooth.checkpoints.modules import load_modules, load_tokenizer
-from dreambooth.checkpoints.text import encode
+from dreambooth.checkpoints.text_encoding import encode
 from dreambooth.checkpoints.tokens import Reading, count, tokenize
 from dreambooth.settings import Folders, ModelFolder
 from tests.mini_models import make

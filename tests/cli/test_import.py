@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from tests.cli.test_cli import run
-from tests.dataset import kohya_case
+from tests.interop import kohya_case
 
 
 def test_from_a_dataset_to_a_plan_and_back(mini, tmp_path):

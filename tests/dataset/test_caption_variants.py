@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dreambooth.dataset.captions import DEFAULT, CaptionFiles, read_caption
+from dreambooth.captions.reading import DEFAULT, CaptionFiles, read_caption
 from dreambooth.dataset.plan import Plan
 from dreambooth.dataset.planning import make_plan
 from dreambooth.dataset.table import table

@@ -9,16 +9,16 @@ import pytest
 import torch
 from PIL import Image
 
-from dreambooth.dataset.buckets import fit
 from dreambooth.dataset.cache import LatentCache, TextCache
-from dreambooth.dataset.examining import examine
 from dreambooth.dataset.pixels import load_pixels
 from dreambooth.dataset.plan import Example
 from dreambooth.errors import UserError
+from dreambooth.images.buckets import fit
+from dreambooth.images.probe import probe
 
 
 def example_of(path: Path, bucket: tuple[int, int]) -> Example:
-    seen = examine(path)
+    seen = probe(path)
     return Example(path, "a dog", "file name", 0, False, seen.content, seen.size, fit(seen.size, [bucket]))
 
 

@@ -17,7 +17,7 @@ from dreambooth.dataset.planning import make_plan
 from dreambooth.dataset.table import table
 from dreambooth.errors import Cancelled, UserError
 from dreambooth.settings import Concept, Settings
-from tests.dataset.odd_pictures import noise
+from tests.images.odd_images import noise
 
 SETTINGS = Settings(resolution=128, bucket_step=8)
 SQUARE, WIDE, TALL = (128, 128), (160, 100), (100, 160)

@@ -11,11 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
+from dreambooth.captions.tags import tags_of
 from dreambooth.dataset.pixels import load_mask, load_pixels
 from dreambooth.dataset.plan import Plan
 from dreambooth.dataset.planning import make_plan
 from dreambooth.dataset.table import table
-from dreambooth.dataset.variation import Variation, tags_of
+from dreambooth.dataset.variation import Variation
 from dreambooth.errors import UserError
 from dreambooth.settings import Concept, Settings
 

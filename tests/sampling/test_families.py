@@ -13,11 +13,11 @@ from dreambooth import actions
 from dreambooth.checkpoints.adapters import Lora
 from dreambooth.checkpoints.lora import lora_name, target_modules, write_lora
 from dreambooth.checkpoints.modules import load_modules
-from dreambooth.sampling.draw import Shot
+from dreambooth.sampling.generate import SampleRequest
 from dreambooth.settings import Folders, ModelFolder
 from tests.mini_models import make
 
-SHOT = Shot("a zwx toy", seed=3, steps=4, cfg=4.0, width=64, height=48)
+SHOT = SampleRequest("a zwx toy", seed=3, steps=4, cfg=4.0, width=64, height=48)
 
 
 @pytest.mark.parametrize("negative", ["", "a ring"], ids=["no negative", "negative"])
@@ -31,7 +31,7 @@ def test_the_same_picture(tmp_path, model_type, marks, negative):
     model = ModelFolder(Folders(tmp_path / "models"), "m")
     actions.create(model.folders, model.name, make(tmp_path / "m.safetensors", model_type, **marks))
     lora = _random_lora(model, tmp_path / "lora.safetensors")
-    shot = Shot(SHOT.prompt, negative, SHOT.seed, SHOT.steps, SHOT.cfg, SHOT.width, SHOT.height)
+    shot = SampleRequest(SHOT.prompt, negative, SHOT.seed, SHOT.steps, SHOT.cfg, SHOT.width, SHOT.height)
     pipeline = _pipeline(model.working)
     for loras in ([], [lora]):
         if loras:

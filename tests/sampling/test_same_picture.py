@@ -12,11 +12,11 @@ from PIL import Image
 
 from dreambooth import actions
 from dreambooth.checkpoints.lora import read_lora
-from dreambooth.sampling.draw import Shot
+from dreambooth.sampling.generate import SampleRequest
 from dreambooth.settings import Concept, Folders, ModelFolder
 
 PROMPT = "a zwx toy on a blue background"
-SHOT = Shot(PROMPT, negative="a ring", seed=11, steps=8, cfg=5.0, width=128, height=128)
+SHOT = SampleRequest(PROMPT, negative="a ring", seed=11, steps=8, cfg=5.0, width=128, height=128)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,8 @@ def test_preview_equals_the_sample_drawn_afterwards(mini, subject_concepts, tmp_
 
 def test_a_picture_does_not_depend_on_its_neighbours(mini, tmp_path):
     shots = [
-        Shot(f"a {c} star", seed=i, steps=4, cfg=4, width=64, height=64) for i, c in enumerate(("red", "blue", "green"))
+        SampleRequest(f"a {c} star", seed=i, steps=4, cfg=4, width=64, height=64)
+        for i, c in enumerate(("red", "blue", "green"))
     ]
     together = actions.sample(mini, shots, tmp_path / "together", batch_size=3)
     alone = [actions.sample(mini, [shot], tmp_path / "alone")[0] for shot in shots]
@@ -121,5 +122,5 @@ def test_a_picture_does_not_depend_on_its_neighbours(mini, tmp_path):
                                      "UniPCMultistep", "DEISMultistep"])  # fmt: skip
 def test_every_sampler_draws(mini, tmp_path, sampler):
     mini.save(actions.configure(mini, {"scheduler": sampler}))
-    path = actions.sample(mini, [Shot("a red star", steps=6, cfg=4, width=64, height=64)], tmp_path)[0]
+    path = actions.sample(mini, [SampleRequest("a red star", steps=6, cfg=4, width=64, height=64)], tmp_path)[0]
     assert _pixels(path).std() > 5

@@ -7,18 +7,18 @@ import torch
 
 from dreambooth.checkpoints.lora import apply_lora, read_lora, write_lora
 from dreambooth.checkpoints.modules import load_modules
-from dreambooth.training.adapters import AdapterLayer, Form, inject, weights_of
-from dreambooth.training.dropout import Dropout
+from dreambooth.training.adapters import AdapterConfig, AdapterLayer, inject, weights_of
+from dreambooth.training.dropout import AdapterDropout
 
 FORMS = {
-    "LoRA": Form("LoRA", 4, 2.0),
-    "LoCon": Form("LoRA", 4, 2.0, conv_rank=3, conv_alpha=1.5),
-    "LoHa": Form("LoHa", 3, 1.0, conv_rank=2),
-    "LoKr": Form("LoKr", 3, 1.0, conv_rank=2, conv_alpha=4.0, factor=4),
-    "LoKr, both whole": Form("LoKr", 64, 1.0, conv_rank=64),
-    "DoRA": Form("LoRA", 4, 2.0, conv_rank=2, dora=True),
-    "DoRA of LoHa": Form("LoHa", 3, 0.0, conv_rank=2, dora=True),
-    "DoRA of LoKr": Form("LoKr", 3, 1.0, conv_rank=2, dora=True),
+    "LoRA": AdapterConfig("LoRA", 4, 2.0),
+    "LoCon": AdapterConfig("LoRA", 4, 2.0, conv_rank=3, conv_alpha=1.5),
+    "LoHa": AdapterConfig("LoHa", 3, 1.0, conv_rank=2),
+    "LoKr": AdapterConfig("LoKr", 3, 1.0, conv_rank=2, conv_alpha=4.0, factor=4),
+    "LoKr, both whole": AdapterConfig("LoKr", 64, 1.0, conv_rank=64),
+    "DoRA": AdapterConfig("LoRA", 4, 2.0, conv_rank=2, dora=True),
+    "DoRA of LoHa": AdapterConfig("LoHa", 3, 0.0, conv_rank=2, dora=True),
+    "DoRA of LoKr": AdapterConfig("LoKr", 3, 1.0, conv_rank=2, dora=True),
 }
 
 
@@ -26,7 +26,7 @@ FORMS = {
 def trained(mini):
     """``trained(form)``: modules whose adapters took a few steps, and the adapters by name."""
 
-    def make(form: Form):
+    def make(form: AdapterConfig):
         modules = load_modules(mini.working)
         modules.unet.requires_grad_(False)
         layers = inject(modules.unet, "unet", form, modules.layout, seed=1)
@@ -85,7 +85,9 @@ def test_at_first_nothing_changes(mini, form):
 def test_a_dora_learns_directions_as_if_lengths_were_constants(mini):
     """The paper's section 4.3: the gradient of V is that of m / ||V|| * V with ||V|| held fixed."""
     modules = load_modules(mini.working)
-    layers = inject(modules.unet.requires_grad_(False), "unet", Form("LoRA", 2, 2.0, dora=True), modules.layout, 1)
+    layers = inject(
+        modules.unet.requires_grad_(False), "unet", AdapterConfig("LoRA", 2, 2.0, dora=True), modules.layout, 1
+    )
     layer = layers["lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"]
     with torch.no_grad():
         layer.up.normal_(generator=torch.Generator().manual_seed(0))
@@ -101,8 +103,8 @@ def test_a_dora_learns_directions_as_if_lengths_were_constants(mini):
 
 @pytest.mark.parametrize("kind", ["LoRA", "LoHa", "LoKr"])
 def test_dropout_is_a_lot_of_place_and_layer_keeps_the_mean_and_stays_out_of_pictures(mini, kind):
-    modules, dropout = load_modules(mini.working), Dropout(seed=3)
-    form = Form(kind, 8, 8.0, conv_rank=2, dropout=0.25)
+    modules, dropout = load_modules(mini.working), AdapterDropout(seed=3)
+    form = AdapterConfig(kind, 8, 8.0, conv_rank=2, dropout=0.25)
     layers = inject(modules.unet.requires_grad_(False), "unet", form, modules.layout, 1, dropout)
     first, second = [layer for name, layer in layers.items() if name.endswith("attn1_to_q")][:2]
     for layer in (first, second):

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from dreambooth import actions
-from dreambooth.dataset.captions import build_prompt, is_filled_in
+from dreambooth.captions.reading import build_prompt, is_filled_in
 from dreambooth.jobs import Controls, Events
 from tests.training.conftest import SMALL, TAGS
 
@@ -100,11 +100,13 @@ def test_the_words_and_numbers_of_a_concept_decide_the_pictures(mini, concept, m
 
 
 def test_class_images_are_drawn_together_as_the_class_batch_size_says(mini, concept, monkeypatch):
-    from dreambooth.sampling import draw
+    from dreambooth.sampling import generate
 
     sizes = []
-    whole = draw._draw_group
-    monkeypatch.setattr(draw, "_draw_group", lambda m, shots, *rest: sizes.append(len(shots)) or whole(m, shots, *rest))
+    whole = generate._draw_group
+    monkeypatch.setattr(
+        generate, "_draw_group", lambda m, shots, *rest: sizes.append(len(shots)) or whole(m, shots, *rest)
+    )
     actions.class_images(mini, config_of(mini, concept, sample_batch_size=4), controls=Controls(), events=Events())
     assert max(sizes) == 4 and sum(sizes) == 10
 

@@ -14,12 +14,12 @@ from dreambooth import actions
 from dreambooth.checkpoints.lora import read_lora
 from dreambooth.checkpoints.modules import family_in, load_modules
 from dreambooth.checkpoints.reading import open_tensors
-from dreambooth.checkpoints.text import Embedding
-from dreambooth.dataset.buckets import Crop
+from dreambooth.checkpoints.text_encoding import Embedding
 from dreambooth.dataset.plan import Batch, Example
 from dreambooth.files import read_json
+from dreambooth.images.buckets import Crop
 from dreambooth.settings import Concept, Creation, Folders, ModelFolder, Settings
-from dreambooth.training.inpainting import MaskedPictures, random_mask
+from dreambooth.training.inpainting import InpaintingInputs, random_mask
 from dreambooth.training.inputs import time_ids
 from dreambooth.training.noise import NoiseSchedule, generator_for
 from dreambooth.training.objective import diffusion_losses
@@ -169,7 +169,7 @@ def test_masks_come_from_the_picture_beside_or_at_random(create, concept):
     plan = actions.check(model, actions.configure(model, {"resolution": 64, "bucket_step": 8}, [concept])).plan
     assert [example.mask is not None for example in plan.examples] == [True, False, False]
     vae = load_modules(model.working, unet=False, text_encoder=False).vae
-    masked = MaskedPictures(lambda: vae, torch.device("cpu"))
+    masked = InpaintingInputs(lambda: vae, torch.device("cpu"))
     with_mask = plan.examples[:1]
     seen = masked.channels(with_mask, torch.Generator().manual_seed(0))
     width, height = with_mask[0].bucket

@@ -12,10 +12,10 @@ from PIL import Image
 
 from dreambooth import actions
 from dreambooth.checkpoints.modules import fingerprint, load_modules
-from dreambooth.checkpoints.text import conditions
+from dreambooth.checkpoints.text_encoding import conditions
 from dreambooth.dataset.cache import LatentCache
 from dreambooth.errors import Cancelled, UserError
-from dreambooth.sampling.draw import Shot
+from dreambooth.sampling.generate import SampleRequest
 from dreambooth.training.imagic import kept
 from dreambooth.training.noise import NoiseSchedule
 from tests.training.conftest import SMALL
@@ -79,7 +79,7 @@ def test_every_setting_of_it_has_an_effect(train, mini, afresh, tmp_path):
     drawn = {}
     for strength in (0.0, 0.7, 1.0):
         mini.save(actions.configure(mini, {"imagic_strength": strength}))
-        shots = [Shot(text, steps=4, width=64, height=64) for text in (kept(mini).text, "a red star")]
+        shots = [SampleRequest(text, steps=4, width=64, height=64) for text in (kept(mini).text, "a red star")]
         drawn[strength] = [p.read_bytes() for p in actions.sample(mini, shots, tmp_path / str(strength))]
     mini.save(actions.configure(mini, {"train_imagic": False}))
     plain = [p.read_bytes() for p in actions.sample(mini, shots, tmp_path / "plain")]

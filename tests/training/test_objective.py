@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from dreambooth.checkpoints.text import Embedding
-from dreambooth.dataset.buckets import Crop
+from dreambooth.checkpoints.text_encoding import Embedding
 from dreambooth.dataset.plan import Batch, Example
+from dreambooth.images.buckets import Crop
 from dreambooth.settings import Settings
-from dreambooth.training.distance import huber_threshold
+from dreambooth.training.loss_functions import huber_threshold
 from dreambooth.training.loss_masks import LossMasks
 from dreambooth.training.noise import NoiseSchedule, draw_noise, generator_for, trained_with
-from dreambooth.training.objective import diffusion_losses, picture_losses, prior_weight_in
+from dreambooth.training.objective import diffusion_losses, per_image_losses, prior_weight_in
 
 CROP = Crop(resized_w=64, resized_h=64, left=0, top=0, width=64, height=64)
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
@@ -93,7 +93,7 @@ def _weights_are(chosen, expected):
     predicted, target = _random(2), _random(3)
     plain = (predicted.double() - target.double()).square().mean(dim=(1, 2, 3))
     for kind, weights in expected.items():
-        ours = picture_losses(predicted, target, T, NoiseSchedule(KINDS[kind]), Settings(**chosen))
+        ours = per_image_losses(predicted, target, T, NoiseSchedule(KINDS[kind]), Settings(**chosen))
         torch.testing.assert_close(ours.double(), weights * plain, rtol=2e-4, atol=1e-7)
 
 
@@ -101,7 +101,7 @@ def test_weights_stay_finite_at_zero_terminal_snr():
     for kind, config in KINDS.items():
         schedule = NoiseSchedule(trained_with(config, True))
         for chosen in ({"min_snr_gamma": 5.0}, {"debiased_estimation": True}, {"loss_type": "huber"}):
-            assert torch.isfinite(picture_losses(_random(2), _random(3), T, schedule, Settings(**chosen))).all(), kind
+            assert torch.isfinite(per_image_losses(_random(2), _random(3), T, schedule, Settings(**chosen))).all(), kind
 
 
 def test_zero_terminal_snr_rescales_as_its_paper():
@@ -135,7 +135,7 @@ def test_distances(kind, schedule):
         "smooth_l1": 2 * ((d**2 + c**2).sqrt() - c),
     }[kind].mean(dim=(1, 2, 3))
     settings = Settings(loss_type=kind, huber_schedule=schedule, huber_c=least)
-    ours = picture_losses(_random(2), _random(3), T, NoiseSchedule({}), settings)
+    ours = per_image_losses(_random(2), _random(3), T, NoiseSchedule({}), settings)
     torch.testing.assert_close(ours.double(), expected, rtol=2e-4, atol=1e-6)
 
 
@@ -292,6 +292,6 @@ def test_masked_loss_counts_what_is_white_or_visible(tmp_path):
     mirrored = [dataclasses.replace(example, flipped=True) for example in examples]
     assert torch.equal(LossMasks(0.25, torch.device("cpu")).batch(mirrored), weights.flip(3))
     predicted, target, t = _random(2, 3), _random(3, 3), T[:3]
-    ours = picture_losses(predicted, target, t, NoiseSchedule({}), Settings(masked_loss=True), weights)
+    ours = per_image_losses(predicted, target, t, NoiseSchedule({}), Settings(masked_loss=True), weights)
     theirs = ((predicted - target).double() ** 2 * expected.double()).mean(dim=(1, 2, 3))
     torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-7)

@@ -9,7 +9,7 @@ import importlib.util
 import pytest
 import torch
 
-from dreambooth.runs.sense import contradictions, doubts, too_short
+from dreambooth.runs.consistency import conflicts, likely_mistakes, too_short
 from dreambooth.settings import Folders, ModelFolder, Settings
 from dreambooth.training import optimizer_kinds
 from dreambooth.training.optimizer_kinds import KINDS, arguments, listed, why_not
@@ -144,12 +144,12 @@ def test_what_is_not_there_is_not_listed_and_refused_in_words(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in lacking else there(name))
     why_not.cache_clear()
     assert set(listed(CPU)) == {"Torch AdamW", "Adafactor", "SGD Nesterov"}
-    (said,) = contradictions(Settings(optimizer="CAME"), CPU)
+    (said,) = conflicts(Settings(optimizer="CAME"), CPU)
     assert said == (
         "optimizer: CAME cannot run here: pytorch_optimizer is not installed (pip install pytorch-optimizer). "
         "Choose Torch AdamW."
     )
-    (said,) = contradictions(Settings(optimizer="8bit Lion"), CPU)
+    (said,) = conflicts(Settings(optimizer="8bit Lion"), CPU)
     assert said.startswith("optimizer: 8bit Lion cannot run here: it needs an NVIDIA GPU.")
     why_not.cache_clear()
 
@@ -167,7 +167,7 @@ def test_arguments_of_the_optimizers_own():
     optimizer = optimizer_kinds.build(
         "Torch AdamW", [{"params": Toy("SGD Nesterov").parameters}], more="betas=(0.8, 0.9)"
     )
-    assert optimizer.defaults["betas"] == (0.8, 0.9) and contradictions(given, CPU) == []
+    assert optimizer.defaults["betas"] == (0.8, 0.9) and conflicts(given, CPU) == []
 
 
 @pytest.mark.parametrize(
@@ -182,20 +182,20 @@ def test_arguments_of_the_optimizers_own():
     ],
 )
 def test_other_arguments_are_refused(more, said):
-    (problem,) = contradictions(Settings(optimizer_args=more), CPU)
+    (problem,) = conflicts(Settings(optimizer_args=more), CPU)
     assert said in problem and problem.startswith("optimizer")
 
 
 def test_settings_that_go_against_each_other_are_said():
     no_rate = Settings(optimizer="Torch AdamW", lr_scheduler="adafactor")
-    assert "goes with the optimizer Adafactor" in contradictions(no_rate, CPU)[0]
+    assert "goes with the optimizer Adafactor" in conflicts(no_rate, CPU)[0]
     finds = Settings(optimizer="Prodigy", learning_rate=1.0, txt_learning_rate=0.5)
-    assert any(said.startswith("txt_learning_rate: Prodigy takes one rate") for said in contradictions(finds, CPU))
-    assert "finds the rate itself" in doubts(dataclasses.replace(finds, learning_rate=1e-4))[0]
-    assert doubts(Settings()) == []
+    assert any(said.startswith("txt_learning_rate: Prodigy takes one rate") for said in conflicts(finds, CPU))
+    assert "finds the rate itself" in likely_mistakes(dataclasses.replace(finds, learning_rate=1e-4))[0]
+    assert likely_mistakes(Settings()) == []
     assert "takes 500 steps and the run only 100" in too_short(Settings(lr_warmup_steps=500), 100)[0]
     assert too_short(Settings(lr_warmup_steps=0.5), 100) == []
-    assert "constant rate" in doubts(Settings(optimizer="Schedule-Free AdamW", lr_scheduler="cosine"))[0]
+    assert "constant rate" in likely_mistakes(Settings(optimizer="Schedule-Free AdamW", lr_scheduler="cosine"))[0]
 
 
 def test_adafactor_chooses_its_own_rate_as_in_its_paper():

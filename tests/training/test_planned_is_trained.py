@@ -16,11 +16,11 @@ from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from dreambooth import actions
-from dreambooth.dataset.found import found_at
 from dreambooth.dataset.plan import Batch, Example, Plan
 from dreambooth.dataset.table import table
+from dreambooth.interop.input_kind import recognize_input
 from dreambooth.settings import Concept, ModelFolder
-from tests.dataset import kohya_case
+from tests.interop import kohya_case
 from tests.training.conftest import SMALL
 
 EPOCHS, BATCH = 2, 2
@@ -154,7 +154,7 @@ def test_an_imported_dataset_is_trained_as_planned(
             resolution=64, min_bucket_reso=32, max_bucket_reso=128, bucket_reso_steps=16, batch_size=4
         ).replace("num_repeats = 20", "num_repeats = 2")
     )
-    found = found_at(folder / "dataset.toml")
+    found = recognize_input(folder / "dataset.toml")
     plan, planned, shown = recorded(mini, found.concepts, found.settings, monkeypatch)
     rows = table(plan)
     assert {row["path"]: EPOCHS * row["repeats"] for row in rows} == shown

@@ -12,10 +12,10 @@ from PIL import Image
 
 from dreambooth import actions, embedded
 from dreambooth.embedded.checker import Checker
-from dreambooth.sampling.draw import Shot
+from dreambooth.sampling.generate import SampleRequest
 from dreambooth.settings import Concept, Folders, ModelFolder
 
-pytestmark = pytest.mark.nightly
+pytestmark = pytest.mark.nightly(minutes=10)
 
 SUBJECT = embedded.FOLDER / "subject"
 TWELVE_EACH = {"num_class_images_per": 12, "class_infer_steps": 10, "class_guidance_scale": 4.0}
@@ -59,7 +59,7 @@ def _rates(model: ModelFolder, folder: Path) -> tuple[float, float]:
     checker = Checker.load()
     references = [Image.open(path) for path in sorted(SUBJECT.glob("*.png"))]
     shots = [
-        Shot(prompt, seed=seed, steps=10, cfg=4.0, width=128, height=128)
+        SampleRequest(prompt, seed=seed, steps=10, cfg=4.0, width=128, height=128)
         for prompt in ("a zwx toy", "a toy")
         for seed in range(PICTURES)
     ]

@@ -12,7 +12,7 @@ from dreambooth import actions
 from dreambooth.checkpoints.modules import load_modules
 from dreambooth.checkpoints.tokens import Reading
 from dreambooth.dataset.cache import TextCache
-from dreambooth.sampling.draw import Shot, draw
+from dreambooth.sampling.generate import SampleRequest, draw
 from dreambooth.training import prompts as prompts_of
 from dreambooth.training.prompts import Prompts
 from tests.training.conftest import tensors
@@ -106,7 +106,10 @@ def test_captions_that_are_too_long_are_named(mini, long_captions):
 
 def test_pictures_are_drawn_with_all_that_was_read(mini):
     modules = load_modules(mini.working)
-    shots = [Shot(f"{LONG}, cat", steps=2, width=64, height=64), Shot("a star", steps=2, width=64, height=64)]
+    shots = [
+        SampleRequest(f"{LONG}, cat", steps=2, width=64, height=64),
+        SampleRequest("a star", steps=2, width=64, height=64),
+    ]
 
     def pictures(n_tokens: int, batch_size: int = 1) -> list[bytes]:
         reading = Reading(max_tokens=n_tokens)

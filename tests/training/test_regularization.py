@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 
 from dreambooth import actions
-from dreambooth.checkpoints.text import Embedding
-from dreambooth.dataset.buckets import Crop
+from dreambooth.checkpoints.text_encoding import Embedding
 from dreambooth.dataset.plan import Batch, Example
+from dreambooth.images.buckets import Crop
 from dreambooth.jobs import Controls, Events
 from dreambooth.settings import Concept, Settings
 from dreambooth.training.noise import NoiseSchedule, generator_for

@@ -195,11 +195,11 @@ TABLE = {
 ELSEWHERE = {
     "deterministic": "tests/training/test_whole_model.py",
     "ema_on_cpu": "tests/training/test_whole_model.py",
-    "save_every_steps": "tests/training/test_intervals.py",
-    "preview_every_steps": "tests/training/test_intervals.py",
-    "autosave_minutes": "tests/training/test_intervals.py",
-    "epoch_pause_frequency": "tests/training/test_intervals.py",
-    "epoch_pause_time": "tests/training/test_intervals.py",
+    "save_every_steps": "tests/training/test_scheduled_tasks.py",
+    "preview_every_steps": "tests/training/test_scheduled_tasks.py",
+    "autosave_minutes": "tests/training/test_scheduled_tasks.py",
+    "epoch_pause_frequency": "tests/training/test_scheduled_tasks.py",
+    "epoch_pause_time": "tests/training/test_scheduled_tasks.py",
     "sample_batch_size": "tests/training/test_class_images.py",
     "disable_class_matching": "tests/training/test_class_images.py",
     "validation_every": "tests/training/test_validation.py",
@@ -210,12 +210,12 @@ ELSEWHERE = {
     ),
     **dict.fromkeys(
         ("bucket_rule", "resolution_height"),
-        "tests/dataset/test_kohya_rule.py::test_each_rule_gives_its_own_crops",
+        "tests/interop/test_kohya_rule.py::test_each_rule_gives_its_own_crops",
     ),
     **dict.fromkeys(
         ("train_imagic", "imagic_steps", "imagic_learning_rate", "imagic_strength"), "tests/training/test_imagic.py"
     ),
-    "lora_start": "tests/training/test_starting.py",
+    "lora_start": "tests/training/test_init_from_lora.py",
     "max_token_length": "tests/training/test_prompts.py::test_what_stands_beyond_the_limit_is_not_learned",
     "gradient_set_to_none": "tests/training/test_optimizers.py",
     "gradient_checkpointing": "tests/training/test_optimizers.py",

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from dreambooth import actions
-from dreambooth.dataset.held_out import hold_out
 from dreambooth.dataset.planning import make_plan
+from dreambooth.dataset.validation_split import hold_out
 from dreambooth.settings import Settings
 from dreambooth.training import snapshot, validation
 from dreambooth.ui.chart import chart

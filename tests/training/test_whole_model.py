@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from dreambooth import actions
-from dreambooth.runs.sense import precision_problems
+from dreambooth.runs.consistency import precision_problems
 from dreambooth.settings import Settings
 from dreambooth.settings.legacy import upgrade
 from dreambooth.training import attention
 from dreambooth.training.ema import EMA
 from dreambooth.training.precision import forecast
-from dreambooth.training.rounded_adamw import RoundedAdamW, round_by_lot
+from dreambooth.training.stochastic_rounding import StochasticRoundingAdamW, stochastic_round
 from tests.training.conftest import SMALL
 
 CPU = torch.device("cpu")
@@ -28,7 +28,7 @@ def test_rounded_by_lot_the_mean_is_exact_and_each_is_a_neighbour():
     n = 4000
     for _ in range(n):
         kept = torch.empty(5, dtype=torch.bfloat16)
-        round_by_lot(kept, exact, lots)
+        stochastic_round(kept, exact, lots)
         assert ((kept.float() - exact).abs() <= exact.abs() / 128).all()
         sums += kept.double()
     assert torch.allclose(sums / n, exact.double(), rtol=3e-4)
@@ -39,7 +39,7 @@ def test_small_steps_add_up_where_rounding_to_nearest_would_lose_them():
     """200 steps of 1e-5 from 1.0: each is an 800th of what bfloat16 can tell from 1."""
     rounded = torch.nn.Parameter(torch.ones(20_000, dtype=torch.bfloat16))
     reference = torch.nn.Parameter(torch.ones(1))
-    ours = RoundedAdamW([rounded], seed=1, lr=1e-5, weight_decay=0)
+    ours = StochasticRoundingAdamW([rounded], seed=1, lr=1e-5, weight_decay=0)
     theirs = torch.optim.AdamW([reference], lr=1e-5, weight_decay=0)
     for _ in range(200):
         rounded.grad, reference.grad = torch.ones_like(rounded), torch.ones_like(reference)
@@ -52,7 +52,7 @@ def test_small_steps_add_up_where_rounding_to_nearest_would_lose_them():
 def test_the_same_seed_and_step_draw_the_same_lots():
     def run(seed):
         weight = torch.nn.Parameter(torch.ones(500, dtype=torch.bfloat16))
-        optimizer = RoundedAdamW([weight], seed=seed, lr=1e-4)
+        optimizer = StochasticRoundingAdamW([weight], seed=seed, lr=1e-4)
         for _ in range(3):
             weight.grad = torch.ones_like(weight)
             optimizer.step()
@@ -195,7 +195,7 @@ def test_previews_are_drawn_with_the_averages_when_that_is_asked(train, mini, tm
     import numpy as np
     from PIL import Image
 
-    from dreambooth.sampling.draw import Shot
+    from dreambooth.sampling.generate import SampleRequest
 
     settings = {"use_lora": False, "save_ckpt_after": False, "learning_rate": 1e-2, "use_ema": True, "infer_ema": True}
     outcome = train(**settings, sanity_prompt="a red star", samples=0)
@@ -203,7 +203,7 @@ def test_previews_are_drawn_with_the_averages_when_that_is_asked(train, mini, tm
 
     def drawn(infer_ema):
         mini.save(actions.configure(mini, {"infer_ema": infer_ema}))
-        shot = Shot("a red star", seed=Settings().sanity_seed, width=64, height=64)
+        shot = SampleRequest("a red star", seed=Settings().sanity_seed, width=64, height=64)
         (path,) = actions.sample(mini, [shot], tmp_path / str(infer_ema))
         return np.asarray(Image.open(path)).astype(int)
 

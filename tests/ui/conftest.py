@@ -9,12 +9,12 @@ import pytest
 
 from dreambooth.hosts import Alone
 from dreambooth.jobs import jobs
-from dreambooth.ui.desk import Desk
+from dreambooth.ui.page_controller import PageController
 
 
 @pytest.fixture
-def desk(models_dir: Path) -> Desk:
-    return Desk(Alone(models_dir))
+def desk(models_dir: Path) -> PageController:
+    return PageController(Alone(models_dir))
 
 
 @pytest.fixture

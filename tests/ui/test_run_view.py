@@ -8,7 +8,7 @@ import pytest
 
 from dreambooth.jobs import Events
 from dreambooth.ui.chart import chart
-from dreambooth.ui.logs import LogReader
+from dreambooth.ui.log_reader import LogReader
 from dreambooth.ui.run_view import Curve, RunView
 
 
@@ -74,7 +74,7 @@ def test_pictures_of_a_finished_run_begin_with_first_and_last(tmp_path):
 
 
 def test_text_of_people_is_escaped():
-    from dreambooth.ui import render, render_pictures
+    from dreambooth.ui import render, render_images
     from dreambooth.ui.run_view import Saved
 
     evil = "<img src=x onerror=alert(1)>"
@@ -84,11 +84,11 @@ def test_text_of_people_is_escaped():
            "warnings": [evil], "warning_kinds": ["odd"]}  # fmt: skip
     shown = [
         render.lines([evil]), render.problems([evil, f"learning_rate ({evil}): wrong"]), render.status(evil, "", evil),
-        render.files([Saved("lora", evil, evil)], RunView(state="done")), render_pictures.picture_table([row]),
+        render.files([Saved("lora", evil, evil)], RunView(state="done")), render_images.image_table([row]),
         json.dumps(chart(RunView(step={"lr": 0.0}))),
     ]  # fmt: skip
-    shown += [render_pictures.gallery([row], [0], [""], 0, 1), render_pictures.large(row, "")]
-    shown += [render_pictures.gallery([row], [0], ["data:,"], 0, 1).replace('<img src="data:,"', "")]
+    shown += [render_images.gallery([row], [0], [""], 0, 1), render_images.large(row, "")]
+    shown += [render_images.gallery([row], [0], ["data:,"], 0, 1).replace('<img src="data:,"', "")]
     assert not any("<img" in text for text in shown)
 
 
@@ -99,12 +99,12 @@ def test_class_images_are_drawn_from_the_page(mini, models_dir, subject_concepts
     from dreambooth.hosts import Alone
     from dreambooth.jobs import jobs
     from dreambooth.settings import Settings, concept_values, read_concepts
-    from dreambooth.ui.desk import Desk
+    from dreambooth.ui.page_controller import PageController
 
     (concept,), _ = read_concepts(subject_concepts)
     asked = {**concept_values(concept), "num_class_images_per": 1, "class_infer_steps": 1, "class_prompt": "a toy"}
     settings = {**dataclasses.asdict(Settings()), "resolution": 64, "bucket_step": 32}
-    desk = Desk(Alone(models_dir))
+    desk = PageController(Alone(models_dir))
     assert desk.class_images("mini", settings, [asked]) == ""
     assert jobs.current.wait(120)
     assert "Drew 6 class images." in desk.look("mini").status

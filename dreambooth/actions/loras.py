@@ -1,0 +1,119 @@
+"""What can be done with LoRA files, one function each; beside :mod:`dreambooth.actions`, for the same callers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dreambooth.errors import UserError
+from dreambooth.files import expand
+from dreambooth.settings import Folders, ModelFolder
+from dreambooth.settings.creation import PRECISIONS
+from dreambooth.types import ProgressCallback
+
+
+def extract_lora(
+    folders: Folders,
+    base: str | Path,
+    tuned: str | Path,
+    out: Path,
+    *,
+    rank: int | None = None,
+    energy: float | None = None,
+    conv_rank: int | None = None,
+    precision: str = "fp16",
+    progress: ProgressCallback | None = None,
+) -> dict[str, Any]:
+    """Write a LoRA of what ``tuned`` knows beyond ``base``: each a checkpoint, a diffusers folder or a model's name.
+
+    ``rank`` (0: no limit) and ``energy`` say how large (see :class:`dreambooth.checkpoints.lora_tools.Size`);
+    ``conv_rank`` is the rank for 3x3 convolutions, which are left out without it.
+    """
+    from dreambooth.checkpoints.lora_extract import extract_lora
+    from dreambooth.checkpoints.lora_tools import Size
+
+    size = Size(rank or None, energy)
+    conv_size = Size(conv_rank, energy) if conv_rank else None
+    base, tuned, target = _source(folders, base), _source(folders, tuned), _target(out)
+    return _summary(
+        extract_lora(base, tuned, target, size, conv_size=conv_size, dtype=_dtype(precision), progress=progress)
+    )
+
+
+def resize_lora(
+    lora: Path,
+    out: Path,
+    *,
+    rank: int | None = None,
+    energy: float | None = None,
+    precision: str = "fp16",
+    progress: ProgressCallback | None = None,
+) -> dict[str, Any]:
+    """Write the LoRA with a smaller rank, or with as much of it as keeps this share of what it does."""
+    from dreambooth.checkpoints.lora_tools import Size, resize_lora
+
+    return _summary(resize_lora(Path(lora), _target(out), Size(rank or None, energy), _dtype(precision), progress))
+
+
+def merge_loras(
+    loras: Sequence[Path],
+    out: Path,
+    *,
+    lora_weights: Sequence[float] = (),
+    lora_text_weights: Sequence[float] = (),
+    precision: str = "fp16",
+    progress: ProgressCallback | None = None,
+) -> dict[str, Any]:
+    """Write one LoRA that does what several do together; a negative weight takes one away."""
+    from dreambooth.checkpoints.lora import lora_uses
+    from dreambooth.checkpoints.lora_tools import merge_loras
+
+    uses = lora_uses(loras, lora_weights, lora_text_weights)
+    return _summary(merge_loras(uses, _target(out), _dtype(precision), progress))
+
+
+def _source(folders: Folders, source: str | Path) -> Path:
+    """The file or folder, or that of the model with this name."""
+    path = expand(source)
+    if path.exists() or not str(source).strip() or path.parent != Path():
+        return path
+    model = ModelFolder(folders, str(source))
+    return model.working if model.occupied() else path
+
+
+def _target(out: Path) -> Path:
+    from dreambooth.training.results import unused_path
+
+    if Path(out).suffix.lower() != ".safetensors":
+        raise UserError(f"{out}: a LoRA is written as .safetensors; give it that ending.")
+    return unused_path(Path(out))
+
+
+def _dtype(precision: str) -> Any:
+    import torch
+
+    return getattr(torch, PRECISIONS[precision])
+
+
+def _summary(path: Path) -> dict[str, Any]:
+    """The written file, read back: its path, how many modules of which rank it has, the share of energy that it kept.
+
+    UserError when it does not hold numbers throughout, as when they are too large for its precision.
+    """
+    from dreambooth.checkpoints.lora import read_lora
+    from dreambooth.checkpoints.lora_tools import ENERGY_KEPT
+    from dreambooth.checkpoints.writing import is_finite
+
+    file = read_lora(path)
+    spoilt = [name for name, adapter in file.weights.items() if not all(map(is_finite, adapter.tensors.values()))]
+    if spoilt:
+        raise UserError(
+            f"{path} was written but did not pass its check: {len(spoilt)} modules hold values that are not numbers "
+            f"(first {spoilt[0]}). Choose the precision fp32, or another source."
+        )
+    ranks = Counter(adapter.rank for adapter in file.weights.values() if adapter.rank is not None)
+    told = {"lora": str(path), "modules": ranks.total(), "ranks": {str(rank): ranks[rank] for rank in sorted(ranks)}}
+    kept = file.metadata.get(ENERGY_KEPT)
+    return told if kept is None else {**told, "energy_kept": float(kept)}

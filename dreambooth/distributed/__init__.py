@@ -1,0 +1,5 @@
+"""Training in several processes."""
+
+from dreambooth.distributed.process_group import SINGLE_PROCESS, ProcessGroup
+
+__all__ = ["SINGLE_PROCESS", "ProcessGroup"]

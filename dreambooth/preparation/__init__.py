@@ -1,0 +1,1 @@
+"""Image preparation: rename, resize, crop, mirror and convert a folder of images."""

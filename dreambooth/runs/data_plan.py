@@ -1,0 +1,27 @@
+"""The plan of a run: what is trained, with which class pictures, and what is only measured on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dreambooth.dataset.plan import Plan
+from dreambooth.dataset.planning import make_plan
+from dreambooth.dataset.validation_split import hold_out
+from dreambooth.runs.class_folders import with_folders
+from dreambooth.settings import ModelConfig, ModelFolder
+from dreambooth.types import ProgressCallback
+
+
+def plan_of(
+    model: ModelFolder | None,
+    config: ModelConfig,
+    progress: ProgressCallback | None = None,
+    known: Path | None = None,
+) -> Plan:
+    """As things lie on disk now. UserError with all problems of pictures and captions.
+
+    ``model``: None where there is none yet; ``known``: the file that keeps what was read of pictures, else the model's.
+    """
+    known = known or (model.folders.image_metadata_cache if model else None)
+    plan = make_plan(with_folders(model, config.concepts), config.settings, progress, known)
+    return hold_out(plan, config.concepts, config.settings, progress, known)

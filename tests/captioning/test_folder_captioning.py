@@ -1,0 +1,240 @@
+"""A folder from first to last: every picture gets its caption, or is named with the reason why not."""
+
+from __future__ import annotations
+
+import gc
+import json
+import weakref
+
+import pytest
+import torch
+
+from dreambooth import actions
+from dreambooth.captioning import folder_captioning, loading
+from dreambooth.captioning.base import Answer, Counted, Tag
+from dreambooth.captions.writing import undo
+from dreambooth.errors import Cancelled, UserError
+from dreambooth.settings import Folders, parse
+from dreambooth.settings.tagging import Tagging
+
+
+@pytest.fixture
+def tag(onnx_tagger, models_dir):
+    """``tag(folder, limit=..., write=..., progress=..., any setting=...)``"""
+
+    def run(source, limit=None, write=True, **given):
+        how = {key: given.pop(key) for key in ("progress", "borrow_gpu", "device") if key in given}
+        options = parse(Tagging, {"model": str(onnx_tagger), **given})
+        return actions.captions.tag(Folders(models_dir), source, options, limit=limit, write=write, **how)
+
+    return run
+
+
+def texts(folder) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): path.read_text("utf-8") for path in sorted(folder.rglob("*.txt"))}
+
+
+def test_every_picture_gets_its_caption_whatever_lies_around(tag, pictures):
+    folder = pictures("red.png", "sub/blue.jpg", "lime.webp", "white.png", "white.jpg", "black-masklabel.png",
+                      "black.png")  # fmt: skip
+    (folder / "broken.png").write_bytes((folder / "red.png").read_bytes()[:60])
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "lime.txt").write_text("a hill", "utf-8")
+    (folder / "sub" / "blue.txt").write_text(" \n", "utf-8")  # nothing is said there
+    told = tag(folder, trigger_word="zwx", batch_size=3)
+    assert (told["state"], told["written"], told["left"], told["captions"]) == ("done", 4, 1, [])
+    assert texts(folder) == {
+        "red.txt": "zwx, red picture", "sub/blue.txt": "zwx, blue picture, ^_^", "lime.txt": "a hill",
+        "white.txt": "zwx, red picture, green picture, blue picture, someone (film), ^_^", "black.txt": "zwx",
+    }  # fmt: skip
+    notes = "\n".join(told["notes"])
+    for name, why in {"broken.png": "is cut off", "empty.jpg": "0 bytes", "white.png": "Rename one"}.items():
+        assert f"{folder / name}: " in notes and why in notes
+    assert len(told["notes"]) == 3
+    assert tag(folder, trigger_word="zwx")["left"] == 6  # two of them share one
+
+
+def test_what_is_there_is_kept_replaced_or_joined_and_can_be_had_back(tag, pictures):
+    folder = pictures("red.png")
+    (folder / "red.txt").write_bytes("a café, red_picture".encode("cp1252"))
+    told = tag(folder, existing="append", additional_tags="new")
+    assert texts(folder) == {"red.txt": "a café, red_picture, new"} and "Windows-1252" in told["notes"][0]
+    assert tag(folder, existing="append", additional_tags="new")["unchanged"] == 1
+    tag(folder, existing="prepend", trigger_word="zwx")
+    assert texts(folder) == {"red.txt": "zwx, red picture, a café, new"}
+    tag(folder, existing="replace")
+    assert texts(folder) == {"red.txt": "red picture"}
+    for _ in range(3):
+        undo(folder)
+    assert (folder / "red.txt").read_bytes() == "a café, red_picture".encode("cp1252")
+    tag(folder, caption_extension=".caption", additional_tags="beside")
+    assert (folder / "red.caption").read_text() == "beside, red picture"
+    assert (folder / "red.txt").read_bytes() == "a café, red_picture".encode("cp1252")
+
+
+def test_nothing_is_written_where_nothing_is_said_or_asked_for(tag, pictures):
+    folder = pictures("black.png", "red.png")
+    before = sorted(folder.rglob("*"))
+    tried = tag(folder, write=False)
+    assert sorted(folder.rglob("*")) == before and tried["written"] == 0
+    assert tried["captions"] == [
+        {"picture": str(folder / "black.png"), "caption": "", "tags": {}},
+        {"picture": str(folder / "red.png"), "caption": "red picture", "tags": {"red_picture": 1.0}},
+    ]
+    told = tag(folder)
+    assert texts(folder) == {"red.txt": "red picture"} and "black.png: the model says nothing" in told["notes"][0]
+
+
+def test_a_few_of_all_over(tag, pictures):
+    folder = pictures(*(f"{number:02}red.png" for number in range(20)))
+    tried = tag(folder, write=False, limit=4)
+    assert [row["picture"][-9:-7] for row in tried["captions"]] == ["00", "05", "10", "15"]
+    assert len(tag(folder, write=False, limit=100)["captions"]) == 20
+
+
+def test_folders_of_a_concepts_list(tag, pictures, tmp_path):
+    one, other = pictures("one/red.png") / "one", pictures("other/blue.png") / "other"
+    source = tmp_path / "concepts.json"
+    source.write_text(json.dumps([{"instance_data_dir": str(path)} for path in (one, other, one)]))
+    assert tag(source)["written"] == 2
+    assert texts(one) == {"red.txt": "red picture"} and texts(other) == {"blue.txt": "blue picture, ^_^"}
+
+
+def test_what_was_made_before_cancel_stays_whole(tag, pictures):
+    folder = pictures(*(f"{number}red.png" for number in range(6)))
+
+    def progress(done, total, what):
+        if what == "pictures" and done >= 4:
+            raise Cancelled("cancelled")
+
+    told = tag(folder, progress=progress, batch_size=2)
+    assert told["state"] == "cancelled" and told["written"] == 4
+    assert sorted(texts(folder)) == ["0red.txt", "1red.txt", "2red.txt", "3red.txt"]
+
+
+def test_what_cannot_be_done_is_a_line(tag, pictures, tmp_path):
+    folder, empty = pictures("red.png"), tmp_path / "empty"
+    empty.mkdir()
+    refused = {
+        "there is no such folder": lambda: tag(tmp_path / "gone"),
+        "there is no picture in it": lambda: tag(empty),
+        "Give the folder": lambda: tag(" "),
+        "Choose a tagger or captioner": lambda: tag(folder, model=""),
+        "holds no model that writes captions": lambda: tag(folder, model=str(folder)),
+        "general_threshold .Threshold.: 2.0 is outside 0 to 1": lambda: tag(folder, general_threshold=2),
+    }
+    for expected, ask in refused.items():
+        with pytest.raises(UserError, match=expected):
+            ask()
+    assert texts(folder) == {}
+
+
+class Full:
+    """A model that answers once, and for which the memory is not enough after that."""
+
+    notes = ()
+
+    def __init__(self, error):
+        self.error, self.asked = error, 0
+
+    def prepare(self, picture):
+        return picture
+
+    def answer(self, prepared):
+        self.asked += 1
+        if self.asked > 1:
+            raise self.error
+        return [Answer((Tag("first", 1.0),)) for _ in prepared]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.cuda.OutOfMemoryError("CUDA out of memory."), MemoryError(), RuntimeError("Failed to allocate memory")],
+    ids=["GPU", "machine", "onnxruntime"],
+)  # fmt: skip
+def test_memory_that_runs_out_is_said_in_words_and_given_back(tag, pictures, monkeypatch, error):
+    folder, held = pictures(*(f"{number}red.png" for number in range(4))), []
+
+    def load(*_):
+        model = Full(error)
+        held.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(loading, "load", load)
+    with pytest.raises(UserError, match=r"set Batch size to 1 \(it is 2\), or choose the device cpu") as refused:
+        tag(folder, batch_size=2)
+    assert len(texts(folder)) == 2
+    gc.collect()
+    assert refused.value is not None and held[0]() is None  # the error is remembered, the model is not
+
+
+def test_the_host_lends_its_gpu_and_has_it_back(tag, pictures, monkeypatch):
+    """Only where one is used, and around all that is done with the model."""
+    folder, order = pictures("red.png"), []
+
+    class Borrowed:
+        def __enter__(self):
+            order.append("lent")
+
+        def __exit__(self, *_):
+            order.append("back")
+
+    load = loading.load
+
+    def noted(path, options, device):
+        order.append(device.type)
+        return load(path, options, device)
+
+    monkeypatch.setattr(loading, "load", noted)
+    lending = {"write": False, "borrow_gpu": Borrowed, "device": torch.device("cuda")}
+    told = tag(folder, **lending)
+    assert order == ["lent", "cuda", "back"]
+    assert "onnxruntime computes on the processor here" in told["notes"][0]  # without a GPU there is no other way
+    order.clear()
+    options = Tagging(model=told["model"], device="cpu")  # the person's choice goes before the host's
+    told = actions.captions.tag(Folders(folder), folder, options, **lending)
+    assert order == ["cpu"] and told["notes"] == []
+
+
+def test_pictures_are_decoded_while_the_model_is_at_work_but_not_all_at_once(pictures):
+    folder = pictures(*(f"{number:02}red.png" for number in range(12)))
+    options, prepared = Tagging(batch_size=2), []
+
+    class Counting(Full):
+        def prepare(self, picture):
+            prepared.append(picture)
+            return picture
+
+        def answer(self, given):
+            most.append(len(prepared))
+            return [Answer(sentence="x") for _ in given]
+
+    most: list[int] = []
+    counted = folder_captioning.Counted()
+    wanted = folder_captioning.wanted_in(folder, options, counted)
+    found = list(folder_captioning.captioned(Counting(None), wanted, options, counted, lambda *_: None))
+    assert [one.wanted.picture.name for one in found] == sorted(path.name for path in folder.iterdir())
+    assert all(seen <= 2 * (number + 2) for number, seen in enumerate(most)) and len(prepared) == 12
+
+
+def test_a_picture_for_which_there_is_no_memory_is_left_out_alone(pictures, monkeypatch):
+    folder, options, counted = pictures("red.png", "blue.png", "lime.png"), Tagging(), Counted()
+
+    class Heavy:
+        notes = ()
+
+        def prepare(self, picture):
+            if picture.getpixel((0, 0)) == (0, 0, 255):
+                raise MemoryError
+            return picture
+
+        def answer(self, prepared):
+            return [Answer(sentence="a picture") for _ in prepared]
+
+    found = [
+        *folder_captioning.captioned(
+            Heavy(), folder_captioning.wanted_in(folder, options, counted), options, counted, lambda *_: None
+        )
+    ]
+    assert [one.wanted.picture.name for one in found] == ["lime.png", "red.png"]
+    assert len(counted.notes) == 1 and "blue.png: there is not enough memory" in counted.notes[0]

@@ -1,0 +1,192 @@
+"""Each edit of captions as a row: what it is told, what stood there, what stands there then."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dreambooth.captions.edits import matching, plan, plan_text
+from dreambooth.captions.folder import CaptionFile, Captions, read_captions
+from dreambooth.captions.reading import CaptionFiles
+from dreambooth.errors import UserError
+from dreambooth.settings.caption_edits import Adding, Merging, Removing, Replacing, Scope, Sorting, Tidying
+
+
+def folder_of(*texts: str) -> Captions:
+    files = (CaptionFile(Path(f"{n}.txt"), (Path(f"{n}.png"),), text, text.encode()) for n, text in enumerate(texts))
+    return Captions(Path(), tuple(files))
+
+
+def replaced(find: str, by: str, **more: object) -> Replacing:
+    return Replacing(find=find, by=by, **more)
+
+
+SMITH = Merging(tags="1boy, facial hair", into="Smith")
+ANY = Merging(tags="1boy, facial hair", into="Smith", which="any")
+REGEX = {"how": "regex"}
+
+
+@pytest.mark.parametrize(
+    ("options", "before", "after"),
+    [
+        # replace
+        (replaced("hat", "cap"), "red hat, that", "red cap, tcap"),
+        (replaced("hat", "cap", how="tag"), "hat, red hat, that", "cap, red hat, that"),
+        (replaced("hat", "cap"), "Hat", "cap"),
+        (replaced("hat", "cap", match_case=True), "Hat,x", "Hat,x"),
+        (replaced("hat", ""), "red, hat, blue", "red, blue"),  # no gap is left
+        (replaced("hat", ""), "red  hat,  blue", "red  ,  blue"),  # what else stands there stays
+        (replaced("hat", "cap", how="tag"), "hat, solo, cap", "cap, solo"),  # then it stands only once
+        (replaced("hat", "cap", how="tag"), "cap, solo, hat", "cap, solo"),
+        (replaced("hat", "cap, red", how="tag"), "a, hat, b", "a, cap, red, b"),
+        (replaced("a.b", "x"), "a.b, acb", "x, acb"),  # only a regular expression is one
+        (replaced(r"(\d)girls?", r"\1 women", **REGEX), "2girls, 1girl", "2 women, 1 women"),
+        (replaced(r"\1", r"\\"), r"a\1", r"a\\"),
+        (replaced("^", "zwx, ", **REGEX), "a\r\nb\n\nc", "zwx, a\r\nzwx, b\n\nzwx, c"),  # line by line
+        # merge and rename
+        (SMITH, "solo, 1boy, hat, facial hair", "solo, Smith, hat"),
+        (SMITH, "facial hair,1BOY", "Smith"),
+        (SMITH, "1boy,hat", "1boy,hat"),  # has not all of them: not even its blanks change
+        (ANY, "hat, facial hair", "hat, Smith"),
+        (SMITH, "Smith, 1boy, facial hair", "Smith"),
+        (SMITH, "1boy\nfacial hair", "1boy\nfacial hair"),  # two captions
+        (Merging(tags="smith", into="Smith"), "smith, hat", "Smith, hat"),
+        (Merging(tags="(red, soft:1.2)", into="red"), "a, (red, soft:1.2)", "a, red"),
+        (Merging(tags=r"yua \(idol\)", into="zwx"), r"yua \(idol\), solo", "zwx, solo"),
+        (Merging(tags="{a, b|c}", into="d"), "x, {a, b|c}", "x, d"),
+        # add and remove
+        (Adding(tags="zwx, toy"), "solo, Toy", "zwx, solo, Toy"),
+        (Adding(tags="zwx", place="end"), "solo\r\n", "solo, zwx\r\n"),
+        (Adding(tags="zwx"), "", "zwx"),
+        (Adding(tags="zwx\ntoy,\r\nred"), "solo", "zwx, toy, red, solo"),
+        (Adding(tags="zwx"), " \n", "zwx"),
+        (Removing(tags="hat, solo"), "Hat, red hat, solo\n", "red hat\n"),
+        (Removing(tags="hat"), "hat", ""),
+        # sort and tidy
+        (Sorting(), "zwx, c, B, a", "zwx, a, B, c"),
+        (Sorting(keep_first=0), "zwx, c, a", "a, c, zwx"),
+        (Sorting(), "zwx", "zwx"),
+        (Tidying(), "a, b, A,c", "a, b, c"),
+        (Tidying(keep_duplicates=True), "a, a", "a, a"),
+        (Tidying(underscores="spaces"), "a_hat, ^_^, o_o, __hats__, x_(y)", "a hat, ^_^, o_o, __hats__, x_(y)"),
+        (Tidying(underscores="spaces"), "name_(film), facial hair, facial_hair", "name (film), facial hair"),
+        (Tidying(underscores="underscores"), "facial hair, {a, b|c d}", "facial_hair, {a, b|c d}"),
+    ],
+)  # fmt: skip
+def test_edits(options, before, after):
+    planned = plan(folder_of(before), options, Scope())
+    assert [change.text for change in planned.changes] == ([after] if after != before else [])
+
+
+def test_by_count_is_by_the_whole_folder():
+    captions = folder_of("zwx, a, b", "zwx, b", "zwx, c, a, b", "c")
+    planned = plan(captions, Sorting(order="count"), Scope())
+    assert [change.text for change in planned.changes] == ["zwx, b, a", "zwx, b, a, c"]
+
+
+@pytest.mark.parametrize(
+    ("scope", "changed"),
+    [
+        (Scope(), 4),
+        (Scope(with_tags="Solo"), 3),
+        (Scope(with_tags="solo, hat"), 2),
+        (Scope(with_tags="solo", without_tags="hat, cap"), 0),
+        (Scope(without_tags="hat"), 2),
+    ],
+)
+def test_only_some_pictures(scope, changed):
+    captions = folder_of("solo, hat", "hat, solo, cap", "solo, cap", "none")
+    assert len(plan(captions, Adding(tags="zwx"), scope).changes) == changed
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (replaced("(", "", **REGEX), "is no regular expression: missing )"),
+        (replaced("a", r"\2", **REGEX), "invalid group reference"),
+        (replaced("", "x"), "Give the text to search for"),
+        (replaced(" , ", "x", how="tag"), "Give the tag to search for"),
+        (Merging(tags="a"), "Give the tag that they become"),
+        (Adding(), "Give the tags to add"),
+        (Removing(tags=","), "Give the tags to remove"),
+    ],
+)
+def test_what_cannot_be_done_is_a_line(options, said):
+    with pytest.raises(UserError) as refused:
+        plan(folder_of("a"), options, Scope())
+    assert said in str(refused.value)
+
+
+def test_a_search_without_an_end_is_stopped(monkeypatch):
+    monkeypatch.setattr("dreambooth.captions.edits.SECONDS", 0.2)
+    with pytest.raises(UserError, match="takes too long"):
+        plan(folder_of("a" * 60), replaced(r"(a|aa|a\w)+\d(?<=(.)\1)$", "x", **REGEX), Scope())
+
+
+def test_a_tag_that_nobody_has_is_named():
+    captions = folder_of("facial hair, solo")
+    said = plan(captions, Merging(tags="1boy, facial hari", into="Smith"), Scope(with_tags="sole")).missing
+    assert [line.partition(":")[0] for line in said] == ["1boy", "facial hari", "sole"]
+    assert "did you mean facial hair?" in said[1] and "did you mean solo?" in said[2]
+
+
+def test_found():
+    captions = folder_of("red hat", "that", "a, Hat")
+    found = [len(matching(captions, replaced("hat", "", how=how), Scope())) for how in ("text", "tag", "regex")]
+    assert found == [3, 1, 3]
+
+
+def test_by_hand_a_file_keeps_its_kind():
+    for before, typed, after in (
+        ("a\r\nb\r\n", "x\ny\nz\n", "x\r\ny\r\nz\r\n"),
+        ("a", "x\ny", "x\ny"),
+        ("a\n", "", "\n"),
+    ):
+        [change] = plan_text(folder_of(before).files[0], typed).changes
+        assert change.text == after
+
+
+def test_read_as_training_reads_them(tmp_path):
+    """Whatever the ending, the encoding and the name; what is no text is named and left alone."""
+    for name in (
+        "1.png",
+        "2.jpg",
+        "2.png",
+        "2-masklabel.png",
+        "sub/3.webp",
+        "04_a_red-hat.png",
+        "5.png",
+        ".6.png",
+        "7.png",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "1.txt").write_bytes("solo, café".encode("utf-16"))
+    (tmp_path / "1.caption").write_text("not this one")
+    (tmp_path / "2.txt").write_bytes("solo, 帽子, solo".encode("utf-8-sig"))
+    (tmp_path / "sub" / "3.caption").write_bytes("solo, caf\xe9".encode("cp1252"))
+    (tmp_path / "5.txt").write_bytes(b"no\0text")
+    (tmp_path / "7.txt").mkdir()
+    read = read_captions(tmp_path, CaptionFiles())
+    assert read.counts() == {"solo": 4, "café": 2, "帽子": 2, "a red-hat": 1}
+    assert (read.pictures, len(read.files)) == (5, 4)
+    assert len(read.problems) == 2 and "5.txt: is no text" in read.problems[0] and "7.txt" in read.problems[1]
+    notes = {planned.file.path.name: planned.notes for planned in plan(read, Adding(tags="zwx"), Scope()).changes}
+    assert notes == {
+        "1.txt": ("written as UTF-8",),
+        "2.txt": ("written as UTF-8",),
+        "3.caption": ("written as UTF-8",),
+        "04_a_red-hat.txt": ("new file",),
+    }
+
+
+def test_ten_thousand(tmp_path):
+    for number in range(10_000):
+        (tmp_path / f"{number}.png").touch()
+        (tmp_path / f"{number}.txt").write_text(f"all, half{number % 2}, own {number}")
+    captions = read_captions(tmp_path, CaptionFiles())
+    counts = captions.counts()
+    assert list(counts.items())[:3] == [("all", 10_000), ("half0", 5_000), ("half1", 5_000)] and len(counts) == 10_003
+    assert len(plan(captions, Sorting(order="count"), Scope()).changes) == 0
+    assert len(plan(captions, Merging(tags="all, half1", into="x"), Scope(without_tags="half0")).changes) == 5_000

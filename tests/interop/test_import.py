@@ -1,0 +1,381 @@
+"""Folders, dataset.toml files and training parameters as people have them, broken ones too."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dreambooth.dataset.planning import make_plan
+from dreambooth.dataset.table import table
+from dreambooth.errors import UserError
+from dreambooth.interop.input_kind import RecognizedInput, recognize_input
+from dreambooth.interop.kohya.export import exported
+from dreambooth.settings import Concept, Settings, parse
+from tests.interop import kohya_case
+
+
+def pictures(folder: Path, count: int = 2) -> Path:
+    folder.mkdir(parents=True)
+    for number in range(count):
+        Image.new("RGB", (64, 64), (number, 0, 0)).save(folder / f"{number}.png")
+    return folder
+
+
+def dataset(folder: Path, text: str, name: str = "dataset.toml", encoding: str = "utf-8") -> RecognizedInput:
+    (folder / name).write_bytes(text.encode(encoding))
+    return recognize_input(folder / name)
+
+
+SUBSET = "[[datasets]]\nresolution = 64\n[[datasets.subsets]]\nimage_dir = 'a'\n"
+
+
+# -- folders ----------------------------------------------------------------------------------------------------
+
+
+def test_a_flat_folder_is_one_concept(tmp_path: Path) -> None:
+    assert recognize_input(pictures(tmp_path / "a")) == RecognizedInput(
+        (Concept(instance_data_dir=str(tmp_path / "a")),)
+    )
+
+
+def test_folders_whose_names_say_repeats(tmp_path: Path) -> None:
+    root = tmp_path / "project"
+    for name in ("img/10_sls 1girl", "img/5_other", "img/0_off", "img/notes", "reg/1_1girl", "log"):
+        pictures(root / name, 0 if name == "log" else 2)
+    pictures(root / "img/5_other/below")
+    found = recognize_input(root)
+    seen = [(Path(c.instance_data_dir).name, c.num_repeats, c.regularization) for c in found.concepts]
+    assert seen == [("10_sls 1girl", 10, False), ("5_other", 5, False), ("1_1girl", 1, True)]
+    first, other, regular = found.concepts
+    assert (first.instance_token, first.class_token, first.default_caption) == ("sls", "1girl", "sls 1girl")
+    assert (other.instance_token, other.default_caption) == ("", "other")
+    assert (regular.instance_token, regular.class_token, regular.default_caption) == ("", "", "1girl")
+    said = "\n".join(found.without)
+    for left_out in ("0_off", "notes", "below", "of resolution, buckets"):
+        assert left_out in said
+    (root / "img/kohya.toml").write_text("[[datasets]]\n")
+    (root / "img/other.toml").write_text("[tool]\n")
+    assert recognize_input(root / "img").without[0].partition(" was not read")[0] == str(root / "img/kohya.toml")
+    assert "other.toml" not in "".join(recognize_input(root / "img").without)
+    plan = make_plan(found.concepts, Settings(resolution=64))
+    assert len(plan.examples) == 4 and [e.repeats for e in plan.regularization] == [15, 15]
+    assert recognize_input(pictures(tmp_path / "2023_summer")).concepts[0].num_repeats == 1, "a year"
+    assert recognize_input(root / "img").concepts == found.concepts[:2]
+    assert recognize_input(root / "img/10_sls 1girl").concepts == found.concepts[:1]
+    assert (
+        recognize_input(root / "reg").concepts == recognize_input(root / "reg/1_1girl").concepts == found.concepts[2:]
+    )
+
+
+def test_concepts_lists_and_a_models_own_settings(tmp_path: Path) -> None:
+    concept = {"instance_data_dir": "a", "num_repeats": 3}
+    (tmp_path / "list.json").write_text(json.dumps([{**concept, "is_valid": True}]))
+    assert recognize_input(tmp_path / "list.json").concepts[0].num_repeats == 3
+    (tmp_path / "db_config.json").write_text(json.dumps({"resolution": 640, "seed": "x", "concepts_list": [concept]}))
+    found = recognize_input(tmp_path / "db_config.json")
+    assert found.settings == {"resolution": 640} and "seed" in found.without[0]
+    assert found.concepts[0].instance_data_dir == str((tmp_path / "a").resolve())
+
+
+@pytest.mark.parametrize("name", ["missing", "missing.toml", "missing.json", "notes.txt"])
+def test_what_is_no_source_of_pictures(tmp_path: Path, name: str) -> None:
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(UserError, match=name):
+        recognize_input(tmp_path / name)
+
+
+# -- dataset.toml -----------------------------------------------------------------------------------------------
+
+
+def test_what_one_level_says_holds_for_those_below(tmp_path: Path) -> None:
+    pictures(tmp_path / "a")
+    pictures(tmp_path / "b")
+    found = dataset(
+        tmp_path,
+        """
+[general]
+num_repeats = 2
+keep_tokens = 2
+flip_aug = true
+caption_extension = "txt"
+resolution = 768
+[[datasets]]
+resolution = [64, 128]
+num_repeats = 3
+shuffle_caption = true
+class_tokens = "sks"
+  [[datasets.subsets]]
+  image_dir = "a"
+  caption_prefix = "photo,"
+  caption_suffix = ", wet"
+  enable_wildcard = true
+  keep_tokens_separator = "|||"
+  [[datasets.subsets]]
+  image_dir = "b"
+  num_repeats = 4
+  keep_tokens = 0
+  flip_aug = false
+  caption_dropout_rate = 0.5
+""",
+    )
+    assert not found.without
+    first, second = found.concepts
+    assert (first.num_repeats, second.num_repeats) == (3, 4)
+    assert (first.instance_prompt, second.instance_prompt) == ("photo, [filewords] , wet", "[filewords]")
+    assert (first.caption_lines, first.wildcards, first.keep_separator) == ("random", True, "|||")
+    assert (first.keep_tokens, first.hflip, first.caption_dropout) == (-1, "as the run", -1)
+    assert (second.keep_tokens, second.hflip, second.caption_dropout) == (0, "off", 0.5)
+    assert first.default_caption == "sks" and first.caption_extension == "txt" and not first.subfolders
+    run = parse(Settings, found.settings)
+    assert (run.resolution, run.resolution_height, run.keep_tokens) == (64, 128, 2)
+    assert run.shuffle_tags and run.hflip and run.bucket_rule == "one size"
+    assert "keep_tokens -> keep_tokens = 2" in found.taken and not any("dropout" in line for line in found.taken)
+
+
+def test_what_has_no_counterpart_is_said(tmp_path: Path) -> None:
+    pictures(tmp_path / "a")
+    odd = """color_aug = true
+random_crop = false
+caption_separator = ";"
+token_warmup_step = 100
+face_crop_aug_range = [1.0, 2.0]
+num_repeat = 3
+num_repeats = "often"
+keep_tokens = 1000
+is_reg = 1
+resolution = 64
+"""
+    found = dataset(tmp_path, SUBSET + odd + "[[datasets]]\nresolution = 128\n[[datasets.subsets]]\nimage_dir = 'b'\n")
+    said = "\n".join(found.without)
+    for line in ("line 10: subset 1 num_repeat: sd-scripts know no such key (did you mean num_repeats?)",
+                 "line 11: subset 1 num_repeats = 'often' is not a whole number",
+                 "line 13: subset 1 is_reg = 1 is not true or false", "line 14: subset 1 resolution: belongs in",
+                 "color_aug = True (subset 1)", "caption_separator", "token_warmup_step", "face_crop_aug_range",
+                 "1000 is outside", "resolution = 128; a run has one", "there is no folder"):  # fmt: skip
+        assert line in said
+    assert "resolution is not said" not in said and "random_crop" not in said and "token_warmup_min" not in said
+    assert len(found.concepts) == 1 and found.concepts[0].num_repeats == 1
+
+
+BROKEN = {
+    "no end": ("[general\nresolution = 512", "line 1"),
+    "escapes": ('[[datasets]]\n[[datasets.subsets]]\nimage_dir = "D:\\pictures\\10_sls"', "line 3.*double quotes"),
+    "twice": (SUBSET + "num_repeats = 1\nnum_repeats = 2\n", "num_repeats"),
+    "a Python list": ("[[datasets]]\nresolution = (512, 512)\n", "line 2"),
+    "no subset": ("[[datasets]]\nresolution = 512\n", "nothing to train"),
+    "empty": ("", "no parameter that is known"),
+    "words": ("hello world\n", "line 1"),
+    "datasets as a text": ("datasets = 'x'\n", r"write \[\[datasets\]\]"),
+    "a subset as a number": ("[[datasets]]\nsubsets = [3]\n", r"write \[\[subsets\]\]"),
+    "no folder": ("[[datasets]]\n[[datasets.subsets]]\nnum_repeats = 1\n", "image_dir is missing"),
+    "no metadata": (SUBSET + "metadata_file = 'x.json'", "no file"),
+    "an empty folder": ("[[datasets]]\n[[datasets.subsets]]\nimage_dir = 'empty'\n", "line 3.*no picture is right in"),
+    "0 repeats": (SUBSET + "num_repeats = 0\n", "line 5.*0 repeats"),
+    "only regularization": (SUBSET + "is_reg = true\n", "nothing to train"),
+    "lost escapes": ('[[datasets]]\n[[datasets.subsets]]\nimage_dir = "D:\\new\\train"', "line 3.*double quotes"),
+    "nested too deep": ("a = " + "[" * 5000 + "]" * 5000, "is not TOML"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_configuration_is_named_with_its_line(tmp_path: Path, name: str) -> None:
+    pictures(tmp_path / "a")
+    (tmp_path / "empty").mkdir()
+    text, said = BROKEN[name]
+    with pytest.raises(UserError, match=f"(?s)dataset.toml.*{said}"):
+        dataset(tmp_path, text)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_encodings(tmp_path: Path, encoding: str) -> None:
+    pictures(tmp_path / "写真")
+    text = SUBSET.replace("'a'", "'写真'").replace("\n", "\r\n")
+    assert Path(dataset(tmp_path, text, encoding=encoding).concepts[0].instance_data_dir).name == "写真"
+    with pytest.raises(UserError, match="line 4: is not UTF-8"):
+        dataset(tmp_path, text, encoding="gb18030")
+
+
+def test_json_too_and_paths_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures(tmp_path / "data/a")
+    (tmp_path / "configs").mkdir()
+    subsets = [{"image_dir": "data\\a"}, {"image_dir": "data/a"}, {"image_dir": str(tmp_path / "data/a")}]
+    monkeypatch.chdir(tmp_path)
+    found = dataset(tmp_path / "configs", json.dumps({"datasets": [{"subsets": subsets[1:]}]}), "dataset.json")
+    assert [Path(c.instance_data_dir) for c in found.concepts] == [tmp_path / "data/a"]
+    assert "is subset 1 already" in "\n".join(found.without)
+    beside = dataset(tmp_path, SUBSET.replace("'a'", "'data\\a'"))
+    assert Path(beside.concepts[0].instance_data_dir) == tmp_path / "data/a"
+
+
+# -- training parameters ------------------------------------------------------------------------------------------
+
+TRAINING = """
+[model_arguments]
+pretrained_model_name_or_path = "anything.safetensors"
+v2 = false
+[dataset_arguments]
+train_data_dir = "img"
+reg_data_dir = "reg"
+resolution = "512,512"
+enable_bucket = true
+shuffle_caption = true
+keep_tokens = 1
+caption_extension = ".txt"
+[training_arguments]
+output_name = "sls"
+train_batch_size = 2
+max_train_epochs = 8
+learning_rate = 1e-4
+unet_lr = 1e-4
+text_encoder_lr = 5e-5
+lr_scheduler = "cosine_with_restarts"
+lr_scheduler_num_cycles = 3
+lr_warmup_steps = 100
+optimizer_type = "AdamW8bit"
+optimizer_args = ["weight_decay=0.1", "betas=(0.9, 0.99)"]
+network_module = "lycoris.kohya"
+network_dim = 32
+network_alpha = 16
+network_args = ["conv_dim=8", "conv_alpha=4", "algo=loha"]
+min_snr_gamma = 5
+noise_offset = 0.05
+clip_skip = 2
+max_token_length = 225
+mixed_precision = "fp16"
+save_every_n_epochs = 1
+cache_latents = true
+seed = 1337
+xformers = true
+sample_sampler = "euler_a"
+sample_prompts = "prompts.txt"
+learning_rat = 3
+scale_weight_norms = 1.0
+"""
+
+
+def test_training_parameters(tmp_path: Path) -> None:
+    pictures(tmp_path / "img/10_sls 1girl")
+    pictures(tmp_path / "img/loose")
+    pictures(tmp_path / "reg/1_1girl")
+    (tmp_path / "prompts.txt").write_text("# mine\nsls, smile --n bad --w 512 --d 7 --s 30\nother\n")
+    found = dataset(tmp_path, TRAINING, "train.toml")
+    run, wanted = parse(Settings, found.settings), {
+        "use_lora": True, "lora_type": "LoHa", "lora_unet_rank": 32, "lora_txt_alpha": 16, "use_lora_extended": True,
+        "lora_conv_rank": 8, "lora_conv_alpha": 4, "lora_learning_rate": 1e-4, "lora_txt_learning_rate": 5e-5,
+        "lr_scheduler": "cosine_with_restarts", "lr_cycles": 3, "lr_warmup_steps": 100, "optimizer": "8bit AdamW",
+        "optimizer_args": "betas=(0.9, 0.99)", "weight_decay": 0.1, "min_snr_gamma": 5, "offset_noise": 0.05,
+        "clip_skip": 2, "max_token_length": 225, "mixed_precision": "fp16", "save_embedding_every": 1, "seed": 1337,
+        "attention": "xformers", "scheduler": "EulerAncestralDiscrete", "resolution": 512, "bucket_rule": "kohya",
+        "shuffle_tags": True, "keep_tokens": 1, "train_batch_size": 2, "num_train_epochs": 8, "max_train_steps": 0,
+        "prior_loss_weight": 1.0, "custom_model_name": "sls",
+    }  # fmt: skip
+    assert {key: getattr(run, key) for key in wanted} == wanted
+    learned, regular = found.concepts
+    assert (learned.num_repeats, learned.default_caption, learned.instance_token) == (10, "sls 1girl", "")
+    assert regular.regularization and regular.default_caption == "1girl"
+    sample = learned.save_sample_prompt, learned.save_sample_negative_prompt, learned.sample_seed
+    assert sample == ("sls, smile", "bad", 7) and learned.save_infer_steps == 30
+    said = "\n".join(found.without)
+    for line in ("line 40: learning_rat = 3", "pretrained_model_name_or_path", "2 pictures in", "1 more of them",
+                 "cache_latents", "scale_weight_norms"):  # fmt: skip
+        assert line in said
+    assert "v2" not in said, "false is nothing that is lost"
+
+
+def test_parameters_that_name_a_dataset_or_none(tmp_path: Path) -> None:
+    pictures(tmp_path / "a")
+    (tmp_path / "sub").mkdir()
+    dataset(tmp_path / "sub", SUBSET.replace("'a'", "'../a'") + "num_repeats = 5\nenable_wildcard = true\n")
+    steps = "max_train_steps = 100\ntrain_batch_size = 4\nlearning_rate = 1e-5\nnetwork_train_unet_only = true\n"
+    text = (tmp_path / "sub/dataset.toml").read_text()
+    (tmp_path / "sub/dataset.toml").write_text(text.replace("../a", "a"))
+    assert dataset(tmp_path, "dataset_config = 'sub/dataset.toml'", "train.toml").concepts, "from where both are"
+    (tmp_path / "sub/dataset.toml").write_text(text)
+    named = dataset(tmp_path, "dataset_config = 'sub/dataset.toml'\n" + steps, "train.toml")
+    assert named.concepts[0].num_repeats == 5 and named.concepts[0].wildcards
+    assert (named.settings["train_batch_size"], named.settings["max_train_steps"]) == (4, 100)
+    assert named.settings["num_train_epochs"] >= 40 and named.settings["stop_text_encoder"] == 0
+    assert named.settings["learning_rate"] == 1e-5 and "use_lora" not in named.settings
+    alone = dataset(tmp_path, steps, "train.toml")
+    assert not alone.concepts and "bucket_rule" not in alone.settings
+    assert "names no pictures" in "\n".join(alone.without)
+    broken = dataset(tmp_path, "dataset_config = 'nowhere.toml'\n" + steps, "train.toml")
+    with pytest.raises(UserError, match=r"dataset_config: .*nowhere\.toml"):
+        broken.with_pictures()
+    assert "dataset_config" in "\n".join(broken.without) and broken.settings["max_train_steps"] == 100
+
+
+def test_odd_parameters_are_named_and_the_rest_is_taken(tmp_path: Path) -> None:
+    found = dataset(tmp_path, """
+optimizer_type = "Sophia"
+lr_scheduler = "piecewise"
+max_train_epochs = "many"
+seed = -7
+clip_skip = [2]
+unet_lr = 0
+text_encoder_lr = [1e-5, 2e-5]
+network_args = ["algo=boft", "preset", "factor=x"]
+network_module = "networks.lora"
+optimizer_args = "weight_decay=much"
+resolution = "big"
+""", "train.toml")  # fmt: skip
+    said = "\n".join(found.without)
+    for word in ("Sophia", "piecewise", "line 4: max_train_epochs", "line 5: seed", "line 6: clip_skip", "boft",
+                 "preset", "weight_decay", "resolution"):  # fmt: skip
+        assert word in said
+    assert found.settings["train_unet"] is False and found.settings["lora_txt_learning_rate"] == 1e-5
+
+
+# -- and back -----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_exported_is_read_back_to_the_same(tmp_path: Path) -> None:
+    folder = kohya_case.make(tmp_path / "case")
+    (folder / "dataset.toml").write_text(kohya_case.toml(batch_size=2))
+    found = recognize_input(folder / "dataset.toml")
+    first, regular = found.concepts
+    changed = dataclasses.replace(first, hflip="on", wildcards=True, caption_lines="random", keep_separator="|||",
+                                  instance_prompt="a photo,  [filewords] , end", caption_dropout=0.25)  # fmt: skip
+    settings = parse(Settings, {**found.settings, "tag_dropout": 0.1})
+    text, without = exported([changed, regular], settings)
+    assert len(without) == 1 and "Learning rates" in without[0]
+    again = dataset(tmp_path, text)
+    assert not again.without
+    before = make_plan([changed, regular], settings)
+    after = make_plan(again.concepts, parse(Settings, again.settings))
+    assert table(after) == table(before)
+    assert after.fingerprint() != make_plan([first, regular], settings).fingerprint()
+    for epoch in range(3):
+        shown, again_shown = (
+            [(e.path, e.caption, e.flipped) for batch in plan.epoch(0, epoch, 2) for e in batch.instances]
+            for plan in (before, after)
+        )
+        assert shown == again_shown
+
+
+def test_what_an_export_can_not_say(tmp_path: Path) -> None:
+    pictures(tmp_path / "a/below")
+    pictures(tmp_path / "class", 3)
+    concept = Concept(instance_data_dir=str(tmp_path / "a"), class_data_dir=str(tmp_path / "class"),
+                      instance_token="sks", max_steps=5, class_prompt="a photo of a dog")  # fmt: skip
+    text, without = exported([concept], Settings())
+    said = "\n".join(without)
+    for word in (
+        "Bucket rule area",
+        "Reading rule own",
+        "partners",
+        "tokens",
+        "maximum of steps",
+        "their names are captions",
+    ):
+        assert word in said
+    found = dataset(tmp_path, text)
+    assert [Path(c.instance_data_dir).name for c in found.concepts] == ["below", "class"]
+    assert found.concepts[1].default_caption == "a photo of a dog"
+    assert "stands in 2 subsets" in "\n".join(exported([concept, concept], Settings())[1])
+    with pytest.raises(UserError, match="no concept"):
+        exported([], Settings())

@@ -1,0 +1,127 @@
+"""The layers: a package imports only from layers below its own. And what a host must not notice of us."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dreambooth
+
+PACKAGE = Path(dreambooth.__file__).parent
+LAYERS = {
+    "errors": 0, "types": 0, "text": 0, "threads": 0, "files": 0, "settings": 0,
+    "safetensors_header": 0, "tensor_files": 0,
+    "jobs": 1, "distributed": 1, "checkpoints": 1, "images": 1, "hosts": 1, "embedded": 1, "terminal": 1,
+    "memory": 2, "models": 2, "captions": 2,
+    "dataset": 3, "preparation": 3,
+    "interop": 4,
+    "sampling": 5, "captioning": 5, "training": 5,
+    "runs": 6,
+    "actions": 7,
+    "cli": 8, "ui": 8, "demo": 8, "__main__": 9,
+}  # fmt: skip
+
+
+def _package(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def _imports(path: Path) -> set[str]:
+    packages = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("dreambooth"):
+            rest = node.module.split(".")[1:]
+            packages |= {rest[0]} if rest else {alias.name for alias in node.names}
+    return packages & LAYERS.keys()
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_packages_import_only_from_layers_below(path):
+    package = _package(path)
+    if package == "__init__":
+        return
+    for other in _imports(path) - {package}:
+        if LAYERS[package] == LAYERS[other] == 0:
+            continue  # the ground layer is one
+        assert LAYERS[other] < LAYERS[package], (
+            f"{package} (layer {LAYERS[package]}) imports {other} (layer {LAYERS[other]})"
+        )
+
+
+# Whatever reads weights or runs what a file holds. Weight files are opened by checkpoints/reading.py and
+# tensor_files.py alone, which check all of a header and execute nothing.
+READER_MODULES = {"safetensors", "pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+READER_CALLS = {
+    "torch.load", "torch.jit.load", "torch.from_file", "torch.package.PackageImporter",
+    "torch.hub.load_state_dict_from_url", "torch.serialization.load", "numpy.load", "numpy.fromfile", "numpy.memmap",
+}  # fmt: skip
+ALLOWED = {("checkpoints/inspection.py", "safetensors")}  # compares our reading with the library's, for the report
+
+
+def _weight_readers(source: str) -> set[str]:
+    """Modules and functions among the above that the source imports or calls, under whatever name."""
+    tree, names, found = ast.parse(source), {}, set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                top = alias.name.split(".")[0]
+                names[alias.asname or top] = alias.name if alias.asname else top
+                found.add(top)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+            for alias in node.names:
+                names[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+                found.add(f"{node.module}.{alias.name}")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            dotted = ast.unparse(node).split(".")
+            found.add(".".join([names.get(dotted[0], dotted[0]), *dotted[1:]]))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            found |= {str(a.value).split(".")[0] for a in node.args if isinstance(a, ast.Constant)}
+    return found & (READER_MODULES | READER_CALLS)
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_weights_are_read_in_one_place(path):
+    name = path.relative_to(PACKAGE).as_posix()
+    readers = {(name, reader) for reader in _weight_readers(path.read_text(encoding="utf-8"))}
+    assert readers <= ALLOWED, "open weight files with checkpoints.reading.open_tensors or tensor_files.read_tensors"
+
+
+@pytest.mark.parametrize(
+    ("source", "reader"),
+    [
+        ("from safetensors.torch import load_file", "safetensors"),
+        ("def f():\n    import safetensors.torch as st", "safetensors"),
+        ("import torch as t\nt.load('a.pt')", "torch.load"),
+        ("from torch import load as read", "torch.load"),
+        ("import numpy as np\nnp.load('a.npy', allow_pickle=True)", "numpy.load"),
+        ("import importlib\nimportlib.import_module('pickle')", "pickle"),
+        ("import torch.hub\ntorch.hub.load_state_dict_from_url('x')", "torch.hub.load_state_dict_from_url"),
+    ],
+)
+def test_each_way_of_reading_weights_is_recognized(source, reader):
+    assert reader in _weight_readers(source)
+
+
+QUIET = """
+import logging, os, sys
+environment = dict(os.environ)
+handlers, level, path = list(logging.root.handlers), logging.root.level, list(sys.path)
+import dreambooth.cli, dreambooth.actions, dreambooth.settings
+assert "torch" not in sys.modules, "importing the doors loads torch"
+import dreambooth.runs.data_report
+assert "torch" not in sys.modules, "a look without a model loads torch"
+import dreambooth.ui.model_summary
+assert "torch" not in sys.modules, "reading a header loads torch"
+assert (logging.root.handlers, logging.root.level, sys.path) == (handlers, level, path)
+assert dict(os.environ) == environment
+"""
+
+
+def test_importing_us_is_light_and_leaves_no_trace():
+    subprocess.run([sys.executable, "-c", QUIET], check=True)
