@@ -9,9 +9,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import dreambooth.actions.captions
-import dreambooth.actions.images
-import dreambooth.actions.loras  # noqa: F401 - callers name them as attributes
+from dreambooth.actions import captions as captions  # callers name them as attributes
+from dreambooth.actions import images as images
+from dreambooth.actions import loras as loras
 from dreambooth.distributed import SINGLE_PROCESS, ProcessGroup
 from dreambooth.errors import UserError
 from dreambooth.files import clear_leftovers, expand, read_json

@@ -45,7 +45,8 @@ def look(
 def import_configuration(model: ModelFolder, path: Path, config: ModelConfig | None = None) -> dict[str, Any]:
     """Lay what stands in a file or folder over the model's parameters, or over ``config``, and save that.
 
-    A dataset.toml, a training's parameters, a concepts list, a folder: see :func:`dreambooth.interop.input_kind.recognize_input`.
+    A dataset.toml, a training's parameters, a concepts list, a folder: see
+    :func:`dreambooth.interop.input_kind.recognize_input`.
     The answer says what was taken and what has no counterpart here. The parameters from before are among the backups.
     """
     from dreambooth.interop.input_kind import recognize_input

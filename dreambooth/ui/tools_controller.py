@@ -11,7 +11,7 @@ from dreambooth.errors import UserError
 from dreambooth.jobs import Controls, Events
 from dreambooth.settings import parse
 from dreambooth.settings.model_folder import LONGEST_NAME, require_name
-from dreambooth.settings.tools import InspectionOptions, Extraction, Merging, Part, Resizing
+from dreambooth.settings.tools import Extraction, InspectionOptions, Merging, Part, Resizing
 from dreambooth.ui import render
 from dreambooth.ui.job_runner import in_words
 from dreambooth.ui.page_controller import PageController
