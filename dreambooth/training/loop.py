@@ -13,6 +13,7 @@ import torch
 
 from dreambooth.dataset.plan import Batch
 from dreambooth.errors import UserError
+from dreambooth.jobs.events import Step
 from dreambooth.training.noise import generator_for
 from dreambooth.training.objective import Losses, diffusion_losses, prior_weight_in
 from dreambooth.training.optimizers import set_learning_rates
@@ -62,7 +63,7 @@ class Loop:
         self.settings, self.position = session.settings, session.position
         self.process_group = session.process_group
         lengths = session.plan.epoch_lengths(self.settings.num_train_epochs, self.settings.train_batch_size)
-        self.total_steps, _ = run_length(self.settings, lengths, self.process_group.size)
+        self.total_steps, _ = run_length(self.settings, lengths, self.process_group.world_size)
         self.step_seconds: list[float] = []
         self._pending: _Measured | None = None
         self._autosave = Autosave(self.settings.autosave_minutes)
@@ -99,9 +100,9 @@ class Loop:
         pictures = sum(len(batch.instances) for batch in window)
         losses = []
         for number, batch in enumerate(window):
-            if number % self.process_group.size == self.process_group.rank:
+            if number % self.process_group.world_size == self.process_group.rank:
                 losses.append(self._backward(batch, number, len(batch.instances) / pictures))
-        if self.process_group.size > 1:
+        if self.process_group.world_size > 1:
             self._share(losses, with_prior=any(batch.classes for batch in window))
         norm = session.stepper.step()
         if session.ema:
@@ -139,13 +140,13 @@ class Loop:
         )
         zero = torch.zeros((), device=self.session.device)
         parts = [[x.instance for x in losses], [x.prior for x in losses if x.prior is not None]]
-        instance, prior = self.process_group.sum(torch.stack([sum(part, zero).float() for part in parts]))
+        instance, prior = self.process_group.all_reduce(torch.stack([sum(part, zero).float() for part in parts]))
         losses[:] = [Losses(instance, instance, prior if with_prior else None)]
 
     def windows(self, epoch: int) -> list[Sequence[Batch]]:
         """The epoch's batches in groups of one optimizer step; the last group may be smaller."""
         batches = self.session.plan.epoch(self.settings.seed, epoch, self.settings.train_batch_size)
-        n = self.settings.gradient_accumulation_steps * self.process_group.size
+        n = self.settings.gradient_accumulation_steps * self.process_group.world_size
         return [batches[i : i + n] for i in range(0, len(batches), n)]
 
     def _past_text_encoder(self) -> bool:
@@ -166,7 +167,7 @@ class Loop:
                 self._flush()
                 self.hooks.save("now")
             elif controls.paused:
-                if not said and controls.rest is None:
+                if not said and controls.pause_remaining is None:
                     events.message(f"Paused after step {self.position.step}.")
                 said = True
                 controls.wait_while_paused()
@@ -186,7 +187,7 @@ class Loop:
 
     def _beside(self, epoch_ended: bool) -> None:
         """What is due after a step; a snapshot last, so that a run that goes on from it repeats none of it."""
-        if not self.process_group.is_main:
+        if not self.process_group.is_main_process:
             return  # the others wait before the next step
         wanted = due(self.settings, self.position, epoch_ended)
         autosave = self._autosave.due()
@@ -248,16 +249,17 @@ class Loop:
                 f"The loss is not a number any more (step {measured.step}); the run has stopped. {NAN_ADVICE}"
             )
         self.session.events.send(
-            "step",
-            step=measured.step,
-            total=self.total_steps,
-            epoch=measured.epoch,
-            epochs=self.settings.num_train_epochs,
-            loss=round(loss, 6),
-            prior_loss=None if prior is None else round(prior, 6),
-            lr=measured.lr,
-            seconds=round(measured.seconds, 4),
-            memory=memory_used(self.session.device),
+            Step(
+                step=measured.step,
+                total=self.total_steps,
+                epoch=measured.epoch,
+                epochs=self.settings.num_train_epochs,
+                loss=round(loss, 6),
+                prior_loss=None if prior is None else round(prior, 6),
+                lr=measured.lr,
+                seconds=round(measured.seconds, 4),
+                memory=memory_used(self.session.device),
+            )
         )
 
 

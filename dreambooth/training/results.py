@@ -18,6 +18,7 @@ from dreambooth.checkpoints.single_file import Ema, write_checkpoint
 from dreambooth.checkpoints.verify import Verification, verify_checkpoint, verify_lora
 from dreambooth.errors import UserError
 from dreambooth.files import write_json
+from dreambooth.jobs.events import FileSaved, ValidationMeasured
 from dreambooth.settings import ModelConfig, ModelFolder
 from dreambooth.training.adapters import weights_of
 from dreambooth.training.metadata import (
@@ -42,9 +43,9 @@ class Results:
     def __init__(self, session: Session) -> None:
         self.session, self.model = session, session.model
         self.config, self.settings = session.config, session.settings
-        self.revision_at_start = session.config.facts.revision
-        self.epoch_at_start = session.config.facts.epoch
-        self.run, self.run_before = uuid.uuid4().hex, session.config.facts.run
+        self.revision_at_start = session.config.info.revision
+        self.epoch_at_start = session.config.info.epoch
+        self.run, self.run_before = uuid.uuid4().hex, session.config.info.run
         self.started = time.time()
         self.files: list[Path] = []
         self.validation = Validation(session) if self.settings.validation_every else None
@@ -86,13 +87,14 @@ class Results:
         measured, is_new = self.validation.measure()
         if is_new:
             self.session.events.send(
-                "validation",
-                step=measured.step,
-                loss=round(measured.loss, 6),
-                class_loss=None if measured.class_loss is None else round(measured.class_loss, 6),
-                losses={n + 1: round(loss, 6) for n, loss in measured.losses.items()},
-                class_losses={n + 1: round(loss, 6) for n, loss in measured.class_losses.items()},
-                best=measured.step > 0 and measured.loss == self.validation.lowest,
+                ValidationMeasured(
+                    step=measured.step,
+                    loss=round(measured.loss, 6),
+                    class_loss=None if measured.class_loss is None else round(measured.class_loss, 6),
+                    losses={n + 1: round(loss, 6) for n, loss in measured.losses.items()},
+                    class_losses={n + 1: round(loss, 6) for n, loss in measured.class_losses.items()},
+                    best=measured.step > 0 and measured.loss == self.validation.lowest,
+                )
             )
 
     def _parts(self, when: str) -> list[Callable[[], None]]:
@@ -141,7 +143,7 @@ class Results:
         )
         folder = write_snapshot(self.model, self.revision, snapshot, self.settings.snapshots_to_keep)
         self._count()
-        self.session.events.send("saved", what="snapshot", path=str(folder), summary=f"step {self.revision}")
+        self.session.events.send(FileSaved("snapshot", str(folder), summary=f"step {self.revision}"))
 
     def resumes(self, snapshot: Snapshot) -> None:
         """This run is the one that ``snapshot`` was made of."""
@@ -174,7 +176,7 @@ class Results:
         if self.settings.zero_terminal_snr:
             write_json(working / "scheduler" / "scheduler_config.json", session.drawn_with())
         write_json(working / TRAINED, self._training_metadata())
-        self._count(has_ema=self.config.facts.has_ema or session.ema is not None)
+        self._count(has_ema=self.config.info.has_ema or session.ema is not None)
 
     def _working_and_checkpoint(self) -> None:
         self._working()  # first, and if it fails there is none: a checkpoint is made of what lies in working/
@@ -211,17 +213,17 @@ class Results:
     def _count(self, **facts: bool) -> None:
         """Note in db_config.json how far the model has come; what the person edited there meanwhile stays."""
         epoch = self.epoch_at_start + self.session.position.epoch
-        now = dataclasses.replace(self.config.facts, revision=self.revision, epoch=epoch, run=self.run, **facts)
-        self.config = dataclasses.replace(self.config, facts=now)
+        now = dataclasses.replace(self.config.info, revision=self.revision, epoch=epoch, run=self.run, **facts)
+        self.config = dataclasses.replace(self.config, info=now)
         try:
             on_disk = self.model.load()
         except UserError:
             on_disk = self.config
-        self.model.save(dataclasses.replace(on_disk, facts=now))
+        self.model.save(dataclasses.replace(on_disk, info=now))
 
     def _announce(self, what: str, path: Path, verification: Verification) -> None:
         self.files.append(path)
-        self.session.events.send("saved", what=what, path=str(path), summary=verification.summary())
+        self.session.events.send(FileSaved(what, str(path), summary=verification.summary()))
         if not verification.ok:
             raise UserError(f"{path} was written but did not pass its check: {verification.summary()}.")
 
@@ -229,7 +231,7 @@ class Results:
 def ema_choice(config: ModelConfig) -> Ema:
     """Which weights a checkpoint takes: "instead" of the trained ones, "beside" them, or "none"."""
     settings = config.settings
-    if not config.facts.has_ema or not settings.use_ema:
+    if not config.info.has_ema or not settings.use_ema:
         return "none"
     if settings.infer_ema:
         return "instead"
@@ -238,7 +240,7 @@ def ema_choice(config: ModelConfig) -> Ema:
 
 def checkpoint_path(model: ModelFolder, config: ModelConfig, suffix: str = "") -> Path:
     folder = model.folders.checkpoints / (config.output_name if config.settings.use_subdir else "")
-    return unused_path(folder / f"{config.output_name}_{config.facts.revision}{suffix}.safetensors")
+    return unused_path(folder / f"{config.output_name}_{config.info.revision}{suffix}.safetensors")
 
 
 def unused_path(path: Path) -> Path:

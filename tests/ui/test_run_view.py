@@ -7,6 +7,7 @@ import json
 import pytest
 
 from dreambooth.jobs import Events
+from dreambooth.jobs.events import Started, Step
 from dreambooth.ui.chart import chart
 from dreambooth.ui.log_reader import LogReader
 from dreambooth.ui.run_view import Curve, RunView
@@ -15,7 +16,7 @@ from dreambooth.ui.run_view import Curve, RunView
 def steps(n: int, total: int = 1000) -> list[dict]:
     return [
         {"kind": "step", "step": i, "total": total, "epoch": i // 10, "epochs": total // 10, "loss": 1 / i,
-         "prior_loss": None, "lr": 1e-4, "seconds": 0.5}
+         "prior_loss": None, "lr": 1e-4, "seconds": 0.5, "memory": None}
         for i in range(1, n + 1)
     ]  # fmt: skip
 
@@ -47,10 +48,10 @@ def test_a_run_in_words():
 def test_a_log_is_read_as_it_grows(tmp_path):
     """Also one that breaks off in the middle of a line."""
     reader, events = LogReader(), Events(tmp_path)
-    events.send("started", what="train", settings={})
+    events.send(Started("train"))
     assert reader.run("toy", tmp_path).what == "train"
     for event in steps(3):
-        events.send(**event)
+        events.send(Step(**{key: value for key, value in event.items() if key != "kind"}))
     assert reader.run("toy", tmp_path).step["step"] == 3
     with events.path.open("a") as file:
         file.write('{"kind": "step", "st')
@@ -96,7 +97,7 @@ def test_class_images_are_drawn_from_the_page(mini, models_dir, subject_concepts
     """What the page shows is saved and checked first; then the pictures come with a progress of their own."""
     import dataclasses
 
-    from dreambooth.hosts import Alone
+    from dreambooth.hosts import StandaloneHost
     from dreambooth.jobs import jobs
     from dreambooth.settings import Settings, concept_values, read_concepts
     from dreambooth.ui.page_controller import PageController
@@ -104,11 +105,11 @@ def test_class_images_are_drawn_from_the_page(mini, models_dir, subject_concepts
     (concept,), _ = read_concepts(subject_concepts)
     asked = {**concept_values(concept), "num_class_images_per": 1, "class_infer_steps": 1, "class_prompt": "a toy"}
     settings = {**dataclasses.asdict(Settings()), "resolution": 64, "bucket_step": 32}
-    desk = PageController(Alone(models_dir))
-    assert desk.class_images("mini", settings, [asked]) == ""
+    page_controller = PageController(StandaloneHost(models_dir))
+    assert page_controller.class_images("mini", settings, [asked]) == ""
     assert jobs.current.wait(120)
-    assert "Drew 6 class images." in desk.look("mini").status
+    assert "Drew 6 class images." in page_controller.look("mini").status
     assert len(list((mini.root / "classifiers_0").glob("*.png"))) == 6
-    desk.class_images("mini", settings, [{**asked, "class_prompt": ""}])
+    page_controller.class_images("mini", settings, [{**asked, "class_prompt": ""}])
     assert jobs.current.wait(60)
-    assert "class_prompt" in desk.look("mini").status
+    assert "class_prompt" in page_controller.look("mini").status
