@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from dreambooth import actions, embedded
-from dreambooth.embedded.checker import COLOURS, KINDS, Checker
+from dreambooth.embedded.checker import COLORS, KINDS, Checker
 from dreambooth.errors import UserError
 from dreambooth.images.decoding import open_image
 from dreambooth.images.listing import find_images
@@ -108,13 +108,13 @@ class Demo:
     # -- pictures ---------------------------------------------------------------------------------------------
 
     def _draw(self, when: str, lora: Path | None = None) -> list[Path]:
-        shots = [*self._subject_shots(), *self._prior_shots()]
+        requests = [*self._subject_shots(), *self._prior_shots()]
         loras = [lora] if lora else []
-        return actions.sample(self.model, shots, self.out / when, loras=loras, batch_size=8, progress=self.bar.show)
+        return actions.sample(self.model, requests, self.out / when, loras=loras, batch_size=8, progress=self.bar.show)
 
     def _subject_shots(self) -> list[SampleRequest]:
         name = _a(f"{self.token} {self.concept.class_token}")
-        prompts = [name, f"a photo of {name}", *(f"{name} on {_a(colour)} background" for colour in COLOURS)]
+        prompts = [name, f"a photo of {name}", *(f"{name} on {_a(color)} background" for color in COLORS)]
         return [_shot(prompts[i % len(prompts)], 1000 + i) for i in range(SAMPLES)]
 
     def _prior_shots(self) -> list[SampleRequest]:
@@ -122,7 +122,7 @@ class Demo:
         half = SAMPLES // 2
         nouns = [_shot(plain(*other), 2000 + i) for i, other in enumerate(others(half))]
         toys = [
-            _shot(f"{_a(self.concept.class_token)} on {_a(COLOURS[i % 8])} background", 3000 + i) for i in range(half)
+            _shot(f"{_a(self.concept.class_token)} on {_a(COLORS[i % 8])} background", 3000 + i) for i in range(half)
         ]
         return nouns + toys
 
@@ -131,23 +131,23 @@ class Demo:
         folder, kind = Path(self.concept.class_data_dir), self.concept.class_token
         shutil.rmtree(folder, ignore_errors=True)
         half = PRIOR_PICTURES // 2
-        toys = [_a(kind), *(f"{_a(kind)} on {_a(colour)} background" for colour in COLOURS)]
+        toys = [_a(kind), *(f"{_a(kind)} on {_a(color)} background" for color in COLORS)]
         practice = [other for other in others(2 * half, start=3) if other not in others(SAMPLES // 2)][:half]
         prompts = [toys[i % len(toys)] for i in range(half)] + [plain(*other) for other in practice]
-        shots = [_shot(prompt, 5000 + i) for i, prompt in enumerate(prompts)]
-        paths = actions.sample(self.model, shots, folder, batch_size=8, progress=self.bar.show)
-        for path, shot in zip(paths, shots, strict=True):
-            path.with_suffix(".txt").write_text(shot.prompt, encoding="utf-8")
+        requests = [_shot(prompt, 5000 + i) for i, prompt in enumerate(prompts)]
+        paths = actions.sample(self.model, requests, folder, batch_size=8, progress=self.bar.show)
+        for path, request in zip(paths, requests, strict=True):
+            path.with_suffix(".txt").write_text(request.prompt, encoding="utf-8")
 
     def _rates(self, paths: Sequence[Path]) -> tuple[float, float]:
         """Share of subject prompts that show the subject; share of other prompts that are drawn right."""
         pictures = [Image.open(path).convert("RGB") for path in paths]
         shows = self.checker.is_subject(pictures, self.references)
-        nouns = self.checker.follows(pictures[SAMPLES : SAMPLES + SAMPLES // 2], others(SAMPLES // 2))
+        nouns = self.checker.matches_prompts(pictures[SAMPLES : SAMPLES + SAMPLES // 2], others(SAMPLES // 2))
         toys = [
-            reading.kind == "toy" and not taken
-            for reading, taken in zip(
-                self.checker.read(pictures[-(SAMPLES // 2) :]), shows[-(SAMPLES // 2) :], strict=True
+            attributes.kind == "toy" and not taken
+            for attributes, taken in zip(
+                self.checker.classify(pictures[-(SAMPLES // 2) :]), shows[-(SAMPLES // 2) :], strict=True
             )
         ]
         right = [*nouns, *toys]
@@ -176,13 +176,14 @@ class Demo:
 
     def _measure(self, config: Any) -> tuple[float, float]:
         """Seconds per step of our loop and of a bare one over the same modules, in turns."""
+        from dreambooth.runs.preflight import preflight
         from dreambooth.training.bare import measure
         from dreambooth.training.loop import Hooks, Loop
         from dreambooth.training.session import Session
 
-        checked = actions.check(self.model, config)
+        checked = preflight(self.model, config)
         events = Events(self.out / "bench")
-        session = Session(self.model, config, checked.plan, checked.device, checked.precision, Controls(), events)
+        session = Session(checked.context(Controls(), events))
         try:
             loop = Loop(session, Hooks(preview=lambda: None, save=lambda when: None))
             return measure(session, loop)
@@ -224,12 +225,12 @@ def _concept(path: Path, token: str, out: Path) -> Concept:
 
 def others(n: int, start: int = 0) -> list[tuple[str, str, str]]:
     """``n`` different (noun, colour, background), spread over all of them, from the ``start``-th on."""
-    triples = [(noun, c, b) for noun in KINDS if noun != "toy" for c in COLOURS for b in COLOURS if c != b]
+    triples = [(noun, c, b) for noun in KINDS if noun != "toy" for c in COLORS for b in COLORS if c != b]
     return [triples[start + i * (len(triples) - start) // n] for i in range(n)]
 
 
-def plain(noun: str, colour: str, background: str) -> str:
-    return f"{_a(colour)} {noun} on {_a(background)} background"
+def plain(noun: str, color: str, background: str) -> str:
+    return f"{_a(color)} {noun} on {_a(background)} background"
 
 
 def _shot(prompt: str, seed: int) -> SampleRequest:

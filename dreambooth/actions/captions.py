@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import Cancelled, UserError
-from dreambooth.files import expand
+from dreambooth.files import expand_user
 from dreambooth.settings import Concept, Folders, nearest
-from dreambooth.settings.tagging import CPU, Tagging
+from dreambooth.settings.tagging import CPU, TagOptions
 from dreambooth.types import ProgressCallback
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dreambooth.captions.edits import Plan
     from dreambooth.captions.folder import CaptionFile, Captions
     from dreambooth.captions.writing import WriteResult
-    from dreambooth.settings.caption_edits import Replacing, Scope
+    from dreambooth.settings.caption_edits import EditScope, ReplaceText
 
 
 def captions(path: str | Path, progress: ProgressCallback | None = None) -> Captions:
@@ -29,18 +29,18 @@ def captions(path: str | Path, progress: ProgressCallback | None = None) -> Capt
     from dreambooth.captions.reading import CaptionFiles
 
     concept = _concept(path)
-    return read_captions(expand(concept.instance_data_dir), CaptionFiles.of(concept), progress)
+    return read_captions(expand_user(concept.instance_data_dir), CaptionFiles.of(concept), progress)
 
 
 def folder_of(path: str | Path) -> Path:
     """The folder whose captions they are: where its history lies. UserError where there is none."""
-    folder = expand(_concept(path).instance_data_dir)
+    folder = expand_user(_concept(path).instance_data_dir)
     if not os.path.isdir(folder):  # unlike Path's, it takes any name
         raise UserError(f"{folder}: there is no such folder. Correct the path.")
     return folder
 
 
-def within(captions: Captions, scope: Scope) -> Captions:
+def within(captions: Captions, scope: EditScope) -> Captions:
     """Those of the pictures that are meant."""
     from dreambooth.captions.folder import having
 
@@ -63,7 +63,7 @@ def _concept(path: str | Path) -> Concept:
 
     if not str(path).strip():
         raise UserError("Give the folder with the pictures.")
-    path = expand(str(path).strip())
+    path = expand_user(str(path).strip())
     if not os.path.isfile(path):
         return Concept(instance_data_dir=str(path))
     found = {concept.instance_data_dir: concept for concept in recognize_input(path).concepts}
@@ -75,14 +75,14 @@ def _concept(path: str | Path) -> Concept:
     return concept
 
 
-def find(captions: Captions, options: Replacing, scope: Scope) -> list[CaptionFile]:
+def find(captions: Captions, options: ReplaceText, scope: EditScope) -> list[CaptionFile]:
     """The captions in which something is found."""
     from dreambooth.captions.edits import matching
 
     return matching(captions, options, scope)
 
 
-def plan(captions: Captions, options: Any, scope: Scope) -> Plan:
+def plan(captions: Captions, options: Any, scope: EditScope) -> Plan:
     """What an edit would change; ``options``: one of those in settings/caption_edits.py. Nothing is written."""
     from dreambooth.captions.edits import plan
 
@@ -139,7 +139,7 @@ def history(path: str | Path) -> list[dict[str, Any]]:
 def tag(
     folders: Folders,
     source: str | Path,
-    options: Tagging,
+    options: TagOptions,
     *,
     limit: int | None = None,
     write: bool = True,
@@ -187,8 +187,8 @@ def _folders_of(source: str | Path) -> list[Path]:
 
     if not str(source).strip():
         raise UserError("Give the folder with the pictures.")
-    concepts = recognize_input(expand(str(source).strip())).concepts
-    return list(dict.fromkeys(expand(concept.instance_data_dir) for concept in concepts))
+    concepts = recognize_input(expand_user(str(source).strip())).concepts
+    return list(dict.fromkeys(expand_user(concept.instance_data_dir) for concept in concepts))
 
 
 def _row(one: Captioned) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import UserError
-from dreambooth.files import expand, write_text
+from dreambooth.files import expand_user, write_text
 from dreambooth.settings import ModelConfig, ModelFolder, Settings, parse
 from dreambooth.types import ProgressCallback
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dreambooth.preparation.previews import Preview
     from dreambooth.runs.data_report import Report
     from dreambooth.settings import Concept
-    from dreambooth.settings.preparation import Preparing
+    from dreambooth.settings.preparation import PrepareOptions
 
 
 def look(
@@ -52,12 +52,12 @@ def import_configuration(model: ModelFolder, path: Path, config: ModelConfig | N
     from dreambooth.interop.input_kind import recognize_input
 
     before = model.require().load()
-    found, config = recognize_input(expand(path)), config or before
+    found, config = recognize_input(expand_user(path)), config or before
     settings = parse(Settings, found.settings, base=config.settings)
     if found.dim_from_weights:
         found = _with_sizes_of_start(found, model, settings)
         settings = parse(Settings, found.settings, base=config.settings)
-    model.back_up(before.facts.revision)
+    model.back_up(before.info.revision)
     model.save(dataclasses.replace(config, settings=settings, concepts=found.concepts or config.concepts))
     return {
         "concepts": len(found.concepts),
@@ -69,9 +69,9 @@ def import_configuration(model: ModelFolder, path: Path, config: ModelConfig | N
 
 def _with_sizes_of_start(found: RecognizedInput, model: ModelFolder, settings: Settings) -> RecognizedInput:
     """dim_from_weights: the adapters' type, ranks and alphas as the LoRA has them that training starts from."""
-    from dreambooth.training.init_from_lora import settings_of_start
+    from dreambooth.training.init_from_lora import settings_from_lora
 
-    needed, problems = settings_of_start(model, settings)
+    needed, problems = settings_from_lora(model, settings)
     return dataclasses.replace(
         found,
         settings={**found.settings, **needed},
@@ -86,13 +86,13 @@ def export_toml(config: ModelConfig, out: Path) -> dict[str, Any]:
     from dreambooth.training.results import unused_path
 
     text, without = exported(config.concepts, config.settings)
-    path = unused_path(expand(out))
+    path = unused_path(expand_user(out))
     write_text(path, text)
     return {"path": str(path), "without": without}
 
 
 def prepare(
-    folder: str | Path, options: Preparing, *, dry_run: bool = False, progress: ProgressCallback | None = None
+    folder: str | Path, options: PrepareOptions, *, dry_run: bool = False, progress: ProgressCallback | None = None
 ) -> Preparation:
     """Prepare the pictures of a folder as chosen; a dry run only says what would be done.
 
@@ -104,8 +104,8 @@ def prepare(
 
     if not str(folder).strip():
         raise UserError("The folder is empty: give the one with the pictures.")
-    require_settled(expand(folder))
-    planned = plan(expand(folder), options, progress)
+    require_settled(expand_user(folder))
+    planned = plan(expand_user(folder), options, progress)
     if dry_run:
         return planned
     return (replace_originals if options.in_place else into_new_folder)(planned, progress)
@@ -126,7 +126,7 @@ def undo_preparation(folder: str | Path) -> dict[str, Any]:
     """Bring back the originals of the last preparation in place."""
     from dreambooth.preparation.in_place_undo import undo
 
-    undone = undo(expand(folder))
+    undone = undo(expand_user(folder))
     return {
         "restored": undone.restored,
         "removed": undone.removed,

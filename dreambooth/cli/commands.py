@@ -18,12 +18,13 @@ from dreambooth import actions
 from dreambooth.cli.image_table import image_table
 from dreambooth.distributed import ProcessGroup
 from dreambooth.errors import UserError
-from dreambooth.files import expand
+from dreambooth.files import expand_user
 from dreambooth.jobs import Controls, Events, Job, jobs
+from dreambooth.runs.interrupted import interrupted_run
 from dreambooth.settings import (
-    CREATION,
+    CREATE_OPTIONS,
     SETTINGS,
-    Creation,
+    CreateOptions,
     Folders,
     ModelFolder,
     nearest,
@@ -32,7 +33,7 @@ from dreambooth.settings import (
     reference,
 )
 from dreambooth.settings.declare import declared
-from dreambooth.settings.tools import SIZE, Extraction, Merging, Resizing
+from dreambooth.settings.tools import SIZE, ExtractOptions, MergeOptions, ResizeOptions
 from dreambooth.terminal import ProgressBar
 
 CANCELLED = 130
@@ -40,8 +41,8 @@ TABLE_WIDTH = 120  # columns, where the output is not a terminal
 
 
 def create(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
-    given = {key: getattr(args, key) for key in CREATION if getattr(args, key) is not None}
-    options = parse(Creation, {"precision": "fp16", **given} if args.half else given)
+    given = {key: getattr(args, key) for key in CREATE_OPTIONS if getattr(args, key) is not None}
+    options = parse(CreateOptions, {"precision": "fp16", **given} if args.half else given)
     config = in_job(
         "create",
         lambda controls: actions.create(
@@ -53,16 +54,16 @@ def create(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
             progress=controls.cancellable(bar.show),
         ),
     )
-    return {"state": "done", "model": config.name, "path": str(_model(args).root), "type": config.facts.model_type}
+    return {"state": "done", "model": config.name, "path": str(_model(args).root), "type": config.info.model_type}
 
 
 def train(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     model = _model(args)
     config, process_group = _config(args, model), ProcessGroup.from_environment()
-    broken_off = None if args.resume else actions.unfinished(model)
+    broken_off = None if args.resume else interrupted_run(model)
     if broken_off:
         bar.line(broken_off.offer(model.name))
-    events = Events(model.logging, bar.listen) if process_group.is_main else Events()
+    events = Events(model.logging, bar.listen) if process_group.is_main_process else Events()
     result = in_job(
         "train",
         lambda controls: actions.train(
@@ -72,7 +73,7 @@ def train(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     return {
         "state": result.state,
         "steps": result.steps,
-        "revision": result.config.facts.revision,
+        "revision": result.config.info.revision,
         "seconds_per_step": round(result.seconds_per_step, 5),
         "files": [str(path) for path in result.files],
         "log": str(events.path),
@@ -92,8 +93,8 @@ def sample(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     from dreambooth.sampling.generate import SampleRequest
 
     model = _model(args).require()
-    side = actions.facts_resolution(model)
-    shots = [
+    side = actions.native_resolution(model)
+    requests = [
         SampleRequest(
             args.prompt, args.negative, args.seed + i, args.steps, args.cfg, args.width or side, args.height or side
         )
@@ -102,7 +103,7 @@ def sample(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     paths = in_job(
         "sample",
         lambda controls: actions.sample(
-            model, shots, Path(args.out), **_loras(args), progress=controls.cancellable(bar.show),
+            model, requests, Path(args.out), **_loras(args), progress=controls.cancellable(bar.show),
         ),
     )  # fmt: skip
     return {"state": "done", "samples": [str(path) for path in paths]}
@@ -121,19 +122,19 @@ def generate(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
 
 
 def lora_extract(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
-    return _made(args, Extraction, bar, functools.partial(
+    return _made(args, ExtractOptions, bar, functools.partial(
         actions.loras.extract_lora, folders(args), args.base, args.tuned, Path(args.out)
     ))  # fmt: skip
 
 
 def lora_resize(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
-    return _made(args, Resizing, bar, functools.partial(actions.loras.resize_lora, Path(args.lora), Path(args.out)))
+    return _made(args, ResizeOptions, bar, functools.partial(actions.loras.resize_lora, Path(args.lora), Path(args.out)))
 
 
 def lora_merge(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     loras = _loras(args)
     work = functools.partial(actions.loras.merge_loras, loras.pop("loras"), Path(args.out), **loras)
-    return _made(args, Merging, bar, work)
+    return _made(args, MergeOptions, bar, work)
 
 
 def _made(args: argparse.Namespace, options: type, bar: ProgressBar, work: Callable[..., Any]) -> dict[str, Any]:
@@ -146,19 +147,24 @@ def _made(args: argparse.Namespace, options: type, bar: ProgressBar, work: Calla
 
 
 def check(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
+    from dreambooth.runs.preflight import preflight
+
     model = _model(args)
-    checked = actions.check(model, _config(args, model), progress=bar.show).as_dict()
+    checked = preflight(model, _config(args, model), progress=bar.show).as_dict()
     if not args.json:
         checked["table"] = image_table(checked["table"], checked.pop("other_files"))
     return {"state": "done", **checked}
 
 
 def inspect(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
+    from dreambooth.checkpoints import inspection
+
+    against = expand_user(args.against) if args.against else None
     found = in_job(
         "inspect",
-        lambda controls: actions.inspect(args.file, args.against, controls.cancellable(bar.show)),
+        lambda controls: inspection.inspect(expand_user(args.file), against, controls.cancellable(bar.show)),
     )
-    return {"state": "done", **found}
+    return {"state": "done", **found.as_dict()}
 
 
 def settings(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any] | str:
@@ -177,7 +183,7 @@ def settings(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any] | str
 def folders(args: argparse.Namespace) -> Folders:
     if not args.models_dir.strip():
         raise UserError("--models-dir is empty: give the WebUI's models folder.")
-    return Folders(expand(args.models_dir))
+    return Folders(expand_user(args.models_dir))
 
 
 def _loras(args: argparse.Namespace) -> dict[str, Any]:
@@ -200,7 +206,7 @@ def _config(args: argparse.Namespace, model: ModelFolder) -> Any:
     except UserError as error:
         problems += error.problems
     if problems:
-        raise UserError.several(problems)
+        raise UserError.from_problems(problems)
     return config
 
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from dreambooth.files import expand
+from dreambooth.files import expand_user
 from dreambooth.images.listing import find_images
 from dreambooth.settings import Concept, ModelFolder
 
@@ -14,7 +14,7 @@ from dreambooth.settings import Concept, ModelFolder
 def folder_of(model: ModelFolder, number: int, concept: Concept) -> Path:
     """Where a concept's class pictures lie; ``number`` counts from 0."""
     chosen = concept.class_data_dir.strip()
-    return expand(chosen) if chosen else model.root / f"classifiers_{number}"
+    return expand_user(chosen) if chosen else model.root / f"classifiers_{number}"
 
 
 def with_folders(model: ModelFolder | None, concepts: Sequence[Concept]) -> tuple[Concept, ...]:
@@ -34,5 +34,5 @@ def _now(model: ModelFolder | None, number: int, concept: Concept) -> str:
     """The folder of class pictures, "" while it is empty."""
     if model is None and not concept.class_data_dir.strip():
         return ""
-    folder = folder_of(model, number, concept) if model else expand(concept.class_data_dir.strip())
+    folder = folder_of(model, number, concept) if model else expand_user(concept.class_data_dir.strip())
     return str(folder) if folder.is_dir() and find_images(folder) else ""

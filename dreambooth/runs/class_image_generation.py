@@ -19,19 +19,20 @@ import torch
 from dreambooth.captions.metadata_file import caption_of
 from dreambooth.captions.reading import build_prompt
 from dreambooth.checkpoints.modules import Modules, load_modules, load_vae
-from dreambooth.checkpoints.tokens import Reading
+from dreambooth.checkpoints.tokens import PromptEncoding
 from dreambooth.dataset.plan import Plan
 from dreambooth.dataset.sources import require_apart
 from dreambooth.dataset.variation import Variation
 from dreambooth.errors import UserError
 from dreambooth.files import write_text
 from dreambooth.images.buckets import Size, fit
-from dreambooth.jobs import Controls, Events
 from dreambooth.runs.class_folders import folder_of
-from dreambooth.sampling.generate import SampleRequest, draw
+from dreambooth.sampling.generate import SampleRequest, generate_images
 from dreambooth.sampling.saving import save_png
 from dreambooth.settings import CONCEPT, Concept, ModelFolder, Settings
-from dreambooth.training.precision import compute_dtype, free_memory
+from dreambooth.training.context import RunContext
+from dreambooth.training.precision import compute_dtype
+from dreambooth.memory.release import free_memory
 
 Wanted = tuple[Path, SampleRequest]
 
@@ -63,29 +64,25 @@ def missing(model: ModelFolder, concepts: Sequence[Concept], plan: Plan, setting
     return wanted
 
 
-def draw_missing(
-    model: ModelFolder, wanted: Sequence[Wanted], settings: Settings, device: torch.device, precision: str,
-    controls: Controls, events: Events,
-) -> None:  # fmt: skip
-    """Draw with the model as it lies in ``working``. Each picture is on disk as soon as it is there."""
-    if not wanted:
-        return
-    events.phase("class images")
-    progress = controls.cancellable(events.progress)
-    progress(0, len(wanted), "class images")
-    modules = _load(model, device, compute_dtype(precision))
+def generate_missing(context: RunContext, missing: Sequence[Wanted]) -> None:
+    """Generate class images with the weights in ``working``. Each image is on disk as soon as it is generated."""
+    settings, controls = context.config.settings, context.controls
+    context.events.phase("class images")
+    progress = controls.cancellable(context.events.progress)
+    progress(0, len(missing), "class images")
+    modules = _load(context.model, context.device, compute_dtype(context.precision))
     try:
-        pictures = draw(
-            modules, [shot for _, shot in wanted], sampler=settings.scheduler, reading=Reading.of(settings),
+        pictures = generate_images(
+            modules, [request for _, request in missing], sampler=settings.scheduler, prompt_encoding=PromptEncoding.of(settings),
             batch_size=settings.sample_batch_size, check=controls.check,
         )  # fmt: skip
-        for done, ((path, shot), picture) in enumerate(zip(wanted, pictures, strict=True), 1):
-            write_text(path.with_suffix(".txt"), shot.prompt + "\n")  # first: no picture is ever without its caption
-            save_png(path, picture, shot, settings.scheduler)
-            progress(done, len(wanted), "class images")
+        for done, ((path, request), picture) in enumerate(zip(missing, pictures, strict=True), 1):
+            write_text(path.with_suffix(".txt"), request.prompt + "\n")  # first: no picture is ever without its caption
+            save_png(path, picture, request, settings.scheduler)
+            progress(done, len(missing), "class images")
     finally:
         del modules
-        free_memory(device)
+        free_memory()
 
 
 def _load(model: ModelFolder, device: torch.device, dtype: torch.dtype) -> Modules:

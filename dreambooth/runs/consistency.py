@@ -6,14 +6,13 @@ import torch
 
 from dreambooth.errors import UserError
 from dreambooth.settings import SETTINGS, Settings
-from dreambooth.training.attention import why_not as why_not_attention
-from dreambooth.training.optimizer_kinds import KINDS, refuse
-from dreambooth.training.precision import is_pure_bf16, precisions_of
-from dreambooth.training.schedules import base_rates, warmup_steps
+from dreambooth.training.attention import unavailable_reason as attention_unavailable_reason
+from dreambooth.training.optimizer_kinds import OPTIMIZER_KINDS, require_available
+from dreambooth.training.precision import supported_precisions
+from dreambooth.settings.components import is_pure_bf16, keys_of, trains_ema
+from dreambooth.training.schedules import base_learning_rates, warmup_steps
 
 LARGE_RATE = 0.1  # an optimizer that finds its rate is given about 1, any other far less
-RATE_KEYS = {(False, "unet"): "learning_rate", (False, "text_encoder"): "txt_learning_rate",
-             (True, "unet"): "lora_learning_rate", (True, "text_encoder"): "lora_txt_learning_rate"}  # fmt: skip
 UNSCHEDULED = ("constant", "constant_with_warmup")
 
 
@@ -21,14 +20,14 @@ def conflicts(settings: Settings, device: torch.device) -> list[str]:
     """What could not be done as the settings say."""
     problems = []
     try:
-        refuse(settings.optimizer, device, settings.lr_scheduler, settings.optimizer_args)
+        require_available(settings.optimizer, device, settings.lr_scheduler, settings.optimizer_args)
     except UserError as error:
         problems += error.problems
-    rates = base_rates(settings)
+    rates = base_learning_rates(settings)
     if settings.lr_scheduler == "adafactor" and settings.optimizer != "Adafactor":
         problems.append(f"lr_scheduler: adafactor goes with the optimizer Adafactor, not with {settings.optimizer}.")
-    if KINDS[settings.optimizer].finds_rate and len(set(rates.values())) > 1:
-        keys = [RATE_KEYS[settings.use_lora, part] for part in rates]
+    if OPTIMIZER_KINDS[settings.optimizer].estimates_lr and len(set(rates.values())) > 1:
+        keys = [keys_of(part).rate(settings.use_lora) for part in rates]
         problems.append(f"{keys[1]}: {settings.optimizer} takes one rate for all: set it to that of {keys[0]}.")
     if settings.min_timestep >= settings.max_timestep:
         problems.append(
@@ -41,7 +40,7 @@ def conflicts(settings: Settings, device: torch.device) -> list[str]:
 def precision_problems(settings: Settings, precision: str | None, device: torch.device) -> list[str]:
     """What this device, in the precision that was settled on, could not do as the settings say."""
     problems = []
-    if why := why_not_attention(settings.attention, device):
+    if why := attention_unavailable_reason(settings.attention, device):
         problems.append(f"attention: {settings.attention} cannot be used here: {why} Choose default.")
     if is_pure_bf16(settings) and precision not in (None, "bf16"):
         problems.append(
@@ -50,8 +49,7 @@ def precision_problems(settings: Settings, precision: str | None, device: torch.
         )
     if is_pure_bf16(settings) and settings.optimizer != "Torch AdamW":
         problems.append("full_mixed_precision: only Torch AdamW rounds as it needs; choose that, or switch it off.")
-    averages = settings.use_ema and settings.train_unet and not settings.use_lora
-    if averages and settings.ema_precision == "bf16" and "bf16" not in precisions_of(device):
+    if trains_ema(settings) and settings.ema_precision == "bf16" and "bf16" not in supported_precisions(device):
         problems.append(f"ema_precision: this {device.type} does not compute in bf16; choose fp32.")
     return problems
 
@@ -70,9 +68,9 @@ def too_short(settings: Settings, steps: int) -> list[str]:
 def likely_mistakes(settings: Settings) -> list[str]:
     """What is likely not meant."""
     said = []
-    finds = KINDS[settings.optimizer].finds_rate
-    for part, rate in base_rates(settings).items():
-        key = RATE_KEYS[settings.use_lora, part]
+    finds = OPTIMIZER_KINDS[settings.optimizer].estimates_lr
+    for part, rate in base_learning_rates(settings).items():
+        key = keys_of(part).rate(settings.use_lora)
         if finds and rate < LARGE_RATE:
             said.append(
                 f"{key}: {settings.optimizer} finds the rate itself and is told a factor, usually 1; "

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dreambooth.checkpoints.tokens import CHUNK, Reading
+from dreambooth.checkpoints.tokens import CHUNK_LENGTH, PromptEncoding
 from dreambooth.dataset.plan import Plan
 from dreambooth.dataset.table import LEFT_OUT, Row, bucket_counts, other_files, shown
 from dreambooth.errors import UserError
@@ -64,8 +64,8 @@ def report(
     :func:`plan_of`. UserError with all reasons why nothing could be trained.
     """
     plan = plan_of(model, ModelConfig("", settings, tuple(concepts)), progress, known)
-    reading = Reading.of(settings, training=True)
-    read = read_captions(tokenizer_of(model), plan, reading)
+    prompt_encoding = PromptEncoding.of(settings, training=True)
+    read = read_captions(tokenizer_of(model), plan, prompt_encoding)
     warnings = [*plan.warnings, *too_long(plan, read, settings.max_token_length)]
     pictures, others = rows(plan, read), other_files(plan)
     totals = totals_of(plan, settings) | {
@@ -104,11 +104,11 @@ def cache_bytes(plan: Plan, settings: Settings, read: Mapping[str, Read], model:
     if settings.stop_text_encoder > 0:
         return latents
     width, pooled = _text_width(model) if model else _WIDTH_WITHOUT_MODEL
-    several = settings.max_token_length > CHUNK
+    several = settings.max_token_length > CHUNK_LENGTH
     prompts = {*plan.prompts(), *([""] if several else [])}
     tokens = [min(read[p].tokens, settings.max_token_length) if p in read else 0 for p in prompts]
-    chunks = [max(1, -(-n // CHUNK)) for n in tokens]
-    return latents + sum((n * (CHUNK + 2) * width + pooled) * _FLOAT + 2 * _HEADER for n in chunks)
+    chunks = [max(1, -(-n // CHUNK_LENGTH)) for n in tokens]
+    return latents + sum((n * (CHUNK_LENGTH + 2) * width + pooled) * _FLOAT + 2 * _HEADER for n in chunks)
 
 
 def _counted(rows: Sequence[Row]) -> dict[str, int]:
@@ -131,7 +131,8 @@ def _of_model(
     """What only a model tells: memory, time, class images that it would draw first."""
     from dreambooth.runs import class_image_generation
     from dreambooth.runs.preflight import sizes_of
-    from dreambooth.training.precision import forecast, resolve_precision
+    from dreambooth.training.precision import resolve_precision
+    from dreambooth.memory.forecast import forecast_memory
 
     device = device or best_device()
     to_draw = class_image_generation.missing(model, concepts, plan, settings)
@@ -147,5 +148,5 @@ def _of_model(
     except UserError as error:
         warnings += error.problems
         return told
-    needed = forecast(settings, precision, *sizes_of(model), bool(plan.class_examples or to_draw))
+    needed = forecast_memory(settings, precision, *sizes_of(model), bool(plan.class_examples or to_draw))
     return {**told, "precision": precision, "memory_bytes": needed}

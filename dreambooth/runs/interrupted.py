@@ -10,7 +10,7 @@ from typing import Any
 from dreambooth.files import read_json
 from dreambooth.jobs import latest_log
 from dreambooth.runs.throughput import last_events
-from dreambooth.settings import Facts, ModelFolder
+from dreambooth.settings import ModelFolder, ModelInfo
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class InterruptedRun:
         )
 
 
-def unfinished(model: ModelFolder) -> InterruptedRun | None:
+def interrupted_run(model: ModelFolder) -> InterruptedRun | None:
     """The last run, if it broke off, failed or was cancelled and left a snapshot that it can go on from."""
     log, steps = latest_log(model.logging), model.snapshot_steps()
     if log is None or not steps:
@@ -40,13 +40,13 @@ def unfinished(model: ModelFolder) -> InterruptedRun | None:
         return None
     try:
         facts = read_json(model.snapshots / str(steps[-1]) / "snapshot.json")["facts"]
-        is_its_own = belongs(facts, model.load().facts)
+        is_its_own = belongs(facts, model.load().info)
     except Exception:  # whatever is wrong with it, a run will say so; here it only means: no offer
         return None
     return InterruptedRun(reached[-1], steps[-1]) if is_its_own else None
 
 
-def belongs(snapshot: Mapping[str, Any], model: Facts) -> bool:
+def belongs(snapshot: Mapping[str, Any], model: ModelInfo) -> bool:
     """Whether the run that made a snapshot with these facts is the one that trained the model last.
 
     Killed before its first save was noted, a run leaves the one before it as the model's last.

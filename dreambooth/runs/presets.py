@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from dreambooth.settings import Settings
-from dreambooth.training.optimizer_kinds import why_not
-from dreambooth.training.precision import forecast, resolve_precision
+from dreambooth.training.optimizer_kinds import unavailable_reason
+from dreambooth.training.precision import resolve_precision
+from dreambooth.memory.forecast import forecast_memory
 
 SPARE = 0.85  # of the GPU's free memory: the rest is for fragments, previews and the desktop
 
@@ -46,9 +47,9 @@ def for_machine(
         )  # fmt: skip
         return advice
     free = torch.cuda.mem_get_info(device)[0]
-    candidates = list(_candidates(eight_bit=why_not("8bit AdamW", device) == ""))
+    candidates = list(_candidates(eight_bit=unavailable_reason("8bit AdamW", device) == ""))
     needs = [
-        forecast(dataclasses.replace(base, **changes), precision, n_unet, n_text, class_pictures)
+        forecast_memory(dataclasses.replace(base, **changes), precision, n_unet, n_text, class_pictures)
         for changes, _ in candidates
     ]
     fitting = next((i for i, needed in enumerate(needs) if needed <= SPARE * free), len(needs) - 1)

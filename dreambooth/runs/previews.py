@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 
-from dreambooth.checkpoints.tokens import Reading
+from dreambooth.checkpoints.tokens import PromptEncoding
 from dreambooth.errors import Cancelled
-from dreambooth.sampling.generate import NOTHING, SampleRequest, draw
-from dreambooth.sampling.saving import save_picture
+from dreambooth.jobs.events import PreviewSaved
+from dreambooth.sampling.generate import NO_EMBEDDINGS, SampleRequest, generate_images
+from dreambooth.sampling.saving import save_sample
 from dreambooth.settings import Concept
 from dreambooth.training.results import Results, unused_path
 from dreambooth.training.session import Session
@@ -22,13 +23,13 @@ class Previews:
         self.session, self.results = session, results
         self.settings, self.events = session.settings, session.events
 
-    def draw(self) -> None:
-        shots = self.shots()
-        if not shots:
+    def generate(self) -> None:
+        requests = self.requests()
+        if not requests:
             return
         try:
             self.events.phase("preview")
-            self._draw(shots)
+            self._draw(requests)
         except Cancelled:
             self.events.message("Cancelled while it drew the preview.")
         except Exception as error:
@@ -37,30 +38,28 @@ class Previews:
         finally:
             self.events.phase("training")
 
-    def _draw(self, shots: list[SampleRequest]) -> None:
+    def _draw(self, requests: list[SampleRequest]) -> None:
         revision, sampler = self.results.revision, self.settings.scheduler
-        with self.session.for_drawing() as modules:
+        with self.session.for_sampling() as modules:
             check = self.session.controls.check
             imagic = self.session.imagic
-            pictures = draw(
-                modules, shots, sampler=sampler, reading=Reading.of(self.settings),
-                known=imagic.drawn_with(self.settings) if imagic else NOTHING, check=check,
+            pictures = generate_images(
+                modules, requests, sampler=sampler, prompt_encoding=PromptEncoding.of(self.settings),
+                prompt_embeddings=imagic.prompt_embeddings(self.settings) if imagic else NO_EMBEDDINGS, check=check,
             )  # fmt: skip
-            for number, (shot, picture) in enumerate(zip(shots, pictures, strict=True)):
+            for number, (request, picture) in enumerate(zip(requests, pictures, strict=True)):
                 path = unused_path(self.session.model.samples / f"sample_{revision}-{number}.png")
-                save_picture(path, picture, shot, sampler)
-                self.events.send(
-                    "preview", path=str(path), prompt=shot.prompt, seed=shot.seed, step=self.session.position.step
-                )
+                save_sample(path, picture, request, sampler)
+                self.events.send(PreviewSaved(str(path), request.prompt, request.seed, self.session.position.step))
 
-    def shots(self) -> list[SampleRequest]:
+    def requests(self) -> list[SampleRequest]:
         """What this run's previews show, the same each time, so that they can be compared."""
-        shots = [
-            shot for number, concept in enumerate(self.session.config.concepts) for shot in self._of(number, concept)
+        requests = [
+            request for number, concept in enumerate(self.session.config.concepts) for request in self._of(number, concept)
         ]
         if self.settings.sanity_prompt:
             side = self._side(self.settings.resolution)
-            shots.append(
+            requests.append(
                 SampleRequest(
                     self.settings.sanity_prompt,
                     seed=_or(self.settings.sanity_seed, self.settings.seed),
@@ -68,19 +67,19 @@ class Previews:
                     height=side,
                 )
             )
-        return shots
+        return requests
 
     def _of(self, number: int, concept: Concept) -> list[SampleRequest]:
         seed = _or(concept.sample_seed, self.settings.seed)
         examples = [e for e in self.session.plan.examples if e.concept == number]
-        shots = []
+        requests = []
         for i in range(concept.n_save_sample if examples else 0):  # of regularization pictures none
             example = examples[i % len(examples)]
             asked = concept.save_sample_prompt or "[filewords]"
             from_caption = "[filewords]" in asked.lower()
             side = self._side(self.settings.resolution)
             width, height = example.bucket if from_caption else (side, side)
-            shots.append(
+            requests.append(
                 SampleRequest(
                     example.caption if asked.strip().lower() == "[filewords]" else _fill(asked, example.caption),
                     concept.save_sample_negative_prompt,
@@ -91,7 +90,7 @@ class Previews:
                     self._side(height),
                 )
             )
-        return shots
+        return requests
 
     @staticmethod
     def _side(pixels: int) -> int:

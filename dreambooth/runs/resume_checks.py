@@ -10,7 +10,7 @@ from dreambooth.errors import UserError
 from dreambooth.runs.interrupted import belongs
 from dreambooth.settings import SETTINGS, ModelConfig, ModelFolder
 from dreambooth.training import snapshot as snapshots
-from dreambooth.training.snapshot_state import origin_of
+from dreambooth.training.snapshot_state import source_hash
 
 # What decides which weights there are; of the text encoder's steps, only whether there are any.
 _OF_SHAPES = ("use_lora", "train_unet", "lora_type", "lora_unet_rank", "lora_txt_rank", "use_lora_extended",
@@ -26,11 +26,11 @@ def problems_of(model: ModelFolder, config: ModelConfig, which: str) -> list[str
     try:
         snapshot = snapshots.read(model, which, tensors=False)
         facts = snapshot.facts
-        if facts.get("origin", origin_of(model)) != origin_of(model):
+        if facts.get("origin", source_hash(model)) != source_hash(model):
             return [f"{place} is of another model: start a new run, or put the snapshot back where it was made."]
-        if not belongs(facts, config.facts):
+        if not belongs(facts, config.info):
             return [
-                f"{place} is of an earlier run, and the model was trained since (to step {config.facts.revision}): "
+                f"{place} is of an earlier run, and the model was trained since (to step {config.info.revision}): "
                 "train without --resume."
             ]
         return _other_weights(place, snapshot.settings, dataclasses.asdict(config.settings))

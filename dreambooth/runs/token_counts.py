@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from dreambooth.checkpoints.tokenizer import shipped_tokenizer
-from dreambooth.checkpoints.tokens import Reading, counted
+from dreambooth.checkpoints.tokens import PromptEncoding, count_with_overflow
 from dreambooth.dataset.plan import Plan
 from dreambooth.dataset.table import Row, table
 from dreambooth.settings import SETTINGS, ModelFolder
@@ -32,13 +32,13 @@ def tokenizer_of(model: ModelFolder | None) -> Any:
     return load_tokenizer(model.working)
 
 
-def read_captions(tokenizer: Any, plan: Plan, reading: Reading) -> dict[str, Read]:
+def read_captions(tokenizer: Any, plan: Plan, prompt_encoding: PromptEncoding) -> dict[str, Read]:
     """Each caption of the plan, as it is read."""
     captions = sorted({caption for example in plan.everything() for caption in plan.captions_of(example)})
     read: dict[str, Read] = {}
     for start in range(0, len(captions), _AT_ONCE):
         some = captions[start : start + _AT_ONCE]
-        read |= {caption: Read(*one) for caption, one in zip(some, counted(tokenizer, some, reading), strict=True)}
+        read |= {caption: Read(*one) for caption, one in zip(some, count_with_overflow(tokenizer, some, prompt_encoding), strict=True)}
     return read
 
 

@@ -8,12 +8,15 @@ from typing import Any
 
 import torch
 
+from dreambooth.errors import UserError
 from dreambooth.settings import Settings
 from dreambooth.training.fused_adamw import FusedAdamW
-from dreambooth.training.optimizer_kinds import arguments, build, refuse
-from dreambooth.training.precision import is_pure_bf16
-from dreambooth.training.schedules import base_rates, learning_rate
+from dreambooth.training.optimizer_kinds import parse_arguments, build_optimizer, require_available
+from dreambooth.settings.components import is_pure_bf16
+from dreambooth.training.schedules import base_learning_rates, learning_rate
 from dreambooth.training.stochastic_rounding import StochasticRoundingAdamW
+
+NOTHING_TO_TRAIN = "Nothing to train: switch on train_unet, or set stop_text_encoder above 0."
 
 
 def parameter_groups(
@@ -21,26 +24,29 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """One group for each module that learns, with its own rate and decay. ``base_lr`` is what schedules scale."""
     parts = {"unet": (unet, settings.weight_decay), "text_encoder": (text_encoder, settings.tenc_weight_decay)}
-    rates = base_rates(settings)
-    return [
+    rates = base_learning_rates(settings)
+    groups: list[dict[str, Any]] = [
         {"name": name, "params": list(params), "lr": rates[name], "weight_decay": decay, "base_lr": rates[name]}
         for name, (params, decay) in parts.items()
         if params
     ]
+    if not groups:
+        raise UserError(NOTHING_TO_TRAIN)
+    return groups
 
 
 def make_optimizer(settings: Settings, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     """The optimizer that was asked for, never another one. UserError says why it cannot be had here."""
     name, scheduler, more = settings.optimizer, settings.lr_scheduler, settings.optimizer_args
     if name != "Torch AdamW" or more:
-        refuse(name, groups[0]["params"][0].device, scheduler, more)
+        require_available(name, groups[0]["params"][0].device, scheduler, more)
     if is_pure_bf16(settings):
-        return StochasticRoundingAdamW(groups, settings.seed, **arguments(name, more))
-    return build(name, groups, scheduler, more)
+        return StochasticRoundingAdamW(groups, settings.seed, **parse_arguments(name, more))
+    return build_optimizer(name, groups, scheduler, more)
 
 
 @contextlib.contextmanager
-def as_used(optimizer: Any) -> Iterator[None]:
+def inference_weights(optimizer: Any) -> Iterator[None]:
     """The weights as they are to be drawn with and saved; afterwards, bit for bit, those that training goes on with.
 
     They differ for schedule-free optimizers alone, which step beside the average that they are for. Those optimizers'
@@ -61,7 +67,7 @@ def as_used(optimizer: Any) -> Iterator[None]:
             parameter.data = data
 
 
-def state_of(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Its state_dict; of the groups only what moved by itself: rates and the like are settings, and may change."""
     whole, start = optimizer.state_dict(), optimizer.defaults
 
@@ -74,8 +80,8 @@ def state_of(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     return {"state": whole["state"], "param_groups": groups}
 
 
-def load_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Go on from :func:`state_of`, with today's rates and decays."""
+def load_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Go on from :func:`optimizer_state`, with today's rates and decays."""
     groups = []
     for group, now in zip(saved["param_groups"], optimizer.state_dict()["param_groups"], strict=True):
         kept = {key: value for key, value in group.items() if key not in _SET and key != "params"}

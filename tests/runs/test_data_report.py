@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 
 from dreambooth import actions
+from dreambooth.runs.preflight import preflight
 from dreambooth.captions.tags import tags_of
 from dreambooth.checkpoints.tokenizer import shipped_tokenizer
-from dreambooth.checkpoints.tokens import Reading, count, counted
+from dreambooth.checkpoints.tokens import PromptEncoding, count_tokens, count_with_overflow
 from dreambooth.dataset import plan as plans
 from dreambooth.dataset.pixels import load_pixels
 from dreambooth.dataset.planning import make_plan
@@ -23,8 +24,8 @@ from dreambooth.errors import UserError
 from dreambooth.images.decoding import open_image
 from dreambooth.runs import data_report as reports
 from dreambooth.settings import Concept, Settings
-from dreambooth.training.inputs import Latents
-from dreambooth.training.prompts import Prompts
+from dreambooth.training.inputs import LatentStore
+from dreambooth.training.prompts import CachedPromptEmbedder
 
 SMALL = Settings(resolution=64, bucket_step=16)
 LONG = ", ".join(["sks dog", *(f"a tag with number {n}" for n in range(20))])
@@ -75,13 +76,13 @@ def test_the_crop_that_is_shown_is_cut_out_to_the_pixel(tmp_path):
 )
 def test_the_words_that_are_cut_off(prompt, limit, lost):
     tokenizer = shipped_tokenizer()
-    reading = Reading(max_tokens=limit)
-    ((tokens, said),) = counted(tokenizer, [prompt], reading)
-    assert tokens == count(tokenizer, prompt, reading)
+    prompt_encoding = PromptEncoding(max_tokens=limit)
+    ((tokens, said),) = count_with_overflow(tokenizer, [prompt], prompt_encoding)
+    assert tokens == count_tokens(tokenizer, prompt, prompt_encoding)
     assert said == lost
     for other in ({"weighted": True}, {"strict": True}):
-        other_reading = Reading(max_tokens=limit, **other)
-        ((tokens, said),) = counted(tokenizer, [prompt], other_reading)
+        other_encoding = PromptEncoding(max_tokens=limit, **other)
+        ((tokens, said),) = count_with_overflow(tokenizer, [prompt], other_encoding)
         assert bool(said) == (tokens > limit) and "<|" not in said and prompt.casefold().endswith(said.casefold()[-3:])
 
 
@@ -142,12 +143,12 @@ def test_two_epochs_show_what_the_table_says(mini, tmp_path, monkeypatch):
               "stop_text_encoder": 0, "save_preview_every": 0, "gradient_accumulation_steps": 2}  # fmt: skip
     config = actions.configure(mini, values, [concept])
     found = actions.images.look(config.concepts, config.settings, mini)
-    assert found.pictures == actions.check(mini, config).as_dict()["table"]
+    assert found.pictures == preflight(mini, config).as_dict()["table"]
 
     shown, said = [], []
-    latents, prompts = Latents.batch, Prompts.batch
-    monkeypatch.setattr(Latents, "batch", lambda self, e, g: shown.append(list(e)) or latents(self, e, g))
-    monkeypatch.setattr(Prompts, "batch", lambda self, texts: said.append(list(texts)) or prompts(self, texts))
+    latents, prompts = LatentStore.batch, CachedPromptEmbedder.batch
+    monkeypatch.setattr(LatentStore, "batch", lambda self, e, g: shown.append(list(e)) or latents(self, e, g))
+    monkeypatch.setattr(CachedPromptEmbedder, "batch", lambda self, texts: said.append(list(texts)) or prompts(self, texts))
     result = actions.train(mini, config)
     assert result.steps == found.totals["steps"] == 2 * found.totals["steps_per_epoch"]
 

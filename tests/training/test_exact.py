@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dreambooth import actions
 from dreambooth.errors import UserError
+from dreambooth.runs.preflight import preflight
 from tests.training.conftest import tensors
 
 LORA = {"use_lora": True, "seed": 5}
@@ -147,7 +147,7 @@ def test_what_could_not_go_on_is_said_before_the_run_all_at_once(train, mini, mo
     manifest.write_text(manifest.read_text() + "\n")  # as if it had been made of another file
     shutil.copytree(mini.snapshots, other.snapshots, dirs_exist_ok=True)
     with pytest.raises(UserError, match="of another model"):
-        actions.check(other, other.load(), resume="latest")
+        preflight(other, other.load(), resume="latest")
 
 
 def test_cached_embeddings_of_another_precision_are_not_taken(train, mini):

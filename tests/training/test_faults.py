@@ -110,7 +110,7 @@ def test_settings_saved_while_it_trains_stay(train, mini):
 
     train(on=edit)
     assert mini.load().settings.clip_skip == 2
-    assert mini.load().facts.revision > 0
+    assert mini.load().info.revision > 0
 
 
 def test_a_listener_that_fails_does_not_end_the_run(train):

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from dreambooth import actions
 from dreambooth.settings import Settings, parse
 from dreambooth.training.dropout import AdapterDropout
-from dreambooth.training.prompts import Prompts
+from dreambooth.training.prompts import CachedPromptEmbedder
 from tests.training.conftest import SMALL, tensors
 
 NETWORK = """
@@ -119,14 +119,14 @@ def test_network_dropout_drops_between_the_factors_of_lora(imported, train, monk
 
 def test_no_token_padding_ends_a_batch_with_its_longest_caption(imported, train, monkeypatch):
     lengths: list[int] = []
-    batch = Prompts.batch
+    batch = CachedPromptEmbedder.batch
 
     def recorded(self, prompts):
         embedding = batch(self, prompts)
         lengths.append(embedding.states.shape[1])
         return embedding
 
-    monkeypatch.setattr(Prompts, "batch", recorded)
+    monkeypatch.setattr(CachedPromptEmbedder, "batch", recorded)
     padded = train(**{**imported(NETWORK)["settings"], **ONE_STEP})
     assert padded.error is None and lengths and set(lengths) == {77}
     lengths.clear()

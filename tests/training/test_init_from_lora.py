@@ -9,6 +9,7 @@ import torch
 
 from dreambooth import actions
 from dreambooth.errors import UserError
+from dreambooth.runs.preflight import preflight
 from tests.training.conftest import SMALL, tensors
 
 LOCON = {"use_lora_extended": True, "lora_unet_alpha": 2}
@@ -42,7 +43,7 @@ def test_what_does_not_fit_is_said_all_at_once_before_the_run(train, mini, conce
     def refused(**settings):
         wanted = {**SMALL, **LOCON, "lora_start": str(made), **settings}
         try:
-            actions.check(mini, actions.configure(mini, wanted, [concept]))
+            preflight(mini, actions.configure(mini, wanted, [concept]))
         except UserError as error:
             return sorted(error.problems)
         return []

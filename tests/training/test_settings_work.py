@@ -7,6 +7,7 @@ pictures changes neither. How much each changes by is held against formulas in t
 
 from __future__ import annotations
 
+import ast
 import base64
 import dataclasses
 import io
@@ -193,42 +194,67 @@ TABLE = {
 }  # fmt: skip
 # Measured elsewhere: the named test fails when the setting has no effect.
 ELSEWHERE = {
-    "deterministic": "tests/training/test_whole_model.py",
-    "ema_on_cpu": "tests/training/test_whole_model.py",
-    "save_every_steps": "tests/training/test_scheduled_tasks.py",
-    "preview_every_steps": "tests/training/test_scheduled_tasks.py",
-    "autosave_minutes": "tests/training/test_scheduled_tasks.py",
-    "epoch_pause_frequency": "tests/training/test_scheduled_tasks.py",
-    "epoch_pause_time": "tests/training/test_scheduled_tasks.py",
-    "sample_batch_size": "tests/training/test_class_images.py",
-    "disable_class_matching": "tests/training/test_class_images.py",
-    "validation_every": "tests/training/test_validation.py",
-    "validation_share": "tests/training/test_validation.py",
+    "deterministic": "tests/training/test_whole_model.py::test_deterministic_holds_for_the_run_and_is_given_back",
     **dict.fromkeys(
-        ("keep_tokens", "tag_dropout", "caption_dropout", "bucket_min_side", "bucket_max_side", "bucket_no_upscale"),
-        "tests/dataset/test_variation.py::test_setting_changes_what_is_shown",
+        ("ema_decay", "ema_on_cpu"),
+        "tests/training/test_whole_model.py::test_the_ema_of_a_run_has_the_decay_and_the_device_of_the_settings",
     ),
+    **dict.fromkeys(
+        ("save_every_steps", "preview_every_steps"),
+        "tests/training/test_scheduled_tasks.py::test_steps_say_when_to_save_and_draw",
+    ),
+    "autosave_minutes": "tests/training/test_scheduled_tasks.py::test_autosaves_are_snapshots_and_change_nothing",
+    **dict.fromkeys(
+        ("epoch_pause_frequency", "epoch_pause_time"),
+        "tests/training/test_scheduled_tasks.py::test_a_rest_between_epochs_ends_by_itself_and_changes_nothing",
+    ),
+    "sample_batch_size":
+        "tests/training/test_class_images.py::test_class_images_are_drawn_together_as_the_class_batch_size_says",
+    "disable_class_matching": "tests/training/test_class_images.py::test_own_pictures_count_by_their_shape",
+    "validation_every": "tests/training/test_validation.py::test_measuring_changes_nothing",
+    "validation_share": "tests/training/test_validation.py::test_a_share_depends_on_the_pictures_alone",
+    **dict.fromkeys(
+        ("keep_tokens", "tag_dropout", "caption_dropout"), "tests/dataset/test_variation.py::test_shares_are_kept"
+    ),
+    **dict.fromkeys(
+        ("bucket_min_side", "bucket_max_side"), "tests/dataset/test_variation.py::test_bounds_of_buckets"
+    ),
+    "bucket_no_upscale": "tests/dataset/test_variation.py::test_small_pictures_are_not_enlarged",
     **dict.fromkeys(
         ("bucket_rule", "resolution_height"),
         "tests/interop/test_kohya_rule.py::test_each_rule_gives_its_own_crops",
     ),
     **dict.fromkeys(
-        ("train_imagic", "imagic_steps", "imagic_learning_rate", "imagic_strength"), "tests/training/test_imagic.py"
+        ("train_imagic", "imagic_steps", "imagic_learning_rate", "imagic_strength"),
+        "tests/training/test_imagic.py::test_every_setting_of_it_has_an_effect",
     ),
-    "lora_start": "tests/training/test_init_from_lora.py",
+    "lora_start": "tests/training/test_init_from_lora.py::test_it_starts_with_the_files_values",
     "max_token_length": "tests/training/test_prompts.py::test_what_stands_beyond_the_limit_is_not_learned",
-    "gradient_set_to_none": "tests/training/test_optimizers.py",
-    "gradient_checkpointing": "tests/training/test_optimizers.py",
-    "ema_decay": "tests/training/test_optimizers.py",
+    "gradient_set_to_none": "tests/training/test_optimizers.py::test_gradients_are_dropped_or_zeroed_as_chosen",
+    "gradient_checkpointing":
+        "tests/training/test_optimizers.py::test_gradient_checkpointing_changes_memory_not_weights",
     "half_model": "tests/training/test_settings_work.py::test_half_model_halves_a_checkpoint",
     "save_thumbnail": "tests/training/test_settings_work.py::test_the_last_sample_is_put_into_the_files",
-    "lora_weight": "tests/sampling/test_same_picture.py",
-    "lora_txt_weight": "tests/sampling/test_same_picture.py",
-}
+    **dict.fromkeys(
+        ("lora_weight", "lora_txt_weight"),
+        "tests/sampling/test_same_picture.py::test_weight_scales_the_lora_in_pictures_and_checkpoints",
+    ),
+}  # fmt: skip
 
 
 def test_every_setting_is_measured():
     assert set(TABLE) | set(ELSEWHERE) == set(SETTINGS) and not set(TABLE) & set(ELSEWHERE)
+
+
+@pytest.mark.parametrize("key", ELSEWHERE)
+def test_what_is_measured_elsewhere_is(key):
+    """The test is there, and sets this setting by its name."""
+    path, _, name = ELSEWHERE[key].partition("::")
+    source = (Path(__file__).parents[2] / path).read_text(encoding="utf-8")
+    (test,) = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == name]
+    keywords = {node.arg for node in ast.walk(test) if isinstance(node, ast.keyword)}
+    texts = {node.value for node in ast.walk(test) if isinstance(node, ast.Constant)}
+    assert key in keywords | texts
 
 
 @pytest.fixture(scope="module")

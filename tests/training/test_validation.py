@@ -12,9 +12,10 @@ from PIL import Image
 from dreambooth import actions
 from dreambooth.dataset.planning import make_plan
 from dreambooth.dataset.validation_split import hold_out
+from dreambooth.runs.preflight import preflight
 from dreambooth.settings import Settings
 from dreambooth.training import snapshot, validation
-from dreambooth.ui.chart import chart
+from dreambooth.ui.chart import loss_chart
 from dreambooth.ui.run_view import RunView
 from tests.training.conftest import SMALL
 
@@ -34,7 +35,7 @@ def test_measuring_changes_nothing(train, models_dir, created, settings):
     assert [e["step"] for e in events] == [0, 1, 2, 3, 4, 5, 6]
     assert len({e["loss"] for e in events}) > 4 and len({e["class_loss"] for e in events}) > 4
     view = RunView().feed_all(measured.events)
-    assert chart(view).count("<circle") == 14
+    assert loss_chart(view).count("<circle") == 14
 
 
 def test_the_same_weights_always_measure_the_same(train, models_dir, created):
@@ -50,15 +51,15 @@ def test_a_folder_of_its_own_is_measured_and_not_trained(train, concept, mini, t
     Image.new("RGB", (80, 80), (9, 99, 199)).save(tmp_path / "a toy.png")
     held = dataclasses.replace(concept, validation_data_dir=str(tmp_path))
     config = actions.configure(mini, {**SMALL, "validation_every": 1, "validation_share": 0.4}, [held, concept])
-    plan = actions.check(mini, config).plan
+    plan = preflight(mini, config).plan
     assert [(e.path.name, e.concept) for e in plan.validation if e.concept == 0] == [("a toy.png", 0)]
     assert len([e for e in plan.validation if e.concept == 1]) == 2  # 0.4 of its 5
     assert len(plan.examples) == 5 + 3
-    rows = actions.check(mini, config).as_dict()
+    rows = preflight(mini, config).as_dict()
     assert rows["pictures"] == 8 and [row["kind"] for row in rows["table"]].count("validation") == 3
     wrong = dataclasses.replace(concept, validation_data_dir=str(tmp_path / "nowhere"))
     with pytest.raises(actions.UserError, match="Concept 2, validation_data_dir"):
-        actions.check(mini, actions.configure(mini, {**SMALL, "validation_every": 1}, [concept, wrong]))
+        preflight(mini, actions.configure(mini, {**SMALL, "validation_every": 1}, [concept, wrong]))
 
 
 def test_a_share_depends_on_the_pictures_alone(concept):
