@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dreambooth.interop.input_kind import RecognizedInput
     from dreambooth.preparation.changes import Change, Preparation
     from dreambooth.preparation.previews import Preview
-    from dreambooth.runs.data_report import Report
+    from dreambooth.runs.data_report import DataReport
     from dreambooth.settings import Concept
     from dreambooth.settings.preparation import PrepareOptions
 
@@ -31,7 +31,7 @@ def look(
     device: Any = None,
     progress: ProgressCallback | None = None,
     known: Path | None = None,
-) -> Report:
+) -> DataReport:
     """What a run of these concepts and settings would be made of; with ``model``, what it would cost too.
 
     ``known``: a file that keeps what is read of the pictures, as :attr:`Folders.image_metadata_cache`; nothing else is

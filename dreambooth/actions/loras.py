@@ -53,7 +53,9 @@ def resize_lora(
     """Write the LoRA with a smaller rank, or with as much of it as keeps this share of what it does."""
     from dreambooth.checkpoints.lora_tools import RankLimit, resize_lora
 
-    return _summary(resize_lora(Path(lora), _target(out), RankLimit(rank or None, energy), dtype_of(precision), progress))
+    return _summary(
+        resize_lora(Path(lora), _target(out), RankLimit(rank or None, energy), dtype_of(precision), progress)
+    )
 
 
 def merge_loras(

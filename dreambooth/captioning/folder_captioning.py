@@ -20,7 +20,8 @@ from dreambooth.images.decoding import open_image
 from dreambooth.images.file_reader import GIVE_UP, gone, read_all
 from dreambooth.images.issues import UnusableFile, named
 from dreambooth.images.listing import find_images, masks_of
-from dreambooth.settings.tagging import LEAVE, Tagging
+from dreambooth.memory.out_of_memory import is_out_of_memory
+from dreambooth.settings.tagging import LEAVE, TagOptions
 from dreambooth.types import ProgressCallback
 
 WRITTEN_AT_ONCE = 1000  # captions: so many can be lost to a power cut, and are one step to take back
@@ -44,7 +45,7 @@ class Captioned:
     caption: str
 
 
-def wanted_in(folder: Path, options: Tagging, counted: Counted) -> list[Wanted]:
+def wanted_in(folder: Path, options: TagOptions, counted: Counted) -> list[Wanted]:
     """The pictures that are to get a caption; what is left out is counted. UserError when the folder has none."""
     pictures = find_images(folder)
     if not pictures:
@@ -86,7 +87,7 @@ def spread(wanted: Mapping[Path, list[Wanted]], limit: int | None) -> dict[Path,
 
 
 def captioned(
-    captioner: Captioner, wanted: Sequence[Wanted], options: Tagging, counted: Counted, progress: ProgressCallback
+    captioner: Captioner, wanted: Sequence[Wanted], options: TagOptions, counted: Counted, progress: ProgressCallback
 ) -> Iterator[Captioned]:
     """What the model says of each. A picture that can't be read is noted; anything else ends the work.
 
@@ -179,8 +180,7 @@ def _in_words(batch_size: int) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        said = str(error).lower()
-        if not isinstance(error, MemoryError) and "out of memory" not in said and "failed to allocate" not in said:
+        if not is_out_of_memory(error):
             raise
         smaller = f"set Batch size to 1 (it is {batch_size}), or " if batch_size > 1 else ""
         raise UserError(
@@ -192,4 +192,4 @@ def _in_words(batch_size: int) -> Iterator[None]:
 def _require_writable(folder: Path) -> None:
     """Before the work rather than after it."""
     if not os.access(folder, os.W_OK):
-        raise files.explain(PermissionError(13, "permission denied"), folder)
+        raise files.as_user_error(PermissionError(13, "permission denied"), folder)

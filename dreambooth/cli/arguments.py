@@ -8,10 +8,10 @@ from typing import Any
 
 from dreambooth.cli import commands, dataset_commands
 from dreambooth.cli.options import add_option, add_settings
-from dreambooth.hosts.standalone import Alone
-from dreambooth.settings import CREATION
+from dreambooth.hosts.standalone import StandaloneHost
+from dreambooth.settings import CREATE_OPTIONS
 from dreambooth.settings.creation import PRECISIONS
-from dreambooth.settings.tools import EXTRACTION, MERGING, RESIZING, SIZE
+from dreambooth.settings.tools import EXTRACT_OPTIONS, MERGE_OPTIONS, RESIZE_OPTIONS, SIZE
 
 
 def parser() -> argparse.ArgumentParser:
@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
         required=True,
         help="a .safetensors or .ckpt file, a diffusers folder, or a model of the Hugging Face hub",
     )
-    for setting in CREATION.values():
+    for setting in CREATE_OPTIONS.values():
         add_option(create, setting)
     create.add_argument("--half", action="store_true", help="short for --precision fp16")
     create.add_argument("--replace", action="store_true", help="make an existing model anew")
@@ -94,7 +94,7 @@ def _add_lora_words(words: Any) -> None:
 
     merge = _word(words, "lora-merge", commands.lora_merge, "write one LoRA that does what several do together")
     _add_loras(merge)
-    for word, options in ((extract, EXTRACTION), (resize, RESIZING), (merge, MERGING)):
+    for word, options in ((extract, EXTRACT_OPTIONS), (resize, RESIZE_OPTIONS), (merge, MERGE_OPTIONS)):
         for setting in options.values():
             if setting.group == SIZE:
                 add_option(word, setting)
@@ -103,7 +103,7 @@ def _add_lora_words(words: Any) -> None:
 
 def _word(words: Any, name: str, run: Callable[..., Any], help: str) -> argparse.ArgumentParser:
     parser = words.add_parser(name, help=help, description=help.capitalize() + ".")
-    parser.add_argument("--models-dir", default=str(Alone().models_dir), metavar="DIR",
+    parser.add_argument("--models-dir", default=str(StandaloneHost().models_dir), metavar="DIR",
                         help="the WebUI's models folder (default: %(default)s)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="machine-readable output")
     parser.set_defaults(run=run, word=name)

@@ -14,20 +14,20 @@ from dreambooth.cli.truncation import line, shown
 from dreambooth.errors import UserError
 from dreambooth.settings import parse
 from dreambooth.settings.caption_edits import (
-    ADDING,
-    MERGING,
-    REMOVING,
-    REPLACING,
-    SCOPE,
-    SORTING,
-    TIDYING,
-    Adding,
-    Merging,
-    Removing,
-    Replacing,
-    Scope,
-    Sorting,
-    Tidying,
+    ADD_TAGS,
+    MERGE_TAGS,
+    REMOVE_TAGS,
+    REPLACE_TEXT,
+    EDIT_SCOPE,
+    SORT_TAGS,
+    TIDY_TAGS,
+    AddTags,
+    MergeTags,
+    RemoveTags,
+    ReplaceText,
+    EditScope,
+    SortTags,
+    TidyTags,
 )
 from dreambooth.settings.declare import declared
 from dreambooth.terminal import ProgressBar
@@ -36,17 +36,17 @@ CHANGES = 20  # that are printed; --json has all
 
 # What can be done: its options, those that follow the word itself, and how the help calls them.
 EDITS: dict[str, tuple[type, tuple[str, ...], tuple[str, ...], str]] = {
-    "replace": (Replacing, ("find", "by"), ("X", "Y"), "put Y where X stands"),
-    "merge": (Merging, ("tags", "into"), ("TAGS", "TAG"), 'make several tags one: "1boy, facial hair" Smith'),
-    "add": (Adding, ("tags",), ("TAGS",), "add tags"),
-    "remove": (Removing, ("tags",), ("TAGS",), "take tags out"),
-    "sort": (Sorting, ("order",), ("ORDER",), "sort the tags of each caption by name or by count"),
-    "tidy": (Tidying, (), (), "take out duplicates, exchange underscores"),
+    "replace": (ReplaceText, ("find", "by"), ("X", "Y"), "put Y where X stands"),
+    "merge": (MergeTags, ("tags", "into"), ("TAGS", "TAG"), 'make several tags one: "1boy, facial hair" Smith'),
+    "add": (AddTags, ("tags",), ("TAGS",), "add tags"),
+    "remove": (RemoveTags, ("tags",), ("TAGS",), "take tags out"),
+    "sort": (SortTags, ("order",), ("ORDER",), "sort the tags of each caption by name or by count"),
+    "tidy": (TidyTags, (), (), "take out duplicates, exchange underscores"),
 }
-FIND = (Replacing, ("find",))
+FIND = (ReplaceText, ("find",))
 MORE = {  # options of one's own, each declared once for all edits that have it
     key: setting
-    for known in (REPLACING, MERGING, ADDING, REMOVING, SORTING, TIDYING, SCOPE)
+    for known in (REPLACE_TEXT, MERGE_TAGS, ADD_TAGS, REMOVE_TAGS, SORT_TAGS, TIDY_TAGS, EDIT_SCOPE)
     for key, setting in known.items()
     if key not in ("find", "by", "tags", "into", "order")
 }
@@ -85,7 +85,7 @@ def _done(args: argparse.Namespace, progress: Any) -> dict[str, Any]:
     if args.undo or args.redo:
         back = actions.captions.undo if args.undo else actions.captions.redo
         return _written("undone" if args.undo else "redone", back(args.path, progress))
-    read, scope = actions.captions.captions(args.path, progress), _given(Scope, (), (), args)
+    read, scope = actions.captions.captions(args.path, progress), _given(EditScope, (), (), args)
     found: dict[str, Any] = {"problems": list(read.problems)} if read.problems else {}
     if args.count:
         return _counted(actions.captions.within(read, scope)) | found
@@ -110,13 +110,13 @@ def _given(kind: type, keys: tuple[str, ...], values: Any, args: argparse.Namesp
 
 
 def _refuse_without_effect(args: argparse.Namespace, edit: str | None) -> None:
-    kind = EDITS[edit][0] if edit else Replacing if args.find is not None else None
-    used = {*(declared(kind) if kind else ()), *(SCOPE if kind or args.count else ())}
+    kind = EDITS[edit][0] if edit else ReplaceText if args.find is not None else None
+    used = {*(declared(kind) if kind else ()), *(EDIT_SCOPE if kind or args.count else ())}
     given = [key for key in MORE if key not in used and getattr(args, key) is not None]
     if args.dry_run and not edit and not args.set:
         given.append("dry_run")
     if given:
-        raise UserError.several([f"--{key.replace('_', '-')} has no effect here: leave it out." for key in given])
+        raise UserError.from_problems([f"--{key.replace('_', '-')} has no effect here: leave it out." for key in given])
 
 
 def _written(how: str, written: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from dreambooth.cli.image_table import image_table
 from dreambooth.cli.options import add_settings
 from dreambooth.cli.truncation import line, shown
 from dreambooth.errors import UserError
-from dreambooth.files import expand
+from dreambooth.files import expand_user
 from dreambooth.settings import ModelFolder, Settings, parse
 from dreambooth.terminal import ProgressBar
 
@@ -40,7 +40,7 @@ def plan(args: argparse.Namespace, bar: ProgressBar) -> Any:
     except UserError as error:
         problems += error.problems
     try:
-        found = recognize_input(expand(args.path))
+        found = recognize_input(expand_user(args.path))
     except UserError as error:
         problems += error.problems
     try:
@@ -48,7 +48,7 @@ def plan(args: argparse.Namespace, bar: ProgressBar) -> Any:
     except UserError as error:
         problems += error.problems
     if problems or found is None:
-        raise UserError.several(problems)
+        raise UserError.from_problems(problems)
     report = in_job(
         "plan",
         lambda controls: actions.images.look(

@@ -82,7 +82,7 @@ class Checks:
 
     def raise_problems(self) -> None:
         if self.problems:
-            raise UserError.several(self.problems)
+            raise UserError.from_problems(self.problems)
 
 
 def find_sources(concepts: Sequence[Concept], checks: Checks) -> list[Source]:
@@ -114,7 +114,7 @@ def _require_not_both(sources: Sequence[Source], checks: Checks) -> None:
     if both:
         checks.problems.append(
             f"{len(both)} regularization pictures are learned as the subject too (such as {both[0]}): move their "
-            "folder out of the other concept's, or switch off Folders below too there."
+            "folder out of the other concept's, or turn off Include subfolders there."
         )
 
 
@@ -190,7 +190,7 @@ def _pictures_of(concept: Concept, key: str, name: str, checks: Checks) -> list[
         if key == "class_data_dir":
             require_apart(folder, os.path.expanduser(concept.instance_data_dir.strip()))
     except UserError as error:
-        raise UserError.several([f"{name}, {key}: {problem}" for problem in error.problems]) from error
+        raise UserError.from_problems([f"{name}, {key}: {problem}" for problem in error.problems]) from error
     _note_others(listing, checks)
     if not listing.pictures:
         also = f", only of kinds that can't be used, such as {listing.others[0].name}" if listing.others else ""

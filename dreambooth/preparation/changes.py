@@ -8,7 +8,7 @@ from typing import Any
 
 from dreambooth.images.buckets import Size
 from dreambooth.preparation.transform import Recipe
-from dreambooth.settings.preparation import Preparing
+from dreambooth.settings.preparation import PrepareOptions
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Preparation:
 
     folder: Path
     out: Path  # the same as ``folder`` when done in place
-    options: Preparing
+    options: PrepareOptions
     changes: tuple[Change, ...]
     skipped: tuple[str, ...]  # a line for each picture that can't be prepared, with its cause
     warnings: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ from dreambooth.images.decoding import decode
 from dreambooth.images.file_reader import read_bytes
 from dreambooth.preparation.changes import Change
 from dreambooth.preparation.transform import prepared
-from dreambooth.settings.preparation import Preparing
+from dreambooth.settings.preparation import PrepareOptions
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -27,7 +27,7 @@ class Preview:
     after: bytes
 
 
-def preview(change: Change, options: Preparing) -> Preview:
+def preview(change: Change, options: PrepareOptions) -> Preview:
     """UserError when the picture can't be read any more, or not be written as chosen."""
     from PIL import ImageDraw
 

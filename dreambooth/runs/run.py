@@ -69,7 +69,7 @@ def _with_seed(context: RunContext, snapshot: Snapshot | None) -> RunContext:
     config = context.config
     if config.settings.seed >= 0:
         return context
-    seed = snapshot.settings["seed"] if snapshot else context.process_group.same(secrets.randbelow(2**31))
+    seed = snapshot.settings["seed"] if snapshot else context.process_group.broadcast(secrets.randbelow(2**31))
     context.events.message(f"Training seed: {seed}.")
     config = dataclasses.replace(config, settings=dataclasses.replace(config.settings, seed=seed))
     return dataclasses.replace(context, config=config)

@@ -12,6 +12,7 @@ from dreambooth.errors import Cancelled, UserError
 from dreambooth.files import as_user_error
 from dreambooth.jobs import Ended, Events
 from dreambooth.memory.out_of_memory import is_out_of_memory
+from dreambooth.text import count
 
 if TYPE_CHECKING:
     from dreambooth.runs.run import RunResult
@@ -66,6 +67,6 @@ def report_outcome(events: Events) -> Iterator[None]:
 
 
 def outcome_text(result: RunResult) -> str:
-    made = f" Made: {', '.join(path.name for path in result.files)}." if result.files else ""
-    how = "Training is done" if result.state == "done" else "Training was cancelled"
-    return f"{how} after {result.steps} steps.{made}"
+    files = f" Saved: {', '.join(path.name for path in result.files)}." if result.files else ""
+    outcome = "Training finished" if result.state == "done" else "Training was cancelled"
+    return f"{outcome} after {count(result.steps, 'step')}.{files}"

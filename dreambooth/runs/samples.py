@@ -1,4 +1,4 @@
-"""Pictures of a model that is not being trained, with LoRAs or without."""
+"""Samples of a model, with or without LoRAs, outside of training."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def sample(
     batch_size: int = 1,
     progress: ProgressCallback | None = None,
 ) -> list[Path]:
-    """Draw with the model as it lies in ``working`` and ``loras``, into the folder ``out``. The pictures' files."""
+    """Generate images with the weights in ``working`` and ``loras`` into the folder ``out``. Returns their files."""
     config = model.require().load()
     settings = config.settings
     adapters = [(read_lora(use.path), use) for use in loras]
@@ -38,23 +38,23 @@ def sample(
         apply_lora(modules, adapter, use.unet, use.text)
     for module in (modules.unet, modules.vae, *modules.text_encoders.values()):
         module.to(best_device()).eval()
-    pictures = generate_images(
+    images = generate_images(
         modules,
         requests,
         sampler=settings.scheduler,
         prompt_encoding=PromptEncoding.of(settings),
         batch_size=batch_size,
-        prompt_embeddings=_edited_text(model, settings),
+        prompt_embeddings=_imagic_embedding(model, settings),
         progress=progress,
     )
     stem = f"{model.name}_{time.strftime('%Y%m%d-%H%M%S')}"
     return [
-        save_sample(unused_path(Path(out) / f"{stem}_{n:03d}_{request.seed}.png"), picture, request, settings.scheduler)
-        for n, (request, picture) in enumerate(zip(requests, pictures, strict=True))
+        save_sample(unused_path(Path(out) / f"{stem}_{n:03d}_{request.seed}.png"), image, request, settings.scheduler)
+        for n, (request, image) in enumerate(zip(requests, images, strict=True))
     ]
 
 
-def _edited_text(model: ModelFolder, settings: Settings) -> dict[str, PromptEmbedding]:
-    """What Imagic's text stands for, where the model was trained so."""
+def _imagic_embedding(model: ModelFolder, settings: Settings) -> dict[str, PromptEmbedding]:
+    """The optimized embedding of Imagic's text, if the model was trained with it."""
     imagic = kept(model) if settings.train_imagic else None
     return imagic.prompt_embeddings(settings) if imagic else {}

@@ -14,12 +14,12 @@ from typing import Any
 from dreambooth import __version__
 from dreambooth.checkpoints.family import Family, family_of
 from dreambooth.checkpoints.lora import family_metadata
-from dreambooth.checkpoints.modules import scheduler_in
+from dreambooth.checkpoints.modules import load_scheduler_config
 from dreambooth.dataset.plan import Plan
 from dreambooth.files import read_json
 from dreambooth.settings import ModelConfig, ModelFolder, Settings
 
-TRAINED = "training.json"  # in working: how it was trained
+TRAINING_METADATA = "training.json"  # in working: how it was trained
 
 _THUMBNAIL_SIDE = 256  # pixels
 
@@ -36,7 +36,7 @@ def training_metadata(
     text_size = settings.lora_txt_rank, settings.lora_txt_alpha or settings.lora_txt_rank
     facts: dict[str, Any] = {
         "ss_output_name": config.output_name,
-        "ss_sd_model_name": Path(config.facts.src).name,
+        "ss_sd_model_name": Path(config.info.src).name,
         **family_metadata(family),
         "ss_training_started_at": started,
         "ss_training_finished_at": time.time(),
@@ -144,7 +144,7 @@ def modelspec(
         "modelspec.resolution": f"{resolution}x{resolution}",
         "modelspec.date": time.strftime("%Y-%m-%dT%H:%M:%S"),
         "modelspec.prediction_type": "v" if prediction_type == "v_prediction" else "epsilon",
-        "modelspec.encoder_layer": str(clip_skip if family.clip_skips else 2),
+        "modelspec.encoder_layer": str(clip_skip if family.supports_clip_skip else 2),
     }
 
 
@@ -165,13 +165,13 @@ def thumbnail(folder: Path) -> dict[str, str]:
 
 def checkpoint_metadata(model: ModelFolder, config: ModelConfig, title: str, merged: Sequence[Path]) -> dict[str, str]:
     """What a checkpoint made of ``working`` says of itself: how that was trained, and which LoRAs were merged in."""
-    trained = model.working / TRAINED
+    trained = model.working / TRAINING_METADATA
     said = read_json(trained) if trained.exists() else {}
     if merged:
         said["modelspec.merged_from"] = ", ".join(path.stem for path in merged)
-    settings, family = config.settings, family_of(config.facts.model_type)
+    settings, family = config.settings, family_of(config.info.model_type)
     unet = read_json(model.working / "unet" / "config.json")
-    prediction = scheduler_in(model.working)["prediction_type"]
+    prediction = load_scheduler_config(model.working)["prediction_type"]
     spec = modelspec(
         title, family, unet, settings.resolution, settings.clip_skip, lora=False, prediction_type=prediction
     )

@@ -20,9 +20,9 @@ from dreambooth.errors import UserError
 from dreambooth.files import write_json
 from dreambooth.jobs.events import FileSaved, ValidationMeasured
 from dreambooth.settings import ModelConfig, ModelFolder
-from dreambooth.training.adapters import weights_of
+from dreambooth.training.adapters import collect_adapters
 from dreambooth.training.metadata import (
-    TRAINED,
+    TRAINING_METADATA,
     checkpoint_metadata,
     modelspec,
     thumbnail,
@@ -31,7 +31,7 @@ from dreambooth.training.metadata import (
 from dreambooth.training.session import Session
 from dreambooth.training.snapshot import Snapshot
 from dreambooth.training.snapshot import write as write_snapshot
-from dreambooth.training.snapshot_state import take
+from dreambooth.training.snapshot_state import take_snapshot
 from dreambooth.training.validation import Validation
 
 log = logging.getLogger("dreambooth.training")
@@ -78,7 +78,7 @@ class Results:
             return
         if not getattr(self.settings, f"save_state_{when}"):
             self._rescue()
-        raise UserError.several(problems)
+        raise UserError.from_problems(problems)
 
     def validate(self) -> None:
         """Measure where the weights stand, once for each step, and say so."""
@@ -133,7 +133,7 @@ class Results:
         measured = {}
         if validation and validation.last:
             measured = {"validation_loss": validation.last.loss, "validation_lowest": validation.lowest}
-        snapshot = take(
+        snapshot = take_snapshot(
             self.session,
             run=self.run,
             run_before=self.run_before,
@@ -156,15 +156,15 @@ class Results:
     def _lora(self) -> None:
         session = self.session
         path = unused_path(self.model.folders.loras / f"{self.config.output_name}_{self.revision}.safetensors")
-        with session.as_used():
-            write_lora(path, weights_of(session.layers), self._lora_metadata(path.stem))
+        with session.inference_weights():
+            write_lora(path, collect_adapters(session.layers), self._lora_metadata(path.stem))
         self._announce("lora", path, verify_lora(path, self.model))
 
     @torch.no_grad()
     def _working(self) -> None:
         """Write what was trained back to working/, in float32 so that the next run loses nothing."""
         session, working = self.session, self.model.working
-        with session.as_used():
+        with session.inference_weights():
             for name, module in session.trained_modules().items():
                 save_component(working, name, module, torch.float32)
         if session.ema:
@@ -174,8 +174,8 @@ class Results:
             finally:
                 session.ema.swap()
         if self.settings.zero_terminal_snr:
-            write_json(working / "scheduler" / "scheduler_config.json", session.drawn_with())
-        write_json(working / TRAINED, self._training_metadata())
+            write_json(working / "scheduler" / "scheduler_config.json", session.sampling_scheduler_config())
+        write_json(working / TRAINING_METADATA, self._training_metadata())
         self._count(has_ema=self.config.info.has_ema or session.ema is not None)
 
     def _working_and_checkpoint(self) -> None:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth import actions
 from dreambooth.errors import UserError
-from dreambooth.jobs import Controls, Events, jobs
+from dreambooth.jobs import Controls, Ended, Events, jobs
 from dreambooth.settings import parse
-from dreambooth.settings.caption_edits import Replacing, Scope
+from dreambooth.settings.caption_edits import ReplaceText, EditScope
 from dreambooth.ui import render, render_captions
 from dreambooth.ui.caption_session import CaptionSession, shown
 from dreambooth.ui.page_controller import PageController
@@ -38,9 +38,9 @@ def _answer(act: Callable[..., Parts]) -> Callable[..., Parts]:
     @functools.wraps(act)
     def answer(self: CaptionController, key: str, *args: Any) -> Parts:
         try:
-            if key not in self.sittings:
+            if key not in self.sessions:
                 raise UserError("Show the captions of a folder first.")
-            parts = act(self, self.sittings[key], *args)
+            parts = act(self, self.sessions[key], *args)
         except UserError as error:
             parts = {"said": render.problems(error.problems)}
         return {name: _plain(value) for name, value in parts.items()}
@@ -51,103 +51,103 @@ def _answer(act: Callable[..., Parts]) -> Callable[..., Parts]:
 class CaptionController:
     """The sittings of all browsers."""
 
-    def __init__(self, desk: PageController) -> None:
-        self.desk = desk
-        self.sittings: OrderedDict[str, CaptionSession] = OrderedDict()
-        self.thumbnails = Thumbnails(desk.host.folders().dreambooth / ".thumbnails")
+    def __init__(self, page_controller: PageController) -> None:
+        self.page_controller = page_controller
+        self.sessions: OrderedDict[str, CaptionSession] = OrderedDict()
+        self.thumbnails = Thumbnails(page_controller.host.folders().dreambooth / ".thumbnails")
 
     def show(self, key: str, folder: str) -> Parts:
         """Read a folder's captions; the answer names the new sitting."""
         try:
-            sitting = CaptionSession(folder or "")
+            session = CaptionSession(folder or "")
         except UserError as error:
             return {"said": _plain(render.problems(error.problems))}
-        self.sittings.pop(key, None)
+        self.sessions.pop(key, None)
         key = uuid.uuid4().hex
-        self.sittings[key] = sitting
-        while len(self.sittings) > KEPT:
-            self.sittings.popitem(last=False)
+        self.sessions[key] = session
+        while len(self.sessions) > KEPT:
+            self.sessions.popitem(last=False)
         self.thumbnails.tidy()
-        parts = {"key": key, **self._all(sitting), "preview": "", "apply": ""}
-        parts["said"] += render.warnings([*sitting.unfinished(), *sitting.captions.problems[:5]])
+        parts = {"key": key, **self._all(session), "preview": "", "apply": ""}
+        parts["said"] += render.warnings([*session.unfinished(), *session.captions.problems[:5]])
         return {name: _plain(value) for name, value in parts.items()}
 
     # -- looking ----------------------------------------------------------------------------------------------
 
     @_answer
-    def pick(self, sitting: CaptionSession, picked: str, text: str) -> Parts:
+    def pick(self, session: CaptionSession, picked: str, text: str) -> Parts:
         """A click: ``picked`` is when, on what kind of thing, and which one."""
         _, kind, value = (*(picked or "").split(" ", 2), "", "")[:3]
-        if kind == "open" and value.isdecimal() and int(value) < len(sitting.captions.files):
-            return self._open(sitting, int(value), text)
+        if kind == "open" and value.isdecimal() and int(value) < len(session.captions.files):
+            return self._open(session, int(value), text)
         if kind == "tag":
-            ticked = sitting.ticked
-            sitting.ticked = [t for t in ticked if t != value] if value in ticked else [*ticked, value]
+            ticked = session.ticked
+            session.ticked = [t for t in ticked if t != value] if value in ticked else [*ticked, value]
         elif kind == "all":
-            sitting.ticked, sitting.found = [], None
-        sitting.page = int(value) if kind == "page" and value.isdecimal() else 0
+            session.ticked, session.found = [], None
+        session.page = int(value) if kind == "page" and value.isdecimal() else 0
         return {
-            "tags": self._tags(sitting),
-            "pictures": self._pictures(sitting),
-            **({"ticked": ", ".join(sitting.ticked)} if kind == "tag" else {}),
+            "tags": self._tags(session),
+            "pictures": self._pictures(session),
+            **({"ticked": ", ".join(session.ticked)} if kind == "tag" else {}),
         }
 
     @_answer
-    def filter(self, sitting: CaptionSession, part: str, order: str) -> Parts:
-        sitting.part, sitting.order = part or "", order
-        return {"tags": self._tags(sitting)}
+    def filter(self, session: CaptionSession, part: str, order: str) -> Parts:
+        session.part, session.order = part or "", order
+        return {"tags": self._tags(session)}
 
     @_answer
-    def find(self, sitting: CaptionSession, given: Mapping[str, Any], scope: Mapping[str, Any]) -> Parts:
-        sitting.read()
-        found = actions.captions.find(sitting.captions, parse(Replacing, given), parse(Scope, scope))
-        sitting.found, sitting.ticked, sitting.page = {file.path for file in found}, [], 0
+    def find(self, session: CaptionSession, given: Mapping[str, Any], scope: Mapping[str, Any]) -> Parts:
+        session.read()
+        found = actions.captions.find(session.captions, parse(ReplaceText, given), parse(EditScope, scope))
+        session.found, session.ticked, session.page = {file.path for file in found}, [], 0
         n = sum(len(file.pictures) for file in found)
         return {
             "said": render.lines([f"Found in {n:,} {'picture' if n == 1 else 'pictures'}, shown above."]),
-            "tags": self._tags(sitting),
-            "pictures": self._pictures(sitting),
+            "tags": self._tags(session),
+            "pictures": self._pictures(session),
         }
 
     # -- one caption ------------------------------------------------------------------------------------------
 
-    def _open(self, sitting: CaptionSession, number: int, text: str) -> Parts:
+    def _open(self, session: CaptionSession, number: int, text: str) -> Parts:
         """Open a caption; what was written into the one before is saved."""
-        said = self._save(sitting, text) if sitting.opened is not None and text != sitting.text else {}
-        sitting.opened = number
-        sitting.text = shown(sitting.captions.files[number])
-        return {**said, **self._opened(sitting), "text": sitting.text, "pictures": self._pictures(sitting)}
+        said = self._save(session, text) if session.opened is not None and text != session.text else {}
+        session.opened = number
+        session.text = shown(session.captions.files[number])
+        return {**said, **self._opened(session), "text": session.text, "pictures": self._pictures(session)}
 
     @_answer
-    def turn(self, sitting: CaptionSession, by: int, text: str) -> Parts:
+    def turn(self, session: CaptionSession, by: int, text: str) -> Parts:
         """To the next caption of those that are shown, or the one before."""
-        if sitting.opened is None:
+        if session.opened is None:
             return {}
-        numbers = sitting.selected()
-        later = [n for n in numbers if n > sitting.opened] if by > 0 else [n for n in numbers if n < sitting.opened]
+        numbers = session.selected()
+        later = [n for n in numbers if n > session.opened] if by > 0 else [n for n in numbers if n < session.opened]
         if not later:
             return {"said": render.lines(["That was the last one." if by > 0 else "That was the first one."])}
         number = later[0] if by > 0 else later[-1]
-        sitting.page = numbers.index(number) // PER_PAGE
-        return self._open(sitting, number, text)
+        session.page = numbers.index(number) // PER_PAGE
+        return self._open(session, number, text)
 
     @_answer
-    def save(self, sitting: CaptionSession, text: str) -> Parts:
-        return self._save(sitting, text)
+    def save(self, session: CaptionSession, text: str) -> Parts:
+        return self._save(session, text)
 
-    def _save(self, sitting: CaptionSession, text: str) -> Parts:
-        file = sitting.file()
+    def _save(self, session: CaptionSession, text: str) -> Parts:
+        file = session.file()
         if file is None:
             raise UserError("Choose a picture first.")
         plan = actions.captions.plan_by_hand(file, text)
         if not plan.changes:
             return {"said": render.lines(["Nothing to save: the caption is as it was."])}
         try:
-            written = actions.captions.write(sitting.captions.folder, plan)
+            written = actions.captions.write(session.captions.folder, plan)
         except UserError:
             before = file.data
-            sitting.read()
-            file = sitting.file()
+            session.read()
+            file = session.file()
             if file is None or file.data == before:
                 raise
             from dreambooth.captions.folder import one_line
@@ -156,44 +156,44 @@ class CaptionController:
                 f"{file.path} was changed since you opened it. It says: {one_line(file.text) or 'nothing'}. Nothing "
                 "was written, and your text is still here: save again to put it in place of that."
             ) from None
-        sitting.text = text
-        return self._done(sitting, written, text)
+        session.text = text
+        return self._done(session, written, text)
 
     # -- edits ------------------------------------------------------------------------------------------------
 
     @_answer
-    def preview(self, sitting: CaptionSession, kind: type, given: Mapping[str, Any], scope: Mapping[str, Any]) -> Parts:
+    def preview(self, session: CaptionSession, kind: type, given: Mapping[str, Any], scope: Mapping[str, Any]) -> Parts:
         """What an edit of this kind would change."""
-        sitting.plan = None
-        options, narrowed = parse(kind, given), parse(Scope, scope)
-        sitting.read()
-        plan = actions.captions.plan(sitting.captions, options, narrowed)
+        session.plan = None
+        options, narrowed = parse(kind, given), parse(EditScope, scope)
+        session.read()
+        plan = actions.captions.plan(session.captions, options, narrowed)
         n = len(plan.changes)
-        sitting.plan = plan if n else None
+        session.plan = plan if n else None
         apply = f"Change {n:,} {'file' if n == 1 else 'files'}" if n else ""
         return {"said": "", "preview": render_captions.preview(plan), "apply": apply}
 
     @_answer
-    def apply(self, sitting: CaptionSession, text: str) -> Parts:
+    def apply(self, session: CaptionSession, text: str) -> Parts:
         """Carry out what was shown."""
-        plan = sitting.plan
+        plan = session.plan
         if plan is None:
             raise UserError("Preview an edit first.")
-        work = functools.partial(actions.captions.write, sitting.captions.folder, plan)
-        return self._done(sitting, self._carried_out(plan.what, len(plan.changes), work), text)
+        work = functools.partial(actions.captions.write, session.captions.folder, plan)
+        return self._done(session, self._carried_out(plan.what, len(plan.changes), work), text)
 
     @_answer
-    def step(self, sitting: CaptionSession, way: str, text: str) -> Parts:
+    def step(self, session: CaptionSession, way: str, text: str) -> Parts:
         """``way``: undo or redo, the step that the button was shown for."""
-        now = sitting.ways()
-        if way not in now or now[way]["step"] != sitting.offered.get(way):
-            sitting.read()
+        now = session.ways()
+        if way not in now or now[way]["step"] != session.offered.get(way):
+            session.read()
             told = "These captions were edited elsewhere meanwhile, so nothing was done. See what the button says now."
-            return {**self._all(sitting, text), "said": render.problems([told])}
+            return {**self._all(session, text), "said": render.problems([told])}
         back = actions.captions.undo if way == "undo" else actions.captions.redo
         step = now[way]
-        done = self._carried_out(f"{way} {step['what']}", step["files"], functools.partial(back, sitting.path))
-        return self._done(sitting, done, text, "Undone" if way == "undo" else "Redone")
+        done = self._carried_out(f"{way} {step['what']}", step["files"], functools.partial(back, session.path))
+        return self._done(session, done, text, "Undone" if way == "undo" else "Redone")
 
     def _carried_out(self, what: str, files: int, work: Callable[..., WriteResult]) -> WriteResult:
         """Do it, and come back when it is done. What takes long is seen on the page, and can be cancelled there."""
@@ -203,9 +203,9 @@ class CaptionController:
 
         def job(controls: Controls, events: Events) -> None:
             done.append(work(progress=controls.cancellable(events.progress)))
-            events.send("ended", state="done", text=f"{what}: done.")
+            events.send(Ended("done", text=f"{what}: done."))
 
-        self.desk.bench.start("captions", what, job)
+        self.page_controller.job_runner.start("captions", what, job)
         mine, error = jobs.current, None
         if mine:
             mine.wait()
@@ -216,49 +216,49 @@ class CaptionController:
 
     # -- what is shown ----------------------------------------------------------------------------------------
 
-    def _done(self, sitting: CaptionSession, written: WriteResult, text: str, how: str = "Changed") -> Parts:
+    def _done(self, session: CaptionSession, written: WriteResult, text: str, how: str = "Changed") -> Parts:
         n = written.files
-        sitting.plan = None
-        sitting.read()
+        session.plan = None
+        session.read()
         said = [f"{how} {n:,} {'file' if n == 1 else 'files'}: {written.what}."]
-        parts = self._all(sitting, text)
+        parts = self._all(session, text)
         return {**parts, "said": render.lines(said) + render.warnings(written.told), "preview": "", "apply": ""}
 
-    def _all(self, sitting: CaptionSession, text: str | None = None) -> Parts:
+    def _all(self, session: CaptionSession, text: str | None = None) -> Parts:
         """Everything anew. ``text``: what stands in the field of the opened caption; unsaved words stay there."""
-        with_file = sum(file.data is not None for file in sitting.captions.files)
+        with_file = sum(file.data is not None for file in session.captions.files)
         summary = (
-            f"{sitting.captions.folder}: {sitting.captions.pictures:,} pictures, {with_file:,} caption files, "
-            f"{len(sitting.counts):,} tags."
+            f"{session.captions.folder}: {session.captions.pictures:,} pictures, {with_file:,} caption files, "
+            f"{len(session.counts):,} tags."
         )
         parts = {
             "said": render.lines([summary]),
-            **sitting.offer(),
-            "tags": self._tags(sitting),
-            "pictures": self._pictures(sitting),
-            **self._opened(sitting),
+            **session.offer(),
+            "tags": self._tags(session),
+            "pictures": self._pictures(session),
+            **self._opened(session),
         }
-        file = sitting.file()
-        if file is not None and text == sitting.text and text != shown(file):
-            sitting.text = parts["text"] = shown(file)
+        file = session.file()
+        if file is not None and text == session.text and text != shown(file):
+            session.text = parts["text"] = shown(file)
         return parts
 
-    def _tags(self, sitting: CaptionSession) -> str:
-        return render_captions.tags(sitting.counts, sitting.ticked, sitting.part, sitting.order == BY_NAME)
+    def _tags(self, session: CaptionSession) -> str:
+        return render_captions.tags(session.counts, session.ticked, session.part, session.order == BY_NAME)
 
-    def _pictures(self, sitting: CaptionSession) -> str:
-        numbers, files = sitting.selected(), sitting.captions.files
+    def _pictures(self, session: CaptionSession) -> str:
+        numbers, files = session.selected(), session.captions.files
         pages = max(1, -(-len(numbers) // PER_PAGE))
-        sitting.page = min(sitting.page, pages - 1)
-        here = numbers[sitting.page * PER_PAGE : (sitting.page + 1) * PER_PAGE]
+        session.page = min(session.page, pages - 1)
+        here = numbers[session.page * PER_PAGE : (session.page + 1) * PER_PAGE]
         shown = [files[number] for number in here]
         uris = self.thumbnails.small([str(file.pictures[0]) for file in shown])
         selected = sum(len(files[number].pictures) for number in numbers)
-        words = render_captions.where(selected, sitting.captions.pictures, sitting.page, pages, sitting.narrowed)
-        return render_captions.pictures(shown, here, uris, sitting.opened, words)
+        words = render_captions.where(selected, session.captions.pictures, session.page, pages, session.narrowed)
+        return render_captions.pictures(shown, here, uris, session.opened, words)
 
-    def _opened(self, sitting: CaptionSession) -> Parts:
-        file = sitting.file()
+    def _opened(self, session: CaptionSession) -> Parts:
+        file = session.file()
         if file is None:
             return {"opened": ""}
         [uri] = self.thumbnails.small([str(file.pictures[0])])

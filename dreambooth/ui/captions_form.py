@@ -8,19 +8,19 @@ from typing import Any
 import gradio as gr
 
 from dreambooth.settings.caption_edits import (
-    ADDING,
-    MERGING,
-    REMOVING,
-    REPLACING,
-    SCOPE,
-    SORTING,
-    TIDYING,
-    Adding,
-    Merging,
-    Removing,
-    Replacing,
-    Sorting,
-    Tidying,
+    ADD_TAGS,
+    MERGE_TAGS,
+    REMOVE_TAGS,
+    REPLACE_TEXT,
+    EDIT_SCOPE,
+    SORT_TAGS,
+    TIDY_TAGS,
+    AddTags,
+    MergeTags,
+    RemoveTags,
+    ReplaceText,
+    SortTags,
+    TidyTags,
 )
 from dreambooth.ui.caption_controller import BY_NAME, CaptionController, Parts
 from dreambooth.ui.fields import Fields
@@ -29,12 +29,12 @@ from dreambooth.ui.page_controller import PageController
 
 # Each kind of edit: its tab, its options, and what they are parsed as.
 EDITS: dict[str, tuple[str, Any, type]] = {
-    "replace": ("Replace", REPLACING, Replacing),
-    "merge": ("Merge or rename", MERGING, Merging),
-    "add": ("Add", ADDING, Adding),
-    "remove": ("Remove", REMOVING, Removing),
-    "sort": ("Sort", SORTING, Sorting),
-    "tidy": ("Tidy", TIDYING, Tidying),
+    "replace": ("Replace", REPLACE_TEXT, ReplaceText),
+    "merge": ("Merge or rename", MERGE_TAGS, MergeTags),
+    "add": ("Add", ADD_TAGS, AddTags),
+    "remove": ("Remove", REMOVE_TAGS, RemoveTags),
+    "sort": ("Sort", SORT_TAGS, SortTags),
+    "tidy": ("Tidy", TIDY_TAGS, TidyTags),
 }
 MOST_FIRST = "most frequent first"
 
@@ -82,14 +82,14 @@ class CaptionsForm:
             for name, (title, declared, _) in EDITS.items():
                 with gr.TabItem(title, elem_id=f"db_tab_captions_{name}"):
                     self.fields[name] = Fields(declared, f"db_captions_{name}_")
-                    self.fields[name].draw_all()
+                    self.fields[name].add_all()
                     with gr.Row():
                         self.previews[name] = _button("Preview", f"preview_{name}")
                         if name == "replace":
                             self.find = _button("Show what is found", "find")
         with gr.Accordion("Only some of the pictures", open=False, elem_id="db_captions_scope"):
-            self.scope = Fields(SCOPE, "db_captions_scope_")
-            self.scope.draw_all()
+            self.scope = Fields(EDIT_SCOPE, "db_captions_scope_")
+            self.scope.add_all()
         self.preview = control(gr.HTML, elem_id="db_captions_preview")
         self.apply = _button("Change", "apply", variant="primary", interactive=False)
 
@@ -97,7 +97,7 @@ class CaptionsForm:
         """None of them waits for other work: captions are small, and what takes long says so itself."""
         return []
 
-    def wire(self, desk: PageController, folder: Any, model: Any, settings: Fields) -> None:
+    def wire(self, page_controller: PageController, folder: Any, model: Any, settings: Fields) -> None:
         self.key = gr.State(value="")
         self.parts: dict[str, tuple[Any, Callable[[Any], Any]]] = {
             "key": (self.key, lambda value: value),
@@ -114,7 +114,7 @@ class CaptionsForm:
             "merged": (self.fields["merge"].drawn["tags"], _value),
             "removed": (self.fields["remove"].drawn["tags"], _value),
         }
-        captions = CaptionController(desk)
+        captions = CaptionController(page_controller)
         self._answer(self.show.click, captions.show, [folder])
         self._answer(self.picked.change, captions.pick, [self.picked, self.text])
         for field in (self.part, self.order):

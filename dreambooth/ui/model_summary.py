@@ -9,16 +9,16 @@ from pathlib import Path
 from dreambooth.errors import UserError
 from dreambooth.files import read_json
 from dreambooth.safetensors_header import read_header
-from dreambooth.settings import Facts, ModelFolder
+from dreambooth.settings import ModelInfo, ModelFolder
 from dreambooth.settings.creation import FAMILIES
 from dreambooth.ui.render import gigabytes
 
 INPAINTING_CHANNELS = 9  # latent, mask, masked latent
 PREDICTIONS = {"epsilon": "ε-prediction", "v_prediction": "v-prediction"}
-PRECISIONS = {"F16": "fp16", "BF16": "bf16", "F32": "fp32"}  # as safetensors call them
+SAFETENSORS_DTYPES = {"F16": "fp16", "BF16": "bf16", "F32": "fp32"}  # as this package names them
 
 
-def rows(model: ModelFolder, facts: Facts) -> dict[str, str]:
+def rows(model: ModelFolder, facts: ModelInfo) -> dict[str, str]:
     """What to say of a model: name and value."""
     return {
         "Source": Path(facts.src).name or "unknown source",
@@ -30,7 +30,7 @@ def rows(model: ModelFolder, facts: Facts) -> dict[str, str]:
     }
 
 
-def _family(model: ModelFolder, facts: Facts) -> str:
+def _family(model: ModelFolder, facts: ModelInfo) -> str:
     path = model.working / "unet" / "config.json"
     config = read_json(path) if path.is_file() else {}
     words = [FAMILIES.get(facts.model_type, facts.model_type)]
@@ -67,4 +67,4 @@ def _precision(path: Path, changed: int) -> str:
     for entry in header.tensors.values():
         sizes[entry.dtype] = sizes.get(entry.dtype, 0) + entry.end - entry.start
     most = max(sizes, key=sizes.__getitem__, default="")
-    return PRECISIONS.get(most, most)
+    return SAFETENSORS_DTYPES.get(most, most)

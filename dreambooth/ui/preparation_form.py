@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from dreambooth.settings.preparation import PREPARING
+from dreambooth.settings.preparation import PREPARE_OPTIONS
 from dreambooth.ui import render
 from dreambooth.ui.fields import Fields
 from dreambooth.ui.gradio_versions import control, on
@@ -20,9 +20,9 @@ class PreparationForm:
     """Options, buttons, and below them what would be done or was done."""
 
     def __init__(self) -> None:
-        self.fields = Fields(PREPARING, "db_prepare_")
+        self.fields = Fields(PREPARE_OPTIONS, "db_prepare_")
         with gr.Accordion("Prepare", open=False, elem_id="db_pictures_prepare"):
-            self.fields.draw_groups("Settings", first_open=3)
+            self.fields.add_groups("Settings", first_open=3)
             self.deciders = [self.fields.drawn[key] for key in self.fields.deciders()]
             self.unusable = control(gr.HTML, self._unusable(*self._defaults()), elem_classes=["db_unusable"])
             with gr.Row():
@@ -43,9 +43,9 @@ class PreparationForm:
         """What came of the last preparation on this server."""
         return self.preparer.outcome
 
-    def wire(self, desk: PageController, folder: Any, model: Any, settings: Fields) -> None:
+    def wire(self, page_controller: PageController, folder: Any, model: Any, settings: Fields) -> None:
         """``folder``: the tab's; ``model``: the control that says which one is shown; ``settings``: its fields."""
-        self.preparer = PreparationController(desk)
+        self.preparer = PreparationController(page_controller)
         asked = [model, folder, *self.fields.components()]
         on(self.dry_run.click, self._with(self.preparer.dry_run), asked, self.said)
         on(self.prepare.click, self._with(self.preparer.prepare), asked, self.said)
@@ -53,13 +53,13 @@ class PreparationForm:
         on(self.take.click, lambda: self.preparer.destination or gr.update(), outputs=folder)
         theirs, ours = ([fields.drawn[key] for key in BUCKETS] for fields in (settings, self.fields))
         on(self.as_in_settings.click, lambda *values: list(values), theirs, ours)
-        on([part.change for part in self.deciders], self._unusable, self.deciders, self.unusable, never_skip=True)
+        on([part.change for part in self.deciders], self._unusable, self.deciders, self.unusable, always_last=True)
 
     def _with(self, make: Any) -> Any:
         return lambda model, folder, *given: make(model, folder, self.fields.values(list(given)))
 
     def _defaults(self) -> list[Any]:
-        return [PREPARING[key].default for key in self.fields.deciders()]
+        return [PREPARE_OPTIONS[key].default for key in self.fields.deciders()]
 
     def _unusable(self, *deciding: Any) -> str:
         return render.unusable(self.fields.unusable(list(deciding)))

@@ -10,11 +10,11 @@ from typing import Any
 
 from dreambooth import actions
 from dreambooth.errors import UserError
-from dreambooth.jobs import Controls, Events
+from dreambooth.jobs import Controls, Ended, Events
 from dreambooth.settings import parse
-from dreambooth.settings.tagging import LEAVE, REPLACE, Tagging
+from dreambooth.settings.tagging import LEAVE, REPLACE, TagOptions
 from dreambooth.ui import render
-from dreambooth.ui.job_runner import in_words
+from dreambooth.ui.job_runner import errors_as_html
 from dreambooth.ui.page_controller import PageController
 from dreambooth.ui.thumbnails import Thumbnails
 
@@ -27,29 +27,29 @@ Values = Mapping[str, Any]
 class TaggingController:
     """A try, or all of it. ``shown`` is the model on the page that asks: the outcome is shown with it."""
 
-    def __init__(self, desk: PageController) -> None:
-        self.desk = desk
-        self.thumbnails = Thumbnails(desk.host.folders().dreambooth / ".thumbnails")
-        self._kept = desk.bench.kept
+    def __init__(self, page_controller: PageController) -> None:
+        self.page_controller = page_controller
+        self.thumbnails = Thumbnails(page_controller.host.folders().dreambooth / ".thumbnails")
+        self._kept = page_controller.job_runner.kept
 
     @property
     def outcome(self) -> str:
         """What came of the last work, as HTML, for all browsers."""
         return self._kept.get("tag", "")
 
-    @in_words
+    @errors_as_html
     def try_some(self, shown: str | None, folder: str, given: Values) -> str:
         """Ask the model about a few pictures and write nothing: also about those that have a caption already."""
         options = _options(folder, given)
         asked = replace(options, existing=REPLACE) if options.existing == LEAVE else options
         return self._start(shown, folder, asked, f"{TRIED} pictures of {_name(folder)}", limit=TRIED, write=False)
 
-    @in_words
+    @errors_as_html
     def tag_all(self, shown: str | None, folder: str, given: Values) -> str:
         return self._start(shown, folder, _options(folder, given), _name(folder))
 
-    def _start(self, shown: str | None, folder: str, options: Tagging, name: str, **how: Any) -> str:
-        host = self.desk.host
+    def _start(self, shown: str | None, folder: str, options: TagOptions, name: str, **how: Any) -> str:
+        host = self.page_controller.host
 
         def job(controls: Controls, events: Events) -> None:
             self._kept["tag"] = ""
@@ -58,9 +58,9 @@ class TaggingController:
                 progress=controls.cancellable(events.progress), **how,
             )  # fmt: skip
             self._kept["tag"] = outcome(told, self.thumbnails)
-            events.send("ended", state=told["state"], text=summary(told, tried="limit" in how))
+            events.send(Ended(told["state"], text=summary(told, tried="limit" in how)))
 
-        return self.desk.bench.start("tag", name, job, beside=shown or "")
+        return self.page_controller.job_runner.start("tag", name, job, beside=shown or "")
 
 
 def summary(told: Mapping[str, Any], tried: bool = False) -> str:
@@ -95,8 +95,8 @@ def _tried(row: Mapping[str, Any], thumbnail: str) -> str:
     )
 
 
-def _options(folder: str, given: Values) -> Tagging:
-    options = parse(Tagging, given)
+def _options(folder: str, given: Values) -> TagOptions:
+    options = parse(TagOptions, given)
     if not (folder or "").strip():
         raise UserError("Give the folder with the pictures, at the top.")
     if not options.model.strip():

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from dreambooth.settings.tagging import TAGGING
+from dreambooth.settings.tagging import TAG_OPTIONS
 from dreambooth.ui.fields import Fields
 from dreambooth.ui.gradio_versions import control, on
 from dreambooth.ui.page_controller import PageController
@@ -17,10 +17,10 @@ class TaggingForm:
     """The model and what becomes of captions; below the buttons what was said of the pictures that were tried."""
 
     def __init__(self) -> None:
-        self.fields = Fields(TAGGING, "db_tag_")
+        self.fields = Fields(TAG_OPTIONS, "db_tag_")
         with gr.Accordion("Captions by machine", open=False, elem_id="db_tag_form"):
-            self.fields.draw("model")
-            self.fields.draw_groups("Settings")
+            self.fields.add("model")
+            self.fields.add_groups("Settings")
             with gr.Row():
                 self.some = control(gr.Button, f"Try on {TRIED} pictures", size="sm", elem_id="db_tag_try")
                 self.all = control(gr.Button, "Tag all", size="sm", elem_id="db_tag_all")
@@ -39,8 +39,8 @@ class TaggingForm:
         """(kind of files, control that offers them)."""
         return self.fields.listed()
 
-    def wire(self, desk: PageController, folder: Any, model: Any, settings: Fields) -> None:
-        self.tagging = TaggingController(desk)
+    def wire(self, page_controller: PageController, folder: Any, model: Any, settings: Fields) -> None:
+        self.tagging = TaggingController(page_controller)
         asked = [model, folder, *self.fields.components()]
         answered = [self.said, *self.fields.secrets()]
         on(self.some.click, self._with(self.tagging.try_some), asked, answered)

@@ -8,12 +8,13 @@ from typing import Any
 
 from dreambooth import actions
 from dreambooth.errors import UserError
-from dreambooth.jobs import Controls, Events
+from dreambooth.files import expand_user
+from dreambooth.jobs import Controls, Ended, Events, FileSaved
 from dreambooth.settings import parse
-from dreambooth.settings.model_folder import LONGEST_NAME, require_name
-from dreambooth.settings.tools import Extraction, InspectionOptions, Merging, Part, Resizing
+from dreambooth.settings.model_folder import MAX_NAME_BYTES, require_name
+from dreambooth.settings.tools import ExtractOptions, InspectOptions, MergeInput, MergeOptions, ResizeOptions
 from dreambooth.ui import render
-from dreambooth.ui.job_runner import in_words
+from dreambooth.ui.job_runner import errors_as_html
 from dreambooth.ui.page_controller import PageController
 
 Values = Mapping[str, Any]
@@ -22,20 +23,23 @@ Values = Mapping[str, Any]
 class Tools:
     """Files made of other files. ``shown`` is the model on the page that asks: the outcome is shown with it."""
 
-    def __init__(self, desk: PageController) -> None:
-        self.desk, self.lists = desk, desk.lists
+    def __init__(self, page_controller: PageController) -> None:
+        self.page_controller, self.file_choices = page_controller, page_controller.file_choices
 
-    @in_words
+    @errors_as_html
     def inspect(self, shown: str | None, given: Values) -> str:
         """What a file is, as a table. It is only read, so nothing has to wait for it."""
-        options = parse(InspectionOptions, given)
+        options = parse(InspectOptions, given)
         file = self._chosen("files", options.file, "Choose the file to look at.")
-        against = self.lists.path("files", options.against)
-        return render.facts(_rows(actions.inspect(file, Path(against) if against else None)))
+        against = self.file_choices.path("files", options.against)
+        from dreambooth.checkpoints.inspection import inspect
 
-    @in_words
+        found = inspect(expand_user(file), expand_user(against) if against else None)
+        return render.facts(_rows(found.as_dict()))
+
+    @errors_as_html
     def extract(self, shown: str | None, given: Values) -> str:
-        options = parse(Extraction, given)
+        options = parse(ExtractOptions, given)
         base = self._chosen("sources", options.base, "Choose the base checkpoint: what the other one was made from.")
         tuned = self._chosen("sources", options.tuned, "Choose the tuned checkpoint: the one that knows more.")
 
@@ -47,9 +51,9 @@ class Tools:
 
         return self._start("extract", shown, options.name or f"{_stem(tuned)}-lora", work)
 
-    @in_words
+    @errors_as_html
     def resize(self, shown: str | None, given: Values) -> str:
-        options = parse(Resizing, given)
+        options = parse(ResizeOptions, given)
         lora = self._chosen("loras", options.lora, "Choose the LoRA to resize.")
 
         def work(out: Path, **progress: Any) -> dict[str, Any]:
@@ -59,9 +63,9 @@ class Tools:
 
         return self._start("resize", shown, options.name or f"{lora.stem}-resized", work)
 
-    @in_words
+    @errors_as_html
     def merge(self, shown: str | None, given: Values, parts: Sequence[Values]) -> str:
-        options, uses = parse(Merging, given), self._parts(parts)
+        options, uses = parse(MergeOptions, given), self._parts(parts)
 
         def work(out: Path, **progress: Any) -> dict[str, Any]:
             return actions.loras.merge_loras(**uses, out=out, precision=options.precision, **progress)
@@ -69,44 +73,44 @@ class Tools:
         joined = "+".join(path.stem for path in uses["loras"])
         return self._start("merge", shown, options.name or joined, work)
 
-    @in_words
+    @errors_as_html
     def merge_into_checkpoint(self, shown: str | None, settings: Values, parts: Sequence[Values]) -> str:
         """The model that is shown as one file, with the LoRAs merged in, each at its own weights."""
-        return self.desk.generate(shown, settings, **self._parts(parts))
+        return self.page_controller.generate(shown, settings, **self._parts(parts))
 
     def _parts(self, given: Sequence[Values]) -> dict[str, Any]:
         """The LoRAs that were chosen and their weights, as the actions take them."""
-        chosen = [parse(Part, part, where=f"LoRA {n}: ") for n, part in enumerate(given, 1)]
+        chosen = [parse(MergeInput, part, where=f"LoRA {n}: ") for n, part in enumerate(given, 1)]
         chosen = [part for part in chosen if part.lora.strip()]
         if not chosen:
             raise UserError("Choose the LoRAs to merge.")
         return {
-            "loras": [Path(self.lists.path("loras", part.lora)) for part in chosen],
+            "loras": [Path(self.file_choices.path("loras", part.lora)) for part in chosen],
             "lora_weights": [part.weight for part in chosen],
             "lora_text_weights": [part.text_weight for part in chosen],
         }
 
     def _chosen(self, kind: str, chosen: str, otherwise: str) -> Path:
-        path = self.lists.path(kind, chosen)
+        path = self.file_choices.path(kind, chosen)
         if not path:
             raise UserError(otherwise)
         return Path(path)
 
     def _start(self, what: str, shown: str | None, name: str, work: Callable[..., dict[str, Any]]) -> str:
         """Make a LoRA of this name, under one that is free, in the host's folder."""
-        name = name.strip().removesuffix(".safetensors")[:LONGEST_NAME]
+        name = name.strip().removesuffix(".safetensors")[:MAX_NAME_BYTES]
         out = self._folders().loras / f"{require_name(name, 'the name of a file')}.safetensors"
 
         def job(controls: Controls, events: Events) -> None:
             made = work(out, progress=controls.cancellable(events.progress))
             path = Path(made["lora"])
-            events.send("saved", what="lora", path=str(path), summary=_summary(made))
-            events.send("ended", state="done", text=f"Made {path.name}: {_summary(made)}.")
+            events.send(FileSaved("lora", str(path), summary=_summary(made)))
+            events.send(Ended("done", text=f"Made {path.name}: {_summary(made)}."))
 
-        return self.desk.bench.start(what, name, job, beside=shown or "")
+        return self.page_controller.job_runner.start(what, name, job, beside=shown or "")
 
     def _folders(self) -> Any:
-        return self.desk.host.folders()
+        return self.page_controller.host.folders()
 
 
 def _stem(source: Path) -> str:

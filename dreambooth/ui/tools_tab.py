@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from dreambooth.settings.tools import EXTRACTION, LOOKING, MERGING, PART, RESIZING
+from dreambooth.settings.tools import EXTRACT_OPTIONS, INSPECT_OPTIONS, MERGE_OPTIONS, MERGE_INPUT, RESIZE_OPTIONS
 from dreambooth.ui import render
 from dreambooth.ui.fields import Fields
 from dreambooth.ui.gradio_versions import control, on
@@ -24,30 +24,30 @@ class ToolsTab:
     """Each form has its button, and below it a line for what stands in the way."""
 
     def __init__(self) -> None:
-        self.extraction = Fields(EXTRACTION, "db_extract_")
-        self.resizing = Fields(RESIZING, "db_resize_")
-        self.merging = Fields(MERGING, "db_merge_")
-        self.looking = Fields(LOOKING, "db_inspect_")
-        self.parts = [Fields(PART, f"db_m{number}_") for number in range(1, DRAWN + 1)]
+        self.extraction = Fields(EXTRACT_OPTIONS, "db_extract_")
+        self.resizing = Fields(RESIZE_OPTIONS, "db_resize_")
+        self.merging = Fields(MERGE_OPTIONS, "db_merge_")
+        self.looking = Fields(INSPECT_OPTIONS, "db_inspect_")
+        self.parts = [Fields(MERGE_INPUT, f"db_m{number}_") for number in range(1, DRAWN + 1)]
         with gr.Accordion("Merge LoRAs", open=True, elem_id="db_tool_merge"):
             control(gr.HTML, render.lines([HOW_TO_MERGE]), elem_id="db_merge_help")
             self._draw_parts()
-            self.merging.draw_all()
+            self.merging.add_all()
             with gr.Row():
                 self.merge = _button("Merge into one LoRA", "merge")
                 self.merge_ckpt = _button("Merge into the model's checkpoint", "merge_ckpt")
             self.merge_said = _said("merge")
         with gr.Accordion("Extract a LoRA from two checkpoints", open=False, elem_id="db_tool_extract"):
-            self.extraction.draw_all()
+            self.extraction.add_all()
             self.extract = _button("Extract", "extract")
             self.extract_said = _said("extract")
         with gr.Accordion("Resize a LoRA", open=False, elem_id="db_tool_resize"):
-            self.resizing.draw_all()
+            self.resizing.add_all()
             self.resize = _button("Resize", "resize")
             self.resize_said = _said("resize")
 
         with gr.Accordion("Look at a file", open=False, elem_id="db_tool_inspect"):
-            self.looking.draw_all()
+            self.looking.add_all()
             self.inspect = _button("Inspect", "inspect")
             self.inspect_said = _said("inspect")
 
@@ -55,7 +55,7 @@ class ToolsTab:
         self.rows = []
         for number, part in enumerate(self.parts, 1):
             with gr.Row(visible=number <= LISTED, elem_id=f"db_m{number}", elem_classes=["db_part"]) as row:
-                part.draw_all()
+                part.add_all()
             self.rows.append(row)
         self.add = control(gr.Button, "Add a LoRA", size="sm", elem_id="db_add_lora")
 
@@ -90,7 +90,7 @@ class ToolsTab:
         """``make(model, values of the fields, values of the parts)`` of what a click sends."""
 
         def made(model: str | None, *given: Any) -> str:
-            own, rest, n = given[: len(fields.declared)], given[len(fields.declared) :], len(PART)
+            own, rest, n = given[: len(fields.declared)], given[len(fields.declared) :], len(MERGE_INPUT)
             parts = [part.values(list(rest[i * n : (i + 1) * n])) for i, part in enumerate(self.parts)]
             return make(model, fields.values(list(own)), parts)
 

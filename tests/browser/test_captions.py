@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dreambooth.settings.caption_edits import SCOPE
+from dreambooth.settings.caption_edits import EDIT_SCOPE
 from dreambooth.ui.captions_form import EDITS
 from tests.browser.visitor import Visitor
 
@@ -166,4 +166,4 @@ def test_every_option_has_its_control(visitor):
         edit(visitor, name)
         ids |= set(visitor.page.evaluate("[...document.querySelectorAll('[id^=db_]')].map((e) => e.id)"))
     assert {f"db_captions_{name}_{key}" for name, (_, declared, _) in EDITS.items() for key in declared} <= ids
-    assert {f"db_captions_scope_{key}" for key in SCOPE} <= ids
+    assert {f"db_captions_scope_{key}" for key in EDIT_SCOPE} <= ids

@@ -7,7 +7,7 @@ import random
 import pytest
 from PIL import Image, ImageDraw
 
-from dreambooth.settings.preparation import PREPARING
+from dreambooth.settings.preparation import PREPARE_OPTIONS
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_every_option_has_its_control_and_buckets_come_from_the_settings(visitor
     visitor.tab("Pictures")
     visitor.unfold("db_pictures_prepare")
     ids = visitor.page.evaluate("[...document.querySelectorAll('[id^=db_prepare_]')].map((e) => e.id)")
-    assert {f"db_prepare_{key}" for key in PREPARING} <= set(ids)
+    assert {f"db_prepare_{key}" for key in PREPARE_OPTIONS} <= set(ids)
     visitor.choose("prepare_crop", "centre")
     visitor.press("prepare_as_in_settings")
     visitor.sees_value("prepare_resolution", "768")

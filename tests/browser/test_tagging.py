@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from dreambooth.settings.tagging import TAGGING
+from dreambooth.settings.tagging import TAG_OPTIONS
 from tests.captioning import tiny_models
 
 
@@ -31,7 +31,7 @@ def test_a_tagger_is_tried_and_then_used(folder, visitor, tmp_path_factory):
     visitor.fill(pictures_folder=folder)
     visitor.choose("tag_model", "taggers/wd-tiny")
     visitor.unfold_all()
-    assert {f"db_tag_{key}" for key in TAGGING} <= set(
+    assert {f"db_tag_{key}" for key in TAG_OPTIONS} <= set(
         visitor.page.evaluate("[...document.querySelectorAll('[id^=db_tag_]')].map((e) => e.id)")
     )
     visitor.fill(tag_general_threshold=0.6, tag_trigger_word="zwx", tag_excluded_tags="^_^")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from dreambooth.checkpoints.reading import open_tensors
-from dreambooth.settings import CREATION
-from dreambooth.settings.tools import EXTRACTION, MERGING, RESIZING
+from dreambooth.settings import CREATE_OPTIONS
+from dreambooth.settings.tools import EXTRACT_OPTIONS, MERGE_OPTIONS, RESIZE_OPTIONS
 from dreambooth.tensor_files import write_tensors
 
 VAE = "first_stage_model."
@@ -86,6 +86,6 @@ def test_every_option_has_its_control(visitor):
         visitor.tab(tab)
         visitor.unfold_all()
         ids |= set(visitor.page.evaluate("[...document.querySelectorAll('[id^=db_]')].map((e) => e.id)"))
-    tools = {"extract": EXTRACTION, "resize": RESIZING, "merge": MERGING}
-    assert {f"db_{key}" for key in CREATION} <= ids
+    tools = {"extract": EXTRACT_OPTIONS, "resize": RESIZE_OPTIONS, "merge": MERGE_OPTIONS}
+    assert {f"db_{key}" for key in CREATE_OPTIONS} <= ids
     assert {f"db_{tool}_{key}" for tool, declared in tools.items() for key in declared} <= ids

@@ -78,7 +78,7 @@ def test_a_concepts_list_names_the_folder(folder, tmp_path_factory):
         (["--replace", "a", "x", "--how", "words"], "invalid choice"),
         (["--add", "x", "--how", "tag"], "--how has no effect here"),
         (["--undo", "--dry-run"], "--dry-run has no effect here"),
-        (["--sort", "size"], "order (Order): 'size' is none of: name, count"),
+        (["--sort", "size"], "order (Order): 'size' is not one of: name, count"),
         (["--set", "d.png", "x"], "d.png: is no picture of"),
         (["--count", "--undo"], "not allowed with"),
         ([], "is required"),

@@ -69,8 +69,8 @@ def test_what_cannot_be_planned_is_said_at_once(folder, tmp_path):
     if os.name != "nt":
         os.mkfifo(tmp_path / "pipe.json")
     refused = {
-        tmp_path / "null.json": "holds a character that is no text",
-        tmp_path / "huge.toml": "such a file may have",
+        tmp_path / "null.json": "contains an invalid character",
+        tmp_path / "huge.toml": "expected at most",
         tmp_path / ("x" * 300): "there is no such folder",
         tmp_path / "nowhere": "there is no such folder",
         tmp_path / "nowhere.json": "does not exist",

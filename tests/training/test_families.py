@@ -172,7 +172,7 @@ def test_masks_come_from_the_picture_beside_or_at_random(create, concept):
     vae = load_modules(model.working, unet=False, text_encoder=False).vae
     masked = InpaintingInputs(lambda: vae, torch.device("cpu"))
     with_mask = plan.examples[:1]
-    seen = masked.channels(with_mask, torch.Generator().manual_seed(0))
+    seen = masked.extra_channels(with_mask, torch.Generator().manual_seed(0))
     width, height = with_mask[0].bucket
     assert seen.shape == (1, 5, height // 8, width // 8) and (seen[:, 0] == 1).all()
     masks = [random_mask(64, 48, generator_for(seed)) for seed in range(200)]

@@ -17,7 +17,7 @@ def test_each_thing_is_due_once_where_epochs_and_steps_meet():
                         epoch_pause_frequency=2, epoch_pause_time=5, validation_every=6)  # fmt: skip
     assert due_tasks(settings, Position(1, 1, 5), epoch_ended=False) == set()
     assert due_tasks(settings, Position(1, 2, 6), epoch_ended=False) == {"preview", "validate"}
-    assert due_tasks(settings, Position(2, 0, 8), epoch_ended=True) == {"preview", "save", "rest"}
+    assert due_tasks(settings, Position(2, 0, 8), epoch_ended=True) == {"preview", "save", "pause"}
     assert due_tasks(settings, Position(2, 0, 8), epoch_ended=False) == {"save"}
 
 
@@ -25,11 +25,11 @@ def test_autosave_keeps_its_time():
     now = 0.0
     autosave, never = Autosave(2, lambda: now), Autosave(0, lambda: now)
     now = 119.0
-    assert not autosave.due_tasks() and not never.due_tasks()
+    assert not autosave.is_due() and not never.is_due()
     now = 121.0
-    assert autosave.due_tasks() and not autosave.due_tasks() and not never.due_tasks()
+    assert autosave.is_due() and not autosave.is_due() and not never.is_due()
     now = 242.0
-    assert autosave.due_tasks()
+    assert autosave.is_due()
 
 
 def test_steps_say_when_to_save_and_draw(train):
@@ -44,7 +44,7 @@ def test_autosaves_are_snapshots_and_change_nothing(train, mini, models_dir, cre
     alone = train(seed=5, save_state_cancel=False).digest()
     shutil.rmtree(models_dir)
     shutil.copytree(created, models_dir)
-    monkeypatch.setattr(scheduled_tasks.Autosave, "due", lambda self: bool(self.seconds))
+    monkeypatch.setattr(scheduled_tasks.Autosave, "is_due", lambda self: bool(self.seconds))
     often = train(seed=5, autosave_minutes=10)
     assert often.digest() == alone
     assert [e["what"] for e in often.of("saved")].count("snapshot") == 5

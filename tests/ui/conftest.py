@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from dreambooth.hosts import Alone
+from dreambooth.hosts import StandaloneHost
 from dreambooth.jobs import jobs
 from dreambooth.ui.page_controller import PageController
 
 
 @pytest.fixture
-def desk(models_dir: Path) -> PageController:
-    return PageController(Alone(models_dir))
+def page_controller(models_dir: Path) -> PageController:
+    return PageController(StandaloneHost(models_dir))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from PIL import Image
 from dreambooth.captions.history import Journal
 from dreambooth.captions.writing import write_captions
 from dreambooth.jobs import jobs
-from dreambooth.settings.caption_edits import Adding, Merging, Sorting
+from dreambooth.settings.caption_edits import AddTags, MergeTags, SortTags
 from dreambooth.ui import caption_controller
 from dreambooth.ui.caption_controller import CaptionController
 
@@ -18,8 +18,8 @@ EVERYWHERE = {"with_tags": "", "without_tags": ""}
 
 
 @pytest.fixture
-def captions(desk) -> CaptionController:
-    return CaptionController(desk)
+def captions(page_controller) -> CaptionController:
+    return CaptionController(page_controller)
 
 
 @pytest.fixture
@@ -43,10 +43,10 @@ def test_all_that_people_wrote_is_escaped(captions, folder):
     key = parts["key"]
     parts |= captions.pick(key, "1 tag <script>x</script>", "")
     parts |= captions.pick(key, "2 all ", "") | captions.pick(key, "3 open 0", "")
-    parts |= captions.preview(key, Adding, {"tags": "<u>"}, EVERYWHERE)
+    parts |= captions.preview(key, AddTags, {"tags": "<u>"}, EVERYWHERE)
     parts |= captions.apply(key, parts["text"])
     for name, value in parts.items():
-        assert not any(mark in str(value) for mark in ("<script", "<i>", "<u>", "<b>pic")) or name in (
+        assert not any(tag in str(value) for tag in ("<script", "<i>", "<u>", "<b>pic")) or name in (
             "ticked",
             "text",
             "undo",
@@ -66,7 +66,7 @@ def test_thousands_of_tags_stay_few_on_the_page(captions, folder):
 def test_words_that_are_not_saved_yet_stay(captions, folder):
     key = captions.show("", str(folder))["key"]
     assert captions.pick(key, "1 open 0", "")["text"] == "<script>x</script>, hat"
-    captions.preview(key, Merging, {"tags": "hat", "into": "cap"}, EVERYWHERE)
+    captions.preview(key, MergeTags, {"tags": "hat", "into": "cap"}, EVERYWHERE)
     done = captions.apply(key, "typed, not saved")
     assert "text" not in done and texts(folder)[0] == "<script>x</script>, cap"
     assert "Changed 1 file" in captions.turn(key, 1, "typed, not saved")["said"]
@@ -88,11 +88,11 @@ def test_what_was_broken_off_is_told(captions, folder):
     assert texts(folder) == before
 
 
-def test_what_takes_long_is_work_that_can_be_cancelled(captions, folder, desk, monkeypatch):
+def test_what_takes_long_is_work_that_can_be_cancelled(captions, folder, page_controller, monkeypatch):
     monkeypatch.setattr(caption_controller, "MANY", 2)
     key = captions.show("", str(folder))["key"]
     before = texts(folder)
-    captions.preview(key, Adding, {"tags": "zwx"}, EVERYWHERE)
+    captions.preview(key, AddTags, {"tags": "zwx"}, EVERYWHERE)
     start = jobs.start
     monkeypatch.setattr(
         jobs, "start", lambda what, work: _cancelled(start(what, lambda controls: _late(controls, work)))
@@ -100,7 +100,7 @@ def test_what_takes_long_is_work_that_can_be_cancelled(captions, folder, desk, m
     assert "nothing was changed" in captions.apply(key, "")["said"]
     monkeypatch.setattr(jobs, "start", start)
     assert texts(folder) == before
-    captions.preview(key, Adding, {"tags": "zwx"}, EVERYWHERE)
+    captions.preview(key, AddTags, {"tags": "zwx"}, EVERYWHERE)
     assert "Changed 3 files" in captions.apply(key, "")["said"]
     assert all(text.startswith("zwx, ") for text in texts(folder))
 
@@ -125,4 +125,4 @@ def test_bad_input_is_a_line(captions, folder):
     assert "Choose a picture first" in captions.save(key, "x")["said"]
     for picked in ("", "1", "1 open 99", "1 open -1", "1 page x", "1 tag nobody", "junk"):
         assert "said" not in captions.pick(key, picked, "")
-    assert "keep_first" in captions.preview(key, Sorting, {"keep_first": -1}, EVERYWHERE)["said"]
+    assert "keep_first" in captions.preview(key, SortTags, {"keep_first": -1}, EVERYWHERE)["said"]

@@ -12,8 +12,8 @@ from tests.interop import kohya_case
 
 
 @pytest.fixture
-def files(desk, mini) -> ConceptImport:
-    return ConceptImport(desk)
+def files(page_controller, mini) -> ConceptImport:
+    return ConceptImport(page_controller)
 
 
 def test_a_dataset_is_taken_over_and_written_again(files, mini, tmp_path):

@@ -23,8 +23,8 @@ SMALL = {"resolution": 64, "bucket_step": 32}
 
 
 @pytest.fixture
-def looking(desk) -> DatasetPreviewController:
-    return DatasetPreviewController(desk)
+def looking(page_controller) -> DatasetPreviewController:
+    return DatasetPreviewController(page_controller)
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_a_picture_is_shown_small_and_large(looking, folder, tmp_path):
     assert sizes == [(256, 32), (1280, 160)]
     assert "left: 43.7" in gallery  # of a picture as wide as this one, the square in the middle stays
     kept = list(looking.thumbnails.folder.glob("*.jpg"))
-    assert len(kept) == 6 and all(path.is_relative_to(looking.desk.host.folders().models) for path in kept)
+    assert len(kept) == 6 and all(path.is_relative_to(looking.page_controller.host.folders().models) for path in kept)
     for nothing in ("", "66", "-1", "x", None):
         assert looking.large(key, nothing) == ""
     (folder / "65.jpg").unlink()
@@ -111,7 +111,7 @@ def test_what_was_found_is_used(looking, folder, tmp_path):
 
 def test_beside_a_training_with_the_models_own_figures(looking, mini, folder):
     going_on = threading.Event()
-    looking.desk.bench.start("train", "mini", lambda *_: going_on.wait(60), model="mini")
+    looking.page_controller.job_runner.start("train", "mini", lambda *_: going_on.wait(60), model="mini")
     try:
         concept = concept_values(Concept(instance_data_dir=str(folder)))
         key = ended(looking, looking.at_concepts("", "mini", SMALL, [concept, concept_values(Concept())]))
@@ -149,6 +149,6 @@ def test_stopped_and_what_cannot_be_seen_is_a_line(looking, folder, tmp_path, mo
     assert "no longer kept" in looking.said(key)
 
 
-def test_the_check_shows_the_same_table(desk, mini, folder):
-    _, _, table = desk.check("mini", SMALL, [concept_values(Concept(instance_data_dir=str(folder)))])
+def test_the_check_shows_the_same_table(page_controller, mini, folder):
+    _, _, table = page_controller.check("mini", SMALL, [concept_values(Concept(instance_data_dir=str(folder)))])
     assert table.count("<tr>") == 66 and "<del" in table and "its caption is too long" in table

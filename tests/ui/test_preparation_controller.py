@@ -14,8 +14,8 @@ from dreambooth.ui.preparation_controller import PreparationController
 
 
 @pytest.fixture
-def preparer(desk) -> PreparationController:
-    return PreparationController(desk)
+def preparer(page_controller) -> PreparationController:
+    return PreparationController(page_controller)
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_dry_run_then_prepare_then_undo(preparer, photos, done):
     assert preparer.destination == "" and [path.name for path in photos.parent.iterdir()] == ["<b>photos"]
     done(preparer.prepare(None, str(photos), {"mirror": "instead"}))
     assert "Prepared: 14 pictures" in preparer.outcome and preparer.destination.endswith("<b>photos-prepared")
-    assert "Prepared: 14 pictures" in preparer.desk.look(None).status
+    assert "Prepared: 14 pictures" in preparer.page_controller.look(None).status
     before = {path.name: path.read_bytes() for path in photos.iterdir()}
     done(preparer.prepare(None, str(photos), {"mirror": "instead", "in_place": True}))
     assert "Undo last brings them back" in preparer.outcome
@@ -59,17 +59,17 @@ def test_names_that_are_no_text_are_shown_all_the_same(preparer, photos, done):
 
 def test_what_cannot_be_done_is_a_line_and_long_work_can_be_cancelled(preparer, photos, done):
     assert "Give the folder" in preparer.dry_run(None, " ", {})
-    assert "quality (Quality): 0 is outside 1 to 100" in preparer.prepare(None, str(photos), {"quality": 0})
+    assert "quality (Quality): 0 is outside the range 1 to 100" in preparer.prepare(None, str(photos), {"quality": 0})
     done(preparer.prepare(None, str(photos), {"out": str(photos)}))
-    assert "lies in the folder of the originals" in preparer.desk.look(None).status
+    assert "lies in the folder of the originals" in preparer.page_controller.look(None).status
     done(preparer.prepare(None, str(photos.with_name("gone")), {}))
-    assert "there is no such folder" in preparer.desk.look(None).status
+    assert "there is no such folder" in preparer.page_controller.look(None).status
     for n in range(300):
         Image.effect_noise((256, 256), 50).save(photos / f"{n}.png")
     assert preparer.prepare(None, str(photos), {"mirror": "add copies"}) == ""
-    while "pictures" not in preparer.desk.look(None).status:
+    while "pictures" not in preparer.page_controller.look(None).status:
         time.sleep(0.01)
-    preparer.desk.bench.tell("cancel")
+    preparer.page_controller.job_runner.tell("cancel")
     assert jobs.current.wait(60)
-    assert "Cancelled; nothing is left half-made." in preparer.desk.look(None).status
+    assert "Canceled. No partial files remain." in preparer.page_controller.look(None).status
     assert [path.name for path in photos.parent.iterdir()] == ["<b>photos"]

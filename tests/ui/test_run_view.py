@@ -8,7 +8,7 @@ import pytest
 
 from dreambooth.jobs import Events
 from dreambooth.jobs.events import Started, Step
-from dreambooth.ui.chart import chart
+from dreambooth.ui.chart import loss_chart
 from dreambooth.ui.log_reader import LogReader
 from dreambooth.ui.run_view import Curve, RunView
 
@@ -34,15 +34,15 @@ def test_a_curve_keeps_its_shape_in_few_points():
 
 def test_a_run_in_words():
     run = RunView(name="toy").feed_all([{"kind": "started", "what": "train"}, {"kind": "phase", "name": "latents"}])
-    assert run.line() == "Training toy: Encoding pictures…"
+    assert run.status_line() == "Training toy: Encoding images…"
     run.feed({"kind": "progress", "phase": "latents", "done": 33, "total": 100})
-    assert run.line() == "Training toy: latents 33 of 100" and run.share() == pytest.approx(0.33)
+    assert run.status_line() == "Training toy: latents 33 of 100" and run.fraction_done() == pytest.approx(0.33)
     run.feed_all(steps(400))
-    assert run.line() == "Training toy: step 400 of 1000 · epoch 41 of 100 · 5:00 left · 0.50 s per step"
-    assert run.line(alive=False) == "A run was interrupted at step 400 of 1000."
-    assert "<polyline" in chart(run) and "class loss" not in chart(run)
+    assert run.status_line() == "Training toy: step 400 of 1000 · epoch 41 of 100 · 5:00 left · 0.50 s per step"
+    assert run.status_line(alive=False) == "A run was interrupted at step 400 of 1000."
+    assert "<polyline" in loss_chart(run) and "class loss" not in loss_chart(run)
     run.feed({"kind": "ended", "state": "failed", "text": "The disk is full."})
-    assert run.line() == "The disk is full."
+    assert run.status_line() == "The disk is full."
 
 
 def test_a_log_is_read_as_it_grows(tmp_path):
@@ -76,7 +76,7 @@ def test_pictures_of_a_finished_run_begin_with_first_and_last(tmp_path):
 
 def test_text_of_people_is_escaped():
     from dreambooth.ui import render, render_images
-    from dreambooth.ui.run_view import Saved
+    from dreambooth.ui.run_view import SavedFile
 
     evil = "<img src=x onerror=alert(1)>"
     row = {"path": evil, "concept": 1, "kind": "instance", "caption": evil, "captions": [evil], "caption_from": evil,
@@ -85,8 +85,8 @@ def test_text_of_people_is_escaped():
            "warnings": [evil], "warning_kinds": ["odd"]}  # fmt: skip
     shown = [
         render.lines([evil]), render.problems([evil, f"learning_rate ({evil}): wrong"]), render.status(evil, "", evil),
-        render.files([Saved("lora", evil, evil)], RunView(state="done")), render_images.image_table([row]),
-        json.dumps(chart(RunView(step={"lr": 0.0}))),
+        render.files([SavedFile("lora", evil, evil)], RunView(state="done")), render_images.image_table([row]),
+        json.dumps(loss_chart(RunView(step={"lr": 0.0}))),
     ]  # fmt: skip
     shown += [render_images.gallery([row], [0], [""], 0, 1), render_images.large(row, "")]
     shown += [render_images.gallery([row], [0], ["data:,"], 0, 1).replace('<img src="data:,"', "")]

@@ -14,11 +14,11 @@ from tests.captioning import tiny_models
 
 
 @pytest.fixture
-def tagging(desk, models_dir) -> TaggingController:
+def tagging(page_controller, models_dir) -> TaggingController:
     for library in ("onnx", "onnxruntime"):
         pytest.importorskip(library)
     tiny_models.onnx_tagger(models_dir / "taggers" / "wd-tiny")
-    return TaggingController(desk)
+    return TaggingController(page_controller)
 
 
 @pytest.fixture
@@ -33,16 +33,16 @@ def folder(tmp_path):
 
 
 def test_tried_on_a_few_then_written_for_all(tagging, folder, done):
-    assert "taggers/wd-tiny" in tagging.desk.lists.titles("taggers")
+    assert "taggers/wd-tiny" in tagging.page_controller.file_choices.titles("taggers")
     given = {"model": "taggers/wd-tiny", "trigger_word": "zwx"}
     done(tagging.try_some("", str(folder), given))
     shown = tagging.outcome
     assert shown.count("<figure>") == 8 and shown.count("data:image/jpeg;base64,") == 8
     assert "zwx, red picture" in shown and "red_picture <small>100%</small>" in shown and "<b>00<b>" not in shown
     assert "00&lt;b&gt;.png" in shown  # the one with a caption too: nothing is written
-    assert len(list(folder.glob("*.txt"))) == 1 and "nothing was written" in tagging.desk.look("").status
+    assert len(list(folder.glob("*.txt"))) == 1 and "nothing was written" in tagging.page_controller.look("").status
     done(tagging.tag_all("", str(folder), given))
-    status = tagging.desk.look("").status
+    status = tagging.page_controller.look("").status
     assert "9 captions written, 1 pictures had one, 1 remarks" in status
     shown = tagging.outcome
     assert "zz.png: is no picture" in shown and "<figure>" not in shown
@@ -59,7 +59,7 @@ def test_what_cannot_be_done_is_a_line(tagging, folder, done):
     for said, answer in refused.items():
         assert said in answer
     done(tagging.tag_all("", str(folder), {"model": "taggers/gone:"}))
-    assert "There is no model taggers/gone: here" in tagging.desk.look("").status
+    assert "There is no model taggers/gone: here" in tagging.page_controller.look("").status
     assert tagging.outcome == ""
 
 
@@ -71,9 +71,9 @@ def test_cancelled_in_the_middle(tagging, folder, monkeypatch):
 
     monkeypatch.setattr(actions.captions, "tag", endless)
     assert tagging.tag_all("", str(folder), {"model": "x"}) == ""
-    while "Tagging pictures: pictures 1 of 2" not in tagging.desk.look("").status:
+    while "Tagging pictures: pictures 1 of 2" not in tagging.page_controller.look("").status:
         time.sleep(0.01)
     assert tagging.outcome == ""
     assert "still running" in tagging.try_some("", str(folder), {"model": "x"})
-    tagging.desk.bench.tell("cancel")
-    assert jobs.current.wait(30) and "Cancelled" in tagging.desk.look("").status
+    tagging.page_controller.job_runner.tell("cancel")
+    assert jobs.current.wait(30) and "Cancelled" in tagging.page_controller.look("").status

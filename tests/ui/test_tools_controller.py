@@ -10,7 +10,7 @@ import torch
 
 from dreambooth import actions
 from dreambooth.checkpoints.adapters import Lora
-from dreambooth.checkpoints.lora import LoraUse, lora_name, read_lora, target_modules, write_lora
+from dreambooth.checkpoints.lora import WeightedLora, lora_name, read_lora, target_modules, write_lora
 from dreambooth.checkpoints.modules import load_modules
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.single_file import write_checkpoint
@@ -24,8 +24,8 @@ def created(created_embedded):
 
 
 @pytest.fixture
-def tools(desk, mini) -> Tools:
-    return Tools(desk)
+def tools(page_controller, mini) -> Tools:
+    return Tools(page_controller)
 
 
 @pytest.fixture
@@ -51,15 +51,15 @@ def lora(mini):
 
 def test_a_lora_that_was_merged_in_is_extracted_again(tools, mini, lora, done):
     tuned = mini.folders.checkpoints / "tuned.safetensors"
-    write_checkpoint(mini, tuned, loras=[LoraUse(lora("one"))], dtype=torch.float32)
-    assert {"mini (model)", "tuned.safetensors"} <= set(tools.lists.titles("sources"))
+    write_checkpoint(mini, tuned, loras=[WeightedLora(lora("one"))], dtype=torch.float32)
+    assert {"mini (model)", "tuned.safetensors"} <= set(tools.file_choices.titles("sources"))
     for _ in range(2):
         done(tools.extract("mini", {"base": "mini (model)", "tuned": "tuned.safetensors", "energy": 0.999}))
     made = mini.folders.loras / "tuned-lora.safetensors"
-    assert set(tools.lists.titles("loras")) == {"one.safetensors", made.name, "tuned-lora-2.safetensors"}
+    assert set(tools.file_choices.titles("loras")) == {"one.safetensors", made.name, "tuned-lora-2.safetensors"}
     found = read_lora(made)
     assert found.weights.keys() == read_lora(mini.folders.loras / "one.safetensors").weights.keys()
-    view = tools.desk.look("mini")
+    view = tools.page_controller.look("mini")
     assert (
         "tuned-lora-2.safetensors" in view.status and "rank 2" in view.status and "% of the change kept" in view.status
     )
@@ -74,7 +74,7 @@ def test_resized_and_merged(tools, mini, lora, done):
     done(tools.merge(None, {}, rows))
     merged = read_lora(mini.folders.loras / "one+other.safetensors")
     assert {adapter.rank for adapter in merged.weights.values()} == {5}
-    assert "rank 5" in tools.desk.look(None).status
+    assert "rank 5" in tools.page_controller.look(None).status
 
 
 def test_merged_into_a_checkpoint_each_at_its_weights(tools, mini, mini_checkpoint, lora, done):
@@ -83,7 +83,7 @@ def test_merged_into_a_checkpoint_each_at_its_weights(tools, mini, mini_checkpoi
     done(tools.merge_into_checkpoint("mini", {}, rows))
     assert jobs.current.error is None
     [made] = mini.folders.checkpoints.rglob("*.safetensors")
-    uses = [LoraUse(one, 0.5, 1), LoraUse(other, -1, 0)]
+    uses = [WeightedLora(one, 0.5, 1), WeightedLora(other, -1, 0)]
     wanted = write_checkpoint(mini, mini.folders.models / "wanted.safetensors", loras=uses)
     with open_tensors(made) as ours, open_tensors(wanted) as theirs, open_tensors(mini_checkpoint) as plain:
         assert all(torch.equal(ours.get(key), theirs.get(key)) for key in theirs)
@@ -106,9 +106,9 @@ def test_what_cannot_be_done_is_a_line(tools, mini, lora, done):
         assert said in answer, answer
     assert jobs.current is None or not jobs.current.running
     done(tools.extract("mini", {"base": "mini (model)", "tuned": "mini (model)"}))
-    assert "nothing to extract" in tools.desk.look("mini").status
+    assert "nothing to extract" in tools.page_controller.look("mini").status
     done(tools.resize("mini", {"lora": str(mini.folders.loras / "gone.safetensors")}))
-    assert "gone.safetensors does not exist" in tools.desk.look("mini").status
+    assert "gone.safetensors does not exist" in tools.page_controller.look("mini").status
 
 
 def test_one_thing_at_a_time_and_it_can_be_cancelled(tools, mini, monkeypatch):
@@ -119,25 +119,25 @@ def test_one_thing_at_a_time_and_it_can_be_cancelled(tools, mini, monkeypatch):
 
     monkeypatch.setattr(actions.loras, "resize_lora", endless)
     assert tools.resize("mini", {"lora": "big.safetensors"}) == ""
-    while "modules" not in tools.desk.look("mini").status:
+    while "modules" not in tools.page_controller.look("mini").status:
         time.sleep(0.01)
-    view = tools.desk.look("mini")
+    view = tools.page_controller.look("mini")
     assert not view.idle and not view.locked and not view.training
     assert (
         "Resizing to big-resized: modules 1 of 2" in view.status and "Resizing to big-resized is going on" in view.why
     )
     assert "still running: wait for it, or cancel it" in tools.extract("mini", {"base": "a", "tuned": "b"})
-    assert tools.desk.bench.tell("cancel") == ""
+    assert tools.page_controller.job_runner.tell("cancel") == ""
     assert jobs.current.wait(30)
-    view = tools.desk.look("mini")
-    assert view.idle and "Cancelled; nothing is left half-made." in view.status and not view.why
+    view = tools.page_controller.look("mini")
+    assert view.idle and "Canceled. No partial files remain." in view.status and not view.why
     assert not mini.folders.loras.exists()
 
 
 def test_what_nobody_expected_is_named(tools, mini, monkeypatch, done):
     monkeypatch.setattr(actions.loras, "resize_lora", lambda *_, **__: {}["gone"])
     done(tools.resize("mini", {"lora": "big.safetensors"}))
-    assert "KeyError: &#x27;gone&#x27;" in tools.desk.look("mini").status
+    assert "KeyError: &#x27;gone&#x27;" in tools.page_controller.look("mini").status
 
 
 def test_a_look_at_a_file(tools, mini, lora):
@@ -145,7 +145,7 @@ def test_a_look_at_a_file(tools, mini, lora):
     said = tools.inspect("mini", {"file": path.name, "against": ""})
     assert "LoRA, rank 2" in said and "sd_v1" in said and "<dd>nothing</dd>" in said
     tuned = mini.folders.checkpoints / "tuned.safetensors"
-    write_checkpoint(mini, tuned, loras=[LoraUse(path)])
+    write_checkpoint(mini, tuned, loras=[WeightedLora(path)])
     said = tools.inspect("mini", {"file": "tuned.safetensors", "against": "mini (model)"})
     assert "Stable Diffusion 1.x" in said and "moved" in said and "unet" in said
     assert "Choose the file" in tools.inspect("mini", {"file": "", "against": ""})
