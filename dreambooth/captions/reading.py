@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from dreambooth.captions import kohya_rules as kohya
 from dreambooth.errors import UserError
-from dreambooth.files import explain, read_bounded
+from dreambooth.files import as_user_error, read_bounded
 from dreambooth.images.file_reader import asking
 from dreambooth.images.listing import CAPTION_EXTENSIONS
 
@@ -108,7 +108,7 @@ def bytes_of(path: Path) -> bytes | None:
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise UserError(f"{path.name}: the disk takes no such long name. Shorten its picture's.") from error
-        raise explain(error, path, "read") from error
+        raise as_user_error(error, path, "read") from error
 
 
 def captions_in(text: str, lines: str) -> list[str]:

@@ -59,7 +59,7 @@ def hold_out(
             held += [example for example in trained if example.concept == number and example.content in taken]
             trained = tuple(e for e in trained if not (e.concept == number and e.content in taken))
     if problems:
-        raise UserError.several(problems)
+        raise UserError.from_problems(problems)
     asked = [dataclasses.replace(e, repeats=concepts[e.concept].num_repeats) for e in plan.regularization]
     return dataclasses.replace(
         plan,
@@ -88,5 +88,5 @@ def _of_folder(
         planned = make_plan([alone], settings, progress, cache)
     except UserError as error:
         named = [text.replace("instance_data_dir", _FOLDER) for text in error.problems]
-        raise UserError.several([text.replace("Concept 1", f"Concept {number + 1}") for text in named]) from error
+        raise UserError.from_problems([text.replace("Concept 1", f"Concept {number + 1}") for text in named]) from error
     return [dataclasses.replace(example, concept=number) for example in planned.examples], planned.notes

@@ -115,7 +115,7 @@ def _require_room(resolution: int, step: int, shortest: int, longest: int) -> No
     if longest and longest < square:
         problems.append(f"bucket_max_side: {longest} is less than the square of {square}. Take {square} or more.")
     if problems:
-        raise UserError.several(problems)
+        raise UserError.from_problems(problems)
 
 
 def fit(size: Size, buckets: Sequence[Size]) -> Crop:

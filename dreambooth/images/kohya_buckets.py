@@ -33,7 +33,7 @@ def kohya_sizes(width: int, height: int, step: int, shortest: int = 0, longest: 
             f"bucket_max_side: {longest} is less than the resolution ({max(width, height)}). Take it or more."
         )
     if problems:
-        raise UserError.several(problems)
+        raise UserError.from_problems(problems)
     area = width * height
     square = int(math.sqrt(area) // step) * step
     sizes = {(square, square)}

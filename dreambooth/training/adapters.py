@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from dreambooth.checkpoints.adapters import Adapter, LoHa, LoKr, Lora, factorization, lengths
+from dreambooth.checkpoints.adapters import Adapter, LoHa, LoKr, Lora, factorization, vector_norms
 from dreambooth.checkpoints.layout import Layout
 from dreambooth.checkpoints.lora import lora_name, target_modules
 from dreambooth.settings import Settings
@@ -53,49 +53,49 @@ class AdapterConfig:
 class AdapterLayer(torch.nn.Module):
     """A frozen Linear or Conv2d and its adapter. At first nothing changes: one of the factors starts at zero.
 
-    ``names`` says which of its parameters is which part in a file.
+    ``tensor_names`` says which of its parameters is which part in a file.
     """
 
     kind: ClassVar[type[Adapter]]
-    names: ClassVar[Mapping[str, str]]
+    tensor_names: ClassVar[Mapping[str, str]]
 
-    def __init__(self, base: Base, form: AdapterConfig, generator: torch.Generator) -> None:
+    def __init__(self, base: Base, config: AdapterConfig, generator: torch.Generator) -> None:
         super().__init__()
         self.base = base
-        self.rank, self.alpha = form.sizes(base)
+        self.rank, self.alpha = config.sizes(base)
         self.scale = self.alpha / self.rank
         # Where the convolution goes; None for a linear layer.
-        self.way: Any = (base.stride, base.padding, base.dilation) if isinstance(base, torch.nn.Conv2d) else None
-        for name, values in self.start(base.weight.shape, form, generator).items():
+        self.conv_args: Any = (base.stride, base.padding, base.dilation) if isinstance(base, torch.nn.Conv2d) else None
+        for name, values in self.initial_tensors(base.weight.shape, config, generator).items():
             self.register_parameter(name, torch.nn.Parameter(values.to(base.weight.device)))
         self.drop: Callable[[torch.Tensor], torch.Tensor] | None = None  # in training, see dropout.py
-        self.dora = form.dora
-        if form.dora:
-            self.magnitude = torch.nn.Parameter(lengths(base.weight.detach().float(), 1))
+        self.dora = config.dora
+        if config.dora:
+            self.magnitude = torch.nn.Parameter(vector_norms(base.weight.detach().float(), 1))
 
-    def start(self, shape: torch.Size, form: AdapterConfig, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    def initial_tensors(self, shape: torch.Size, config: AdapterConfig, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """The parameters' first values, for a weight of ``shape``."""
         raise NotImplementedError
 
-    def learned(self) -> dict[str, torch.nn.Parameter]:
+    def trainable_parameters(self) -> dict[str, torch.nn.Parameter]:
         """Its own parameters, without the frozen layer's."""
         return dict(self.named_parameters(recurse=False))
 
     def adapter(self) -> Adapter:
         """The adapter as it is now; it shares the layer's parameters."""
-        parts = {{**self.names, "magnitude": "dora_scale"}[name]: value for name, value in self.learned().items()}
+        parts = {{**self.tensor_names, "magnitude": "dora_scale"}[name]: value for name, value in self.trainable_parameters().items()}
         return self.kind(parts, self.alpha)
 
     def forward(self, x: torch.Tensor, *args: object) -> torch.Tensor:
         # Beside the frozen layer, not in one product with it: a small change would be lost in half precision.
         # Checkpointed, so that of the change's making nothing as large as the weight is kept.
         change = checkpoint(self._change, use_reentrant=False, preserve_rng_state=False)
-        seen = self.dropped(x)
-        if self.way:
-            return self.base(x) + F.conv2d(seen, change, None, *self.way)
+        seen = self.apply_dropout(x)
+        if self.conv_args:
+            return self.base(x) + F.conv2d(seen, change, None, *self.conv_args)
         return self.base(x) + F.linear(seen, change)
 
-    def dropped(self, x: torch.Tensor) -> torch.Tensor:
+    def apply_dropout(self, x: torch.Tensor) -> torch.Tensor:
         """What dropout leaves of ``x``: all of it when something is drawn or measured."""
         return self.drop(x) if self.drop and self.training else x
 
@@ -103,7 +103,7 @@ class AdapterLayer(torch.nn.Module):
         kind = self.base.weight.device.type
         in_float32 = torch.autocast(kind, enabled=False) if kind in ("cpu", "cuda") else contextlib.nullcontext()
         with in_float32:
-            return self.adapter().change(self.base.weight.float())
+            return self.adapter().delta(self.base.weight.float())
 
     # Some callers look at the layer that they think stands here.
     @property
@@ -119,11 +119,11 @@ class LoraLayer(AdapterLayer):
     """LoRA; beside a k x k convolution ``down`` is one and ``up`` is 1 x 1 (LoCon)."""
 
     kind = Lora
-    names: ClassVar = {"down": "lora_down.weight", "up": "lora_up.weight"}
+    tensor_names: ClassVar = {"down": "lora_down.weight", "up": "lora_up.weight"}
     down: torch.Tensor
     up: torch.Tensor
 
-    def start(self, shape: torch.Size, form: AdapterConfig, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    def initial_tensors(self, shape: torch.Size, config: AdapterConfig, generator: torch.Generator) -> dict[str, torch.Tensor]:
         down = torch.empty(self.rank, *shape[1:])
         up = torch.zeros(shape[0], self.rank, *[1] * len(shape[2:]))
         return {"down": _uniform(down, generator), "up": up}
@@ -131,19 +131,19 @@ class LoraLayer(AdapterLayer):
     def forward(self, x: torch.Tensor, *args: object) -> torch.Tensor:
         if self.dora:
             return super().forward(x)
-        if self.way:
-            thin = self.dropped(F.conv2d(x, self.down, None, *self.way))
+        if self.conv_args:
+            thin = self.apply_dropout(F.conv2d(x, self.down, None, *self.conv_args))
             return self.base(x) + F.conv2d(thin, self.up) * self.scale
-        return self.base(x) + F.linear(self.dropped(F.linear(x, self.down)), self.up) * self.scale
+        return self.base(x) + F.linear(self.apply_dropout(F.linear(x, self.down)), self.up) * self.scale
 
 
 class LoHaLayer(AdapterLayer):
     """LoHa, started as LyCORIS does."""
 
     kind = LoHa
-    names: ClassVar = {name: f"hada_{name}" for name in ("w1_a", "w1_b", "w2_a", "w2_b")}
+    tensor_names: ClassVar = {name: f"hada_{name}" for name in ("w1_a", "w1_b", "w2_a", "w2_b")}
 
-    def start(self, shape: torch.Size, form: AdapterConfig, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    def initial_tensors(self, shape: torch.Size, config: AdapterConfig, generator: torch.Generator) -> dict[str, torch.Tensor]:
         rows, columns = shape[0], math.prod(shape[1:])
         return {
             "w1_a": torch.randn(rows, self.rank, generator=generator) * 0.1,
@@ -157,10 +157,10 @@ class LoKrLayer(AdapterLayer):
     """LoKr: ``w1`` whole, ``w2`` of low rank, or whole where a low rank would save little. Started as LyCORIS does."""
 
     kind = LoKr
-    names: ClassVar = {name: f"lokr_{name}" for name in ("w1", "w2", "w2_a", "w2_b")}
+    tensor_names: ClassVar = {name: f"lokr_{name}" for name in ("w1", "w2", "w2_a", "w2_b")}
 
-    def start(self, shape: torch.Size, form: AdapterConfig, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        (rows_1, rows_2), (columns_1, columns_2) = (factorization(n, form.factor) for n in shape[:2])
+    def initial_tensors(self, shape: torch.Size, config: AdapterConfig, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        (rows_1, rows_2), (columns_1, columns_2) = (factorization(n, config.factor) for n in shape[:2])
         w1 = _uniform(torch.empty(rows_1, columns_1), generator)
         if self.rank >= max(rows_2, columns_2) / 2:
             return {"w1": w1, "w2": torch.zeros(rows_2, columns_2, *shape[2:])}
@@ -171,7 +171,7 @@ class LoKrLayer(AdapterLayer):
 LAYERS: Mapping[str, type[AdapterLayer]] = {layer.kind.kind: layer for layer in (LoraLayer, LoHaLayer, LoKrLayer)}
 
 
-def adapter_config_of(settings: Settings, component: str) -> AdapterConfig:
+def adapter_config(settings: Settings, component: str) -> AdapterConfig:
     """What the settings ask for beside a component's layers."""
     kind = settings.lora_type
     more = {"dora": settings.lora_dora, "factor": settings.lokr_factor}
@@ -188,7 +188,7 @@ def adapter_config_of(settings: Settings, component: str) -> AdapterConfig:
 def inject(
     module: torch.nn.Module,
     component: str,
-    form: AdapterConfig,
+    config: AdapterConfig,
     layout: Layout,
     seed: int,
     dropout: AdapterDropout | None = None,
@@ -198,18 +198,18 @@ def inject(
     Which layers these are says :func:`dreambooth.checkpoints.lora.target_modules`. ``dropout`` is for forms with some.
     """
     layers = {}
-    for path, base in target_modules(module, component, convolutions=form.conv_rank > 0).items():
+    for path, base in target_modules(module, component, convolutions=config.conv_rank > 0).items():
         name = lora_name(layout, component, path)
-        layer = LAYERS[form.kind](base, form, generator_for(seed, "lora", name))
-        if dropout and form.dropout:
-            layer.drop = functools.partial(dropout.drop, share=form.dropout, layer=name)
+        layer = LAYERS[config.kind](base, config, generator_for(seed, "lora", name))
+        if dropout and config.dropout:
+            layer.drop = functools.partial(dropout.drop, share=config.dropout, layer=name)
         parent, _, attribute = path.rpartition(".")
         _replace(module.get_submodule(parent), attribute, layer)
         layers[name] = layer
     return layers
 
 
-def weights_of(layers: Mapping[str, AdapterLayer]) -> dict[str, Adapter]:
+def collect_adapters(layers: Mapping[str, AdapterLayer]) -> dict[str, Adapter]:
     """The adapters as :func:`dreambooth.checkpoints.lora.write_lora` takes them."""
     return {name: layer.adapter() for name, layer in layers.items()}
 

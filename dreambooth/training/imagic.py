@@ -13,57 +13,57 @@ from typing import TYPE_CHECKING
 import torch
 
 from dreambooth.checkpoints.reading import open_tensors
-from dreambooth.checkpoints.text_encoding import Embedding
+from dreambooth.checkpoints.text_encoding import PromptEmbedding
 from dreambooth.dataset.plan import Batch, Plan
 from dreambooth.errors import UserError
-from dreambooth.files import replacing
+from dreambooth.files import atomic_write
 from dreambooth.settings import ModelConfig, ModelFolder, Settings
 from dreambooth.tensor_files import write_tensors
 from dreambooth.training.noise import generator_for
 from dreambooth.training.objective import diffusion_losses
 
 if TYPE_CHECKING:
-    from dreambooth.training.prompts import Prompts
+    from dreambooth.training.prompts import CachedPromptEmbedder
     from dreambooth.training.session import Session
 
-LOUDER = 1024.0  # of the loss: in fp16 small gradients would be lost; Adam's steps don't depend on it
+LOSS_SCALE = 1024.0  # of the loss: in fp16 small gradients would be lost; Adam's steps don't depend on it
 _TEXT = "text"  # in a file's metadata
 
 
 class Imagic:
     """Stands in for a session's prompts: whatever is asked for, what was learnt of the picture is the answer."""
 
-    learning = False  # the text encoders never are
+    trainable = False  # the text encoders never are
 
-    def __init__(self, text: str, target: Embedding, learnt: Embedding | None = None) -> None:
+    def __init__(self, text: str, target: PromptEmbedding, optimized: PromptEmbedding | None = None) -> None:
         self.text, self.target = text, target
-        self.learnt = learnt or target.map(torch.clone)
+        self.optimized = optimized or target.map(torch.clone)
 
     @classmethod
-    def of(cls, plan: Plan, prompts: Prompts) -> Imagic:
+    def of(cls, plan: Plan, prompts: CachedPromptEmbedder) -> Imagic:
         text = plan.examples[0].caption
         return cls(text, prompts.batch([text]))
 
-    def batch(self, prompts: Sequence[str]) -> Embedding:
-        return self.learnt.map(lambda part: part.expand(len(prompts), *part.shape[1:]))
+    def batch(self, prompts: Sequence[str]) -> PromptEmbedding:
+        return self.optimized.map(lambda part: part.expand(len(prompts), *part.shape[1:]))
 
-    def between(self, strength: float) -> Embedding:
+    def interpolate(self, strength: float) -> PromptEmbedding:
         """``strength`` of the way from the picture to the text."""
-        (start, start_pooled), (end, end_pooled) = self.learnt, self.target
+        (start, start_pooled), (end, end_pooled) = self.optimized, self.target
         pooled = None
         if start_pooled is not None and end_pooled is not None:
             pooled = torch.lerp(start_pooled, end_pooled, strength)
-        return Embedding(torch.lerp(start, end, strength), pooled)
+        return PromptEmbedding(torch.lerp(start, end, strength), pooled)
 
-    def drawn_with(self, settings: Settings) -> dict[str, Embedding]:
+    def prompt_embeddings(self, settings: Settings) -> dict[str, PromptEmbedding]:
         """What the text stands for in pictures."""
-        return {self.text: self.between(settings.imagic_strength)}
+        return {self.text: self.interpolate(settings.imagic_strength)}
 
     def state(self) -> dict[str, torch.Tensor]:
-        return {name: part for name, part in self.learnt._asdict().items() if part is not None}
+        return {name: part for name, part in self.optimized._asdict().items() if part is not None}
 
     def load(self, state: Mapping[str, torch.Tensor]) -> None:
-        self.learnt = Embedding(**state).to(self.target.states.device)
+        self.optimized = PromptEmbedding(**state).to(self.target.states.device)
 
 
 def problems_of(config: ModelConfig, plan: Plan | None) -> list[str]:
@@ -86,13 +86,13 @@ def problems_of(config: ModelConfig, plan: Plan | None) -> list[str]:
     return problems
 
 
-def learn_embedding(session: Session, imagic: Imagic) -> None:
+def optimize_embedding(session: Session, imagic: Imagic) -> None:
     """Move the embedding towards the picture; the unet stays as it is. Cancelled, nothing of it is kept."""
     settings, (example,) = session.settings, session.plan.examples
     session.events.phase("imagic")
     progress = session.controls.cancellable(session.events.progress)
-    learnt = [part.requires_grad_() for part in imagic.learnt if part is not None]
-    optimizer = torch.optim.Adam(learnt, lr=settings.imagic_learning_rate)
+    optimized = [part.requires_grad_() for part in imagic.optimized if part is not None]
+    optimizer = torch.optim.Adam(optimized, lr=settings.imagic_learning_rate)
     resting = [parameter for parameter in session.modules.unet.parameters() if parameter.requires_grad]
     try:
         for parameter in resting:
@@ -102,17 +102,17 @@ def learn_embedding(session: Session, imagic: Imagic) -> None:
             generator = generator_for(settings.seed, "imagic", step)
             with session.accelerator.autocast():
                 losses = diffusion_losses(
-                    session.modules.unet, session.schedule, session.latents, imagic, session.masked,
+                    session.modules.unet, session.schedule, session.latents, imagic, session.inpainting,
                     Batch((example,), ()), generator, settings, prior_weight=0.0, loss_masks=session.loss_masks,
                 )  # fmt: skip
-            (losses.total * LOUDER).backward()
+            (losses.total * LOSS_SCALE).backward()
             optimizer.step()
             optimizer.zero_grad()
     finally:
         for parameter in resting:
             parameter.requires_grad_(True)
-    imagic.learnt = imagic.learnt.map(torch.detach)
-    if not all(torch.isfinite(part).all() for part in learnt):
+    imagic.optimized = imagic.optimized.map(torch.detach)
+    if not all(torch.isfinite(part).all() for part in optimized):
         raise UserError("The text's embedding is not a number any more: lower imagic_learning_rate.")
 
 
@@ -120,7 +120,7 @@ def keep(imagic: Imagic, path: Path) -> None:
     """Write a file with both embeddings, for drawing the edit later."""
     tensors = {f"learnt.{name}": part for name, part in imagic.state().items()}
     tensors |= {f"target.{name}": part for name, part in imagic.target._asdict().items() if part is not None}
-    with replacing(path) as beside:
+    with atomic_write(path) as beside:
         write_tensors(beside, {name: part.cpu().contiguous() for name, part in tensors.items()}, {_TEXT: imagic.text})
 
 
@@ -131,7 +131,7 @@ def kept(model: ModelFolder) -> Imagic | None:
         return None
     with open_tensors(newest) as file:
         ends = [
-            Embedding(**{key.removeprefix(end): file.get(key) for key in file if key.startswith(end)})
+            PromptEmbedding(**{key.removeprefix(end): file.get(key) for key in file if key.startswith(end)})
             for end in ("target.", "learnt.")
         ]
         return Imagic(file.metadata[_TEXT], *ends)

@@ -12,14 +12,14 @@ import torch
 from dreambooth.checkpoints.adapters import Adapter
 from dreambooth.checkpoints.family import family_of
 from dreambooth.checkpoints.layout import Layout
-from dreambooth.checkpoints.ldm_names import Place
-from dreambooth.checkpoints.lora import LoraFile, match, read_lora
+from dreambooth.checkpoints.ldm_names import TensorRef
+from dreambooth.checkpoints.lora import LoraFile, match_adapters, read_lora
 from dreambooth.checkpoints.manifest import Manifest
-from dreambooth.checkpoints.modules import layout_in
+from dreambooth.checkpoints.modules import load_layout
 from dreambooth.errors import UserError
-from dreambooth.files import expand
+from dreambooth.files import expand_user
 from dreambooth.settings import SETTINGS, Folders, ModelFolder, Settings, parse
-from dreambooth.training.adapters import AdapterConfig, AdapterLayer, adapter_config_of
+from dreambooth.training.adapters import AdapterConfig, AdapterLayer, adapter_config
 
 # The settings that say a component's ranks and alphas, beside k x k convolutions and elsewhere.
 _SIZES = {
@@ -35,7 +35,7 @@ _OF_FILES = {"lora_type", "lora_dora", *(key for keys in _SIZES.values() for key
 def find(folders: Folders, chosen: str) -> Path:
     """The file that was meant: a path, or a name in the folder of LoRAs. UserError when there is none."""
     chosen = chosen.strip()
-    for path in (expand(chosen), folders.loras / chosen, folders.loras / f"{chosen}.safetensors"):
+    for path in (expand_user(chosen), folders.loras / chosen, folders.loras / f"{chosen}.safetensors"):
         if path.is_file():
             return path
     raise UserError(f"lora_start: there is no file {chosen}, nor one of that name in {folders.loras}.")
@@ -58,7 +58,7 @@ def problems_of(model: ModelFolder, settings: Settings) -> list[str]:
     return said + [_in_words(file, key, values) for key, values in wanted.items()]
 
 
-def settings_of_start(model: ModelFolder, settings: Settings) -> tuple[dict[str, Any], list[str]]:
+def settings_from_lora(model: ModelFolder, settings: Settings) -> tuple[dict[str, Any], list[str]]:
     """Values of the settings with which adapters are of the chosen file's type, ranks and alphas; and what prevents it.
 
     As sd-scripts do, a component that the file has no adapter for is not trained, nor are convolutions. What can't be
@@ -85,7 +85,7 @@ def settings_of_start(model: ModelFolder, settings: Settings) -> tuple[dict[str,
     return {key: value for key, value in changed.items() if value != getattr(settings, key)}, problems
 
 
-def start_from(path: Path, layers: Mapping[str, AdapterLayer], model: ModelFolder) -> int:
+def init_adapters(path: Path, layers: Mapping[str, AdapterLayer], model: ModelFolder) -> int:
     """Give the layers the file's values; returns how many have some. The others start from nothing."""
     file = read_lora(path)
     adapters, _, layout = _matched(file, model)
@@ -112,11 +112,11 @@ def _take(layer: AdapterLayer, adapter: Adapter, what: str) -> None:
         parameter.copy_(theirs[name].reshape(parameter.shape))
 
 
-def _needed(place: Place, shape: tuple[int, ...], adapter: Adapter, settings: Settings) -> dict[str, object]:
+def _needed(place: TensorRef, shape: tuple[int, ...], adapter: Adapter, settings: Settings) -> dict[str, object]:
     """The settings that would have to be others for this adapter, with what they would have to be."""
     in_unet = place.component == "unet"
     beside_blocks = in_unet and _is_beside_blocks(place)
-    form: AdapterConfig = adapter_config_of(settings, place.component)
+    form: AdapterConfig = adapter_config(settings, place.component)
     if in_unet and not settings.train_unet:
         return {"train_unet": True}
     if not in_unet and settings.stop_text_encoder == 0:
@@ -135,13 +135,13 @@ def _needed(place: Place, shape: tuple[int, ...], adapter: Adapter, settings: Se
     rank, alpha = (form.conv_rank, form.conv_alpha) if is_wide else (form.rank, form.alpha)
     if adapter.rank != rank:
         needed[rank_key] = adapter.rank
-    of_file = adapter.factor * adapter.rank
+    of_file = adapter.scaling * adapter.rank
     if abs(of_file - (alpha or adapter.rank)) > 1e-3 * abs(of_file):
         needed[alpha_key] = round(of_file, 4)
     return needed
 
 
-def _is_beside_blocks(place: Place) -> bool:
+def _is_beside_blocks(place: TensorRef) -> bool:
     """Whether an adapter of this weight of the unet is LoCon's."""
     return any(part in place.name for part in ("resnets.", "samplers."))
 
@@ -158,8 +158,8 @@ def _in_words(file: LoraFile, key: str, values: set[object]) -> str:
     return f"{key} ({setting.label}): to start from {file.path} it must be {value}."
 
 
-def _matched(file: LoraFile, model: ModelFolder) -> tuple[dict[Place, Adapter], dict[Place, tuple[int, ...]], Layout]:
+def _matched(file: LoraFile, model: ModelFolder) -> tuple[dict[TensorRef, Adapter], dict[TensorRef, tuple[int, ...]], Layout]:
     """The file's adapters by the weights that they change; the shapes of all weights; what files call them."""
     manifest = Manifest.load(model.source)
-    shapes, layout = manifest.shapes(), layout_in(model.working, family_of(manifest.family))
-    return match(file, shapes, layout), shapes, layout
+    shapes, layout = manifest.shapes(), load_layout(model.working, family_of(manifest.family))
+    return match_adapters(file, shapes, layout), shapes, layout

@@ -11,7 +11,7 @@ import torch
 
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.errors import UserError
-from dreambooth.files import read_json, replacing_folder, require_free_space, write_json
+from dreambooth.files import read_json, atomic_folder, require_free_space, write_json
 from dreambooth.settings import ModelFolder
 from dreambooth.tensor_files import write_tensors
 
@@ -48,7 +48,7 @@ def write(model: ModelFolder, revision: int, snapshot: Snapshot, keep: int) -> P
     n_bytes = sum(t.numel() * t.element_size() for t in (*snapshot.tensors.values(), *state.values()))
     require_free_space(model.snapshots, n_bytes, "A snapshot")
     folder = model.snapshots / str(revision)
-    with replacing_folder(folder) as beside:
+    with atomic_folder(folder) as beside:
         write_tensors(beside / "weights.safetensors", snapshot.tensors)
         write_tensors(beside / "optimizer.safetensors", state)
         write_json(beside / "snapshot.json", {

@@ -18,21 +18,21 @@ from statistics import fmean
 import torch
 import torch.nn.functional as F
 
-from dreambooth.checkpoints.text_encoding import conditions
+from dreambooth.checkpoints.text_encoding import unet_kwargs
 from dreambooth.dataset.plan import Example
 from dreambooth.training.inputs import time_ids
 from dreambooth.training.noise import generator_for
 from dreambooth.training.precision import to_device
 from dreambooth.training.session import Session
 
-MOST = 24  # pictures of a concept
-TIMES = 4  # timesteps of each, in the middles of as many equal parts of the schedule
+MAX_IMAGES = 24  # pictures of a concept
+TIMESTEPS_PER_IMAGE = 4  # timesteps of each, in the middles of as many equal parts of the schedule
 
 Sets = dict[int, list[Example]]
 
 
 @dataclass(frozen=True)
-class Measured:
+class ValidationLosses:
     """Plain mean squared errors after ``step``, by concept (from 0); whatever the objective weighs, these compare."""
 
     step: int
@@ -56,17 +56,17 @@ class Validation:
         held = _by_concept(plan.validation)
         self.pictures: Sets = {n: held.get(n, own) for n, own in _by_concept(plan.examples).items()}
         self.class_pictures = _by_concept([example for example in plan.all_examples() if example.is_class])
-        self.last: Measured | None = None
+        self.last: ValidationLosses | None = None
         self.lowest = math.inf  # loss of all that was measured in this run
 
-    def measure(self) -> tuple[Measured, bool]:
+    def measure(self) -> tuple[ValidationLosses, bool]:
         """The measurement after the step that the session stands at, and whether it is a new one."""
         step = self.session.position.step
         if self.last and self.last.step == step:
             return self.last, False
         with self._still():
             losses = [{n: self._loss(examples) for n, examples in sets.items()} for sets in self._sets()]
-        self.last = Measured(step, *losses)
+        self.last = ValidationLosses(step, *losses)
         self.lowest = min(self.lowest, self.last.loss)
         return self.last, True
 
@@ -81,7 +81,7 @@ class Validation:
         try:
             for module in modes:
                 module.eval()
-            with session.as_used(drawing=True), torch.no_grad(), session.accelerator.autocast():
+            with session.inference_weights(drawing=True), torch.no_grad(), session.accelerator.autocast():
                 yield
         finally:
             for module, mode in modes.items():
@@ -92,18 +92,18 @@ class Validation:
 
     def _loss_of(self, example: Example) -> float:
         session, schedule = self.session, self.session.schedule
-        unet, same = session.modules.unet, [example] * TIMES
+        unet, same = session.modules.unet, [example] * TIMESTEPS_PER_IMAGE
         generator = generator_for("validation", example.content, *example.bucket)
         clean = session.latents.batch(same, generator)
         noise = to_device(torch.randn(clean.shape, generator=generator), clean.device)
-        t = to_device((torch.arange(TIMES) * 2 + 1) * schedule.timesteps // (2 * TIMES), clean.device)
+        t = to_device((torch.arange(TIMESTEPS_PER_IMAGE) * 2 + 1) * schedule.timesteps // (2 * TIMESTEPS_PER_IMAGE), clean.device)
         embedding = session.prompts.batch([e.caption for e in same])
         dtype = next(unet.parameters()).dtype
         seen = schedule.add_noise(clean, noise, t)
-        if session.masked:
-            seen = torch.cat([seen, session.masked.channels(same, generator)], dim=1)
+        if session.inpainting:
+            seen = torch.cat([seen, session.inpainting.extra_channels(same, generator)], dim=1)
         sizes = None if embedding.pooled is None else to_device(time_ids(same), clean.device)
-        predicted = unet(seen.to(dtype), t, **conditions(embedding, sizes, dtype))[0].float()
+        predicted = unet(seen.to(dtype), t, **unet_kwargs(embedding, sizes, dtype))[0].float()
         return F.mse_loss(predicted, schedule.target(clean, noise, t)).item()
 
 
@@ -112,4 +112,4 @@ def _by_concept(examples: Sequence[Example]) -> Sets:
     found: dict[int, dict[str, Example]] = defaultdict(dict)
     for example in examples:
         found[example.concept].setdefault(example.content, example)
-    return {n: [own[key] for key in sorted(own)[:MOST]] for n, own in sorted(found.items())}
+    return {n: [own[key] for key in sorted(own)[:MAX_IMAGES]] for n, own in sorted(found.items())}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth import actions
 from dreambooth.errors import Cancelled, UserError
-from dreambooth.files import expand
+from dreambooth.files import expand_user
 from dreambooth.jobs import Controls
 from dreambooth.settings import CONCEPT, Concept, ModelFolder, Settings, concept_values, parse, parse_concepts
 from dreambooth.ui import render, render_images
@@ -24,7 +24,7 @@ from dreambooth.ui.thumbnails import Thumbnails
 
 if TYPE_CHECKING:
     from dreambooth.interop.input_kind import RecognizedInput
-    from dreambooth.runs.data_report import Report
+    from dreambooth.runs.data_report import DataReport
 
 log = logging.getLogger("dreambooth.ui")
 
@@ -37,11 +37,11 @@ ALL, NOTED = "All", "With notes"
 class Look:
     """One look: going on, or done. ``problems`` say why nothing was seen."""
 
-    def __init__(self, see: Callable[[Any], tuple[RecognizedInput | None, Report]]) -> None:
+    def __init__(self, see: Callable[[Any], tuple[RecognizedInput | None, DataReport]]) -> None:
         self.controls = Controls()
         self.progress = 0, 0, "reading"
         self.found: RecognizedInput | None = None
-        self.report: Report | None = None
+        self.report: DataReport | None = None
         self.problems: list[str] = []
         self.done = threading.Event()
         self._see = see
@@ -95,21 +95,21 @@ class Shown:
 class DatasetPreviewController:
     """The looks of all browsers, each by its key."""
 
-    def __init__(self, desk: PageController) -> None:
-        self.desk = desk
+    def __init__(self, page_controller: PageController) -> None:
+        self.page_controller = page_controller
         self._looks: OrderedDict[str, Look] = OrderedDict()
         self._beats = itertools.count()
-        self.thumbnails = Thumbnails(desk.host.folders().dreambooth / ".cache" / "thumbnails")
+        self.thumbnails = Thumbnails(page_controller.host.folders().dreambooth / ".cache" / "thumbnails")
 
     def at_folder(self, before: str, name: str | None, folder: str, settings: Values) -> tuple[str, str]:
         """(key of the look, what to say meanwhile). What lies there may bring settings of its own."""
 
-        def see(progress: Any) -> tuple[RecognizedInput, Report]:
+        def see(progress: Any) -> tuple[RecognizedInput, DataReport]:
             if not (folder or "").strip():
                 raise UserError("Choose the folder with your pictures, above.")
             from dreambooth.interop.input_kind import recognize_input
 
-            found = recognize_input(expand(folder.strip()))
+            found = recognize_input(expand_user(folder.strip()))
             chosen = parse(Settings, {**settings, **found.settings})
             return found, self._report(name, chosen, found.with_pictures(), progress)
 
@@ -120,7 +120,7 @@ class DatasetPreviewController:
     ) -> tuple[str, str]:
         """The same for what stands under Concepts: the run that Train would start."""
 
-        def see(progress: Any) -> tuple[None, Report]:
+        def see(progress: Any) -> tuple[None, DataReport]:
             read = tuple(concept for concept in parse_concepts(concepts)[0] if concept.instance_data_dir)
             if not read:
                 raise UserError("There is no concept with a folder yet: look at a folder, and use it as one.")
@@ -128,15 +128,15 @@ class DatasetPreviewController:
 
         return self._start(before, see)
 
-    def _report(self, name: str | None, settings: Settings, concepts: Sequence[Concept], progress: Any) -> Report:
-        model = ModelFolder(self.desk.host.folders(), name) if name in self.desk.names() else None
-        device = self.desk.host.device() if model else None
-        known = self.desk.host.folders().image_metadata_cache
+    def _report(self, name: str | None, settings: Settings, concepts: Sequence[Concept], progress: Any) -> DataReport:
+        model = ModelFolder(self.page_controller.host.folders(), name) if name in self.page_controller.names() else None
+        device = self.page_controller.host.device() if model else None
+        known = self.page_controller.host.folders().image_metadata_cache
         report = actions.images.look(concepts, settings, model, device, progress, known)
         self.thumbnails.tidy()
         return report
 
-    def _start(self, before: str, see: Callable[[Any], tuple[RecognizedInput | None, Report]]) -> tuple[str, str]:
+    def _start(self, before: str, see: Callable[[Any], tuple[RecognizedInput | None, DataReport]]) -> tuple[str, str]:
         self.stop(before)
         self._looks.pop(before, None)
         key = uuid.uuid4().hex

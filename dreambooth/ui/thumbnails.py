@@ -52,7 +52,7 @@ class Thumbnails:
             return _uri(kept.read_bytes())
         made = _made(path, SMALL)
         if made:
-            with contextlib.suppress(UserError), files.replacing(kept, durable=False) as beside:
+            with contextlib.suppress(UserError), files.atomic_write(kept, durable=False) as beside:
                 beside.write_bytes(made)
         return _uri(made)
 

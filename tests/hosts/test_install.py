@@ -13,7 +13,7 @@ import pytest
 from tests.wheels import make_wheel, offline
 
 ROOT = Path(__file__).resolve().parents[2]
-A1111 = {
+A1111Host = {
     "torch": "2.1.2+cu121",
     "transformers": "4.30.2",
     "accelerate": "0.21.0",
@@ -34,10 +34,10 @@ class Environment:
         self.wheels, self.venv = folder / "wheels", folder / "venv"
         subprocess.run([sys.executable, "-m", "venv", str(self.venv)], check=True)
         self.python = self.venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-        for name, version in A1111.items():
+        for name, version in A1111Host.items():
             make_wheel(self.wheels, name, version, code="CLIPTextModel = None")
             make_wheel(self.wheels, name, "99.0")  # newer ones are to be had, and must not be taken
-        self.pip("install", "-q", *(f"{name}=={version}" for name, version in A1111.items()))
+        self.pip("install", "-q", *(f"{name}=={version}" for name, version in A1111Host.items()))
 
     def pip(self, *words: str) -> str:
         command = [str(self.python), "-m", "pip", *words]

@@ -31,10 +31,10 @@ def modules(mini):
 @pytest.mark.parametrize("pad", [True, False])
 def test_looked_up_is_what_is_computed(modules, tmp_path, prompt_encoding, pad):
     texts = [LONG, "a star", ""]
-    learning = CachedPromptEmbedder(modules, prompt_encoding, pad, CPU)
-    learning.learn()
+    trained = CachedPromptEmbedder(modules, prompt_encoding, pad, CPU)
+    trained.make_trainable()
     modules.text_encoder.requires_grad_(True)
-    computed = learning.batch(texts).states
+    computed = trained.batch(texts).states
     computed.sum().backward()
     assert modules.text_encoder.get_input_embeddings().weight.grad.any(), "what is computed has gradients"
     computed = computed.detach()
@@ -49,13 +49,13 @@ def test_looked_up_is_what_is_computed(modules, tmp_path, prompt_encoding, pad):
 
 
 def test_prompts_that_come_and_go_are_kept_within_bounds(modules, monkeypatch):
-    monkeypatch.setattr(prompts_of, "KEPT_BYTES", 3 * 77 * modules.text_encoder.config.hidden_size * 4)
+    monkeypatch.setattr(prompts_of, "LRU_BYTES", 3 * 77 * modules.text_encoder.config.hidden_size * 4)
     prompts = CachedPromptEmbedder(modules, PromptEncoding(), True, CPU)
     prompts.freeze(["fixed"], None, lambda: None)
     first = prompts.batch(["star 0", "fixed"]).states
     for n in range(1, 8):
         prompts.batch([f"star {n}", "fixed"])
-    assert list(prompts._passing) == ["star 5", "star 6", "star 7"] and list(prompts._fixed) == ["fixed"]
+    assert list(prompts._lru) == ["star 5", "star 6", "star 7"] and list(prompts._cached) == ["fixed"]
     assert torch.equal(prompts.batch(["star 0", "fixed"]).states, first)
 
 
