@@ -50,7 +50,7 @@ class DataReport:
         }
 
 
-def report(
+def preview_dataset(
     concepts: Sequence[Concept],
     settings: Settings,
     model: ModelFolder | None = None,
@@ -63,6 +63,8 @@ def report(
     With a ``model``, tokens are counted by its own tokenizer, and memory on ``device`` and time are forecast too.
     ``metadata_cache``: as for :func:`plan_of`. UserError with every reason why nothing can be trained.
     """
+    if model:
+        model.require()
     plan = plan_of(model, ModelConfig("", settings, tuple(concepts)), progress, known)
     prompt_encoding = PromptEncoding.of(settings, training=True)
     counts = count_tokens(tokenizer_of(model), plan, prompt_encoding)

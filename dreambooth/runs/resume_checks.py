@@ -20,11 +20,11 @@ _TENSOR_SETTINGS = ("use_lora", "train_unet", "lora_type", "lora_unet_rank", "lo
 def problems_of(model: ModelFolder, config: ModelConfig, which: str) -> list[str]:
     """Why a run with this ``config`` cannot be resumed from the snapshot ``which``."""
     try:
-        place = f"The snapshot {snapshots.find(model, which).name} of {model.name}"
+        place = f"The snapshot {snapshots.find_snapshot(model, which).name} of {model.name}"
     except UserError as error:
         return list(error.problems)
     try:
-        snapshot = snapshots.read(model, which, tensors=False)
+        snapshot = snapshots.read_snapshot(model, which, tensors=False)
         facts = snapshot.facts
         if facts.get("origin", source_hash(model)) != source_hash(model):
             return [f"{place} was made with another source checkpoint: start a new run."]

@@ -20,7 +20,7 @@ from dreambooth.training.loop import NO_HOOKS, Hooks, Loop
 from dreambooth.training.reproducible import reproducible
 from dreambooth.training.results import Results, unused_path
 from dreambooth.training.session import Session
-from dreambooth.training.snapshot import Snapshot, read
+from dreambooth.training.snapshot import Snapshot, read_snapshot
 from dreambooth.training.snapshot_state import restore_snapshot
 
 
@@ -37,7 +37,7 @@ class RunResult:
 
 def run(context: RunContext) -> RunResult:
     """Train to the end, or until cancelled."""
-    snapshot = read(context.model, context.resume) if context.resume else None
+    snapshot = read_snapshot(context.model, context.resume) if context.resume else None
     context = _with_seed(context, snapshot)
     try:
         with (

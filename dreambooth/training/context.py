@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dreambooth.distributed import SINGLE_PROCESS, ProcessGroup
@@ -31,4 +31,4 @@ class RunContext:
     controls: Controls
     events: Events
     resume: str = ""
-    process_group: ProcessGroup = SINGLE_PROCESS
+    process_group: ProcessGroup = field(default_factory=lambda: SINGLE_PROCESS)
