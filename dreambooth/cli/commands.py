@@ -1,4 +1,4 @@
-"""What each word of the command line does: arguments in, a plain result out."""
+"""Implementation of the commands: parsed arguments in, a plain result out."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from dreambooth.settings.tools import SIZE, ExtractOptions, MergeOptions, Resize
 from dreambooth.terminal import ProgressBar
 
 CANCELLED = 130
-TABLE_WIDTH = 120  # columns, where the output is not a terminal
+TABLE_WIDTH = 120  # characters, if the output is not a terminal
 
 
 def create(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
@@ -60,9 +60,9 @@ def create(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
 def train(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     model = _model(args)
     config, process_group = _config(args, model), ProcessGroup.from_environment()
-    broken_off = None if args.resume else interrupted_run(model)
-    if broken_off:
-        bar.line(broken_off.offer(model.name))
+    interrupted = None if args.resume else interrupted_run(model)
+    if interrupted:
+        bar.line(interrupted.offer(model.name))
     events = Events(model.logging, bar.listen) if process_group.is_main_process else Events()
     result = in_job(
         "train",
@@ -122,28 +122,31 @@ def generate(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
 
 
 def lora_extract(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
-    return _made(args, ExtractOptions, bar, functools.partial(
+    return _run_lora_tool(args, ExtractOptions, bar, functools.partial(
         actions.loras.extract_lora, folders(args), args.base, args.tuned, Path(args.out)
     ))  # fmt: skip
 
 
 def lora_resize(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
-    return _made(args, ResizeOptions, bar, functools.partial(actions.loras.resize_lora, Path(args.lora), Path(args.out)))
+    work = functools.partial(actions.loras.resize_lora, Path(args.lora), Path(args.out))
+    return _run_lora_tool(args, ResizeOptions, bar, work)
 
 
 def lora_merge(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     loras = _loras(args)
     work = functools.partial(actions.loras.merge_loras, loras.pop("loras"), Path(args.out), **loras)
-    return _made(args, MergeOptions, bar, work)
+    return _run_lora_tool(args, MergeOptions, bar, work)
 
 
-def _made(args: argparse.Namespace, options: type, bar: ProgressBar, work: Callable[..., Any]) -> dict[str, Any]:
-    """Do the work with the options of this kind that were given, or their defaults."""
+def _run_lora_tool(
+    args: argparse.Namespace, options: type, bar: ProgressBar, work: Callable[..., Any]
+) -> dict[str, Any]:
+    """Call ``work`` with the size options of this command, or their defaults."""
     size = [key for key, setting in declared(options).items() if setting.group == SIZE]
     chosen = parse(options, {key: getattr(args, key) for key in size if getattr(args, key) is not None})
     given = {key: getattr(chosen, key) for key in size}
-    made = in_job(args.word, lambda controls: work(**given, progress=controls.cancellable(bar.show)))
-    return {"state": "done", **made}
+    result = in_job(args.command, lambda controls: work(**given, progress=controls.cancellable(bar.show)))
+    return {"state": "done", **result}
 
 
 def check(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
@@ -168,7 +171,7 @@ def inspect(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
 
 
 def settings(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any] | str:
-    """Every setting, as declared: a table, Markdown, or JSON of a run's settings."""
+    """All settings as a table or as Markdown, or the settings of a run as JSON."""
     if args.markdown:
         return reference.markdown()
     if not args.json:
@@ -182,7 +185,7 @@ def settings(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any] | str
 
 def folders(args: argparse.Namespace) -> Folders:
     if not args.models_dir.strip():
-        raise UserError("--models-dir is empty: give the WebUI's models folder.")
+        raise UserError("--models-dir is empty. Set it to the WebUI's models folder.")
     return Folders(expand_user(args.models_dir))
 
 
@@ -199,8 +202,8 @@ def _model(args: argparse.Namespace) -> ModelFolder:
 
 
 def _config(args: argparse.Namespace, model: ModelFolder) -> Any:
-    """The saved parameters with --set and --concepts laid over them; all that is wrong is said at once."""
-    overrides, concepts, problems = chosen(args)
+    """The saved settings, overridden by --set and --concepts; a UserError lists all problems at once."""
+    overrides, concepts, problems = overrides_of(args)
     try:
         config = actions.configure(model, overrides, concepts)
     except UserError as error:
@@ -210,8 +213,8 @@ def _config(args: argparse.Namespace, model: ModelFolder) -> Any:
     return config
 
 
-def chosen(args: argparse.Namespace) -> tuple[dict[str, str], Any, list[str]]:
-    """What --set and --concepts (None: not given) say, and what is wrong with them."""
+def overrides_of(args: argparse.Namespace) -> tuple[dict[str, str], Any, list[str]]:
+    """(values of --set, concepts of --concepts or None, problems with both)."""
     problems: list[str] = []
     overrides = {}
     for item in (item for group in args.set for item in group):
@@ -224,26 +227,26 @@ def chosen(args: argparse.Namespace) -> tuple[dict[str, str], Any, list[str]]:
         try:
             concepts, ignored = read_concepts(args.concepts)
             for key in ignored:
-                logging.getLogger("dreambooth").warning("concepts: %s has no effect yet", key)
+                logging.getLogger("dreambooth").warning("concepts: the key %s has no effect", key)
         except UserError as error:
             problems += error.problems
     return overrides, concepts, problems
 
 
 def in_job(what: str, work: Callable[[Controls], Any]) -> Any:
-    """Run ``work`` in the job thread while this one listens to Ctrl-C: once cancels, twice stops at once.
+    """Run ``work`` in the job thread while this thread handles Ctrl-C: once cancels, twice stops immediately.
 
-    A polite end from outside (SIGTERM, as schedulers of clusters and ``kill`` send it) cancels too.
+    SIGTERM, which cluster schedulers and ``kill`` send, cancels too.
     """
     job = jobs.start(what, work)
     previous = signal.signal(signal.SIGINT, lambda *_: _interrupt(job))
-    polite = signal.signal(signal.SIGTERM, lambda *_: job.controls.cancel())
+    previous_term = signal.signal(signal.SIGTERM, lambda *_: job.controls.cancel())
     try:
         while not job.wait(0.2):
             pass
     finally:
         signal.signal(signal.SIGINT, previous)
-        signal.signal(signal.SIGTERM, polite)
+        signal.signal(signal.SIGTERM, previous_term)
     if job.error:
         raise job.error
     return job.result
@@ -252,11 +255,11 @@ def in_job(what: str, work: Callable[[Controls], Any]) -> Any:
 def _interrupt(job: Job) -> None:
     if not job.controls.cancelled:
         job.controls.cancel()
-        how = "Stopping after this step, then saving." if job.what == "train" else "Stopping."
-        print(f"\n{how} Press Ctrl-C again to stop at once.", file=sys.stderr)
+        how = "Stopping after this step and saving." if job.what == "train" else "Stopping."
+        print(f"\n{how} Press Ctrl-C again to stop immediately.", file=sys.stderr)
         return
     job.controls.stop_now()
-    # Files are replaced by renaming, so leaving in the middle of anything harms none of them.
-    leave = threading.Timer(2.0, os._exit, (CANCELLED,))
-    leave.daemon = True
-    leave.start()
+    # Files are replaced by atomic renames, so exiting at any point leaves all of them intact.
+    exit_timer = threading.Timer(2.0, os._exit, (CANCELLED,))
+    exit_timer.daemon = True
+    exit_timer.start()

@@ -98,7 +98,7 @@ class TidyTags:
 
     # fmt: off
     keep_duplicates: bool = setting(False, "Cleanup", "Keep duplicates",
-        "Off removes duplicate tags, keeping the first.")
+        "Keep tags that occur more than once in a caption. Off removes duplicates, keeping the first.")
     underscores: str = setting(UNCHANGED, "Cleanup", "Word separator",
         "What separates the words of a tag: spaces turns facial_hair into facial hair, underscores the reverse. "
         "Emoticons such as ^_^ are kept.", choices=(UNCHANGED, SPACES, UNDERSCORES))

@@ -19,10 +19,10 @@ LONGEST_SIDE = 8192  # pixels: a square of this side is still small enough to be
 _TO_BUCKETS = "crop != 'none' and not fixed_size"
 
 
-def _as_in_training(key: str) -> Any:
+def _as_in_training(key: str, help: str = "") -> Any:
     """The run's bucket setting of the same name, so that both give the same buckets."""
     own = SETTINGS[key]
-    return setting(own.default, "Size", own.label, own.help, low=own.low, high=own.high, step=own.step,
+    return setting(own.default, "Size", own.label, help or own.help, low=own.low, high=own.high, step=own.step,
                    applies=_TO_BUCKETS)  # fmt: skip
 
 
@@ -46,15 +46,17 @@ class PrepareOptions:
         "the most salient part.", choices=CROPS, aliases={"centre": CENTER})
     resolution: int = _as_in_training("resolution")
     bucket_step: int = _as_in_training("bucket_step")
-    bucket_min_side: int = _as_in_training("bucket_min_side")
-    bucket_max_side: int = _as_in_training("bucket_max_side")
+    bucket_min_side: int = _as_in_training("bucket_min_side",
+        "Shortest side of a bucket in pixels. 0 allows what an aspect ratio of 2:1 gives.")
+    bucket_max_side: int = _as_in_training("bucket_max_side",
+        "Longest side of a bucket in pixels. 0 allows what an aspect ratio of 2:1 gives.")
     fixed_size: str = setting("", "Size", "Crop to one size",
         "Width x height, such as 512x768, for all images. Empty uses buckets.", applies="crop != 'none'")
     long_side: int = setting(0, "Size", "Long side",
         "Resize the longer side to this many pixels. 0 keeps the size.", low=0, high=LONGEST_SIDE,
         applies="crop == 'none'")
     enlarge: bool = setting(False, "Size", "Enlarge small images",
-        "Off: an image that is too small keeps its pixels, and is only cropped to the aspect ratio.",
+        "Enlarge images that are too small. Off keeps their pixels and only crops them to the aspect ratio.",
         applies="crop != 'none' or long_side")
     mirror: str = setting(NO_MIRROR, "Size", "Mirror",
         "add copies: also write mirrored images (NAME-mirrored, with the same captions); instead: write only the "

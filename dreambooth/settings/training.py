@@ -197,7 +197,7 @@ class Training:
         "Longest side of a bucket in pixels. 0 allows what 2:1 gives (area) or twice the resolution (kohya).",
         low=0, high=4096, step=64, applies="bucket_rule != 'one size'", advanced=True)
     bucket_no_upscale: bool = setting(False, "Image Processing", "No bucket upscaling",
-        "Small images get buckets of their own size instead of being enlarged to the resolution.",
+        "Give small images buckets of their own size instead of enlarging them to the resolution.",
         applies="bucket_rule != 'one size'", advanced=True)
     hflip: bool = setting(False, "Image Processing", "Apply horizontal flip",
         "Flip each image horizontally at random (50 %), anew each time it is used. Leave it off for faces, text and "

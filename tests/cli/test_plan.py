@@ -111,8 +111,8 @@ def test_of_many_pictures_a_person_reads_the_first_and_how_many_more(tmp_path):
     done = run("plan", tmp_path)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert "… and 61 more pictures (--json has all)" in lines and "… and 60 more other files (--json has all)" in lines
-    assert "Left out, files of 0 bytes (260)" in done.stdout and len(done.stdout) < 300_000
+    assert "… and 61 more images (--json has all)" in lines and "… and 60 more other files (--json has all)" in lines
+    assert "Left out: empty files (260)" in done.stdout and len(done.stdout) < 300_000
     assert "\x1b" not in done.stdout and sum(r"0 \x1b[31m\nred.png  " in line for line in lines) == 1
     assert len(json.loads(run("plan", tmp_path, "--json").stdout)["pictures"]) == 261
 
