@@ -17,11 +17,12 @@ from dreambooth.captions.reading import CaptionFiles, bytes_of, decode_text
 from dreambooth.captions.writing import write_captions
 from dreambooth.errors import UserError
 from dreambooth.images.decoding import open_image
-from dreambooth.images.file_reader import GIVE_UP, gone, read_all
-from dreambooth.images.issues import UnusableFile, named
+from dreambooth.images.file_reader import MAX_STALLED_IN_A_ROW, drive_lost, read_all
+from dreambooth.images.issues import UnusableFile
 from dreambooth.images.listing import find_images, masks_of
 from dreambooth.memory.out_of_memory import is_out_of_memory
 from dreambooth.settings.tagging import LEAVE, TagOptions
+from dreambooth.text import escape_unprintable
 from dreambooth.types import ProgressCallback
 
 WRITTEN_AT_ONCE = 1000  # captions: so many can be lost to a power cut, and are one step to take back
@@ -167,8 +168,8 @@ def _silent(batch: Sequence[Wanted], results: Sequence[Any], before: int) -> int
     """How many pictures in a row the drive told nothing of, ``before`` them and now. UserError when it is gone."""
     for one, result in zip(batch, results, strict=True):
         before = before + 1 if isinstance(result, UnusableFile) and result.kind == "stalled" else 0
-        if before > GIVE_UP:
-            raise gone(named(one.picture))
+        if before > MAX_STALLED_IN_A_ROW:
+            raise drive_lost(escape_unprintable(one.picture))
     return before
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from dreambooth.captions import kohya_rules as kohya
 from dreambooth.errors import UserError
 from dreambooth.files import as_user_error, read_bounded
-from dreambooth.images.file_reader import asking
+from dreambooth.images.file_reader import drive_timeout
 from dreambooth.images.listing import CAPTION_EXTENSIONS
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def read_caption(picture: Path, kept: CaptionFiles = CaptionFiles()) -> Caption:
 def bytes_of(path: Path) -> bytes | None:
     """What a caption file holds now; None where there is none. UserError for what can't be read or is no such file."""
     try:
-        with asking(path):
+        with drive_timeout(path):
             return read_bounded(path, MOST_BYTES)
     except FileNotFoundError:
         return None

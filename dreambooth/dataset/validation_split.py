@@ -11,7 +11,7 @@ from dreambooth.dataset.class_images import balanced
 from dreambooth.dataset.plan import Example, Plan
 from dreambooth.dataset.planning import make_plan
 from dreambooth.errors import UserError
-from dreambooth.images.issues import FileIssue, in_lines
+from dreambooth.images.issues import FileIssue, warning_lines
 from dreambooth.types import ProgressCallback
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def hold_out(
                 )
             held += own
             notes += said
-            warnings += [f"Concept {number + 1}, {_FOLDER}: {line}" for line in in_lines(said)]
+            warnings += [f"Concept {number + 1}, {_FOLDER}: {line}" for line in warning_lines(said)]
         elif settings.validation_share:
             taken = _share(trained, number, settings.validation_share)
             held += [example for example in trained if example.concept == number and example.content in taken]

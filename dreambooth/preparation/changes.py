@@ -52,7 +52,7 @@ class Change:
             "becomes": str(self.destination),
             "size": list(self.size),
             "new_size": list(self.new_size),
-            "kept": round(self.recipe.crop.kept, 3),
+            "kept": round(self.recipe.crop.kept_fraction, 3),
             "done": "; ".join(self.words),
             "with": [to.name for _, to in self.copies()[1:]],
         }

@@ -11,7 +11,7 @@ from dreambooth import files
 from dreambooth.captions.reading import bytes_of
 from dreambooth.errors import UserError
 from dreambooth.images.file_reader import read_bytes
-from dreambooth.images.parallel import each
+from dreambooth.images.parallel import map_files
 from dreambooth.preparation.changes import Change, Preparation
 from dreambooth.preparation.transform import prepared, prepared_mask
 from dreambooth.settings.preparation import PrepareOptions
@@ -53,7 +53,7 @@ def write(preparation: Preparation, into: Path, progress: ProgressCallback | Non
         return change
 
     to_do = [change for change in preparation.changes if change.writes()]
-    done, skipped = each(to_do, do, progress, "preparing pictures", lambda change: change.source)
+    done, skipped = map_files(to_do, do, progress, "preparing pictures", lambda change: change.source)
     untouched = [change for change in preparation.changes if not change.writes()]
     order = {change: place for place, change in enumerate(preparation.changes)}
     if to_do and not done:

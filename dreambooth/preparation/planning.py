@@ -19,12 +19,12 @@ from dreambooth import files
 from dreambooth.captions.reading import FILE_NAME, Caption, read_caption
 from dreambooth.errors import UserError
 from dreambooth.images.buckets import Crop, Size, bucket_sizes
-from dreambooth.images.cropping import smart, to_bucket, uncropped
-from dreambooth.images.decoding import decode, decoded
+from dreambooth.images.cropping import crop_to_bucket, resize_only, smart_crop
+from dreambooth.images.decoding import decode_image, decode_to_rgb
 from dreambooth.images.file_reader import read_bytes
 from dreambooth.images.issues import UnusableFile
-from dreambooth.images.listing import listed, masks_of, natural_order
-from dreambooth.images.parallel import each
+from dreambooth.images.listing import list_files, masks_of, natural_order
+from dreambooth.images.parallel import map_files
 from dreambooth.preparation.changes import Change, Preparation
 from dreambooth.preparation.names import Names, captions_of, filled_in, numbers_in_folders, problems_of
 from dreambooth.preparation.transform import ENDINGS, Facts, Recipe, facts, recipe
@@ -40,8 +40,8 @@ def plan(folder: Path, options: PrepareOptions, progress: ProgressCallback | Non
     UserError when the options or the destination can't be used, all at once, or when no picture is left. A picture
     that can't be read is skipped and named. ``progress`` may raise Cancelled.
     """
-    listing = listed(folder)
-    found = sorted([*listing.pictures, *listing.others], key=natural_order)
+    listing = list_files(folder)
+    found = sorted([*listing.images, *listing.unsupported], key=natural_order)
     if not found:
         raise UserError(f"{folder}: holds no picture.")
     buckets = _require_usable(folder, options)
@@ -55,7 +55,7 @@ def plan(folder: Path, options: PrepareOptions, progress: ProgressCallback | Non
             raise UserError(f"{path}: lies behind a link, outside the folder. Prepare it where it is.")
         return _look(path, masks.get(path), options, buckets)
 
-    looks, skipped = each(pictures, look, progress, "looking at pictures")
+    looks, skipped = map_files(pictures, look, progress, "looking at pictures")
     if not looks:
         raise UserError.from_problems([f"{folder}: none of its pictures can be prepared.", *skipped])
     changes = _named(looks, folder, out, options, masks)
@@ -141,15 +141,15 @@ class _Look:
 
 def _look(path: Path, mask: Path | None, options: PrepareOptions, buckets: Sequence[Size]) -> _Look:
     data = read_bytes(path)
-    seen = decoded(data, path)
+    seen = decode_image(data, path)
     image = seen.image
     if mask:
-        decode(read_bytes(mask), mask)
+        decode_to_rgb(read_bytes(mask), mask)
     if options.crop == NO_CROP:
-        crop = uncropped(image.size, options.long_side, options.enlarge)
+        crop = resize_only(image.size, options.long_side, options.enlarge)
     else:
-        crop = to_bucket(image.size, buckets, options.enlarge)
-        crop = smart(image, crop) if options.crop == SMART else crop
+        crop = crop_to_bucket(image.size, buckets, options.enlarge)
+        crop = smart_crop(image, crop) if options.crop == SMART else crop
     found = facts(data, path, seen, options.strip_metadata)
     return _Look(path, hashlib.sha256(data).hexdigest(), image.size, found, crop, *_caption(path))
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import UserError
 from dreambooth.images.buckets import Crop, Size
-from dreambooth.images.color import ORIENTATION, has_alpha, to_rgb, upright
-from dreambooth.images.cropping import cut
-from dreambooth.images.decoding import Decoded, decode, decoded
+from dreambooth.images.color import ORIENTATION, apply_orientation, has_alpha, to_rgb
+from dreambooth.images.cropping import apply_crop
+from dreambooth.images.decoding import DecodedImage, decode_image, decode_to_rgb
 from dreambooth.settings.preparation import AS_IT_IS, WEBP_LOSSLESS, PrepareOptions
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Recipe:
     words: tuple[str, ...]
 
 
-def facts(data: bytes, path: Path, seen: Decoded, look_for_metadata: bool = False) -> Facts:
+def facts(data: bytes, path: Path, seen: DecodedImage, look_for_metadata: bool = False) -> Facts:
     """Facts of a picture. Looking for metadata reads a PNG to its end once more."""
     from PIL import Image
 
@@ -113,14 +113,14 @@ def prepared(data: bytes, path: Path, made: Recipe, options: PrepareOptions) -> 
     if not made.anew:
         return data
     with _in_words(path):
-        image = _mirrored(cut(_pixels(data, path, made.kind, options), made.crop), made)
+        image = _mirrored(apply_crop(_pixels(data, path, made.kind, options), made.crop), made)
         return _saved(image, made.kind, path, **_how_written(data, made, options))
 
 
 def prepared_mask(data: bytes, path: Path, size: Size, made: Recipe) -> bytes:
     """The mask's bytes (PNG), cut as its picture of this ``size`` is."""
-    mask = decode(data, path).convert("L").resize(size)
-    return _saved(_mirrored(cut(mask, made.crop), made), "PNG", path)
+    mask = decode_to_rgb(data, path).convert("L").resize(size)
+    return _saved(_mirrored(apply_crop(mask, made.crop), made), "PNG", path)
 
 
 @contextlib.contextmanager
@@ -178,11 +178,11 @@ def _pixels(data: bytes, path: Path, kind: str, options: PrepareOptions) -> Imag
     """Upright, in sRGB: RGB, or RGBA where transparency stays."""
     from PIL import Image, ImageColor
 
-    seen = decoded(data, path)  # says in words what is wrong with it
+    seen = decode_image(data, path)  # says in words what is wrong with it
     if not facts(data, path, seen).alpha:
         return seen.image
     with Image.open(io.BytesIO(data)) as image:
-        turned = upright(image)[0].convert("RGBA")
+        turned = apply_orientation(image)[0].convert("RGBA")
     picture, alpha = to_rgb(turned.convert("RGB"))[0], turned.getchannel("A")
     if options.flatten or kind not in _HOLDS_ALPHA:
         under = Image.new("RGB", picture.size, ImageColor.getrgb(options.flatten or "white")[:3])

@@ -48,7 +48,7 @@ def test_every_picture_gets_its_caption_whatever_lies_around(tag, pictures):
         "white.txt": "zwx, red picture, green picture, blue picture, someone (film), ^_^", "black.txt": "zwx",
     }  # fmt: skip
     notes = "\n".join(told["notes"])
-    for name, why in {"broken.png": "is cut off", "empty.jpg": "0 bytes", "white.png": "Rename one"}.items():
+    for name, why in {"broken.png": "is truncated", "empty.jpg": "0 bytes", "white.png": "Rename one"}.items():
         assert f"{folder / name}: " in notes and why in notes
     assert len(told["notes"]) == 3
     assert tag(folder, trigger_word="zwx")["left"] == 6  # two of them share one

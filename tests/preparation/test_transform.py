@@ -12,7 +12,7 @@ from dreambooth.actions.images import prepare
 from dreambooth.dataset.planning import make_plan
 from dreambooth.dataset.table import table
 from dreambooth.images.buckets import bucket_sizes, fit
-from dreambooth.images.cropping import smart, to_bucket
+from dreambooth.images.cropping import crop_to_bucket, smart_crop
 from dreambooth.images.decoding import open_image
 from dreambooth.images.probe import probe
 from dreambooth.settings import Concept, Settings
@@ -74,9 +74,9 @@ def test_a_smart_crop_keeps_what_stands_out(at, upright):
     size, where = ((400, 900), (0.5, at)) if upright else ((900, 400), (at, 0.5))
     image = scene(size, where)
     for buckets in ([(256, 256)], bucket_sizes(256, 64)):
-        centred = to_bucket(image.size, buckets)
-        moved = smart(image, centred)
-        assert smart(image, centred) == moved
+        centred = crop_to_bucket(image.size, buckets)
+        moved = smart_crop(image, centred)
+        assert smart_crop(image, centred) == moved
         scale = moved.resized_w / image.width
         x, y = (part * side * scale for part, side in zip(where, size, strict=True))
         radius = min(size) // 6 * scale
@@ -95,7 +95,7 @@ def test_a_picture_of_one_long_line_is_cropped_as_any_other(folder):
 def test_a_plain_picture_is_cropped_around_its_middle():
     for image in (Image.new("RGB", (300, 100), "teal"), scene((300, 100))):
         crop = fit(image.size, [(64, 64)])
-        moved = smart(image, crop)
+        moved = smart_crop(image, crop)
         assert abs(moved.left - crop.left) <= 0.1 * crop.resized_w and moved.top == 0
 
 

@@ -11,7 +11,7 @@ from dreambooth.captions.metadata_file import MetadataFile
 from dreambooth.captions.reading import CaptionFiles
 from dreambooth.errors import UserError
 from dreambooth.files import expand_user
-from dreambooth.images.color import orientation_of
+from dreambooth.images.color import exif_orientation
 from dreambooth.interop.kohya.folders import right_in
 from dreambooth.settings import Concept
 
@@ -51,7 +51,7 @@ def _is_turned(picture: Path) -> bool:
     try:
         with Image.open(picture, formats=("JPEG", "MPO", "PNG", "WEBP")) as image:
             # Pillow looks for a PNG's orientation behind its pixels too, which would decode all of it.
-            return "exif" in image.info and (orientation_of(image) or 1) != 1
+            return "exif" in image.info and (exif_orientation(image) or 1) != 1
     except Exception:  # whoever reads it completely says what is wrong with it
         return False
 
