@@ -89,7 +89,7 @@ def _one(job: dict) -> None:
 
 def _steps(job: dict) -> dict:
     """Seconds per step of both loops, in turns, and the GPU memory of ours alone."""
-    from dreambooth.training.bare import measure
+    from tools.bare_loop import measure
 
     session, loop = _session(job)
     gpu = {}
@@ -97,8 +97,8 @@ def _steps(job: dict) -> dict:
         import torch
 
         torch.cuda.reset_peak_memory_stats()
-        for window in loop.accumulation_groups(0)[:2]:
-            loop.step(window)
+        for group in loop.accumulation_groups(0)[:2]:
+            loop.step(group)
         gpu = {"gpu_peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2)}
     ours, bare = measure(session, loop, job["rounds"], job["steps"])
     session.close()

@@ -34,10 +34,10 @@ def extract_lora(
     from dreambooth.checkpoints.lora_tools import RankLimit
 
     size = RankLimit(rank or None, energy)
-    conv_size = RankLimit(conv_rank, energy) if conv_rank else None
+    conv_limit = RankLimit(conv_rank, energy) if conv_rank else None
     base, tuned, target = _source(folders, base), _source(folders, tuned), _target(out)
     return _summary(
-        extract_lora(base, tuned, target, size, conv_size=conv_size, dtype=dtype_of(precision), progress=progress)
+        extract_lora(base, tuned, target, size, conv_limit=conv_limit, dtype=dtype_of(precision), progress=progress)
     )
 
 

@@ -14,8 +14,8 @@ from dreambooth.memory.release import clear_frames, free_memory
 from dreambooth.runs.previews import Previews
 from dreambooth.settings import ModelConfig
 from dreambooth.training.context import RunContext
-from dreambooth.training.imagic import keep, optimize_embedding
-from dreambooth.training.init_from_lora import find, init_adapters
+from dreambooth.training.imagic import optimize_embedding, save_embeddings
+from dreambooth.training.init_from_lora import find_lora, init_adapters
 from dreambooth.training.loop import NO_HOOKS, Hooks, Loop
 from dreambooth.training.reproducible import reproducible
 from dreambooth.training.results import Results, unused_path
@@ -76,7 +76,7 @@ def _with_seed(context: RunContext, snapshot: Snapshot | None) -> RunContext:
 
 
 def _resume(session: Session, results: Results, snapshot: Snapshot) -> None:
-    results.resumes(snapshot)
+    results.continue_run(snapshot)
     for difference in restore_snapshot(session, snapshot):
         session.events.message(f"The resumed run differs from the original: {difference}.", level="warning")
     session.events.message(f"Resuming from step {session.position.step}.")
@@ -90,11 +90,11 @@ def _begin(session: Session, results: Results) -> None:
         optimize_embedding(session, session.imagic)
         if session.process_group.is_main_process:
             path = unused_path(session.model.embeddings / f"{results.revision}.safetensors")
-            keep(session.imagic, path)
+            save_embeddings(session.imagic, path)
             session.events.send(FileSaved("embedding", str(path), summary="optimized and target embedding"))
 
 
 def _start_from_lora(session: Session) -> None:
-    path = find(session.model.folders, session.settings.lora_start)
+    path = find_lora(session.model.folders, session.settings.lora_start)
     n = init_adapters(path, session.layers, session.model)
     session.events.message(f"Starting from {path.name}: {n} of {len(session.layers)} adapters.")

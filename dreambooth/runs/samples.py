@@ -14,7 +14,7 @@ from dreambooth.hosts.standalone import best_device
 from dreambooth.sampling.generate import SampleRequest, generate_images
 from dreambooth.sampling.saving import save_sample
 from dreambooth.settings import ModelFolder, Settings
-from dreambooth.training.imagic import kept
+from dreambooth.training.imagic import load_embeddings
 from dreambooth.training.results import unused_path
 from dreambooth.types import ProgressCallback
 
@@ -56,5 +56,5 @@ def sample(
 
 def _imagic_embedding(model: ModelFolder, settings: Settings) -> dict[str, PromptEmbedding]:
     """The optimized embedding of Imagic's text, if the model was trained with it."""
-    imagic = kept(model) if settings.train_imagic else None
+    imagic = load_embeddings(model) if settings.train_imagic else None
     return imagic.prompt_embeddings(settings) if imagic else {}

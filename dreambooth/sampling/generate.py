@@ -124,7 +124,7 @@ def _conditioning(
     embedding = _replace_embeddings(embedding, requests, prompt_embeddings)
     if is_guided:
         negative = encode_prompts(modules, tokens.part(len(requests), n), prompt_encoding.clip_skip)
-        if modules.family.pooled:  # SDXL was trained with zeros for an empty prompt
+        if modules.family.has_pooled_conditioning:  # SDXL was trained with zeros for an empty prompt
             is_empty = torch.tensor([not request.negative for request in requests], device=device)
             negative = negative.map(lambda part: part.masked_fill(is_empty.view(-1, *[1] * (part.dim() - 1)), 0))
         embedding = concatenate_embeddings([negative, embedding])

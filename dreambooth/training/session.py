@@ -15,6 +15,8 @@ from dreambooth.checkpoints.tokens import PromptEncoding
 from dreambooth.dataset.cache import LatentCache, TextCache
 from dreambooth.dataset.plan import Example
 from dreambooth.files import read_json
+from dreambooth.memory.release import free_memory
+from dreambooth.settings.components import is_pure_bf16, trains_ema, trains_text_encoder
 from dreambooth.training.adapters import AdapterLayer, adapter_config, inject
 from dreambooth.training.attention import use_attention
 from dreambooth.training.context import RunContext
@@ -26,13 +28,10 @@ from dreambooth.training.inputs import LatentStore
 from dreambooth.training.loss_masks import LossMasks
 from dreambooth.training.noise import NoiseSchedule, training_scheduler_config
 from dreambooth.training.optimizers import Stepper, inference_weights, make_optimizer, parameter_groups
-from dreambooth.training.precision import compute_dtype, forget_accelerator, make_accelerator
-from dreambooth.settings.components import is_pure_bf16
-from dreambooth.memory.release import free_memory
+from dreambooth.training.precision import compute_dtype, reset_accelerator, make_accelerator
 from dreambooth.training.prompts import CachedPromptEmbedder
 from dreambooth.training.snapshot import Position
-
-AVERAGES_IN = {"fp32": torch.float32, "bf16": torch.bfloat16}
+from dreambooth.types import dtype_of
 
 
 class Session:
@@ -43,7 +42,7 @@ class Session:
         self.settings = context.config.settings
         self.device, self.precision = context.device, context.precision
         self.controls, self.events, self.process_group = context.controls, context.events, context.process_group
-        self.trains_text_encoder = self.settings.stop_text_encoder > 0
+        self.trains_text_encoder = trains_text_encoder(self.settings)
         self.modules = load_modules(self.model.working, unet=False, vae=False, text_encoder=False)
         self.layers: dict[str, AdapterLayer] = {}
         self.dropout = AdapterDropout(self.settings.seed)
@@ -53,7 +52,7 @@ class Session:
         try:
             self.accelerator = make_accelerator(self.device, self.precision)
             self.latents = self._encode_images()
-            self.masked, self.loss_masks = self._load_masks()
+            self.inpainting, self.loss_masks = self._load_masks()
             self.prompts = self._encode_prompts()
             self._load_unet()
             groups = self._trainable_groups()
@@ -95,7 +94,7 @@ class Session:
         prompts = CachedPromptEmbedder(self.modules, encoding, self.settings.pad_tokens, self.device)
         if self.trains_text_encoder:
             self._load(text_encoder=True, dtype=self._dtype(trains=True))
-            prompts.learn()
+            prompts.make_trainable()
         else:
             prompts.freeze(self.plan.prompts(), self._text_cache(encoding), self._load_text)
             self._offload_text_encoders()
@@ -127,9 +126,9 @@ class Session:
 
     def _make_ema(self, groups: Sequence[dict[str, Any]]) -> EMA | None:
         settings = self.settings
-        if not (settings.use_ema and settings.train_unet and not settings.use_lora):
+        if not trains_ema(settings):
             return None
-        dtype, unet = AVERAGES_IN[settings.ema_precision], groups[0]["params"]
+        dtype, unet = dtype_of(settings.ema_precision), groups[0]["params"]
         return EMA(unet, settings.ema_decay, settings.ema_on_cpu, dtype=dtype, seed=settings.seed)
 
     def _make_trainable(self, name: str, module: torch.nn.Module, trains: bool) -> list[torch.nn.Parameter]:
@@ -144,17 +143,17 @@ class Session:
             return []
         if not lora:
             if name != "unet" and settings.freeze_clip_normalization:
-                _freeze_normalisation(module)
+                _freeze_normalization(module)
             return [parameter for parameter in module.parameters() if parameter.requires_grad]
-        form = adapter_config(settings, name)
-        layers = inject(module, name, form, self.modules.layout, settings.seed, self.dropout)
+        config = adapter_config(settings, name)
+        layers = inject(module, name, config, self.modules.layout, settings.seed, self.dropout)
         self.layers |= layers
         return [parameter for layer in layers.values() for parameter in layer.trainable_parameters().values()]
 
     def _dtype(self, trains: bool) -> torch.dtype:
         """Weights that move are kept in float32, or small steps would be rounded away; others may be smaller.
 
-        In bfloat16 alone, rounding by lot keeps what small steps come to.
+        In pure bfloat16, stochastic rounding preserves small updates.
         """
         moves = trains and not self.settings.use_lora and not is_pure_bf16(self.settings)
         return torch.float32 if moves else compute_dtype(self.precision)
@@ -200,7 +199,7 @@ class Session:
 
     def freeze_text_encoder(self) -> None:
         """From here on only the unet learns; prompts are embedded once more with what was learnt."""
-        if isinstance(self.prompts, Imagic) or not self.prompts.learning:
+        if isinstance(self.prompts, Imagic) or not self.prompts.trainable:
             return
         for text_encoder in self.modules.text_encoders.values():
             text_encoder.requires_grad_(False).eval()
@@ -211,22 +210,25 @@ class Session:
         self._offload_text_encoders()
 
     @contextlib.contextmanager
-    def inference_weights(self, drawing: bool = False) -> Iterator[None]:
-        """Inside it the weights are those to save, or to draw with; see :func:`optimizers.inference_weights`."""
-        average = self.ema if drawing and self.settings.infer_ema else None
-        if average is None:
+    def inference_weights(self, sampling: bool = False) -> Iterator[None]:
+        """In the block the weights are those to save, or with ``sampling`` those to generate images with.
+
+        See :func:`optimizers.inference_weights`; with ``sampling``, the EMA replaces them if it is used for inference.
+        """
+        ema = self.ema if sampling and self.settings.infer_ema else None
+        if ema is None:
             with inference_weights(self.optimizer):
                 yield
             return
-        average.swap()
+        ema.swap()
         try:
             yield
         finally:
-            average.swap()
+            ema.swap()
 
     @contextlib.contextmanager
     def for_sampling(self) -> Iterator[Modules]:
-        """The modules as they are now, ready to draw with; everything is put back afterwards."""
+        """The modules as they are now, ready for sampling; afterwards their state is restored."""
         vae = self._load(vae=True).vae if self.modules.vae is None else self.modules.vae
         self._load_text()
         text_encoders = self.modules.text_encoders.values()
@@ -236,11 +238,11 @@ class Session:
                 module.eval()
             for module in (*text_encoders, vae):
                 module.to(self.device)
-            with self.inference_weights(drawing=True):
+            with self.inference_weights(sampling=True):
                 yield dataclasses.replace(self.modules, scheduler_config=self.sampling_scheduler_config())
         finally:
             vae.to("cpu")
-            if not self.prompts.learning:
+            if not self.prompts.trainable:
                 self._offload_text_encoders()
             for module, mode in modes.items():
                 module.train(mode)
@@ -275,11 +277,11 @@ class Session:
         for name in ("prompts", "imagic", "latents", "masked", "optimizer", "stepper", "ema", "layers", "modules",
                      "accelerator"):  # fmt: skip
             self.__dict__.pop(name, None)
-        forget_accelerator()
+        reset_accelerator()
         free_memory()
 
 
-def _freeze_normalisation(module: torch.nn.Module) -> None:
+def _freeze_normalization(module: torch.nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, torch.nn.LayerNorm):
             part.requires_grad_(False)

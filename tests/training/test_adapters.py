@@ -113,14 +113,14 @@ def test_dropout_is_a_lot_of_place_and_layer_keeps_the_mean_and_stays_out_of_pic
     x = torch.randn(1, 20_000, first.weight.shape[1], generator=torch.Generator().manual_seed(1)) + 1
 
     def added(layer, step, batch=0):
-        dropout.at(step, batch)
+        dropout.set_position(step, batch)
         with torch.no_grad():
             return layer(x[..., : layer.weight.shape[1]]) - layer.base(x[..., : layer.weight.shape[1]])
 
     here = added(first, 4)
     assert torch.equal(added(first, 4), here)
     assert not torch.equal(added(first, 5), here) and not torch.equal(added(first, 4, 1), here)
-    masks = [layer.drop(torch.ones(1000)) for layer in (first, second)]
+    masks = [layer.dropout(torch.ones(1000)) for layer in (first, second)]
     assert not torch.equal(*masks)
     assert masks[0].unique().tolist() == pytest.approx([0, 4 / 3]) and 0.2 < (masks[0] == 0).float().mean() < 0.3
     whole = added(first.eval(), 4)

@@ -104,9 +104,9 @@ def test_class_images_are_drawn_together_as_the_class_batch_size_says(mini, conc
     from dreambooth.sampling import generate
 
     sizes = []
-    whole = generate._draw_group
+    generate_batch = generate._generate_batch
     monkeypatch.setattr(
-        generate, "_draw_group", lambda m, requests, *rest: sizes.append(len(requests)) or whole(m, requests, *rest)
+        generate, "_generate_batch", lambda m, requests, *rest: sizes.append(len(requests)) or generate_batch(m, requests, *rest)
     )
     actions.class_images(mini, config_of(mini, concept, sample_batch_size=4), controls=Controls(), events=Events())
     assert max(sizes) == 4 and sum(sizes) == 10

@@ -19,6 +19,7 @@ from dreambooth.dataset.plan import Batch, Example
 from dreambooth.files import read_json
 from dreambooth.images.buckets import Crop
 from dreambooth.runs.preflight import preflight
+from dreambooth.models.denoiser import UNetDenoiser
 from dreambooth.settings import Concept, CreateOptions, Folders, ModelFolder, Settings
 from dreambooth.training.inpainting import InpaintingInputs, random_mask
 from dreambooth.training.inputs import time_ids
@@ -126,7 +127,7 @@ def _loss(unet, schedule, clean) -> float:
     prompts = SimpleNamespace(batch=lambda captions: PromptEmbedding(torch.zeros(1, 77, 8)))
     losses = [
         diffusion_losses(
-            unet, schedule, latents, prompts, None, Batch((example,), ()), generator_for(0, step),
+            UNetDenoiser(unet), schedule, latents, prompts, None, Batch((example,), ()), generator_for(0, step),
             Settings(), prior_weight=1.0,
         ).total.item()
         for step in range(20)
@@ -156,7 +157,7 @@ def test_what_a_checkpoint_predicts_is_marked_for_other_programs(tmp_path, conce
     (made,) = actions.train(model, actions.configure(model, settings, [concept])).files
     with open_tensors(made) as file, open_tensors(source) as before:
         assert set(file) - set(before) == {"v_pred", "ztsnr"}
-    assert actions.create(folders, "again", made).facts.prediction_type == "v_prediction"
+    assert actions.create(folders, "again", made).info.prediction_type == "v_prediction"
 
 
 def test_sizes_are_those_of_the_picture_and_its_crop():

@@ -89,7 +89,7 @@ def test_dim_from_weights_of_what_is_no_lora_or_of_several_ranks(imported, train
     save_file(uneven, start)
     said = imported(text)
     (line,) = [line for line in said["without"] if line.startswith("dim_from_weights: lora_unet_rank")]
-    assert "has several (1, 4)" in line
+    assert "has several values (1, 4)" in line
     assert said["settings"]["lora_txt_rank"] == 3, "what is the same everywhere is taken"
     start.write_bytes(b"no tensors")
     said = imported(text)
@@ -99,13 +99,13 @@ def test_dim_from_weights_of_what_is_no_lora_or_of_several_ranks(imported, train
 
 def test_network_dropout_drops_between_the_factors_of_lora(imported, train, monkeypatch):
     dropped: list[tuple[torch.Tensor, torch.Tensor]] = []
-    drop = AdapterDropout.drop
+    drop = AdapterDropout.apply
 
     def recorded(self, x, *args, **kwargs):
         dropped.append((x.detach(), drop(self, x, *args, **kwargs)))
         return dropped[-1][1]
 
-    monkeypatch.setattr(AdapterDropout, "drop", recorded)
+    monkeypatch.setattr(AdapterDropout, "apply", recorded)
     said = imported(NETWORK + "network_dropout = 0.25\n")
     assert train(**{**said["settings"], **ONE_STEP}).error is None
     assert all(8 in (x.shape[-1], x.shape[1]) for x, _ in dropped), "lora_down's output, of the rank's size"

@@ -15,6 +15,7 @@ from PIL import Image
 from dreambooth.checkpoints.text_encoding import PromptEmbedding
 from dreambooth.dataset.plan import Batch, Example
 from dreambooth.images.buckets import Crop
+from dreambooth.models.denoiser import UNetDenoiser
 from dreambooth.settings import Settings
 from dreambooth.training.loss_functions import huber_threshold
 from dreambooth.training.loss_masks import LossMasks
@@ -56,7 +57,7 @@ def _step(settings, kind="epsilon", n=3, classes=0, answer=lambda x, t: 0.5 * x,
     prompts = SimpleNamespace(batch=lambda captions: PromptEmbedding(torch.zeros(len(captions), 77, 8)))
     unet = Watched(answer)
     losses = diffusion_losses(
-        unet, NoiseSchedule(KINDS[kind]), SimpleNamespace(batch=lambda examples, generator: clean), prompts, None,
+        UNetDenoiser(unet), NoiseSchedule(KINDS[kind]), SimpleNamespace(batch=lambda examples, generator: clean), prompts, None,
         Batch(*examples), generator_for(7, step), settings, prior_weight=weight, **more,
     )  # fmt: skip
     return losses, unet, clean.double()
@@ -232,7 +233,7 @@ def test_dream_keeps_autocasts_gradients():
     latents = SimpleNamespace(batch=lambda examples, generator: _random(1, 1))
     with torch.autocast("cpu", torch.bfloat16):
         losses = diffusion_losses(
-            unet, NoiseSchedule({}), latents, prompts, None, Batch((_example(0),), ()), generator_for(0),
+            UNetDenoiser(unet), NoiseSchedule({}), latents, prompts, None, Batch((_example(0),), ()), generator_for(0),
             Settings(use_dream=True), prior_weight=1.0,
         )  # fmt: skip
     losses.total.backward()

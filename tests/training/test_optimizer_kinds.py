@@ -26,7 +26,7 @@ from dreambooth.training.optimizers import (
     parameter_groups,
     set_learning_rates,
 )
-from dreambooth.training.snapshot import Position, Snapshot, read, write
+from dreambooth.training.snapshot import Position, Snapshot, read_snapshot, write_snapshot
 
 CPU = torch.device("cpu")
 STEPS, STOP_AT, TEXT_STOPS = 9, 4, 6
@@ -78,8 +78,8 @@ def test_goes_on_exactly_from_a_snapshot(name, tmp_path):
         stopped.step(step)
     model = ModelFolder(Folders(tmp_path), "toy")
     weights = {str(i): p.detach() for i, p in enumerate(stopped.parameters)}
-    write(model, 1, Snapshot(Position(), weights, optimizer_state(stopped.optimizer)), keep=0)
-    found = read(model)
+    write_snapshot(model, 1, Snapshot(Position(), weights, optimizer_state(stopped.optimizer)), keep=0)
+    found = read_snapshot(model)
     resumed = Toy(name, [found.tensors[str(i)] for i in range(len(weights))])
     load_optimizer_state(resumed.optimizer, found.optimizer)
     for step in range(STOP_AT, STEPS):
@@ -145,7 +145,7 @@ def test_a_disturbed_run_equals_one_left_alone(train, models_dir, created, optim
     resumed = train(
         resume="latest", on=lambda e, c: e["kind"] == "step" and e["step"] == 3 and c.sample_now(), **chosen
     )
-    assert "Not exactly" not in resumed.said
+    assert "differs from the original" not in resumed.said
     weights = resumed.weights()
     assert all(torch.equal(weights[key], left_alone[key]) for key in left_alone)
 
@@ -158,11 +158,11 @@ def test_what_is_not_there_is_not_listed_and_refused_in_words(monkeypatch):
     assert set(available_optimizers(CPU)) == {"Torch AdamW", "Adafactor", "SGD Nesterov"}
     (said,) = conflicts(Settings(optimizer="CAME"), CPU)
     assert said == (
-        "optimizer: CAME cannot run here: pytorch_optimizer is not installed (pip install pytorch-optimizer). "
+        "optimizer: CAME can't be used: pytorch_optimizer is not installed (pip install pytorch-optimizer). "
         "Choose Torch AdamW."
     )
     (said,) = conflicts(Settings(optimizer="8bit Lion"), CPU)
-    assert said.startswith("optimizer: 8bit Lion cannot run here: it needs an NVIDIA GPU.")
+    assert said.startswith("optimizer: 8bit Lion can't be used: it needs an NVIDIA GPU.")
     unavailable_reason.cache_clear()
 
 
@@ -185,11 +185,11 @@ def test_arguments_of_the_optimizers_own():
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ("beta=0.9", "takes no beta; it takes betas, eps"),
-        ("lr=1", "takes no lr"),
-        ("betas", "is not of the form"),
-        ("betas=__import__('os')", "is not of the form"),
-        ("**{}", "is not of the form"),
+        ("beta=0.9", "does not support beta; it supports betas, eps"),
+        ("lr=1", "does not support lr"),
+        ("betas", "does not have the form"),
+        ("betas=__import__('os')", "does not have the form"),
+        ("**{}", "does not have the form"),
         ("eps='x'", "does not work"),
     ],
 )

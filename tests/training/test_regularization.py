@@ -16,6 +16,7 @@ from dreambooth.dataset.plan import Batch, Example
 from dreambooth.images.buckets import Crop
 from dreambooth.jobs import Controls, Events
 from dreambooth.runs.preflight import preflight
+from dreambooth.models.denoiser import UNetDenoiser
 from dreambooth.settings import Concept, Settings
 from dreambooth.training.noise import NoiseSchedule, generator_for
 from dreambooth.training.objective import diffusion_losses
@@ -40,7 +41,7 @@ def test_one_mean_in_which_they_count_their_weight(of_class, partners, settings)
 
     def losses_of(batch, clean):
         return diffusion_losses(
-            _Unet(), NoiseSchedule({}), SimpleNamespace(batch=lambda examples, generator: clean),
+            UNetDenoiser(_Unet()), NoiseSchedule({}), SimpleNamespace(batch=lambda examples, generator: clean),
             SimpleNamespace(batch=lambda captions: PromptEmbedding(torch.zeros(len(captions), 77, 8))), None,
             batch, generator_for(7, 0), settings, prior_weight=0.3,
         )  # fmt: skip
@@ -103,7 +104,7 @@ def test_a_disturbed_run_is_the_undisturbed_one(run, mini, models_dir, created):
     stopped = run(stop_text_encoder=0, on=lambda event, controls: event.get("step") == 3 and controls.cancel())
     assert stopped.result.steps == 3
     resumed = run(stop_text_encoder=0, resume="latest")
-    assert "Not exactly" not in resumed.said
+    assert "differs from the original" not in resumed.said
     assert resumed.digest() == weights
     afresh()
     assert run(stop_text_encoder=0, prior_loss_weight=3).digest() != weights

@@ -60,7 +60,7 @@ def test_a_rest_between_epochs_ends_by_itself_and_changes_nothing(train, models_
     start = time.monotonic()
     rested = train(seed=5, num_train_epochs=2, epoch_pause_frequency=1, epoch_pause_time=2)
     assert time.monotonic() - start >= 2
-    assert rested.digest() == alone and "Resting for 2 s" in rested.said
+    assert rested.digest() == alone and "Pausing for 2 s" in rested.said
 
 
 def test_a_rest_can_be_cut_short(train):
@@ -94,4 +94,4 @@ def test_killed_between_a_snapshot_and_its_note_the_run_goes_on(train, mini):
     import dataclasses
 
     mini.save(dataclasses.replace(mini.load(), info=facts))
-    assert "Going on after step 1" in train(resume="latest").said
+    assert "Resuming from step 1" in train(resume="latest").said

@@ -30,7 +30,7 @@ from tests.training.conftest import SMALL, tensors, working_tensors
 from tests.training.consequences import (
     Consequence,
     Seen,
-    asks_other,
+    as_written_out,
     buckets,
     conv_rank,
     draws_other,
@@ -51,7 +51,9 @@ from tests.training.consequences import (
     stand_still,
     steps_other,
     takes_less,
+    total_as_written_out,
 )
+from tests.training.reference_steps import RecordedStep, recording
 
 # -- the table ---------------------------------------------------------------------------------------------------
 
@@ -80,7 +82,7 @@ class Row:
 TABLE = {
     "train_unet": Row(True, False, lambda a, b: a.moved("unet") > 0 == b.moved("unet") and b.moved("te") > 0),
     "stop_text_encoder": Row(1.0, 0.4, moves("te", "less")),
-    "seed": Row(420420, 1, asks_other),
+    "seed": Row(420420, 1, as_written_out),
     "num_train_epochs": Row(1, 2, n_steps(3, 6)),
     "max_train_steps": Row(0, 2, n_steps(3, 2)),
     "train_batch_size": Row(2, 1, n_steps(3, 5)),
@@ -129,33 +131,33 @@ TABLE = {
     "attention": Row("default", "sliced", rounds_other),
     "weight_decay": Row(0.0, 1.0, shrinks("unet"), {**FULL, "learning_rate": 1e-3}),
     "tenc_weight_decay": Row(0.0, 1.0, shrinks("te"), {**FULL, "txt_learning_rate": 1e-3}),
-    "offset_noise": Row(0.0, 0.1, asks_other),
-    "multires_noise_iterations": Row(0, 3, asks_other),
-    "multires_noise_discount": Row(0.3, 0.8, asks_other, {"multires_noise_iterations": 3}),
-    "input_perturbation": Row(0.0, 0.1, asks_other),
+    "offset_noise": Row(0.0, 0.1, as_written_out),
+    "multires_noise_iterations": Row(0, 3, as_written_out),
+    "multires_noise_discount": Row(0.3, 0.8, as_written_out, {"multires_noise_iterations": 3}),
+    "input_perturbation": Row(0.0, 0.1, as_written_out),
     "min_timestep": Row(0, 500, loss_is("less")),  # much noise is easily found
     "max_timestep": Row(1000, 500, loss_is("more")),
-    "zero_terminal_snr": Row(False, True, asks_other),
-    "loss_type": Row("l2", "huber", asks_other),
-    "huber_schedule": Row("snr", "constant", asks_other, {"loss_type": "huber"}),
-    "huber_c": Row(0.1, 0.3, asks_other, {"loss_type": "huber"}),
+    "zero_terminal_snr": Row(False, True, as_written_out),
+    "loss_type": Row("l2", "huber", as_written_out),
+    "huber_schedule": Row("snr", "constant", as_written_out, {"loss_type": "huber"}),
+    "huber_c": Row(0.1, 0.3, as_written_out, {"loss_type": "huber"}),
     "min_snr_gamma": Row(0.0, 5.0, loss_is("less")),
-    "debiased_estimation": Row(False, True, asks_other),
-    "use_dream": Row(False, True, asks_other),
-    "dream_detail_preservation": Row(0.5, 2.0, asks_other, {"use_dream": True}),
+    "debiased_estimation": Row(False, True, as_written_out),
+    "use_dream": Row(False, True, as_written_out),
+    "dream_detail_preservation": Row(0.5, 2.0, as_written_out, {"use_dream": True}),
     "masked_loss": Row(False, True, loss_is("less")),
     "unmasked_weight": Row(0.1, 0.5, loss_is("more"), {"masked_loss": True}),
-    "clip_skip": Row(1, 2, asks_other),
-    "prior_loss_weight": Row(0.75, 5.0, steps_other),
-    "prior_loss_scale": Row(False, True, steps_other, TWO),
-    "prior_loss_target": Row(100, 1, steps_other, {**TWO, "prior_loss_scale": True}),
-    "prior_loss_weight_min": Row(0.1, 0.5, steps_other, {**TWO, "prior_loss_scale": True}),
-    "split_loss": Row(True, False, steps_other),
-    "hflip": Row(False, True, asks_other),
-    "shuffle_tags": Row(True, False, asks_other),
-    "pad_tokens": Row(True, False, asks_other),
-    "strict_tokens": Row(False, True, asks_other),
-    "weighted_captions": Row(False, True, asks_other),
+    "clip_skip": Row(1, 2, as_written_out),
+    "prior_loss_weight": Row(0.75, 5.0, total_as_written_out),
+    "prior_loss_scale": Row(False, True, total_as_written_out, TWO),
+    "prior_loss_target": Row(100, 1, total_as_written_out, {**TWO, "prior_loss_scale": True}),
+    "prior_loss_weight_min": Row(0.1, 0.5, total_as_written_out, {**TWO, "prior_loss_scale": True}),
+    "split_loss": Row(True, False, total_as_written_out),
+    "hflip": Row(False, True, as_written_out),
+    "shuffle_tags": Row(True, False, as_written_out),
+    "pad_tokens": Row(True, False, as_written_out),
+    "strict_tokens": Row(False, True, as_written_out),
+    "weighted_captions": Row(False, True, as_written_out),
     "freeze_clip_normalization": Row(False, True, stand_still("layer_norm"), FULL),
     # files
     "use_lora": Row(True, False, n_files(1, 0, "Lora/"), {"save_ckpt_after": False}),
@@ -281,9 +283,9 @@ def look(warm, models_dir, mini, train, seen):
             shutil.rmtree(models_dir)
             shutil.copytree(warm, models_dir)
             stop = (lambda event, controls: event["kind"] == "step" and controls.cancel()) if row.cancel else None
-            seen[key] = _seen(
-                train(on=stop, samples=int(row.draws), **settings), warm / mini.working.relative_to(models_dir)
-            )
+            with recording() as recorded:
+                outcome = train(on=stop, samples=int(row.draws), **settings)
+            seen[key] = _seen(outcome, warm / mini.working.relative_to(models_dir), recorded)
             shutil.copytree(mini.cache, warm / mini.cache.relative_to(models_dir), dirs_exist_ok=True)
         return seen[key]
 
@@ -327,7 +329,7 @@ def test_the_last_sample_is_put_into_the_files(train, mini):
     assert said["modelspec.merged_from"] == lora.stem and said["modelspec.architecture"] == "stable-diffusion-v1"
 
 
-def _seen(outcome, start: Path) -> Seen:
+def _seen(outcome, start: Path, recorded: list[RecordedStep]) -> Seen:
     assert outcome.error is None
     folders = outcome.model.folders
     roots = (folders.loras, folders.checkpoints, outcome.model.snapshots, outcome.model.samples, outcome.model.working)
@@ -341,6 +343,9 @@ def _seen(outcome, start: Path) -> Seen:
         [value for path in found if folders.checkpoints in path.parents for value in _middle(path)],
         [path.read_bytes() for path in found if path.suffix == ".png"],
         working_tensors(start),
+        outcome.result.config.settings,
+        recorded,
+        start,
     )
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from dreambooth import actions
 from dreambooth.dataset.planning import make_plan
 from dreambooth.dataset.validation_split import hold_out
+from dreambooth.errors import UserError
 from dreambooth.runs.preflight import preflight
 from dreambooth.settings import Settings
 from dreambooth.training import snapshot, validation
@@ -58,7 +59,7 @@ def test_a_folder_of_its_own_is_measured_and_not_trained(train, concept, mini, t
     rows = preflight(mini, config).as_dict()
     assert rows["pictures"] == 8 and [row["kind"] for row in rows["table"]].count("validation") == 3
     wrong = dataclasses.replace(concept, validation_data_dir=str(tmp_path / "nowhere"))
-    with pytest.raises(actions.UserError, match="Concept 2, validation_data_dir"):
+    with pytest.raises(UserError, match="Concept 2, validation_data_dir"):
         preflight(mini, actions.configure(mini, {**SMALL, "validation_every": 1}, [concept, wrong]))
 
 
@@ -84,7 +85,7 @@ def test_the_best_snapshot_is_kept_and_can_be_gone_on_from(train, mini, monkeypa
     monkeypatch.setattr(validation.Validation, "_sets", lambda self: ({0: []}, {}))
     outcome = train(validation_every=1, save_every_steps=1, save_state_during=True, snapshots_to_keep=2)
     assert [e["step"] for e in outcome.of("validation") if e["best"]] == [1, 2]
-    assert mini.snapshot_steps() == [2, 4, 5] and snapshot.best(mini) == 2
+    assert mini.snapshot_steps() == [2, 4, 5] and snapshot.best_snapshot(mini) == 2
     facts = json.loads((mini.snapshots / "2" / "snapshot.json").read_text())["facts"]
     assert facts["validation_loss"] == 0.2
-    assert snapshot.read(mini, "best").position.step == 2
+    assert snapshot.read_snapshot(mini, "best").position.step == 2
