@@ -2,8 +2,8 @@
 
 Three kinds of effect are told apart by the losses. What a setting feeds the unet or asks of it changes the very first
 loss; what it does to the step leaves that as it was, to the bit, and changes the weights; what it does to files or
-pictures changes neither. What the unet gets and what is made
-of its answer is compared, step by step, with what reference_steps.py writes out of the settings.
+pictures changes neither. What the unet gets and the loss of its answer are compared, step by step, with what
+reference_steps.py writes out from the settings.
 """
 
 from __future__ import annotations
