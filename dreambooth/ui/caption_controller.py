@@ -1,7 +1,7 @@
-"""What the Captions form does. No Gradio: plain values in; what changes on the page out, by the name of its part.
+"""Actions behind the Captions form. No Gradio: plain values in; out, new contents by the name of a part of the form.
 
-Each browser has a sitting of its own on the server: a folder's captions as it read them, what it ticked, opened and
-planned. Writing looks at the files again, so that nothing is lost that someone else wrote meanwhile.
+Each browser has a session on the server with the captions as it read them. Before writing, the files are compared with
+it, so that no change by another program is overwritten.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dreambooth import actions
+from dreambooth.captions import edits
 from dreambooth.errors import UserError
 from dreambooth.jobs import Controls, Ended, Events, jobs
 from dreambooth.settings import parse
-from dreambooth.settings.caption_edits import ReplaceText, EditScope
+from dreambooth.settings.caption_edits import EditScope, ReplaceText
+from dreambooth.text import count, printable
 from dreambooth.ui import render, render_captions
-from dreambooth.ui.caption_session import CaptionSession, shown
+from dreambooth.ui.caption_session import CaptionSession, editor_text
 from dreambooth.ui.page_controller import PageController
 from dreambooth.ui.thumbnails import Thumbnails
 
@@ -27,177 +29,185 @@ if TYPE_CHECKING:
 
 Parts = dict[str, Any]
 PER_PAGE = 24
-KEPT = 8  # sittings: as many browsers can work side by side
-MANY = 1000  # files whose writing is shown as work, which can be cancelled
+MAX_SESSIONS = 8  # held at once, each for one browser
+MANY_FILES = 1000  # an edit of so many files runs as a job, with progress and Cancel
+MAX_PROBLEMS = 5  # unreadable captions that are named
 BY_NAME = "by name"
 
 
-def _answer(act: Callable[..., Parts]) -> Callable[..., Parts]:
-    """An answer to the browser with this key; what a person can mend is said on its page."""
+def _in_session(handler: Callable[..., Parts]) -> Callable[..., Parts]:
+    """Decorator: ``handler(self, session, ...)`` is called with a session's key; a UserError becomes a message."""
 
-    @functools.wraps(act)
-    def answer(self: CaptionController, key: str, *args: Any) -> Parts:
+    @functools.wraps(handler)
+    def handle(self: CaptionController, key: str, *args: Any) -> Parts:
         try:
             if key not in self.sessions:
                 raise UserError("Show the captions of a folder first.")
-            parts = act(self, self.sessions[key], *args)
+            parts = handler(self, self.sessions[key], *args)
         except UserError as error:
-            parts = {"said": render.problems(error.problems)}
-        return {name: _plain(value) for name, value in parts.items()}
+            parts = {"message": render.problems(error.problems)}
+        return _printable(parts)
 
-    return answer
+    return handle
 
 
 class CaptionController:
-    """The sittings of all browsers."""
+    """The sessions of all browsers, by key."""
 
     def __init__(self, page_controller: PageController) -> None:
         self.page_controller = page_controller
         self.sessions: OrderedDict[str, CaptionSession] = OrderedDict()
-        self.thumbnails = Thumbnails(page_controller.host.folders().dreambooth / ".thumbnails")
+        self.thumbnails = Thumbnails(page_controller.host.folders())
 
     def show(self, key: str, folder: str) -> Parts:
-        """Read a folder's captions; the answer names the new sitting."""
+        """Read a folder's captions into a new session, in place of the one with ``key``."""
         try:
             session = CaptionSession(folder or "")
         except UserError as error:
-            return {"said": _plain(render.problems(error.problems))}
+            return _printable({"message": render.problems(error.problems)})
         self.sessions.pop(key, None)
         key = uuid.uuid4().hex
         self.sessions[key] = session
-        while len(self.sessions) > KEPT:
+        while len(self.sessions) > MAX_SESSIONS:
             self.sessions.popitem(last=False)
-        self.thumbnails.tidy()
-        parts = {"key": key, **self._all(session), "preview": "", "apply": ""}
-        parts["said"] += render.warnings([*session.unfinished(), *session.captions.problems[:5]])
-        return {name: _plain(value) for name, value in parts.items()}
+        self.thumbnails.remove_oldest()
+        parts = {"key": key, **self._all_parts(session), "preview": "", "apply": ""}
+        parts["message"] += render.warnings([*session.interrupted_edits(), *session.captions.problems[:MAX_PROBLEMS]])
+        return _printable(parts)
 
-    # -- looking ----------------------------------------------------------------------------------------------
+    # -- filters and pages ------------------------------------------------------------------------------------
 
-    @_answer
+    @_in_session
     def pick(self, session: CaptionSession, picked: str, text: str) -> Parts:
-        """A click: ``picked`` is when, on what kind of thing, and which one."""
+        """Handle a click. ``picked``: time, kind and value, as javascript/dreambooth.js writes them."""
         _, kind, value = (*(picked or "").split(" ", 2), "", "")[:3]
         if kind == "open" and value.isdecimal() and int(value) < len(session.captions.files):
             return self._open(session, int(value), text)
         if kind == "tag":
-            ticked = session.ticked
-            session.ticked = [t for t in ticked if t != value] if value in ticked else [*ticked, value]
+            selected = session.selected_tags
+            session.selected_tags = [t for t in selected if t != value] if value in selected else [*selected, value]
         elif kind == "all":
-            session.ticked, session.found = [], None
+            session.selected_tags, session.matches = [], None
         session.page = int(value) if kind == "page" and value.isdecimal() else 0
-        return {
-            "tags": self._tags(session),
-            "pictures": self._pictures(session),
-            **({"ticked": ", ".join(session.ticked)} if kind == "tag" else {}),
-        }
+        parts = {"tags": self._tags(session), "images": self._images(session)}
+        return parts | ({"selected_tags": ", ".join(session.selected_tags)} if kind == "tag" else {})
 
-    @_answer
+    @_in_session
     def filter(self, session: CaptionSession, part: str, order: str) -> Parts:
-        session.part, session.order = part or "", order
+        """Show the tags that contain ``part``, in this order."""
+        session.tag_filter, session.tag_order = part or "", order
         return {"tags": self._tags(session)}
 
-    @_answer
-    def find(self, session: CaptionSession, given: Mapping[str, Any], scope: Mapping[str, Any]) -> Parts:
+    @_in_session
+    def find(self, session: CaptionSession, options: Mapping[str, Any], scope: Mapping[str, Any]) -> Parts:
+        """Show the images whose captions a replacement would change."""
         session.read()
-        found = actions.captions.find(session.captions, parse(ReplaceText, given), parse(EditScope, scope))
-        session.found, session.ticked, session.page = {file.path for file in found}, [], 0
-        n = sum(len(file.pictures) for file in found)
+        found = edits.find_matches(session.captions, parse(ReplaceText, options), parse(EditScope, scope))
+        session.matches, session.selected_tags, session.page = {file.path for file in found}, [], 0
+        n = sum(len(file.images) for file in found)
         return {
-            "said": render.lines([f"Found in {n:,} {'picture' if n == 1 else 'pictures'}, shown above."]),
+            "message": render.lines([f"Found in {count(n, 'image')}, shown above."]),
             "tags": self._tags(session),
-            "pictures": self._pictures(session),
+            "images": self._images(session),
         }
 
     # -- one caption ------------------------------------------------------------------------------------------
 
-    def _open(self, session: CaptionSession, number: int, text: str) -> Parts:
-        """Open a caption; what was written into the one before is saved."""
-        said = self._save(session, text) if session.opened is not None and text != session.text else {}
-        session.opened = number
-        session.text = shown(session.captions.files[number])
-        return {**said, **self._opened(session), "text": session.text, "pictures": self._pictures(session)}
+    def _open(self, session: CaptionSession, index: int, text: str) -> Parts:
+        """Open a caption. ``text``: of the one that is open, which is saved if it was changed."""
+        saved = self._save(session, text) if session.open_index is not None and text != session.text else {}
+        session.open_index = index
+        session.text = editor_text(session.captions.files[index])
+        return {**saved, **self._opened(session), "text": session.text, "images": self._images(session)}
 
-    @_answer
+    @_in_session
     def turn(self, session: CaptionSession, by: int, text: str) -> Parts:
-        """To the next caption of those that are shown, or the one before."""
-        if session.opened is None:
+        """Open the next visible caption (``by`` = 1) or the previous one (-1)."""
+        if session.open_index is None:
             return {}
-        numbers = session.selected()
-        later = [n for n in numbers if n > session.opened] if by > 0 else [n for n in numbers if n < session.opened]
-        if not later:
-            return {"said": render.lines(["That was the last one." if by > 0 else "That was the first one."])}
-        number = later[0] if by > 0 else later[-1]
-        session.page = numbers.index(number) // PER_PAGE
-        return self._open(session, number, text)
+        indices = session.visible()
+        if by > 0:
+            others = [index for index in indices if index > session.open_index]
+        else:
+            others = [index for index in indices if index < session.open_index]
+        if not others:
+            return {"message": render.lines(["This is the last image." if by > 0 else "This is the first image."])}
+        index = others[0] if by > 0 else others[-1]
+        session.page = indices.index(index) // PER_PAGE
+        return self._open(session, index, text)
 
-    @_answer
+    @_in_session
     def save(self, session: CaptionSession, text: str) -> Parts:
+        """Write the opened caption."""
         return self._save(session, text)
 
     def _save(self, session: CaptionSession, text: str) -> Parts:
-        file = session.file()
+        file = session.open_file()
         if file is None:
-            raise UserError("Choose a picture first.")
-        plan = actions.captions.plan_by_hand(file, text)
+            raise UserError("Choose an image first.")
+        plan = edits.plan_text(file, text)
         if not plan.changes:
-            return {"said": render.lines(["Nothing to save: the caption is as it was."])}
+            return {"message": render.lines(["Nothing to save: the caption has not changed."])}
         try:
             written = actions.captions.write(session.captions.folder, plan)
         except UserError:
             before = file.data
             session.read()
-            file = session.file()
+            file = session.open_file()
             if file is None or file.data == before:
                 raise
-            from dreambooth.captions.folder import one_line
+            from dreambooth.captions.folder import preview_line
 
             raise UserError(
-                f"{file.path} was changed since you opened it. It says: {one_line(file.text) or 'nothing'}. Nothing "
-                "was written, and your text is still here: save again to put it in place of that."
+                f"{file.path} was changed by another program since you opened it, and now contains: "
+                f"{preview_line(file.text) or 'nothing'}. Your text was not written. Save again to overwrite the file."
             ) from None
         session.text = text
-        return self._done(session, written, text)
+        return self._after_edit(session, written, text)
 
-    # -- edits ------------------------------------------------------------------------------------------------
+    # -- edits of many captions -------------------------------------------------------------------------------
 
-    @_answer
-    def preview(self, session: CaptionSession, kind: type, given: Mapping[str, Any], scope: Mapping[str, Any]) -> Parts:
-        """What an edit of this kind would change."""
+    @_in_session
+    def preview(
+        self, session: CaptionSession, kind: type, options: Mapping[str, Any], scope: Mapping[str, Any]
+    ) -> Parts:
+        """Show what an edit would change. ``kind``: the class of its options."""
         session.plan = None
-        options, narrowed = parse(kind, given), parse(EditScope, scope)
+        edit, edit_scope = parse(kind, options), parse(EditScope, scope)
         session.read()
-        plan = actions.captions.plan(session.captions, options, narrowed)
+        plan = edits.plan_edit(session.captions, edit, edit_scope)
         n = len(plan.changes)
         session.plan = plan if n else None
-        apply = f"Change {n:,} {'file' if n == 1 else 'files'}" if n else ""
-        return {"said": "", "preview": render_captions.preview(plan), "apply": apply}
+        apply = f"Change {count(n, 'file')}" if n else ""
+        return {"message": "", "preview": render_captions.preview(plan), "apply": apply}
 
-    @_answer
+    @_in_session
     def apply(self, session: CaptionSession, text: str) -> Parts:
-        """Carry out what was shown."""
+        """Carry out the previewed edit. ``text``: in the editor."""
         plan = session.plan
         if plan is None:
             raise UserError("Preview an edit first.")
         work = functools.partial(actions.captions.write, session.captions.folder, plan)
-        return self._done(session, self._carried_out(plan.what, len(plan.changes), work), text)
+        return self._after_edit(session, self._run(plan.description, len(plan.changes), work), text)
 
-    @_answer
-    def step(self, session: CaptionSession, way: str, text: str) -> Parts:
-        """``way``: undo or redo, the step that the button was shown for."""
-        now = session.ways()
-        if way not in now or now[way]["step"] != session.offered.get(way):
+    @_in_session
+    def step(self, session: CaptionSession, direction: str, text: str) -> Parts:
+        """Undo or redo the edit that the button names. ``direction``: "undo" or "redo"."""
+        steps = session.next_steps()
+        if direction not in steps or steps[direction]["step"] != session.shown_steps.get(direction):
             session.read()
-            told = "These captions were edited elsewhere meanwhile, so nothing was done. See what the button says now."
-            return {**self._all(session, text), "said": render.problems([told])}
-        back = actions.captions.undo if way == "undo" else actions.captions.redo
-        step = now[way]
-        done = self._carried_out(f"{way} {step['what']}", step["files"], functools.partial(back, session.path))
-        return self._done(session, done, text, "Undone" if way == "undo" else "Redone")
+            changed = (
+                "These captions were edited elsewhere in the meantime. Check the button's new label, then try again."
+            )
+            return {**self._all_parts(session, text), "message": render.problems([changed])}
+        step, act = steps[direction], actions.captions.undo if direction == "undo" else actions.captions.redo
+        work = functools.partial(act, session.path)
+        written = self._run(f"{direction} {step['what']}", step["files"], work)
+        return self._after_edit(session, written, text, "Undone in" if direction == "undo" else "Redone in")
 
-    def _carried_out(self, what: str, files: int, work: Callable[..., WriteResult]) -> WriteResult:
-        """Do it, and come back when it is done. What takes long is seen on the page, and can be cancelled there."""
-        if files < MANY:
+    def _run(self, what: str, files: int, work: Callable[..., WriteResult]) -> WriteResult:
+        """Call ``work`` and wait for its result; as a job with progress and Cancel if there are many files."""
+        if files < MANY_FILES:
             return work()
         done: list[WriteResult] = []
 
@@ -206,65 +216,66 @@ class CaptionController:
             events.send(Ended("done", text=f"{what}: done."))
 
         self.page_controller.job_runner.start("captions", what, job)
-        mine, error = jobs.current, None
-        if mine:
-            mine.wait()
-            error = mine.error
+        current, error = jobs.current, None
+        if current:
+            current.wait()
+            error = current.error
         if not done:
             raise error if isinstance(error, UserError) else UserError(f"{what}: nothing was changed.")
         return done[0]
 
-    # -- what is shown ----------------------------------------------------------------------------------------
+    # -- parts of the form ------------------------------------------------------------------------------------
 
-    def _done(self, session: CaptionSession, written: WriteResult, text: str, how: str = "Changed") -> Parts:
-        n = written.files
+    def _after_edit(self, session: CaptionSession, written: WriteResult, text: str, verb: str = "Changed") -> Parts:
         session.plan = None
         session.read()
-        said = [f"{how} {n:,} {'file' if n == 1 else 'files'}: {written.what}."]
-        parts = self._all(session, text)
-        return {**parts, "said": render.lines(said) + render.warnings(written.told), "preview": "", "apply": ""}
+        lines = [f"{verb} {count(written.n_files, 'file')}: {written.description}."]
+        message = render.lines(lines) + render.warnings(written.messages)
+        return {**self._all_parts(session, text), "message": message, "preview": "", "apply": ""}
 
-    def _all(self, session: CaptionSession, text: str | None = None) -> Parts:
-        """Everything anew. ``text``: what stands in the field of the opened caption; unsaved words stay there."""
+    def _all_parts(self, session: CaptionSession, text: str | None = None) -> Parts:
+        """Every part of the form. ``text``: in the editor, where changes that are not saved yet are preserved."""
         with_file = sum(file.data is not None for file in session.captions.files)
         summary = (
-            f"{session.captions.folder}: {session.captions.pictures:,} pictures, {with_file:,} caption files, "
-            f"{len(session.counts):,} tags."
+            f"{session.captions.folder}: {count(session.captions.n_images, 'image')}, "
+            f"{count(with_file, 'caption file')}, {count(len(session.counts), 'tag')}."
         )
         parts = {
-            "said": render.lines([summary]),
-            **session.offer(),
+            "message": render.lines([summary]),
+            **session.button_labels(),
             "tags": self._tags(session),
-            "pictures": self._pictures(session),
+            "images": self._images(session),
             **self._opened(session),
         }
-        file = session.file()
-        if file is not None and text == session.text and text != shown(file):
-            session.text = parts["text"] = shown(file)
+        file = session.open_file()
+        if file is not None and text == session.text and text != editor_text(file):
+            session.text = parts["text"] = editor_text(file)
         return parts
 
     def _tags(self, session: CaptionSession) -> str:
-        return render_captions.tags(session.counts, session.ticked, session.part, session.order == BY_NAME)
+        by_name = session.tag_order == BY_NAME
+        return render_captions.tags(session.counts, session.selected_tags, session.tag_filter, by_name)
 
-    def _pictures(self, session: CaptionSession) -> str:
-        numbers, files = session.selected(), session.captions.files
-        pages = max(1, -(-len(numbers) // PER_PAGE))
+    def _images(self, session: CaptionSession) -> str:
+        indices, files = session.visible(), session.captions.files
+        pages = max(1, -(-len(indices) // PER_PAGE))
         session.page = min(session.page, pages - 1)
-        here = numbers[session.page * PER_PAGE : (session.page + 1) * PER_PAGE]
-        shown = [files[number] for number in here]
-        uris = self.thumbnails.small([str(file.pictures[0]) for file in shown])
-        selected = sum(len(files[number].pictures) for number in numbers)
-        words = render_captions.where(selected, session.captions.pictures, session.page, pages, session.narrowed)
-        return render_captions.pictures(shown, here, uris, session.opened, words)
+        on_page = indices[session.page * PER_PAGE : (session.page + 1) * PER_PAGE]
+        shown = [files[index] for index in on_page]
+        uris = self.thumbnails.small([str(file.images[0]) for file in shown])
+        visible = sum(len(files[index].images) for index in indices)
+        total = session.captions.n_images
+        navigation = render_captions.navigation(visible, total, session.page, pages, session.is_filtered)
+        return render_captions.images(shown, on_page, uris, session.open_index, navigation)
 
     def _opened(self, session: CaptionSession) -> Parts:
-        file = session.file()
+        file = session.open_file()
         if file is None:
             return {"opened": ""}
-        [uri] = self.thumbnails.small([str(file.pictures[0])])
+        [uri] = self.thumbnails.small([str(file.images[0])])
         return {"opened": render_captions.opened(file, uri)}
 
 
-def _plain(value: Any) -> Any:
-    """Names of files need not be text; what is sent to a browser has to be."""
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+def _printable(parts: Parts) -> Parts:
+    """``parts`` as valid Unicode, because file names may contain bytes that are not UTF-8."""
+    return {name: printable(value) if isinstance(value, str) else value for name, value in parts.items()}

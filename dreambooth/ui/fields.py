@@ -76,6 +76,10 @@ class Fields:
             return gr.update(value=control_value(self.declared[key], value))
         return gr.update(value=value, choices=choices if value in choices else [*choices, value])
 
+    def updates(self, changes: Mapping[str, Any]) -> list[Any]:
+        """Updates of :meth:`components`: those in ``changes`` get new values, the others stay as they are."""
+        return [self.update(key, changes[key]) if key in changes else gr.update() for key in self.declared]
+
     def dependencies(self) -> list[str]:
         """The settings on which it depends whether others have an effect."""
         names = set().union(*(setting.depends_on() for setting in self.declared.values()))

@@ -63,11 +63,11 @@ class PageController:
         """Snapshots that a run can resume from, newest first."""
         if name not in self.model_names():
             return [NONE]
-        from dreambooth.training.snapshot import best
+        from dreambooth.training.snapshot import best_snapshot
 
         model = self.model(name)
         steps = [str(step) for step in reversed(model.snapshot_steps())]
-        return [NONE, *([LATEST] if steps else []), *([BEST] if best(model) else []), *steps]
+        return [NONE, *([LATEST] if steps else []), *([BEST] if best_snapshot(model) else []), *steps]
 
     def current_model(self) -> str | None:
         """The model of the last job, else the first one."""

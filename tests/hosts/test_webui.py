@@ -80,12 +80,12 @@ def work(controls, events):
     go_on.wait(60)
     print("cancelled" if controls.cancelled else "not told")
 
-page().desk.bench.start("train", "my toy", work, model="my toy")
+page().page_controller.job_runner.start("train", "my toy", work, model="my toy")
 started.wait(60)
-desk = page().desk
-view = desk.look("my toy")
-print("Training my toy" in view.status, view.training, view.locked)
-desk.bench.tell("cancel")
+controller = page().page_controller
+state = controller.page_state("my toy")
+print("Training my toy" in state.status, state.training, state.locked)
+controller.job_runner.request("cancel")
 go_on.set()
 sys.modules["dreambooth.jobs"].jobs.current.wait(60)
 """

@@ -11,7 +11,7 @@ from PIL import Image
 
 from dreambooth import actions
 from dreambooth.dataset.planning import make_plan
-from dreambooth.dataset.validation_split import hold_out
+from dreambooth.dataset.validation_split import with_validation_split
 from dreambooth.errors import UserError
 from dreambooth.runs.preflight import preflight
 from dreambooth.settings import Settings
@@ -66,16 +66,16 @@ def test_a_folder_of_its_own_is_measured_and_not_trained(train, concept, mini, t
 def test_a_share_depends_on_the_pictures_alone(concept):
     settings = Settings(resolution=64, bucket_step=32, validation_every=1, validation_share=0.4)
     plan = make_plan([concept], settings)
-    taken = hold_out(plan, [concept], settings).validation
+    taken = with_validation_split(plan, [concept], settings).validation
     other = dataclasses.replace(settings, seed=1, train_batch_size=3)
-    assert len(taken) == 2 and hold_out(plan, [concept], other).validation == taken
-    assert hold_out(plan, [concept], dataclasses.replace(settings, validation_every=0)) is plan
+    assert len(taken) == 2 and with_validation_split(plan, [concept], other).validation == taken
+    assert with_validation_split(plan, [concept], dataclasses.replace(settings, validation_every=0)) is plan
 
 
 def test_pictures_that_are_trained_too_are_said(concept, pictures):
     both = dataclasses.replace(concept, validation_data_dir=str(pictures / "instance"))
     settings = Settings(resolution=64, bucket_step=32, validation_every=1)
-    plan = hold_out(make_plan([both], settings), [both], settings)
+    plan = with_validation_split(make_plan([both], settings), [both], settings)
     assert "5 of its validation pictures are trained too" in " ".join(plan.warnings)
 
 

@@ -1,4 +1,4 @@
-"""The page's server side over a models folder."""
+"""The page's controller, with a models folder of its own."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def page_controller(models_dir: Path) -> PageController:
 
 @pytest.fixture
 def done() -> Callable[[str], None]:
-    """Waits until the work that was just asked for has ended; what was answered must be no refusal."""
+    """Waits for the end of the job that was just started; ``message`` must not be an error."""
 
-    def wait(answer: str) -> None:
-        assert answer == "", answer
+    def wait(message: str) -> None:
+        assert message == "", message
         assert jobs.current.wait(300)
 
     return wait

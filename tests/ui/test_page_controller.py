@@ -1,4 +1,4 @@
-"""What the page's buttons do, without the page."""
+"""Actions behind the page's buttons, and the page's state, without Gradio events."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ from tests.mini_models import make
 TOKEN = "hf_that_nobody_may_read"
 
 
-def test_what_cannot_be_created_is_said_and_stays(page_controller, mini, done, tmp_path):
-    """Also after the work has ended, with the model that is shown, and with none."""
+def test_an_error_of_create_stays_in_the_status(page_controller, mini, done, tmp_path):
+    """After the job has ended, with the model that the page shows or none."""
     for shown in ("", "mini"):
         done(page_controller.create("new", str(tmp_path / "nowhere.safetensors"), {}, shown))
-        assert "nowhere.safetensors does not exist" in page_controller.look(shown).status
+        assert "nowhere.safetensors does not exist" in page_controller.page_state(shown).status
     assert jobs.current.error
 
 
-def test_a_token_is_used_once_and_kept_nowhere(page_controller, done, models_dir, mini_checkpoint, monkeypatch, caplog):
-    """Neither when all goes well nor when it does not: not on disk, in no event, in no log, on no page."""
+def test_a_token_is_used_once_and_stored_nowhere(
+    page_controller, done, models_dir, mini_checkpoint, monkeypatch, caplog
+):
+    """After success and failure: not on disk, in events, in logs or on the page."""
     caplog.set_level(logging.DEBUG)
     used = []
 
@@ -41,10 +43,10 @@ def test_a_token_is_used_once_and_kept_nowhere(page_controller, done, models_dir
     done(page_controller.create("new", "someone/model", {"token": TOKEN}))
     done(page_controller.create("other", "someone/gone", {"token": TOKEN}))
     assert used == [("someone/model", TOKEN), ("someone/gone", TOKEN)]
-    assert page_controller.names() == ["new"] and "someone/gone is gone" in page_controller.look("").status
-    told = [str(dataclasses.asdict(page_controller.look(name))) for name in ("new", "")]
-    told += [str(vars(page_controller.job_runner.view)), caplog.text, repr(page_controller.model("new").load())]
-    assert not any(TOKEN in text for text in told)
+    assert page_controller.model_names() == ["new"] and "someone/gone is gone" in page_controller.page_state("").status
+    texts = [str(dataclasses.asdict(page_controller.page_state(name))) for name in ("new", "")]
+    texts += [str(vars(page_controller.job_runner.run_view)), caplog.text, repr(page_controller.model("new").load())]
+    assert not any(TOKEN in text for text in texts)
     files = [path for path in models_dir.rglob("*") if path.is_file()]
     assert files and not any(TOKEN.encode() in path.read_bytes() for path in files)
 
@@ -56,41 +58,41 @@ def test_vaes_of_the_models_folder_are_offered(page_controller, done, models_dir
     (folder / "readme.txt").touch()
     assert page_controller.file_choices.titles("vaes") == [OWN_VAE, "sub/one.pt"]
     done(page_controller.create("new", "Embedded mini model", {"vae": "sub/one.pt"}))
-    assert "one.pt is empty" in page_controller.look("").status
+    assert "one.pt is empty" in page_controller.page_state("").status
     done(page_controller.create("new", "Embedded mini model", {"vae": OWN_VAE}))
-    assert "Created new (Stable Diffusion 1.x)" in page_controller.look("new").status
+    assert "Created new (Stable Diffusion 1.x)" in page_controller.page_state("new").status
 
 
-def test_facts_are_in_words(page_controller, done, tmp_path):
+def test_the_model_summary_is_readable(page_controller, done, tmp_path):
     source = make(tmp_path / "xl.safetensors", "SDXL", inpainting=True, v_pred=True)
     done(page_controller.create("xl", str(source), {}))
-    facts = page_controller.look("xl").facts
-    for said in ("xl.safetensors", "Stable Diffusion XL, inpainting, v-prediction, 64 px", "fp16 · "):
-        assert said in facts
+    summary = page_controller.page_state("xl").model_summary
+    for part in ("xl.safetensors", "Stable Diffusion XL, inpainting, v-prediction, 64 px", "fp16 · "):
+        assert part in summary
     done(page_controller.create("exact", str(source), {"precision": "fp32"}))
-    assert "fp32 · " in page_controller.look("exact").facts
+    assert "fp32 · " in page_controller.page_state("exact").model_summary
 
 
-def test_a_run_that_was_checked_shows_its_learning_rates(page_controller, mini, subject_concepts):
+def test_check_shows_the_planned_learning_rates(page_controller, mini, subject_concepts):
     concepts = [concept_values(concept) for concept in read_concepts(subject_concepts)[0]]
     settings = {"resolution": 64, "lr_scheduler": "cosine", "stop_text_encoder": 0, "num_train_epochs": 2}
-    assert "No steps yet" in page_controller.look("mini").chart
+    assert "No steps yet" in page_controller.page_state("mini").chart
     page_controller.check("mini", settings, concepts)
-    drawn = page_controller.look("mini").chart
-    assert "Planned learning rates" in drawn and drawn.count("<polyline") == 1
+    chart = page_controller.page_state("mini").chart
+    assert "Planned learning rates" in chart and chart.count("<polyline") == 1
 
 
-def test_only_optimizers_that_work_here_are_offered(page_controller):
-    """One that was saved on another machine is shown all the same: a list without it would change it unasked."""
-    offered = page_controller.file_choices.working_choices()
-    assert "Torch AdamW" in offered["optimizer"] and set(offered["optimizer"]) <= set(OPTIMIZERS)
-    fields = Fields(SETTINGS, offered={"optimizer": ["Torch AdamW"]})
+def test_only_available_optimizers_are_choices(page_controller):
+    """One that was saved on another machine is added, because a dropdown without it would change the setting."""
+    choices = page_controller.file_choices.available_choices()
+    assert "Torch AdamW" in choices["optimizer"] and set(choices["optimizer"]) <= set(OPTIMIZERS)
+    fields = Fields(SETTINGS, choices={"optimizer": ["Torch AdamW"]})
     assert fields.update("optimizer", "CAME")["choices"] == ["Torch AdamW", "CAME"]
     assert fields.update("optimizer", "Torch AdamW")["choices"] == ["Torch AdamW"]
     assert "choices" not in fields.update("seed", 3)
 
 
-def test_what_a_run_was_asked_for_is_said_until_it_is_done(page_controller, mini):
+def test_a_request_is_shown_until_it_is_carried_out(page_controller, mini):
     steps = threading.Semaphore(0)
 
     def work(controls, events):
@@ -104,16 +106,18 @@ def test_what_a_run_was_asked_for_is_said_until_it_is_done(page_controller, mini
         "Press Cancel again to stop immediately.",
         "Stopping now, without saving.",
     )
-    assert page_controller.job_runner.tell("sample_now") == "" and samples in page_controller.look("mini").status
+    assert (
+        page_controller.job_runner.request("sample_now") == "" and samples in page_controller.page_state("mini").status
+    )
     steps.release()
-    _until(lambda: samples not in page_controller.look("mini").status)
-    assert page_controller.job_runner.tell("cancel") == "" and cancel in page_controller.look("mini").status
-    assert page_controller.job_runner.tell("cancel") == "" and stop in page_controller.look("mini").status
+    _until(lambda: samples not in page_controller.page_state("mini").status)
+    assert page_controller.job_runner.request("cancel") == "" and cancel in page_controller.page_state("mini").status
+    assert page_controller.job_runner.request("cancel") == "" and stop in page_controller.page_state("mini").status
     steps.release()
     assert jobs.current.wait(30)
-    status = page_controller.look("mini").status
-    assert not any(said in status for said in (samples, cancel, stop))
-    assert "Nothing is running" in page_controller.job_runner.tell("save_now")
+    status = page_controller.page_state("mini").status
+    assert not any(text in status for text in (samples, cancel, stop))
+    assert "Nothing is running" in page_controller.job_runner.request("save_now")
 
 
 def _until(holds):
@@ -121,4 +125,4 @@ def _until(holds):
         if holds():
             return
         time.sleep(0.01)
-    raise AssertionError("it never came")
+    raise AssertionError("the condition never became true")

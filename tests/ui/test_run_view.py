@@ -1,4 +1,4 @@
-"""What a run's events add up to, whoever reads them: the same process, a reloaded page, another program's log."""
+"""The state of a run from its events: of this process, after a reload, from another process's log."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_curve_keeps_its_shape_in_few_points():
     assert curve.points[0][1] == pytest.approx(3) and curve.points[-1][1] == pytest.approx(1)
     middle = [y for x, y in curve.points if 49_000 < x < 51_000]
     assert all(1 <= y <= 3 for y in middle)
-    assert curve.smoothed()[0][1] == pytest.approx(3)  # no bent start
+    assert curve.smoothed()[0][1] == pytest.approx(3)  # no bias at the start
 
 
 def test_a_run_in_words():
@@ -49,7 +49,7 @@ def test_a_log_is_read_as_it_grows(tmp_path):
     """Also one that breaks off in the middle of a line."""
     reader, events = LogReader(), Events(tmp_path)
     events.send(Started("train"))
-    assert reader.run("toy", tmp_path).what == "train"
+    assert reader.run("toy", tmp_path).job == "train"
     for event in steps(3):
         events.send(Step(**{key: value for key, value in event.items() if key != "kind"}))
     assert reader.run("toy", tmp_path).step["step"] == 3
@@ -63,7 +63,7 @@ def test_a_log_is_read_as_it_grows(tmp_path):
     events.close()
 
 
-def test_pictures_of_a_finished_run_begin_with_first_and_last(tmp_path):
+def test_the_gallery_of_a_finished_run_begins_with_first_and_last_sample(tmp_path):
     run = RunView()
     for step in (10, 20, 30):
         path = tmp_path / f"{step}.png"
@@ -74,7 +74,7 @@ def test_pictures_of_a_finished_run_begin_with_first_and_last(tmp_path):
     assert [path.rpartition("/")[2] for path, _ in run.gallery()] == ["10.png", "30.png", "20.png"]
 
 
-def test_text_of_people_is_escaped():
+def test_users_texts_are_escaped():
     from dreambooth.ui import render, render_images
     from dreambooth.ui.run_view import SavedFile
 
@@ -85,7 +85,7 @@ def test_text_of_people_is_escaped():
            "warnings": [evil], "warning_kinds": ["odd"]}  # fmt: skip
     shown = [
         render.lines([evil]), render.problems([evil, f"learning_rate ({evil}): wrong"]), render.status(evil, "", evil),
-        render.files([SavedFile("lora", evil, evil)], RunView(state="done")), render_images.image_table([row]),
+        render.saved_files([SavedFile("lora", evil, evil)], RunView(state="done")), render_images.image_table([row]),
         json.dumps(loss_chart(RunView(step={"lr": 0.0}))),
     ]  # fmt: skip
     shown += [render_images.gallery([row], [0], [""], 0, 1), render_images.large(row, "")]
@@ -93,8 +93,8 @@ def test_text_of_people_is_escaped():
     assert not any("<img" in text for text in shown)
 
 
-def test_class_images_are_drawn_from_the_page(mini, models_dir, subject_concepts):
-    """What the page shows is saved and checked first; then the pictures come with a progress of their own."""
+def test_class_images_are_generated_from_the_page(mini, models_dir, subject_concepts):
+    """The parameters of the page are saved and checked first."""
     import dataclasses
 
     from dreambooth.hosts import StandaloneHost
@@ -108,8 +108,8 @@ def test_class_images_are_drawn_from_the_page(mini, models_dir, subject_concepts
     page_controller = PageController(StandaloneHost(models_dir))
     assert page_controller.class_images("mini", settings, [asked]) == ""
     assert jobs.current.wait(120)
-    assert "Drew 6 class images." in page_controller.look("mini").status
+    assert "Generated 6 class images." in page_controller.page_state("mini").status
     assert len(list((mini.root / "classifiers_0").glob("*.png"))) == 6
     page_controller.class_images("mini", settings, [{**asked, "class_prompt": ""}])
     assert jobs.current.wait(60)
-    assert "class_prompt" in page_controller.look("mini").status
+    assert "class_prompt" in page_controller.page_state("mini").status

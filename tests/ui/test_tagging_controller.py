@@ -28,7 +28,7 @@ def folder(tmp_path):
     for number in range(10):
         Image.new("RGB", (20, 20), "red").save(made / f"{number:02}<b>.png")
     (made / "00<b>.txt").write_text("a hill")
-    (made / "zz.png").write_bytes(b"<i>no picture")
+    (made / "zz.png").write_bytes(b"<i>not an image")
     return made
 
 
