@@ -18,7 +18,7 @@ from dreambooth.types import ProgressCallback
 if TYPE_CHECKING:
     from dreambooth.captioning.base import Captioner
     from dreambooth.captioning.folder_captioning import Captioned
-    from dreambooth.captions.edits import Plan
+    from dreambooth.captions.edits import EditPlan
     from dreambooth.captions.folder import CaptionFile, Captions
     from dreambooth.captions.writing import WriteResult
     from dreambooth.settings.caption_edits import EditScope
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 def captions(path: str | Path, progress: ProgressCallback | None = None) -> Captions:
     """The captions of a folder, or of the one folder that a concepts list or configuration names."""
     from dreambooth.captions.folder import read_captions
-    from dreambooth.captions.reading import CaptionFiles
+    from dreambooth.captions.reading import CaptionSource
 
     concept = _concept(path)
-    return read_captions(expand_user(concept.instance_data_dir), CaptionFiles.of(concept), progress)
+    return read_captions(expand_user(concept.instance_data_dir), CaptionSource.from_concept(concept), progress)
 
 
 def folder_of(path: str | Path) -> Path:
@@ -43,18 +43,18 @@ def folder_of(path: str | Path) -> Path:
 
 def within(captions: Captions, scope: EditScope) -> Captions:
     """The captions that an edit's scope selects."""
-    from dreambooth.captions.folder import having
+    from dreambooth.captions.folder import filter_by_tags
 
-    return dataclasses.replace(captions, files=tuple(having(captions.files, scope.with_tags, scope.without_tags)))
+    return dataclasses.replace(captions, files=tuple(filter_by_tags(captions.files, scope.with_tags, scope.without_tags)))
 
 
 def file_of(captions: Captions, name: str) -> CaptionFile:
     """The caption file of an image, by the relative name of the image or of the caption file."""
     path = captions.folder / name
     for file in captions.files:
-        if path == file.path or path in file.pictures:
+        if path == file.path or path in file.images:
             return file
-    names = [picture.name for file in captions.files for picture in file.pictures]
+    names = [picture.name for file in captions.files for picture in file.images]
     raise UserError(f"{name}: is not an image of {captions.folder}{nearest(name, names)}.")
 
 
@@ -78,11 +78,11 @@ def _concept(path: str | Path) -> Concept:
     return concept
 
 
-def write(folder: Path, plan: Plan, progress: ProgressCallback | None = None) -> WriteResult:
+def write(folder: Path, plan: EditPlan, progress: ProgressCallback | None = None) -> WriteResult:
     """Write a planned edit. UserError, and nothing is written, if a file has changed since."""
     from dreambooth.captions.writing import write_changes
 
-    return write_changes(folder, [planned.change for planned in plan.changes], plan.what, progress)
+    return write_changes(folder, [planned.change for planned in plan.changes], plan.description, progress)
 
 
 def undo(path: str | Path, progress: ProgressCallback | None = None) -> WriteResult:
@@ -101,20 +101,20 @@ def redo(path: str | Path, progress: ProgressCallback | None = None) -> WriteRes
 
 def history(path: str | Path) -> list[dict[str, Any]]:
     """The edits of this folder's captions, newest first: what, when, how many files, and its state."""
-    from dreambooth.captions.history import Journal
+    from dreambooth.captions.history import EditHistory
 
-    journal = Journal(folder_of(path))
-    done, going_to = journal.position()
-    broken_off = journal.between(done, going_to)
+    edit_history = EditHistory(folder_of(path))
+    done, target = edit_history.position()
+    interrupted = edit_history.interrupted(done, target)
     return [
         {
-            "step": step.number,
-            "when": step.when,
-            "what": step.what,
-            "files": step.files,
-            "state": "broken off" if step.number == broken_off else "done" if step.number <= done else "undone",
+            "step": edit.number,
+            "when": edit.time,
+            "what": edit.description,
+            "files": edit.n_files,
+            "state": "broken off" if edit.number == interrupted else "done" if edit.number <= done else "undone",
         }
-        for step in reversed(journal.steps())
+        for edit in reversed(edit_history.edits())
     ]
 
 

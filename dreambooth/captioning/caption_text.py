@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 from dreambooth.captioning.base import Answer
-from dreambooth.captions.folder import parts_of
+from dreambooth.captions.tags import split_tags_and_wildcards
 from dreambooth.settings.tagging import ALPHABET, APPEND, CONFIDENCE, PREPEND, TagOptions
 
 # Tags that are faces: their underscores are mouths. The list that is published with the WD14 taggers.
@@ -43,7 +43,7 @@ def said(answer: Answer, options: TagOptions) -> list[str]:
 
 def parts(text: str) -> list[str]:
     """The tags of a text, as training parts them, each on one line."""
-    whole = parts_of(_IN_NUMBER.sub("\1", text))
+    whole = split_tags_and_wildcards(_IN_NUMBER.sub("\1", text))
     return [" ".join(part.replace("\1", ",").split()) for part in whole]
 
 

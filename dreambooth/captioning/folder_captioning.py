@@ -13,7 +13,7 @@ from typing import Any
 from dreambooth import files
 from dreambooth.captioning.base import Answer, Captioner, Counted
 from dreambooth.captioning.caption_text import caption
-from dreambooth.captions.reading import CaptionFiles, bytes_of, decode_text
+from dreambooth.captions.reading import CaptionSource, decode_caption, read_caption_bytes
 from dreambooth.captions.writing import write_captions
 from dreambooth.errors import UserError
 from dreambooth.images.decoding import open_image
@@ -54,12 +54,12 @@ def wanted_in(folder: Path, options: TagOptions, counted: Counted) -> list[Wante
     masks = set(masks_of(pictures).values())
     targets: dict[Path, list[Path]] = {}  # each with the pictures that it is for
     ending = options.caption_extension
-    kept = CaptionFiles((ending,))
+    source = CaptionSource((ending,))
     for picture in pictures:
         if picture not in masks:
-            target = kept.file_of(picture) or picture.with_suffix(ending)
+            target = source.find(picture) or picture.with_suffix(ending)
             targets.setdefault(target, []).append(picture)
-    read = read_all(list(targets), lambda target, _: decode_text(bytes_of(target) or b"", target))
+    read = read_all(list(targets), lambda target, _: decode_caption(read_caption_bytes(target) or b"", target))
     wanted = []
     for (target, its), one in zip(targets.items(), read, strict=True):
         if isinstance(one, UserError):

@@ -12,7 +12,7 @@ from dreambooth.text import count, printable
 from dreambooth.ui import render
 
 if TYPE_CHECKING:
-    from dreambooth.preparation.changes import Change, Preparation
+    from dreambooth.preparation.changes import ImageChange, Preparation
     from dreambooth.preparation.previews import Preview
 
 COLUMNS = {
@@ -26,7 +26,7 @@ COLUMNS = {
 }
 
 
-def result(preparation: Preparation, previews: Sequence[tuple[Change, Preview]] = (), dry: bool = False) -> str:
+def result(preparation: Preparation, previews: Sequence[tuple[ImageChange, Preview]] = (), dry: bool = False) -> str:
     """What was done, or would be done (``dry``)."""
     lines = [summary(preparation, dry)]
     if preparation.originals:
@@ -57,9 +57,9 @@ def undone(report: Mapping[str, Any]) -> str:
     return printable(render.lines(lines))
 
 
-def _before_after(previews: Sequence[tuple[Change, Preview]]) -> str:
+def _before_after(previews: Sequence[tuple[ImageChange, Preview]]) -> str:
     figures = "".join(
-        f"<figure>{_image(preview.before, 'before')}{_image(preview.after, 'after') if change.recipe.anew else ''}"
+        f"<figure>{_image(preview.before, 'before')}{_image(preview.after, 'after') if change.transform.reencode else ''}"
         f"<figcaption>{html.escape(change.destination.name)}</figcaption></figure>"
         for change, preview in previews
     )

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from dreambooth import actions
-from dreambooth.captions.reading import build_prompt, is_filled_in
+from dreambooth.captions.prompts import build_prompt, is_complete_class_prompt
 from dreambooth.jobs import Controls, Events
 from dreambooth.runs.preflight import preflight
 from tests.training.conftest import SMALL, TAGS
@@ -106,7 +106,9 @@ def test_class_images_are_drawn_together_as_the_class_batch_size_says(mini, conc
     sizes = []
     generate_batch = generate._generate_batch
     monkeypatch.setattr(
-        generate, "_generate_batch", lambda m, requests, *rest: sizes.append(len(requests)) or generate_batch(m, requests, *rest)
+        generate,
+        "_generate_batch",
+        lambda m, requests, *rest: sizes.append(len(requests)) or generate_batch(m, requests, *rest),
     )
     actions.class_images(mini, config_of(mini, concept, sample_batch_size=4), controls=Controls(), events=Events())
     assert max(sizes) == 4 and sum(sizes) == 10
@@ -119,13 +121,13 @@ def test_without_a_class_prompt_it_is_refused_before_anything_is_drawn(mini, con
     with pytest.raises(UserError) as refused:
         preflight(mini, config_of(mini, wrong))
     assert any(text.startswith("concept 1: class_prompt (") for text in refused.value.problems)
-    assert any("lies inside instance_data_dir" in text for text in refused.value.problems)
+    assert any("is inside instance_data_dir" in text for text in refused.value.problems)
 
 
 @pytest.mark.parametrize("template", ["photo of [filewords]", "[filewords], photo", "a photo", "", "x [FileWords] y"])
 @pytest.mark.parametrize("caption", ["a zwx toy runs", "zwx, red", "", r"a toy \(film\)"])
 def test_a_prompt_that_was_drawn_is_its_own_caption(template, caption):
     drawn_from = build_prompt(template, caption, "zwx", "toy", is_class=True)
-    assert is_filled_in(template, drawn_from, "toy")
+    assert is_complete_class_prompt(template, drawn_from, "toy")
     assert build_prompt("[filewords]", drawn_from, "zwx", "toy", is_class=True) == drawn_from
-    assert not is_filled_in("photo of [filewords]", "a toy runs", "toy")
+    assert not is_complete_class_prompt("photo of [filewords]", "a toy runs", "toy")

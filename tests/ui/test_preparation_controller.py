@@ -63,7 +63,7 @@ def test_errors_are_shown_and_a_preparation_can_be_cancelled(preparation, page_c
         None, str(photos), {"quality": 0}
     )
     done(preparation.prepare(None, str(photos), {"out": str(photos)}))
-    assert "lies in the folder of the originals" in page_controller.page_state(None).status
+    assert "is inside the folder of the originals" in page_controller.page_state(None).status
     done(preparation.prepare(None, str(photos.with_name("gone")), {}))
     assert "there is no such folder" in page_controller.page_state(None).status
     for n in range(300):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dreambooth.captions.reading import FILENAME, CaptionFiles, bytes_of
+from dreambooth.captions.prompts import has_filewords, split_at_filewords
+from dreambooth.captions.reading import FILENAME, CaptionSource, read_caption_bytes
 from dreambooth.dataset.variation import Variation
 from dreambooth.errors import UserError
 from dreambooth.files import expand_user
@@ -138,35 +138,38 @@ def _common(concept: Concept, settings: Settings, template: str, without: list[s
 
 def _around(template: str, word_for_word: bool) -> tuple[str, str]:
     """What stands before and after [filewords]; ("", "") for a prompt without."""
-    found = re.search(r"\[filewords\]", template, re.IGNORECASE)
-    if not found:
+    before, *parts = split_at_filewords(template, 1)
+    if not parts:
         return "", ""
-    before, after = template[: found.start()], template[found.end() :]
+    [after] = parts
     # Sd-scripts put a space between.
     return (before.removesuffix(" "), after.removeprefix(" ")) if word_for_word else (before.strip(), after.strip())
 
 
 def _captions(concept: Concept, template: str, folder: Path, without: list[str]) -> dict[str, Any]:
     """Where the captions of a folder's pictures come from."""
-    if template.strip() and "[filewords]" not in template.lower():
+    if template.strip() and not has_filewords(template):
         return {"caption_extension": _NO_FILE, "class_tokens": template.strip()}
-    kept, pictures = CaptionFiles.of(concept), [path for path in find_images(folder) if path.parent == folder]
-    having = {ending: sum(os.path.isfile(path.with_suffix(ending)) for path in pictures) for ending in kept.endings}
+    source = CaptionSource.from_concept(concept)
+    pictures = [path for path in find_images(folder) if path.parent == folder]
+    having = {
+        ending: sum(os.path.isfile(path.with_suffix(ending)) for path in pictures) for ending in source.extensions
+    }
     ending = max(having, key=having.__getitem__, default=_NO_FILE)
     others = [path for path in pictures if not os.path.isfile(path.with_suffix(ending))]
     said = {"caption_extension": ending}
-    if FILENAME not in kept.otherwise.lower():
-        return {**said, "class_tokens": kept.otherwise} if kept.otherwise else said
+    if FILENAME not in source.default_caption.lower():
+        return {**said, "class_tokens": source.default_caption} if source.default_caption else said
     if others:
         without.append(f"{folder}: {len(others)} pictures have no {ending}; their names are captions here, not there.")
-    if kept.lines == "joined" and any(_lines(path.with_suffix(ending)) > 1 for path in pictures):
+    if source.caption_lines == "joined" and any(_lines(path.with_suffix(ending)) > 1 for path in pictures):
         without.append(f"{folder}: of captions with several lines only the first counts there.")
     return said
 
 
 def _lines(path: Path) -> int:
     try:
-        return len((bytes_of(path) or b"").strip().splitlines())
+        return len((read_caption_bytes(path) or b"").strip().splitlines())
     except UserError:  # whoever trains with it says so
         return 0
 
