@@ -14,7 +14,7 @@ from dreambooth.checkpoints.family import FAMILIES, Family
 from dreambooth.checkpoints.layout import Layout, ema_key, join
 from dreambooth.checkpoints.ldm_names import TensorRef
 from dreambooth.checkpoints.modules import disk_shapes, meta_module
-from dreambooth.checkpoints.stable_diffusion import EMA, CONFIG_KEY, UNET
+from dreambooth.checkpoints.stable_diffusion import CONFIG_KEY, EMA, UNET
 from dreambooth.tensor_files import write_tensors
 
 FACTS = {
@@ -72,12 +72,12 @@ def _tensors(
     for component in family.components:
         for name, shape in disk_shapes(component, meta_module(component, configs[component])).items():
             key = layout.key(TensorRef(component, name))
-            slot = layout.slot(key)
+            tensor_slice = layout.tensor_slice(key)
             if key in tensors:
                 continue
-            parts = [_random(name, shape, generator) for _ in slot.places]
+            parts = [_random(name, shape, generator) for _ in tensor_slice.refs]
             whole = layout.key_shape(key, [shape] * len(parts))
-            tensors[key] = join(parts, whole, slot.transposed).to(dtype)
+            tensors[key] = join(parts, whole, tensor_slice.transposed).to(dtype)
     return tensors
 
 

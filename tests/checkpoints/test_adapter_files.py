@@ -60,14 +60,14 @@ def matched(modules):
 @pytest.mark.parametrize("naming", NAMINGS)
 @pytest.mark.parametrize("pickled", [False, True], ids=["safetensors", "pickle"])
 def test_every_naming_finds_its_module(modules, matched, tmp_path, naming, pickled):
-    module, (down, up), place = NAMINGS[naming]
-    base = dict(getattr(modules, place[0]).named_modules())
-    weight = (base.get(place[1]) or base[place[1].removeprefix("text_model.")]).weight
+    module, (down, up), ref = NAMINGS[naming]
+    base = dict(getattr(modules, ref[0]).named_modules())
+    weight = (base.get(ref[1]) or base[ref[1].removeprefix("text_model.")]).weight
     tensors = {f"{module}.{down}": torch.randn(2, weight.shape[1]), f"{module}.{up}": torch.randn(weight.shape[0], 2)}
     path = tmp_path / "x"
     torch.save(tensors, path) if pickled else safetensors.torch.save_file(tensors, path)
     [(found, adapter)] = matched(path).items()
-    assert found == TensorRef(place[0], f"{place[1]}.weight")
+    assert found == TensorRef(ref[0], f"{ref[1]}.weight")
     assert torch.allclose(adapter.delta(weight), tensors[f"{module}.{up}"] @ tensors[f"{module}.{down}"], atol=1e-4)
 
 

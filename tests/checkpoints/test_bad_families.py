@@ -45,7 +45,7 @@ def with_value(kind: str, key: str, value: float):
     return change
 
 
-def quantised(files: Files) -> Tensors:
+def quantized(files: Files) -> Tensors:
     return {**files["SDXL"], OUT: files["SDXL"][OUT].char()}
 
 
@@ -57,19 +57,22 @@ def scaled(files: Files) -> Tensors:
 
 WHOLE = r"is a Stable Diffusion {} checkpoint without "
 ROWS: dict[str, tuple[Callable[[Files], Tensors], str]] = {
-    "SDXL, VAE baked out": (without("SDXL", VAE), WHOLE.format("XL") + "VAE .*: give a VAE too"),
-    "SD2, VAE baked out": (without("v2x", VAE), "without VAE .*: give a VAE too"),
+    "SDXL, VAE baked out": (without("SDXL", VAE), WHOLE.format("XL") + "VAE .*: select a VAE too"),
+    "SD2, VAE baked out": (without("v2x", VAE), "without VAE .*: select a VAE too"),
     "SD2, no text encoder": (without("v2x", SD2_TEXT), "without text encoder"),
     "SDXL, one text encoder": (without("SDXL", TEXT_2), "without text encoder 2"),
     "SDXL, no text encoders": (without("SDXL", TEXT_1, TEXT_2), "without text encoder 1 .* and text encoder 2"),
-    "SDXL, no unet": (without("SDXL", UNET), "is a VAE alone|no checkpoint that is known"),
+    "SDXL, no unet": (without("SDXL", UNET), "is a VAE, not|not a known kind of model"),
     "NaN in a fused tensor": (
         with_value("SDXL", TEXT_2 + "transformer.resblocks.0.attn.in_proj_weight", float("nan")),
-        "in_proj_weight holds values that are not numbers",
+        "in_proj_weight has NaN or infinite values",
     ),
-    "infinity in a projection": (with_value("SDXL", TEXT_2 + "text_projection", float("inf")), "not numbers"),
-    "quantised": (quantised, "is quantised"),
-    "scaled fp8": (scaled, "is quantised"),
+    "infinity in a projection": (
+        with_value("SDXL", TEXT_2 + "text_projection", float("inf")),
+        "has NaN or infinite values",
+    ),
+    "quantized": (quantized, "is quantized"),
+    "scaled fp8": (scaled, "is quantized"),
     "a text layer missing": (without("SDXL", TEXT_2 + "transformer.resblocks.1.attn"), "incomplete: 8 tensors"),
     "no projection": (without("SDXL", TEXT_2 + "text_projection"), "text_projection"),
     "no sizes": (without("SDXL", UNET + "label_emb"), "label_emb"),
@@ -98,7 +101,7 @@ def test_fp8_is_widened(dtype, minis, new, tmp_path, read_all, caplog):
     with open_tensors(minis["SDXL"]) as file:
         safetensors.torch.save_file(wide, source, file.metadata)
     extract(source, new)
-    assert "is in fp8: it was created in fp16" in caplog.text
+    assert "is in fp8: the model was created in fp16" in caplog.text
     out = write_checkpoint(new, tmp_path / "out.safetensors")
     assert verify_checkpoint(out, new).n_changed == 0
     for key, value in read_all(out).items():
@@ -106,9 +109,12 @@ def test_fp8_is_widened(dtype, minis, new, tmp_path, read_all, caplog):
 
 
 VAES = {
-    "a VAE of other sizes": (lambda t: {**t, VAE + "decoder.extra.weight": torch.zeros(1)}, "is no VAE for"),
-    "a LoRA": (lambda t: {"lora_unet_x.lora_down.weight": torch.zeros(4, 4)}, "is no VAE"),
-    "a VAE with NaN": (lambda t: {**t, VAE + "decoder.conv_in.bias": torch.full((8,), float("nan"))}, "not numbers"),
+    "a VAE of other sizes": (lambda t: {**t, VAE + "decoder.extra.weight": torch.zeros(1)}, "does not fit"),
+    "a LoRA": (lambda t: {"lora_unet_x.lora_down.weight": torch.zeros(4, 4)}, "is not a VAE"),
+    "a VAE with NaN": (
+        lambda t: {**t, VAE + "decoder.conv_in.bias": torch.full((8,), float("nan"))},
+        "has NaN or infinite values",
+    ),
     "a wider VAE": (lambda t: {**t, VAE + "decoder.conv_in.bias": torch.zeros(16)}, "has the shape"),
 }
 

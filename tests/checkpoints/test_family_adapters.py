@@ -11,7 +11,7 @@ from dreambooth.checkpoints.modules import load_modules
 from dreambooth.checkpoints.single_file import WeightedLora, write_checkpoint
 from dreambooth.checkpoints.verify import verify_lora
 from dreambooth.settings import Folders, ModelFolder
-from dreambooth.training.adapters import AdapterConfig, inject, collect_adapters
+from dreambooth.training.adapters import AdapterConfig, collect_adapters, inject
 from tests.mini_models import make
 
 FAMILIES = ("v1x", "v2x", "v2x-512", "SDXL")

@@ -81,7 +81,7 @@ def test_sd15(there_and_back):
 @pytest.mark.nightly(minutes=10)
 @no_getrusage
 @pytest.mark.parametrize(
-    ("name", "ema"), [("sd21-768-v", "none"), ("sd15-inpainting", "beside"), ("sdxl-base", "none")]
+    ("name", "ema"), [("sd21-768-v", "none"), ("sd15-inpainting", "include"), ("sdxl-base", "none")]
 )
 def test_larger_ones(there_and_back, name, ema):
     there_and_back(name, ema)

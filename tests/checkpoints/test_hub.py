@@ -144,14 +144,17 @@ def test_a_model_comes_from_the_hub_and_then_from_the_cache(ask, hub, new, tmp_p
 
 
 REFUSED = {
-    "gated": (("org/gated", ""), "org/gated is gated: accept its terms on huggingface.co/org/gated and give a token"),
-    "private": (("org/private", ""), "(or it is private: give a token)"),
-    "not there": (("org/absent", ""), "There is no file or folder org/absent here, and no such model on the hub"),
-    "not there for this account": (("org/absent", TOKEN), "no such model on the hub"),
-    "wrong token": (("org/open", "hf_wrong"), "The hub refused org/open (401): the token is not valid"),
-    "no diffusers folder": (("org/single", ""), "name one of its files, like org/single/mini.safetensors"),
+    "gated": (("org/gated", ""), "org/gated is gated: accept its terms on huggingface.co/org/gated and enter a token"),
+    "private": (("org/private", ""), "or enter a token if the model is private"),
+    "not there": (("org/absent", ""), "org/absent is neither a local file or folder nor a model on the hub"),
+    "not there for this account": (("org/absent", TOKEN), "nor a model on the hub"),
+    "wrong token": (
+        ("org/open", "hf_wrong"),
+        "The hub refused to download org/open (status 401): the token is invalid",
+    ),
+    "no diffusers folder": (("org/single", ""), "enter one of its files, like org/single/mini.safetensors"),
     "no such file": (("org/single/other.safetensors", ""), "org/single has no other.safetensors on the hub"),
-    "the hub's own fault": (("org/broken", ""), "The hub refused org/broken (500)"),
+    "the hub's own fault": (("org/broken", ""), "The hub refused to download org/broken (status 500)"),
 }
 
 

@@ -99,7 +99,9 @@ def test_escaped_brackets_are_brackets_weighted_or_not(sd1):
 
 def test_weights_multiply_their_tokens_and_leave_the_mean(sd1):
     prompt_encoding = PromptEncoding(weighted=True)
-    plain, weighed = (encode_prompts(sd1, tokenize([sd1.tokenizer], [p], prompt_encoding)).states for p in ("a star", "a (star:1.5)"))
+    plain, weighed = (
+        encode_prompts(sd1, tokenize([sd1.tokenizer], [p], prompt_encoding)).states for p in ("a star", "a (star:1.5)")
+    )
     assert weighed.mean() == pytest.approx(plain.mean().item(), rel=1e-4)
     ratio = (weighed / plain).median(dim=2).values[0]
     assert ratio[2] / ratio[1] == pytest.approx(1.5, rel=1e-4)
@@ -107,7 +109,8 @@ def test_weights_multiply_their_tokens_and_leave_the_mean(sd1):
     alone = encode_prompts(sd1, tokenize([sd1.tokenizer], ["a (star:1.5)", "(a) cat"], prompt_encoding)).states[:1]
     assert torch.allclose(alone, weighed, atol=1e-5), "what is beside it doesn't matter"
     assert not torch.equal(
-        tokenize([sd1.tokenizer], ["a (star:1.5)"], PromptEncoding()).ids, tokenize([sd1.tokenizer], ["a star"], PromptEncoding()).ids
+        tokenize([sd1.tokenizer], ["a (star:1.5)"], PromptEncoding()).ids,
+        tokenize([sd1.tokenizer], ["a star"], PromptEncoding()).ids,
     )
 
 

@@ -33,7 +33,7 @@ def changed(path, change) -> None:
 def test_an_untouched_model(mini, exported):
     found = verify_checkpoint(exported, mini)
     assert found.ok and found.n_changed == 0 and found.max_change == 0
-    assert found.summary() == f"out.safetensors: {found.n_tensors} tensors, none changed, all accounted for"
+    assert found.summary() == f"out.safetensors: {found.n_tensors} tensors, none changed, verified"
     assert json.loads(json.dumps(found.as_dict()))["ok"] is True
 
 
@@ -67,8 +67,8 @@ def test_training_in_full_precision_shows_as_its_own_change_only(mini, tmp_path)
     ("change", "expected"),
     [
         (lambda t: t.pop(KEY), "1 missing"),
-        (lambda t: t.update({"model.diffusion_model.extra": torch.ones(1)}), "1 unknown"),
-        (lambda t: t[KEY].view(-1)[0].fill_(float("nan")), "1 not finite"),
+        (lambda t: t.update({"model.diffusion_model.extra": torch.ones(1)}), "1 unexpected"),
+        (lambda t: t[KEY].view(-1)[0].fill_(float("nan")), "1 with NaN or infinite values"),
         (lambda t: t.update({KEY: t[KEY][:2].clone()}), "has the shape"),
     ],
     ids=["missing", "left over", "NaN", "shape"],

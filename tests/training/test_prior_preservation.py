@@ -1,6 +1,6 @@
 """What class pictures are for: with them the class stays what it was, without them it becomes the subject.
 
-Beside diffusers' own trainer the same is measured by tools/beside_diffusers.py.
+Beside diffusers' own trainer the same is measured by tools/compare_with_diffusers.py.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ PICTURES = 40
 
 def test_with_class_pictures_the_class_stays_where_it_drifts_without(tmp_path: Path):
     _, untouched = _rates(_model(tmp_path / "untouched"), tmp_path / "drawn")
-    learnt, kept = _rates(_trained(tmp_path / "with", **TWELVE_EACH), tmp_path / "drawn_with")
+    subject_rate, prior_rate = _rates(_trained(tmp_path / "with", **TWELVE_EACH), tmp_path / "drawn_with")
     sure, drifted = _rates(_trained(tmp_path / "without"), tmp_path / "drawn_without")
-    assert kept >= untouched - 0.05, (untouched, kept)
+    assert prior_rate >= untouched - 0.05, (untouched, prior_rate)
     assert drifted <= untouched - 0.3, (untouched, drifted)
-    assert min(learnt, sure) >= 0.7, (learnt, sure)
+    assert min(subject_rate, sure) >= 0.7, (subject_rate, sure)
 
 
 def _model(models: Path) -> ModelFolder:
@@ -63,8 +63,8 @@ def _rates(model: ModelFolder, folder: Path) -> tuple[float, float]:
         for prompt in ("a zwx toy", "a toy")
         for seed in range(PICTURES)
     ]
-    pictures = [Image.open(path) for path in actions.sample(model, requests, folder, batch_size=8)]
-    shows = checker.is_subject(pictures, references)
-    toys = [attributes.kind == "toy" for attributes in checker.classify(pictures)]
+    images = [Image.open(path) for path in actions.sample(model, requests, folder, batch_size=8)]
+    shows = checker.is_subject(images, references)
+    toys = [attributes.kind == "toy" for attributes in checker.classify(images)]
     stays = [toy and not taken for toy, taken in zip(toys, shows, strict=True)]
     return sum(shows[:PICTURES]) / PICTURES, sum(stays[PICTURES:]) / PICTURES
