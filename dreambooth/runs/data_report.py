@@ -20,11 +20,11 @@ from dreambooth.runs.throughput import seconds_per_step
 from dreambooth.runs.token_counts import TokenCount, count_tokens, rows_with_tokens, tokenizer_of, too_long
 from dreambooth.settings import Concept, ModelConfig, ModelFolder, Settings
 from dreambooth.training.schedules import run_length
-from dreambooth.types import ProgressCallback
+from dreambooth.types import VAE_SCALE_FACTOR, ProgressCallback
 
 # Stable Diffusion 1: text embeddings of width 768, no pooled ones.
 _WIDTH_WITHOUT_MODEL = 768, 0
-_FLOAT, _PIXELS_PER_LATENT, _MOMENTS = 4, 64, 8  # bytes; 8 x 8 pixels; mean and standard deviation of 4 channels
+_FLOAT, _MOMENTS = 4, 8  # bytes; mean and standard deviation of 4 channels
 _HEADER = 96  # approximate bytes of a cache file besides its tensors
 
 
@@ -102,7 +102,7 @@ def cache_bytes(plan: Plan, settings: Settings, counts: Mapping[str, TokenCount]
     Without a model, sizes are those of Stable Diffusion 1.
     """
     sizes = {example.pixels_key: example.crop.width * example.crop.height for example in plan.images()}
-    latents = sum(pixels // _PIXELS_PER_LATENT * _MOMENTS * _FLOAT + _HEADER for pixels in sizes.values())
+    latents = sum(pixels // VAE_SCALE_FACTOR**2 * _MOMENTS * _FLOAT + _HEADER for pixels in sizes.values())
     if settings.stop_text_encoder > 0:
         return latents
     width, pooled = _text_width(model) if model else _WIDTH_WITHOUT_MODEL

@@ -13,6 +13,7 @@ from dreambooth.sampling.saving import save_sample
 from dreambooth.settings import Concept
 from dreambooth.training.results import Results, unused_path
 from dreambooth.training.session import Session
+from dreambooth.types import VAE_SCALE_FACTOR
 
 log = logging.getLogger("dreambooth.previews")
 
@@ -94,7 +95,7 @@ class Previews:
 
     @staticmethod
     def _side(pixels: int) -> int:
-        return pixels // 8 * 8
+        return pixels // VAE_SCALE_FACTOR * VAE_SCALE_FACTOR
 
 
 def _seed_or(seed: int, default: int) -> int:
