@@ -137,7 +137,7 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
         f"Concept 2, instance_data_dir: {tmp_path / 'missing'}: there is no such folder",
         "Concept 3: instance_data_dir is empty",
         f"Concept 4, class_data_dir: {inside} is inside instance_data_dir",
-        f"Concept 5, class_data_dir: {inside.parent} holds instance_data_dir",
+        f"Concept 5, class_data_dir: {inside.parent} contains instance_data_dir",
         f"Concept 6, instance_data_dir: {good / '0_a_dog_0.png'}: is a file",
         "Concept 7, instance_data_dir: xxx",
         "Concept 8, instance_data_dir: none of its 3 pictures can be used (1 left out: unreadable caption; "

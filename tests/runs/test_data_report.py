@@ -109,7 +109,7 @@ def test_a_row_tells_all_of_a_picture(tmp_path):
     assert (totals["pictures"], totals["class_pictures"], totals["showings_per_epoch"]) == (3, 5, 12)
     assert totals["steps"] == 36 and totals["notes"] == {"cut-off": 3, "no-caption": 5}
     assert [bucket["pictures"] for bucket in totals["buckets"]] == [2, 1]
-    assert "more than 75 tokens" in "\n".join(found.warnings)
+    assert "the limit of 75 tokens" in "\n".join(found.warnings)
 
 
 def test_what_is_noted_stands_with_its_picture_or_is_left_out(tmp_path, monkeypatch):
