@@ -1,4 +1,4 @@
-"""What class pictures are for: with them the class stays what it was, without them it becomes the subject.
+"""Prior preservation: with class images the class is preserved, without them it becomes the subject.
 
 Beside diffusers' own trainer the same is measured by tools/compare_with_diffusers.py.
 """
@@ -28,7 +28,7 @@ RECIPE = {
 PICTURES = 40
 
 
-def test_with_class_pictures_the_class_stays_where_it_drifts_without(tmp_path: Path):
+def test_class_images_prevent_the_class_from_drifting(tmp_path: Path):
     _, untouched = _rates(_model(tmp_path / "untouched"), tmp_path / "drawn")
     subject_rate, prior_rate = _rates(_trained(tmp_path / "with", **TWELVE_EACH), tmp_path / "drawn_with")
     sure, drifted = _rates(_trained(tmp_path / "without"), tmp_path / "drawn_without")
@@ -45,7 +45,7 @@ def _model(models: Path) -> ModelFolder:
 
 
 def _trained(models: Path, **classes: float) -> ModelFolder:
-    """The whole model taught "a zwx toy", beside pictures of "a toy" as ``classes`` says."""
+    """Full training on "a zwx toy", with class images of "a toy" as in ``classes``."""
     model = _model(models)
     concept = Concept(
         instance_data_dir=str(SUBJECT), instance_prompt="a zwx toy", class_prompt="a toy", n_save_sample=0, **classes
