@@ -19,6 +19,7 @@ from dreambooth.runs.data_plan import plan_of
 from dreambooth.runs.throughput import seconds_per_step
 from dreambooth.runs.token_counts import TokenCount, count_tokens, rows_with_tokens, tokenizer_of, too_long
 from dreambooth.settings import Concept, ModelConfig, ModelFolder, Settings
+from dreambooth.settings.components import trains_text_encoder
 from dreambooth.training.schedules import run_length
 from dreambooth.types import VAE_SCALE_FACTOR, ProgressCallback
 
@@ -103,7 +104,7 @@ def cache_bytes(plan: Plan, settings: Settings, counts: Mapping[str, TokenCount]
     """
     sizes = {example.pixels_key: example.crop.width * example.crop.height for example in plan.images()}
     latents = sum(pixels // VAE_SCALE_FACTOR**2 * _MOMENTS * _FLOAT + _HEADER for pixels in sizes.values())
-    if settings.stop_text_encoder > 0:
+    if trains_text_encoder(settings):
         return latents
     width, pooled = _text_width(model) if model else _WIDTH_WITHOUT_MODEL
     multiple_chunks = settings.max_token_length > CHUNK_LENGTH
