@@ -123,7 +123,8 @@ def _refuse_unused_options(args: argparse.Namespace, edit: str | None) -> None:
 
 
 def _written(how: str, written: Any) -> dict[str, Any]:
-    return {"state": "done", "what": written.description, "how": how, "files": written.n_files, "told": list(written.messages)}
+    messages = list(written.messages)
+    return {"state": "done", "what": written.description, "how": how, "files": written.n_files, "told": messages}
 
 
 def _counted(read: Any) -> dict[str, Any]:
@@ -134,7 +135,7 @@ def _counted(read: Any) -> dict[str, Any]:
 
 
 def _found(files: Any) -> dict[str, Any]:
-    rows = [{"picture": str(picture), "caption": file.text} for file in files for picture in file.images]
+    rows = [{"picture": str(image), "caption": file.text} for file in files for image in file.images]
     return {"state": "done", "pictures": len(rows), "found": rows}
 
 
