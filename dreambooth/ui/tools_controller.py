@@ -29,7 +29,7 @@ class ToolsController:
 
     @errors_as_html
     def inspect(self, shown_model: str | None, values: Values) -> str:
-        """What a file contains, as a definition list. It only reads, so that it runs beside any job."""
+        """What a file contains, as a definition list. It only reads, so that it needs no job."""
         options = parse(InspectOptions, values)
         file = self._path("files", options.file, "Choose the file to inspect.")
         against = self.file_choices.path("files", options.against)
