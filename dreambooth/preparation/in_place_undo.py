@@ -18,7 +18,7 @@ from pathlib import Path, PurePath
 from dreambooth import files
 from dreambooth.errors import UserError
 from dreambooth.preparation.changes import Preparation
-from dreambooth.preparation.output_folder import require_space, write_changes
+from dreambooth.preparation.output_folder import require_space, write_prepared_files
 from dreambooth.types import ProgressCallback
 
 ORIGINALS, SET_ASIDE = ".originals-", ".changed-"  # prefixes of folders
@@ -55,7 +55,7 @@ def replace_originals(preparation: Preparation, progress: ProgressCallback | Non
     require_space(preparation)
     originals = _unused_folder(folder, ORIGINALS)
     with files.atomic_folder(originals) as temporary:
-        done = write_changes(preparation, temporary / _NEW, progress)
+        done = write_prepared_files(preparation, temporary / _NEW, progress)
         undo_list = _make_undo_list(done, temporary / _NEW)
         _require_free_paths(folder, undo_list)
         # ASCII JSON, because names may not be valid text.

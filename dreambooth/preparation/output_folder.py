@@ -24,13 +24,13 @@ def write_new_folder(preparation: Preparation, progress: ProgressCallback | None
     files.clear_leftovers(out.parent)
     require_space(preparation)
     with files.atomic_folder(out) as temporary:
-        done = write_changes(preparation, temporary, progress)
+        done = write_prepared_files(preparation, temporary, progress)
         if out.is_dir():
             out.rmdir()  # fails if something was put into it meanwhile
     return done
 
 
-def write_changes(preparation: Preparation, into: Path, progress: ProgressCallback | None = None) -> Preparation:
+def write_prepared_files(preparation: Preparation, into: Path, progress: ProgressCallback | None = None) -> Preparation:
     """Write all changed files to ``into``, in the structure of the destination; the finished preparation.
 
     ``into`` must not contain files of these names. An image that turns out unusable is skipped and reported.

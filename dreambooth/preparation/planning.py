@@ -241,7 +241,7 @@ def _warnings(sources: Sequence[_SourceImage], changes: Sequence[ImageChange]) -
         counts["sides"] += change.transform.mirrored and bool(re.search(r"\b(left|right)\b", caption.text, re.I))
     if n := counts["renamed"]:
         images = count(n, "image without a caption file is", "images without a caption file are")
-        yield f"{images} renamed, but training uses the file name as the caption. Write captions first if it matters."
+        yield f"{images} renamed, but training uses the file name as the caption. Write captions first to keep it."
     if n := counts["sides"]:
         captions_mention = count(n, "mirrored image has a caption", "mirrored images have captions")
         yield f"{captions_mention} with the word left or right. Correct the caption files."

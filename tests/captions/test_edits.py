@@ -191,4 +191,5 @@ def test_ten_thousand_captions(tmp_path):
     counts = captions.tag_counts()
     assert list(counts.items())[:3] == [("all", 10_000), ("half0", 5_000), ("half1", 5_000)] and len(counts) == 10_003
     assert len(plan_edit(captions, SortTags(order="count"), EditScope()).changes) == 0
-    assert len(plan_edit(captions, MergeTags(tags="all, half1", into="x"), EditScope(without_tags="half0")).changes) == 5_000
+    merge, scope = MergeTags(tags="all, half1", into="x"), EditScope(without_tags="half0")
+    assert len(plan_edit(captions, merge, scope).changes) == 5_000

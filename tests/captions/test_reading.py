@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dreambooth.captioning.base import Counted
-from dreambooth.captioning.folder_captioning import wanted_in
+from dreambooth.captioning.base import CaptioningSummary
+from dreambooth.captioning.folder_captioning import tasks_in
 from dreambooth.captions.folder import read_captions
 from dreambooth.captions.prompts import build_prompt
 from dreambooth.captions.reading import FROM_FILE_NAME, CaptionSource, read_caption, read_caption_bytes
@@ -83,8 +83,8 @@ def test_pipes_devices_and_huge_files_are_reported_without_blocking(tmp_path: Pa
             read_caption(tmp_path / f"{stem}.png")
     read = read_captions(tmp_path, CaptionSource())
     assert len(read.problems) == len(wrong) and not read.files
-    counted = Counted()
-    assert wanted_in(tmp_path, TagOptions(), counted) == [] and len(counted.notes) == len(wrong)
+    summary = CaptioningSummary()
+    assert tasks_in(tmp_path, TagOptions(), summary) == [] and len(summary.notes) == len(wrong)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="another limit of names")

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dreambooth.captioning.base import Answer, Counted
-from dreambooth.captioning.folder_captioning import captioned, wanted_in
+from dreambooth.captioning.base import Prediction, CaptioningSummary
+from dreambooth.captioning.folder_captioning import caption_images, tasks_in
 from dreambooth.captions.folder import read_captions
 from dreambooth.captions.reading import CaptionSource
 from dreambooth.dataset.planning import make_plan
@@ -73,7 +73,7 @@ def hold():
 def test_a_file_that_does_not_respond_is_given_up(tmp_path: Path, hold, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = make_images(tmp_path / "toys", 6)
     hold(paths[2], paths[3])
-    monkeypatch.setattr(file_reader, "PATIENCE", 0.5)
+    monkeypatch.setattr(file_reader, "RESPONSE_TIMEOUT", 0.5)
     plan = make_plan([Concept(instance_data_dir=str(tmp_path / "toys"))], SETTINGS)
     assert [example.path for example in plan.examples] == [paths[number] for number in (0, 1, 4, 5)]
     stalled = [note for note in plan.issues if note.kind == "stalled"]
@@ -84,7 +84,7 @@ def test_a_file_that_does_not_respond_is_given_up(tmp_path: Path, hold, monkeypa
 def test_a_lost_drive_is_reported_once(tmp_path: Path, hold, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = make_images(tmp_path / "toys", 12)
     hold(*paths)
-    monkeypatch.setattr(file_reader, "PATIENCE", 0.2)
+    monkeypatch.setattr(file_reader, "RESPONSE_TIMEOUT", 0.2)
     with pytest.raises(UserError, match=r"png: the drive stopped responding"):
         make_plan([Concept(instance_data_dir=str(tmp_path / "toys"))], SETTINGS)
 
@@ -97,7 +97,7 @@ def test_preparation_and_captions_give_it_up_too(
     for path in paths:
         path.with_suffix(".txt").write_text("a toy")
     hold(paths[2], paths[4].with_suffix(".txt"))
-    monkeypatch.setattr(file_reader, "PATIENCE", 0.5)
+    monkeypatch.setattr(file_reader, "RESPONSE_TIMEOUT", 0.5)
     preparation = planning.plan_preparation(folder, PrepareOptions())
     assert len(preparation.changes) == 4 and "2.png: the drive did not respond" in preparation.skipped[0]
     captions = read_captions(folder, CaptionSource())
@@ -112,23 +112,23 @@ class SizeCaptioner:
     def prepare(self, image: Image.Image) -> tuple[int, int]:
         return image.size
 
-    def answer(self, prepared: list) -> list[Answer]:
-        return [Answer(sentence=str(size)) for size in prepared]
+    def predict(self, prepared: list) -> list[Prediction]:
+        return [Prediction(sentence=str(size)) for size in prepared]
 
 
 def test_a_tagger_gives_up_files_and_drives(tmp_path: Path, hold, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = make_images(tmp_path / "toys", 22)
     paths[9].with_suffix(".txt").touch()
     hold(paths[1], *paths[10:], paths[9].with_suffix(".txt"))
-    monkeypatch.setattr(file_reader, "PATIENCE", 0.3)
-    options, counted, found = TagOptions(batch_size=3), Counted(), []
-    wanted = wanted_in(tmp_path / "toys", options, counted)
+    monkeypatch.setattr(file_reader, "RESPONSE_TIMEOUT", 0.3)
+    options, summary, found = TagOptions(batch_size=3), CaptioningSummary(), []
+    tasks = tasks_in(tmp_path / "toys", options, summary)
     with pytest.raises(UserError, match="stopped responding"):
-        for one in captioned(SizeCaptioner(), wanted, options, counted, lambda *_: None):
-            found.append(one.wanted.picture)
+        for one in caption_images(SizeCaptioner(), tasks, options, summary, lambda *_: None):
+            found.append(one.task.image)
     assert found == [paths[number] for number in (0, *range(2, 9))]
-    assert "9.txt: the drive did not respond" in counted.notes[0]
-    assert "1.png: the drive did not respond" in counted.notes[1]
+    assert "9.txt: the drive did not respond" in summary.notes[0]
+    assert "1.png: the drive did not respond" in summary.notes[1]
 
 
 def test_late_results_are_ignored(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_late_results_are_ignored(tmp_path: Path) -> None:
             late.wait(10)
         return number
 
-    results = read_all(range(4), read, on_done=lambda done: late.set() if done == 4 else None, patience=0.3)
+    results = read_all(range(4), read, on_done=lambda done: late.set() if done == 4 else None, timeout=0.3)
     assert isinstance(results[1], UnusableFile) and results[1].kind == "stalled"
     assert [results[number] for number in (0, 2, 3)] == [0, 2, 3]
 
