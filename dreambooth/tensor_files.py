@@ -11,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from io import BufferedReader
+from io import FileIO
 from pathlib import Path
 
 import torch
@@ -93,7 +93,7 @@ class Tensors(ABC):
 class TensorFile(Tensors):
     """One open tensor file."""
 
-    def __init__(self, path: Path, file: BufferedReader, entries: dict[str, TensorEntry], metadata: dict[str, str]):
+    def __init__(self, path: Path, file: FileIO, entries: dict[str, TensorEntry], metadata: dict[str, str]):
         self.path, self.metadata = path, metadata
         self._file, self._entries = file, entries
 
@@ -133,7 +133,7 @@ class TensorFile(Tensors):
             raise as_user_error(error, self.path, "read") from error
 
 
-def open_safetensors(path: Path, file: BufferedReader) -> TensorFile:
+def open_safetensors(path: Path, file: FileIO) -> TensorFile:
     """The tensors of ``file``, which is open for reading. UserError when its header is invalid."""
     header = read_header(path, file)
     for key, entry in header.tensors.items():

@@ -10,6 +10,7 @@ import codecs
 import math
 import os
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -55,7 +56,7 @@ def open_tensors(path: Path) -> TensorFile:
         raise
 
 
-def _open(path: Path, file: BinaryIO) -> TensorFile:
+def _open(path: Path, file: FileIO) -> TensorFile:
     size = path.stat().st_size
     head = file.read(64)
     if not head:
