@@ -140,9 +140,9 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
         f"Concept 5, class_data_dir: {inside.parent} contains instance_data_dir",
         f"Concept 6, instance_data_dir: {good / '0_a_dog_0.png'}: is a file",
         "Concept 7, instance_data_dir: xxx",
-        "Concept 8, instance_data_dir: none of its 3 pictures can be used (1 left out: unreadable caption; "
+        "Concept 8, instance_data_dir: no usable image among 3 (1 left out: unreadable caption; "
         "1 left out: not readable as an image; 1 left out: truncated). "
-        f"The first: {broken / '0_a_dog_0.png'}: {broken / '0_a_dog_0.txt'}: is not a text file",
+        f"First file: {broken / '0_a_dog_0.png'}: {broken / '0_a_dog_0.txt'}: is not a text file",
     ]
     problems = caught.value.problems
     assert len(problems) == len(expected)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dreambooth.captioning.base import Prediction, CaptioningSummary
+from dreambooth.captioning.base import CaptioningSummary, Prediction
 from dreambooth.captioning.folder_captioning import caption_images, tasks_in
 from dreambooth.captions.folder import read_captions
 from dreambooth.captions.reading import CaptionSource
