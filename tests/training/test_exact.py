@@ -133,7 +133,7 @@ def test_reasons_against_resuming_are_reported_together_before_the_run(train, mi
         "lora_unet_rank",
         "stop_text_encoder",
     ]
-    assert "was trained with 4 and can't go on with 8" in str(refused.error)
+    assert "was trained with 4 and cannot be resumed with 8" in str(refused.error)
     assert not refused.of("step") and refused.of("phase")[-1]["name"] == "preflight"
     (step,) = mini.snapshot_steps()
     note = mini.snapshots / str(step) / "snapshot.json"
@@ -146,7 +146,7 @@ def test_reasons_against_resuming_are_reported_together_before_the_run(train, mi
     manifest = other.source / "manifest.json"
     manifest.write_text(manifest.read_text() + "\n")  # as if it had been made of another file
     shutil.copytree(mini.snapshots, other.snapshots, dirs_exist_ok=True)
-    with pytest.raises(UserError, match="of another model"):
+    with pytest.raises(UserError, match="another source checkpoint"):
         preflight(other, other.load(), resume="latest")
 
 
