@@ -44,8 +44,10 @@ def summary(preparation: Preparation, dry: bool = False) -> str:
     counts = preparation.counts()
     skipped = f", {counts['skipped']} skipped" if counts["skipped"] else ""
     where = "in place" if preparation.options.in_place else f"in {preparation.out}"
-    start = "Dry run, nothing was written" if dry else "Prepared"
-    return printable(f"{start}: {count(counts['pictures'], 'image')} {where}, {counts['changed']} re-encoded{skipped}.")
+    images, changed = count(counts["pictures"], "image"), f"{counts['changed']} re-encoded{skipped}"
+    if dry:
+        return printable(f"Dry run: {images} would be saved {where}, {changed}. Nothing was written.")
+    return printable(f"Prepared: {images} {where}, {changed}.")
 
 
 def undone(report: Mapping[str, Any]) -> str:
@@ -58,12 +60,14 @@ def undone(report: Mapping[str, Any]) -> str:
 
 
 def _before_after(previews: Sequence[tuple[ImageChange, Preview]]) -> str:
-    figures = "".join(
-        f"<figure>{_image(preview.before, 'before')}{_image(preview.after, 'after') if change.transform.reencode else ''}"
-        f"<figcaption>{html.escape(change.destination.name)}</figcaption></figure>"
-        for change, preview in previews
-    )
+    figures = "".join(_figure(change, preview) for change, preview in previews)
     return f'<div class="db_before_after">{figures}</div>' if figures else ""
+
+
+def _figure(change: ImageChange, preview: Preview) -> str:
+    after = _image(preview.after, "after") if change.transform.reencode else ""
+    caption = html.escape(change.destination.name)
+    return f"<figure>{_image(preview.before, 'before')}{after}<figcaption>{caption}</figcaption></figure>"
 
 
 def _image(jpeg: bytes, what: str) -> str:

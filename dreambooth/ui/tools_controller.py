@@ -20,6 +20,16 @@ from dreambooth.ui.page_controller import PageController
 
 Values = Mapping[str, Any]
 
+# Labels of an inspection's JSON keys that say too little by themselves.
+INSPECTION_LABELS = {
+    "ema": "EMA",
+    "beside": "Other tensors",
+    "claims": "Metadata",
+    "foreign_reader": "safetensors library",
+    "moved": "Differences",
+    "odd": "Issues",
+}
+
 
 class ToolsController:
     """Creates files from other files. ``shown_model``: the model that the page shows; the job is shown with it."""
@@ -127,8 +137,9 @@ def _stem(source: Path) -> str:
 
 def _rows(inspection: Mapping[str, Any]) -> dict[str, str]:
     """Labels and values of an inspection."""
-    rows = {key.replace("_", " "): _text(value) for key, value in inspection.items() if key != "odd"}
-    return {**rows, "issues": _text(inspection["odd"]) or "none"}
+    labels = {key: INSPECTION_LABELS.get(key, key.capitalize()) for key in inspection}
+    rows = {labels[key]: _text(value) for key, value in inspection.items() if value or key == "odd"}
+    return {**rows, labels["odd"]: rows[labels["odd"]] or "none"}
 
 
 def _text(value: Any) -> str:

@@ -111,4 +111,4 @@ def test_the_plotted_curve_is_the_trained_one_resumed_or_not(train, models_dir, 
 
 def test_the_page_plots_a_planned_run():
     svg = learning_rate_chart(lr_curves(Settings(lr_scheduler="cosine", lr_warmup_steps=0.1), 1000))
-    assert svg.count("<polyline") == 2 and "step 1000" in svg and "UNET up to 2e-06" in svg
+    assert svg.count("<polyline") == 2 and "step 1000" in svg and "UNet up to 2e-06" in svg
