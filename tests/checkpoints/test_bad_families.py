@@ -1,4 +1,4 @@
-"""What is wrong with a checkpoint of a later family, or odd about its place on disk: one line, and nothing written."""
+"""Invalid checkpoints of later families, and unusual paths: one line, and nothing is written."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def quantized(files: Files) -> Tensors:
 
 
 def scaled(files: Files) -> Tensors:
-    """fp8 with factors beside: the values alone mean nothing."""
+    """fp8 with separate scale factors, without which the values are meaningless."""
     narrow = files["SDXL"][OUT].to(torch.float8_e4m3fn)
     return {**files["SDXL"], OUT: narrow, UNET + "out.2.scale_weight": torch.tensor(0.1)}
 
@@ -94,8 +94,8 @@ def test_refused_in_one_line(what, minis, new, tmp_path, read_all):
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
-def test_fp8_is_widened(dtype, minis, new, tmp_path, read_all, caplog):
-    """People have such files; nothing is lost by it, and what training changes isn't rounded away."""
+def test_fp8_is_converted_to_fp16(dtype, minis, new, tmp_path, read_all, caplog):
+    """The conversion is exact, and updates of training are not lost to rounding."""
     source = tmp_path / "fp8.safetensors"
     wide = {key: value.to(dtype) if key.startswith(UNET) else value for key, value in read_all(minis["SDXL"]).items()}
     with open_tensors(minis["SDXL"]) as file:
@@ -130,8 +130,8 @@ def test_a_bad_vae_is_refused(what, minis, new, tmp_path, read_all):
     assert "\n" not in str(refusal.value) and not new.root.exists()
 
 
-def test_links_and_names_that_are_not_ascii(minis, new, tmp_path, assert_same):
-    """A file by way of a link in a linked folder, as people keep large models on another disk."""
+def test_links_and_non_ascii_names(minis, new, tmp_path, assert_same):
+    """A file that is a link in a linked folder, as when large models are on another disk."""
     real, linked = tmp_path / "另一个 disk", tmp_path / "链接 to it"
     real.mkdir()
     shutil.copy(minis["SDXL"], real / "模型 один é.safetensors")
@@ -150,8 +150,8 @@ def test_links_and_names_that_are_not_ascii(minis, new, tmp_path, assert_same):
         extract(linked / "也是 it.safetensors", new)
 
 
-def test_a_full_disk_is_told_before_the_file_is_written(minis, new, tmp_path, monkeypatch):
-    """The space for widened values counts, and the file's when it is written."""
+def test_a_full_disk_is_reported_before_the_file_is_written(minis, new, tmp_path, monkeypatch):
+    """Counts the space for converted values, and for the file that is written."""
     extract(minis["SDXL"], new)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 2_000_000))
     with pytest.raises(UserError, match=r"Writing out.safetensors needs .* MB .* 2 MB is free"):

@@ -35,7 +35,7 @@ def of_keys(*keys: str):
 
 
 def changed(change):
-    """The embedded checkpoint with something done to its tensors."""
+    """The embedded checkpoint with modified tensors."""
 
     def make(path: Path, mini: Path) -> None:
         with safetensors.safe_open(mini, "pt") as file:
@@ -58,11 +58,11 @@ def with_value(key: str, value: float):
 
 
 def describing_itself(**facts: object):
-    """The embedded checkpoint that says something else about its build."""
+    """The embedded checkpoint with other config values in its metadata."""
 
     def make(path: Path, mini: Path) -> None:
-        said = {CONFIG_KEY: json.dumps(facts)}
-        safetensors.torch.save_file(safetensors.torch.load_file(mini), path, said)
+        metadata = {CONFIG_KEY: json.dumps(facts)}
+        safetensors.torch.save_file(safetensors.torch.load_file(mini), path, metadata)
 
     return make
 
@@ -170,7 +170,7 @@ ROWS = {
     "unknown prediction": (describing_itself(prediction_type="flow"), "prediction_type flow is not"),
     "NaN": (with_value(UNET + "out.2.weight", float("nan")), "out.2.weight has NaN"),
     "infinity": (with_value(VAE + "decoder.conv_in.bias", float("inf")), "decoder.conv_in.bias has NaN or infinite"),
-    "folder of pictures": (a_folder(), "a folder without model_index.json"),
+    "folder of images": (a_folder(), "a folder without model_index.json"),
     "folder with a list for a config": (a_folder(unet=[], vae={}, text_encoder={}), "damaged config.json files"),
     "folder without VAE": (a_folder(unet={}, text_encoder={}), "has no vae"),
     "SDXL folder": (a_folder(unet={"in_channels": 4}, vae={}, text_encoder={}, text_encoder_2={}), "SDXL"),
@@ -202,7 +202,7 @@ def test_refused_in_one_line(what, tmp_path, mini_checkpoint):
     assert not model.root.exists()
 
 
-def test_what_was_there_stays_when_a_new_source_is_refused(mini, tmp_path):
+def test_an_existing_model_stays_when_a_new_source_is_refused(mini, tmp_path):
     bad = tmp_path / "bad.safetensors"
     bad.write_bytes(b"")
     before = {path: path.read_bytes() for path in mini.root.rglob("*.safetensors")}
@@ -211,7 +211,7 @@ def test_what_was_there_stays_when_a_new_source_is_refused(mini, tmp_path):
     assert {path: path.read_bytes() for path in mini.root.rglob("*.safetensors")} == before
 
 
-def test_a_full_disk_is_told_before_anything_is_written(mini_checkpoint, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_before_anything_is_written(mini_checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
     model = ModelFolder(Folders(tmp_path / "models"), "new")
     with pytest.raises(UserError, match=r"Creating new needs .* MB .* 1 kB is free"):

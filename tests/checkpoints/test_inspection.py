@@ -1,4 +1,4 @@
-"""What `inspect` says of files about which everything is known."""
+"""`inspect` on files whose content is known."""
 
 from __future__ import annotations
 
@@ -70,12 +70,12 @@ def changed(source: Path, path: Path, change) -> Path:
     ],
     ids=["VAE baked out", "a tensor missing", "NaN", "unknown"],
 )
-def test_what_is_odd(change, expected, mini_checkpoint, tmp_path):
-    [odd] = inspect(changed(mini_checkpoint, tmp_path / "a.safetensors", change))["odd"]
-    assert expected in odd and "\n" not in odd
+def test_issues(change, expected, mini_checkpoint, tmp_path):
+    [issue] = inspect(changed(mini_checkpoint, tmp_path / "a.safetensors", change))["odd"]
+    assert expected in issue and "\n" not in issue
 
 
-def test_what_moved_from_a_base(mini_checkpoint, tmp_path):
+def test_differences_from_a_base(mini_checkpoint, tmp_path):
     tuned = changed(mini_checkpoint, tmp_path / "tuned.safetensors", lambda t: t[KEY].view(-1)[0].add_(0.5))
     found = inspect(tuned, mini_checkpoint)
     rows = {row["component"]: row for row in found["moved"]}

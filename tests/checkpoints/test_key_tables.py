@@ -40,7 +40,7 @@ PUBLISHED = {
     ),
     "sd15-inpainting": Published(
         1831,
-        N_SCHEDULES + 1 + 2,  # the averages' two counters
+        N_SCHEDULES + 1 + 2,  # the two counters of the EMA
         {"unet": 859_535_364, "vae": 83_653_863, "text_encoder": 123_060_480, "ema_unet": 859_535_364},
         {"unet": {**_UNET_1, "in_channels": 9}, "text_encoder": _TEXT_1, "vae": {"scaling_factor": 0.18215}},
     ),
@@ -78,7 +78,7 @@ PUBLISHED = {
 
 @pytest.fixture
 def hollow(tmp_path: Path):
-    """A file with a table's tensors, all zeros."""
+    """A file with the tensors of a table, all zeros."""
 
     path = tmp_path / "hollow.safetensors"
 
@@ -94,10 +94,10 @@ def hollow(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_every_tensor_has_its_place(name, hollow, key_tables):
+def test_every_tensor_is_mapped_to_a_module(name, hollow, key_tables):
     expected = PUBLISHED[name]
     with open_tensors(hollow(key_tables(name))) as file:
-        # Told, since SD2's two kinds differ in values alone, and there are none.
+        # Given, since SD2's two variants differ only in values, which are missing here.
         family, _ = recognize_family(file, prediction="v_prediction" if "-v" in name else "epsilon")
         configs = component_configs(family, file)
         copies = plan_extraction(file, family.layout(configs), configs, extract_ema=True, dtype=None)

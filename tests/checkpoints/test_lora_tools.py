@@ -21,7 +21,7 @@ MID = "lora_unet_mid_block_attentions_0_proj_in"
 
 @pytest.fixture
 def lora(mini, tmp_path):
-    """``lora(name, rank)``: a file in float32 with random adapters beside all targets, convolutions included."""
+    """``lora(name, rank)``: a file in float32 with random adapters for all targets, convolutions included."""
 
     def make(name: str, rank: int, seed: int = 0):
         modules, weights = load_modules(mini.working), {}
@@ -41,7 +41,7 @@ def lora(mini, tmp_path):
 
 
 def changes(model, path, unet: float = 1.0, text: float = 1.0) -> dict:
-    """What the file adds to every weight of the model."""
+    """The delta that the file adds to every weight of the model."""
     manifest = Manifest.load(model.source)
     shapes, layout = manifest.shapes(), load_modules(model.working, unet=False, vae=False, text_encoder=False).layout
     found = match_adapters(read_lora(path), shapes, layout)
@@ -55,7 +55,7 @@ def assert_close(found: dict, wanted: dict, tolerance: float) -> None:
         assert (found[ref] - change).norm() <= tolerance * change.norm(), ref
 
 
-def test_merged_is_both_at_their_weights(mini, lora, tmp_path):
+def test_merged_lora_is_the_weighted_sum(mini, lora, tmp_path):
     one, other = lora("one", 2), lora("other", 3, seed=1)
     uses = [WeightedLora(one, 0.7, 0.5), WeightedLora(other, -1.2, 2)]
     merged = read_lora(merge_loras(uses, tmp_path / "merged.safetensors", torch.float32))
@@ -65,7 +65,7 @@ def test_merged_is_both_at_their_weights(mini, lora, tmp_path):
     assert merged.metadata["ss_network_dim"] == "5" and merged.metadata["modelspec.merged_from"] == "one, other"
 
 
-def test_what_is_taken_away_is_gone(mini, lora, tmp_path):
+def test_a_negative_weight_subtracts(mini, lora, tmp_path):
     one = lora("one", 2)
     gone = changes(
         mini, merge_loras([WeightedLora(one), WeightedLora(one, -1, -1)], tmp_path / "x.safetensors", torch.float32)
@@ -73,7 +73,7 @@ def test_what_is_taken_away_is_gone(mini, lora, tmp_path):
     assert all(change.abs().max() < 1e-5 for change in gone.values())
 
 
-def test_resized_is_as_near_as_its_rank_allows(mini, lora, tmp_path):
+def test_resized_lora_is_the_best_approximation_of_its_rank(mini, lora, tmp_path):
     path = lora("one", 8)
     full = changes(mini, path)
     half = changes(mini, resize_lora(path, tmp_path / "4.safetensors", RankLimit(rank=4), torch.float32))
@@ -89,11 +89,11 @@ def test_resized_is_as_near_as_its_rank_allows(mini, lora, tmp_path):
     assert_close(changes(mini, whole), full, 1e-4)
 
 
-def test_the_words_extract_resize_and_merge(mini, mini_checkpoint, lora, tmp_path, capsys):
-    """What one checkpoint has beyond another comes back out of it: here a LoRA that was merged into it."""
+def test_the_commands_extract_resize_and_merge(mini, mini_checkpoint, lora, tmp_path, capsys):
+    """The difference of two checkpoints is extracted: here a LoRA that was merged into one of them."""
 
-    def run(*words) -> dict:
-        assert main([*map(str, words), "--json", "--models-dir", str(mini.folders.models)]) == 0
+    def run(*args) -> dict:
+        assert main([*map(str, args), "--json", "--models-dir", str(mini.folders.models)]) == 0
         return json.loads(capsys.readouterr().out)
 
     path = lora("one", 3)
@@ -103,16 +103,18 @@ def test_the_words_extract_resize_and_merge(mini, mini_checkpoint, lora, tmp_pat
     wanted = {ref: change for ref, change in changes(mini, path).items() if ref.component == "unet"}
     rank = ("--rank", 8, "--conv-rank", 8, "--precision", "fp32")
     for base in (mini_checkpoint, "mini"):  # a file, and a model by its name
-        told = run("lora-extract", "--base", base, "--tuned", tuned, *rank, "--energy", 0.99999, "--out",
+        summary = run("lora-extract", "--base", base, "--tuned", tuned, *rank, "--energy", 0.99999, "--out",
                    tmp_path / "extracted.safetensors")  # fmt: skip
-        assert_close(changes(mini, told["lora"]), wanted, 1e-3)
-        assert told["modules"] == len(wanted) and told["ranks"] == {"3": len(wanted)}
-        assert told["energy_kept"] == pytest.approx(1, abs=1e-4)
-    assert read_lora(told["lora"]).metadata["ss_base_model_version"] == "sd_v1"
-    small = run("lora-resize", told["lora"], "--rank", 1, "--out", tmp_path / "small.safetensors")
+        assert_close(changes(mini, summary["lora"]), wanted, 1e-3)
+        assert summary["modules"] == len(wanted) and summary["ranks"] == {"3": len(wanted)}
+        assert summary["energy_kept"] == pytest.approx(1, abs=1e-4)
+    assert read_lora(summary["lora"]).metadata["ss_base_model_version"] == "sd_v1"
+    small = run("lora-resize", summary["lora"], "--rank", 1, "--out", tmp_path / "small.safetensors")
     assert small["ranks"] == {"1": len(wanted)}
-    kept = sum(change.square().sum() for change in changes(mini, small["lora"]).values())
-    assert small["energy_kept"] == pytest.approx((kept / sum(c.square().sum() for c in wanted.values())).item(), 1e-2)
+    retained = sum(change.square().sum() for change in changes(mini, small["lora"]).values())
+    assert small["energy_kept"] == pytest.approx(
+        (retained / sum(c.square().sum() for c in wanted.values())).item(), 1e-2
+    )
     both = run("lora-merge", "--lora", small["lora"], "--lora", path, "--lora-weight", 1, "--lora-weight", -1, "--out",
                tmp_path / "both.safetensors")  # fmt: skip
     assert both["modules"] == len(read_lora(path).weights)
@@ -124,7 +126,7 @@ def refused(what: str, do) -> None:
     assert "\n" not in str(refusal.value)
 
 
-def test_what_cannot_be_done_is_said_in_one_line(lora, mini_checkpoint, tmp_path):
+def test_invalid_requests_are_refused_in_one_line(lora, mini_checkpoint, tmp_path):
     from dreambooth.actions.loras import extract_lora, merge_loras, resize_lora
     from dreambooth.settings import Folders
 

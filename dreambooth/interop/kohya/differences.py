@@ -12,24 +12,24 @@ from dreambooth.captions.reading import CaptionSource
 from dreambooth.errors import UserError
 from dreambooth.files import expand_user
 from dreambooth.images.color import exif_orientation
-from dreambooth.interop.kohya.folders import right_in
+from dreambooth.interop.kohya.folders import direct_images
 from dreambooth.settings import Concept
 
 
-def pictures_of(concept: Concept) -> list[Path]:
+def list_images(concept: Concept) -> list[Path]:
     """The pictures of an imported concept, as far as they can be listed."""
     if not concept.metadata_file:
-        return right_in(expand_user(concept.instance_data_dir))
+        return direct_images(expand_user(concept.instance_data_dir))
     with contextlib.suppress(UserError):
         return [Path(key) for key in MetadataFile.from_concept(concept).captions]
     return []
 
 
-def said_of_files(concepts: Sequence[Concept]) -> list[str]:
+def file_differences(concepts: Sequence[Concept]) -> list[str]:
     """A line for each concept and each thing that is otherwise about its files. Only their first bytes are read."""
     said = []
     for concept in concepts:
-        pictures = pictures_of(concept)
+        pictures = list_images(concept)
         turned = sum(map(_is_turned, pictures))
         if turned:
             said.append(
