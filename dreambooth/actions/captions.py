@@ -17,7 +17,7 @@ from dreambooth.types import ProgressCallback
 
 if TYPE_CHECKING:
     from dreambooth.captioning.base import Captioner
-    from dreambooth.captioning.folder_captioning import Captioned
+    from dreambooth.captioning.folder_captioning import CaptionedImage
     from dreambooth.captions.edits import EditPlan
     from dreambooth.captions.folder import CaptionFile, Captions
     from dreambooth.captions.writing import WriteResult
@@ -45,7 +45,9 @@ def within(captions: Captions, scope: EditScope) -> Captions:
     """The captions that an edit's scope selects."""
     from dreambooth.captions.folder import filter_by_tags
 
-    return dataclasses.replace(captions, files=tuple(filter_by_tags(captions.files, scope.with_tags, scope.without_tags)))
+    return dataclasses.replace(
+        captions, files=tuple(filter_by_tags(captions.files, scope.with_tags, scope.without_tags))
+    )
 
 
 def file_of(captions: Captions, name: str) -> CaptionFile:
@@ -54,7 +56,7 @@ def file_of(captions: Captions, name: str) -> CaptionFile:
     for file in captions.files:
         if path == file.path or path in file.images:
             return file
-    names = [picture.name for file in captions.files for picture in file.images]
+    names = [image.name for file in captions.files for image in file.images]
     raise UserError(f"{name}: is not an image of {captions.folder}{nearest(name, names)}.")
 
 
@@ -136,31 +138,31 @@ def tag(
     the host's context manager that frees the GPU for the model and gives it back afterwards.
     """
     from dreambooth.captioning import folder_captioning, model_files
-    from dreambooth.captioning.base import Counted
-    from dreambooth.captioning.loading import ask_model
+    from dreambooth.captioning.base import CaptioningSummary
+    from dreambooth.captioning.loading import run_model
     from dreambooth.hosts.standalone import best_device
 
-    counted, rows, state = Counted(), [], "done"
-    wanted = {folder: folder_captioning.wanted_in(folder, options, counted) for folder in _folders_of(source)}
-    wanted = folder_captioning.spread(wanted, limit)
+    summary, rows, state = CaptioningSummary(), [], "done"
+    tasks = {folder: folder_captioning.tasks_in(folder, options, summary) for folder in _folders_of(source)}
+    tasks = folder_captioning.sample_evenly(tasks, limit)
 
-    def ask(captioner: Captioner) -> None:
-        counted.notes += captioner.notes
-        for folder, its in wanted.items():
-            found = folder_captioning.captioned(captioner, its, options, counted, progress)
+    def caption_all(captioner: Captioner) -> None:
+        summary.notes += captioner.notes
+        for folder, own in tasks.items():
+            found = folder_captioning.caption_images(captioner, own, options, summary, progress)
             if write:
-                folder_captioning.write_all(folder, found, counted, f"tagged with {options.model.strip()}")
+                folder_captioning.write_captioned(folder, found, summary, f"tagged with {options.model.strip()}")
             else:
                 rows.extend(map(_row, found))
 
-    if wanted:
-        path = model_files.located(options.model, folders.models, options.token, progress)
+    if tasks:
+        path = model_files.find_model(options.model, folders.models, options.token, progress)
         on = "cpu" if options.device == CPU else device or best_device()
         try:
-            ask_model(path, options, on, borrow_gpu, progress, ask)
+            run_model(path, options, on, borrow_gpu, progress, caption_all)
         except Cancelled:
             state = "cancelled"
-    return {"state": state, "model": options.model.strip(), **dataclasses.asdict(counted), "captions": rows}
+    return {"state": state, "model": options.model.strip(), **dataclasses.asdict(summary), "captions": rows}
 
 
 def _folders_of(source: str | Path) -> list[Path]:
@@ -173,6 +175,6 @@ def _folders_of(source: str | Path) -> list[Path]:
     return list(dict.fromkeys(expand_user(concept.instance_data_dir) for concept in concepts))
 
 
-def _row(one: Captioned) -> dict[str, Any]:
-    tags = {tag.name: round(tag.score, 4) for tag in sorted(one.answer.tags, key=lambda tag: -tag.score)}
-    return {"picture": str(one.wanted.picture), "caption": one.caption, "tags": tags}
+def _row(image: CaptionedImage) -> dict[str, Any]:
+    tags = {tag.name: round(tag.score, 4) for tag in sorted(image.prediction.tags, key=lambda tag: -tag.score)}
+    return {"picture": str(image.task.image), "caption": image.caption, "tags": tags}
