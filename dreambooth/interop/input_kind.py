@@ -40,21 +40,21 @@ def recognize_input(path: Path) -> RecognizedInput:
     """
     suffix = path.suffix.lower()
     if os.path.isdir(path):  # Path.is_dir raises for some invalid names
-        return _in_folder(path)
+        return _read_folder(path)
     if suffix == ".toml":
-        return _in_configuration(path)
+        return _read_configuration(path)
     if suffix == ".json":
-        return _in_json(path)
+        return _read_json_file(path)
     if os.path.isfile(path):
         raise UserError(f"{path}: is neither a folder of images nor a .json or .toml file. Choose one of these.")
     raise UserError(f"{path}: there is no such folder or file. Correct the path.")
 
 
-def _in_folder(path: Path) -> RecognizedInput:
+def _read_folder(path: Path) -> RecognizedInput:
     from dreambooth.interop.kohya.folders import find_concepts
 
     concepts, unsupported = find_concepts(path)
-    unsupported = [*_ignored_toml_files(path), *unsupported]
+    unsupported = [*_find_ignored_toml_files(path), *unsupported]
     if not concepts:
         return RecognizedInput((Concept(instance_data_dir=str(path)),), unsupported=tuple(unsupported))
     imported = (
@@ -69,7 +69,7 @@ def _in_folder(path: Path) -> RecognizedInput:
     return RecognizedInput(tuple(concepts), imported=tuple(imported), unsupported=tuple(unsupported))
 
 
-def _ignored_toml_files(folder: Path) -> list[str]:
+def _find_ignored_toml_files(folder: Path) -> list[str]:
     """A message for each dataset configuration in the folder, which is only read if its own path is given."""
     from dreambooth.interop.kohya.toml_file import read_toml
 
@@ -83,10 +83,10 @@ def _ignored_toml_files(folder: Path) -> list[str]:
     return messages
 
 
-def _in_json(path: Path) -> RecognizedInput:
+def _read_json_file(path: Path) -> RecognizedInput:
     values = read_json(path, MAX_BYTES)
     if isinstance(values, dict) and ("datasets" in values or "general" in values):
-        return _in_configuration(path)
+        return _read_configuration(path)
     is_model_config = isinstance(values, dict) and "concepts_list" in values
     rows = values["concepts_list"] if is_model_config else values
     concepts, ignored = parse_concepts(rows, base_dir=path.resolve().parent, strict=not is_model_config)
@@ -100,7 +100,7 @@ def _in_json(path: Path) -> RecognizedInput:
     return RecognizedInput(concepts, settings, unsupported=tuple(unsupported))
 
 
-def _in_configuration(path: Path) -> RecognizedInput:
+def _read_configuration(path: Path) -> RecognizedInput:
     """A dataset.toml, or training parameters, which may name one."""
     from dreambooth.interop.kohya.import_report import ImportReport
     from dreambooth.interop.kohya.subsets import import_datasets

@@ -71,7 +71,7 @@ IMPORTED = {
 }
 
 # Words of sd-scripts and abbreviations -> words of the settings' labels; "" is ignored.
-TERMS = {
+TERMS: dict[str, str] = {
     "network": "lora", "module": "lora", "loraplus": "lora", "dim": "rank", "weights": "start lora", "padding": "pad",
     "te": "text encoder", "te1": "text encoder", "te2": "text encoder", "txt": "text encoder",
     "tenc": "text encoder", "lr": "learning rate", "sample": "preview", "samples": "preview", "sampler": "scheduler",

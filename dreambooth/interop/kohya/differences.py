@@ -12,7 +12,7 @@ from dreambooth.captions.reading import CaptionSource
 from dreambooth.errors import UserError
 from dreambooth.files import expand_user
 from dreambooth.images.color import exif_orientation
-from dreambooth.interop.kohya.folders import direct_images
+from dreambooth.interop.kohya.folders import list_direct_images
 from dreambooth.settings import Concept
 from dreambooth.text import count
 
@@ -20,13 +20,13 @@ from dreambooth.text import count
 def list_images(concept: Concept) -> list[Path]:
     """Paths of an imported concept's images; empty if its folder or metadata file can't be read."""
     if not concept.metadata_file:
-        return direct_images(expand_user(concept.instance_data_dir))
+        return list_direct_images(expand_user(concept.instance_data_dir))
     with contextlib.suppress(UserError):
         return [Path(key) for key in MetadataFile.from_concept(concept).captions]
     return []
 
 
-def file_differences(concepts: Sequence[Concept]) -> list[str]:
+def find_file_differences(concepts: Sequence[Concept]) -> list[str]:
     """Messages on rotated images and on byte order marks, per concept. Only the first bytes of each file are read."""
     messages = []
     for concept in concepts:

@@ -14,7 +14,7 @@ from dreambooth.dataset.variation import Variation
 from dreambooth.errors import UserError
 from dreambooth.files import expand_user
 from dreambooth.images.listing import find_images
-from dreambooth.interop.kohya.differences import file_differences
+from dreambooth.interop.kohya.differences import find_file_differences
 from dreambooth.settings import Concept, Settings
 from dreambooth.text import count
 
@@ -26,7 +26,7 @@ def export_dataset(concepts: Sequence[Concept], settings: Settings) -> tuple[str
     import tomlkit
 
     unsupported: list[str] = []
-    subsets = [subset for concept in concepts for subset in _subsets(concept, settings, unsupported)]
+    subsets = [subset for concept in concepts for subset in _make_subsets(concept, settings, unsupported)]
     if not subsets:
         raise UserError("There is no concept with images to export. Choose a folder of images first.")
     document = tomlkit.document()
@@ -36,18 +36,18 @@ def export_dataset(concepts: Sequence[Concept], settings: Settings) -> tuple[str
     for has_metadata in (False, True):
         selected = [subset for subset in subsets if ("metadata_file" in subset) == has_metadata]
         if selected:
-            table = tomlkit.item(_dataset(settings))
+            table = tomlkit.item(_dataset_keys(settings))
             rows = tomlkit.aot()
             for subset in selected:
                 rows.append(tomlkit.item(subset))
             table.append("subsets", rows)
             datasets.append(table)
     document.append("datasets", datasets)
-    unsupported += [*_duplicate_folders(subsets), *_reading_differences(concepts), *_run_differences(settings)]
+    unsupported += [*_find_duplicates(subsets), *_caption_differences(concepts), *_run_differences(settings)]
     return tomlkit.dumps(document), unsupported
 
 
-def _dataset(settings: Settings) -> dict[str, Any]:
+def _dataset_keys(settings: Settings) -> dict[str, Any]:
     width, height = settings.resolution, settings.resolution_height
     rule, step = settings.bucket_rule, settings.bucket_step
     shape = [width, height] if height and rule != "area" else width
@@ -64,7 +64,7 @@ def _dataset(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _duplicate_folders(subsets: Sequence[dict[str, Any]]) -> list[str]:
+def _find_duplicates(subsets: Sequence[dict[str, Any]]) -> list[str]:
     counts = Counter(subset.get("metadata_file", subset["image_dir"]) for subset in subsets)
     return [
         f"{folder}: is in {n} subsets; sd-scripts use only the first one in a dataset."
@@ -73,8 +73,8 @@ def _duplicate_folders(subsets: Sequence[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _reading_differences(concepts: Sequence[Concept]) -> list[str]:
-    messages = file_differences([concept for concept in concepts if concept.reading_rule == "kohya"])
+def _caption_differences(concepts: Sequence[Concept]) -> list[str]:
+    messages = find_file_differences([concept for concept in concepts if concept.reading_rule == "kohya"])
     if any(concept.reading_rule != "kohya" for concept in concepts):
         messages.append(
             "Caption parsing own: sd-scripts parse captions and choose images by other rules. Set Caption parsing to "
@@ -94,7 +94,7 @@ def _run_differences(settings: Settings) -> list[str]:
     return messages
 
 
-def _subsets(concept: Concept, settings: Settings, unsupported: list[str]) -> Iterator[dict[str, Any]]:
+def _make_subsets(concept: Concept, settings: Settings, unsupported: list[str]) -> Iterator[dict[str, Any]]:
     """A subset for each folder of images, as sd-scripts do not search subfolders; then those of the class images."""
     folder = concept.instance_data_dir.strip()
     if folder:
@@ -138,12 +138,12 @@ def _common_keys(concept: Concept, settings: Settings, template: str, unsupporte
         "secondary_separator": variation.second_separator,
         "enable_wildcard": variation.wildcards or concept.caption_lines == "random",
     }
-    prefix, suffix = _text_around_filewords(template, concept.reading_rule == "kohya")
+    prefix, suffix = _split_template(template, concept.reading_rule == "kohya")
     values |= {"caption_prefix": prefix, "caption_suffix": suffix}
     return {key: value for key, value in values.items() if value not in (False, "", 0)}
 
 
-def _text_around_filewords(template: str, verbatim: bool) -> tuple[str, str]:
+def _split_template(template: str, verbatim: bool) -> tuple[str, str]:
     """The text before and after [filewords]; ("", "") for a prompt without it."""
     before, *parts = split_at_filewords(template, 1)
     if not parts:

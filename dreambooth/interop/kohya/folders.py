@@ -49,7 +49,7 @@ def find_named_folders(
     root: Path, parse: Callable[[Path], NamedFolder | None] = parse_folder_name
 ) -> list[NamedFolder]:
     """The direct subfolders of ``root`` with repeats in their names, sorted."""
-    return [found for folder in _subfolders(root) if (found := parse(folder))]
+    return [found for folder in _list_subfolders(root) if (found := parse(folder))]
 
 
 def is_regularization_folder(root: Path) -> bool:
@@ -65,33 +65,33 @@ def find_concepts(root: Path) -> tuple[list[Concept], list[str]]:
     """
     own = parse_folder_name(root)
     if own and not find_named_folders(root):
-        return _concepts([own], is_regularization_folder(root.parent))
+        return _make_concepts([own], is_regularization_folder(root.parent))
     concepts, unsupported, used_folders = [], [], []
-    for folder in (root, *(f for f in _subfolders(root) if not parse_folder_name(f))):
+    for folder in (root, *(f for f in _list_subfolders(root) if not parse_folder_name(f))):
         named_folders = find_named_folders(folder)
-        found, messages = _concepts(named_folders, is_regularization_folder(folder))
+        found, messages = _make_concepts(named_folders, is_regularization_folder(folder))
         concepts += found
         unsupported += messages
         used_folders += [named.path for named in named_folders]
     if not used_folders:
         return [], []
     concepts.sort(key=lambda concept: concept.regularization)
-    return concepts, [*unsupported, *_unused_images(root, used_folders)]
+    return concepts, [*unsupported, *_find_unused_images(root, used_folders)]
 
 
-def _concepts(folders: Sequence[NamedFolder], regularization: bool) -> tuple[list[Concept], list[str]]:
+def _make_concepts(folders: Sequence[NamedFolder], regularization: bool) -> tuple[list[Concept], list[str]]:
     concepts, unsupported = [], []
     for named in folders:
         if named.repeats < 1:
             unsupported.append(f"{named.path}: skipped, as its name sets 0 repeats.")
-        elif not direct_images(named.path, lambda path: path.suffix.lower() in IMAGE_EXTENSIONS):
+        elif not list_direct_images(named.path, lambda path: path.suffix.lower() in IMAGE_EXTENSIONS):
             unsupported.append(f"{named.path}: skipped, as it contains no images.")
         else:
-            concepts.append(_concept(named, regularization))
+            concepts.append(_make_concept(named, regularization))
     return concepts, unsupported
 
 
-def _concept(folder: NamedFolder, regularization: bool) -> Concept:
+def _make_concept(folder: NamedFolder, regularization: bool) -> Concept:
     """The first of two or more words becomes the instance token, which is added to captions that lack it."""
     token, _, noun = folder.class_tokens.partition(" ")
     has_token = bool(noun) and not regularization
@@ -106,7 +106,7 @@ def _concept(folder: NamedFolder, regularization: bool) -> Concept:
     )
 
 
-def _unused_images(root: Path, used_folders: Sequence[Path]) -> list[str]:
+def _find_unused_images(root: Path, used_folders: Sequence[Path]) -> list[str]:
     """Messages on images below ``root`` that are not directly in one of the folders, one for each of their folders."""
     counts: dict[Path, int] = {}
     for path in find_images(root):
@@ -119,7 +119,7 @@ def _unused_images(root: Path, used_folders: Sequence[Path]) -> list[str]:
     ]
 
 
-def direct_images(folder: Path, accepts: Callable[[Path], bool] = is_image) -> list[Path]:
+def list_direct_images(folder: Path, accepts: Callable[[Path], bool] = is_image) -> list[Path]:
     """The images directly in a folder, by default those that sd-scripts read; empty if it can't be listed."""
     try:
         with os.scandir(folder) as entries:
@@ -129,7 +129,7 @@ def direct_images(folder: Path, accepts: Callable[[Path], bool] = is_image) -> l
     return [path for path in map(folder.joinpath, sorted(names)) if accepts(path)]
 
 
-def _subfolders(root: Path) -> list[Path]:
+def _list_subfolders(root: Path) -> list[Path]:
     try:
         with os.scandir(root) as entries:
             found = [root / entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]

@@ -53,7 +53,7 @@ class ImportReport:
             tried += [place / text.strip().replace("\\", "/") for place in self.search_dirs]
         return next((path for path in tried if os.path.exists(path)), tried[0])
 
-    def lost_backslashes(self, table: Table, key: str) -> bool:
+    def has_lost_backslashes(self, table: Table, key: str) -> bool:
         """Whether TOML took backslashes of a path as escapes ("C:\\new" contains a line break). Reported if so."""
         value = table.values.get(key)
         if not isinstance(value, str) or value.isprintable():

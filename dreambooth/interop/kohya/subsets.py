@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.captions.prompts import FILEWORDS
-from dreambooth.interop.kohya.differences import file_differences
-from dreambooth.interop.kohya.folders import direct_images
+from dreambooth.interop.kohya.differences import find_file_differences
+from dreambooth.interop.kohya.folders import list_direct_images
 from dreambooth.interop.kohya.import_report import ImportReport
 from dreambooth.interop.kohya.keys import (
     ALL_SUBSET_KEYS,
@@ -41,23 +41,23 @@ def import_datasets(
     report: ImportReport, file: TomlFile, config: Mapping[str, Any], arguments: Mapping[str, Any] | None = None
 ) -> None:
     """Import the whole configuration. ``arguments``: training parameters, which [general] and tables below override."""
-    general = _valid_values(report, file.table(config.get("general", {}), "general"), GENERAL_KEYS, "[general]")
+    general = _validate(report, file.table(config.get("general", {}), "general"), GENERAL_KEYS, "[general]")
     for key in config.keys() - {"general", "datasets"}:
         report.unsupported.append(
             f"{file.table(config).location(key)}{key}: ignored, as it is neither [general] nor [[datasets]]."
         )
-    datasets = _tables(report, config.get("datasets", []), "datasets")
-    defaults = {**_valid_values(report, Table(arguments or {}), GENERAL_KEYS, "training parameter"), **general}
+    datasets = _valid_tables(report, config.get("datasets", []), "datasets")
+    defaults = {**_validate(report, Table(arguments or {}), GENERAL_KEYS, "training parameter"), **general}
     subsets: list[Subset] = []
     first: Mapping[str, Any] | None = None
     number = 0
     for index, dataset in enumerate(datasets):
         table = file.table({key: value for key, value in dataset.items() if key != "subsets"}, "datasets", index)
-        merged = {**defaults, **_valid_values(report, table, GENERAL_KEYS, f"[[datasets]] {index + 1}")}
-        for values in _tables(report, dataset.get("subsets", []), "subsets"):
+        merged = {**defaults, **_validate(report, table, GENERAL_KEYS, f"[[datasets]] {index + 1}")}
+        for values in _valid_tables(report, dataset.get("subsets", []), "subsets"):
             table = file.table(values, "datasets.subsets", number)
             number += 1
-            subset = _subset(report, table, merged, number, index)
+            subset = _make_subset(report, table, merged, number, index)
             if subset and not _is_duplicate(report, subset, subsets):
                 subsets.append(subset)
         if first is None:
@@ -73,7 +73,7 @@ def import_datasets(
     _import_concepts(report, subsets)
 
 
-def _tables(report: ImportReport, value: Any, name: str) -> list[Mapping[str, Any]]:
+def _valid_tables(report: ImportReport, value: Any, name: str) -> list[Mapping[str, Any]]:
     rows = value if isinstance(value, list) else [value]
     invalid = [row for row in rows if not isinstance(row, Mapping)]
     if invalid:
@@ -81,15 +81,15 @@ def _tables(report: ImportReport, value: Any, name: str) -> list[Mapping[str, An
     return [row for row in rows if isinstance(row, Mapping)]
 
 
-def _valid_values(report: ImportReport, table: Table, known_keys: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _validate(report: ImportReport, table: Table, known_keys: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The valid values; others are reported. ``known_keys``: key -> (allowed types, default)."""
     valid = {}
     for key, value in table.values.items():
         if key not in known_keys:
-            why = f"unknown key in sd-scripts{nearest(key, known_keys)}"
+            problem = f"unknown key in sd-scripts{nearest(key, known_keys)}"
             if key in SUBSET_ONLY_KEYS or key in DATASET_KEYS:
-                why = f"belongs in {'[[datasets.subsets]]' if key in SUBSET_ONLY_KEYS else '[[datasets]]'}"
-            report.unsupported.append(f"{table.location(key)}{name} {key}: {why}; ignored.")
+                problem = f"belongs in {'[[datasets.subsets]]' if key in SUBSET_ONLY_KEYS else '[[datasets]]'}"
+            report.unsupported.append(f"{table.location(key)}{name} {key}: {problem}; ignored.")
             continue
         types, _ = known_keys[key]
         if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
@@ -112,12 +112,14 @@ _TYPE_NAMES = {
 }
 
 
-def _subset(report: ImportReport, table: Table, parent: Mapping[str, Any], number: int, dataset: int) -> Subset | None:
+def _make_subset(
+    report: ImportReport, table: Table, parent: Mapping[str, Any], number: int, dataset: int
+) -> Subset | None:
     """The subset with values inherited from ``parent``; None, with a message, if it can't be used."""
     name = f"subset {number}"
     paths = ("image_dir", "metadata_file")
-    invalid_paths = [key for key in paths if report.lost_backslashes(table, key)]
-    values = _valid_values(report, table, ALL_SUBSET_KEYS, name)
+    invalid_paths = [key for key in paths if report.has_lost_backslashes(table, key)]
+    values = _validate(report, table, ALL_SUBSET_KEYS, name)
     if invalid_paths:
         return None
     if not any(values.get(key, "").strip() for key in paths):
@@ -133,7 +135,7 @@ def _subset(report: ImportReport, table: Table, parent: Mapping[str, Any], numbe
             return None
     folder = report.resolve_path(values.get("image_dir", "") or str(Path(metadata).parent))
     problem = "" if folder.is_dir() else "does not exist"
-    if not problem and not metadata and not direct_images(folder):
+    if not problem and not metadata and not list_direct_images(folder):
         problem = "contains no images (subfolders are not searched)"
     if problem:
         report.unsupported.append(f"{table.location('image_dir')}{name}: skipped, as the folder {folder} {problem}.")
@@ -231,7 +233,7 @@ def _import_concepts(report: ImportReport, subsets: list[Subset]) -> None:
                 "alpha_mask: transparent areas are masked in all subsets, as the setting applies to the whole run."
             )
     for subset in sorted(subsets, key=lambda subset: subset.values["is_reg"]):
-        concept = _concept(report, subset, first_subset)
+        concept = _make_concept(report, subset, first_subset)
         report.concepts.append(concept)
         report.imported.append(
             f"{subset.name}, {subset.folder} -> concept {len(report.concepts)}"
@@ -240,7 +242,7 @@ def _import_concepts(report: ImportReport, subsets: list[Subset]) -> None:
     for key in ALL_SUBSET_KEYS:
         if key in UNSUPPORTED_DATASET_KEYS:
             _warn_unsupported_key(report, key, subsets)
-    report.unsupported += file_differences(report.concepts)
+    report.unsupported += find_file_differences(report.concepts)
 
 
 def _warn_unsupported_key(report: ImportReport, key: str, subsets: list[Subset]) -> None:
@@ -253,7 +255,7 @@ def _warn_unsupported_key(report: ImportReport, key: str, subsets: list[Subset])
         report.unsupported.append(f"{key} = {affected[0].values[key]!r} ({names}): {UNSUPPORTED_DATASET_KEYS[key]}.")
 
 
-def _concept(report: ImportReport, subset: Subset, first_subset: Subset) -> Concept:
+def _make_concept(report: ImportReport, subset: Subset, first_subset: Subset) -> Concept:
     values = subset.values
     template = " ".join(filter(None, (values["caption_prefix"], FILEWORDS, values["caption_suffix"])))
     config = {

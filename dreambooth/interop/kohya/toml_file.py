@@ -63,7 +63,7 @@ def read_toml(path: Path) -> TomlFile:
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path}: is not valid JSON: {error}.") from error
         return TomlFile(path, values if isinstance(values, dict) else {}, {})
-    return TomlFile(path, _parse(text, path), _key_lines(text))
+    return TomlFile(path, _parse(text, path), _find_key_lines(text))
 
 
 def _read_text(path: Path) -> str:
@@ -102,7 +102,7 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _key_lines(text: str) -> dict[tuple[str, int], dict[str, int]]:
+def _find_key_lines(text: str) -> dict[tuple[str, int], dict[str, int]]:
     """The line of each key, which parsers don't return. Keys in nested brackets are not found."""
     found: dict[tuple[str, int], dict[str, int]] = {}
     table_counts: Counter[str] = Counter()

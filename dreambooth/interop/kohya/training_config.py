@@ -92,7 +92,7 @@ def import_training(report: ImportReport, file: TomlFile) -> None:
     for key, value in _SD_SCRIPTS_DEFAULTS.items():
         if key not in values:
             report.set(_DIRECT_SETTINGS[key], value)
-    if "network_weights" in values and report.lost_backslashes(table, "network_weights"):
+    if "network_weights" in values and report.has_lost_backslashes(table, "network_weights"):
         values.pop("network_weights")
     report.set("pad_tokens", not values.get("no_token_padding"), _name_if_given(values, "no_token_padding"))
     for import_group in _IMPORTERS:
@@ -100,13 +100,13 @@ def import_training(report: ImportReport, file: TomlFile) -> None:
     supported = _SUPPORTED | ({"save_precision"} if "half_model" in report.settings else set())
     for key in values:
         if key not in supported and key not in GENERAL_KEYS:
-            report.unsupported.append(_unsupported_message(table, key, values[key]))
+            report.unsupported.append(_describe_unsupported(table, key, values[key]))
     report.unsupported = [line for line in report.unsupported if line]
     if values.keys().isdisjoint(supported | GENERAL_KEYS.keys()):
         raise UserError.from_problems([f"{file.path}: contains no known parameter.", *report.unsupported])
 
 
-def _unsupported_message(table: Table, key: str, value: Any) -> str:
+def _describe_unsupported(table: Table, key: str, value: Any) -> str:
     explanation = UNSUPPORTED_TRAINING_KEYS.get(key) or NO_EFFECT_KEYS.get(key)
     if explanation is None:
         return f"{table.location(key)}{key} = {value!r}: unknown parameter, ignored."
@@ -132,7 +132,7 @@ def _import_images(report: ImportReport, file: TomlFile, table: Table, values: M
     if "caption_extention" in values:  # a misspelling that sd-scripts accept
         arguments["caption_extension"] = values["caption_extention"]
     paths = ("train_data_dir", "reg_data_dir", "dataset_config", "in_json")
-    if any(report.lost_backslashes(table, key) for key in paths):
+    if any(report.has_lost_backslashes(table, key) for key in paths):
         return
     if "dataset_config" in values:
         path = report.resolve_path(str(values["dataset_config"]))
@@ -146,7 +146,7 @@ def _import_images(report: ImportReport, file: TomlFile, table: Table, values: M
         report.search_dirs.pop(0)
         return
     if "train_data_dir" in values or "in_json" in values:
-        subsets = _subsets_by_folder(report, table, values)
+        subsets = _subsets_from_folders(report, table, values)
         import_datasets(report, file, {"datasets": [{"subsets": subsets}]}, arguments)
         return
     _import_image_settings(report, arguments)
@@ -170,7 +170,7 @@ def _import_image_settings(report: ImportReport, arguments: Mapping[str, Any]) -
     )
 
 
-def _subsets_by_folder(report: ImportReport, table: Table, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _subsets_from_folders(report: ImportReport, table: Table, values: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A subset for each folder in train_data_dir and reg_data_dir with repeats in its name."""
     if "in_json" in values:
         return [{"image_dir": str(values.get("train_data_dir", "")), "metadata_file": str(values["in_json"])}]
