@@ -1,4 +1,4 @@
-"""What many tests start from: a models folder, a model of random weights, one of the embedded weights."""
+"""Shared fixtures: a models folder, a model with random weights, one with the embedded weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 import time
 from pathlib import Path
 
-# Tests run side by side, and so do the processes that they start: each is to keep to one core.
+# Tests run in parallel, and so do the processes that they start: each uses one core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
@@ -53,11 +53,11 @@ def models_dir(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def created(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A models folder that holds the model "mini". Not to be changed: take ``mini``.
+    """A models folder with the model "mini". Must not be changed: use ``mini``.
 
-    It has few channels and random weights: most of what is promised holds for any weights, and a thousand runs are to
-    end soon. Tests of weights that can draw, or that lie beside their source, put :func:`created_embedded` in its
-    place.
+    It has few channels and random weights, because most invariants hold for any weights, and a thousand runs must
+    finish soon. Tests that need weights which generate images, or a source next to them, replace it with
+    :func:`created_embedded`.
     """
     from dreambooth import actions
     from tests.mini_models import make
@@ -65,13 +65,13 @@ def created(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("created")
     actions.create(Folders(folder / "models"), "mini", make(folder / "mini.safetensors", "v1x"))
     gc.collect()
-    gc.freeze()  # each run looks for garbage at its end: not in all that was imported
+    gc.freeze()  # each run collects garbage at its end: skip everything that was imported
     return folder / "models"
 
 
 @pytest.fixture(scope="session")
 def created_embedded(tmp_path_factory: pytest.TempPathFactory, mini_checkpoint: Path) -> Path:
-    """The same, of the embedded model."""
+    """The same with the embedded model."""
     from dreambooth import actions
 
     folder = tmp_path_factory.mktemp("embedded") / "models"
@@ -81,7 +81,7 @@ def created_embedded(tmp_path_factory: pytest.TempPathFactory, mini_checkpoint: 
 
 @pytest.fixture
 def mini(created: Path, models_dir: Path) -> ModelFolder:
-    """The model "mini", to do with as one likes."""
+    """A copy of the model "mini", which may be changed."""
     shutil.copytree(created, models_dir)
     return ModelFolder(Folders(models_dir), "mini")
 

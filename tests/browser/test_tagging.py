@@ -14,8 +14,8 @@ def folder(served, tmp_path):
     for library in ("onnx", "onnxruntime"):
         pytest.importorskip(library)
     tiny_models.onnx_tagger(served.models / "taggers" / "wd-tiny")
-    for name, colour in (("one", "red"), ("two", "blue"), ("three", "red")):
-        Image.new("RGB", (30, 20), colour).save(tmp_path / f"{name}.png")
+    for name, color in (("one", "red"), ("two", "blue"), ("three", "red")):
+        Image.new("RGB", (30, 20), color).save(tmp_path / f"{name}.png")
     (tmp_path / "three.txt").write_text("mine")
     return tmp_path
 

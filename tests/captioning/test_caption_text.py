@@ -1,4 +1,4 @@
-"""From an answer to the caption: every rule, on its own and with the others."""
+"""From a prediction to the caption: every rule, alone and combined with others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dreambooth.settings.tagging import TagOptions
 TAGS = Prediction((Tag("long_hair", 0.6), Tag("1girl", 0.9), Tag("^_^", 0.5), Tag("mika_(film)", 0.8)))
 SAID = Prediction(sentence="a cat, on a mat,  a cat in 1,000 pieces")
 
-ROWS = [  # answer, what is there, options, what comes
+ROWS = [  # prediction, existing caption, options, new caption
     (TAGS, "", {}, "1girl, mika (film), long hair, ^_^"),
     (TAGS, "", {"tag_order": "alphabet"}, "1girl, ^_^, long hair, mika (film)"),
     (TAGS, "", {"tag_order": "model"}, "long hair, 1girl, ^_^, mika (film)"),

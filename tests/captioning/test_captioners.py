@@ -1,6 +1,6 @@
-"""BLIP, GIT and vision-language models say what transformers itself makes of the same pictures.
+"""BLIP, GIT and vision-language models give the captions that transformers itself gives for the same images.
 
-With small random models in the layout in which the real ones are published; those can't be had here.
+The models are small and random, in the layout of the published ones, which are not available here.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """``made(name)``: (folder, processor, model)."""
-    known = {}
+    cache = {}
 
     def make(name: str):
-        if name not in known:
+        if name not in cache:
             folder = tmp_path_factory.mktemp("models") / name
-            known[name] = (folder, *getattr(tiny_models, name)(folder))
-        return known[name]
+            cache[name] = (folder, *getattr(tiny_models, name)(folder))
+        return cache[name]
 
     return make
 
@@ -43,12 +43,12 @@ def images() -> list[Image.Image]:
 
 
 def _differ(texts: list[str]) -> bool:
-    """Whether it matters which picture is seen. In older versions the same seeds make other, duller models."""
+    """Whether captions depend on the image. In older versions the same seeds give other models, which ignore it."""
     return len(set(texts)) > 1 or transformers.__version__ < "5"
 
 
 def said(folder: Path, **options) -> list[str]:
-    """What is said of all pictures together, and of each alone, which must be the same."""
+    """The captions of all images in one batch, which must equal those of each image alone."""
     captioner = load(folder, TagOptions(max_length=8, **options), CPU)
     together = [predict.sentence for predict in captioner.predict([captioner.prepare(one) for one in images()])]
     alone = [captioner.predict([captioner.prepare(one)])[0].sentence for one in images()]

@@ -1,4 +1,4 @@
-"""A folder from first to last: every picture gets its caption, or is named with the reason why not."""
+"""Captioning a folder: every image gets its caption, or is reported with the reason."""
 
 from __future__ import annotations
 
@@ -34,31 +34,31 @@ def texts(folder) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): path.read_text("utf-8") for path in sorted(folder.rglob("*.txt"))}
 
 
-def test_every_picture_gets_its_caption_whatever_lies_around(tag, images):
+def test_every_image_gets_its_caption_whatever_else_is_in_the_folder(tag, images):
     folder = images("red.png", "sub/blue.jpg", "lime.webp", "white.png", "white.jpg", "black-masklabel.png",
                       "black.png")  # fmt: skip
     (folder / "broken.png").write_bytes((folder / "red.png").read_bytes()[:60])
     (folder / "empty.jpg").write_bytes(b"")
     (folder / "lime.txt").write_text("a hill", "utf-8")
-    (folder / "sub" / "blue.txt").write_text(" \n", "utf-8")  # nothing is said there
-    told = tag(folder, trigger_word="zwx", batch_size=3)
-    assert (told["state"], told["written"], told["left"], told["captions"]) == ("done", 4, 1, [])
+    (folder / "sub" / "blue.txt").write_text(" \n", "utf-8")  # an empty caption
+    result = tag(folder, trigger_word="zwx", batch_size=3)
+    assert (result["state"], result["written"], result["left"], result["captions"]) == ("done", 4, 1, [])
     assert texts(folder) == {
         "red.txt": "zwx, red picture", "sub/blue.txt": "zwx, blue picture, ^_^", "lime.txt": "a hill",
         "white.txt": "zwx, red picture, green picture, blue picture, someone (film), ^_^", "black.txt": "zwx",
     }  # fmt: skip
-    notes = "\n".join(told["notes"])
+    notes = "\n".join(result["notes"])
     for name, why in {"broken.png": "is truncated", "empty.jpg": "0 bytes", "white.png": "Rename one"}.items():
         assert f"{folder / name}: " in notes and why in notes
-    assert len(told["notes"]) == 3
-    assert tag(folder, trigger_word="zwx")["left"] == 6  # two of them share one
+    assert len(result["notes"]) == 3
+    assert tag(folder, trigger_word="zwx")["left"] == 6  # two of them share a caption file
 
 
 def test_what_is_there_is_kept_replaced_or_joined_and_can_be_had_back(tag, images):
     folder = images("red.png")
     (folder / "red.txt").write_bytes("a café, red_picture".encode("cp1252"))
-    told = tag(folder, existing="append", additional_tags="new")
-    assert texts(folder) == {"red.txt": "a café, red_picture, new"} and "Windows-1252" in told["notes"][0]
+    result = tag(folder, existing="append", additional_tags="new")
+    assert texts(folder) == {"red.txt": "a café, red_picture, new"} and "Windows-1252" in result["notes"][0]
     assert tag(folder, existing="append", additional_tags="new")["unchanged"] == 1
     tag(folder, existing="prepend", trigger_word="zwx")
     assert texts(folder) == {"red.txt": "zwx, red picture, a café, new"}
@@ -81,8 +81,8 @@ def test_nothing_is_written_where_nothing_is_said_or_asked_for(tag, images):
         {"picture": str(folder / "black.png"), "caption": "", "tags": {}},
         {"picture": str(folder / "red.png"), "caption": "red picture", "tags": {"red_picture": 1.0}},
     ]
-    told = tag(folder)
-    assert texts(folder) == {"red.txt": "red picture"} and "black.png: the model predicts no tags" in told["notes"][0]
+    result = tag(folder)
+    assert texts(folder) == {"red.txt": "red picture"} and "black.png: the model predicts no tags" in result["notes"][0]
 
 
 def test_a_few_of_all_over(tag, images):
@@ -107,8 +107,8 @@ def test_what_was_made_before_cancel_stays_whole(tag, images):
         if what == "images" and done >= 4:
             raise Cancelled("cancelled")
 
-    told = tag(folder, progress=progress, batch_size=2)
-    assert told["state"] == "cancelled" and told["written"] == 4
+    result = tag(folder, progress=progress, batch_size=2)
+    assert result["state"] == "cancelled" and result["written"] == 4
     assert sorted(texts(folder)) == ["0red.txt", "1red.txt", "2red.txt", "3red.txt"]
 
 
@@ -130,7 +130,7 @@ def test_what_cannot_be_done_is_a_line(tag, images, tmp_path):
 
 
 class Full:
-    """A model that answers once, and for which the memory is not enough after that."""
+    """A model that runs out of memory at its second batch."""
 
     notes = ()
 
@@ -165,11 +165,11 @@ def test_memory_that_runs_out_is_said_in_words_and_given_back(tag, images, monke
         tag(folder, batch_size=2)
     assert len(texts(folder)) == 2
     gc.collect()
-    assert refused.value is not None and held[0]() is None  # the error is remembered, the model is not
+    assert refused.value is not None and held[0]() is None  # the error does not keep the model in memory
 
 
 def test_the_host_lends_its_gpu_and_has_it_back(tag, images, monkeypatch):
-    """Only where one is used, and around all that is done with the model."""
+    """Only if a GPU is used, and for as long as the model is in memory."""
     folder, order = images("red.png"), []
 
     class Borrowed:
@@ -187,16 +187,16 @@ def test_the_host_lends_its_gpu_and_has_it_back(tag, images, monkeypatch):
 
     monkeypatch.setattr(loading, "load", noted)
     lending = {"write": False, "borrow_gpu": Borrowed, "device": torch.device("cuda")}
-    told = tag(folder, **lending)
+    result = tag(folder, **lending)
     assert order == ["lent", "cuda", "back"]
-    assert "onnxruntime runs on the CPU" in told["notes"][0]  # without a GPU there is no other way
+    assert "onnxruntime runs on the CPU" in result["notes"][0]  # onnxruntime without GPU support
     order.clear()
-    options = TagOptions(model=told["model"], device="cpu")  # the person's choice goes before the host's
-    told = actions.captions.tag(Folders(folder), folder, options, **lending)
-    assert order == ["cpu"] and told["notes"] == []
+    options = TagOptions(model=result["model"], device="cpu")  # the user's choice takes precedence over the host's
+    result = actions.captions.tag(Folders(folder), folder, options, **lending)
+    assert order == ["cpu"] and result["notes"] == []
 
 
-def test_pictures_are_decoded_while_the_model_is_at_work_but_not_all_at_once(images):
+def test_images_are_decoded_while_the_model_is_at_work_but_not_all_at_once(images):
     folder = images(*(f"{number:02}red.png" for number in range(12)))
     options, prepared = TagOptions(batch_size=2), []
 

@@ -1,4 +1,4 @@
-"""Which folders are models, where they are looked for, and what is said of those that are none."""
+"""Which folders are captioning models, where they are searched for, and the messages about others."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_kinds_are_told_by_what_lies_in_the_folder(folder, monkeypatch):
     for kind, path in kinds.items():
         assert model_kind_of(path) == kind
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    assert model_kind_of(kinds[ONNX]) == TIMM  # the other one of its files
+    assert model_kind_of(kinds[ONNX]) == TIMM  # the other file of the folder
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(
         UserError, match=r"a needs onnxruntime or timm, which is not installed.*pip install onnxruntime"

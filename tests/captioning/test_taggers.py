@@ -1,7 +1,7 @@
-"""WD14 taggers: what they are fed decides what they say, so it is compared to the last bit with what is published.
+"""WD14 taggers: preprocessing determines their scores, so it is compared bit for bit with the published code.
 
-The real models can't be had here. These are small ones in the same formats: an .onnx whose answers can be worked out
-by hand, and a ViT of timm with random weights.
+The published models are not available here. These are small ones in the same formats: an .onnx model whose scores can
+be computed by hand, and a timm ViT with random weights.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def said(captioner, *images: Image.Image) -> list[dict[str, float]]:
 
 
 def test_onnx_is_fed_blue_green_red_of_0_to_255_on_a_white_square(onnx_tagger):
-    """The model says the mean of each channel / 255; a rating is never among the tags."""
+    """The model's scores are the mean of each channel / 255; ratings are never among the tags."""
     tagger = load(onnx_tagger, ALL, CPU)
     wide = Image.new("RGB", (40, 20), (255, 0, 0))  # half of the square around it is white
     mixed = Image.new("RGB", (8, 8), (51, 102, 153))
@@ -43,23 +43,23 @@ def test_onnx_is_fed_blue_green_red_of_0_to_255_on_a_white_square(onnx_tagger):
     }  # fmt: skip
 
 
-def test_onnx_pictures_lie_in_the_middle_and_are_resized_bicubic(onnx_tagger):
-    """As in the code that is published with the models, written down here once more."""
+def test_onnx_images_are_centered_and_are_resized_bicubic(onnx_tagger):
+    """As in the code that is published with the models, reimplemented here."""
     import numpy as np
 
     tagger = load(onnx_tagger, ALL, CPU)
     for size in ((31, 20), (20, 31), (64, 64), (8, 8), (5, 3)):
-        drawing = make_image("noise", size)
+        image = make_image("noise", size)
         side = max(size)
         square = Image.new("RGB", (side, side), (255, 255, 255))
-        square.paste(drawing, ((side - size[0]) // 2, (side - size[1]) // 2))
+        square.paste(image, ((side - size[0]) // 2, (side - size[1]) // 2))
         resized = square.resize((8, 8), Image.Resampling.BICUBIC) if side != 8 else square
         expected = np.asarray(resized, dtype=np.float32)[:, :, ::-1]
-        fed = tagger.prepare(drawing)
+        fed = tagger.prepare(image)
         assert fed.dtype == np.float32 and (fed == expected).all()
 
 
-def test_a_picture_that_is_far_too_long_does_not_fill_the_memory(onnx_tagger):
+def test_an_extremely_wide_image_does_not_fill_the_memory(onnx_tagger):
     tagger = load(onnx_tagger, ALL, CPU)
     [prediction] = said(tagger, Image.new("RGB", (60000, 2), "black"))  # a square around it would take 10 GB
     assert prediction["red_picture"] > 0.95
@@ -82,7 +82,7 @@ def test_a_model_that_takes_one_picture_at_a_time(tmp_path):
 
 
 def test_timm_says_what_the_published_code_says(tmp_path):
-    """NCHW in the order BGR, mean and deviation 0.5, a sigmoid behind: by timm's own functions alone."""
+    """NCHW in BGR order, mean and standard deviation 0.5, a sigmoid at the end: with timm's own functions."""
     pytest.importorskip("timm")
     from timm.data import create_transform, resolve_data_config
 
@@ -92,20 +92,20 @@ def test_timm_says_what_the_published_code_says(tmp_path):
     transform = create_transform(**resolve_data_config(model.pretrained_cfg, model=model))
     tagger = load(tmp_path, ALL, CPU)
     for size in ((40, 40), (60, 31), (17, 32)):
-        drawing = make_image("noise", size)
+        image = make_image("noise", size)
         side = max(size)
         square = Image.new("RGB", (side, side), (255, 255, 255))
-        square.paste(drawing, ((side - size[0]) // 2, (side - size[1]) // 2))
+        square.paste(image, ((side - size[0]) // 2, (side - size[1]) // 2))
         with torch.inference_mode():
             inputs = transform(square).unsqueeze(0)[:, [2, 1, 0]]
             scores = torch.sigmoid(model(inputs))[0, 1:]
         assert inputs.shape == (1, 3, 32, 32) and inputs.min() >= -1 and inputs.max() > 0.9
-        [prediction] = tagger.predict([tagger.prepare(drawing)])
+        [prediction] = tagger.predict([tagger.prepare(image)])
         assert prediction.tags == tuple(map(Tag, names, scores.tolist()))
 
 
 def test_what_a_timm_folder_may_not_do(tmp_path):
-    """Neither is anything fetched for it, nor are other files read: above all no pickle."""
+    """Nothing is downloaded for it, and no other files are read, pickles least of all."""
     pytest.importorskip("timm")
     tiny_models.timm_tagger(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())

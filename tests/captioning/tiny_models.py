@@ -1,4 +1,4 @@
-"""Taggers and captioners in the formats in which they are published, small enough to be made by a test."""
+"""Taggers and captioners in their published formats, small enough to be created by a test."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def write_labels(folder: Path, tags: tuple = TAGS) -> None:
 
 
 def onnx_tagger(folder: Path, side: int = 8, batch: int | str = "N") -> Path:
-    """A tagger whose answers can be worked out by hand: the share of each colour in the input, as it is fed.
+    """A tagger whose scores can be computed by hand: the mean of each color in the preprocessed input.
 
     From the mean over all pixels of the three channels (0 to 255) come: general (always 1), red, green, blue (each
     channel's mean / 255, where the first is blue), ^_^ (half of blue), the character (red times green).
@@ -117,7 +117,7 @@ def word_tokenizer(**special: str) -> Any:
 
 
 def _bert_tokenizer(folder: Path) -> Any:
-    """One of the class that BLIP's and GIT's folders name."""
+    """A tokenizer of the class that BLIP's and GIT's folders declare."""
     from transformers import BertTokenizer, BertTokenizerFast
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -128,7 +128,7 @@ def _bert_tokenizer(folder: Path) -> Any:
 
 
 def blip(folder: Path) -> tuple[Any, Any]:
-    """(processor, model), which lie in the folder as save_pretrained leaves them."""
+    """(processor, model), saved to the folder with save_pretrained."""
     from transformers import BlipConfig, BlipForConditionalGeneration, BlipImageProcessor, BlipProcessor
 
     tokenizer = _bert_tokenizer(folder)
@@ -203,7 +203,7 @@ def llava(folder: Path) -> tuple[Any, Any]:
 
 
 def qwen(folder: Path) -> tuple[Any, Any]:
-    """Qwen2-VL: the number of tokens that a picture takes follows from its size."""
+    """Qwen2-VL: the number of tokens of an image depends on its size."""
     from transformers import (
         Qwen2VLConfig,
         Qwen2VLForConditionalGeneration,
@@ -236,7 +236,7 @@ def qwen(folder: Path) -> tuple[Any, Any]:
 
 
 def _loud(model: Any, seed: int, size: float) -> None:
-    """Random weights of such a size that different pictures get different words, and the end does not come at once."""
+    """Random weights with a scale that gives different images different words, and no end token at once."""
     import torch
 
     torch.manual_seed(seed)

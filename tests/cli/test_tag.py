@@ -1,4 +1,4 @@
-"""Captions by machine on the command line, with models from a folder, from the hub, and from nowhere."""
+"""Auto-captioning on the command line, with models from a folder, from the hub, and missing ones."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tests.checkpoints.test_hub import AWAY, TOKEN, Hub
 def folder(tmp_path):
     made = tmp_path / "图片"
     made.mkdir()
-    for colour in ("red", "blue"):
-        Image.new("RGB", (20, 10), colour).save(made / f"{colour}.png")
+    for color in ("red", "blue"):
+        Image.new("RGB", (20, 10), color).save(made / f"{color}.png")
     (made / "broken.jpg").write_bytes(b"no picture")
     return made
 

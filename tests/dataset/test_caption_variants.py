@@ -1,4 +1,4 @@
-"""Captions from files of any ending, by line, with wildcards, by concept: what is drawn, and what says so."""
+"""Captions from files with any extension, by line, with wildcards, per concept: what is picked, and how it is shown."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FIXED = Settings(resolution=64, bucket_step=64, shuffle_tags=False)
 
 
 def concept(folder: Path, captions: dict[str, str], **fields: object) -> Concept:
-    """One picture for each caption; the keys are the caption files' names, "" for a picture without one."""
+    """One image for each caption; the keys are the names of the caption files, "" for an image without one."""
     folder.mkdir(parents=True)
     for number, (name, text) in enumerate(captions.items()):
         Image.new("RGB", (64, 64), (number, 0, 0)).save(folder / (Path(name).stem or "3_no_words"), "PNG")
@@ -61,7 +61,7 @@ def test_lines(tmp_path: Path) -> None:
     counts = shown(random, 300)
     assert set(counts) == {f"photo of a {colour} hat" for colour in ("red", "blue", "green")}
     assert min(counts.values()) > 70
-    assert random.prompts_vary() and not random.prompts(), "none of them is known before it is drawn"
+    assert random.prompts_vary() and not random.prompts(), "none of them is known before it is picked"
     assert random.examples[0].caption == "photo of a red hat", "what the table shows first"
     assert shown(random, 5) == shown(random, 5)
     assert len({plan.fingerprint() for plan in (joined, first, random)}) == 3
@@ -93,8 +93,8 @@ def test_a_concept_varies_as_it_says_and_the_others_as_the_run(tmp_path: Path) -
     own = concept(tmp_path / "b", captions, shuffle_tags="off", hflip="on", tag_dropout=0, caption_dropout=0.5)
     run = dataclasses.replace(FIXED, shuffle_tags=True, tag_dropout=0.2)
     plan = make_plan([as_run, own], run)
-    drawn = [e for epoch in range(60) for batch in plan.epoch(0, epoch, 1) for e in batch.instances]
-    first, second = ([e for e in drawn if e.concept == number] for number in (0, 1))
+    used = [e for epoch in range(60) for batch in plan.epoch(0, epoch, 1) for e in batch.instances]
+    first, second = ([e for e in used if e.concept == number] for number in (0, 1))
     assert len({e.caption for e in first}) > 5 and not any(e.flipped for e in first)
     assert {e.caption for e in second} == {"sks, a, b, c", ""} and 10 < sum(e.flipped for e in second) < 50
     assert {e.concept for e in plan.images() if e.flipped} == {1}

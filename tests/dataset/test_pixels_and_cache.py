@@ -23,8 +23,8 @@ def example_of(path: Path, bucket: tuple[int, int]) -> Example:
 
 
 def test_pixels_are_the_planned_crop(tmp_path: Path) -> None:
-    # Black | grey | white thirds of a wide phone photo, stored on its side; the square crop keeps the
-    # middle third and half of either neighbour.
+    # Black | gray | white thirds of a wide phone photo, stored on its side; the square crop keeps the
+    # middle third and half of either neighbor.
     image = Image.new("L", (600, 300), 128)
     image.paste(0, (0, 0, 200, 300))
     image.paste(255, (400, 0, 600, 300))

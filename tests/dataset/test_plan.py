@@ -1,4 +1,4 @@
-"""What the plan shows is what training gets: every picture once an epoch, the same for the same seed."""
+"""The plan is what training gets: every image once per epoch, the same order for the same seed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SETTINGS = Settings(resolution=128, bucket_step=8)
 SQUARE, WIDE, TALL = (128, 128), (160, 100), (100, 160)
 
 
-def pictures(folder: Path, *sizes: tuple[int, int]) -> Path:
+def images(folder: Path, *sizes: tuple[int, int]) -> Path:
     folder.mkdir(parents=True)
     for number, size in enumerate(sizes):
         Image.new("RGB", size, (number, 0, 0)).save(folder / f"{number}_a_dog_{number}.png")
@@ -32,20 +32,20 @@ def pictures(folder: Path, *sizes: tuple[int, int]) -> Path:
 
 @pytest.fixture
 def plan(tmp_path: Path) -> Plan:
-    """Two concepts in three buckets; the first has square and wide class pictures, none tall."""
+    """Two concepts in three buckets; the first has square and wide class images, none tall."""
     dogs = Concept(
-        instance_data_dir=str(pictures(tmp_path / "小狗 dogs", *[SQUARE] * 5, *[WIDE] * 3, *[TALL] * 2)),
-        class_data_dir=str(pictures(tmp_path / "class", *[SQUARE] * 4, *[WIDE] * 2)),
+        instance_data_dir=str(images(tmp_path / "小狗 dogs", *[SQUARE] * 5, *[WIDE] * 3, *[TALL] * 2)),
+        class_data_dir=str(images(tmp_path / "class", *[SQUARE] * 4, *[WIDE] * 2)),
         instance_prompt="[filewords]",
         class_prompt="photo, [filewords]",
         instance_token="sks",
         class_token="dog",
     )
-    toys = Concept(instance_data_dir=str(pictures(tmp_path / "toys", *[SQUARE] * 2)), instance_prompt="a toy")
+    toys = Concept(instance_data_dir=str(images(tmp_path / "toys", *[SQUARE] * 2)), instance_prompt="a toy")
     return make_plan([dogs, toys], SETTINGS)
 
 
-def test_an_epoch_holds_every_picture_once(plan: Plan) -> None:
+def test_an_epoch_has_every_image_once(plan: Plan) -> None:
     for batch_size in (1, 3, 100):
         batches = plan.epoch(seed=1, epoch=0, batch_size=batch_size)
         shown = Counter(example.path for batch in batches for example in batch.instances)
@@ -64,7 +64,7 @@ def test_an_epoch_is_a_function_of_seed_and_number(plan: Plan) -> None:
     first, again, next_epoch, other_seed = orders((1, 7), (1, 7), (1, 8), (2, 7))
     assert first == again
     assert len({tuple(order) for order in (first, next_epoch, other_seed)}) == 3
-    # Written down once: no platform and no Python version may shuffle differently.
+    # Recorded: no platform and no Python version may shuffle differently.
     assert [path.name[0] for path in first] == list("817612090543")
 
 
@@ -74,19 +74,19 @@ def test_buckets_are_mixed_within_an_epoch(plan: Plan) -> None:
     assert changes > 3 * len(set(buckets))
 
 
-def test_class_partners(plan: Plan) -> None:
+def test_class_images_of_batches(plan: Plan) -> None:
     assert [len(plan.class_examples[key]) for key in sorted(plan.class_examples)] == [6, 4, 2]
     for batch in plan.epoch(0, 0, 4):
         assert len(batch.classes) == sum(example.concept == 0 for example in batch.instances)
-        assert all(partner.is_class and partner.concept == 0 for partner in batch.classes)
+        assert all(example.is_class and example.concept == 0 for example in batch.classes)
 
 
-def test_class_pictures_are_walked_through_evenly(plan: Plan) -> None:
+def test_class_images_are_used_equally_often(plan: Plan) -> None:
     def shown(epochs: range) -> Counter:
         return Counter(p for epoch in epochs for b in plan.epoch(3, epoch, 2) for p in b.classes)
 
-    # 5 square instance pictures an epoch, 4 square class pictures: 4 epochs show each exactly 5 times;
-    # 3 wide to 2: 6 times; 2 tall to 6, cropped to fit: 8 in all, so each once or twice.
+    # 5 square instance images per epoch, 4 square class images: 4 epochs use each exactly 5 times;
+    # 3 wide for 2: 6 times; 2 tall for 6, cropped to fit: 8 in all, so each once or twice.
     counts = shown(range(4))
     per_bucket = {key: {counts[e] for e in pool} for key, pool in plan.class_examples.items()}
     assert [per_bucket[key] for key in sorted(per_bucket)] == [{1, 2}, {5}, {6}]
@@ -108,16 +108,16 @@ def test_prompts_and_table(plan: Plan) -> None:
 
 
 def test_all_problems_at_once(tmp_path: Path) -> None:
-    good = pictures(tmp_path / "good", SQUARE, SQUARE)
-    broken = pictures(tmp_path / "broken", SQUARE)
-    (broken / "broken one.png").write_text("not a picture")
+    good = images(tmp_path / "good", SQUARE, SQUARE)
+    broken = images(tmp_path / "broken", SQUARE)
+    (broken / "broken one.png").write_text("not an image")
     Image.effect_noise((64, 64), 50).save(broken / "截断.jpg")
     data = (broken / "截断.jpg").read_bytes()
     (broken / "截断.jpg").write_bytes(data[:-200])
     (broken / "0_a_dog_0.txt").write_bytes(b"\0\0")
     empty = tmp_path / "empty"
     empty.mkdir()
-    inside = pictures(tmp_path / "outer" / "class", SQUARE)
+    inside = images(tmp_path / "outer" / "class", SQUARE)
     shutil.copy(inside / "0_a_dog_0.png", tmp_path / "outer")
     concepts = [
         Concept(instance_data_dir=str(good), class_data_dir=str(empty)),
@@ -153,7 +153,7 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
 
 
 def test_warnings_name_files(tmp_path: Path) -> None:
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     for name, side, colour in (("1.png", 128, "red"), ("a.png", 40, "green"), ("b.png", 128, "blue")):
         Image.new("RGB", (side, side), colour).save(folder / name)
@@ -177,7 +177,7 @@ def test_warnings_name_files(tmp_path: Path) -> None:
 
 
 def test_notes_of_words_masks_and_lookalikes(tmp_path: Path) -> None:
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     for number, words in enumerate(("a dog", "a sks dog", "a toy", "the SKS dog runs")):
         noise(number, (128, 128)).save(folder / f"{number}.png")
@@ -208,7 +208,7 @@ def test_notes_of_words_masks_and_lookalikes(tmp_path: Path) -> None:
 
 
 def test_progress_and_cancel(tmp_path: Path) -> None:
-    concept = Concept(instance_data_dir=str(pictures(tmp_path / "a", *[SQUARE] * 4)))
+    concept = Concept(instance_data_dir=str(images(tmp_path / "a", *[SQUARE] * 4)))
     seen: list[tuple[int, int, str]] = []
     make_plan([concept], SETTINGS, progress=lambda *event: seen.append(event))
     assert seen == [(n, 4, "checking images") for n in (1, 2, 3, 4)]

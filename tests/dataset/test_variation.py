@@ -1,4 +1,4 @@
-"""What changes from one showing of a picture to the next, and what stays."""
+"""What varies each time an image is used, and what does not."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def folder_of(folder: Path, sizes: list[tuple[int, int]], caption: str = TAGS) -
     folder.mkdir()
     for number, size in enumerate(sizes):
         Image.linear_gradient("L").rotate(90).resize(size).convert("RGB").save(folder / f"{number}.png")
-        # Unlike contents: each picture has draws of its own.
+        # Different content: each image has random numbers of its own.
         with (folder / f"{number}.png").open("ab") as file:
             file.write(bytes([number]))
         (folder / f"{number}.txt").write_text(caption)
@@ -133,7 +133,7 @@ def test_a_mirrored_picture_brings_its_mask(tmp_path: Path) -> None:
 
 
 def test_repeats(tmp_path: Path) -> None:
-    """Each picture exactly so often, whatever the batch, each time with draws of its own."""
+    """Each image is used exactly this often, whatever the batch size, each time with random numbers of its own."""
     often = Concept(instance_data_dir=str(folder_of(tmp_path / "a", [(128, 128)] * 2 + [(200, 100)])), num_repeats=3)
     once = Concept(instance_data_dir=str(folder_of(tmp_path / "b", [(128, 128)] * 5)))
     plan = make_plan([often, once], dataclasses.replace(FIXED, shuffle_tags=True))

@@ -128,7 +128,7 @@ def test_in_place_and_undo(folder):
     (folder / "2.png").write_bytes(b"broken, but mine")
     (folder / "notes.doc").write_text("notes")
     before = contents(folder)
-    done = prepare(folder, PrepareOptions(in_place=True, format="PNG", rename="{n}", crop="centre", fixed_size="32x32"))
+    done = prepare(folder, PrepareOptions(in_place=True, format="PNG", rename="{n}", crop="center", fixed_size="32x32"))
     assert {path.name for path in folder.iterdir() if not path.name.startswith(".")} == {
         "1.png", "1.txt", "2.png", "2-2.png", "3.png", "4.png", "sub", "notes.doc"
     }  # fmt: skip

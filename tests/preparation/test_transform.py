@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
 # -- sizes and crops ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("crop", ["centre", "smart"])
+@pytest.mark.parametrize("crop", ["center", "smart"])
 @pytest.mark.parametrize("enlarge", [False, True])
 def test_prepared_images_are_not_cropped_again_in_training(folder, crop, enlarge):
     for n, size in enumerate([(640, 427), (427, 640), (900, 200), (130, 97), (57, 71), (512, 512), (301, 499)]):
@@ -45,7 +45,7 @@ def test_prepared_images_are_not_cropped_again_in_training(folder, crop, enlarge
     assert sizes == [change.new_size for change in done.changes]
     upscaled = [new > old for change in done.changes for new, old in zip(change.new_size, change.size, strict=True)]
     assert any(upscaled) == enlarge
-    if crop == "centre":  # the same pixels as the crop of training
+    if crop == "center":  # the same pixels as the crop of training
         ours = open_image(done.changes[0].destination)
         planned = before.examples[0].crop
         whole = open_image(folder / "0.png").resize((planned.resized_w, planned.resized_h), Image.Resampling.LANCZOS)
@@ -64,8 +64,8 @@ def test_the_long_side_and_one_size_for_all(folder):
     assert sizes() == [(400, 200), (40, 80)]
     assert sizes(long_side=100) == [(100, 50), (40, 80)]
     assert sizes(long_side=100, enlarge=True) == [(100, 50), (50, 100)]
-    assert sizes(crop="centre", fixed_size="100 x 60") == [(100, 60), (40, 24)]
-    assert sizes(crop="centre", fixed_size="100x60", enlarge=True) == [(100, 60)] * 2
+    assert sizes(crop="center", fixed_size="100 x 60") == [(100, 60), (40, 24)]
+    assert sizes(crop="center", fixed_size="100x60", enlarge=True) == [(100, 60)] * 2
 
 
 @pytest.mark.parametrize("at", [0.12, 0.3, 0.5, 0.7, 0.88])
@@ -74,9 +74,9 @@ def test_a_smart_crop_contains_the_salient_part(at, upright):
     size, where = ((400, 900), (0.5, at)) if upright else ((900, 400), (at, 0.5))
     image = scene(size, where)
     for buckets in ([(256, 256)], bucket_sizes(256, 64)):
-        centred = crop_to_bucket(image.size, buckets)
-        moved = smart_crop(image, centred)
-        assert smart_crop(image, centred) == moved
+        centered = crop_to_bucket(image.size, buckets)
+        moved = smart_crop(image, centered)
+        assert smart_crop(image, centered) == moved
         scale = moved.resized_w / image.width
         x, y = (part * side * scale for part, side in zip(where, size, strict=True))
         radius = min(size) // 6 * scale
@@ -153,7 +153,7 @@ def test_transparency_is_kept_or_flattened(folder):
             image.load()
             return image
 
-    transparent = made("a.png", crop="centre", fixed_size="32x32")
+    transparent = made("a.png", crop="center", fixed_size="32x32")
     assert transparent.mode == "RGBA" and transparent.getpixel((30, 5))[3] == 0
     assert transparent.getpixel((1, 5)) == (255, 0, 0, 255)
     for name in ("a.png", "b.webp", "c.gif"):

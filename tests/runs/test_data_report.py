@@ -1,4 +1,4 @@
-"""The look before a run says what the run then does: its pixels, its words, its steps, its files."""
+"""The dataset preview shows what a run does: its pixels, captions, steps and cache files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SMALL = Settings(resolution=64, bucket_step=16)
 LONG = ", ".join(["sks dog", *(f"a tag with number {n}" for n in range(20))])
 
 
-def pictures(folder: Path, *sizes: tuple[int, int], caption: str = "") -> Path:
+def images(folder: Path, *sizes: tuple[int, int], caption: str = "") -> Path:
     folder.mkdir(parents=True)
     for number, size in enumerate(sizes):
         noise = Image.effect_noise(size, 90)
@@ -45,7 +45,7 @@ def pictures(folder: Path, *sizes: tuple[int, int], caption: str = "") -> Path:
 
 
 def test_the_crop_that_is_shown_is_cut_out_to_the_pixel(tmp_path):
-    folder = pictures(tmp_path / "p", (333, 517), (640, 201), (64, 64), (50, 91))
+    folder = images(tmp_path / "p", (333, 517), (640, 201), (64, 64), (50, 91))
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.effect_noise((320, 200), 80).save(folder / "turned.jpg", exif=exif)
@@ -88,8 +88,8 @@ def test_the_words_that_are_cut_off(prompt, limit, lost):
 
 
 def test_a_row_tells_all_of_a_picture(tmp_path):
-    folder = pictures(tmp_path / "dogs", (64, 64), (64, 64), (200, 100), caption=LONG)
-    classes = pictures(tmp_path / "others", *[(64, 64)] * 5)
+    folder = images(tmp_path / "dogs", (64, 64), (64, 64), (200, 100), caption=LONG)
+    classes = images(tmp_path / "others", *[(64, 64)] * 5)
     concept = Concept(instance_data_dir=str(folder), class_data_dir=str(classes), instance_token="sks",
                       class_token="dog", num_repeats=4)  # fmt: skip
     settings = dataclasses.replace(SMALL, tag_dropout=0.1, caption_dropout=0.05, hflip=True, num_train_epochs=3)
@@ -113,11 +113,11 @@ def test_a_row_tells_all_of_a_picture(tmp_path):
 
 
 def test_what_is_noted_stands_with_its_picture_or_is_left_out(tmp_path, monkeypatch):
-    folder = pictures(tmp_path / "p", (64, 64), (64, 64))
+    folder = images(tmp_path / "p", (64, 64), (64, 64))
     noted = (
         plans.FileIssue(folder / "0.png", "turned", "The camera's note turns it."),
         plans.FileIssue(folder / "0.png", "duplicate", "Like 1.png."),
-        plans.FileIssue(folder / "broken.png", "unreadable", "Is no picture.", left_out=True),
+        plans.FileIssue(folder / "broken.png", "unreadable", "is not an image.", left_out=True),
         plans.FileIssue(folder / "0.txt", "encoding", "Read as Windows-1252."),
     )
     whole = reports.plan_of
@@ -134,11 +134,9 @@ def test_what_is_noted_stands_with_its_picture_or_is_left_out(tmp_path, monkeypa
 
 
 def test_two_epochs_show_what_the_table_says(mini, tmp_path, monkeypatch):
-    """Every batch that is really trained: pictures, crops, captions, counts, steps; and what the caches take."""
-    folder = pictures(
-        tmp_path / "dogs", (64, 64), (90, 64), (128, 64), (64, 128), (70, 64), caption="sks dog, wet, red"
-    )
-    classes = pictures(tmp_path / "others", *[(64, 64)] * 3, (64, 128), caption="a dog")
+    """Every trained batch: images, crops, captions, counts, steps; and the size of the caches."""
+    folder = images(tmp_path / "dogs", (64, 64), (90, 64), (128, 64), (64, 128), (70, 64), caption="sks dog, wet, red")
+    classes = images(tmp_path / "others", *[(64, 64)] * 3, (64, 128), caption="a dog")
     concept = Concept(instance_data_dir=str(folder), class_data_dir=str(classes), num_repeats=3, n_save_sample=0)
     values = {"resolution": 64, "bucket_step": 16, "num_train_epochs": 2, "train_batch_size": 2, "use_lora": True,
               "stop_text_encoder": 0, "save_preview_every": 0, "gradient_accumulation_steps": 2}  # fmt: skip
@@ -180,7 +178,7 @@ def test_two_epochs_show_what_the_table_says(mini, tmp_path, monkeypatch):
 
 
 def test_class_images_that_a_model_would_draw(mini, tmp_path):
-    folder = pictures(tmp_path / "dogs", (64, 64), (64, 64), caption="sks dog")
+    folder = images(tmp_path / "dogs", (64, 64), (64, 64), caption="sks dog")
     concept = Concept(instance_data_dir=str(folder), num_class_images_per=3, class_prompt="a dog",
                       class_data_dir=str(tmp_path / "not there yet"))  # fmt: skip
     assert preview_dataset([concept], SMALL, mini).totals["class_images_to_draw"] == 6

@@ -26,7 +26,7 @@ from tests.training.conftest import SMALL
 
 EPOCHS, BATCH = 2, 2
 VARIED = {"shuffle_tags": True, "keep_tokens": 1, "hflip": True, "bucket_step": 16}
-# The unet is shown the latents themselves nearly without noise, so that they can be recognised.
+# The UNet gets latents almost without noise, so that they can be recognized.
 BARELY_NOISED = {"min_timestep": 0, "max_timestep": 1}
 
 

@@ -18,7 +18,7 @@ from dreambooth.training import prompts as prompts_of
 from dreambooth.training.prompts import CachedPromptEmbedder
 from tests.training.conftest import tensors
 
-LONG = "a zwx toy, " + ", ".join(f"{colour} star" for colour in ("red", "blue", "green", "gold") * 8)
+LONG = "a zwx toy, " + ", ".join(f"{color} star" for color in ("red", "blue", "green", "gold") * 8)
 CPU = torch.device("cpu")
 
 
