@@ -5,8 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from dreambooth.captions import history
 from dreambooth.captions.history import Change, Journal
 from dreambooth.captions.writing import redo, undo, write_captions, write_changes
 from dreambooth.errors import Cancelled, UserError
+from tests import fork_server
 
 ODD = {
     "utf8.txt": "a, 帽子\n".encode(),
@@ -112,8 +111,7 @@ def test_killed_in_the_middle_nothing_is_lost(folder, way, then):
         edit(folder, "two")
         if way == "redo":
             undo(folder)
-    command = [sys.executable, "-c", KILLED, str(folder), way]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
+    process = fork_server.start("-c", KILLED, folder, way, cwd=fork_server.ROOT, imported=("pytest",))
     assert process.stdout.readline()
     process.kill()
     process.communicate()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,26 +12,9 @@ import pytest
 
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.writing import is_finite
+from tests.cli.commands import run, run_fork, run_process, start, wait_for_step
 
-RUN = [sys.executable, "-m", "dreambooth"]
 QUICK = ["resolution=64", "bucket_step=32", "train_batch_size=2", "use_lora=true", "save_preview_every=0"]
-
-
-def run(*args, **more):
-    return subprocess.run([*RUN, *map(str, args)], capture_output=True, text=True, **more)
-
-
-def start(*args):
-    return subprocess.Popen([*RUN, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for_step(model: Path, n: int) -> None:
-    """Until the run's log on disk shows step ``n``."""
-    for _ in range(12_000):
-        if any(f'"step": {n},' in log.read_text() for log in model.glob("logging/run_*.jsonl")):
-            return
-        time.sleep(0.05)
-    raise AssertionError("the run never got there")
 
 
 def described(path: Path) -> dict[str, tuple[object, ...]]:
@@ -44,16 +25,17 @@ def described(path: Path) -> dict[str, tuple[object, ...]]:
 
 def test_the_whole_way(tmp_path, mini_checkpoint, subject_concepts):
     models = ["--models-dir", tmp_path / "模型 folder", "--json"]
-    created = run("create", "my toy", "--source", mini_checkpoint, *models)
+    created = run_fork("create", "my toy", "--source", mini_checkpoint, *models)
     assert created.returncode == 0, created.stderr
-    trained = run("train", "my toy", "--concepts", subject_concepts, "--set", *QUICK, "max_train_steps=2", *models)
+    args = ("--concepts", subject_concepts, "--set", *QUICK, "max_train_steps=2", *models)
+    trained = run_process("train", "my toy", *args)
     assert trained.returncode == 0, trained.stderr
     lora = json.loads(trained.stdout)["files"][0]
-    drawn = run("sample", "my toy", "--prompt", "a zwx toy", "--steps", 2, "--width", 64, "--height", 64, "--count", 2,
-                "--lora", lora, "--out", tmp_path / "out", *models)  # fmt: skip
+    drawn = run_fork("sample", "my toy", "--prompt", "a zwx toy", "--steps", 2, "--width", 64, "--height", 64,
+                     "--count", 2, "--lora", lora, "--out", tmp_path / "out", *models)  # fmt: skip
     assert drawn.returncode == 0, drawn.stderr
     assert all(Path(path).exists() for path in json.loads(drawn.stdout)["samples"])
-    generated = run("generate-ckpt", "my toy", "--lora", lora, *models)
+    generated = run_fork("generate-ckpt", "my toy", "--lora", lora, *models)
     assert generated.returncode == 0, generated.stderr
     with open_tensors(json.loads(generated.stdout)["checkpoint"]) as made, open_tensors(mini_checkpoint) as source:
         assert set(made.keys()) == set(source.keys())
@@ -80,8 +62,8 @@ def test_all_problems_at_once_and_no_traceback(mini, tmp_path):
 
 
 def test_check_shows_what_training_will_do(mini, subject_concepts):
-    checked = run("check", "mini", "--models-dir", mini.folders.models, "--concepts", subject_concepts, "--json",
-                  "--set", "train_batch_size=4", "num_train_epochs=10")  # fmt: skip
+    checked = run_fork("check", "mini", "--models-dir", mini.folders.models, "--concepts", subject_concepts, "--json",
+                       "--set", "train_batch_size=4", "num_train_epochs=10")  # fmt: skip
     said = json.loads(checked.stdout)
     assert (said["pictures"], said["steps_per_epoch"], said["steps"]) == (6, 2, 20)
     assert all("zwx toy" in row["caption"] for row in said["table"])

@@ -15,7 +15,7 @@ from PIL import Image
 from dreambooth import actions
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.settings import Folders, ModelFolder
-from tests.cli.test_cli import run, start
+from tests.cli.commands import run, run_fork, start
 from tests.training.conftest import tensors
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals are sent the POSIX way")
@@ -92,7 +92,7 @@ def killed_and_gone_on(model: ModelFolder, args: list, seconds: float, times: in
         process.communicate()
         all_is_whole(model)
     resume = ["--resume"] if model.snapshot_steps() else []
-    again = run("train", "mini", "--models-dir", model.folders.models, *args, *resume)
+    again = run_fork("train", "mini", "--models-dir", model.folders.models, *args, *resume)
     assert again.returncode == 0, again.stderr
     assert "Not exactly" not in again.stderr
 
