@@ -84,11 +84,10 @@ def created(tmp_path_factory: pytest.TempPathFactory, cached_tokenizers: None) -
     end soon. Tests of weights that can draw, or that lie beside their source, put :func:`created_embedded` in its
     place.
     """
-    from dreambooth import actions
-    from tests.mini_models import make
+    from tests.mini_models import create
 
     folder = tmp_path_factory.mktemp("created")
-    actions.create(Folders(folder / "models"), "mini", make(folder / "mini.safetensors", "v1x"))
+    create(Folders(folder / "models"), "mini", "v1x")
     gc.collect()
     gc.freeze()
     return folder / "models"

@@ -20,12 +20,8 @@ def write_tokenizer(folder: Path, model_max_length: int = 77, open_clip: bool = 
     ``open_clip``: for encoders that were trained there, where padding is id 0 ("!") and not the end token.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    merges = gzip.decompress(_PIECES.read_bytes()).decode("utf-8").split("\n")[1 : _N_MERGES + 1]
-    characters = byte_characters()
-    pieces = [*characters, *(c + "</w>" for c in characters), *("".join(m.split()) for m in merges), _START, _END]
-    vocabulary = {piece: number for number, piece in enumerate(pieces)}
-    _write_json(folder / "vocab.json", vocabulary)
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8", newline="\n")
+    for name, data in _word_pieces().items():
+        (folder / name).write_bytes(data)
     special = {"bos_token": _START, "eos_token": _END, "pad_token": "!" if open_clip else _END, "unk_token": _END}
     _write_json(folder / "special_tokens_map.json", special)
     _write_json(
@@ -39,6 +35,17 @@ def write_tokenizer(folder: Path, model_max_length: int = 77, open_clip: bool = 
             **special,
         },
     )
+
+
+@functools.cache
+def _word_pieces() -> dict[str, bytes]:
+    """vocab.json and merges.txt, by their names."""
+    merges = gzip.decompress(_PIECES.read_bytes()).decode("utf-8").split("\n")[1 : _N_MERGES + 1]
+    characters = byte_characters()
+    pieces = [*characters, *(c + "</w>" for c in characters), *("".join(m.split()) for m in merges), _START, _END]
+    vocabulary = json.dumps({piece: number for number, piece in enumerate(pieces)}, ensure_ascii=False)
+    lines = "#version: 0.2\n" + "\n".join(merges) + "\n"
+    return {"vocab.json": vocabulary.encode(), "merges.txt": lines.encode()}
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from dreambooth.checkpoints.lora import lora_name, target_modules, write_lora
 from dreambooth.checkpoints.modules import load_modules
 from dreambooth.sampling.generate import SampleRequest
 from dreambooth.settings import Folders, ModelFolder
-from tests.mini_models import make
+from tests.mini_models import create
 
 SHOT = SampleRequest("a zwx toy", seed=3, steps=4, cfg=4.0, width=64, height=48)
 
@@ -28,8 +28,7 @@ SHOT = SampleRequest("a zwx toy", seed=3, steps=4, cfg=4.0, width=64, height=48)
 )
 def test_the_same_picture(tmp_path, model_type, marks, negative):
     pytest.importorskip("peft", reason="diffusers loads LoRAs through peft")
-    model = ModelFolder(Folders(tmp_path / "models"), "m")
-    actions.create(model.folders, model.name, make(tmp_path / "m.safetensors", model_type, **marks))
+    model = create(Folders(tmp_path / "models"), "m", model_type, **marks)
     lora = _random_lora(model, tmp_path / "lora.safetensors")
     shot = SampleRequest(SHOT.prompt, negative, SHOT.seed, SHOT.steps, SHOT.cfg, SHOT.width, SHOT.height)
     pipeline = _pipeline(model.working)
