@@ -1,7 +1,7 @@
-"""Run by the WebUI before it starts: adds what Dreambooth misses, changes nothing that is there.
+"""Run by the WebUI before it starts: installs missing requirements without changing installed packages.
 
-What the WebUI pins stays as it is: pip gets a constraints file made from all that is installed. When all is
-there, this file only looks at version numbers (no pip, no network). It never stops a WebUI: it exits with 0.
+Pip gets a constraints file with the versions of all installed packages. If nothing is missing, only version numbers
+are checked (no pip, no network). It always exits with 0, so that the WebUI starts in any case.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-# diffusers, and the least Python, torch and transformers that it was seen to work with; newest first.
+# diffusers, and the oldest Python, torch and transformers it was tested with; newest first.
 DIFFUSERS = (
     ("0.42.1", "3.11", "2.6", "5.0"),
     ("0.41.0", "3.10", "2.6", "5.0"),
@@ -22,7 +22,7 @@ DIFFUSERS = (
     ("0.31.0", "3.10", "2.3", "4.46"),
     ("0.30.3", "3.10", "2.1", "4.30"),
 )
-USED = (
+IMPORT_TEST = (
     "import accelerate; from diffusers import AutoencoderKL, UNet2DConditionModel; "
     "from transformers import CLIPTextModel"
 )
@@ -34,47 +34,47 @@ def main() -> None:
     needed = requirements()
     missing = [name for name in needed if installed(name) is None]
     if missing:
-        add([choose(name, needed[name]) for name in missing])
+        install([choose(name, needed[name]) for name in missing])
     for line in problems():
-        say(line)
+        log(line)
 
 
 def problems() -> list[str]:
-    """What stands in the way in this Python, one line each; [] when all is well."""
+    """Missing and outdated requirements in this environment, one line each."""
     found = []
     for name, least in requirements().items():
         version = installed(name)
         if version is None:
-            found.append(f"{name} is missing: install {name}>={least} in the WebUI's environment.")
+            found.append(f"{name} is missing. Install {name}>={least} in the WebUI's environment.")
         elif numbers(version) < numbers(least):
-            found.append(f"{name} {version} is older than {least}, the oldest that works: update the WebUI.")
+            found.append(f"{name} {version} is older than {least}, the oldest supported version. Update the WebUI.")
     return found
 
 
 def requirements() -> dict[str, str]:
-    """Name -> oldest version that works, from requirements.txt."""
+    """Name -> oldest supported version, from requirements.txt."""
     lines = (Path(__file__).resolve().parent / "requirements.txt").read_text(encoding="utf-8").splitlines()
     pairs = [line.partition(">=") for line in lines if line and not line.startswith("#")]
     return {name.strip(): least.strip() or "0" for name, _, least in pairs}
 
 
 def installed(name: str) -> str | None:
-    """Its version. From the line that says it: to have a page of metadata parsed takes several times as long."""
+    """The installed version. Read from its line in METADATA: parsing the whole file takes several times as long."""
     try:
-        there = importlib.metadata.distribution(name)
+        distribution = importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError:
         return None
-    said = re.search(r"^Version: *(\S+)", there.read_text("METADATA") or "", re.MULTILINE)
-    return said[1] if said else there.version
+    match = re.search(r"^Version: *(\S+)", distribution.read_text("METADATA") or "", re.MULTILINE)
+    return match[1] if match else distribution.version
 
 
 def numbers(version: str) -> tuple[int, ...]:
-    """4.30.2 -> (4, 30, 2); a local part (+cu121) does not count."""
+    """4.30.2 -> (4, 30, 2), without a local part (+cu121)."""
     return tuple(int(n) for n in re.findall(r"\d+", version.partition("+")[0])[:3])
 
 
 def choose(name: str, least: str) -> str:
-    """What to ask pip for. For diffusers, the newest that goes with this torch and transformers."""
+    """The requirement for pip. For diffusers, the newest version that supports this torch and transformers."""
     torch, transformers = installed("torch"), installed("transformers")
     if name != "diffusers" or not torch or not transformers:
         return f"{name}>={least}"
@@ -85,35 +85,37 @@ def choose(name: str, least: str) -> str:
             and numbers(transformers) >= numbers(least_transformers)
         ):
             return f"diffusers=={version}"
-    raise RuntimeError(f"no diffusers goes with torch {torch} and transformers {transformers}.")
+    raise RuntimeError(
+        f"no version of diffusers supports torch {torch} and transformers {transformers}. Update the WebUI."
+    )
 
 
-def add(wanted: list[str]) -> None:
-    """Install, within what is there, and see in a fresh process that it imports."""
-    say(f"adding {', '.join(wanted)}; nothing that is installed will be changed.")
+def install(wanted: list[str]) -> None:
+    """Install without changing other packages, and test the imports in a new process."""
+    log(f"installing {', '.join(wanted)}; installed packages are not changed.")
     with tempfile.TemporaryDirectory() as folder:
         constraints = Path(folder) / "constraints.txt"
         constraints.write_text("\n".join(frozen()), encoding="utf-8")
         index = os.environ.get("INDEX_URL")  # the WebUI's own variable for its package index
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"]
-        quick = ["--retries", "1", "--timeout", "20"]  # a WebUI that is offline should not wait long for us
+        quick = ["--retries", "1", "--timeout", "20"]  # an offline WebUI must not wait long
         where = ["--index-url", index] if index else []
         done = run([*pip, *quick, *where, "-c", str(constraints), *wanted])
     if done.returncode:
-        raise RuntimeError(f"pip could not add {', '.join(wanted)}: {last_line(done.stderr)}")
-    seen = run([sys.executable, "-c", USED])
-    if seen.returncode:
-        raise RuntimeError(f"added {', '.join(wanted)}, but it does not import: {last_line(seen.stderr)}")
-    say("done.")
+        raise RuntimeError(f"pip could not install {', '.join(wanted)}: {last_line(done.stderr)}")
+    imported = run([sys.executable, "-c", IMPORT_TEST])
+    if imported.returncode:
+        raise RuntimeError(f"installed {', '.join(wanted)}, but the import fails: {last_line(imported.stderr)}")
+    log("done.")
 
 
 def frozen() -> list[str]:
-    """Everything that is installed, as constraints."""
+    """All installed packages, as pip constraints."""
     names = {distribution.metadata["Name"] for distribution in importlib.metadata.distributions()}
-    # By name once more: a folder like ~umpy-1.0.dist-info, which pip leaves behind at times, has numpy's old number.
-    found = {name: installed(name) for name in names if name}
-    plain = re.compile(r"\d+(\.\d+)*((a|b|rc)\d+)?(\.post\d+)?(\.dev\d+)?(\+[\w.]+)?")  # others upset pip
-    return sorted(f"{name}=={version}" for name, version in found.items() if plain.fullmatch(version or ""))
+    # Looked up by name: pip may leave folders like ~umpy-1.0.dist-info behind, with an old version of numpy.
+    versions = {name: installed(name) for name in names if name}
+    plain = re.compile(r"\d+(\.\d+)*((a|b|rc)\d+)?(\.post\d+)?(\.dev\d+)?(\+[\w.]+)?")  # pip rejects others
+    return sorted(f"{name}=={version}" for name, version in versions.items() if plain.fullmatch(version or ""))
 
 
 def run(command: list[str]) -> subprocess.CompletedProcess[str]:
@@ -124,7 +126,7 @@ def last_line(text: str) -> str:
     return (text.strip().splitlines() or ["no reason given"])[-1]
 
 
-def say(line: str) -> None:
+def log(line: str) -> None:
     print(f"Dreambooth: {line}", flush=True)
 
 
@@ -132,4 +134,4 @@ if __name__ == "__main__":
     try:
         main()
     except Exception as problem:
-        say(f"{problem}")
+        log(f"{problem}")

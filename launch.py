@@ -1,14 +1,14 @@
-"""DreamBooth alone: makes its own environment on first use, then passes on.
+"""Standalone launcher: creates a virtual environment on first use, then runs the program in it.
 
-    python launch.py                      the page, at http://127.0.0.1:7861
+    python launch.py                      serve the page at http://127.0.0.1:7861
     python launch.py ui [--port N] [--models-dir DIR]
-    python launch.py demo                 the whole job on the embedded model
-    python launch.py test [PYTEST ...]    the test suite
-    python launch.py lint                 ruff and pyright
-    python launch.py WORD ...             the command line: create, train, sample, generate-ckpt, check
+    python launch.py demo                 train and evaluate the embedded model
+    python launch.py test [PYTEST ...]    run the test suite
+    python launch.py lint                 run ruff and pyright
+    python launch.py COMMAND ...          command line: create, train, sample, generate-ckpt, check, ...
 
-The environment lies in .venv beside this file; delete that folder to start afresh. It is made with the Python
-that runs this file (3.10 to 3.13). TORCH_COMMAND chooses another PyTorch, as in the WebUI, and is remembered:
+The environment is the folder .venv next to this file; delete it to start over. It uses the Python that runs this
+file (3.10 to 3.13). TORCH_COMMAND selects another PyTorch, as in the WebUI, and is remembered:
 
     TORCH_COMMAND="pip install torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
 """
@@ -25,9 +25,9 @@ import time
 import urllib.request
 from pathlib import Path
 
-# Up to here, and in its grammar, this file is readable to Python 3.6, so that an old Python can say this:
+# The syntax of this file is that of Python 3.6, so that an old Python gets this far:
 if not (3, 10) <= sys.version_info[:2] <= (3, 13):
-    sys.exit("Python 3.10, 3.11, 3.12 or 3.13 is needed; this is {}.{}.".format(*sys.version_info[:2]))
+    sys.exit("Python 3.10, 3.11, 3.12 or 3.13 is required; this is {}.{}.".format(*sys.version_info[:2]))
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
@@ -39,11 +39,11 @@ TORCH_INDEX = "https://download.pytorch.org/whl/"
 CUDA_WHEELS = "cu130"
 
 
-class Trouble(Exception):
-    """Ends the launcher with one line that says what to do."""
+class LaunchError(Exception):
+    """Ends the launcher with a one-line message."""
 
 
-# Most tests keep one core busy: two of them side by side. `-n 0` among the words runs them one by one.
+# Most tests keep one core busy, so two run in parallel. The argument `-n 0` runs them one by one.
 IN_PARALLEL = ("-n", "2", "--dist", "worksteal")
 CHECKS = (
     ("ruff", "check", "."),
@@ -52,49 +52,49 @@ CHECKS = (
 )
 
 
-def main(words: list[str]) -> int:
-    """Make sure that the environment is there, then become the program asked for."""
-    word = words[0] if words else "ui"
-    if word in ("-h", "--help", "help"):
+def main(arguments: list[str]) -> int:
+    """Bring the environment up to date, then run the program in it."""
+    command = arguments[0] if arguments else "ui"
+    if command in ("-h", "--help", "help"):
         print((__doc__ or "").strip())
         return 0
     try:
-        install(tests=word in ("test", "lint"))
-        if word == "lint":
-            return lint(words[1:])
-    except Trouble as trouble:
-        say(str(trouble))
+        install(tests=command in ("test", "lint"))
+        if command == "lint":
+            return lint(arguments[1:])
+    except LaunchError as error:
+        log(str(error))
         return 1
     except KeyboardInterrupt:
-        say("Stopped. The next start goes on from here.")
+        log("Stopped. The next start continues from here.")
         return 130
-    return become(*command(words))
+    return run_program(*program(arguments))
 
 
-def lint(words: list[str]) -> int:
-    """Run every check, also after one that failed, so that one run shows all there is to fix."""
-    if words:
-        say(f"lint takes no arguments, and got: {' '.join(words)}")
+def lint(arguments: list[str]) -> int:
+    """Run every check, even after one has failed, so that one run shows all problems."""
+    if arguments:
+        log(f"lint takes no arguments, but got: {' '.join(arguments)}")
         return 2
     failed = [check for check in CHECKS if run([str(PYTHON), "-m", *check], cwd=ROOT)]
     for check in failed:
-        say(f"Failed: {' '.join(check)}")
+        log(f"Failed: {' '.join(check)}")
     return 1 if failed else 0
 
 
-def command(words: list[str]) -> tuple[list[str], Path]:
-    """What to run in the environment for these words, and in which folder."""
-    if not words or words[0].startswith("-"):
-        words = ["ui", *words]
-    if words[0] == "ui":
-        return ["-m", "dreambooth.ui", *words[1:]], Path.cwd()
-    if words[0] == "test":
-        return ["-m", "pytest", *IN_PARALLEL, *words[1:]], ROOT
-    return ["-m", "dreambooth", *words], Path.cwd()
+def program(arguments: list[str]) -> tuple[list[str], Path]:
+    """Arguments for the environment's Python, and the working directory."""
+    if not arguments or arguments[0].startswith("-"):
+        arguments = ["ui", *arguments]
+    if arguments[0] == "ui":
+        return ["-m", "dreambooth.ui", *arguments[1:]], Path.cwd()
+    if arguments[0] == "test":
+        return ["-m", "pytest", *IN_PARALLEL, *arguments[1:]], ROOT
+    return ["-m", "dreambooth", *arguments], Path.cwd()
 
 
 def install(tests: bool) -> None:
-    """Bring .venv up to date. Costs nothing but a look at the marker file when it is."""
+    """Bring .venv up to date. If it is, only the marker file is read."""
     done = read_marker()
     torch_command = os.environ.get("TORCH_COMMAND") or done.get("torch_command", "")
     parts = ["standalone", "test"] if tests else ["standalone"]
@@ -104,11 +104,11 @@ def install(tests: bool) -> None:
         return
 
     started = time.monotonic()
-    if done.get("python") != os.path.realpath(PYTHON):  # new, half-made, or its Python was replaced
+    if done.get("python") != os.path.realpath(PYTHON):  # new, incomplete, or its Python was replaced
         if run([str(PYTHON), "-c", "import pip._internal"], stderr=subprocess.DEVNULL):
             make_venv()
         done = {"python": os.path.realpath(PYTHON)}
-        write_marker(done)  # after every step, so that a later start goes on where this one ended
+        write_marker(done)  # after every step, so that a later start continues from here
     if any(done.get(key) != wanted[key] for key in ("torch", "torch_command")):
         install_torch(torch_command)
         done.update(torch=TORCH, torch_command=torch_command)
@@ -116,12 +116,12 @@ def install(tests: bool) -> None:
     for part in parts:
         if done.get(part) == wanted[part]:
             continue
-        say(f"Installing {requirements(part).name}.")
+        log(f"Installing {requirements(part).name}.")
         if not pip("install", "-r", str(requirements(part))):
-            raise Trouble("Installing failed: pip's lines above say why. Start again to go on from here.")
+            raise LaunchError("Installation failed; see pip's output above. Start again to continue from here.")
         done[part] = wanted[part]
         write_marker(done)
-    say(f"The environment is ready ({time.monotonic() - started:.0f} s).")
+    log(f"The environment is ready ({time.monotonic() - started:.0f} s).")
 
 
 def requirements(part: str) -> Path:
@@ -137,53 +137,53 @@ def read_marker() -> dict[str, str]:
 
 
 def write_marker(done: dict[str, str]) -> None:
-    beside = MARKER.with_suffix(".new")
-    beside.write_text(json.dumps(done, indent=1), encoding="utf-8")
-    os.replace(beside, MARKER)
+    temporary = MARKER.with_suffix(".new")
+    temporary.write_text(json.dumps(done, indent=1), encoding="utf-8")
+    os.replace(temporary, MARKER)
 
 
 def make_venv() -> None:
-    """A fresh .venv, in place of whatever is left of an older one."""
+    """Create .venv, replacing what is left of an older one."""
     version = platform.python_version()
-    say(f"Making {VENV} with Python {version}.")
+    log(f"Creating {VENV} with Python {version}.")
     if run([sys.executable, "-m", "venv", "--clear", str(VENV)]):
-        raise Trouble(
-            f"{VENV} could not be made: see the lines above. On Debian and Ubuntu, "
-            f"`sudo apt install python{version.rpartition('.')[0]}-venv` is what is missing."
+        raise LaunchError(
+            f"{VENV} could not be created; see the output above. On Debian and Ubuntu, "
+            f"run `sudo apt install python{version.rpartition('.')[0]}-venv`."
         )
 
 
 def install_torch(torch_command: str) -> None:
-    """PyTorch as TORCH_COMMAND says, else the build that suits this machine."""
+    """Install PyTorch with TORCH_COMMAND if it is set, else the build for this machine."""
     if torch_command:
-        say(f"Installing PyTorch: {torch_command}")
-        # A shell, because the variable holds a line of shell, quotes and all, in the WebUI too.
+        log(f"Installing PyTorch: {torch_command}")
+        # Through a shell: the variable holds a shell command, as in the WebUI.
         if run(f'"{PYTHON}" -m {torch_command}', shell=True):
-            raise Trouble("TORCH_COMMAND failed: pip's lines above say why.")
+            raise LaunchError("TORCH_COMMAND failed; see pip's output above.")
         return
     build = torch_build()
     if build:
         index = TORCH_INDEX + build
         if not reachable(f"{index}/torch/"):
-            say(f"{index} cannot be reached; taking PyTorch from the usual package index.")
+            log(f"{index} can't be reached. Using the default package index for PyTorch.")
         else:
-            say(f"Installing PyTorch ({build} build).")
+            log(f"Installing PyTorch ({build} build).")
             if pip("install", TORCH, "--index-url", index):
                 return
-            say(f"There is no fitting PyTorch at {index}; trying the usual package index.")
-    say(f"Installing {TORCH}.")
+            log(f"{index} has no matching PyTorch. Trying the default package index.")
+    log(f"Installing {TORCH}.")
     if not pip("install", TORCH):
-        raise Trouble(
-            f"{TORCH} could not be installed: pip's lines above say why. If there is no such build for this "
-            'machine, choose one: TORCH_COMMAND="pip install torch==VERSION --index-url ..." python launch.py'
+        raise LaunchError(
+            f"{TORCH} could not be installed; see pip's output above. If there is no such build for this machine, "
+            'choose another: TORCH_COMMAND="pip install torch==VERSION --index-url ..." python launch.py'
         )
 
 
 def torch_build() -> str:
-    """The folder of PyTorch's own index to ask, or "" where the usual index has the right build.
+    """Subfolder of PyTorch's package index to use, or "" if the default index has the right build.
 
-    The usual index holds CUDA builds for Linux (gigabytes that a machine without such a GPU has no use for),
-    CPU builds for Windows, and the one build there is for macOS.
+    The default index has CUDA builds for Linux (gigabytes that a machine without such a GPU has no use for), CPU builds
+    for Windows, and the only build for macOS.
     """
     nvidia = shutil.which("nvidia-smi") or Path("/proc/driver/nvidia/version").exists()
     if sys.platform == "linux":
@@ -192,7 +192,7 @@ def torch_build() -> str:
 
 
 def reachable(url: str) -> bool:
-    """A quick look first: pip itself would spend minutes on an index that does not answer."""
+    """Whether the URL responds; pip itself would spend minutes on an index that doesn't."""
     try:
         with urllib.request.urlopen(url, timeout=8):
             return True
@@ -201,34 +201,34 @@ def reachable(url: str) -> bool:
 
 
 def pip(*arguments: str) -> bool:
-    """Run pip in the environment. Standard output stays free for what the program itself has to say."""
+    """Run pip in the environment. Its output goes to standard error, so that standard output is the program's own."""
     return run([str(PYTHON), "-m", "pip", *arguments]) == 0
 
 
 def run(arguments: list[str] | str, **options) -> int:
-    """The exit code of a command; its lines go where ours go. 127 when there is no such program."""
+    """Run a command with its output on standard error. Returns its exit code; 127 if there is no such program."""
     try:
         return subprocess.run(arguments, stdout=sys.stderr, **options).returncode
     except OSError:
         return 127
 
 
-def say(line: str) -> None:
+def log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def become(arguments: list[str], folder: Path) -> int:
-    """Run the environment's Python in place of this process and hand on its exit code.
+def run_program(arguments: list[str], folder: Path) -> int:
+    """Replace this process by the environment's Python.
 
-    The package is found through PYTHONPATH, not by changing folder: relative paths stay what they are.
+    The package is found through PYTHONPATH instead of the working directory, so that relative paths still work.
     """
     path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH")) if p)
-    # OpenMP's threads spin where they wait, which slows training on a busy CPU many times. Passive: they sleep.
+    # By default OpenMP threads spin at barriers, which makes training on a busy CPU many times slower.
     environment = {"OMP_WAIT_POLICY": "passive", **os.environ, "PYTHONPATH": path}
     os.chdir(folder)
-    if os.name != "nt":  # the very same process: signals and exit code need no passing on
+    if os.name != "nt":  # same process: signals and exit code are the program's own
         os.execve(PYTHON, [str(PYTHON), *arguments], environment)
-    # Windows has no such thing. There Ctrl-C reaches both processes by itself; this one has to sit it out.
+    # Windows has no exec. There Ctrl-C reaches both processes; this one ignores it.
     signal.signal(signal.SIGINT, lambda *_: None)
     return subprocess.run([str(PYTHON), *arguments], env=environment).returncode
 

@@ -1,4 +1,4 @@
-"""Command-line flags that the WebUI learns from this extension. Read before anything else of it."""
+"""Command-line flags that this extension adds to the WebUI. The WebUI loads this file before the rest."""
 
 
 def preload(parser):
@@ -8,5 +8,5 @@ def preload(parser):
         type=str,
         default=None,
         metavar="DIR",
-        help="folder of the Dreambooth models (default: dreambooth in the models folder)",
+        help="folder of the Dreambooth models (default: the folder dreambooth in the models folder)",
     )

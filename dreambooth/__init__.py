@@ -1,3 +1,3 @@
-"""DreamBooth training for Stable Diffusion, inside a WebUI, alone, or headless. See ARCHITECTURE.md."""
+"""DreamBooth and LoRA training for Stable Diffusion: WebUI extension, standalone page, command line."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""``python -m dreambooth WORD ...``."""
+"""``python -m dreambooth COMMAND ...``."""
 
 import sys
 
@@ -6,12 +6,12 @@ from dreambooth.threads import wait_passively
 
 
 def main() -> int:
-    word, rest = sys.argv[1:2], sys.argv[2:]
-    if word == ["demo"]:
+    command, rest = sys.argv[1:2], sys.argv[2:]
+    if command == ["demo"]:
         from dreambooth.demo import main as demo
 
         return demo(rest)
-    if word == ["ui"]:
+    if command == ["ui"]:
         from dreambooth.ui.__main__ import main as ui
 
         return ui(rest)

@@ -1,6 +1,6 @@
-"""The whole job on the embedded model: create, train a LoRA, sample, generate a checkpoint, and look at the outcome.
+"""Demo on the embedded model: create, train a LoRA, sample, generate a checkpoint, and evaluate the result.
 
-The pictures are read by the checker in dreambooth/embedded, a network of its own that never sees the model.
+The images are evaluated by the classifier in dreambooth/embedded, which is independent of the trained model.
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ import torch
 from PIL import Image
 
 from dreambooth import actions, embedded
-from dreambooth.embedded.checker import COLOURS, KINDS, Checker
+from dreambooth.embedded.checker import COLORS, KINDS, Checker
 from dreambooth.errors import UserError
 from dreambooth.images.decoding import open_image
 from dreambooth.images.listing import find_images
-from dreambooth.jobs import Controls, Events
+from dreambooth.jobs import Events
 from dreambooth.sampling.generate import SampleRequest
 from dreambooth.settings import Concept, Folders, ModelFolder, read_concepts
 from dreambooth.terminal import ProgressBar
+from dreambooth.text import count
 
 NAME = "demo"
-SAMPLES = 40  # of the subject, and as many of everything else
-PRIOR_PICTURES = 64
+SAMPLES = 40  # images of the subject, and as many of other things
+CLASS_IMAGES = 64
 STEPS, CFG = 20, 4.0
 
 
@@ -43,14 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         bar.line(f"dreambooth: {error}")
         return 1
     except KeyboardInterrupt:
-        bar.line("Cancelled.")
+        bar.line("Canceled.")
         return 130
     print(json.dumps(outcome))
     return 0
 
 
 class Demo:
-    """One run of the demo; everything it makes lies in ``out``."""
+    """One run of the demo. All its files are written to ``out``."""
 
     def __init__(self, out: Path, concepts: Path, token: str, bar: ProgressBar) -> None:
         self.out, self.bar = out, bar
@@ -63,30 +64,26 @@ class Demo:
     def run(self) -> dict[str, Any]:
         started = time.perf_counter()
         threads = torch.get_num_threads()
-        self._say(f"{threads} CPU {'thread' if threads == 1 else 'threads'}; set OMP_NUM_THREADS to change it.")
-        self._say("1/6  Create: the embedded checkpoint becomes a model that can be trained")
+        self._log(f"Using {count(threads, 'CPU thread')}. Set OMP_NUM_THREADS to change the number.")
+        self._log("1/5  Create a trainable model from the embedded checkpoint")
         actions.create(self.folders, NAME, embedded.CHECKPOINT, replace=True)
-        self._say(f"2/6  What it draws before: {2 * SAMPLES} pictures")
-        before = self._draw("before")
-        self._say(
-            f"3/6  {PRIOR_PICTURES} pictures that the model itself draws, to keep it from forgetting what it knows"
-        )
-        self._draw_prior_pictures()
-        self._say("4/6  Train a LoRA")
+        self._log(f"2/5  Generate {2 * SAMPLES} images before training")
+        before = self._generate("before")
+        self._log(f"3/5  Generate {CLASS_IMAGES} class images for prior preservation")
+        self._generate_class_images()
+        self._log("4/5  Train a LoRA")
         trained = self._train()
         lora = next(path for path in trained.files if path.parent == self.folders.loras)
-        self._say("5/6  What it draws now, and the checkpoint with the LoRA merged in")
-        after = self._draw("after", lora)
+        self._log("5/5  Generate the same images after training, and a checkpoint with the LoRA merged in")
+        after = self._generate("after", lora)
         checkpoint, verification = actions.generate_checkpoint(self.model, loras=[lora])
         self.bar.line(f"{checkpoint}: {verification.summary()}")
-        self._say("6/6  The speed of a step beside a bare torch loop over the same modules")
-        ours, bare = self._measure(trained.config)
         sheet = self._sheet(before, after)
         subject_before, prior_before = self._rates(before)
         subject_after, prior_after = self._rates(after)
-        self._say(
-            f"Subject drawn when asked for: {subject_before:.0%} before, {subject_after:.0%} after. "
-            f"Everything else still right: {prior_before:.0%} before, {prior_after:.0%} after. See {sheet}"
+        self._log(
+            f"Subject prompts that show the subject: {subject_before:.0%} before, {subject_after:.0%} after training. "
+            f"Other prompts with a correct image: {prior_before:.0%} before, {prior_after:.0%} after. See {sheet}"
         )
         return {
             "lora": str(lora),
@@ -97,71 +94,69 @@ class Demo:
             "subject_after": subject_after,
             "prior_before": prior_before,
             "prior_after": prior_after,
-            "seconds_per_step": round(ours, 5),
-            "bare_seconds_per_step": round(bare, 5),
-            "training_seconds_per_step": round(trained.seconds_per_step, 5),
+            "seconds_per_step": round(trained.seconds_per_step, 5),
             "threads": threads,
             "steps": trained.steps,
             "seconds": round(time.perf_counter() - started, 1),
         }
 
-    # -- pictures ---------------------------------------------------------------------------------------------
+    # -- images -----------------------------------------------------------------------------------------------
 
-    def _draw(self, when: str, lora: Path | None = None) -> list[Path]:
-        shots = [*self._subject_shots(), *self._prior_shots()]
+    def _generate(self, when: str, lora: Path | None = None) -> list[Path]:
+        requests = [*self._subject_requests(), *self._prior_requests()]
         loras = [lora] if lora else []
-        return actions.sample(self.model, shots, self.out / when, loras=loras, batch_size=8, progress=self.bar.show)
+        return actions.sample(self.model, requests, self.out / when, loras=loras, batch_size=8, progress=self.bar.show)
 
-    def _subject_shots(self) -> list[SampleRequest]:
+    def _subject_requests(self) -> list[SampleRequest]:
         name = _a(f"{self.token} {self.concept.class_token}")
-        prompts = [name, f"a photo of {name}", *(f"{name} on {_a(colour)} background" for colour in COLOURS)]
-        return [_shot(prompts[i % len(prompts)], 1000 + i) for i in range(SAMPLES)]
+        prompts = [name, f"a photo of {name}", *(f"{name} on {_a(color)} background" for color in COLORS)]
+        return [_request(prompts[i % len(prompts)], 1000 + i) for i in range(SAMPLES)]
 
-    def _prior_shots(self) -> list[SampleRequest]:
-        """Half other nouns, half the class: drawn as before, the subject must not have taken their place."""
+    def _prior_requests(self) -> list[SampleRequest]:
+        """Half other nouns, half the class: these must look as before, and must not show the subject."""
         half = SAMPLES // 2
-        nouns = [_shot(plain(*other), 2000 + i) for i, other in enumerate(others(half))]
+        nouns = [_request(plain(*other), 2000 + i) for i, other in enumerate(others(half))]
         toys = [
-            _shot(f"{_a(self.concept.class_token)} on {_a(COLOURS[i % 8])} background", 3000 + i) for i in range(half)
+            _request(f"{_a(self.concept.class_token)} on {_a(COLORS[i % 8])} background", 3000 + i) for i in range(half)
         ]
         return nouns + toys
 
-    def _draw_prior_pictures(self) -> None:
-        """For prior preservation: the class, and other things than those that are asked for in the end."""
+    def _generate_class_images(self) -> None:
+        """Class images: the class itself, and other things than those in the evaluation prompts."""
         folder, kind = Path(self.concept.class_data_dir), self.concept.class_token
         shutil.rmtree(folder, ignore_errors=True)
-        half = PRIOR_PICTURES // 2
-        toys = [_a(kind), *(f"{_a(kind)} on {_a(colour)} background" for colour in COLOURS)]
-        practice = [other for other in others(2 * half, start=3) if other not in others(SAMPLES // 2)][:half]
-        prompts = [toys[i % len(toys)] for i in range(half)] + [plain(*other) for other in practice]
-        shots = [_shot(prompt, 5000 + i) for i, prompt in enumerate(prompts)]
-        paths = actions.sample(self.model, shots, folder, batch_size=8, progress=self.bar.show)
-        for path, shot in zip(paths, shots, strict=True):
-            path.with_suffix(".txt").write_text(shot.prompt, encoding="utf-8")
+        half = CLASS_IMAGES // 2
+        toys = [_a(kind), *(f"{_a(kind)} on {_a(color)} background" for color in COLORS)]
+        training_nouns = [other for other in others(2 * half, start=3) if other not in others(SAMPLES // 2)][:half]
+        prompts = [toys[i % len(toys)] for i in range(half)] + [plain(*other) for other in training_nouns]
+        requests = [_request(prompt, 5000 + i) for i, prompt in enumerate(prompts)]
+        paths = actions.sample(self.model, requests, folder, batch_size=8, progress=self.bar.show)
+        for path, request in zip(paths, requests, strict=True):
+            path.with_suffix(".txt").write_text(request.prompt, encoding="utf-8")
 
     def _rates(self, paths: Sequence[Path]) -> tuple[float, float]:
-        """Share of subject prompts that show the subject; share of other prompts that are drawn right."""
-        pictures = [Image.open(path).convert("RGB") for path in paths]
-        shows = self.checker.is_subject(pictures, self.references)
-        nouns = self.checker.follows(pictures[SAMPLES : SAMPLES + SAMPLES // 2], others(SAMPLES // 2))
+        """Fraction of subject prompts that show the subject, and of other prompts that give a correct image."""
+        images = [Image.open(path).convert("RGB") for path in paths]
+        subject = self.checker.is_subject(images, self.references)
+        nouns = self.checker.matches_prompts(images[SAMPLES : SAMPLES + SAMPLES // 2], others(SAMPLES // 2))
         toys = [
-            reading.kind == "toy" and not taken
-            for reading, taken in zip(
-                self.checker.read(pictures[-(SAMPLES // 2) :]), shows[-(SAMPLES // 2) :], strict=True
+            attributes.kind == "toy" and not is_subject
+            for attributes, is_subject in zip(
+                self.checker.classify(images[-(SAMPLES // 2) :]), subject[-(SAMPLES // 2) :], strict=True
             )
         ]
-        right = [*nouns, *toys]
-        return round(sum(shows[:SAMPLES]) / SAMPLES, 4), round(sum(right) / len(right), 4)
+        correct = [*nouns, *toys]
+        return round(sum(subject[:SAMPLES]) / SAMPLES, 4), round(sum(correct) / len(correct), 4)
 
     def _sheet(self, before: Sequence[Path], after: Sequence[Path]) -> Path:
-        """One picture of it all: the pictures to learn from; the same seeds before and after."""
+        """Contact sheet: the training images, then the same prompts and seeds before and after training."""
         rows = [self.references[:6]]
         for start in (0, SAMPLES, 2 * SAMPLES - SAMPLES // 2):
             rows += [[Image.open(p) for p in paths[start : start + 6]] for paths in (before, after)]
         sheet = Image.new("RGB", (6 * 132 + 4, len(rows) * 132 + 4), (96, 96, 96))
         for y, row in enumerate(rows):
-            for x, picture in enumerate(row):
-                sheet.paste(picture, (x * 132 + 4, y * 132 + 4))
+            for x, image in enumerate(row):
+                sheet.paste(image, (x * 132 + 4, y * 132 + 4))
         path = self.out / "demo.png"
         sheet.save(path)
         return path
@@ -169,47 +164,32 @@ class Demo:
     # -- training ---------------------------------------------------------------------------------------------
 
     def _train(self) -> Any:
-        # The captions say all there is to say: without a class token nothing is added to those of other things.
+        # The captions are complete: without a class token, nothing is added to those of other nouns.
         concept = dataclasses.replace(self.concept, class_token="")
         config = actions.configure(self.model, embedded.SETTINGS, [concept])
         return actions.train(self.model, config, events=Events(self.model.logging, self.bar.listen))
 
-    def _measure(self, config: Any) -> tuple[float, float]:
-        """Seconds per step of our loop and of a bare one over the same modules, in turns."""
-        from dreambooth.training.bare import measure
-        from dreambooth.training.loop import Hooks, Loop
-        from dreambooth.training.session import Session
-
-        checked = actions.check(self.model, config)
-        events = Events(self.out / "bench")
-        session = Session(self.model, config, checked.plan, checked.device, checked.precision, Controls(), events)
-        try:
-            loop = Loop(session, Hooks(preview=lambda: None, save=lambda when: None))
-            return measure(session, loop)
-        finally:
-            session.close()
-            events.close()
-
-    def _say(self, text: str) -> None:
+    def _log(self, text: str) -> None:
         self.bar.line(text)
 
 
 def _arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="dreambooth demo", description="The whole job on the embedded model.")
-    parser.add_argument("--out", default="demo-output", metavar="DIR", help="where everything is written")
+    parser = argparse.ArgumentParser(prog="dreambooth demo", description="Train and evaluate the embedded model.")
+    parser.add_argument("--out", default="demo-output", metavar="DIR",
+                        help="folder for all results (default: %(default)s)")  # fmt: skip
     parser.add_argument("--concepts", default=str(embedded.CONCEPTS), metavar="FILE.json",
-                        help="another subject: its pictures, captions, token")  # fmt: skip
-    parser.add_argument("--token", default="", help="another token for the subject")
+                        help="concepts file of another subject")  # fmt: skip
+    parser.add_argument("--token", default="", help="another instance token for the subject")
     return parser
 
 
 def _concept(path: Path, token: str, out: Path) -> Concept:
-    """The concept to teach; with another token, on copies of the pictures whose captions say that one."""
+    """The concept to train; with another token, a copy of its images whose captions use that token."""
     concepts, _ = read_concepts(path)
-    concept = dataclasses.replace(concepts[0], class_data_dir=str(out / "class_pictures"), class_prompt="[filewords]")
+    concept = dataclasses.replace(concepts[0], class_data_dir=str(out / "class_images"), class_prompt="[filewords]")
     if not token or token == concept.instance_token:
         return concept
-    copies = out / "pictures"
+    copies = out / "images"
     shutil.rmtree(copies, ignore_errors=True)
     shutil.copytree(concept.instance_data_dir, copies)
     for caption in copies.glob("*.txt"):
@@ -223,16 +203,16 @@ def _concept(path: Path, token: str, out: Path) -> Concept:
 
 
 def others(n: int, start: int = 0) -> list[tuple[str, str, str]]:
-    """``n`` different (noun, colour, background), spread over all of them, from the ``start``-th on."""
-    triples = [(noun, c, b) for noun in KINDS if noun != "toy" for c in COLOURS for b in COLOURS if c != b]
+    """``n`` different (noun, color, background), spread evenly over all of them from index ``start`` on."""
+    triples = [(noun, c, b) for noun in KINDS if noun != "toy" for c in COLORS for b in COLORS if c != b]
     return [triples[start + i * (len(triples) - start) // n] for i in range(n)]
 
 
-def plain(noun: str, colour: str, background: str) -> str:
-    return f"{_a(colour)} {noun} on {_a(background)} background"
+def plain(noun: str, color: str, background: str) -> str:
+    return f"{_a(color)} {noun} on {_a(background)} background"
 
 
-def _shot(prompt: str, seed: int) -> SampleRequest:
+def _request(prompt: str, seed: int) -> SampleRequest:
     return SampleRequest(prompt, seed=seed, steps=STEPS, cfg=CFG, width=128, height=128)
 
 

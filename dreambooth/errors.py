@@ -1,7 +1,7 @@
-"""What goes wrong, said to people.
+"""Errors with a message for users.
 
-Everything a person can mend is a :class:`UserError`; its text is what they read. Anything else is a fault of
-ours and keeps its traceback, for the log.
+Whatever a user can fix is raised as :class:`UserError`, whose text is shown as it is. Any other exception is a bug: it
+is shown with its traceback in the log.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """One line (or several, one per problem) that names the file or field and what to do about it."""
+    """An error that the user can fix: one line per problem, each naming the file or field and the fix."""
 
     def __init__(self, message: str):
         super().__init__(message)
         self.problems: list[str] = [message]
 
     @classmethod
-    def several(cls, problems: Iterable[str]) -> UserError:
-        """All problems at once, so that nobody has to mend them one start at a time."""
+    def from_problems(cls, problems: Iterable[str]) -> UserError:
+        """One error for all problems, so that they can be fixed in one go."""
         listed = list(problems)
         error = cls("\n".join(listed))
         error.problems = listed
@@ -26,4 +26,4 @@ class UserError(Exception):
 
 
 class Cancelled(Exception):
-    """The person asked to stop; what was saved so far is whole."""
+    """The user canceled the task. Files saved so far are complete."""

@@ -1,4 +1,7 @@
-"""Safe writing: beside, flush, fsync, rename. What a reader finds is either the old file or the new one, whole."""
+"""Atomic file writes (temporary file, fsync, rename), bounded reads, and the messages for operating system errors.
+
+A reader finds either the old file or the complete new one, never a partial one.
+"""
 
 from __future__ import annotations
 
@@ -17,98 +20,99 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.errors import UserError
+from dreambooth.text import format_bytes
 
-_BLOCK = 2**16  # bytes that are asked for at once: so many are set aside, however short the file is
-_LARGEST_JSON = 2**28  # bytes; the list of a million files that were exchanged has about so many
-_LONGEST = 240  # bytes of a name that stays whole there; disks take 255
-# What _beside() names, and nothing that another program may have left.
-_OURS = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(?P<kind>part|old)", re.DOTALL)
+_BLOCK = 2**16  # bytes per read: the buffer is this large however short the file is
+_LARGEST_JSON = 2**28  # bytes; about the size of the undo list of a million prepared images
+_MAX_NAME_BYTES = 240  # of a name before the suffix of temporary files; file systems allow 255 in all
+# Names made by _temporary_path(), and no others: files of other programs must not be removed.
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(?P<kind>part|old)", re.DOTALL)
 
 
-def explain(error: OSError, path: Path, doing: str = "write") -> UserError:
-    """Turn an operating system's refusal into a line that names the file and the way out."""
+def as_user_error(error: OSError, path: Path, action: str = "write") -> UserError:
+    """The message for an operating system error while ``action`` ("write", "read", ...) was done to ``path``."""
     if error.errno == errno.ENOSPC:
-        return UserError(f"The disk is full: could not {doing} {path}. Free some space; earlier files are whole.")
-    if doing == "read" and error.errno in (errno.EACCES, errno.EPERM):
-        return UserError(f"No permission to read {path}: allow it for your user or choose another one.")
+        return UserError(f"The disk is full: could not {action} {path}. Free some space; existing files are intact.")
+    if action == "read" and error.errno in (errno.EACCES, errno.EPERM):
+        return UserError(f"No permission to read {path}: grant your user read access, or choose another file.")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return UserError(f"No permission to {doing} {path}: make the folder writable or choose another one.")
-    return UserError(f"Could not {doing} {path}: {error.strerror or error}.")
+        return UserError(f"No permission to {action} {path}: make the folder writable, or choose another one.")
+    return UserError(f"Could not {action} {path}: {error.strerror or error}.")
 
 
-def expand(path: str | Path) -> Path:
-    """``~`` as the home folder; unlike Path's own, it leaves a user that isn't there for others to refuse."""
+def expand_user(path: str | Path) -> Path:
+    """Replace ``~`` by the home folder. Unlike ``Path.expanduser``, an unknown ``~user`` is left as it is."""
     return Path(os.path.expanduser(path))
 
 
 @contextlib.contextmanager
-def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
-    """Yield a path beside ``path``; when the block succeeds it takes the place of ``path``, else it vanishes.
+def atomic_write(path: Path, durable: bool = True) -> Iterator[Path]:
+    """Yield a temporary path in the same folder, which replaces ``path`` if the block succeeds and is removed if not.
 
-    ``durable=False`` skips waiting for the disk: for caches, which may lose what they hold.
+    ``durable=False`` skips fsync: for caches, which may be lost in a power cut. UserError when the disk refuses.
     """
     path = Path(path)
-    beside = _beside(path)
+    temporary = _temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield beside
+        yield temporary
         if durable:
-            _sync(beside)
-        os.replace(beside, path)
+            _sync(temporary)
+        os.replace(temporary, path)
         if durable:
             _sync(path.parent)
     except OSError as error:
-        raise explain(error, path) from error
+        raise as_user_error(error, path) from error
     finally:
         with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
-    """As :func:`replacing`, for a whole folder. The old folder is set aside first and removed last."""
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """As :func:`atomic_write`, for a whole folder. The old folder is renamed first and removed last."""
     path = Path(path)
-    beside = _beside(path)
-    aside = beside.with_suffix(".old")
+    temporary = _temporary_path(path)
+    old_folder = temporary.with_suffix(".old")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.mkdir()
-        yield beside
-        for file in beside.rglob("*"):
+        temporary.mkdir()
+        yield temporary
+        for file in temporary.rglob("*"):
             if file.is_file():
                 _sync(file)
         if path.exists():
-            os.replace(path, aside)
+            os.replace(path, old_folder)
         try:
-            os.replace(beside, path)
+            os.replace(temporary, path)
         except OSError:
-            if aside.exists():
-                os.replace(aside, path)
+            if old_folder.exists():
+                os.replace(old_folder, path)
             raise
         _sync(path.parent)
     except OSError as error:
-        raise explain(error, path) from error
+        raise as_user_error(error, path) from error
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old_folder, ignore_errors=True)
 
 
 def recover_folder(path: Path) -> None:
-    """Finish a :func:`replacing_folder` that was killed between its two renames: put the old folder back."""
+    """Undo an :func:`atomic_folder` that was killed between its two renames: put the old folder back."""
     path = Path(path)
     if path.exists() or not path.parent.is_dir():
         return
-    for aside in path.parent.glob(f".{path.name}.*.old"):
-        os.replace(aside, path)
+    for old_folder in path.parent.glob(f".{path.name}.*.old"):
+        os.replace(old_folder, path)
         return
 
 
 def clear_leftovers(folder: Path, older_than: float = 3600) -> None:
-    """Remove what a killed process left beside its targets. Young ones may be another process's work going on."""
+    """Remove what killed processes left behind. Files younger than ``older_than`` seconds may still be in use."""
     if not folder.is_dir():
         return
     for leftover in folder.glob(".*"):
-        ours = _OURS.fullmatch(leftover.name)
+        ours = _TEMPORARY.fullmatch(leftover.name)
         if not ours or (ours["kind"] == "old" and not (folder / ours["name"]).exists()):
             continue
         with contextlib.suppress(OSError):
@@ -117,58 +121,58 @@ def clear_leftovers(folder: Path, older_than: float = 3600) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    with replacing(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=4, ensure_ascii=False) + "\n")
 
 
-def read_bounded(path: Path, most: int) -> bytes:
-    """What a file of at most ``most`` bytes holds. UserError for a larger one, which would fill the memory, and for
-    pipes and devices, which may never end; OSError as the system has it.
+def read_bounded(path: Path, max_bytes: int) -> bytes:
+    """The content of a regular file of at most ``max_bytes``.
+
+    UserError for a larger one, which could exhaust memory, and for pipes and devices, which may never end; OSError
+    when it can't be read.
     """
-    seen = os.stat(path)
-    if not stat.S_ISREG(seen.st_mode):
-        what = "a folder" if stat.S_ISDIR(seen.st_mode) else "a pipe, socket or device"
-        raise UserError(f"{path}: is {what}, where a file should be. Remove it, or call it otherwise.")
-    blocks, left = [], most + 1  # not its size, which may grow
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
+        raise UserError(f"{path} is {kind}, but a file is expected here: remove or rename it.")
+    blocks, remaining = [], max_bytes + 1  # not the file's size, which may grow
     with open(path, "rb", buffering=0) as file:
-        while left and (block := file.read(min(left, _BLOCK))):
+        while remaining and (block := file.read(min(remaining, _BLOCK))):
             blocks.append(block)
-            left -= len(block)
+            remaining -= len(block)
     data = b"".join(blocks)
-    if not left:
-        has = _size(max(seen.st_size, len(data)))
-        raise UserError(f"{path}: has {has}, and such a file may have {_size(most)}. Is it what it should be?")
+    if not remaining:
+        size = format_bytes(max(status.st_size, len(data)))
+        raise UserError(f"{path} is {size}; expected at most {format_bytes(max_bytes)}. Is this the right file?")
     return data
 
 
-def read_json(path: Path, most: int = _LARGEST_JSON) -> Any:
-    """The file's value. UserError when it is missing, unreadable, larger than ``most`` bytes or not JSON."""
+def read_json(path: Path, max_bytes: int = _LARGEST_JSON) -> Any:
+    """The parsed file. UserError when it is missing, unreadable, larger than ``max_bytes`` or not JSON."""
     try:
-        return json.loads(read_bounded(Path(path), most).decode("utf-8-sig"))
+        return json.loads(read_bounded(Path(path), max_bytes).decode("utf-8-sig"))
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist.") from None
+        raise UserError(f"{path} does not exist: check the path.") from None
     except OSError as error:
-        raise explain(error, Path(path), "read") from error
+        raise as_user_error(error, Path(path), "read") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}).") from error
+        raise UserError(f"{path} is not valid JSON ({error}): correct or replace the file.") from error
 
 
-def require_free_space(folder: Path, n_bytes: int, what: str) -> None:
-    """Refuse before a big write rather than in its middle."""
+def require_free_space(folder: Path, n_bytes: int, task: str) -> None:
+    """UserError when ``folder`` has less than ``n_bytes`` free, so that ``task`` does not fail halfway."""
     existing = Path(folder)
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
     free = shutil.disk_usage(existing).free
     if free < n_bytes:
-        raise UserError(f"{what} needs {_size(n_bytes)} in {folder}, but only {_size(free)} are free: make room first.")
-
-
-def _size(n_bytes: int) -> str:
-    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f} MB"
+        raise UserError(
+            f"{task} needs {format_bytes(n_bytes)} in {folder}, but only {format_bytes(free)} is free: free some space."
+        )
 
 
 def content_hash(path: Path) -> str:
@@ -180,16 +184,16 @@ def content_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _beside(path: Path) -> Path:
-    """A name that no program takes for a model or a picture, should we be killed."""
+def _temporary_path(path: Path) -> Path:
+    """A hidden name with an extension that no program takes for a model or an image, in case the process is killed."""
     name = path.name
-    if len(os.fsencode(name)) > _LONGEST:
-        name = os.fsencode(name)[:_LONGEST].decode("utf-8", "ignore")
+    if len(os.fsencode(name)) > _MAX_NAME_BYTES:
+        name = os.fsencode(name)[:_MAX_NAME_BYTES].decode("utf-8", "ignore")
     return path.with_name(f".{name}.{uuid.uuid4().hex[:8]}.part")
 
 
 def _sync(path: Path) -> None:
-    """Make what was written survive a power cut. Windows and some network shares sync folders themselves."""
+    """fsync a file or folder. Windows and some network shares can't sync folders and do it themselves."""
     if path.is_dir():
         with contextlib.suppress(OSError):
             _sync_with(path, os.O_RDONLY)

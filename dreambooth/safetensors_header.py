@@ -1,4 +1,4 @@
-"""The header of safetensors files: what it says of each tensor, checked completely. It needs no torch."""
+"""Reading, validating and writing the header of safetensors files, without torch."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from typing import Any, BinaryIO
 
 from dreambooth.errors import UserError
 
-# Bytes of one element, by safetensors' names for dtypes. Others are refused by name.
+# Bytes per element for each dtype, as safetensors names them. Files with any other dtype are refused.
 ITEM_SIZES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
     "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
 }  # fmt: skip
-MAX_SIZE = 1 << 48  # no dimension, offset or stride is as large; torch's own arithmetic would overflow
-_MAX_HEADER = 100_000_000  # bytes; the same bound as the safetensors library's
+MAX_SIZE = 1 << 48  # upper bound of dimensions, offsets and strides, far below an overflow of torch's arithmetic
+_MAX_HEADER = 100_000_000  # bytes; the safetensors library has the same limit
 
 
 @dataclass(frozen=True)
 class HeaderEntry:
-    """What the header says of one tensor; ``start`` and ``end`` count bytes from the file's beginning."""
+    """One tensor in the header; ``start`` and ``end`` are byte offsets from the beginning of the file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -34,14 +34,14 @@ class HeaderEntry:
 
 @dataclass(frozen=True)
 class Header:
-    """All tensors in the header's order, and the file's metadata (str to str)."""
+    """All tensors in the order of the header, and the metadata of the file."""
 
     tensors: dict[str, HeaderEntry]
     metadata: dict[str, str]
 
 
 def read_header(path: Path, file: BinaryIO) -> Header:
-    """The header of an open file. UserError when anything in it is wrong, so that no later read can go astray."""
+    """Read and validate the header of an open file. UserError when it is invalid, so that later reads are safe."""
     size = os.fstat(file.fileno()).st_size
     file.seek(0)
     start = file.read(8)
@@ -61,7 +61,7 @@ def read_header(path: Path, file: BinaryIO) -> Header:
     end = _check_gapless(path, header, 8 + length)
     if end > size:
         raise UserError(
-            f"{path} is truncated: {size:,} of {end:,} bytes are there. The download did not finish; get it again."
+            f"{path} is truncated: it has {size:,} of {end:,} bytes. The download did not finish: download it again."
         )
     if end < size:
         raise UserError(f"{path} is damaged: {size - end:,} bytes follow its last tensor. Download or copy it again.")
@@ -69,7 +69,7 @@ def read_header(path: Path, file: BinaryIO) -> Header:
 
 
 def header_bytes(tensors: Mapping[str, HeaderEntry], metadata: Mapping[str, str] | None) -> bytes:
-    """The beginning of a file up to its data; here ``start`` and ``end`` count from the data's first byte."""
+    """The bytes before the data; here ``start`` and ``end`` are offsets from the first byte of the data."""
     entries: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     for name, entry in tensors.items():
         entries[name] = {
@@ -81,7 +81,7 @@ def header_bytes(tensors: Mapping[str, HeaderEntry], metadata: Mapping[str, str]
 
 
 def require_text(names: Iterable[str], metadata: Mapping[str, str]) -> None:
-    """ValueError for names that can't be written again: lone surrogates, and the header's own key."""
+    """ValueError for text that can't be written to a header: lone surrogates, and its reserved key as a name."""
     for text in (*names, *metadata, *metadata.values()):
         text.encode()
     if "__metadata__" in names:
@@ -90,10 +90,10 @@ def require_text(names: Iterable[str], metadata: Mapping[str, str]) -> None:
 
 def _entry(path: Path, key: str, value: dict[str, Any], data_start: int) -> HeaderEntry:
     if value["dtype"] not in ITEM_SIZES:
-        raise UserError(f"{path}: tensor {key} has the type {value['dtype']}, which can't be read here.")
+        raise UserError(f"{path}: tensor {key} has the unsupported dtype {value['dtype']}. Use fp32, fp16 or bf16.")
     shape, (start, end) = tuple(value["shape"]), value["data_offsets"]
     if any(type(n) is not int or not 0 <= n < MAX_SIZE for n in (*shape, start, end)):
-        raise ValueError(f"{key} has a size that makes no sense")
+        raise ValueError(f"{key} has an invalid size")
     needed = math.prod(shape) * ITEM_SIZES[value["dtype"]]
     if needed != end - start:
         raise ValueError(f"{key} has {end - start} bytes, but its shape needs {needed}")
@@ -101,7 +101,7 @@ def _entry(path: Path, key: str, value: dict[str, Any], data_start: int) -> Head
 
 
 def _check_gapless(path: Path, header: Header, data_start: int) -> int:
-    """The byte after the last tensor; tensors must follow each other without gap or overlap, as the format says."""
+    """The offset after the last tensor. UserError for gaps or overlaps, which the format forbids."""
     end = data_start
     for entry in sorted(header.tensors.values(), key=lambda e: (e.start, e.end)):
         if entry.start != end:

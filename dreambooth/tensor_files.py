@@ -1,7 +1,7 @@
-"""Tensors in safetensors files: read one at a time without a memory map, written in a stream.
+"""Safetensors files: tensors read one at a time without a memory map, and written one at a time.
 
-Bytes are read into fresh memory: one tensor at a time is all that is held, and a file that is open here can still be
-replaced on Windows. Writing puts the header first, then each tensor as it comes, so that none need be held.
+Each tensor is read into memory of its own, so only one is held at a time, and a file that is open here can still be
+replaced on Windows. The writer writes the header first and then each tensor as it arrives.
 ``checkpoints/reading.py`` opens model files of any format with the same :class:`TensorFile`.
 """
 
@@ -17,10 +17,10 @@ from typing import BinaryIO
 import torch
 
 from dreambooth.errors import UserError
-from dreambooth.files import explain
+from dreambooth.files import as_user_error
 from dreambooth.safetensors_header import HeaderEntry, header_bytes, read_header
 
-# safetensors' names for dtypes. Those that this torch lacks are left out and refused by name when met.
+# Dtypes by their safetensors names, without those that the installed torch lacks.
 DTYPES: dict[str, torch.dtype] = {
     name: getattr(torch, torch_name)
     for name, torch_name in {
@@ -34,8 +34,8 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One tensor in the file. ``start`` is the byte of its first element; ``stride`` is None when contiguous."""
+class TensorEntry:
+    """One tensor in a file. ``start`` is the byte offset of its first element; ``stride`` is None when contiguous."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -44,7 +44,7 @@ class Entry:
 
     @property
     def span(self) -> int:
-        """Bytes from the first element to the last."""
+        """Number of bytes from the first element to the end of the last one."""
         if math.prod(self.shape) == 0:
             return 0
         if self.stride is None:
@@ -53,9 +53,9 @@ class Entry:
 
 
 class Tensors(ABC):
-    """Names, shapes and dtypes of a source's tensors, in its own order, and their values on demand.
+    """A mapping of tensor names to shapes, dtypes and, on demand, values, in the order of the source.
 
-    A context manager; ``path`` and ``metadata`` (str to str) are there to be read.
+    A context manager. Subclasses set ``path`` and ``metadata``.
     """
 
     path: Path
@@ -87,13 +87,13 @@ class Tensors(ABC):
 
     @abstractmethod
     def get(self, key: str) -> torch.Tensor:
-        """The tensor, contiguous, on the CPU, in memory of its own. UserError when the disk fails."""
+        """A contiguous copy of the tensor on the CPU. UserError when it can't be read."""
 
 
 class TensorFile(Tensors):
-    """One open file."""
+    """One open tensor file."""
 
-    def __init__(self, path: Path, file: BinaryIO, entries: dict[str, Entry], metadata: dict[str, str]):
+    def __init__(self, path: Path, file: BinaryIO, entries: dict[str, TensorEntry], metadata: dict[str, str]):
         self.path, self.metadata = path, metadata
         self._file, self._entries = file, entries
 
@@ -127,32 +127,32 @@ class TensorFile(Tensors):
             while target:
                 n_read = self._file.readinto(target[: 1 << 30])  # type: ignore[attr-defined]
                 if not n_read:
-                    raise UserError(f"{self.path} ended while it was read: has it been changed meanwhile?")
+                    raise UserError(f"{self.path} ended unexpectedly: it was changed while it was read. Try again.")
                 target = target[n_read:]
         except OSError as error:
-            raise explain(error, self.path, "read") from error
+            raise as_user_error(error, self.path, "read") from error
 
 
 def open_safetensors(path: Path, file: BinaryIO) -> TensorFile:
-    """``file``, which must be open for reading, as tensors. UserError when its header is broken."""
+    """The tensors of ``file``, which is open for reading. UserError when its header is invalid."""
     header = read_header(path, file)
-    for key, found in header.tensors.items():
-        if found.dtype not in DTYPES:
-            raise UserError(f"{path}: tensor {key} has the type {found.dtype}, which can't be read here.")
-    entries = {key: Entry(found.shape, DTYPES[found.dtype], found.start) for key, found in header.tensors.items()}
+    for key, entry in header.tensors.items():
+        if entry.dtype not in DTYPES:
+            raise UserError(f"{path}: tensor {key} has the dtype {entry.dtype}, which this torch lacks. Update torch.")
+    entries = {key: TensorEntry(entry.shape, DTYPES[entry.dtype], entry.start) for key, entry in header.tensors.items()}
     return TensorFile(path, file, entries, header.metadata)
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a safetensors file. OSError where it can't be opened, UserError for what is wrong with it."""
+    """All tensors of a safetensors file. OSError when it can't be opened, UserError when it is damaged."""
     with open(path, "rb", buffering=0) as file:
         tensors = open_safetensors(path, file)
         return {key: tensors.get(key) for key in tensors}
 
 
 @dataclass(frozen=True)
-class Spec:
-    """What a tensor will be, before it is there."""
+class TensorSpec:
+    """Shape and dtype of a tensor that will be written."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -163,12 +163,12 @@ class Spec:
 
 
 class TensorWriter:
-    """Writes ``specs`` in the header in the order given; tensors may then come in any order.
+    """Writes a safetensors file whose header lists ``specs`` in the order given; tensors may be written in any order.
 
-    The data follows :func:`data_order`, not the header's.
+    The data is laid out in :func:`data_order`, not in the order of the header.
     """
 
-    def __init__(self, path: Path, specs: Mapping[str, Spec], metadata: Mapping[str, str] | None = None):
+    def __init__(self, path: Path, specs: Mapping[str, TensorSpec], metadata: Mapping[str, str] | None = None):
         self.specs, self._missing = dict(specs), set(specs)
         self._starts: dict[str, int] = {}
         end = 0
@@ -189,10 +189,10 @@ class TensorWriter:
             raise ValueError(f"never written: {sorted(self._missing)}")
 
     def write(self, name: str, tensor: torch.Tensor) -> None:
-        """Write one tensor, which must be what its spec says."""
+        """Write one tensor. ValueError when its shape or dtype differs from its spec."""
         spec = self.specs[name]
         if tuple(tensor.shape) != spec.shape or tensor.dtype != spec.dtype:
-            raise ValueError(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, announced as {spec}")
+            raise ValueError(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, declared as {spec}")
         self._file.seek(self._data_start + self._starts[name])
         self._file.write(tensor_bytes(tensor))
         self._missing.discard(name)
@@ -203,19 +203,19 @@ class TensorWriter:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors that are all at hand. In place: callers wrap it in ``files.replacing``."""
-    specs = {name: Spec(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+    """Write a whole file at ``path`` itself: callers wrap it in ``files.atomic_write``."""
+    specs = {name: TensorSpec(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
     with TensorWriter(path, specs, metadata) as writer:
         for name, tensor in tensors.items():
             writer.write(name, tensor)
 
 
-def data_order(specs: Mapping[str, Spec]) -> list[str]:
-    """Names in the order of their data: widest dtype first, so that readers that map the file find each aligned."""
+def data_order(specs: Mapping[str, TensorSpec]) -> list[str]:
+    """Names in the order of their data: widest dtype first, so that each tensor is aligned in a memory map."""
     return sorted(specs, key=lambda name: -specs[name].dtype.itemsize)
 
 
 def tensor_bytes(tensor: torch.Tensor) -> memoryview:
-    """The tensor's bytes in memory order, without a copy where it is contiguous on the CPU."""
+    """The bytes of the tensor, without a copy when it is contiguous on the CPU."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().data

@@ -1,4 +1,4 @@
-"""Progress in a terminal: a bar where someone watches, a line now and then where not."""
+"""Progress on standard error: a bar in a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import sys
 import time
 from typing import Any
 
+from dreambooth.text import format_duration
+
 
 class ProgressBar:
-    """One line on standard error that is drawn over, or plain lines when it is not a terminal."""
+    """A progress bar that overwrites its line, or plain lines if standard error is not a terminal."""
 
     def __init__(self) -> None:
         self._tty = sys.stderr.isatty()
@@ -39,22 +41,22 @@ class ProgressBar:
         print(text, file=sys.stderr, flush=True)
 
     def end(self) -> None:
-        """Finish the line that is being drawn over."""
+        """End the line of the progress bar."""
         if self._open:
             print(file=sys.stderr, flush=True)
         self._open = False
 
     def listen(self, event: dict[str, Any]) -> None:
-        """Show a run's events (see dreambooth.jobs.events)."""
+        """Print an event of a run (see :mod:`dreambooth.jobs.events`)."""
         kind = event["kind"]
         if kind == "step":
             left = (event["total"] - event["step"]) * event["seconds"]
             prior = f" prior {event['prior_loss']:.4f}" if event["prior_loss"] is not None else ""
-            more = f"loss {event['loss']:.4f}{prior} lr {event['lr']:.1e}, {_clock(left)} left"
+            more = f"loss {event['loss']:.4f}{prior} lr {event['lr']:.1e}, {format_duration(left)} left"
             self.show(event["step"], event["total"], "training", more)
         elif kind == "validation":
-            drift = "" if event["class_loss"] is None else f", on class pictures {event['class_loss']:.4f}"
-            best = " (the best so far)" if event["best"] else ""
+            drift = "" if event["class_loss"] is None else f", on class images {event['class_loss']:.4f}"
+            best = " (lowest so far)" if event["best"] else ""
             self.line(f"validation after step {event['step']}: loss {event['loss']:.4f}{best}{drift}")
         elif kind == "progress":
             self.show(event["done"], event["total"], event["phase"])
@@ -64,8 +66,3 @@ class ProgressBar:
             self.line(f"preview: {event['path']}")
         elif kind == "message":
             self.line(event["text"])
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(int(seconds), 60)
-    return f"{minutes}:{seconds:02d}"

@@ -1,4 +1,4 @@
-"""How the CPU threads of a process that is ours alone wait. Never called in a WebUI, whose process is not ours."""
+"""OpenMP settings of our own processes. Never called in a WebUI, whose process is not ours."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import os
 
 
 def wait_passively() -> None:
-    """Let OpenMP's threads sleep where they wait for each other. What the user set stays.
+    """Let OpenMP threads sleep at barriers, unless the user has set OMP_WAIT_POLICY.
 
-    Call it before torch is imported: the library reads the variable once, when it is loaded.
+    Call it before torch is imported: the OpenMP library reads the variable when it is loaded.
 
-    By default they spin. While other processes need the cores, each barrier then waits for a thread that has no core,
-    and a training step on the CPU takes many times as long. Both libraries that torch comes with read this variable:
-    libgomp, and Intel's, where it also makes KMP_BLOCKTIME 0. GOMP_SPINCOUNT and KMP_BLOCKTIME override it.
+    By default the threads spin. If other processes need the cores, each barrier then waits for a thread without a
+    core, and a training step on the CPU takes many times as long. Both OpenMP libraries that torch ships with read this
+    variable: libgomp, and Intel's, where it also sets KMP_BLOCKTIME to 0. GOMP_SPINCOUNT and KMP_BLOCKTIME override it.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")

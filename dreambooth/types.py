@@ -1,8 +1,22 @@
-"""Types that all layers share."""
+"""Types that all layers share, and the names of dtypes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-# How far a task is: items done, items in total, and what they are.
+if TYPE_CHECKING:
+    import torch
+
+# Progress of a task: items done, items in total (0: unknown), and the name of the phase.
 ProgressCallback = Callable[[int, int, str], None]
+
+# Names of dtypes in settings and on the command line, and in torch.
+DTYPE_NAMES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
+
+
+def dtype_of(name: str) -> torch.dtype:
+    """The dtype of one of DTYPE_NAMES."""
+    import torch
+
+    return getattr(torch, DTYPE_NAMES[name])

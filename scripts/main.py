@@ -1,4 +1,4 @@
-"""The skin: puts the Dreambooth tab into a WebUI. All else is in the package beside this folder."""
+"""Extension glue: adds the Dreambooth tab to a WebUI. Everything else is in the package ``dreambooth``."""
 
 from __future__ import annotations
 
@@ -11,56 +11,56 @@ from types import ModuleType
 
 from modules import script_callbacks
 
-# The WebUI's scripts.basedir() is right only while this file is being imported; its own path always is.
+# The WebUI's scripts.basedir() is only valid while this file is being imported; its own path always is.
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def tabs():
-    """The WebUI's callback: (interface, title, elem_id) per tab."""
+    """Callback of the WebUI: (interface, title, elem_id) of each tab."""
     import gradio as gr
 
     try:
         interface = build()
     except Exception as problem:
         logging.getLogger("dreambooth").exception("The Dreambooth tab could not be built")
-        said = html.escape(str(problem))
+        text = html.escape(str(problem))
         with gr.Blocks(analytics_enabled=False) as interface:
-            gr.HTML(f"<div id='db_trouble'><p>Dreambooth cannot start:</p><pre>{said}</pre></div>")
+            gr.HTML(f"<div id='db_trouble'><p>Dreambooth cannot start:</p><pre>{text}</pre></div>")
     return [(interface, "Dreambooth", "dreambooth")]
 
 
 def build():
-    """The tab, or an exception whose text says what is missing and how to mend it."""
+    """The tab; RuntimeError with what is missing and how to fix it."""
     problems = load("dreambooth_install", ROOT / "install.py").problems()
     if problems:
         raise RuntimeError("\n".join(problems))
-    package()
+    import_package()
     from dreambooth import ui
 
     return ui.build()
 
 
-def package() -> ModuleType:
-    """Import our package without touching sys.path, which all extensions share."""
+def import_package() -> ModuleType:
+    """Import our package without changing sys.path, which all extensions share."""
     ours = ROOT / "dreambooth" / "__init__.py"
-    there = sys.modules.get("dreambooth")
-    if there is None:
-        return load("dreambooth", ours, remember=True)
-    if Path(getattr(there, "__file__", None) or "") != ours:
+    loaded = sys.modules.get("dreambooth")
+    if loaded is None:
+        return load("dreambooth", ours, register=True)
+    if Path(getattr(loaded, "__file__", None) or "") != ours:
         raise RuntimeError(
-            f"Another extension brought a package named dreambooth ({getattr(there, '__file__', '?')}).\n"
+            f"Another extension has loaded a package named dreambooth ({getattr(loaded, '__file__', '?')}).\n"
             "Disable the other Dreambooth extension and restart the WebUI."
         )
-    return there
+    return loaded
 
 
-def load(name: str, path: Path, remember: bool = False) -> ModuleType:
-    """The module or package at ``path``; in sys.modules only if it is to be importable by name."""
+def load(name: str, path: Path, register: bool = False) -> ModuleType:
+    """Load the module or package at ``path``; ``register`` adds it to sys.modules."""
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise ImportError(f"{path} cannot be loaded")
+        raise ImportError(f"{path} can't be loaded")
     module = importlib.util.module_from_spec(spec)
-    if remember:
+    if register:
         sys.modules[name] = module
     try:
         spec.loader.exec_module(module)

@@ -17,9 +17,9 @@ import torch
 from dreambooth import actions
 from dreambooth.checkpoints.family import FAMILIES, Family
 from dreambooth.checkpoints.layout import Layout, ema_key, join
-from dreambooth.checkpoints.ldm_names import Place
-from dreambooth.checkpoints.modules import disk_shapes, skeleton
-from dreambooth.checkpoints.stable_diffusion import EMA, FACTS_KEY, UNET
+from dreambooth.checkpoints.ldm_names import TensorRef
+from dreambooth.checkpoints.modules import disk_shapes, meta_module
+from dreambooth.checkpoints.stable_diffusion import CONFIG_KEY, EMA, UNET
 from dreambooth.settings import Folders, ModelFolder
 from dreambooth.tensor_files import write_tensors
 
@@ -88,8 +88,8 @@ def _write(
     tensors = _tensors(family, family.layout(configs), configs, generator, dtype)
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     # What modules don't carry has values of its own too, so that losing them shows.
-    fillers = family.fillers(shapes, {}).items()
-    tensors |= {key: torch.rand(filler.shape, generator=generator).to(dtype) for key, filler in fillers}
+    filler_tensors = family.filler_tensors(shapes, {}).items()
+    tensors |= {key: torch.rand(filler.shape, generator=generator).to(dtype) for key, filler in filler_tensors}
     tensors |= {key: torch.empty(0) for key, marked in (("v_pred", v_pred), ("ztsnr", ztsnr)) if marked}
     if model_type == "SDXL":
         tensors["denoiser.sigmas"] = torch.rand(1000, generator=generator)
@@ -101,7 +101,7 @@ def _write(
     if ema:
         tensors |= _averages(tensors)
     said = {**FACTS, **({"prediction_type": family.default_prediction} if told and not v_pred else {}), **facts}
-    write_tensors(path, tensors, {FACTS_KEY: json.dumps(said), "format": "pt"})
+    write_tensors(path, tensors, {CONFIG_KEY: json.dumps(said), "format": "pt"})
     return path
 
 
@@ -111,8 +111,8 @@ def _tensors(
     """Random weights of about the size that keeps signals as large as they come in."""
     tensors = {}
     for component in family.components:
-        for name, shape in disk_shapes(component, skeleton(component, configs[component])).items():
-            key = layout.key(Place(component, name))
+        for name, shape in disk_shapes(component, meta_module(component, configs[component])).items():
+            key = layout.key(TensorRef(component, name))
             slot = layout.slot(key)
             if key in tensors:
                 continue

@@ -1,4 +1,4 @@
-"""The demo, as a newcomer runs it: it must really teach the subject and keep the rest."""
+"""The demo as a new user runs it: the model learns the subject and preserves its other knowledge."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.nightly(minutes=12)  # eight of one core
+pytestmark = pytest.mark.nightly(minutes=12)  # eight CPU minutes
 
 
-def test_demo_teaches_the_subject_and_keeps_the_rest(tmp_path):
+def test_demo_learns_the_subject_and_preserves_the_prior(tmp_path):
     run = subprocess.run(
         [sys.executable, "-m", "dreambooth", "demo", "--out", str(tmp_path / "demo")],
         capture_output=True, text=True,

@@ -13,21 +13,21 @@ from dreambooth import files
 from dreambooth.errors import UserError
 
 
-def test_failure_leaves_the_old_file_and_nothing_beside(tmp_path):
+def test_failure_leaves_the_old_file_and_no_temporary_file(tmp_path):
     path = tmp_path / "a.json"
     files.write_json(path, {"good": 1})
-    with pytest.raises(RuntimeError), files.replacing(path) as beside:
-        beside.write_text("half")
+    with pytest.raises(RuntimeError), files.atomic_write(path) as temporary:
+        temporary.write_text("half")
         raise RuntimeError
     assert files.read_json(path) == {"good": 1}
     assert os.listdir(tmp_path) == ["a.json"]
 
 
-def test_failure_leaves_the_old_folder_and_nothing_beside(tmp_path):
-    with files.replacing_folder(tmp_path / "f") as beside:
-        (beside / "x").write_text("good")
-    with pytest.raises(RuntimeError), files.replacing_folder(tmp_path / "f") as beside:
-        (beside / "x").write_text("half")
+def test_failure_leaves_the_old_folder_and_no_temporary_file(tmp_path):
+    with files.atomic_folder(tmp_path / "f") as temporary:
+        (temporary / "x").write_text("good")
+    with pytest.raises(RuntimeError), files.atomic_folder(tmp_path / "f") as temporary:
+        (temporary / "x").write_text("half")
         raise RuntimeError
     assert (tmp_path / "f" / "x").read_text() == "good"
     assert os.listdir(tmp_path) == ["f"]
@@ -100,7 +100,7 @@ def test_a_write_that_the_system_refuses_is_a_line_and_the_old_file_stays(tmp_pa
 
 
 def test_too_little_space_is_refused_before_writing(tmp_path):
-    with pytest.raises(UserError, match="GB are free"):
+    with pytest.raises(UserError, match="GB is free"):
         files.require_free_space(tmp_path / "not" / "there", 10**18, "A checkpoint")
 
 

@@ -1,10 +1,14 @@
-"""The layers: a package imports only from layers below its own. And what a host must not notice of us."""
+"""Layers: a package imports only from lower layers, its modules do not import each other in circles, and importing
+the package changes nothing in the host's process.
+"""
 
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,104 +28,97 @@ LAYERS = {
     "actions": 7,
     "cli": 8, "ui": 8, "demo": 8, "__main__": 9,
 }  # fmt: skip
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path != PACKAGE / "__init__.py"
+}
+SUBPACKAGES = sorted({name.rpartition(".")[0] for name in MODULES if name.count(".") > 1})
 
 
-def _package(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def _imports(name: str, only_at_start: bool = False) -> Iterator[str]:
+    """The modules of this package that a module imports.
 
-
-def _imports(path: Path) -> set[str]:
-    packages = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("dreambooth"):
-            rest = node.module.split(".")[1:]
-            packages |= {rest[0]} if rest else {alias.name for alias in node.names}
-    return packages & LAYERS.keys()
-
-
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_packages_import_only_from_layers_below(path):
-    package = _package(path)
-    if package == "__init__":
-        return
-    for other in _imports(path) - {package}:
-        if LAYERS[package] == LAYERS[other] == 0:
-            continue  # the ground layer is one
-        assert LAYERS[other] < LAYERS[package], (
-            f"{package} (layer {LAYERS[package]}) imports {other} (layer {LAYERS[other]})"
-        )
-
-
-# Whatever reads weights or runs what a file holds. Weight files are opened by checkpoints/reading.py and
-# tensor_files.py alone, which check all of a header and execute nothing.
-READER_MODULES = {"safetensors", "pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
-READER_CALLS = {
-    "torch.load", "torch.jit.load", "torch.from_file", "torch.package.PackageImporter",
-    "torch.hub.load_state_dict_from_url", "torch.serialization.load", "numpy.load", "numpy.fromfile", "numpy.memmap",
-}  # fmt: skip
-ALLOWED = {("checkpoints/inspection.py", "safetensors")}  # compares our reading with the library's, for the report
-
-
-def _weight_readers(source: str) -> set[str]:
-    """Modules and functions among the above that the source imports or calls, under whatever name."""
-    tree, names, found = ast.parse(source), {}, set()
-    for node in ast.walk(tree):
+    ``only_at_start``: leave out imports inside of functions, and those for type checking.
+    """
+    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    for node in ast.walk(tree) if not only_at_start else _at_start(tree.body):
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                top = alias.name.split(".")[0]
-                names[alias.asname or top] = alias.name if alias.asname else top
-                found.add(top)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found.add(node.module.split(".")[0])
-            for alias in node.names:
-                names[alias.asname or alias.name] = f"{node.module}.{alias.name}"
-                found.add(f"{node.module}.{alias.name}")
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute):
-            dotted = ast.unparse(node).split(".")
-            found.add(".".join([names.get(dotted[0], dotted[0]), *dotted[1:]]))
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
-            found |= {str(a.value).split(".")[0] for a in node.args if isinstance(a, ast.Constant)}
-    return found & (READER_MODULES | READER_CALLS)
+            assert not [a.name for a in node.names if a.name.startswith("dreambooth.")], f"{name}: use from ... import"
+        if not isinstance(node, ast.ImportFrom) or (node.module or "").split(".")[0] != "dreambooth":
+            continue
+        base = (node.module or "").removeprefix("dreambooth").removeprefix(".")
+        for alias in node.names:
+            full = f"{base}.{alias.name}" if base else alias.name
+            target = full if full in MODULES else base
+            if target:
+                yield target
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_weights_are_read_in_one_place(path):
-    name = path.relative_to(PACKAGE).as_posix()
-    readers = {(name, reader) for reader in _weight_readers(path.read_text(encoding="utf-8"))}
-    assert readers <= ALLOWED, "open weight files with checkpoints.reading.open_tensors or tensor_files.read_tensors"
+def _at_start(body: list[ast.stmt]) -> Iterator[ast.AST]:
+    for node in body:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        yield node
+        for inner in ("body", "orelse", "handlers", "finalbody"):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                yield from _at_start(getattr(node, inner, []))
 
 
-@pytest.mark.parametrize(
-    ("source", "reader"),
-    [
-        ("from safetensors.torch import load_file", "safetensors"),
-        ("def f():\n    import safetensors.torch as st", "safetensors"),
-        ("import torch as t\nt.load('a.pt')", "torch.load"),
-        ("from torch import load as read", "torch.load"),
-        ("import numpy as np\nnp.load('a.npy', allow_pickle=True)", "numpy.load"),
-        ("import importlib\nimportlib.import_module('pickle')", "pickle"),
-        ("import torch.hub\ntorch.hub.load_state_dict_from_url('x')", "torch.hub.load_state_dict_from_url"),
-    ],
-)
-def test_each_way_of_reading_weights_is_recognized(source, reader):
-    assert reader in _weight_readers(source)
+@pytest.mark.parametrize("name", MODULES)
+def test_packages_import_only_from_layers_below(name: str) -> None:
+    package = name.split(".")[0]
+    for target in _imports(name):
+        other = target.split(".")[0]
+        if other != package and not LAYERS[other] == LAYERS[package] == 0:
+            assert LAYERS[other] < LAYERS[package], f"{name} (layer {LAYERS[package]}) imports {target} ({LAYERS[other]})"
+
+
+@pytest.mark.parametrize("subpackage", SUBPACKAGES)
+def test_a_subpackage_imports_nothing_that_imports_it(subpackage: str) -> None:
+    parent = subpackage.rpartition(".")[0]
+    inside = [name for name in MODULES if name == subpackage or name.startswith(subpackage + ".")]
+    used = {target for name in inside for target in _imports(name) if target not in inside}
+    siblings = {target for target in used if target == parent or target.startswith(parent + ".")}
+    above = {name for name in siblings if any(target in inside for target in _imports(name))}
+    assert not above, f"{subpackage} imports {sorted(above)}, which import it"
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = {name: {target for target in _imports(name, only_at_start=True) if target != name} for name in MODULES}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(f"import cycle: {' <- '.join(error.args[1])}")
+
+
+def test_cycles_and_upward_imports_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests above look at what they should: two modules that import each other, and one that imports upwards."""
+    for name, text in {
+        "images/one.py": "from dreambooth.images import two\n",
+        "images/two.py": "if True:\n    from dreambooth.images.one import X\n",
+        "images/three.py": "def f():\n    from dreambooth.runs import preflight\n",
+    }.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        monkeypatch.setitem(MODULES, name.removesuffix(".py").replace("/", "."), path)
+    with pytest.raises(pytest.fail.Exception, match=r"images\.(one|two)"):
+        test_no_modules_import_each_other_in_a_circle()
+    with pytest.raises(AssertionError, match="imports runs.preflight"):
+        test_packages_import_only_from_layers_below("images.three")
 
 
 QUIET = """
-import logging, os, sys
-environment = dict(os.environ)
+import logging, sys
 handlers, level, path = list(logging.root.handlers), logging.root.level, list(sys.path)
 import dreambooth.cli, dreambooth.actions, dreambooth.settings
-assert "torch" not in sys.modules, "importing the doors loads torch"
+assert "torch" not in sys.modules, "importing the entry points loads torch"
 import dreambooth.runs.data_report
-assert "torch" not in sys.modules, "a look without a model loads torch"
-import dreambooth.ui.model_summary
-assert "torch" not in sys.modules, "reading a header loads torch"
+assert "torch" not in sys.modules, "a dataset preview without a model loads torch"
 assert (logging.root.handlers, logging.root.level, sys.path) == (handlers, level, path)
-assert dict(os.environ) == environment
 """
 
 
-def test_importing_us_is_light_and_leaves_no_trace():
+def test_importing_us_is_light_and_leaves_no_trace() -> None:
     subprocess.run([sys.executable, "-c", QUIET], check=True)

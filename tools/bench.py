@@ -89,7 +89,7 @@ def _one(job: dict) -> None:
 
 def _steps(job: dict) -> dict:
     """Seconds per step of both loops, in turns, and the GPU memory of ours alone."""
-    from dreambooth.training.bare import measure
+    from tools.bare_loop import measure
 
     session, loop = _session(job)
     gpu = {}
@@ -97,8 +97,8 @@ def _steps(job: dict) -> dict:
         import torch
 
         torch.cuda.reset_peak_memory_stats()
-        for window in loop.windows(0)[:2]:
-            loop.step(window)
+        for group in loop.accumulation_groups(0)[:2]:
+            loop.step(group)
         gpu = {"gpu_peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2)}
     ours, bare = measure(session, loop, job["rounds"], job["steps"])
     session.close()
@@ -107,7 +107,7 @@ def _steps(job: dict) -> dict:
 
 def _start_ours(job: dict) -> dict:
     session, loop = _session(job)
-    loop.step(loop.windows(0)[0])
+    loop.step(loop.accumulation_groups(0)[0])
     _wait_for(session.device)
     seconds = time.time() - job["started"]
     session.close()
@@ -142,12 +142,12 @@ def _start_bare(job: dict) -> dict:
 def _bare_parameters(unet, mode: str, working: Path) -> list:
     if mode == "full":
         return list(unet.parameters())
-    from dreambooth.checkpoints.modules import family_in, layout_in
+    from dreambooth.checkpoints.modules import load_family, load_layout
     from dreambooth.training.adapters import AdapterConfig, inject
 
     unet.requires_grad_(False)
-    layers = inject(unet, "unet", AdapterConfig("LoRA", 16, 16), layout_in(working, family_in(working)), 0)
-    return [p for layer in layers.values() for p in layer.learned().values()]
+    layers = inject(unet, "unet", AdapterConfig("LoRA", 16, 16), load_layout(working, load_family(working)), 0)
+    return [p for layer in layers.values() for p in layer.trainable_parameters().values()]
 
 
 def _session(job: dict):
@@ -165,9 +165,11 @@ def _session(job: dict):
     }  # fmt: skip
     concept = Concept(instance_data_dir=str(Path(job["models"]) / "pictures"), instance_token="zwx", class_token="toy")
     config = actions.configure(model, settings, [concept])
-    checked = actions.check(model, config)
+    from dreambooth.runs.preflight import preflight
+
+    checked = preflight(model, config)
     events = Events(model.logging)
-    session = Session(model, config, checked.plan, checked.device, checked.precision, Controls(), events)
+    session = Session(checked.context(Controls(), events))
     return session, Loop(session, Hooks(preview=lambda: None, save=lambda when: None))
 
 

@@ -82,8 +82,8 @@ class Comparison:
             return
         drawn = self.out / "class_drawn"
         shutil.rmtree(drawn, ignore_errors=True)
-        shots = [_shot(CLASS_PROMPT, 5000 + i) for i in range(CLASS_PICTURES)]
-        for path in actions.sample(self.start, shots, drawn, batch_size=8):
+        requests = [_shot(CLASS_PROMPT, 5000 + i) for i in range(CLASS_PICTURES)]
+        for path in actions.sample(self.start, requests, drawn, batch_size=8):
             path.with_suffix(".txt").unlink()
         drawn.rename(self.classes)
 
@@ -168,22 +168,22 @@ def _figures(model: Any, loras: list[Path], n: int, folder: Path) -> dict[str, f
 
     from dreambooth import actions, embedded
     from dreambooth.demo import others, plain
-    from dreambooth.embedded.checker import COLOURS, Checker
+    from dreambooth.embedded.checker import COLORS, Checker
 
     asked = [INSTANCE_PROMPT, f"a photo of {INSTANCE_PROMPT}"]
-    asked += [f"{INSTANCE_PROMPT} on {_a(colour)} background" for colour in COLOURS]
+    asked += [f"{INSTANCE_PROMPT} on {_a(color)} background" for color in COLORS]
     nouns = others(n)
-    shots = [_shot(asked[i % len(asked)], 1000 + i) for i in range(n)]
-    shots += [_shot(plain(*noun), 2000 + i) for i, noun in enumerate(nouns)]
-    shots += [_shot(CLASS_PROMPT, 3000 + i) for i in range(n)]
-    paths = actions.sample(model, shots, folder, loras=loras, batch_size=8)
+    requests = [_shot(asked[i % len(asked)], 1000 + i) for i in range(n)]
+    requests += [_shot(plain(*noun), 2000 + i) for i, noun in enumerate(nouns)]
+    requests += [_shot(CLASS_PROMPT, 3000 + i) for i in range(n)]
+    paths = actions.sample(model, requests, folder, loras=loras, batch_size=8)
     pictures = [Image.open(path).convert("RGB") for path in paths]
     checker = Checker.load()
     references = [Image.open(path) for path in sorted((embedded.FOLDER / "subject").glob("*.png"))]
     shows = checker.is_subject(pictures, references)
-    kinds = [reading.kind for reading in checker.read(pictures[2 * n :])]
+    kinds = [attributes.kind for attributes in checker.classify(pictures[2 * n :])]
     stays = [kind == "toy" and not taken for kind, taken in zip(kinds, shows[2 * n :], strict=True)]
-    right = (shows[:n], checker.follows(pictures[n : 2 * n], nouns), stays)
+    right = (shows[:n], checker.matches_prompts(pictures[n : 2 * n], nouns), stays)
     return {name: round(sum(part) / n, 4) for name, part in zip(FIGURES, right, strict=True)}
 
 
@@ -199,9 +199,9 @@ def _model(models: Path) -> Any:
 def _create(model: Any, source: Path) -> None:
     """``source`` in float32, drawn with :data:`SAMPLER`."""
     from dreambooth import actions
-    from dreambooth.settings.creation import Creation
+    from dreambooth.settings.creation import CreateOptions
 
-    actions.create(model.folders, model.name, source, Creation(precision="fp32"))
+    actions.create(model.folders, model.name, source, CreateOptions(precision="fp32"))
     model.save(actions.configure(model, {"scheduler": SAMPLER}))
 
 

@@ -32,7 +32,7 @@ SOURCES = ("dreambooth", "install.py", "launch.py", "preload.py", "scripts", "ja
 ALL = None
 SHOWING_CALLS: dict[str, tuple[int, ...] | None] = {
     # errors and messages
-    "UserError": ALL, "several": ALL, "Cancelled": ALL, "ArgumentTypeError": ALL, "exit": ALL, "SystemExit": ALL,
+    "UserError": ALL, "from_problems": ALL, "Cancelled": ALL, "ArgumentTypeError": ALL, "exit": ALL, "SystemExit": ALL,
     "print": ALL, "say": ALL, "line": ALL, "message": ALL, "note": ALL, "phase": ALL, "progress": ALL,
     "_progress": ALL, "info": ALL, "warning": ALL, "error": ALL, "exception": ALL,
     # declarations of settings: group, label and help

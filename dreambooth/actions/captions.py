@@ -1,4 +1,4 @@
-"""What can be done with the captions of a folder, one function each; beside :mod:`dreambooth.actions`."""
+"""Captions of a folder: read, edit, undo, and generate with a captioning model."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import Cancelled, UserError
-from dreambooth.files import expand
+from dreambooth.files import expand_user
 from dreambooth.settings import Concept, Folders, nearest
-from dreambooth.settings.tagging import CPU, Tagging
+from dreambooth.settings.tagging import CPU, TagOptions
+from dreambooth.text import count
 from dreambooth.types import ProgressCallback
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from dreambooth.captions.edits import Plan
     from dreambooth.captions.folder import CaptionFile, Captions
     from dreambooth.captions.writing import WriteResult
-    from dreambooth.settings.caption_edits import Replacing, Scope
+    from dreambooth.settings.caption_edits import EditScope
 
 
 def captions(path: str | Path, progress: ProgressCallback | None = None) -> Captions:
@@ -29,96 +30,77 @@ def captions(path: str | Path, progress: ProgressCallback | None = None) -> Capt
     from dreambooth.captions.reading import CaptionFiles
 
     concept = _concept(path)
-    return read_captions(expand(concept.instance_data_dir), CaptionFiles.of(concept), progress)
+    return read_captions(expand_user(concept.instance_data_dir), CaptionFiles.of(concept), progress)
 
 
 def folder_of(path: str | Path) -> Path:
-    """The folder whose captions they are: where its history lies. UserError where there is none."""
-    folder = expand(_concept(path).instance_data_dir)
+    """The caption folder that ``path`` stands for. UserError if it does not exist."""
+    folder = expand_user(_concept(path).instance_data_dir)
     if not os.path.isdir(folder):  # unlike Path's, it takes any name
         raise UserError(f"{folder}: there is no such folder. Correct the path.")
     return folder
 
 
-def within(captions: Captions, scope: Scope) -> Captions:
-    """Those of the pictures that are meant."""
+def within(captions: Captions, scope: EditScope) -> Captions:
+    """The captions that an edit's scope selects."""
     from dreambooth.captions.folder import having
 
     return dataclasses.replace(captions, files=tuple(having(captions.files, scope.with_tags, scope.without_tags)))
 
 
 def file_of(captions: Captions, name: str) -> CaptionFile:
-    """The caption of a picture, by the name of the picture or of its caption file, seen from the folder."""
+    """The caption file of an image, by the relative name of the image or of the caption file."""
     path = captions.folder / name
     for file in captions.files:
         if path == file.path or path in file.pictures:
             return file
     names = [picture.name for file in captions.files for picture in file.pictures]
-    raise UserError(f"{name}: is no picture of {captions.folder}{nearest(name, names)}.")
+    raise UserError(f"{name}: is not an image of {captions.folder}{nearest(name, names)}.")
 
 
 def _concept(path: str | Path) -> Concept:
-    """Where the captions are, and how they are read. UserError where they are in several places, or in no files."""
+    """Where the captions are, and how they are read. UserError for several folders, or for a metadata file."""
     from dreambooth.interop.input_kind import recognize_input
 
     if not str(path).strip():
-        raise UserError("Give the folder with the pictures.")
-    path = expand(str(path).strip())
+        raise UserError("Enter the folder that holds the images.")
+    path = expand_user(str(path).strip())
     if not os.path.isfile(path):
         return Concept(instance_data_dir=str(path))
     found = {concept.instance_data_dir: concept for concept in recognize_input(path).concepts}
     if len(found) != 1:
-        raise UserError(f"{path}: names {len(found)} folders. Give one of them: {', '.join(found)}.")
+        raise UserError(f"{path}: names {count(len(found), 'folder')}. Enter one of them: {', '.join(found)}.")
     [concept] = found.values()
     if concept.metadata_file.strip():
-        raise UserError(f"{path}: its captions stand in {concept.metadata_file}, not in files beside the pictures.")
+        raise UserError(
+            f"{path}: its captions are in {concept.metadata_file}, not in caption files next to the images."
+        )
     return concept
 
 
-def find(captions: Captions, options: Replacing, scope: Scope) -> list[CaptionFile]:
-    """The captions in which something is found."""
-    from dreambooth.captions.edits import matching
-
-    return matching(captions, options, scope)
-
-
-def plan(captions: Captions, options: Any, scope: Scope) -> Plan:
-    """What an edit would change; ``options``: one of those in settings/caption_edits.py. Nothing is written."""
-    from dreambooth.captions.edits import plan
-
-    return plan(captions, options, scope)
-
-
-def plan_by_hand(file: CaptionFile, text: str) -> Plan:
-    """One caption as it was written by hand."""
-    from dreambooth.captions.edits import plan_text
-
-    return plan_text(file, text)
-
-
 def write(folder: Path, plan: Plan, progress: ProgressCallback | None = None) -> WriteResult:
-    """Carry out what was planned. UserError, and nothing is written, where a file changed since."""
+    """Write a planned edit. UserError, and nothing is written, if a file has changed since."""
     from dreambooth.captions.writing import write_changes
 
     return write_changes(folder, [planned.change for planned in plan.changes], plan.what, progress)
 
 
 def undo(path: str | Path, progress: ProgressCallback | None = None) -> WriteResult:
-    """Take back the last edit of this folder's captions."""
+    """Undo the last edit of this folder's captions."""
     from dreambooth.captions.writing import undo
 
     return undo(folder_of(path), progress)
 
 
 def redo(path: str | Path, progress: ProgressCallback | None = None) -> WriteResult:
-    """Do again what was taken back last."""
+    """Redo the last undone edit."""
     from dreambooth.captions.writing import redo
 
     return redo(folder_of(path), progress)
 
 
 def history(path: str | Path) -> list[dict[str, Any]]:
-    """The edits of this folder's captions, newest first: what, when, how many files, and whether it is in effect."""
+    """The edits of this folder's captions, newest first: what, when, how many files, and its state."""
     from dreambooth.captions.history import Journal
 
     journal = Journal(folder_of(path))
@@ -139,7 +121,7 @@ def history(path: str | Path) -> list[dict[str, Any]]:
 def tag(
     folders: Folders,
     source: str | Path,
-    options: Tagging,
+    options: TagOptions,
     *,
     limit: int | None = None,
     write: bool = True,
@@ -147,11 +129,11 @@ def tag(
     borrow_gpu: Callable[[], Any] | None = None,
     progress: ProgressCallback = lambda done, total, what: None,
 ) -> dict[str, Any]:
-    """Have a model write captions for the pictures of a folder, or of what else stands for some (see found.py).
+    """Caption the images of a folder, or of a concepts list or configuration, with a model.
 
-    ``limit``: look at so many pictures only, spread over all; without ``write`` no file is touched, and what would
-    have been written is in ``captions``. What was written before Cancel stays; ``state`` says "cancelled" then.
-    ``borrow_gpu``: the host's context manager that frees the GPU for us and takes it back afterwards.
+    ``limit``: only this many images, spread evenly over all. Without ``write`` no file is changed, and the captions
+    are returned under "captions". Captions written before Cancel stay; "state" is "cancelled" then. ``borrow_gpu``:
+    the host's context manager that frees the GPU for the model and gives it back afterwards.
     """
     from dreambooth.captioning import folder_captioning, model_files
     from dreambooth.captioning.base import Counted
@@ -182,13 +164,13 @@ def tag(
 
 
 def _folders_of(source: str | Path) -> list[Path]:
-    """The folders of instance pictures that a path stands for, each once."""
+    """The instance image folders that a path stands for, each once."""
     from dreambooth.interop.input_kind import recognize_input
 
     if not str(source).strip():
-        raise UserError("Give the folder with the pictures.")
-    concepts = recognize_input(expand(str(source).strip())).concepts
-    return list(dict.fromkeys(expand(concept.instance_data_dir) for concept in concepts))
+        raise UserError("Enter the folder that holds the images.")
+    concepts = recognize_input(expand_user(str(source).strip())).concepts
+    return list(dict.fromkeys(expand_user(concept.instance_data_dir) for concept in concepts))
 
 
 def _row(one: Captioned) -> dict[str, Any]:

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.errors import UserError
-from dreambooth.files import expand
+from dreambooth.files import expand_user
 from dreambooth.settings import Folders, ModelFolder
-from dreambooth.settings.creation import PRECISIONS
-from dreambooth.types import ProgressCallback
+from dreambooth.types import ProgressCallback, dtype_of
 
 
 def extract_lora(
@@ -28,17 +27,17 @@ def extract_lora(
 ) -> dict[str, Any]:
     """Write a LoRA of what ``tuned`` knows beyond ``base``: each a checkpoint, a diffusers folder or a model's name.
 
-    ``rank`` (0: no limit) and ``energy`` say how large (see :class:`dreambooth.checkpoints.lora_tools.Size`);
+    ``rank`` (0: no limit) and ``energy`` say how large (see :class:`dreambooth.checkpoints.lora_tools.RankLimit`);
     ``conv_rank`` is the rank for 3x3 convolutions, which are left out without it.
     """
     from dreambooth.checkpoints.lora_extract import extract_lora
-    from dreambooth.checkpoints.lora_tools import Size
+    from dreambooth.checkpoints.lora_tools import RankLimit
 
-    size = Size(rank or None, energy)
-    conv_size = Size(conv_rank, energy) if conv_rank else None
+    size = RankLimit(rank or None, energy)
+    conv_limit = RankLimit(conv_rank, energy) if conv_rank else None
     base, tuned, target = _source(folders, base), _source(folders, tuned), _target(out)
     return _summary(
-        extract_lora(base, tuned, target, size, conv_size=conv_size, dtype=_dtype(precision), progress=progress)
+        extract_lora(base, tuned, target, size, conv_limit=conv_limit, dtype=dtype_of(precision), progress=progress)
     )
 
 
@@ -52,9 +51,11 @@ def resize_lora(
     progress: ProgressCallback | None = None,
 ) -> dict[str, Any]:
     """Write the LoRA with a smaller rank, or with as much of it as keeps this share of what it does."""
-    from dreambooth.checkpoints.lora_tools import Size, resize_lora
+    from dreambooth.checkpoints.lora_tools import RankLimit, resize_lora
 
-    return _summary(resize_lora(Path(lora), _target(out), Size(rank or None, energy), _dtype(precision), progress))
+    return _summary(
+        resize_lora(Path(lora), _target(out), RankLimit(rank or None, energy), dtype_of(precision), progress)
+    )
 
 
 def merge_loras(
@@ -67,16 +68,16 @@ def merge_loras(
     progress: ProgressCallback | None = None,
 ) -> dict[str, Any]:
     """Write one LoRA that does what several do together; a negative weight takes one away."""
-    from dreambooth.checkpoints.lora import lora_uses
+    from dreambooth.checkpoints.lora import weighted_loras
     from dreambooth.checkpoints.lora_tools import merge_loras
 
-    uses = lora_uses(loras, lora_weights, lora_text_weights)
-    return _summary(merge_loras(uses, _target(out), _dtype(precision), progress))
+    uses = weighted_loras(loras, lora_weights, lora_text_weights)
+    return _summary(merge_loras(uses, _target(out), dtype_of(precision), progress))
 
 
 def _source(folders: Folders, source: str | Path) -> Path:
     """The file or folder, or that of the model with this name."""
-    path = expand(source)
+    path = expand_user(source)
     if path.exists() or not str(source).strip() or path.parent != Path():
         return path
     model = ModelFolder(folders, str(source))
@@ -91,19 +92,13 @@ def _target(out: Path) -> Path:
     return unused_path(Path(out))
 
 
-def _dtype(precision: str) -> Any:
-    import torch
-
-    return getattr(torch, PRECISIONS[precision])
-
-
 def _summary(path: Path) -> dict[str, Any]:
     """The written file, read back: its path, how many modules of which rank it has, the share of energy that it kept.
 
     UserError when it does not hold numbers throughout, as when they are too large for its precision.
     """
     from dreambooth.checkpoints.lora import read_lora
-    from dreambooth.checkpoints.lora_tools import ENERGY_KEPT
+    from dreambooth.checkpoints.lora_tools import ENERGY_KEY
     from dreambooth.checkpoints.writing import is_finite
 
     file = read_lora(path)
@@ -115,5 +110,5 @@ def _summary(path: Path) -> dict[str, Any]:
         )
     ranks = Counter(adapter.rank for adapter in file.weights.values() if adapter.rank is not None)
     told = {"lora": str(path), "modules": ranks.total(), "ranks": {str(rank): ranks[rank] for rank in sorted(ranks)}}
-    kept = file.metadata.get(ENERGY_KEPT)
+    kept = file.metadata.get(ENERGY_KEY)
     return told if kept is None else {**told, "energy_kept": float(kept)}

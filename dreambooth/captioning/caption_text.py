@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from dreambooth.captioning.base import Answer
 from dreambooth.captions.folder import parts_of
-from dreambooth.settings.tagging import ALPHABET, APPEND, CONFIDENCE, PREPEND, Tagging
+from dreambooth.settings.tagging import ALPHABET, APPEND, CONFIDENCE, PREPEND, TagOptions
 
 # Tags that are faces: their underscores are mouths. The list that is published with the WD14 taggers.
 FACES = frozenset({
@@ -17,7 +17,7 @@ FACES = frozenset({
 _IN_NUMBER = re.compile(r"(?<=\d),(?=\d)")  # the comma of 1,000 parts nothing
 
 
-def caption(answer: Answer, existing: str, options: Tagging) -> str:
+def caption(answer: Answer, existing: str, options: TagOptions) -> str:
     """The caption file's new text; "" when there is nothing to say.
 
     ``existing``: what the file holds now. Each of its lines, as they are for one caption per line, gets the same.
@@ -28,7 +28,7 @@ def caption(answer: Answer, existing: str, options: Tagging) -> str:
     return "\n".join(_line(new, parts(line), options) for line in lines or [""])
 
 
-def said(answer: Answer, options: Tagging) -> list[str]:
+def said(answer: Answer, options: TagOptions) -> list[str]:
     """What is taken of the answer, as it is written."""
     excluded = [_pattern(tag) for tag in parts(options.excluded_tags)]
     if answer.sentence:
@@ -47,7 +47,7 @@ def parts(text: str) -> list[str]:
     return [" ".join(part.replace("\1", ",").split()) for part in whole]
 
 
-def _line(new: list[str], old: list[str], options: Tagging) -> str:
+def _line(new: list[str], old: list[str], options: TagOptions) -> str:
     joined = old + new if options.existing == APPEND else new + old
     trigger = " ".join(options.trigger_word.split())
     if trigger:
@@ -62,7 +62,7 @@ def _once(joined: Iterable[str]) -> list[str]:
     return list(first.values())
 
 
-def _spelled(name: str, options: Tagging) -> str:
+def _spelled(name: str, options: TagOptions) -> str:
     if options.replace_underscores and name not in FACES:
         name = name.replace("_", " ")
     return re.sub(r"([()\[\]\\])", r"\\\1", name) if options.escape_brackets else name

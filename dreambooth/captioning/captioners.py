@@ -10,7 +10,7 @@ import torch
 
 from dreambooth.captioning.base import Answer
 from dreambooth.captioning.transformers_folder import loaded
-from dreambooth.settings.tagging import Tagging
+from dreambooth.settings.tagging import TagOptions
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -21,7 +21,7 @@ class _Captioner:
 
     model_class: str
 
-    def __init__(self, folder: Path, options: Tagging, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, folder: Path, options: TagOptions, device: torch.device, dtype: torch.dtype) -> None:
         self.options, self.device, self.dtype = options, device, dtype
         self.notes: list[str] = []
         self.processor, self.model = loaded(folder, self.model_class, dtype, device)

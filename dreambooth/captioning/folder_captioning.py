@@ -17,10 +17,12 @@ from dreambooth.captions.reading import CaptionFiles, bytes_of, decode_text
 from dreambooth.captions.writing import write_captions
 from dreambooth.errors import UserError
 from dreambooth.images.decoding import open_image
-from dreambooth.images.file_reader import GIVE_UP, gone, read_all
-from dreambooth.images.issues import UnusableFile, named
+from dreambooth.images.file_reader import MAX_STALLED_IN_A_ROW, drive_lost, read_all
+from dreambooth.images.issues import UnusableFile
 from dreambooth.images.listing import find_images, masks_of
-from dreambooth.settings.tagging import LEAVE, Tagging
+from dreambooth.memory.out_of_memory import is_out_of_memory
+from dreambooth.settings.tagging import LEAVE, TagOptions
+from dreambooth.text import escape_unprintable
 from dreambooth.types import ProgressCallback
 
 WRITTEN_AT_ONCE = 1000  # captions: so many can be lost to a power cut, and are one step to take back
@@ -44,7 +46,7 @@ class Captioned:
     caption: str
 
 
-def wanted_in(folder: Path, options: Tagging, counted: Counted) -> list[Wanted]:
+def wanted_in(folder: Path, options: TagOptions, counted: Counted) -> list[Wanted]:
     """The pictures that are to get a caption; what is left out is counted. UserError when the folder has none."""
     pictures = find_images(folder)
     if not pictures:
@@ -86,7 +88,7 @@ def spread(wanted: Mapping[Path, list[Wanted]], limit: int | None) -> dict[Path,
 
 
 def captioned(
-    captioner: Captioner, wanted: Sequence[Wanted], options: Tagging, counted: Counted, progress: ProgressCallback
+    captioner: Captioner, wanted: Sequence[Wanted], options: TagOptions, counted: Counted, progress: ProgressCallback
 ) -> Iterator[Captioned]:
     """What the model says of each. A picture that can't be read is noted; anything else ends the work.
 
@@ -166,8 +168,8 @@ def _silent(batch: Sequence[Wanted], results: Sequence[Any], before: int) -> int
     """How many pictures in a row the drive told nothing of, ``before`` them and now. UserError when it is gone."""
     for one, result in zip(batch, results, strict=True):
         before = before + 1 if isinstance(result, UnusableFile) and result.kind == "stalled" else 0
-        if before > GIVE_UP:
-            raise gone(named(one.picture))
+        if before > MAX_STALLED_IN_A_ROW:
+            raise drive_lost(escape_unprintable(one.picture))
     return before
 
 
@@ -179,8 +181,7 @@ def _in_words(batch_size: int) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        said = str(error).lower()
-        if not isinstance(error, MemoryError) and "out of memory" not in said and "failed to allocate" not in said:
+        if not is_out_of_memory(error):
             raise
         smaller = f"set Batch size to 1 (it is {batch_size}), or " if batch_size > 1 else ""
         raise UserError(
@@ -192,4 +193,4 @@ def _in_words(batch_size: int) -> Iterator[None]:
 def _require_writable(folder: Path) -> None:
     """Before the work rather than after it."""
     if not os.access(folder, os.W_OK):
-        raise files.explain(PermissionError(13, "permission denied"), folder)
+        raise files.as_user_error(PermissionError(13, "permission denied"), folder)

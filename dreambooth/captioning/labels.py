@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dreambooth.captioning.base import Answer, Tag
 from dreambooth.errors import UserError
-from dreambooth.files import explain
+from dreambooth.files import as_user_error
 
 # Of Danbooru's categories those that the taggers were trained with. Ratings (9) say nothing of what is to be seen.
 GENERAL, CHARACTER = "0", "4"
@@ -43,7 +43,7 @@ def read_labels(path: Path) -> Labels:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
     except OSError as error:
-        raise explain(error, path, "read") from error
+        raise as_user_error(error, path, "read") from error
     except (ValueError, csv.Error) as error:
         raise UserError(f"{path} is no list of tags ({error}). Take it from where the model comes from.") from error
     if not rows or not all(row.get("name") and row.get("category") for row in rows):

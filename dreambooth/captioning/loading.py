@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +11,9 @@ from dreambooth.captioning.base import Captioner
 from dreambooth.captioning.labels import read_labels
 from dreambooth.captioning.model_kind import BLIP, GIT, ONNX, TAGS, TIMM, VISION_LANGUAGE, kind_of, onnx_file, usable
 from dreambooth.errors import UserError
-from dreambooth.settings.tagging import AUTO, PRECISIONS, Tagging
-from dreambooth.types import ProgressCallback
+from dreambooth.memory.release import clear_frames, free_memory
+from dreambooth.settings.tagging import AUTO, TagOptions
+from dreambooth.types import ProgressCallback, dtype_of
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 def ask_model(
     path: Path,
-    options: Tagging,
+    options: TagOptions,
     device: torch.device | str,
     borrow_gpu: Callable[[], Any] | None,
     progress: ProgressCallback,
@@ -37,30 +36,15 @@ def ask_model(
             progress(0, 0, "waiting for the WebUI to finish what it draws")
             borrowed.enter_context(borrow_gpu())
         progress(0, 0, "loading the model")
-        borrowed.callback(_free_memory)
+        borrowed.callback(free_memory)
         try:
             ask(load(path, options, device))
         except BaseException as error:
-            _let_go(error)
+            clear_frames(error)
             raise
 
 
-def _let_go(error: BaseException | None) -> None:
-    """What an error remembers of where it happened would keep the model in memory as long as it is remembered."""
-    while error is not None:
-        traceback.clear_frames(error.__traceback__)
-        error = error.__context__
-
-
-def _free_memory() -> None:
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def load(path: Path, options: Tagging, device: torch.device) -> Captioner:
+def load(path: Path, options: TagOptions, device: torch.device) -> Captioner:
     """The folder's model (or the .onnx file) on the device. UserError when it is none, or misses a library."""
     folder = path.parent if path.is_file() else path
     kind = usable([ONNX], str(path)) if path.is_file() else kind_of(folder)
@@ -80,14 +64,14 @@ def load(path: Path, options: Tagging, device: torch.device) -> Captioner:
     return made(folder, options, device, _dtype(kind, options, device))
 
 
-def _dtype(kind: str, options: Tagging, device: torch.device) -> torch.dtype:
+def _dtype(kind: str, options: TagOptions, device: torch.device) -> torch.dtype:
     """As asked for; by itself, on a GPU the half in which such models don't overflow."""
     import torch
 
     if options.precision == "fp16" and device.type == "cpu":
         raise UserError("precision (Precision): fp16 needs a GPU. Choose auto, fp32 or bf16.")
     if options.precision != AUTO:
-        return getattr(torch, PRECISIONS[options.precision])
+        return dtype_of(options.precision)
     if device.type != "cuda":
         return torch.float32
     wide = kind == VISION_LANGUAGE and torch.cuda.is_bf16_supported()

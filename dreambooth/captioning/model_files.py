@@ -19,9 +19,9 @@ from dreambooth.captioning.model_kind import (
     tagger_kinds,
     usable,
 )
-from dreambooth.checkpoints.hub import fetch_files, hub_id
+from dreambooth.checkpoints.hub import download_files, hub_id
 from dreambooth.errors import UserError
-from dreambooth.files import expand
+from dreambooth.files import expand_user
 from dreambooth.types import ProgressCallback
 
 # Below the models folder: ours, those of the tagger extensions, those of the WebUI's own interrogator.
@@ -58,7 +58,7 @@ def located(source: str, models: Path, token: str = "", progress: ProgressCallba
     source = source.strip()
     if not source:
         raise UserError(_nothing(models))
-    path = expand(source)
+    path = expand_user(source)
     if os.path.isfile(path):
         return path if path.suffix == ".onnx" else path.parent
     if os.path.isdir(path):
@@ -69,7 +69,7 @@ def located(source: str, models: Path, token: str = "", progress: ProgressCallba
     found = hub_id(source)
     if not found:
         raise UserError(f"There is no model {source} here: {_how(models)}")
-    return fetch_files(found[0], lambda names: wanted(found[0], names), (TAGS, CONFIG), token, progress)
+    return download_files(found[0], lambda names: wanted(found[0], names), (TAGS, CONFIG), token, progress)
 
 
 def wanted(repo: str, names: list[str]) -> list[str]:

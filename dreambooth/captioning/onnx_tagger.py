@@ -10,7 +10,7 @@ from dreambooth.captioning.base import Answer
 from dreambooth.captioning.labels import Labels
 from dreambooth.captioning.square_padding import on_white_square
 from dreambooth.errors import UserError
-from dreambooth.settings.tagging import Tagging
+from dreambooth.settings.tagging import TagOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +24,7 @@ _PROVIDERS = {"CUDAExecutionProvider": ("cuda",), "CoreMLExecutionProvider": ("m
 class OnnxTagger:
     """Takes (N, side, side, 3) float32 of 0..255 in the order blue, green, red; gives (N, tags) of 0..1."""
 
-    def __init__(self, path: Path, labels: Labels, options: Tagging, device: torch.device) -> None:
+    def __init__(self, path: Path, labels: Labels, options: TagOptions, device: torch.device) -> None:
         import onnxruntime
 
         self.path, self.labels, self.options = path, labels, options

@@ -15,7 +15,7 @@ from dreambooth.captioning.square_padding import on_white_square
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.errors import UserError
 from dreambooth.files import read_json
-from dreambooth.settings.tagging import Tagging
+from dreambooth.settings.tagging import TagOptions
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -32,7 +32,7 @@ class TimmTagger:
     """Takes (N, 3, side, side) in the order blue, green, red, normalised; gives (N, tags), before the sigmoid."""
 
     def __init__(
-        self, folder: Path, labels: Labels, options: Tagging, device: torch.device, dtype: torch.dtype
+        self, folder: Path, labels: Labels, options: TagOptions, device: torch.device, dtype: torch.dtype
     ) -> None:
         from timm.data import create_transform, resolve_data_config
 

@@ -11,7 +11,7 @@ import torch
 from dreambooth.captioning.base import Answer
 from dreambooth.captioning.transformers_folder import loaded
 from dreambooth.errors import UserError
-from dreambooth.settings.tagging import Tagging
+from dreambooth.settings.tagging import TagOptions
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -25,7 +25,7 @@ LONGEST = 1536
 class VisionLanguage:
     """Asked by the model's own chat template."""
 
-    def __init__(self, folder: Path, options: Tagging, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, folder: Path, options: TagOptions, device: torch.device, dtype: torch.dtype) -> None:
         self.options, self.device, self.dtype = options, device, dtype
         self.notes: list[str] = []
         self.processor, self.model = loaded(folder, "AutoModelForImageTextToText", dtype, device)

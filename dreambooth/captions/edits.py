@@ -25,13 +25,13 @@ from dreambooth.settings.caption_edits import (
     SPACES,
     TAG,
     UNDERSCORES,
-    Adding,
-    Merging,
-    Removing,
-    Replacing,
-    Scope,
-    Sorting,
-    Tidying,
+    AddTags,
+    MergeTags,
+    RemoveTags,
+    ReplaceText,
+    EditScope,
+    SortTags,
+    TidyTags,
 )
 
 Edit = Callable[[str], str]
@@ -67,7 +67,7 @@ class Plan:
     missing: tuple[str, ...] = ()  # why nothing changes, where that can be told: a line for each tag
 
 
-def plan(captions: Captions, options: Any, scope: Scope) -> Plan:
+def plan(captions: Captions, options: Any, scope: EditScope) -> Plan:
     """What an edit would change, by its options (one of those in settings/caption_edits.py).
 
     UserError for options that can't be carried out, such as a regular expression that is none.
@@ -87,17 +87,17 @@ def plan_text(file: CaptionFile, text: str) -> Plan:
     return Plan(f"edit {file.path.name}", _changed([file], lambda _: written))
 
 
-def matching(captions: Captions, options: Replacing, scope: Scope) -> list[CaptionFile]:
+def matching(captions: Captions, options: ReplaceText, scope: EditScope) -> list[CaptionFile]:
     """The captions in which something is found."""
     finds = _finder(options)
     files = having(captions.files, scope.with_tags, scope.without_tags)
     return [file for file in files if any(map(finds, lines_of(file.text)))]
 
 
-def _missing(options: Any, scope: Scope, captions: Captions) -> tuple[str, ...]:
+def _missing(options: Any, scope: EditScope, captions: Captions) -> tuple[str, ...]:
     """The tags that an edit names and no caption has."""
     named = parts_of(getattr(options, "find", "")) if getattr(options, "how", "") == TAG else []
-    if isinstance(options, (Merging, Removing)):
+    if isinstance(options, (MergeTags, RemoveTags)):
         named = parts_of(options.tags)
     counts = captions.counts()
     known = {tag.casefold() for tag in counts}
@@ -116,20 +116,20 @@ def _changed(files: Iterable[CaptionFile], edited: Callable[[CaptionFile], str])
 
 def _edit(options: Any, captions: Captions) -> tuple[str, Edit]:
     """What people call it, and how it changes a line."""
-    if isinstance(options, Replacing):
+    if isinstance(options, ReplaceText):
         return f"replace {options.find} by {options.by or 'nothing'}", _replacing(options)
-    if isinstance(options, Merging):
+    if isinstance(options, MergeTags):
         return f"merge {options.tags} into {options.into}", _merging(options)
-    if isinstance(options, Adding):
+    if isinstance(options, AddTags):
         return f"add {options.tags}", _adding(options)
-    if isinstance(options, Removing):
+    if isinstance(options, RemoveTags):
         return f"remove {options.tags}", _removing(options)
-    if isinstance(options, Sorting):
+    if isinstance(options, SortTags):
         return f"sort tags by {options.order}", _sorting(options, captions)
     return "tidy tags", _tidying(options)
 
 
-def _replacing(options: Replacing) -> Edit:
+def _replacing(options: ReplaceText) -> Edit:
     if options.how == TAG:
         by, same = parts_of(_one_by_one(options.by)), _same(options.match_case)
         wanted = {same(tag) for tag in _tags(options.find, "Give the tag to search for.")}
@@ -144,7 +144,7 @@ def _replacing(options: Replacing) -> Edit:
     return replaced
 
 
-def _finder(options: Replacing) -> Callable[[str], bool]:
+def _finder(options: ReplaceText) -> Callable[[str], bool]:
     if options.how == TAG:
         same = _same(options.match_case)
         wanted = {same(tag) for tag in _tags(options.find, "Give the tag to search for.")}
@@ -155,7 +155,7 @@ def _finder(options: Replacing) -> Callable[[str], bool]:
 class _Search:
     """A text or a regular expression. UserError for one that is none, or that doesn't come to an end."""
 
-    def __init__(self, options: Replacing) -> None:
+    def __init__(self, options: ReplaceText) -> None:
         import regex  # comes with transformers; unlike Python's own, it can be stopped
 
         if not options.find:
@@ -186,7 +186,7 @@ class _Search:
             raise UserError(f"{self.options.by!r} can't be put in its place: {error}.") from None
 
 
-def _merging(options: Merging) -> Edit:
+def _merging(options: MergeTags) -> Edit:
     wanted, into = _tags(options.tags, "Give the tags to merge."), _tags(options.into, "Give the tag that they become.")
     same = _same(options.match_case)
     keys = {same(tag) for tag in wanted}
@@ -200,7 +200,7 @@ def _merging(options: Merging) -> Edit:
     return _on_tags(merged)
 
 
-def _adding(options: Adding) -> Edit:
+def _adding(options: AddTags) -> Edit:
     added = _tags(options.tags, "Give the tags to add.")
 
     def with_them(tags: list[str]) -> list[str]:
@@ -211,13 +211,13 @@ def _adding(options: Adding) -> Edit:
     return _on_tags(with_them)
 
 
-def _removing(options: Removing) -> Edit:
+def _removing(options: RemoveTags) -> Edit:
     same = _same(options.match_case)
     unwanted = {same(tag) for tag in _tags(options.tags, "Give the tags to remove.")}
     return _on_tags(lambda tags: [tag for tag in tags if same(tag) not in unwanted])
 
 
-def _sorting(options: Sorting, captions: Captions) -> Edit:
+def _sorting(options: SortTags, captions: Captions) -> Edit:
     counts = captions.counts() if options.order == BY_COUNT else {}
 
     def place(tag: str) -> Any:
@@ -227,7 +227,7 @@ def _sorting(options: Sorting, captions: Captions) -> Edit:
     return _on_tags(lambda tags: [*tags[:kept], *sorted(tags[kept:], key=place)])
 
 
-def _tidying(options: Tidying) -> Edit:
+def _tidying(options: TidyTags) -> Edit:
     exchanged = {SPACES: _with_spaces, UNDERSCORES: _with_underscores}.get(options.underscores, str)
 
     def tidied(tags: list[str]) -> list[str]:

@@ -75,7 +75,7 @@ class Journal:
         except filelock.Timeout:
             raise UserError(f"{self.folder}: its captions are being written already. Wait for that.") from None
         except OSError as error:
-            raise files.explain(error, self.home) from error
+            raise files.as_user_error(error, self.home) from error
         except NotImplementedError:  # a network drive without locks; changed files are still noticed
             yield
             return
@@ -135,7 +135,7 @@ class Journal:
         self.drop(number)
         rows = [[self._told(change.path), _text(change.before), _text(change.after)] for change in changes]
         head = {"what": _words(what), "when": time.strftime("%Y-%m-%d %H:%M:%S"), "files": len(rows)}
-        with files.replacing(self._path(number)) as beside, gzip.open(beside, "wt", encoding="ascii") as out:
+        with files.atomic_write(self._path(number)) as beside, gzip.open(beside, "wt", encoding="ascii") as out:
             for row in (head, *rows):
                 out.write(json.dumps(row) + "\n")
         for old in self.numbers()[:-KEPT]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from dreambooth.captions import kohya_rules as kohya
 from dreambooth.captions.reading import Caption, CaptionFiles, captions_in, read_caption
 from dreambooth.errors import UserError
-from dreambooth.files import expand, explain, read_bounded
+from dreambooth.files import expand_user, as_user_error, read_bounded
 
 if TYPE_CHECKING:
     from dreambooth.settings import Concept
@@ -37,12 +37,12 @@ class MetadataFile:
     @classmethod
     def of(cls, concept: Concept) -> MetadataFile:
         """Read the concept's. UserError names what is wrong with it."""
-        path = expand(concept.metadata_file.strip())
+        path = expand_user(concept.metadata_file.strip())
         try:
             changed = path.stat().st_mtime_ns
         except OSError as error:
             raise UserError(f"metadata_file: {path} can't be read ({error.strerror or error}).") from error
-        folder = os.path.abspath(expand(concept.instance_data_dir.strip()))
+        folder = os.path.abspath(expand_user(concept.instance_data_dir.strip()))
         return _read(path, changed, folder, concept.caption_lines, concept.reading_rule == "kohya")
 
     def among(self, pictures: Sequence[Path]) -> list[Path]:
@@ -95,7 +95,7 @@ def _entries(path: Path) -> dict[str, Any]:
             return {str(row["image_path"]): row for row in rows}
         found = json.loads(text)
     except OSError as error:
-        raise explain(error, path, "read") from error
+        raise as_user_error(error, path, "read") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: is not the JSON of a metadata file ({error}).") from error
     if not isinstance(found, dict):

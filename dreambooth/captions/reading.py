@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from dreambooth.captions import kohya_rules as kohya
 from dreambooth.errors import UserError
-from dreambooth.files import explain, read_bounded
-from dreambooth.images.file_reader import asking
+from dreambooth.files import as_user_error, read_bounded
+from dreambooth.images.file_reader import drive_timeout
 from dreambooth.images.listing import CAPTION_EXTENSIONS
 
 if TYPE_CHECKING:
@@ -101,14 +101,14 @@ def read_caption(picture: Path, kept: CaptionFiles = CaptionFiles()) -> Caption:
 def bytes_of(path: Path) -> bytes | None:
     """What a caption file holds now; None where there is none. UserError for what can't be read or is no such file."""
     try:
-        with asking(path):
+        with drive_timeout(path):
             return read_bounded(path, MOST_BYTES)
     except FileNotFoundError:
         return None
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise UserError(f"{path.name}: the disk takes no such long name. Shorten its picture's.") from error
-        raise explain(error, path, "read") from error
+        raise as_user_error(error, path, "read") from error
 
 
 def captions_in(text: str, lines: str) -> list[str]:

@@ -167,9 +167,9 @@ def _put(change: Change) -> None:
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
-            raise files.explain(error, path, "remove") from error
+            raise files.as_user_error(error, path, "remove") from error
         return
-    with files.replacing(path) as beside:
+    with files.atomic_write(path) as beside:
         beside.write_bytes(change.after)
         with contextlib.suppress(OSError):  # a new file, or a share that knows no such thing
             shutil.copymode(path, beside)

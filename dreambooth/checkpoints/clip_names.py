@@ -24,7 +24,7 @@ PROJECTION = "text_projection"  # stored transposed: open_clip multiplies from t
 _FUSED = tuple(f"self_attn.{part}_proj" for part in "qkv")
 
 
-class TransformersText:
+class TransformersNameMap:
     """The names are transformers' own."""
 
     def to_modules(self, name: str) -> tuple[str, ...]:
@@ -35,7 +35,7 @@ class TransformersText:
         return name
 
 
-class OpenClipText:
+class OpenClipNameMap:
     """open_clip's names, for an encoder of which transformers' module carries the first ``n_layers`` layers.
 
     SD2 reads the last layer but one, so its module ends there, and has no projection.

@@ -21,12 +21,12 @@ _PIECES = re.compile(
 )
 
 
-def without_escapes(prompt: str) -> str:
+def unescape_brackets(prompt: str) -> str:
     r"""The prompt as it is read: ``name_\(film\)`` says name_(film)."""
     return re.sub(r"\\([()\[\]\\]?)", r"\1", prompt)
 
 
-def weigh(prompt: str) -> list[tuple[str, float]]:
+def parse_emphasis(prompt: str) -> list[tuple[str, float]]:
     """The parts of a prompt and how much each counts, neighbours of equal weight put together.
 
     ``(word)`` counts 1.1 times as much, ``(word:1.3)`` 1.3 times, ``[word]`` 1 / 1.1 times; brackets in brackets
@@ -56,7 +56,7 @@ def weigh(prompt: str) -> list[tuple[str, float]]:
     return _merged(parts)
 
 
-def emphasise(states: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+def apply_emphasis(states: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """States (B, 77, D) of chunks times their tokens' weights (B, 77), each chunk brought back to the mean it had.
 
     The WebUI takes that mean over all prompts of a batch; here it is each prompt's own, so that what is beside it

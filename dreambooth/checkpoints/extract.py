@@ -17,19 +17,19 @@ from typing import Any
 import torch
 
 from dreambooth.checkpoints.family import Family
-from dreambooth.checkpoints.layout import Layout, Shape, Slot, part_shape, split
-from dreambooth.checkpoints.ldm_names import Place
-from dreambooth.checkpoints.manifest import REST, Entry, Manifest, dtype_name
-from dreambooth.checkpoints.modules import TOKENIZERS, WEIGHTS, disk_shapes, fingerprint, skeleton
-from dreambooth.checkpoints.recognition import configs_of, recognise
+from dreambooth.checkpoints.layout import Layout, Shape, TensorSlice, part_shape, split
+from dreambooth.checkpoints.ldm_names import TensorRef
+from dreambooth.checkpoints.manifest import UNMAPPED, ManifestEntry, Manifest, dtype_name
+from dreambooth.checkpoints.modules import TOKENIZERS, WEIGHTS, disk_shapes, fingerprint, meta_module
+from dreambooth.checkpoints.recognition import component_configs, recognize_family
 from dreambooth.checkpoints.sources import open_source
 from dreambooth.checkpoints.tokenizer import write_tokenizer
 from dreambooth.checkpoints.writing import cast, is_finite, tensor_hash
 from dreambooth.errors import UserError
-from dreambooth.files import clear_leftovers, replacing_folder, require_free_space, write_json
-from dreambooth.settings import Facts, ModelFolder
+from dreambooth.files import clear_leftovers, atomic_folder, require_free_space, write_json
+from dreambooth.settings import ModelInfo, ModelFolder
 from dreambooth.settings.creation import AUTO
-from dreambooth.tensor_files import DTYPES, Spec, Tensors, TensorWriter
+from dreambooth.tensor_files import DTYPES, TensorSpec, Tensors, TensorWriter
 from dreambooth.types import ProgressCallback
 
 log = logging.getLogger("dreambooth.checkpoints")
@@ -38,18 +38,18 @@ FP8 = {dtype for name, dtype in DTYPES.items() if name.startswith("F8_")}
 
 
 @dataclass(frozen=True)
-class Move:
+class TensorMove:
     """One tensor's way from the source into a file of ours, where it may become several."""
 
     key: str
     component: str
     names: tuple[str, ...]
-    specs: tuple[Spec, ...]  # as they are written: the module's shapes, the dtype kept
+    specs: tuple[TensorSpec, ...]  # as they are written: the module's shapes, the dtype kept
     transposed: bool = False
 
     @property
-    def places(self) -> list[Place]:
-        return [Place(self.component, name) for name in self.names]
+    def places(self) -> list[TensorRef]:
+        return [TensorRef(self.component, name) for name in self.names]
 
 
 def extract(
@@ -63,7 +63,7 @@ def extract(
     dtype: torch.dtype | None = None,
     origin: str = "",
     progress: ProgressCallback | None = None,
-) -> Facts:
+) -> ModelInfo:
     """Make ``model.working`` and ``model.source`` from a single file or a diffusers folder; existing ones are replaced.
 
     ``vae``: a file or folder whose VAE is taken instead. ``extract_ema`` also makes ``working/ema_unet`` from the
@@ -73,53 +73,53 @@ def extract(
     """
     source = Path(source).absolute()
     with open_source(source, vae) as tensors, _remove_if_empty(model.root):
-        family, prediction = recognise(tensors, model_type, prediction_type)
-        configs = configs_of(family, tensors)
-        moves = plan_moves(tensors, family.layout(configs), configs, extract_ema=extract_ema, dtype=dtype)
+        family, prediction = recognize_family(tensors, model_type, prediction_type)
+        configs = component_configs(family, tensors)
+        moves = plan_extraction(tensors, family.layout(configs), configs, extract_ema=extract_ema, dtype=dtype)
         clear_leftovers(model.root)
         n_bytes = sum(spec.n_bytes for move in moves for spec in move.specs)
         require_free_space(model.root, n_bytes + 20_000_000, f"Creating {model.name}")
         shapes = {key: tensors.shape(key) for key in tensors}
         scheduler = family.scheduler_config(prediction, shapes, tensors.metadata)
         # The large folder is in place first, so that only a moment passes until both are.
-        with replacing_folder(model.source) as kept, replacing_folder(model.working) as working:
+        with atomic_folder(model.source) as kept, atomic_folder(model.working) as working:
             _write_configs(working, family, configs, moves, scheduler)
             entries = _move_all(tensors, moves, working, kept, progress)
-            components = {move.component for move in moves} - {REST}
+            components = {move.component for move in moves} - {UNMAPPED}
             fingerprints = {component: fingerprint(working, component) for component in sorted(components)}
             Manifest(family.model_type, str(source), tensors.metadata, fingerprints, entries).save(kept)
     has_ema = any(move.component == "ema_unet" for move in moves)
-    if dtype is None and any(tensors.dtype(move.key) in FP8 for move in moves if move.component != REST):
+    if dtype is None and any(tensors.dtype(move.key) in FP8 for move in moves if move.component != UNMAPPED):
         log.warning("%s is in fp8: it was created in fp16, and is written so.", source)
     if extract_ema and not has_ema:
         log.warning("%s has no EMA weights: only its plain ones were extracted.", source)
-    return Facts(model_type=family.model_type, src=origin or str(source), prediction_type=prediction, has_ema=has_ema)
+    return ModelInfo(model_type=family.model_type, src=origin or str(source), prediction_type=prediction, has_ema=has_ema)
 
 
-def plan_moves(
+def plan_extraction(
     tensors: Tensors,
     layout: Layout,
     configs: Mapping[str, Mapping[str, Any]],
     *,
     extract_ema: bool,
     dtype: torch.dtype | None,
-) -> list[Move]:
+) -> list[TensorMove]:
     """Where every tensor of the source goes. UserError when the components would not be complete."""
     expected = {component: _expected(tensors.path, component, config) for component, config in configs.items()}
-    shapes = {Place(part, name): shape for part, names in expected.items() for name, shape in names.items()}
+    shapes = {TensorRef(part, name): shape for part, names in expected.items() for name, shape in names.items()}
     ema_slots = _ema_slots(tensors, layout, expected["unet"]) if extract_ema else {}
     shapes |= {place: expected["unet"][place.name] for slot in ema_slots.values() for place in slot.places}
     moves, taken = [], set()
     for key in tensors:
         slot = ema_slots.get(key) or layout.slot(key)
         if slot is None or not shapes.keys() >= set(slot.places) or not taken.isdisjoint(slot.places):
-            moves.append(Move(key, REST, (key,), (Spec(tensors.shape(key), tensors.dtype(key)),)))
+            moves.append(TensorMove(key, UNMAPPED, (key,), (TensorSpec(tensors.shape(key), tensors.dtype(key)),)))
             continue
         taken.update(slot.places)
         kept = dtype if dtype and tensors.dtype(key).is_floating_point else _trainable(tensors.dtype(key))
         names = tuple(place.name for place in slot.places)
-        specs = tuple(Spec(shapes[place], kept) for place in slot.places)
-        moves.append(Move(key, slot.places[0].component, names, specs, slot.transposed))
+        specs = tuple(TensorSpec(shapes[place], kept) for place in slot.places)
+        moves.append(TensorMove(key, slot.places[0].component, names, specs, slot.transposed))
     _require_complete(tensors, layout, shapes, moves)
     return moves
 
@@ -129,7 +129,7 @@ def _trainable(dtype: torch.dtype) -> torch.dtype:
     return torch.float16 if dtype in FP8 else dtype
 
 
-def _require_complete(tensors: Tensors, layout: Layout, shapes: Mapping[Place, Shape], moves: list[Move]) -> None:
+def _require_complete(tensors: Tensors, layout: Layout, shapes: Mapping[TensorRef, Shape], moves: list[TensorMove]) -> None:
     found = {place for move in moves for place in move.places}
     missing = [layout.key(place) or place.name for place in shapes if place not in found]
     if missing:
@@ -138,7 +138,7 @@ def _require_complete(tensors: Tensors, layout: Layout, shapes: Mapping[Place, S
             "Download it again or use another one."
         )
     for move in moves:
-        if move.component == REST:
+        if move.component == UNMAPPED:
             continue
         # A 1x1 convolution may be a linear layer in the module: same values, fewer dimensions.
         belongs = [_squeezed(spec.shape) for spec in move.specs]
@@ -164,20 +164,20 @@ def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _expected(source: Path, component: str, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     try:
-        return disk_shapes(component, skeleton(component, config))
+        return disk_shapes(component, meta_module(component, config))
     except Exception as error:  # the libraries have exceptions of their own for it, others with each version
         why = " ".join(str(error).split())
         raise UserError(f"{source}: its {component} has sizes that can't be built ({why}).") from error
 
 
-def _ema_slots(tensors: Tensors, layout: Layout, unet: Mapping[str, Any]) -> dict[str, Slot]:
+def _ema_slots(tensors: Tensors, layout: Layout, unet: Mapping[str, Any]) -> dict[str, TensorSlice]:
     """EMA keys to places in ema_unet; none when the source has not all of them."""
     slots = {}
-    for place in (Place("ema_unet", name) for name in unet):
+    for place in (TensorRef("ema_unet", name) for name in unet):
         key = layout.key(place)
         if key is None or key not in tensors:
             return {}
-        slots[key] = Slot((place,))
+        slots[key] = TensorSlice((place,))
     return slots
 
 
@@ -185,10 +185,10 @@ def _write_configs(
     working: Path,
     family: Family,
     configs: Mapping[str, Mapping[str, Any]],
-    moves: list[Move],
+    moves: list[TensorMove],
     scheduler: Mapping[str, Any],
 ) -> None:
-    for component in sorted({move.component for move in moves} - {REST}):
+    for component in sorted({move.component for move in moves} - {UNMAPPED}):
         (working / component).mkdir()
         write_json(working / component / "config.json", configs[component.removeprefix("ema_")])
     write_json(working / "model_index.json", family.model_index(configs["unet"]))
@@ -199,12 +199,12 @@ def _write_configs(
 
 
 def _move_all(
-    tensors: Tensors, moves: list[Move], working: Path, kept: Path, progress: ProgressCallback | None
-) -> tuple[Entry, ...]:
+    tensors: Tensors, moves: list[TensorMove], working: Path, kept: Path, progress: ProgressCallback | None
+) -> tuple[ManifestEntry, ...]:
     with contextlib.ExitStack() as stack:
         writers: dict[str, TensorWriter] = {}
-        for component in {move.component for move in moves} | {REST}:
-            path = kept / "rest.safetensors" if component == REST else working / component / WEIGHTS[component]
+        for component in {move.component for move in moves} | {UNMAPPED}:
+            path = kept / "rest.safetensors" if component == UNMAPPED else working / component / WEIGHTS[component]
             of_it = [move for move in moves if move.component == component]
             specs = {name: spec for move in of_it for name, spec in zip(move.names, move.specs, strict=True)}
             writers[component] = stack.enter_context(TensorWriter(path, specs, {"format": "pt"}))
@@ -213,7 +213,7 @@ def _move_all(
         hashed: list[Future[str]] = []
         for number, move in enumerate(moves):
             tensor = tensors.get(move.key)
-            if move.component != REST:
+            if move.component != UNMAPPED:
                 _require_finite(tensors, move.key, tensor)
                 tensor = cast(tensor, move.specs[0].dtype, f"{tensors.path}: {move.key}")
             if hashed:
@@ -227,9 +227,9 @@ def _move_all(
     return tuple(_entry(tensors, move, digest.result()) for move, digest in zip(moves, hashed, strict=True))
 
 
-def _entry(tensors: Tensors, move: Move, digest: str) -> Entry:
+def _entry(tensors: Tensors, move: TensorMove, digest: str) -> ManifestEntry:
     shape, dtype = tensors.shape(move.key), dtype_name(move.specs[0].dtype)
-    return Entry(move.key, dtype, shape, digest, move.component, move.names, move.transposed)
+    return ManifestEntry(move.key, dtype, shape, digest, move.component, move.names, move.transposed)
 
 
 def _require_finite(tensors: Tensors, key: str, tensor: torch.Tensor) -> None:

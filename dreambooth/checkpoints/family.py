@@ -26,7 +26,7 @@ def family_of(model_type: str) -> Family:
     raise UserError(f"model_type {model_type!r} is not known here (known: {known}): create the model anew.")
 
 
-def candidates(file: Tensors) -> list[Family]:
+def candidate_families(file: Tensors) -> list[Family]:
     """The families whose layout a checkpoint has; several where tensors can't tell them apart.
 
     UserError that says what the file is, when it is something else, or what it lacks.
@@ -34,7 +34,7 @@ def candidates(file: Tensors) -> list[Family]:
     shapes = {key: file.shape(key) for key in file}
     if not shapes:
         raise UserError(f"{file.path} holds no tensors: download or copy it again.")
-    found = [family for family in FAMILIES if family.claims(shapes)]
+    found = [family for family in FAMILIES if family.matches(shapes)]
     if not found:
         raise UserError(f"{file.path} is {_description(shapes)}.")
     if missing := found[0].missing(shapes):
@@ -46,9 +46,9 @@ def candidates(file: Tensors) -> list[Family]:
     return found
 
 
-def claimed_by(configs: Mapping[str, Mapping[str, Any]]) -> Family | None:
+def family_of_folder(configs: Mapping[str, Mapping[str, Any]]) -> Family | None:
     """The family of a diffusers folder with these configs."""
-    return next((family for family in FAMILIES if family.claims_folder(configs)), None)
+    return next((family for family in FAMILIES if family.matches_folder(configs)), None)
 
 
 _WANTED = "choose a checkpoint of Stable Diffusion 1.x, 2.x or XL"
@@ -62,7 +62,7 @@ def _description(shapes: Shapes) -> str:
     return f"no checkpoint that is known here ({len(shapes)} tensors, the first is {next(iter(shapes))}): {_WANTED}"
 
 
-def kind_of(shapes: Shapes) -> str:
+def describe_kind(shapes: Shapes) -> str:
     """What a file is that no family claims, in a few words: "a LoRA", "a VAE alone"."""
     return re.split(r"[,:(]", _description(shapes))[0].strip()
 

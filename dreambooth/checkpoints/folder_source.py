@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from dreambooth.checkpoints.family import Family, claimed_by
+from dreambooth.checkpoints.family import Family, family_of_folder
 from dreambooth.checkpoints.layout import join
-from dreambooth.checkpoints.ldm_names import Place
+from dreambooth.checkpoints.ldm_names import TensorRef
 from dreambooth.checkpoints.modules import WEIGHTS, disk_name
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.errors import UserError
@@ -38,23 +38,23 @@ class FolderSource(Tensors):
         configs = _configs(path)
         try:
             family = _family(path, configs)
-            self.metadata = family.facts_of(configs)
+            self.metadata = family.config_metadata(configs)
             self._layout = family.layout(configs)
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise UserError(f"{path}: its config.json files are damaged ({error!r}): copy it again.") from error
         self._sources: dict[str, list[tuple[Tensors, str]]] = {}
         self._fillers: dict[str, torch.Tensor] = {}
         with contextlib.ExitStack() as stack:
-            found: dict[Place, tuple[Tensors, str]] = {}
+            found: dict[TensorRef, tuple[Tensors, str]] = {}
             for component in family.components:
                 for weights in _weights(path / component, component):
                     file = stack.enter_context(open_tensors(weights))
-                    found |= {Place(component, today(component, name)): (file, name) for name in file}
+                    found |= {TensorRef(component, today(component, name)): (file, name) for name in file}
                 found |= self._averaged(path, component, stack)
             self._arrange(found)
             self._files = stack.pop_all()
         with contextlib.suppress(LookupError, ValueError):  # it is not whole; whoever extracts it says so
-            self._fillers = family.fillers({key: self.shape(key) for key in self}, configs.get("scheduler", {}))
+            self._fillers = family.filler_tensors({key: self.shape(key) for key in self}, configs.get("scheduler", {}))
 
     def close(self) -> None:
         self._files.close()
@@ -83,7 +83,7 @@ class FolderSource(Tensors):
         parts = [file.get(name) for file, name in self._sources[key]]
         return join(parts, self.shape(key), slot is not None and slot.transposed)
 
-    def _arrange(self, found: Mapping[Place, tuple[Tensors, str]]) -> None:
+    def _arrange(self, found: Mapping[TensorRef, tuple[Tensors, str]]) -> None:
         """By the original's names. A tensor that the original lacks, or that is only in part there, is left out."""
         for place in found:
             key = self._layout.key(place)
@@ -93,7 +93,7 @@ class FolderSource(Tensors):
                 self._sources[key] = [found[part] for part in places]
 
     @staticmethod
-    def _averaged(path: Path, component: str, stack: contextlib.ExitStack) -> dict[Place, tuple[Tensors, str]]:
+    def _averaged(path: Path, component: str, stack: contextlib.ExitStack) -> dict[TensorRef, tuple[Tensors, str]]:
         """Folders that have the plain weights as a variant named non_ema have the averaged ones as the main file."""
         files = _versions(_names_in(path / component), component)
         averaged = files.get(WEIGHTS[component], [])
@@ -102,7 +102,7 @@ class FolderSource(Tensors):
         found = {}
         for name in averaged:
             file = stack.enter_context(open_tensors(path / component / name))
-            found |= {Place("ema_unet", today(component, name)): (file, name) for name in file}
+            found |= {TensorRef("ema_unet", today(component, name)): (file, name) for name in file}
         return found
 
 
@@ -123,7 +123,7 @@ def _configs(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _family(path: Path, configs: Mapping[str, Mapping[str, Any]]) -> Family:
-    family = claimed_by(configs)
+    family = family_of_folder(configs)
     if family:
         return family
     lacking = [name for name in ("unet", "vae", "text_encoder") if name not in configs]
@@ -134,7 +134,7 @@ def _family(path: Path, configs: Mapping[str, Mapping[str, Any]]) -> Family:
     raise UserError(f"{path} is {kind}: choose a folder of Stable Diffusion 1.x, 2.x or XL.")
 
 
-def preferred(names: Iterable[str], component: str) -> list[str]:
+def preferred_weights(names: Iterable[str], component: str) -> list[str]:
     """Of the files in a component's folder those that hold its plain weights; [] when none does.
 
     Plain ones before variants (fp16), .safetensors before pickles; one file or its shards. Where a non_ema variant
@@ -153,7 +153,7 @@ def preferred(names: Iterable[str], component: str) -> list[str]:
 
 
 def _weights(folder: Path, component: str) -> list[Path]:
-    names = preferred(_names_in(folder), component)
+    names = preferred_weights(_names_in(folder), component)
     if not names:
         raise UserError(f"{folder} holds no weights ({WEIGHTS[component]}): copy the whole folder again.")
     return [folder / name for name in names]

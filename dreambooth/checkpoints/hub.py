@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from dreambooth.checkpoints.folder_source import preferred
+from dreambooth.checkpoints.folder_source import preferred_weights
 from dreambooth.errors import UserError
 from dreambooth.types import ProgressCallback
 
@@ -29,7 +29,7 @@ def hub_id(source: str) -> tuple[str, str] | None:
     return None if not file and repo.lower().endswith((".safetensors", ".ckpt")) else (repo, file)
 
 
-def fetch(source: str, token: str = "", progress: ProgressCallback | None = None) -> Path:
+def download(source: str, token: str = "", progress: ProgressCallback | None = None) -> Path:
     """The local path of ``org/name`` (a diffusers folder) or ``org/name/file.safetensors``, downloaded if need be.
 
     What the cache holds already is not loaded again. UserError for what is gated, missing or out of reach.
@@ -39,14 +39,14 @@ def fetch(source: str, token: str = "", progress: ProgressCallback | None = None
         raise UserError(f"{source} is neither a file or folder here nor a model's id on the hub (like org/name).")
     repo, file = found
     if not file:
-        return fetch_files(repo, lambda names: _diffusers_files(repo, names), [_INDEX], token, progress)
+        return download_files(repo, lambda names: _diffusers_files(repo, names), [_INDEX], token, progress)
     with _explained(repo, file):
         from huggingface_hub import hf_hub_download
 
         return Path(hf_hub_download(repo, file, token=token or None))
 
 
-def fetch_files(
+def download_files(
     repo: str, choose: Choose, marks: Sequence[str], token: str = "", progress: ProgressCallback | None = None
 ) -> Path:
     """The local folder with the files of a repository that ``choose`` picks, downloaded if need be.
@@ -94,7 +94,7 @@ def _diffusers_files(repo: str, names: list[str]) -> list[str]:
         raise UserError(f"{repo} is no diffusers model on the hub (it has no {_INDEX}){hint}.")
     wanted = [name for name in _CONFIGS if name in names]
     for part in _COMPONENTS:
-        wanted += [f"{part}/{name}" for name in preferred(_inside(names, part), part)]
+        wanted += [f"{part}/{name}" for name in preferred_weights(_inside(names, part), part)]
     return wanted
 
 

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dreambooth.checkpoints.extract import plan_moves
-from dreambooth.checkpoints.family import FAMILIES, Family, kind_of
+from dreambooth.checkpoints.extract import plan_extraction
+from dreambooth.checkpoints.family import FAMILIES, Family, describe_kind
 from dreambooth.checkpoints.lora import read_lora
-from dreambooth.checkpoints.manifest import REST, dtype_name
-from dreambooth.checkpoints.recognition import configs_of, recognise
+from dreambooth.checkpoints.manifest import UNMAPPED, dtype_name
+from dreambooth.checkpoints.recognition import component_configs, recognize_family
 from dreambooth.checkpoints.sources import open_source
-from dreambooth.checkpoints.stable_diffusion import FACTS_KEY, UNET, VAE, conv_in_channels
-from dreambooth.checkpoints.verify import Changes
+from dreambooth.checkpoints.stable_diffusion import CONFIG_KEY, UNET, VAE, conv_in_channels
+from dreambooth.checkpoints.verify import DifferenceStats
 from dreambooth.checkpoints.writing import is_finite
 from dreambooth.errors import UserError
 from dreambooth.tensor_files import Tensors
@@ -68,8 +68,8 @@ def inspect(path: Path, against: Path | None = None, progress: ProgressCallback 
     """
     with open_source(Path(path)) as file:
         shapes = {key: file.shape(key) for key in file}
-        family = next((family for family in FAMILIES if family.claims(shapes)), None)
-        found = Inspection(Path(path), "checkpoint" if family else kind_of(shapes), n_tensors=len(shapes))
+        family = next((family for family in FAMILIES if family.matches(shapes)), None)
+        found = Inspection(Path(path), "checkpoint" if family else describe_kind(shapes), n_tensors=len(shapes))
         found.precision = dict(Counter(dtype_name(file.dtype(key)) for key in file).most_common())
         found.claims = _claims(file.metadata)
         if family:
@@ -94,14 +94,14 @@ def _look_at_checkpoint(found: Inspection, family: Family, file: Tensors) -> Non
     if found.odd:
         return
     try:
-        family, found.prediction = recognise(file)
+        family, found.prediction = recognize_family(file)
         found.family = family.title
-        configs = configs_of(family, file)
-        moves = plan_moves(file, family.layout(configs), configs, extract_ema=bool(n_averages), dtype=None)
+        configs = component_configs(family, file)
+        moves = plan_extraction(file, family.layout(configs), configs, extract_ema=bool(n_averages), dtype=None)
     except UserError as error:
         found.odd.append(str(error))
         return
-    beside = [move.key for move in moves if move.component == REST]
+    beside = [move.key for move in moves if move.component == UNMAPPED]
     found.n_beside = len(beside)
     # Inside the unet and the VAE the modules carry everything that the original has.
     unknown = [key for key in beside if key.startswith((UNET, VAE))]
@@ -140,7 +140,7 @@ def _look_at_values(found: Inspection, file: Tensors, progress: ProgressCallback
 
 
 def _claims(metadata: Mapping[str, str]) -> dict[str, str]:
-    told = {key: value for key, value in metadata.items() if key not in ("format", FACTS_KEY) and value}
+    told = {key: value for key, value in metadata.items() if key not in ("format", CONFIG_KEY) and value}
     return {key: value if len(value) <= _LONGEST_CLAIM else f"{len(value)} characters" for key, value in told.items()}
 
 
@@ -174,12 +174,12 @@ def _compare(found: Inspection, family: Family | None, file: Tensors, base: Tens
     misfits = [key for key in file if key in theirs and file.shape(key) != base.shape(key)]
     if misfits:
         found.odd.append(f"{len(misfits)} tensors have other shapes than in the base ({_some(misfits)})")
-    rows: dict[str, tuple[Changes, int, int]] = {}
+    rows: dict[str, tuple[DifferenceStats, int, int]] = {}
     for key in file:
         if key not in theirs or file.shape(key) != base.shape(key):
             continue
         name = _component(key, family)
-        changes, n_tensors, n_changed = rows.get(name) or (Changes(), 0, 0)
+        changes, n_tensors, n_changed = rows.get(name) or (DifferenceStats(), 0, 0)
         difference = file.get(key).float() - base.get(key).float()
         is_changed = bool(difference.any())
         if is_changed:

@@ -13,12 +13,12 @@ from typing import Protocol
 import torch
 
 from dreambooth.checkpoints.clip_names import PROJECTION
-from dreambooth.checkpoints.ldm_names import Place
+from dreambooth.checkpoints.ldm_names import TensorRef
 
 Shape = tuple[int, ...]
 
 
-class Translator(Protocol):
+class NameMap(Protocol):
     """A component's names, without the original's prefix."""
 
     def to_modules(self, name: str) -> tuple[str, ...]: ...
@@ -26,42 +26,42 @@ class Translator(Protocol):
 
 
 @dataclass(frozen=True)
-class Part:
+class ComponentLayout:
     """One component in the single file."""
 
     component: str
     prefix: str
-    names: Translator
+    names: NameMap
     adapter_prefixes: tuple[str, ...] = ()  # the first is written, all are read
     adapters_say: tuple[str, ...] = ("modules",)  # whose module names adapters' files use: "modules", "original"
 
 
 @dataclass(frozen=True)
-class Slot:
+class TensorSlice:
     """The tensors of the modules that make up one tensor of the original, in order."""
 
-    places: tuple[Place, ...]
+    places: tuple[TensorRef, ...]
     transposed: bool = False
 
 
 class Layout:
     """Names in the original single file and places in the diffusers folder, for one model's sizes."""
 
-    def __init__(self, parts: Sequence[Part], ema_prefix: str):
+    def __init__(self, parts: Sequence[ComponentLayout], ema_prefix: str):
         self._parts = {part.component: part for part in parts}
         self._ema_prefix = ema_prefix
 
-    def slot(self, key: str) -> Slot | None:
+    def slot(self, key: str) -> TensorSlice | None:
         """What of the modules is in this tensor; None for what they don't carry (schedules, position ids)."""
         for part in self._parts.values():
             if key.startswith(part.prefix):
                 name = key.removeprefix(part.prefix)
-                places = tuple(Place(part.component, theirs) for theirs in part.names.to_modules(name))
+                places = tuple(TensorRef(part.component, theirs) for theirs in part.names.to_modules(name))
                 if places:
-                    return Slot(places, transposed=name == PROJECTION)
+                    return TensorSlice(places, transposed=name == PROJECTION)
         return None
 
-    def key(self, place: Place) -> str | None:
+    def key(self, place: TensorRef) -> str | None:
         """The original tensor that holds a module's one, None when the original has no such tensor."""
         if place.component == "ema_unet":
             name = self._parts["unet"].names.to_original(place.name)
@@ -82,7 +82,7 @@ class Layout:
         is_attention = key.startswith(vae.prefix) and ".attn_1." in key and len(first) == 2
         return (*first, 1, 1) if is_attention else first
 
-    def adapter_names(self, place: Place) -> tuple[str, ...]:
+    def adapter_names(self, place: TensorRef) -> tuple[str, ...]:
         """How files of adapters (LoRA and its kin) may name the module of a weight; the first is what we write."""
         part = self._parts.get(place.component)
         module = place.name.rpartition(".")[0]

@@ -2,7 +2,7 @@
 
 Both name modules by where they sit; the original counts blocks straight through (``input_blocks.7``), diffusers by
 level and layer (``down_blocks.2.resnets.0``). So the tables are made from a component's config, for any number of
-levels and layers. A map is a dict of module prefixes, original to diffusers; :class:`Names` translates whole names.
+levels and layers. A map is a dict of module prefixes, original to diffusers; :class:`PrefixNameMap` translates whole names.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _RESNET = {
 _VAE_ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
 
 
-class Place(NamedTuple):
+class TensorRef(NamedTuple):
     """A tensor in a diffusers folder: the component's folder and the name inside it."""
 
     component: str
     name: str
 
 
-class Names:
+class PrefixNameMap:
     """Translates tensor names by their longest known module prefix; what follows the prefix stays as it is."""
 
     def __init__(self, modules: Mapping[str, str]):
@@ -59,7 +59,7 @@ def _translate(name: str, modules: Mapping[str, str]) -> str | None:
     return None if prefix is None else modules[prefix] + name[len(prefix) :]
 
 
-def unet_names(config: Mapping[str, Any]) -> Names:
+def unet_names(config: Mapping[str, Any]) -> PrefixNameMap:
     """Names of a unet with diffusers' ``config``, without the original's ``model.diffusion_model.``."""
     n_levels, n_layers = len(config["block_out_channels"]), config["layers_per_block"]
     down_attends = ["CrossAttn" in kind for kind in config["down_block_types"]]
@@ -91,10 +91,10 @@ def unet_names(config: Mapping[str, Any]) -> Names:
         if level < n_levels - 1:
             place = 2 if up_attends[level] else 1
             modules[f"output_blocks.{first + n_layers}.{place}.conv"] = f"up_blocks.{level}.upsamplers.0.conv"
-    return Names(modules | {"out.0": "conv_norm_out", "out.2": "conv_out"})
+    return PrefixNameMap(modules | {"out.0": "conv_norm_out", "out.2": "conv_out"})
 
 
-def vae_names(config: Mapping[str, Any]) -> Names:
+def vae_names(config: Mapping[str, Any]) -> PrefixNameMap:
     """Names of an AutoencoderKL with diffusers' ``config``, without the original's ``first_stage_model.``.
 
     The original's attention projections are 1x1 convolutions, diffusers' are linear: same values, other shape.
@@ -115,7 +115,7 @@ def vae_names(config: Mapping[str, Any]) -> Names:
             modules |= _vae_resnet(f"{ours}.block.{layer}", f"{theirs}.resnets.{layer}")
         modules[f"{ours}.upsample.conv"] = f"{theirs}.upsamplers.0.conv"
     modules |= _vae_middle_and_out("decoder")
-    return Names(modules | {"quant_conv": "quant_conv", "post_quant_conv": "post_quant_conv"})
+    return PrefixNameMap(modules | {"quant_conv": "quant_conv", "post_quant_conv": "post_quant_conv"})
 
 
 def _vae_middle_and_out(side: str) -> dict[str, str]:

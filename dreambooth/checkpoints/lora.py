@@ -21,19 +21,19 @@ from dreambooth.checkpoints.adapters.names import (
     REFUSED,
     Key,
     diffusers_names,
-    normal_form,
+    normalize_shape,
     peft_alpha,
-    split_key,
+    parse_key,
 )
 from dreambooth.checkpoints.family import Family
 from dreambooth.checkpoints.layout import Layout
-from dreambooth.checkpoints.ldm_names import Place
+from dreambooth.checkpoints.ldm_names import TensorRef
 from dreambooth.checkpoints.lora_hashes import data_hash, legacy_hash
 from dreambooth.checkpoints.modules import Modules, disk_name
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.writing import cast
 from dreambooth.errors import UserError
-from dreambooth.files import replacing
+from dreambooth.files import atomic_write
 from dreambooth.tensor_files import Tensors, write_tensors
 
 Adapters = Mapping[str, Adapter]
@@ -48,23 +48,23 @@ _SIGNS = {
 }  # fmt: skip
 
 
-class LoraUse(NamedTuple):
+class WeightedLora(NamedTuple):
     """A file, and how much of it the unet and the text encoders get."""
 
     path: Path
     unet: float = 1.0
     text: float = 1.0
 
-    def strength(self, place: Place) -> float:
+    def strength(self, place: TensorRef) -> float:
         return self.unet if place.component == "unet" else self.text
 
 
-def lora_uses(
+def weighted_loras(
     paths: Sequence[Path],
     weights: Sequence[float],
     text_weights: Sequence[float],
     default: tuple[float, float] = (1.0, 1.0),
-) -> list[LoraUse]:
+) -> list[WeightedLora]:
     """Each LoRA with its weights for unet and text encoder.
 
     ``weights``: one for each LoRA, or none for the ``default``; ``text_weights``: the same for the text encoder, none:
@@ -75,7 +75,7 @@ def lora_uses(
             raise UserError(f"{len(paths)} LoRAs and {len(given)} {what}: give one for each LoRA, or none.")
     unet = weights or [default[0]] * len(paths)
     text = text_weights or weights or [default[1]] * len(paths)
-    return [LoraUse(Path(path), *strengths) for path, *strengths in zip(paths, unet, text, strict=True)]
+    return [WeightedLora(Path(path), *strengths) for path, *strengths in zip(paths, unet, text, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -133,21 +133,21 @@ def target_modules(module: nn.Module, component: str, convolutions: bool = False
 
 def lora_name(layout: Layout, component: str, module_path: str) -> str:
     """What a file that we write calls a module of the component."""
-    return layout.adapter_names(Place(component, f"{disk_name(component, module_path)}.weight"))[0]
+    return layout.adapter_names(TensorRef(component, f"{disk_name(component, module_path)}.weight"))[0]
 
 
-def match(file: LoraFile, shapes: Mapping[Place, tuple[int, ...]], layout: Layout) -> dict[Place, Adapter]:
+def match_adapters(file: LoraFile, shapes: Mapping[TensorRef, tuple[int, ...]], layout: Layout) -> dict[TensorRef, Adapter]:
     """Which adapter belongs to which weight or bias, of those whose places (names as on disk) and shapes are given.
 
     UserError that lists what in the file belongs to none, or to one of another size, and what it was made for.
     """
     modules = _modules_by_name(shapes, layout)
-    found: dict[Place, Adapter] = {}
+    found: dict[TensorRef, Adapter] = {}
     strangers, misfits = [], []
     for leaf, adapters in (("weight", file.weights), ("bias", file.biases)):
         for name, adapter in adapters.items():
             module = modules.get(name)
-            place = Place(module.component, f"{module.name}.{leaf}") if module else None
+            place = TensorRef(module.component, f"{module.name}.{leaf}") if module else None
             if place is None or place not in shapes:
                 strangers.append(name)
             elif not adapter.fits(shapes[place]):
@@ -166,15 +166,15 @@ def apply_lora(modules: Modules, file: LoraFile, unet_weight: float = 1.0, text_
     ``text_weight`` is for the text encoders; None: as ``unet_weight``. UserError, before anything is changed, when a
     part of the file fits no module that is loaded.
     """
-    use = LoraUse(file.path, unet_weight, unet_weight if text_weight is None else text_weight)
+    use = WeightedLora(file.path, unet_weight, unet_weight if text_weight is None else text_weight)
     loaded = {name: getattr(modules, name, None) for name in modules.family.components}
     parameters = {
-        Place(component, disk_name(component, name)): parameter
+        TensorRef(component, disk_name(component, name)): parameter
         for component, module in loaded.items()
         if module is not None
         for name, parameter in module.named_parameters()
     }
-    adapters = match(file, {place: tuple(parameter.shape) for place, parameter in parameters.items()}, modules.layout)
+    adapters = match_adapters(file, {place: tuple(parameter.shape) for place, parameter in parameters.items()}, modules.layout)
     with torch.no_grad():
         for place, adapter in adapters.items():
             target = parameters[place]
@@ -191,12 +191,12 @@ def write_lora(path: Path, weights: Adapters, metadata: Mapping[str, str], dtype
     """
     tensors = {}
     for name, adapter in sorted(weights.items()):
-        for part, tensor in sorted(adapter.parts().items()):
+        for part, tensor in sorted(adapter.state_dict().items()):
             values = tensor.detach().to("cpu")
             exact = part == "dora_scale" or values.dim() == 0
             tensors[f"{name}.{part}"] = values.float() if exact else cast(values, dtype, f"{path}: {name}")
     model_hash = data_hash(tensors)
-    with replacing(Path(path)) as beside:
+    with atomic_write(Path(path)) as beside:
         # The legacy hash is defined on the file as it is with the ss_ metadata alone.
         write_tensors(beside, tensors, {key: value for key, value in metadata.items() if key.startswith("ss_")})
         hashes = {
@@ -212,7 +212,7 @@ def read_lora(path: Path) -> LoraFile:
     with open_tensors(path) as file:
         parts: dict[str, dict[str, torch.Tensor]] = {}
         for key, (module, part) in _split_keys(file).items():
-            parts.setdefault(module, {})[part] = normal_form(key, file.get(key))
+            parts.setdefault(module, {})[part] = normalize_shape(key, file.get(key))
         config = _peft_config(file)
         biases = {
             name: Difference({"diff": own.pop(part)})
@@ -224,14 +224,14 @@ def read_lora(path: Path) -> LoraFile:
         return LoraFile(file.path, weights, file.metadata, biases)
 
 
-def _modules_by_name(shapes: Iterable[Place], layout: Layout) -> dict[str, Place]:
+def _modules_by_name(shapes: Iterable[TensorRef], layout: Layout) -> dict[str, TensorRef]:
     """A model's modules by all names that files may use."""
-    modules: dict[str, Place] = {}
+    modules: dict[str, TensorRef] = {}
     for place in shapes:
         module, _, leaf = place.name.rpartition(".")
         if leaf == "weight" and (names := layout.adapter_names(place)):
             for name in (*names, *diffusers_names(place.component, module)):
-                modules.setdefault(name, Place(place.component, module))
+                modules.setdefault(name, TensorRef(place.component, module))
     return modules
 
 
@@ -246,7 +246,7 @@ def _no_place(file: LoraFile, names: list[str], what: str) -> str:
 
 def _split_keys(file: Tensors) -> dict[str, Key]:
     """Every key as module and part. UserError when the file is no LoRA, or one of a kind that is not read."""
-    keys = {key: split_key(key) for key in file if not key.startswith("bundle_emb.")}
+    keys = {key: parse_key(key) for key in file if not key.startswith("bundle_emb.")}
     parts = {key.part for key in keys.values() if key}
     if not parts - {"weight", "alpha", "scale"}:  # "weight" alone is any model's
         raise UserError(f"{file.path} is not a LoRA: choose one in kohya's, LyCORIS' or diffusers' format.")

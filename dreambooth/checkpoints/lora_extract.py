@@ -14,12 +14,12 @@ from torch import nn
 
 from dreambooth.checkpoints.adapters import Adapter
 from dreambooth.checkpoints.family import Family
-from dreambooth.checkpoints.layout import Layout, Slot, part_shape, split
-from dreambooth.checkpoints.ldm_names import Place
+from dreambooth.checkpoints.layout import Layout, TensorSlice, part_shape, split
+from dreambooth.checkpoints.ldm_names import TensorRef
 from dreambooth.checkpoints.lora import family_metadata, target_modules, write_lora
-from dreambooth.checkpoints.lora_tools import Energy, Size, as_lora, factors, sizes_of
-from dreambooth.checkpoints.modules import disk_name, skeleton
-from dreambooth.checkpoints.recognition import configs_of, recognise
+from dreambooth.checkpoints.lora_tools import RetainedEnergy, RankLimit, make_lora, low_rank_factors, rank_metadata
+from dreambooth.checkpoints.modules import disk_name, meta_module
+from dreambooth.checkpoints.recognition import component_configs, recognize_family
 from dreambooth.checkpoints.sources import open_source
 from dreambooth.checkpoints.writing import is_finite
 from dreambooth.errors import UserError
@@ -38,15 +38,15 @@ class _Weights:
 
     @classmethod
     def of(cls, file: Tensors) -> _Weights:
-        family, _ = recognise(file)
-        configs = configs_of(family, file)
+        family, _ = recognize_family(file)
+        configs = component_configs(family, file)
         return cls(file, family, family.layout(configs), configs)
 
-    def shape(self, place: Place) -> tuple[int, ...] | None:
+    def shape(self, place: TensorRef) -> tuple[int, ...] | None:
         key, slot = self._found(place)
         return part_shape(self.file.shape(key), len(slot.places), slot.transposed) if slot else None
 
-    def get(self, place: Place) -> torch.Tensor:
+    def get(self, place: TensorRef) -> torch.Tensor:
         """The weight, float32."""
         key, slot = self._found(place)
         if slot is None:
@@ -55,7 +55,7 @@ class _Weights:
         parts = split(self.file.get(key), [shape] * len(slot.places), slot.transposed)
         return parts[slot.places.index(place)].float()
 
-    def _found(self, place: Place) -> tuple[str, Slot | None]:
+    def _found(self, place: TensorRef) -> tuple[str, TensorSlice | None]:
         """The file's key for this tensor and what that key holds; ("", None) where the file has none."""
         key = self.layout.key(place)
         return (key, self.layout.slot(key)) if key is not None and key in self.file else ("", None)
@@ -65,9 +65,9 @@ def extract_lora(
     base: Path,
     tuned: Path,
     out: Path,
-    size: Size,
+    size: RankLimit,
     *,
-    conv_size: Size | None = None,
+    conv_size: RankLimit | None = None,
     dtype: torch.dtype = torch.float16,
     progress: ProgressCallback | None = None,
 ) -> Path:
@@ -83,7 +83,7 @@ def extract_lora(
             raise UserError(f"{families}: give two checkpoints of one family.")
         targets = _targets(before, with_convolutions=conv_size is not None)
         adapters: dict[str, Adapter] = {}
-        energy = Energy()
+        energy = RetainedEnergy()
         for number, (place, module) in enumerate(targets.items(), 1):
             is_wide = isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1)
             adapter = _difference(before, after, place, conv_size if is_wide and conv_size else size, energy)
@@ -93,25 +93,25 @@ def extract_lora(
                 progress(number, len(targets), "modules")
     if not adapters:
         raise UserError(f"{tuned} and {base} have the same weights where a LoRA could change them: nothing to extract.")
-    metadata = {**family_metadata(after.family), **sizes_of(adapters.values()), "ss_sd_model_name": Path(base).name}
+    metadata = {**family_metadata(after.family), **rank_metadata(adapters.values()), "ss_sd_model_name": Path(base).name}
     metadata |= energy.metadata()
     write_lora(out, adapters, metadata, dtype)
     return Path(out)
 
 
-def _targets(weights: _Weights, with_convolutions: bool) -> dict[Place, nn.Module]:
+def _targets(weights: _Weights, with_convolutions: bool) -> dict[TensorRef, nn.Module]:
     """The modules that a LoRA covers, by their weights' places."""
     found = {}
     for component in weights.configs.keys() - {"vae"}:
-        module = skeleton(component, weights.configs[component])
+        module = meta_module(component, weights.configs[component])
         for path, layer in target_modules(module, component, with_convolutions).items():
-            place = Place(component, f"{disk_name(component, path)}.weight")
+            place = TensorRef(component, f"{disk_name(component, path)}.weight")
             if weights.shape(place):
                 found[place] = layer
     return dict(sorted(found.items()))
 
 
-def _difference(before: _Weights, after: _Weights, place: Place, size: Size, energy: Energy) -> Adapter | None:
+def _difference(before: _Weights, after: _Weights, place: TensorRef, size: RankLimit, energy: RetainedEnergy) -> Adapter | None:
     """The adapter that turns the one weight into the other; None when they are equal."""
     if before.shape(place) != after.shape(place):
         sizes = f"{before.shape(place)} and {after.shape(place)}"
@@ -121,5 +121,5 @@ def _difference(before: _Weights, after: _Weights, place: Place, size: Size, ene
         raise UserError(f"{'.'.join(place)} holds values that are not numbers in {after.file.path} or its base.")
     if not change.any():
         return None
-    up, down = factors(change.flatten(1), size, energy)
-    return as_lora(up, down, change.shape[1:])
+    up, down = low_rank_factors(change.flatten(1), size, energy)
+    return make_lora(up, down, change.shape[1:])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from dreambooth.tensor_files import Spec, data_order, tensor_bytes
+from dreambooth.tensor_files import TensorSpec, data_order, tensor_bytes
 
 HASHES = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")  # the metadata's keys
 
@@ -16,7 +16,7 @@ HASHES = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")  # the
 def data_hash(tensors: Mapping[str, torch.Tensor]) -> str:
     """sha256 of all that follows the header."""
     digest = hashlib.sha256()
-    for name in data_order({name: Spec(tuple(t.shape), t.dtype) for name, t in tensors.items()}):
+    for name in data_order({name: TensorSpec(tuple(t.shape), t.dtype) for name, t in tensors.items()}):
         digest.update(tensor_bytes(tensors[name]))
     return digest.hexdigest()
 

@@ -9,18 +9,18 @@ from pathlib import Path
 import torch
 
 from dreambooth.checkpoints.adapters import Adapter, Lora
-from dreambooth.checkpoints.ldm_names import Place
-from dreambooth.checkpoints.lora import LoraFile, LoraUse, read_lora, write_lora
+from dreambooth.checkpoints.ldm_names import TensorRef
+from dreambooth.checkpoints.lora import LoraFile, WeightedLora, read_lora, write_lora
 from dreambooth.checkpoints.lora_hashes import HASHES
 from dreambooth.errors import UserError
 from dreambooth.types import ProgressCallback
 
 _ORIGINAL_NAMES = ("lora_unet_input_blocks_", "lora_unet_middle_block_", "lora_unet_output_blocks_", "lora_unet_out_")
-ENERGY_KEPT = "dreambooth_energy_kept"  # of what a file was made from, 0 to 1
+ENERGY_KEY = "dreambooth_energy_kept"  # of what a file was made from, 0 to 1
 
 
 @dataclass(frozen=True)
-class Size:
+class RankLimit:
     """How large a LoRA's modules may be. UserError for what can't be.
 
     ``rank``: at most so much; ``energy``: as much as it takes to keep this share of the change's energy, which is the
@@ -48,7 +48,7 @@ class Size:
 
 
 @dataclass
-class Energy:
+class RetainedEnergy:
     """How much of a change's energy is kept, added up over its modules."""
 
     whole: float = 0.0
@@ -56,10 +56,10 @@ class Energy:
 
     def metadata(self) -> dict[str, str]:
         """For the file that keeps it."""
-        return {ENERGY_KEPT: f"{self.kept / self.whole:.6f}"} if self.whole else {}
+        return {ENERGY_KEY: f"{self.kept / self.whole:.6f}"} if self.whole else {}
 
 
-def factors(matrix: torch.Tensor, size: Size, energy: Energy | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+def low_rank_factors(matrix: torch.Tensor, size: RankLimit, energy: RetainedEnergy | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """(up, down) whose product comes nearest to ``matrix`` (rows, columns) (Eckart-Young); each of the same norm.
 
     What that keeps is added to ``energy``.
@@ -68,7 +68,7 @@ def factors(matrix: torch.Tensor, size: Size, energy: Energy | None = None) -> t
     sooner done than a singular value decomposition, and as exact as float32 weights need.
     """
     if matrix.shape[0] > matrix.shape[1]:
-        up, down = factors(matrix.T, size, energy)
+        up, down = low_rank_factors(matrix.T, size, energy)
         return down.T, up.T
     matrix = matrix.double()
     squares, basis = torch.linalg.eigh(matrix @ matrix.T)
@@ -81,7 +81,7 @@ def factors(matrix: torch.Tensor, size: Size, energy: Energy | None = None) -> t
     return (basis[:, :n] * share).float(), ((basis[:, :n].T @ matrix) / share[:, None]).float()
 
 
-def as_lora(up: torch.Tensor, down: torch.Tensor, inner: Sequence[int]) -> Lora:
+def make_lora(up: torch.Tensor, down: torch.Tensor, inner: Sequence[int]) -> Lora:
     """An adapter of ``up`` (out, r) @ ``down`` (r, columns), for a weight of (out, *inner)."""
     rank, kernel = down.shape[0], [1] * len(inner[1:])
     tensors = {"lora_up.weight": up.reshape(-1, rank, *kernel), "lora_down.weight": down.reshape(rank, *inner)}
@@ -89,7 +89,7 @@ def as_lora(up: torch.Tensor, down: torch.Tensor, inner: Sequence[int]) -> Lora:
 
 
 def merge_loras(
-    uses: Sequence[LoraUse], out: Path, dtype: torch.dtype = torch.float16, progress: ProgressCallback | None = None
+    uses: Sequence[WeightedLora], out: Path, dtype: torch.dtype = torch.float16, progress: ProgressCallback | None = None
 ) -> Path:
     """One LoRA that does what all of ``uses`` do together, each at its weights; a negative one takes away.
 
@@ -104,7 +104,7 @@ def merge_loras(
     parts: dict[str, list[tuple[Adapter, float]]] = {}
     for use, file in zip(uses, files, strict=True):
         for name, adapter in file.weights.items():
-            strength = use.strength(Place("unet" if name.startswith("lora_unet_") else "text_encoder", name))
+            strength = use.strength(TensorRef("unet" if name.startswith("lora_unet_") else "text_encoder", name))
             parts.setdefault(_text_name(name, numbered), []).append((adapter, strength))
     merged = {}
     for number, (name, adapters) in enumerate(parts.items(), 1):
@@ -117,23 +117,23 @@ def merge_loras(
 
 
 def resize_lora(
-    path: Path, out: Path, size: Size, dtype: torch.dtype = torch.float16, progress: ProgressCallback | None = None
+    path: Path, out: Path, size: RankLimit, dtype: torch.dtype = torch.float16, progress: ProgressCallback | None = None
 ) -> Path:
     """The LoRA with fewer dimensions, each module as near to what it was as ``size`` allows."""
-    file, energy = _plain_file(path), Energy()
+    file, energy = _plain_file(path), RetainedEnergy()
     smaller = {}
     for number, (name, adapter) in enumerate(file.weights.items(), 1):
         up, down = _balanced(adapter, 1.0)
         basis, core = torch.linalg.qr(up.double())
-        inner_up, inner_down = factors(core @ down.flatten(1).double(), size, energy)
-        smaller[name] = as_lora((basis @ inner_up.double()).float(), inner_down, down.shape[1:])
+        inner_up, inner_down = low_rank_factors(core @ down.flatten(1).double(), size, energy)
+        smaller[name] = make_lora((basis @ inner_up.double()).float(), inner_down, down.shape[1:])
         if progress:
             progress(number, len(file.weights), "modules")
     write_lora(out, smaller, {**_metadata(file, smaller), **energy.metadata()}, dtype)
     return Path(out)
 
 
-def sizes_of(adapters: Iterable[Adapter]) -> dict[str, str]:
+def rank_metadata(adapters: Iterable[Adapter]) -> dict[str, str]:
     """kohya's metadata on ranks: one number, or that they differ."""
     ranks = {adapter.rank for adapter in adapters}
     size = str(ranks.pop()) if len(ranks) == 1 else "Dynamic"
@@ -188,7 +188,7 @@ def _balanced(adapter: Adapter, strength: float) -> tuple[torch.Tensor, torch.Te
     mid = adapter.tensors.get("lora_mid.weight")
     if mid is not None:  # the same change without the core between the two, at the rank of its first side
         down = torch.einsum("rskl,si->rikl", mid.float(), down.flatten(1))
-    factor = adapter.factor * strength
+    factor = adapter.scaling * strength
     half = abs(factor) ** 0.5
     return up * (half if factor >= 0 else -half), down * half
 
@@ -200,9 +200,9 @@ def _side_by_side(name: str, adapters: Sequence[tuple[Adapter, float]]) -> Lora:
     if len(sizes) > 1:
         told = " and ".join(f"{columns} to {rows}" for rows, columns in sorted(sizes))
         raise UserError(f"{name} differs in size ({told}): merge LoRAs that were made for one model.")
-    return as_lora(torch.cat([up for up, _ in pairs], dim=1), torch.cat([down.flatten(1) for _, down in pairs]), inner)
+    return make_lora(torch.cat([up for up, _ in pairs], dim=1), torch.cat([down.flatten(1) for _, down in pairs]), inner)
 
 
 def _metadata(file: LoraFile, weights: Mapping[str, Adapter]) -> dict[str, str]:
     kept = {key: value for key, value in file.metadata.items() if key.startswith(("ss_", "modelspec."))}
-    return {key: value for key, value in (kept | sizes_of(weights.values())).items() if key not in HASHES}
+    return {key: value for key, value in (kept | rank_metadata(weights.values())).items() if key not in HASHES}

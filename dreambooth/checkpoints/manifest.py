@@ -14,17 +14,17 @@ from typing import Any
 import torch
 
 from dreambooth.checkpoints.layout import part_shape
-from dreambooth.checkpoints.ldm_names import Place
+from dreambooth.checkpoints.ldm_names import TensorRef
 from dreambooth.errors import UserError
 from dreambooth.files import read_json
-from dreambooth.tensor_files import DTYPES, Spec
+from dreambooth.tensor_files import DTYPES, TensorSpec
 
-REST = "rest"
+UNMAPPED = "rest"
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True)
-class Entry:
+class ManifestEntry:
     """One tensor of the source. ``dtype`` and ``hash`` are those of the values kept, ``shape`` is the source's."""
 
     key: str
@@ -36,12 +36,12 @@ class Entry:
     transposed: bool = False
 
     @property
-    def places(self) -> list[Place]:
-        return [Place(self.component, name) for name in self.names]
+    def places(self) -> list[TensorRef]:
+        return [TensorRef(self.component, name) for name in self.names]
 
     @property
-    def spec(self) -> Spec:
-        return Spec(self.shape, DTYPES[self.dtype])
+    def spec(self) -> TensorSpec:
+        return TensorSpec(self.shape, DTYPES[self.dtype])
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,14 @@ class Manifest:
     source: str  # path of the file or folder
     metadata: dict[str, str]
     fingerprints: dict[str, str]  # sha256 of each component's file as it was made
-    entries: tuple[Entry, ...]
+    entries: tuple[ManifestEntry, ...]
 
-    def shapes(self) -> dict[Place, tuple[int, ...]]:
+    def shapes(self) -> dict[TensorRef, tuple[int, ...]]:
         """The components' tensors with their shapes in the source, of which each may be a part."""
         return {
             place: part_shape(entry.shape, len(entry.names), entry.transposed)
             for entry in self.entries
-            if entry.component != REST
+            if entry.component != UNMAPPED
             for place in entry.places
         }
 
@@ -82,10 +82,10 @@ class Manifest:
             raise UserError(f"{path} is no manifest of ours ({error}): create the model again.") from error
 
 
-def _entry(values: dict[str, Any]) -> Entry:
+def _entry(values: dict[str, Any]) -> ManifestEntry:
     if "name" in values:  # as written before a tensor could hold several
         values["names"] = [values.pop("name")]
-    return Entry(**{**values, "shape": tuple(values["shape"]), "names": tuple(values["names"])})
+    return ManifestEntry(**{**values, "shape": tuple(values["shape"]), "names": tuple(values["names"])})
 
 
 def dtype_name(dtype: torch.dtype) -> str:

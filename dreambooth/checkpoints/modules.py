@@ -19,7 +19,7 @@ from dreambooth.checkpoints.family import Family, family_of
 from dreambooth.checkpoints.layout import Layout
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.errors import UserError
-from dreambooth.files import content_hash, read_json, replacing, write_json
+from dreambooth.files import content_hash, read_json, atomic_write, write_json
 from dreambooth.tensor_files import TensorFile, Tensors, write_tensors
 
 WEIGHTS = {
@@ -72,12 +72,12 @@ def load_modules(
     or does not fit its config.
     """
     working = Path(working)
-    family = family_in(working)
+    family = load_family(working)
     texts = [name for name in TEXT_ENCODERS if text_encoder and name in family.components]
     return Modules(
         family=family,
-        layout=layout_in(working, family),
-        scheduler_config=scheduler_in(working),
+        layout=load_layout(working, family),
+        scheduler_config=load_scheduler_config(working),
         unet=load_unet(working, dtype) if unet else None,
         vae=load_vae(working, dtype) if vae else None,
         **{name: _load(working, name, dtype) for name in texts},
@@ -85,17 +85,17 @@ def load_modules(
     )
 
 
-def family_in(working: Path) -> Family:
+def load_family(working: Path) -> Family:
     """The family of a model that was created here."""
     return family_of(read_json(Path(working) / "model_index.json").get("_dreambooth_family", "v1x"))
 
 
-def scheduler_in(working: Path) -> dict[str, Any]:
+def load_scheduler_config(working: Path) -> dict[str, Any]:
     """The noise schedule that the model is trained with, and what its unet predicts."""
     return read_json(Path(working) / "scheduler" / "scheduler_config.json")
 
 
-def layout_in(working: Path, family: Family) -> Layout:
+def load_layout(working: Path, family: Family) -> Layout:
     """The original names of the model's tensors."""
     return family.layout({part: read_json(Path(working) / part / "config.json") for part in family.components})
 
@@ -117,7 +117,7 @@ def load_tokenizer(working: Path, name: str = "tokenizer") -> Any:
     return CLIPTokenizer.from_pretrained(Path(working) / name, local_files_only=True)
 
 
-def skeleton(component: str, config: Mapping[str, Any]) -> nn.Module:
+def meta_module(component: str, config: Mapping[str, Any]) -> nn.Module:
     """The component's module on the meta device: names and shapes, no values."""
     values = {key: value for key, value in config.items() if not key.startswith("_")}
     if component in TEXT_ENCODERS:
@@ -148,7 +148,7 @@ def weights_path(working: Path, component: str) -> Path:
     return Path(working) / component / WEIGHTS[component]
 
 
-def open_part(path: Path) -> TensorFile:
+def open_component(path: Path) -> TensorFile:
     """Open a file of the model's own folders."""
     try:
         return open_tensors(path)
@@ -170,7 +170,7 @@ def save_component(
     tensors = dict(weights.named_parameters()) if isinstance(weights, nn.Module) else weights
     tensors = {disk_name(name, key): value.detach() for key, value in tensors.items()}
     reference = "unet" if name == "ema_unet" else name
-    with open_part(weights_path(working, reference)) as file:
+    with open_component(weights_path(working, reference)) as file:
         expected = {key: file.shape(key) for key in file}
     if {key: tuple(value.shape) for key, value in tensors.items()} != expected:
         odd = sorted(tensors.keys() ^ expected.keys())[:5]
@@ -178,7 +178,7 @@ def save_component(
     if name == "ema_unet":
         write_json(Path(working) / name / "config.json", read_json(Path(working) / "unet" / "config.json"))
     ordered = {key: tensors[key].to("cpu", dtype or tensors[key].dtype) for key in expected}
-    with replacing(weights_path(working, name)) as beside:
+    with atomic_write(weights_path(working, name)) as beside:
         write_tensors(beside, ordered, {"format": "pt"})
 
 
@@ -204,8 +204,8 @@ def fingerprint(working: Path, component: str) -> str:
 
 def _load(working: Path, component: str, dtype: torch.dtype) -> nn.Module:
     folder = Path(working) / component
-    module = skeleton(component, read_json(folder / "config.json"))
-    with open_part(folder / WEIGHTS[component]) as file:
+    module = meta_module(component, read_json(folder / "config.json"))
+    with open_component(folder / WEIGHTS[component]) as file:
         _fill_from(module, component, file, dtype)
     _rebuild_buffers(module)
     return module.eval()
@@ -218,10 +218,10 @@ def _fill_from(module: nn.Module, component: str, file: Tensors, dtype: torch.dt
     if found != expected:
         odd = [key for key in {**expected, **found} if expected.get(key) != found.get(key)]
         raise UserError(f"{file.path} does not fit its config.json ({len(odd)} tensors differ, first {odd[0]}).")
-    fill(module, component, file.get, dtype)
+    load_parameters(module, component, file.get, dtype)
 
 
-def fill(module: nn.Module, component: str, values: Callable[[str], torch.Tensor], dtype: torch.dtype) -> None:
+def load_parameters(module: nn.Module, component: str, values: Callable[[str], torch.Tensor], dtype: torch.dtype) -> None:
     """Give a skeleton its parameters; ``values`` knows them by their names on disk."""
     for name, _ in list(module.named_parameters()):
         owner, _, leaf = name.rpartition(".")

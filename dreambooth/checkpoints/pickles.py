@@ -74,7 +74,7 @@ class PickledTensor:
     dtype: torch.dtype
 
 
-class StandIn:
+class Placeholder:
     """Takes the place of an object that nobody needs."""
 
 
@@ -182,7 +182,7 @@ class PickleReader:
             storage, offset, shape, stride = arguments[:4]
             dtype = _dtype(arguments[6]) if function.full.endswith("_v3") else None
             return _tensor(storage, offset, shape, stride, dtype)
-        return StandIn()
+        return Placeholder()
 
 
 def _pairs(items: list[Any]) -> dict[Any, Any]:
@@ -227,8 +227,8 @@ _ACTIONS: dict[str, Callable[[PickleReader], object]] = {
     "DICT": lambda r: r.collect(_pairs),
     "SETITEM": lambda r: r.update(r.pop_items(2)),
     "SETITEMS": lambda r: r.update(r.marked()),
-    "EMPTY_SET": lambda r: r.stack.append(StandIn()),
-    "FROZENSET": lambda r: r.collect(lambda items: StandIn()),
+    "EMPTY_SET": lambda r: r.stack.append(Placeholder()),
+    "FROZENSET": lambda r: r.collect(lambda items: Placeholder()),
     "ADDITEMS": lambda r: r.marked(),
     "STACK_GLOBAL": PickleReader.stack_global,
     "REDUCE": lambda r: r.call(2),

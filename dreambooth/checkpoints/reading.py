@@ -16,9 +16,9 @@ from typing import Any, BinaryIO
 from dreambooth.checkpoints.pickles import PickledTensor
 from dreambooth.checkpoints.torch_files import TorchFile, read_legacy, read_zip
 from dreambooth.errors import UserError
-from dreambooth.files import explain
+from dreambooth.files import as_user_error
 from dreambooth.safetensors_header import require_text
-from dreambooth.tensor_files import Entry, TensorFile, open_safetensors
+from dreambooth.tensor_files import TensorEntry, TensorFile, open_safetensors
 
 _OTHER_FILES = {
     b"version https://git-lfs": "is a Git LFS pointer, not the model itself: download the real file",
@@ -45,7 +45,7 @@ def open_tensors(path: Path) -> TensorFile:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: check the path.") from None
     except OSError as error:
-        raise explain(error, path, "read") from error
+        raise as_user_error(error, path, "read") from error
     except ValueError as error:
         raise UserError(f"{str(path)!r} can't be the name of a file: correct the path.") from error
     try:
@@ -73,7 +73,7 @@ def _open(path: Path, file: BinaryIO) -> TensorFile:
     return TensorFile(path, file, *_pickled_entries(path, file, size, is_zip=head.startswith(b"PK")))
 
 
-def _pickled_entries(path: Path, file: BinaryIO, size: int, is_zip: bool) -> tuple[dict[str, Entry], dict[str, str]]:
+def _pickled_entries(path: Path, file: BinaryIO, size: int, is_zip: bool) -> tuple[dict[str, TensorEntry], dict[str, str]]:
     """The tensors, and as metadata whatever strings lie beside them."""
     try:
         content = (read_zip if is_zip else read_legacy)(file, path)
@@ -90,13 +90,13 @@ def _pickled_entries(path: Path, file: BinaryIO, size: int, is_zip: bool) -> tup
         raise UserError(f"{path} is {kind} ({why}): download or copy it again.") from error
 
 
-def _pickled_entry(key: str, tensor: PickledTensor, content: TorchFile, size: int) -> Entry:
+def _pickled_entry(key: str, tensor: PickledTensor, content: TorchFile, size: int) -> TensorEntry:
     start = content.starts.get(tensor.storage.key)
     if start is None:
         raise ValueError(f"the data of {key} is missing")
     contiguous = tensor.stride == _contiguous_stride(tensor.shape)
     stride = None if contiguous else tensor.stride
-    entry = Entry(tensor.shape, tensor.dtype, start + tensor.offset * tensor.dtype.itemsize, stride)
+    entry = TensorEntry(tensor.shape, tensor.dtype, start + tensor.offset * tensor.dtype.itemsize, stride)
     storage_bytes = tensor.storage.numel * tensor.storage.dtype.itemsize
     if entry.start + entry.span > min(size, start + storage_bytes):
         raise ValueError(f"the data of {key} is cut off")

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from dreambooth.checkpoints.family import Family, candidates
+from dreambooth.checkpoints.family import Family, candidate_families
 from dreambooth.checkpoints.layout import split
-from dreambooth.checkpoints.ldm_names import Place
-from dreambooth.checkpoints.modules import disk_shapes, fill, skeleton
+from dreambooth.checkpoints.ldm_names import TensorRef
+from dreambooth.checkpoints.modules import disk_shapes, load_parameters, meta_module
 from dreambooth.errors import UserError
 from dreambooth.settings.creation import AUTO
 from dreambooth.tensor_files import Tensors
@@ -28,9 +28,9 @@ log = logging.getLogger("dreambooth.checkpoints")
 _VELOCITY, _NOISE = -1.0, -0.25
 
 
-def recognise(file: Tensors, model_type: str = AUTO, prediction: str = AUTO) -> tuple[Family, str]:
+def recognize_family(file: Tensors, model_type: str = AUTO, prediction: str = AUTO) -> tuple[Family, str]:
     """The family, and "epsilon" or "v_prediction". UserError when the file is no such thing, or not as it was said."""
-    found = candidates(file)
+    found = candidate_families(file)
     if model_type != AUTO:
         wanted = [family for family in found if family.model_type.lower() == model_type.lower()]
         if not wanted:
@@ -43,7 +43,7 @@ def recognise(file: Tensors, model_type: str = AUTO, prediction: str = AUTO) -> 
     return found[0], told or found[0].default_prediction
 
 
-def configs_of(family: Family, file: Tensors) -> dict[str, dict[str, Any]]:
+def component_configs(family: Family, file: Tensors) -> dict[str, dict[str, Any]]:
     """The components' configs. UserError that names the file."""
     return _asked(family.configs, file)
 
@@ -73,7 +73,7 @@ def _named(file: Tensors) -> str:
 @torch.no_grad()
 def _tried(family: Family, file: Tensors) -> str | None:
     """What the unet's own answer tells; None when it answers like neither kind, as random weights do."""
-    config = configs_of(family, file)
+    config = component_configs(family, file)
     try:
         unet = _unet(family, file, config)
         x = torch.full((1, config["unet"]["in_channels"], 8, 8), 0.5)
@@ -88,14 +88,14 @@ def _tried(family: Family, file: Tensors) -> str | None:
 
 
 def _unet(family: Family, file: Tensors, configs: Mapping[str, Mapping[str, Any]]) -> torch.nn.Module:
-    layout, unet = family.layout(configs), skeleton("unet", configs["unet"])
+    layout, unet = family.layout(configs), meta_module("unet", configs["unet"])
     shapes = disk_shapes("unet", unet)
 
     def values(name: str) -> torch.Tensor:
-        key = layout.key(Place("unet", name))
+        key = layout.key(TensorRef("unet", name))
         if key is None:
             raise KeyError(name)
         return split(file.get(key), [shapes[name]])[0]
 
-    fill(unet, "unet", values, torch.float32)
+    load_parameters(unet, "unet", values, torch.float32)
     return unet.eval()

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from dreambooth.checkpoints.clip_names import TransformersText
-from dreambooth.checkpoints.layout import Layout, Part
+from dreambooth.checkpoints.clip_names import TransformersNameMap
+from dreambooth.checkpoints.layout import Layout, ComponentLayout
 from dreambooth.checkpoints.ldm_names import unet_names, vae_names
 from dreambooth.checkpoints.sizes import clip_config, transformers_text_sizes
 from dreambooth.checkpoints.stable_diffusion import (
@@ -22,7 +22,7 @@ from dreambooth.checkpoints.stable_diffusion import (
     Shapes,
     StableDiffusion,
     conv_in_channels,
-    has_label,
+    has_label_embedding,
 )
 from dreambooth.settings.creation import FAMILIES
 
@@ -39,15 +39,15 @@ class StableDiffusion1(StableDiffusion):
     base_model_version = "sd_v1"
     base_architecture = "stable-diffusion-v1"
     text_prefixes = MappingProxyType({"text_encoder": TEXT})
-    clip_skips = True
+    supports_clip_skip = True
 
-    def claims(self, shapes: Shapes) -> bool:
+    def matches(self, shapes: Shapes) -> bool:
         to_k = shapes.get(UNET + "middle_block.1.transformer_blocks.0.attn2.to_k.weight", ())
         other_text = any(key.startswith(("cond_stage_model.model.", "conditioner.")) for key in shapes)
-        known = conv_in_channels(shapes) in (4, INPAINTING_CHANNELS) and not has_label(shapes)
+        known = conv_in_channels(shapes) in (4, INPAINTING_CHANNELS) and not has_label_embedding(shapes)
         return known and to_k[-1:] <= (WIDEST_CONTEXT,) and not other_text
 
-    def claims_folder(self, configs: Configs) -> bool:
+    def matches_folder(self, configs: Configs) -> bool:
         unet = configs.get("unet", {})
         known = unet.get("in_channels") in (4, INPAINTING_CHANNELS)
         # A small model of a later build reads narrow text embeddings too, but projects them linearly.
@@ -58,9 +58,9 @@ class StableDiffusion1(StableDiffusion):
     def layout(self, configs: Configs) -> Layout:
         return Layout(
             [
-                Part("unet", UNET, unet_names(configs["unet"]), ("lora_unet",), ("modules", "original")),
-                Part("vae", VAE, vae_names(configs["vae"])),
-                Part("text_encoder", TEXT, TransformersText(), ("lora_te", "lora_te1")),
+                ComponentLayout("unet", UNET, unet_names(configs["unet"]), ("lora_unet",), ("modules", "original")),
+                ComponentLayout("vae", VAE, vae_names(configs["vae"])),
+                ComponentLayout("text_encoder", TEXT, TransformersNameMap(), ("lora_te", "lora_te1")),
             ],
             self.ema_prefix,
         )

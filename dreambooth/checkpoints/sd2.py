@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from dreambooth.checkpoints.clip_names import OpenClipText
-from dreambooth.checkpoints.layout import Layout, Part, under
+from dreambooth.checkpoints.clip_names import OpenClipNameMap
+from dreambooth.checkpoints.layout import Layout, ComponentLayout, under
 from dreambooth.checkpoints.ldm_names import unet_names, vae_names
 from dreambooth.checkpoints.sd1 import WIDEST_CONTEXT
 from dreambooth.checkpoints.sizes import clip_config, open_clip_sizes
@@ -24,7 +24,7 @@ from dreambooth.checkpoints.stable_diffusion import (
     Shapes,
     StableDiffusion,
     conv_in_channels,
-    has_label,
+    has_label_embedding,
 )
 from dreambooth.settings.creation import FAMILIES
 
@@ -42,14 +42,14 @@ class StableDiffusion2(StableDiffusion):
         self.base_model_version, self.base_architecture = version, architecture
         self.title = FAMILIES[model_type]
 
-    def claims(self, shapes: Shapes) -> bool:
+    def matches(self, shapes: Shapes) -> bool:
         to_k = shapes.get(UNET + "middle_block.1.transformer_blocks.0.attn2.to_k.weight", ())
         text = any(key.startswith(TEXT) for key in shapes)
         other_text = any(key.startswith(("cond_stage_model.transformer.", "conditioner.")) for key in shapes)
-        known = conv_in_channels(shapes) in (4, INPAINTING_CHANNELS) and not has_label(shapes)
+        known = conv_in_channels(shapes) in (4, INPAINTING_CHANNELS) and not has_label_embedding(shapes)
         return known and (text or to_k[-1:] == (1024,)) and not other_text
 
-    def claims_folder(self, configs: Configs) -> bool:
+    def matches_folder(self, configs: Configs) -> bool:
         unet = configs.get("unet", {})
         known = unet.get("in_channels") in (4, INPAINTING_CHANNELS) and not unet.get("addition_embed_type")
         # A small model of this build has linear projections, which v1 has not.
@@ -58,17 +58,17 @@ class StableDiffusion2(StableDiffusion):
         return bool(fits) and "text_encoder_2" not in configs and "text_encoder" in configs and "vae" in configs
 
     def layout(self, configs: Configs) -> Layout:
-        text = OpenClipText(configs["text_encoder"]["num_hidden_layers"], projects=False)
+        text = OpenClipNameMap(configs["text_encoder"]["num_hidden_layers"], projects=False)
         return Layout(
             [
-                Part("unet", UNET, unet_names(configs["unet"]), ("lora_unet",), ("modules", "original")),
-                Part("vae", VAE, vae_names(configs["vae"])),
-                Part("text_encoder", TEXT, text, ("lora_te", "lora_te1")),
+                ComponentLayout("unet", UNET, unet_names(configs["unet"]), ("lora_unet",), ("modules", "original")),
+                ComponentLayout("vae", VAE, vae_names(configs["vae"])),
+                ComponentLayout("text_encoder", TEXT, text, ("lora_te", "lora_te1")),
             ],
             self.ema_prefix,
         )
 
-    def fillers(self, shapes: Shapes, scheduler: Mapping[str, Any]) -> dict[str, Any]:
+    def filler_tensors(self, shapes: Shapes, scheduler: Mapping[str, Any]) -> dict[str, Any]:
         """The last text layer, which is never read, as a copy of nothing; projection and scale as open_clip starts."""
         sizes = open_clip_sizes(under(shapes, TEXT))
         first, last = _LAYER.format(0), _LAYER.format(sizes["num_hidden_layers"])

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from dreambooth.checkpoints.clip_names import PROJECTION, OpenClipText, TransformersText
-from dreambooth.checkpoints.layout import Layout, Part
+from dreambooth.checkpoints.clip_names import PROJECTION, OpenClipNameMap, TransformersNameMap
+from dreambooth.checkpoints.layout import Layout, ComponentLayout
 from dreambooth.checkpoints.ldm_names import unet_names, vae_names
 from dreambooth.checkpoints.sizes import clip_config, open_clip_sizes, transformers_text_sizes
 from dreambooth.checkpoints.stable_diffusion import (
@@ -48,14 +48,14 @@ class StableDiffusionXL(StableDiffusion):
     vae_scaling_factor = 0.13025
     sample_size = 128
 
-    def claims(self, shapes: Shapes) -> bool:
+    def matches(self, shapes: Shapes) -> bool:
         refiner = any(key.startswith("conditioner.embedders.0.model.") for key in shapes)
         sized = UNET + "label_emb.0.0.weight" in shapes
         text = any(key.startswith((TEXT_1, TEXT_2)) for key in shapes)
         known = conv_in_channels(shapes) in (4, INPAINTING_CHANNELS)
         return known and (sized or text) and not refiner
 
-    def claims_folder(self, configs: Configs) -> bool:
+    def matches_folder(self, configs: Configs) -> bool:
         unet = configs.get("unet", {})
         known = unet.get("in_channels") in (4, INPAINTING_CHANNELS) and unet.get("addition_embed_type") == "text_time"
         return known and all(part in configs for part in self.components)
@@ -70,23 +70,23 @@ class StableDiffusionXL(StableDiffusion):
         return config
 
     def layout(self, configs: Configs) -> Layout:
-        text_2 = OpenClipText(configs["text_encoder_2"]["num_hidden_layers"], projects=True)
+        text_2 = OpenClipNameMap(configs["text_encoder_2"]["num_hidden_layers"], projects=True)
         return Layout(
             [
                 # The unet's adapters go by the original names: some WebUIs misplace a few of diffusers' ones.
-                Part("unet", UNET, unet_names(configs["unet"]), ("lora_unet",), ("original", "modules")),
-                Part("vae", VAE, vae_names(configs["vae"])),
-                Part("text_encoder", TEXT_1, TransformersText(), ("lora_te1",)),
-                Part("text_encoder_2", TEXT_2, text_2, ("lora_te2",)),
+                ComponentLayout("unet", UNET, unet_names(configs["unet"]), ("lora_unet",), ("original", "modules")),
+                ComponentLayout("vae", VAE, vae_names(configs["vae"])),
+                ComponentLayout("text_encoder", TEXT_1, TransformersNameMap(), ("lora_te1",)),
+                ComponentLayout("text_encoder_2", TEXT_2, text_2, ("lora_te2",)),
             ],
             self.ema_prefix,
         )
 
-    def fillers(self, shapes: Shapes, scheduler: Mapping[str, Any]) -> dict[str, Any]:
+    def filler_tensors(self, shapes: Shapes, scheduler: Mapping[str, Any]) -> dict[str, Any]:
         scale = torch.tensor(math.log(1 / 0.07), dtype=torch.float16)
-        return {TEXT_2 + "logit_scale": scale, **self.marks(scheduler)}
+        return {TEXT_2 + "logit_scale": scale, **self.marker_tensors(scheduler)}
 
-    def marks(self, scheduler: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    def marker_tensors(self, scheduler: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         said = {
             V_PREDICTION: scheduler.get("prediction_type") == "v_prediction",
             ZERO_SNR: scheduler.get("rescale_betas_zero_snr", False),

@@ -17,16 +17,16 @@ import torch
 from dreambooth.checkpoints.adapters import Adapter
 from dreambooth.checkpoints.family import Family, family_of
 from dreambooth.checkpoints.layout import Layout, join
-from dreambooth.checkpoints.ldm_names import Place
-from dreambooth.checkpoints.lora import LoraUse, match, read_lora
+from dreambooth.checkpoints.ldm_names import TensorRef
+from dreambooth.checkpoints.lora import WeightedLora, match_adapters, read_lora
 from dreambooth.checkpoints.lora_hashes import HASHES
-from dreambooth.checkpoints.manifest import REST, Entry, Manifest, dtype_name
-from dreambooth.checkpoints.modules import fingerprint, layout_in, open_part, scheduler_in, weights_path
+from dreambooth.checkpoints.manifest import UNMAPPED, ManifestEntry, Manifest, dtype_name
+from dreambooth.checkpoints.modules import fingerprint, load_layout, open_component, load_scheduler_config, weights_path
 from dreambooth.checkpoints.writing import cast, is_finite
 from dreambooth.errors import UserError
-from dreambooth.files import replacing, require_free_space
+from dreambooth.files import atomic_write, require_free_space
 from dreambooth.settings import ModelFolder
-from dreambooth.tensor_files import Spec, Tensors, TensorWriter
+from dreambooth.tensor_files import TensorSpec, Tensors, TensorWriter
 from dreambooth.types import ProgressCallback
 
 Ema = Literal["none", "beside", "instead"]
@@ -45,7 +45,7 @@ def write_checkpoint(
     model: ModelFolder,
     out: Path,
     *,
-    loras: Sequence[LoraUse] = (),
+    loras: Sequence[WeightedLora] = (),
     dtype: torch.dtype | None = None,
     ema: Ema = "none",
     metadata: Mapping[str, str] | None = None,
@@ -64,18 +64,18 @@ def write_checkpoint(
         raise UserError(f"{out}: a checkpoint is written as .safetensors; give it that ending.")
     manifest = Manifest.load(model.source)
     family = family_of(manifest.family)
-    additions = _additions(manifest, layout_in(model.working, family), loras)
+    additions = _additions(manifest, load_layout(model.working, family), loras)
     lora_on_unet = any(place.component == "unet" for place in additions)
     if ema == "instead":  # the LoRA goes on whatever is written as the unet
         additions = {_averaged(place): added for place, added in additions.items()}
     entries = output_entries(model, manifest, family, ema, lora_on_unet=lora_on_unet)
     specs = {entry.key: _spec(entry, dtype) for entry in entries}
-    marks = {key: mark for key, mark in family.marks(scheduler_in(model.working)).items() if key not in specs}
-    specs |= {key: Spec(tuple(mark.shape), mark.dtype) for key, mark in marks.items()}
+    marker_tensors = {key: mark for key, mark in family.marker_tensors(load_scheduler_config(model.working)).items() if key not in specs}
+    specs |= {key: TensorSpec(tuple(mark.shape), mark.dtype) for key, mark in marker_tensors.items()}
     require_free_space(out.parent, sum(spec.n_bytes for spec in specs.values()), f"Writing {out.name}")
     with contextlib.ExitStack() as stack:
         files = _open_components(model, entries, stack)
-        beside = stack.enter_context(replacing(out))
+        beside = stack.enter_context(atomic_write(out))
         writer = stack.enter_context(TensorWriter(beside, specs, _metadata(manifest, metadata)))
         for number, entry in enumerate(entries):
             file, spec = files[entry.component], specs[entry.key]
@@ -84,14 +84,14 @@ def write_checkpoint(
             writer.write(entry.key, cast(whole, spec.dtype, f"{out}: {entry.key}"))
             if progress:
                 progress(number + 1, len(entries), "Writing the checkpoint")
-        for key, mark in marks.items():
+        for key, mark in marker_tensors.items():
             writer.write(key, mark)
     return out
 
 
 def output_entries(
     model: ModelFolder, manifest: Manifest, family: Family, ema: Ema, *, lora_on_unet: bool = False
-) -> list[Entry]:
+) -> list[ManifestEntry]:
     """The tensors that the file will have, in order, each with where its values come from."""
     is_ema = [entry.key.startswith(family.ema_prefix) for entry in manifest.entries]
     plain = [entry for entry, averaged in zip(manifest.entries, is_ema, strict=True) if not averaged]
@@ -107,7 +107,7 @@ def output_entries(
     return [*theirs, *averaged.values()]
 
 
-def _from_ema(entry: Entry, averaged: Entry | None) -> Entry:
+def _from_ema(entry: ManifestEntry, averaged: ManifestEntry | None) -> ManifestEntry:
     """The source's entry, with today's averaged values if it was an averaged one."""
     return entry if averaged is None else replace(entry, component=averaged.component, names=averaged.names)
 
@@ -118,26 +118,26 @@ def _untouched(model: ModelFolder, manifest: Manifest) -> bool:
     return all(fingerprint(model.working, part) == manifest.fingerprints[part] for part in parts)
 
 
-def _ema_entries(model: ModelFolder, family: Family) -> Iterable[Entry]:
+def _ema_entries(model: ModelFolder, family: Family) -> Iterable[ManifestEntry]:
     """model_ema.* from working/ema_unet, named and shaped as the original would."""
-    layout = layout_in(model.working, family)
-    with open_part(weights_path(model.working, "ema_unet")) as file:
+    layout = load_layout(model.working, family)
+    with open_component(weights_path(model.working, "ema_unet")) as file:
         for name in file:
-            key = layout.key(Place("ema_unet", name))
+            key = layout.key(TensorRef("ema_unet", name))
             if key:
-                yield Entry(key, dtype_name(file.dtype(name)), file.shape(name), "", "ema_unet", (name,))
+                yield ManifestEntry(key, dtype_name(file.dtype(name)), file.shape(name), "", "ema_unet", (name,))
 
 
-def _additions(manifest: Manifest, layout: Layout, loras: Sequence[LoraUse]) -> dict[Place, list[_Addition]]:
+def _additions(manifest: Manifest, layout: Layout, loras: Sequence[WeightedLora]) -> dict[TensorRef, list[_Addition]]:
     """What the LoRAs add, by the weight."""
-    additions: dict[Place, list[_Addition]] = {}
+    additions: dict[TensorRef, list[_Addition]] = {}
     for use in loras:
-        for place, adapter in match(read_lora(use.path), manifest.shapes(), layout).items():
+        for place, adapter in match_adapters(read_lora(use.path), manifest.shapes(), layout).items():
             additions.setdefault(place, []).append(_Addition(use.path, adapter, use.strength(place)))
     return additions
 
 
-def _averaged(place: Place) -> Place:
+def _averaged(place: TensorRef) -> TensorRef:
     return place._replace(component="ema_unet") if place.component == "unet" else place
 
 
@@ -153,18 +153,18 @@ def _with_loras(tensor: torch.Tensor, additions: Sequence[_Addition]) -> torch.T
     return total
 
 
-def _spec(entry: Entry, dtype: torch.dtype | None) -> Spec:
+def _spec(entry: ManifestEntry, dtype: torch.dtype | None) -> TensorSpec:
     spec = entry.spec
-    is_weight = entry.component != REST and spec.dtype.is_floating_point
-    return Spec(spec.shape, dtype) if dtype and is_weight else spec
+    is_weight = entry.component != UNMAPPED and spec.dtype.is_floating_point
+    return TensorSpec(spec.shape, dtype) if dtype and is_weight else spec
 
 
-def _open_components(model: ModelFolder, entries: Iterable[Entry], stack: contextlib.ExitStack) -> dict[str, Tensors]:
+def _open_components(model: ModelFolder, entries: Iterable[ManifestEntry], stack: contextlib.ExitStack) -> dict[str, Tensors]:
     files = {}
     for component in sorted({entry.component for entry in entries}):
-        rest = component == REST
+        rest = component == UNMAPPED
         path = model.source / "rest.safetensors" if rest else weights_path(model.working, component)
-        files[component] = stack.enter_context(open_part(path))
+        files[component] = stack.enter_context(open_component(path))
     return files
 
 

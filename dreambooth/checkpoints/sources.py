@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from dreambooth.checkpoints.folder_source import FolderSource, today
-from dreambooth.checkpoints.ldm_names import Names, vae_names
+from dreambooth.checkpoints.ldm_names import PrefixNameMap, vae_names
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.stable_diffusion import VAE
 from dreambooth.errors import UserError
@@ -95,7 +95,7 @@ def _original_names(file: Tensors) -> dict[str, str]:
     return {VAE + (names.to_original(today("vae", key)) or key): key for key in keys}
 
 
-def _names_for(keys: list[str]) -> Names:
+def _names_for(keys: list[str]) -> PrefixNameMap:
     """The table for a VAE in diffusers' names, sized by them."""
     levels = {key.split(".")[2] for key in keys if key.startswith("encoder.down_blocks.")}
     layers = {key.split(".")[4] for key in keys if key.startswith("encoder.down_blocks.0.resnets.")}

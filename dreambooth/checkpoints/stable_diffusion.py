@@ -1,7 +1,7 @@
 """What all families of Stable Diffusion share: configs made of the sizes that the tensors' shapes tell.
 
 What shapes can't tell (heads, group counts, the noise schedule) is the family's own unless the source says otherwise:
-a single file in its metadata under :data:`FACTS_KEY`, a diffusers folder in its configs.
+a single file in its metadata under :data:`CONFIG_KEY`, a diffusers folder in its configs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dreambooth.checkpoints.layout import Layout, under
 from dreambooth.checkpoints.sizes import Shapes, unet_sizes, vae_sizes
 from dreambooth.errors import UserError
 
-FACTS_KEY = "dreambooth.config"
+CONFIG_KEY = "dreambooth.config"
 
 DIFFUSERS_VERSION = "0.30.3"  # the oldest that is supported reads these configs as they are
 
@@ -55,7 +55,7 @@ class StableDiffusion:
     pipeline = "StableDiffusion{}Pipeline"  # diffusers' class; {}: "" or "Inpaint"
     ema_prefix = EMA
     text_prefixes: Mapping[str, str] = MappingProxyType({})  # component -> prefix in the single file
-    clip_skips = False  # whether WebUIs let people choose the text encoder's layer
+    supports_clip_skip = False  # whether WebUIs let people choose the text encoder's layer
     pooled = False  # whether the unet is also told the pooled text embedding and the picture's sizes
     vae_scaling_factor = 0.18215
     sample_size = 64  # latents' side that it was made for
@@ -63,11 +63,11 @@ class StableDiffusion:
 
     # -- recognising ------------------------------------------------------------------------------------------
 
-    def claims(self, shapes: Shapes) -> bool:
+    def matches(self, shapes: Shapes) -> bool:
         """Whether a file with these tensors is of this family, complete or not."""
         raise NotImplementedError
 
-    def claims_folder(self, configs: Configs) -> bool:
+    def matches_folder(self, configs: Configs) -> bool:
         """The same for a diffusers folder, by its components' configs."""
         raise NotImplementedError
 
@@ -116,10 +116,10 @@ class StableDiffusion:
             metadata.get("modelspec.prediction_type", "")
         )
 
-    def facts_of(self, configs: Configs) -> dict[str, str]:
+    def config_metadata(self, configs: Configs) -> dict[str, str]:
         """A diffusers folder's configs as metadata that :meth:`configs` understands.
 
-        Like :meth:`claims_folder` and :meth:`layout` it may end in any exception when the configs are not diffusers'.
+        Like :meth:`matches_folder` and :meth:`layout` it may end in any exception when the configs are not diffusers'.
         """
         facts: dict[str, Any] = {
             part: {name: configs[part][name] for name in wanted if configs[part].get(name) is not None}
@@ -129,19 +129,19 @@ class StableDiffusion:
         size = configs["unet"].get("sample_size") or self.sample_size
         facts["sample_size"] = max(size) if isinstance(size, list) else size
         facts["prediction_type"] = configs.get("scheduler", {}).get("prediction_type", "epsilon")
-        return {FACTS_KEY: json.dumps(facts)}
+        return {CONFIG_KEY: json.dumps(facts)}
 
     def layout(self, configs: Configs) -> Layout:
         raise NotImplementedError
 
-    def fillers(self, shapes: Shapes, scheduler: Mapping[str, Any]) -> dict[str, Any]:
+    def filler_tensors(self, shapes: Shapes, scheduler: Mapping[str, Any]) -> dict[str, Any]:
         """Tensors that the original file has and a diffusers folder lacks, so that strict readers open what we write.
 
         None of them takes part in drawing.
         """
         return {}
 
-    def marks(self, scheduler: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    def marker_tensors(self, scheduler: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """Empty tensors by which WebUIs know what a checkpoint with this noise schedule predicts."""
         return {}
 
@@ -232,7 +232,7 @@ def conv_in_channels(shapes: Shapes) -> int:
     return shape[1] if len(shape) > 1 else 0
 
 
-def has_label(shapes: Shapes) -> bool:
+def has_label_embedding(shapes: Shapes) -> bool:
     """Whether the unet is told more than the text: SDXL's is, and unCLIP's."""
     return any(key.startswith(UNET + "label_emb.") for key in shapes)
 
@@ -244,7 +244,7 @@ def _facts(metadata: Mapping[str, str]) -> dict[str, Any]:
     """What the source says of its build, checked. UserError when that makes no sense."""
     facts = copy.deepcopy(_NOTHING_TOLD)
     try:
-        said = json.loads(metadata.get(FACTS_KEY, "{}"))
+        said = json.loads(metadata.get(CONFIG_KEY, "{}"))
         for part, names in _TOLD.items():
             facts[part] = {name: _sane(name, value) for name, value in said.get(part, {}).items() if name in names}
         if "sample_size" in said:
@@ -257,7 +257,7 @@ def _facts(metadata: Mapping[str, str]) -> dict[str, Any]:
                 raise ValueError(f"prediction_type {facts['prediction_type']} is not {' or '.join(PREDICTION_TYPES)}")
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError(
-            f"what it says about its build ({FACTS_KEY} in a file's metadata, config.json in a folder) "
+            f"what it says about its build ({CONFIG_KEY} in a file's metadata, config.json in a folder) "
             f"can't be used: {error}"
         ) from error
     return facts

@@ -1,4 +1,4 @@
-"""Prompts to text embeddings, the same way for training and for pictures."""
+"""Token ids to text embeddings, and the conditioning arguments of the unet; the same for training and sampling."""
 
 from __future__ import annotations
 
@@ -7,68 +7,57 @@ from typing import Any, NamedTuple
 
 import torch
 
-from dreambooth.checkpoints.emphasis import emphasise
+from dreambooth.checkpoints.emphasis import apply_emphasis
 from dreambooth.checkpoints.modules import Modules
 from dreambooth.checkpoints.tokens import Tokens
 
 
-class Embedding(NamedTuple):
-    """What a unet is told of prompts: ``states`` (B, 77 for each chunk, D) and, in SDXL, ``pooled`` (B, P)."""
+class PromptEmbedding(NamedTuple):
+    """Text conditioning: hidden states (B, 77 per chunk, D) and, for SDXL, the pooled embedding (B, P)."""
 
     states: torch.Tensor
     pooled: torch.Tensor | None = None
 
-    def to(self, *where: Any) -> Embedding:
-        return self.map(lambda part: part.to(*where))
+    def to(self, *where: Any) -> PromptEmbedding:
+        return self.map(lambda tensor: tensor.to(*where))
 
-    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Embedding:
-        return Embedding(change(self.states), None if self.pooled is None else change(self.pooled))
+    def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> PromptEmbedding:
+        return PromptEmbedding(function(self.states), None if self.pooled is None else function(self.pooled))
 
 
-def concatenate(embeddings: Sequence[Embedding]) -> Embedding:
-    """One batch of several."""
+def concatenate_embeddings(embeddings: Sequence[PromptEmbedding]) -> PromptEmbedding:
+    """Join embeddings along the batch."""
     pooled = [embedding.pooled for embedding in embeddings if embedding.pooled is not None]
-    return Embedding(
+    return PromptEmbedding(
         torch.cat([embedding.states for embedding in embeddings]),
         torch.cat(pooled) if pooled else None,
     )
 
 
-def encode(modules: Modules, tokens: Tokens, clip_skip: int = 1) -> Embedding:
-    """Embed tokens (see :class:`Tokens`), each chunk by itself, then laid one behind the other as WebUIs do.
+def encode_prompts(modules: Modules, tokens: Tokens, clip_skip: int = 1) -> PromptEmbedding:
+    """Encode tokens (see :class:`Tokens`). Chunks are encoded separately and joined, as WebUIs do.
 
-    ``clip_skip`` counts as the WebUI does: 1 is the last layer, which is normalised as the last one is. It counts for
-    SD1 alone. SDXL (arXiv:2307.01952, 2.1) puts the last layers but one of both encoders beside each other, as they
-    are, and pools the second one's end token, here that of the first chunk.
+    ``clip_skip`` counts as in the WebUI: 1 is the last layer; the final layer norm is applied to any layer. Only SD1
+    uses it. SDXL (arXiv:2307.01952, section 2.1) concatenates the penultimate hidden states of both encoders, without
+    that norm, and pools the end token of the second one, here that of the first chunk.
     """
     encoders = list(modules.text_encoders.values())
     n_prompts, _, n_chunks, _ = tokens.ids.shape
     ids = [tokens.ids[:, i].flatten(0, 1) for i in range(len(encoders))]
-    if not modules.family.pooled:
-        states, pooled = [_layer(encoders[0], ids[0], clip_skip if modules.family.clip_skips else 1)], None
+    if not modules.family.has_pooled_conditioning:
+        states = [_hidden_states(encoders[0], ids[0], clip_skip if modules.family.supports_clip_skip else 1)]
+        pooled = None
     else:
         outputs = [encoder(own, output_hidden_states=True) for encoder, own in zip(encoders, ids, strict=True)]
         states = [output.hidden_states[-2] for output in outputs]
         pooled = outputs[-1].text_embeds.unflatten(0, (n_prompts, n_chunks))[:, 0]
     if tokens.weights is not None:
-        states = [emphasise(own, tokens.weights.flatten(0, 1)) for own in states]
-    beside = states[0] if len(states) == 1 else torch.cat(states, dim=-1)
-    return Embedding(beside.unflatten(0, (n_prompts, n_chunks)).flatten(1, 2), pooled)
+        states = [apply_emphasis(own, tokens.weights.flatten(0, 1)) for own in states]
+    concatenated = states[0] if len(states) == 1 else torch.cat(states, dim=-1)
+    return PromptEmbedding(concatenated.unflatten(0, (n_prompts, n_chunks)).flatten(1, 2), pooled)
 
 
-def conditions(embedding: Embedding, time_ids: torch.Tensor | None, dtype: torch.dtype) -> dict[str, Any]:
-    """The unet's arguments beside the latents and the timestep.
-
-    ``time_ids`` (B, 6): original height and width, crop from the top and left, target height and width, in pixels;
-    SDXL alone reads them.
-    """
-    told = {"encoder_hidden_states": embedding.states.to(dtype), "return_dict": False}
-    if embedding.pooled is not None:
-        told["added_cond_kwargs"] = {"text_embeds": embedding.pooled.to(dtype), "time_ids": time_ids}
-    return told
-
-
-def _layer(text_encoder: Any, ids: torch.Tensor, clip_skip: int) -> torch.Tensor:
+def _hidden_states(text_encoder: Any, ids: torch.Tensor, clip_skip: int) -> torch.Tensor:
     if clip_skip <= 1:
         return text_encoder(ids)[0]
     states = text_encoder(ids, output_hidden_states=True).hidden_states

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from dreambooth.checkpoints.family import family_of
-from dreambooth.checkpoints.lora import match, read_lora
-from dreambooth.checkpoints.manifest import REST, Entry, Manifest
-from dreambooth.checkpoints.modules import layout_in, open_part, scheduler_in, weights_path
+from dreambooth.checkpoints.lora import match_adapters, read_lora
+from dreambooth.checkpoints.manifest import UNMAPPED, ManifestEntry, Manifest
+from dreambooth.checkpoints.modules import load_layout, open_component, load_scheduler_config, weights_path
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.sources import open_source
 from dreambooth.checkpoints.writing import is_finite, tensor_hash
@@ -59,7 +59,7 @@ class Verification:
         return {**asdict(self), "path": str(self.path), "ok": self.ok}
 
 
-class Changes:
+class DifferenceStats:
     """Largest and mean absolute difference over many tensors, one at a time."""
 
     def __init__(self) -> None:
@@ -87,18 +87,18 @@ def verify_checkpoint(path: Path, model: ModelFolder) -> Verification:
     """
     manifest = Manifest.load(model.source)
     family = family_of(manifest.family)
-    prefix, marks = family.ema_prefix, family.marks(scheduler_in(model.working))
+    prefix, marker_tensors = family.ema_prefix, family.marker_tensors(load_scheduler_config(model.working))
     entries = {entry.key: entry for entry in manifest.entries}
-    found, changes = Verification(Path(path)), Changes()
+    found, changes = Verification(Path(path)), DifferenceStats()
     with open_tensors(path) as file, _source(manifest) as source:
         found.n_tensors = len(file.keys())
         found.missing = [key for key in entries if key not in file and not key.startswith(prefix)]
-        known = entries.keys() | marks.keys()
+        known = entries.keys() | marker_tensors.keys()
         found.left_over = [key for key in file if key not in known and not key.startswith(prefix)]
         for key in file:
             tensor = file.get(key)
             entry = entries.get(key)
-            if (entry is None or entry.component != REST) and not is_finite(tensor):
+            if (entry is None or entry.component != UNMAPPED) and not is_finite(tensor):
                 found.not_finite.append(key)
             if entry is not None:
                 _compare(found, changes, entry, tensor, source)
@@ -112,21 +112,21 @@ def verify_lora(path: Path, model: ModelFolder) -> Verification:
 
     ``n_changed`` counts the modules that it changes; the changes are those of its deltas at weight 1.
     """
-    found, changes = Verification(Path(path)), Changes()
+    found, changes = Verification(Path(path)), DifferenceStats()
     try:
         manifest = Manifest.load(model.source)
         shapes = manifest.shapes()
-        adapters = match(read_lora(path), shapes, layout_in(model.working, family_of(manifest.family)))
+        adapters = match_adapters(read_lora(path), shapes, load_layout(model.working, family_of(manifest.family)))
     except UserError as error:
         found.problems += error.problems
         return found
-    found.n_tensors = sum(len(adapter.parts()) for adapter in adapters.values())
+    found.n_tensors = sum(len(adapter.state_dict()) for adapter in adapters.values())
     with contextlib.ExitStack() as stack:
         needed = {place.component for place, adapter in adapters.items() if adapter.needs_weight}
-        files = {part: stack.enter_context(open_part(weights_path(model.working, part))) for part in needed}
+        files = {part: stack.enter_context(open_component(weights_path(model.working, part))) for part in needed}
         for place, adapter in adapters.items():
             weight = files[place.component].get(place.name) if adapter.needs_weight else torch.zeros(shapes[place])
-            change = adapter.change(weight.float())
+            change = adapter.delta(weight.float())
             if not is_finite(change):
                 found.not_finite.append(".".join(place))
             elif change.any():
@@ -138,7 +138,7 @@ def verify_lora(path: Path, model: ModelFolder) -> Verification:
     return found
 
 
-def _compare(found: Verification, changes: Changes, entry: Entry, tensor: torch.Tensor, source: Tensors | None) -> None:
+def _compare(found: Verification, changes: DifferenceStats, entry: ManifestEntry, tensor: torch.Tensor, source: Tensors | None) -> None:
     if tuple(tensor.shape) != entry.shape:
         found.problems.append(f"{entry.key} has the shape {tuple(tensor.shape)} instead of {entry.shape}")
         return

@@ -1,6 +1,6 @@
-"""The command line: ``python -m dreambooth WORD ...``. Results on standard output, everything else on standard error.
+"""The command line: ``python -m dreambooth COMMAND ...``. Results on standard output, all else on standard error.
 
-Exit codes: 0 done, 1 refused with a line that says why, 130 cancelled.
+Exit codes: 0 done, 1 refused with one line per problem, 130 canceled.
 """
 
 from __future__ import annotations
@@ -20,37 +20,38 @@ from typing import Any
 
 from dreambooth.cli.arguments import parser
 from dreambooth.cli.commands import CANCELLED, train
-from dreambooth.cli.truncation import line, shown
+from dreambooth.cli.readable import label, with_unit
+from dreambooth.cli.truncation import first_lines, truncated
 from dreambooth.distributed import ProcessGroup
 from dreambooth.errors import Cancelled, UserError
-from dreambooth.images.issues import named
 from dreambooth.terminal import ProgressBar
+from dreambooth.text import escape_unprintable
 
 DONE, REFUSED = 0, 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code."""
+    """Run one command. Returns the exit code."""
     args = parser().parse_args(argv)
-    if ProcessGroup.from_environment().rank:  # one of several processes: the first one does the talking
+    if ProcessGroup.from_environment().rank:  # only the main process prints
         if args.run is not train:
             return DONE
-        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (for as long as the process lives)
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (open until the process exits)
     bar = ProgressBar()
     _log_to_stderr()
-    warnings.simplefilter("ignore")  # this process is ours; what people should know comes as a line of our own
+    warnings.simplefilter("ignore")  # this process is ours: anything users should know is printed by us
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure:
-        reconfigure(errors="backslashreplace")  # file names need not be text
+        reconfigure(errors="backslashreplace")  # file names may be undecodable
     try:
         result = args.run(args, bar)
         bar.end()
-        with contextlib.suppress(BrokenPipeError):  # who read our output has gone
+        with contextlib.suppress(BrokenPipeError):  # the reader of our output has exited
             _print(result, args.json)
         return CANCELLED if isinstance(result, dict) and result.get("state") == "cancelled" else DONE
     except (Cancelled, KeyboardInterrupt):
         bar.end()
-        print("Cancelled.", file=sys.stderr)
+        print("Canceled.", file=sys.stderr)
         return CANCELLED
     except UserError as error:
         bar.end()
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _log_traceback(args)
         if args.json:
             print(json.dumps({"state": "refused", "problems": error.problems}, ensure_ascii=False))
-        for problem in shown(error.problems, named):
+        for problem in first_lines(error.problems, escape_unprintable):
             print(f"dreambooth: {problem}", file=sys.stderr)
         return REFUSED
     except Exception as error:
@@ -77,22 +78,22 @@ def _print(result: dict[str, Any] | str, as_json: bool) -> None:
         return
     for key, value in result.items():
         if isinstance(value, str) and "\n" in value:
-            print(f"{key}:\n{value}")
+            print(f"{label(key)}:\n{value}")
         elif isinstance(value, list) and value and isinstance(value[0], dict):
-            for row in shown(value, lambda row: "  ".join(f"{k}: {line(v)}" for k, v in row.items())):
+            for row in first_lines(value, lambda row: "  ".join(f"{label(k)}: {truncated(v)}" for k, v in row.items())):
                 print(f"  {row}")
         elif isinstance(value, (list, tuple)) and any(" " in str(item) for item in value):  # sentences
-            print("\n  ".join([f"{key}:", *shown(value, line)]))
+            print("\n  ".join([f"{label(key)}:", *first_lines(value, truncated)]))
         elif isinstance(value, (list, tuple)):
-            print(f"{key}: {', '.join(shown(value, line))}")
+            print(f"{label(key)}: {', '.join(first_lines(value, truncated))}")
         elif isinstance(value, dict):
-            print(f"{key}: {'; '.join(f'{name}: {inner}' for name, inner in value.items())}")
+            print(f"{label(key)}: {'; '.join(f'{label(name)}: {inner}' for name, inner in value.items())}")
         else:
-            print(f"{key}: {value}")
+            print(f"{label(key)}: {with_unit(key, value)}")
 
 
 def _log_to_stderr() -> None:
-    """Our own loggers only: the root logger belongs to whoever runs us."""
+    """Our own logger only: the root logger belongs to the host."""
     logger = logging.getLogger("dreambooth")
     if not logger.handlers:
         handler = logging.StreamHandler()
@@ -103,7 +104,7 @@ def _log_to_stderr() -> None:
 
 
 def _log_traceback(args: argparse.Namespace) -> Path:
-    """Append it to the log among the models, or to one for temporary files where that can't be written."""
+    """Append the traceback to errors.log in the models folder, or in the temporary folder if that isn't writable."""
     for folder in (Path(args.models_dir) / "dreambooth", Path(tempfile.gettempdir())):
         with contextlib.suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
@@ -111,4 +112,4 @@ def _log_traceback(args: argparse.Namespace) -> Path:
             with path.open("a", encoding="utf-8") as file:
                 traceback.print_exc(file=file)
             return path
-    return Path("nowhere: no folder can be written")
+    return Path("no log: no folder is writable")

@@ -1,4 +1,4 @@
-"""The words of the command line and their arguments."""
+"""Commands of the command line and their arguments."""
 
 from __future__ import annotations
 
@@ -8,114 +8,126 @@ from typing import Any
 
 from dreambooth.cli import commands, dataset_commands
 from dreambooth.cli.options import add_option, add_settings
-from dreambooth.hosts.standalone import Alone
-from dreambooth.settings import CREATION
+from dreambooth.hosts.standalone import StandaloneHost
+from dreambooth.settings import CREATE_OPTIONS
 from dreambooth.settings.creation import PRECISIONS
-from dreambooth.settings.tools import EXTRACTION, MERGING, RESIZING, SIZE
+from dreambooth.settings.tools import EXTRACT_OPTIONS, MERGE_OPTIONS, RESIZE_OPTIONS, SIZE
 
 
 def parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(
         prog="dreambooth",
-        description="DreamBooth training for Stable Diffusion.",
-        epilog="Also: demo (the whole job on the embedded model), ui (the page).",
+        description="DreamBooth and LoRA training for Stable Diffusion.",
+        epilog="Also: demo (train and test the embedded model), ui (serve the page).",
     )
-    words = whole.add_subparsers(required=True, metavar="WORD")
+    subparsers = whole.add_subparsers(required=True, metavar="COMMAND")
 
-    create = _word(words, "create", commands.create, "extract a checkpoint into a model that can be trained")
-    create.add_argument("name", metavar="NAME")
+    create = _add_command(subparsers, "create", commands.create, "create a trainable model from a checkpoint")
+    create.add_argument("name", metavar="NAME", help="name of the new model")
     create.add_argument(
         "--source",
         required=True,
-        help="a .safetensors or .ckpt file, a diffusers folder, or a model of the Hugging Face hub",
+        help="a .safetensors or .ckpt file, a diffusers folder, or a Hugging Face model (org/name)",
     )
-    for setting in CREATION.values():
+    for setting in CREATE_OPTIONS.values():
         add_option(create, setting)
-    create.add_argument("--half", action="store_true", help="short for --precision fp16")
-    create.add_argument("--replace", action="store_true", help="make an existing model anew")
+    create.add_argument("--half", action="store_true", help="same as --precision fp16")
+    create.add_argument("--replace", action="store_true", help="overwrite an existing model")
 
-    train = _word(words, "train", commands.train, "train a model; Ctrl-C once saves and stops, twice stops at once")
-    train.add_argument("name", metavar="NAME")
+    train = _add_command(
+        subparsers, "train", commands.train, "train a model; Ctrl-C saves and stops, twice stops immediately"
+    )
+    train.add_argument("name", metavar="NAME", help="name of the model")
     add_settings(train)
     train.add_argument("--resume", nargs="?", const="latest", default="", metavar="STEP",
-                       help="go on from the snapshot of this step, or from the best one (best); without a "
-                            "word: from the latest")  # fmt: skip
+                       help="resume from the snapshot of this step, from the one with the lowest validation loss "
+                            "(best), or without a value from the latest")  # fmt: skip
 
-    classes = _word(words, "class-images", commands.class_images, "draw the class images that are missing")
-    classes.add_argument("name", metavar="NAME")
+    classes = _add_command(subparsers, "class-images", commands.class_images, "generate the missing class images")
+    classes.add_argument("name", metavar="NAME", help="name of the model")
     add_settings(classes)
 
-    sample = _word(words, "sample", commands.sample, "draw pictures")
-    sample.add_argument("name", metavar="NAME")
-    sample.add_argument("--prompt", required=True)
-    sample.add_argument("--negative", default="")
-    sample.add_argument("--seed", type=int, default=0)
-    sample.add_argument("--steps", type=_positive, default=20)
-    sample.add_argument("--cfg", type=float, default=7.5)
-    sample.add_argument("--width", type=_positive)
-    sample.add_argument("--height", type=_positive)
-    sample.add_argument("--count", type=_positive, default=1, help="pictures, each with the next seed")
+    sample = _add_command(subparsers, "sample", commands.sample, "generate images with a model")
+    sample.add_argument("name", metavar="NAME", help="name of the model")
+    sample.add_argument("--prompt", required=True, help="what the images show")
+    sample.add_argument("--negative", default="", help="what the images should not show")
+    sample.add_argument("--seed", type=int, default=0, help="seed of the first image (default: %(default)s)")
+    sample.add_argument("--steps", type=_positive, default=20, help="sampling steps (default: %(default)s)")
+    sample.add_argument("--cfg", type=float, default=7.5, help="CFG scale (default: %(default)s)")
+    sample.add_argument("--width", type=_positive, help="in pixels (default: the model's resolution)")
+    sample.add_argument("--height", type=_positive, help="in pixels (default: the model's resolution)")
+    sample.add_argument("--count", type=_positive, default=1,
+                        help="number of images; each uses the next seed (default: %(default)s)")  # fmt: skip
     _add_loras(sample)
-    sample.add_argument("--out", required=True, metavar="DIR")
+    sample.add_argument("--out", required=True, metavar="DIR", help="folder for the images")
 
-    generate = _word(words, "generate-ckpt", commands.generate, "write the model as one checkpoint file")
-    generate.add_argument("name", metavar="NAME")
+    generate = _add_command(
+        subparsers, "generate-ckpt", commands.generate, "write the model, with LoRAs merged in, as one checkpoint file"
+    )
+    generate.add_argument("name", metavar="NAME", help="name of the model")
     _add_loras(generate)
-    generate.add_argument("--half", action="store_true", help="short for --precision fp16")
-    generate.add_argument("--precision", choices=[*PRECISIONS], help="default: as in the source, or as Half model says")
-    generate.add_argument("--out", metavar="FILE")
+    generate.add_argument("--half", action="store_true", help="same as --precision fp16")
+    generate.add_argument(
+        "--precision", choices=[*PRECISIONS], help="default: that of the source, or fp16 if half_model is on"
+    )
+    generate.add_argument("--out", metavar="FILE", help="default: a new file in the WebUI's checkpoint folder")
 
-    _add_lora_words(words)
+    _add_lora_commands(subparsers)
 
-    check = _word(words, "check", commands.check, "say what a run would do, or why it could not start")
-    check.add_argument("name", metavar="NAME")
+    check = _add_command(
+        subparsers, "check", commands.check, "report what a training run would do, or everything that prevents it"
+    )
+    check.add_argument("name", metavar="NAME", help="name of the model")
     add_settings(check)
 
-    dataset_commands.add_words(words, _word)
+    dataset_commands.add_commands(subparsers, _add_command)
 
-    inspect = _word(words, "inspect", commands.inspect, "say what a model file is, and what is odd about it")
+    inspect = _add_command(subparsers, "inspect", commands.inspect, "report type, metadata and issues of a model file")
     inspect.add_argument("file", metavar="FILE", help="a checkpoint, LoRA, VAE or embedding; or a diffusers folder")
-    inspect.add_argument("--against", metavar="BASE", help="a file of the same kind: say which tensors differ, how far")
+    inspect.add_argument("--against", metavar="BASE", help="a file of the same kind, to measure the difference from")
 
-    settings = _word(words, "settings", commands.settings, "list all settings")
-    settings.add_argument("--markdown", action="store_true", help="as docs/settings.md, with all that is declared")
+    settings = _add_command(subparsers, "settings", commands.settings, "list all settings")
+    settings.add_argument("--markdown", action="store_true", help="print docs/settings.md, with full descriptions")
     return whole
 
 
-def _add_lora_words(words: Any) -> None:
-    extract = _word(
-        words, "lora-extract", commands.lora_extract, "write what one checkpoint knows beyond another as a LoRA"
+def _add_lora_commands(subparsers: Any) -> None:
+    extract = _add_command(
+        subparsers, "lora-extract", commands.lora_extract, "extract the difference of two checkpoints as a LoRA"
     )
-    extract.add_argument("--base", required=True, help="a checkpoint, a diffusers folder, or a model's name")
-    extract.add_argument("--tuned", required=True, help="the same, for the one that knows more")
+    source = "a checkpoint, a diffusers folder, or a model's name"
+    extract.add_argument("--base", required=True, help=f"base checkpoint: {source}")
+    extract.add_argument("--tuned", required=True, help=f"fine-tuned checkpoint: {source}")
 
-    resize = _word(words, "lora-resize", commands.lora_resize, "write a LoRA with a smaller rank")
-    resize.add_argument("lora", metavar="FILE")
+    resize = _add_command(subparsers, "lora-resize", commands.lora_resize, "reduce the rank of a LoRA")
+    resize.add_argument("lora", metavar="FILE", help="the LoRA")
 
-    merge = _word(words, "lora-merge", commands.lora_merge, "write one LoRA that does what several do together")
+    merge = _add_command(subparsers, "lora-merge", commands.lora_merge, "merge several LoRAs into one")
     _add_loras(merge)
-    for word, options in ((extract, EXTRACTION), (resize, RESIZING), (merge, MERGING)):
+    for command, options in ((extract, EXTRACT_OPTIONS), (resize, RESIZE_OPTIONS), (merge, MERGE_OPTIONS)):
         for setting in options.values():
             if setting.group == SIZE:
-                add_option(word, setting)
-        word.add_argument("--out", required=True, metavar="FILE.safetensors")
+                add_option(command, setting)
+        command.add_argument("--out", required=True, metavar="FILE.safetensors", help="the new LoRA")
 
 
-def _word(words: Any, name: str, run: Callable[..., Any], help: str) -> argparse.ArgumentParser:
-    parser = words.add_parser(name, help=help, description=help.capitalize() + ".")
-    parser.add_argument("--models-dir", default=str(Alone().models_dir), metavar="DIR",
+def _add_command(subparsers: Any, name: str, run: Callable[..., Any], help: str) -> argparse.ArgumentParser:
+    """The parser of a new command, with the options that all commands share."""
+    parser = subparsers.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+    parser.add_argument("--models-dir", default=str(StandaloneHost().models_dir), metavar="DIR",
                         help="the WebUI's models folder (default: %(default)s)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="machine-readable output")
-    parser.set_defaults(run=run, word=name)
+    parser.set_defaults(run=run, command=name)
     return parser
 
 
 def _add_loras(parser: argparse.ArgumentParser) -> None:
-    each = {"action": "append", "default": []}
-    parser.add_argument("--lora", **each, metavar="FILE", help="may be given several times")
-    parser.add_argument("--lora-weight", **each, type=float, metavar="X", help="once for each --lora, or not at all")
-    parser.add_argument("--lora-text-weight", **each, type=float, metavar="X",
-                        help="the same for the text encoder; not at all: as --lora-weight")  # fmt: skip
+    repeatable = {"action": "append", "default": []}
+    parser.add_argument("--lora", **repeatable, metavar="FILE", help="may be given several times")
+    parser.add_argument("--lora-weight", **repeatable, type=float, metavar="X",
+                        help="UNet weight; once per --lora, or omit it")  # fmt: skip
+    parser.add_argument("--lora-text-weight", **repeatable, type=float, metavar="X",
+                        help="text encoder weight; once per --lora (default: --lora-weight)")  # fmt: skip
 
 
 def _positive(text: str) -> int:

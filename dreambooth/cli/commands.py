@@ -1,4 +1,4 @@
-"""What each word of the command line does: arguments in, a plain result out."""
+"""Implementation of the commands: parsed arguments in, a plain result out."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from dreambooth import actions
 from dreambooth.cli.image_table import image_table
 from dreambooth.distributed import ProcessGroup
 from dreambooth.errors import UserError
-from dreambooth.files import expand
+from dreambooth.files import expand_user
 from dreambooth.jobs import Controls, Events, Job, jobs
+from dreambooth.runs.interrupted import interrupted_run
 from dreambooth.settings import (
-    CREATION,
+    CREATE_OPTIONS,
     SETTINGS,
-    Creation,
+    CreateOptions,
     Folders,
     ModelFolder,
     nearest,
@@ -32,16 +33,16 @@ from dreambooth.settings import (
     reference,
 )
 from dreambooth.settings.declare import declared
-from dreambooth.settings.tools import SIZE, Extraction, Merging, Resizing
+from dreambooth.settings.tools import SIZE, ExtractOptions, MergeOptions, ResizeOptions
 from dreambooth.terminal import ProgressBar
 
 CANCELLED = 130
-TABLE_WIDTH = 120  # columns, where the output is not a terminal
+TABLE_WIDTH = 120  # characters, if the output is not a terminal
 
 
 def create(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
-    given = {key: getattr(args, key) for key in CREATION if getattr(args, key) is not None}
-    options = parse(Creation, {"precision": "fp16", **given} if args.half else given)
+    given = {key: getattr(args, key) for key in CREATE_OPTIONS if getattr(args, key) is not None}
+    options = parse(CreateOptions, {"precision": "fp16", **given} if args.half else given)
     config = in_job(
         "create",
         lambda controls: actions.create(
@@ -53,16 +54,16 @@ def create(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
             progress=controls.cancellable(bar.show),
         ),
     )
-    return {"state": "done", "model": config.name, "path": str(_model(args).root), "type": config.facts.model_type}
+    return {"state": "done", "model": config.name, "path": str(_model(args).root), "type": config.info.model_type}
 
 
 def train(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     model = _model(args)
     config, process_group = _config(args, model), ProcessGroup.from_environment()
-    broken_off = None if args.resume else actions.unfinished(model)
-    if broken_off:
-        bar.line(broken_off.offer(model.name))
-    events = Events(model.logging, bar.listen) if process_group.is_main else Events()
+    interrupted = None if args.resume else interrupted_run(model)
+    if interrupted:
+        bar.line(interrupted.offer(model.name))
+    events = Events(model.logging, bar.listen) if process_group.is_main_process else Events()
     result = in_job(
         "train",
         lambda controls: actions.train(
@@ -72,7 +73,7 @@ def train(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     return {
         "state": result.state,
         "steps": result.steps,
-        "revision": result.config.facts.revision,
+        "revision": result.config.info.revision,
         "seconds_per_step": round(result.seconds_per_step, 5),
         "files": [str(path) for path in result.files],
         "log": str(events.path),
@@ -92,8 +93,8 @@ def sample(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     from dreambooth.sampling.generate import SampleRequest
 
     model = _model(args).require()
-    side = actions.facts_resolution(model)
-    shots = [
+    side = actions.native_resolution(model)
+    requests = [
         SampleRequest(
             args.prompt, args.negative, args.seed + i, args.steps, args.cfg, args.width or side, args.height or side
         )
@@ -102,7 +103,7 @@ def sample(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     paths = in_job(
         "sample",
         lambda controls: actions.sample(
-            model, shots, Path(args.out), **_loras(args), progress=controls.cancellable(bar.show),
+            model, requests, Path(args.out), **_loras(args), progress=controls.cancellable(bar.show),
         ),
     )  # fmt: skip
     return {"state": "done", "samples": [str(path) for path in paths]}
@@ -121,48 +122,56 @@ def generate(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
 
 
 def lora_extract(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
-    return _made(args, Extraction, bar, functools.partial(
+    return _run_lora_tool(args, ExtractOptions, bar, functools.partial(
         actions.loras.extract_lora, folders(args), args.base, args.tuned, Path(args.out)
     ))  # fmt: skip
 
 
 def lora_resize(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
-    return _made(args, Resizing, bar, functools.partial(actions.loras.resize_lora, Path(args.lora), Path(args.out)))
+    work = functools.partial(actions.loras.resize_lora, Path(args.lora), Path(args.out))
+    return _run_lora_tool(args, ResizeOptions, bar, work)
 
 
 def lora_merge(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     loras = _loras(args)
     work = functools.partial(actions.loras.merge_loras, loras.pop("loras"), Path(args.out), **loras)
-    return _made(args, Merging, bar, work)
+    return _run_lora_tool(args, MergeOptions, bar, work)
 
 
-def _made(args: argparse.Namespace, options: type, bar: ProgressBar, work: Callable[..., Any]) -> dict[str, Any]:
-    """Do the work with the options of this kind that were given, or their defaults."""
+def _run_lora_tool(
+    args: argparse.Namespace, options: type, bar: ProgressBar, work: Callable[..., Any]
+) -> dict[str, Any]:
+    """Call ``work`` with the size options of this command, or their defaults."""
     size = [key for key, setting in declared(options).items() if setting.group == SIZE]
     chosen = parse(options, {key: getattr(args, key) for key in size if getattr(args, key) is not None})
     given = {key: getattr(chosen, key) for key in size}
-    made = in_job(args.word, lambda controls: work(**given, progress=controls.cancellable(bar.show)))
-    return {"state": "done", **made}
+    result = in_job(args.command, lambda controls: work(**given, progress=controls.cancellable(bar.show)))
+    return {"state": "done", **result}
 
 
 def check(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
+    from dreambooth.runs.preflight import preflight
+
     model = _model(args)
-    checked = actions.check(model, _config(args, model), progress=bar.show).as_dict()
+    checked = preflight(model, _config(args, model), progress=bar.show).as_dict()
     if not args.json:
         checked["table"] = image_table(checked["table"], checked.pop("other_files"))
     return {"state": "done", **checked}
 
 
 def inspect(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
+    from dreambooth.checkpoints import inspection
+
+    against = expand_user(args.against) if args.against else None
     found = in_job(
         "inspect",
-        lambda controls: actions.inspect(args.file, args.against, controls.cancellable(bar.show)),
+        lambda controls: inspection.inspect(expand_user(args.file), against, controls.cancellable(bar.show)),
     )
-    return {"state": "done", **found}
+    return {"state": "done", **found.as_dict()}
 
 
 def settings(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any] | str:
-    """Every setting, as declared: a table, Markdown, or JSON of a run's settings."""
+    """All settings as a table or as Markdown, or the settings of a run as JSON."""
     if args.markdown:
         return reference.markdown()
     if not args.json:
@@ -176,8 +185,8 @@ def settings(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any] | str
 
 def folders(args: argparse.Namespace) -> Folders:
     if not args.models_dir.strip():
-        raise UserError("--models-dir is empty: give the WebUI's models folder.")
-    return Folders(expand(args.models_dir))
+        raise UserError("--models-dir is empty. Set it to the WebUI's models folder.")
+    return Folders(expand_user(args.models_dir))
 
 
 def _loras(args: argparse.Namespace) -> dict[str, Any]:
@@ -193,19 +202,19 @@ def _model(args: argparse.Namespace) -> ModelFolder:
 
 
 def _config(args: argparse.Namespace, model: ModelFolder) -> Any:
-    """The saved parameters with --set and --concepts laid over them; all that is wrong is said at once."""
-    overrides, concepts, problems = chosen(args)
+    """The saved settings, overridden by --set and --concepts; a UserError lists all problems at once."""
+    overrides, concepts, problems = overrides_of(args)
     try:
         config = actions.configure(model, overrides, concepts)
     except UserError as error:
         problems += error.problems
     if problems:
-        raise UserError.several(problems)
+        raise UserError.from_problems(problems)
     return config
 
 
-def chosen(args: argparse.Namespace) -> tuple[dict[str, str], Any, list[str]]:
-    """What --set and --concepts (None: not given) say, and what is wrong with them."""
+def overrides_of(args: argparse.Namespace) -> tuple[dict[str, str], Any, list[str]]:
+    """(values of --set, concepts of --concepts or None, problems with both)."""
     problems: list[str] = []
     overrides = {}
     for item in (item for group in args.set for item in group):
@@ -218,26 +227,26 @@ def chosen(args: argparse.Namespace) -> tuple[dict[str, str], Any, list[str]]:
         try:
             concepts, ignored = read_concepts(args.concepts)
             for key in ignored:
-                logging.getLogger("dreambooth").warning("concepts: %s has no effect yet", key)
+                logging.getLogger("dreambooth").warning("concepts: the key %s has no effect", key)
         except UserError as error:
             problems += error.problems
     return overrides, concepts, problems
 
 
 def in_job(what: str, work: Callable[[Controls], Any]) -> Any:
-    """Run ``work`` in the job thread while this one listens to Ctrl-C: once cancels, twice stops at once.
+    """Run ``work`` in the job thread while this thread handles Ctrl-C: once cancels, twice stops immediately.
 
-    A polite end from outside (SIGTERM, as schedulers of clusters and ``kill`` send it) cancels too.
+    SIGTERM, which cluster schedulers and ``kill`` send, cancels too.
     """
     job = jobs.start(what, work)
     previous = signal.signal(signal.SIGINT, lambda *_: _interrupt(job))
-    polite = signal.signal(signal.SIGTERM, lambda *_: job.controls.cancel())
+    previous_term = signal.signal(signal.SIGTERM, lambda *_: job.controls.cancel())
     try:
         while not job.wait(0.2):
             pass
     finally:
         signal.signal(signal.SIGINT, previous)
-        signal.signal(signal.SIGTERM, polite)
+        signal.signal(signal.SIGTERM, previous_term)
     if job.error:
         raise job.error
     return job.result
@@ -246,11 +255,11 @@ def in_job(what: str, work: Callable[[Controls], Any]) -> Any:
 def _interrupt(job: Job) -> None:
     if not job.controls.cancelled:
         job.controls.cancel()
-        how = "Stopping after this step, then saving." if job.what == "train" else "Stopping."
-        print(f"\n{how} Press Ctrl-C again to stop at once.", file=sys.stderr)
+        how = "Stopping after this step and saving." if job.what == "train" else "Stopping."
+        print(f"\n{how} Press Ctrl-C again to stop immediately.", file=sys.stderr)
         return
     job.controls.stop_now()
-    # Files are replaced by renaming, so leaving in the middle of anything harms none of them.
-    leave = threading.Timer(2.0, os._exit, (CANCELLED,))
-    leave.daemon = True
-    leave.start()
+    # Files are replaced by atomic renames, so exiting at any point leaves all of them intact.
+    exit_timer = threading.Timer(2.0, os._exit, (CANCELLED,))
+    exit_timer.daemon = True
+    exit_timer.start()

@@ -1,4 +1,4 @@
-"""The words of the command line that work on pictures and captions: their arguments, and what they do."""
+"""Commands that work on images and captions."""
 
 from __future__ import annotations
 
@@ -17,21 +17,25 @@ from dreambooth.settings import ModelFolder
 from dreambooth.terminal import ProgressBar
 
 
-def add_words(words: Any, word: Callable[..., Any]) -> None:
-    """``word(words, name, run, help)`` makes the parser of one; see arguments.py."""
-    add_plan(words, word)
+def add_commands(subparsers: Any, add_command: Callable[..., Any]) -> None:
+    """``add_command(subparsers, name, run, help)`` returns the parser of a new command; see arguments.py."""
+    add_plan(subparsers, add_command)
 
-    take = word(words, "import-toml", import_toml, "take over a configuration of kohya's sd-scripts into a model")
-    take.add_argument("file", metavar="FILE", help="a dataset.toml, a training's parameters; or a folder of pictures")
-    take.add_argument("name", metavar="NAME", help="a model that was created")
+    importing = add_command(
+        subparsers, "import-toml", import_toml, "import a configuration of kohya's sd-scripts into a model"
+    )
+    importing.add_argument("file", metavar="FILE", help="a dataset.toml, a training TOML, or a folder of images")
+    importing.add_argument("name", metavar="NAME", help="name of an existing model")
 
-    give = word(words, "export-toml", export_toml, "write a model's concepts and settings as a dataset.toml")
-    give.add_argument("name", metavar="NAME")
-    give.add_argument("file", metavar="FILE.toml")
+    exporting = add_command(
+        subparsers, "export-toml", export_toml, "export a model's concepts and settings as a dataset.toml"
+    )
+    exporting.add_argument("name", metavar="NAME", help="name of the model")
+    exporting.add_argument("file", metavar="FILE.toml", help="the file to write")
 
-    caption_commands.add_word(words, word)
-    add_tag(words, word)
-    add_prepare(words, word)
+    caption_commands.add_captions(subparsers, add_command)
+    add_tag(subparsers, add_command)
+    add_prepare(subparsers, add_command)
 
 
 def import_toml(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:

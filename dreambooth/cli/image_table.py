@@ -1,4 +1,4 @@
-"""Pictures as a table of text, for a terminal."""
+"""Table of images as text, for a terminal."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dreambooth.cli.truncation import SHOWN, line
+from dreambooth.cli.truncation import MAX_ITEMS, truncated
 
 Row = Mapping[str, Any]
-_WIDEST = 200  # characters of a name or caption
+_MAX_CELL = 200  # characters of a name or caption
 _COLUMNS: dict[str, Callable[[Row], str]] = {
-    "picture": lambda row: Path(row["path"]).name,
+    "image": lambda row: Path(row["path"]).name,
     "kind": lambda row: row["kind"],
     "size": lambda row: "x".join(map(str, row.get("size", ()))),
     "bucket": lambda row: "x".join(map(str, row.get("bucket", ()))),
@@ -22,17 +22,17 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
 }
 
 
-def image_table(pictures: Sequence[Row], others: Sequence[Row]) -> str:
-    """A line for each picture, then for each other file, and below it what is to be known of it."""
-    rows = [*pictures[:SHOWN], *others[:SHOWN]]
-    cells = [[*_COLUMNS], *([line(text(row), _WIDEST) for text in _COLUMNS.values()] for row in rows)]
+def image_table(images: Sequence[Row], other_files: Sequence[Row]) -> str:
+    """One line per image, then one per other file; each is followed by its warnings."""
+    rows = [*images[:MAX_ITEMS], *other_files[:MAX_ITEMS]]
+    cells = [[*_COLUMNS], *([truncated(text(row), _MAX_CELL) for text in _COLUMNS.values()] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    widths[-1] = 0  # the last column may be as wide as it is
+    widths[-1] = 0  # no padding after the last column
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
-    told = [[], *([f"    ! {line(warning)}" for warning in row["warnings"]] for row in rows)]
+    warnings = [[], *([f"    ! {truncated(warning)}" for warning in row["warnings"]] for row in rows)]
     more = [
-        f"… and {len(rows) - SHOWN:,} more {what} (--json has all)"
-        for rows, what in ((pictures, "pictures"), (others, "other files"))
-        if len(rows) > SHOWN
+        f"… and {len(rows) - MAX_ITEMS:,} more {what} (--json has all)"
+        for rows, what in ((images, "images"), (other_files, "other files"))
+        if len(rows) > MAX_ITEMS
     ]
-    return "\n".join([*(text for one, notes in zip(lines, told, strict=True) for text in (one, *notes)), *more])
+    return "\n".join([*(text for line, own in zip(lines, warnings, strict=True) for text in (line, *own)), *more])

@@ -1,4 +1,4 @@
-"""``plan``: what a run would be made of, before there is any model. The fields are described in docs/plan.md."""
+"""``plan``: preview of the training data, without a model. docs/plan.md describes the JSON fields."""
 
 from __future__ import annotations
 
@@ -6,32 +6,35 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from dreambooth import actions
-from dreambooth.cli.commands import chosen, folders, in_job
+from dreambooth.cli.commands import folders, in_job, overrides_of
 from dreambooth.cli.image_table import image_table
 from dreambooth.cli.options import add_settings
-from dreambooth.cli.truncation import line, shown
+from dreambooth.cli.readable import label, with_unit
+from dreambooth.cli.truncation import first_lines, truncated
 from dreambooth.errors import UserError
-from dreambooth.files import expand
+from dreambooth.files import expand_user
 from dreambooth.settings import ModelFolder, Settings, parse
 from dreambooth.terminal import ProgressBar
 
 
-def add_plan(words: Any, word: Callable[..., Any]) -> None:
-    """``word(words, name, run, help)`` makes the parser of one; see arguments.py."""
-    parser = word(words, "plan", plan, "say what a run would be made of, picture by picture; no model is needed")
-    parser.add_argument("path", metavar="PATH", help="a folder of pictures, a concepts list (.json) or a dataset.toml")
+def add_plan(subparsers: Any, add_command: Callable[..., Any]) -> None:
+    """``add_command(subparsers, name, run, help)`` returns the parser of a new command; see arguments.py."""
+    parser = add_command(
+        subparsers, "plan", plan, "show each image with its final caption, bucket and warnings; needs no model"
+    )
+    parser.add_argument("path", metavar="PATH", help="a folder of images, a concepts file (.json) or a dataset.toml")
     parser.add_argument(
-        "--model", metavar="NAME", help="the model to be trained: its tokenizer, memory, time, settings"
+        "--model", metavar="NAME", help="the model to train; adds its settings, token counts, memory and time"
     )
     add_settings(parser)
 
 
 def plan(args: argparse.Namespace, bar: ProgressBar) -> Any:
-    """Settings are the defaults, or the model's; over them what lies at PATH says, then --set."""
+    """Settings: the defaults or the model's, overridden by those at PATH, then by --set."""
     from dreambooth.interop.input_kind import recognize_input
+    from dreambooth.runs.data_report import preview_dataset
 
-    overrides, concepts, problems = chosen(args)
+    overrides, concepts, problems = overrides_of(args)
     found, settings, model = None, Settings(), None
     try:
         if args.model is not None:
@@ -40,7 +43,7 @@ def plan(args: argparse.Namespace, bar: ProgressBar) -> Any:
     except UserError as error:
         problems += error.problems
     try:
-        found = recognize_input(expand(args.path))
+        found = recognize_input(expand_user(args.path))
     except UserError as error:
         problems += error.problems
     try:
@@ -48,26 +51,27 @@ def plan(args: argparse.Namespace, bar: ProgressBar) -> Any:
     except UserError as error:
         problems += error.problems
     if problems or found is None:
-        raise UserError.several(problems)
+        raise UserError.from_problems(problems)
     report = in_job(
         "plan",
-        lambda controls: actions.images.look(
+        lambda controls: preview_dataset(
             concepts or found.with_pictures(), settings, model, progress=controls.cancellable(bar.show),
             known=folders(args).image_metadata_cache,
         ),
     )  # fmt: skip
-    said = {"state": "done", **report.as_dict(), "taken": list(found.taken), "without": list(found.without)}
-    return said if args.json else _readable(said)
+    result = {"state": "done", **report.as_dict(), "taken": list(found.taken), "without": list(found.without)}
+    return result if args.json else _readable(result)
 
 
-def _readable(said: dict[str, Any]) -> str:
-    totals = dict(said["totals"])
+def _readable(result: dict[str, Any]) -> str:
+    totals = dict(result["totals"])
     buckets = totals.pop("buckets")
-    notes = totals.pop("notes")
-    lines = [f"{key.replace('_', ' ')}: {value}" for key, value in totals.items() if value is not None]
+    warning_counts = totals.pop("notes")
+    lines = [f"{label(key)}: {with_unit(key, value)}" for key, value in totals.items() if value is not None]
     lines += ["buckets: " + ", ".join(f"{'x'.join(map(str, b['size']))}: {b['pictures']}" for b in buckets)]
-    lines += ["notes: " + ", ".join(f"{kind}: {n}" for kind, n in notes.items())] if notes else []
-    for word in ("taken", "without"):
-        lines += shown(said[word], lambda text, word=word: f"{word}: {line(text)}")
-    lines += [f"warning: {line(text, 1000)}" for text in said["warnings"]]
-    return "\n".join([*lines, "", image_table(said["pictures"], said["other_files"])])
+    if warning_counts:
+        lines += ["warnings: " + ", ".join(f"{kind}: {n}" for kind, n in warning_counts.items())]
+    for key in ("taken", "without"):
+        lines += first_lines(result[key], lambda text, key=key: f"{label(key)}: {truncated(text)}")
+    lines += [f"warning: {truncated(text, 1000)}" for text in result["warnings"]]
+    return "\n".join([*lines, "", image_table(result["pictures"], result["other_files"])])

@@ -1,4 +1,4 @@
-"""``prepare``: pictures made ready, by the settings of settings/preparation.py."""
+"""``prepare``: crop, resize, rename and convert images."""
 
 from __future__ import annotations
 
@@ -11,33 +11,35 @@ from dreambooth.cli.commands import in_job
 from dreambooth.cli.options import add_option
 from dreambooth.errors import UserError
 from dreambooth.settings import parse
-from dreambooth.settings.preparation import PREPARING, Preparing
+from dreambooth.settings.preparation import PREPARE_OPTIONS, PrepareOptions
 from dreambooth.terminal import ProgressBar
 
 
-def add_prepare(words: Any, word: Callable[..., Any]) -> None:
-    """``word(words, name, run, help)`` makes the parser of one; see arguments.py."""
-    parser = word(words, "prepare", prepare, "make pictures ready: crop, resize, rename, convert; originals stay")
-    parser.add_argument("folder", metavar="FOLDER")
-    for setting in PREPARING.values():
+def add_prepare(subparsers: Any, add_command: Callable[..., Any]) -> None:
+    """``add_command(subparsers, name, run, help)`` returns the parser of a new command; see arguments.py."""
+    parser = add_command(
+        subparsers, "prepare", prepare, "crop, resize, rename and convert images; the originals are kept"
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="folder with the images")
+    for setting in PREPARE_OPTIONS.values():
         add_option(parser, setting)
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done to each picture, do nothing")
-    parser.add_argument("--undo", action="store_true", help="bring back the originals of the last --in-place")
+    parser.add_argument("--dry-run", action="store_true", help="only print what would be done to each image")
+    parser.add_argument("--undo", action="store_true", help="restore the originals of the last --in-place")
 
 
 def prepare(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
-    given = {key: getattr(args, key) for key in PREPARING if getattr(args, key) is not None}
+    given = {key: getattr(args, key) for key in PREPARE_OPTIONS if getattr(args, key) is not None}
     if args.undo:
         if given or args.dry_run:
-            raise UserError("--undo takes no other option: it brings back what the last --in-place replaced.")
+            raise UserError("--undo takes no other option: it restores the originals of the last --in-place.")
         return {"state": "done", **actions.images.undo_preparation(args.folder)}
-    options = parse(Preparing, given)
-    idle = [PREPARING[key] for key in given if not PREPARING[key].applies_to(vars(options))]
-    if idle:
-        raise UserError.several(
-            f"--{setting.key.replace('_', '-')} has no effect with these options (only when {setting.applies}): "
-            "leave it out."
-            for setting in idle
+    options = parse(PrepareOptions, given)
+    unused = [PREPARE_OPTIONS[key] for key in given if not PREPARE_OPTIONS[key].applies_to(vars(options))]
+    if unused:
+        raise UserError.from_problems(
+            f"--{setting.key.replace('_', '-')} has no effect with these options (only if {setting.applies}). "
+            "Remove it."
+            for setting in unused
         )
     prepared = in_job(
         "prepare",

@@ -1,25 +1,25 @@
-"""What a person reads of long lists and long texts: the first of it, and how much more there is. --json has all."""
+"""Truncation of long lists and texts for a terminal. --json prints everything."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from dreambooth.images.issues import named
+from dreambooth.text import escape_unprintable
 
 T = TypeVar("T")
 
-SHOWN = 200  # of a list
-LONGEST = 400  # characters of one thing in it
+MAX_ITEMS = 200  # of a list
+MAX_LENGTH = 400  # characters of one item
 
 
-def shown(items: Sequence[T], text: Callable[[T], str] = str, most: int = SHOWN) -> list[str]:
-    """A line for each of the first, and one for the rest."""
-    more = [f"… and {len(items) - most:,} more (--json has all)"] if len(items) > most else []
-    return [*map(text, items[:most]), *more]
+def first_lines(items: Sequence[T], text: Callable[[T], str] = str, limit: int = MAX_ITEMS) -> list[str]:
+    """One line for each of the first items, and one with the number of items left out."""
+    more = [f"… and {len(items) - limit:,} more (--json has all)"] if len(items) > limit else []
+    return [*map(text, items[:limit]), *more]
 
 
-def line(text: object, longest: int = LONGEST) -> str:
-    """On one line that a terminal can show: names and captions may hold line breaks, escape codes, whole books."""
-    said = named(str(text)[: longest + 1])
-    return said if len(said) <= longest else f"{said[: longest - 1]}…"
+def truncated(text: object, length: int = MAX_LENGTH) -> str:
+    """``text`` on one line, without escape codes and cut off after ``length`` characters."""
+    line = escape_unprintable(str(text)[: length + 1])
+    return line if len(line) <= length else f"{line[: length - 1]}…"

@@ -52,11 +52,11 @@ class LatentCache:
 class TextCache:
     """The text encoders' answer for each prompt: tensors by name."""
 
-    def __init__(self, folder: Path, text_encoder_fingerprint: str, reading: Hashable) -> None:
-        """``reading``: all that decides how a prompt is read, as something whose repr tells it."""
+    def __init__(self, folder: Path, text_encoder_fingerprint: str, prompt_encoding: Hashable) -> None:
+        """``prompt_encoding``: all that decides how a prompt is read, as something whose repr tells it."""
         self._folder = folder
         self._text_encoder = text_encoder_fingerprint
-        self._reading = repr(reading)
+        self._prompt_encoding = repr(prompt_encoding)
 
     def get(self, prompt: str) -> dict[str, torch.Tensor] | None:
         """The tensors as they were put, on the CPU, or None."""
@@ -67,7 +67,7 @@ class TextCache:
         _write(self._path(prompt), embedding)
 
     def _path(self, prompt: str) -> Path:
-        return self._folder / _file_name("embedding", self._text_encoder, self._reading, prompt)
+        return self._folder / _file_name("embedding", self._text_encoder, self._prompt_encoding, prompt)
 
 
 def keep(cache: Any, key: Any, value: Any) -> None:
@@ -94,5 +94,5 @@ def _read(path: Path) -> dict[str, torch.Tensor] | None:
 
 
 def _write(path: Path, values: Mapping[str, torch.Tensor]) -> None:
-    with files.replacing(path, durable=False) as temporary:
+    with files.atomic_write(path, durable=False) as temporary:
         write_tensors(temporary, values)

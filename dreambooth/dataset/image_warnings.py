@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from dreambooth.captions.reading import FILE_NAME, FILEWORDS, holds
 from dreambooth.dataset.plan import Example
 from dreambooth.dataset.sources import Read
-from dreambooth.images.issues import FileIssue, named
-from dreambooth.images.near_duplicates import alike
+from dreambooth.images.issues import FileIssue
+from dreambooth.images.near_duplicates import find_near_duplicates
+from dreambooth.text import escape_unprintable
 
 if TYPE_CHECKING:
     from dreambooth.settings import Concept
@@ -39,9 +40,9 @@ def _of_crop(example: Example) -> Iterator[FileIssue]:
     if example.enlarged > _ENLARGED_TOO_MUCH:
         text = f"is small ({width}x{height}): it would be enlarged {example.enlarged:.1f} times, which teaches blur."
         yield FileIssue(example.path, "enlarged", text)
-    if example.crop.kept < _KEPT_TOO_LITTLE:
+    if example.crop.kept_fraction < _KEPT_TOO_LITTLE:
         text = (
-            f"{1 - example.crop.kept:.0%} of it is cut off to fit {example.bucket[0]}x{example.bucket[1]} (it is "
+            f"{1 - example.crop.kept_fraction:.0%} of it is cut off to fit {example.bucket[0]}x{example.bucket[1]} (it is "
             f"{width}x{height}): crop it to what should be learned."
         )
         yield FileIssue(example.path, "cropped", text)
@@ -52,15 +53,15 @@ def _of_words(read: Read, example: Example, concept: Concept) -> Iterator[FileIs
     template = (concept.class_prompt if read.source.is_class_image else concept.instance_prompt).strip() or FILEWORDS
     if FILEWORDS in template.lower():
         if caption.source == FILE_NAME:
-            yield FileIssue(path, "no-caption", f'has no caption file: its name gives "{named(caption.text)}".')
+            yield FileIssue(path, "no-caption", f'has no caption file: its name gives "{escape_unprintable(caption.text)}".')
         elif not caption.text:
-            empty = f"its caption file {named(caption.source)} is empty."
+            empty = f"its caption file {escape_unprintable(caption.source)} is empty."
             yield FileIssue(
-                path, "empty-caption", empty if caption.note else f"{named(caption.source)} gives it no words."
+                path, "empty-caption", empty if caption.note else f"{escape_unprintable(caption.source)} gives it no words."
             )
         elif caption.note:
             yield FileIssue(
-                path, "caption-encoding", f"its caption {named(caption.source)} is not UTF-8, read as Windows-1252."
+                path, "caption-encoding", f"its caption {escape_unprintable(caption.source)} is not UTF-8, read as Windows-1252."
             )
     if example.is_class:
         return
@@ -68,7 +69,7 @@ def _of_words(read: Read, example: Example, concept: Concept) -> Iterator[FileIs
     if not example.caption:
         yield FileIssue(path, "no-words", "has neither caption nor token: it is trained with an empty prompt.")
     elif concept.instance_token.strip() and not holds(prompt, concept.instance_token):
-        text = f'"{concept.instance_token}" is not in its caption, so it is put in: "{named(example.caption)}".'
+        text = f'"{concept.instance_token}" is not in its caption, so it is put in: "{escape_unprintable(example.caption)}".'
         yield FileIssue(path, "token-missing", text)
 
 
@@ -90,22 +91,22 @@ def _shared_captions(read: Sequence[Read]) -> Iterator[FileIssue]:
     ]
     for first, *others in _groups(having):
         for other in others:
-            text = f"shares the caption {named(other.caption.source)} with {named(first.source.path.name)}."
+            text = f"shares the caption {escape_unprintable(other.caption.source)} with {escape_unprintable(first.source.path.name)}."
             yield FileIssue(other.source.path, "caption-shared", text)
 
 
 def _the_same(read: Sequence[Read]) -> Iterator[FileIssue]:
     for first, *others in _groups((_side(one, one.picture.content), one) for one in read):
         for other in others:
-            yield FileIssue(other.source.path, "duplicate", f"is the same file as {named(first.source.path)}.")
+            yield FileIssue(other.source.path, "duplicate", f"is the same file as {escape_unprintable(first.source.path)}.")
 
 
 def _alike(read: Sequence[Read]) -> Iterator[FileIssue]:
     """Each later picture beside the first that it looks like; the same files are told of elsewhere."""
     for own in _groups((_side(one), one) for one in read):
-        seen = list({one.picture.content: one for one in reversed(own) if one.picture.look}.values())[::-1]
-        for place, first, distance in alike([one.picture.look for one in seen if one.picture.look]):
-            text = f"looks like {named(seen[first].source.path)} (fingerprints differ in {distance} of 64 bits)."
+        seen = list({one.picture.content: one for one in reversed(own) if one.picture.fingerprint}.values())[::-1]
+        for place, first, distance in find_near_duplicates([one.picture.fingerprint for one in seen if one.picture.fingerprint]):
+            text = f"looks like {escape_unprintable(seen[first].source.path)} (fingerprints differ in {distance} of 64 bits)."
             yield FileIssue(seen[place].source.path, "near-duplicate", text)
 
 

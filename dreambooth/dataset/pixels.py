@@ -8,8 +8,8 @@ import torch
 
 from dreambooth.dataset.plan import Example
 from dreambooth.errors import UserError
-from dreambooth.images.cropping import cut
-from dreambooth.images.decoding import alpha_of, decode
+from dreambooth.images.cropping import apply_crop
+from dreambooth.images.decoding import alpha_channel, decode_to_rgb
 from dreambooth.images.file_reader import read_bytes
 
 
@@ -22,7 +22,7 @@ def load_pixels(example: Example) -> torch.Tensor:
     data = read_bytes(example.path)
     if hashlib.sha256(data).hexdigest() != example.content:
         raise UserError(f"{example.path}: changed since it was checked. Start the training again.")
-    image = cut(decode(data, example.path), example.crop)
+    image = apply_crop(decode_to_rgb(data, example.path), example.crop)
     # Through bytes rather than numpy: older torch builds can't take arrays from numpy 2.
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     pixels = pixels.view(image.height, image.width, 3).permute(2, 0, 1).contiguous()
@@ -34,8 +34,8 @@ def load_mask(example: Example) -> torch.Tensor | None:
     """The example's mask, resized, cropped and mirrored with it: float32 (1, H, W) of 0 and 1; None without one."""
     if example.mask is None:
         return None
-    mask = decode(read_bytes(example.mask), example.mask).resize(example.original_size)
-    mask = cut(mask, example.crop).convert("L")
+    mask = decode_to_rgb(read_bytes(example.mask), example.mask).resize(example.original_size)
+    mask = apply_crop(mask, example.crop).convert("L")
     values = torch.frombuffer(bytearray(mask.tobytes()), dtype=torch.uint8).view(1, mask.height, mask.width)
     values = (values > 127).float()
     return values.flip(2) if example.flipped else values
@@ -46,10 +46,10 @@ def load_alpha(example: Example) -> torch.Tensor | None:
 
     None for a picture without one.
     """
-    alpha = alpha_of(read_bytes(example.path), example.path)
+    alpha = alpha_channel(read_bytes(example.path), example.path)
     if alpha is None:
         return None
-    alpha = cut(alpha, example.crop)
+    alpha = apply_crop(alpha, example.crop)
     values = torch.frombuffer(bytearray(alpha.tobytes()), dtype=torch.uint8).view(1, alpha.height, alpha.width)
     values = values.float() / 255
     return values.flip(2) if example.flipped else values

@@ -16,7 +16,7 @@ from dreambooth.dataset.variation import Variation
 from dreambooth.errors import UserError
 from dreambooth.images.bucket_rules import BucketRule
 from dreambooth.images.buckets import Crop
-from dreambooth.images.issues import FileIssue, UnusableFile, in_lines
+from dreambooth.images.issues import FileIssue, UnusableFile, warning_lines
 from dreambooth.types import ProgressCallback
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def make_plan(
     shown = _balanced(examples, regular, checks)
     said = remarks([one for one, _ in fitted], everything, concepts)
     notes = list(dict.fromkeys([*checks.notes, *said]))  # concepts may share a folder
-    checks.warnings += [*rule.doubts(), *in_lines(notes)]
+    checks.warnings += [*rule.warnings(), *warning_lines(notes)]
     return Plan(
         tuple(examples),
         assign_class_images(examples, partners, checks.warnings.append),
@@ -79,7 +79,7 @@ def make_plan(
 def _crop(read: Read, rule: BucketRule, checks: Checks) -> Crop | None:
     """How a picture is shown; None where it is left out."""
     try:
-        return rule.crop(read.picture.size, enlarge=read.source.is_class_image)
+        return rule.crop(read.picture.size, upscale=read.source.is_class_image)
     except UserError as error:
         checks.leave_out(UnusableFile(read.source.path, "too-small", str(error)))
         return None

@@ -14,10 +14,11 @@ from dreambooth.captions.metadata_file import MetadataFile, caption_of
 from dreambooth.captions.reading import Caption
 from dreambooth.errors import UserError
 from dreambooth.images.file_reader import Reader, read_all
-from dreambooth.images.issues import FileIssue, UnusableFile, counted, named
-from dreambooth.images.listing import Listing, listed, masks_of
+from dreambooth.images.issues import FileIssue, UnusableFile, summarize
+from dreambooth.images.listing import Listing, list_files, masks_of
 from dreambooth.images.metadata_cache import ImageMetadataCache
 from dreambooth.images.probe import ProbedImage, probe
+from dreambooth.text import escape_unprintable
 from dreambooth.types import ProgressCallback
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class Checks:
 
     def raise_problems(self) -> None:
         if self.problems:
-            raise UserError.several(self.problems)
+            raise UserError.from_problems(self.problems)
 
 
 def find_sources(concepts: Sequence[Concept], checks: Checks) -> list[Source]:
@@ -114,7 +115,7 @@ def _require_not_both(sources: Sequence[Source], checks: Checks) -> None:
     if both:
         checks.problems.append(
             f"{len(both)} regularization pictures are learned as the subject too (such as {both[0]}): move their "
-            "folder out of the other concept's, or switch off Folders below too there."
+            "folder out of the other concept's, or turn off Include subfolders there."
         )
 
 
@@ -156,9 +157,9 @@ def require_some(sources: Sequence[Source], kept: Iterable[Source], checks: Chec
             continue
         own = {source.path for source in sources if (source.concept, source.key) == (concept, key)}
         notes = [note for note in checks.notes if note.left_out and note.path in own]
-        first = f"{named(notes[0].path)}: {notes[0].text}"
+        first = f"{escape_unprintable(notes[0].path)}: {notes[0].text}"
         checks.problems.append(
-            f"Concept {concept + 1}, {key}: none of its {len(own)} pictures can be used ({counted(notes)}). "
+            f"Concept {concept + 1}, {key}: none of its {len(own)} pictures can be used ({summarize(notes)}). "
             f"The first: {first}"
         )
 
@@ -184,62 +185,62 @@ def _pictures_of(concept: Concept, key: str, name: str, checks: Checks) -> list[
         raise UserError(f"{name}: {key} is empty. Give the folder with the pictures to learn from.")
     folder = Path(os.path.expanduser(text))  # unlike Path's, it leaves a user that isn't there
     try:
-        listing = listed(folder)
+        listing = list_files(folder)
         if key == "instance_data_dir":
             listing = _own(concept, folder, listing, checks)
         if key == "class_data_dir":
             require_apart(folder, os.path.expanduser(concept.instance_data_dir.strip()))
     except UserError as error:
-        raise UserError.several([f"{name}, {key}: {problem}" for problem in error.problems]) from error
+        raise UserError.from_problems([f"{name}, {key}: {problem}" for problem in error.problems]) from error
     _note_others(listing, checks)
-    if not listing.pictures:
-        also = f", only of kinds that can't be used, such as {listing.others[0].name}" if listing.others else ""
+    if not listing.images:
+        also = f", only of kinds that can't be used, such as {listing.unsupported[0].name}" if listing.unsupported else ""
         raise UserError(f"{name}, {key}: {folder} {_NO_PICTURE}{also}.")
-    return listing.pictures
+    return listing.images
 
 
 def _own(concept: Concept, folder: Path, listing: Listing, checks: Checks) -> Listing:
     """What is the concept's own of a folder: all of it, what a metadata file names, or what lies in no folder below."""
     if concept.metadata_file.strip():
         named_there = MetadataFile.of(concept)
-        others = named_there.others([*listing.pictures, *listing.others])
+        others = named_there.others([*listing.images, *listing.unsupported])
         elsewhere = [path for path in others if path.is_file()]
         absent = [path for path in others if path not in elsewhere]
         checks.note(absent, "absent", f"is named by {concept.metadata_file.strip()}, and is not there.")
-        return Listing([*named_there.among(listing.pictures), *elsewhere], closed=listing.closed)
+        return Listing([*named_there.among(listing.images), *elsewhere], unreadable_folders=listing.unreadable_folders)
     if concept.reading_rule == "kohya":
-        unread = [path for path in listing.pictures if not is_picture(path)]
+        unread = [path for path in listing.images if not is_picture(path)]
         text = (
             "is of a kind that kohya's scripts don't read: convert it to PNG or JPEG, or choose the reading rule own."
         )
         checks.note(unread, "other-format", text, left_out=True)
-        listing.pictures = [path for path in listing.pictures if is_picture(path)]
+        listing.images = [path for path in listing.images if is_picture(path)]
     if concept.subfolders:
         return listing
-    below = [path for path in listing.pictures if path.parent != folder]
+    below = [path for path in listing.images if path.parent != folder]
     checks.note(below, "elsewhere", "lies in a folder below the one that is to be taken alone.", left_out=True)
 
     def here(paths: list[Path]) -> list[Path]:
         return [path for path in paths if path.parent == folder]
 
-    return Listing(here(listing.pictures), here(listing.others), here(listing.hidden), here(listing.orphans))
+    return Listing(here(listing.images), here(listing.unsupported), here(listing.hidden), here(listing.orphans))
 
 
 def _note_others(listing: Listing, checks: Checks) -> None:
     cause = "is of a kind that can't be used here: convert it to PNG or JPEG."
-    checks.note(listing.others, "other-format", cause, left_out=True)
+    checks.note(listing.unsupported, "other-format", cause, left_out=True)
     checks.note(listing.hidden, "hidden", "is hidden, or a thumbnail, or made by a system.", left_out=True)
     checks.note(listing.orphans, "orphan", "is a caption whose picture is not there: is it called otherwise?")
-    for error in listing.closed:
+    for error in listing.unreadable_folders:
         checks.leave_out(error)
 
 
 def _read(source: Source, concept: Concept, known: ImageMetadataCache | None, reader: Reader) -> Read:
     picture = probe(source.path, known, reader)
     if source.mask:
-        reader.beat()
+        reader.heartbeat()
         picture = _masked(source, source.mask, picture, known, reader)
-    reader.beat()
+    reader.heartbeat()
     return Read(source, picture, caption_of(source.path, concept, source.is_class_image))
 
 
@@ -250,7 +251,7 @@ def _masked(
     try:
         mask = probe(path, known, reader)
     except UnusableFile as error:
-        raise UnusableFile(source.path, error.kind, f"its mask {named(path.name)} {error.cause}") from error
+        raise UnusableFile(source.path, error.kind, f"its mask {escape_unprintable(path.name)} {error.cause}") from error
     (width, height), (own_width, own_height) = picture.size, mask.size
     if abs(width * own_height / (height * own_width) - 1) <= _SAME_SHAPE:
         return picture

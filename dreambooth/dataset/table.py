@@ -82,7 +82,7 @@ def _row(plan: Plan, example: Example) -> Row:
         "resized": [crop.resized_w, crop.resized_h],
         "crop": list(example.box),
         "enlarged": round(example.enlarged, 2),
-        "kept": round(crop.kept, 3),
+        "kept": round(crop.kept_fraction, 3),
         "repeats": example.repeats,
     }
 

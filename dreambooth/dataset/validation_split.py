@@ -11,7 +11,7 @@ from dreambooth.dataset.class_images import balanced
 from dreambooth.dataset.plan import Example, Plan
 from dreambooth.dataset.planning import make_plan
 from dreambooth.errors import UserError
-from dreambooth.images.issues import FileIssue, in_lines
+from dreambooth.images.issues import FileIssue, warning_lines
 from dreambooth.types import ProgressCallback
 
 if TYPE_CHECKING:
@@ -53,13 +53,13 @@ def hold_out(
                 )
             held += own
             notes += said
-            warnings += [f"Concept {number + 1}, {_FOLDER}: {line}" for line in in_lines(said)]
+            warnings += [f"Concept {number + 1}, {_FOLDER}: {line}" for line in warning_lines(said)]
         elif settings.validation_share:
             taken = _share(trained, number, settings.validation_share)
             held += [example for example in trained if example.concept == number and example.content in taken]
             trained = tuple(e for e in trained if not (e.concept == number and e.content in taken))
     if problems:
-        raise UserError.several(problems)
+        raise UserError.from_problems(problems)
     asked = [dataclasses.replace(e, repeats=concepts[e.concept].num_repeats) for e in plan.regularization]
     return dataclasses.replace(
         plan,
@@ -88,5 +88,5 @@ def _of_folder(
         planned = make_plan([alone], settings, progress, cache)
     except UserError as error:
         named = [text.replace("instance_data_dir", _FOLDER) for text in error.problems]
-        raise UserError.several([text.replace("Concept 1", f"Concept {number + 1}") for text in named]) from error
+        raise UserError.from_problems([text.replace("Concept 1", f"Concept {number + 1}") for text in named]) from error
     return [dataclasses.replace(example, concept=number) for example in planned.examples], planned.notes

@@ -1,4 +1,4 @@
-"""Training in several processes."""
+"""Distributed training: several processes, one per GPU."""
 
 from dreambooth.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 

@@ -1,4 +1,4 @@
-"""A very small Stable Diffusion that comes with us, a subject to teach it, and the settings that do (see README.md)."""
+"""The embedded mini Stable Diffusion model, a subject to train it on, and the settings for that (see README.md)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def filled_in(config: ModelConfig) -> ModelConfig:
-    """A new model's parameters, with the subject and the settings that teach it."""
+def with_demo_settings(config: ModelConfig) -> ModelConfig:
+    """``config`` of a new model with the demo's concept and settings."""
     concepts, _ = read_concepts(CONCEPTS)
     return dataclasses.replace(config, settings=parse(Settings, SETTINGS, base=config.settings), concepts=concepts)

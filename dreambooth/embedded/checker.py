@@ -1,8 +1,8 @@
-"""Reads pictures of the embedded model's world, independently of the model.
+"""A small image classifier for the embedded model: measures whether generated images follow their prompts.
 
-A small convolutional network, trained by tools/make_mini_model.py on drawn pictures, answers two questions:
-what does a picture show (kind, colour, background), and does it show the same toy as some reference pictures.
-The second works for any toy, because an embedding compares pictures: nothing is trained on one subject.
+A convolutional network, trained by tools/make_mini_model.py on rendered images, predicts an image's kind, color and
+background, and an embedding that tells whether two images show the same toy. The embedding compares images, so this
+works for any toy: no subject is part of the training data.
 """
 
 import json
@@ -18,22 +18,22 @@ from torch import nn
 from dreambooth.tensor_files import open_safetensors
 
 KINDS = ("circle", "square", "triangle", "star", "heart", "ring", "cross", "toy")
-COLOURS = ("red", "green", "blue", "yellow", "orange", "purple", "white", "black")
-PIXELS = 64  # what the network sees, after halving pictures of 128
+COLORS = ("red", "green", "blue", "yellow", "orange", "purple", "white", "black")
+PIXELS = 64  # input resolution: half of the 128 pixels of the embedded model
 EMBEDDING = 64
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What a picture shows. `colour` means little for toys and patterned shapes, which have two."""
+class ImageAttributes:
+    """The predicted content of an image. ``color`` means little for toys and patterned shapes: they have two."""
 
     kind: str
-    colour: str
+    color: str
     background: str
 
 
 class Network(nn.Module):
-    """Pictures [n, 3, 64, 64] in -1..1 to kind, colour, background logits and unit embeddings [n, 64]."""
+    """Images [n, 3, 64, 64] in -1..1 to kind, color and background logits and unit embeddings [n, 64]."""
 
     def __init__(self, channels=(16, 32, 64, 96)):
         super().__init__()
@@ -48,18 +48,18 @@ class Network(nn.Module):
             previous = width
         self.features = nn.Sequential(*layers, nn.Flatten())  # [n, channels * 4 * 4]
         self.hidden = nn.Linear(previous * 16, 128)
-        self.kind, self.colour, self.background = (
+        self.kind, self.color, self.background = (
             nn.Linear(128, len(KINDS)),
             nn.Linear(128, 8),
             nn.Linear(128, 8),
         )
         self.embedding = nn.Linear(previous * 16, EMBEDDING)
 
-    def forward(self, pictures):
-        features = self.features(pictures)
+    def forward(self, images):
+        features = self.features(images)
         hidden = F.relu(self.hidden(features))
         embedding = F.normalize(self.embedding(features), dim=1)
-        return self.kind(hidden), self.colour(hidden), self.background(hidden), embedding
+        return self.kind(hidden), self.color(hidden), self.background(hidden), embedding
 
 
 class Checker:
@@ -70,54 +70,55 @@ class Checker:
 
     @classmethod
     def load(cls, path=None):
-        """Reads `path`; None: the checker that lies beside this file."""
+        """Load the network from ``path``, or the one that comes with the package."""
         path = Path(path) if path else Path(__file__).with_name("checker.safetensors")
         network = Network()
         with open(path, "rb", buffering=0) as file:
             tensors = open_safetensors(path, file)
-            state = {key: tensors.get(key) for key in tensors}
+            # The published file has the British spelling in its keys.
+            state = {key.replace("colour.", "color."): tensors.get(key) for key in tensors}
             settings = json.loads(tensors.metadata["checker"])
         network.load_state_dict(
             {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
         )
         return cls(network, settings["threshold"])
 
-    def read(self, pictures):
-        """A Reading for each picture (PIL images, or uint8 arrays [height, width, 3])."""
-        kinds, colours, backgrounds, _ = self._run(pictures)
+    def classify(self, images):
+        """The :class:`ImageAttributes` of each image (PIL images, or uint8 arrays [height, width, 3])."""
+        kinds, colors, backgrounds, _ = self._run(images)
         return [
-            Reading(KINDS[kind], COLOURS[colour], COLOURS[background])
-            for kind, colour, background in zip(kinds.argmax(1), colours.argmax(1), backgrounds.argmax(1), strict=True)
+            ImageAttributes(KINDS[kind], COLORS[color], COLORS[background])
+            for kind, color, background in zip(kinds.argmax(1), colors.argmax(1), backgrounds.argmax(1), strict=True)
         ]
 
-    def follows(self, pictures, prompts):
-        """For each picture: does it show its (noun, colour, background)? Toys: the colour is not asked."""
+    def matches_prompts(self, images, prompts):
+        """Whether each image shows its (noun, color, background). The color of toys is not compared."""
         return [
-            (reading.kind, reading.background) == (noun, background) and (noun == "toy" or reading.colour == colour)
-            for reading, (noun, colour, background) in zip(self.read(pictures), prompts, strict=True)
+            (found.kind, found.background) == (noun, background) and (noun == "toy" or found.color == color)
+            for found, (noun, color, background) in zip(self.classify(images), prompts, strict=True)
         ]
 
-    def similarity(self, pictures, references):
-        """Cosine between each picture and the middle of the reference pictures, -1..1."""
-        middle = F.normalize(self._run(references)[3].mean(0), dim=0)
-        return (self._run(pictures)[3] @ middle).tolist()
+    def similarity(self, images, references):
+        """Cosine similarity between each image and the mean embedding of the reference images, -1..1."""
+        mean = F.normalize(self._run(references)[3].mean(0), dim=0)
+        return (self._run(images)[3] @ mean).tolist()
 
-    def is_subject(self, pictures, references):
-        """For each picture: does it show the toy that the reference pictures show?"""
-        return [value >= self.threshold for value in self.similarity(pictures, references)]
+    def is_subject(self, images, references):
+        """Whether each image shows the same toy as the reference images."""
+        return [value >= self.threshold for value in self.similarity(images, references)]
 
     @torch.inference_mode()
-    def _run(self, pictures, batch=64):
-        inputs = as_tensor(pictures)
-        parts = [self.network(part) for part in inputs.split(batch)]
-        return [torch.cat(values) for values in zip(*parts, strict=True)]
+    def _run(self, images, batch_size=64):
+        inputs = as_tensor(images)
+        outputs = [self.network(batch) for batch in inputs.split(batch_size)]
+        return [torch.cat(values) for values in zip(*outputs, strict=True)]
 
 
-def as_tensor(pictures):
+def as_tensor(images):
     """PIL images or uint8 arrays of any size to float [n, 3, 64, 64] in -1..1."""
     arrays = []
-    for picture in pictures:
-        image = picture if isinstance(picture, Image.Image) else Image.fromarray(np.asarray(picture, np.uint8))
+    for item in images:
+        image = item if isinstance(item, Image.Image) else Image.fromarray(np.asarray(item, np.uint8))
         image = image.convert("RGB")
         if image.size != (PIXELS, PIXELS):
             image = image.resize((PIXELS, PIXELS), Image.Resampling.BOX)

@@ -1,4 +1,4 @@
-"""The WebUI around us, behind one small contract. Nothing else in the package imports a WebUI's modules."""
+"""The WebUI that hosts the extension, behind one small interface. No other package imports a WebUI's modules."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import sys
 from pathlib import Path
 
 from dreambooth.hosts.contract import Host
-from dreambooth.hosts.standalone import Alone
+from dreambooth.hosts.standalone import StandaloneHost
 
-__all__ = ["Alone", "Host", "current_host"]
+__all__ = ["Host", "StandaloneHost", "current_host"]
 
 
 def current_host(models_dir: Path | None = None) -> Host:
-    """The WebUI that runs in this process, else a stand-in with ``models_dir`` as its models folder."""
+    """The WebUI of this process, or a :class:`StandaloneHost` with ``models_dir`` as its models folder."""
     if "modules.script_callbacks" in sys.modules and models_dir is None:
-        from dreambooth.hosts.a1111 import A1111
+        from dreambooth.hosts.a1111 import A1111Host
 
-        return A1111()
-    return Alone(models_dir)
+        return A1111Host()
+    return StandaloneHost(models_dir)

@@ -1,7 +1,7 @@
-"""AUTOMATIC1111's WebUI and its family: reForge, Forge, forge-classic, Forge Neo.
+"""AUTOMATIC1111's WebUI and its forks: reForge, Forge, forge-classic, Forge Neo.
 
-They share the names used here. Where they differ (a flag that is a list, a model that moves by itself), the
-difference is met by asking for what is there, not by asking which one it is.
+They share the names used here. Where they differ (a flag that is a list, a memory manager that moves models by itself),
+the code checks for the feature, not for the fork.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ log = logging.getLogger("dreambooth.hosts")
 FORGE, REFORGE = "backend.memory_management", "ldm_patched.modules.model_management"
 
 
-class A1111:
+class A1111Host:
     """See :class:`dreambooth.hosts.contract.Host`."""
 
     @property
@@ -76,7 +76,7 @@ class A1111:
             try:
                 if manager:
                     manager.unload_all_models()
-                elif model is not None:  # asked to unload none, A1111 would load one first
+                elif model is not None:  # without a loaded model A1111 would load one just to unload it
                     sd_models.unload_model_weights()
                 devices.torch_gc()
                 yield
@@ -86,10 +86,9 @@ class A1111:
                     sd_models.send_model_to_device(model)
 
     def files_changed(self, wait: float = 0.0) -> None:
-        """Refresh the lists of checkpoints, VAEs and LoRAs when the WebUI's queue comes to us.
+        """Refresh the lists of checkpoints, VAEs and LoRAs in a thread, as soon as the WebUI's queue is free.
 
-        They are emptied and filled anew: a generation that is going on, or starts now that the queue is given back,
-        would look for its checkpoint in an empty list.
+        The WebUI clears a list before it refills it; a generation that runs meanwhile would not find its checkpoint.
         """
         refreshing = threading.Thread(target=self._refresh, name="dreambooth-lists", daemon=True)
         refreshing.start()
@@ -98,25 +97,25 @@ class A1111:
     def _refresh(self) -> None:
         from modules import call_queue, sd_models
 
-        # "networks" is of the Lora extension, which can be switched off
-        others = (("modules.sd_vae", "refresh_vae_list"), ("networks", "list_available_networks"))
-        known = [getattr(sys.modules.get(module), name, None) for module, name in others]
+        # The module "networks" belongs to the Lora extension, which can be disabled.
+        optional = (("modules.sd_vae", "refresh_vae_list"), ("networks", "list_available_networks"))
+        functions = [getattr(sys.modules.get(module), name, None) for module, name in optional]
         with call_queue.queue_lock:
-            for refresh in (sd_models.list_models, *known):
+            for refresh in (sd_models.list_models, *functions):
                 try:
                     if refresh:
                         refresh()
-                except Exception:  # a list that can't be refreshed harms nothing else
-                    log.warning("The WebUI could not refresh its list of files", exc_info=True)
+                except Exception:  # a stale list must not stop the others
+                    log.warning("Could not refresh a file list of the WebUI", exc_info=True)
 
 
 def _memory_manager() -> ModuleType | None:
-    """What moves the models of Forge and its kin, back too when they are next used. A1111 has none."""
+    """The module that moves models to and from the GPU in Forge and its forks; None in A1111."""
     return next((sys.modules[name] for name in (FORGE, REFORGE) if name in sys.modules), None)
 
 
 def _flag(*names: str) -> Path | None:
-    """The first of these command-line flags that is set. Forge Neo's are lists: their first folder."""
+    """The first of these command-line flags that is set. In Forge Neo they are lists: the first folder counts."""
     from modules import shared
 
     for name in names:

@@ -1,4 +1,4 @@
-"""What the package asks of whatever runs it."""
+"""The interface between the package and its host: a WebUI, or none."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ EMBEDDED = ("Embedded mini model", Path(__file__).resolve().parent.parent / "emb
 
 
 class Host(Protocol):
-    """A WebUI, or nothing but a models folder."""
+    """A WebUI, or just a models folder."""
 
     @property
     def name(self) -> str: ...
 
     def folders(self) -> Folders:
-        """Where models, checkpoints and LoRAs lie, as the host's command line has it now."""
+        """The folders of models, checkpoints and LoRAs, with the host's current command-line flags."""
         ...
 
     def checkpoints(self) -> list[tuple[str, Path]]:
-        """What a model can be created from: (title that the host's users know, file). Ours is among them."""
+        """Checkpoints to create a model from: (title in the host, file). Includes the embedded model."""
         ...
 
     def vaes(self) -> list[tuple[str, Path]]:
-        """VAEs that can take the place of a checkpoint's own: (title that the host's users know, file)."""
+        """VAEs that can replace the one of a checkpoint: (title in the host, file)."""
         ...
 
     def device(self) -> torch.device:
-        """Where the host computes."""
+        """The device that the host uses."""
         ...
 
     def borrow_gpu(self) -> AbstractContextManager[None]:
-        """Have the GPU to ourselves: the host's model leaves it and the host's queue waits.
+        """Exclusive use of the GPU: the host's model is moved off it and its queue waits.
 
-        Waits for work of the host that is going on. Both are given back whatever happens inside.
+        Waits until the host has finished its current job. On exit, even after an error, both are restored.
         """
         ...
 
     def files_changed(self, wait: float = 0.0) -> None:
-        """New files lie in the host's folders: its lists show them as soon as its own work allows.
+        """Tell the host about new files in its folders, so that it refreshes its lists when its current job allows.
 
-        Returns at once, or when they do, but after ``wait`` seconds at the latest.
+        Returns when they are refreshed, after ``wait`` seconds at the latest.
         """
         ...

@@ -1,4 +1,4 @@
-"""No WebUI: a models folder, the best device there is, and nobody to share it with."""
+"""The host without a WebUI: a models folder and the best device of the machine."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 
 
-class Alone:
+class StandaloneHost:
     """See :class:`dreambooth.hosts.contract.Host`."""
 
-    name = "alone"
+    name = "standalone"
 
     def __init__(self, models_dir: Path | None = None) -> None:
         self.models_dir = models_dir or ROOT / "models"
@@ -27,7 +27,7 @@ class Alone:
         return Folders(self.models_dir)
 
     def checkpoints(self) -> list[tuple[str, Path]]:
-        """The embedded model first, so that there is always one to begin with."""
+        """The embedded model first, so that the list is never empty."""
         return [EMBEDDED, *_files(self.folders().checkpoints, CHECKPOINT_SUFFIXES)]
 
     def vaes(self) -> list[tuple[str, Path]]:
@@ -40,16 +40,16 @@ class Alone:
         return nullcontext()
 
     def files_changed(self, wait: float = 0.0) -> None:
-        """Nobody keeps a list."""
+        """There are no lists to refresh."""
 
 
 def _files(folder: Path, suffixes: tuple[str, ...]) -> list[tuple[str, Path]]:
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
-    return [(path.relative_to(folder).as_posix(), path) for path in found]
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
+    return [(path.relative_to(folder).as_posix(), path) for path in paths]
 
 
 def best_device() -> torch.device:
-    """The fastest kind of device that torch finds on this machine."""
+    """The fastest type of device that torch finds on this machine: cuda, mps or cpu."""
     import torch
 
     if torch.cuda.is_available():

@@ -1,1 +1,1 @@
-"""Image files: listing, reading, decoding to sRGB, probing, and the shapes of aspect-ratio buckets."""
+"""Image files: listing, reading, decoding to sRGB, metadata, near duplicates, and aspect-ratio buckets."""

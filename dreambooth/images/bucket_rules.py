@@ -1,57 +1,59 @@
-"""Which rule brings a picture into a bucket, as the settings say."""
+"""The bucket rule of a run (own buckets, kohya's, or one fixed size), from the settings."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from dreambooth.errors import UserError
-from dreambooth.images.buckets import LATENT, Crop, Size, bucket_sizes, fit, unenlarged, uneven
-from dreambooth.images.kohya_buckets import kohya_fit, kohya_sizes, kohya_unenlarged
+from dreambooth.images.buckets import LATENT, Crop, Size, bucket_sizes, bucket_without_upscaling, fit, rounding_warning
+from dreambooth.images.kohya_buckets import kohya_fit, kohya_fit_without_upscaling, kohya_sizes
 
 if TYPE_CHECKING:
     from dreambooth.settings import Settings
 
 
 class BucketRule:
-    """The crops of a run. Raises UserError for settings that leave no bucket."""
+    """Assigns images to buckets. UserError for settings that leave no bucket."""
 
     def __init__(self, settings: Settings) -> None:
         self.rule, self.step = settings.bucket_rule, settings.bucket_step
-        self.enlarges = not settings.bucket_no_upscale or self.rule == "one size"
+        self.upscales = not settings.bucket_no_upscale or self.rule == "one size"
         width, height = settings.resolution, settings.resolution_height or settings.resolution
         self.area = width * height
-        self._bounds = settings.bucket_min_side, settings.bucket_max_side
+        self._side_limits = settings.bucket_min_side, settings.bucket_max_side
         self._resolution = width
         if self.rule == "one size":
-            self.sizes = [_whole(width, height)]
+            self.sizes = [_require_latent_multiple(width, height)]
         elif self.rule == "kohya":
-            self.sizes = kohya_sizes(width, height, self.step, *self._bounds)
+            self.sizes = kohya_sizes(width, height, self.step, *self._side_limits)
         else:
-            self.sizes = bucket_sizes(width, self.step, *self._bounds)
+            self.sizes = bucket_sizes(width, self.step, *self._side_limits)
 
-    def crop(self, size: Size, enlarge: bool = False) -> Crop:
-        """How a picture of this size is shown. ``enlarge``: it may be, whatever the settings say.
+    def crop(self, size: Size, upscale: bool = False) -> Crop:
+        """The resize and crop of an image of this size. ``upscale`` overrides ``bucket_no_upscale``.
 
-        Raises UserError, without the file's name, for one that is too small.
+        UserError, without the file's name, for an image that is too small.
         """
         if self.rule == "area":
-            usual = fit(size, self.sizes)
-            fits = usual.resized_w <= size[0] and usual.resized_h <= size[1]
-            if self.enlarges or enlarge or fits:
-                return usual
-            return fit(size, [unenlarged(size, self._resolution, self.step, *self._bounds)])
-        if self.enlarges or enlarge:
+            nearest = fit(size, self.sizes)
+            needs_no_upscaling = nearest.resized_w <= size[0] and nearest.resized_h <= size[1]
+            if self.upscales or upscale or needs_no_upscaling:
+                return nearest
+            return fit(size, [bucket_without_upscaling(size, self._resolution, self.step, *self._side_limits)])
+        if self.upscales or upscale:
             return kohya_fit(size, self.sizes)
-        return kohya_unenlarged(size, self.area, self.step)
+        return kohya_fit_without_upscaling(size, self.area, self.step)
 
-    def doubts(self) -> list[str]:
-        """What a person should know of these settings."""
-        said = uneven(self._resolution, self.step) if self.rule == "area" else ""
-        return [said] if said else []
+    def warnings(self) -> list[str]:
+        """Settings that work, but probably not as intended."""
+        warning = rounding_warning(self._resolution, self.step) if self.rule == "area" else ""
+        return [warning] if warning else []
 
 
-def _whole(width: int, height: int) -> Size:
-    odd = [side for side in (width, height) if side % LATENT]
-    if odd:
-        raise UserError(f"resolution: {odd[0]} is not a multiple of {LATENT} (one latent). Take {odd[0] // 8 * 8}.")
+def _require_latent_multiple(width: int, height: int) -> Size:
+    wrong = [side for side in (width, height) if side % LATENT]
+    if wrong:
+        raise UserError(
+            f"resolution: {wrong[0]} is not a multiple of {LATENT} (one latent pixel). Use {wrong[0] // 8 * 8}."
+        )
     return width, height

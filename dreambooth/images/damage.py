@@ -1,4 +1,4 @@
-"""What a file's own structure tells of damage, where decoders look away or don't say what is wrong."""
+"""Damage and wrong formats, detected from a file's structure where decoders ignore or don't explain them."""
 
 from __future__ import annotations
 
@@ -12,85 +12,85 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 _GIF = (b"GIF87a", b"GIF89a")
 _TIFF = (b"II*\0", b"MM\0*")
-# What else is called .jpg or .png: where in the file, how it begins there, what people call it.
-_OTHERS = (
-    (4, b"ftyphei", "a HEIC picture"), (4, b"ftyphev", "a HEIC picture"), (4, b"ftypmif1", "a HEIC picture"),
-    (0, b"\xff\x0a", "a JPEG XL picture"), (4, b"JXL ", "a JPEG XL picture"), (4, b"jP  ", "a JPEG 2000 picture"),
+# Other formats found under the names of images: offset, magic bytes, name of the format.
+_OTHER_FORMATS = (
+    (4, b"ftyphei", "a HEIC image"), (4, b"ftyphev", "a HEIC image"), (4, b"ftypmif1", "a HEIC image"),
+    (0, b"\xff\x0a", "a JPEG XL image"), (4, b"JXL ", "a JPEG XL image"), (4, b"jP  ", "a JPEG 2000 image"),
     (0, b"8BPS", "a Photoshop file"), (0, b"%PDF", "a PDF"), (0, b"%!PS", "a PostScript drawing"),
     (4, b"ftyp", "a video"), (0, b"\x1aE\xdf\xa3", "a video"), (0, b"PK\3\4", "a ZIP archive"),
-    (0, b"version https://git-lfs", "a placeholder of Git LFS, whose file was not fetched"),
+    (0, b"version https://git-lfs", "a Git LFS pointer whose file was not downloaded"),
 )  # fmt: skip
 _MARKUP = ((b"<svg", "an SVG drawing"), (b"<html", "a web page"), (b"<!doctype html", "a web page"))
-_SMALLEST = 32  # bytes; no picture of any kind is shorter
+_MIN_BYTES = 32  # no image of any format is shorter
 
 
-def require_whole(data: bytes, path: str | Path) -> None:
-    """Unusable for a picture that ends too early or whose checksums don't match, as far as its structure says."""
-    wrong = _wrong_checksum(data) if data.startswith(_PNG) else ""
-    if is_cut_off(data):
-        raise UnusableFile(path, "truncated", "is cut off: the file ends before the picture does. Replace it.")
-    if wrong:
-        raise UnusableFile(path, "unreadable", f"is damaged (wrong checksum in its {wrong} part). Replace it.")
+def require_complete(data: bytes, path: str | Path) -> None:
+    """UnusableFile for an image that is truncated or has a wrong checksum, as far as its structure shows."""
+    damaged_chunk = _wrong_checksum(data) if data.startswith(_PNG) else ""
+    if is_truncated(data):
+        raise UnusableFile(path, "truncated", "is truncated: the file ends before the image does. Replace it.")
+    if damaged_chunk:
+        raise UnusableFile(path, "unreadable", f"is damaged (wrong checksum of its {damaged_chunk} chunk). Replace it.")
 
 
-def called_otherwise(data: bytes) -> str:
-    """What a file is that is no picture of ours, as people call it; "" where that can't be told."""
-    for place, start, what in _OTHERS:
-        if data.startswith(start, place):
-            return what
+def detect_other_format(data: bytes) -> str:
+    """The name of the format of a file that is not a supported image; "" if unknown."""
+    for offset, magic, name in _OTHER_FORMATS:
+        if data.startswith(magic, offset):
+            return name
     text = data[:1000].lower()
-    return next((what for mark, what in _MARKUP if mark in text), "")
+    return next((name for mark, name in _MARKUP if mark in text), "")
 
 
-def is_cut_off(data: bytes) -> bool:
-    """Whether the structure of the file says that there was more of it."""
+def is_truncated(data: bytes) -> bool:
+    """Whether the structure of the file shows that its end is missing."""
     if data.startswith(_PNG):
         return not any(kind == b"IEND" for kind, _, _ in _png_chunks(data))
-    if data.startswith(_TIFF):  # where the first directory is
+    if data.startswith(_TIFF):  # the offset of the first directory
         order = "little" if data[:2] == b"II" else "big"
         return int.from_bytes(data[4:8], order) + 2 > len(data)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return int.from_bytes(data[4:8], "little") + 8 > len(data)
     if data[4:8] == b"ftyp":
         return _boxes_end(data) > len(data)
-    if data.startswith(_GIF) and len(data) > _SMALLEST:
-        has_palette, colours = data[10] & 0x80, 2 << (data[10] & 7)
-        return bool(has_palette) and len(data) < 13 + 3 * colours
-    return len(data) < _SMALLEST and data.startswith((_JPEG, *_GIF, b"BM"))
+    if data.startswith(_GIF) and len(data) > _MIN_BYTES:
+        has_palette, n_colors = data[10] & 0x80, 2 << (data[10] & 7)
+        return bool(has_palette) and len(data) < 13 + 3 * n_colors
+    return len(data) < _MIN_BYTES and data.startswith((_JPEG, *_GIF, b"BM"))
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, start and end of the body of each chunk whose kind can still be read, IEND last."""
-    place = len(_PNG)
-    while place + 8 <= len(data):
-        kind, start = data[place + 4 : place + 8], place + 8
-        end = start + int.from_bytes(data[place : place + 4], "big")
+    """(type, start, end of the body) of each readable chunk, IEND last."""
+    position = len(_PNG)
+    while position + 8 <= len(data):
+        kind, start = data[position + 4 : position + 8], position + 8
+        end = start + int.from_bytes(data[position : position + 4], "big")
         if kind != b"IEND" and end + 4 > len(data):
             return
         yield kind, start, end
         if kind == b"IEND":
             return
-        place = end + 4
+        position = end + 4
 
 
 def _wrong_checksum(data: bytes) -> str:
-    """The kind of the first PNG chunk with another CRC than it says; "" when all are right."""
+    """The type of the first PNG chunk whose CRC is wrong; "" when all are right."""
     view = memoryview(data)
     for kind, start, end in _png_chunks(data):
-        said = data[end : end + 4]
-        if len(said) == 4 and zlib.crc32(view[start - 4 : end]) != int.from_bytes(said, "big"):
+        stored = data[end : end + 4]
+        if len(stored) == 4 and zlib.crc32(view[start - 4 : end]) != int.from_bytes(stored, "big"):
             return kind.decode("latin-1")
     return ""
 
 
 def _boxes_end(data: bytes) -> int:
-    """Where the last of the boxes (ISO 14496-12) that follow one another ends."""
-    place = 0
-    while place + 8 <= len(data):
-        size = int.from_bytes(data[place : place + 4], "big")
+    """The end of the last of the consecutive boxes (ISO 14496-12)."""
+    position = 0
+    while position + 8 <= len(data):
+        size = int.from_bytes(data[position : position + 4], "big")
         if size == 1:
-            size = int.from_bytes(data[place + 8 : place + 16], "big")
+            size = int.from_bytes(data[position + 8 : position + 16], "big")
         if size < 8:  # 0: until the end of the file
             break
-        place += size
-    return place
+        position += size
+    return position

@@ -1,7 +1,7 @@
-"""Decoding any picture file to plain upright sRGB.
+"""Decoding of image files to upright 8-bit sRGB.
 
-A person's folder holds whatever phones, scanners, browsers and paint programs write. Everything here
-ends in one of two ways: the picture as a person sees it, or an `Unusable` that names the file and the cause.
+A user's folder holds files of phones, scanners, browsers and paint programs. Each is either decoded as a viewer would
+show it, or raises an ``UnusableFile`` that names the file and the cause.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dreambooth.images.color import Finding, has_alpha, is_deep, to_rgb, upright
-from dreambooth.images.damage import called_otherwise, require_whole
+from dreambooth.images.color import Finding, apply_orientation, has_alpha, is_high_bit_depth, to_rgb
+from dreambooth.images.damage import detect_other_format, require_complete
 from dreambooth.images.file_reader import read_bytes
 from dreambooth.images.issues import UnusableFile
 
@@ -23,134 +23,128 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dreambooth.dataset")
 
-# What the bytes may be, whatever the file is called. A closed list, because some of Pillow's readers
+# Formats that are decoded, whatever the file's extension. A closed list, because some of Pillow's readers
 # (EPS) start other programs. MPO is what many phones write into a .jpg.
 _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "AVIF", "GIF", "TIFF")
 
-# Pillow's own default limit against decompression bombs, 256 MiB of RGB. Hosts lift Pillow's, so ours is
-# a constant.
+# Pillow's default limit against decompression bombs, 256 MiB of RGB. A constant, because WebUIs lift Pillow's.
 MAX_PIXELS = (256 * 2**20) // 3
 
-# A picture that is larger than most is decoded alone: several at once would need gigabytes.
+# Larger images are decoded one at a time: several at once would need gigabytes.
 _LARGE = 24 * 10**6  # pixels
-_one_large = threading.Lock()
+_large_image_lock = threading.Lock()
 
-# What the files of each kind are called.
-_CALLED = {
+_EXTENSIONS = {
     "PNG": {".png"}, "JPEG": {".jpg", ".jpeg", ".jfif"}, "MPO": {".jpg", ".jpeg", ".jfif"}, "WEBP": {".webp"},
     "BMP": {".bmp"}, "AVIF": {".avif"}, "GIF": {".gif"}, "TIFF": {".tif", ".tiff"},
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """A picture, and what had to be done with the file to come to it."""
+class DecodedImage:
+    """An image, and the conversions that decoding it needed."""
 
     image: Image.Image  # upright sRGB
     findings: tuple[Finding, ...]
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """The picture as an upright RGB image. Raises UserError that names the file."""
-    return decode(read_bytes(path), path)
+    """The image of a file as upright sRGB. UserError that names the file."""
+    return decode_to_rgb(read_bytes(path), path)
 
 
-def decode(data: bytes, path: str | Path) -> Image.Image:
-    """The upright sRGB picture of :func:`decoded`."""
-    return decoded(data, path).image
+def decode_to_rgb(data: bytes, path: str | Path) -> Image.Image:
+    """The upright sRGB image of :func:`decode_image`."""
+    return decode_image(data, path).image
 
 
-def decoded(data: bytes, path: str | Path) -> Decoded:
-    """Decode a picture file's bytes completely, to upright sRGB.
+def decode_image(data: bytes, path: str | Path) -> DecodedImage:
+    """Decode an image file's bytes completely, to upright sRGB.
 
-    The EXIF orientation is applied, an embedded colour profile is converted to sRGB, transparency is laid on white,
-    more than 8 bits are scaled (not clipped) to 8; of an animation the first frame counts. `path` is for messages.
-    Raises Unusable for what is no picture, is cut off or damaged, or is larger than MAX_PIXELS.
+    The EXIF orientation is applied, an embedded color profile is converted to sRGB, transparency is flattened on white,
+    more than 8 bits are scaled (not clipped) to 8; of an animation the first frame is used. ``path`` is for messages.
+    UnusableFile for a file that is not an image, is truncated or damaged, or is larger than MAX_PIXELS.
     """
     from PIL import Image, UnidentifiedImageError
 
     Image.init()
     formats = [name for name in _FORMATS if name in Image.OPEN]
-    require_whole(data, path)
+    require_complete(data, path)
     stream = _Stream(data)
     try:
         with Image.open(stream, formats=formats) as image:
-            pixels = image.width * image.height
-            if pixels > MAX_PIXELS:
+            n_pixels = image.width * image.height
+            if n_pixels > MAX_PIXELS:
                 raise Image.DecompressionBombError
-            if pixels <= _LARGE:
-                return _loaded(image, stream, path)
-            with _one_large:
-                return _loaded(image, stream, path)
+            if n_pixels <= _LARGE:
+                return _load(image, stream, path)
+            with _large_image_lock:
+                return _load(image, stream, path)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         limit = MAX_PIXELS // 10**6
-        raise UnusableFile(
-            path, "too-large", f"has more than {limit} million pixels. Make the picture smaller."
-        ) from error
+        raise UnusableFile(path, "too-large", f"has more than {limit} million pixels. Resize the image.") from error
     except MemoryError as error:
-        raise UnusableFile(path, "too-large", "there is not enough memory to decode it. Make it smaller.") from error
+        raise UnusableFile(path, "too-large", "there is not enough memory to decode it. Resize the image.") from error
     except UnidentifiedImageError as error:
-        raise UnusableFile(path, "unreadable", _unidentified(data, path, formats)) from error
+        raise UnusableFile(path, "unreadable", _unidentified_message(data, path, formats)) from error
     except Exception as error:
-        # Pillow's decoders answer damaged files with nearly any exception type; all mean the same here.
+        # Pillow's decoders raise nearly any exception type for damaged files; all mean the same here.
         log.debug("%s can't be decoded", path, exc_info=True)
-        if stream.ran_out or "truncated" in str(error).lower():
-            raise UnusableFile(path, "truncated", f"is cut off ({error}). Replace it, or remove it.") from error
-        if "MAX_TEXT" in str(error):  # Pillow's bounds against bombs
-            raise UnusableFile(
-                path, "too-large", "holds too much beside its pixels. Save it without metadata."
-            ) from error
-        raise UnusableFile(path, "unreadable", f"is damaged ({error}). Replace it, or remove it.") from error
+        if stream.reached_end or "truncated" in str(error).lower():
+            raise UnusableFile(path, "truncated", f"is truncated ({error}). Replace or remove it.") from error
+        if "MAX_TEXT" in str(error):  # Pillow's limits against decompression bombs
+            raise UnusableFile(path, "too-large", "has too much metadata. Save it without metadata.") from error
+        raise UnusableFile(path, "unreadable", f"is damaged ({error}). Replace or remove it.") from error
 
 
-def alpha_of(data: bytes, path: str | Path) -> Image.Image | None:
-    """The upright picture's alpha channel as grey, white where it can be seen; None when it has none."""
+def alpha_channel(data: bytes, path: str | Path) -> Image.Image | None:
+    """The upright image's alpha channel as gray (white is opaque); None when it has none."""
     from PIL import Image
 
-    decode(data, path)  # says in words what is wrong with it
+    decode_to_rgb(data, path)  # raises UnusableFile with the cause
     with Image.open(io.BytesIO(data)) as image:
-        turned, _ = upright(image)
-        return turned.convert("RGBA").getchannel("A") if has_alpha(turned) else None
+        upright, _ = apply_orientation(image)
+        return upright.convert("RGBA").getchannel("A") if has_alpha(upright) else None
 
 
 class _Stream(io.BytesIO):
-    """Bytes that may not be read past their end once the picture must be `complete`.
+    """Bytes that may not be read past their end once ``must_be_complete``.
 
-    Pillow notices a cut-off file by itself, unless ImageFile.LOAD_TRUNCATED_IMAGES is on, which other
-    programs in our process may have done: then it fills the rest with grey. That switch belongs to them.
+    Pillow notices a truncated file by itself, unless ImageFile.LOAD_TRUNCATED_IMAGES is on, which other extensions in
+    the process may have set: then it fills the missing part with gray. That global switch is not ours to change.
     """
 
-    complete = ran_out = False
+    must_be_complete = reached_end = False
 
     def read(self, size: int | None = -1, /) -> bytes:
         data = super().read(size)
-        if self.complete and not data and size != 0:
-            self.ran_out = True
-            raise OSError("the file ends before the picture does")
+        if self.must_be_complete and not data and size != 0:
+            self.reached_end = True
+            raise OSError("the file ends before the image does")
         return data
 
 
-def _loaded(image: Image.Image, stream: _Stream, path: str | Path) -> Decoded:
-    """Of a picture that was opened and whose size is allowed."""
+def _load(image: Image.Image, stream: _Stream, path: str | Path) -> DecodedImage:
+    """Decode the pixels of an opened image of allowed size."""
     findings: list[Finding] = []
-    suffix, kind = Path(path).suffix.lower(), image.format or ""
-    if suffix and suffix not in _CALLED[kind]:
-        findings.append(("mislabelled", f"holds {kind}, though it is called {suffix}."))
-    if is_deep(image):
+    extension, format_name = Path(path).suffix.lower(), image.format or ""
+    if extension and extension not in _EXTENSIONS[format_name]:
+        findings.append(("mislabelled", f"is a {format_name} file with the extension {extension}."))
+    if is_high_bit_depth(image):
         findings.append(("deep", "has more than 8 bits per channel, scaled to 8."))
-    if kind != "MPO" and getattr(image, "is_animated", False):  # an MPO's other frames are previews and depths
-        findings.append(("animated", "is animated or has several pages: the first is used."))
-    stream.complete = True
+    if format_name != "MPO" and getattr(image, "is_animated", False):  # other frames of an MPO: previews, depth maps
+        findings.append(("animated", "is animated or has several pages; only the first is used."))
+    stream.must_be_complete = True
     image.load()
-    turned, said = upright(image)
-    rgb, done = to_rgb(turned)
-    return Decoded(rgb, (*findings, *said, *done))
+    upright, orientation_findings = apply_orientation(image)
+    rgb, color_findings = to_rgb(upright)
+    return DecodedImage(rgb, (*findings, *orientation_findings, *color_findings))
 
 
-def _unidentified(data: bytes, path: str | Path, formats: list[str]) -> str:
-    what = called_otherwise(data)
-    if what:
-        return f"is {what}, whatever its name says. Convert it to PNG or JPEG, or remove it."
+def _unidentified_message(data: bytes, path: str | Path, formats: list[str]) -> str:
+    other_format = detect_other_format(data)
+    if other_format:
+        return f"is {other_format}, despite its name. Convert it to PNG or JPEG, or remove it."
     if Path(path).suffix.lower() == ".avif" and "AVIF" not in formats:
         return "the installed Pillow can't read AVIF. Convert it to PNG or JPEG, or update Pillow."
-    return "is no picture that can be read (PNG, JPEG, WebP, BMP, AVIF, GIF, TIFF). Replace it, or remove it."
+    return "is not a readable image (PNG, JPEG, WebP, BMP, AVIF, GIF, TIFF). Replace or remove it."

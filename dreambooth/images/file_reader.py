@@ -1,4 +1,4 @@
-"""Reading files of a drive that may be slow, stuck, or written to by somebody else at the same time."""
+"""Reading files in a few threads, from drives that may be slow, hang, or be written to at the same time."""
 
 from __future__ import annotations
 
@@ -10,260 +10,255 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, TypeVar
 
 from dreambooth.errors import UserError
-from dreambooth.images.issues import UnusableFile, named
+from dreambooth.images.issues import UnusableFile
+from dreambooth.text import escape_unprintable
 
 T = TypeVar("T")
 R = TypeVar("R")
-Beat = Callable[[], None]  # called whenever the drive has answered
+Heartbeat = Callable[[], None]  # called whenever the drive has responded
 
-MAX_BYTES = 2**29  # no picture that may be decoded needs as much
+MAX_BYTES = 2**29  # larger than any image that may be decoded
 PATIENCE = 20.0  # seconds without a byte, after which a file is given up
+MAX_STALLED_IN_A_ROW = 8  # files without a response, after which the drive is given up
 _BLOCK = 2**20
-_TRIES = 3  # at a file that is written to meanwhile
-_LOOK = 0.01  # seconds between two looks at what was read
-# Where nothing is decoded or waited for, as of files that are known, several threads only wait for each other.
-_QUICK, _SLOW = 10, 30  # items at a look; so many looks in a row with fewer call for another thread
-GIVE_UP = 8  # files in a row that got no answer: the drive is gone
-# Decoding leaves Python's lock, so threads help; each holds one decoded picture, so few do.
-_READERS = min(4, os.cpu_count() or 1)
+_MAX_ATTEMPTS = 3  # for a file that is written to meanwhile
+_POLL_INTERVAL = 0.01  # seconds
+# Threads slow each other down where nothing is decoded or waited for, as with cached metadata. So a thread is added
+# only after _SLOW_POLLS polls in a row with fewer than _FAST results each.
+_FAST, _SLOW_POLLS = 10, 30
+# Decoding releases the GIL, so threads help; each holds one decoded image, so there are few.
+_MAX_READERS = min(4, os.cpu_count() or 1)
 
 
-def no_beat() -> None:
-    """For who waits as long as it takes."""
+def no_heartbeat() -> None:
+    """For callers without a timeout."""
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """The file's bytes, all from one state of it. Raises Unusable that says why it can't be read."""
-    with asking(path) as beat:
-        return read_state(path, beat)[0]
+    """The file's bytes, all from one version of it. UnusableFile with the reason why it can't be read."""
+    with drive_timeout(path) as heartbeat:
+        return read_with_status(path, heartbeat)[0]
 
 
 @contextlib.contextmanager
-def asking(path: str | Path) -> Iterator[Beat]:
-    """In a :class:`Reader`'s thread the drive's patience counts meanwhile, and one that was left behind ends here."""
+def drive_timeout(path: str | Path) -> Iterator[Heartbeat]:
+    """Within a :class:`Reader` thread, apply the timeout of :func:`read_all` to the block, which calls the heartbeat.
+
+    UnusableFile ends the work of a thread that was abandoned meanwhile. No timeout in other threads.
+    """
     reader = threading.current_thread()
     if not isinstance(reader, Reader):
-        yield no_beat
+        yield no_heartbeat
         return
-    reader.beat()
+    reader.heartbeat()
     try:
-        yield reader.beat
+        yield reader.heartbeat
     finally:
-        reader.rest()
-    if reader.is_left:
+        reader.stop_timeout()
+    if reader.is_abandoned:
         raise UnusableFile(path, "stalled", "was read too late.")
 
 
-def read_state(path: str | Path, beat: Beat = no_beat) -> tuple[bytes, os.stat_result]:
-    """As :func:`read_bytes`, with what the system says of the state that was read."""
-    for _ in range(_TRIES):
-        before = look_at(path)
+def read_with_status(path: str | Path, heartbeat: Heartbeat = no_heartbeat) -> tuple[bytes, os.stat_result]:
+    """As :func:`read_bytes`, with the file status of the version that was read."""
+    for _ in range(_MAX_ATTEMPTS):
+        status = file_status(path)
         try:
-            data = _read(path, before.st_size, beat)
+            data = _read(path, status.st_size, heartbeat)
         except OSError as error:
-            raise _refused(path, error) from error
-        if same_state(before, look_at(path)) and len(data) == before.st_size:
-            return data, before
+            raise _as_unusable(path, error) from error
+        if is_same_version(status, file_status(path)) and len(data) == status.st_size:
+            return data, status
     raise UnusableFile(path, "changing", "is being written to. Wait until that is finished.")
 
 
-def look_at(path: str | Path) -> os.stat_result:
-    """What the system says of a file that could be read. Raises Unusable for what could not."""
+def file_status(path: str | Path) -> os.stat_result:
+    """The status of a file that can be read. UnusableFile for a folder, pipe, empty or too large file."""
     try:
-        seen = os.stat(path)
+        status = os.stat(path)
     except OSError as error:
-        raise _refused(path, error) from error
-    if not stat.S_ISREG(seen.st_mode):  # opening a pipe would wait for its other end
-        what = "a folder" if stat.S_ISDIR(seen.st_mode) else "no file but a pipe, socket or device"
-        raise UnusableFile(path, "not-a-file", f"can't be read: it is {what}. Remove it from the folder.")
-    if not seen.st_size:
+        raise _as_unusable(path, error) from error
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for its other end
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
+        raise UnusableFile(path, "not-a-file", f"can't be read: it is {kind}. Remove it from the folder.")
+    if not status.st_size:
         raise UnusableFile(path, "empty", "is empty (0 bytes). Replace it, or remove it from the folder.")
-    if seen.st_size > MAX_BYTES:
-        raise UnusableFile(path, "too-large", f"has more than {MAX_BYTES // 2**20} MiB. Make the picture smaller.")
-    return seen
+    if status.st_size > MAX_BYTES:
+        raise UnusableFile(path, "too-large", f"is larger than {MAX_BYTES // 2**20} MiB. Resize the image.")
+    return status
 
 
-def same_state(one: os.stat_result, other: os.stat_result) -> bool:
-    """Whether the file was not written to between two looks, as far as the system tells."""
+def is_same_version(one: os.stat_result, other: os.stat_result) -> bool:
+    """Whether a file was not written to between two calls of stat, as far as size, time and inode tell."""
     return all(getattr(one, key) == getattr(other, key) for key in ("st_size", "st_mtime_ns", "st_ino"))
 
 
-def _read(path: str | Path, size: int, beat: Beat) -> bytes:
-    """The file from its start, one byte more than ``size`` at most: it may grow for ever."""
+def _read(path: str | Path, size: int, heartbeat: Heartbeat) -> bytes:
+    """At most ``size`` + 1 bytes of the file: it may grow forever."""
     with open(path, "rb", buffering=0) as file:
-        blocks, left = [], size + 1
-        while left and (block := file.read(min(left, _BLOCK))):
-            beat()
+        blocks, remaining = [], size + 1
+        while remaining and (block := file.read(min(remaining, _BLOCK))):
+            heartbeat()
             blocks.append(block)
-            left -= len(block)
+            remaining -= len(block)
     return blocks[0] if len(blocks) == 1 else b"".join(blocks)
 
 
-def _refused(path: str | Path, error: OSError) -> UnusableFile:
-    if not os.path.islink(path):
-        if isinstance(error, FileNotFoundError):
-            return UnusableFile(path, "vanished", "can't be read: it is gone since the folder was listed.")
-        return UnusableFile(path, "unreadable", f"can't be read ({error.strerror or error}).")
-    return UnusableFile(
-        path, "not-a-file", f"can't be read: it is a link that leads nowhere ({error.strerror or error})."
-    )
+def _as_unusable(path: str | Path, error: OSError) -> UnusableFile:
+    reason = error.strerror or error
+    if os.path.islink(path):
+        return UnusableFile(path, "not-a-file", f"can't be read: it is a broken link ({reason}).")
+    if isinstance(error, FileNotFoundError):
+        return UnusableFile(path, "vanished", "can't be read: it was deleted after the folder was listed.")
+    return UnusableFile(path, "unreadable", f"can't be read ({reason}).")
 
 
-def gone(path: str) -> UserError:
-    return UserError(f"{path}: the drive gives no answer any more. Check the connection, then try again.")
+def drive_lost(path: str) -> UserError:
+    return UserError(f"{path}: the drive stopped responding. Check the connection, then try again.")
 
 
 def read_all(
     items: Sequence[T],
     read: Callable[[T, Reader], R],
-    on_done: Callable[[int], None] = lambda done: None,
+    on_done: Callable[[int], None] = lambda n_done: None,
     patience: float | None = None,
     path_of: Callable[[T], object] = str,
 ) -> list[R | UserError]:
-    """What ``read(item, reader)`` gives for each of ``items``, or the UserError that it raises; several at a time.
+    """The result of ``read(item, reader)`` for each item, or the UserError that it raised; in a few threads.
 
-    An item that keeps its thread waiting for ``patience`` seconds (PATIENCE) without a beat of the ``reader`` gets an
-    Unusable, and its thread is left behind: nothing ends a thread that waits for a drive. UserError when the drive
-    answers no more. ``path_of`` says what an item is called in both. ``on_done`` is called with the number of items so
-    far, and may raise to leave.
+    An item without a heartbeat of its ``reader`` for ``patience`` seconds (default PATIENCE) gets an UnusableFile, and
+    its thread is abandoned, since nothing can end a thread that waits for a drive. UserError when the drive does not
+    respond for more than MAX_STALLED_IN_A_ROW items. ``path_of`` gives the path of an item for both messages.
+    ``on_done`` gets the number of finished items, and may raise to stop.
     """
-    work = _Work(items, read, path_of, PATIENCE if patience is None else patience)
+    pool = _ReaderPool(items, read, path_of, PATIENCE if patience is None else patience)
     try:
-        for done, _ in enumerate(work.results(), start=1):
-            on_done(done)
+        pool.run(on_done)
     finally:
-        work.stop()
-    return work.found
+        pool.stop()
+    return pool.results
 
 
-class Reader(threading.Thread, Generic[T, R]):
-    """One thread that reads; where it has been waiting for the drive since, if it is."""
+class Reader(threading.Thread):
+    """A thread that reads the items of a pool one by one."""
 
-    def __init__(self, work: _Work[T, R]) -> None:
-        super().__init__(name="dreambooth reader", daemon=True)  # one that is stuck must not keep the process
-        self._work = work
-        self._item = 0
-        self.waiting: tuple[int, float] | None = None  # for which item, since when
+    def __init__(self, pool: _ReaderPool) -> None:
+        super().__init__(name="dreambooth reader", daemon=True)  # a stuck thread must not keep the process alive
+        self._pool = pool
+        self.index = 0  # of the current item
+        self.last_heartbeat: float | None = None  # None while it does not wait for the drive
+        self.is_abandoned = False
 
-    def beat(self) -> None:
-        """The drive has answered, or is about to be asked."""
-        self.waiting = self._item, time.monotonic()
+    def heartbeat(self) -> None:
+        """Start or restart the timeout: the drive has responded, or is about to be accessed."""
+        self.last_heartbeat = time.monotonic()
 
-    def rest(self) -> None:
-        """What follows takes as long as it takes."""
-        self.waiting = None
-
-    @property
-    def is_left(self) -> bool:
-        """Whether nobody waits for its results any more."""
-        return not self._work.has(self)
+    def stop_timeout(self) -> None:
+        """Before work that may take any time, such as decoding."""
+        self.last_heartbeat = None
 
     def run(self) -> None:
-        for index, item in self._work.take(self):
-            self._item = index
-            self.beat()
+        while (index := self._pool.next_index(self)) is not None:
             try:
-                result: object = self._work.read(item, self)
+                result: object = self._pool.read(self._pool.items[index], self)
             except BaseException as error:
                 result = error
-            self.rest()
-            self._work.answers.append((index, result))
+            self.stop_timeout()
+            self._pool.finished.append((index, result))
 
 
-class _Work(Generic[T, R]):
+class _ReaderPool:
+    """The threads of :func:`read_all`, their results, and the watchdog in the calling thread."""
+
     def __init__(
-        self, items: Sequence[T], read: Callable[[T, Reader], R], path_of: Callable[[T], object], patience: float
+        self, items: Sequence[Any], read: Callable[..., Any], path_of: Callable[[Any], object], patience: float
     ) -> None:
         self.items, self.read, self.path_of, self.patience = items, read, path_of, patience
-        self.found: list = [None] * len(items)
-        self.answers: deque[tuple[int, object]] = deque()
-        self._next = iter(enumerate(items))
+        self.results: list[Any] = [None] * len(items)
+        self.finished: deque[tuple[int, object]] = deque()  # not yet collected
+        self._indices = iter(range(len(items)))
         self._lock = threading.Lock()
-        self._readers: set[Reader] = set()
-        self._lost: set[int] = set()  # items that were given up
-        self._stuck = 0  # in a row
-        self._looked = time.monotonic()
+        self._readers: list[Reader] = []
+        self._stalled: set[int] = set()
+        self._stalled_in_a_row = 0
+        self._last_poll = time.monotonic()
 
-    def results(self) -> Iterator[int]:
-        """The number of each item as soon as its result, or its error, is among those found."""
-        left, slow = len(self.items), 0
-        if left:
-            self._start()
-        while left:
-            answered = self._answered()
-            slow = 0 if len(answered) >= _QUICK else slow + 1
-            if slow >= _SLOW and len(self._readers) < min(_READERS, left):
-                self._start()
-                slow = 0
-            for index in (*answered, *self._given_up()):
-                left -= 1
-                yield index
+    def run(self, on_done: Callable[[int], None]) -> None:
+        n_done, slow_polls = 0, 0
+        while n_done < len(self.items):
+            if not self._readers:
+                self._start_reader()
+            if not self.finished:  # polling: waking up for each result takes longer than reading a small file
+                time.sleep(min(_POLL_INTERVAL, self.patience / 4))
+            n_finished = self._collect_finished()
+            slow_polls = 0 if n_finished >= _FAST else slow_polls + 1
+            if slow_polls >= _SLOW_POLLS and len(self._readers) < min(_MAX_READERS, len(self.items) - n_done):
+                self._start_reader()
+                slow_polls = 0
+            for _ in range(n_finished + self._abandon_stalled()):
+                n_done += 1
+                on_done(n_done)
 
-    def take(self, reader: Reader) -> Iterator[tuple[int, T]]:
-        """Items for a reader, until there are none or it was left behind."""
-        while True:
-            with self._lock:
-                following = next(self._next, None) if reader in self._readers else None
-            if following is None:
-                return
-            yield following
-
-    def has(self, reader: Reader) -> bool:
+    def next_index(self, reader: Reader) -> int | None:
+        """The next item for a reader; None when there are none left, or the reader was abandoned."""
         with self._lock:
-            return reader in self._readers
+            index = None if reader.is_abandoned else next(self._indices, None)
+            if index is not None:
+                reader.index = index
+                reader.heartbeat()
+            return index
 
     def stop(self) -> None:
-        """Take no more, and wait for those that are at work; one that waits for the drive goes no further anyway."""
+        """Hand out no more items, and wait for all readers except those that wait for the drive."""
         with self._lock:
-            left = set(self._readers)
-            self._readers.clear()
-        for reader in left:
-            while reader.is_alive() and reader.waiting is None:
+            for reader in self._readers:
+                reader.is_abandoned = True
+        for reader in self._readers:
+            while reader.is_alive() and reader.last_heartbeat is None:
                 reader.join(0.1)
 
-    def _start(self) -> None:
+    def _start_reader(self) -> None:
         reader = Reader(self)
-        self._readers.add(reader)
+        self._readers.append(reader)
         reader.start()
 
-    def _answered(self) -> list[int]:
-        """What was answered since the last time; to be woken at each answer takes longer than a small file does."""
-        if not self.answers:
-            time.sleep(min(_LOOK, self.patience / 4))
-        answered = []
-        while self.answers:
-            index, result = self.answers.popleft()
-            if index in self._lost:
-                continue  # an answer after all
+    def _collect_finished(self) -> int:
+        """Store the results since the last call; how many there were."""
+        n_collected = 0
+        while self.finished:
+            index, result = self.finished.popleft()
+            if index in self._stalled:
+                continue  # too late
             if isinstance(result, BaseException) and not isinstance(result, UserError):
                 raise result
-            self._stuck = 0
-            self.found[index] = result
-            answered.append(index)
-        return answered
+            self._stalled_in_a_row = 0
+            self.results[index] = result
+            n_collected += 1
+        return n_collected
 
-    def _given_up(self) -> list[int]:
-        now, given_up = time.monotonic(), []
-        slept, self._looked = now - self._looked > self.patience / 2, now
-        if slept:  # so did the readers, with the whole process: they have not been waiting for the drive
-            return []
+    def _abandon_stalled(self) -> int:
+        """Give up the items whose reader had no heartbeat for too long, with a new thread for each; how many."""
+        now, n_abandoned = time.monotonic(), 0
+        was_suspended, self._last_poll = now - self._last_poll > self.patience / 2, now
+        if was_suspended:  # with the whole process, so that the readers were not waiting for the drive
+            return 0
         for reader in list(self._readers):
-            index, since = reader.waiting or (0, now)
-            if now - since < self.patience:
-                continue
-            with self._lock:
-                self._readers.discard(reader)
-            path = named(str(self.path_of(self.items[index])))
-            self._stuck += 1
-            if self._stuck > GIVE_UP:
-                raise gone(path)
-            self.found[index] = UnusableFile(
-                path, "stalled", f"the drive gave no answer for {self.patience:g} seconds."
-            )
-            self._lost.add(index)
-            given_up.append(index)
-            self._start()
-        return given_up
+            with self._lock:  # so that the reader can't take another item meanwhile
+                since = reader.last_heartbeat
+                if since is None or now - since < self.patience:
+                    continue
+                reader.is_abandoned = True
+            self._readers.remove(reader)
+            path = escape_unprintable(str(self.path_of(self.items[reader.index])))
+            self._stalled_in_a_row += 1
+            if self._stalled_in_a_row > MAX_STALLED_IN_A_ROW:
+                raise drive_lost(path)
+            cause = f"the drive did not respond for {self.patience:g} seconds."
+            self.results[reader.index] = UnusableFile(path, "stalled", cause)
+            self._stalled.add(reader.index)
+            n_abandoned += 1
+            self._start_reader()
+        return n_abandoned

@@ -1,113 +1,115 @@
-"""Which files of a folder are pictures, captions and masks, and which of them a run leaves alone."""
+"""Listing of folders: which files are images, captions and masks, and which are ignored."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dreambooth.errors import UserError
-from dreambooth.images.file_reader import read_all
-from dreambooth.images.issues import UnusableFile, named
+from dreambooth.images.file_reader import Heartbeat, no_heartbeat, read_all
+from dreambooth.images.issues import UnusableFile
+from dreambooth.text import escape_unprintable
 
-CAPTION_EXTENSIONS = (".txt", ".caption")  # of caption files, unless a concept says otherwise
+CAPTION_EXTENSIONS = (".txt", ".caption")  # the default of a concept
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".avif", ".gif", ".tif", ".tiff"})
+IMAGE_EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".avif", ".gif", ".tif", ".tiff"})
 
-# Pictures too, of kinds that are left out of a run.
-OTHER_SUFFIXES = frozenset({
+# Image formats that are not supported, but reported.
+UNSUPPORTED_EXTENSIONS = frozenset({
     ".heic", ".heif", ".jxl", ".jp2", ".j2k", ".psd", ".xcf", ".kra", ".svg", ".exr", ".hdr", ".tga", ".ppm", ".pgm",
     ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2",
 })  # fmt: skip
 
-_PATIENCE = 60.0  # seconds for one folder to be listed
-_NO_CAPTIONS = re.compile(r"(readme|licen[cs]e|requirements|metadata|classes|changelog)\b.*", re.IGNORECASE)
+# Ends of the names of masks: as OneTrainer has them, and the most common one.
+MASK_SUFFIXES = ("-masklabel", "_mask")
 
-# How a mask is called beside its picture: as OneTrainer does, and as most people do.
-MASK_ENDINGS = ("-masklabel", "_mask")
+_PATIENCE = 60.0  # seconds without a response of the drive while a folder is listed
+_NOT_CAPTIONS = re.compile(r"(readme|licen[cs]e|requirements|metadata|classes|changelog)\b.*", re.IGNORECASE)
 
-# What cameras, NAS boxes, archives and systems leave among pictures.
-_OURS = (".dreambooth", ".originals-", ".changed-")  # what undo needs: nobody has to be told of it
-_HIDDEN = frozenset({"@eadir", "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin"})
+_OUR_FOLDERS = (".dreambooth", ".originals-", ".changed-")  # for undo: hidden, and not worth a note
+# Files of cameras, NAS systems, archives and operating systems among images.
+_SYSTEM_FILES = frozenset({"@eadir", "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin"})
 
 
 @dataclass
 class Listing:
-    """What lies in a folder and the folders below it, each in natural order (2.png before 10.png)."""
+    """The files in a folder and its subfolders, each list in natural order (2.png before 10.png)."""
 
-    pictures: list[Path] = field(default_factory=list)
-    others: list[Path] = field(default_factory=list)  # pictures of a kind that can't be used
+    images: list[Path] = field(default_factory=list)
+    unsupported: list[Path] = field(default_factory=list)  # images of unsupported formats
     hidden: list[Path] = field(default_factory=list)  # hidden files, thumbnails and their folders
-    orphans: list[Path] = field(default_factory=list)  # captions without a picture
-    closed: list[UnusableFile] = field(default_factory=list)  # folders below that can't be listed
+    orphans: list[Path] = field(default_factory=list)  # captions without an image
+    unreadable_folders: list[UnusableFile] = field(default_factory=list)
 
 
 def find_images(folder: str | Path) -> list[Path]:
-    """All picture files in `folder` and the folders below it, in natural order. Errors as of :func:`look_through`."""
-    return listed(folder).pictures
+    """All image files in ``folder`` and its subfolders, in natural order. Errors as of :func:`scan_folder`."""
+    return list_files(folder).images
 
 
-def listed(folder: str | Path) -> Listing:
-    """:func:`look_through`, given up when the drive gives no answer any more."""
-    (listing,) = read_all([folder], lambda path, reader: look_through(path, reader.beat), patience=_PATIENCE)
+def list_files(folder: str | Path) -> Listing:
+    """:func:`scan_folder` with a timeout for drives that stop responding."""
+    (listing,) = read_all([folder], lambda path, reader: scan_folder(path, reader.heartbeat), patience=_PATIENCE)
     if isinstance(listing, UserError):
         raise listing
     return listing
 
 
-def look_through(folder: str | Path, beat: Callable[[], None] = lambda: None) -> Listing:
-    """What lies in `folder` and the folders below it.
+def scan_folder(folder: str | Path, heartbeat: Heartbeat = no_heartbeat) -> Listing:
+    """The files in ``folder`` and its subfolders.
 
-    Hidden files and thumbnail folders are left out; links are followed, each real folder once, so that
-    links in a circle end. AVIF is always listed: where Pillow can't read it, reading says so, instead
-    of the picture silently missing. `beat` is called whenever the drive has answered.
-    Raises UserError for a folder that isn't there or can't be listed.
+    Links are followed, each real folder once, so that circular links end. AVIF is always listed: where Pillow can't
+    decode it, decoding reports that. ``heartbeat`` is called whenever the drive has responded.
+    UserError for a folder that does not exist or can't be listed.
     """
-    if os.path.isfile(folder):  # unlike Path's, it takes any name
-        raise UserError(f"{named(folder)}: is a file. Give the folder that holds the pictures.")
+    if os.path.isfile(folder):  # unlike Path.is_file, it takes any name
+        raise UserError(f"{escape_unprintable(folder)}: is a file. Enter the folder that contains the images.")
     if not os.path.isdir(folder):
-        raise UserError(f"{named(folder)}: there is no such folder. Correct the path, or make the folder.")
+        raise UserError(f"{escape_unprintable(folder)}: there is no such folder. Correct the path, or create it.")
     listing = Listing()
     visited: set[str] = set()
 
-    def closed(error: OSError) -> None:
-        _note_closed(error, folder, listing)
+    def on_error(error: OSError) -> None:
+        _add_unreadable_folder(error, folder, listing)
 
-    for here, folders, names in os.walk(folder, followlinks=True, onerror=closed):
-        beat()
+    for here, folders, names in os.walk(folder, followlinks=True, onerror=on_error):
+        heartbeat()
         real = os.path.realpath(here)
         if real in visited:
             folders.clear()
             continue
         visited.add(real)
-        listing.hidden += [Path(here, name) for name in folders if _is_hidden(name) and not name.startswith(_OURS)]
+        listing.hidden += [
+            Path(here, name) for name in folders if _is_hidden(name) and not name.startswith(_OUR_FOLDERS)
+        ]
         folders[:] = sorted(name for name in folders if not _is_hidden(name))
-        _sort_in(here, names, listing)
-        if not names and not folders and _suffix(here) in SUFFIXES:
-            listing.pictures.append(Path(here))  # an empty folder that is called like a picture: reading names it
+        _add_files(here, names, listing)
+        if not names and not folders and _extension(here) in IMAGE_EXTENSIONS:
+            listing.images.append(Path(here))  # an empty folder named like an image: reading it reports the cause
     root = os.path.join(folder, "")
-    for paths in (listing.pictures, listing.others, listing.hidden, listing.orphans):
+    for paths in (listing.images, listing.unsupported, listing.hidden, listing.orphans):
         paths.sort(key=lambda path: natural_order(str(path).removeprefix(root)))
     return listing
 
 
-def masks_of(pictures: Sequence[Path]) -> dict[Path, Path]:
-    """Those that have a mask beside them (NAME-masklabel or NAME_mask, in any format), each with its mask."""
-    known = {_stem(path): path for path in reversed(pictures)}
+def masks_of(images: Sequence[Path]) -> dict[Path, Path]:
+    """The mask (NAME-masklabel or NAME_mask, in any format) of each image that has one next to it."""
+    by_stem = {_stem(path): path for path in reversed(images)}
     masks = {}
-    for path in pictures:
+    for path in images:
         stem = _stem(path)
-        for ending in MASK_ENDINGS:
-            picture = known.get(stem.removesuffix(ending)) if stem.endswith(ending) else None
-            if picture is not None:
-                masks[picture] = path
+        for suffix in MASK_SUFFIXES:
+            image = by_stem.get(stem.removesuffix(suffix)) if stem.endswith(suffix) else None
+            if image is not None:
+                masks[image] = path
     return masks
 
 
 def natural_order(path: str | Path) -> tuple:
-    """Sort key: numbers by value, letters without case; the exact text decides between equals."""
+    """Sort key: numbers by value, letters case-insensitively; the exact text decides between equals."""
     parts = [
         [int(piece) if piece.isdecimal() else piece.casefold() for piece in re.split(r"(\d+)", part)]
         for part in str(path).split(os.sep)
@@ -115,27 +117,27 @@ def natural_order(path: str | Path) -> tuple:
     return parts, str(path)
 
 
-def _sort_in(here: str, names: Sequence[str], listing: Listing) -> None:
+def _add_files(folder: str, names: Sequence[str], listing: Listing) -> None:
     stems: set[str] = set()
     captions = []
     for name in names:
-        stem, suffix = os.path.splitext(name)
-        suffix = suffix.lower()
+        stem, extension = os.path.splitext(name)
+        extension = extension.lower()
         if _is_hidden(name):
-            listing.hidden.append(Path(here, name))
-        elif suffix in SUFFIXES or suffix in OTHER_SUFFIXES:
-            (listing.pictures if suffix in SUFFIXES else listing.others).append(Path(here, name))
+            listing.hidden.append(Path(folder, name))
+        elif extension in IMAGE_EXTENSIONS or extension in UNSUPPORTED_EXTENSIONS:
+            (listing.images if extension in IMAGE_EXTENSIONS else listing.unsupported).append(Path(folder, name))
             stems.add(stem)
-        elif suffix in CAPTION_EXTENSIONS and not _NO_CAPTIONS.fullmatch(name):
+        elif extension in CAPTION_EXTENSIONS and not _NOT_CAPTIONS.fullmatch(name):
             captions.append((stem, name))
-    listing.orphans += [Path(here, name) for stem, name in captions if stem not in stems]
+    listing.orphans += [Path(folder, name) for stem, name in captions if stem not in stems]
 
 
 def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name.lower() in _HIDDEN
+    return name.startswith(".") or name.lower() in _SYSTEM_FILES
 
 
-def _suffix(name: str) -> str:
+def _extension(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
@@ -143,9 +145,9 @@ def _stem(path: Path) -> str:
     return os.path.splitext(path)[0]
 
 
-def _note_closed(error: OSError, folder: str | Path, listing: Listing) -> None:
-    """Only a folder that can't be listed itself is an error; one below it costs what it holds."""
+def _add_unreadable_folder(error: OSError, folder: str | Path, listing: Listing) -> None:
+    """Raise UserError for ``folder`` itself; of an unreadable subfolder, only its files are missing."""
     cause = f"this folder can't be read ({error.strerror})."
     if os.path.normpath(error.filename) == os.path.normpath(folder):
-        raise UserError(f"{named(error.filename)}: {cause}") from error
-    listing.closed.append(UnusableFile(error.filename, "unreadable", cause))
+        raise UserError(f"{escape_unprintable(error.filename)}: {cause}") from error
+    listing.unreadable_folders.append(UnusableFile(error.filename, "unreadable", cause))

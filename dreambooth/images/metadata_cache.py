@@ -1,10 +1,10 @@
-"""What earlier readings of pictures told, kept on disk: a file that is the same as then isn't read again.
+"""SQLite cache of image metadata (size, hash, findings, fingerprint), so that unchanged files are not decoded again.
 
-A file is the same while its path, size, time of change and inode are. One that was written less than two seconds
-before it was read is not kept: another write within the same tick of the clock would go unnoticed (git calls such
-entries racily clean). What is trained is in any case verified by its content.
+A file is unchanged while its path, size, modification time and inode are. A file written less than two seconds before
+it was read is not cached: a second write within the same clock tick would go unnoticed (git calls such entries racily
+clean). Training verifies the content by its hash in any case.
 
-The database only saves time. A damaged one is begun anew, one that can't be opened or written is done without.
+The cache only saves time: a damaged database is deleted and recreated, and one that can't be opened is not used.
 """
 
 from __future__ import annotations
@@ -22,29 +22,30 @@ from typing import Any
 
 log = logging.getLogger("dreambooth.dataset")
 
-_RULES = 2  # higher when a reading tells something else than before
-_SETTLED = 2 * 10**9  # ns
-_AT_ONCE = 500  # rows that are written together
-_WAIT = 1.0  # seconds for another process that writes
+_VERSION = 2  # increased when the values of a file change
+_MIN_AGE = 2 * 10**9  # ns
+_ROWS_PER_WRITE = 500
+_LOCK_TIMEOUT = 1.0  # seconds to wait for another process that writes
 
+# Column names are part of the file format: "changed" is the modification time, "rules" the version, "told" the JSON.
 _TABLE = """CREATE TABLE IF NOT EXISTS pictures (
     path BLOB PRIMARY KEY, size INTEGER, changed INTEGER, inode INTEGER, rules TEXT, told TEXT) WITHOUT ROWID"""
 
 
 class ImageMetadataCache:
-    """The database, while a folder is examined. May be used by several threads."""
+    """The database, opened while a folder is read; a context manager. Thread-safe."""
 
     def __init__(self, path: Path) -> None:
         import PIL
 
         self._path = path
-        self._rules = f"{_RULES}, Pillow {PIL.__version__}"
+        self._version = f"{_VERSION}, Pillow {PIL.__version__}"
         self._lock = threading.Lock()
-        self._folders: dict[str, str] = {}
-        self._kept: dict[bytes, tuple] = {}  # what is known of the files in the folders below
-        self._looked_up: set[bytes] = set()
-        self._new: list[tuple] = []
-        self._database = self._opened()
+        self._real_folders: dict[str, str] = {}
+        self._rows: dict[bytes, tuple] = {}  # cached rows of the files in _loaded_folders
+        self._loaded_folders: set[bytes] = set()
+        self._unwritten: list[tuple] = []
+        self._database = self._open()
 
     def __enter__(self) -> ImageMetadataCache:
         return self
@@ -54,80 +55,81 @@ class ImageMetadataCache:
             self._write()
             self._close()
 
-    def get(self, path: str | Path, state: os.stat_result) -> dict[str, Any] | None:
-        """What :meth:`put` was given for the file in this state."""
+    def get(self, path: str | Path, status: os.stat_result) -> dict[str, Any] | None:
+        """The values that :meth:`put` stored for this version of the file; None if there are none."""
         with self._lock:
             key = self._key(path)
-            self._look_up(key)
-            row = self._kept.get(key)
-        if not row or row[:4] != (*_mark(state), self._rules):
+            self._load_folder(key)
+            row = self._rows.get(key)
+        if not row or row[:4] != (*_file_version(status), self._version):
             return None
         try:
             return json.loads(row[4])
         except (TypeError, ValueError):
             return None
 
-    def put(self, path: str | Path, state: os.stat_result, told: dict[str, Any]) -> None:
-        """Keep what can be told of the file in this state, as plain values."""
-        if time.time_ns() - state.st_mtime_ns < _SETTLED:
+    def put(self, path: str | Path, status: os.stat_result, values: dict[str, Any]) -> None:
+        """Store the values (JSON types) of this version of the file."""
+        if time.time_ns() - status.st_mtime_ns < _MIN_AGE:
             return
         with self._lock:
-            key, row = self._key(path), (*_mark(state), self._rules, json.dumps(told))
-            self._kept[key] = row  # another concept may name it too
-            self._new.append((key, *row))
-            if len(self._new) >= _AT_ONCE:
+            key, row = self._key(path), (*_file_version(status), self._version, json.dumps(values))
+            self._rows[key] = row  # another concept may use the same file
+            self._unwritten.append((key, *row))
+            if len(self._unwritten) >= _ROWS_PER_WRITE:
                 self._write()
 
-    def _look_up(self, key: bytes) -> None:
-        """All that is kept of the files in its folder, at once: one by one takes several times as long."""
+    def _load_folder(self, key: bytes) -> None:
+        """Load all rows of the file's folder at once, which is several times faster than one by one."""
         folder = os.path.dirname(key)
-        if folder in self._looked_up:
+        if folder in self._loaded_folders:
             return
-        self._looked_up.add(folder)
-        own = os.path.join(folder, b"")
-        columns, until = "path, size, changed, inode, rules, told", own[:-1] + bytes([own[-1] + 1])
-        rows = self._do(f"SELECT {columns} FROM pictures WHERE path >= ? AND path < ?", (own, until))
-        self._kept = {path: tuple(row) for path, *row in rows} | self._kept
+        self._loaded_folders.add(folder)
+        start = os.path.join(folder, b"")
+        columns, end = "path, size, changed, inode, rules, told", start[:-1] + bytes([start[-1] + 1])
+        rows = self._query(f"SELECT {columns} FROM pictures WHERE path >= ? AND path < ?", (start, end))
+        self._rows = {path: tuple(row) for path, *row in rows} | self._rows
 
     def _key(self, path: str | Path) -> bytes:
-        """As bytes, since names may be no text."""
+        """The real path as bytes, since names may not be valid text."""
         folder, name = os.path.split(path)
-        if folder not in self._folders:
-            self._folders[folder] = os.path.realpath(folder)
-        return os.fsencode(os.path.join(self._folders[folder], name))
+        if folder not in self._real_folders:
+            self._real_folders[folder] = os.path.realpath(folder)
+        return os.fsencode(os.path.join(self._real_folders[folder], name))
 
-    def _opened(self) -> sqlite3.Connection | None:
-        for _ in range(2):  # the second time without what was damaged
+    def _open(self) -> sqlite3.Connection | None:
+        for _ in range(2):  # the second attempt after deleting a damaged file
             try:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                database = sqlite3.connect(self._path, timeout=_WAIT, check_same_thread=False)
+                database = sqlite3.connect(self._path, timeout=_LOCK_TIMEOUT, check_same_thread=False)
                 database.execute("PRAGMA synchronous = OFF")
                 database.execute(_TABLE)
                 return database
             except (sqlite3.Error, OSError) as error:
-                self._forget(error)
+                self._give_up(error)
         return None
 
-    def _do(self, statement: str, values: tuple) -> list[tuple]:
+    def _query(self, statement: str, values: tuple) -> list[tuple]:
         if self._database is None:
             return []
         try:
             return self._database.execute(statement, values).fetchall()
         except sqlite3.Error as error:
-            self._forget(error)
+            self._give_up(error)
             return []
 
     def _write(self) -> None:
-        if self._database is not None and self._new:
+        if self._database is not None and self._unwritten:
+            insert = "INSERT OR REPLACE INTO pictures VALUES (?, ?, ?, ?, ?, ?)"
             try:
                 with self._database:
-                    self._database.executemany("INSERT OR REPLACE INTO pictures VALUES (?, ?, ?, ?, ?, ?)", self._new)
+                    self._database.executemany(insert, self._unwritten)
             except sqlite3.Error as error:
-                self._forget(error)
-        self._new.clear()
+                self._give_up(error)
+        self._unwritten.clear()
 
-    def _forget(self, error: Exception) -> None:
-        """Go on without; what is damaged is removed, so that the next run begins anew."""
+    def _give_up(self, error: Exception) -> None:
+        """Continue without the cache; delete a damaged file, so that the next run recreates it."""
         log.debug("%s can't be used", self._path, exc_info=True)
         self._close()
         locked_or_unwritable = isinstance(error, (sqlite3.OperationalError, OSError))
@@ -142,6 +144,6 @@ class ImageMetadataCache:
                 database.close()
 
 
-def _mark(state: os.stat_result) -> tuple[int, int, int]:
-    # An inode of Windows may have 64 bits without a sign, SQLite's integers have one.
-    return state.st_size, state.st_mtime_ns, state.st_ino % 2**63
+def _file_version(status: os.stat_result) -> tuple[int, int, int]:
+    # Windows inodes may be unsigned 64-bit integers, SQLite's integers are signed.
+    return status.st_size, status.st_mtime_ns, status.st_ino % 2**63

@@ -1,9 +1,9 @@
-"""Pictures that look the same: a fingerprint of what can be seen, and a search for near ones.
+"""Near duplicates: fingerprints of images, and the search for pairs with near fingerprints.
 
-The fingerprint is a perceptual hash of 64 bits: of the lowest frequencies of the grey picture, which are above the
-median (as in C. Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010, section 3.2.1).
-Saving, scaling and slight changes of light alter a few bits, another picture about half of them. It sees no colour, so
-that of a few parts of the picture stands beside it: one toy before red and before green is two pictures.
+The fingerprint is a perceptual hash of 64 bits: which of the lowest DCT frequencies of the grayscale image are above
+their median (C. Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010, section 3.2.1).
+Compression, scaling and slight changes of brightness change a few bits; another image changes about half of them. The
+hash ignores color, so mean colors of a 4 x 4 grid are compared too: one toy on red and on green is two images.
 """
 
 from __future__ import annotations
@@ -20,105 +20,112 @@ if TYPE_CHECKING:
     import numpy
     from PIL import Image
 
-NEAR = 6  # bits; from about 10 on, different pictures of one scene begin
-# Levels of Cb or Cr in one part. Of 70 photos and drawings that were saved at quality 15, brightened, made a fifth more
-# or less colourful, or lost a twentieth at each side, none differed by more than 21.
-NEAR_COLOUR = 24
-_PARTS = 4  # to a side
-_COMPARED = 256  # earlier pictures of near fingerprints: enough, where thousands show the same
-_SIDE, _KEPT = 32, 8  # pixels that are transformed, frequencies that are kept
-_FLAT = 2.0  # levels of grey: with less variation there is nothing to recognise
+MAX_BIT_DISTANCE = 6  # from about 10 on, different images of one scene match
+# Levels of Cb or Cr in one cell. Of 70 photos and drawings that were saved at quality 15, brightened, saturated or
+# desaturated by a fifth, or cropped by a twentieth on each side, none differed by more than 21.
+MAX_COLOR_DISTANCE = 24
+_GRID = 4  # cells per side
+_MAX_COMPARED = 256  # earlier images with near hashes: enough, where thousands are alike
+_HASH_SIZE, _N_FREQUENCIES = 32, 8  # pixels per side before the DCT, frequencies per side after it
+_MIN_CONTRAST = 2.0  # standard deviation in gray levels; a plainer image has no fingerprint
 
 
-class Look(NamedTuple):
-    """What a picture looks like."""
+class Fingerprint(NamedTuple):
+    """A perceptual hash and mean colors."""
 
-    bits: int  # of the grey picture
-    colours: str  # Cb and Cr of each part, in hex
+    bits: int  # the 64-bit hash of the grayscale image
+    colors: str  # Cb of each cell, then Cr, in hex
 
 
-def fingerprint_of(image: Image.Image) -> Look | None:
-    """The fingerprint of an RGB picture; None where it shows next to nothing."""
+def fingerprint_of(image: Image.Image) -> Fingerprint | None:
+    """The fingerprint of an RGB image; None for a nearly plain one."""
     import numpy
     from PIL import Image
 
-    small = image.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
-    grey = small.convert("L")
-    pixels = numpy.frombuffer(grey.tobytes(), dtype=numpy.uint8).reshape(_SIDE, _SIDE).astype(numpy.float32)
-    if pixels.std() < _FLAT:
+    small = image.resize((_HASH_SIZE, _HASH_SIZE), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    gray = small.convert("L")
+    pixels = numpy.frombuffer(gray.tobytes(), dtype=numpy.uint8).reshape(_HASH_SIZE, _HASH_SIZE).astype(numpy.float32)
+    if pixels.std() < _MIN_CONTRAST:
         return None
-    waves = _waves()
-    strengths = (waves @ pixels @ waves.T).reshape(-1)
-    bits = strengths > numpy.median(strengths[1:])  # the first is the mean of the picture
-    parts = small.convert("YCbCr").resize((_PARTS, _PARTS), Image.Resampling.BOX)
-    colours = b"".join(parts.getchannel(channel).tobytes() for channel in ("Cb", "Cr"))
-    return Look(int.from_bytes(numpy.packbits(bits).tobytes(), "big"), colours.hex())
+    dct = _dct_matrix()
+    amplitudes = (dct @ pixels @ dct.T).reshape(-1)
+    bits = amplitudes > numpy.median(amplitudes[1:])  # the first is the image's mean
+    cells = small.convert("YCbCr").resize((_GRID, _GRID), Image.Resampling.BOX)
+    colors = b"".join(cells.getchannel(channel).tobytes() for channel in ("Cb", "Cr"))
+    return Fingerprint(int.from_bytes(numpy.packbits(bits).tobytes(), "big"), colors.hex())
 
 
-def alike(looks: Sequence[Look], beat: Callable[[], None] = lambda: None) -> Iterator[tuple[int, int, int]]:
-    """Each that looks like an earlier one: (place, place of the first that it looks like, distance in bits)."""
+def find_near_duplicates(
+    fingerprints: Sequence[Fingerprint], heartbeat: Callable[[], None] = lambda: None
+) -> Iterator[tuple[int, int, int]]:
+    """Each near duplicate of an earlier image: (index, index of the first one it duplicates, distance in bits)."""
     import numpy
 
-    places: dict[int, list[int]] = defaultdict(list)
-    for place, look in enumerate(looks):
-        places[look.bits].append(place)
-    words = list(places)
-    near = {bits: {bits: 0} for bits in words}
-    for one, other, distance in near_pairs(words, beat):
-        near[words[one]][words[other]] = near[words[other]][words[one]] = distance
-    colours = numpy.frombuffer(bytes.fromhex("".join(look.colours for look in looks)), dtype=numpy.uint8)
-    colours = colours.reshape(len(looks), 2 * _PARTS**2).astype(numpy.int16)
-    for place, look in enumerate(looks):
-        if len(near[look.bits]) == 1 and places[look.bits][0] == place:
-            continue  # most of them: like none
-        there = heapq.merge(*(places[bits] for bits in near[look.bits]))
-        earlier = list(itertools.islice(itertools.takewhile(lambda one, own=place: one < own, there), _COMPARED))
-        differ = abs(colours[earlier] - colours[place]).max(axis=1)
-        first = next((earlier[at] for at in numpy.flatnonzero(differ <= NEAR_COLOUR)), None)
+    indices: dict[int, list[int]] = defaultdict(list)
+    for index, fingerprint in enumerate(fingerprints):
+        indices[fingerprint.bits].append(index)
+    hashes = list(indices)
+    near = {bits: {bits: 0} for bits in hashes}
+    for one, other, distance in near_pairs(hashes, heartbeat):
+        near[hashes[one]][hashes[other]] = near[hashes[other]][hashes[one]] = distance
+    colors = numpy.frombuffer(bytes.fromhex("".join(each.colors for each in fingerprints)), dtype=numpy.uint8)
+    colors = colors.reshape(len(fingerprints), 2 * _GRID**2).astype(numpy.int16)
+    for index, fingerprint in enumerate(fingerprints):
+        if len(near[fingerprint.bits]) == 1 and indices[fingerprint.bits][0] == index:
+            continue  # most images: no near hash
+        candidates = heapq.merge(*(indices[bits] for bits in near[fingerprint.bits]))
+        earlier = itertools.takewhile(lambda candidate, index=index: candidate < index, candidates)
+        earlier = list(itertools.islice(earlier, _MAX_COMPARED))
+        color_distances = abs(colors[earlier] - colors[index]).max(axis=1)
+        first = next((earlier[i] for i in numpy.flatnonzero(color_distances <= MAX_COLOR_DISTANCE)), None)
         if first is not None:
-            yield place, first, near[look.bits][looks[first].bits]
+            yield index, first, near[fingerprint.bits][fingerprints[first].bits]
 
 
-def near_pairs(looks: Sequence[int], beat: Callable[[], None] = lambda: None) -> list[tuple[int, int, int]]:
-    """All pairs of different fingerprints of at most NEAR bits' distance: (place, later place, distance).
+def near_pairs(hashes: Sequence[int], heartbeat: Callable[[], None] = lambda: None) -> list[tuple[int, int, int]]:
+    """All pairs of hashes at most MAX_BIT_DISTANCE apart: (index, later index, distance). ``hashes`` are unique.
 
-    Two that differ in at most NEAR bits are the same in one of NEAR + 1 parts at least, so only those are compared
-    that share a part. ``looks`` holds each fingerprint once.
+    Two hashes that differ in at most MAX_BIT_DISTANCE bits are equal in at least one of MAX_BIT_DISTANCE + 1 bit
+    ranges, so only those equal in a range are compared.
     """
     import numpy
 
-    hashes = numpy.array(looks, dtype=numpy.uint64)
+    array = numpy.array(hashes, dtype=numpy.uint64)
     found: dict[tuple[int, int], int] = {}
-    edges = [64 * part // (NEAR + 1) for part in range(NEAR + 2)]
+    edges = [64 * part // (MAX_BIT_DISTANCE + 1) for part in range(MAX_BIT_DISTANCE + 2)]
     for low, high in itertools.pairwise(edges):
-        part = (hashes >> numpy.uint64(low)) & numpy.uint64((1 << (high - low)) - 1)
-        for one, other, distance in _pairs_in(hashes, part, beat):
+        bit_range = (array >> numpy.uint64(low)) & numpy.uint64((1 << (high - low)) - 1)
+        for one, other, distance in _near_pairs_within(array, bit_range, heartbeat):
             found[min(one, other), max(one, other)] = distance
     return sorted((one, other, distance) for (one, other), distance in found.items())
 
 
-def _pairs_in(hashes: numpy.ndarray, part: numpy.ndarray, beat: Callable[[], None]) -> Iterator[tuple[int, int, int]]:
-    """Near pairs among those whose ``part`` is the same. Sorted by it, each stands before the others of its group: all
-    are compared at once with their next neighbours, then with those behind them, until the largest group is through.
+def _near_pairs_within(
+    hashes: numpy.ndarray, bit_range: numpy.ndarray, heartbeat: Callable[[], None]
+) -> Iterator[tuple[int, int, int]]:
+    """Near pairs among the hashes with an equal ``bit_range``.
+
+    Sorted by it, equal ones are adjacent: all hashes are compared at once with their next neighbor, then with the one
+    after it, until the largest group is done.
     """
     import numpy
 
-    order = numpy.argsort(part, kind="stable")
-    hashes, part = hashes[order], part[order]
-    ends = numpy.searchsorted(part, part, side="right")
-    here = numpy.arange(len(part))
-    for apart in range(1, len(part)):
-        here = here[here + apart < ends[here]]
-        if not len(here):
+    order = numpy.argsort(bit_range, kind="stable")
+    hashes, bit_range = hashes[order], bit_range[order]
+    group_ends = numpy.searchsorted(bit_range, bit_range, side="right")
+    current = numpy.arange(len(bit_range))
+    for offset in range(1, len(bit_range)):
+        current = current[current + offset < group_ends[current]]
+        if not len(current):
             return
-        beat()
-        distances = _bits(hashes[here] ^ hashes[here + apart])
-        for at in numpy.flatnonzero(distances <= NEAR):
-            yield int(order[here[at]]), int(order[here[at] + apart]), int(distances[at])
+        heartbeat()
+        distances = _bit_count(hashes[current] ^ hashes[current + offset])
+        for i in numpy.flatnonzero(distances <= MAX_BIT_DISTANCE):
+            yield int(order[current[i]]), int(order[current[i] + offset]), int(distances[i])
 
 
-def _bits(words: numpy.ndarray) -> numpy.ndarray:
-    """How many bits are set in each; numpy has a function for it from 2.0 on."""
+def _bit_count(words: numpy.ndarray) -> numpy.ndarray:
+    """The number of set bits in each uint64; numpy has a function for it since 2.0."""
     import numpy
 
     if hasattr(numpy, "bitwise_count"):
@@ -131,12 +138,12 @@ def _bits(words: numpy.ndarray) -> numpy.ndarray:
 
 
 @functools.lru_cache(maxsize=1)
-def _waves() -> numpy.ndarray:
-    """The first cosines of the discrete cosine transform (type II), (_KEPT, _SIDE)."""
+def _dct_matrix() -> numpy.ndarray:
+    """The first rows of the discrete cosine transform (type II), (_N_FREQUENCIES, _HASH_SIZE)."""
     import numpy
 
     rows = [
-        [math.cos(math.pi * (2 * place + 1) * frequency / (2 * _SIDE)) for place in range(_SIDE)]
-        for frequency in range(_KEPT)
+        [math.cos(math.pi * (2 * position + 1) * frequency / (2 * _HASH_SIZE)) for position in range(_HASH_SIZE)]
+        for frequency in range(_N_FREQUENCIES)
     ]
     return numpy.array(rows, dtype=numpy.float32)

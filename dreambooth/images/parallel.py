@@ -1,4 +1,4 @@
-"""The same work on many files: in a few threads, in order, with the problems of some of them set apart."""
+"""Map a function over files in a few threads, in order, collecting the problems of single files."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def each(
+def map_files(
     items: Sequence[T],
-    action: Callable[[T], R],
+    function: Callable[[T], R],
     progress: ProgressCallback | None,
-    what: str,
+    phase: str,
     path_of: Callable[[T], object] = str,
 ) -> tuple[list[R], list[str]]:
-    """(results, problems) of an action on each, in their order; a UserError is the problem of one, not of all.
+    """(results, problems) of ``function`` for each item, in order; a UserError is a problem of its item alone.
 
-    The action begins with ``read_bytes``, so that a drive that gives no answer is waited for as by :func:`read_all`.
+    The function begins with ``read_bytes``, so that a drive that stops responding is given up as by :func:`read_all`.
     """
 
-    def done(number: int) -> None:
+    def on_done(n_done: int) -> None:
         if progress:
-            progress(number, len(items), what)
+            progress(n_done, len(items), phase)
 
     results, problems = [], []
-    for result in read_all(items, lambda item, _: action(item), done, path_of=path_of):
+    for result in read_all(items, lambda item, _: function(item), on_done, path_of=path_of):
         if isinstance(result, UserError):
             problems += result.problems
         else:

@@ -12,7 +12,7 @@ from typing import Any
 from dreambooth.errors import UserError
 from dreambooth.files import read_json
 from dreambooth.settings import SETTINGS, Concept, parse_concepts
-from dreambooth.settings.concept import LARGEST
+from dreambooth.settings.concept import MAX_BYTES
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class RecognizedInput:
     def with_pictures(self) -> tuple[Concept, ...]:
         """The concepts; UserError that says why there is none."""
         if self.without and not self.concepts:
-            raise UserError.several(["It brings no pictures to train.", *self.without])
+            raise UserError.from_problems(["It brings no pictures to train.", *self.without])
         return self.concepts
 
 
@@ -82,12 +82,12 @@ def _unread(folder: Path) -> list[str]:
 
 
 def _in_json(path: Path) -> RecognizedInput:
-    values = read_json(path, LARGEST)
+    values = read_json(path, MAX_BYTES)
     if isinstance(values, dict) and ("datasets" in values or "general" in values):
         return _in_configuration(path)
     of_model = isinstance(values, dict) and "concepts_list" in values
     listed = values["concepts_list"] if of_model else values
-    concepts, ignored = parse_concepts(listed, beside=path.resolve().parent, strict=not of_model)
+    concepts, ignored = parse_concepts(listed, base_dir=path.resolve().parent, strict=not of_model)
     settings, without = {}, [f"{key} has no effect here." for key in ignored]
     for key, value in values.items() if of_model else ():
         if key in SETTINGS:

@@ -1,7 +1,7 @@
-"""Between people and the work: controls in, events out, one job at a time."""
+"""Jobs that run in the background: controls in, events out, one job at a time."""
 
 from dreambooth.jobs.controls import Controls
-from dreambooth.jobs.events import Events, latest_log, read_events
+from dreambooth.jobs.events import Ended, Event, Events, FileSaved, latest_log, read_events
 from dreambooth.jobs.job import Job, Jobs, jobs
 
-__all__ = ["Controls", "Events", "Job", "Jobs", "jobs", "latest_log", "read_events"]
+__all__ = ["Controls", "Ended", "Event", "Events", "FileSaved", "Job", "Jobs", "jobs", "latest_log", "read_events"]

@@ -1,4 +1,4 @@
-"""What people can tell a run: the only way in."""
+"""Requests of users to a running job: the only way to influence it."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from dreambooth.types import ProgressCallback
 
 
 class Controls:
-    """Wishes for a run, set from any thread, looked at by the loop between steps.
+    """Thread-safe requests to a run. The training loop handles them between steps.
 
-    ``sample_now`` and ``save_now`` are taken once; pause holds until resume; cancel is for good.
+    ``sample_now`` and ``save_now`` are handled once; a pause lasts until ``resume``; ``cancel`` is final.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._until: float | None = None  # when a pause ends by itself, on the monotonic clock
+        self._pause_end: float | None = None  # on the monotonic clock; None: the pause has no time limit
         self._paused = self._cancelled = self._stopped = self._sample = self._save = False
 
     def pause(self, seconds: float | None = None) -> None:
-        """Stand still until told to go on, or for ``seconds`` at most."""
+        """Pause until resumed, or for ``seconds`` at most."""
         with self._changed:
-            self._until = None if seconds is None else time.monotonic() + seconds
+            self._pause_end = None if seconds is None else time.monotonic() + seconds
         self._set(_paused=True)
 
     def resume(self) -> None:
         self._set(_paused=False)
 
     def cancel(self) -> None:
-        """Finish the step, save as the cancel settings say, stop."""
+        """Finish the current step, save as the settings for canceled runs say, and stop."""
         self._set(_cancelled=True, _paused=False)
 
     def stop_now(self) -> None:
-        """Stop without saving anything more."""
+        """Stop after the current step without saving."""
         self._set(_cancelled=True, _stopped=True, _paused=False)
 
     def sample_now(self) -> None:
@@ -48,10 +48,10 @@ class Controls:
         return self._paused
 
     @property
-    def rest(self) -> float | None:
-        """Seconds until the pause ends by itself; None: it does not."""
-        until = self._until
-        return None if until is None or not self._paused else max(0.0, until - time.monotonic())
+    def pause_remaining(self) -> float | None:
+        """Seconds until the pause ends by itself; None if it has no time limit, or if nothing is paused."""
+        end = self._pause_end
+        return None if end is None or not self._paused else max(0.0, end - time.monotonic())
 
     @property
     def cancelled(self) -> bool:
@@ -70,33 +70,34 @@ class Controls:
         return self._save
 
     def consume_sample_request(self) -> bool:
-        """Whether pictures were asked for since the last look."""
+        """Whether samples were requested since the last call."""
         with self._changed:
-            taken, self._sample = self._sample, False
-        return taken
+            requested, self._sample = self._sample, False
+        return requested
 
     def consume_save_request(self) -> bool:
+        """Whether saving was requested since the last call."""
         with self._changed:
-            taken, self._save = self._save, False
-        return taken
+            requested, self._save = self._save, False
+        return requested
 
     def wait_while_paused(self) -> None:
-        """Return on resume, cancel, or a wish that can be granted while the run stands still.
+        """Block until the run is resumed or canceled, the pause's time is over, or a request can be handled.
 
-        Also when the pause's own time is over: then it is no pause any more.
+        Samples and saves are handled while the run stays paused.
         """
         with self._changed:
-            self._changed.wait_for(lambda: not self._paused or self._sample or self._save, self.rest)
-            if self.rest == 0:
+            self._changed.wait_for(lambda: not self._paused or self._sample or self._save, self.pause_remaining)
+            if self.pause_remaining == 0:
                 self._paused = False
 
     def check(self) -> None:
-        """Raise Cancelled where long work before or after training can be left at once."""
+        """Raise Cancelled if the job was canceled. For long work that can be abandoned at any point."""
         if self._cancelled:
             raise Cancelled("cancelled")
 
     def cancellable(self, show: ProgressCallback) -> ProgressCallback:
-        """A progress callback that passes on to ``show``, and ends the work when it was cancelled."""
+        """A progress callback that forwards to ``show`` and raises Cancelled once the job was canceled."""
 
         def progress(done: int, total: int, what: str) -> None:
             self.check()
@@ -104,8 +105,8 @@ class Controls:
 
         return progress
 
-    def _set(self, **wishes: bool) -> None:
+    def _set(self, **flags: bool) -> None:
         with self._changed:
-            for name, value in wishes.items():
+            for name, value in flags.items():
                 setattr(self, name, value)
             self._changed.notify_all()

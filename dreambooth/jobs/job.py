@@ -1,4 +1,4 @@
-"""One job at a time, in a thread of its own."""
+"""Background jobs: one at a time, each in its own thread."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ log = logging.getLogger("dreambooth.jobs")
 
 
 class Job:
-    """A piece of work that is running, or has ended: ``result`` or ``error`` tells how."""
+    """A function that runs in its own thread. Once it has ended, ``result`` or ``error`` is set."""
 
-    def __init__(self, what: str, work: Callable[[Controls], Any]) -> None:
+    def __init__(self, what: str, function: Callable[[Controls], Any]) -> None:
         self.what, self.controls = what, Controls()
         self.result: Any = None
         self.error: BaseException | None = None
-        self._work = work
+        self._function = function
         self._thread = threading.Thread(target=self._run, name=f"dreambooth {what}", daemon=True)
 
     @property
@@ -28,34 +28,37 @@ class Job:
         return self._thread.is_alive()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """True once the job has ended. Short timeouts let the main thread answer to Ctrl-C."""
+        """Wait up to ``timeout`` seconds; True once the job has ended.
+
+        The main thread waits with short timeouts, so that it can handle Ctrl-C.
+        """
         self._thread.join(timeout)
         return not self.running
 
     def _run(self) -> None:
         try:
-            self.result = self._work(self.controls)
+            self.result = self._function(self.controls)
         except (Cancelled, UserError) as error:
             self.error = error
         except BaseException as error:
             log.exception("%s failed", self.what)
             self.error = error
         finally:
-            self._work = lambda controls: None  # lets go of models that the work's closure holds
+            self._function = lambda controls: None  # releases models that the closure refers to
 
 
 class Jobs:
-    """The one place where jobs are started, so that two never share the GPU."""
+    """Starts jobs, and refuses a second one while one is running, so that two never share the GPU."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.current: Job | None = None
 
-    def start(self, what: str, work: Callable[[Controls], Any]) -> Job:
+    def start(self, what: str, function: Callable[[Controls], Any]) -> Job:
         with self._lock:
             if self.current and self.current.running:
-                raise UserError(f"{self.current.what} is still running: wait for it, or cancel it.")
-            self.current = Job(what, work)
+                raise UserError(f"{self.current.what} is still running. Wait until it ends, or cancel it.")
+            self.current = Job(what, function)
             self.current._thread.start()
             return self.current
 

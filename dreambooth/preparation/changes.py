@@ -8,7 +8,7 @@ from typing import Any
 
 from dreambooth.images.buckets import Size
 from dreambooth.preparation.transform import Recipe
-from dreambooth.settings.preparation import Preparing
+from dreambooth.settings.preparation import PrepareOptions
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Change:
             "becomes": str(self.destination),
             "size": list(self.size),
             "new_size": list(self.new_size),
-            "kept": round(self.recipe.crop.kept, 3),
+            "kept": round(self.recipe.crop.kept_fraction, 3),
             "done": "; ".join(self.words),
             "with": [to.name for _, to in self.copies()[1:]],
         }
@@ -64,7 +64,7 @@ class Preparation:
 
     folder: Path
     out: Path  # the same as ``folder`` when done in place
-    options: Preparing
+    options: PrepareOptions
     changes: tuple[Change, ...]
     skipped: tuple[str, ...]  # a line for each picture that can't be prepared, with its cause
     warnings: tuple[str, ...] = ()

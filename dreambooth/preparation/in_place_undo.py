@@ -54,7 +54,7 @@ def replace_originals(preparation: Preparation, progress: ProgressCallback | Non
     files.clear_leftovers(folder)
     require_space(preparation)
     kept = _free(folder, KEPT)
-    with files.replacing_folder(kept) as beside:
+    with files.atomic_folder(kept) as beside:
         done = write(preparation, beside / _NEW, progress)
         journal = _journal(done, beside / _NEW)
         _require_free_places(folder, journal)
@@ -65,7 +65,7 @@ def replace_originals(preparation: Preparation, progress: ProgressCallback | Non
     except BaseException as error:
         undo(folder)
         if isinstance(error, OSError):
-            raise files.explain(error, folder) from error
+            raise files.as_user_error(error, folder) from error
         raise
     return replace(done, originals=kept / _OLD)
 
@@ -105,7 +105,7 @@ def undo(folder: Path) -> Undone:
             )
         shutil.rmtree(kept)
     except OSError as error:
-        raise files.explain(error, folder) from error
+        raise files.as_user_error(error, folder) from error
     return Undone(restored, removed, tuple(set_aside))
 
 
@@ -142,7 +142,7 @@ def _require_free_places(folder: Path, journal: _Journal) -> None:
     moved = set(journal.moved)
     in_the_way = [name for name in journal.made if name not in moved and os.path.lexists(folder / name)]
     if in_the_way:
-        raise UserError.several(
+        raise UserError.from_problems(
             [f"{folder / name} is in the way and is not overwritten. Nothing was changed." for name in in_the_way]
         )
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dreambooth.captions.reading import CaptionFiles
-from dreambooth.images.listing import CAPTION_EXTENSIONS, MASK_ENDINGS
+from dreambooth.images.listing import CAPTION_EXTENSIONS, MASK_SUFFIXES
 
 # Files beside a picture that belong to it, by their endings.
 LONGEST = 200  # characters of a name without its ending: Windows and Linux take 255 bytes or more with it
@@ -25,17 +25,17 @@ def problems_of(pattern: str) -> list[str]:
     found = []
     if _FORBIDDEN.search(rest):
         found.append(
-            f"rename (Names): {pattern!r} holds what can't be part of a file's name. Write {{name}}, {{n}}, {{n:03}} "
+            f"rename (File names): {pattern!r} holds what can't be part of a file's name. Write {{name}}, {{n}}, {{n:03}} "
             "and {folder} for what changes, and plain letters for the rest."
         )
     elif pattern.startswith((".", " ")) or pattern.endswith((".", " ")):
-        found.append(f"rename (Names): {pattern!r} begins or ends with a dot or a space, which hides or breaks files.")
-    elif pattern.lower().endswith(MASK_ENDINGS):
-        found.append(f"rename (Names): {pattern!r} ends as masks do, so pictures would be taken for masks.")
+        found.append(f"rename (File names): {pattern!r} begins or ends with a dot or a space, which hides or breaks files.")
+    elif pattern.lower().endswith(MASK_SUFFIXES):
+        found.append(f"rename (File names): {pattern!r} ends as masks do, so pictures would be taken for masks.")
     if pattern and not {"name", "n"} & {field["word"] for field in _FIELD.finditer(pattern)}:
-        found.append(f"rename (Names): {pattern!r} calls all pictures the same. Add {{n}} or {{name}}.")
+        found.append(f"rename (File names): {pattern!r} calls all pictures the same. Add {{n}} or {{name}}.")
     if len(rest) > LONGEST // 2:
-        found.append(f"rename (Names): {len(rest)} characters beside the fields are too many. Take a shorter one.")
+        found.append(f"rename (File names): {len(rest)} characters beside the fields are too many. Take a shorter one.")
     return found
 
 

@@ -11,10 +11,10 @@ from dreambooth import files
 from dreambooth.captions.reading import bytes_of
 from dreambooth.errors import UserError
 from dreambooth.images.file_reader import read_bytes
-from dreambooth.images.parallel import each
+from dreambooth.images.parallel import map_files
 from dreambooth.preparation.changes import Change, Preparation
 from dreambooth.preparation.transform import prepared, prepared_mask
-from dreambooth.settings.preparation import Preparing
+from dreambooth.settings.preparation import PrepareOptions
 from dreambooth.types import ProgressCallback
 
 
@@ -23,7 +23,7 @@ def into_new_folder(preparation: Preparation, progress: ProgressCallback | None 
     out = preparation.out
     files.clear_leftovers(out.parent)
     require_space(preparation)
-    with files.replacing_folder(out) as beside:
+    with files.atomic_folder(out) as beside:
         done = write(preparation, beside, progress)
         if out.is_dir():
             out.rmdir()  # refused by the system where something has been put into it meanwhile
@@ -53,11 +53,11 @@ def write(preparation: Preparation, into: Path, progress: ProgressCallback | Non
         return change
 
     to_do = [change for change in preparation.changes if change.writes()]
-    done, skipped = each(to_do, do, progress, "preparing pictures", lambda change: change.source)
+    done, skipped = map_files(to_do, do, progress, "preparing pictures", lambda change: change.source)
     untouched = [change for change in preparation.changes if not change.writes()]
     order = {change: place for place, change in enumerate(preparation.changes)}
     if to_do and not done:
-        raise UserError.several(["None of the pictures could be prepared.", *skipped])
+        raise UserError.from_problems(["None of the pictures could be prepared.", *skipped])
     return replace(
         preparation,
         changes=tuple(sorted([*done, *untouched], key=order.__getitem__)),
@@ -75,7 +75,7 @@ def require_space(preparation: Preparation) -> None:
     files.require_free_space(preparation.out, needed, "Preparing the pictures")
 
 
-def _content(change: Change, source: Path, to: Path, data: bytes, options: Preparing) -> bytes:
+def _content(change: Change, source: Path, to: Path, data: bytes, options: PrepareOptions) -> bytes:
     """The bytes of one of the files that are written for a picture, which holds ``data``."""
     if source == change.source:
         return prepared(data, source, change.recipe, options)

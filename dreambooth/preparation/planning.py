@@ -19,29 +19,29 @@ from dreambooth import files
 from dreambooth.captions.reading import FILE_NAME, Caption, read_caption
 from dreambooth.errors import UserError
 from dreambooth.images.buckets import Crop, Size, bucket_sizes
-from dreambooth.images.cropping import smart, to_bucket, uncropped
-from dreambooth.images.decoding import decode, decoded
+from dreambooth.images.cropping import crop_to_bucket, resize_only, smart_crop
+from dreambooth.images.decoding import decode_image, decode_to_rgb
 from dreambooth.images.file_reader import read_bytes
 from dreambooth.images.issues import UnusableFile
-from dreambooth.images.listing import listed, masks_of, natural_order
-from dreambooth.images.parallel import each
+from dreambooth.images.listing import list_files, masks_of, natural_order
+from dreambooth.images.parallel import map_files
 from dreambooth.preparation.changes import Change, Preparation
 from dreambooth.preparation.names import Names, captions_of, filled_in, numbers_in_folders, problems_of
 from dreambooth.preparation.transform import ENDINGS, Facts, Recipe, facts, recipe
-from dreambooth.settings.preparation import ADD_MIRRORED, LONGEST_SIDE, MIRROR_ALL, NO_CROP, SMART, Preparing
+from dreambooth.settings.preparation import ADD_MIRRORED, LONGEST_SIDE, MIRROR_ALL, NO_CROP, SMART, PrepareOptions
 from dreambooth.types import ProgressCallback
 
 MIRRORED = "-mirrored"
 
 
-def plan(folder: Path, options: Preparing, progress: ProgressCallback | None = None) -> Preparation:
+def plan(folder: Path, options: PrepareOptions, progress: ProgressCallback | None = None) -> Preparation:
     """Read every picture completely and say what becomes of it.
 
     UserError when the options or the destination can't be used, all at once, or when no picture is left. A picture
     that can't be read is skipped and named. ``progress`` may raise Cancelled.
     """
-    listing = listed(folder)
-    found = sorted([*listing.pictures, *listing.others], key=natural_order)
+    listing = list_files(folder)
+    found = sorted([*listing.images, *listing.unsupported], key=natural_order)
     if not found:
         raise UserError(f"{folder}: holds no picture.")
     buckets = _require_usable(folder, options)
@@ -55,9 +55,9 @@ def plan(folder: Path, options: Preparing, progress: ProgressCallback | None = N
             raise UserError(f"{path}: lies behind a link, outside the folder. Prepare it where it is.")
         return _look(path, masks.get(path), options, buckets)
 
-    looks, skipped = each(pictures, look, progress, "looking at pictures")
+    looks, skipped = map_files(pictures, look, progress, "looking at pictures")
     if not looks:
-        raise UserError.several([f"{folder}: none of its pictures can be prepared.", *skipped])
+        raise UserError.from_problems([f"{folder}: none of its pictures can be prepared.", *skipped])
     changes = _named(looks, folder, out, options, masks)
     return Preparation(folder, out, options, tuple(changes), tuple(skipped), tuple(_warnings(looks, changes)))
 
@@ -65,7 +65,7 @@ def plan(folder: Path, options: Preparing, progress: ProgressCallback | None = N
 # -- options and destination ----------------------------------------------------------------------------------
 
 
-def _require_usable(folder: Path, options: Preparing) -> list[Size]:
+def _require_usable(folder: Path, options: PrepareOptions) -> list[Size]:
     """The buckets to crop to; UserError for all that can't be done."""
     problems, buckets = problems_of(options.rename), []
     try:
@@ -78,11 +78,11 @@ def _require_usable(folder: Path, options: Preparing) -> list[Size]:
     if options.in_place and not os.access(folder, os.W_OK):
         problems.append(f"{folder}: can't be written, so nothing can be prepared in place. Choose a destination.")
     if problems:
-        raise UserError.several(problems)
+        raise UserError.from_problems(problems)
     return buckets
 
 
-def _buckets(options: Preparing) -> list[Size]:
+def _buckets(options: PrepareOptions) -> list[Size]:
     if not options.fixed_size:
         return bucket_sizes(
             options.resolution, options.bucket_step, options.bucket_min_side, options.bucket_max_side
@@ -102,16 +102,16 @@ def _problems_of_colour(colour: str) -> list[str]:
     try:
         ImageColor.getrgb(colour)
     except ValueError:
-        return [f"flatten (Colour under transparency): {colour!r} is no colour. Write a name or #rrggbb, as #ffffff."]
+        return [f"flatten (Background color): {colour!r} is not a color. Write a name or #rrggbb, as #ffffff."]
     return []
 
 
-def _destination(folder: Path, options: Preparing) -> Path:
+def _destination(folder: Path, options: PrepareOptions) -> Path:
     if not options.out.strip():
         whole = folder.resolve()
         names = (f"{whole.name}-prepared{'' if n == 1 else f'-{n}'}" for n in itertools.count(1))
         return next(path for path in map(whole.with_name, names) if not os.path.lexists(path))
-    out = files.expand(options.out.strip())
+    out = files.expand_user(options.out.strip())
     own, originals = out.resolve(), folder.resolve()
     if own == originals or own.is_relative_to(originals):
         raise UserError(
@@ -139,17 +139,17 @@ class _Look:
     warning: str  # why there is none
 
 
-def _look(path: Path, mask: Path | None, options: Preparing, buckets: Sequence[Size]) -> _Look:
+def _look(path: Path, mask: Path | None, options: PrepareOptions, buckets: Sequence[Size]) -> _Look:
     data = read_bytes(path)
-    seen = decoded(data, path)
+    seen = decode_image(data, path)
     image = seen.image
     if mask:
-        decode(read_bytes(mask), mask)
+        decode_to_rgb(read_bytes(mask), mask)
     if options.crop == NO_CROP:
-        crop = uncropped(image.size, options.long_side, options.enlarge)
+        crop = resize_only(image.size, options.long_side, options.enlarge)
     else:
-        crop = to_bucket(image.size, buckets, options.enlarge)
-        crop = smart(image, crop) if options.crop == SMART else crop
+        crop = crop_to_bucket(image.size, buckets, options.enlarge)
+        crop = smart_crop(image, crop) if options.crop == SMART else crop
     found = facts(data, path, seen, options.strip_metadata)
     return _Look(path, hashlib.sha256(data).hexdigest(), image.size, found, crop, *_caption(path))
 
@@ -164,7 +164,7 @@ def _caption(path: Path) -> tuple[Caption | None, str]:
 
 
 def _named(
-    looks: Sequence[_Look], folder: Path, out: Path, options: Preparing, masks: Mapping[Path, Path]
+    looks: Sequence[_Look], folder: Path, out: Path, options: PrepareOptions, masks: Mapping[Path, Path]
 ) -> list[Change]:
     """The changes, each with a name of its own; who can keep the name that it has comes first."""
     mirrors = {ADD_MIRRORED: (False, True), MIRROR_ALL: (True,)}.get(options.mirror, (False,))

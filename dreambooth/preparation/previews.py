@@ -6,11 +6,11 @@ import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dreambooth.images.decoding import decode
+from dreambooth.images.decoding import decode_to_rgb
 from dreambooth.images.file_reader import read_bytes
 from dreambooth.preparation.changes import Change
 from dreambooth.preparation.transform import prepared
-from dreambooth.settings.preparation import Preparing
+from dreambooth.settings.preparation import PrepareOptions
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -27,18 +27,18 @@ class Preview:
     after: bytes
 
 
-def preview(change: Change, options: Preparing) -> Preview:
+def preview(change: Change, options: PrepareOptions) -> Preview:
     """UserError when the picture can't be read any more, or not be written as chosen."""
     from PIL import ImageDraw
 
     data = read_bytes(change.source)
-    before = decode(data, change.source)
-    after = decode(prepared(data, change.source, change.recipe, options), change.destination)
+    before = decode_to_rgb(data, change.source)
+    after = decode_to_rgb(prepared(data, change.source, change.recipe, options), change.destination)
     crop, scale = change.recipe.crop, min(1.0, _SIDE / max(before.size))
     small = before.resize([max(1, round(side * scale)) for side in before.size])
     across, down = small.width / crop.resized_w, small.height / crop.resized_h
     box = [crop.left * across, crop.top * down, (crop.left + crop.width) * across, (crop.top + crop.height) * down]
-    if crop.kept < 1:
+    if crop.kept_fraction < 1:
         ImageDraw.Draw(small).rectangle([box[0], box[1], box[2] - 1, box[3] - 1], outline=_FRAME, width=2)
     after.thumbnail((_SIDE, _SIDE))
     return Preview(_jpeg(small), _jpeg(after))

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import UserError
 from dreambooth.images.buckets import Crop, Size
-from dreambooth.images.color import ORIENTATION, has_alpha, to_rgb, upright
-from dreambooth.images.cropping import cut
-from dreambooth.images.decoding import Decoded, decode, decoded
-from dreambooth.settings.preparation import AS_IT_IS, WEBP_LOSSLESS, Preparing
+from dreambooth.images.color import ORIENTATION, apply_orientation, has_alpha, to_rgb
+from dreambooth.images.cropping import apply_crop
+from dreambooth.images.decoding import DecodedImage, decode_image, decode_to_rgb
+from dreambooth.settings.preparation import AS_IT_IS, WEBP_LOSSLESS, PrepareOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,7 +79,7 @@ class Recipe:
     words: tuple[str, ...]
 
 
-def facts(data: bytes, path: Path, seen: Decoded, look_for_metadata: bool = False) -> Facts:
+def facts(data: bytes, path: Path, seen: DecodedImage, look_for_metadata: bool = False) -> Facts:
     """Facts of a picture. Looking for metadata reads a PNG to its end once more."""
     from PIL import Image
 
@@ -97,7 +97,7 @@ def facts(data: bytes, path: Path, seen: Decoded, look_for_metadata: bool = Fals
         )
 
 
-def recipe(found: Facts, size: Size, crop: Crop, mirrored: bool, options: Preparing) -> Recipe:
+def recipe(found: Facts, size: Size, crop: Crop, mirrored: bool, options: PrepareOptions) -> Recipe:
     """What has to be done to a picture of this ``size`` (upright) to make it what was chosen."""
     kind, lossless = _target(found, options)
     steps = [*_geometry(found, size, crop, mirrored), *_contents(found, kind, options)]
@@ -108,19 +108,19 @@ def recipe(found: Facts, size: Size, crop: Crop, mirrored: bool, options: Prepar
     return Recipe(crop, mirrored, kind, lossless, anew=True, words=(*steps, *found.decoding))
 
 
-def prepared(data: bytes, path: Path, made: Recipe, options: Preparing) -> bytes:
+def prepared(data: bytes, path: Path, made: Recipe, options: PrepareOptions) -> bytes:
     """The new file's bytes; the same ones for the same file and options. UserError names the file."""
     if not made.anew:
         return data
     with _in_words(path):
-        image = _mirrored(cut(_pixels(data, path, made.kind, options), made.crop), made)
+        image = _mirrored(apply_crop(_pixels(data, path, made.kind, options), made.crop), made)
         return _saved(image, made.kind, path, **_how_written(data, made, options))
 
 
 def prepared_mask(data: bytes, path: Path, size: Size, made: Recipe) -> bytes:
     """The mask's bytes (PNG), cut as its picture of this ``size`` is."""
-    mask = decode(data, path).convert("L").resize(size)
-    return _saved(_mirrored(cut(mask, made.crop), made), "PNG", path)
+    mask = decode_to_rgb(data, path).convert("L").resize(size)
+    return _saved(_mirrored(apply_crop(mask, made.crop), made), "PNG", path)
 
 
 @contextlib.contextmanager
@@ -135,7 +135,7 @@ def _in_words(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: can't be prepared ({error or type(error).__name__}).") from error
 
 
-def _target(found: Facts, options: Preparing) -> tuple[str, bool]:
+def _target(found: Facts, options: PrepareOptions) -> tuple[str, bool]:
     """(format, whether it loses nothing) of what is written anew."""
     if options.format != AS_IT_IS:
         return _WRITTEN[options.format], options.format in ("PNG", WEBP_LOSSLESS)
@@ -153,7 +153,7 @@ def _geometry(found: Facts, size: Size, crop: Crop, mirrored: bool) -> list[str]
     return steps + ["mirrored"] * mirrored
 
 
-def _contents(found: Facts, kind: str, options: Preparing) -> list[str]:
+def _contents(found: Facts, kind: str, options: PrepareOptions) -> list[str]:
     steps = []
     if found.profile:
         steps.append(found.profile)
@@ -174,15 +174,15 @@ def _called(kind: str, lossless: bool, quality: int) -> str:
 # -- pixels ---------------------------------------------------------------------------------------------------
 
 
-def _pixels(data: bytes, path: Path, kind: str, options: Preparing) -> Image.Image:
+def _pixels(data: bytes, path: Path, kind: str, options: PrepareOptions) -> Image.Image:
     """Upright, in sRGB: RGB, or RGBA where transparency stays."""
     from PIL import Image, ImageColor
 
-    seen = decoded(data, path)  # says in words what is wrong with it
+    seen = decode_image(data, path)  # says in words what is wrong with it
     if not facts(data, path, seen).alpha:
         return seen.image
     with Image.open(io.BytesIO(data)) as image:
-        turned = upright(image)[0].convert("RGBA")
+        turned = apply_orientation(image)[0].convert("RGBA")
     picture, alpha = to_rgb(turned.convert("RGB"))[0], turned.getchannel("A")
     if options.flatten or kind not in _HOLDS_ALPHA:
         under = Image.new("RGB", picture.size, ImageColor.getrgb(options.flatten or "white")[:3])
@@ -204,7 +204,7 @@ def _mirrored(image: Image.Image, made: Recipe) -> Image.Image:
 # -- files ----------------------------------------------------------------------------------------------------
 
 
-def _how_written(data: bytes, made: Recipe, options: Preparing) -> dict[str, Any]:
+def _how_written(data: bytes, made: Recipe, options: PrepareOptions) -> dict[str, Any]:
     """Pillow's options for the new file: its quality, and what it holds beside pixels."""
     from PIL import Image
 

@@ -1,1 +1,1 @@
-"""A whole run, and the pictures it shows on its way."""
+"""Training runs: preflight, the run itself, previews, class images, presets."""

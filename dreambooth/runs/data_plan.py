@@ -1,4 +1,4 @@
-"""The plan of a run: what is trained, with which class pictures, and what is only measured on."""
+"""The plan of a run's data: training, class and validation images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The look before a run: what it would be made of, picture by picture and in sum. Plain values; nothing is written."""
+"""The dataset preview: what a run would train on, image by image and in total. Plain values, nothing is written."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dreambooth.checkpoints.tokens import CHUNK, Reading
+from dreambooth.checkpoints.tokens import CHUNK_LENGTH, PromptEncoding
 from dreambooth.dataset.plan import Plan
 from dreambooth.dataset.table import LEFT_OUT, Row, bucket_counts, other_files, shown
 from dreambooth.errors import UserError
@@ -17,20 +17,20 @@ from dreambooth.files import read_json
 from dreambooth.hosts.standalone import best_device
 from dreambooth.runs.data_plan import plan_of
 from dreambooth.runs.throughput import seconds_per_step
-from dreambooth.runs.token_counts import Read, read_captions, rows, tokenizer_of, too_long
+from dreambooth.runs.token_counts import TokenCount, count_tokens, rows_with_tokens, tokenizer_of, too_long
 from dreambooth.settings import Concept, ModelConfig, ModelFolder, Settings
 from dreambooth.training.schedules import run_length
 from dreambooth.types import ProgressCallback
 
-# Stable Diffusion 1: text embeddings of width 768, nothing pooled.
+# Stable Diffusion 1: text embeddings of width 768, no pooled ones.
 _WIDTH_WITHOUT_MODEL = 768, 0
-_FLOAT, _PIXELS_PER_LATENT, _MOMENTS = 4, 64, 8  # bytes; 8 x 8 pixels; mean and deviation of 4 channels
-_HEADER = 96  # bytes of a cache file beside its numbers, about
+_FLOAT, _PIXELS_PER_LATENT, _MOMENTS = 4, 64, 8  # bytes; 8 x 8 pixels; mean and standard deviation of 4 channels
+_HEADER = 96  # approximate bytes of a cache file besides its tensors
 
 
 @dataclass(frozen=True)
-class Report:
-    """A run as it would be. ``pictures`` and ``other_files``: see :mod:`dreambooth.dataset.table`."""
+class DataReport:
+    """The data of a run. ``pictures`` and ``other_files``: rows of :mod:`dreambooth.dataset.table`."""
 
     concepts: tuple[Concept, ...]
     settings: Settings
@@ -50,36 +50,38 @@ class Report:
         }
 
 
-def report(
+def preview_dataset(
     concepts: Sequence[Concept],
     settings: Settings,
     model: ModelFolder | None = None,
     device: Any = None,
     progress: ProgressCallback | None = None,
     known: Path | None = None,
-) -> Report:
-    """Look at everything that a run with these concepts and settings would read.
+) -> DataReport:
+    """Read everything that a run with these concepts and settings would read, and summarize it.
 
-    With a ``model`` its own tokenizer counts, and memory on ``device`` and time are forecast too. ``known``: as of
-    :func:`plan_of`. UserError with all reasons why nothing could be trained.
+    With a ``model``, tokens are counted by its own tokenizer, and memory on ``device`` and time are forecast too.
+    ``metadata_cache``: as for :func:`plan_of`. UserError with every reason why nothing can be trained.
     """
+    if model:
+        model.require()
     plan = plan_of(model, ModelConfig("", settings, tuple(concepts)), progress, known)
-    reading = Reading.of(settings, training=True)
-    read = read_captions(tokenizer_of(model), plan, reading)
-    warnings = [*plan.warnings, *too_long(plan, read, settings.max_token_length)]
-    pictures, others = rows(plan, read), other_files(plan)
+    prompt_encoding = PromptEncoding.of(settings, training=True)
+    counts = count_tokens(tokenizer_of(model), plan, prompt_encoding)
+    warnings = [*plan.warnings, *too_long(plan, counts, settings.max_token_length)]
+    pictures, others = rows_with_tokens(plan, counts), other_files(plan)
     totals = totals_of(plan, settings) | {
         "left_out": sum(row["kind"] == LEFT_OUT for row in others),
         "notes": _counted([*pictures, *others]),
-        "cache_bytes": cache_bytes(plan, settings, read, model),
+        "cache_bytes": cache_bytes(plan, settings, counts, model),
     }
     if model:
-        totals |= _of_model(model, plan, concepts, settings, device, totals["steps"], warnings)
-    return Report(tuple(concepts), settings, totals, pictures, others, warnings)
+        totals |= _model_totals(model, plan, concepts, settings, device, totals["steps"], warnings)
+    return DataReport(tuple(concepts), settings, totals, pictures, others, warnings)
 
 
 def totals_of(plan: Plan, settings: Settings) -> dict[str, Any]:
-    """What a run comes to, in figures."""
+    """The totals of a run."""
     lengths = plan.epoch_lengths(settings.num_train_epochs, settings.train_batch_size)
     steps, per_epoch = run_length(settings, lengths)
     return {
@@ -94,58 +96,59 @@ def totals_of(plan: Plan, settings: Settings) -> dict[str, Any]:
     }
 
 
-def cache_bytes(plan: Plan, settings: Settings, read: Mapping[str, Read], model: ModelFolder | None) -> int:
-    """About what latents and text embeddings will take on disk; the latter are kept only while the text encoder rests.
+def cache_bytes(plan: Plan, settings: Settings, counts: Mapping[str, TokenCount], model: ModelFolder | None) -> int:
+    """Approximate size of cached latents and text embeddings; the latter only if the text encoder is not trained.
 
-    Without a model, as for Stable Diffusion 1.
+    Without a model, sizes are those of Stable Diffusion 1.
     """
     sizes = {example.pixels_key: example.crop.width * example.crop.height for example in plan.pictures()}
     latents = sum(pixels // _PIXELS_PER_LATENT * _MOMENTS * _FLOAT + _HEADER for pixels in sizes.values())
     if settings.stop_text_encoder > 0:
         return latents
     width, pooled = _text_width(model) if model else _WIDTH_WITHOUT_MODEL
-    several = settings.max_token_length > CHUNK
-    prompts = {*plan.prompts(), *([""] if several else [])}
-    tokens = [min(read[p].tokens, settings.max_token_length) if p in read else 0 for p in prompts]
-    chunks = [max(1, -(-n // CHUNK)) for n in tokens]
-    return latents + sum((n * (CHUNK + 2) * width + pooled) * _FLOAT + 2 * _HEADER for n in chunks)
+    multiple_chunks = settings.max_token_length > CHUNK_LENGTH
+    prompts = {*plan.prompts(), *([""] if multiple_chunks else [])}
+    tokens = [min(counts[p].tokens, settings.max_token_length) if p in counts else 0 for p in prompts]
+    chunks = [max(1, -(-n // CHUNK_LENGTH)) for n in tokens]
+    return latents + sum((n * (CHUNK_LENGTH + 2) * width + pooled) * _FLOAT + 2 * _HEADER for n in chunks)
 
 
 def _counted(rows: Sequence[Row]) -> dict[str, int]:
-    """Files by the kinds of what was noted of them; one file may have several rows."""
+    """Numbers of files by kind of issue; one file may have several rows."""
     noted = {(kind, row["path"]) for row in rows for kind in row["warning_kinds"]}
     return dict(sorted(Counter(kind for kind, _ in noted).items()))
 
 
 def _text_width(model: ModelFolder) -> tuple[int, int]:
-    """Of the text embeddings that the unet reads, and of what is pooled beside them."""
+    """Widths of the text embeddings and of the pooled embedding (0: none)."""
     width = read_json(model.working / "unet" / "config.json")["cross_attention_dim"]
     second = model.working / "text_encoder_2" / "config.json"
     return width, read_json(second)["projection_dim"] if second.is_file() else 0
 
 
-def _of_model(
+def _model_totals(
     model: ModelFolder, plan: Plan, concepts: Sequence[Concept], settings: Settings, device: Any, steps: int,
     warnings: list[str],
 ) -> dict[str, Any]:  # fmt: skip
-    """What only a model tells: memory, time, class images that it would draw first."""
+    """Totals that need a model: memory, time, class images to generate."""
+    from dreambooth.memory.forecast import forecast_memory
     from dreambooth.runs import class_image_generation
     from dreambooth.runs.preflight import sizes_of
-    from dreambooth.training.precision import forecast, resolve_precision
+    from dreambooth.training.precision import resolve_precision
 
     device = device or best_device()
     to_draw = class_image_generation.missing(model, concepts, plan, settings)
-    pace = seconds_per_step(model)
-    told = {
+    step_seconds = seconds_per_step(model)
+    totals = {
         "class_images_to_draw": len(to_draw),
-        "seconds_per_step": pace,
-        "seconds": None if pace is None else round(pace * steps, 1),
+        "seconds_per_step": step_seconds,
+        "seconds": None if step_seconds is None else round(step_seconds * steps, 1),
         "device": str(device),
     }
     try:
         precision = resolve_precision(settings, device)
     except UserError as error:
         warnings += error.problems
-        return told
-    needed = forecast(settings, precision, *sizes_of(model), bool(plan.class_examples or to_draw))
-    return {**told, "precision": precision, "memory_bytes": needed}
+        return totals
+    needed = forecast_memory(settings, precision, *sizes_of(model), bool(plan.class_examples or to_draw))
+    return {**totals, "precision": precision, "memory_bytes": needed}

@@ -1,4 +1,4 @@
-"""Whether a model's last run broke off, as its log on disk tells: after a crash nobody else knows."""
+"""Interrupted runs: found in the log on disk, so that they are also found after a crash."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from typing import Any
 from dreambooth.files import read_json
 from dreambooth.jobs import latest_log
 from dreambooth.runs.throughput import last_events
-from dreambooth.settings import Facts, ModelFolder
+from dreambooth.settings import ModelFolder, ModelInfo
 
 
 @dataclass(frozen=True)
 class InterruptedRun:
-    """A run that ended without its end: the last step that is known of it, and the snapshot to go on from."""
+    """A run that can be resumed: its last logged step, and its newest snapshot."""
 
     step: int
-    revision: int  # of the newest snapshot
+    revision: int  # the newest snapshot
 
     def offer(self, name: str) -> str:
-        """In one line, with the command."""
+        """One line for the user, with the command that resumes the run."""
         return (
-            f"The last run of {name} broke off at step {self.step}. To go on from its snapshot ({self.revision}) in "
-            f"place of starting anew: python -m dreambooth train {json.dumps(name)} --resume"
+            f"The last run of {name} was interrupted at step {self.step}. To resume from snapshot {self.revision} "
+            f"instead of starting over: python -m dreambooth train {json.dumps(name)} --resume"
         )
 
 
-def unfinished(model: ModelFolder) -> InterruptedRun | None:
-    """The last run, if it broke off, failed or was cancelled and left a snapshot that it can go on from."""
+def interrupted_run(model: ModelFolder) -> InterruptedRun | None:
+    """The model's last run, if it crashed, failed or was cancelled and left a snapshot of its own."""
     log, steps = latest_log(model.logging), model.snapshot_steps()
     if log is None or not steps:
         return None
@@ -40,15 +40,15 @@ def unfinished(model: ModelFolder) -> InterruptedRun | None:
         return None
     try:
         facts = read_json(model.snapshots / str(steps[-1]) / "snapshot.json")["facts"]
-        is_its_own = belongs(facts, model.load().facts)
-    except Exception:  # whatever is wrong with it, a run will say so; here it only means: no offer
+        is_its_own = belongs(facts, model.load().info)
+    except Exception:  # resuming reports what is wrong; here it only means that there is nothing to offer
         return None
     return InterruptedRun(reached[-1], steps[-1]) if is_its_own else None
 
 
-def belongs(snapshot: Mapping[str, Any], model: Facts) -> bool:
-    """Whether the run that made a snapshot with these facts is the one that trained the model last.
+def belongs(snapshot: Mapping[str, Any], model: ModelInfo) -> bool:
+    """Whether a snapshot is of the run that trained the model last.
 
-    Killed before its first save was noted, a run leaves the one before it as the model's last.
+    A run that was killed before its first save was recorded leaves the run before it as the model's last.
     """
     return model.run in (snapshot["run"], snapshot.get("run_before"))

@@ -1,4 +1,4 @@
-"""The look before a run: what it will do, in figures, or all that stands in its way."""
+"""Preflight: what a run will do, or every reason why it cannot start. Nothing is loaded."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from dreambooth.checkpoints.modules import family_in, scheduler_in, weights_path
+from dreambooth.checkpoints.modules import load_family, load_scheduler_config, weights_path
 from dreambooth.checkpoints.reading import open_tensors
-from dreambooth.checkpoints.tokens import Reading
+from dreambooth.checkpoints.tokens import PromptEncoding
 from dreambooth.dataset.class_images import NO_SUCH_SHAPE
 from dreambooth.dataset.plan import Plan
 from dreambooth.dataset.table import other_files
@@ -19,32 +19,50 @@ from dreambooth.distributed import SINGLE_PROCESS, ProcessGroup
 from dreambooth.errors import UserError
 from dreambooth.files import require_free_space
 from dreambooth.hosts.standalone import best_device
+from dreambooth.jobs import Controls, Events
+from dreambooth.memory.forecast import forecast_disk, forecast_memory
 from dreambooth.runs import class_image_generation, resume_checks
-from dreambooth.runs.class_image_generation import Wanted
+from dreambooth.runs.class_image_generation import MissingImage
 from dreambooth.runs.consistency import conflicts, likely_mistakes, precision_problems, too_short
 from dreambooth.runs.data_plan import plan_of
-from dreambooth.runs.token_counts import Read, read_captions, rows, tokenizer_of, too_long
+from dreambooth.runs.token_counts import TokenCount, count_tokens, rows_with_tokens, tokenizer_of, too_long
 from dreambooth.settings import ModelConfig, ModelFolder, Settings
+from dreambooth.text import format_bytes
 from dreambooth.training import imagic, init_from_lora
-from dreambooth.training.precision import disk_forecast, forecast, resolve_precision
-from dreambooth.training.schedules import curve, run_length
+from dreambooth.training.context import RunContext
+from dreambooth.training.optimizers import NOTHING_TO_TRAIN
+from dreambooth.training.precision import resolve_precision
+from dreambooth.training.schedules import lr_curves, run_length
 from dreambooth.types import ProgressCallback
 
 
 @dataclass(frozen=True)
 class PreflightResult:
-    """A run that could start: what it will do, in figures."""
+    """A run that can start, and its forecast."""
 
+    model: ModelFolder
+    config: ModelConfig
     plan: Plan
     device: torch.device
     precision: str
+    process_group: ProcessGroup
+    resume: str
     steps: int
     steps_per_epoch: int
-    learning_rates: dict[str, list[tuple[int, float]]]  # of each part that learns: (step, rate), thinned
+    learning_rates: dict[
+        str, list[tuple[int, float]]
+    ]  # of each trained component: (step, rate), thinned out for a chart
     memory_bytes: int
     warnings: tuple[str, ...]
-    read: dict[str, Read]  # of each caption, what the text encoder gets
-    class_images: tuple[Wanted, ...] = ()  # to be drawn before it learns
+    token_counts: dict[str, TokenCount]  # of each caption
+    class_images: tuple[MissingImage, ...] = ()  # generated before training starts
+
+    def context(self, controls: Controls, events: Events) -> RunContext:
+        """The run that was checked, as the trainer takes it."""
+        return RunContext(
+            self.model, self.config, self.plan, self.device, self.precision, controls, events, self.resume,
+            self.process_group,
+        )  # fmt: skip
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -58,7 +76,7 @@ class PreflightResult:
             "precision": self.precision,
             "memory_gb": round(self.memory_bytes / 1e9, 2),
             "warnings": list(self.warnings),
-            "table": rows(self.plan, self.read),
+            "table": rows_with_tokens(self.plan, self.token_counts),
             "other_files": other_files(self.plan),
         }
 
@@ -71,85 +89,105 @@ def preflight(
     process_group: ProcessGroup = SINGLE_PROCESS,
     resume: str = "",
 ) -> PreflightResult:
-    """Every reason why a run could not start, or go on from the snapshot ``resume``, in one UserError, before anything
-    is loaded.
+    """Check a run before anything is loaded: settings, images, captions, weights, disk space.
+
+    ``resume``: the snapshot to resume from; "": a new run. UserError with every reason why the run cannot start.
     """
-    settings, problems = (
-        config.settings,
-        [*process_group.problems(), *class_image_generation.problems_of(model, config.concepts)],
-    )
+    settings, device = config.settings, device or best_device()
+    problems = [*process_group.problems(), *class_image_generation.problems_of(model, config.concepts)]
     plan = precision = None
     try:
         plan = plan_of(model, config, progress)
     except UserError as error:
         problems += error.problems
-    device = device or best_device()
     try:
         precision = resolve_precision(settings, device)
     except UserError as error:
         problems += error.problems
-    problems += [*conflicts(settings, device), *precision_problems(settings, precision, device)]
-    if not settings.train_unet and settings.stop_text_encoder == 0:
-        problems.append("Nothing would learn: switch on train_unet or raise stop_text_encoder above 0.")
-    problems += imagic.problems_of(config, plan)
-    problems += [f"{part} is missing: create {model.name} again." for part in _missing_parts(model)]
-    steps = per_epoch = 0
-    if plan:
-        lengths = plan.epoch_lengths(settings.num_train_epochs, settings.train_batch_size)
-        steps, per_epoch = run_length(settings, lengths, process_group.size)
-        problems += too_short(settings, steps)
-    problems += (
-        resume_checks.problems_of(model, config, resume) if resume else init_from_lora.problems_of(model, settings)
-    )
+    steps, per_epoch = _run_length(plan, settings, process_group) if plan else (0, 0)
+    problems += [
+        *conflicts(settings, device),
+        *precision_problems(settings, precision, device),
+        *([] if settings.train_unet or settings.stop_text_encoder else [NOTHING_TO_TRAIN]),
+        *imagic.problems_of(config, plan),
+        *(f"{part} is missing: create {model.name} again." for part in _missing_parts(model)),
+        *(too_short(settings, steps) if plan else []),
+        *_starting_problems(model, config, resume),
+    ]
     if problems or plan is None or precision is None:
-        raise UserError.several(problems)
-    to_draw = tuple(class_image_generation.missing(model, config.concepts, plan, settings))
-    n_unet, n_text = sizes_of(model)
-    require_free_space(model.root, disk_forecast(settings, n_unet, n_text), "This run")
-    memory = forecast(settings, precision, n_unet, n_text, bool(plan.class_examples or to_draw))
-    read = read_captions(tokenizer_of(model), plan, Reading.of(settings, training=True))
-    of_plan = [text for text in plan.warnings if not (to_draw and NO_SUCH_SHAPE in text)]
-    long = too_long(plan, read, settings.max_token_length)
-    of_settings = [*_idle_settings(model, settings), *likely_mistakes(settings)]
-    warnings = (*of_plan, *long, *_memory_warnings(device, memory), *of_settings)
-    rates = curve(settings, steps)
-    return PreflightResult(plan, device, precision, steps, per_epoch, rates, memory, warnings, read, to_draw)
+        raise UserError.from_problems(problems)
+    missing = tuple(class_image_generation.missing(model, config.concepts, plan, settings))
+    sizes = sizes_of(model)
+    require_free_space(model.root, forecast_disk(settings, *sizes), "This run")
+    memory = forecast_memory(settings, precision, *sizes, bool(plan.class_examples or missing))
+    token_counts = count_tokens(tokenizer_of(model), plan, PromptEncoding.of(settings, training=True))
+    warnings = (
+        *(text for text in plan.warnings if not (missing and NO_SUCH_SHAPE in text)),
+        *too_long(plan, token_counts, settings.max_token_length),
+        *_memory_warnings(device, memory),
+        *_settings_without_effect(model, settings),
+        *likely_mistakes(settings),
+    )
+    return PreflightResult(
+        model, config, plan, device, precision, process_group, resume, steps, per_epoch, lr_curves(settings, steps),
+        memory, warnings, token_counts, missing,
+    )  # fmt: skip
 
 
-def _idle_settings(model: ModelFolder, settings: Settings) -> list[str]:
+def _run_length(plan: Plan, settings: Settings, process_group: ProcessGroup) -> tuple[int, int]:
+    """Optimizer steps of the run and of its first epoch."""
+    lengths = plan.epoch_lengths(settings.num_train_epochs, settings.train_batch_size)
+    return run_length(settings, lengths, process_group.world_size)
+
+
+def _starting_problems(model: ModelFolder, config: ModelConfig, resume: str) -> list[str]:
+    """Problems with the weights that the run starts from: those of a snapshot, or of a LoRA."""
+    if resume:
+        return resume_checks.problems_of(model, config, resume)
+    return init_from_lora.problems_of(model, config.settings)
+
+
+def _settings_without_effect(model: ModelFolder, settings: Settings) -> list[str]:
     """Settings that have no effect on models of this family."""
-    family, said = family_in(model.working), []
-    if settings.clip_skip > 1 and not family.clip_skips:
-        said.append(f"clip_skip has no effect: {family.title} always reads the layer that it was made with.")
+    family = load_family(model.working)
+    warnings = []
+    if settings.clip_skip > 1 and not family.supports_clip_skip:
+        warnings.append(
+            f"clip_skip has no effect: {family.title} always uses the text encoder layer that it was trained with."
+        )
     if settings.zero_terminal_snr:
-        scheduler = scheduler_in(model.working)
+        scheduler = load_scheduler_config(model.working)
         if scheduler.get("rescale_betas_zero_snr"):
-            said.append("zero_terminal_snr has no effect: this model is trained that way already.")
+            warnings.append("zero_terminal_snr has no effect: this model already has a zero-terminal-SNR schedule.")
         elif scheduler.get("prediction_type", "epsilon") != "v_prediction":
-            said.append("zero_terminal_snr: this model predicts noise, which in pure noise says nothing of a picture.")
-    return said
+            warnings.append(
+                "zero_terminal_snr needs v-prediction; this model predicts noise (epsilon), which is undefined at "
+                "zero SNR."
+            )
+    return warnings
 
 
 def _memory_warnings(device: torch.device, needed: int) -> list[str]:
     if device.type != "cuda":
         return []
-    there = torch.cuda.get_device_properties(device).total_memory
-    if needed < 0.95 * there:
+    total = torch.cuda.get_device_properties(device).total_memory
+    if needed < 0.95 * total:
         return []
     return [
-        f"Training needs about {needed / 1e9:.1f} GB, the GPU has {there / 1e9:.1f}: train a LoRA, lower the batch "
+        f"Training needs about {format_bytes(needed)}, the GPU has {format_bytes(total)}: train a LoRA, lower the "
+        "batch "
         "size or the resolution, or switch on gradient checkpointing."
     ]
 
 
 def _missing_parts(model: ModelFolder) -> list[Path]:
-    paths = [weights_path(model.working, part) for part in family_in(model.working).components]
+    paths = [weights_path(model.working, part) for part in load_family(model.working).components]
     return [path for path in paths if not path.exists()]
 
 
 def sizes_of(model: ModelFolder) -> tuple[int, int]:
-    """Parameters of the unet, and of the text encoders together."""
-    texts = family_in(model.working).text_prefixes
+    """Numbers of parameters of the unet, and of all text encoders together."""
+    texts = load_family(model.working).text_prefixes
     return _parameters(model, "unet"), sum(_parameters(model, part) for part in texts)
 
 

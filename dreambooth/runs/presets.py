@@ -1,4 +1,4 @@
-"""The wizards: settings that suit this machine or this task, each with the reason for it."""
+"""The wizards: recommended settings for this machine or subject, each with its reason."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from typing import Any
 
 import torch
 
+from dreambooth.memory.forecast import forecast_memory
 from dreambooth.settings import Settings
-from dreambooth.training.optimizer_kinds import why_not
-from dreambooth.training.precision import forecast, resolve_precision
+from dreambooth.text import format_bytes
+from dreambooth.training.optimizer_kinds import unavailable_reason
+from dreambooth.training.precision import resolve_precision
 
-SPARE = 0.85  # of the GPU's free memory: the rest is for fragments, previews and the desktop
+SPARE = 0.85  # of the GPU's free memory; the remainder covers fragmentation, previews and the desktop
 
 
 @dataclass
 class Recommendation:
-    """Settings to change, and why, in the order they were decided."""
+    """Settings to change and the reasons, in order of decision."""
 
     changes: dict[str, Any] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
@@ -29,41 +31,41 @@ class Recommendation:
 
 
 def for_machine(
-    settings: Settings, device: torch.device, n_unet: int, n_text: int, class_pictures: bool
+    settings: Settings, device: torch.device, n_unet: int, n_text: int, has_class_images: bool
 ) -> Recommendation:
-    """The fastest way to train this model that fits into the memory of this device.
+    """The fastest configuration that fits into the memory of this device, by the preflight's forecast.
 
-    Every candidate's memory is forecast by what the preflight uses. ``n_unet``, ``n_text``: parameters.
+    ``n_unet``, ``n_text``: numbers of parameters.
     """
-    advice, base = Recommendation(), dataclasses.replace(settings, mixed_precision="auto")
+    result, base = Recommendation(), dataclasses.replace(settings, mixed_precision="auto")
     precision = resolve_precision(base, device)
-    words = {"bf16": "this GPU computes it", "fp16": "this GPU has no bf16", "no": f"it suits a {device.type}"}
-    advice.choose(f"Mixed precision auto ({precision}): {words[precision]}.", mixed_precision="auto")
+    why = {"bf16": "supported by this GPU", "fp16": "this GPU has no bf16", "no": f"full precision on {device.type}"}
+    result.choose(f"Mixed precision auto ({precision}): {why[precision]}.", mixed_precision="auto")
     if device.type != "cuda":
-        advice.choose(
-            "LoRA, batch 1, no gradient checkpointing: without a GPU time is short and memory is not.",
+        result.choose(
+            "LoRA, batch size 1, no gradient checkpointing: without a GPU, time is the limit, not memory.",
             use_lora=True, train_batch_size=1, gradient_checkpointing=False, optimizer="Torch AdamW", use_ema=False,
         )  # fmt: skip
-        return advice
+        return result
     free = torch.cuda.mem_get_info(device)[0]
-    candidates = list(_candidates(eight_bit=why_not("8bit AdamW", device) == ""))
+    candidates = list(_candidates(eight_bit=unavailable_reason("8bit AdamW", device) == ""))
     needs = [
-        forecast(dataclasses.replace(base, **changes), precision, n_unet, n_text, class_pictures)
+        forecast_memory(dataclasses.replace(base, **changes), precision, n_unet, n_text, has_class_images)
         for changes, _ in candidates
     ]
     fitting = next((i for i, needed in enumerate(needs) if needed <= SPARE * free), len(needs) - 1)
     changes, what = candidates[fitting]
-    advice.choose(f"{what}: needs about {needs[fitting] / 1e9:.1f} GB, {free / 1e9:.1f} GB are free.", **changes)
-    return advice
+    result.choose(f"{what}: needs about {format_bytes(needs[fitting])}, {format_bytes(free)} are free.", **changes)
+    return result
 
 
 def _candidates(eight_bit: bool) -> Iterator[tuple[dict[str, Any], str]]:
-    """From the most generous to the most frugal."""
+    """From the highest to the lowest memory use."""
     full = {"use_lora": False, "optimizer": "Torch AdamW"}
     for batch in (4, 2, 1):
         yield (
             {**full, "use_ema": True, "gradient_checkpointing": False, "train_batch_size": batch},
-            f"Full training with EMA, batch {batch}",
+            f"Full training with EMA, batch size {batch}",
         )
     for ema in (True, False):
         yield (
@@ -77,31 +79,36 @@ def _candidates(eight_bit: bool) -> Iterator[tuple[dict[str, Any], str]]:
     for batch, checkpointing in ((2, False), (1, False), (1, True)):
         yield (
             {**lora, "gradient_checkpointing": checkpointing, "train_batch_size": batch},
-            f"LoRA, batch {batch}{', gradient checkpointing' if checkpointing else ''}",
+            f"LoRA, batch size {batch}{', gradient checkpointing' if checkpointing else ''}",
         )
 
 
-def for_person(class_pictures: bool) -> Recommendation:
-    """A person is recognised by little things: more steps, and the text encoder along."""
-    advice = Recommendation()
-    advice.choose("150 epochs: a face takes more looks than a thing.", num_train_epochs=150)
-    return _for_subject(advice, class_pictures, "people")
+def for_person(has_class_images: bool) -> Recommendation:
+    """Faces need many steps and a trained text encoder to be recognizable."""
+    result = Recommendation()
+    result.choose("150 epochs: faces need more epochs than objects.", num_train_epochs=150)
+    return _for_subject(result, has_class_images, "other people")
 
 
-def for_object(class_pictures: bool) -> Recommendation:
-    """A thing or a style is learnt sooner."""
-    advice = Recommendation()
-    advice.choose("100 epochs: an object or a style is learnt sooner than a face.", num_train_epochs=100)
-    return _for_subject(advice, class_pictures, "its kind")
+def for_object(has_class_images: bool) -> Recommendation:
+    """Objects and styles need fewer steps than faces."""
+    result = Recommendation()
+    result.choose("100 epochs: objects and styles need fewer epochs than faces.", num_train_epochs=100)
+    return _for_subject(result, has_class_images, "similar objects")
 
 
-def _for_subject(advice: Recommendation, class_pictures: bool, of_what: str) -> Recommendation:
-    advice.choose(
-        "Text encoder trained in three quarters of the steps: it binds the name to the subject, then the unet refines.",
+def _for_subject(result: Recommendation, has_class_images: bool, of_what: str) -> Recommendation:
+    result.choose(
+        "Text encoder trained for the first 75 % of the steps: it binds the instance token to the subject.",
         train_unet=True, stop_text_encoder=0.75,
     )  # fmt: skip
-    if class_pictures:
-        advice.choose("Prior loss weight 0.75: the class pictures keep the rest whole.", prior_loss_weight=0.75)
+    if has_class_images:
+        result.choose(
+            "Prior loss weight 0.75: the class images preserve what the model knows of the class.",
+            prior_loss_weight=0.75,
+        )
     else:
-        advice.reasons.append(f"No class pictures: a folder with pictures of {of_what} keeps it from forgetting them.")
-    return advice
+        result.reasons.append(
+            f"No class images: add a folder with images of {of_what} to preserve what the model knows of the class."
+        )
+    return result

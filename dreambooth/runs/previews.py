@@ -1,13 +1,14 @@
-"""Pictures while it trains: each concept's sample prompt and the sanity prompt, drawn with what has been learnt."""
+"""Previews during training: samples of each concept's prompt and of the sanity prompt."""
 
 from __future__ import annotations
 
 import logging
 
-from dreambooth.checkpoints.tokens import Reading
+from dreambooth.checkpoints.tokens import PromptEncoding
 from dreambooth.errors import Cancelled
-from dreambooth.sampling.generate import NOTHING, SampleRequest, draw
-from dreambooth.sampling.saving import save_picture
+from dreambooth.jobs.events import PreviewSaved
+from dreambooth.sampling.generate import NO_EMBEDDINGS, SampleRequest, generate_images
+from dreambooth.sampling.saving import save_sample
 from dreambooth.settings import Concept
 from dreambooth.training.results import Results, unused_path
 from dreambooth.training.session import Session
@@ -16,73 +17,70 @@ log = logging.getLogger("dreambooth.previews")
 
 
 class Previews:
-    """Draws for a session into the model's samples folder. A failed preview is a message, never the end of a run."""
+    """Generates previews into the model's samples folder. A failed preview is reported and never ends the run."""
 
     def __init__(self, session: Session, results: Results) -> None:
         self.session, self.results = session, results
         self.settings, self.events = session.settings, session.events
 
-    def draw(self) -> None:
-        shots = self.shots()
-        if not shots:
+    def generate(self) -> None:
+        requests = self.requests()
+        if not requests:
             return
         try:
             self.events.phase("preview")
-            self._draw(shots)
+            self._generate(requests)
         except Cancelled:
-            self.events.message("Cancelled while it drew the preview.")
+            self.events.message("Cancelled during the preview.")
         except Exception as error:
             log.exception("preview failed")
-            self.events.message(f"The preview failed, training goes on: {error}", level="error")
+            self.events.message(f"The preview failed; training continues: {error}", level="error")
         finally:
             self.events.phase("training")
 
-    def _draw(self, shots: list[SampleRequest]) -> None:
+    def _generate(self, requests: list[SampleRequest]) -> None:
         revision, sampler = self.results.revision, self.settings.scheduler
-        with self.session.for_drawing() as modules:
+        with self.session.for_sampling() as modules:
             check = self.session.controls.check
             imagic = self.session.imagic
-            pictures = draw(
-                modules, shots, sampler=sampler, reading=Reading.of(self.settings),
-                known=imagic.drawn_with(self.settings) if imagic else NOTHING, check=check,
+            images = generate_images(
+                modules, requests, sampler=sampler, prompt_encoding=PromptEncoding.of(self.settings),
+                prompt_embeddings=imagic.prompt_embeddings(self.settings) if imagic else NO_EMBEDDINGS, check=check,
             )  # fmt: skip
-            for number, (shot, picture) in enumerate(zip(shots, pictures, strict=True)):
+            for number, (request, image) in enumerate(zip(requests, images, strict=True)):
                 path = unused_path(self.session.model.samples / f"sample_{revision}-{number}.png")
-                save_picture(path, picture, shot, sampler)
-                self.events.send(
-                    "preview", path=str(path), prompt=shot.prompt, seed=shot.seed, step=self.session.position.step
-                )
+                save_sample(path, image, request, sampler)
+                self.events.send(PreviewSaved(str(path), request.prompt, request.seed, self.session.position.step))
 
-    def shots(self) -> list[SampleRequest]:
-        """What this run's previews show, the same each time, so that they can be compared."""
-        shots = [
-            shot for number, concept in enumerate(self.session.config.concepts) for shot in self._of(number, concept)
-        ]
+    def requests(self) -> list[SampleRequest]:
+        """The previews of this run: the same prompts and seeds each time, so that they can be compared."""
+        concepts = enumerate(self.session.config.concepts)
+        requests = [request for number, concept in concepts for request in self._of_concept(number, concept)]
         if self.settings.sanity_prompt:
             side = self._side(self.settings.resolution)
-            shots.append(
+            requests.append(
                 SampleRequest(
                     self.settings.sanity_prompt,
-                    seed=_or(self.settings.sanity_seed, self.settings.seed),
+                    seed=_seed_or(self.settings.sanity_seed, self.settings.seed),
                     width=side,
                     height=side,
                 )
             )
-        return shots
+        return requests
 
-    def _of(self, number: int, concept: Concept) -> list[SampleRequest]:
-        seed = _or(concept.sample_seed, self.settings.seed)
+    def _of_concept(self, number: int, concept: Concept) -> list[SampleRequest]:
+        seed = _seed_or(concept.sample_seed, self.settings.seed)
         examples = [e for e in self.session.plan.examples if e.concept == number]
-        shots = []
-        for i in range(concept.n_save_sample if examples else 0):  # of regularization pictures none
+        requests = []
+        for i in range(concept.n_save_sample if examples else 0):  # regularization images have no previews
             example = examples[i % len(examples)]
-            asked = concept.save_sample_prompt or "[filewords]"
-            from_caption = "[filewords]" in asked.lower()
+            prompt = concept.save_sample_prompt or "[filewords]"
+            from_caption = "[filewords]" in prompt.lower()
             side = self._side(self.settings.resolution)
             width, height = example.bucket if from_caption else (side, side)
-            shots.append(
+            requests.append(
                 SampleRequest(
-                    example.caption if asked.strip().lower() == "[filewords]" else _fill(asked, example.caption),
+                    example.caption if prompt.strip().lower() == "[filewords]" else _fill(prompt, example.caption),
                     concept.save_sample_negative_prompt,
                     seed + i,
                     concept.save_infer_steps,
@@ -91,7 +89,7 @@ class Previews:
                     self._side(height),
                 )
             )
-        return shots
+        return requests
 
     @staticmethod
     def _side(pixels: int) -> int:
@@ -104,5 +102,5 @@ def _fill(template: str, caption: str) -> str:
     return re.sub(r"\[filewords\]", lambda _: caption, template, flags=re.IGNORECASE)
 
 
-def _or(seed: int, otherwise: int) -> int:
-    return otherwise if seed < 0 else seed
+def _seed_or(seed: int, default: int) -> int:
+    return default if seed < 0 else seed

@@ -1,4 +1,4 @@
-"""One whole run: session, loop, previews and results put together, and taken apart whatever happens."""
+"""One training run: session, loop, previews and results, released whatever happens."""
 
 from __future__ import annotations
 
@@ -6,31 +6,27 @@ import contextlib
 import dataclasses
 import secrets
 import statistics
-import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from dreambooth.dataset.plan import Plan
-from dreambooth.distributed import SINGLE_PROCESS, ProcessGroup
-from dreambooth.jobs import Controls, Events
+from dreambooth.jobs import FileSaved
+from dreambooth.memory.release import clear_frames, free_memory
 from dreambooth.runs.previews import Previews
-from dreambooth.settings import ModelConfig, ModelFolder
-from dreambooth.training.imagic import keep, learn_embedding
-from dreambooth.training.init_from_lora import find, start_from
+from dreambooth.settings import ModelConfig
+from dreambooth.training.context import RunContext
+from dreambooth.training.imagic import optimize_embedding, save_embeddings
+from dreambooth.training.init_from_lora import find_lora, init_adapters
 from dreambooth.training.loop import NO_HOOKS, Hooks, Loop
-from dreambooth.training.precision import free_memory
 from dreambooth.training.reproducible import reproducible
 from dreambooth.training.results import Results, unused_path
 from dreambooth.training.session import Session
-from dreambooth.training.snapshot import Snapshot, read
-from dreambooth.training.snapshot_state import restore
+from dreambooth.training.snapshot import Snapshot, read_snapshot
+from dreambooth.training.snapshot_state import restore_snapshot
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a run ended ("done" or "cancelled") and what it left."""
+    """How a run ended ("done" or "cancelled") and the files that it made."""
 
     state: str
     config: ModelConfig
@@ -39,74 +35,66 @@ class RunResult:
     seconds_per_step: float
 
 
-def run(
-    model: ModelFolder,
-    config: ModelConfig,
-    plan: Plan,
-    device: torch.device,
-    precision: str,
-    resume: str,
-    controls: Controls,
-    events: Events,
-    process_group: ProcessGroup = SINGLE_PROCESS,
-) -> RunResult:
-    """Train to the end, or until cancelled. ``resume``: the snapshot to go on from; "": a new run."""
-    snapshot = read(model, resume) if resume else None
-    if config.settings.seed < 0:  # settled here, so that the saved settings go on asking for a new one each time
-        seed = snapshot.settings["seed"] if snapshot else process_group.same(secrets.randbelow(2**31))
-        config = dataclasses.replace(config, settings=dataclasses.replace(config.settings, seed=seed))
-        events.message(f"Training seed: {seed}.")
+def run(context: RunContext) -> RunResult:
+    """Train to the end, or until cancelled."""
+    snapshot = read_snapshot(context.model, context.resume) if context.resume else None
+    context = _with_seed(context, snapshot)
     try:
         with (
-            reproducible(config.settings.deterministic),
-            contextlib.closing(
-                Session(model, config, plan, device, precision, controls, events, process_group)
-            ) as session,
+            reproducible(context.config.settings.deterministic),
+            contextlib.closing(Session(context)) as session,
         ):
             results = Results(session)
             if snapshot:
-                _go_on(session, results, snapshot)
-                snapshot = None  # as large as the weights and their moments: not to be held while it trains
+                _resume(session, results, snapshot)
+                snapshot = None  # as large as the weights and the optimizer state: not held while training
             else:
                 _begin(session, results)
-            hooks = Hooks(Previews(session, results).draw, results.save, results.validate)
-            loop = Loop(session, hooks if process_group.is_main else NO_HOOKS)
+            hooks = Hooks(Previews(session, results).generate, results.save, results.validate)
+            loop = Loop(session, hooks if context.process_group.is_main_process else NO_HOOKS)
             state = loop.run()
             seconds = statistics.median(loop.step_seconds) if loop.step_seconds else 0.0
             return RunResult(state, results.config, tuple(results.files), session.position.step, seconds)
     except BaseException as error:
-        _forget_locals(error)
-        free_memory(device)
+        clear_frames(error)
+        free_memory()
         raise
 
 
-def _go_on(session: Session, results: Results, snapshot: Snapshot) -> None:
-    results.resumes(snapshot)
-    for note in restore(session, snapshot):
-        session.events.message(f"Not exactly the run that was stopped: {note}.", level="warning")
-    session.events.message(f"Going on after step {session.position.step}.")
+def _with_seed(context: RunContext, snapshot: Snapshot | None) -> RunContext:
+    """The run with its seed: a negative one is replaced by a random one, which all ranks share.
+
+    Replaced only here, so that the saved settings keep asking for a new seed in each run.
+    """
+    config = context.config
+    if config.settings.seed >= 0:
+        return context
+    seed = snapshot.settings["seed"] if snapshot else context.process_group.broadcast(secrets.randbelow(2**31))
+    context.events.message(f"Training seed: {seed}.")
+    config = dataclasses.replace(config, settings=dataclasses.replace(config.settings, seed=seed))
+    return dataclasses.replace(context, config=config)
+
+
+def _resume(session: Session, results: Results, snapshot: Snapshot) -> None:
+    results.continue_run(snapshot)
+    for difference in restore_snapshot(session, snapshot):
+        session.events.message(f"The resumed run differs from the original: {difference}.", level="warning")
+    session.events.message(f"Resuming from step {session.position.step}.")
 
 
 def _begin(session: Session, results: Results) -> None:
-    """What a new run does before its first step."""
+    """Prepare a new run: adapters that start from a LoRA, Imagic's text embedding."""
     if session.settings.use_lora and session.settings.lora_start.strip():
         _start_from_lora(session)
     if session.imagic:
-        learn_embedding(session, session.imagic)
-        if session.process_group.is_main:
+        optimize_embedding(session, session.imagic)
+        if session.process_group.is_main_process:
             path = unused_path(session.model.embeddings / f"{results.revision}.safetensors")
-            keep(session.imagic, path)
-            session.events.send("saved", what="embedding", path=str(path), summary="of the picture and of the text")
+            save_embeddings(session.imagic, path)
+            session.events.send(FileSaved("embedding", str(path), summary="optimized and target embedding"))
 
 
 def _start_from_lora(session: Session) -> None:
-    path = find(session.model.folders, session.settings.lora_start)
-    n = start_from(path, session.layers, session.model)
+    path = find_lora(session.model.folders, session.settings.lora_start)
+    n = init_adapters(path, session.layers, session.model)
     session.events.message(f"Starting from {path.name}: {n} of {len(session.layers)} adapters.")
-
-
-def _forget_locals(error: BaseException | None) -> None:
-    """The frames of a traceback hold modules, and whoever asks how the run ended may keep the error for long."""
-    while error is not None:
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__

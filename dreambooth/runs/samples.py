@@ -1,4 +1,4 @@
-"""Pictures of a model that is not being trained, with LoRAs or without."""
+"""Samples of a model, with or without LoRAs, outside of training."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from dreambooth.checkpoints.lora import LoraUse, apply_lora, read_lora
+from dreambooth.checkpoints.lora import WeightedLora, apply_lora, read_lora
 from dreambooth.checkpoints.modules import load_modules, load_unet
-from dreambooth.checkpoints.text_encoding import Embedding
-from dreambooth.checkpoints.tokens import Reading
+from dreambooth.checkpoints.text_encoding import PromptEmbedding
+from dreambooth.checkpoints.tokens import PromptEncoding
 from dreambooth.hosts.standalone import best_device
-from dreambooth.sampling.generate import SampleRequest, draw
-from dreambooth.sampling.saving import save_picture
+from dreambooth.sampling.generate import SampleRequest, generate_images
+from dreambooth.sampling.saving import save_sample
 from dreambooth.settings import ModelFolder, Settings
-from dreambooth.training.imagic import kept
+from dreambooth.training.imagic import load_embeddings
 from dreambooth.training.results import unused_path
 from dreambooth.types import ProgressCallback
 
 
 def sample(
     model: ModelFolder,
-    shots: Sequence[SampleRequest],
+    requests: Sequence[SampleRequest],
     out: Path,
-    loras: Sequence[LoraUse] = (),
+    loras: Sequence[WeightedLora] = (),
     batch_size: int = 1,
     progress: ProgressCallback | None = None,
 ) -> list[Path]:
-    """Draw with the model as it lies in ``working`` and ``loras``, into the folder ``out``. The pictures' files."""
+    """Generate images with the weights in ``working`` and ``loras`` into the folder ``out``. Returns their files."""
     config = model.require().load()
     settings = config.settings
     adapters = [(read_lora(use.path), use) for use in loras]
@@ -38,23 +38,23 @@ def sample(
         apply_lora(modules, adapter, use.unet, use.text)
     for module in (modules.unet, modules.vae, *modules.text_encoders.values()):
         module.to(best_device()).eval()
-    pictures = draw(
+    images = generate_images(
         modules,
-        shots,
+        requests,
         sampler=settings.scheduler,
-        reading=Reading.of(settings),
+        prompt_encoding=PromptEncoding.of(settings),
         batch_size=batch_size,
-        known=_edited_text(model, settings),
+        prompt_embeddings=_imagic_embedding(model, settings),
         progress=progress,
     )
     stem = f"{model.name}_{time.strftime('%Y%m%d-%H%M%S')}"
     return [
-        save_picture(unused_path(Path(out) / f"{stem}_{n:03d}_{shot.seed}.png"), picture, shot, settings.scheduler)
-        for n, (shot, picture) in enumerate(zip(shots, pictures, strict=True))
+        save_sample(unused_path(Path(out) / f"{stem}_{n:03d}_{request.seed}.png"), image, request, settings.scheduler)
+        for n, (request, image) in enumerate(zip(requests, images, strict=True))
     ]
 
 
-def _edited_text(model: ModelFolder, settings: Settings) -> dict[str, Embedding]:
-    """What Imagic's text stands for, where the model was trained so."""
-    imagic = kept(model) if settings.train_imagic else None
-    return imagic.drawn_with(settings) if imagic else {}
+def _imagic_embedding(model: ModelFolder, settings: Settings) -> dict[str, PromptEmbedding]:
+    """The optimized embedding of Imagic's text, if the model was trained with it."""
+    imagic = load_embeddings(model) if settings.train_imagic else None
+    return imagic.prompt_embeddings(settings) if imagic else {}

@@ -1,4 +1,4 @@
-"""How fast a model was trained last, as its log on disk tells."""
+"""Training speed of the last run, from its log."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 from dreambooth.jobs import latest_log
 from dreambooth.settings import ModelFolder
 
-_END = 1 << 16  # bytes of a log that are looked at: hundreds of steps
+_END = 1 << 16  # bytes read from the end of a log: hundreds of steps
 _STEPS = 20  # the last ones
 
 
 def last_events(log: Path) -> list[dict[str, Any]]:
-    """The events at the end of a log; the first and the last line that is read may be parts of lines."""
+    """The events at the end of a log. Lines that are cut off at either end are skipped."""
     with log.open("rb") as file:
         file.seek(0, 2)
         file.seek(max(0, file.tell() - _END))
@@ -31,7 +31,7 @@ def last_events(log: Path) -> list[dict[str, Any]]:
 
 
 def seconds_per_step(model: ModelFolder) -> float | None:
-    """Of the last run, lately; None where none has got that far."""
+    """Median over the last steps of the last run; None if there are none."""
     log = latest_log(model.logging)
     events = last_events(log) if log else []
     seconds = [event["seconds"] for event in events if event.get("kind") == "step" and event.get("seconds")]

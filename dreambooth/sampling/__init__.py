@@ -1,1 +1,1 @@
-"""Pictures from modules."""
+"""Images from a model in memory, and their files."""

@@ -1,8 +1,9 @@
-"""Pictures from the modules in memory: nothing is loaded, nothing of the modules is changed."""
+"""Image generation with modules in memory. Nothing is loaded, and the modules are not changed."""
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,15 +15,16 @@ from PIL import Image
 
 from dreambooth.checkpoints.modules import Modules
 from dreambooth.checkpoints.stable_diffusion import INPAINTING_CHANNELS
-from dreambooth.checkpoints.text_encoding import Embedding, concatenate, conditions, encode
-from dreambooth.checkpoints.tokens import Reading, chunks_needed, tokenize
+from dreambooth.checkpoints.text_encoding import PromptEmbedding, concatenate_embeddings, encode_prompts
+from dreambooth.checkpoints.tokens import PromptEncoding, count_chunks, tokenize
 from dreambooth.errors import UserError
+from dreambooth.models.denoiser import Conditioning, UNetDenoiser
 from dreambooth.types import ProgressCallback
 
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """One picture to draw. Sides in pixels, multiples of 8."""
+    """One image to generate. Width and height in pixels, multiples of 8."""
 
     prompt: str
     negative: str = ""
@@ -33,151 +35,163 @@ class SampleRequest:
     height: int = 512
 
 
-PLAIN = Reading()
-NOTHING: Mapping[str, Embedding] = MappingProxyType({})
+DEFAULT_ENCODING = PromptEncoding()
+NO_EMBEDDINGS: Mapping[str, PromptEmbedding] = MappingProxyType({})
 
 
-def draw(
+def generate_images(
     modules: Modules,
-    shots: Sequence[SampleRequest],
+    requests: Sequence[SampleRequest],
     *,
     sampler: str = "DDIM",
-    reading: Reading = PLAIN,
+    prompt_encoding: PromptEncoding = DEFAULT_ENCODING,
     batch_size: int = 1,
-    known: Mapping[str, Embedding] = NOTHING,
+    prompt_embeddings: Mapping[str, PromptEmbedding] = NO_EMBEDDINGS,
     progress: ProgressCallback | None = None,
     check: Callable[[], None] | None = None,
 ) -> Iterator[Image.Image]:
-    """Draw ``shots`` in order. A picture depends on its shot alone, not on what is drawn beside it.
+    """Generate the images of ``requests`` in order. An image does not depend on the others in its batch.
 
-    ``known``: prompts that stand for these embeddings, one row each. ``check`` is called before each step of the
-    sampler and may raise Cancelled.
+    ``prompt_embeddings``: embeddings that replace those of the prompts they are given for, one row each. ``check`` is
+    called before each sampler step and may raise Cancelled.
 
-    Same noise, guidance and sampler steps as diffusers' StableDiffusionPipeline with a CPU generator, so that
-    its pictures and ours are the same to rounding.
+    Noise, guidance and sampler steps are those of diffusers' StableDiffusionPipeline with a CPU generator, so that both
+    give the same image up to rounding.
     """
-    for shot in shots:
-        if shot.width % 8 or shot.height % 8:
-            raise UserError(f"width and height must be multiples of 8, not {shot.width} x {shot.height}.")
+    for request in requests:
+        if request.width % 8 or request.height % 8:
+            raise UserError(f"Width and height must be multiples of 8, not {request.width} x {request.height}.")
     done = 0
-    for group in _alike(modules, shots, reading, batch_size):
-        yield from _draw_group(modules, group, sampler, reading, known, check)
-        done += len(group)
+    for batch in _batches(modules, requests, prompt_encoding, batch_size):
+        yield from _generate_batch(modules, batch, sampler, prompt_encoding, prompt_embeddings, check)
+        done += len(batch)
         if progress:
-            progress(done, len(shots), "pictures")
+            progress(done, len(requests), "images")
 
 
 @torch.no_grad()
-def _draw_group(
-    modules: Modules, shots: Sequence[SampleRequest], sampler: str, reading: Reading, known: Mapping[str, Embedding],
+def _generate_batch(
+    modules: Modules,
+    requests: Sequence[SampleRequest],
+    sampler: str,
+    prompt_encoding: PromptEncoding,
+    prompt_embeddings: Mapping[str, PromptEmbedding],
     check: Callable[[], None] | None,
-) -> list[Image.Image]:  # fmt: skip
-    unet, vae = modules.unet, modules.vae
-    device, dtype = unet.device, next(unet.parameters()).dtype
-    first = shots[0]
-    guided = first.cfg > 1
-    # torch before 2.5 refuses to name autocast on a Mac, even switched off.
+) -> list[Image.Image]:
+    denoiser, vae = UNetDenoiser(modules.unet), modules.vae
+    device, dtype = modules.unet.device, denoiser.dtype
+    first = requests[0]
+    is_guided = first.cfg > 1
+    # torch before 2.5 rejects the device type mps in autocast, even if disabled.
     with torch.autocast(device.type, dtype) if dtype != torch.float32 else contextlib.nullcontext():
-        told = _told(modules, shots, guided, reading, known, dtype)
+        conditioning = _conditioning(modules, requests, is_guided, prompt_encoding, prompt_embeddings).to(dtype)
         scheduler = make_scheduler(sampler, modules.scheduler_config)
         scheduler.set_timesteps(first.steps, device=device)
-        generators = [torch.Generator().manual_seed(shot.seed) for shot in shots]
+        generators = [torch.Generator().manual_seed(request.seed) for request in requests]
         channels = vae.config.latent_channels
-        latents = _starting_noise(first, generators, channels).to(device) * scheduler.init_noise_sigma
-        beside = _all_masked(modules, latents) if unet.config.in_channels == INPAINTING_CHANNELS else None
+        latents = _initial_noise(first, generators, channels).to(device) * scheduler.init_noise_sigma
+        extra_channels = None
+        if modules.unet.config.in_channels == INPAINTING_CHANNELS:
+            extra_channels = _full_mask_channels(modules, latents)
+            extra_channels = torch.cat([extra_channels, extra_channels]) if is_guided else extra_channels
         for t in scheduler.timesteps:
             if check:
                 check()
-            seen = scheduler.scale_model_input(latents, t)
-            seen = seen if beside is None else torch.cat([seen, beside], dim=1)
-            doubled = torch.cat([seen, seen]) if guided else seen
-            predicted = unet(doubled.to(dtype), t, **told)[0].float()
-            if guided:
-                without, with_prompt = predicted.chunk(2)
-                predicted = without + first.cfg * (with_prompt - without)
-            latents = scheduler.step(predicted, t, latents, **_extra(scheduler, generators), return_dict=False)[0]
+            inputs = scheduler.scale_model_input(latents, t)
+            inputs = torch.cat([inputs, inputs]) if is_guided else inputs
+            model_output = denoiser.predict(inputs, t, conditioning, extra_channels)
+            if is_guided:
+                negative, positive = model_output.chunk(2)
+                model_output = negative + first.cfg * (positive - negative)
+            kwargs = _step_kwargs(scheduler, generators)
+            latents = scheduler.step(model_output, t, latents, **kwargs, return_dict=False)[0]
     return [_decode(vae, latent[None] / vae.config.scaling_factor) for latent in latents]
 
 
-def _told(
-    modules: Modules, shots: Sequence[SampleRequest], guided: bool, reading: Reading, known: Mapping[str, Embedding],
-    dtype: torch.dtype,
-) -> dict[str, Any]:  # fmt: skip
-    """The unet's arguments beside latents and timestep; for guidance those of the negative prompts come first."""
-    device, n = modules.unet.device, len(shots) * (2 if guided else 1)
-    texts = [shot.prompt for shot in shots] + [shot.negative for shot in shots if guided]
-    tokens = tokenize(modules.tokenizers, texts, reading)  # together, so that all have as many chunks
+def _conditioning(
+    modules: Modules,
+    requests: Sequence[SampleRequest],
+    is_guided: bool,
+    prompt_encoding: PromptEncoding,
+    prompt_embeddings: Mapping[str, PromptEmbedding],
+) -> Conditioning:
+    """Of all requests; with guidance, the negative prompts come first."""
+    device, n = modules.unet.device, len(requests) * (2 if is_guided else 1)
+    texts = [request.prompt for request in requests] + [request.negative for request in requests if is_guided]
+    tokens = tokenize(modules.tokenizers, texts, prompt_encoding)  # in one call, so that all have as many chunks
     tokens = tokens._replace(ids=tokens.ids.to(device))
-    embedding = _with_known(encode(modules, tokens.part(0, len(shots)), reading.clip_skip), shots, known)
-    if guided:
-        negative = encode(modules, tokens.part(len(shots), n), reading.clip_skip)
-        if modules.family.pooled:  # SDXL was trained with nothing in place of an empty prompt
-            silent = torch.tensor([not shot.negative for shot in shots], device=device)
-            negative = negative.map(lambda part: part.masked_fill(silent.view(-1, *[1] * (part.dim() - 1)), 0))
-        embedding = concatenate([negative, embedding])
-    height, width = shots[0].height, shots[0].width
-    sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32, device=device).repeat(n, 1)
-    return conditions(embedding, sizes, dtype)
+    embedding = encode_prompts(modules, tokens.part(0, len(requests)), prompt_encoding.clip_skip)
+    embedding = _replace_embeddings(embedding, requests, prompt_embeddings)
+    if is_guided:
+        negative = encode_prompts(modules, tokens.part(len(requests), n), prompt_encoding.clip_skip)
+        if modules.family.has_pooled_conditioning:  # SDXL was trained with zeros for an empty prompt
+            is_empty = torch.tensor([not request.negative for request in requests], device=device)
+            negative = negative.map(lambda part: part.masked_fill(is_empty.view(-1, *[1] * (part.dim() - 1)), 0))
+        embedding = concatenate_embeddings([negative, embedding])
+    height, width = requests[0].height, requests[0].width
+    time_ids = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32, device=device).repeat(n, 1)
+    return Conditioning(embedding, time_ids)
 
 
-def _with_known(embedding: Embedding, shots: Sequence[SampleRequest], known: Mapping[str, Embedding]) -> Embedding:
-    """The prompts' embeddings, with those that are known in their places."""
-    rows = [embedding.map(lambda part, i=i: part[i : i + 1]) for i in range(len(shots))]
-    for i, shot in enumerate(shots):
-        if own := known.get(shot.prompt):
-            if own.states.shape[1] != rows[i].states.shape[1]:
-                raise UserError("The negative prompt takes more chunks of 75 tokens than the text: shorten it.")
-            rows[i] = own.to(embedding.states)
-    return concatenate(rows)
+def _replace_embeddings(
+    embedding: PromptEmbedding, requests: Sequence[SampleRequest], prompt_embeddings: Mapping[str, PromptEmbedding]
+) -> PromptEmbedding:
+    """``embedding`` of the requests' prompts, with the rows of those in ``prompt_embeddings`` replaced."""
+    rows = [embedding.map(lambda part, i=i: part[i : i + 1]) for i in range(len(requests))]
+    for i, request in enumerate(requests):
+        if replacement := prompt_embeddings.get(request.prompt):
+            if replacement.states.shape[1] != rows[i].states.shape[1]:
+                raise UserError("The negative prompt has more chunks of 75 tokens than the prompt. Shorten it.")
+            rows[i] = replacement.to(embedding.states)
+    return concatenate_embeddings(rows)
 
 
-def _all_masked(modules: Modules, latents: torch.Tensor) -> torch.Tensor:
-    """What an inpainting unet sees beside the latents when all of the picture is to be painted, (B, 5, h, w)."""
+def _full_mask_channels(modules: Modules, latents: torch.Tensor) -> torch.Tensor:
+    """An inpainting unet's extra channels for generating the whole image, (B, 5, h, w): mask and gray image."""
     vae, (n, _, height, width) = modules.vae, latents.shape
-    grey = torch.zeros(1, 3, height * 8, width * 8, device=vae.device, dtype=vae.dtype)
+    gray = torch.zeros(1, 3, height * 8, width * 8, device=vae.device, dtype=vae.dtype)
     with torch.autocast(latents.device.type, enabled=False):
-        empty = vae.encode(grey).latent_dist.mode().float() * vae.config.scaling_factor
-    return torch.cat([torch.ones_like(latents[:, :1]), empty.expand(n, -1, -1, -1)], dim=1)
+        gray_latents = vae.encode(gray).latent_dist.mode().float() * vae.config.scaling_factor
+    return torch.cat([torch.ones_like(latents[:, :1]), gray_latents.expand(n, -1, -1, -1)], dim=1)
 
 
 def make_scheduler(sampler: str, config: Mapping[str, Any]) -> Any:
-    """A diffusers scheduler by its name without "Scheduler", for a model with this scheduler_config.json."""
+    """A diffusers scheduler by its class name without "Scheduler". ``config``: the model's scheduler_config.json."""
     import diffusers
 
-    kept = {k: v for k, v in config.items() if not k.startswith("_")}
-    return getattr(diffusers, f"{sampler}Scheduler").from_config(kept)
+    values = {key: value for key, value in config.items() if not key.startswith("_")}
+    return getattr(diffusers, f"{sampler}Scheduler").from_config(values)
 
 
-def _starting_noise(shot: SampleRequest, generators: Sequence[torch.Generator], channels: int) -> torch.Tensor:
-    shape = (1, channels, shot.height // 8, shot.width // 8)
+def _initial_noise(request: SampleRequest, generators: Sequence[torch.Generator], channels: int) -> torch.Tensor:
+    shape = (1, channels, request.height // 8, request.width // 8)
     return torch.cat([torch.randn(shape, generator=generator) for generator in generators])
 
 
-def _extra(scheduler: Any, generators: Sequence[torch.Generator]) -> dict[str, Any]:
-    """Ancestral samplers draw noise as they go: from the picture's own generator."""
-    import inspect
-
-    takes = inspect.signature(scheduler.step).parameters
-    return {"generator": list(generators)} if "generator" in takes else {}
+def _step_kwargs(scheduler: Any, generators: Sequence[torch.Generator]) -> dict[str, Any]:
+    """Ancestral samplers add noise in each step: from the image's own generator."""
+    parameters = inspect.signature(scheduler.step).parameters
+    return {"generator": list(generators)} if "generator" in parameters else {}
 
 
 def _decode(vae: Any, latent: torch.Tensor) -> Image.Image:
     pixels = vae.decode(latent.to(vae.dtype), return_dict=False)[0][0].float()
     if not torch.isfinite(pixels).all():
-        raise UserError("The picture came out black (not a number): the VAE overflows in half precision.")
+        raise UserError("The image is black (NaN): the VAE overflows in half precision. Use a VAE fixed for fp16.")
     array = (pixels / 2 + 0.5).clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
     return Image.fromarray(array)
 
 
-def _alike(
-    modules: Modules, shots: Sequence[SampleRequest], reading: Reading, batch_size: int
+def _batches(
+    modules: Modules, requests: Sequence[SampleRequest], prompt_encoding: PromptEncoding, batch_size: int
 ) -> Iterator[list[SampleRequest]]:
-    """Neighbours that can be drawn together: same size, steps, guidance and chunks of the prompts."""
+    """Consecutive requests of one size, number of steps, guidance scale and number of prompt chunks."""
 
-    def kind(shot: SampleRequest) -> tuple[float, ...]:
-        chunks = (chunks_needed(modules.tokenizers[0], text, reading) for text in (shot.prompt, shot.negative))
-        return shot.width, shot.height, shot.steps, shot.cfg, max(chunks)
+    def key(request: SampleRequest) -> tuple[float, ...]:
+        prompts = request.prompt, request.negative
+        chunks = (count_chunks(modules.tokenizers[0], prompt, prompt_encoding) for prompt in prompts)
+        return request.width, request.height, request.steps, request.cfg, max(chunks)
 
-    for _, alike in itertools.groupby(shots, kind):
-        members = list(alike)
+    for _, group in itertools.groupby(requests, key):
+        members = list(group)
         yield from (members[i : i + batch_size] for i in range(0, len(members), batch_size))

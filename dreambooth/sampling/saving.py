@@ -1,37 +1,35 @@
-"""Samples on disk: the picture, and what it was drawn from beside it and inside it."""
+"""Sample images on disk, with their generation parameters in the file and in a text file alongside."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from dreambooth.files import replacing, write_text
+from dreambooth.files import atomic_write, write_text
 from dreambooth.sampling.generate import SampleRequest
 
 
-def save_picture(path: Path, picture: Image.Image, shot: SampleRequest, sampler: str) -> Path:
-    """Write a PNG (see :func:`save_png`), and its parameters as text beside it."""
-    save_png(path, picture, shot, sampler)
-    write_text(path.with_suffix(".txt"), infotext(shot, sampler) + "\n")
+def save_sample(path: Path, image: Image.Image, request: SampleRequest, sampler: str) -> Path:
+    """Write a PNG (see :func:`save_png`), and its generation parameters into a .txt file of the same name."""
+    save_png(path, image, request, sampler)
+    write_text(path.with_suffix(".txt"), infotext(request, sampler) + "\n")
     return path
 
 
-def save_png(path: Path, picture: Image.Image, shot: SampleRequest, sampler: str) -> None:
-    """Write a PNG that the WebUI's PNG Info reads."""
+def save_png(path: Path, image: Image.Image, request: SampleRequest, sampler: str) -> None:
+    """Write a PNG with the generation parameters where the WebUI's PNG Info finds them."""
     info = PngInfo()
-    info.add_text("parameters", infotext(shot, sampler))
-    with replacing(path) as beside:
-        picture.save(beside, format="PNG", pnginfo=info)
+    info.add_text("parameters", infotext(request, sampler))
+    with atomic_write(path) as tmp:
+        image.save(tmp, format="PNG", pnginfo=info)
 
 
-def infotext(shot: SampleRequest, sampler: str) -> str:
-    """The WebUI's generation parameters."""
-    facts = asdict(shot)
-    negative = f"\nNegative prompt: {shot.negative}" if shot.negative else ""
+def infotext(request: SampleRequest, sampler: str) -> str:
+    """The generation parameters in the WebUI's text format."""
+    negative = f"\nNegative prompt: {request.negative}" if request.negative else ""
     return (
-        f"{shot.prompt}{negative}\nSteps: {facts['steps']}, Sampler: {sampler}, CFG scale: {facts['cfg']:g}, "
-        f"Seed: {facts['seed']}, Size: {shot.width}x{shot.height}"
+        f"{request.prompt}{negative}\nSteps: {request.steps}, Sampler: {sampler}, CFG scale: {request.cfg:g}, "
+        f"Seed: {request.seed}, Size: {request.width}x{request.height}"
     )

@@ -1,21 +1,21 @@
-"""What the person chose (settings, concepts) and where a model lies on disk. Imports no torch."""
+"""Settings of runs, concepts and tools, and the layout of a model's folder. Imports no torch."""
 
 from dreambooth.settings.concept import CONCEPT, Concept, concept_values, parse_concepts, read_concepts
-from dreambooth.settings.creation import CREATION, Creation
+from dreambooth.settings.creation import CREATE_OPTIONS, CreateOptions
 from dreambooth.settings.declare import Setting, nearest, parse
-from dreambooth.settings.model_folder import Facts, Folders, ModelConfig, ModelFolder
+from dreambooth.settings.model_folder import Folders, ModelConfig, ModelFolder, ModelInfo
 from dreambooth.settings.run import SETTINGS, Settings
 
 __all__ = [
     "CONCEPT",
-    "CREATION",
+    "CREATE_OPTIONS",
     "SETTINGS",
     "Concept",
-    "Creation",
-    "Facts",
+    "CreateOptions",
     "Folders",
     "ModelConfig",
     "ModelFolder",
+    "ModelInfo",
     "Setting",
     "Settings",
     "concept_values",

@@ -1,4 +1,4 @@
-"""What can be chosen when captions are edited, declared once as all settings are: a dataclass for each kind of edit."""
+"""Options of caption edits, declared like all settings: one dataclass per kind of edit."""
 
 from __future__ import annotations
 
@@ -11,96 +11,100 @@ TEXT, TAG, REGEX = "text", "tag", "regex"
 ALL, ANY = "all", "any"
 FRONT, END = "front", "end"
 BY_NAME, BY_COUNT = "name", "count"
-AS_THEY_ARE, SPACES, UNDERSCORES = "as they are", "spaces", "underscores"
+UNCHANGED, SPACES, UNDERSCORES = "as they are", "spaces", "underscores"
 
 
 def _match_case() -> Any:
-    return setting(False, "Search", "Match case", "Tell Smith from smith.")
+    return setting(False, "Search", "Match case", "Distinguish upper and lower case: Smith is not smith.")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scope:
-    """Which pictures an edit is for."""
+class EditScope:
+    """Which images an edit applies to."""
 
     # fmt: off
-    with_tags: str = setting("", "Only for", "Only pictures with",
-        "Tags, parted by commas: pictures that have all of them. Empty: all pictures.")
-    without_tags: str = setting("", "Only for", "Only pictures without",
-        "Tags, parted by commas: pictures that have none of them.")
+    with_tags: str = setting("", "Filter", "Only images with",
+        "Comma-separated tags; only images that have all of them. Empty applies to all images.")
+    without_tags: str = setting("", "Filter", "Only images without",
+        "Comma-separated tags; only images that have none of them.")
     # fmt: on
 
 
 @dataclass(frozen=True, kw_only=True)
-class Replacing:
-    """Search, and put something else there."""
+class ReplaceText:
+    """Search and replace."""
 
     # fmt: off
-    find: str = setting("", "Search", "Search for", "Also a part of a word, unless it is searched as a tag.")
-    by: str = setting("", "Search", "Replace by",
-        "Empty: what is found is taken out. For a regular expression, \\1 is what its first group found.")
+    find: str = setting("", "Search", "Search for",
+        "Text, tag or regular expression to search for. Matches parts of words too, unless searched as a tag.")
+    by: str = setting("", "Search", "Replace with",
+        "Empty deletes each match. In a regular expression, \\1 inserts its first group.")
     how: str = setting(TEXT, "Search", "Search as",
-        "text: wherever it stands. tag: only where it is all between two commas. regex: a regular expression.",
+        "text: anywhere in the caption; tag: only a whole tag between commas; regex: a regular expression.",
         choices=(TEXT, TAG, REGEX))
     match_case: bool = _match_case()
     # fmt: on
 
 
 @dataclass(frozen=True, kw_only=True)
-class Merging:
-    """Several tags become one; a single tag is renamed."""
+class MergeTags:
+    """Merge several tags into one, or rename one tag."""
 
     # fmt: off
-    tags: str = setting("", "Tags", "Tags", "Parted by commas: 1boy, facial hair. One alone is renamed.")
-    into: str = setting("", "Tags", "Become", "The tag that stands in their place, where the first of them stood.")
-    which: str = setting(ALL, "Tags", "In captions that have",
-        "all of the tags, or any of them. Others stay as they are.", choices=(ALL, ANY))
+    tags: str = setting("", "Tags", "Tags to merge",
+        "Comma-separated, such as 1boy, facial hair. A single tag is renamed.")
+    into: str = setting("", "Tags", "New tag", "Replaces the tags, at the position of the first of them.")
+    which: str = setting(ALL, "Tags", "In captions with",
+        "Change only captions that have all of the tags, or any of them.", choices=(ALL, ANY))
     match_case: bool = _match_case()
     # fmt: on
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adding:
-    """Tags that captions don't have yet."""
+class AddTags:
+    """Add tags to the captions that don't have them."""
 
     # fmt: off
     tags: str = setting("", "Tags", "Tags to add",
-        "Parted by commas. A caption that has one already keeps it where it is.")
-    place: str = setting(FRONT, "Tags", "Where", "Trigger words go to the front.", choices=(FRONT, END))
+        "Comma-separated. Tags that a caption already has stay where they are.")
+    place: str = setting(FRONT, "Tags", "Position", "Add at the front or at the end. Trigger words go to the front.",
+        choices=(FRONT, END))
     # fmt: on
 
 
 @dataclass(frozen=True, kw_only=True)
-class Removing:
-    """Tags that captions are to lose."""
+class RemoveTags:
+    """Remove tags from captions."""
 
-    tags: str = setting("", "Tags", "Tags to remove", "Parted by commas.")
+    tags: str = setting("", "Tags", "Tags to remove", "Comma-separated.")
     match_case: bool = _match_case()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sorting:
-    """The order of tags within each caption."""
+class SortTags:
+    """Sort the tags of each caption."""
 
     # fmt: off
     order: str = setting(BY_NAME, "Order", "Order",
-        "name: from a to z. count: first what stands in most pictures.", choices=(BY_NAME, BY_COUNT))
-    keep_first: int = setting(1, "Order", "Tags that stay first",
-        "So many at the start stay where they are, such as the trigger word.", low=0, high=255, step=1)
+        "name: alphabetical; count: most frequent in the folder first.", choices=(BY_NAME, BY_COUNT))
+    keep_first: int = setting(1, "Order", "Leading tags kept",
+        "Number of leading tags that stay in place, such as the trigger word.", low=0, high=255, step=1)
     # fmt: on
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tidying:
-    """What taggers leave behind."""
+class TidyTags:
+    """Clean up captions that a tagger wrote."""
 
     # fmt: off
-    keep_duplicates: bool = setting(False, "Tidy", "Keep duplicates",
-        "Else, of a tag that stands twice in a caption, only the first stays.")
-    underscores: str = setting(AS_THEY_ARE, "Tidy", "Between the words of a tag",
-        "spaces: facial_hair becomes facial hair; faces such as ^_^ stay.", choices=(AS_THEY_ARE, SPACES, UNDERSCORES))
+    keep_duplicates: bool = setting(False, "Cleanup", "Keep duplicates",
+        "Keep tags that occur more than once in a caption. Off removes duplicates, keeping the first.")
+    underscores: str = setting(UNCHANGED, "Cleanup", "Word separator",
+        "What separates the words of a tag: spaces turns facial_hair into facial hair, underscores the reverse. "
+        "Emoticons such as ^_^ are kept.", choices=(UNCHANGED, SPACES, UNDERSCORES))
     # fmt: on
 
 
-SCOPE, REPLACING, MERGING, ADDING, REMOVING, SORTING, TIDYING = map(
-    declared, (Scope, Replacing, Merging, Adding, Removing, Sorting, Tidying)
+EDIT_SCOPE, REPLACE_TEXT, MERGE_TAGS, ADD_TAGS, REMOVE_TAGS, SORT_TAGS, TIDY_TAGS = map(
+    declared, (EditScope, ReplaceText, MergeTags, AddTags, RemoveTags, SortTags, TidyTags)
 )

@@ -1,4 +1,4 @@
-"""A concept: one subject or style, its pictures and the words for it. Field names are the old extension's keys."""
+"""A concept: one subject or style, with its images and prompts. Field names are the old extension's keys."""
 
 from __future__ import annotations
 
@@ -10,131 +10,134 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.errors import UserError
-from dreambooth.files import expand, read_json
+from dreambooth.files import expand_user, read_json
 from dreambooth.settings.declare import declared, parse, setting
 
-LINES = ("joined", "first", "random")
-LARGEST = 2**24  # bytes of a list of concepts, which people write
+LINE_MODES = ("joined", "first", "random")
+MAX_BYTES = 2**24  # of a concepts file; what people write is far smaller
 AS_THE_RUN = "as the run"
-SWITCH = (AS_THE_RUN, "on", "off")
+OVERRIDE_CHOICES = (AS_THE_RUN, "on", "off")
 READING_RULES = ("own", "kohya")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Concept:
-    """What is taught, with which pictures and words."""
+    """Images, captions and prompts of one subject or style."""
 
     # fmt: off
     instance_data_dir: str = setting("", "Directories", "Dataset directory",
-        "Folder with the pictures to learn from.")
+        "Folder with the training images.")
     class_data_dir: str = setting("", "Directories", "Classification dataset directory",
-        "Folder with pictures of the class in general, for prior preservation. Empty: none, or a folder of the "
-        "model's own where class images are to be drawn.")
+        "Folder with class images for prior preservation, such as other dogs. Empty uses none, or a folder of the "
+        "model if class images are generated.")
     validation_data_dir: str = setting("", "Directories", "Validation dataset directory",
-        "Folder with pictures of the subject that are not trained, to measure what is learnt; empty: as Share of "
-        "pictures held out says.")
-    subfolders: bool = setting(True, "Directories", "Folders below too",
-        "Also take the pictures in the folders inside. Off: only those right in the folder, as kohya does.")
+        "Folder with images of the subject that are not trained, to measure the validation loss. Empty uses the "
+        "fraction set in Validation split.")
+    subfolders: bool = setting(True, "Directories", "Include subfolders",
+        "Also use the images in subfolders. Off uses only the images directly in the folder, as sd-scripts does.")
     metadata_file: str = setting("", "Directories", "Metadata file",
-        "A JSON file that names pictures and holds their captions, as kohya's fine-tuning scripts write it: only those "
-        "pictures are taken, and caption files are not read.")
-    regularization: bool = setting(False, "Directories", "Regularization pictures",
-        "Its pictures show the class in general. They are shown among the others, together as often as all those, and "
-        "count with the prior loss weight: kohya's way of prior preservation.")
+        "JSON file with image names and captions, as written by sd-scripts' fine-tuning tools. Only the images it "
+        "lists are used, and caption files are ignored.")
+    regularization: bool = setting(False, "Directories", "Regularization images",
+        "These are class images, used as regularization as in sd-scripts: together as often as all instance images, "
+        "with the prior loss weight.")
     num_repeats: int = setting(1, "Directories", "Repeats",
-        "How often each picture of this concept is shown in an epoch: more for a concept with fewer pictures.",
+        "Number of times each image is used per epoch. Use more for a concept with fewer images.",
         low=1, high=10_000, step=1)
     max_steps: int = setting(0, "Directories", "Maximum training steps",
-        "After so many showings of its pictures in a run this concept rests while the others go on; 0: never.",
-        low=-1, high=10_000_000)
+        "After its images were used this many times in a run, this concept is no longer sampled; the others continue. "
+        "0 means no limit.", low=-1, high=10_000_000)
     instance_token: str = setting("", "Filewords", "Instance token",
-        "A rare word that will name the subject.")
+        "Rare word that names the subject, such as zwx. It is added to captions that lack it.")
     class_token: str = setting("", "Filewords", "Class token",
-        "What kind of thing the subject is: dog, person, toy.")
+        "General word for the subject, such as dog, person or toy. The instance token is placed before it.")
     instance_prompt: str = setting("[filewords]", "Training Prompts", "Instance prompt",
-        "Text for each picture; [filewords] stands for its caption.")
+        "Prompt of each instance image. [filewords] is replaced by the image's caption.")
     class_prompt: str = setting("[filewords]", "Training Prompts", "Class prompt",
-        "Text for each class picture; [filewords] stands for its caption.")
-    caption_extension: str = setting(".txt, .caption", "Captions", "Ending of caption files",
-        "Of the files beside the pictures; of several, the first that is there. Empty: no caption files.")
-    default_caption: str = setting("[filename]", "Captions", "Caption without a file",
-        "For pictures that have no caption file; [filename] stands for the picture's name. Empty: no words.")
-    caption_lines: str = setting("joined", "Captions", "Lines of a caption file",
-        "joined: all are one caption. first: only the first one counts. random: each line is a caption, another one "
-        "is drawn at each showing.", choices=LINES)
-    reading_rule: str = setting("own", "Captions", "Reading rule",
-        "own: captions are tidied, and brackets hold a tag together. kohya: which files are pictures and what their "
-        "captions say is read word for word as kohya's scripts do, so that runs compare.", choices=READING_RULES)
+        "Prompt of each class image. [filewords] is replaced by the image's caption.")
+    caption_extension: str = setting(".txt, .caption", "Captions", "Caption file extension",
+        "Extensions of caption files, comma-separated; the first that exists is used. Empty ignores caption files.")
+    default_caption: str = setting("[filename]", "Captions", "Default caption",
+        "Caption of images without a caption file. [filename] is replaced by the image's file name; empty means an "
+        "empty caption.")
+    caption_lines: str = setting("joined", "Captions", "Multi-line captions",
+        "joined: all lines form one caption; first: only the first line is used; random: one line is picked at random "
+        "each time the image is used.", choices=LINE_MODES)
+    reading_rule: str = setting("own", "Captions", "Caption parsing",
+        "own: white space is normalized and tags with brackets stay whole; kohya: images and captions are read exactly "
+        "as sd-scripts reads them, for comparable runs.", choices=READING_RULES)
     wildcards: bool = setting(False, "Captions", "Wildcards",
-        "Of {red|green|blue} one is drawn at each showing; {{ and }} are brackets.")
-    keep_separator: str = setting("", "Captions", "Separator of kept tags",
-        "Where it stands in a caption, such as |||, the tags before it stay at the start, and those after a second one "
-        "at the end, in place of counting Keep tags.")
-    second_separator: str = setting("", "Captions", "Separator inside tags",
-        "Becomes a comma after shuffling, so that tags which it joins, such as a;;;b, stay together.")
-    shuffle_tags: str = setting(AS_THE_RUN, "Instead of the run's settings", "Shuffle tags of this concept",
-        "As under Tuning.", choices=SWITCH)
-    keep_tokens: int = setting(-1, "Instead of the run's settings", "Keep tags of this concept",
-        "As under Tuning; -1: as the run.", low=-1, high=255, step=1)
-    tag_dropout: float = setting(-1.0, "Instead of the run's settings", "Tag dropout of this concept",
-        "As under Tuning; -1: as the run.", low=-1, high=1, step=0.05)
-    caption_dropout: float = setting(-1.0, "Instead of the run's settings", "Caption dropout of this concept",
-        "As under Tuning; -1: as the run.", low=-1, high=1, step=0.05)
-    hflip: str = setting(AS_THE_RUN, "Instead of the run's settings", "Horizontal flip of this concept",
-        "As under Image Processing.", choices=SWITCH)
+        "{red|green|blue}: one is picked at random each time the image is used. {{ and }} are literal braces.")
+    keep_separator: str = setting("", "Captions", "Keep-tags separator",
+        "Such as |||: tags before it stay at the start of the caption, tags after a second one at the end. Captions "
+        "that contain it ignore Keep tags.")
+    second_separator: str = setting("", "Captions", "Tag group separator",
+        "Such as ;;;: tags joined by it are shuffled as one tag. It becomes a comma afterwards.")
+    shuffle_tags: str = setting(AS_THE_RUN, "Per-concept overrides", "Shuffle tags (override)",
+        "Overrides Shuffle tags for this concept.", choices=OVERRIDE_CHOICES)
+    keep_tokens: int = setting(-1, "Per-concept overrides", "Keep tags (override)",
+        "Overrides Keep tags for this concept. -1 uses the run's value.", low=-1, high=255, step=1)
+    tag_dropout: float = setting(-1.0, "Per-concept overrides", "Tag dropout (override)",
+        "Overrides Tag dropout for this concept. -1 uses the run's value.", low=-1, high=1, step=0.05)
+    caption_dropout: float = setting(-1.0, "Per-concept overrides", "Caption dropout (override)",
+        "Overrides Caption dropout for this concept. -1 uses the run's value.", low=-1, high=1, step=0.05)
+    hflip: str = setting(AS_THE_RUN, "Per-concept overrides", "Horizontal flip (override)",
+        "Overrides Apply horizontal flip for this concept.", choices=OVERRIDE_CHOICES)
     num_class_images_per: int = setting(0, "Class Image Generation", "Class images per instance image",
-        "The model draws what is missing before it learns, from the class prompt, and keeps it for the next run. "
-        "0: take what lies in the classification directory.", low=0, high=1000, step=1)
+        "Missing class images are generated from the class prompt before training and kept for the next run. 0 uses "
+        "only the images in the classification dataset directory.", low=0, high=1000, step=1)
     class_negative_prompt: str = setting("", "Class Image Generation", "Classification negative prompt",
-        "What class images should not show.")
+        "What generated class images should not show.")
     class_guidance_scale: float = setting(7.5, "Class Image Generation", "Classification CFG scale",
-        "How strictly class images follow the prompt.", low=1, high=30, step=0.1)
+        "How strictly class images follow their prompt. Larger is stricter, with less variety.",
+        low=1, high=30, step=0.1)
     class_infer_steps: int = setting(40, "Class Image Generation", "Classification steps",
-        "Sampling steps of class images.", low=1, high=1000, step=1)
+        "Sampling steps of class images. More is slower and somewhat cleaner.", low=1, high=1000, step=1)
     save_sample_prompt: str = setting("[filewords]", "Sample Prompts", "Sample image prompt",
-        "What previews show; [filewords] takes the captions of the instance pictures in turn.")
+        "Prompt of the previews. [filewords] uses the captions of the instance images in turn.")
     save_sample_negative_prompt: str = setting("", "Sample Prompts", "Sample negative prompt",
         "What previews should not show.")
     n_save_sample: int = setting(1, "Sample Image Generation", "Number of samples to generate",
-        "Pictures per preview.", low=0, high=100, step=1)
+        "Images of this concept per preview. 0 generates none.", low=0, high=100, step=1)
     sample_seed: int = setting(-1, "Sample Image Generation", "Sample seed",
-        "Seed of the first preview picture; -1: the training seed.", low=-1, high=2**32 - 1)
+        "Seed of the first preview image; each further image uses the next seed. -1 uses the training seed.",
+        low=-1, high=2**32 - 1)
     save_guidance_scale: float = setting(7.5, "Sample Image Generation", "Sample CFG scale",
-        "How strictly previews follow the prompt.", low=1, high=30, step=0.1)
+        "How strictly previews follow their prompt. Larger is stricter, with less variety.", low=1, high=30, step=0.1)
     save_infer_steps: int = setting(20, "Sample Image Generation", "Sample steps",
-        "Sampling steps of previews.", low=1, high=1000, step=1)
+        "Sampling steps of previews. More is slower and somewhat cleaner.", low=1, high=1000, step=1)
     # fmt: on
 
 
 CONCEPT = declared(Concept)
-# Of the old extension's concepts: fields that follow from others.
-NOT_YET = ("save_sample_template", "is_valid")
+# Keys of the old extension's concepts that have no effect here.
+UNSUPPORTED_KEYS = ("save_sample_template", "is_valid")
 _PATHS = ("instance_data_dir", "class_data_dir", "validation_data_dir", "metadata_file")
 
 
 def parse_concepts(
-    values: Any, beside: Path | None = None, strict: bool = True
+    values: Any, base_dir: Path | None = None, strict: bool = True
 ) -> tuple[tuple[Concept, ...], list[str]]:
     """Concepts from plain values, and the names of keys in them that have no effect.
 
-    ``beside``: the folder that relative picture folders are meant from (that of a concepts file). ``strict=False``
-    reports unknown keys in place of refusing them.
+    ``base_dir``: the folder that relative paths refer to (that of a concepts file). ``strict=False`` reports unknown
+    keys instead of refusing them.
     """
     if not isinstance(values, Sequence) or not all(isinstance(value, Mapping) for value in values):
-        raise UserError('Concepts are a list of objects, such as [{"instance_data_dir": "pictures", ...}].')
+        raise UserError('Concepts must be a list of objects, such as [{"instance_data_dir": "photos", ...}].')
     concepts, ignored, problems = [], [], []
     for number, value in enumerate(values, 1):
-        ignored += [key for key in value if key in NOT_YET and value[key] not in ("", None, 0)]
-        given = {key: item for key, item in value.items() if key not in NOT_YET and item is not None}
+        ignored += [key for key in value if key in UNSUPPORTED_KEYS and value[key] not in ("", None, 0)]
+        given = {key: item for key, item in value.items() if key not in UNSUPPORTED_KEYS and item is not None}
         if not strict:
             ignored += given.keys() - CONCEPT.keys()
             given = {key: item for key, item in given.items() if key in CONCEPT}
         try:
-            concepts.append(_resolve(parse(Concept, given, where=f"concept {number}: "), beside))
+            concepts.append(_resolve(parse(Concept, given, where=f"concept {number}: "), base_dir))
         except UserError as error:
             problems += error.problems
     if problems:
-        raise UserError.several(problems)
+        raise UserError.from_problems(problems)
     return tuple(concepts), sorted(set(ignored))
 
 
@@ -145,18 +148,18 @@ def read_concepts(source: str | Path) -> tuple[tuple[Concept, ...], list[str]]:
             return parse_concepts(json.loads(source))
         except (ValueError, RecursionError) as error:
             raise UserError(f"The concepts are not valid JSON ({error}).") from error
-    path = expand(source)
-    return parse_concepts(read_json(path, LARGEST), beside=path.resolve().parent)
+    path = expand_user(source)
+    return parse_concepts(read_json(path, MAX_BYTES), base_dir=path.resolve().parent)
 
 
 def concept_values(concept: Concept) -> dict[str, Any]:
     return dataclasses.asdict(concept)
 
 
-def _resolve(concept: Concept, beside: Path | None) -> Concept:
+def _resolve(concept: Concept, base_dir: Path | None) -> Concept:
     changed = {}
     for key in _PATHS:
         folder = getattr(concept, key)
-        if folder and beside is not None:
-            changed[key] = str((beside / expand(folder)).resolve())
+        if folder and base_dir is not None:
+            changed[key] = str((base_dir / expand_user(folder)).resolve())
     return dataclasses.replace(concept, **changed)

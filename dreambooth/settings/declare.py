@@ -1,8 +1,8 @@
-"""How one setting is declared, checked and read from text.
+"""Declaration, validation and parsing of settings.
 
-A setting is a dataclass field made by :func:`setting`: its name is the key in db_config.json, its annotation the
-type, the rest of what anyone needs to know of it (range, choices, label, help, when it applies) is in the
-:class:`Setting` that the field carries. Controls, validation, the command line and the documentation read that.
+A setting is a dataclass field made by :func:`setting`: its name is the key in db_config.json, its annotation the type.
+Range, choices, label, help and the condition under which it applies are in the :class:`Setting` in the field's
+metadata. Controls, validation, the command line and the documentation are generated from it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """The one declaration of one setting. ``low`` and ``high`` are inclusive; ``choices`` are all that is allowed."""
+    """Declaration of one setting. ``low`` and ``high`` are inclusive; ``choices`` lists all allowed values."""
 
     key: str
     type: type
@@ -39,14 +39,15 @@ class Setting:
     high: float | None = None
     step: float | None = None
     choices: tuple[Any, ...] = ()
-    applies: str = ""  # when it has an effect, as a condition on other settings, e.g. "use_lora"
+    aliases: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)  # alias -> choice
+    applies: str = ""  # condition on other settings under which it has an effect, e.g. "use_lora"
     advanced: bool = False
-    listed: str = ""  # which list of files a page offers for it (ui/file_choices.py); a path may be given too
-    secret: bool = False  # not shown while it is typed, and kept nowhere
-    tab: str = "Settings"  # where the page shows it: Settings, Saving or Select
+    file_list: str = ""  # list of files that the page offers (ui/file_choices.py); a path is accepted too
+    secret: bool = False  # hidden while it is typed, and never saved
+    tab: str = "Settings"  # tab of the page: Settings, Saving or Select
 
     def applies_to(self, values: Mapping[str, Any]) -> bool:
-        """Whether it has an effect beside these settings."""
+        """Whether it has an effect with these settings."""
         return not self.applies or bool(eval(self.applies, {"__builtins__": {}}, dict(values)))
 
     def depends_on(self) -> set[str]:
@@ -54,26 +55,27 @@ class Setting:
         return set(compile(self.applies or "True", self.key, "eval").co_names)
 
     def parse(self, value: Any) -> Any:
-        """``value`` as this setting's type and within its range; ValueError in words otherwise."""
+        """``value`` converted to this setting's type; ValueError with a readable reason if it is invalid."""
         value = _convert(self.type, value)
+        value = self.aliases.get(value, value)
         if self.choices and value not in self.choices:
             same = [choice for choice in self.choices if str(choice).lower() == str(value).lower()]
             if not same:
-                raise ValueError(f"{value!r} is none of: {', '.join(map(str, self.choices))}")
+                raise ValueError(f"{value!r} is not one of: {', '.join(map(str, self.choices))}")
             value = same[0]
         if (self.low is not None and value < self.low) or (self.high is not None and value > self.high):
-            raise ValueError(f"{value} is outside {_number(self.low)} to {_number(self.high)}")
+            raise ValueError(f"{value} is outside the range {_number(self.low)} to {_number(self.high)}")
         return value
 
 
 def setting(default: Any, group: str, label: str, help: str, **more: Any) -> Any:
-    """A dataclass field that declares a setting (see :class:`Setting` for what ``more`` may hold)."""
+    """A dataclass field that declares a setting; ``more`` holds further fields of :class:`Setting`."""
     meta = {_META: {"group": group, "label": label, "help": help, **more}}
     return dataclasses.field(default=default, metadata=meta)
 
 
 def declared(cls: type) -> dict[str, Setting]:
-    """All settings that a dataclass declares, in the order of its lines."""
+    """All settings that a dataclass declares, in order of declaration."""
     types = get_type_hints(cls)
     return {
         field.name: Setting(key=field.name, type=types[field.name], default=field.default, **field.metadata[_META])
@@ -83,35 +85,35 @@ def declared(cls: type) -> dict[str, Setting]:
 
 
 def by_group(settings: list[Setting]) -> list[tuple[str, list[Setting]]]:
-    """Settings by their group, groups in the order of their first setting."""
+    """Settings by group, groups in the order of their first setting."""
     order = {group: number for number, group in reversed(list(enumerate(s.group for s in settings)))}
     ordered = sorted(settings, key=lambda s: order[s.group])
     return [(group, list(members)) for group, members in groupby(ordered, key=lambda s: s.group)]
 
 
 def parse(cls: type[T], values: Mapping[str, Any], base: T | None = None, where: str = "") -> T:
-    """``base`` (or the defaults) with ``values`` laid over it.
+    """``base`` (or the defaults), updated with ``values``.
 
     Raises:
-        UserError: with one line for each wrong value or unknown name, all of them at once.
+        UserError: with one line for each invalid value and unknown key.
     """
-    known, parsed, problems = declared(cls), {}, []
+    settings, parsed, problems = declared(cls), {}, []
     for key, value in values.items():
-        if key not in known:
-            problems.append(f"{where}{key}: there is no such setting{nearest(key, known)}.")
+        if key not in settings:
+            problems.append(f"{where}{key}: there is no such setting{nearest(key, settings)}.")
             continue
         try:
-            parsed[key] = known[key].parse(value)
+            parsed[key] = settings[key].parse(value)
         except ValueError as error:
-            problems.append(f"{where}{key} ({known[key].label}): {error}.")
+            problems.append(f"{where}{key} ({settings[key].label}): {error}.")
     if problems:
-        raise UserError.several(problems)
+        raise UserError.from_problems(problems)
     return dataclasses.replace(base, **parsed) if base is not None else cls(**parsed)
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """ " (did you mean X?)", or nothing when no name comes near."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+def nearest(name: str, names: Iterable[str]) -> str:
+    """ " (did you mean X?)", or "" if no name is similar."""
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
     return f" (did you mean {close[0]}?)" if close else ""
 
 
@@ -147,16 +149,16 @@ def _as_bool(value: Any) -> bool:
 
 
 def _as_text(value: Any) -> str:
-    """Numbers are taken as they are written; what holds several values was meant otherwise."""
+    """Numbers become text; a list or an object is not text."""
     if isinstance(value, (Mapping, Sequence)) and not isinstance(value, str):
-        raise ValueError(f"{str(value)[:80]} is not a text")
+        raise ValueError(f"{str(value)[:80]} is not text")
     text = "" if value is None else str(value)
     try:
-        whole = b"\0" not in os.fsencode(text)  # a path may hold bytes of no script, as the system tells them
+        valid = b"\0" not in os.fsencode(text)  # a path may contain undecodable bytes, as surrogate escapes
     except UnicodeEncodeError:
-        whole = False
-    if not whole:
-        raise ValueError("holds a character that is no text")
+        valid = False
+    if not valid:
+        raise ValueError("contains an invalid character")
     return text
 
 

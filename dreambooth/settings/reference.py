@@ -1,4 +1,4 @@
-"""The settings as people read them: a table for terminals and docs/settings.md, both written from the declarations."""
+"""Reference of all settings, generated from their declarations: a table for terminals and docs/settings.md."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from dreambooth.settings.declare import Setting, by_group
 from dreambooth.settings.run import SETTINGS
 
 COMMAND = "python -m dreambooth settings --markdown > docs/settings.md"
-WIDTHS = (100, 140)  # columns: the narrowest and the widest table
-INLINE = 19  # characters of range or choices that fit into their column
+MIN_WIDTH, MAX_WIDTH = 100, 140  # characters, of the table
+MAX_INLINE = 19  # characters of a range or of choices that fit into their column
 _ABOUT = f"""\
 # Settings
 
@@ -27,8 +27,8 @@ This page is generated from the declarations in `dreambooth/settings/`. Edit tho
 
 
 def table(width: int = 120) -> str:
-    """All settings in groups, a row each: key, default, range or choices, what it does."""
-    width = min(max(width, WIDTHS[0]), WIDTHS[1])
+    """All settings by group, one row each: key, default, range or choices, first sentence of the help."""
+    width = min(max(width, MIN_WIDTH), MAX_WIDTH)
     key_width = max(map(len, [*SETTINGS, *CONCEPT]))
     lines = []
     for title, members in _sections():
@@ -46,7 +46,7 @@ def table(width: int = 120) -> str:
 
 
 def markdown() -> str:
-    """docs/settings.md, without its last line break."""
+    """Contents of docs/settings.md, without the final line break."""
     parts, tab = [_ABOUT], ""
     for title, members in _sections():
         of_tab, _, group = title.partition(" > ")
@@ -54,7 +54,7 @@ def markdown() -> str:
             tab = of_tab
             parts.append(f"## {tab}")
         rows = [
-            f"| `{s.key}` | {_escaped(s.label)} | {_code(_default(s))} | {_values(s, _code)} | {_described(s)} |"
+            f"| `{s.key}` | {_escaped(s.label)} | {_code(_default(s))} | {_values(s, _code)} | {_description(s)} |"
             for s in members
         ]
         parts.append("\n".join([f"### {group}", "", "| Key | Label | Default | Values | Description |",
@@ -63,12 +63,12 @@ def markdown() -> str:
 
 
 def condition(applies: str, settings: Mapping[str, Setting]) -> str:
-    """When a setting has an effect, in words: ``a and not b`` gives "`a` is on and `b` is off"."""
+    """The condition under which a setting has an effect, in words: ``a and not b`` gives "`a` is on and `b` is off"."""
     return _in_words(ast.parse(applies, mode="eval").body, settings)
 
 
 def _sections() -> Iterator[tuple[str, list[Setting]]]:
-    """("tab > group", its settings), in the order of the page."""
+    """("tab > group", settings of the group), in the order of the page."""
     for tab in dict.fromkeys(s.tab for s in SETTINGS.values()):
         for group, members in by_group([s for s in SETTINGS.values() if s.tab == tab]):
             yield f"{tab} > {group}", members
@@ -77,18 +77,18 @@ def _sections() -> Iterator[tuple[str, list[Setting]]]:
 
 
 def _default(setting: Setting) -> str:
-    """As it is written after ``--set key=``."""
+    """The default, as written after ``--set key=``."""
     if isinstance(setting.default, bool):
         return str(setting.default).lower()
     return str(setting.default)
 
 
-def _values(setting: Setting, shown: Any = str) -> str:
-    """What it may be set to."""
+def _values(setting: Setting, formatted: Any = str) -> str:
+    """Allowed values: choices, range or type."""
     if setting.choices:
-        return ", ".join(shown(str(choice)) for choice in setting.choices)
+        return ", ".join(formatted(str(choice)) for choice in setting.choices)
     if setting.type is bool:
-        return f"{shown('true')}, {shown('false')}"
+        return f"{formatted('true')}, {formatted('false')}"
     if setting.type is str:
         return "text"
     low, high = setting.low, setting.high
@@ -98,22 +98,22 @@ def _values(setting: Setting, shown: Any = str) -> str:
 
 
 def _values_and_help(setting: Setting) -> tuple[str, list[str]]:
-    """For the table: long lists of choices stand below the help, of which only the first sentence is shown."""
+    """Cells of the table; a long list of choices follows the help."""
     values, help = _values(setting), _first_sentence(setting.help)
-    if len(values) <= INLINE:
+    if len(values) <= MAX_INLINE:
         return values, [help]
     return f"{len(setting.choices)} choices", [help, f"Choices: {values}."]
 
 
 def _first_sentence(text: str) -> str:
     """Up to the first period that a capital letter follows."""
-    for place, sign in enumerate(text):
-        if sign == "." and text[place + 1 : place + 2] == " " and text[place + 2 : place + 3].isupper():
-            return text[: place + 1]
+    for index, character in enumerate(text):
+        if character == "." and text[index + 1 : index + 2] == " " and text[index + 2 : index + 3].isupper():
+            return text[: index + 1]
     return text
 
 
-def _described(setting: Setting) -> str:
+def _description(setting: Setting) -> str:
     settings = CONCEPT if CONCEPT.get(setting.key) is setting else SETTINGS
     only = f" *Only if {condition(setting.applies, settings)}.*" if setting.applies else ""
     return _escaped(setting.help) + only
@@ -126,8 +126,8 @@ def _number(value: float) -> str:
 
 def _escaped(text: str) -> str:
     """Plain text for a cell of a Markdown table."""
-    for sign in "\\|*<`":
-        text = text.replace(sign, f"\\{sign}")
+    for character in "\\|*<`":
+        text = text.replace(character, f"\\{character}")
     return text
 
 
@@ -163,7 +163,7 @@ def _in_words(node: ast.expr, settings: Mapping[str, Setting]) -> str:
 
 
 def _states(setting: Setting | None) -> tuple[str, str]:
-    """What it means that a setting is true, and that it is not."""
+    """Words for a setting that is true, and for one that is not."""
     if setting is None or setting.type is bool:
         return "is on", "is off"
     return ("is set", "is empty") if setting.type is str else ("is not `0`", "is `0`")

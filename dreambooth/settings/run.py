@@ -1,6 +1,6 @@
-"""Every setting of a training run, declared once. Names are the keys of db_config.json.
+"""All settings of a training run, in one dataclass. Names are the keys of db_config.json.
 
-A setting stands in one of the three parts only when it has an effect that can be measured; the tests go through all.
+A setting exists only if it has a measurable effect; tests/training/test_settings_work.py goes through all of them.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dreambooth.settings.training import Training
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Results, Objective, Training):  # a dataclass takes its fields from the last one first
-    """What the person chose. Immutable: a run works on the values it started with."""
+class Settings(Results, Objective, Training):  # a dataclass takes its fields from the last base first
+    """All settings of a run. Immutable: a run uses the values it started with."""
 
 
 SETTINGS = declared(Settings)

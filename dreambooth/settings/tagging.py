@@ -1,4 +1,4 @@
-"""What can be chosen when a model writes captions, declared once as all settings are."""
+"""Options of auto-captioning, declared like all settings."""
 
 from __future__ import annotations
 
@@ -9,54 +9,58 @@ from dreambooth.settings.declare import declared, setting
 LEAVE, APPEND, PREPEND, REPLACE = EXISTING = ("leave", "append", "prepend", "replace")
 CONFIDENCE, ALPHABET, MODEL = ORDERS = ("confidence", "alphabet", "model")
 AUTO, CPU = DEVICES = ("auto", "cpu")
-PRECISIONS = {AUTO: "", "fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+PRECISIONS = (AUTO, "fp32", "fp16", "bf16")
 TAGS, SENTENCES = "Tags", "Sentences"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tagging:
-    """How captions are made, and what becomes of those that are there."""
+class TagOptions:
+    """How captions are generated, and what happens to existing ones."""
 
     # fmt: off
     model: str = setting("", "Model", "Tagger or captioner",
-        "One of the list, a folder, or a model's id on Hugging Face (org/name): WD14 taggers, BLIP, GIT, or a vision-"
-        "language model.", listed="taggers")
-    existing: str = setting(LEAVE, "Captions", "Captions that are there",
-        "leave: only pictures without a caption get one. append and prepend put what is new behind or before what is "
-        "there, replace in its place.", choices=EXISTING)
-    trigger_word: str = setting("", "Captions", "Trigger word first",
-        "Begins each caption that is written; where it stands alone between commas further on, it goes.")
+        "A model from the list, a folder, or a Hugging Face id (org/name). Supported: WD14 taggers, BLIP, GIT and "
+        "vision-language models.", file_list="taggers")
+    existing: str = setting(LEAVE, "Captions", "Existing captions",
+        "leave: caption only images without a caption; append, prepend: add new text after or before the existing "
+        "caption; replace: overwrite it.", choices=EXISTING)
+    trigger_word: str = setting("", "Captions", "Trigger word",
+        "Placed first in each written caption. Removed as a separate tag further on.")
     additional_tags: str = setting("", "Captions", "Additional tags",
-        "With commas between; in every caption that is written, after the trigger word.")
+        "Comma-separated tags added to each written caption, after the trigger word.")
     excluded_tags: str = setting("", "Captions", "Excluded tags",
-        "With commas between; never taken from the model. A star stands for anything: *hair leaves out long hair.")
+        "Comma-separated tags that are never taken from the model. * matches anything: *hair excludes long hair.")
     remove_duplicates: bool = setting(True, "Captions", "Remove duplicates",
-        "Of what stands twice between commas, the first stays.")
-    caption_extension: str = setting(".txt", "Captions", "Ending of caption files",
-        "They lie beside the pictures, under the same name.", choices=(".txt", ".caption"))
+        "Duplicate tags are removed, keeping the first.")
+    caption_extension: str = setting(".txt", "Captions", "Caption file extension",
+        "Caption files are written next to the images, with the same name.", choices=(".txt", ".caption"))
     general_threshold: float = setting(0.35, TAGS, "Threshold",
-        "Of taggers: tags that the model is surer of than this are taken.", low=0, high=1, step=0.01)
-    character_threshold: float = setting(0.85, TAGS, "Threshold of characters",
-        "The same for the names of characters.", low=0, high=1, step=0.01)
-    tag_order: str = setting(CONFIDENCE, TAGS, "Order of tags",
-        "The surest first, by alphabet, or as the model lists them.", choices=ORDERS)
-    replace_underscores: bool = setting(True, TAGS, "Spaces for underscores",
-        "long_hair becomes long hair; faces like ^_^ stay.")
+        "Taggers only: minimum confidence of a tag. Larger values give fewer, more reliable tags.",
+        low=0, high=1, step=0.01)
+    character_threshold: float = setting(0.85, TAGS, "Character threshold",
+        "Taggers only: minimum confidence of a character name.", low=0, high=1, step=0.01)
+    tag_order: str = setting(CONFIDENCE, TAGS, "Tag order",
+        "confidence: most confident first; alphabet: alphabetical; model: the order of the model's list.",
+        choices=ORDERS)
+    replace_underscores: bool = setting(True, TAGS, "Replace underscores",
+        "Write long hair instead of long_hair. Emoticons such as ^_^ are kept.")
     escape_brackets: bool = setting(False, TAGS, "Escape brackets",
-        "name_(film) becomes name \\(film\\): for prompts and trainings where brackets weigh words.")
+        "Write name \\(film\\) instead of name (film). Turn it on for training with Weighted captions, where brackets "
+        "change the emphasis.")
     prompt: str = setting("", SENTENCES, "Prompt",
-        "Of captioners. BLIP and GIT go on from it (a photo of); a vision-language model answers it. Empty: their own "
-        "beginning; for the latter, a question for one sentence.")
-    max_length: int = setting(75, SENTENCES, "Longest answer",
-        "Of captioners, in the model's tokens.", low=5, high=2000)
-    batch_size: int = setting(4, "Work", "Batch size",
-        "Pictures at once. More is faster on a GPU, until its memory is full.", low=1, high=256)
-    device: str = setting(AUTO, "Work", "Device", "cpu leaves the GPU alone, and is slow.", choices=DEVICES)
-    precision: str = setting(AUTO, "Work", "Precision",
-        "auto: half on a GPU, fp32 on a processor. Of no effect with .onnx.", choices=tuple(PRECISIONS))
-    token: str = setting("", "Work", "Hugging Face token",
-        "For models of the hub that ask for one. It is used once and kept nowhere.", secret=True)
+        "Captioners only: BLIP and GIT continue this text (a photo of), a vision-language model answers it. Empty "
+        "uses the default, for vision-language models a request for one sentence.")
+    max_length: int = setting(75, SENTENCES, "Maximum length",
+        "Captioners only: longest caption in tokens of the model.", low=5, high=2000)
+    batch_size: int = setting(4, "Performance", "Batch size",
+        "Number of images captioned at once. Larger is faster on a GPU, until its memory is full.", low=1, high=256)
+    device: str = setting(AUTO, "Performance", "Device",
+        "auto: use the GPU if there is one; cpu: leave the GPU free, but much slower.", choices=DEVICES)
+    precision: str = setting(AUTO, "Performance", "Precision",
+        "auto: half precision on a GPU, fp32 on a CPU. ONNX models ignore it.", choices=PRECISIONS)
+    token: str = setting("", "Performance", "Hugging Face token",
+        "For gated or private models of the hub. It is used once and never saved.", secret=True)
     # fmt: on
 
 
-TAGGING = declared(Tagging)
+TAG_OPTIONS = declared(TagOptions)

@@ -1,97 +1,102 @@
-"""What can be chosen when files are looked at and LoRA files made of others, declared once as all settings are."""
+"""Options of the tools that inspect model files and extract, resize and merge LoRAs, declared like all settings."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from dreambooth.settings.creation import PRECISIONS
 from dreambooth.settings.declare import declared, setting
+from dreambooth.types import DTYPE_NAMES
 
-SIZE = "Size"  # the group of what says how large the new file is: options of the command line too
-LARGEST_RANK = 4096  # wider than any layer: no limit in effect
+SIZE = "Size"  # group of the settings that determine the new file's size; the command line has these as options
+LARGEST_RANK = 4096  # wider than any layer, hence no limit in effect
 
 
 def _rank() -> Any:
-    return setting(32, SIZE, "Rank", "At most so many dimensions for each module; 0: no limit.", low=0,
-                   high=LARGEST_RANK)  # fmt: skip
+    return setting(32, SIZE, "Rank",
+        "Maximum rank of each module. Larger is more exact and makes larger files; 0 means no limit.",
+        low=0, high=LARGEST_RANK)  # fmt: skip
 
 
 def _energy() -> Any:
     return setting(1.0, SIZE, "Energy to keep",
-        "Take only as many dimensions as hold this share of the change; 1: all that the rank allows.",
-        low=0.01, high=1, step=0.01)  # fmt: skip
+        "Use the smallest rank that keeps this fraction of the squared singular values. 1 keeps all that the rank "
+        "allows; 0.9 to 0.99 makes smaller files.", low=0.01, high=1, step=0.01)  # fmt: skip
 
 
 def _precision() -> Any:
-    choices = tuple(name for name, kind in PRECISIONS.items() if kind)
-    return setting("fp16", SIZE, "Precision", "In which the LoRA is kept.", choices=choices)
+    choices = tuple(DTYPE_NAMES)
+    return setting("fp16", SIZE, "Precision", "Precision of the LoRA file. fp32 is exact and twice as large.",
+                   choices=choices)  # fmt: skip
 
 
-def _name(made: str) -> Any:
-    return setting("", "Result", "Name of the new LoRA", f"Empty: {made}. A file of that name is never replaced.")
+def _name(default: str) -> Any:
+    return setting("", "Result", "New LoRA name", f"Empty uses {default}. Existing files are never overwritten.")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Extraction:
-    """What one checkpoint knows beyond another, as a LoRA."""
+class ExtractOptions:
+    """Extract the difference of two checkpoints as a LoRA."""
 
     # fmt: off
     base: str = setting("", "Sources", "Base checkpoint",
-        "What the other one was made from; the LoRA is for this one. A path may be typed.", listed="sources")
-    tuned: str = setting("", "Sources", "Tuned checkpoint",
-        "The one that knows more: its difference to the base becomes the LoRA.", listed="sources")
+        "Checkpoint that the fine-tuned one was made from; the LoRA is used with it. A path may be entered.",
+        file_list="sources")
+    tuned: str = setting("", "Sources", "Fine-tuned checkpoint",
+        "Fine-tuned checkpoint; its difference from the base becomes the LoRA.", file_list="sources")
     rank: int = _rank()
-    conv_rank: int = setting(0, SIZE, "Rank of 3x3 convolutions",
-        "At most so many for these layers too; 0: they are left out.", low=0, high=LARGEST_RANK)
+    conv_rank: int = setting(0, SIZE, "Convolution rank",
+        "Maximum rank of 3x3 convolutions. 0 leaves them out of the LoRA.", low=0, high=LARGEST_RANK)
     energy: float = _energy()
     precision: str = _precision()
-    name: str = _name("the tuned one's name with -lora")
+    name: str = _name("the fine-tuned checkpoint's name with -lora")
     # fmt: on
 
 
 @dataclass(frozen=True, kw_only=True)
-class Resizing:
-    """A LoRA made smaller."""
+class ResizeOptions:
+    """Reduce the rank of a LoRA."""
 
     # fmt: off
-    lora: str = setting("", "Sources", "LoRA", "One of the list; a path may be typed.", listed="loras")
+    lora: str = setting("", "Sources", "LoRA", "A LoRA from the list; a path may be entered.", file_list="loras")
     rank: int = _rank()
     energy: float = _energy()
     precision: str = _precision()
-    name: str = _name("its name with -resized")
+    name: str = _name("the LoRA's name with -resized")
     # fmt: on
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
-    """One of the LoRAs that are merged."""
+class MergeInput:
+    """One of the LoRAs to merge."""
 
     # fmt: off
-    lora: str = setting("", "Sources", "LoRA", "", listed="loras")
+    lora: str = setting("", "Sources", "LoRA", "", file_list="loras")
     weight: float = setting(1.0, "Weights", "Weight", "", low=-4, high=4)
     text_weight: float = setting(1.0, "Weights", "Text weight", "", low=-4, high=4)
     # fmt: on
 
 
 @dataclass(frozen=True, kw_only=True)
-class Merging:
-    """Several LoRAs made into one."""
+class MergeOptions:
+    """Merge several LoRAs into one."""
 
     precision: str = _precision()
-    name: str = _name("the names of all, joined by +")
+    name: str = _name("the names of all LoRAs, joined by +")
 
 
 @dataclass(frozen=True, kw_only=True)
-class InspectionOptions:
-    """A look at a file: what it is, what it says of itself, how far it is from another one."""
+class InspectOptions:
+    """Inspect a model file: type, metadata, issues, difference from another file."""
 
     # fmt: off
     file: str = setting("", "Sources", "File",
-        "A checkpoint, LoRA, VAE or anything else: one of the list, or a path.", listed="files")
+        "Checkpoint, LoRA, VAE or embedding: one from the list, or a path.", file_list="files")
     against: str = setting("", "Sources", "Compare with",
-        "Another file of its kind, such as what it was made from; empty: nothing.", listed="files")
+        "Another file of the same kind, such as the base checkpoint. Empty compares with nothing.", file_list="files")
     # fmt: on
 
 
-EXTRACTION, RESIZING, PART, MERGING, LOOKING = map(declared, (Extraction, Resizing, Part, Merging, InspectionOptions))
+EXTRACT_OPTIONS, RESIZE_OPTIONS, MERGE_INPUT, MERGE_OPTIONS, INSPECT_OPTIONS = map(
+    declared, (ExtractOptions, ResizeOptions, MergeInput, MergeOptions, InspectOptions)
+)

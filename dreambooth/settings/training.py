@@ -1,4 +1,4 @@
-"""How a run goes: what learns, for how long, from how much at once, how fast, on what pictures and captions."""
+"""Settings of the training loop: trained components, intervals, batches, learning rates, adapters, images, captions."""
 
 from __future__ import annotations
 
@@ -23,220 +23,250 @@ class Training:
 
     # fmt: off
     use_lora: bool = setting(False, "General", "Use LoRA",
-        "Train a small adapter beside the frozen model instead of the model itself.")
+        "Train a small adapter on the frozen model instead of all its weights. Needs much less memory, and the result "
+        "is a file of a few megabytes.")
     train_unet: bool = setting(True, "General", "Train UNET",
-        "Off: only the text encoder learns.")
+        "Train the denoising network. Turn it off to train only the text encoder.")
     stop_text_encoder: float = setting(1.0, "General", "Step ratio of text encoder training",
-        "Share of all steps in which the text encoder is trained too; 0 leaves it as it is.",
+        "Fraction of all steps that also train the text encoder, from the start of the run. 1 trains it to the end; 0 "
+        "leaves it unchanged and saves memory.",
         low=0, high=1, step=0.05)
     seed: int = setting(420420, "General", "Training seed",
-        "Order of pictures, noise and timesteps follow from this number and the step. -1: a new one for each run.",
+        "Determines image order, noise and timesteps, so that a run can be repeated. -1 picks a new seed for each run.",
         low=-1, high=2**31 - 1)
 
     num_train_epochs: int = setting(100, "Intervals", "Training steps per image (epochs)",
-        "How often each picture is seen.", low=1, high=100_000, step=1)
+        "Number of times each image is trained. More epochs learn the subject better; too many overfit.",
+        low=1, high=100_000, step=1)
     max_train_steps: int = setting(0, "Intervals", "Maximum training steps",
-        "Stop after this many optimizer steps even if epochs are left; 0: no limit.", low=0, high=10_000_000, step=1)
+        "Stop after this many optimizer steps, even if epochs remain. 0 means no limit.",
+        low=0, high=10_000_000, step=1)
     save_embedding_every: int = setting(25, "Intervals", "Save model frequency (epochs)",
-        "Save weights every so many epochs, as chosen under Saving; 0: only at the end.", low=0, high=100_000, step=1)
+        "Save weights every N epochs, in the files selected under Saving. 0 saves only at the end.",
+        low=0, high=100_000, step=1)
     save_preview_every: int = setting(5, "Intervals", "Save preview(s) frequency (epochs)",
-        "Draw the sample prompts every so many epochs; 0: only at the end.", low=0, high=100_000, step=1)
+        "Generate the sample prompts every N epochs. 0 generates them only at the end.",
+        low=0, high=100_000, step=1)
     save_every_steps: int = setting(0, "Intervals", "Save model frequency (steps)",
-        "The same in optimizer steps of this run; 0: as the epochs say.", low=0, high=10_000_000, step=1,
-        advanced=True)
+        "Also save weights every N optimizer steps of this run. 0 saves by epochs only.",
+        low=0, high=10_000_000, step=1, advanced=True)
     preview_every_steps: int = setting(0, "Intervals", "Save preview(s) frequency (steps)",
-        "The same in optimizer steps of this run; 0: as the epochs say.", low=0, high=10_000_000, step=1,
-        advanced=True)
+        "Also generate previews every N optimizer steps of this run. 0 generates them by epochs only.",
+        low=0, high=10_000_000, step=1, advanced=True)
     validation_every: int = setting(0, "Intervals", "Validation frequency (steps)",
-        "Measure the loss on held-out pictures (see Concepts), else on the training pictures, every so many optimizer "
-        "steps, always with the same noise; the best snapshot is kept. 0: never.", low=0, high=10_000_000, step=1)
-    validation_share: float = setting(0.0, "Intervals", "Share of pictures held out",
-        "This part of each concept's pictures is not trained, only used for validation; a concept with a validation "
-        "folder holds none out.", low=0, high=0.5, step=0.05, applies="validation_every > 0", advanced=True)
+        "Measure the validation loss every N optimizer steps and keep the snapshot with the lowest loss; 0 turns it "
+        "off. Without validation images it is measured on the training images.", low=0, high=10_000_000, step=1)
+    validation_share: float = setting(0.0, "Intervals", "Validation split",
+        "Fraction of each concept's images that is used for validation instead of training. Concepts with a validation "
+        "directory are not split.", low=0, high=0.5, step=0.05, applies="validation_every > 0", advanced=True)
     autosave_minutes: float = setting(0.0, "Intervals", "Autosave (minutes)",
-        "Make a snapshot every so many minutes, so that a crash costs no more than that; 0: never. Snapshots to keep "
-        "counts these too.", low=0, high=100_000)
+        "Save a snapshot every N minutes, to resume from after a crash; 0 turns it off. Autosaves count toward "
+        "Snapshots to keep.", low=0, high=100_000)
     epoch_pause_frequency: int = setting(0, "Intervals", "Pause after N epochs",
-        "Let the GPU rest every so many epochs; 0: never.", low=0, high=100_000, step=1, advanced=True)
+        "Pause every N epochs to let the GPU cool. 0 never pauses.", low=0, high=100_000, step=1, advanced=True)
     epoch_pause_time: int = setting(0, "Intervals", "Amount of time to pause between epochs (s)",
-        "Length of that rest; Resume ends it early.", low=0, high=86_400, step=1,
+        "Length of each pause in seconds. Resume ends a pause early.", low=0, high=86_400, step=1,
         applies="epoch_pause_frequency > 0", advanced=True)
 
     train_batch_size: int = setting(1, "Batching", "Batch size",
-        "Instance pictures per forward pass; with prior preservation as many class pictures go with them.",
+        "Instance images per forward pass; with prior preservation, as many class images are added. Larger batches "
+        "give smoother gradients and need more memory.",
         low=1, high=256, step=1)
     sample_batch_size: int = setting(1, "Batching", "Class batch size",
-        "Class images that are drawn together, see Concepts.", low=1, high=256, step=1, advanced=True)
+        "Number of class images generated at once. Larger is faster on a GPU, until its memory is full.",
+        low=1, high=256, step=1, advanced=True)
     gradient_accumulation_steps: int = setting(1, "Batching", "Gradient accumulation steps",
-        "Batches whose gradients are averaged before the weights move.", low=1, high=1024, step=1)
+        "Number of batches whose gradients are averaged for one optimizer step. Has the effect of a larger batch "
+        "without its memory.", low=1, high=1024, step=1)
     gradient_checkpointing: bool = setting(True, "Batching", "Gradient checkpointing",
-        "Recompute activations in the backward pass: much less memory, about a quarter more time.")
+        "Recompute activations in the backward pass. Saves much memory; steps take about 25 % longer.")
     gradient_set_to_none: bool = setting(True, "Batching", "Set gradients to none when zeroing",
-        "Frees the gradients' memory between steps.", advanced=True)
+        "Free the gradients' memory between steps instead of filling it with zeros.", advanced=True)
     max_grad_norm: float = setting(1.0, "Batching", "Maximum gradient norm",
-        "Longer gradients are shortened to this length; 0: no limit.", low=0, high=1000, step=0.1, advanced=True)
-    tenc_grad_clip_norm: float = setting(0.0, "Batching", "Text encoder maximum gradient norm",
-        "A limit of its own for the text encoder; 0: it shares the limit above.",
+        "Gradients are clipped to this norm. Smaller values are more stable; 0 turns clipping off.",
+        low=0, high=1000, step=0.1, advanced=True)
+    tenc_grad_clip_norm: float = setting(0.0, "Batching", "Text encoder gradient norm",
+        "Separate clipping norm for the text encoder. 0 clips it together with the UNet by the norm above.",
         low=0, high=128, step=0.25, applies="stop_text_encoder > 0", advanced=True)
 
     learning_rate: float = setting(2e-6, "Learning Rate", "Learning rate",
-        "Of the unet in full training.", low=0, high=1, applies="not use_lora and lr_scheduler != 'adafactor'")
+        "UNet learning rate in full training. Larger learns faster; too large damages the model.",
+        low=0, high=1, applies="not use_lora and lr_scheduler != 'adafactor'")
     txt_learning_rate: float = setting(1e-6, "Learning Rate", "Text encoder learning rate",
-        "Of the text encoder in full training.", low=0, high=1,
+        "Text encoder learning rate in full training. Usually at most that of the UNet.", low=0, high=1,
         applies="not use_lora and stop_text_encoder > 0 and lr_scheduler != 'adafactor'")
     lora_learning_rate: float = setting(1e-4, "Learning Rate", "LoRA UNET learning rate",
-        "Of the unet's adapters.", low=0, high=1, applies="use_lora and lr_scheduler != 'adafactor'")
+        "Learning rate of the UNet's adapters. Larger learns faster; too large gives distorted images.",
+        low=0, high=1, applies="use_lora and lr_scheduler != 'adafactor'")
     lora_txt_learning_rate: float = setting(5e-5, "Learning Rate", "LoRA text encoder learning rate",
-        "Of the text encoder's adapters.", low=0, high=1,
+        "Learning rate of the text encoder's adapters. Usually about half of the UNet's.", low=0, high=1,
         applies="use_lora and stop_text_encoder > 0 and lr_scheduler != 'adafactor'")
     lr_scheduler: str = setting("constant_with_warmup", "Learning Rate", "Learning rate scheduler",
-        "How the rate changes over the run. linear, cosine, polynomial and rex fall to zero at the end; annealing "
-        "falls to the minimum and rises or restarts; adafactor leaves it to the optimizer of that name.",
+        "Shape of the learning rate over the run. linear, cosine, polynomial and rex decay to 0; cosine_annealing "
+        "decays to the minimum and rises again or restarts; adafactor uses that optimizer's own schedule.",
         choices=LR_SCHEDULES)
     lr_warmup_steps: float = setting(0.0, "Learning Rate", "Learning rate warm-up steps",
-        "Optimizer steps until the full rate is reached; below 1: that share of the run.", low=0, high=1_000_000,
+        "Optimizer steps over which the learning rate rises to its full value. Values below 1 are a fraction of the "
+        "run.", low=0, high=1_000_000,
         applies="lr_scheduler not in ('constant', 'linear', 'cosine_annealing', 'cosine_annealing_with_restarts', "
         "'adafactor')")
     learning_rate_min: float = setting(1e-6, "Learning Rate", "Minimum learning rate",
-        "What annealing falls to.", low=0, high=1,
+        "The lowest learning rate that cosine annealing decays to.", low=0, high=1,
         applies="lr_scheduler in ('cosine_annealing', 'cosine_annealing_with_restarts')")
     lr_cycles: int = setting(1, "Learning Rate", "Number of hard resets",
-        "How often the rate falls from full to zero in a run.", low=1, high=1000, step=1,
+        "Number of times in a run that the learning rate decays from its full value to 0.", low=1, high=1000, step=1,
         applies="lr_scheduler == 'cosine_with_restarts'")
     lr_factor: float = setting(1.0, "Learning Rate", "Constant/linear starting factor",
-        "The rate starts at this share and is full at the scale position: constant jumps there, linear rises to it.",
+        "Initial learning rate as a fraction of the full one. At the scale position, constant jumps to the full rate; "
+        "linear has risen to it.",
         low=0, high=1, step=0.05, applies="lr_scheduler in ('constant', 'linear')")
     lr_power: float = setting(1.0, "Learning Rate", "Polynomial power",
-        "1 falls evenly; more falls sooner.", low=0.1, high=10, step=0.1, applies="lr_scheduler == 'polynomial'")
+        "Exponent of the decay. 1 is linear; larger values decay faster.", low=0.1, high=10, step=0.1,
+        applies="lr_scheduler == 'polynomial'")
     lr_scale_pos: float = setting(0.5, "Learning Rate", "Scale position",
-        "Share of the run until the full rate (constant, linear) or the minimum (annealing) is reached.",
+        "Fraction of the run after which the full rate (constant, linear) or the minimum (cosine annealing) is "
+        "reached.",
         low=0, high=1, step=0.05,
         applies="lr_scheduler in ('constant', 'linear') and lr_factor < 1 or "
         "lr_scheduler in ('cosine_annealing', 'cosine_annealing_with_restarts')")
 
     lora_type: str = setting("LoRA", "LoRA", "Adapter type",
-        "LoRA: known to every program. LoHa: more variety for its size. LoKr: very small files. The last two are for "
-        "WebUIs.", choices=LORA_TYPES, applies="use_lora")
+        "LoRA loads everywhere; LoHa is more expressive for its size; LoKr gives very small files. LoHa and LoKr load "
+        "in WebUIs, but not in every other program.", choices=LORA_TYPES, applies="use_lora")
     lora_start: str = setting("", "LoRA", "Start from LoRA",
-        "A LoRA to go on from, of the type, ranks and alphas that are set here: its path, or its name in the folder of "
-        "LoRAs. Empty: from nothing.", applies="use_lora", advanced=True)
+        "Initialize the adapters from this LoRA (a path, or a name in the LoRA folder); its type, ranks and alphas "
+        "must match those set here. Empty starts from zero.", applies="use_lora", advanced=True)
     lora_unet_rank: int = setting(4, "LoRA", "LoRA UNET rank",
-        "Size of the unet's adapters: 4 to 16 for a subject, more for a style.",
+        "Dimension of the UNet's adapters; larger learns more detail and makes larger files. 4 to 16 suits a subject, "
+        "more a style.",
         low=1, high=1024, step=1, applies="use_lora")
     lora_txt_rank: int = setting(4, "LoRA", "LoRA text encoder rank",
-        "Size of the text encoder's adapters.", low=1, high=1024, step=1,
-        applies="use_lora and stop_text_encoder > 0")
+        "Dimension of the text encoder's adapters. Larger learns more and makes larger files.", low=1, high=1024,
+        step=1, applies="use_lora and stop_text_encoder > 0")
     lora_unet_alpha: float = setting(0.0, "LoRA", "LoRA UNET alpha",
-        "The adapter counts alpha / rank; 0: as the rank, which is 1 to 1.", low=0, high=4096, applies="use_lora")
+        "The adapter is scaled by alpha / rank. 0 uses alpha = rank (scale 1); smaller values need a larger learning "
+        "rate.", low=0, high=4096, applies="use_lora")
     lora_txt_alpha: float = setting(0.0, "LoRA", "LoRA text encoder alpha",
-        "As above, for the text encoder.", low=0, high=4096, applies="use_lora and stop_text_encoder > 0")
+        "Alpha of the text encoder's adapters. 0 uses alpha = rank (scale 1).", low=0, high=4096,
+        applies="use_lora and stop_text_encoder > 0")
     lora_unet_dropout: float = setting(0.0, "LoRA", "LoRA UNET dropout",
-        "Share of the unet's adapters that is left out of each step, drawn anew, against learning by heart; 0.1 is "
-        "usual with many epochs. LoRA drops between its factors, the others what goes into them.",
+        "Probability of dropping an adapter unit at each step, which reduces overfitting. 0.1 is usual with many "
+        "epochs; LoRA drops between its two matrices, LoHa and LoKr drop their input.",
         low=0, high=0.9, step=0.05, applies="use_lora and train_unet", advanced=True)
     lora_txt_dropout: float = setting(0.0, "LoRA", "LoRA text encoder dropout",
-        "As above, for the text encoder.",
+        "Dropout of the text encoder's adapters. Reduces overfitting; 0.1 is usual with many epochs.",
         low=0, high=0.9, step=0.05, applies="use_lora and stop_text_encoder > 0", advanced=True)
     use_lora_extended: bool = setting(False, "LoRA", "Use LoRA Extended (LoCon)",
-        "Adapters also beside the unet's convolutions: they learn texture and style better; larger files.",
+        "Also train adapters of the UNet's convolutions. Learns texture and style better; makes larger files.",
         applies="use_lora and train_unet")
     lora_conv_rank: int = setting(4, "LoRA", "LoRA convolution rank",
-        "Size of the adapters beside 3x3 convolutions.", low=1, high=1024, step=1,
-        applies="use_lora and train_unet and use_lora_extended")
+        "Dimension of the adapters of 3x3 convolutions. Larger learns more texture and makes larger files.",
+        low=1, high=1024, step=1, applies="use_lora and train_unet and use_lora_extended")
     lora_conv_alpha: float = setting(0.0, "LoRA", "LoRA convolution alpha",
-        "As above, for the convolutions.", low=0, high=4096,
+        "Alpha of the convolutions' adapters. 0 uses alpha = rank (scale 1).", low=0, high=4096,
         applies="use_lora and train_unet and use_lora_extended")
     lora_dora: bool = setting(False, "LoRA", "DoRA",
-        "Learn lengths and directions of the weights apart: nearer to full training, slower. For WebUIs, as LoHa and "
-        "LoKr are.", applies="use_lora")
+        "Train magnitude and direction of the weights separately: closer to full training, but slower. The files load "
+        "in WebUIs, but not in every other program.", applies="use_lora")
     lokr_factor: int = setting(0, "LoRA", "LoKr factor",
-        "Side of the small matrix; a larger one makes smaller files. 0: as near to square as it goes.",
+        "Size of LoKr's small matrix. Larger values make smaller files; 0 chooses the most even factorization.",
         low=0, high=1024, step=1, applies="use_lora and lora_type == 'LoKr'", advanced=True)
     lora_weight: float = setting(1.0, "LoRA", "LoRA weight when merging",
-        "Strength with which Generate Ckpt adds a LoRA to the unet.", low=-4, high=4, step=0.05, tab="Saving")
+        "Strength of the UNet part when Generate Ckpt merges a LoRA. 1 is full strength.",
+        low=-4, high=4, step=0.05, tab="Saving")
     lora_txt_weight: float = setting(1.0, "LoRA", "LoRA text weight when merging",
-        "The same for the text encoder.", low=-4, high=4, step=0.05, tab="Saving")
+        "Strength of the text encoder part when Generate Ckpt merges a LoRA.", low=-4, high=4, step=0.05, tab="Saving")
 
     resolution: int = setting(512, "Image Processing", "Max resolution",
-        "Pictures are scaled to buckets of about this many pixels squared.", low=64, high=2048, step=64)
-    resolution_height: int = setting(0, "Image Processing", "Height, where it is another",
-        "Makes the resolution a shape of so many pixels' height; 0: square. Buckets have its area, the one size its "
-        "shape.", low=0, high=2048, step=64, applies="bucket_rule != 'area'", advanced=True)
+        "Images are resized to buckets of about this many pixels squared. Larger shows more detail, and needs more "
+        "memory and time; use what the model was made for.", low=64, high=2048, step=64)
+    resolution_height: int = setting(0, "Image Processing", "Resolution height",
+        "Target height in pixels; 0 means square. With the kohya rule buckets have this area; with one size all images "
+        "have this shape.", low=0, high=2048, step=64, applies="bucket_rule != 'area'", advanced=True)
     bucket_rule: str = setting("area", "Image Processing", "Bucket rule",
-        "area: shapes up to 2:1, the nearest by ratio. kohya: shapes, choice and crop as kohya's scripts have them, so "
-        "that runs compare. one size: every picture is cropped to the resolution.", choices=BUCKET_RULES,
+        "area: aspect ratios up to 2:1, nearest ratio wins; kohya: same bucket sizes and crops as sd-scripts, for "
+        "comparable runs; one size: every image is cropped to the resolution.", choices=BUCKET_RULES,
         advanced=True)
     bucket_step: int = setting(64, "Image Processing", "Bucket step",
-        "Sides of buckets are multiples of this many pixels.", low=8, high=256, step=8,
-        applies="bucket_rule != 'one size'", advanced=True)
+        "Bucket sides are multiples of this many pixels. Smaller steps crop less, but spread the images over more "
+        "buckets.", low=8, high=256, step=8, applies="bucket_rule != 'one size'", advanced=True)
     bucket_min_side: int = setting(0, "Image Processing", "Bucket minimum side",
-        "No bucket is narrower than this many pixels; 0: as narrow as 2:1 makes it, or half the resolution by kohya's "
-        "rule.", low=0, high=2048, step=64, applies="bucket_rule != 'one size'", advanced=True)
+        "Shortest side of a bucket in pixels. 0 allows what 2:1 gives (area) or half the resolution (kohya).",
+        low=0, high=2048, step=64, applies="bucket_rule != 'one size'", advanced=True)
     bucket_max_side: int = setting(0, "Image Processing", "Bucket maximum side",
-        "No bucket is longer than this many pixels; 0: as long as 2:1 makes it, or twice the resolution by kohya's "
-        "rule.", low=0, high=4096, step=64, applies="bucket_rule != 'one size'", advanced=True)
-    bucket_no_upscale: bool = setting(False, "Image Processing", "Don't enlarge pictures",
-        "Small pictures get buckets of their own size instead of being enlarged to the resolution.",
+        "Longest side of a bucket in pixels. 0 allows what 2:1 gives (area) or twice the resolution (kohya).",
+        low=0, high=4096, step=64, applies="bucket_rule != 'one size'", advanced=True)
+    bucket_no_upscale: bool = setting(False, "Image Processing", "No bucket upscaling",
+        "Give small images buckets of their own size instead of enlarging them to the resolution.",
         applies="bucket_rule != 'one size'", advanced=True)
     hflip: bool = setting(False, "Image Processing", "Apply horizontal flip",
-        "Mirror half of all showings, drawn anew each time. Not for faces, text or anything with a left and a right.")
+        "Flip each image horizontally at random (50 %), anew each time it is used. Leave it off for faces, text and "
+        "other asymmetric subjects.")
 
     optimizer: str = setting("Torch AdamW", "Tuning", "Optimizer",
-        "8bit ones take the least memory and need bitsandbytes and a GPU. Dadaptation and Prodigy find the learning "
-        "rate themselves: set it to 1. Most others need pytorch-optimizer.", choices=OPTIMIZERS)
+        "8bit optimizers need the least memory, bitsandbytes and a GPU; most others need pytorch-optimizer. "
+        "Dadaptation and Prodigy find the learning rate themselves: set it to 1.", choices=OPTIMIZERS)
     optimizer_args: str = setting("", "Tuning", "Optimizer arguments",
-        "More arguments of the optimizer's own, such as betas=(0.9, 0.99), eps=1e-6.", advanced=True)
+        "Additional arguments of the optimizer, such as betas=(0.9, 0.99), eps=1e-6.", advanced=True)
     mixed_precision: str = setting("auto", "Tuning", "Mixed precision",
-        "auto: bf16 where the GPU computes it, else fp16; none on a CPU.", choices=("auto", "no", "fp16", "bf16"))
+        "Precision of computations; half precision is faster and needs less memory. auto uses bf16 where the GPU "
+        "supports it, fp16 on other GPUs, and none on a CPU.", choices=("auto", "no", "fp16", "bf16"))
     full_mixed_precision: bool = setting(False, "Tuning", "Full mixed precision",
-        "Keep what is trained in bf16 too, rounded by lot so that small steps are not lost: full training in less than "
-        "half the memory. Needs mixed precision bf16 and Torch AdamW.", applies="not use_lora", advanced=True)
+        "Also keep trainable weights in bf16, with stochastic rounding so that small updates are not lost. Takes less "
+        "than half the memory; needs mixed precision bf16 and Torch AdamW.", applies="not use_lora", advanced=True)
     attention: str = setting("default", "Tuning", "Memory attention",
-        "default is PyTorch's own, fast and frugal on most GPUs; xformers where it is installed; sliced is slower and "
-        "frugal without either.", choices=("default", "xformers", "sliced"), advanced=True)
+        "default: PyTorch's attention, fast and memory-efficient on most GPUs; xformers: needs that package; sliced: "
+        "slower, for GPUs where neither saves memory.", choices=("default", "xformers", "sliced"), advanced=True)
     deterministic: bool = setting(False, "Tuning", "Deterministic",
-        "Only algorithms that give the same bits each time, also on a GPU: slower. On a CPU it always is so.",
-        advanced=True)
+        "Use only deterministic algorithms, so that a GPU gives identical results each time. Slower; on a CPU training "
+        "is always deterministic.", advanced=True)
     weight_decay: float = setting(0.01, "Tuning", "Weight decay",
-        "Pull of the unet's weights towards zero.", low=0, high=1, step=0.001)
+        "Pulls the UNet's trainable weights toward zero at each step. Larger values regularize more.",
+        low=0, high=1, step=0.001)
     tenc_weight_decay: float = setting(0.01, "Tuning", "Text encoder weight decay",
-        "As above, for the text encoder.", low=0, high=1, step=0.001, applies="stop_text_encoder > 0")
+        "Weight decay of the text encoder. Larger values regularize more.",
+        low=0, high=1, step=0.001, applies="stop_text_encoder > 0")
     clip_skip: int = setting(1, "Tuning", "Clip skip",
-        "Which layer of the text encoder is read, counted from the last one (1).", low=1, high=12, step=1)
+        "Layer of the text encoder that conditions the UNet, counted from the last (1). Anime models often use 2; only "
+        "Stable Diffusion 1.x has the choice.", low=1, high=12, step=1)
     pad_tokens: bool = setting(True, "Tuning", "Pad tokens",
-        "Fill captions up to whole chunks of 75 tokens, as WebUIs do. Off: a batch is as long as its longest caption.",
+        "Pad captions to full chunks of 75 tokens, as WebUIs do. Off pads only to the longest caption of the batch.",
         advanced=True)
     strict_tokens: bool = setting(False, "Tuning", "Strict tokens",
-        "Give each part of a caption between , ; . ! ? its own start and end, so that tags don't run into each other. "
-        "WebUIs don't read prompts that way.", advanced=True)
+        "Give each part of a caption between , ; . ! ? its own start and end token, so that tags don't influence each "
+        "other. WebUIs encode prompts differently.", advanced=True)
     max_token_length: int = setting(75, "Tuning", "Max token length",
-        "Longer captions are read in several chunks of 75 tokens, each with start and end, as WebUIs do (but cut "
-        "wherever it falls); what is beyond is lost.", choices=(75, 150, 225, 300))
+        "Maximum tokens of a caption, encoded in chunks of 75 as in WebUIs (but split at exactly 75 tokens). The rest "
+        "of a longer caption is cut off.", choices=(75, 150, 225, 300))
     weighted_captions: bool = setting(False, "Tuning", "Weighted captions",
-        "Read (word), (word:1.2) and [word] in captions and previews as WebUIs do; \\( is a bracket in either case.",
-        advanced=True)
+        "Apply the WebUIs' emphasis syntax (word), (word:1.2) and [word] in captions and previews. \\( is a literal "
+        "bracket either way.", advanced=True)
     shuffle_tags: bool = setting(True, "Tuning", "Shuffle tags",
-        "Show the parts between commas in another order each time, so that their order teaches nothing.")
+        "Shuffle the comma-separated tags of a caption each time it is used, so that the model learns nothing from "
+        "their order.")
     keep_tokens: int = setting(1, "Tuning", "Keep tags",
-        "So many tags at the start stay where they are: 1 for the instance token.",
+        "Number of leading tags that are neither shuffled nor dropped. 1 protects the instance token.",
         low=0, high=255, step=1, applies="shuffle_tags or tag_dropout > 0")
     tag_dropout: float = setting(0.0, "Tuning", "Tag dropout",
-        "Share of the other tags that is left out, drawn anew each time.", low=0, high=1, step=0.05, advanced=True)
+        "Probability of dropping each of the other tags, each time a caption is used. Larger values make single tags "
+        "matter less.", low=0, high=1, step=0.05, advanced=True)
     caption_dropout: float = setting(0.0, "Tuning", "Caption dropout",
-        "Share of showings with an empty caption: keeps the model able to draw without a prompt.",
+        "Probability of training an image with an empty caption, each time it is used. Preserves unconditional "
+        "generation, which the CFG scale relies on.",
         low=0, high=1, step=0.05, advanced=True)
     freeze_clip_normalization: bool = setting(False, "Tuning", "Freeze CLIP normalization layers",
-        "Leave the text encoder's normalisation layers as they are.",
+        "Don't train the text encoder's normalization layers.",
         applies="not use_lora and stop_text_encoder > 0", advanced=True)
     use_ema: bool = setting(False, "Tuning", "Use EMA",
-        "Keep a slowly moving average of the unet; it often draws cleaner than the last step.",
-        applies="not use_lora")
+        "Maintain an exponential moving average of the UNet's weights. It often gives cleaner images than the weights "
+        "of the last step.", applies="not use_lora")
     ema_decay: float = setting(0.9999, "Tuning", "EMA decay",
-        "How slowly the average moves, once warmed up.", low=0, high=0.999999, applies="use_ema", advanced=True)
+        "Decay of the average after its warm-up. Values nearer 1 average over more steps.",
+        low=0, high=0.999999, applies="use_ema", advanced=True)
     ema_precision: str = setting("fp32", "Tuning", "EMA precision",
-        "bf16 halves the average's memory; it is rounded by lot, so that small changes are not lost. Previews with it "
-        "are drawn in bf16 too.", choices=("fp32", "bf16"), applies="use_ema", advanced=True)
-    ema_on_cpu: bool = setting(False, "Tuning", "Keep EMA on the CPU",
-        "Spares the GPU the average's 4 bytes (2 in bf16) for each of the unet's weights; a little time each step.",
-        applies="use_ema", advanced=True)
+        "bf16 halves the average's memory, with stochastic rounding so that small updates are not lost. Previews with "
+        "EMA weights are then generated in bf16 too.", choices=("fp32", "bf16"), applies="use_ema", advanced=True)
+    ema_on_cpu: bool = setting(False, "Tuning", "EMA on CPU",
+        "Store the average in main memory. Saves 4 bytes (2 in bf16) of GPU memory per UNet weight; steps take a "
+        "little longer.", applies="use_ema", advanced=True)
     # fmt: on

@@ -1,16 +1,20 @@
-"""The loop and what it is made of.
+"""The training loop and its parts.
 
-loop.py        batch -> noise -> prediction -> loss -> step; obeys Controls between steps
-session.py     modules, inputs, optimizer of a run, put together and taken apart
-objective.py   what a step minimises          noise.py      the diffusion process; random numbers by position
-inputs.py      latents and embeddings         adapters.py   LoRA beside frozen layers
-distance.py    Huber and others               weighting.py  how much a timestep counts
-dream.py       asked twice, trained once      loss_masks.py where in a picture the loss counts
-optimizers.py  groups, clipping, stepping     optimizer_kinds.py  which there are, and whether they work here
-schedules.py   length of the run, learning rates over it
-ema.py         a moving average               precision.py  device, precision, memory forecast
-state.py       a session's state              snapshot.py   that on disk: going on exactly
-intervals.py   what is due after a step       validation.py loss on the same pictures and noise each time
-results.py     what a run leaves: LoRA, working/, checkpoints
-figures.py     losses, read without waiting   metadata.py   what a result says of itself
+loop.py              batch -> noise -> prediction -> loss -> step; handles Controls between steps
+context.py           what a run is made from            session.py            modules, inputs and optimizer of a run
+objective.py         the loss of a batch                noise.py              diffusion process; random numbers by position
+inputs.py            latents and size conditioning      inpainting.py         extra channels of inpainting models
+prompts.py           prompt embeddings                  imagic.py             Imagic: optimized text embedding
+loss_functions.py    l2, l1, Huber                      loss_weighting.py     Min-SNR, debiased estimation
+loss_masks.py        loss weights by pixel              dream.py              DREAM: rectified training target
+adapters.py          LoRA, LoHa, LoKr, DoRA             dropout.py            adapter dropout
+init_from_lora.py    adapters that start from a file    attention.py          attention implementations
+optimizers.py        groups, clipping, stepping         optimizer_kinds.py    the table of optimizers
+fused_adamw.py       AdamW with little overhead         stochastic_rounding.py  AdamW in pure bfloat16
+schedules.py         run length and learning rates      ema.py                exponential moving average
+precision.py         compute precision                  reproducible.py       deterministic algorithms
+snapshot.py          snapshots on disk                  snapshot_state.py     a session's state in a snapshot
+scheduled_tasks.py   which periodic tasks are due       validation.py         loss on a fixed set of images
+results.py           LoRAs, checkpoints, working/       metadata.py           metadata of results
+step_metrics.py      losses read asynchronously
 """

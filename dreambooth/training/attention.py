@@ -1,4 +1,4 @@
-"""How the unet computes attention."""
+"""Attention implementations of the unet."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import torch
 
 
 def use_attention(unet: Any, kind: str) -> None:
-    """``kind``: "default" is torch's own (scaled_dot_product_attention), which diffusers takes by itself."""
+    """``kind``: "default" (torch's scaled_dot_product_attention, which diffusers uses), "xformers" or "sliced"."""
     if kind == "xformers":
         unet.enable_xformers_memory_efficient_attention()
     elif kind == "sliced":
         unet.set_attention_slice("auto")
 
 
-def why_not(kind: str, device: torch.device) -> str:
-    """Empty where attention of this kind can be trained with on ``device``, else the reason."""
+def unavailable_reason(kind: str, device: torch.device) -> str:
+    """Why this kind of attention can't be trained with on ``device``; empty if it can."""
     if kind != "xformers":
         return ""
     if device.type != "cuda":
@@ -30,5 +30,5 @@ def why_not(kind: str, device: torch.device) -> str:
     except ImportError:
         return "it is not installed (pip install xformers)."
     except Exception as error:
-        said = str(error).strip() or type(error).__name__
-        return f"it does not work with this GPU ({said.splitlines()[0]})."
+        message = str(error).strip() or type(error).__name__
+        return f"it does not work with this GPU ({message.splitlines()[0]})."

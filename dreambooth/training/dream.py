@@ -1,4 +1,4 @@
-"""DREAM (arXiv:2312.00210): the unet is asked twice, and trained on what it would have seen after its own mistake."""
+"""DREAM (arXiv:2312.00210): rectified training target. The noise is adapted by the unet's own prediction error."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from dreambooth.training.noise import NoiseSchedule
 
 
 @torch.no_grad()
-def rectified(
+def dream_rectify(
     predict: Callable[[torch.Tensor], torch.Tensor],
     schedule: NoiseSchedule,
-    seen: torch.Tensor,
-    clean: torch.Tensor,
+    noisy_latents: torch.Tensor,
+    latents: torch.Tensor,
     noise: torch.Tensor,
     t: torch.Tensor,
     preservation: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the unet sees and should answer in the step that learns, (B, 4, h, w) both.
+    """Rectified (noisy_latents, target) of the training step, both (B, 4, h, w).
 
     The noise grows by lambda (noise - predicted noise), lambda = sqrt(1 - a_t)^preservation (eq. 7 and 8): a larger
-    ``preservation`` corrects less and keeps more detail. The picture stays the same, so that holds for velocity too.
+    ``preservation`` corrects less and preserves more detail. The latents stay the same, so this holds for velocity too.
     """
-    _, share = schedule.shares(t)
-    wrong = noise - schedule.noise_in(predict(seen), seen, t)
-    torch.clear_autocast_cache()  # torch 2.1 would go on with copies of the weights that know of no gradients
-    wrong = share**preservation * wrong
-    return torch.addcmul(seen, share, wrong), schedule.target(clean, noise + wrong, t)
+    _, sigma = schedule.alphas_sigmas(t)
+    error = noise - schedule.predicted_noise(predict(noisy_latents), noisy_latents, t)
+    torch.clear_autocast_cache()  # torch 2.1 would reuse casts of the weights made under no_grad, without gradients
+    error = sigma**preservation * error
+    return torch.addcmul(noisy_latents, sigma, error), schedule.target(latents, noise + error, t)

@@ -1,7 +1,7 @@
-"""What of the adapters is left out of a step, so that none of their values comes to count on another.
+"""Adapter dropout whose mask is a pure function of seed, step, batch and layer.
 
-torch's own dropout draws from the process's generator: a preview or a restart would change what comes after. Here the
-lots are a function of seed, step, batch and layer. Gradient checkpointing, which runs a layer twice, finds the same.
+torch's own dropout draws from the process's generator, so that a preview or a resumed run would change what comes after.
+Gradient checkpointing runs a layer twice and gets the same mask.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from dreambooth.training.noise import generator_on
 
 
 class AdapterDropout:
-    """Shared by all adapters of a run; the loop says where it stands (:meth:`at`)."""
+    """Dropout of all adapters of a run. The loop sets the position (:meth:`set_position`)."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
-        self._place = (0, 0)
+        self._position = (0, 0)
 
-    def at(self, step: int, batch: int) -> None:
-        """What is dropped from here on belongs to this batch of this step."""
-        self._place = step, batch
+    def set_position(self, step: int, batch: int) -> None:
+        """Masks from here on are those of this batch of this step."""
+        self._position = step, batch
 
-    def drop(self, x: torch.Tensor, share: float, layer: str) -> torch.Tensor:
-        """``x`` with this share of its values at zero and the others larger, so that the mean stays."""
-        lots = generator_on(x.device, self.seed, "dropout", *self._place, layer)
-        return x * torch.empty_like(x).bernoulli_(1 - share, generator=lots) / (1 - share)
+    def apply(self, x: torch.Tensor, p: float, layer: str) -> torch.Tensor:
+        """``x`` with values zeroed with probability ``p`` and the others scaled by 1 / (1 - p)."""
+        generator = generator_on(x.device, self.seed, "dropout", *self._position, layer)
+        return x * torch.empty_like(x).bernoulli_(1 - p, generator=generator) / (1 - p)

@@ -1,4 +1,4 @@
-"""A slowly moving average of the unet's weights."""
+"""Exponential moving average (EMA) of the unet's weights."""
 
 from __future__ import annotations
 
@@ -11,65 +11,77 @@ from dreambooth.training.stochastic_rounding import stochastic_round
 
 
 class EMA:
-    """Average in float32 or bfloat16, on the weights' device or, to spare a GPU's memory, on the CPU.
+    """EMA in float32 or bfloat16, on the weights' device or, to save GPU memory, on the CPU.
 
-    At a decay of 0.9999 an update is far below bfloat16's 8 bits: it is rounded by lot (see rounded_adamw.py), so that
-    on average nothing is lost. The lots are a function of seed and update.
+    At a decay of 0.9999 an update is far below bfloat16's 8 bits. It is rounded stochastically (see
+    stochastic_rounding.py), so that no update is lost on average; the random numbers are a function of seed and update.
 
-    Its decay warms up as (1 + n) / (10 + n), so that a short run is not mostly its first step
-    (the rule of TensorFlow's ExponentialMovingAverage).
+    The decay warms up as (1 + n) / (10 + n), so that the average of a short run is not dominated by its first weights
+    (TensorFlow's ExponentialMovingAverage).
     """
 
     def __init__(
-        self, parameters: Sequence[torch.nn.Parameter], decay: float, on_cpu: bool = False, *,
-        dtype: torch.dtype = torch.float32, seed: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        parameters: Sequence[torch.nn.Parameter],
+        decay: float,
+        on_cpu: bool = False,
+        *,
+        dtype: torch.dtype = torch.float32,
+        seed: int = 0,
+    ) -> None:
         self.decay, self.updates, self.seed = decay, 0, seed
-        self._live = list(parameters)
-        self.averages = [torch.empty_like(p, dtype=dtype, device="cpu" if on_cpu else p.device) for p in self._live]
-        self.load(self._live, 0)
+        self._parameters = list(parameters)
+        self.shadow_params = [
+            torch.empty_like(p, dtype=dtype, device="cpu" if on_cpu else p.device) for p in self._parameters
+        ]
+        self.load(self._parameters, 0)
 
     @torch.no_grad()
     def update(self) -> None:
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        if self.averages[0].dtype == torch.bfloat16:
-            self._update_by_lot(1 - decay)
+        if self.shadow_params[0].dtype == torch.bfloat16:
+            self._update_bf16(1 - decay)
             return
-        live = [p.to(mine.device, torch.float32) for p, mine in zip(self._live, self.averages, strict=True)]
-        torch._foreach_lerp_(self.averages, live, 1 - decay)
+        pairs = zip(self._parameters, self.shadow_params, strict=True)
+        torch._foreach_lerp_(
+            self.shadow_params, [p.to(shadow.device, torch.float32) for p, shadow in pairs], 1 - decay
+        )
 
-    def _update_by_lot(self, share: float) -> None:
-        """Weight by weight, where the live ones are: a CPU would take long to draw so many lots."""
-        lots = generator_on(self._live[0].device, self.seed, "ema", self.updates)
-        for live, mine in zip(self._live, self.averages, strict=True):
-            exact = mine.to(live.device, torch.float32).lerp_(live.float(), share)
-            rounded = mine if mine.device == live.device else torch.empty_like(live, dtype=mine.dtype)
-            stochastic_round(rounded, exact, lots)
-            if rounded is not mine:
-                mine.copy_(rounded)
+    def _update_bf16(self, weight: float) -> None:
+        """One parameter at a time, on the device of the weights: a CPU is slow at so many random numbers."""
+        generator = generator_on(self._parameters[0].device, self.seed, "ema", self.updates)
+        for parameter, shadow in zip(self._parameters, self.shadow_params, strict=True):
+            exact = shadow.to(parameter.device, torch.float32).lerp_(parameter.float(), weight)
+            is_local = shadow.device == parameter.device
+            rounded = shadow if is_local else torch.empty_like(parameter, dtype=shadow.dtype)
+            stochastic_round(rounded, exact, generator)
+            if not is_local:
+                shadow.copy_(rounded)
 
     def swap(self) -> None:
-        """Exchange averages and live weights; called twice it restores both bit for bit.
+        """Exchange the EMA and the trained weights; a second call restores both bit for bit.
 
-        Only the memory that they stand for changes hands: on one device nothing is copied, and nothing can fail
-        half-way. From the CPU, weight by weight is brought over; should the GPU's memory not be enough, those that were
-        exchanged go back.
+        Only storage is exchanged: on one device nothing is copied and nothing can fail halfway. From the CPU, one
+        parameter at a time is moved; if GPU memory runs out, those that were exchanged are restored.
         """
-        done = 0
+        swapped = 0
         try:
-            for i, live in enumerate(self._live):
-                mine, theirs = self.averages[i], live.data
-                live.data, self.averages[i] = mine.to(theirs.device), theirs.to(mine.device)
-                done += 1
+            for i in range(len(self._parameters)):
+                self._swap_one(i)
+                swapped += 1
         except BaseException:
-            for i, live in enumerate(self._live[:done]):
-                mine, theirs = self.averages[i], live.data
-                live.data, self.averages[i] = mine.to(theirs.device), theirs.to(mine.device)
+            for i in range(swapped):
+                self._swap_one(i)
             raise
 
+    def _swap_one(self, i: int) -> None:
+        parameter, shadow = self._parameters[i], self.shadow_params[i]
+        weights = parameter.data
+        parameter.data, self.shadow_params[i] = shadow.to(weights.device), weights.to(shadow.device)
+
     @torch.no_grad()
-    def load(self, averages: Sequence[torch.Tensor], updates: int) -> None:
-        for mine, saved in zip(self.averages, averages, strict=True):
-            mine.copy_(saved)
+    def load(self, weights: Sequence[torch.Tensor], updates: int) -> None:
+        for shadow, saved in zip(self.shadow_params, weights, strict=True):
+            shadow.copy_(saved)
         self.updates = updates

@@ -1,4 +1,4 @@
-"""What an inpainting unet sees beside the noisy latents: a mask, and the latents of what the mask leaves."""
+"""Extra input channels of an inpainting unet: a mask, and the latents of the masked image."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import torch.nn.functional as F
 from dreambooth.dataset.pixels import load_mask, load_pixels
 from dreambooth.dataset.plan import Example
 
-_WHOLE = 0.25  # share of pictures that are masked altogether: those teach what txt2img asks of such a model
-_MOST_SHAPES = 4
+_FULL_MASK_PROBABILITY = 0.25  # a fully masked image trains what txt2img asks of an inpainting model
+_MAX_SHAPES = 4
 
 
 class InpaintingInputs:
-    """Masks for a batch, drawn anew each time or taken from the pictures beside, and the VAE that encodes the rest."""
+    """The masks of a batch, random or those of the images, and the VAE that encodes the masked images."""
 
     def __init__(self, load_vae: Callable[[], Any], device: torch.device) -> None:
         self.vae, self.device = load_vae().to(device), device
 
     @torch.no_grad()
-    def channels(self, examples: Sequence[Example], generator: torch.Generator) -> torch.Tensor:
-        """(B, 5, h, w) float32: the mask (1 is to be painted), then the scaled latents of the picture without it."""
+    def extra_channels(self, examples: Sequence[Example], generator: torch.Generator) -> torch.Tensor:
+        """(B, 5, h, w) float32: the mask (1: to be inpainted), then the scaled latents of the masked image."""
         masks = torch.stack([_mask(example, generator) for example in examples])
         pixels = torch.stack([load_pixels(example) for example in examples]) * (1 - masks)
-        with torch.autocast(self.device.type, enabled=False):  # in half precision some VAEs overflow
+        with torch.autocast(self.device.type, enabled=False):  # some VAEs overflow in half precision
             posterior = self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=generator).to(self.device)
         latents = (posterior.mean + posterior.std * noise).float() * self.vae.config.scaling_factor
@@ -34,26 +34,26 @@ class InpaintingInputs:
 
 
 def latent_mask(masks: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-    """Masks (B, 1, H, W) at the size of the latents."""
+    """Masks (B, 1, H, W), resized to the latents."""
     return F.interpolate(masks, size=latents.shape[-2:])
 
 
 def random_mask(width: int, height: int, generator: torch.Generator) -> torch.Tensor:
-    """(1, height, width) of 0 and 1: a few rectangles and ellipses, or all of it."""
-    numbers = torch.rand(2 + 5 * _MOST_SHAPES, generator=generator).tolist()
-    if numbers[0] < _WHOLE:
+    """(1, height, width) of 0 and 1: some rectangles and ellipses, or the whole image."""
+    numbers = torch.rand(2 + 5 * _MAX_SHAPES, generator=generator).tolist()
+    if numbers[0] < _FULL_MASK_PROBABILITY:
         return torch.ones(1, height, width)
     mask = torch.zeros(1, height, width)
     y, x = torch.arange(height)[:, None] + 0.5, torch.arange(width)[None] + 0.5
-    for shape in range(1 + int(numbers[1] * _MOST_SHAPES)):
-        kind, across, down, left, top = numbers[2 + 5 * shape : 7 + 5 * shape]
-        half_w, half_h = width * (0.1 + 0.5 * across) / 2, height * (0.1 + 0.5 * down) / 2
-        from_x, from_y = (x - left * width).abs() / half_w, (y - top * height).abs() / half_h
+    for shape in range(1 + int(numbers[1] * _MAX_SHAPES)):
+        kind, size_x, size_y, center_x, center_y = numbers[2 + 5 * shape : 7 + 5 * shape]
+        half_w, half_h = width * (0.1 + 0.5 * size_x) / 2, height * (0.1 + 0.5 * size_y) / 2
+        from_x, from_y = (x - center_x * width).abs() / half_w, (y - center_y * height).abs() / half_h
         inside = (from_x < 1) & (from_y < 1) if kind < 0.5 else from_x**2 + from_y**2 < 1
         mask[0, inside] = 1.0
     return mask
 
 
 def _mask(example: Example, generator: torch.Generator) -> torch.Tensor:
-    own = load_mask(example)
-    return random_mask(*example.bucket, generator) if own is None else own
+    mask = load_mask(example)
+    return random_mask(*example.bucket, generator) if mask is None else mask

@@ -1,4 +1,4 @@
-"""What a step needs of the pictures, ready before it asks: their latents and sizes."""
+"""Latents of the images, encoded ahead of the steps that need them, and their size conditioning."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from dreambooth.types import ProgressCallback
 PixelsKey = tuple[object, ...]  # Example.pixels_key
 
 
-class Latents:
-    """The VAE's posterior (mean and deviation) of each picture, encoded once and kept by content.
+class LatentStore:
+    """The VAE's posterior (mean and standard deviation) of each image, encoded once and cached by content.
 
-    A batch draws from the posterior anew each time, so nothing of the VAE's own noise is frozen in.
+    Each batch samples from the posterior again, so that no single sample of it is trained on.
     """
 
     def __init__(self, cache: LatentCache, scaling_factor: float, device: torch.device) -> None:
@@ -30,15 +30,15 @@ class Latents:
         self._encoder: BackgroundEncoder | None = None
 
     def prepare(self, examples: Sequence[Example], load_vae: Callable[[], Any], progress: ProgressCallback) -> None:
-        """Fetch all from the cache and encode what is not there yet; the VAE is loaded only if it is needed.
+        """Read posteriors from the cache and encode missing ones. The VAE is loaded only if some are missing.
 
-        On a GPU all is encoded now, so that the VAE's memory is free before the unet comes. On a CPU a thread
-        encodes, in the order of ``examples``, while the rest is loaded and the first steps are taken.
+        On a GPU all are encoded now, so that the VAE's memory is free before the unet is loaded. On a CPU a thread
+        encodes them in the order of ``examples``, while the other modules are loaded and the first steps run.
         """
-        missing, wanted = [], {}
+        missing, unique = [], {}
         for example in examples:
-            wanted.setdefault(example.pixels_key, example)
-        for key, example in wanted.items():
+            unique.setdefault(example.pixels_key, example)
+        for key, example in unique.items():
             moments = self.cache.get(example)
             if moments is None:
                 missing.append(example)
@@ -70,44 +70,44 @@ class Latents:
 
     @torch.no_grad()
     def _encode(self, vae: Any, example: Example) -> None:
-        """(8, h, w) float32: mean and standard deviation. One by one: batches are slower on a CPU."""
+        """(8, h, w) float32: mean and standard deviation. One image at a time: batches are slower on a CPU."""
         posterior = vae.encode(load_pixels(example)[None].to(self.device, vae.dtype)).latent_dist
         moments = torch.cat([posterior.mean, posterior.std], dim=1)[0].float()
         if not torch.isfinite(moments).all():
-            raise UserError(f"The VAE gives no finite latents for {example.path}: leave the picture out.")
+            raise UserError(f"{example.path}: the VAE encodes it to NaN or infinite latents. Remove the image.")
         self._moments[example.pixels_key] = moments
         keep(self.cache, example, moments)
 
 
 class BackgroundEncoder(threading.Thread):
-    """Encodes examples one after the other; whoever needs one that is not ready waits for it."""
+    """Encodes examples one after the other. Callers wait for those that they need."""
 
     def __init__(
         self, examples: Sequence[Example], encode: Callable[[Example], None], progress: ProgressCallback
     ) -> None:
         super().__init__(name="dreambooth latents", daemon=True)
-        self._todo, self._encode, self._progress = list(examples), encode, progress
+        self._pending, self._encode, self._progress = list(examples), encode, progress
         self._missing = {example.pixels_key for example in examples}
         self._ready = threading.Condition()
         self._stopped, self._error = False, None
 
     def run(self) -> None:
         try:
-            for done, example in enumerate(self._todo):
+            for done, example in enumerate(self._pending):
                 if self._stopped:
                     return
-                self._progress(done, len(self._todo), "latents")
+                self._progress(done, len(self._pending), "latents")
                 self._encode(example)
                 with self._ready:
                     self._missing.discard(example.pixels_key)
                     self._ready.notify_all()
-            self._progress(len(self._todo), len(self._todo), "latents")
+            self._progress(len(self._pending), len(self._pending), "latents")
         except BaseException as error:
             with self._ready:
                 self._error = error
                 self._ready.notify_all()
         finally:
-            del self._encode  # and with it the VAE
+            del self._encode  # which refers to the VAE
 
     def wait_for(self, examples: Sequence[Example]) -> None:
         if not self._missing and not self._error:
@@ -122,13 +122,13 @@ class BackgroundEncoder(threading.Thread):
             raise self._error
 
     def stop(self) -> None:
-        """Leave after the picture that is being encoded."""
+        """Stop after the image that is being encoded."""
         self._stopped = True
         self.join()
 
 
 def time_ids(examples: Sequence[Example]) -> torch.Tensor:
-    """SDXL's size conditioning of each image, (B, 6) float32; see :func:`text_encoding.conditions`."""
+    """SDXL's size conditioning of each image, (B, 6) float32; see :class:`dreambooth.models.denoiser.Conditioning`."""
     rows = []
     for example in examples:
         (width, height), crop = example.original_size, example.crop

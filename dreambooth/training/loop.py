@@ -1,4 +1,4 @@
-"""The loop: batch, noise, prediction, loss, step. What people want of it arrives through Controls, between steps."""
+"""The training loop: batch, noise, prediction, loss, optimizer step. Requests of users are handled between steps."""
 
 from __future__ import annotations
 
@@ -13,44 +13,46 @@ import torch
 
 from dreambooth.dataset.plan import Batch
 from dreambooth.errors import UserError
+from dreambooth.jobs.events import Step
+from dreambooth.models.denoiser import UNetDenoiser
 from dreambooth.training.noise import generator_for
-from dreambooth.training.objective import Losses, diffusion_losses, prior_weight_in
+from dreambooth.training.objective import Losses, diffusion_losses, prior_weight_at
 from dreambooth.training.optimizers import set_learning_rates
 from dreambooth.training.precision import memory_used
-from dreambooth.training.scheduled_tasks import Autosave, due
+from dreambooth.training.scheduled_tasks import Autosave, due_tasks
 from dreambooth.training.schedules import run_length, text_encoder_steps
 from dreambooth.training.session import Session
 from dreambooth.training.step_metrics import StepMetrics
 
 NAN_ADVICE = (
-    "Try a lower learning rate, mixed precision bf16 or no instead of fp16, and look for broken pictures. "
-    "Nothing was saved from this step; the files saved before are whole."
+    "Lower the learning rate, use mixed precision bf16 or no instead of fp16, and check for corrupt images. "
+    "Nothing was saved from this step; files saved earlier are intact."
 )
 
-# fp16 finds its scale by halving it from 65536 after each overflow. Where so many don't help, it is no overflow.
+# fp16's loss scale starts at 65536 and is halved after each overflow. After so many in a row, the loss itself is NaN.
 MAX_OVERFLOWS = 24
 
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the loop calls when it is time: pictures, and weights (when: see ``Results.save``)."""
+    """Callbacks of the loop: previews, saving (``Results.save``, with its occasion) and validation."""
 
     preview: Callable[[], None]
     save: Callable[[str], None]
     validate: Callable[[], None] = lambda: None
 
 
-NO_HOOKS = Hooks(lambda: None, lambda when: None)
+NO_HOOKS = Hooks(lambda: None, lambda occasion: None)
 
 
 @dataclass
-class _Measured:
-    """A step and its figures, which are read a step later on a GPU: see :class:`StepMetrics`."""
+class _StepRecord:
+    """A step and its metrics, which are read a step later on a GPU: see :class:`StepMetrics`."""
 
     step: int
     epoch: int
     lr: float
-    figures: StepMetrics
+    metrics: StepMetrics
     seconds: float
 
 
@@ -61,104 +63,106 @@ class Loop:
         self.session, self.hooks = session, hooks
         self.settings, self.position = session.settings, session.position
         self.process_group = session.process_group
+        self.denoiser = UNetDenoiser(session.modules.unet)
         lengths = session.plan.epoch_lengths(self.settings.num_train_epochs, self.settings.train_batch_size)
-        self.total_steps, _ = run_length(self.settings, lengths, self.process_group.size)
+        self.total_steps, _ = run_length(self.settings, lengths, self.process_group.world_size)
         self.step_seconds: list[float] = []
-        self._pending: _Measured | None = None
+        self._pending: _StepRecord | None = None
         self._autosave = Autosave(self.settings.autosave_minutes)
-        self._skipped = 0  # steps in a row that fp16 overflowed in
+        self._overflows = 0  # consecutive steps whose gradients overflowed
         self._clock = time.perf_counter()
 
     def run(self) -> str:
         if self.position.step == 0:
-            self.hooks.validate()  # what the untouched model makes of it
+            self.hooks.validate()  # the baseline, before training
         self.session.events.phase("training")
         self._clock = time.perf_counter()
         while self.position.step < self.total_steps:
-            windows = self.windows(self.position.epoch)
-            for window in windows[self.position.window :]:
-                if self.process_group.any(not self._obey()):
+            groups = self.accumulation_groups(self.position.epoch)
+            for group in groups[self.position.steps_in_epoch :]:
+                if self.process_group.any(not self._handle_controls()):
                     return self._end("cancelled")
-                self.step(window)
+                self.step(group)
                 if self.position.step >= self.total_steps:
                     break
-                if self.position.window < len(windows):
-                    self._beside(epoch_ended=False)
-            if self.position.window >= len(windows):  # beyond it, when resumed with fewer steps per epoch
+                if self.position.steps_in_epoch < len(groups):
+                    self._run_periodic_tasks(epoch_ended=False)
+            if self.position.steps_in_epoch >= len(groups):  # more, if resumed with fewer steps per epoch
                 self._end_epoch()
         return self._end("done")
 
     # -- one step ---------------------------------------------------------------------------------------------
 
-    def step(self, window: Sequence[Batch]) -> None:
-        """One optimizer step over the batches of ``window``; each picture counts the same, whatever its batch."""
+    def step(self, group: Sequence[Batch]) -> None:
+        """One optimizer step over the batches of an accumulation group. All images weigh the same, in any batch."""
         session, settings = self.session, self.settings
-        if self._past_text_encoder():
+        if self._is_past_text_encoder():
             session.freeze_text_encoder()
         set_learning_rates(session.optimizer, settings, self.position.step, self.total_steps)
-        pictures = sum(len(batch.instances) for batch in window)
+        images = sum(len(batch.instances) for batch in group)
         losses = []
-        for number, batch in enumerate(window):
-            if number % self.process_group.size == self.process_group.rank:
-                losses.append(self._backward(batch, number, len(batch.instances) / pictures))
-        if self.process_group.size > 1:
-            self._share(losses, with_prior=any(batch.classes for batch in window))
+        for number, batch in enumerate(group):
+            if number % self.process_group.world_size == self.process_group.rank:
+                losses.append(self._backward(batch, number, len(batch.instances) / images))
+        if self.process_group.world_size > 1:
+            self._all_reduce(losses, with_prior=any(batch.classes for batch in group))
         norm = session.stepper.step()
         if session.ema:
             session.ema.update()
         self.position.step += 1
-        self.position.window += 1
-        lr, figures = session.optimizer.param_groups[0]["lr"], StepMetrics(_sum(losses), norm)
-        self._report(_Measured(self.position.step, self.position.epoch, lr, figures, self._lap()))
+        self.position.steps_in_epoch += 1
+        lr, metrics = session.optimizer.param_groups[0]["lr"], StepMetrics(_sum(losses), norm)
+        self._report(_StepRecord(self.position.step, self.position.epoch, lr, metrics, self._measure_time()))
 
-    def _backward(self, batch: Batch, number: int, share: float) -> Losses:
+    def _backward(self, batch: Batch, number: int, fraction: float) -> Losses:
+        """Backward pass of micro-batch ``number``, whose loss is ``fraction`` of the step's loss."""
         session, settings = self.session, self.settings
         generator = generator_for(settings.seed, "noise", self.position.step, number)
-        session.dropout.at(self.position.step, number)
+        session.dropout.set_position(self.position.step, number)
         with session.accelerator.autocast():
             losses = diffusion_losses(
-                session.modules.unet,
+                self.denoiser,
                 session.schedule,
                 session.latents,
                 session.prompts,
-                session.masked,
+                session.inpainting,
                 batch,
                 generator,
                 settings,
-                prior_weight=prior_weight_in(settings, self.position.epoch),
+                prior_weight=prior_weight_at(settings, self.position.epoch),
                 loss_masks=session.loss_masks,
             )
-        session.accelerator.backward(losses.total * share if share != 1 else losses.total)
-        prior = None if losses.prior is None else losses.prior.detach() * share
-        return Losses(losses.total.detach() * share, losses.instance.detach() * share, prior)
+        session.accelerator.backward(losses.total * fraction if fraction != 1 else losses.total)
+        prior = None if losses.prior is None else losses.prior.detach() * fraction
+        return Losses(losses.total.detach() * fraction, losses.instance.detach() * fraction, prior)
 
-    def _share(self, losses: list[Losses], with_prior: bool) -> None:
-        """Gradients and losses of all processes, added up: each holds those of the whole step afterwards."""
+    def _all_reduce(self, losses: list[Losses], with_prior: bool) -> None:
+        """Sum gradients and losses over all ranks, so that each rank has those of the whole step."""
         self.process_group.all_reduce_gradients(
             [p for group in self.session.optimizer.param_groups for p in group["params"]]
         )
         zero = torch.zeros((), device=self.session.device)
         parts = [[x.instance for x in losses], [x.prior for x in losses if x.prior is not None]]
-        instance, prior = self.process_group.sum(torch.stack([sum(part, zero).float() for part in parts]))
+        instance, prior = self.process_group.all_reduce(torch.stack([sum(part, zero).float() for part in parts]))
         losses[:] = [Losses(instance, instance, prior if with_prior else None)]
 
-    def windows(self, epoch: int) -> list[Sequence[Batch]]:
-        """The epoch's batches in groups of one optimizer step; the last group may be smaller."""
+    def accumulation_groups(self, epoch: int) -> list[Sequence[Batch]]:
+        """The epoch's batches in gradient-accumulation groups, one per optimizer step. The last may be smaller."""
         batches = self.session.plan.epoch(self.settings.seed, epoch, self.settings.train_batch_size)
-        n = self.settings.gradient_accumulation_steps * self.process_group.size
+        n = self.settings.gradient_accumulation_steps * self.process_group.world_size
         return [batches[i : i + n] for i in range(0, len(batches), n)]
 
-    def _past_text_encoder(self) -> bool:
-        """Whether only the unet learns from here on; without it the text encoder learns to the end."""
+    def _is_past_text_encoder(self) -> bool:
+        """Whether the text encoder's part of the run is over and only the unet is trained from here on."""
         last = text_encoder_steps(self.settings, self.total_steps)
-        return self.session.trains_text and self.position.step >= last
+        return self.session.trains_text_encoder and self.position.step >= last
 
-    # -- people -----------------------------------------------------------------------------------------------
+    # -- requests and periodic tasks --------------------------------------------------------------------------
 
-    def _obey(self) -> bool:
-        """Do what was asked for since the last step. False: stop."""
+    def _handle_controls(self) -> bool:
+        """Handle the requests since the last step. False: stop."""
         controls, events = self.session.controls, self.session.events
-        said = False
+        was_paused = False
         while not controls.cancelled:
             if controls.consume_sample_request():
                 self.hooks.preview()
@@ -166,43 +170,43 @@ class Loop:
                 self._flush()
                 self.hooks.save("now")
             elif controls.paused:
-                if not said and controls.rest is None:
+                if not was_paused and controls.pause_remaining is None:
                     events.message(f"Paused after step {self.position.step}.")
-                said = True
+                was_paused = True
                 controls.wait_while_paused()
             else:
                 break
-            self._clock = time.perf_counter()  # not the next step's time
-        if said and not controls.cancelled:
-            events.message("Going on.")
+            self._clock = time.perf_counter()  # not part of the next step's time
+        if was_paused and not controls.cancelled:
+            events.message("Resumed.")
         return not controls.cancelled
 
     def _end_epoch(self) -> None:
         self.position.epoch += 1
-        self.position.window = 0
+        self.position.steps_in_epoch = 0
         if self.position.step >= self.total_steps:
-            return  # the end saves and draws anyway
-        self._beside(epoch_ended=True)
+            return  # _end saves and previews
+        self._run_periodic_tasks(epoch_ended=True)
 
-    def _beside(self, epoch_ended: bool) -> None:
-        """What is due after a step; a snapshot last, so that a run that goes on from it repeats none of it."""
-        if not self.process_group.is_main:
-            return  # the others wait before the next step
-        wanted = due(self.settings, self.position, epoch_ended)
-        autosave = self._autosave.due()
-        if not wanted and not autosave:
+    def _run_periodic_tasks(self, epoch_ended: bool) -> None:
+        """Run the tasks that are due after a step. A snapshot is last, so that a resumed run repeats none of them."""
+        if not self.process_group.is_main_process:
+            return  # the other ranks wait before the next step
+        tasks = due_tasks(self.settings, self.position, epoch_ended)
+        autosave = self._autosave.is_due()
+        if not tasks and not autosave:
             return
         self._flush()
-        if "preview" in wanted:
+        if "preview" in tasks:
             self.hooks.preview()
-        if "validate" in wanted:
+        if "validate" in tasks:
             self.hooks.validate()
-        if "save" in wanted:
+        if "save" in tasks:
             self.hooks.save("during")
         if autosave:
             self.hooks.save("auto")
-        if "rest" in wanted:
-            self.session.events.message(f"Resting for {self.settings.epoch_pause_time} s after this epoch.")
+        if "pause" in tasks:
+            self.session.events.message(f"Pausing for {self.settings.epoch_pause_time} s.")
             self.session.controls.pause(self.settings.epoch_pause_time)
         self._clock = time.perf_counter()
 
@@ -217,17 +221,18 @@ class Loop:
             self.hooks.preview()
         return state
 
-    # -- figures ----------------------------------------------------------------------------------------------
+    # -- metrics ----------------------------------------------------------------------------------------------
 
-    def _lap(self) -> float:
+    def _measure_time(self) -> float:
+        """Seconds since the last step, or since what came after it."""
         now = time.perf_counter()
         seconds, self._clock = now - self._clock, now
         self.step_seconds.append(seconds)
         return seconds
 
-    def _report(self, measured: _Measured) -> None:
-        """On a GPU the figures of the step before are read while this one is still being computed."""
-        previous, self._pending = self._pending, measured
+    def _report(self, record: _StepRecord) -> None:
+        """Send a step's metrics; on a GPU those of the step before, while this one is still being computed."""
+        previous, self._pending = self._pending, record
         if self.session.device.type == "cpu":
             self._flush()
         elif previous:
@@ -235,34 +240,33 @@ class Loop:
 
     def _flush(self) -> None:
         if self._pending:
-            measured, self._pending = self._pending, None
-            self._send(measured)
+            record, self._pending = self._pending, None
+            self._send(record)
 
-    def _send(self, measured: _Measured) -> None:
-        norm, loss, prior = measured.figures.read()
-        self._skipped = 0 if math.isfinite(norm) else self._skipped + 1
-        overflows = MAX_OVERFLOWS if self.session.accelerator.scaler else 0
-        if not (math.isfinite(loss) and math.isfinite(prior or 0.0)) or self._skipped > overflows:
-            # The optimizer has skipped this step: the weights in memory are still the last good ones.
-            raise UserError(
-                f"The loss is not a number any more (step {measured.step}); the run has stopped. {NAN_ADVICE}"
-            )
+    def _send(self, record: _StepRecord) -> None:
+        norm, loss, prior = record.metrics.read()
+        self._overflows = 0 if math.isfinite(norm) else self._overflows + 1
+        max_overflows = MAX_OVERFLOWS if self.session.accelerator.scaler else 0
+        if not (math.isfinite(loss) and math.isfinite(prior or 0.0)) or self._overflows > max_overflows:
+            # The optimizer skipped this step: the weights in memory are those of the step before.
+            raise UserError(f"The loss became NaN in step {record.step}; training has stopped. {NAN_ADVICE}")
         self.session.events.send(
-            "step",
-            step=measured.step,
-            total=self.total_steps,
-            epoch=measured.epoch,
-            epochs=self.settings.num_train_epochs,
-            loss=round(loss, 6),
-            prior_loss=None if prior is None else round(prior, 6),
-            lr=measured.lr,
-            seconds=round(measured.seconds, 4),
-            memory=memory_used(self.session.device),
+            Step(
+                step=record.step,
+                total=self.total_steps,
+                epoch=record.epoch,
+                epochs=self.settings.num_train_epochs,
+                loss=round(loss, 6),
+                prior_loss=None if prior is None else round(prior, 6),
+                lr=record.lr,
+                seconds=round(record.seconds, 4),
+                memory=memory_used(self.session.device),
+            )
         )
 
 
 def _sum(losses: Sequence[Losses]) -> Losses:
-    """Shares of one step, put together."""
+    """The losses of a step's micro-batches, summed."""
     if len(losses) == 1:
         return losses[0]
 

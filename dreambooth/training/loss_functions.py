@@ -1,4 +1,4 @@
-"""How far an answer is from its target, element by element; and where Huber's quadratic part ends."""
+"""Elementwise loss functions, and the threshold of the Huber loss by timestep."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ import math
 import torch
 
 
-def distance(kind: str, predicted: torch.Tensor, target: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
-    """ "l2", "l1", or the pseudo-Huber loss (arXiv:2403.16728, eq. 5): squares below ``threshold``, lengths above.
+def elementwise_loss(kind: str, predicted: torch.Tensor, target: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
+    """ "l2", "l1", or the pseudo-Huber loss (arXiv:2403.16728, eq. 5): squared below ``threshold``, linear above.
 
-    huber: 2c (sqrt(d^2 + c^2) - c), which is d^2 near zero whatever c is; smooth_l1: 2 (sqrt(d^2 + c^2) - c), which is
-    2 |d| far away. All (B, 4, h, w); ``threshold`` (B, 1, 1, 1).
+    huber: 2c (sqrt(d^2 + c^2) - c), which is d^2 near zero for any c; smooth_l1: 2 (sqrt(d^2 + c^2) - c), which tends to
+    2 |d|. All (B, 4, h, w); ``threshold`` (B, 1, 1, 1).
     """
-    off = predicted - target
+    error = predicted - target
     if kind == "l1":
-        return off.abs()
+        return error.abs()
     if kind == "l2":
-        return off.square()
-    bent = 2 * ((off.square() + threshold.square()).sqrt() - threshold)
-    return bent * threshold if kind == "huber" else bent
+        return error.square()
+    pseudo_huber = 2 * ((error.square() + threshold.square()).sqrt() - threshold)
+    return pseudo_huber * threshold if kind == "huber" else pseudo_huber
 
 
 def huber_threshold(
-    schedule: str, least: float, t: torch.Tensor, timesteps: int, signal: torch.Tensor, noise: torch.Tensor
+    schedule: str, minimum: float, t: torch.Tensor, timesteps: int, alphas: torch.Tensor, sigmas: torch.Tensor
 ) -> torch.Tensor:
-    """c of each timestep, shaped as ``signal`` and ``noise`` (roots of the shares that are left and added).
+    """c of each timestep, (B, 1, 1, 1). ``alphas`` and ``sigmas``: see :meth:`NoiseSchedule.alphas_sigmas`.
 
-    constant: ``least``; exponential: falls from 1 to ``least`` (arXiv:2403.16728, eq. 8); snr: (1 - least) /
-    (1 + sigma)^2 + least, with sigma = noise / signal.
+    constant: ``minimum``; exponential: falls from 1 to ``minimum`` (arXiv:2403.16728, eq. 8); snr: (1 - minimum) /
+    (1 + sigma / alpha)^2 + minimum.
     """
     if schedule == "constant":
-        return torch.full_like(signal, least)
+        return torch.full_like(alphas, minimum)
     if schedule == "exponential":
-        return torch.exp(t.view_as(signal) * (math.log(least) / timesteps)).to(signal.dtype)
-    return (1 - least) * (signal / (signal + noise)).square() + least
+        return torch.exp(t.view_as(alphas) * (math.log(minimum) / timesteps)).to(alphas.dtype)
+    return (1 - minimum) * (alphas / (alphas + sigmas)).square() + minimum

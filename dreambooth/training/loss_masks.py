@@ -1,4 +1,4 @@
-"""Where in a picture the loss counts: white of the mask beside it, or what its own alpha channel leaves."""
+"""Loss masks: each latent pixel's weight in the loss, from an image's mask file or its alpha channel."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from dreambooth.training.precision import to_device
 
 
 class LossMasks:
-    """Weights of latent pixels. A picture without mask and alpha counts everywhere."""
+    """Weights of latent pixels: 1 inside the mask, ``unmasked_weight`` outside. Without mask and alpha, 1 everywhere."""
 
-    def __init__(self, elsewhere: float, device: torch.device) -> None:
-        self.elsewhere, self.device = elsewhere, device
-        self._known: dict[Example, torch.Tensor] = {}
+    def __init__(self, unmasked_weight: float, device: torch.device) -> None:
+        self.unmasked_weight, self.device = unmasked_weight, device
+        self._cache: dict[Example, torch.Tensor] = {}
 
     def batch(self, examples: Sequence[Example]) -> torch.Tensor:
-        """(B, 1, h, w) float32, from ``elsewhere`` to 1."""
+        """(B, 1, h, w) float32, from ``unmasked_weight`` to 1."""
         return to_device(torch.stack([self._weights(example) for example in examples]), self.device)
 
     def _weights(self, example: Example) -> torch.Tensor:
-        if example not in self._known:
-            self._known[example] = self.elsewhere + (1 - self.elsewhere) * _inside(example)
-        return self._known[example]
+        if example not in self._cache:
+            self._cache[example] = self.unmasked_weight + (1 - self.unmasked_weight) * _mask_coverage(example)
+        return self._cache[example]
 
 
-def _inside(example: Example) -> torch.Tensor:
-    """(1, h, w): the share of each latent pixel's 8 x 8 pixels that counts."""
+def _mask_coverage(example: Example) -> torch.Tensor:
+    """(1, h, w): the fraction of each latent pixel's 8 x 8 pixels that is inside the mask."""
     mask = load_mask(example)
     mask = load_alpha(example) if mask is None else mask
     width, height = example.bucket

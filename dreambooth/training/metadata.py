@@ -1,4 +1,4 @@
-"""What a result says of itself: kohya's ss_* keys, which WebUIs gate and label by, and Stability's modelspec 1.0.1."""
+"""Metadata of results: kohya's ss_* keys, which WebUIs read, and Stability's modelspec 1.0.1."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from typing import Any
 from dreambooth import __version__
 from dreambooth.checkpoints.family import Family, family_of
 from dreambooth.checkpoints.lora import family_metadata
-from dreambooth.checkpoints.modules import scheduler_in
+from dreambooth.checkpoints.modules import load_scheduler_config
 from dreambooth.dataset.plan import Plan
 from dreambooth.files import read_json
 from dreambooth.settings import ModelConfig, ModelFolder, Settings
+from dreambooth.settings.components import UNET
+from dreambooth.training.adapters import adapter_config
+from dreambooth.training.schedules import base_learning_rates
 
-TRAINED = "training.json"  # in working: how it was trained
+TRAINING_METADATA = "training.json"  # the metadata of the last training, in working/
 
 _THUMBNAIL_SIDE = 256  # pixels
 
@@ -27,16 +30,16 @@ _THUMBNAIL_SIDE = 256  # pixels
 def training_metadata(
     config: ModelConfig, plan: Plan, family: Family, precision: str, step: int, epoch: int, started: float
 ) -> dict[str, str]:
-    """ss_* keys for what was trained and how; all values are text, structures are JSON."""
+    """ss_* keys of a training run. All values are text; structures are JSON."""
     settings = config.settings
     lora = settings.use_lora
-    unet_lr = settings.lora_learning_rate if lora else settings.learning_rate
-    text_lr = settings.lora_txt_learning_rate if lora else settings.txt_learning_rate
-    unet_size = settings.lora_unet_rank, settings.lora_unet_alpha or settings.lora_unet_rank
-    text_size = settings.lora_txt_rank, settings.lora_txt_alpha or settings.lora_txt_rank
+    unet_lr = getattr(settings, UNET.rate(lora))
+    rates = base_learning_rates(settings)
+    unet, text = adapter_config(settings, "unet"), adapter_config(settings, "text_encoder")
+    main = unet if settings.train_unet else text
     facts: dict[str, Any] = {
         "ss_output_name": config.output_name,
-        "ss_sd_model_name": Path(config.facts.src).name,
+        "ss_sd_model_name": Path(config.info.src).name,
         **family_metadata(family),
         "ss_training_started_at": started,
         "ss_training_finished_at": time.time(),
@@ -51,8 +54,8 @@ def training_metadata(
         "ss_gradient_accumulation_steps": settings.gradient_accumulation_steps,
         "ss_gradient_checkpointing": settings.gradient_checkpointing,
         "ss_learning_rate": unet_lr,
-        "ss_unet_lr": unet_lr if settings.train_unet else None,
-        "ss_text_encoder_lr": text_lr if settings.stop_text_encoder > 0 else None,
+        "ss_unet_lr": rates.get("unet"),
+        "ss_text_encoder_lr": rates.get("text_encoder"),
         "ss_lr_scheduler": settings.lr_scheduler,
         "ss_lr_warmup_steps": settings.lr_warmup_steps,
         "ss_optimizer": settings.optimizer,
@@ -88,15 +91,15 @@ def training_metadata(
         "ss_tag_frequency": _tags(plan),
     }
     if lora:
-        of_lycoris = settings.lora_type != "LoRA" or settings.lora_dora
+        is_lycoris = settings.lora_type != "LoRA" or settings.lora_dora
         facts |= {
-            "ss_network_module": "lycoris.kohya" if of_lycoris else "networks.lora",
-            "ss_network_dim": (unet_size if settings.train_unet else text_size)[0],
-            "ss_network_alpha": (unet_size if settings.train_unet else text_size)[1],
-            "ss_network_dropout": settings.lora_unet_dropout if settings.train_unet else settings.lora_txt_dropout,
+            "ss_network_module": "lycoris.kohya" if is_lycoris else "networks.lora",
+            "ss_network_dim": main.rank,
+            "ss_network_alpha": main.alpha or main.rank,
+            "ss_network_dropout": main.dropout,
             "ss_network_args": {
-                "text_encoder_dim": text_size[0],
-                "text_encoder_alpha": text_size[1],
+                "text_encoder_dim": text.rank,
+                "text_encoder_alpha": text.alpha or text.rank,
                 **_network_args(settings),
             },
         }
@@ -104,7 +107,7 @@ def training_metadata(
 
 
 def _network_args(settings: Settings) -> dict[str, Any]:
-    """What kohya's and LyCORIS' trainers would have been told to make such adapters."""
+    """The network_args with which sd-scripts and LyCORIS train such adapters."""
     args: dict[str, Any] = {}
     if settings.use_lora_extended:
         args |= {
@@ -144,19 +147,19 @@ def modelspec(
         "modelspec.resolution": f"{resolution}x{resolution}",
         "modelspec.date": time.strftime("%Y-%m-%dT%H:%M:%S"),
         "modelspec.prediction_type": "v" if prediction_type == "v_prediction" else "epsilon",
-        "modelspec.encoder_layer": str(clip_skip if family.clip_skips else 2),
+        "modelspec.encoder_layer": str(clip_skip if family.supports_clip_skip else 2),
     }
 
 
 def thumbnail(folder: Path) -> dict[str, str]:
-    """modelspec's thumbnail, a data URL: the newest sample in ``folder``, small. {} when there is none."""
+    """modelspec's thumbnail, a data URL: the newest sample in ``folder``, scaled down. {} if there is none."""
     from PIL import Image
 
     newest = max(folder.glob("*.png"), key=lambda path: path.stat().st_mtime, default=None)
     if newest is None:
         return {}
-    with Image.open(newest) as picture:
-        small = picture.convert("RGB")
+    with Image.open(newest) as image:
+        small = image.convert("RGB")
     small.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
     data = io.BytesIO()
     small.save(data, "JPEG", quality=85)
@@ -164,18 +167,18 @@ def thumbnail(folder: Path) -> dict[str, str]:
 
 
 def checkpoint_metadata(model: ModelFolder, config: ModelConfig, title: str, merged: Sequence[Path]) -> dict[str, str]:
-    """What a checkpoint made of ``working`` says of itself: how that was trained, and which LoRAs were merged in."""
-    trained = model.working / TRAINED
-    said = read_json(trained) if trained.exists() else {}
+    """Metadata of a checkpoint made from working/: its last training, and the LoRAs that were ``merged``."""
+    path = model.working / TRAINING_METADATA
+    metadata = read_json(path) if path.exists() else {}
     if merged:
-        said["modelspec.merged_from"] = ", ".join(path.stem for path in merged)
-    settings, family = config.settings, family_of(config.facts.model_type)
+        metadata["modelspec.merged_from"] = ", ".join(path.stem for path in merged)
+    settings, family = config.settings, family_of(config.info.model_type)
     unet = read_json(model.working / "unet" / "config.json")
-    prediction = scheduler_in(model.working)["prediction_type"]
+    prediction = load_scheduler_config(model.working)["prediction_type"]
     spec = modelspec(
         title, family, unet, settings.resolution, settings.clip_skip, lora=False, prediction_type=prediction
     )
-    return {**said, **spec, **(thumbnail(model.samples) if settings.save_thumbnail else {})}
+    return {**metadata, **spec, **(thumbnail(model.samples) if settings.save_thumbnail else {})}
 
 
 def _buckets(plan: Plan) -> dict[str, Any]:
@@ -190,7 +193,7 @@ def _folders(plan: Plan) -> dict[str, Any]:
 
 
 def _tags(plan: Plan) -> dict[str, dict[str, int]]:
-    """How often each comma-separated part of a caption occurs, by folder: the WebUI's LoRA card shows it."""
+    """Count of each comma-separated tag, by folder. The WebUI shows it on the LoRA's card."""
     counts: dict[str, Counter[str]] = {}
     for example in plan.examples:
         tags = [tag.strip() for tag in example.caption.split(",") if tag.strip()]

@@ -1,4 +1,4 @@
-"""What a step minimises."""
+"""The training objective: denoising loss of a batch, with all options of the settings."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from dreambooth.checkpoints.text_encoding import conditions
 from dreambooth.dataset.plan import Batch
+from dreambooth.models.denoiser import Conditioning, UNetDenoiser
 from dreambooth.settings import Settings
-from dreambooth.training.dream import rectified
+from dreambooth.training.dream import dream_rectify
 from dreambooth.training.inpainting import InpaintingInputs
-from dreambooth.training.inputs import Latents, time_ids
-from dreambooth.training.loss_functions import distance, huber_threshold
+from dreambooth.training.inputs import LatentStore, time_ids
+from dreambooth.training.loss_functions import elementwise_loss, huber_threshold
 from dreambooth.training.loss_masks import LossMasks
-from dreambooth.training.loss_weighting import debiased, min_snr
-from dreambooth.training.noise import NoiseSchedule, draw_noise
+from dreambooth.training.loss_weighting import debiased_weight, min_snr_weight
+from dreambooth.training.noise import NoiseSchedule, sample_noise
 from dreambooth.training.precision import to_device
 from dreambooth.training.prompts import PromptEmbedder
 
 
 @dataclass(frozen=True)
 class Losses:
-    """Scalars on the device. ``total`` is what the gradients come from."""
+    """Scalars on the device. ``total`` is the one that is backpropagated."""
 
     total: torch.Tensor
     instance: torch.Tensor
@@ -31,11 +31,11 @@ class Losses:
 
 
 def diffusion_losses(
-    unet: torch.nn.Module,
+    denoiser: UNetDenoiser,
     schedule: NoiseSchedule,
-    latents: Latents,
+    latent_store: LatentStore,
     prompts: PromptEmbedder,
-    masked: InpaintingInputs | None,
+    inpainting: InpaintingInputs | None,
     batch: Batch,
     generator: torch.Generator,
     settings: Settings,
@@ -43,48 +43,49 @@ def diffusion_losses(
     prior_weight: float,
     loss_masks: LossMasks | None = None,
 ) -> Losses:
-    """Denoising error of one batch: instance pictures, and class pictures with their own weight.
+    """Denoising loss of one batch: of instance images, and of class images with their own weight.
 
     DreamBooth (arXiv:2208.12242), eq. 2: E|eps - unet(x_t)|^2 + prior_weight * E|eps' - unet(x'_t)|^2.
-    ``generator`` yields, in this order, the posterior's noise, the timesteps, the diffusion noise, the input's
-    perturbation where that is on and, for an inpainting unet, what ``masked`` needs.
+    Random numbers are taken from ``generator`` in this order: noise of the VAE's posterior, timesteps, diffusion noise,
+    input perturbation if it is on, ``inpainting`` if the model needs it.
     """
     examples = (*batch.instances, *batch.classes)
-    clean = latents.batch(examples, generator)
-    latest = min(settings.max_timestep, schedule.timesteps)
-    t = to_device(torch.randint(settings.min_timestep, latest, (len(examples),), generator=generator), clean.device)
-    noise = to_device(draw_noise(clean.shape, generator, settings), clean.device)
+    latents = latent_store.batch(examples, generator)
+    device = latents.device
+    max_timestep = min(settings.max_timestep, schedule.timesteps)
+    t = to_device(torch.randint(settings.min_timestep, max_timestep, (len(examples),), generator=generator), device)
+    noise = to_device(sample_noise(latents.shape, generator, settings), device)
     embedding = prompts.batch([example.caption for example in examples])
-    dtype = next(unet.parameters()).dtype
-    seen = schedule.add_noise(clean, _perturbed(noise, generator, settings), t)
-    around = masked.channels(examples, generator) if masked else None
-    sizes = None if embedding.pooled is None else to_device(time_ids(examples), clean.device)
-    told = conditions(embedding, sizes, dtype)
+    noisy_latents = schedule.add_noise(latents, _perturb(noise, generator, settings), t)
+    extra_channels = inpainting.extra_channels(examples, generator) if inpainting else None
+    sizes = None if embedding.pooled is None else to_device(time_ids(examples), device)
+    conditioning = Conditioning(embedding, sizes).to(denoiser.dtype)
 
-    def predict(noisy: torch.Tensor) -> torch.Tensor:
-        whole = noisy if around is None else torch.cat([noisy, around], dim=1)
-        return unet(whole.to(dtype), t, **told)[0].float()
+    def predict(noisy_latents: torch.Tensor) -> torch.Tensor:
+        return denoiser.predict(noisy_latents, t, conditioning, extra_channels)
 
     if settings.use_dream:
-        seen, target = rectified(predict, schedule, seen, clean, noise, t, settings.dream_detail_preservation)
-        predicted = predict(seen)
+        noisy_latents, target = dream_rectify(
+            predict, schedule, noisy_latents, latents, noise, t, settings.dream_detail_preservation
+        )
+        predicted = predict(noisy_latents)
     else:
-        predicted = predict(seen)
-        target = schedule.target(clean, noise, t)
+        predicted = predict(noisy_latents)
+        target = schedule.target(latents, noise, t)
     weights = loss_masks.batch(examples) if loss_masks else None
     if batch.regularizes:
         errors = per_image_losses(predicted, target, t, schedule, settings, weights)
-        return _regularized(errors, batch, settings, prior_weight)
+        return _regularized_losses(errors, batch, settings, prior_weight)
     return _losses(predicted, target, t, schedule, settings, weights, len(batch.instances), prior_weight)
 
 
-def prior_weight_in(settings: Settings, epoch: int) -> float:
-    """Weight of the class pictures in an epoch (counted from 0): where it is scaled, it falls evenly to the minimum."""
+def prior_weight_at(settings: Settings, epoch: int) -> float:
+    """Weight of the class images in an epoch, counted from 0. If it is scaled, it decays linearly to the minimum."""
     weight = settings.prior_loss_weight
     if not settings.prior_loss_scale:
         return weight
-    least = min(weight, settings.prior_loss_weight_min)
-    return weight + (least - weight) * min(1.0, epoch / settings.prior_loss_target)
+    minimum = min(weight, settings.prior_loss_weight_min)
+    return weight + (minimum - weight) * min(1.0, epoch / settings.prior_loss_target)
 
 
 def _losses(
@@ -97,35 +98,35 @@ def _losses(
     n: int,
     prior_weight: float,
 ) -> Losses:
-    """The first ``n`` of a batch are instance pictures, the others class pictures."""
-    if _plain(settings) and weights is None:
-        parts = F.mse_loss(predicted, target) if n == len(predicted) else None
+    """The first ``n`` images of the batch are instance images, the others class images."""
+    if _is_plain_mse(settings) and weights is None:
+        whole = F.mse_loss(predicted, target) if n == len(predicted) else None
 
         def mean(rows: slice) -> torch.Tensor:
             return F.mse_loss(predicted[rows], target[rows])
     else:
         errors = per_image_losses(predicted, target, t, schedule, settings, weights)
-        parts = errors.mean() if n == len(predicted) else None
+        whole = errors.mean() if n == len(predicted) else None
 
         def mean(rows: slice) -> torch.Tensor:
             return errors[rows].mean()
 
-    if parts is not None:
-        return Losses(parts, parts, None)
+    if whole is not None:
+        return Losses(whole, whole, None)
     instance, prior = mean(slice(n)), mean(slice(n, None))
     total = instance + prior_weight * prior if settings.split_loss else mean(slice(None))
     return Losses(total, instance, prior)
 
 
-def _regularized(errors: torch.Tensor, batch: Batch, settings: Settings, prior_weight: float) -> Losses:
-    """With regularization pictures among the others: one mean of them all, in which those count ``prior_weight``.
+def _regularized_losses(errors: torch.Tensor, batch: Batch, settings: Settings, prior_weight: float) -> Losses:
+    """With regularization images among the instance images: one mean over both, in which they weigh ``prior_weight``.
 
-    So do kohya's sd-scripts. Class partners, where a concept has them too, keep a mean of their own.
+    This is the loss of kohya's sd-scripts. Class images, if a concept has them too, have a mean of their own.
     """
     n = len(batch.instances)
     weight = prior_weight if settings.split_loss else 1.0
-    shares = torch.tensor([weight if example.is_class else 1.0 for example in batch.instances])
-    instance = (errors[:n] * to_device(shares, errors.device)).mean()
+    weights = torch.tensor([weight if example.is_class else 1.0 for example in batch.instances])
+    instance = (errors[:n] * to_device(weights, errors.device)).mean()
     if n == len(errors):
         return Losses(instance, instance, None)
     prior = errors[n:].mean()
@@ -140,28 +141,28 @@ def per_image_losses(
     settings: Settings,
     weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Each picture's loss as the settings weigh it, (B,); ``weights`` (B, 1, h, w) of the latent pixels."""
-    signal, share = schedule.shares(t)
-    bend = huber_threshold(settings.huber_schedule, settings.huber_c, t, schedule.timesteps, signal, share)
-    errors = distance(settings.loss_type, predicted, target, bend)
+    """Loss of each image, weighted as the settings say, (B,). ``weights``: of the latent pixels, (B, 1, h, w)."""
+    alphas, sigmas = schedule.alphas_sigmas(t)
+    threshold = huber_threshold(settings.huber_schedule, settings.huber_c, t, schedule.timesteps, alphas, sigmas)
+    errors = elementwise_loss(settings.loss_type, predicted, target, threshold)
     if weights is not None:
         errors = errors * weights
-    losses, snr = errors.mean(dim=(1, 2, 3)), (signal / share).square().flatten()
+    losses, snr = errors.mean(dim=(1, 2, 3)), (alphas / sigmas).square().flatten()
     if settings.min_snr_gamma:
-        losses = losses * min_snr(snr, settings.min_snr_gamma, schedule.prediction_type)
+        losses = losses * min_snr_weight(snr, settings.min_snr_gamma, schedule.prediction_type)
     if settings.debiased_estimation:
-        losses = losses * debiased(snr, schedule.prediction_type)
+        losses = losses * debiased_weight(snr, schedule.prediction_type)
     return losses
 
 
-def _plain(settings: Settings) -> bool:
-    """Whether the loss is nothing but the mean square: then one kernel computes it."""
+def _is_plain_mse(settings: Settings) -> bool:
+    """Whether the loss is the unweighted mean squared error, which one kernel computes."""
     return settings.loss_type == "l2" and not settings.min_snr_gamma and not settings.debiased_estimation
 
 
-def _perturbed(noise: torch.Tensor, generator: torch.Generator, settings: Settings) -> torch.Tensor:
-    """Input perturbation (arXiv:2301.11706, algorithm 1): the unet sees a little more noise than it is to find."""
+def _perturb(noise: torch.Tensor, generator: torch.Generator, settings: Settings) -> torch.Tensor:
+    """Input perturbation (arXiv:2301.11706, algorithm 1): extra noise in the input that is not part of the target."""
     if not settings.input_perturbation:
         return noise
-    more = torch.randn(noise.shape, generator=generator)
-    return torch.add(noise, to_device(more, noise.device), alpha=settings.input_perturbation)
+    extra = torch.randn(noise.shape, generator=generator)
+    return torch.add(noise, to_device(extra, noise.device), alpha=settings.input_perturbation)

@@ -1,8 +1,8 @@
-"""The optimizers there are, from whose library, and whether they work here: one row for each.
+"""The table of optimizers: their library, their arguments, and whether they work on this machine.
 
-Chosen by upkeep and by what goes beside a WebUI's own pins: torch and transformers are there already;
-pytorch-optimizer (Apache-2.0, needs only numpy and torch from 2.1 on) has one well-tested implementation of most
-others; bitsandbytes (MIT) has the 8-bit ones.
+The libraries were chosen by maintenance and by compatibility with the versions that WebUIs pin: torch and transformers
+are installed anyway; pytorch-optimizer (Apache-2.0, requires only numpy and torch from 2.1 on) has one well-tested
+implementation of most others; bitsandbytes (MIT) has the 8-bit ones.
 """
 
 from __future__ import annotations
@@ -20,126 +20,129 @@ import torch
 
 from dreambooth.errors import UserError
 from dreambooth.settings.training import OPTIMIZERS
-from dreambooth.training.fused_adamw import FusedAdamW, has_fused
+from dreambooth.training.fused_adamw import FusedAdamW, has_fused_adamw
 
-PACKAGES = {"bitsandbytes": "bitsandbytes", "pytorch_optimizer": "pytorch-optimizer"}  # module -> what pip installs
-OURS = ("params", "lr", "weight_decay", "maximize")  # not for optimizer_args: settings of their own, or nonsense
+PACKAGES = {"bitsandbytes": "bitsandbytes", "pytorch_optimizer": "pytorch-optimizer"}  # module -> package on PyPI
+RESERVED_ARGUMENTS = ("params", "lr", "weight_decay", "maximize")  # not allowed in optimizer_args: settings of their own, or meaningless
 
 
 @dataclass(frozen=True)
-class Kind:
-    """``library``: where the class is; ``fixed``: arguments that make it what its name says."""
+class OptimizerKind:
+    """``library``: the module of the class; ``fixed``: arguments that the name implies."""
 
     library: str
     cls: str
     fixed: Mapping[str, Any] = field(default_factory=dict)
-    state_bytes: float = 8  # what it keeps for each parameter
-    gpu: bool = False  # whether it makes sense only there
-    finds_rate: bool = False  # estimates the step size itself: the set rate is a factor on that
+    gpu: bool = False  # whether it needs a GPU
+    estimates_lr: bool = False  # estimates the learning rate itself; the setting is a factor on the estimate
 
 
-def _bnb(cls: str, state_bytes: float, **fixed: Any) -> Kind:
-    return Kind("bitsandbytes.optim", cls, fixed, state_bytes, gpu=True)
+def _bnb(cls: str, **fixed: Any) -> OptimizerKind:
+    return OptimizerKind("bitsandbytes.optim", cls, fixed, gpu=True)
 
 
-def _po(cls: str, state_bytes: float, finds_rate: bool = False, **fixed: Any) -> Kind:
-    return Kind("pytorch_optimizer", cls, fixed, state_bytes, finds_rate=finds_rate)
+def _po(cls: str, estimates_lr: bool = False, **fixed: Any) -> OptimizerKind:
+    return OptimizerKind("pytorch_optimizer", cls, fixed, estimates_lr=estimates_lr)
 
 
-KINDS = {
-    "Torch AdamW": Kind("torch.optim", "AdamW"),  # arXiv:1711.05101
-    "8bit AdamW": _bnb("AdamW8bit", 2),  # arXiv:2110.02861
-    "Paged 8bit AdamW": _bnb("PagedAdamW8bit", 2),
-    "Lion": _po("Lion", 4),  # arXiv:2302.06675
-    "8bit Lion": _bnb("Lion8bit", 1),
-    "Paged 8bit Lion": _bnb("PagedLion8bit", 1),
-    "Tiger": _po("Tiger", 4),
-    "Adafactor": Kind("transformers.optimization", "Adafactor", {"relative_step": False}, 0.1),  # arXiv:1804.04235
-    "CAME": _po("CAME", 4.2),  # arXiv:2307.02047
-    "SGD Nesterov": Kind("torch.optim", "SGD", {"momentum": 0.9, "nesterov": True}, 4),
-    "8bit SGD": _bnb("SGD8bit", 1, momentum=0.9),  # bitsandbytes takes nesterov=True and does without
-    "AdamW Dadaptation": _po("DAdaptAdam", 12, True, weight_decouple=True),  # arXiv:2301.07733
-    "Adan Dadaptation": _po("DAdaptAdan", 20, True, weight_decouple=True),
-    "Lion Dadaptation": _po("DAdaptLion", 8, True),
-    "SGD Dadaptation": _po("DAdaptSGD", 12, True),
-    "Prodigy": _po("Prodigy", 16, True, bias_correction=True, safeguard_warmup=True),  # arXiv:2306.06101
-    "Schedule-Free AdamW": _po("ScheduleFreeAdamW", 8),  # arXiv:2405.15682
+OPTIMIZER_KINDS = {
+    "Torch AdamW": OptimizerKind("torch.optim", "AdamW"),  # arXiv:1711.05101
+    "8bit AdamW": _bnb("AdamW8bit"),  # arXiv:2110.02861
+    "Paged 8bit AdamW": _bnb("PagedAdamW8bit"),
+    "Lion": _po("Lion"),  # arXiv:2302.06675
+    "8bit Lion": _bnb("Lion8bit"),
+    "Paged 8bit Lion": _bnb("PagedLion8bit"),
+    "Tiger": _po("Tiger"),
+    "Adafactor": OptimizerKind("transformers.optimization", "Adafactor", {"relative_step": False}),  # arXiv:1804.04235
+    "CAME": _po("CAME"),  # arXiv:2307.02047
+    "SGD Nesterov": OptimizerKind("torch.optim", "SGD", {"momentum": 0.9, "nesterov": True}),
+    "8bit SGD": _bnb("SGD8bit", momentum=0.9),  # bitsandbytes accepts nesterov=True and ignores it
+    "AdamW Dadaptation": _po("DAdaptAdam", True, weight_decouple=True),  # arXiv:2301.07733
+    "Adan Dadaptation": _po("DAdaptAdan", True, weight_decouple=True),
+    "Lion Dadaptation": _po("DAdaptLion", True),
+    "SGD Dadaptation": _po("DAdaptSGD", True),
+    "Prodigy": _po("Prodigy", True, bias_correction=True, safeguard_warmup=True),  # arXiv:2306.06101
+    "Schedule-Free AdamW": _po("ScheduleFreeAdamW"),  # arXiv:2405.15682
 }
-assert tuple(KINDS) == OPTIMIZERS
+assert tuple(OPTIMIZER_KINDS) == OPTIMIZERS
 
 
-def build(
+def build_optimizer(
     name: str, groups: list[dict[str, Any]], scheduler: str = "constant", more: str = ""
 ) -> torch.optim.Optimizer:
     """The optimizer of that name over ``groups``. ``more``: the setting optimizer_args.
 
-    ImportError, or whatever its library raises, where it cannot be made.
+    Raises ImportError, or an error of its library, if it can't be created.
     """
-    kind = KINDS[name]
-    fixed = {"lr": groups[0].get("lr", 1e-3), **kind.fixed, **arguments(name, more)}  # some insist on a rate for all
-    if name == "Torch AdamW" and has_fused(groups[0]["params"][0].device.type):
+    kind = OPTIMIZER_KINDS[name]
+    fixed = {"lr": groups[0].get("lr", 1e-3), **kind.fixed, **parse_arguments(name, more)}  # some require a default learning rate
+    if name == "Torch AdamW" and has_fused_adamw(groups[0]["params"][0].device.type):
         return FusedAdamW(groups, **fixed)
     if name == "Adafactor":
-        # Scaled by each weight's own size only where it also chooses the rate, as in its paper.
+        # Updates are scaled by the size of each weight only with its own schedule, as in its paper.
         fixed = {"scale_parameter": scheduler == "adafactor", **fixed}
-    return _class(kind)(groups, **fixed)
+    return _optimizer_class(kind)(groups, **fixed)
 
 
-def arguments(name: str, more: str) -> dict[str, Any]:
-    """``more`` ("betas=(0.9, 0.99), eps=1e-6") as arguments of that optimizer; ValueError in words."""
+def parse_arguments(name: str, more: str) -> dict[str, Any]:
+    """``more`` ("betas=(0.9, 0.99), eps=1e-6") as arguments of that optimizer. ValueError says what is wrong."""
     try:
         call = ast.parse(f"dict({more})", mode="eval").body
         if not isinstance(call, ast.Call) or call.args or any(keyword.arg is None for keyword in call.keywords):
             raise ValueError
         given = {keyword.arg or "": ast.literal_eval(keyword.value) for keyword in call.keywords}
     except (SyntaxError, ValueError):
-        raise ValueError(f"{more!r} is not of the form betas=(0.9, 0.99), eps=1e-6") from None
+        raise ValueError(f"{more!r} does not have the form betas=(0.9, 0.99), eps=1e-6") from None
     if not given:
         return {}
-    cls = FusedAdamW if name == "Torch AdamW" else _class(KINDS[name])
-    known = [p for p in inspect.signature(cls).parameters if p not in (*OURS, "args", "kwargs", *KINDS[name].fixed)]
-    odd = [key for key in given if key not in known]
-    if odd:
-        raise ValueError(f"{name} takes no {odd[0]}; it takes {', '.join(known)}")
+    cls = FusedAdamW if name == "Torch AdamW" else _optimizer_class(OPTIMIZER_KINDS[name])
+    excluded = (*RESERVED_ARGUMENTS, "args", "kwargs", *OPTIMIZER_KINDS[name].fixed)
+    supported = [p for p in inspect.signature(cls).parameters if p not in excluded]
+    unsupported = [key for key in given if key not in supported]
+    if unsupported:
+        raise ValueError(f"{name} does not support {unsupported[0]}; it supports {', '.join(supported)}")
     return given
 
 
-def listed(device: torch.device) -> list[str]:
-    """Those to offer here: their library is there, and so is the kind of device. Nothing is imported."""
-    return [name for name, kind in KINDS.items() if not _lacks(kind, device)]
+def available_optimizers(device: torch.device) -> list[str]:
+    """Optimizers whose library is installed and that run on this type of device. Nothing is imported."""
+    return [name for name, kind in OPTIMIZER_KINDS.items() if not _missing_requirement(kind, device)]
 
 
 @functools.cache
-def why_not(name: str, device: torch.device, scheduler: str = "constant", more: str = "") -> str:
-    """Empty where the optimizer really takes steps on ``device``, else the reason, as a sentence."""
-    kind = KINDS[name]
-    lacking = _lacks(kind, device)
-    if lacking:
-        return lacking
+def unavailable_reason(name: str, device: torch.device, scheduler: str = "constant", more: str = "") -> str:
+    """Why the optimizer can't take steps on ``device``, as a sentence; empty if it can. It is tried."""
+    kind = OPTIMIZER_KINDS[name]
+    missing = _missing_requirement(kind, device)
+    if missing:
+        return missing
     try:
-        arguments(name, more)
+        parse_arguments(name, more)
     except ValueError as error:
         return f"optimizer_args: {error}."
-    except Exception:  # its library does not even import: the step below says so
+    except Exception:  # its library can't be imported: the trial below reports that
         pass
     try:
-        return "" if _steps(name, device, scheduler, more) else f"{kind.library} took steps that changed nothing."
+        return "" if _takes_steps(name, device, scheduler, more) else f"{kind.library} took steps that changed no weights."
     except Exception as error:
-        said = str(error).strip() or type(error).__name__
-        blamed = f" with {more}" if more else ""
-        return f"{kind.library}{blamed} does not work with this torch and {device.type} ({said.splitlines()[0]})."
+        message = str(error).strip() or type(error).__name__
+        with_arguments = f" with {more}" if more else ""
+        return (
+            f"{kind.library}{with_arguments} does not work with this torch and {device.type} "
+            f"({message.splitlines()[0]})."
+        )
 
 
-def refuse(name: str, device: torch.device, scheduler: str, more: str) -> None:
-    """UserError where that optimizer cannot be had: it is never replaced by another one."""
-    why = why_not(name, device, scheduler, more)
-    if why.startswith("optimizer_args"):
-        raise UserError(why)
-    if why:
-        raise UserError(f"optimizer: {name} cannot run here: {why} Choose Torch AdamW.")
+def require_available(name: str, device: torch.device, scheduler: str, more: str) -> None:
+    """UserError if the optimizer can't be used. It is never replaced by another one."""
+    reason = unavailable_reason(name, device, scheduler, more)
+    if reason.startswith("optimizer_args"):
+        raise UserError(reason)
+    if reason:
+        raise UserError(f"optimizer: {name} can't be used: {reason} Choose Torch AdamW.")
 
 
-def _lacks(kind: Kind, device: torch.device) -> str:
+def _missing_requirement(kind: OptimizerKind, device: torch.device) -> str:
     if kind.gpu and device.type != "cuda":
         return "it needs an NVIDIA GPU."
     module = kind.library.partition(".")[0]
@@ -148,12 +151,12 @@ def _lacks(kind: Kind, device: torch.device) -> str:
     return ""
 
 
-def _steps(name: str, device: torch.device, scheduler: str, more: str) -> bool:
-    """Whether a matrix and a vector move in three steps, and stay finite."""
+def _takes_steps(name: str, device: torch.device, scheduler: str, more: str) -> bool:
+    """Whether a matrix and a vector change in three steps and stay finite."""
     values = [torch.ones(64, 128), torch.ones(16)]
     parameters = [torch.nn.Parameter(value.to(device)) for value in values]
-    rate = 1.0 if KINDS[name].finds_rate else 1e-3
-    optimizer = build(name, [{"params": parameters, "lr": rate, "weight_decay": 0.01}], scheduler, more)
+    rate = 1.0 if OPTIMIZER_KINDS[name].estimates_lr else 1e-3
+    optimizer = build_optimizer(name, [{"params": parameters, "lr": rate, "weight_decay": 0.01}], scheduler, more)
     for step in range(3):
         for parameter in parameters:
             parameter.grad = torch.full_like(parameter, 0.1 + step)
@@ -161,5 +164,5 @@ def _steps(name: str, device: torch.device, scheduler: str, more: str) -> bool:
     return all(bool(torch.isfinite(p).all() and (p != 1).all()) for p in parameters)
 
 
-def _class(kind: Kind) -> Any:
+def _optimizer_class(kind: OptimizerKind) -> Any:
     return getattr(importlib.import_module(kind.library), kind.cls)

@@ -1,4 +1,4 @@
-"""The same numbers each time, also on a GPU."""
+"""Deterministic algorithms, also on a GPU."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from collections.abc import Iterator
 
 import torch
 
-_CUBLAS = "CUBLAS_WORKSPACE_CONFIG"  # cuBLAS is reproducible only with workspaces of its own, see torch's notes
+_CUBLAS = "CUBLAS_WORKSPACE_CONFIG"  # cuBLAS is deterministic only with workspaces of its own, see torch's notes
 
 
 @contextlib.contextmanager
-def reproducible(wanted: bool) -> Iterator[None]:
-    """Only algorithms that give the same bits each time; afterwards all is as the host had it.
+def reproducible(enabled: bool) -> Iterator[None]:
+    """Use deterministic algorithms in the block; afterwards the host's settings are restored.
 
-    An operation that has none is done all the same, and torch warns of it.
+    Operations without a deterministic algorithm still run, with a warning of torch.
     """
-    if not wanted:
+    if not enabled:
         yield
         return
     cudnn = torch.backends.cudnn
-    were = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    algorithms = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     flags = cudnn.deterministic, cudnn.benchmark
     workspace = os.environ.get(_CUBLAS)
     try:
@@ -31,7 +31,7 @@ def reproducible(wanted: bool) -> Iterator[None]:
         yield
     finally:
         cudnn.deterministic, cudnn.benchmark = flags
-        torch.use_deterministic_algorithms(were[0], warn_only=were[1])
+        torch.use_deterministic_algorithms(algorithms[0], warn_only=algorithms[1])
         if workspace is None:
             os.environ.pop(_CUBLAS, None)
         else:

@@ -1,4 +1,4 @@
-"""When something is due beside training: pictures, weights, a measurement, a rest. Pure functions of the position."""
+"""When periodic tasks are due: previews, saves, validation, pauses. Pure functions of the position in the run."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dreambooth.settings import Settings
 from dreambooth.training.snapshot import Position
 
 
-def due(settings: Settings, position: Position, epoch_ended: bool) -> set[str]:
-    """What is to be done now, after a step: any of "preview", "validate", "save", "rest".
+def due_tasks(settings: Settings, position: Position, epoch_ended: bool) -> set[str]:
+    """The tasks that are due after a step: any of "preview", "validate", "save", "pause".
 
-    Each once, also where an interval in epochs and one in steps meet.
+    Each is due once, also where an interval in epochs and one in steps coincide.
     """
     by_step = {
         "preview": settings.preview_every_steps,
@@ -22,31 +22,28 @@ def due(settings: Settings, position: Position, epoch_ended: bool) -> set[str]:
     by_epoch = {
         "preview": settings.save_preview_every,
         "save": settings.save_embedding_every,
-        "rest": settings.epoch_pause_frequency if settings.epoch_pause_time else 0,
+        "pause": settings.epoch_pause_frequency if settings.epoch_pause_time else 0,
     }
-    wanted = {what for what, every in by_step.items() if _is_time(position.step, every)}
+    tasks = {task for task, interval in by_step.items() if _is_multiple(position.step, interval)}
     if epoch_ended:
-        wanted |= {what for what, every in by_epoch.items() if _is_time(position.epoch, every)}
-    return wanted
+        tasks |= {task for task, interval in by_epoch.items() if _is_multiple(position.epoch, interval)}
+    return tasks
 
 
 class Autosave:
-    """Says when ``minutes`` have gone by since it last did; 0: never. The time is all that it goes by."""
+    """Due whenever ``minutes`` have passed since the last autosave; 0: never."""
 
     def __init__(self, minutes: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.seconds, self._clock = 60 * minutes, clock
         self._last = clock()
 
-    def due(self) -> bool:
+    def is_due(self) -> bool:
+        """True restarts the interval."""
         if not self.seconds or self._clock() - self._last < self.seconds:
             return False
-        self.saved()
+        self._last = self._clock()
         return True
 
-    def saved(self) -> None:
-        """A snapshot was made: the time counts from here."""
-        self._last = self._clock()
 
-
-def _is_time(count: int, every: int) -> bool:
-    return bool(every) and count % every == 0
+def _is_multiple(count: int, interval: int) -> bool:
+    return bool(interval) and count % interval == 0

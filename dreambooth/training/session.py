@@ -1,156 +1,161 @@
-"""Everything a run works with, put together in order: inputs, modules, what learns, what moves it."""
+"""The state of a training run: modules, latents, text embeddings, trainable parameters, optimizer."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
 from dreambooth.checkpoints.modules import Modules, fingerprint, load_modules
 from dreambooth.checkpoints.stable_diffusion import INPAINTING_CHANNELS
-from dreambooth.checkpoints.tokens import Reading
+from dreambooth.checkpoints.tokens import PromptEncoding
 from dreambooth.dataset.cache import LatentCache, TextCache
-from dreambooth.dataset.plan import Example, Plan
-from dreambooth.distributed import SINGLE_PROCESS, ProcessGroup
-from dreambooth.errors import UserError
+from dreambooth.dataset.plan import Example
 from dreambooth.files import read_json
-from dreambooth.jobs import Controls, Events
-from dreambooth.settings import ModelConfig, ModelFolder
-from dreambooth.training.adapters import AdapterLayer, adapter_config_of, inject
+from dreambooth.memory.release import free_memory
+from dreambooth.settings.components import is_pure_bf16, trains_ema, trains_text_encoder
+from dreambooth.training.adapters import AdapterLayer, adapter_config, inject
 from dreambooth.training.attention import use_attention
+from dreambooth.training.context import RunContext
 from dreambooth.training.dropout import AdapterDropout
 from dreambooth.training.ema import EMA
 from dreambooth.training.imagic import Imagic
 from dreambooth.training.inpainting import InpaintingInputs
-from dreambooth.training.inputs import Latents
+from dreambooth.training.inputs import LatentStore
 from dreambooth.training.loss_masks import LossMasks
-from dreambooth.training.noise import NoiseSchedule, trained_with
-from dreambooth.training.optimizers import Stepper, as_used, make_optimizer, parameter_groups
-from dreambooth.training.precision import (
-    compute_dtype,
-    forget_accelerator,
-    free_memory,
-    is_pure_bf16,
-    make_accelerator,
-)
-from dreambooth.training.prompts import Prompts
+from dreambooth.training.noise import NoiseSchedule, training_scheduler_config
+from dreambooth.training.optimizers import Stepper, inference_weights, make_optimizer, parameter_groups
+from dreambooth.training.precision import compute_dtype, reset_accelerator, make_accelerator
+from dreambooth.training.prompts import CachedPromptEmbedder
 from dreambooth.training.snapshot import Position
-
-AVERAGES_IN = {"fp32": torch.float32, "bf16": torch.bfloat16}
+from dreambooth.types import dtype_of
 
 
 class Session:
-    """A run's modules and state, from loading to giving the memory back."""
+    """A run's modules and state, from loading to freeing the memory."""
 
-    def __init__(
-        self,
-        model: ModelFolder,
-        config: ModelConfig,
-        plan: Plan,
-        device: torch.device,
-        precision: str,
-        controls: Controls,
-        events: Events,
-        process_group: ProcessGroup = SINGLE_PROCESS,
-    ) -> None:
-        self.model, self.config, self.plan = model, config, plan
-        self.settings = config.settings
-        self.device, self.precision = device, precision
-        self.controls, self.events, self.process_group = controls, events, process_group
-        self.trains_text = self.settings.stop_text_encoder > 0
-        self.modules = load_modules(model.working, unet=False, vae=False, text_encoder=False)
+    def __init__(self, context: RunContext) -> None:
+        self.model, self.config, self.plan = context.model, context.config, context.plan
+        self.settings = context.config.settings
+        self.device, self.precision = context.device, context.precision
+        self.controls, self.events, self.process_group = context.controls, context.events, context.process_group
+        self.trains_text_encoder = trains_text_encoder(self.settings)
+        self.modules = load_modules(self.model.working, unet=False, vae=False, text_encoder=False)
         self.layers: dict[str, AdapterLayer] = {}
         self.dropout = AdapterDropout(self.settings.seed)
         self.ema: EMA | None = None
         self.imagic: Imagic | None = None
         self.position = Position()
         try:
-            self.accelerator = make_accelerator(device, precision)
-            self._prepare_inputs()
-            self._prepare_modules()
+            self.accelerator = make_accelerator(self.device, self.precision)
+            self.latents = self._encode_images()
+            self.inpainting, self.loss_masks = self._load_masks()
+            self.prompts = self._encode_prompts()
+            self._load_unet()
+            groups = self._trainable_groups()
+            self.ema = self._make_ema(groups)
+            self.optimizer = make_optimizer(self.settings, groups)
+            self.stepper = Stepper(self.optimizer, self.settings, self.accelerator.scaler)
         except BaseException:
             self.close()
             raise
 
-    # -- building ---------------------------------------------------------------------------------------------
+    # -- loading, encoding, assembling: in this order, so that no more than is needed is in memory -------------
 
-    def _prepare_inputs(self) -> None:
-        model, working = self.model, self.model.working
+    def _encode_images(self) -> LatentStore:
+        """The latents of all images, from the cache or encoded now; on a CPU by a background thread."""
+        working = self.model.working
         self.events.phase("latents")
-        cache = LatentCache(model.cache / "latents", fingerprint(working, "vae"))
+        cache = LatentCache(self.model.cache / "latents", fingerprint(working, "vae"))
         scaling_factor = read_json(working / "vae" / "config.json")["scaling_factor"]
-        self.latents = Latents(cache, scaling_factor, self.device)
-        in_background = self.device.type == "cpu"  # where the loop itself looks at Cancel
+        latents = self.latents = LatentStore(cache, scaling_factor, self.device)  # set first: close() stops its thread
+        in_background = self.device.type == "cpu"  # then the training loop handles Cancel
         progress = self.events.progress if in_background else self.controls.cancellable(self.events.progress)
-        with contextlib.nullcontext() if in_background else self.process_group.main_first():
-            self.latents.prepare(self._in_order_of_use(), self._take_vae, progress)
+        with contextlib.nullcontext() if in_background else self.process_group.main_process_first():
+            latents.prepare(self._in_order_of_use(), self._take_vae, progress)
+        return latents
+
+    def _load_masks(self) -> tuple[InpaintingInputs | None, LossMasks | None]:
+        """The extra channels of an inpainting unet, and the masks of the loss; None where they are not used."""
+        settings, working = self.settings, self.model.working
         inpaints = read_json(working / "unet" / "config.json")["in_channels"] == INPAINTING_CHANNELS
-        self.masked = InpaintingInputs(self._take_vae, self.device) if inpaints else None
-        self.loss_masks = LossMasks(self.settings.unmasked_weight, self.device) if self.settings.masked_loss else None
+        return (
+            InpaintingInputs(self._take_vae, self.device) if inpaints else None,
+            LossMasks(settings.unmasked_weight, self.device) if settings.masked_loss else None,
+        )
+
+    def _encode_prompts(self) -> CachedPromptEmbedder | Imagic:
+        """The text embeddings of all prompts, unless the text encoders are trained."""
         self.events.phase("text embeddings")
-        reading = Reading.of(self.settings, training=True)
-        self.prompts: Prompts | Imagic
-        self.prompts = prompts = Prompts(self.modules, reading, self.settings.pad_tokens, self.device)
-        if self.trains_text:
-            self._load(text_encoder=True, dtype=self._dtype(learns=True))
-            prompts.learn()
+        encoding = PromptEncoding.of(self.settings, training=True)
+        prompts = CachedPromptEmbedder(self.modules, encoding, self.settings.pad_tokens, self.device)
+        if self.trains_text_encoder:
+            self._load(text_encoder=True, dtype=self._dtype(trains=True))
+            prompts.make_trainable()
         else:
-            # Embeddings differ with the precision they were computed in.
-            prints = " ".join(fingerprint(working, part) for part in self.modules.family.text_prefixes)
-            origin = f"{prints} {self._dtype(learns=False)} {self.device.type}"
-            texts = TextCache(model.cache / "text", origin, reading)
-            prompts.freeze(self.plan.prompts(), texts, self._load_text)
-            self._put_text_encoder_aside()
-        if self.settings.train_imagic:
-            self.prompts = self.imagic = Imagic.of(self.plan, prompts)
+            prompts.freeze(self.plan.prompts(), self._text_cache(encoding), self._load_text)
+            self._offload_text_encoders()
+        if not self.settings.train_imagic:
+            return prompts
+        self.imagic = Imagic.of(self.plan, prompts)
+        return self.imagic
 
-    def _prepare_modules(self) -> None:
+    def _text_cache(self, encoding: PromptEncoding) -> TextCache:
+        """Keyed by weights, precision and device: embeddings differ in their last bits with each of them."""
+        working = self.model.working
+        weights = " ".join(fingerprint(working, part) for part in self.modules.family.text_prefixes)
+        origin = f"{weights} {self._dtype(trains=False)} {self.device.type}"
+        return TextCache(self.model.cache / "text", origin, encoding)
+
+    def _load_unet(self) -> None:
         self.events.phase("unet")
-        settings = self.settings
-        unet = self._load(unet=True, dtype=self._dtype(settings.train_unet)).unet
-        use_attention(unet, settings.attention)
-        scheduler = trained_with(self.modules.scheduler_config, settings.zero_terminal_snr)
+        unet = self._load(unet=True, dtype=self._dtype(self.settings.train_unet)).unet
+        use_attention(unet, self.settings.attention)
+        scheduler = training_scheduler_config(self.modules.scheduler_config, self.settings.zero_terminal_snr)
         self.schedule = NoiseSchedule(scheduler, self.device)
-        of_unet = self._make_learn("unet", unet, settings.train_unet)
-        learning = self.modules.text_encoders if self.trains_text else {}
-        of_text = [p for name, encoder in learning.items() for p in self._make_learn(name, encoder, True)]
-        groups = parameter_groups(settings, of_unet, of_text)
-        if not groups:
-            raise UserError("Nothing would learn: switch on Train UNET or raise the text encoder's step ratio.")
-        if settings.use_ema and settings.train_unet and not settings.use_lora:
-            dtype = AVERAGES_IN[settings.ema_precision]
-            self.ema = EMA(of_unet, settings.ema_decay, settings.ema_on_cpu, dtype=dtype, seed=settings.seed)
-        self.optimizer = make_optimizer(settings, groups)
-        self.stepper = Stepper(self.optimizer, settings, self.accelerator.scaler)
 
-    def _make_learn(self, name: str, module: torch.nn.Module, learns: bool) -> list[torch.nn.Parameter]:
-        """Freeze ``module`` or what of it does not learn; returns the parameters that do."""
+    def _trainable_groups(self) -> list[dict[str, Any]]:
+        """The optimizer's parameter groups: unet and text encoders, whole or as adapters."""
+        unet = self._make_trainable("unet", self.modules.unet, self.settings.train_unet)
+        encoders = self.modules.text_encoders if self.trains_text_encoder else {}
+        text = [p for name, encoder in encoders.items() for p in self._make_trainable(name, encoder, True)]
+        return parameter_groups(self.settings, unet, text)
+
+    def _make_ema(self, groups: Sequence[dict[str, Any]]) -> EMA | None:
+        settings = self.settings
+        if not trains_ema(settings):
+            return None
+        dtype, unet = dtype_of(settings.ema_precision), groups[0]["params"]
+        return EMA(unet, settings.ema_decay, settings.ema_on_cpu, dtype=dtype, seed=settings.seed)
+
+    def _make_trainable(self, name: str, module: torch.nn.Module, trains: bool) -> list[torch.nn.Parameter]:
+        """Freeze ``module``, or inject adapters into it; returns its trainable parameters."""
         settings, lora = self.settings, self.settings.use_lora
-        module.requires_grad_(learns and not lora)
-        in_backward = learns or name == "unet"  # the text encoder's gradients pass through the unet
+        module.requires_grad_(trains and not lora)
+        in_backward = trains or name == "unet"  # the text encoder's gradients pass through the unet
         module.to(self.device).train(in_backward)
         if in_backward and settings.gradient_checkpointing:
             _checkpoint_gradients(module)
-        if not learns:
+        if not trains:
             return []
         if not lora:
             if name != "unet" and settings.freeze_clip_normalization:
-                _freeze_normalisation(module)
+                _freeze_normalization(module)
             return [parameter for parameter in module.parameters() if parameter.requires_grad]
-        form = adapter_config_of(settings, name)
-        layers = inject(module, name, form, self.modules.layout, settings.seed, self.dropout)
+        config = adapter_config(settings, name)
+        layers = inject(module, name, config, self.modules.layout, settings.seed, self.dropout)
         self.layers |= layers
-        return [parameter for layer in layers.values() for parameter in layer.learned().values()]
+        return [parameter for layer in layers.values() for parameter in layer.trainable_parameters().values()]
 
-    def _dtype(self, learns: bool) -> torch.dtype:
+    def _dtype(self, trains: bool) -> torch.dtype:
         """Weights that move are kept in float32, or small steps would be rounded away; others may be smaller.
 
-        In bfloat16 alone, rounding by lot keeps what small steps come to.
+        In pure bfloat16, stochastic rounding preserves small updates.
         """
-        moves = learns and not self.settings.use_lora and not is_pure_bf16(self.settings)
+        moves = trains and not self.settings.use_lora and not is_pure_bf16(self.settings)
         return torch.float32 if moves else compute_dtype(self.precision)
 
     def _load(
@@ -178,11 +183,11 @@ class Session:
     def _load_text(self) -> None:
         """The text encoders, on the device."""
         if not self.modules.text_encoders:
-            self._load(text_encoder=True, dtype=self._dtype(learns=False))
+            self._load(text_encoder=True, dtype=self._dtype(trains=False))
             for text_encoder in self.modules.text_encoders.values():
                 text_encoder.to(self.device).eval()
 
-    def _put_text_encoder_aside(self) -> None:
+    def _offload_text_encoders(self) -> None:
         """Out of the GPU's memory: once prompts are embedded, it is only needed to draw. Not where prompts vary."""
         if self.plan.words_vary() and not self.settings.train_imagic:
             self._load_text()
@@ -194,33 +199,36 @@ class Session:
 
     def freeze_text_encoder(self) -> None:
         """From here on only the unet learns; prompts are embedded once more with what was learnt."""
-        if isinstance(self.prompts, Imagic) or not self.prompts.learning:
+        if isinstance(self.prompts, Imagic) or not self.prompts.trainable:
             return
         for text_encoder in self.modules.text_encoders.values():
             text_encoder.requires_grad_(False).eval()
             for parameter in text_encoder.parameters():
                 parameter.grad = None  # a gradient of zeros would let momentum and decay go on moving it
-        with self.as_used():
+        with self.inference_weights():
             self.prompts.freeze(self.plan.prompts(), None, self._load_text, self.accelerator.autocast)
-        self._put_text_encoder_aside()
+        self._offload_text_encoders()
 
     @contextlib.contextmanager
-    def as_used(self, drawing: bool = False) -> Iterator[None]:
-        """Inside it the weights are those to save, or to draw with; see :func:`optimizers.as_used`."""
-        average = self.ema if drawing and self.settings.infer_ema else None
-        if average is None:
-            with as_used(self.optimizer):
+    def inference_weights(self, sampling: bool = False) -> Iterator[None]:
+        """In the block the weights are those to save, or with ``sampling`` those to generate images with.
+
+        See :func:`optimizers.inference_weights`; with ``sampling``, the EMA replaces them if it is used for inference.
+        """
+        ema = self.ema if sampling and self.settings.infer_ema else None
+        if ema is None:
+            with inference_weights(self.optimizer):
                 yield
             return
-        average.swap()
+        ema.swap()
         try:
             yield
         finally:
-            average.swap()
+            ema.swap()
 
     @contextlib.contextmanager
-    def for_drawing(self) -> Iterator[Modules]:
-        """The modules as they are now, ready to draw with; everything is put back afterwards."""
+    def for_sampling(self) -> Iterator[Modules]:
+        """The modules as they are now, ready for sampling; afterwards their state is restored."""
         vae = self._load(vae=True).vae if self.modules.vae is None else self.modules.vae
         self._load_text()
         text_encoders = self.modules.text_encoders.values()
@@ -230,19 +238,19 @@ class Session:
                 module.eval()
             for module in (*text_encoders, vae):
                 module.to(self.device)
-            with self.as_used(drawing=True):
-                yield dataclasses.replace(self.modules, scheduler_config=self.drawn_with())
+            with self.inference_weights(sampling=True):
+                yield dataclasses.replace(self.modules, scheduler_config=self.sampling_scheduler_config())
         finally:
             vae.to("cpu")
-            if not self.prompts.learning:
-                self._put_text_encoder_aside()
+            if not self.prompts.trainable:
+                self._offload_text_encoders()
             for module, mode in modes.items():
                 module.train(mode)
 
-    def drawn_with(self) -> dict[str, Any]:
+    def sampling_scheduler_config(self) -> dict[str, Any]:
         """The scheduler config for previews. Noise prediction has no answer to a step with nothing of the picture."""
         zero = self.settings.zero_terminal_snr and self.schedule.prediction_type == "v_prediction"
-        return trained_with(self.modules.scheduler_config, zero)
+        return training_scheduler_config(self.modules.scheduler_config, zero)
 
     def trained_tensors(self) -> dict[str, torch.Tensor]:
         """All that has learnt, by a name that stays the same over runs."""
@@ -250,7 +258,7 @@ class Session:
             return {
                 f"{name}.{part}": value
                 for name, layer in self.layers.items()
-                for part, value in layer.learned().items()
+                for part, value in layer.trainable_parameters().items()
             }
         learnt = {}
         for part, module in self.trained_modules().items():
@@ -260,7 +268,7 @@ class Session:
     def trained_modules(self) -> dict[str, torch.nn.Module]:
         """The components that learn, by name."""
         unet = {"unet": self.modules.unet} if self.settings.train_unet else {}
-        return unet | (self.modules.text_encoders if self.trains_text else {})
+        return unet | (self.modules.text_encoders if self.trains_text_encoder else {})
 
     def close(self) -> None:
         """Let go of all modules and give the memory back, also to other programs."""
@@ -269,11 +277,11 @@ class Session:
         for name in ("prompts", "imagic", "latents", "masked", "optimizer", "stepper", "ema", "layers", "modules",
                      "accelerator"):  # fmt: skip
             self.__dict__.pop(name, None)
-        forget_accelerator()
-        free_memory(self.device)
+        reset_accelerator()
+        free_memory()
 
 
-def _freeze_normalisation(module: torch.nn.Module) -> None:
+def _freeze_normalization(module: torch.nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, torch.nn.LayerNorm):
             part.requires_grad_(False)

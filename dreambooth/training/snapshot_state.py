@@ -1,4 +1,4 @@
-"""A session's state into a snapshot and back."""
+"""The state of a session, taken into a snapshot and restored from it."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ from dreambooth.checkpoints.modules import fingerprint
 from dreambooth.errors import UserError
 from dreambooth.settings import SETTINGS, ModelFolder
 from dreambooth.settings.legacy import REMOVED
-from dreambooth.training.optimizers import load_state, state_of
+from dreambooth.text import count
+from dreambooth.training.optimizers import load_optimizer_state, optimizer_state
 from dreambooth.training.session import Session
 from dreambooth.training.snapshot import Snapshot
 
 _EMA, _IMAGIC = "ema.", "imagic."  # prefixes of a snapshot's tensors that are not weights
-_SPECTRAL = "spectral."  # prefix of spectral norms: older snapshots hold them, nothing uses them
+_SPECTRAL = "spectral."  # prefix of spectral norms in older snapshots; not used any more
 _NORMALIZATION = "dynamic_img_norm"  # a key of older snapshots' settings
 
 
-def take(session: Session, **facts: Any) -> Snapshot:
-    """Where the run stands. ``facts``: what else is to be known when it is resumed."""
+def take_snapshot(session: Session, **facts: Any) -> Snapshot:
+    """The current state. ``facts``: further values that a resumed run needs."""
     ema, scaler = session.ema, session.accelerator.scaler
-    averages = {f"{_EMA}{i}": t for i, t in enumerate(ema.averages)} if ema else {}
+    shadow_params = {f"{_EMA}{i}": t for i, t in enumerate(ema.shadow_params)} if ema else {}
     embedding = {_IMAGIC + key: t for key, t in session.imagic.state().items()} if session.imagic else {}
     return Snapshot(
         dataclasses.replace(session.position),
-        {**session.trained_tensors(), **averages, **embedding},
-        state_of(session.optimizer),
+        {**session.trained_tensors(), **shadow_params, **embedding},
+        optimizer_state(session.optimizer),
         dataclasses.asdict(session.settings),
         {
             **facts,
@@ -37,68 +38,69 @@ def take(session: Session, **facts: Any) -> Snapshot:
             "scaler": scaler.state_dict() if scaler else {},
             "base": fingerprint(session.model.working, "unet") if session.settings.use_lora else "",
             "plan": session.plan.fingerprint(),
-            "processes": session.process_group.size,
-            "computed": _computed(session),
-            "origin": origin_of(session.model),
+            "processes": session.process_group.world_size,
+            "computed": _compute_environment(session),
+            "origin": source_hash(session.model),
         },
     )
 
 
 @torch.no_grad()
-def restore(session: Session, snapshot: Snapshot) -> list[str]:
-    """Go back to ``snapshot``. Returns what is different now, in words: then the run is no longer the same one."""
+def restore_snapshot(session: Session, snapshot: Snapshot) -> list[str]:
+    """Restore ``snapshot``. Returns the differences that keep the resumed run from equaling the original, as texts."""
     settings, ema, scaler = session.settings, session.ema, session.accelerator.scaler
-    notes = _changes(snapshot.settings, dataclasses.asdict(settings)) + _removed(snapshot)
-    mine = session.trained_tensors()
-    if {name: t.shape for name, t in mine.items()} != _shapes_of_weights(snapshot.tensors):
+    differences = _changes(snapshot.settings, dataclasses.asdict(settings)) + _removed(snapshot)
+    current = session.trained_tensors()
+    if {name: t.shape for name, t in current.items()} != _shapes_of_weights(snapshot.tensors):
         raise UserError(
-            "The snapshot holds other weights than these settings train: use the settings it was made with."
+            "The snapshot has other weights than these settings train. Use the settings that it was saved with."
         )
-    for name, tensor in mine.items():
+    for name, tensor in current.items():
         tensor.copy_(snapshot.tensors[name])
-    if snapshot.settings["optimizer"] == settings.optimizer:  # moments of one mean nothing to another
-        load_state(session.optimizer, snapshot.optimizer)
+    if snapshot.settings["optimizer"] == settings.optimizer:  # the state of one is meaningless to another
+        load_optimizer_state(session.optimizer, snapshot.optimizer)
     if ema and f"{_EMA}0" in snapshot.tensors:
-        averages = [snapshot.tensors[f"{_EMA}{i}"] for i in range(len(ema.averages))]
-        ema.load(averages, snapshot.facts["ema_updates"])
-    elif ema:  # switched on since: it starts from what was learnt
+        shadow_params = [snapshot.tensors[f"{_EMA}{i}"] for i in range(len(ema.shadow_params))]
+        ema.load(shadow_params, snapshot.facts["ema_updates"])
+    elif ema:  # switched on since: it starts from the trained weights
         ema.load(list(session.modules.unet.parameters()), 0)
     if session.imagic:
-        session.imagic.load(_named(snapshot.tensors, _IMAGIC))
+        session.imagic.load(_with_prefix(snapshot.tensors, _IMAGIC))
     if scaler and snapshot.facts["scaler"]:
         scaler.load_state_dict(snapshot.facts["scaler"])
-    normalized = snapshot.settings.get(_NORMALIZATION)  # such a plan's fingerprint differs in any case
+    normalized = snapshot.settings.get(_NORMALIZATION)  # the fingerprint of such a plan differs in any case
     if not normalized and snapshot.facts["plan"] != session.plan.fingerprint():
-        notes.append("pictures or captions have changed")
+        differences.append("images or captions have changed")
     processes = snapshot.facts.get("processes", 1)
-    if processes != session.process_group.size:
-        notes.append(f"it ran in {processes} processes and now runs in {session.process_group.size}")
-    computed = snapshot.facts.get("computed", _computed(session))
-    if computed != _computed(session):
-        notes.append(f"it ran on {computed} and now runs on {_computed(session)}")
+    world_size = session.process_group.world_size
+    if processes != world_size:
+        differences.append(f"it ran in {count(processes, 'process', 'processes')} and now runs in {world_size}")
+    computed = snapshot.facts.get("computed", _compute_environment(session))
+    if computed != _compute_environment(session):
+        differences.append(f"it ran on {computed} and now runs on {_compute_environment(session)}")
     if settings.use_lora and snapshot.facts["base"] != fingerprint(session.model.working, "unet"):
-        notes.append("the model under the LoRA has changed")
+        differences.append("the base model of the LoRA has changed")
     session.position = dataclasses.replace(snapshot.position)
-    return notes
+    return differences
 
 
-def origin_of(model: ModelFolder) -> str:
-    """What the model was made of: a hash of the list of all tensors of its source, with theirs."""
+def source_hash(model: ModelFolder) -> str:
+    """Hash of the manifest of the model's source, which lists the hashes of all its tensors."""
     try:
         return hashlib.sha256((model.source / "manifest.json").read_bytes()).hexdigest()
     except OSError:
         return ""
 
 
-def _computed(session: Session) -> str:
-    """Device and precision: on another one, sums come out differently in their last bits."""
+def _compute_environment(session: Session) -> str:
+    """Device and precision. On others, results differ in their last bits."""
     device = session.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return f"{name} in {'fp32' if session.precision == 'no' else session.precision}"
 
 
-# Groups and names of settings that say what is shown and kept, not what is learnt.
-_ASIDE = (
+# Prefixes of settings that have no influence on the trained weights.
+_IRRELEVANT = (
     "save_",
     "preview_",
     "autosave_",
@@ -111,17 +113,17 @@ _ASIDE = (
 
 
 def _changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Settings that decide the weights and are not what they were, in words."""
-    decisive = [
+    """Settings that influence the trained weights and have changed, as texts."""
+    relevant = [
         key
         for key, s in SETTINGS.items()
-        if s.tab == "Settings" and s.group != "Image Generation" and not key.startswith(_ASIDE)
+        if s.tab == "Settings" and s.group != "Image Generation" and not key.startswith(_IRRELEVANT)
     ]
-    return [f"{key} was {then[key]!r} and is {now[key]!r}" for key in decisive if then.get(key, now[key]) != now[key]]
+    return [f"{key} was {then[key]!r} and is {now[key]!r}" for key in relevant if then.get(key, now[key]) != now[key]]
 
 
 def _removed(snapshot: Snapshot) -> list[str]:
-    """Features that decided the weights of this snapshot's run and no longer exist, in words."""
+    """Features that this snapshot's run used and that were removed, as texts."""
     used = {
         "freeze_spectral_norm": any(name.startswith(_SPECTRAL) for name in snapshot.tensors),
         _NORMALIZATION: snapshot.settings.get(_NORMALIZATION, False),
@@ -129,8 +131,8 @@ def _removed(snapshot: Snapshot) -> list[str]:
     return [f"{key} was on and no longer has an effect ({REMOVED[key]} was removed)" for key, on in used.items() if on]
 
 
-def _named(tensors: dict[str, torch.Tensor], start: str) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+def _with_prefix(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _shapes_of_weights(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Size]:

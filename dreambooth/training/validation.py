@@ -1,9 +1,9 @@
-"""Is it still learning, or already forgetting? The denoising loss on the same pictures with the same noise, each time.
+"""Validation: the denoising loss on the same images with the same timesteps and noise, each time.
 
-The training loss hardly falls: its timesteps and noise change with every step and drown what is learnt. Here a set of
-pictures is measured at fixed timesteps with fixed noise, so that two measurements differ by the weights alone. On
-held-out pictures the loss falls while the subject is learnt and rises when its pictures are learnt by heart; on class
-pictures it rises as the class drifts away.
+The training loss hardly falls: its timesteps and noise change with every step and hide the progress. Here a fixed set of
+images is measured at fixed timesteps with fixed noise, so that two measurements differ by the weights alone. On
+held-out images the loss falls while the subject is learned and rises with overfitting; on class images it rises as the
+class drifts.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from statistics import fmean
 import torch
 import torch.nn.functional as F
 
-from dreambooth.checkpoints.text_encoding import conditions
 from dreambooth.dataset.plan import Example
+from dreambooth.models.denoiser import Conditioning, UNetDenoiser
 from dreambooth.training.inputs import time_ids
 from dreambooth.training.noise import generator_for
 from dreambooth.training.precision import to_device
 from dreambooth.training.session import Session
 
-MOST = 24  # pictures of a concept
-TIMES = 4  # timesteps of each, in the middles of as many equal parts of the schedule
+MAX_IMAGES = 24  # per concept
+TIMESTEPS_PER_IMAGE = 4  # in the middles of as many equal parts of the schedule
 
-Sets = dict[int, list[Example]]
+ImageSets = dict[int, list[Example]]  # by concept, from 0
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Plain mean squared errors after ``step``, by concept (from 0); whatever the objective weighs, these compare."""
+class ValidationLosses:
+    """Mean squared errors after ``step``, by concept (from 0). Not weighted, so that runs can be compared."""
 
     step: int
     losses: dict[int, float]
@@ -49,67 +49,66 @@ class Measured:
 
 
 class Validation:
-    """Measures a session's weights as they are; afterwards everything is as before."""
+    """Measures a session's weights and leaves it as it was."""
 
     def __init__(self, session: Session) -> None:
         self.session, plan = session, session.plan
-        held = _by_concept(plan.validation)
-        self.pictures: Sets = {n: held.get(n, own) for n, own in _by_concept(plan.examples).items()}
-        self.class_pictures = _by_concept([example for example in plan.all_examples() if example.is_class])
-        self.last: Measured | None = None
-        self.lowest = math.inf  # loss of all that was measured in this run
+        held_out = _by_concept(plan.validation)
+        self.images: ImageSets = {n: held_out.get(n, own) for n, own in _by_concept(plan.examples).items()}
+        self.class_images = _by_concept([example for example in plan.all_examples() if example.is_class])
+        self.last: ValidationLosses | None = None
+        self.lowest = math.inf  # loss of this run
 
-    def measure(self) -> tuple[Measured, bool]:
-        """The measurement after the step that the session stands at, and whether it is a new one."""
+    def measure(self) -> tuple[ValidationLosses, bool]:
+        """The losses after the session's current step, and whether they were not measured before."""
         step = self.session.position.step
         if self.last and self.last.step == step:
             return self.last, False
-        with self._still():
-            losses = [{n: self._loss(examples) for n, examples in sets.items()} for sets in self._sets()]
-        self.last = Measured(step, *losses)
+        with self._evaluating():
+            losses = [
+                {n: self._mean_loss(examples) for n, examples in images.items()}
+                for images in (self.images, self.class_images)
+            ]
+        self.last = ValidationLosses(step, *losses)
         self.lowest = min(self.lowest, self.last.loss)
         return self.last, True
 
-    def _sets(self) -> tuple[Sets, Sets]:
-        return self.pictures, self.class_pictures
-
     @contextlib.contextmanager
-    def _still(self) -> Iterator[None]:
-        """No gradients, no dropout; the averages in place of the weights where those are what will be used."""
+    def _evaluating(self) -> Iterator[None]:
+        """No gradients, no dropout; EMA weights if those are used for inference."""
         session = self.session
         modes = {m: m.training for m in (session.modules.unet, *session.modules.text_encoders.values())}
         try:
             for module in modes:
                 module.eval()
-            with session.as_used(drawing=True), torch.no_grad(), session.accelerator.autocast():
+            with session.inference_weights(sampling=True), torch.no_grad(), session.accelerator.autocast():
                 yield
         finally:
             for module, mode in modes.items():
                 module.train(mode)
 
-    def _loss(self, examples: Sequence[Example]) -> float:
-        return fmean(self._loss_of(example) for example in examples)
+    def _mean_loss(self, examples: Sequence[Example]) -> float:
+        return fmean(self._loss(example) for example in examples)
 
-    def _loss_of(self, example: Example) -> float:
+    def _loss(self, example: Example) -> float:
         session, schedule = self.session, self.session.schedule
-        unet, same = session.modules.unet, [example] * TIMES
+        denoiser, batch = UNetDenoiser(session.modules.unet), [example] * TIMESTEPS_PER_IMAGE
         generator = generator_for("validation", example.content, *example.bucket)
-        clean = session.latents.batch(same, generator)
-        noise = to_device(torch.randn(clean.shape, generator=generator), clean.device)
-        t = to_device((torch.arange(TIMES) * 2 + 1) * schedule.timesteps // (2 * TIMES), clean.device)
-        embedding = session.prompts.batch([e.caption for e in same])
-        dtype = next(unet.parameters()).dtype
-        seen = schedule.add_noise(clean, noise, t)
-        if session.masked:
-            seen = torch.cat([seen, session.masked.channels(same, generator)], dim=1)
-        sizes = None if embedding.pooled is None else to_device(time_ids(same), clean.device)
-        predicted = unet(seen.to(dtype), t, **conditions(embedding, sizes, dtype))[0].float()
-        return F.mse_loss(predicted, schedule.target(clean, noise, t)).item()
+        latents = session.latents.batch(batch, generator)
+        noise = to_device(torch.randn(latents.shape, generator=generator), latents.device)
+        middles = (torch.arange(TIMESTEPS_PER_IMAGE) * 2 + 1) * schedule.timesteps // (2 * TIMESTEPS_PER_IMAGE)
+        t = to_device(middles, latents.device)
+        embedding = session.prompts.batch([e.caption for e in batch])
+        noisy_latents = schedule.add_noise(latents, noise, t)
+        extra_channels = session.inpainting.extra_channels(batch, generator) if session.inpainting else None
+        sizes = None if embedding.pooled is None else to_device(time_ids(batch), latents.device)
+        predicted = denoiser.predict(noisy_latents, t, Conditioning(embedding, sizes), extra_channels)
+        return F.mse_loss(predicted, schedule.target(latents, noise, t)).item()
 
 
-def _by_concept(examples: Sequence[Example]) -> Sets:
-    """At most MOST of each concept, each picture once; which ones depends on their content alone."""
-    found: dict[int, dict[str, Example]] = defaultdict(dict)
+def _by_concept(examples: Sequence[Example]) -> ImageSets:
+    """At most MAX_IMAGES of each concept, each image once. The choice depends on their contents alone."""
+    unique: dict[int, dict[str, Example]] = defaultdict(dict)
     for example in examples:
-        found[example.concept].setdefault(example.content, example)
-    return {n: [own[key] for key in sorted(own)[:MOST]] for n, own in sorted(found.items())}
+        unique[example.concept].setdefault(example.content, example)
+    return {n: [own[key] for key in sorted(own)[:MAX_IMAGES]] for n, own in sorted(unique.items())}

@@ -1,4 +1,4 @@
-"""The page: in a WebUI's tab, or served alone."""
+"""The page: in a tab of a WebUI, or served standalone."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ LOOPBACK = "127.0.0.1"
 
 
 def build(host: Host | None = None) -> Any:
-    """The page as Gradio Blocks: for ``host``, or for the tab of the WebUI around us."""
+    """The page as Gradio Blocks, for ``host`` or for the WebUI that runs this process."""
     from dreambooth.ui.page import Page
     from dreambooth.ui.page_controller import PageController
 
-    return Page(PageController(host) if host else _webui_desk()).blocks()
+    return Page(PageController(host) if host else _webui_controller()).blocks()
 
 
 @functools.cache
-def _webui_desk() -> PageController:
-    """The same one when *Reload UI* has the tab built anew: work that is going on there goes on."""
+def _webui_controller() -> PageController:
+    """One per process: a running job survives *Reload UI*, which builds the page again."""
     from dreambooth.ui.page_controller import PageController
 
     return PageController(current_host())
@@ -37,27 +37,27 @@ def _webui_desk() -> PageController:
 def serve(
     port: int = 7861, models_dir: Path | None = None, listen: str = LOOPBACK, share: bool = False, auth: str = ""
 ) -> None:
-    """Serve the page until Ctrl-C. ``auth``: NAME:PASSWORD, asked of everyone who opens it.
+    """Serve the page until Ctrl-C. ``auth``: NAME:PASSWORD, required to open it.
 
     Raises:
-        UserError: when the port is taken, or when others could come in without a password.
+        UserError: if the port is in use, or if others could open the page without a password.
     """
     name, colon, password = auth.partition(":")
     if auth and not (name and colon and password):
-        raise UserError("--auth is NAME:PASSWORD.")
+        raise UserError("--auth must be NAME:PASSWORD.")
     if (share or listen != LOOPBACK) and not auth:
-        raise UserError("Others could open this page and write to your disk: give --auth NAME:PASSWORD too.")
+        raise UserError("Others could open this page and write to your disk. Add --auth NAME:PASSWORD.")
     with socket.socket() as probe:
         if probe.connect_ex((LOOPBACK, port)) == 0:
-            raise UserError(f"Port {port} is taken: choose another with --port.")
-    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # nothing is sent anywhere
+            raise UserError(f"Port {port} is in use. Choose another one with --port.")
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # send no usage data
 
     from dreambooth.ui import gradio_versions
 
     host = current_host(models_dir)
     folders = host.folders()
     page = build(host)
-    print(f"Dreambooth: http://{listen}:{port}  (models in {folders.models}; Ctrl-C ends it)", flush=True)
+    print(f"Dreambooth: http://{listen}:{port}  (models in {folders.models}; press Ctrl-C to stop)", flush=True)
     gradio_versions.launch(
         page,
         server_name=listen,

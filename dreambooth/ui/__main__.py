@@ -13,16 +13,18 @@ from dreambooth.threads import wait_passively
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="launch.py ui", description="Serve the page on this machine.")
     parser.add_argument("--port", type=int, default=7861, help="port to serve on (default: 7861)")
-    parser.add_argument("--models-dir", type=Path, help="a WebUI's models folder (default: ours)")
-    parser.add_argument("--listen", default="127.0.0.1", metavar="ADDRESS", help="address to serve on; needs --auth")
-    parser.add_argument("--auth", default="", metavar="NAME:PASSWORD", help="asked of everyone who opens the page")
-    parser.add_argument("--share", action="store_true", help="a public link through Gradio's servers; needs --auth")
-    given = parser.parse_args(argv)
+    parser.add_argument("--models-dir", type=Path, help="models folder, for example of a WebUI (default: models/)")
+    parser.add_argument("--listen", default="127.0.0.1", metavar="ADDRESS", help="address to serve on; requires --auth")
+    parser.add_argument("--auth", default="", metavar="NAME:PASSWORD", help="login required to open the page")
+    parser.add_argument(
+        "--share", action="store_true", help="create a public link through Gradio's servers; requires --auth"
+    )
+    args = parser.parse_args(argv)
 
-    from dreambooth import ui  # after --help: Gradio takes seconds to import
+    from dreambooth import ui  # not for --help: Gradio takes seconds to import
 
     try:
-        ui.serve(given.port, given.models_dir, given.listen, given.share, given.auth)
+        ui.serve(args.port, args.models_dir, args.listen, args.share, args.auth)
     except UserError as error:
         print(error, file=sys.stderr)
         return 1

@@ -1,7 +1,7 @@
-"""What the Captions form does. No Gradio: plain values in; what changes on the page out, by the name of its part.
+"""Actions behind the Captions form. No Gradio: plain values in; out, new contents by the name of a part of the form.
 
-Each browser has a sitting of its own on the server: a folder's captions as it read them, what it ticked, opened and
-planned. Writing looks at the files again, so that nothing is lost that someone else wrote meanwhile.
+Each browser has a session on the server with the captions as it read them. Before writing, the files are compared with
+it, so that no change by another program is overwritten.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dreambooth import actions
+from dreambooth.captions import edits
 from dreambooth.errors import UserError
-from dreambooth.jobs import Controls, Events, jobs
+from dreambooth.jobs import Controls, Ended, Events, jobs
 from dreambooth.settings import parse
-from dreambooth.settings.caption_edits import Replacing, Scope
+from dreambooth.settings.caption_edits import EditScope, ReplaceText
+from dreambooth.text import count, printable
 from dreambooth.ui import render, render_captions
-from dreambooth.ui.caption_session import CaptionSession, shown
+from dreambooth.ui.caption_session import CaptionSession, editor_text
 from dreambooth.ui.page_controller import PageController
 from dreambooth.ui.thumbnails import Thumbnails
 
@@ -27,244 +29,253 @@ if TYPE_CHECKING:
 
 Parts = dict[str, Any]
 PER_PAGE = 24
-KEPT = 8  # sittings: as many browsers can work side by side
-MANY = 1000  # files whose writing is shown as work, which can be cancelled
+MAX_SESSIONS = 8  # held at once, each for one browser
+MANY_FILES = 1000  # an edit of so many files runs as a job, with progress and Cancel
+MAX_PROBLEMS = 5  # unreadable captions that are named
 BY_NAME = "by name"
 
 
-def _answer(act: Callable[..., Parts]) -> Callable[..., Parts]:
-    """An answer to the browser with this key; what a person can mend is said on its page."""
+def _in_session(handler: Callable[..., Parts]) -> Callable[..., Parts]:
+    """Decorator: ``handler(self, session, ...)`` is called with a session's key; a UserError becomes a message."""
 
-    @functools.wraps(act)
-    def answer(self: CaptionController, key: str, *args: Any) -> Parts:
+    @functools.wraps(handler)
+    def handle(self: CaptionController, key: str, *args: Any) -> Parts:
         try:
-            if key not in self.sittings:
+            if key not in self.sessions:
                 raise UserError("Show the captions of a folder first.")
-            parts = act(self, self.sittings[key], *args)
+            parts = handler(self, self.sessions[key], *args)
         except UserError as error:
-            parts = {"said": render.problems(error.problems)}
-        return {name: _plain(value) for name, value in parts.items()}
+            parts = {"message": render.problems(error.problems)}
+        return _printable(parts)
 
-    return answer
+    return handle
 
 
 class CaptionController:
-    """The sittings of all browsers."""
+    """The sessions of all browsers, by key."""
 
-    def __init__(self, desk: PageController) -> None:
-        self.desk = desk
-        self.sittings: OrderedDict[str, CaptionSession] = OrderedDict()
-        self.thumbnails = Thumbnails(desk.host.folders().dreambooth / ".thumbnails")
+    def __init__(self, page_controller: PageController) -> None:
+        self.page_controller = page_controller
+        self.sessions: OrderedDict[str, CaptionSession] = OrderedDict()
+        self.thumbnails = Thumbnails(page_controller.host.folders())
 
     def show(self, key: str, folder: str) -> Parts:
-        """Read a folder's captions; the answer names the new sitting."""
+        """Read a folder's captions into a new session, in place of the one with ``key``."""
         try:
-            sitting = CaptionSession(folder or "")
+            session = CaptionSession(folder or "")
         except UserError as error:
-            return {"said": _plain(render.problems(error.problems))}
-        self.sittings.pop(key, None)
+            return _printable({"message": render.problems(error.problems)})
+        self.sessions.pop(key, None)
         key = uuid.uuid4().hex
-        self.sittings[key] = sitting
-        while len(self.sittings) > KEPT:
-            self.sittings.popitem(last=False)
-        self.thumbnails.tidy()
-        parts = {"key": key, **self._all(sitting), "preview": "", "apply": ""}
-        parts["said"] += render.warnings([*sitting.unfinished(), *sitting.captions.problems[:5]])
-        return {name: _plain(value) for name, value in parts.items()}
+        self.sessions[key] = session
+        while len(self.sessions) > MAX_SESSIONS:
+            self.sessions.popitem(last=False)
+        self.thumbnails.remove_oldest()
+        parts = {"key": key, **self._all_parts(session), "preview": "", "apply": ""}
+        parts["message"] += render.warnings([*session.interrupted_edits(), *session.captions.problems[:MAX_PROBLEMS]])
+        return _printable(parts)
 
-    # -- looking ----------------------------------------------------------------------------------------------
+    # -- filters and pages ------------------------------------------------------------------------------------
 
-    @_answer
-    def pick(self, sitting: CaptionSession, picked: str, text: str) -> Parts:
-        """A click: ``picked`` is when, on what kind of thing, and which one."""
+    @_in_session
+    def pick(self, session: CaptionSession, picked: str, text: str) -> Parts:
+        """Handle a click. ``picked``: time, kind and value, as javascript/dreambooth.js writes them."""
         _, kind, value = (*(picked or "").split(" ", 2), "", "")[:3]
-        if kind == "open" and value.isdecimal() and int(value) < len(sitting.captions.files):
-            return self._open(sitting, int(value), text)
+        if kind == "open" and value.isdecimal() and int(value) < len(session.captions.files):
+            return self._open(session, int(value), text)
         if kind == "tag":
-            ticked = sitting.ticked
-            sitting.ticked = [t for t in ticked if t != value] if value in ticked else [*ticked, value]
+            selected = session.selected_tags
+            session.selected_tags = [t for t in selected if t != value] if value in selected else [*selected, value]
         elif kind == "all":
-            sitting.ticked, sitting.found = [], None
-        sitting.page = int(value) if kind == "page" and value.isdecimal() else 0
-        return {
-            "tags": self._tags(sitting),
-            "pictures": self._pictures(sitting),
-            **({"ticked": ", ".join(sitting.ticked)} if kind == "tag" else {}),
-        }
+            session.selected_tags, session.matches = [], None
+        session.page = int(value) if kind == "page" and value.isdecimal() else 0
+        parts = {"tags": self._tags(session), "images": self._images(session)}
+        return parts | ({"selected_tags": ", ".join(session.selected_tags)} if kind == "tag" else {})
 
-    @_answer
-    def filter(self, sitting: CaptionSession, part: str, order: str) -> Parts:
-        sitting.part, sitting.order = part or "", order
-        return {"tags": self._tags(sitting)}
+    @_in_session
+    def filter(self, session: CaptionSession, part: str, order: str) -> Parts:
+        """Show the tags that contain ``part``, in this order."""
+        session.tag_filter, session.tag_order = part or "", order
+        return {"tags": self._tags(session)}
 
-    @_answer
-    def find(self, sitting: CaptionSession, given: Mapping[str, Any], scope: Mapping[str, Any]) -> Parts:
-        sitting.read()
-        found = actions.captions.find(sitting.captions, parse(Replacing, given), parse(Scope, scope))
-        sitting.found, sitting.ticked, sitting.page = {file.path for file in found}, [], 0
-        n = sum(len(file.pictures) for file in found)
+    @_in_session
+    def find(self, session: CaptionSession, options: Mapping[str, Any], scope: Mapping[str, Any]) -> Parts:
+        """Show the images whose captions a replacement would change."""
+        session.read()
+        found = edits.find_matches(session.captions, parse(ReplaceText, options), parse(EditScope, scope))
+        session.matches, session.selected_tags, session.page = {file.path for file in found}, [], 0
+        n = sum(len(file.images) for file in found)
         return {
-            "said": render.lines([f"Found in {n:,} {'picture' if n == 1 else 'pictures'}, shown above."]),
-            "tags": self._tags(sitting),
-            "pictures": self._pictures(sitting),
+            "message": render.lines([f"Found in {count(n, 'image')}, shown above."]),
+            "tags": self._tags(session),
+            "images": self._images(session),
         }
 
     # -- one caption ------------------------------------------------------------------------------------------
 
-    def _open(self, sitting: CaptionSession, number: int, text: str) -> Parts:
-        """Open a caption; what was written into the one before is saved."""
-        said = self._save(sitting, text) if sitting.opened is not None and text != sitting.text else {}
-        sitting.opened = number
-        sitting.text = shown(sitting.captions.files[number])
-        return {**said, **self._opened(sitting), "text": sitting.text, "pictures": self._pictures(sitting)}
+    def _open(self, session: CaptionSession, index: int, text: str) -> Parts:
+        """Open a caption. ``text``: of the one that is open, which is saved if it was changed."""
+        saved = self._save(session, text) if session.open_index is not None and text != session.text else {}
+        session.open_index = index
+        session.text = editor_text(session.captions.files[index])
+        return {**saved, **self._opened(session), "text": session.text, "images": self._images(session)}
 
-    @_answer
-    def turn(self, sitting: CaptionSession, by: int, text: str) -> Parts:
-        """To the next caption of those that are shown, or the one before."""
-        if sitting.opened is None:
+    @_in_session
+    def turn(self, session: CaptionSession, by: int, text: str) -> Parts:
+        """Open the next visible caption (``by`` = 1) or the previous one (-1)."""
+        if session.open_index is None:
             return {}
-        numbers = sitting.selected()
-        later = [n for n in numbers if n > sitting.opened] if by > 0 else [n for n in numbers if n < sitting.opened]
-        if not later:
-            return {"said": render.lines(["That was the last one." if by > 0 else "That was the first one."])}
-        number = later[0] if by > 0 else later[-1]
-        sitting.page = numbers.index(number) // PER_PAGE
-        return self._open(sitting, number, text)
+        indices = session.visible()
+        if by > 0:
+            others = [index for index in indices if index > session.open_index]
+        else:
+            others = [index for index in indices if index < session.open_index]
+        if not others:
+            return {"message": render.lines(["This is the last image." if by > 0 else "This is the first image."])}
+        index = others[0] if by > 0 else others[-1]
+        session.page = indices.index(index) // PER_PAGE
+        return self._open(session, index, text)
 
-    @_answer
-    def save(self, sitting: CaptionSession, text: str) -> Parts:
-        return self._save(sitting, text)
+    @_in_session
+    def save(self, session: CaptionSession, text: str) -> Parts:
+        """Write the opened caption."""
+        return self._save(session, text)
 
-    def _save(self, sitting: CaptionSession, text: str) -> Parts:
-        file = sitting.file()
+    def _save(self, session: CaptionSession, text: str) -> Parts:
+        file = session.open_file()
         if file is None:
-            raise UserError("Choose a picture first.")
-        plan = actions.captions.plan_by_hand(file, text)
+            raise UserError("Choose an image first.")
+        plan = edits.plan_text(file, text)
         if not plan.changes:
-            return {"said": render.lines(["Nothing to save: the caption is as it was."])}
+            return {"message": render.lines(["Nothing to save: the caption has not changed."])}
         try:
-            written = actions.captions.write(sitting.captions.folder, plan)
+            written = actions.captions.write(session.captions.folder, plan)
         except UserError:
             before = file.data
-            sitting.read()
-            file = sitting.file()
+            session.read()
+            file = session.open_file()
             if file is None or file.data == before:
                 raise
-            from dreambooth.captions.folder import one_line
+            from dreambooth.captions.folder import preview_line
 
             raise UserError(
-                f"{file.path} was changed since you opened it. It says: {one_line(file.text) or 'nothing'}. Nothing "
-                "was written, and your text is still here: save again to put it in place of that."
+                f"{file.path} was changed by another program since you opened it, and now contains: "
+                f"{preview_line(file.text) or 'nothing'}. Your text was not written. Save again to overwrite the file."
             ) from None
-        sitting.text = text
-        return self._done(sitting, written, text)
+        session.text = text
+        return self._after_edit(session, written, text)
 
-    # -- edits ------------------------------------------------------------------------------------------------
+    # -- edits of many captions -------------------------------------------------------------------------------
 
-    @_answer
-    def preview(self, sitting: CaptionSession, kind: type, given: Mapping[str, Any], scope: Mapping[str, Any]) -> Parts:
-        """What an edit of this kind would change."""
-        sitting.plan = None
-        options, narrowed = parse(kind, given), parse(Scope, scope)
-        sitting.read()
-        plan = actions.captions.plan(sitting.captions, options, narrowed)
+    @_in_session
+    def preview(
+        self, session: CaptionSession, kind: type, options: Mapping[str, Any], scope: Mapping[str, Any]
+    ) -> Parts:
+        """Show what an edit would change. ``kind``: the class of its options."""
+        session.plan = None
+        edit, edit_scope = parse(kind, options), parse(EditScope, scope)
+        session.read()
+        plan = edits.plan_edit(session.captions, edit, edit_scope)
         n = len(plan.changes)
-        sitting.plan = plan if n else None
-        apply = f"Change {n:,} {'file' if n == 1 else 'files'}" if n else ""
-        return {"said": "", "preview": render_captions.preview(plan), "apply": apply}
+        session.plan = plan if n else None
+        apply = f"Change {count(n, 'file')}" if n else ""
+        return {"message": "", "preview": render_captions.preview(plan), "apply": apply}
 
-    @_answer
-    def apply(self, sitting: CaptionSession, text: str) -> Parts:
-        """Carry out what was shown."""
-        plan = sitting.plan
+    @_in_session
+    def apply(self, session: CaptionSession, text: str) -> Parts:
+        """Carry out the previewed edit. ``text``: in the editor."""
+        plan = session.plan
         if plan is None:
             raise UserError("Preview an edit first.")
-        work = functools.partial(actions.captions.write, sitting.captions.folder, plan)
-        return self._done(sitting, self._carried_out(plan.what, len(plan.changes), work), text)
+        work = functools.partial(actions.captions.write, session.captions.folder, plan)
+        return self._after_edit(session, self._run(plan.description, len(plan.changes), work), text)
 
-    @_answer
-    def step(self, sitting: CaptionSession, way: str, text: str) -> Parts:
-        """``way``: undo or redo, the step that the button was shown for."""
-        now = sitting.ways()
-        if way not in now or now[way]["step"] != sitting.offered.get(way):
-            sitting.read()
-            told = "These captions were edited elsewhere meanwhile, so nothing was done. See what the button says now."
-            return {**self._all(sitting, text), "said": render.problems([told])}
-        back = actions.captions.undo if way == "undo" else actions.captions.redo
-        step = now[way]
-        done = self._carried_out(f"{way} {step['what']}", step["files"], functools.partial(back, sitting.path))
-        return self._done(sitting, done, text, "Undone" if way == "undo" else "Redone")
+    @_in_session
+    def step(self, session: CaptionSession, direction: str, text: str) -> Parts:
+        """Undo or redo the edit that the button names. ``direction``: "undo" or "redo"."""
+        steps = session.next_steps()
+        if direction not in steps or steps[direction]["step"] != session.shown_steps.get(direction):
+            session.read()
+            changed = (
+                "These captions were edited elsewhere in the meantime. Check the button's new label, then try again."
+            )
+            return {**self._all_parts(session, text), "message": render.problems([changed])}
+        step, act = steps[direction], actions.captions.undo if direction == "undo" else actions.captions.redo
+        work = functools.partial(act, session.path)
+        written = self._run(f"{direction} {step['what']}", step["files"], work)
+        return self._after_edit(session, written, text, "Undone in" if direction == "undo" else "Redone in")
 
-    def _carried_out(self, what: str, files: int, work: Callable[..., WriteResult]) -> WriteResult:
-        """Do it, and come back when it is done. What takes long is seen on the page, and can be cancelled there."""
-        if files < MANY:
+    def _run(self, what: str, files: int, work: Callable[..., WriteResult]) -> WriteResult:
+        """Call ``work`` and wait for its result; as a job with progress and Cancel if there are many files."""
+        if files < MANY_FILES:
             return work()
         done: list[WriteResult] = []
 
         def job(controls: Controls, events: Events) -> None:
             done.append(work(progress=controls.cancellable(events.progress)))
-            events.send("ended", state="done", text=f"{what}: done.")
+            events.send(Ended("done", text=f"{what}: done."))
 
-        self.desk.bench.start("captions", what, job)
-        mine, error = jobs.current, None
-        if mine:
-            mine.wait()
-            error = mine.error
+        self.page_controller.job_runner.start("captions", what, job)
+        current, error = jobs.current, None
+        if current:
+            current.wait()
+            error = current.error
         if not done:
             raise error if isinstance(error, UserError) else UserError(f"{what}: nothing was changed.")
         return done[0]
 
-    # -- what is shown ----------------------------------------------------------------------------------------
+    # -- parts of the form ------------------------------------------------------------------------------------
 
-    def _done(self, sitting: CaptionSession, written: WriteResult, text: str, how: str = "Changed") -> Parts:
-        n = written.files
-        sitting.plan = None
-        sitting.read()
-        said = [f"{how} {n:,} {'file' if n == 1 else 'files'}: {written.what}."]
-        parts = self._all(sitting, text)
-        return {**parts, "said": render.lines(said) + render.warnings(written.told), "preview": "", "apply": ""}
+    def _after_edit(self, session: CaptionSession, written: WriteResult, text: str, verb: str = "Changed") -> Parts:
+        session.plan = None
+        session.read()
+        lines = [f"{verb} {count(written.n_files, 'file')}: {written.description}."]
+        message = render.lines(lines) + render.warnings(written.messages)
+        return {**self._all_parts(session, text), "message": message, "preview": "", "apply": ""}
 
-    def _all(self, sitting: CaptionSession, text: str | None = None) -> Parts:
-        """Everything anew. ``text``: what stands in the field of the opened caption; unsaved words stay there."""
-        with_file = sum(file.data is not None for file in sitting.captions.files)
+    def _all_parts(self, session: CaptionSession, text: str | None = None) -> Parts:
+        """Every part of the form. ``text``: in the editor, where changes that are not saved yet are preserved."""
+        with_file = sum(file.data is not None for file in session.captions.files)
         summary = (
-            f"{sitting.captions.folder}: {sitting.captions.pictures:,} pictures, {with_file:,} caption files, "
-            f"{len(sitting.counts):,} tags."
+            f"{session.captions.folder}: {count(session.captions.n_images, 'image')}, "
+            f"{count(with_file, 'caption file')}, {count(len(session.counts), 'tag')}."
         )
         parts = {
-            "said": render.lines([summary]),
-            **sitting.offer(),
-            "tags": self._tags(sitting),
-            "pictures": self._pictures(sitting),
-            **self._opened(sitting),
+            "message": render.lines([summary]),
+            **session.button_labels(),
+            "tags": self._tags(session),
+            "images": self._images(session),
+            **self._opened(session),
         }
-        file = sitting.file()
-        if file is not None and text == sitting.text and text != shown(file):
-            sitting.text = parts["text"] = shown(file)
+        file = session.open_file()
+        if file is not None and text == session.text and text != editor_text(file):
+            session.text = parts["text"] = editor_text(file)
         return parts
 
-    def _tags(self, sitting: CaptionSession) -> str:
-        return render_captions.tags(sitting.counts, sitting.ticked, sitting.part, sitting.order == BY_NAME)
+    def _tags(self, session: CaptionSession) -> str:
+        by_name = session.tag_order == BY_NAME
+        return render_captions.tags(session.counts, session.selected_tags, session.tag_filter, by_name)
 
-    def _pictures(self, sitting: CaptionSession) -> str:
-        numbers, files = sitting.selected(), sitting.captions.files
-        pages = max(1, -(-len(numbers) // PER_PAGE))
-        sitting.page = min(sitting.page, pages - 1)
-        here = numbers[sitting.page * PER_PAGE : (sitting.page + 1) * PER_PAGE]
-        shown = [files[number] for number in here]
-        uris = self.thumbnails.small([str(file.pictures[0]) for file in shown])
-        selected = sum(len(files[number].pictures) for number in numbers)
-        words = render_captions.where(selected, sitting.captions.pictures, sitting.page, pages, sitting.narrowed)
-        return render_captions.pictures(shown, here, uris, sitting.opened, words)
+    def _images(self, session: CaptionSession) -> str:
+        indices, files = session.visible(), session.captions.files
+        pages = max(1, -(-len(indices) // PER_PAGE))
+        session.page = min(session.page, pages - 1)
+        on_page = indices[session.page * PER_PAGE : (session.page + 1) * PER_PAGE]
+        shown = [files[index] for index in on_page]
+        uris = self.thumbnails.small([str(file.images[0]) for file in shown])
+        visible = sum(len(files[index].images) for index in indices)
+        total = session.captions.n_images
+        navigation = render_captions.navigation(visible, total, session.page, pages, session.is_filtered)
+        return render_captions.images(shown, on_page, uris, session.open_index, navigation)
 
-    def _opened(self, sitting: CaptionSession) -> Parts:
-        file = sitting.file()
+    def _opened(self, session: CaptionSession) -> Parts:
+        file = session.open_file()
         if file is None:
             return {"opened": ""}
-        [uri] = self.thumbnails.small([str(file.pictures[0])])
+        [uri] = self.thumbnails.small([str(file.images[0])])
         return {"opened": render_captions.opened(file, uri)}
 
 
-def _plain(value: Any) -> Any:
-    """Names of files need not be text; what is sent to a browser has to be."""
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+def _printable(parts: Parts) -> Parts:
+    """``parts`` as valid Unicode, because file names may contain bytes that are not UTF-8."""
+    return {name: printable(value) if isinstance(value, str) else value for name, value in parts.items()}

@@ -1,4 +1,4 @@
-"""One browser's work on the captions of one folder: what it read, ticked, opened and planned. No Gradio."""
+"""State of one browser's work on the captions of one folder. No Gradio."""
 
 from __future__ import annotations
 
@@ -9,77 +9,79 @@ from typing import TYPE_CHECKING, Any
 from dreambooth import actions
 
 if TYPE_CHECKING:
-    from dreambooth.captions.edits import Plan
+    from dreambooth.captions.edits import EditPlan
     from dreambooth.captions.folder import CaptionFile, Captions
+
+MAX_LABEL = 40  # characters of an edit's description on a button
 
 
 class CaptionSession:
-    """One browser's work on one folder."""
+    """The captions as they were last read, the filters, the opened caption and the previewed edit."""
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.ticked: list[str] = []
-        self.found: set[Path] | None = None  # the caption files that a search found
-        self.part, self.order = "", ""  # which tags are shown, and how
+        self.selected_tags: list[str] = []
+        self.matches: set[Path] | None = None  # caption files that the last search found; None without a search
+        self.tag_filter, self.tag_order = "", ""
         self.page = 0
-        self.opened: int | None = None
-        self.text = ""  # that of the opened one when it was shown
-        self.plan: Plan | None = None
-        self.offered: dict[str, int] = {}  # the steps that Undo and Redo were shown for
+        self.open_index: int | None = None  # of the opened caption file
+        self.text = ""  # of the opened caption when it was shown
+        self.plan: EditPlan | None = None  # the previewed edit
+        self.shown_steps: dict[str, int] = {}  # numbers of the edits that the Undo and Redo buttons name
         self.read()
 
     def read(self) -> None:
+        """Read the folder again."""
         self.captions: Captions = actions.captions.captions(self.path)
-        self.counts = self.captions.counts()
-        self.ticked = [tag for tag in self.ticked if tag in self.counts]
-        if self.opened is not None and self.opened >= len(self.captions.files):
-            self.opened = None
+        self.counts = self.captions.tag_counts()
+        self.selected_tags = [tag for tag in self.selected_tags if tag in self.counts]
+        if self.open_index is not None and self.open_index >= len(self.captions.files):
+            self.open_index = None
 
     @property
-    def narrowed(self) -> bool:
-        return bool(self.ticked) or self.found is not None
+    def is_filtered(self) -> bool:
+        return bool(self.selected_tags) or self.matches is not None
 
-    def selected(self) -> list[int]:
-        """Which captions are shown: those with all ticked tags, of those that were found."""
-        ticked = set(self.ticked)
+    def visible(self) -> list[int]:
+        """Indices of the caption files that have all selected tags and match the search."""
+        selected = set(self.selected_tags)
         return [
-            number
-            for number, file in enumerate(self.captions.files)
-            if ticked <= file.tags.keys() and (self.found is None or file.path in self.found)
+            index
+            for index, file in enumerate(self.captions.files)
+            if selected <= file.tags.keys() and (self.matches is None or file.path in self.matches)
         ]
 
-    def file(self) -> CaptionFile | None:
-        return None if self.opened is None else self.captions.files[self.opened]
+    def open_file(self) -> CaptionFile | None:
+        return None if self.open_index is None else self.captions.files[self.open_index]
 
-    def ways(self) -> dict[str, dict[str, Any]]:
-        """The steps that Undo and Redo would take."""
+    def next_steps(self) -> dict[str, dict[str, Any]]:
+        """The edits that "undo" and "redo" would revert or repeat, as far as there are any."""
         history = actions.captions.history(self.path)
-        back = next((step for step in history if step["state"] != "undone"), None)
-        forth = next((step for step in reversed(history) if step["state"] != "done"), None)
-        return {way: step for way, step in (("undo", back), ("redo", forth)) if step}
+        undo = next((step for step in history if step["state"] != "undone"), None)
+        redo = next((step for step in reversed(history) if step["state"] != "done"), None)
+        return {direction: step for direction, step in (("undo", undo), ("redo", redo)) if step}
 
-    def offer(self) -> dict[str, str]:
-        """What the two buttons are called now, and from now on mean; "" for one that can do nothing."""
-        ways = self.ways()
-        self.offered = {way: step["step"] for way, step in ways.items()}
-        return {"undo": _label("Undo", ways.get("undo")), "redo": _label("Redo", ways.get("redo"))}
+    def button_labels(self) -> dict[str, str]:
+        """Labels of the Undo and Redo buttons, "" for one that has nothing to do; notes the edits that they name."""
+        steps = self.next_steps()
+        self.shown_steps = {direction: step["step"] for direction, step in steps.items()}
+        return {"undo": _label("Undo", steps.get("undo")), "redo": _label("Redo", steps.get("redo"))}
 
-    def unfinished(self) -> list[str]:
-        """What to say of an edit that was broken off."""
-        broken_off = {step["what"] for step in self.ways().values() if step["state"] == "broken off"}
-        return [f"This edit was broken off: {what}. Redo finishes it, Undo takes it back." for what in broken_off]
+    def interrupted_edits(self) -> list[str]:
+        """Warnings about edits that were interrupted."""
+        interrupted = {step["what"] for step in self.next_steps().values() if step["state"] == "broken off"}
+        return [f"This edit was interrupted: {what}. Redo completes it, Undo reverts it." for what in interrupted]
 
 
-def _label(word: str, step: Mapping[str, Any] | None) -> str:
-    """On the button; "" where it can do nothing."""
+def _label(verb: str, step: Mapping[str, Any] | None) -> str:
     if not step:
         return ""
-    what = step["what"] if len(step["what"]) <= 40 else step["what"][:39] + "…"
-    return f"{word}: {what} ({step['files']:,})"
+    what = step["what"] if len(step["what"]) <= MAX_LABEL else step["what"][: MAX_LABEL - 1] + "…"
+    return f"{verb}: {what} ({step['files']:,})"
 
 
-def shown(file: CaptionFile) -> str:
-    """A caption's text as a field holds it."""
-    from dreambooth.captions.folder import lines_of
+def editor_text(file: CaptionFile) -> str:
+    """A caption's text as a text box shows it: without line ends after it."""
+    from dreambooth.captions.folder import split_lines
 
-    return "\n".join(lines_of(file.text.rstrip("\r\n")))
+    return "\n".join(split_lines(file.text.rstrip("\r\n")))

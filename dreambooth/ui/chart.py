@@ -1,4 +1,4 @@
-"""The loss and learning rate of a run, or the rates of one to come, as one small SVG; colours come from style.css."""
+"""Charts as small SVGs: loss and learning rate of a run, learning rates of a planned run. Colors: style.css."""
 
 from __future__ import annotations
 
@@ -12,61 +12,61 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 58, 12, 22
 Points = Sequence[tuple[float, float]]
 
 
-def chart(run: RunView) -> str:
-    """SVG text; without steps yet, the frame alone, so that nothing moves when the first one comes."""
+def loss_chart(run: RunView) -> str:
+    """Losses and learning rate by step; empty, but of the same size, before the second step."""
     if len(run.loss.points) < 2:
         return f'<svg class="db_chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="No steps yet"></svg>'
     last = run.step["step"]
-    drawn = (run.loss.smoothed(), run.prior.smoothed(), run.measured, run.drift)
-    top = _ceiling([y for points in drawn for _, y in points])
-    fastest = max((y for _, y in run.rate.points), default=0.0)
+    losses = (run.loss.smoothed(), run.prior.smoothed(), run.validation, run.class_drift)
+    top = _ceiling([y for points in losses for _, y in points])
+    top_rate = max((y for _, y in run.rate.points), default=0.0)
     parts = [
-        _frame(top, last, fastest),
-        _line(run.rate.points, last, fastest, "rate"),
+        _frame(top, last, top_rate),
+        _line(run.rate.points, last, top_rate, "rate"),
         _line(run.loss.points, last, top, "loss_raw"),
         _line(run.prior.smoothed(), last, top, "prior"),
         _line(run.loss.smoothed(), last, top, "loss"),
-        _dots(run.drift, last, top, "prior"),
-        _dots(run.measured, last, top, "loss"),
+        _dots(run.class_drift, last, top, "prior"),
+        _dots(run.validation, last, top, "loss"),
     ]
     return f'<svg class="db_chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(parts)}</svg>{_legend(run)}'
 
 
-def planned(rates: Mapping[str, Points]) -> str:
-    """The learning rates of a run that has not begun: those that training will take, for each part that learns."""
+def learning_rate_chart(rates: Mapping[str, Points]) -> str:
+    """Learning rates of a run that has not started, by trained component ("unet", "text_encoder")."""
     last = max(points[-1][0] for points in rates.values())
-    fastest = max(y for points in rates.values() for _, y in points)
-    parts = [_axis(), *_rate_labels(fastest), *_step_labels(last)]
-    parts += [_line(points, last, fastest, "rate" if part == "unet" else "prior") for part, points in rates.items()]
+    top_rate = max(y for points in rates.values() for _, y in points)
+    parts = [_axis(), *_rate_labels(top_rate), *_step_labels(last)]
+    parts += [_line(points, last, top_rate, "rate" if part == "unet" else "prior") for part, points in rates.items()]
     names = {"unet": ("rate", "UNET"), "text_encoder": ("prior", "text encoder")}
     keys = [(*names[part], max(y for _, y in points)) for part, points in rates.items()]
     legend = "".join(f'<span class="db_key db_key_{kind}">{name} up to {top:.3g}</span>' for kind, name, top in keys)
-    title = "Learning rates of the run that is ready"
+    title = "Planned learning rates"
     svg = f'<svg class="db_chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}">{"".join(parts)}</svg>'
     return f'{svg}<p class="db_legend">{title}: {legend}</p>'
 
 
 def _ceiling(values: Sequence[float]) -> float:
-    """A little above the highest smoothed value; single raw peaks may leave the picture."""
+    """Top of the axis: 25 % above the highest smoothed value. Single raw peaks are clipped."""
     return 1.25 * max(values, default=0.0) or 1.0
 
 
-def _frame(top: float, last: float, fastest: float) -> str:
+def _frame(top: float, last: float, top_rate: float) -> str:
     bottom = HEIGHT - BOTTOM
     lines = [_axis()]
     for part in (0.0, 0.5, 1.0):
         y = bottom - part * (bottom - TOP)
         lines.append(f'<text x="{LEFT - 5}" y="{y + 4:.0f}" text-anchor="end">{part * top:.3g}</text>')
-    return "".join([*lines, *_rate_labels(fastest), *_step_labels(last)])
+    return "".join([*lines, *_rate_labels(top_rate), *_step_labels(last)])
 
 
 def _axis() -> str:
     return f'<path class="db_axis" d="M{LEFT} {TOP}V{HEIGHT - BOTTOM}H{WIDTH - RIGHT}V{TOP}"/>'
 
 
-def _rate_labels(fastest: float) -> list[str]:
-    places = ((TOP, fastest), (HEIGHT - BOTTOM, 0.0))
-    return [f'<text x="{WIDTH - RIGHT + 5}" y="{y + 4:.0f}">{v:.2g}</text>' for y, v in places]
+def _rate_labels(top_rate: float) -> list[str]:
+    labels = ((TOP, top_rate), (HEIGHT - BOTTOM, 0.0))
+    return [f'<text x="{WIDTH - RIGHT + 5}" y="{y + 4:.0f}">{v:.2g}</text>' for y, v in labels]
 
 
 def _step_labels(last: float) -> list[str]:
@@ -75,18 +75,18 @@ def _step_labels(last: float) -> list[str]:
 
 
 def _line(points: Points, last: float, top: float, kind: str) -> str:
-    places = " ".join(f"{x:.1f},{y:.1f}" for x, y in _places(points, last, top))
-    return f'<polyline class="db_curve db_curve_{kind}" points="{places}"/>' if places else ""
+    positions = " ".join(f"{x:.1f},{y:.1f}" for x, y in _positions(points, last, top))
+    return f'<polyline class="db_curve db_curve_{kind}" points="{positions}"/>' if positions else ""
 
 
 def _dots(points: Points, last: float, top: float, kind: str) -> str:
-    """Measurements: few, and each counts."""
-    places = _places(points, last, top)
-    return "".join(f'<circle class="db_dot db_dot_{kind}" cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in places)
+    """Single measurements, such as validation losses."""
+    positions = _positions(points, last, top)
+    return "".join(f'<circle class="db_dot db_dot_{kind}" cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in positions)
 
 
-def _places(points: Points, last: float, top: float) -> list[tuple[float, float]]:
-    """Where the points lie in the picture."""
+def _positions(points: Points, last: float, top: float) -> list[tuple[float, float]]:
+    """The points in coordinates of the SVG; ``last`` and ``top`` are the ends of the axes."""
     if not points or not top or not last:
         return []
     width, height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
@@ -96,7 +96,7 @@ def _places(points: Points, last: float, top: float) -> list[tuple[float, float]
 def _legend(run: RunView) -> str:
     step = run.step
     entries = [("loss", "loss", run.loss.smoothed()), ("prior", "class loss", run.prior.smoothed()),
-               ("dot_loss", "validation", run.measured), ("dot_prior", "class drift", run.drift)]  # fmt: skip
+               ("dot_loss", "validation", run.validation), ("dot_prior", "class drift", run.class_drift)]  # fmt: skip
     parts = [f'<span class="db_key db_key_{kind}">{name} {points[-1][1]:.4f}</span>' for kind, name, points in entries
              if points]  # fmt: skip
     parts.append(f'<span class="db_key db_key_rate">learning rate {step.get("lr", 0.0):.3g}</span>')

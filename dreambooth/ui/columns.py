@@ -1,4 +1,4 @@
-"""The page's layout: the top row and the three columns. What they do is wired in page.py."""
+"""Layout of the page: the top row and the three columns. Events are wired in page.py."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import Any
 
 import gradio as gr
 
-from dreambooth.settings import CREATION, SETTINGS
-from dreambooth.ui import chart, render
+from dreambooth.settings import CREATE_OPTIONS, SETTINGS
+from dreambooth.ui import render
+from dreambooth.ui.chart import loss_chart
+from dreambooth.ui.components import button, message
 from dreambooth.ui.concepts_tab import ConceptsTab
 from dreambooth.ui.fields import Fields
-from dreambooth.ui.gradio_versions import control, followed
+from dreambooth.ui.gradio_versions import control, with_change_event
 from dreambooth.ui.images_tab import ImagesTab
 from dreambooth.ui.page_controller import NONE
 from dreambooth.ui.run_view import RunView
@@ -19,11 +21,11 @@ from dreambooth.ui.tools_tab import ToolsTab
 
 
 class TopRow:
-    """The buttons that start work, and those that steer it."""
+    """The buttons that start a run and control it."""
 
     def __init__(self) -> None:
         with gr.Row(elem_id="db_top"):
-            self.save_params = _button("Save Params", "save_params", interactive=False)
+            self.save_params = button("Save Params", "db_save_params", interactive=False)
             self.load_from = control(
                 gr.Dropdown,
                 label="Model to load params from",
@@ -33,50 +35,51 @@ class TopRow:
                 min_width=120,
                 elem_id="db_load_params_from",
             )
-            self.load_params = _button("Load Params", "load_params")
-            self.train = _button("Train", "train", interactive=False, variant="primary")
-            self.generate_ckpt = _button("Generate Ckpt", "generate_ckpt", interactive=False)
-            self.pause = _button("Pause", "pause", interactive=False)
-            self.sample_now = _button("Generate Samples", "sample_now", interactive=False)
-            self.save_now = _button("Save Weights", "save_now", interactive=False)
-            self.cancel = _button("Cancel", "cancel", interactive=False, variant="stop")
-        self.why = control(gr.HTML, elem_id="db_why")
-        # Whose parameters the fields were filled with, "?" until it is known; what is typed before would be lost.
+            self.load_params = button("Load Params", "db_load_params")
+            self.train = button("Train", "db_train", interactive=False, variant="primary")
+            self.generate_ckpt = button("Generate Ckpt", "db_generate_ckpt", interactive=False)
+            self.pause = button("Pause", "db_pause", interactive=False)
+            self.sample_now = button("Generate Samples", "db_sample_now", interactive=False)
+            self.save_now = button("Save Weights", "db_save_now", interactive=False)
+            self.cancel = button("Cancel", "db_cancel", interactive=False, variant="stop")
+        self.disabled_reason = control(gr.HTML, elem_id="db_why")
+        # Name of the model whose parameters the fields hold. "?" until the first ones have arrived, because they
+        # overwrite whatever is typed before.
         self.filled = control(gr.Textbox, value="?", elem_id="db_filled", elem_classes=["db_hidden"])
         self.locked = control(gr.Textbox, elem_id="db_locked", elem_classes=["db_hidden"])  # "yes" or "no"
-        self.unusable = control(gr.HTML, elem_id="db_unusable")
+        self.disabled = control(gr.HTML, elem_id="db_unusable")
 
-    def wishes(self) -> dict[str, Any]:
-        """What each button of a run asks for."""
+    def run_controls(self) -> dict[str, Any]:
+        """The buttons for the running job, by the request that each sends."""
         return {
             "pause": self.pause, "sample_now": self.sample_now, "save_now": self.save_now, "cancel": self.cancel,
         }  # fmt: skip
 
     def buttons(self) -> list[Any]:
-        return [self.save_params, self.train, self.generate_ckpt, *self.wishes().values()]
+        return [self.save_params, self.train, self.generate_ckpt, *self.run_controls().values()]
 
 
 class ModelColumn:
-    """Select and Create, and the facts of the model that is chosen."""
+    """The Select and Create tabs, with a summary of the chosen model."""
 
-    def __init__(self, offered: Mapping[str, list[str]]) -> None:
-        self.fields = Fields(SETTINGS, offered=offered)  # all settings of the page; this column draws the first of them
-        self.options = Fields(CREATION)
+    def __init__(self, choices: Mapping[str, list[str]]) -> None:
+        self.fields = Fields(SETTINGS, choices=choices)  # all settings of the page; this column has the first of them
+        self.options = Fields(CREATE_OPTIONS)
         with gr.Column(scale=2, min_width=260, elem_id="db_model_column"):
             with control(gr.Tabs, elem_id="db_model_tabs") as self.tabs:
                 with gr.TabItem("Select", id="select", elem_id="db_tab_select"):
-                    self._select()
+                    self._add_select()
                 with gr.TabItem("Create", id="create", elem_id="db_tab_create"):
-                    self._create()
-            self.refresh = _button("Refresh lists", "refresh")  # of both tabs
+                    self._add_create()
+            self.refresh = button("Refresh lists", "db_refresh")  # of both tabs
 
-    def _select(self) -> None:
+    def _add_select(self) -> None:
         self.name = control(gr.Dropdown, label="Model", choices=[], elem_id="db_model_name")
-        self.facts = control(gr.HTML, elem_id="db_facts")
+        self.summary = control(gr.HTML, elem_id="db_facts")
         self.snapshot = control(
             gr.Dropdown,
             label="Snapshot to resume",
-            info="Train goes on exactly where it was made; none: a new run.",
+            info="Train resumes exactly from this snapshot. none starts a new run.",
             choices=[NONE],
             value=NONE,
             elem_id="db_snapshot",
@@ -84,42 +87,43 @@ class ModelColumn:
         self.lora = control(
             gr.Dropdown,
             label="LoRA model",
-            info="Merged in by Generate Ckpt.",
+            info="LoRA that Generate Ckpt merges into the checkpoint.",
             choices=[NONE],
             value=NONE,
             elem_id="db_lora_model_name",
         )
         for setting in SETTINGS.values():
             if setting.tab == "Select":
-                self.fields.draw(setting.key)
+                self.fields.add(setting.key)
 
-    def _create(self) -> None:
+    def _add_create(self) -> None:
         self.new_name = control(
-            gr.Textbox, label="Name", info="Of the new model.", max_lines=1, elem_id="db_new_model_name"
+            gr.Textbox, label="Name", info="Name of the new model.", max_lines=1, elem_id="db_new_model_name"
         )
         self.source = control(
             gr.Dropdown,
             label="Source checkpoint",
-            info="One of the list, the path of a file or diffusers folder, or a model's id on Hugging Face (org/name).",
+            info="A checkpoint from the list, the path of a file or diffusers folder, or a Hugging Face model id "
+            "(org/name).",
             choices=[],
             allow_custom_value=True,
             elem_id="db_new_model_src",
         )
         with gr.Accordion("More options", open=False, elem_id="db_more_options"):
-            self.options.draw_all()
+            self.options.add_all()
         self.create = control(gr.Button, "Create", variant="primary", elem_id="db_create")
-        self.create_said = control(gr.HTML, elem_id="db_create_said", elem_classes=["db_said_here"])
+        self.create_message = message("db_create_said")
 
-    def files(self) -> list[Any]:
-        """The lists that follow the model's files."""
+    def file_dropdowns(self) -> list[Any]:
+        """The dropdowns whose choices are files of the chosen model."""
         return [self.snapshot, self.lora]
 
 
 class InputColumn:
-    """Settings, Concepts, Pictures, Saving, Tools."""
+    """The tabs Settings, Concepts, Images, Saving and Tools."""
 
-    def __init__(self, select: Fields) -> None:
-        self.settings = select
+    def __init__(self, settings: Fields) -> None:
+        self.settings = settings
         with (
             gr.Column(scale=4, min_width=320, elem_id="db_input_column"),
             control(gr.Tabs, elem_id="db_input_tabs") as tabs,
@@ -127,60 +131,56 @@ class InputColumn:
             self.tabs = tabs
             with gr.TabItem("Settings", id="settings", elem_id="db_tab_settings"):
                 with gr.Row(elem_id="db_wizards"):
-                    self.performance = _button("Performance Wizard", "performance_wizard")
-                    self.person = _button("Training Wizard (Person)", "training_wizard_person")
-                    self.object = _button("Training Wizard (Object/Style)", "training_wizard_object")
-                self.settings.draw_groups("Settings", first_open=3)
+                    self.performance = button("Performance Wizard", "db_performance_wizard")
+                    self.person = button("Training Wizard (Person)", "db_training_wizard_person")
+                    self.object = button("Training Wizard (Object/Style)", "db_training_wizard_object")
+                self.settings.add_groups("Settings", first_open=3)
             with gr.TabItem("Concepts", id="concepts", elem_id="db_tab_concepts"):
                 self.concepts = ConceptsTab()
                 self.check = control(gr.Button, "Check and preview captions", elem_id="db_check")
                 self.table = control(gr.HTML, elem_id="db_captions")
-            with gr.TabItem("Pictures", id="pictures", elem_id="db_tab_pictures"):
-                self.pictures = ImagesTab()
+            with gr.TabItem("Images", id="pictures", elem_id="db_tab_pictures"):
+                self.images = ImagesTab()
             with gr.TabItem("Saving", id="saving", elem_id="db_tab_saving"):
-                self.settings.draw_groups("Saving", first_open=10)
+                self.settings.add_groups("Saving", first_open=10)
             with gr.TabItem("Tools", id="tools", elem_id="db_tab_tools"):
                 self.tools = ToolsTab()
 
     def wizards(self) -> list[tuple[Any, str]]:
+        """(button, kind of recommendation)."""
         return [(self.performance, "performance"), (self.person, "person"), (self.object, "object")]
 
-    def changing(self) -> list[Any]:
-        """The buttons that change what the fields of the settings and concepts hold."""
-        wizards = [button for button, _ in self.wizards()]
-        return [*wizards, self.concepts.add, self.concepts.take, self.pictures.look.use]
+    def editing_buttons(self) -> list[Any]:
+        """The buttons that change fields of the settings and concepts."""
+        wizards = [wizard for wizard, _ in self.wizards()]
+        return [*wizards, self.concepts.add, self.concepts.import_button, self.images.preview.use]
 
-    def makers(self) -> list[Any]:
-        """The buttons beside the settings that start work."""
-        return [*self.pictures.buttons(), *self.tools.buttons()]
+    def job_buttons(self) -> list[Any]:
+        """The buttons of the tabs that start a job, disabled while another one is running."""
+        return [*self.images.job_buttons(), *self.tools.job_buttons()]
 
-    def makers_of_models(self) -> list[Any]:
-        """As :meth:`makers`; they need a model."""
-        return [self.tools.merge_ckpt, self.concepts.draw_classes]
+    def model_job_buttons(self) -> list[Any]:
+        """As :meth:`job_buttons`, for jobs that need a model."""
+        return [self.tools.merge_ckpt, self.concepts.class_images]
 
 
 class OutputColumn:
-    """What is happening, and what came out. Heights are reserved in style.css."""
+    """Status, progress and results of the run. style.css reserves the heights."""
 
     def __init__(self) -> None:
-        empty = RunView()
         with gr.Column(scale=3, min_width=320, elem_id="db_output_column"):
             self.status = control(gr.HTML, render.status("", ""), elem_id="db_status")
-            self.bar = control(gr.HTML, render.bar(None, False), elem_id="db_progress")
+            self.progress_bar = control(gr.HTML, render.progress_bar(None, False), elem_id="db_progress")
             self.message = control(gr.HTML, elem_id="db_message")
             self.forecast = control(gr.HTML, elem_id="db_forecast")
-            self.chart = control(gr.HTML, chart.chart(empty), elem_id="db_loss_chart")
+            self.chart = control(gr.HTML, loss_chart(RunView()), elem_id="db_loss_chart")
             self.gallery = control(
                 gr.Gallery,
                 label="Samples",
                 columns=3,
                 height=420,
                 object_fit="contain",
-                interactive=False,  # else Gradio 4 makes it an upload field
+                interactive=False,  # otherwise Gradio 4 shows an upload field
                 elem_id="db_gallery",
             )
-            self.files = followed(control(gr.HTML, elem_id="db_files"))
-
-
-def _button(label: str, name: str, **options: Any) -> Any:
-    return control(gr.Button, label, size="sm", elem_id=f"db_{name}", **options)
+            self.files = with_change_event(control(gr.HTML, elem_id="db_files"))

@@ -1,4 +1,4 @@
-"""Concepts from files and into files: what the Concepts list's buttons do. No Gradio: plain values in and out."""
+"""Import and export of concepts: what the buttons of the Concepts list do. No Gradio: plain values in and out."""
 
 from __future__ import annotations
 
@@ -10,44 +10,48 @@ from typing import Any
 from dreambooth import actions
 from dreambooth.errors import UserError
 from dreambooth.settings import read_concepts
+from dreambooth.text import count
 from dreambooth.ui import render
-from dreambooth.ui.job_runner import in_words
+from dreambooth.ui.job_runner import errors_as_html
 from dreambooth.ui.page_controller import PageController
 
 Values = Mapping[str, Any]
 
 
 class ConceptImport:
-    """Answers for one desk."""
+    """Concepts from files and into files."""
 
-    def __init__(self, desk: PageController) -> None:
-        self.desk = desk
+    def __init__(self, page_controller: PageController) -> None:
+        self.page_controller = page_controller
 
-    @in_words
-    def take(self, name: str, source: str, settings: Values) -> str:
-        """Take over a concepts list (JSON text) or what lies at a path, and keep the settings that the page shows."""
-        model, source = self.desk.model(name), (source or "").strip()
-        config = self.desk.edited(model, settings, None)
-        if self.desk.bench.locked(name):
-            raise UserError(f"{name} is at work: its concepts can be changed when that has ended.")
+    @errors_as_html
+    def import_from(self, name: str, source: str, settings: Values) -> str:
+        """Import concepts into model ``name``, and save the settings that the page shows.
+
+        ``source``: a concepts list as JSON, or the path of a configuration or folder.
+        """
+        model, source = self.page_controller.model(name), (source or "").strip()
+        config = self.page_controller.edited_config(model, settings, None)
+        if self.page_controller.job_runner.is_locked(name):
+            raise UserError(f"{name} is in use by a running job. Import the concepts when it has finished.")
         if not source:
-            raise UserError("Paste a concepts list (JSON), or give the path of one, of a dataset.toml or a folder.")
+            raise UserError("Paste a concepts list (JSON), or enter the path of one, of a dataset.toml or of a folder.")
         if not source.startswith("["):
-            took = actions.images.import_configuration(model, Path(source), config)
-            return _took(took["concepts"], took["taken"], took["without"])
+            report = actions.images.import_configuration(model, Path(source), config)
+            return _summary(report["concepts"], report["taken"], report["without"])
         concepts, ignored = read_concepts(source)
         model.save(dataclasses.replace(config, concepts=concepts))
-        return _took(len(concepts), [], [f"{key} has no effect here." for key in ignored])
+        return _summary(len(concepts), [], [f"{key} has no effect here." for key in ignored])
 
-    @in_words
-    def write(self, name: str, path: str, settings: Values, concepts: Sequence[Values]) -> str:
-        """What the page shows as a dataset.toml."""
-        config = self.desk.edited(self.desk.model(name), settings, concepts)
+    @errors_as_html
+    def export_to(self, name: str, path: str, settings: Values, concepts: Sequence[Values]) -> str:
+        """Write the concepts that the page shows to a new dataset.toml."""
+        config = self.page_controller.edited_config(self.page_controller.model(name), settings, concepts)
         if not (path or "").strip():
-            raise UserError("Give the path of the dataset.toml that is to be written.")
+            raise UserError("Enter the path of the dataset.toml to write.")
         written = actions.images.export_toml(config, Path(path.strip()))
         return render.lines([f"Wrote {written['path']}.", *written["without"]])
 
 
-def _took(count: int, taken: Sequence[str], without: Sequence[str]) -> str:
-    return render.lines([f"Took over {count} concept{'' if count == 1 else 's'}.", *taken]) + render.warnings(without)
+def _summary(concepts: int, imported: Sequence[str], unsupported: Sequence[str]) -> str:
+    return render.lines([f"Imported {count(concepts, 'concept')}.", *imported]) + render.warnings(unsupported)

@@ -1,4 +1,4 @@
-"""Controls drawn from the settings' declarations: nothing here knows any setting by name."""
+"""Controls for settings, created from their declarations. No setting is known by name here."""
 
 from __future__ import annotations
 
@@ -11,109 +11,114 @@ from dreambooth.settings import Setting
 from dreambooth.settings.declare import by_group
 from dreambooth.ui.gradio_versions import control
 
-MOST_POSITIONS = 1000  # a slider with more of them can't be set by hand
+MAX_SLIDER_POSITIONS = 1000  # a slider with more can't be set precisely with the mouse
 
 
 class Fields:
     """The controls of some settings, in the order of their declarations.
 
-    ``prefix`` begins their elem_ids (``db_`` gives ``db_resolution``). ``offered``: of some settings, the choices that
-    work on this machine.
+    ``prefix``: of the controls' elem_ids ("db_" gives "db_resolution"). ``choices``: by setting, those that work on
+    this machine, where not all do.
     """
 
     def __init__(
-        self, declared: Mapping[str, Setting], prefix: str = "db_", offered: Mapping[str, list[str]] | None = None
+        self, declared: Mapping[str, Setting], prefix: str = "db_", choices: Mapping[str, list[str]] | None = None
     ) -> None:
-        self.declared, self.prefix, self.offered = declared, prefix, dict(offered or {})
-        self.drawn: dict[str, Any] = {}
+        self.declared, self.prefix, self.choices = declared, prefix, dict(choices or {})
+        self.controls: dict[str, Any] = {}
 
-    def draw(self, key: str, **options: Any) -> Any:
-        """The control for one setting, put where the layout stands now."""
-        if key in self.offered:
-            options = {"choices": self.offered[key], **options}
-        self.drawn[key] = field(self.declared[key], self.prefix, **options)
-        return self.drawn[key]
+    def add(self, key: str, **options: Any) -> Any:
+        """Create the control of one setting at this point of the layout."""
+        if key in self.choices:
+            options = {"choices": self.choices[key], **options}
+        self.controls[key] = create_control(self.declared[key], self.prefix, **options)
+        return self.controls[key]
 
-    def draw_groups(self, tab: str, first_open: int = 1) -> None:
-        """All settings of a tab that are not drawn yet, an accordion per group; the rarely needed ones folded."""
-        rest = [s for s in self.declared.values() if s.tab == tab and s.key not in self.drawn]
-        for number, (group, settings) in enumerate(by_group(rest)):
+    def add_groups(self, tab: str, first_open: int = 1) -> None:
+        """Create the other controls of a tab: an accordion per group, with the advanced settings closed within."""
+        remaining = [s for s in self.declared.values() if s.tab == tab and s.key not in self.controls]
+        for number, (group, settings) in enumerate(by_group(remaining)):
             with gr.Accordion(group, open=number < first_open, elem_id=f"{self.prefix}group_{slug(tab, group)}"):
-                self._draw_all([s for s in settings if not s.advanced])
+                self._add_all([s for s in settings if not s.advanced])
                 advanced = [s for s in settings if s.advanced]
                 if advanced:
                     with gr.Accordion("Advanced", open=False):
-                        self._draw_all(advanced)
+                        self._add_all(advanced)
 
-    def draw_all(self) -> None:
-        """Everything that is declared, one after the other."""
-        self._draw_all(list(self.declared.values()))
+    def add_all(self) -> None:
+        """Create all controls in a row."""
+        self._add_all(list(self.declared.values()))
 
-    def _draw_all(self, settings: list[Setting]) -> None:
+    def _add_all(self, settings: list[Setting]) -> None:
         for setting in settings:
-            self.draw(setting.key)
+            self.add(setting.key)
 
     def components(self) -> list[Any]:
-        """The controls in the order of the declarations, whatever the order on the page."""
-        return [self.drawn[key] for key in self.declared]
+        """The controls in the order of the declarations, which may differ from that on the page."""
+        return [self.controls[key] for key in self.declared]
 
-    def values(self, given: list[Any]) -> dict[str, Any]:
-        """What the page sent for :meth:`components`, by name."""
-        return dict(zip(self.declared, given, strict=True))
+    def values(self, submitted: list[Any]) -> dict[str, Any]:
+        """The submitted values of :meth:`components`, by key."""
+        return dict(zip(self.declared, submitted, strict=True))
 
-    def listed(self) -> list[tuple[str, Any]]:
-        """(which of the host's files it offers, the control)."""
-        return [(setting.listed, self.drawn[key]) for key, setting in self.declared.items() if setting.listed]
+    def file_controls(self) -> list[tuple[str, Any]]:
+        """(kind of files, control) for the settings that offer files of the host."""
+        return [(setting.file_list, self.controls[key]) for key, setting in self.declared.items() if setting.file_list]
 
     def secrets(self) -> list[Any]:
-        """The controls whose values are to be kept nowhere."""
-        return [self.drawn[key] for key, setting in self.declared.items() if setting.secret]
+        """The controls whose values must not be stored anywhere."""
+        return [self.controls[key] for key, setting in self.declared.items() if setting.secret]
 
     def update(self, key: str, value: Any) -> Any:
-        """``value`` into the control, also one that is not offered here: it was saved somewhere else."""
-        offered = self.offered.get(key)
-        if offered is None:
-            return gr.update(value=shown(self.declared[key], value))
-        return gr.update(value=value, choices=offered if value in offered else [*offered, value])
+        """Update that sets a control to ``value``, even to one saved elsewhere that is no choice on this machine."""
+        choices = self.choices.get(key)
+        if choices is None:
+            return gr.update(value=control_value(self.declared[key], value))
+        return gr.update(value=value, choices=choices if value in choices else [*choices, value])
 
-    def deciders(self) -> list[str]:
-        """The settings that others depend on."""
+    def updates(self, changes: Mapping[str, Any]) -> list[Any]:
+        """Updates of :meth:`components`: those in ``changes`` get new values, the others stay as they are."""
+        return [self.update(key, changes[key]) if key in changes else gr.update() for key in self.declared]
+
+    def dependencies(self) -> list[str]:
+        """The settings on which it depends whether others have an effect."""
         names = set().union(*(setting.depends_on() for setting in self.declared.values()))
         return [key for key in self.declared if key in names]
 
-    def unusable(self, deciding: list[Any]) -> list[str]:
-        """The elem_ids of controls without effect, given the values of :meth:`deciders`."""
+    def without_effect(self, submitted: list[Any]) -> list[str]:
+        """The elem_ids of controls without effect, given the submitted values of :meth:`dependencies`."""
         values = {key: setting.default for key, setting in self.declared.items()}
-        for key, value in zip(self.deciders(), deciding, strict=True):
-            values[key] = setting_or_default(self.declared[key], value)
+        for key, value in zip(self.dependencies(), submitted, strict=True):
+            values[key] = _parsed_or_default(self.declared[key], value)
         return [self.prefix + key for key, setting in self.declared.items() if not setting.applies_to(values)]
 
     def elem_ids(self) -> list[str]:
         return [self.prefix + key for key in self.declared]
 
 
-def field(setting: Setting, prefix: str, **options: Any) -> Any:
-    """One control for one setting."""
-    common = {"label": setting.label, "info": setting.help, "value": shown(setting, setting.default)} | options
+def create_control(setting: Setting, prefix: str, **options: Any) -> Any:
+    """The control of one setting, by its type, choices and range."""
+    common = {"label": setting.label, "info": setting.help, "value": control_value(setting, setting.default)} | options
     common["elem_id"] = prefix + setting.key
     if setting.type is bool:
         return control(gr.Checkbox, **common)
     if setting.choices:
-        return control(gr.Dropdown, **{"choices": [shown(setting, choice) for choice in setting.choices], **common})
-    if setting.listed:  # filled by the page: the list changes while it is open
+        choices = [control_value(setting, choice) for choice in setting.choices]
+        return control(gr.Dropdown, **{"choices": choices, **common})
+    if setting.file_list:  # the page fills in the choices, which change while it is open
         return control(gr.Dropdown, choices=[], allow_custom_value=True, **common)
     if setting.secret:
         return control(gr.Textbox, type="password", max_lines=1, **common)
     if setting.type is str:
         return control(gr.Textbox, max_lines=4, **common)
     low, high = setting.low, setting.high
-    if setting.step and low is not None and high is not None and (high - low) / setting.step <= MOST_POSITIONS:
+    if setting.step and low is not None and high is not None and (high - low) / setting.step <= MAX_SLIDER_POSITIONS:
         return control(gr.Slider, minimum=setting.low, maximum=setting.high, step=setting.step, **common)
     return control(gr.Number, precision=0 if setting.type is int else None, **common)
 
 
-def shown(setting: Setting, value: Any) -> Any:
-    """As the setting's control holds it: among choices as text, because Gradio 3's list shows no number."""
+def control_value(setting: Setting, value: Any) -> Any:
+    """A value as its control holds it: choices as text, because dropdowns of Gradio 3 don't show numbers."""
     return str(value) if setting.choices else value
 
 
@@ -121,7 +126,7 @@ def slug(*words: str) -> str:
     return "_".join(words).lower().replace(" ", "_")
 
 
-def setting_or_default(setting: Setting, value: Any) -> Any:
+def _parsed_or_default(setting: Setting, value: Any) -> Any:
     try:
         return setting.parse(value)
     except ValueError:

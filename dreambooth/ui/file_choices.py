@@ -1,10 +1,10 @@
-"""The files that controls offer, as people know them, and which file was meant by what they chose or typed."""
+"""The files that dropdowns offer, by the titles they are shown under."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from dreambooth.files import expand
+from dreambooth.files import expand_user
 from dreambooth.hosts import Host
 from dreambooth.settings import ModelFolder
 
@@ -12,28 +12,28 @@ OWN_VAE = "the checkpoint's own"
 
 
 class FileChoices:
-    """Asked anew each time: files come and go while pages are open."""
+    """Choices and paths by kind: checkpoints, vaes, loras, sources, files or taggers. Nothing is cached."""
 
     def __init__(self, host: Host) -> None:
         self.host = host
 
     def titles(self, kind: str) -> list[str]:
-        """What a control that is ``listed`` as this kind offers."""
+        """The choices of a dropdown for this kind of files."""
         own = [OWN_VAE] if kind == "vaes" else []
         return own + list(getattr(self, f"_{kind}")())
 
     def path(self, kind: str, chosen: str | None) -> str:
-        """The path of what was chosen from the list; of what was typed, that."""
+        """The path of the choice with this title; of typed text, the text as a path. "" if nothing is chosen."""
         chosen = (chosen or "").strip()
         if not chosen or (kind == "vaes" and chosen == OWN_VAE):
             return ""
-        return str(getattr(self, f"_{kind}")().get(chosen) or expand(chosen))
+        return str(getattr(self, f"_{kind}")().get(chosen) or expand_user(chosen))
 
-    def working_choices(self) -> dict[str, list[str]]:
-        """The choices that work on this machine, of the settings where not all do."""
-        from dreambooth.training.optimizer_kinds import listed
+    def available_choices(self) -> dict[str, list[str]]:
+        """By setting, the choices that work on this machine, where not all do."""
+        from dreambooth.training.optimizer_kinds import available_optimizers
 
-        return {"optimizer": listed(self.host.device())}
+        return {"optimizer": available_optimizers(self.host.device())}
 
     def _checkpoints(self) -> dict[str, Path]:
         return dict(self.host.checkpoints())
@@ -46,13 +46,13 @@ class FileChoices:
         return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*.safetensors"))}
 
     def _sources(self) -> dict[str, Path]:
-        """What has a whole model's weights: models of ours too, as they are trained by now."""
+        """Everything with a whole model's weights: checkpoints, and the working copies of our models."""
         folders = self.host.folders()
         models = {f"{name} (model)": ModelFolder(folders, name).working for name in folders.model_names()}
         return self._checkpoints() | models
 
     def _files(self) -> dict[str, Path]:
-        """Everything that can be looked at."""
+        """Everything that can be inspected."""
         return self._sources() | self._loras() | self._vaes()
 
     def _taggers(self) -> dict[str, Path]:

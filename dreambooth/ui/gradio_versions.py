@@ -1,4 +1,4 @@
-"""What differs between Gradio 3.41 (A1111), 4.40 (Forge) and 6 (alone). Nothing else asks for the version."""
+"""Differences between Gradio 3.41 (A1111), 4.40 (Forge) and 6 (standalone). No other module checks the version."""
 
 from __future__ import annotations
 
@@ -12,134 +12,135 @@ from typing import Any
 import gradio as gr
 
 MAJOR = int(gr.__version__.partition(".")[0])
-FEW = 8  # inputs that an event carries by itself
-# 3.41 takes these through **kwargs, so that they don't show in a constructor's signature.
-COMMON = {"elem_id", "elem_classes", "visible", "render"} if MAJOR == 3 else set()
+MAX_DIRECT_INPUTS = 8  # an event with more inputs sends them as one JSON text, see _on_packed
+# Gradio 3.41 takes these through **kwargs, so they are missing from a constructor's signature.
+COMMON_OPTIONS = {"elem_id", "elem_classes", "visible", "render"} if MAJOR == 3 else set()
 
 
 def control(kind: type, *args: Any, **options: Any) -> Any:
-    """A component, without the options that this Gradio does not know.
+    """A component of class ``kind``, without the options that this version of Gradio does not have.
 
-    A WebUI would remember its first value in ui-config.json for good and prefer it to ours ever after; these
-    components ask it not to.
+    ``do_not_save_to_config``: a WebUI would store the component's first value in ui-config.json and use it instead of
+    our defaults from then on.
     """
-    known = _options(kind)
-    component = kind(*args, **{key: value for key, value in options.items() if key in known})
+    supported = _supported_options(kind)
+    component = kind(*args, **{key: value for key, value in options.items() if key in supported})
     component.do_not_save_to_config = True
     return component
 
 
 @functools.cache
-def _options(kind: type) -> set[str]:
-    """Those that a component takes. Kept, because looking takes a WebUI's start time, and a page has hundreds."""
-    return COMMON | set(inspect.signature(kind.__init__).parameters)
+def _supported_options(kind: type) -> set[str]:
+    """Options of a component. Cached: a page has hundreds of components, and inspecting delays a WebUI's start."""
+    return COMMON_OPTIONS | set(inspect.signature(kind.__init__).parameters)
 
 
-def followed(html: Any) -> Any:
-    """``html`` with a mark beside it: ``html.mark.change`` tells that there is something else in it now.
+def with_change_event(html: Any) -> Any:
+    """``html`` with ``html.fingerprint.change``: an event for changes of its content.
 
-    Gradio 4 tells ``html.change`` whenever it draws anything of the page anew, so that an answer would call for itself
-    for ever.
+    Gradio 4 fires ``html.change`` whenever it renders any part of the page, so that a handler which updates ``html``
+    would trigger itself forever. The fingerprint is a hidden text box that changes only with the content.
     """
-    html.mark = control(gr.Textbox, elem_classes=["db_hidden"])
+    html.fingerprint = control(gr.Textbox, elem_classes=["db_hidden"])
     return html
 
 
 def on(
     event: Callable | list[Callable],
-    call: Callable,
+    handler: Callable,
     inputs: Any = None,
     outputs: Any = None,
-    never_skip: bool = False,
+    always_last: bool = False,
 ) -> Any:
-    """Have ``call`` answer ``event`` (button.click, event.then, ...), or each of several. The last one is returned.
+    """Call ``handler`` for ``event`` (button.click, event.then, ...) or each of several; returns the last listener.
 
-    A click that comes while the answer to the last one is on its way is dropped; with ``never_skip`` it is answered
-    after that.
+    An event that fires while the handler is still running is dropped; with ``always_last`` the last one is handled
+    afterwards.
 
-    Decided by version, not by looking at ``event``: Forge wraps events so that their signature tells nothing.
+    Options depend on the version instead of the signature of ``event``, because Forge wraps events.
     """
     events = event if isinstance(event, list) else [event]
-    call, outputs = _marking(call, _listed(outputs))
-    manners = _manners() | ({"trigger_mode": "always_last"} if never_skip and MAJOR > 3 else {})
-    if MAJOR >= 6 and len(_listed(inputs)) > FEW:
-        return _on_gathered(events, call, inputs, outputs, manners)
-    return [one(call, inputs, outputs, **manners) for one in events][-1]
+    handler, outputs = _with_fingerprints(handler, _as_list(outputs))
+    event_options = _event_options() | ({"trigger_mode": "always_last"} if always_last and MAJOR > 3 else {})
+    if MAJOR >= 6 and len(_as_list(inputs)) > MAX_DIRECT_INPUTS:
+        return _on_packed(events, handler, inputs, outputs, event_options)
+    return [one(handler, inputs, outputs, **event_options) for one in events][-1]
 
 
-def _marking(call: Callable, outputs: list[Any]) -> tuple[Callable, list[Any]]:
-    """``call`` that also answers for the marks of its outputs, see :func:`followed`."""
-    marked = [place for place, output in enumerate(outputs) if hasattr(output, "mark")]
-    if not marked:
-        return call, outputs
+def _with_fingerprints(handler: Callable, outputs: list[Any]) -> tuple[Callable, list[Any]]:
+    """``handler`` and ``outputs``, with the outputs' fingerprints added, see :func:`with_change_event`."""
+    indices = [index for index, output in enumerate(outputs) if hasattr(output, "fingerprint")]
+    if not indices:
+        return handler, outputs
 
-    def answer(*given: Any) -> list[Any]:
-        answers = call(*given)
-        answers = [answers] if len(outputs) == 1 else list(answers)
-        return [*answers, *(_mark(answers[place]) for place in marked)]
+    def handle(*values: Any) -> list[Any]:
+        updates = handler(*values)
+        updates = [updates] if len(outputs) == 1 else list(updates)
+        return [*updates, *(_fingerprint(updates[index]) for index in indices)]
 
-    # Gradio reads off a function's signature how many values it takes.
-    answer.__signature__ = inspect.signature(call)  # type: ignore[attr-defined]
-    return answer, [*outputs, *(outputs[place].mark for place in marked)]
-
-
-def _mark(answer: Any) -> Any:
-    """A short word for what an HTML is to show; an update without a value leaves the mark as well."""
-    content = answer.get("value", answer) if isinstance(answer, dict) else answer
-    return answer if isinstance(content, dict) else hashlib.sha256(str(content).encode()).hexdigest()[:16]
+    # Gradio takes the number of inputs from the function's signature.
+    handle.__signature__ = inspect.signature(handler)  # type: ignore[attr-defined]
+    return handle, [*outputs, *(outputs[index].fingerprint for index in indices)]
 
 
-def _listed(parts: Any) -> list[Any]:
+def _fingerprint(update: Any) -> Any:
+    """Hash of the content that ``update`` sets; an update without a value is returned as it is."""
+    content = update.get("value", update) if isinstance(update, dict) else update
+    return update if isinstance(content, dict) else hashlib.sha256(str(content).encode()).hexdigest()[:16]
+
+
+def _as_list(parts: Any) -> list[Any]:
     return [] if parts is None else list(parts) if isinstance(parts, (list, tuple)) else [parts]
 
 
-def _on_gathered(
-    events: list[Callable], call: Callable, inputs: list[Any], outputs: list[Any], manners: dict[str, Any]
+def _on_packed(
+    events: list[Callable], handler: Callable, inputs: list[Any], outputs: list[Any], event_options: dict[str, Any]
 ) -> Any:
-    """As :func:`on`: the browser first puts the values of many ``inputs`` into one letter, which is what is sent.
+    """As :func:`on` for many ``inputs``: the browser packs their values into one JSON text, and sends that.
 
-    Gradio 6 notes for each input of an answered event how that fared, and at every later event goes through all its
-    notes, searching the whole page for each: once "Save Params" had been pressed, the look that comes once a second
-    kept a core busy. What the browser does by itself leaves no notes. A gr.State lies on the server: it goes along.
+    Gradio 6 records a loading status for each input of an event that the server handled. At every later event it goes
+    through all records and searches the whole page for each: after one click on Save Params, the poll once a second
+    kept a core busy. Events that are handled in the browser leave no records. A gr.State is on the server, so it
+    remains an input.
     """
-    letter = control(gr.Textbox, visible=False)
+    payload = control(gr.Textbox, visible=False)
     fields = [part for part in inputs if not isinstance(part, gr.State)]
     states = [part for part in inputs if isinstance(part, gr.State)]
 
-    def opened(text: str, *kept: Any) -> Any:
-        of_fields, of_states = iter(json.loads(text)), iter(kept)
-        return call(*(next(of_states if isinstance(part, gr.State) else of_fields) for part in inputs))
+    def unpack(text: str, *state_values: Any) -> Any:
+        of_fields, of_states = iter(json.loads(text)), iter(state_values)
+        return handler(*(next(of_states if isinstance(part, gr.State) else of_fields) for part in inputs))
 
-    def sent(event: Callable) -> Any:
-        written = event(None, fields, letter, js="(...values) => JSON.stringify(values)", **manners)
-        return written.then(opened, [letter, *states], outputs, **manners)
+    def listen(event: Callable) -> Any:
+        packed = event(None, fields, payload, js="(...values) => JSON.stringify(values)", **event_options)
+        return packed.then(unpack, [payload, *states], outputs, **event_options)
 
-    answered = [sent(event) for event in events][-1]
-    if len(events) == 1:  # there may be a secret among the fields
-        answered.then(None, None, letter, js="() => ''", **_manners())
-    return answered
+    listener = [listen(event) for event in events][-1]
+    if len(events) == 1:  # forget the payload: one of the fields may be a secret
+        listener.then(None, None, payload, js="() => ''", **_event_options())
+    return listener
 
 
-def _manners() -> dict[str, Any]:
-    """Options of every event: kept out of the page's public API, waiting for nobody, showing nothing by itself."""
-    if MAJOR < 6:  # 3.41 has a single queue for the whole page; 4.40 draws the page anew at each word from the queue
+def _event_options() -> dict[str, Any]:
+    """Options of every event: no public API, no queue, no progress display."""
+    if MAJOR < 6:  # 3.41 has one queue for the whole page; 4.40 renders the page again at each message of the queue
         return {"api_name": False, "queue": False, "show_progress": "hidden"}
-    # It would note of each output, too, how it fared (see above): there is no place to show progress on.
+    # An empty show_progress_on, so that no loading status is recorded for the outputs either (see _on_packed).
     return {"api_visibility": "private", "show_progress_on": [], "concurrency_limit": None, "show_progress": "hidden"}
 
 
-def again_and_again(call: Callable, inputs: Any, outputs: Any) -> None:
-    """Have ``call`` answer for as long as the page is open: our script presses a button that nobody sees.
+def poll_while_open(handler: Callable, inputs: Any, outputs: Any) -> None:
+    """Call ``handler`` regularly while the page is open: javascript/dreambooth.js clicks a hidden button.
 
-    The script and no gr.Timer, because it knows whether anybody looks; and 3.41's own ``every`` goes on with the values
-    that the page was loaded with.
+    Unlike gr.Timer, the script polls less often while the page is not visible. ``every`` of Gradio 3.41 would keep
+    sending the values that the page was loaded with.
     """
     tick = control(gr.Button, elem_id="db_tick", elem_classes=["db_hidden"])
-    on(tick.click, call, inputs, outputs)
+    on(tick.click, handler, inputs, outputs)
 
 
 def launch(page: gr.Blocks, css: str, script: str, **options: Any) -> Any:
-    """Serve ``page`` with our look and script, and with the options of ``launch`` that this Gradio knows."""
+    """Serve ``page`` with our style sheet and script, and with those ``options`` that this version of Gradio has."""
     workers: dict[str, Any] = {"concurrency_count" if MAJOR == 3 else "default_concurrency_limit": 8}
     page.queue(**workers)
     head = f"<script>{script}</script>"
@@ -148,8 +149,8 @@ def launch(page: gr.Blocks, css: str, script: str, **options: Any) -> Any:
     else:
         page.css, page.head = css, head
     if MAJOR == 3:
-        on_load: dict[str, Any] = {"_js": f"() => {{ {script} }}"}  # it has no head
+        on_load: dict[str, Any] = {"_js": f"() => {{ {script} }}"}  # Gradio 3 has no ``head``
         with page:
             page.load(None, **on_load)
-    known = inspect.signature(gr.Blocks.launch).parameters
-    return page.launch(**{key: value for key, value in options.items() if key in known})
+    supported = inspect.signature(gr.Blocks.launch).parameters
+    return page.launch(**{key: value for key, value in options.items() if key in supported})

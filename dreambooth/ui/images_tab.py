@@ -1,4 +1,4 @@
-"""The Pictures tab: one folder, and what can be seen and done with the pictures and captions in it."""
+"""The Images tab: preview, caption, tag and prepare the images of one folder."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ from dreambooth.ui.tagging_form import TaggingForm
 
 
 class ImagesTab:
-    """A folder at the top; below it a form for each thing to do, in the order in which people do them."""
+    """The folder at the top, and a form for each task below it."""
 
     def __init__(self) -> None:
         self.folder = control(
             gr.Textbox,
             label="Folder",
-            info="With the pictures to look at and work on: a flat folder, folders as kohya has them, a concepts list "
+            info="A folder of images, a folder with subfolders named as kohya's scripts expect, a concepts list "
             "(.json) or a dataset.toml.",
             max_lines=1,
             elem_id="db_pictures_folder",
         )
-        self.look, captions, self.tagging = DatasetPreviewForm(), CaptionsForm(), TaggingForm()
-        self.forms: list[Any] = [self.look, captions, self.tagging, PreparationForm()]
+        self.preview, self.captions = DatasetPreviewForm(), CaptionsForm()
+        self.tagging, self.preparation = TaggingForm(), PreparationForm()
 
-    def listed(self) -> list[tuple[str, Any]]:
-        """(kind of files, control that offers them)."""
-        return self.tagging.listed()
+    def file_controls(self) -> list[tuple[str, Any]]:
+        """(kind of files, control) of the controls that offer files of the host."""
+        return self.tagging.file_controls()
 
-    def buttons(self) -> list[Any]:
-        """What waits for the end of other work."""
-        return [button for form in self.forms for button in form.buttons()]
+    def job_buttons(self) -> list[Any]:
+        """The buttons that start a job. Previews and captions need none: they don't wait for a running job."""
+        return [*self.tagging.job_buttons(), *self.preparation.job_buttons()]
 
-    def outcomes(self) -> list[Any]:
-        """What shows how the forms' work ended, for all browsers that have the page open."""
-        return [form.outcome for form in self.forms if hasattr(form, "outcome")]
+    def results(self) -> list[Any]:
+        """The components with the results of the forms' last jobs, which all browsers show."""
+        return [form.result for form in (self.tagging, self.preparation)]
 
-    def looks(self) -> dict[str, str]:
-        """What is to be seen in :meth:`outcomes` now, in the same order."""
-        return {form.outcome.elem_id: form.look() for form in self.forms if hasattr(form, "outcome")}
+    def result_html(self) -> dict[str, str]:
+        """The current contents of :meth:`results`, in the same order, by elem_id."""
+        return {form.result.elem_id: form.result_html() for form in (self.tagging, self.preparation)}
 
-    def wire(self, desk: PageController, model: Any, settings: Fields) -> None:
-        """``model``: the control that says which one is shown; ``settings``: its fields."""
-        for form in self.forms:
-            form.wire(desk, self.folder, model, settings)
+    def wire(self, page_controller: PageController, model: Any, settings: Fields) -> None:
+        """``model``: the dropdown of the chosen model; ``settings``: the fields of its settings."""
+        for form in (self.preview, self.captions, self.tagging, self.preparation):
+            form.wire(page_controller, self.folder, model, settings)

@@ -1,4 +1,4 @@
-"""The one piece of work that is going on: started by a page, seen by all of them. No Gradio."""
+"""The job that is running: started by one page, shown and controlled by all of them. No Gradio."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from typing import Any
 
 from dreambooth.errors import Cancelled, UserError
 from dreambooth.hosts import Host
-from dreambooth.jobs import Controls, Events, jobs
+from dreambooth.jobs import Controls, Ended, Events, jobs
 from dreambooth.ui import render
-from dreambooth.ui.run_view import STARTS, RunView
+from dreambooth.ui.run_view import JOB_TITLES, RunView
 
-Job = Callable[[Controls, Events], Any]
+Work = Callable[[Controls, Events], Any]
 
 
-def in_words(answer: Callable[..., str]) -> Callable[..., str]:
-    """An answer that says what a person can mend, instead of raising it."""
+def errors_as_html(handler: Callable[..., str]) -> Callable[..., str]:
+    """Decorator for functions that return HTML: a UserError is returned as HTML instead of raised."""
 
-    @functools.wraps(answer)
-    def said(*args: Any) -> str:
+    @functools.wraps(handler)
+    def handle(*args: Any) -> str:
         try:
-            return answer(*args)
+            return handler(*args)
         except UserError as error:
             return render.problems(error.problems)
 
-    return said
+    return handle
 
 
 class JobRunner:
-    """Where work is started and steered, one at a time."""
+    """Starts and controls jobs, one at a time."""
 
     def __init__(self, host: Host) -> None:
         self.host = host
-        self.what = ""
-        self.model = ""  # the one that the last work was about, if it was about one
-        self.view: RunView | None = None  # of the last work of this process; others' are read from their logs
-        self.shown_with: set[str] = set()  # the models with which that is shown
-        # What forms show of their last work, and what they need of it: Reload UI builds them anew, but not us.
-        self.kept: dict[str, str] = {}
+        self.kind = ""  # of the last job, see JOB_TITLES
+        self.model = ""  # the model that the last job works on, "" if none
+        self.run_view: RunView | None = None  # of this process's last job; those of others are read from their logs
+        self.shown_models: set[str] = set()  # models with which that job is shown
+        # HTML that the forms show of their last job. It is held here because Reload UI builds the forms again.
+        self.form_results: dict[str, str] = {}
 
     @property
     def busy(self) -> bool:
@@ -47,7 +47,7 @@ class JobRunner:
 
     @property
     def training(self) -> bool:
-        return self.busy and self.what == "train"
+        return self.busy and self.kind == "train"
 
     @property
     def paused(self) -> bool:
@@ -55,84 +55,94 @@ class JobRunner:
         return job is not None and self.training and job.controls.paused
 
     @property
-    def rest(self) -> float | None:
-        """Seconds until a paused run goes on by itself; None when it waits for a person."""
+    def pause_remaining(self) -> float | None:
+        """Seconds until a paused run resumes by itself; None if it waits for Resume."""
         job = jobs.current
-        return job.controls.rest if job and self.paused else None
+        return job.controls.pause_remaining if job and self.paused else None
 
-    def locked(self, model: str | None) -> bool:
-        """Whether this model is at work, so that its parameters can be read but not changed."""
+    def is_locked(self, model: str | None) -> bool:
+        """Whether a job works on this model, so that its parameters can't be changed."""
         return self.busy and bool(model) and model == self.model
 
-    def doing(self) -> str:
-        return f"{STARTS.get(self.what, self.what)} {self.view.name if self.view else ''}".strip()
+    def description(self) -> str:
+        return f"{JOB_TITLES.get(self.kind, self.kind)} {self.run_view.name if self.run_view else ''}".strip()
 
-    def asked(self) -> str:
-        """What was asked of the work and is still to come, in words: with whatever is done, its line goes."""
+    def pending_requests(self) -> str:
+        """Requests to the running job that it has not carried out yet, in words."""
         job = jobs.current
-        if not (
-            job and self.busy and self.view and self.view.state == "working"
-        ):  # it says how it has ended a moment before it has
+        # A job's events say that it has ended a moment before its thread ends.
+        if not (job and self.busy and self.run_view and self.run_view.state == "working"):
             return ""
         controls = job.controls
         if controls.stopped:
             return "Stopping now, without saving."
-        if controls.cancelled:  # only a training has something to save
-            training = "Finishing this step, then saving as the cancel settings say. Press again to stop at once."
-            return training if self.what == "train" else "Stopping; nothing is left half-made."
-        told = {
-            "Samples come after this step.": controls.sample_requested,
-            "Weights are saved after this step.": controls.save_requested,
+        if controls.cancelled:
+            if self.kind != "train":
+                return "Stopping. No partial files will remain."
+            return "Finishing this step, then saving as set under Saving. Press Cancel again to stop immediately."
+        requests = {
+            "Samples will be generated after this step.": controls.sample_requested,
+            "Weights will be saved after this step.": controls.save_requested,
         }
-        return " ".join(words for words, wanted in told.items() if wanted)
+        return " ".join(text for text, requested in requests.items() if requested)
 
     def start(
-        self, what: str, name: str, work: Job, *, beside: str = "", model: str = "", log: Path | None = None
+        self,
+        kind: str,
+        name: str,
+        work: Work,
+        *,
+        shown_model: str = "",
+        model: str = "",
+        log_folder: Path | None = None,
     ) -> str:
-        """Do ``work`` in a thread; UserError when some is going on already.
+        """Run ``work`` in a thread and return "".
 
-        ``name``: what people call that which is made; ``beside``: the model that was shown when it was asked for, and
-        with which the outcome is shown too; ``model``: the one that it is about, whose parameters can't be changed
-        meanwhile; ``log``: the folder for its events.
+        ``name``: of the model or file, for the status line. ``shown_model``: the model that the page shows; the job is
+        shown with it. ``model``: the model that the job works on; its parameters are locked until the job has ended.
+        ``log_folder``: where to write the events.
+
+        Raises:
+            UserError: if another job is running.
         """
-        view = RunView(name=name)
-        view.feed({"kind": "started", "what": what})
+        run_view = RunView(name=name)
+        run_view.feed({"kind": "started", "what": kind})
 
         def job(controls: Controls) -> None:
-            events = Events(log, view.feed)
+            events = Events(log_folder, run_view.feed)
             try:
                 work(controls, events)
             except BaseException as error:
-                if view.state == "working":
-                    events.send("ended", **_ending(error))
+                if run_view.state == "working":
+                    events.send(_outcome(error))
                 raise
             finally:
                 events.close()
                 self.host.files_changed()
 
-        jobs.start(f"{what} {name}", job)
-        self.what, self.model, self.view, self.shown_with = what, model, view, {model, beside}
+        jobs.start(f"{JOB_TITLES.get(kind, kind)} {name}", job)
+        self.kind, self.model, self.run_view, self.shown_models = kind, model, run_view, {model, shown_model}
         return ""
 
-    @in_words
-    def tell(self, wish: str) -> str:
-        """Pass a wish to the run: pause (or resume), sample_now, save_now, cancel (twice: at once)."""
+    @errors_as_html
+    def request(self, name: str) -> str:
+        """Pass a request to the running job: pause (again: resume), sample_now, save_now, cancel (again: stop now)."""
         job = jobs.current
         if not job or not job.running:
             return render.lines(["Nothing is running."])
         controls = job.controls
-        if wish == "pause":
+        if name == "pause":
             (controls.resume if controls.paused else controls.pause)()
-        elif wish == "cancel" and controls.cancelled:
+        elif name == "cancel" and controls.cancelled:
             controls.stop_now()
         else:
-            getattr(controls, wish)()
-        return ""  # the status says it, as long as it is so
+            getattr(controls, name)()
+        return ""  # the status line shows the request until it is carried out
 
 
-def _ending(error: BaseException) -> dict[str, str]:
-    """What to say of work that broke off."""
+def _outcome(error: BaseException) -> Ended:
+    """The event of a job that raised ``error``."""
     if isinstance(error, Cancelled):
-        return {"state": "cancelled", "text": "Cancelled; nothing is left half-made."}
+        return Ended("cancelled", "Canceled. No partial files remain.")
     unexpected = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-    return {"state": "failed", "text": f"{unexpected}{error}"}
+    return Ended("failed", f"{unexpected}{error}")

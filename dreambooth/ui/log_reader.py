@@ -1,4 +1,4 @@
-"""Runs that this process did not start, read from their logs: only what was written since the last look."""
+"""Runs of other processes, read from their event logs as these grow."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from pathlib import Path
 from dreambooth.jobs import latest_log
 from dreambooth.ui.run_view import RunView
 
-ALIVE_SECONDS = 60  # a log that grew this recently belongs to a run that goes on elsewhere
+ALIVE_SECONDS = 60  # a run is taken to be alive while its log was written to this recently
 
 
 class LogReader:
-    """Follows the newest log of each model that is looked at."""
+    """Reads the newest log of each model incrementally: only the bytes added since the last call."""
 
     def __init__(self) -> None:
-        self._followed: dict[Path, tuple[RunView, int]] = {}
+        self._runs: dict[Path, tuple[RunView, int]] = {}  # log file -> (its run so far, bytes read)
 
     def run(self, name: str, folder: Path) -> RunView:
-        """What the newest log in ``folder`` adds up to."""
+        """The run in the newest log of ``folder``; empty if there is none. ``name``: of the model."""
         log = latest_log(folder)
         if log is None:
             return RunView(name=name)
-        run, position = self._followed.get(log, (RunView(name=name), 0))
+        run, position = self._runs.get(log, (RunView(name=name), 0))
         with log.open("rb") as file:
             file.seek(position)
             new = file.read()
-        whole = new.rfind(b"\n") + 1  # a half-written line waits for its end
-        for line in new[:whole].splitlines():
+        complete = new.rfind(b"\n") + 1  # a half-written last line is read next time
+        for line in new[:complete].splitlines():
             try:
                 run.feed(json.loads(line))
             except ValueError:
                 continue
-        self._followed[log] = run, position + whole
+        self._runs[log] = run, position + complete
         return run
 
     @staticmethod
-    def grows(folder: Path | None) -> bool:
-        """Whether a run elsewhere still writes to the newest log in ``folder``."""
+    def is_alive(folder: Path | None) -> bool:
+        """Whether another process is still writing to the newest log in ``folder``."""
         log = latest_log(folder) if folder else None
         return bool(log) and time.time() - log.stat().st_mtime < ALIVE_SECONDS

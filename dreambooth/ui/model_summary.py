@@ -1,4 +1,4 @@
-"""What is so about a model, in words: from the small parts of its files, so that a page can ask every second."""
+"""Summary of a model: source, family, precision, size. Reads only configs and headers, so that it can be polled."""
 
 from __future__ import annotations
 
@@ -9,55 +9,55 @@ from pathlib import Path
 from dreambooth.errors import UserError
 from dreambooth.files import read_json
 from dreambooth.safetensors_header import read_header
-from dreambooth.settings import Facts, ModelFolder
+from dreambooth.settings import ModelFolder, ModelInfo
 from dreambooth.settings.creation import FAMILIES
-from dreambooth.ui.render import gigabytes
+from dreambooth.text import count, format_bytes
 
 INPAINTING_CHANNELS = 9  # latent, mask, masked latent
 PREDICTIONS = {"epsilon": "ε-prediction", "v_prediction": "v-prediction"}
-PRECISIONS = {"F16": "fp16", "BF16": "bf16", "F32": "fp32"}  # as safetensors call them
+SAFETENSORS_DTYPES = {"F16": "fp16", "BF16": "bf16", "F32": "fp32"}
 
 
-def rows(model: ModelFolder, facts: Facts) -> dict[str, str]:
-    """What to say of a model: name and value."""
+def rows(model: ModelFolder, info: ModelInfo) -> dict[str, str]:
+    """Labels and values of the summary."""
     return {
-        "Source": Path(facts.src).name or "unknown source",
-        "Family": _family(model, facts),
+        "Source": Path(info.src).name or "unknown source",
+        "Family": _family(model, info),
         "Working copy": _weights(model),
-        "Revision": f"{facts.revision} steps · epoch {facts.epoch}",
-        "EMA": "yes" if facts.has_ema else "no",
+        "Revision": f"{count(info.revision, 'step')} · epoch {info.epoch}",
+        "EMA": "yes" if info.has_ema else "no",
         "Folder": str(model.root),
     }
 
 
-def _family(model: ModelFolder, facts: Facts) -> str:
+def _family(model: ModelFolder, info: ModelInfo) -> str:
     path = model.working / "unet" / "config.json"
     config = read_json(path) if path.is_file() else {}
-    words = [FAMILIES.get(facts.model_type, facts.model_type)]
+    parts = [FAMILIES.get(info.model_type, info.model_type)]
     if config.get("in_channels") == INPAINTING_CHANNELS:
-        words.append("inpainting")
-    words.append(PREDICTIONS.get(facts.prediction_type, facts.prediction_type))
-    if "sample_size" in config and " px" not in words[0]:
-        words.append(f"{config['sample_size'] * 8} px")
-    return ", ".join(words)
+        parts.append("inpainting")
+    parts.append(PREDICTIONS.get(info.prediction_type, info.prediction_type))
+    if "sample_size" in config and " px" not in parts[0]:
+        parts.append(f"{config['sample_size'] * 8} px")
+    return ", ".join(parts)
 
 
 def _weights(model: ModelFolder) -> str:
-    """Its precision (that of the parts that differ by name) and size."""
+    """Precision of the unet, of each component that differs from it, and the total size."""
     stats = {}
     for path in sorted(model.working.glob("*/*.safetensors")):
         with contextlib.suppress(OSError):  # a run may be replacing it at this moment
             stats[path] = path.stat()
-    kinds = {path.parent.name: _precision(path, stat.st_mtime_ns) for path, stat in stats.items()}
-    most = kinds.get("unet", "")
-    others = [f"{part} {kind}" for part, kind in kinds.items() if kind != most]
-    told = f"{most} ({', '.join(others)})" if others else most
-    return f"{told} · {gigabytes(sum(stat.st_size for stat in stats.values()))}"
+    precisions = {path.parent.name: _precision(path, stat.st_mtime_ns) for path, stat in stats.items()}
+    precision = precisions.get("unet", "")
+    others = [f"{component} {other}" for component, other in precisions.items() if other != precision]
+    text = f"{precision} ({', '.join(others)})" if others else precision
+    return f"{text} · {format_bytes(sum(stat.st_size for stat in stats.values()))}"
 
 
 @functools.lru_cache(maxsize=64)
-def _precision(path: Path, changed: int) -> str:
-    """In which most of the file's numbers are kept, by the header alone; ``changed`` makes a new file a new one."""
+def _precision(path: Path, mtime_ns: int) -> str:
+    """The dtype of most of a file's bytes, from its header. ``mtime_ns`` is part of the cache key."""
     try:
         with path.open("rb") as file:
             header = read_header(path, file)
@@ -66,5 +66,5 @@ def _precision(path: Path, changed: int) -> str:
     sizes: dict[str, int] = {}
     for entry in header.tensors.values():
         sizes[entry.dtype] = sizes.get(entry.dtype, 0) + entry.end - entry.start
-    most = max(sizes, key=sizes.__getitem__, default="")
-    return PRECISIONS.get(most, most)
+    dtype = max(sizes, key=sizes.__getitem__, default="")
+    return SAFETENSORS_DTYPES.get(dtype, dtype)

@@ -1,4 +1,4 @@
-"""The page: its columns put together, and which function answers which control. What the answers do is in desk.py."""
+"""The page: puts its columns together and connects events with their handlers (page_controller.py and others)."""
 
 from __future__ import annotations
 
@@ -10,233 +10,244 @@ from dreambooth.errors import UserError
 from dreambooth.settings import Settings
 from dreambooth.ui import render
 from dreambooth.ui.columns import InputColumn, ModelColumn, OutputColumn, TopRow
+from dreambooth.ui.components import visible_rows
 from dreambooth.ui.concept_import import ConceptImport
-from dreambooth.ui.concepts_tab import LISTED, pages
+from dreambooth.ui.concepts_tab import INITIALLY_VISIBLE, MAX_CONCEPTS
 from dreambooth.ui.gradio_versions import control, on
-from dreambooth.ui.job_runner import in_words
+from dreambooth.ui.job_runner import errors_as_html
 from dreambooth.ui.page_controller import LATEST, NONE, PageController
 from dreambooth.ui.poller import Poller
-from dreambooth.ui.tools_controller import Tools
+from dreambooth.ui.tools_controller import ToolsController
 
 Updates = list[Any]
 
 
 class Page:
-    """One page for one host. All that must outlive a browser's tab is in its desk, on the server."""
+    """The page as Gradio Blocks. State that outlives a browser tab is in the controllers."""
 
-    def __init__(self, desk: PageController) -> None:
-        self.desk = desk
-        self.files = ConceptImport(self.desk)
+    def __init__(self, page_controller: PageController) -> None:
+        self.page_controller = page_controller
+        self.concept_import = ConceptImport(page_controller)
 
     def blocks(self) -> gr.Blocks:
-        """Lay out and wire the page."""
+        """Build the layout and connect its events."""
         with control(gr.Blocks, title="Dreambooth", analytics_enabled=False, fill_width=True) as page:
             with gr.Column(elem_id="db_page"):
                 self.top = TopRow()
                 with gr.Row(elem_id="db_columns"):
-                    self.model = ModelColumn(self.desk.lists.working_choices())
-                    self.input = InputColumn(select=self.model.fields)
+                    self.model = ModelColumn(self.page_controller.file_choices.available_choices())
+                    self.input = InputColumn(self.model.fields)
                     self.output = OutputColumn()
             self._wire(page)
         return page
 
-    # -- wiring -----------------------------------------------------------------------------------------------
+    # -- events -----------------------------------------------------------------------------------------------
 
     def _wire(self, page: gr.Blocks) -> None:
+        concepts = self.input.concepts
         self.fields = self.input.settings
-        self.shown_concepts = gr.State(value=LISTED)
-        self.awaited = gr.State(value="")  # the model that this browser is having created
-        self.everything = [self.model.name, *self.fields.components(), *self.input.concepts.components()]
-        self.sent = [self.top.filled, *self.everything]  # by whatever keeps or uses what the fields hold
-        self.deciding = [self.fields.drawn[key] for key in self.fields.deciders()]
+        self.visible_concepts = gr.State(value=INITIALLY_VISIBLE)
+        self.pending_model = gr.State(value="")  # name of the model that this browser is creating
+        self.parameters = [*self.fields.components(), *concepts.components()]
+        self.parameter_outputs = [*self.parameters, self.visible_concepts, *concepts.accordions]
+        # Inputs of every handler that uses the parameters, see _submitted.
+        self.inputs = [self.top.filled, self.model.name, *self.parameters]
+        self.dependencies = [self.fields.controls[key] for key in self.fields.dependencies()]
         self._wire_lists(page)
         self._wire_parameters()
-        self._wire_work()
-        self.input.tools.wire(Tools(self.desk), self.model.name, self.fields)
-        self.input.pictures.wire(self.desk, self.model.name, self.fields)
-        concepts = self.input.concepts
-        shown = [*concepts.components(), self.shown_concepts, *concepts.tabs]
-        self.input.pictures.look.wire_concepts(concepts, self.everything, self._filled, shown)
-        self.follower = Poller(self.desk, self.top, self.model, self.input, self.output)
-        self.follower.wire(self.awaited)
-        self._wire_files()
+        self._wire_jobs()
+        self.input.tools.wire(ToolsController(self.page_controller), self.model.name, self.fields)
+        self.input.images.wire(self.page_controller, self.model.name, self.fields)
+        self.input.images.preview.wire_concepts(
+            concepts,
+            [self.model.name, *self.parameters],
+            self._concept_updates,
+            [*concepts.components(), self.visible_concepts, *concepts.accordions],
+        )
+        self.poller = Poller(self.page_controller, self.top, self.model, self.input, self.output)
+        self.poller.wire(self.pending_model)
+        self._wire_file_lists()
 
     def _wire_lists(self, page: gr.Blocks) -> None:
-        listed = [component for _, component in self._listed()]
-        lists = [self.model.name, self.model.source, self.top.load_from, self.top.filled, *listed]
-        on(page.load, self._lists, outputs=lists)
-        on(page.load, lambda: gr.update(selected="select" if self.desk.names() else "create"), outputs=self.model.tabs)
-        on(self.model.refresh.click, self._refreshed, [self.model.name, self.model.source], lists)
-        on(self.model.refresh.click, self._files_of, self.model.name, self.model.files())
-        shown = [
-            *self.everything[1:],
-            self.shown_concepts,
-            *self.input.concepts.tabs,
-            self.input.tabs,
-            self.top.unusable,
-        ]
-        on(self.model.name.change, self._arrived, self.model.name, [*shown, self.top.filled])
-        on(self.model.name.change, self._files_of, self.model.name, self.model.files())
-        on(self.top.load_params.click, self._parameters, self.top.load_from, shown)
+        name, source, file_dropdowns = self.model.name, self.model.source, self.model.file_dropdowns()
+        lists = [name, source, self.top.load_from, self.top.filled, *self._host_file_dropdowns()]
+        on(page.load, self._update_lists, outputs=lists)
+        on(page.load, self._initial_tab, outputs=self.model.tabs)
+        on(self.model.refresh.click, self._refresh, [name, source], lists)
+        on(self.model.refresh.click, self._update_model_files, name, file_dropdowns)
+        outputs = [*self.parameter_outputs, self.input.tabs, self.top.disabled]
+        on(name.change, self._show_model, name, [*outputs, self.top.filled])
+        on(name.change, self._update_model_files, name, file_dropdowns)
+        on(self.top.load_params.click, self._load_params, self.top.load_from, outputs)
 
     def _wire_parameters(self) -> None:
         concepts, message = self.input.concepts, self.output.message
-        on(self.top.save_params.click, self._save, self.sent, message)
-        looked = [message, self.output.forecast, self.input.table]
-        on(self.input.check.click, self._check, self.sent, looked)
-        on(concepts.draw_classes.click, self._class_images, self.sent, message)
-        on(concepts.add.click, pages, self.shown_concepts, [self.shown_concepts, *concepts.tabs])
-        took = on(concepts.take.click, self._take_concepts, [concepts.listed, *self.sent], message)
-        shown = [*self.everything[1:], self.shown_concepts, *concepts.tabs]
-        on(took.then, self._taken_over, self.model.name, shown, never_skip=True)
-        on(concepts.write.click, self._write_concepts, [concepts.written, *self.sent], message)
+        on(self.top.save_params.click, self._save, self.inputs, message)
+        on(self.input.check.click, self._check, self.inputs, [message, self.output.forecast, self.input.table])
+        on(concepts.class_images.click, self._generate_class_images, self.inputs, message)
+        rows = [self.visible_concepts, *concepts.accordions]
+        on(concepts.add.click, lambda n: visible_rows(n + 1, MAX_CONCEPTS), self.visible_concepts, rows)
+        imported = on(concepts.import_button.click, self._import_concepts, [concepts.source, *self.inputs], message)
+        on(imported.then, self._saved_parameters, self.model.name, self.parameter_outputs, always_last=True)
+        on(concepts.export_button.click, self._export_concepts, [concepts.export_path, *self.inputs], message)
         for wizard, kind in self.input.wizards():
-            changed = [*self.fields.components(), message]
-            on(wizard.click, self._advise(kind), self.sent, changed)
-        decided = [part.change for part in (self.top.locked, *self.deciding)]
-        on(decided, self._unusable, [self.model.name, *self.deciding], self.top.unusable, never_skip=True)
+            on(wizard.click, self._recommend(kind), self.inputs, [*self.fields.components(), message])
+        changes = [component.change for component in (self.top.locked, *self.dependencies)]
+        on(changes, self._disabled, [self.model.name, *self.dependencies], self.top.disabled, always_last=True)
 
-    def _wire_work(self) -> None:
+    def _wire_jobs(self) -> None:
         message, model = self.output.message, self.model
         options = model.options
-        asked = [model.name, model.new_name, model.source, *options.components()]
-        on(model.create.click, self._create, asked, [model.create_said, self.awaited, *options.secrets()])
-        on(self.top.train.click, self._train, [model.snapshot, *self.sent], message)
-        on(self.top.generate_ckpt.click, self._generate, [model.lora, *self.sent], message)
-        for wish, button in self.top.wishes().items():
-            on(button.click, self._tell(wish), outputs=message)
+        inputs = [model.name, model.new_name, model.source, *options.components()]
+        outputs = [model.create_message, self.pending_model, *options.secrets()]
+        on(model.create.click, self._create, inputs, outputs)
+        on(self.top.train.click, self._train, [model.snapshot, *self.inputs], message)
+        on(self.top.generate_ckpt.click, self._generate_checkpoint, [model.lora, *self.inputs], message)
+        for request, button in self.top.run_controls().items():
+            on(button.click, self._send_request(request), outputs=message)
 
-    def _wire_files(self) -> None:
-        """Files land while it runs: their lists follow when a run has ended, not under someone's hand."""
-        offering = [component for _, component in self._listed()]
-        on(self.output.files.mark.change, self._files_of, self.model.name, self.model.files())
-        on(self.output.files.mark.change, self._offered, outputs=offering)
+    def _wire_file_lists(self) -> None:
+        """Update the lists of files when the list of saved files changes, not while someone has one of them open."""
+        saved = self.output.files.fingerprint
+        on(saved.change, self._update_model_files, self.model.name, self.model.file_dropdowns())
+        on(saved.change, self._update_host_files, outputs=self._host_file_dropdowns())
 
-    # -- answers ----------------------------------------------------------------------------------------------
+    # -- handlers ---------------------------------------------------------------------------------------------
 
-    def _lists(self, name: str | None = None, source: str | None = None) -> Updates:
-        names, sources = self.desk.names(), self.desk.lists.titles("checkpoints")
-        chosen = name if name in names else self.desk.current_name()
+    def _initial_tab(self) -> Any:
+        return gr.update(selected="select" if self.page_controller.model_names() else "create")
+
+    def _update_lists(self, name: str | None = None, source: str | None = None) -> Updates:
+        names = self.page_controller.model_names()
+        sources = self.page_controller.file_choices.titles("checkpoints")
+        chosen = name if name in names else self.page_controller.current_model()
         return [
             gr.update(choices=names, value=chosen),
             gr.update(choices=sources, value=source or next(iter(sources), None)),
             gr.update(choices=names, value=chosen),
             gr.update() if chosen else "",
-            *self._offered(),
+            *self._update_host_files(),
         ]
 
-    def _refreshed(self, name: str | None, source: str | None) -> Updates:
-        self.desk.refresh()
-        return self._lists(name, source)
+    def _refresh(self, name: str | None, source: str | None) -> Updates:
+        self.page_controller.refresh()
+        return self._update_lists(name, source)
 
-    def _listed(self) -> list[tuple[str, Any]]:
-        """(kind of files, control that offers them) wherever a declaration says so."""
-        return [*self.model.options.listed(), *self.input.pictures.listed(), *self.input.tools.listed()]
+    def _file_controls(self) -> list[tuple[str, Any]]:
+        """(kind of files, control) of all controls that offer files of the host."""
+        images, tools = self.input.images, self.input.tools
+        return [*self.model.options.file_controls(), *images.file_controls(), *tools.file_controls()]
 
-    def _offered(self) -> Updates:
-        listed = self._listed()
-        titles = {kind: self.desk.lists.titles(kind) for kind in {kind for kind, _ in listed}}  # each folder once
-        return [gr.update(choices=titles[kind]) for kind, _ in listed]
+    def _host_file_dropdowns(self) -> list[Any]:
+        return [dropdown for _, dropdown in self._file_controls()]
 
-    def _files_of(self, name: str | None) -> Updates:
-        snapshots = self.desk.snapshots(name)
-        chosen = LATEST if self.desk.interrupted(name) else NONE
-        return [gr.update(choices=snapshots, value=chosen), gr.update(choices=self.desk.loras())]
+    def _update_host_files(self) -> Updates:
+        kinds = [kind for kind, _ in self._file_controls()]
+        titles = {kind: self.page_controller.file_choices.titles(kind) for kind in set(kinds)}  # list each folder once
+        return [gr.update(choices=titles[kind]) for kind in kinds]
 
-    def _parameters(self, name: str | None) -> Updates:
-        """A model's parameters into the page's fields."""
-        settings, concepts = self.desk.parameters(name)
-        unusable = self._unusable(name, *(getattr(settings, key) for key in self.fields.deciders()))
-        # What is missing is shown; else people stay where they are: on a slow machine this may come late.
-        turn = gr.update(selected="concepts") if name and not concepts else gr.update()
-        return [*self._of_settings(settings), *self._filled(concepts), turn, unusable]
+    def _update_model_files(self, name: str | None) -> Updates:
+        snapshots = self.page_controller.snapshot_choices(name)
+        chosen = LATEST if self.page_controller.is_interrupted(name) else NONE
+        loras = self.page_controller.lora_choices()
+        return [gr.update(choices=snapshots, value=chosen), gr.update(choices=loras)]
 
-    def _arrived(self, name: str | None) -> Updates:
-        return [*self._parameters(name), name or ""]
+    def _load_params(self, name: str | None) -> Updates:
+        """Fill the fields with a model's parameters, and turn to the Concepts tab if it has none yet.
 
-    def _taken_over(self, name: str | None) -> Updates:
-        """As :meth:`_parameters`; the tab that is open stays open."""
-        settings, concepts = self.desk.parameters(name)
-        return [*self._of_settings(settings), *self._filled(concepts)]
+        Otherwise the tab stays as it is, since on a slow machine the user may have turned to another one meanwhile.
+        """
+        settings, concepts = self.page_controller.parameters(name)
+        disabled = self._disabled(name, *(getattr(settings, key) for key in self.fields.dependencies()))
+        tab = gr.update(selected="concepts") if name and not concepts else gr.update()
+        return [*self._setting_updates(settings), *self._concept_updates(concepts), tab, disabled]
 
-    def _of_settings(self, settings: Settings) -> Updates:
+    def _show_model(self, name: str | None) -> Updates:
+        return [*self._load_params(name), name or ""]
+
+    def _saved_parameters(self, name: str | None) -> Updates:
+        settings, concepts = self.page_controller.parameters(name)
+        return [*self._setting_updates(settings), *self._concept_updates(concepts)]
+
+    def _setting_updates(self, settings: Settings) -> Updates:
         return [self.fields.update(key, getattr(settings, key)) for key in self.fields.declared]
 
-    def _filled(self, concepts: Any) -> Updates:
-        """Concepts into their fields, and as many of them shown as there are."""
-        count, *tabs = pages(max(LISTED, len(concepts)) - 1)
-        return [*self.input.concepts.updates(concepts), count, *tabs]
+    def _concept_updates(self, concepts: Any) -> Updates:
+        """Updates of the concepts' fields, the number of visible concepts, and their accordions."""
+        visible = visible_rows(max(INITIALLY_VISIBLE, len(concepts)), MAX_CONCEPTS)
+        return [*self.input.concepts.updates(concepts), *visible]
 
-    def _unusable(self, name: str | None, *deciding: Any) -> str:
-        """What has no effect now; all of it while the model that is shown is at work."""
-        if self.desk.bench.locked(name):
-            changing = [button.elem_id for button in (self.top.load_params, *self.input.changing())]
-            return render.unusable([*self.fields.elem_ids(), *self.input.concepts.elem_ids(), *changing])
-        return render.unusable(self.fields.unusable(list(deciding)))
+    def _disabled(self, name: str | None, *values: Any) -> str:
+        """Disables the settings without effect; all parameters while a job works on the model.
 
-    def _shown(self, values: tuple[Any, ...]) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
-        """(model, settings, concepts) of what a click sent for ``self.sent``.
-
-        UserError in the moment after a model was chosen when the fields still hold another one's parameters.
+        ``values``: of the dependencies.
         """
-        filled, name, *rest = values
-        if (name or "") != filled:
-            raise UserError(f"The fields do not hold the parameters of {name} yet: once more, in a moment.")
-        n = len(self.fields.declared)
-        return name, self.fields.values(rest[:n]), self.input.concepts.values(rest[n:])
+        if self.page_controller.job_runner.is_locked(name):
+            buttons = [button.elem_id for button in (self.top.load_params, *self.input.editing_buttons())]
+            return render.disabled([*self.fields.elem_ids(), *self.input.concepts.elem_ids(), *buttons])
+        return render.disabled(self.fields.without_effect(list(values)))
 
-    @in_words
+    def _submitted(self, values: tuple[Any, ...]) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
+        """(model name, settings, concepts) of the submitted values of ``self.inputs``.
+
+        Raises:
+            UserError: in the moment after a model was chosen, while the fields still hold another model's parameters.
+        """
+        filled, name, *fields = values
+        if (name or "") != filled:
+            raise UserError(f"The parameters of {name} are still loading. Try again in a moment.")
+        n = len(self.fields.declared)
+        return name, self.fields.values(fields[:n]), self.input.concepts.values(fields[n:])
+
+    @errors_as_html
     def _save(self, *values: Any) -> str:
-        return self.desk.save(*self._shown(values))
+        return self.page_controller.save(*self._submitted(values))
 
     def _check(self, *values: Any) -> tuple[str, str, str]:
         try:
-            return self.desk.check(*self._shown(values))
+            return self.page_controller.check(*self._submitted(values))
         except UserError as error:
             return render.problems(error.problems), "", ""
 
-    @in_words
+    @errors_as_html
     def _train(self, snapshot: str, *values: Any) -> str:
-        return self.desk.train(*self._shown(values), snapshot)
+        return self.page_controller.train(*self._submitted(values), snapshot)
 
-    @in_words
-    def _take_concepts(self, source: str, *values: Any) -> str:
-        name, settings, _ = self._shown(values)
-        return self.files.take(name, source, settings)
+    @errors_as_html
+    def _import_concepts(self, source: str, *values: Any) -> str:
+        name, settings, _ = self._submitted(values)
+        return self.concept_import.import_from(name, source, settings)
 
-    @in_words
-    def _write_concepts(self, path: str, *values: Any) -> str:
-        name, settings, concepts = self._shown(values)
-        return self.files.write(name, path, settings, concepts)
+    @errors_as_html
+    def _export_concepts(self, path: str, *values: Any) -> str:
+        name, settings, concepts = self._submitted(values)
+        return self.concept_import.export_to(name, path, settings, concepts)
 
-    @in_words
-    def _class_images(self, *values: Any) -> str:
-        return self.desk.class_images(*self._shown(values))
+    @errors_as_html
+    def _generate_class_images(self, *values: Any) -> str:
+        return self.page_controller.class_images(*self._submitted(values))
 
-    @in_words
-    def _generate(self, lora: str, *values: Any) -> str:
-        name, settings, _ = self._shown(values)
-        return self.desk.generate_checkpoint(name, lora, settings)
+    @errors_as_html
+    def _generate_checkpoint(self, lora: str, *values: Any) -> str:
+        name, settings, _ = self._submitted(values)
+        return self.page_controller.generate_checkpoint(name, lora, settings)
 
-    def _create(self, shown: str | None, name: str, source: str, *options: Any) -> Updates:
+    def _create(self, shown_model: str | None, name: str, source: str, *options: Any) -> Updates:
         fields = self.model.options
-        said = self.desk.create(name, source, fields.values(list(options)), shown or "")
-        # A secret was sent once and is then forgotten, by the browser too.
-        secrets = [gr.update() if said else gr.update(value="") for _ in fields.secrets()]
-        return [said, "" if said else name.strip(), *secrets]
+        error = self.page_controller.create(name, source, fields.values(list(options)), shown_model or "")
+        # A secret is sent once and then cleared in the browser too.
+        secrets = [gr.update() if error else gr.update(value="") for _ in fields.secrets()]
+        return [error, "" if error else name.strip(), *secrets]
 
-    def _tell(self, wish: str) -> Any:
-        return lambda: self.desk.bench.tell(wish)
+    def _send_request(self, request: str) -> Any:
+        return lambda: self.page_controller.job_runner.request(request)
 
-    def _advise(self, kind: str) -> Any:
+    def _recommend(self, kind: str) -> Any:
         def recommend(*values: Any) -> Updates:
             try:
-                chosen, said = self.desk.recommend(kind, *self._shown(values))
+                changes, message = self.page_controller.recommend(kind, *self._submitted(values))
             except UserError as error:
-                chosen, said = {}, render.problems(error.problems)
-            fields = [
-                self.fields.update(key, chosen[key]) if key in chosen else gr.update() for key in self.fields.declared
-            ]
-            return [*fields, said]
+                changes, message = {}, render.problems(error.problems)
+            return [*self.fields.updates(changes), message]
 
         return recommend

@@ -1,4 +1,4 @@
-"""What the page's buttons do, and what the page shows. No Gradio: plain values in, plain values out."""
+"""Actions behind the page's buttons, and the state that the page shows. No Gradio: plain values in and out."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Any
 from dreambooth import actions, embedded
 from dreambooth.errors import UserError
 from dreambooth.hosts import Host
-from dreambooth.jobs import Controls, Events
+from dreambooth.jobs import Controls, Ended, Events, FileSaved
+from dreambooth.runs.interrupted import interrupted_run
 from dreambooth.settings import (
     Concept,
-    Creation,
+    CreateOptions,
     ModelConfig,
     ModelFolder,
     Settings,
@@ -22,10 +23,11 @@ from dreambooth.settings import (
     parse_concepts,
 )
 from dreambooth.settings.creation import FAMILIES
+from dreambooth.text import count
 from dreambooth.ui import model_summary, render, render_images
-from dreambooth.ui.chart import chart, planned
+from dreambooth.ui.chart import learning_rate_chart, loss_chart
 from dreambooth.ui.file_choices import FileChoices
-from dreambooth.ui.job_runner import JobRunner, in_words
+from dreambooth.ui.job_runner import JobRunner, errors_as_html
 from dreambooth.ui.log_reader import LogReader
 from dreambooth.ui.page_state import PageState
 from dreambooth.ui.run_view import RunView
@@ -35,124 +37,126 @@ LATEST, BEST = "latest", "best"
 REFRESH_SECONDS = 5.0
 
 
-def _paused_for(rest: float | None) -> str:
-    return "Paused." if rest is None else f"Paused, going on in {math.ceil(rest)} s."
-
-
 class PageController:
-    """The server's side of the page: one for all browsers that have it open."""
+    """Server side of the page: one for all browsers that have it open."""
 
     def __init__(self, host: Host) -> None:
         self.host = host
-        self.bench = JobRunner(host)
-        self.lists = FileChoices(host)
+        self.job_runner = JobRunner(host)
+        self.file_choices = FileChoices(host)
         self._logs = LogReader()
-        self._planned: dict[str, str] = {}  # charts of the runs that were checked since the last one, by model
+        self._planned_charts: dict[str, str] = {}  # by model, of the run that was checked but not started yet
 
     # -- lists ------------------------------------------------------------------------------------------------
 
-    def names(self) -> list[str]:
+    def model_names(self) -> list[str]:
         return self.host.folders().model_names()
 
-    def loras(self) -> list[str]:
-        return [NONE, *self.lists.titles("loras")]
+    def lora_choices(self) -> list[str]:
+        return [NONE, *self.file_choices.titles("loras")]
 
     def refresh(self) -> None:
-        """Have the host look at its folders anew, but not wait for long work of its own."""
+        """Have the host read its folders again; wait only briefly if it is busy."""
         self.host.files_changed(wait=REFRESH_SECONDS)
 
-    def snapshots(self, name: str | None) -> list[str]:
-        """Steps that a run can go on from, newest first."""
-        if name not in self.names():
+    def snapshot_choices(self, name: str | None) -> list[str]:
+        """Snapshots that a run can resume from, newest first."""
+        if name not in self.model_names():
             return [NONE]
+        from dreambooth.training.snapshot import best_snapshot
+
         model = self.model(name)
         steps = [str(step) for step in reversed(model.snapshot_steps())]
-        return [NONE, *([LATEST] if steps else []), *([BEST] if actions.best_snapshot(model) else []), *steps]
+        return [NONE, *([LATEST] if steps else []), *([BEST] if best_snapshot(model) else []), *steps]
 
-    def current_name(self) -> str | None:
-        """The model at work, else the first one."""
-        return self.bench.model if self.bench.model in self.names() else next(iter(self.names()), None)
+    def current_model(self) -> str | None:
+        """The model of the last job, else the first one."""
+        names = self.model_names()
+        return self.job_runner.model if self.job_runner.model in names else next(iter(names), None)
 
-    def interrupted(self, name: str | None) -> bool:
-        """Whether the model's last run broke off, and can go on from a snapshot of its own."""
-        return name in self.names() and actions.unfinished(self.model(name)) is not None
+    def is_interrupted(self, name: str | None) -> bool:
+        """Whether the model's last run was interrupted and can resume from one of its snapshots."""
+        return name in self.model_names() and interrupted_run(self.model(name)) is not None
 
     # -- a model's parameters -----------------------------------------------------------------------------------
 
     def parameters(self, name: str | None) -> tuple[Settings, tuple[Concept, ...]]:
-        """What a model's fields hold: what is saved, or the defaults."""
-        if name in self.names():
+        """A model's saved settings and concepts, or the defaults."""
+        if name in self.model_names():
             try:
                 config = self.model(name).load()
                 return config.settings, config.concepts
             except UserError:
-                pass  # the facts say what is wrong
+                pass  # the model's summary shows the error
         return Settings(), ()
 
-    @in_words
+    @errors_as_html
     def save(self, name: str, settings: Mapping[str, Any], concepts: Sequence[Mapping[str, Any]]) -> str:
         model = self.model(name)
-        model.save(self.edited(model, settings, concepts))
+        model.save(self.edited_config(model, settings, concepts))
         return render.lines([f"Saved the parameters of {name}."])
 
     def check(
         self, name: str, settings: Mapping[str, Any], concepts: Sequence[Mapping[str, Any]]
     ) -> tuple[str, str, str]:
-        """(message, forecast, table of captions) of the run that the page shows."""
+        """(message, forecast, table of images and captions) of the run with these parameters."""
+        from dreambooth.runs.preflight import preflight
+
         try:
             model = self.model(name)
-            config = self.edited(model, settings, concepts)
-            checked = actions.check(model, config, self.host.device()).as_dict()
+            config = self.edited_config(model, settings, concepts)
+            checked = preflight(model, config, self.host.device()).as_dict()
         except UserError as error:
             return render.problems(error.problems), "", ""
-        pace = self._run_of(name).pace()
-        shown = render_images.image_table([*checked["table"], *checked["other_files"]])
-        self._planned[name] = planned(checked["learning_rates"])
-        said = render.warnings(checked["warnings"]) + render.lines(["Ready to train."])
-        return said, render.forecast(checked, config.settings, pace), shown
+        seconds_per_step = self._training_run(name).seconds_per_step()
+        table = render_images.image_table([*checked["table"], *checked["other_files"]])
+        self._planned_charts[name] = learning_rate_chart(checked["learning_rates"])
+        message = render.warnings(checked["warnings"]) + render.lines(["Ready to train."])
+        return message, render.forecast(checked, config.settings, seconds_per_step), table
 
     def recommend(
         self, kind: str, name: str, settings: Mapping[str, Any], concepts: Sequence[Mapping[str, Any]]
     ) -> tuple[dict[str, Any], str]:
-        """(settings to change on the page, what they are and why)."""
+        """(settings to change on the page, message with the reasons). ``kind``: performance, person or object."""
         try:
             model = self.model(name)
-            advice = actions.recommend(kind, model, self.edited(model, settings, concepts), self.host.device())
+            config = self.edited_config(model, settings, concepts)
+            recommendation = actions.recommend(kind, model, config, self.host.device())
         except UserError as error:
             return {}, render.problems(error.problems)
-        return advice.changes, render.lines([*advice.reasons, "Chosen on this page, not saved yet."])
+        saving = "Filled in on this page. Click Save Params to keep these settings."
+        return recommendation.changes, render.lines([*recommendation.reasons, saving])
 
-    # -- work -------------------------------------------------------------------------------------------------
+    # -- jobs -------------------------------------------------------------------------------------------------
 
-    @in_words
-    def create(self, name: str, source: str, options: Mapping[str, Any], beside: str = "") -> str:
-        """Make a model; the page shows ``beside`` meanwhile."""
+    @errors_as_html
+    def create(self, name: str, source: str, options: Mapping[str, Any], shown_model: str = "") -> str:
+        """Create a model. ``shown_model``: the one that the page shows meanwhile."""
         model = self.model((name or "").strip())
         source = (source or "").strip()
         if not source:
             raise UserError("Choose a source checkpoint.")
         if model.occupied():
-            raise UserError(f"There is a model {model.name} already: choose another name.")
-        chosen = parse(Creation, {**options, "vae": self.lists.path("vaes", options.get("vae"))})
-        listed = dict(self.host.checkpoints())
-        path = listed.get(source, source)  # which may be an id on the hub
+            raise UserError(f"A model named {model.name} already exists. Choose another name.")
+        chosen = parse(CreateOptions, {**options, "vae": self.file_choices.path("vaes", options.get("vae"))})
+        path = dict(self.host.checkpoints()).get(source, source)  # a path, or the id of a model on the hub
 
         def work(controls: Controls, events: Events) -> None:
             progress = controls.cancellable(events.progress)
             config = actions.create(model.folders, model.name, path, chosen, progress=progress)
-            if path == embedded.CHECKPOINT:  # its own pictures and settings, so that a first try needs no more
-                model.save(embedded.filled_in(config))
-            events.send("ended", state="done", text=f"Created {model.name} ({FAMILIES[config.facts.model_type]}).")
+            if path == embedded.CHECKPOINT:  # comes with images and settings, so that a first trial needs nothing else
+                model.save(embedded.with_demo_settings(config))
+            events.send(Ended("done", text=f"Created {model.name} ({FAMILIES[config.info.model_type]})."))
 
-        return self.bench.start("create", model.name, work, model=model.name, beside=beside)
+        return self.job_runner.start("create", model.name, work, model=model.name, shown_model=shown_model)
 
-    @in_words
+    @errors_as_html
     def train(
         self, name: str, settings: Mapping[str, Any], concepts: Sequence[Mapping[str, Any]], snapshot: str = NONE
     ) -> str:
-        """Train what the page shows: it is saved first."""
+        """Save the parameters that the page shows, and train with them. ``snapshot``: one of the choices."""
         model = self.model(name)
-        config = self.edited(model, settings, concepts)
+        config = self.edited_config(model, settings, concepts)
         resume = "" if snapshot in (NONE, None) else snapshot
 
         def work(controls: Controls, events: Events) -> None:
@@ -167,132 +171,151 @@ class PageController:
                 borrow_gpu=self.host.borrow_gpu,
             )
 
-        self._planned.pop(model.name, None)
-        return self.bench.start("train", model.name, work, model=model.name, log=model.logging)
+        self._planned_charts.pop(model.name, None)
+        return self.job_runner.start("train", model.name, work, model=model.name, log_folder=model.logging)
 
-    @in_words
+    @errors_as_html
     def class_images(self, name: str, settings: Mapping[str, Any], concepts: Sequence[Mapping[str, Any]]) -> str:
-        """Draw the class images that a run would draw first."""
+        """Generate the class images that a run would generate first."""
         model = self.model(name)
-        config = self.edited(model, settings, concepts)
-        more = {"device": self.host.device(), "borrow_gpu": self.host.borrow_gpu}
+        config = self.edited_config(model, settings, concepts)
 
         def work(controls: Controls, events: Events) -> None:
             model.save(config)
-            n = len(actions.class_images(model, config, controls=controls, events=events, **more))
-            said = f"Drew {n} class images." if n else "No class image is missing."
-            events.send("ended", state="done", text=said)
+            generated = actions.class_images(
+                model,
+                config,
+                controls=controls,
+                events=events,
+                device=self.host.device(),
+                borrow_gpu=self.host.borrow_gpu,
+            )
+            n = len(generated)
+            text = f"Generated {count(n, 'class image')}." if n else "No class images are missing."
+            events.send(Ended("done", text=text))
 
-        return self.bench.start("class-images", model.name, work, model=model.name)
+        return self.job_runner.start("class-images", model.name, work, model=model.name)
 
-    @in_words
+    @errors_as_html
     def generate_checkpoint(self, name: str, lora: str, settings: Mapping[str, Any]) -> str:
-        """The model as one file, with a LoRA merged in at the weight that the page shows."""
-        loras = [Path(self.lists.path("loras", lora))] if lora and lora != NONE else []
-        return self.generate(name, settings, loras=loras)
+        """Export the model as a single file, with a LoRA merged in at the weight that the page shows."""
+        loras = [Path(self.file_choices.path("loras", lora))] if lora and lora != NONE else []
+        return self.start_generation(name, settings, loras=loras)
 
-    def generate(self, name: str | None, settings: Mapping[str, Any], **merged: Any) -> str:
-        """The model as one file; ``merged``: LoRAs and their weights, as :func:`actions.generate_checkpoint` has them.
+    def start_generation(self, name: str | None, settings: Mapping[str, Any], **merged: Any) -> str:
+        """Export the model as a single file. ``merged``: LoRAs and weights for :func:`actions.generate_checkpoint`.
 
-        UserError where :meth:`generate_checkpoint` says it in words.
+        Raises:
+            UserError: if no model is chosen, a setting is invalid or another job is running.
         """
         model = self.model(name)
-        config = self.edited(model, settings, None)
+        config = self.edited_config(model, settings, None)
 
         def work(controls: Controls, events: Events) -> None:
             model.save(config)
             progress = controls.cancellable(events.progress)
             path, verification = actions.generate_checkpoint(model, **merged, progress=progress)
-            events.send("saved", what="checkpoint", path=str(path), summary=verification.summary())
-            events.send("ended", state="done", text=f"Generated {path.name}.")
+            events.send(FileSaved("checkpoint", str(path), summary=verification.summary()))
+            events.send(Ended("done", text=f"Generated {path.name}."))
 
-        return self.bench.start("generate", model.name, work, model=model.name)
+        return self.job_runner.start("generate", model.name, work, model=model.name)
 
-    # -- the look ---------------------------------------------------------------------------------------------
+    # -- state of the page ------------------------------------------------------------------------------------
 
-    def look(self, name: str | None) -> PageState:
-        """Where the work stands: the job that is going on, else the model's last run."""
-        bench, names = self.bench, self.names()
-        busy, paused = bench.busy, bench.paused
-        run = bench.view if busy and bench.view else self._shown(name)
-        alive = busy or self._logs.grows(self.model(name).logging if name in names else None)
-        line = run.line(alive) or self._invitation(name, names)
-        if run.state == "working" and not alive and self.interrupted(name):
-            line += " Train goes on from its latest snapshot: see Snapshot, under Select."
-        said = [_paused_for(bench.rest) if paused else "", bench.asked(), line]
-        line = " ".join(filter(None, said))
-        state = "paused" if paused else run.state
+    def page_state(self, name: str | None) -> PageState:
+        """The state with model ``name`` chosen: of the running job, else of the model's last run."""
+        job_runner, names = self.job_runner, self.model_names()
+        busy, paused = job_runner.busy, job_runner.paused
+        run = job_runner.run_view if busy and job_runner.run_view else self._shown_run(name)
+        alive = busy or self._logs.is_alive(self.model(name).logging if name in names else None)
+        line = run.status_line(alive) or self._next_step(name, names)
+        if run.state == "working" and not alive and self.is_interrupted(name):
+            line += " Train resumes from the latest snapshot (Snapshot to resume, under Select)."
+        parts = [_paused_text(job_runner.pause_remaining) if paused else "", job_runner.pending_requests(), line]
+        fraction = run.fraction_done() if run.state == "working" and alive else None
         return PageState(
             names=tuple(names),
-            status=render.status(line, state, run.warning),
-            bar=render.bar(run.share() if run.state == "working" and alive else None, busy and not paused),
-            chart=chart(run) if alive else self._planned.get(name or "") or chart(run),
-            facts=self._facts(name, names),
-            pictures=tuple(run.gallery()),
-            files=render.files(run.saved, run),
+            status=render.status(" ".join(filter(None, parts)), "paused" if paused else run.state, run.warning),
+            progress_bar=render.progress_bar(fraction, busy and not paused),
+            chart=loss_chart(run) if alive else self._planned_charts.get(name or "") or loss_chart(run),
+            model_summary=self._model_summary(name, names),
+            samples=tuple(run.gallery()),
+            files=render.saved_files(run.saved, run),
             idle=not busy,
-            training=bench.training,
+            training=job_runner.training,
             paused=paused,
-            locked=bench.locked(name),
-            why=self._why(name, names, busy),
+            locked=job_runner.is_locked(name),
+            disabled_reason=self._disabled_reason(name, names, busy),
         )
 
-    def _run_of(self, name: str | None) -> RunView:
-        """The last run of a model: this process's own, or what its log on disk adds up to."""
-        return self._later(name, name in self.names() and name == self.bench.model)
+    def _training_run(self, name: str | None) -> RunView:
+        """The model's last run, of this process or from its log on disk."""
+        return self._latest(name, name in self.model_names() and name == self.job_runner.model)
 
-    def _shown(self, name: str | None) -> RunView:
-        """The last work that is shown with a model: a run of it, or what was made beside it."""
-        return self._later(name, (name or "") in self.bench.shown_with)
+    def _shown_run(self, name: str | None) -> RunView:
+        """What the page shows with a model: its last run, or a later job that was started while it was shown."""
+        return self._latest(name, (name or "") in self.job_runner.shown_models)
 
-    def _later(self, name: str | None, with_own: bool) -> RunView:
-        logged = self._logs.run(name, self.model(name).logging) if name in self.names() else RunView()
-        own = self.bench.view if with_own else None
+    def _latest(self, name: str | None, include_own: bool) -> RunView:
+        logged = self._logs.run(name, self.model(name).logging) if name in self.model_names() else RunView()
+        own = self.job_runner.run_view if include_own else None
         return own if own and own.time >= logged.time else logged
 
-    def _invitation(self, name: str | None, names: Sequence[str]) -> str:
+    def _next_step(self, name: str | None, names: Sequence[str]) -> str:
+        """What to do next, for a model that has never been trained."""
         if not names:
             return "No model yet. Create one from a checkpoint."
         if name not in names:
             return "Choose a model, or create one."
         _, concepts = self.parameters(name)
-        return "Ready." if concepts else "Choose the folder with your pictures, under Concepts."
+        return "Ready." if concepts else "Choose the folder with your images, under Concepts."
 
-    def _facts(self, name: str | None, names: Sequence[str]) -> str:
+    def _model_summary(self, name: str | None, names: Sequence[str]) -> str:
         if name not in names:
             return ""
         model = self.model(name)
         try:
-            return render.facts(model_summary.rows(model, model.load().facts))
+            return render.definitions(model_summary.rows(model, model.load().info))
         except UserError as error:
             return render.problems(error.problems)
 
-    def _why(self, name: str | None, names: Sequence[str], busy: bool) -> str:
+    def _disabled_reason(self, name: str | None, names: Sequence[str], busy: bool) -> str:
         if busy:
-            locked = " The settings of this model are locked meanwhile." if self.bench.locked(name) else ""
-            return f"{self.bench.doing()} is going on: what else takes time waits for its end.{locked}"
-        return "" if name in names else "Train, Generate Ckpt and Save Params need a model: create or choose one."
+            locked = " The settings of this model are locked until then." if self.job_runner.is_locked(name) else ""
+            return f"{self.job_runner.description()} is running; other jobs can start when it finishes.{locked}"
+        return "" if name in names else "Train, Generate Ckpt and Save Params need a model. Create or choose one."
 
     def model(self, name: str | None) -> ModelFolder:
         if not name:
-            raise UserError("Choose a model first, or give the new one a name.")
+            raise UserError("Choose a model, or enter a name for the new one.")
         return ModelFolder(self.host.folders(), name)
 
-    def edited(
+    def edited_config(
         self, model: ModelFolder, settings: Mapping[str, Any], concepts: Sequence[Mapping[str, Any]] | None
     ) -> ModelConfig:
-        """The model's config with what the page shows laid over it; every wrong value is named at once."""
-        config, found = model.require().load(), []
-        chosen, read = config.settings, config.concepts
+        """The model's config with the page's settings and concepts in place of the saved ones.
+
+        Concepts beyond those that the page has fields for are kept; those without a folder are dropped.
+
+        Raises:
+            UserError: with all invalid values at once.
+        """
+        config, problems = model.require().load(), []
+        new_settings, new_concepts = config.settings, config.concepts
         try:
-            chosen = parse(Settings, settings, base=chosen)
+            new_settings = parse(Settings, settings, base=new_settings)
         except UserError as error:
-            found += error.problems
+            problems += error.problems
         if concepts is not None:
             try:
-                read = (*parse_concepts(concepts)[0], *config.concepts[len(concepts) :])
+                new_concepts = (*parse_concepts(concepts)[0], *config.concepts[len(concepts) :])
             except UserError as error:
-                found += error.problems
-        if found:
-            raise UserError.several(found)
-        return dataclasses.replace(config, settings=chosen, concepts=tuple(c for c in read if c.instance_data_dir))
+                problems += error.problems
+        if problems:
+            raise UserError.from_problems(problems)
+        new_concepts = tuple(concept for concept in new_concepts if concept.instance_data_dir)
+        return dataclasses.replace(config, settings=new_settings, concepts=new_concepts)
+
+
+def _paused_text(remaining: float | None) -> str:
+    return "Paused." if remaining is None else f"Paused. Resumes in {math.ceil(remaining)} s."

@@ -1,4 +1,4 @@
-"""What a page is shown at each look."""
+"""Everything that the page shows of a model and its run at one moment."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PageState:
-    """What the page shows of a model and its run, and what can be pressed now. Compared part by part."""
+    """Contents of the page's parts, and which buttons can be pressed. Compared field by field by the poller."""
 
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # of all models
     status: str
-    bar: str
+    progress_bar: str
     chart: str
-    facts: str
-    pictures: tuple[tuple[str, str], ...]
+    model_summary: str
+    samples: tuple[tuple[str, str], ...]  # (path, caption)
     files: str
-    idle: bool  # nothing runs
+    idle: bool  # no job is running
     training: bool
     paused: bool
-    locked: bool  # the model that is shown is the one at work
-    why: str  # why some buttons can't be pressed
+    locked: bool  # a job works on the model that is shown
+    disabled_reason: str  # why some buttons are disabled

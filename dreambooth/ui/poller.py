@@ -1,4 +1,4 @@
-"""What the page shows by itself: each open page looks at the desk again and again, and follows what is new there."""
+"""Updates without a click: each open page polls the server and gets the parts that have changed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from dreambooth.ui.columns import InputColumn, ModelColumn, OutputColumn, TopRow
-from dreambooth.ui.gradio_versions import again_and_again
+from dreambooth.ui.gradio_versions import poll_while_open
 from dreambooth.ui.page_controller import PageController
 from dreambooth.ui.page_state import PageState
 
@@ -16,91 +16,101 @@ Updates = list[Any]
 
 
 class Poller:
-    """The parts of the page that follow the work."""
+    """Compares the server's state with what a browser shows, and updates the difference."""
 
     def __init__(
-        self, desk: PageController, top: TopRow, model: ModelColumn, inputs: InputColumn, output: OutputColumn
+        self,
+        page_controller: PageController,
+        top: TopRow,
+        model: ModelColumn,
+        inputs: InputColumn,
+        output: OutputColumn,
     ) -> None:
-        self.desk, self.top, self.model, self.input, self.output = desk, top, model, inputs, output
+        self.page_controller, self.top, self.model = page_controller, top, model
+        self.input, self.output = inputs, output
 
-    def wire(self, awaited: Any) -> None:
-        """``awaited``: the state that holds the model which this browser is having created, or ""."""
-        seen = gr.State(value=None)
-        parts = [
+    def wire(self, pending_model: Any) -> None:
+        """``pending_model``: state with the name of the model that this browser is creating, or ""."""
+        shown = gr.State(value=None)
+        outputs = [
             self.model.name,
             self.top.load_from,
             self.model.tabs,
-            awaited,
+            pending_model,
             self.output.status,
-            self.output.bar,
+            self.output.progress_bar,
             self.output.chart,
-            self.model.facts,
+            self.model.summary,
             self.output.gallery,
             self.output.files,
             *self.top.buttons(),
             self.model.create,
-            *self.input.makers(),
-            *self.input.makers_of_models(),
-            self.top.why,
+            *self.input.job_buttons(),
+            *self.input.model_job_buttons(),
+            self.top.disabled_reason,
             self.top.locked,
-            *self.input.pictures.outcomes(),
+            *self.input.images.results(),
+            shown,
         ]
-        again_and_again(self.look, [self.model.name, seen, awaited], [*parts, seen])
+        poll_while_open(self.poll, [self.model.name, shown, pending_model], outputs)
 
-    def look(self, name: str | None, shown: Any, awaited: str) -> Updates:
-        """Updates for what this browser does not show yet; the rest stays untouched, so that nothing flickers."""
-        view = self.desk.look(name)
-        outcomes = self.input.pictures.looks()
-        now = {"name": name, **dataclasses.asdict(view), **outcomes}
+    def poll(self, name: str | None, shown: dict[str, Any] | None, pending_model: str) -> Updates:
+        """Updates of the parts that differ from ``shown``. Others are left alone, so that nothing flickers."""
+        state = self.page_controller.page_state(name)
+        results = self.input.images.result_html()
+        now = {"name": name, **dataclasses.asdict(state), **results}
         before = shown or {}
-        fresh = {part for part in now if part not in before or before[part] != now[part]}
+        changed = {part for part in now if part not in before or before[part] != now[part]}
 
         def value(part: str, content: Any) -> Any:
-            return gr.update(value=content) if part in fresh else gr.update()
+            return gr.update(value=content) if part in changed else gr.update()
 
-        buttons = self._buttons(view, name) if fresh & {"idle", "training", "paused", "names", "name"} else None
-        arrived = awaited in view.names and view.idle
+        buttons = self._buttons(state, name) if changed & {"idle", "training", "paused", "names", "name"} else None
+        created = pending_model in state.names and state.idle
         return [
-            self._names(view, name, awaited if arrived else "") if "names" in fresh or arrived else gr.update(),
-            self._load_from(view, before) if "names" in fresh else gr.update(),
-            gr.update(selected="select") if arrived else gr.update(),
-            "" if arrived else gr.update(),  # it may have been set since this look was asked for
-            value("status", view.status),
-            value("bar", view.bar),
-            value("chart", view.chart),
-            value("facts", view.facts),
-            value("pictures", list(view.pictures)),
-            value("files", view.files),
-            *(buttons or [gr.update()] * self._count()),
-            value("why", view.why),
-            value("locked", "yes" if view.locked else "no"),
-            *(value(part, content) for part, content in outcomes.items()),
+            self._names(state, name, pending_model if created else "")
+            if "names" in changed or created
+            else gr.update(),
+            self._load_from(state, before) if "names" in changed else gr.update(),
+            gr.update(selected="select") if created else gr.update(),
+            "" if created else gr.update(),  # Create may have set it after this poll was sent
+            value("status", state.status),
+            value("progress_bar", state.progress_bar),
+            value("chart", state.chart),
+            value("model_summary", state.model_summary),
+            value("samples", list(state.samples)),
+            value("files", state.files),
+            *(buttons or [gr.update()] * self._button_count()),
+            value("disabled_reason", state.disabled_reason),
+            value("locked", "yes" if state.locked else "no"),
+            *(value(part, content) for part, content in results.items()),
             now,
         ]
 
     @staticmethod
-    def _names(view: PageState, name: str | None, arrived: str) -> Any:
-        """New models join the list. The page turns to one by itself where it was asked for here, or showed none."""
-        names = list(view.names)
-        if name in names and not arrived:
+    def _names(state: PageState, name: str | None, created: str) -> Any:
+        """Update the list of models; choose the model that this browser created, or the first one if none is chosen."""
+        names = list(state.names)
+        if name in names and not created:
             return gr.update(choices=names)
-        return gr.update(choices=names, value=arrived or next(iter(names), None))
+        return gr.update(choices=names, value=created or next(iter(names), None))
 
     @staticmethod
-    def _load_from(view: PageState, before: dict[str, Any]) -> Any:
-        names = list(view.names)
+    def _load_from(state: PageState, before: dict[str, Any]) -> Any:
+        names = list(state.names)
         if before.get("names"):
             return gr.update(choices=names)
         return gr.update(choices=names, value=next(iter(names), None))
 
-    def _count(self) -> int:
-        """Of the buttons that :meth:`_buttons` answers for."""
-        return len([*self.top.buttons(), self.model.create, *self.input.makers(), *self.input.makers_of_models()])
+    def _button_count(self) -> int:
+        """Number of the updates from :meth:`_buttons`."""
+        return len([*self.top.buttons(), self.model.create, *self.input.job_buttons(), *self.input.model_job_buttons()])
 
-    def _buttons(self, view: PageState, name: str | None) -> Updates:
-        ready = view.idle and name in view.names
+    def _buttons(self, state: PageState, name: str | None) -> Updates:
+        """Updates of all buttons that depend on whether a job is running and a model is chosen."""
+        ready = state.idle and name in state.names
         start = [gr.update(interactive=ready)] * 3
-        pause = gr.update(value="Resume" if view.paused else "Pause", interactive=view.training)
-        running = [pause, *[gr.update(interactive=view.training)] * 2, gr.update(interactive=not view.idle)]
-        makers = [gr.update(interactive=view.idle)] * (1 + len(self.input.makers()))  # Create is one too
-        return [*start, *running, *makers, *[gr.update(interactive=ready)] * len(self.input.makers_of_models())]
+        pause = gr.update(value="Resume" if state.paused else "Pause", interactive=state.training)
+        running = [pause, *[gr.update(interactive=state.training)] * 2, gr.update(interactive=not state.idle)]
+        idle = [gr.update(interactive=state.idle)] * (1 + len(self.input.job_buttons()))  # Create and the others
+        return [*start, *running, *idle, *[gr.update(interactive=ready)] * len(self.input.model_job_buttons())]

@@ -1,4 +1,4 @@
-"""What the form Prepare does, beside the desk: plain values in, words out. No Gradio."""
+"""Actions behind the Prepare form: plain values in, HTML out. No Gradio."""
 
 from __future__ import annotations
 
@@ -8,71 +8,74 @@ from typing import Any
 
 from dreambooth import actions
 from dreambooth.errors import UserError
-from dreambooth.files import expand
-from dreambooth.jobs import Controls, Events
+from dreambooth.files import expand_user
+from dreambooth.jobs import Controls, Ended, Events
 from dreambooth.settings import parse
-from dreambooth.settings.preparation import Preparing
+from dreambooth.settings.preparation import PrepareOptions
+from dreambooth.text import count, printable
 from dreambooth.ui import preparation_view
-from dreambooth.ui.job_runner import in_words
+from dreambooth.ui.job_runner import errors_as_html
 from dreambooth.ui.page_controller import PageController
 
 PREVIEWS = 12
 
 
 class PreparationController:
-    """One form's; what came of its work is kept on the bench."""
+    """Starts preparations. ``shown_model``: the model that the page shows; the job is shown with it."""
 
-    def __init__(self, desk: PageController) -> None:
-        self.desk, self._kept = desk, desk.bench.kept
-
-    @property
-    def outcome(self) -> str:
-        """What came of the last preparation, for all browsers."""
-        return self._kept.get("prepare", "")
+    def __init__(self, page_controller: PageController) -> None:
+        self.job_runner = page_controller.job_runner
+        self._results = self.job_runner.form_results
 
     @property
-    def destination(self) -> str:
-        """The folder that it made."""
-        return self._kept.get("prepared", "")
+    def result(self) -> str:
+        """HTML of the last preparation, for all browsers."""
+        return self._results.get("prepare", "")
 
-    @in_words
-    def dry_run(self, shown: str | None, folder: str, given: Mapping[str, Any]) -> str:
-        """Say what would be done; ``shown`` is the model on the page that asks."""
-        return self._start("dry run", shown, folder, parse(Preparing, given))
+    @property
+    def prepared_folder(self) -> str:
+        """The folder that the last preparation wrote, "" before the first one."""
+        return self._results.get("prepared_folder", "")
 
-    @in_words
-    def prepare(self, shown: str | None, folder: str, given: Mapping[str, Any]) -> str:
-        return self._start("prepare", shown, folder, parse(Preparing, given))
+    @errors_as_html
+    def dry_run(self, shown_model: str | None, folder: str, options: Mapping[str, Any]) -> str:
+        """Show what :meth:`prepare` would do."""
+        return self._start("dry run", shown_model, folder, parse(PrepareOptions, options))
 
-    @in_words
-    def undo(self, shown: str | None, folder: str) -> str:
-        """Bring back the originals of the last preparation in place."""
-        path = _chosen(folder)
+    @errors_as_html
+    def prepare(self, shown_model: str | None, folder: str, options: Mapping[str, Any]) -> str:
+        return self._start("prepare", shown_model, folder, parse(PrepareOptions, options))
 
-        def work(controls: Controls, events: Events) -> None:
-            told = actions.images.undo_preparation(path)
-            self._kept["prepare"] = preparation_view.undone(told)
-            events.send("ended", state="done", text=f"Undone: {told['restored']} originals are back.")
-
-        return self.desk.bench.start("undo", preparation_view.readable(path.name), work, beside=shown or "")
-
-    def _start(self, what: str, shown: str | None, folder: str, options: Preparing) -> str:
-        path, dry = _chosen(folder), what == "dry run"
+    @errors_as_html
+    def undo(self, shown_model: str | None, folder: str) -> str:
+        """Restore the originals of the last preparation in place."""
+        path = _path(folder)
 
         def work(controls: Controls, events: Events) -> None:
-            self._kept["prepare"] = ""
+            undone = actions.images.undo_preparation(path)
+            self._results["prepare"] = preparation_view.undone(undone)
+            events.send(Ended("done", text=f"Undone: restored {count(undone['restored'], 'original')}."))
+
+        return self.job_runner.start("undo", printable(path.name), work, shown_model=shown_model or "")
+
+    def _start(self, kind: str, shown_model: str | None, folder: str, options: PrepareOptions) -> str:
+        path, dry = _path(folder), kind == "dry run"
+
+        def work(controls: Controls, events: Events) -> None:
+            self._results["prepare"] = ""
             progress = controls.cancellable(events.progress)
-            done = actions.images.prepare(path, options, dry_run=dry, progress=progress)
-            previews = actions.images.preview_preparation(done, PREVIEWS) if dry else []
-            self._kept["prepare"] = preparation_view.outcome(done, previews, dry)
-            self._kept["prepared"] = self.destination if dry else str(done.out)
-            events.send("ended", state="done", text=preparation_view.summary(done, dry))
+            preparation = actions.images.prepare(path, options, dry_run=dry, progress=progress)
+            previews = actions.images.preview_preparation(preparation, PREVIEWS) if dry else []
+            self._results["prepare"] = preparation_view.result(preparation, previews, dry)
+            if not dry:
+                self._results["prepared_folder"] = str(preparation.out)
+            events.send(Ended("done", text=preparation_view.summary(preparation, dry)))
 
-        return self.desk.bench.start(what, preparation_view.readable(path.name), work, beside=shown or "")
+        return self.job_runner.start(kind, printable(path.name), work, shown_model=shown_model or "")
 
 
-def _chosen(folder: str | None) -> Path:
+def _path(folder: str | None) -> Path:
     folder = (folder or "").strip()
     if not folder:
-        raise UserError("Give the folder with the pictures, at the top of this tab.")
-    return expand(folder)
+        raise UserError("Enter the folder with the images, at the top of this tab.")
+    return expand_user(folder)

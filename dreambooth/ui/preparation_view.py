@@ -1,13 +1,14 @@
-"""How a preparation is shown: what becomes of each picture, what is skipped and why. All of it escaped."""
+"""HTML of a preparation: changes of each image, skipped files and why. File names are escaped."""
 
 from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from dreambooth.text import count, printable
 from dreambooth.ui import render
 
 if TYPE_CHECKING:
@@ -15,23 +16,23 @@ if TYPE_CHECKING:
     from dreambooth.preparation.previews import Preview
 
 COLUMNS = {
-    "Picture": lambda row: Path(row["file"]).name,
-    "becomes": lambda row: Path(row["becomes"]).name,
-    "with": lambda row: ", ".join(row["with"]),
+    "Image": lambda row: Path(row["file"]).name,
+    "New name": lambda row: Path(row["becomes"]).name,
+    "With": lambda row: ", ".join(row["with"]),
     "Size": lambda row: " × ".join(map(str, row["size"])),
     "New size": lambda row: " × ".join(map(str, row["new_size"])),
     "Kept": lambda row: f"{row['kept']:.0%}",
-    "What is done": lambda row: row["done"],
+    "Changes": lambda row: row["done"],
 }
 
 
-def outcome(preparation: Preparation, previews: Sequence[tuple[Change, Preview]] = (), dry: bool = False) -> str:
-    """What would be done (``dry``), or was done."""
-    said = [summary(preparation, dry)]
+def result(preparation: Preparation, previews: Sequence[tuple[Change, Preview]] = (), dry: bool = False) -> str:
+    """What was done, or would be done (``dry``)."""
+    lines = [summary(preparation, dry)]
     if preparation.originals:
-        said.append(f"The originals are kept in {preparation.originals}; Undo last brings them back.")
-    return readable(
-        render.lines(said)
+        lines.append(f"The originals are in {preparation.originals}. Undo last restores them.")
+    return printable(
+        render.lines(lines)
         + render.warnings([*preparation.skipped, *preparation.warnings])
         + _before_after(previews)
         + render.table(COLUMNS, preparation.as_dict()["changes"])
@@ -39,26 +40,21 @@ def outcome(preparation: Preparation, previews: Sequence[tuple[Change, Preview]]
 
 
 def summary(preparation: Preparation, dry: bool = False) -> str:
-    """In one line."""
+    """The result in one line."""
     counts = preparation.counts()
     skipped = f", {counts['skipped']} skipped" if counts["skipped"] else ""
     where = "in place" if preparation.options.in_place else f"in {preparation.out}"
-    start = "Dry run, nothing is written" if dry else "Prepared"
-    done = f"{counts['pictures']} pictures {where}, {counts['changed']} of them written anew{skipped}"
-    return readable(f"{start}: {done}.")
+    start = "Dry run, nothing was written" if dry else "Prepared"
+    return printable(f"{start}: {count(counts['pictures'], 'image')} {where}, {counts['changed']} re-encoded{skipped}.")
 
 
-def undone(told: dict) -> str:
+def undone(report: Mapping[str, Any]) -> str:
     """What an undo did."""
-    lines = [f"Undone: {told['restored']} originals are back, {told['removed']} prepared files are removed."]
-    if told["set_aside"]:
-        lines.append(f"Changed since, so kept aside: {', '.join(told['set_aside'])}")
-    return readable(render.lines(lines))
-
-
-def readable(text: str) -> str:
-    """Names need not be text; what a browser is sent must be."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    restored, removed = count(report["restored"], "original"), count(report["removed"], "prepared file")
+    lines = [f"Undone: restored {restored}, removed {removed}."]
+    if report["set_aside"]:
+        lines.append(f"Changed since the preparation, so moved aside instead: {', '.join(report['set_aside'])}")
+    return printable(render.lines(lines))
 
 
 def _before_after(previews: Sequence[tuple[Change, Preview]]) -> str:

@@ -1,4 +1,4 @@
-"""What the page shows as HTML. Everything that comes from people or files is escaped here."""
+"""HTML of the page's parts. Everything that comes from users or files is escaped here."""
 
 from __future__ import annotations
 
@@ -8,29 +8,28 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.settings import CONCEPT, SETTINGS, Settings
-from dreambooth.ui.run_view import RunView, Saved
+from dreambooth.text import count, format_bytes, format_duration
+from dreambooth.ui.run_view import RunView, SavedFile
 
-MOST_ROWS = 200
-WHAT = {"lora": "LoRA", "checkpoint": "Checkpoint", "snapshot": "Snapshot", "model": "Model", "embedding": "Embedding"}
-
-
-def gigabytes(n_bytes: float) -> str:
-    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 0.95e9 else f"{n_bytes / 1e6:.0f} MB"
+MAX_ROWS = 200
+FILE_KINDS = {
+    "lora": "LoRA", "checkpoint": "Checkpoint", "snapshot": "Snapshot", "model": "Model", "embedding": "Embedding",
+}  # fmt: skip
 
 
 def lines(texts: Iterable[str], css_class: str = "db_said") -> str:
-    """A paragraph per line."""
+    """One paragraph per line of ``texts``."""
     parts = [part for text in texts for part in text.splitlines()]
     return "".join(f'<p class="{css_class}">{html.escape(part)}</p>' for part in parts)
 
 
 def problems(texts: Sequence[str]) -> str:
-    """What stands in the way, each with a link to its field where it names one."""
+    """Errors, one paragraph each, with a link to the field that it names."""
     return _linked_lines(texts, "db_problem")
 
 
 def warnings(texts: Sequence[str]) -> str:
-    """What is to be known and stops nothing, as :func:`problems`."""
+    """Warnings, with links as in :func:`problems`."""
     return _linked_lines(texts, "db_warning")
 
 
@@ -39,7 +38,7 @@ def _linked_lines(texts: Sequence[str], css_class: str) -> str:
 
 
 def _linked(text: str) -> str:
-    """``key (Label): what is wrong`` or ``concept 2: key (Label): ...``, the key as a link to its control."""
+    """HTML of ``key (Label): problem`` or ``concept 2: key (Label): problem``, preceded by a link to that control."""
     start, _, rest = text.partition(": ") if text.startswith("concept ") else ("", "", text)
     key = rest.split(" ", 1)[0].rstrip(":")
     if start and key in CONCEPT:
@@ -49,14 +48,13 @@ def _linked(text: str) -> str:
     else:
         return html.escape(text)
     label = (CONCEPT if start else SETTINGS)[key].label
-    said = html.escape(text)
-    return f'<a href="#{html.escape(target)}" class="db_goto">{html.escape(label)}</a>: {said}'
+    return f'<a href="#{html.escape(target)}" class="db_goto">{html.escape(label)}</a>: {html.escape(text)}'
 
 
-def unusable(elem_ids: Sequence[str]) -> str:
-    """Greys controls out; javascript/dreambooth.js also keeps the keyboard away from them.
+def disabled(elem_ids: Sequence[str]) -> str:
+    """Style sheet that grays out controls; javascript/dreambooth.js makes them inert for the keyboard too.
 
-    A style sheet rather than Gradio's ``interactive``: that one is lost on a control in a folded group (Gradio 6).
+    Gradio's own ``interactive`` is not used, because Gradio 6 loses it on a control in a closed accordion.
     """
     if not elem_ids:
         return "<i></i>"
@@ -65,42 +63,43 @@ def unusable(elem_ids: Sequence[str]) -> str:
 
 
 def status(line: str, state: str, warning: str = "") -> str:
-    told = f'<p class="db_warning">{html.escape(warning)}</p>' if warning else ""
-    return f'<div class="db_run db_state_{state or "idle"}" aria-live="polite"><p>{html.escape(line)}</p>{told}</div>'
+    """The status line; ``state``: of a :class:`RunView`, or "paused"."""
+    below = f'<p class="db_warning">{html.escape(warning)}</p>' if warning else ""
+    return f'<div class="db_run db_state_{state or "idle"}" aria-live="polite"><p>{html.escape(line)}</p>{below}</div>'
 
 
-def bar(share: float | None, moving: bool) -> str:
-    """A progress bar; without a share it shows only that work goes on."""
-    if share is None and not moving:
+def progress_bar(fraction: float | None, moving: bool) -> str:
+    """A progress bar; indeterminate if ``fraction`` is None and something runs."""
+    if fraction is None and not moving:
         return '<div class="db_bar"></div>'
-    value = "" if share is None else f' value="{share:.4f}"'
-    kind = "db_bar db_moving" if moving else "db_bar"
-    return f'<div class="{kind}"><progress{value} aria-label="Progress"></progress></div>'
+    value = "" if fraction is None else f' value="{fraction:.4f}"'
+    css_class = "db_bar db_moving" if moving else "db_bar"
+    return f'<div class="{css_class}"><progress{value} aria-label="Progress"></progress></div>'
 
 
-def facts(rows: Mapping[str, str]) -> str:
-    """What is so about a model, once and for all on this page."""
+def definitions(rows: Mapping[str, str]) -> str:
+    """Names and values as a definition list."""
     cells = "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd>" for name, value in rows.items())
     return f'<dl class="db_facts">{cells}</dl>'
 
 
-def files(saved: Sequence[Saved], run: RunView) -> str:
-    """What was made and where it lies; a finished LoRA with the words that use it."""
+def saved_files(saved: Sequence[SavedFile], run: RunView) -> str:
+    """List of the files that a run wrote; after the run, with the prompt tag of its last LoRA."""
     items = "".join(_file(item) for item in reversed(saved))
-    loras = [item for item in saved if item.what == "lora"]
+    loras = [item for item in saved if item.kind == "lora"]
     use = ""
     if loras and run.state in ("done", "cancelled"):
         tag = f"<lora:{Path(loras[-1].path).stem}:1>"
-        use = f'<p class="db_use">Use it now: write <code>{html.escape(tag)}</code> into a prompt.</p>'
+        use = f'<p class="db_use">To use the LoRA, add <code>{html.escape(tag)}</code> to a prompt.</p>'
     return f"{use}<ul>{items}</ul>" if items else ""
 
 
-def _file(item: Saved) -> str:
-    name, where = Path(item.path).name, html.escape(item.path)
-    what = WHAT.get(item.what, item.what)
+def _file(item: SavedFile) -> str:
+    name, path = Path(item.path).name, html.escape(item.path)
+    kind = FILE_KINDS.get(item.kind, item.kind)
     return (
-        f'<li title="{where}"><span class="db_kind">{html.escape(what)}</span> <code>{html.escape(name)}</code>'
-        f"<small>{where}{' · ' + html.escape(item.summary) if item.summary else ''}</small></li>"
+        f'<li title="{path}"><span class="db_kind">{html.escape(kind)}</span> <code>{html.escape(name)}</code>'
+        f"<small>{path}{' · ' + html.escape(item.summary) if item.summary else ''}</small></li>"
     )
 
 
@@ -112,35 +111,36 @@ def table(
     columns: Mapping[str, Callable[[Mapping[str, Any]], Any]],
     rows: Sequence[Mapping[str, Any]],
     cell: Callable[[Any], str] = escaped,
-    elsewhere: str = "",
+    see_all: str = "",
 ) -> str:
-    """Rows under the columns' names; of very many the first, and ``elsewhere`` says where the others are.
+    """A table of the first MAX_ROWS rows; ``see_all``: text after the number of the others, where to see them.
 
-    ``cell`` makes HTML of what a column gives.
+    ``cell`` turns a column's value into HTML.
     """
     head = "".join(f"<th>{name}</th>" for name in columns)
-    lines = ["".join(f"<td>{cell(value(row))}</td>" for value in columns.values()) for row in rows[:MOST_ROWS]]
+    lines = ["".join(f"<td>{cell(value(row))}</td>" for value in columns.values()) for row in rows[:MAX_ROWS]]
     body = "".join(f"<tr>{line}</tr>" for line in lines)
-    more = f"<p>… and {len(rows) - MOST_ROWS:,} more{elsewhere}.</p>" if len(rows) > MOST_ROWS else ""
+    more = f"<p>… and {len(rows) - MAX_ROWS:,} more{see_all}.</p>" if len(rows) > MAX_ROWS else ""
     return f'<div class="db_table"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{more}'
 
 
 def forecast(checked: Mapping[str, Any], settings: Settings, seconds_per_step: float | None) -> str:
-    """What a run would do, in figures with their units."""
+    """What the checked run would do: images, batch, steps, memory, time. ``checked``: PreflightResult.as_dict()."""
     precision = {"no": "float32"}.get(checked["precision"], checked["precision"])
     batch, accumulation = settings.train_batch_size, settings.gradient_accumulation_steps
-    pictures = f"{checked['pictures']} pictures"
+    images = count(checked["pictures"], "image")
     if checked["class_pictures"]:
-        pictures += f" and {checked['class_pictures']} class pictures"
+        images += f" and {count(checked['class_pictures'], 'class image')}"
     if checked.get("class_images_to_draw"):
-        pictures += f", {checked['class_images_to_draw']} class images to be drawn first"
+        images += f", {count(checked['class_images_to_draw'], 'class image')} to generate first"
     parts = [
-        pictures,
-        f"batch {batch} × {accumulation} accumulation = {batch * accumulation} per step",
-        f"{checked['steps']:,} steps",
-        f"about {gigabytes(checked['memory_gb'] * 1e9)} of memory",
+        images,
+        f"batch size {batch} × {count(accumulation, 'accumulation step')} = {count(batch * accumulation, 'image')} "
+        "per step",
+        count(checked["steps"], "step"),
+        f"about {format_bytes(checked['memory_gb'] * 1e9)} of memory",
         f"{precision} on {checked['device']}",
     ]
     if seconds_per_step:
-        parts.append(f"about {max(1, round(checked['steps'] * seconds_per_step / 60))} min at the last run's speed")
+        parts.append(f"about {format_duration(checked['steps'] * seconds_per_step)} at the last run's speed")
     return f'<p class="db_forecast">{html.escape(" · ".join(parts))}</p>'

@@ -1,4 +1,4 @@
-"""Pictures as a run would use them, as HTML: gallery, table, totals. What people wrote is escaped here."""
+"""HTML of images as a run would use them: gallery, table, totals. Everything that comes from users is escaped here."""
 
 from __future__ import annotations
 
@@ -7,96 +7,98 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dreambooth.ui.render import gigabytes, table
-from dreambooth.ui.run_view import duration
+from dreambooth.text import count, format_bytes, format_duration, printable
+from dreambooth.ui.render import table
 
-Row = Mapping[str, Any]
+Row = Mapping[str, Any]  # of dreambooth.dataset.table
 
 
 def image_table(rows: Sequence[Row]) -> str:
-    """What will be trained, picture by picture, from the very plan that training follows."""
-    return table(COLUMNS, rows, cell=str, elsewhere=": Look, under Pictures, shows all")
+    """Table of the images of the plan that training follows."""
+    return table(COLUMNS, rows, cell=str, see_all=": see Dataset preview, under Images")
 
 
 def gallery(rows: Sequence[Row], numbers: Sequence[int], uris: Sequence[str], page: int, pages: int) -> str:
-    """The pictures with what is cut out of them; ``numbers`` are what a click on one tells (javascript/). ``page``
-    counts from 0.
-    """
+    """Thumbnails with their crops. ``numbers``: of the rows, sent by a click; ``page``: from 0."""
     figures = "".join(map(_figure, rows, numbers, uris))
     return f'<p class="db_where">Page {page + 1:,} of {pages:,}</p><div class="db_pictures">{figures}</div>'
 
 
 def large(row: Row | None, uri: str) -> str:
-    """One picture, with all that is to be known of it; nothing for None."""
+    """One image with all columns of its row; "" for None."""
     if row is None:
         return ""
     return (
         '<div class="db_large" role="dialog"><div class="db_large_inner">'
         f'<button type="button" class="db_close" aria-label="Close">×</button>{_frame(row, uri)}'
-        f'<div class="db_large_words"><p>{_name(row)}</p>{_words(row)}</div></div></div>'
+        f'<div class="db_large_words"><p>{_name(row)}</p>{_details(row)}</div></div></div>'
     )
 
 
 def totals(sums: Mapping[str, Any], warnings: Sequence[str]) -> str:
-    """What the run comes to."""
-    cells = "".join(f"<dt>{name}</dt><dd>{_escaped(text)}</dd>" for name, text in _sums(sums) if text)
-    told = "".join(f'<p class="db_warning">{_escaped(text)}</p>' for text in warnings)
-    return f'<dl class="db_facts db_totals">{cells}</dl>{told}'
+    """Totals and warnings of a DataReport."""
+    cells = "".join(f"<dt>{name}</dt><dd>{_escaped(text)}</dd>" for name, text in _totals(sums) if text)
+    warning_lines = "".join(f'<p class="db_warning">{_escaped(text)}</p>' for text in warnings)
+    return f'<dl class="db_facts db_totals">{cells}</dl>{warning_lines}'
 
 
-def _sums(sums: Mapping[str, Any]) -> list[tuple[str, str]]:
-    n, buckets = sums["pictures"], sums["buckets"]
-    pictures = [f"{n:,} {'picture' if n == 1 else 'pictures'}"]
-    kinds = {"class_pictures": "class pictures", "validation_pictures": "only measured on", "left_out": "left out",
-             "class_images_to_draw": "class images to be drawn first"}  # fmt: skip
-    pictures += [f"{sums[key]:,} {words}" for key, words in kinds.items() if sums.get(key)]
-    showings = f"{sums['showings_per_epoch']:,} showings in {sums['steps_per_epoch']:,} steps per epoch"
-    memory = gigabytes(sums["memory_bytes"]) + f" on {sums['device']}" if sums.get("memory_bytes") else ""
-    pace = sums.get("seconds")
+def _totals(sums: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(label, value) for each total."""
+    images = [count(sums["pictures"], "image")]
+    for key, noun in (("class_pictures", "class image"), ("validation_pictures", "validation image")):
+        images += [count(sums[key], noun)] if sums.get(key) else []
+    images += [f"{sums['left_out']:,} left out"] if sums.get("left_out") else []
+    to_generate = sums.get("class_images_to_draw")
+    images += [f"{count(to_generate, 'class image')} to generate first"] if to_generate else []
+    samples = f"{count(sums['showings_per_epoch'], 'sample')} in {count(sums['steps_per_epoch'], 'step')} per epoch"
+    memory = f"about {format_bytes(sums['memory_bytes'])} on {sums['device']}" if sums.get("memory_bytes") else ""
+    seconds = sums.get("seconds")
+    time = f"about {format_duration(seconds)} at the last run's speed" if seconds else "known after the first steps"
     return [
-        ("Pictures", " · ".join(pictures)),
-        ("Run", f"{showings} · {sums['epochs']:,} epochs · {sums['steps']:,} steps"),
-        ("Time", f"about {duration(pace)} at the last run's speed" if pace else "known after the first steps"),
-        ("Memory", f"about {memory}" if memory else ""),
-        ("Cache", f"about {gigabytes(sums['cache_bytes'])} on disk"),
-        ("Buckets", ", ".join(f"{_size(bucket['size'])}: {bucket['pictures']:,}" for bucket in buckets)),
-        ("Notes", ", ".join(f"{kind}: {count:,}" for kind, count in sums["notes"].items())),
+        ("Images", " · ".join(images)),
+        ("Run", f"{samples} · {count(sums['epochs'], 'epoch')} · {count(sums['steps'], 'step')}"),
+        ("Time", time),
+        ("Memory", memory),
+        ("Cache", f"about {format_bytes(sums['cache_bytes'])} on disk"),
+        ("Buckets", ", ".join(f"{_size(bucket['size'])}: {bucket['pictures']:,}" for bucket in sums["buckets"])),
+        ("Warnings", ", ".join(f"{kind}: {n:,}" for kind, n in sums["notes"].items())),
     ]
 
 
 def _figure(row: Row, number: int, uri: str) -> str:
     name = _escaped(Path(row["path"]).name)
-    told = "&#10;".join(_escaped(text) for text in row["warnings"])
-    mark = f'<b class="db_mark" title="{told}">{len(row["warnings"])}</b>' if told else ""
+    warnings = "&#10;".join(_escaped(text) for text in row["warnings"])
+    mark = f'<b class="db_mark" title="{warnings}">{len(row["warnings"])}</b>' if warnings else ""
     if "bucket" in row:
-        words = f"{_size(row['bucket'])} · {row['kept']:.0%}" + (f" · {row['repeats']}×" if row["repeats"] > 1 else "")
+        repeats = f" · {row['repeats']}×" if row["repeats"] > 1 else ""
+        below = f"{_size(row['bucket'])} · {row['kept']:.0%}{repeats}"
     else:
-        words = row["kind"]
+        below = row["kind"]
     kind = row["kind"].replace(" ", "_")
     return (
         f'<figure class="db_picture db_{kind}" data-number="{number}" tabindex="0" role="button" title="{name}">'
         f'<div class="db_stage">{_frame(row, uri)}</div>{mark}'
-        f"<figcaption>{name}<small>{words}</small></figcaption></figure>"
+        f"<figcaption>{name}<small>{below}</small></figcaption></figure>"
     )
 
 
 def _frame(row: Row, uri: str) -> str:
-    """The picture, dark where it is cut off."""
+    """The image, darkened outside of its crop."""
     if not uri:
         return '<div class="db_frame db_unseen">can’t be shown</div>'
     image = f'<img src="{uri}" alt="{_escaped(Path(row["path"]).name)}">'
     if "crop" not in row:
         return f'<div class="db_frame">{image}</div>'
     (width, height), (left, top, right, bottom) = row["size"], row["crop"]
-    shares = {"left": left / width, "top": top / height, "width": (right - left) / width,
-              "height": (bottom - top) / height}  # fmt: skip
-    place = "; ".join(f"{side}: {share:.3%}" for side, share in shares.items())
-    fits = f"aspect-ratio: {width} / {height}; --db-ratio: {width / height:.4f}"
-    return f'<div class="db_frame" style="{fits}">{image}<i class="db_crop" style="{place}"></i></div>'
+    fractions = {"left": left / width, "top": top / height, "width": (right - left) / width,
+                 "height": (bottom - top) / height}  # fmt: skip
+    position = "; ".join(f"{side}: {fraction:.3%}" for side, fraction in fractions.items())
+    ratio = f"aspect-ratio: {width} / {height}; --db-ratio: {width / height:.4f}"
+    return f'<div class="db_frame" style="{ratio}">{image}<i class="db_crop" style="{position}"></i></div>'
 
 
-def _words(row: Row) -> str:
-    cells = [(name, cell(row)) for name, cell in COLUMNS.items() if name != "Picture"]
+def _details(row: Row) -> str:
+    cells = [(name, cell(row)) for name, cell in COLUMNS.items() if name != "Image"]
     return f'<dl class="db_facts">{"".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in cells if text)}</dl>'
 
 
@@ -106,38 +108,38 @@ def _name(row: Row) -> str:
 
 
 def _caption(row: Row) -> str:
-    """All that may be shown, what is cut off struck through; below it where it is from, what varies, what is noted."""
-    captions = "<br>".join(_struck(caption, row["cut_off"]) for caption in row.get("captions", ()))
+    """All captions that may be used, with the truncated part struck through; their source and variation; warnings."""
+    captions = "<br>".join(_truncated(caption, row["cut_off"]) for caption in row.get("captions", ()))
     below = [f"from {row['caption_from']}", *row["varies"]] if captions else []
-    notes = "".join(f'<p class="db_warning">{_escaped(text)}</p>' for text in row["warnings"])
-    return f"{captions}<small>{_escaped(' · '.join(below))}</small>{notes}"
+    warnings = "".join(f'<p class="db_warning">{_escaped(text)}</p>' for text in row["warnings"])
+    return f"{captions}<small>{_escaped(' · '.join(below))}</small>{warnings}"
 
 
-def _struck(caption: str, lost: str) -> str:
-    if not lost or not caption.endswith(lost):
+def _truncated(caption: str, cut_off: str) -> str:
+    if not cut_off or not caption.endswith(cut_off):
         return _escaped(caption)
-    kept = caption[: len(caption) - len(lost)]
-    return f'{_escaped(kept)}<del title="too long: this is lost">{_escaped(lost)}</del>'
+    used = caption[: len(caption) - len(cut_off)]
+    return f'{_escaped(used)}<del title="beyond the token limit">{_escaped(cut_off)}</del>'
 
 
 def _tokens(row: Row) -> str:
-    lost = row.get("cut_off", "")
-    return f'<span class="db_lost">{row["tokens"]}</span>' if lost else str(row.get("tokens", ""))
+    cut_off = row.get("cut_off", "")
+    return f'<span class="db_lost">{row["tokens"]}</span>' if cut_off else str(row.get("tokens", ""))
 
 
-def _partners(row: Row) -> str:
+def _class_images(row: Row) -> str:
     names = [_escaped(name) for name in row.get("class_partner_names", ())]
-    count = row.get("class_partners", 0)
-    return f'<span title="{", ".join(names)}">1 of {count:,}</span>' if count else ""
+    n = row.get("class_partners", 0)
+    return f'<span title="{", ".join(names)}">1 of {n:,}</span>' if n else ""
 
 
-def _enlarged(row: Row) -> str:
+def _upscaled(row: Row) -> str:
     return f"{row['enlarged']:.1f} ×" if row.get("enlarged", 0) > 1 else ""
 
 
 def _escaped(text: str) -> str:
-    """Also without what no page can be sent: bytes of a file's name that are of no script."""
-    return html.escape(text.encode("utf-8", errors="replace").decode("utf-8"))
+    """HTML of a text that may contain file names with bytes that are not UTF-8."""
+    return html.escape(printable(text))
 
 
 def _size(size: Sequence[int]) -> str:
@@ -145,13 +147,13 @@ def _size(size: Sequence[int]) -> str:
 
 
 COLUMNS: dict[str, Callable[[Row], str]] = {
-    "Picture": _name,
-    "Caption as it is trained": _caption,
+    "Image": _name,
+    "Training caption": _caption,
     "Tokens": _tokens,
     "Bucket": lambda row: _size(row.get("bucket", ())),
     "Kept": lambda row: f"{row['kept']:.0%}" if "kept" in row else "",
     "Repeats": lambda row: str(row.get("repeats", "")),
-    "Class partner": _partners,
+    "Class image": _class_images,
     "Size": lambda row: _size(row.get("size", ())),
-    "Enlarged": _enlarged,
+    "Upscaled": _upscaled,
 }

@@ -1,4 +1,4 @@
-"""What the form for captions by machine does, beside the desk: plain values in, words out. No Gradio."""
+"""Actions behind the Auto-caption form: plain values in, HTML out. No Gradio."""
 
 from __future__ import annotations
 
@@ -10,83 +10,92 @@ from typing import Any
 
 from dreambooth import actions
 from dreambooth.errors import UserError
-from dreambooth.jobs import Controls, Events
+from dreambooth.jobs import Controls, Ended, Events
 from dreambooth.settings import parse
-from dreambooth.settings.tagging import LEAVE, REPLACE, Tagging
+from dreambooth.settings.tagging import LEAVE, REPLACE, TagOptions
+from dreambooth.text import count
 from dreambooth.ui import render
-from dreambooth.ui.job_runner import in_words
+from dreambooth.ui.job_runner import errors_as_html
 from dreambooth.ui.page_controller import PageController
 from dreambooth.ui.thumbnails import Thumbnails
 
-TRIED = 8  # pictures
-MOST_NOTES = 200
+TRIAL_IMAGES = 8
+MAX_WARNINGS = 200
 
 Values = Mapping[str, Any]
 
 
 class TaggingController:
-    """A try, or all of it. ``shown`` is the model on the page that asks: the outcome is shown with it."""
+    """Captions a few images as a trial, or all of them. ``shown_model``: the model that the page shows; the job is
+    shown with it.
+    """
 
-    def __init__(self, desk: PageController) -> None:
-        self.desk = desk
-        self.thumbnails = Thumbnails(desk.host.folders().dreambooth / ".thumbnails")
-        self._kept = desk.bench.kept
+    def __init__(self, page_controller: PageController) -> None:
+        self.host, self.job_runner = page_controller.host, page_controller.job_runner
+        self.thumbnails = Thumbnails(page_controller.host.folders())
+        self._results = self.job_runner.form_results
 
     @property
-    def outcome(self) -> str:
-        """What came of the last work, as HTML, for all browsers."""
-        return self._kept.get("tag", "")
+    def result(self) -> str:
+        """HTML of the last trial or job, for all browsers."""
+        return self._results.get("tag", "")
 
-    @in_words
-    def try_some(self, shown: str | None, folder: str, given: Values) -> str:
-        """Ask the model about a few pictures and write nothing: also about those that have a caption already."""
-        options = _options(folder, given)
-        asked = replace(options, existing=REPLACE) if options.existing == LEAVE else options
-        return self._start(shown, folder, asked, f"{TRIED} pictures of {_name(folder)}", limit=TRIED, write=False)
+    @errors_as_html
+    def try_some(self, shown_model: str | None, folder: str, values: Values) -> str:
+        """Show captions of a few images without writing them, also of images that have captions already."""
+        options = _options(folder, values)
+        if options.existing == LEAVE:
+            options = replace(options, existing=REPLACE)
+        name = f"{count(TRIAL_IMAGES, 'image')} of {_name(folder)}"
+        return self._start(shown_model, folder, options, name, limit=TRIAL_IMAGES, write=False)
 
-    @in_words
-    def tag_all(self, shown: str | None, folder: str, given: Values) -> str:
-        return self._start(shown, folder, _options(folder, given), _name(folder))
+    @errors_as_html
+    def tag_all(self, shown_model: str | None, folder: str, values: Values) -> str:
+        """Write captions for all images of the folder."""
+        return self._start(shown_model, folder, _options(folder, values), _name(folder))
 
-    def _start(self, shown: str | None, folder: str, options: Tagging, name: str, **how: Any) -> str:
-        host = self.desk.host
-
+    def _start(self, shown_model: str | None, folder: str, options: TagOptions, name: str, **trial: Any) -> str:
         def job(controls: Controls, events: Events) -> None:
-            self._kept["tag"] = ""
-            told = actions.captions.tag(
-                host.folders(), folder, options, device=host.device(), borrow_gpu=host.borrow_gpu,
-                progress=controls.cancellable(events.progress), **how,
-            )  # fmt: skip
-            self._kept["tag"] = outcome(told, self.thumbnails)
-            events.send("ended", state=told["state"], text=summary(told, tried="limit" in how))
+            self._results["tag"] = ""
+            report = actions.captions.tag(
+                self.host.folders(),
+                folder,
+                options,
+                device=self.host.device(),
+                borrow_gpu=self.host.borrow_gpu,
+                progress=controls.cancellable(events.progress),
+                **trial,
+            )
+            self._results["tag"] = result(report, self.thumbnails)
+            events.send(Ended(report["state"], text=summary(report, is_trial=bool(trial))))
 
-        return self.desk.bench.start("tag", name, job, beside=shown or "")
+        return self.job_runner.start("tag", name, job, shown_model=shown_model or "")
 
 
-def summary(told: Mapping[str, Any], tried: bool = False) -> str:
-    """What came of it, in one line."""
-    if tried:
-        parts = [f"Tried on {len(told['captions'])} pictures; nothing was written"]
+def summary(report: Mapping[str, Any], is_trial: bool = False) -> str:
+    """The result in one line. ``report``: of :func:`actions.captions.tag`."""
+    if is_trial:
+        parts = [f"Tried on {count(len(report['captions']), 'image')}; nothing was written"]
     else:
-        parts = [f"{told['written']} captions written"]
-        parts += [f"{told['unchanged']} already so"] if told["unchanged"] else []
-        parts += [f"{told['left']} pictures had one"] if told["left"] else []
-    parts += [f"{len(told['notes'])} remarks"] if told["notes"] else []
+        parts = [f"{count(report['written'], 'caption')} written"]
+        parts += [f"{report['unchanged']:,} unchanged"] if report["unchanged"] else []
+        parts += [f"{report['left']:,} skipped (had captions)"] if report["left"] else []
+    parts += [count(len(report["notes"]), "warning")] if report["notes"] else []
     line = ", ".join(parts) + "."
-    return f"Cancelled; {line}" if told["state"] == "cancelled" else line
+    return f"Canceled; {line}" if report["state"] == "cancelled" else line
 
 
-def outcome(told: Mapping[str, Any], thumbnails: Thumbnails) -> str:
-    """The pictures that were tried and all remarks, as HTML; everything that files say is escaped."""
-    rows = told["captions"]
-    tried = "".join(map(_tried, rows, thumbnails.small([row["picture"] for row in rows])))
-    notes = told["notes"][:MOST_NOTES]
-    more = len(told["notes"]) - len(notes)
-    lines = render.lines([*notes, *([f"… and {more} more."] if more else [])], "db_problem")
-    return (f'<div class="db_tried">{tried}</div>' if tried else "") + lines
+def result(report: Mapping[str, Any], thumbnails: Thumbnails) -> str:
+    """Images of a trial with their captions, and all warnings. File names and captions are escaped."""
+    rows = report["captions"]
+    figures = "".join(map(_figure, rows, thumbnails.small([row["picture"] for row in rows])))
+    warnings = report["notes"][:MAX_WARNINGS]
+    more = len(report["notes"]) - len(warnings)
+    lines = render.lines([*warnings, *([f"… and {more:,} more."] if more else [])], "db_problem")
+    return (f'<div class="db_tried">{figures}</div>' if figures else "") + lines
 
 
-def _tried(row: Mapping[str, Any], thumbnail: str) -> str:
+def _figure(row: Mapping[str, Any], thumbnail: str) -> str:
     tags = "".join(f"<li>{html.escape(name)} <small>{score:.0%}</small></li>" for name, score in row["tags"].items())
     name = html.escape(Path(row["picture"]).name)
     return (
@@ -95,12 +104,12 @@ def _tried(row: Mapping[str, Any], thumbnail: str) -> str:
     )
 
 
-def _options(folder: str, given: Values) -> Tagging:
-    options = parse(Tagging, given)
+def _options(folder: str, values: Values) -> TagOptions:
+    options = parse(TagOptions, values)
     if not (folder or "").strip():
-        raise UserError("Give the folder with the pictures, at the top.")
+        raise UserError("Enter the folder with the images, at the top of this tab.")
     if not options.model.strip():
-        raise UserError("Choose a tagger or captioner.")
+        raise UserError("Choose a tagging or captioning model.")
     return options
 
 

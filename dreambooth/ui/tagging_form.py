@@ -1,4 +1,4 @@
-"""The form for captions by machine, drawn from its declaration."""
+"""The Auto-caption form of the Images tab, created from the declarations of its options."""
 
 from __future__ import annotations
 
@@ -6,51 +6,53 @@ from typing import Any
 
 import gradio as gr
 
-from dreambooth.settings.tagging import TAGGING
+from dreambooth.settings.tagging import TAG_OPTIONS
+from dreambooth.ui.components import button, message
 from dreambooth.ui.fields import Fields
 from dreambooth.ui.gradio_versions import control, on
 from dreambooth.ui.page_controller import PageController
-from dreambooth.ui.tagging_controller import TRIED, TaggingController
+from dreambooth.ui.tagging_controller import TRIAL_IMAGES, TaggingController
 
 
 class TaggingForm:
-    """The model and what becomes of captions; below the buttons what was said of the pictures that were tried."""
+    """The model, its options, and the result of the last trial or job."""
 
     def __init__(self) -> None:
-        self.fields = Fields(TAGGING, "db_tag_")
-        with gr.Accordion("Captions by machine", open=False, elem_id="db_tag_form"):
-            self.fields.draw("model")
-            self.fields.draw_groups("Settings")
+        self.fields = Fields(TAG_OPTIONS, "db_tag_")
+        with gr.Accordion("Auto-caption", open=False, elem_id="db_tag_form"):
+            self.fields.add("model")
+            self.fields.add_groups("Settings")
             with gr.Row():
-                self.some = control(gr.Button, f"Try on {TRIED} pictures", size="sm", elem_id="db_tag_try")
-                self.all = control(gr.Button, "Tag all", size="sm", elem_id="db_tag_all")
-            self.said = control(gr.HTML, elem_id="db_tag_said", elem_classes=["db_said_here"])
-            self.outcome = control(gr.HTML, elem_id="db_tag_made")
+                self.try_some = button(f"Try on {TRIAL_IMAGES} images", "db_tag_try")
+                self.tag_all = button("Caption all images", "db_tag_all")
+            self.message = message("db_tag_said")
+            self.result = control(gr.HTML, elem_id="db_tag_made")
 
-    def buttons(self) -> list[Any]:
-        """What waits for the end of other work."""
-        return [self.some, self.all]
+    def job_buttons(self) -> list[Any]:
+        """The buttons that start a job."""
+        return [self.try_some, self.tag_all]
 
-    def look(self) -> str:
-        """What came of the last work of this form on this server."""
-        return self.tagging.outcome
+    def result_html(self) -> str:
+        """The result of the last trial or job on this server."""
+        return self.tagging.result
 
-    def listed(self) -> list[tuple[str, Any]]:
-        """(kind of files, control that offers them)."""
-        return self.fields.listed()
+    def file_controls(self) -> list[tuple[str, Any]]:
+        """(kind of files, control) of the controls that offer files of the host."""
+        return self.fields.file_controls()
 
-    def wire(self, desk: PageController, folder: Any, model: Any, settings: Fields) -> None:
-        self.tagging = TaggingController(desk)
-        asked = [model, folder, *self.fields.components()]
-        answered = [self.said, *self.fields.secrets()]
-        on(self.some.click, self._with(self.tagging.try_some), asked, answered)
-        on(self.all.click, self._with(self.tagging.tag_all), asked, answered)
+    def wire(self, page_controller: PageController, folder: Any, model: Any, settings: Fields) -> None:
+        """``folder``: of the tab; ``model``: the dropdown of the chosen model. Its settings don't matter here."""
+        self.tagging = TaggingController(page_controller)
+        inputs = [model, folder, *self.fields.components()]
+        outputs = [self.message, *self.fields.secrets()]
+        on(self.try_some.click, self._with_options(self.tagging.try_some), inputs, outputs)
+        on(self.tag_all.click, self._with_options(self.tagging.tag_all), inputs, outputs)
 
-    def _with(self, make: Any) -> Any:
-        def made(model: str | None, folder: str, *given: Any) -> list[Any]:
-            said = make(model, folder, self.fields.values(list(given)))
-            # A secret was sent once and is then forgotten, by the browser too.
-            secrets = [gr.update() if said else gr.update(value="") for _ in self.fields.secrets()]
-            return [said, *secrets]
+    def _with_options(self, handler: Any) -> Any:
+        def handle(model: str | None, folder: str, *values: Any) -> list[Any]:
+            error = handler(model, folder, self.fields.values(list(values)))
+            # A secret is sent once and then cleared in the browser too.
+            secrets = [gr.update() if error else gr.update(value="") for _ in self.fields.secrets()]
+            return [error, *secrets]
 
-        return made
+        return handle

@@ -1,4 +1,4 @@
-"""Small versions of people's pictures, made once, as text that a page can show wherever it is served."""
+"""Thumbnails of users' images as data: URIs, cached on disk. A WebUI serves only files in its own folders."""
 
 from __future__ import annotations
 
@@ -12,33 +12,34 @@ from pathlib import Path
 
 from dreambooth import files
 from dreambooth.errors import UserError
+from dreambooth.settings import Folders
 
 SMALL, LARGE = 256, 1280  # pixels of the longer side
 _QUALITY = {SMALL: 80, LARGE: 88}
-_MAKERS = 2  # each holds one decoded picture
-_MOST_KEPT = 20_000  # of about 10 kB
+_THREADS = 2  # each holds one decoded image
+_MAX_CACHED = 20_000  # files, of about 10 kB each
 
 
 class Thumbnails:
-    """Kept in ``folder`` by a file's path, size and time of change: an edited picture has another."""
+    """Cached in models/dreambooth/.cache/thumbnails by path, size and modification time of the image."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folders: Folders) -> None:
+        self.folder = folders.dreambooth / ".cache" / "thumbnails"
 
     def small(self, paths: Sequence[str]) -> list[str]:
-        """A data: URI for each, "" where there is no picture to be seen."""
-        with ThreadPoolExecutor(max_workers=_MAKERS) as pool:
+        """A data: URI for each image, "" for one that can't be read."""
+        with ThreadPoolExecutor(max_workers=_THREADS) as pool:
             return list(pool.map(self._small, paths))
 
     def large(self, path: str) -> str:
-        """As :meth:`small`, to look at one of them; not kept."""
-        return _uri(_made(path, LARGE))
+        """One image in large as a data: URI; not cached."""
+        return _uri(_jpeg(path, LARGE))
 
-    def tidy(self) -> None:
-        """Remove the oldest where there are too many."""
+    def remove_oldest(self) -> None:
+        """Limit the cache to its maximum size."""
         with contextlib.suppress(OSError):
-            kept = sorted(self.folder.glob("*.jpg"), key=lambda path: path.stat().st_mtime)
-            for path in kept[: max(0, len(kept) - _MOST_KEPT)]:
+            cached = sorted(self.folder.glob("*.jpg"), key=lambda path: path.stat().st_mtime)
+            for path in cached[: max(0, len(cached) - _MAX_CACHED)]:
                 path.unlink()
 
     def _small(self, path: str) -> str:
@@ -47,27 +48,27 @@ class Thumbnails:
         except (OSError, ValueError):
             return ""
         key = hashlib.sha256(repr((path, stat.st_size, stat.st_mtime_ns)).encode(errors="surrogateescape"))
-        kept = self.folder / f"{key.hexdigest()[:32]}.jpg"
+        cached = self.folder / f"{key.hexdigest()[:32]}.jpg"
         with contextlib.suppress(OSError):
-            return _uri(kept.read_bytes())
-        made = _made(path, SMALL)
-        if made:
-            with contextlib.suppress(UserError), files.replacing(kept, durable=False) as beside:
-                beside.write_bytes(made)
-        return _uri(made)
+            return _uri(cached.read_bytes())
+        jpeg = _jpeg(path, SMALL)
+        if jpeg:
+            with contextlib.suppress(UserError), files.atomic_write(cached, durable=False) as temporary:
+                temporary.write_bytes(jpeg)
+        return _uri(jpeg)
 
 
-def _made(path: str, side: int) -> bytes:
-    """A JPEG of the picture as people see it; nothing where it can't be read."""
+def _jpeg(path: str, side: int) -> bytes:
+    """The image, scaled to fit a square of ``side`` pixels, as a JPEG; empty if it can't be read."""
     from dreambooth.images.decoding import open_image
 
     try:
-        picture = open_image(path)
+        image = open_image(path)
     except UserError:
         return b""
-    picture.thumbnail((side, side))
+    image.thumbnail((side, side))
     stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=_QUALITY[side])
+    image.save(stream, "JPEG", quality=_QUALITY[side])
     return stream.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""What the Tools tab does, beside the desk: plain values in, words out. No Gradio."""
+"""Actions behind the Tools tab: plain values in, HTML out. No Gradio."""
 
 from __future__ import annotations
 
@@ -8,36 +8,42 @@ from typing import Any
 
 from dreambooth import actions
 from dreambooth.errors import UserError
-from dreambooth.jobs import Controls, Events
+from dreambooth.files import expand_user
+from dreambooth.jobs import Controls, Ended, Events, FileSaved
 from dreambooth.settings import parse
-from dreambooth.settings.model_folder import LONGEST_NAME, require_name
-from dreambooth.settings.tools import Extraction, InspectionOptions, Merging, Part, Resizing
+from dreambooth.settings.model_folder import MAX_NAME_BYTES, require_name
+from dreambooth.settings.tools import ExtractOptions, InspectOptions, MergeInput, MergeOptions, ResizeOptions
+from dreambooth.text import count, format_bytes
 from dreambooth.ui import render
-from dreambooth.ui.job_runner import in_words
+from dreambooth.ui.job_runner import errors_as_html
 from dreambooth.ui.page_controller import PageController
 
 Values = Mapping[str, Any]
 
 
-class Tools:
-    """Files made of other files. ``shown`` is the model on the page that asks: the outcome is shown with it."""
+class ToolsController:
+    """Creates files from other files. ``shown_model``: the model that the page shows; the job is shown with it."""
 
-    def __init__(self, desk: PageController) -> None:
-        self.desk, self.lists = desk, desk.lists
+    def __init__(self, page_controller: PageController) -> None:
+        self.page_controller, self.file_choices = page_controller, page_controller.file_choices
 
-    @in_words
-    def inspect(self, shown: str | None, given: Values) -> str:
-        """What a file is, as a table. It is only read, so nothing has to wait for it."""
-        options = parse(InspectionOptions, given)
-        file = self._chosen("files", options.file, "Choose the file to look at.")
-        against = self.lists.path("files", options.against)
-        return render.facts(_rows(actions.inspect(file, Path(against) if against else None)))
+    @errors_as_html
+    def inspect(self, shown_model: str | None, values: Values) -> str:
+        """What a file contains, as a definition list. It only reads, so that it runs beside any job."""
+        options = parse(InspectOptions, values)
+        file = self._path("files", options.file, "Choose the file to inspect.")
+        against = self.file_choices.path("files", options.against)
+        from dreambooth.checkpoints.inspection import inspect
 
-    @in_words
-    def extract(self, shown: str | None, given: Values) -> str:
-        options = parse(Extraction, given)
-        base = self._chosen("sources", options.base, "Choose the base checkpoint: what the other one was made from.")
-        tuned = self._chosen("sources", options.tuned, "Choose the tuned checkpoint: the one that knows more.")
+        inspection = inspect(expand_user(file), expand_user(against) if against else None)
+        return render.definitions(_rows(inspection.as_dict()))
+
+    @errors_as_html
+    def extract(self, shown_model: str | None, values: Values) -> str:
+        """Extract the difference of two checkpoints as a LoRA."""
+        options = parse(ExtractOptions, values)
+        base = self._path("sources", options.base, "Choose the base checkpoint, from which the other one was trained.")
+        tuned = self._path("sources", options.tuned, "Choose the fine-tuned checkpoint.")
 
         def work(out: Path, **progress: Any) -> dict[str, Any]:
             return actions.loras.extract_lora(
@@ -45,97 +51,99 @@ class Tools:
                 conv_rank=options.conv_rank, precision=options.precision, **progress,
             )  # fmt: skip
 
-        return self._start("extract", shown, options.name or f"{_stem(tuned)}-lora", work)
+        return self._start("extract", shown_model, options.name or f"{_stem(tuned)}-lora", work)
 
-    @in_words
-    def resize(self, shown: str | None, given: Values) -> str:
-        options = parse(Resizing, given)
-        lora = self._chosen("loras", options.lora, "Choose the LoRA to resize.")
+    @errors_as_html
+    def resize(self, shown_model: str | None, values: Values) -> str:
+        """Reduce the rank of a LoRA."""
+        options = parse(ResizeOptions, values)
+        lora = self._path("loras", options.lora, "Choose the LoRA to resize.")
 
         def work(out: Path, **progress: Any) -> dict[str, Any]:
             return actions.loras.resize_lora(
                 lora, out, rank=options.rank, energy=options.energy, precision=options.precision, **progress
             )
 
-        return self._start("resize", shown, options.name or f"{lora.stem}-resized", work)
+        return self._start("resize", shown_model, options.name or f"{lora.stem}-resized", work)
 
-    @in_words
-    def merge(self, shown: str | None, given: Values, parts: Sequence[Values]) -> str:
-        options, uses = parse(Merging, given), self._parts(parts)
+    @errors_as_html
+    def merge(self, shown_model: str | None, values: Values, rows: Sequence[Values]) -> str:
+        """Merge LoRAs into one. ``rows``: values of the page's rows, one per LoRA."""
+        options, loras = parse(MergeOptions, values), self._loras(rows)
 
         def work(out: Path, **progress: Any) -> dict[str, Any]:
-            return actions.loras.merge_loras(**uses, out=out, precision=options.precision, **progress)
+            return actions.loras.merge_loras(**loras, out=out, precision=options.precision, **progress)
 
-        joined = "+".join(path.stem for path in uses["loras"])
-        return self._start("merge", shown, options.name or joined, work)
+        joined = "+".join(path.stem for path in loras["loras"])
+        return self._start("merge", shown_model, options.name or joined, work)
 
-    @in_words
-    def merge_into_checkpoint(self, shown: str | None, settings: Values, parts: Sequence[Values]) -> str:
-        """The model that is shown as one file, with the LoRAs merged in, each at its own weights."""
-        return self.desk.generate(shown, settings, **self._parts(parts))
+    @errors_as_html
+    def merge_into_checkpoint(self, shown_model: str | None, settings: Values, rows: Sequence[Values]) -> str:
+        """Export the shown model as a single file, with the LoRAs merged in at their weights."""
+        return self.page_controller.start_generation(shown_model, settings, **self._loras(rows))
 
-    def _parts(self, given: Sequence[Values]) -> dict[str, Any]:
-        """The LoRAs that were chosen and their weights, as the actions take them."""
-        chosen = [parse(Part, part, where=f"LoRA {n}: ") for n, part in enumerate(given, 1)]
-        chosen = [part for part in chosen if part.lora.strip()]
-        if not chosen:
+    def _loras(self, rows: Sequence[Values]) -> dict[str, Any]:
+        """The chosen LoRAs and their weights, as arguments of the actions."""
+        inputs = [parse(MergeInput, row, where=f"LoRA {n}: ") for n, row in enumerate(rows, 1)]
+        inputs = [lora for lora in inputs if lora.lora.strip()]
+        if not inputs:
             raise UserError("Choose the LoRAs to merge.")
         return {
-            "loras": [Path(self.lists.path("loras", part.lora)) for part in chosen],
-            "lora_weights": [part.weight for part in chosen],
-            "lora_text_weights": [part.text_weight for part in chosen],
+            "loras": [Path(self.file_choices.path("loras", lora.lora)) for lora in inputs],
+            "lora_weights": [lora.weight for lora in inputs],
+            "lora_text_weights": [lora.text_weight for lora in inputs],
         }
 
-    def _chosen(self, kind: str, chosen: str, otherwise: str) -> Path:
-        path = self.lists.path(kind, chosen)
+    def _path(self, kind: str, chosen: str, request: str) -> Path:
+        """The chosen file; UserError with ``request`` if there is none."""
+        path = self.file_choices.path(kind, chosen)
         if not path:
-            raise UserError(otherwise)
+            raise UserError(request)
         return Path(path)
 
-    def _start(self, what: str, shown: str | None, name: str, work: Callable[..., dict[str, Any]]) -> str:
-        """Make a LoRA of this name, under one that is free, in the host's folder."""
-        name = name.strip().removesuffix(".safetensors")[:LONGEST_NAME]
+    def _start(self, kind: str, shown_model: str | None, name: str, work: Callable[..., dict[str, Any]]) -> str:
+        """Start a job that writes a LoRA of this name, numbered if it exists, into the host's LoRA folder."""
+        name = name.strip().removesuffix(".safetensors")[:MAX_NAME_BYTES]
         out = self._folders().loras / f"{require_name(name, 'the name of a file')}.safetensors"
 
         def job(controls: Controls, events: Events) -> None:
-            made = work(out, progress=controls.cancellable(events.progress))
-            path = Path(made["lora"])
-            events.send("saved", what="lora", path=str(path), summary=_summary(made))
-            events.send("ended", state="done", text=f"Made {path.name}: {_summary(made)}.")
+            report = work(out, progress=controls.cancellable(events.progress))
+            path = Path(report["lora"])
+            events.send(FileSaved("lora", str(path), summary=_summary(report)))
+            events.send(Ended("done", text=f"Created {path.name}: {_summary(report)}."))
 
-        return self.desk.bench.start(what, name, job, beside=shown or "")
+        return self.page_controller.job_runner.start(kind, name, job, shown_model=shown_model or "")
 
     def _folders(self) -> Any:
-        return self.desk.host.folders()
+        return self.page_controller.host.folders()
 
 
 def _stem(source: Path) -> str:
-    """The name of a checkpoint's file, or of the model or diffusers folder."""
+    """The name of a checkpoint file without its extension, or of a model or diffusers folder."""
     if source.name == "working":
         return source.parent.name
     return source.stem if source.suffix.lower() in (".safetensors", ".ckpt") else source.name
 
 
-def _rows(found: Mapping[str, Any]) -> dict[str, str]:
-    """An inspection, a line of words for each of its parts."""
-    rows = {key.replace("_", " "): _words(value) for key, value in found.items()}
-    return rows | {"odd": rows["odd"] or "nothing"}
+def _rows(inspection: Mapping[str, Any]) -> dict[str, str]:
+    """Labels and values of an inspection."""
+    rows = {key.replace("_", " "): _text(value) for key, value in inspection.items() if key != "odd"}
+    return {**rows, "issues": _text(inspection["odd"]) or "none"}
 
 
-def _words(value: Any) -> str:
+def _text(value: Any) -> str:
     if isinstance(value, Mapping):
-        return "; ".join(f"{key}: {_words(inner)}" for key, inner in value.items())
+        return "; ".join(f"{key}: {_text(inner)}" for key, inner in value.items())
     if isinstance(value, (list, tuple)):
-        return "; ".join(map(_words, value))
+        return "; ".join(map(_text, value))
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _summary(made: Mapping[str, Any]) -> str:
-    """What came of it, in words."""
-    ranks = [int(rank) for rank in made["ranks"]]
+def _summary(report: Mapping[str, Any]) -> str:
+    """Modules, ranks, size and remaining energy of a written LoRA in one line."""
+    ranks = [int(rank) for rank in report["ranks"]]
     rank = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {min(ranks)} to {max(ranks)}"
-    megabytes = Path(made["lora"]).stat().st_size / 1e6
-    words = [f"{made['modules']} modules", rank, f"{megabytes:.1f} MB"]
-    if "energy_kept" in made:
-        words.append(f"{made['energy_kept']:.1%} of the change kept")
-    return ", ".join(words)
+    parts = [count(report["modules"], "module"), rank, format_bytes(Path(report["lora"]).stat().st_size)]
+    if "energy_kept" in report:
+        parts.append(f"{report['energy_kept']:.1%} of the energy kept")
+    return ", ".join(parts)

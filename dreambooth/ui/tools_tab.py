@@ -1,4 +1,4 @@
-"""The Tools tab: a form for each thing that can be done with model files, drawn from its declaration."""
+"""The Tools tab: forms to merge, extract, resize and inspect model files, created from the declarations."""
 
 from __future__ import annotations
 
@@ -6,109 +6,97 @@ from typing import Any
 
 import gradio as gr
 
-from dreambooth.settings.tools import EXTRACTION, LOOKING, MERGING, PART, RESIZING
+from dreambooth.settings.tools import EXTRACT_OPTIONS, INSPECT_OPTIONS, MERGE_INPUT, MERGE_OPTIONS, RESIZE_OPTIONS
 from dreambooth.ui import render
+from dreambooth.ui.components import button, message, visible_rows
 from dreambooth.ui.fields import Fields
 from dreambooth.ui.gradio_versions import control, on
-from dreambooth.ui.tools_controller import Tools
+from dreambooth.ui.tools_controller import ToolsController
 
-DRAWN = 8  # LoRAs that can be merged at once
-LISTED = 2  # shown at first
-HOW_TO_MERGE = (
-    "Each with its weight for the unet and its weight for the text encoder; a negative one takes away. Into one LoRA, "
-    "or into a checkpoint of the model that is chosen under Select, as Generate Ckpt writes it."
+MAX_LORAS = 8  # in one merge
+INITIALLY_VISIBLE = 2
+MERGE_HELP = (
+    "Each LoRA has a weight for the unet and one for the text encoder; negative weights subtract it. Merge them into "
+    "one LoRA, or into a checkpoint of the model chosen under Select, as Generate Ckpt does."
 )
 
 
 class ToolsTab:
-    """Each form has its button, and below it a line for what stands in the way."""
+    """Each form has a button, and below it a line for errors."""
 
     def __init__(self) -> None:
-        self.extraction = Fields(EXTRACTION, "db_extract_")
-        self.resizing = Fields(RESIZING, "db_resize_")
-        self.merging = Fields(MERGING, "db_merge_")
-        self.looking = Fields(LOOKING, "db_inspect_")
-        self.parts = [Fields(PART, f"db_m{number}_") for number in range(1, DRAWN + 1)]
+        self.extract_options = Fields(EXTRACT_OPTIONS, "db_extract_")
+        self.resize_options = Fields(RESIZE_OPTIONS, "db_resize_")
+        self.merge_options = Fields(MERGE_OPTIONS, "db_merge_")
+        self.inspect_options = Fields(INSPECT_OPTIONS, "db_inspect_")
+        self.merge_inputs = [Fields(MERGE_INPUT, f"db_m{number}_") for number in range(1, MAX_LORAS + 1)]
         with gr.Accordion("Merge LoRAs", open=True, elem_id="db_tool_merge"):
-            control(gr.HTML, render.lines([HOW_TO_MERGE]), elem_id="db_merge_help")
-            self._draw_parts()
-            self.merging.draw_all()
+            control(gr.HTML, render.lines([MERGE_HELP]), elem_id="db_merge_help")
+            self._add_merge_inputs()
+            self.merge_options.add_all()
             with gr.Row():
-                self.merge = _button("Merge into one LoRA", "merge")
-                self.merge_ckpt = _button("Merge into the model's checkpoint", "merge_ckpt")
-            self.merge_said = _said("merge")
-        with gr.Accordion("Extract a LoRA from two checkpoints", open=False, elem_id="db_tool_extract"):
-            self.extraction.draw_all()
-            self.extract = _button("Extract", "extract")
-            self.extract_said = _said("extract")
-        with gr.Accordion("Resize a LoRA", open=False, elem_id="db_tool_resize"):
-            self.resizing.draw_all()
-            self.resize = _button("Resize", "resize")
-            self.resize_said = _said("resize")
+                self.merge = button("Merge into LoRA", "db_merge")
+                self.merge_ckpt = button("Merge into checkpoint", "db_merge_ckpt")
+            self.merge_message = message("db_merge_said")
+        with gr.Accordion("Extract LoRA", open=False, elem_id="db_tool_extract"):
+            self.extract_options.add_all()
+            self.extract = button("Extract", "db_extract")
+            self.extract_message = message("db_extract_said")
+        with gr.Accordion("Resize LoRA", open=False, elem_id="db_tool_resize"):
+            self.resize_options.add_all()
+            self.resize = button("Resize", "db_resize")
+            self.resize_message = message("db_resize_said")
+        with gr.Accordion("Inspect file", open=False, elem_id="db_tool_inspect"):
+            self.inspect_options.add_all()
+            self.inspect = button("Inspect", "db_inspect")
+            self.inspect_message = message("db_inspect_said")
 
-        with gr.Accordion("Look at a file", open=False, elem_id="db_tool_inspect"):
-            self.looking.draw_all()
-            self.inspect = _button("Inspect", "inspect")
-            self.inspect_said = _said("inspect")
-
-    def _draw_parts(self) -> None:
+    def _add_merge_inputs(self) -> None:
         self.rows = []
-        for number, part in enumerate(self.parts, 1):
-            with gr.Row(visible=number <= LISTED, elem_id=f"db_m{number}", elem_classes=["db_part"]) as row:
-                part.draw_all()
+        for number, fields in enumerate(self.merge_inputs, 1):
+            visible = number <= INITIALLY_VISIBLE
+            with gr.Row(visible=visible, elem_id=f"db_m{number}", elem_classes=["db_part"]) as row:
+                fields.add_all()
             self.rows.append(row)
-        self.add = control(gr.Button, "Add a LoRA", size="sm", elem_id="db_add_lora")
+        self.add = button("Add a LoRA", "db_add_lora")
 
-    def listed(self) -> list[tuple[str, Any]]:
-        """(kind of files, control that offers them)."""
-        return [
-            pair for fields in (self.extraction, self.resizing, self.looking, *self.parts) for pair in fields.listed()
-        ]
+    def file_controls(self) -> list[tuple[str, Any]]:
+        """(kind of files, control) of the controls that offer files of the host."""
+        forms = (self.extract_options, self.resize_options, self.inspect_options, *self.merge_inputs)
+        return [pair for fields in forms for pair in fields.file_controls()]
 
-    def buttons(self) -> list[Any]:
-        """What waits for the end of other work."""
+    def job_buttons(self) -> list[Any]:
+        """The buttons that start a job without a model. Inspecting only reads, so that it needs no job."""
         return [self.extract, self.resize, self.merge]
 
-    def wire(self, tools: Tools, model: Any, settings: Fields) -> None:
-        """``model``: the control that says which one is shown; ``settings``: its fields."""
-        shown = gr.State(value=LISTED)
-        on(self.add.click, _one_more, shown, [shown, *self.rows])
+    def wire(self, tools: ToolsController, model: Any, settings: Fields) -> None:
+        """``model``: the dropdown of the chosen model; ``settings``: the fields of its settings."""
+        visible = gr.State(value=INITIALLY_VISIBLE)
+        on(self.add.click, lambda n: visible_rows(n + 1, MAX_LORAS), visible, [visible, *self.rows])
         forms = (
-            (self.extract, self.extraction, tools.extract, self.extract_said),
-            (self.resize, self.resizing, tools.resize, self.resize_said),
-            (self.inspect, self.looking, tools.inspect, self.inspect_said),
+            (self.extract, self.extract_options, tools.extract, self.extract_message),
+            (self.resize, self.resize_options, tools.resize, self.resize_message),
+            (self.inspect, self.inspect_options, tools.inspect, self.inspect_message),
         )
-        for button, fields, make, said in forms:
-            on(button.click, _with(make, fields), [model, *fields.components()], said)
-        parts = [component for part in self.parts for component in part.components()]
-        merged = [model, *self.merging.components(), *parts]
-        on(self.merge.click, self._with_parts(tools.merge, self.merging), merged, self.merge_said)
-        generated = [model, *settings.components(), *parts]
-        on(self.merge_ckpt.click, self._with_parts(tools.merge_into_checkpoint, settings), generated, self.merge_said)
+        for start, fields, handler, output in forms:
+            on(start.click, _with_options(handler, fields), [model, *fields.components()], output)
+        loras = [component for fields in self.merge_inputs for component in fields.components()]
+        merge = self._with_loras(tools.merge, self.merge_options)
+        on(self.merge.click, merge, [model, *self.merge_options.components(), *loras], self.merge_message)
+        merge_ckpt = self._with_loras(tools.merge_into_checkpoint, settings)
+        on(self.merge_ckpt.click, merge_ckpt, [model, *settings.components(), *loras], self.merge_message)
 
-    def _with_parts(self, make: Any, fields: Fields) -> Any:
-        """``make(model, values of the fields, values of the parts)`` of what a click sends."""
+    def _with_loras(self, handler: Any, fields: Fields) -> Any:
+        """Handler of a click that calls ``handler(model, values of the fields, values of each LoRA's row)``."""
 
-        def made(model: str | None, *given: Any) -> str:
-            own, rest, n = given[: len(fields.declared)], given[len(fields.declared) :], len(PART)
-            parts = [part.values(list(rest[i * n : (i + 1) * n])) for i, part in enumerate(self.parts)]
-            return make(model, fields.values(list(own)), parts)
+        def handle(model: str | None, *values: Any) -> str:
+            split, n = len(fields.declared), len(MERGE_INPUT)
+            own, others = values[:split], values[split:]
+            loras = [row.values(list(others[i * n : (i + 1) * n])) for i, row in enumerate(self.merge_inputs)]
+            return handler(model, fields.values(list(own)), loras)
 
-        return made
-
-
-def _with(make: Any, fields: Fields) -> Any:
-    return lambda model, *given: make(model, fields.values(list(given)))
+        return handle
 
 
-def _one_more(shown: int) -> list[Any]:
-    count = min(DRAWN, shown + 1)
-    return [count, *(gr.update(visible=number < count) for number in range(DRAWN))]
-
-
-def _button(label: str, name: str) -> Any:
-    return control(gr.Button, label, size="sm", elem_id=f"db_{name}")
-
-
-def _said(tool: str) -> Any:
-    return control(gr.HTML, elem_id=f"db_{tool}_said", elem_classes=["db_said_here"])
+def _with_options(handler: Any, fields: Fields) -> Any:
+    return lambda model, *values: handler(model, fields.values(list(values)))

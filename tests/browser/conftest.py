@@ -1,4 +1,4 @@
-"""A served page in a process of its own, and a browser that looks at it."""
+"""The page, served by a process of its own, and a browser."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.browser.gradios import PINS, python_with
 from tests.browser.visitor import PATIENCE, Visitor
 
 ROOT = Path(__file__).resolve().parents[2]
-# From tools/try_webui.py: the WebUI that all tests of this folder then look at.
+# From tools/try_webui.py: the running WebUI to test instead.
 WEBUI = json.loads(os.environ.get("DREAMBOOTH_TRIAL", "null"))
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 OLD = [pytest.param(version, marks=pytest.mark.nightly, id=f"gradio-{version}") for version in PINS]
@@ -41,7 +41,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def serving(folder: Path, python: str) -> Iterator[Served]:
-    """``launch.py ui`` as people start it, but for the environment."""
+    """Start ``launch.py ui`` as a user does, in the environment of ``python``."""
     port = free_port()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [python, "-m", "dreambooth.ui", "--port", str(port), "--models-dir", str(folder / "models")]
@@ -55,7 +55,9 @@ def serving(folder: Path, python: str) -> Iterator[Served]:
                 with contextlib.suppress(OSError):
                     urllib.request.urlopen(url, timeout=5)
                     break
-                assert process.poll() is None and time.monotonic() < until, f"it did not come up:\n{log.read_text()}"
+                assert process.poll() is None and time.monotonic() < until, (
+                    f"the page did not start:\n{log.read_text()}"
+                )
                 time.sleep(0.2)
             yield Served(url, folder / "models", log)
         finally:
@@ -68,7 +70,7 @@ SINGLE_PROCESS = [pytest.param("", id="gradio-alone"), *OLD]
 
 @pytest.fixture(scope="session", params=[pytest.param(None, id="webui")] if WEBUI else SINGLE_PROCESS)
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """The page, with the Gradio of ``launch.py`` and with those of the WebUIs; or in a WebUI that runs already."""
+    """The page, with the Gradio of ``launch.py`` and those of the WebUIs; or in a running WebUI."""
     if WEBUI:
         yield Served(WEBUI["url"], Path(WEBUI["models"]), Path(WEBUI["log"]))
         return
@@ -78,12 +80,12 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[object]:
-    """Headless Chromium of the system, through Playwright; neither downloads anything."""
+    """The system's Chromium, headless, through Playwright. Nothing is downloaded."""
     api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
     if not CHROMIUM:
         pytest.skip("no Chromium on this machine (Debian: apt install chromium)")
     with api.sync_playwright() as playwright:
-        # no-sandbox: containers that run as root have none to offer
+        # no-sandbox: it is not available in containers that run as root
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()
@@ -98,7 +100,7 @@ def visitor(served, browser) -> Iterator[Visitor]:
 
 @pytest.fixture(scope="module")
 def onlooker(served, browser) -> Iterator[Visitor]:
-    """A visitor who stays, for tests that save nothing: the page takes seconds to open."""
+    """A visitor shared by tests that save nothing, since the page takes seconds to open."""
     visitor = Visitor(browser, served.url)
     yield visitor
     visitor.close()

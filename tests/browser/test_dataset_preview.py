@@ -1,4 +1,4 @@
-"""Pick a folder, see it, use it, train it: the Pictures tab as a person uses it, in every Gradio."""
+"""The Images tab in the browser, with every Gradio: preview a folder, use it as a concept, train it."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ SUBJECT = Path(__file__).resolve().parents[2] / "dreambooth" / "embedded" / "sub
 
 
 @pytest.fixture
-def pictures(tmp_path) -> Path:
-    """Six toys, one of them wide and with a caption that is too long."""
+def images(tmp_path) -> Path:
+    """Six images, one of them wide and with a caption that is too long."""
     folder = Path(shutil.copytree(SUBJECT, tmp_path / "my toys"))
     Image.open(folder / "1.png").resize((256, 100)).save(folder / "1.png")
     (folder / "1.txt").write_text("a zwx toy, " + ", ".join(f"detail number {n}" for n in range(40)))
     return folder
 
 
-def test_from_a_folder_to_a_run(served, visitor, pictures, tmp_path):
-    visitor.create("looked at")
-    visitor.sees_value("model_name", "looked at")
+def test_from_a_folder_to_a_run(served, visitor, images, tmp_path):
+    visitor.create("previewed")
+    visitor.sees_value("model_name", "previewed")
     visitor.tab("Settings")
-    visitor.sees_value("num_train_epochs", "300")  # the embedded model's own settings have arrived
-    visitor.unfold("db_group_settings_image_processing")
-    visitor.unfold("db_group_settings_intervals")
-    visitor.fill(resolution=64, num_train_epochs=8)  # more than the warm-up takes
+    visitor.sees_value("num_train_epochs", "300")  # the settings of the embedded model have arrived
+    visitor.open_accordion("db_group_settings_image_processing")
+    visitor.open_accordion("db_group_settings_intervals")
+    visitor.fill(resolution=64, num_train_epochs=8)  # longer than the warm-up
 
-    visitor.tab("Pictures")
-    visitor.fill(pictures_folder=pictures.parent / "nowhere")
+    visitor.tab("Images")
+    visitor.fill(pictures_folder=images.parent / "nowhere")
     visitor.press("look")
     visitor.sees("look_said", "there is no such folder")
     visitor.press("look_use")
-    visitor.sees("look_use_said", "Look at a folder first")
-    visitor.fill(pictures_folder=pictures)
+    visitor.sees("look_use_said", "Preview a folder first")
+    visitor.fill(pictures_folder=images)
     visitor.press("look")
-    visitor.sees("look_said", "6 pictures")
+    visitor.sees("look_said", "6 images")
     visitor.sees("look_said", "8 epochs · 24 steps")
     visitor.sees("look_gallery", "Page 1 of 1")
     page = visitor.page
@@ -48,8 +48,8 @@ def test_from_a_folder_to_a_run(served, visitor, pictures, tmp_path):
         " document.querySelector(`.db_picture ${one}`).getBoundingClientRect());"
         " return [crop.width / frame.width, crop.height / frame.height] }"
     )
-    assert cut == pytest.approx([100 / 256, 1], abs=0.02)  # the square in the middle of the wide one
-    visitor.screenshot(tmp_path / "look.png")
+    assert cut == pytest.approx([100 / 256, 1], abs=0.02)  # the square in the middle of the wide image
+    visitor.screenshot(tmp_path / "preview.png")
 
     page.locator(".db_picture").first.click()
     page.wait_for_selector(".db_large img")
@@ -63,22 +63,22 @@ def test_from_a_folder_to_a_run(served, visitor, pictures, tmp_path):
     page.click(".db_close")
     page.wait_for_selector(".db_large", state="detached")
 
-    visitor.choose("look_only", "Note: cut-off (1)")
+    visitor.choose("look_only", "Warning: cut-off (1)")
     page.wait_for_function("document.querySelectorAll('.db_picture').length === 1")
-    visitor.choose("look_use_as", "as Concept 1")
+    visitor.choose("look_use_as", "Concept 1")
     visitor.press("look_use")
-    visitor.sees("look_use_said", "1 concept stands under Concepts now")
+    visitor.sees("look_use_said", "Added 1 concept. Click Save Params to keep it.")
     visitor.tab("Concepts")
-    visitor.sees_value("c1_instance_data_dir", str(pictures))
-    visitor.unfold_all()
+    visitor.sees_value("c1_instance_data_dir", str(images))
+    visitor.open_accordions()
     visitor.fill(c1_n_save_sample=0)
     visitor.press("check")
-    visitor.sees("captions", "its caption is too long")
-    visitor.tab("Pictures")
+    visitor.sees("captions", "the caption is too long")
+    visitor.tab("Images")
     visitor.press("look_concepts")
     visitor.sees("look_said", "Memory")
     visitor.press("train")
     visitor.sees("status", "Training is done after 24 steps")
-    visitor.press("look_concepts")  # by now the last run's speed is known
+    visitor.press("look_concepts")  # the speed of the last run is known now
     visitor.sees("look_said", "at the last run's speed")
     assert not visitor.problems

@@ -1,4 +1,4 @@
-"""Pictures prepared on the page, as a person does it, in every Gradio."""
+"""The Prepare form in the browser, with every Gradio."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import random
 import pytest
 from PIL import Image, ImageDraw
 
-from dreambooth.settings.preparation import PREPARING
+from dreambooth.settings.preparation import PREPARE_OPTIONS
 
 
 @pytest.fixture
 def photos(tmp_path):
-    """Three pictures with a subject off their centre, one with a caption; one that is no picture."""
+    """Three images with a subject off center, one with a caption; one file that is not an image."""
     folder = tmp_path / "pho<i>tos"
     folder.mkdir()
     for n in range(3):
@@ -27,18 +27,18 @@ def photos(tmp_path):
 
 def test_dry_run_prepare_and_undo(visitor, photos, tmp_path):
     before = {path.name: path.read_bytes() for path in photos.iterdir()}
-    visitor.tab("Pictures")
-    visitor.unfold("db_pictures_prepare")
+    visitor.tab("Images")
+    visitor.open_accordion("db_pictures_prepare")
     visitor.press("prepare_dry_run")
-    visitor.sees("prepare_said", "Give the folder with the pictures")
+    visitor.sees("prepare_said", "Enter the folder with the images")
     visitor.fill(pictures_folder=photos)
-    visitor.sees_greyed("prepare_resolution")
+    visitor.sees_disabled("prepare_resolution")
     visitor.choose("prepare_crop", "smart")
-    visitor.sees_greyed("prepare_resolution", False)
+    visitor.sees_disabled("prepare_resolution", False)
     visitor.fill(prepare_fixed_size="384x384", prepare_rename="ball-{n:02}")
-    visitor.sees_greyed("prepare_resolution")
+    visitor.sees_disabled("prepare_resolution")
     visitor.press("prepare_dry_run")
-    visitor.sees("prepare_outcome", "Dry run, nothing is written: 3 pictures in")
+    visitor.sees("prepare_outcome", "Dry run, nothing was written: 3 images in")
     visitor.sees("prepare_outcome", "cut <b>.png: is")
     visitor.sees("prepare_outcome", "ball-02.txt")
     shown = visitor.page.locator("#db_prepare_outcome img")
@@ -51,7 +51,7 @@ def test_dry_run_prepare_and_undo(visitor, photos, tmp_path):
     assert not photos.with_name(f"{photos.name}-prepared").exists()
 
     visitor.press("prepare_start")
-    visitor.sees("prepare_outcome", "Prepared: 3 pictures in")
+    visitor.sees("prepare_outcome", "Prepared: 3 images in")
     made = photos.with_name(f"{photos.name}-prepared")
     assert {path.name for path in made.iterdir()} == {"ball-01.jpg", "ball-02.jpg", "ball-02.txt", "ball-03.jpg"}
     assert Image.open(made / "ball-01.jpg").size == (384, 384)
@@ -60,17 +60,17 @@ def test_dry_run_prepare_and_undo(visitor, photos, tmp_path):
 
     visitor.fill(pictures_folder=photos)
     visitor.check("prepare_in_place")
-    visitor.sees_greyed("prepare_out")
+    visitor.sees_disabled("prepare_out")
     visitor.press("prepare_start")
-    visitor.sees("prepare_outcome", "The originals are kept in")
+    visitor.sees("prepare_outcome", "The originals are in")
     assert Image.open(photos / "ball-03.jpg").size == (384, 384) and not (photos / "photo 2.jpg").exists()
     visitor.reload()
-    visitor.tab("Pictures")
-    visitor.unfold("db_pictures_prepare")
-    visitor.sees("prepare_outcome", "The originals are kept in")  # also for who comes later
+    visitor.tab("Images")
+    visitor.open_accordion("db_pictures_prepare")
+    visitor.sees("prepare_outcome", "The originals are in")  # also after a reload
     visitor.fill(pictures_folder=photos)
     visitor.press("prepare_undo")
-    visitor.sees("prepare_outcome", "Undone: 4 originals are back, 4 prepared files are removed.")
+    visitor.sees("prepare_outcome", "Undone: restored 4 originals, removed 4 prepared files.")
     assert {path.name: path.read_bytes() for path in photos.iterdir()} == before
     visitor.press("prepare_undo")
     visitor.sees("status", "no preparation in place to undo")
@@ -80,12 +80,12 @@ def test_dry_run_prepare_and_undo(visitor, photos, tmp_path):
 
 def test_every_option_has_its_control_and_buckets_come_from_the_settings(visitor):
     visitor.tab("Settings")
-    visitor.unfold("db_group_settings_image_processing")
+    visitor.open_accordion("db_group_settings_image_processing")
     visitor.fill(resolution=768)
-    visitor.tab("Pictures")
-    visitor.unfold("db_pictures_prepare")
+    visitor.tab("Images")
+    visitor.open_accordion("db_pictures_prepare")
     ids = visitor.page.evaluate("[...document.querySelectorAll('[id^=db_prepare_]')].map((e) => e.id)")
-    assert {f"db_prepare_{key}" for key in PREPARING} <= set(ids)
+    assert {f"db_prepare_{key}" for key in PREPARE_OPTIONS} <= set(ids)
     visitor.choose("prepare_crop", "centre")
     visitor.press("prepare_as_in_settings")
     visitor.sees_value("prepare_resolution", "768")

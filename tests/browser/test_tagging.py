@@ -1,11 +1,11 @@
-"""A person has a model write captions: tries it, sees what it says, and has it done."""
+"""The Auto-caption form in the browser, with every Gradio: trial, then captions for all images."""
 
 from __future__ import annotations
 
 import pytest
 from PIL import Image
 
-from dreambooth.settings.tagging import TAGGING
+from dreambooth.settings.tagging import TAG_OPTIONS
 from tests.captioning import tiny_models
 
 
@@ -20,18 +20,18 @@ def folder(served, tmp_path):
     return tmp_path
 
 
-def test_a_tagger_is_tried_and_then_used(folder, visitor, tmp_path_factory):
-    """The folder comes first, so that the page that is opened finds the tagger."""
-    visitor.tab("Pictures")
-    visitor.page.wait_for_selector("#db_tag_form .label-wrap", state="visible")  # some Gradios draw it only now
-    visitor.unfold("db_tag_form")
+def test_trial_then_captions_for_all(folder, visitor, tmp_path_factory):
+    """``folder`` comes first, so that the page lists the tagger when it opens."""
+    visitor.tab("Images")
+    visitor.page.wait_for_selector("#db_tag_form .label-wrap", state="visible")  # some Gradios render it only now
+    visitor.open_accordion("db_tag_form")
     visitor.press("tag_try")
-    visitor.sees("tag_said", "Give the folder with the pictures")
-    visitor.tab("Pictures")  # while the page arrives, a slow machine may turn to the tab that it begins with
+    visitor.sees("tag_said", "Enter the folder with the images")
+    visitor.tab("Images")  # on a slow machine, the page may turn to its initial tab late
     visitor.fill(pictures_folder=folder)
     visitor.choose("tag_model", "taggers/wd-tiny")
-    visitor.unfold_all()
-    assert {f"db_tag_{key}" for key in TAGGING} <= set(
+    visitor.open_accordions()
+    assert {f"db_tag_{key}" for key in TAG_OPTIONS} <= set(
         visitor.page.evaluate("[...document.querySelectorAll('[id^=db_tag_]')].map((e) => e.id)")
     )
     visitor.fill(tag_general_threshold=0.6, tag_trigger_word="zwx", tag_excluded_tags="^_^")

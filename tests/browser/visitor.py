@@ -1,4 +1,4 @@
-"""A person at the page, alone or in a WebUI: knows where things are in every Gradio, and waits as people do."""
+"""A user of the page, standalone or in a WebUI: finds its parts in every Gradio, and waits for changes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-# Gradio's own: fonts from a network that a test does not have, and requests that a reload cuts off.
-NOISE = ("ERR_FAILED", "fonts.", "AbortError", "Connection errored out", "manifest.json")
+# Errors of Gradio itself: fonts that need a network, and requests that a reload aborts.
+IGNORED = ("ERR_FAILED", "fonts.", "AbortError", "Connection errored out", "manifest.json")
 EMBEDDED = "Embedded mini model"
-# Milliseconds: CI machines are slow, and share their cores.
+TAB_IDS = {"Images": "pictures"}  # where the elem_id differs from the label
+# Milliseconds. CI machines are slow and share their cores.
 PATIENCE = int(os.environ.get("DREAMBOOTH_PATIENCE", "180")) * 1000
 
 
@@ -25,32 +26,33 @@ class Visitor:
         self.arrive()
 
     def _problem(self, text: str, stack: str | None = None) -> None:
-        if not any(noise in text for noise in NOISE):
+        if not any(part in text for part in IGNORED):
             self.problems.append(stack or text)
 
     def close(self) -> None:
         self.page.close()
 
     def tab(self, name: str) -> None:
-        # Gradio 6 draws a second, covered row of buttons to measure them; only the real ones have an id.
-        by_id = f"#db_tab_{name.lower()}-button"
+        # Gradio 6 renders a second, covered row of buttons to measure them; only the real ones have an id.
+        by_id = f"#db_tab_{TAB_IDS.get(name, name.lower())}-button"
         self.page.locator(f"{by_id}, #db_page .tab-nav button:text-is('{name}')").first.click()
         self.page.wait_for_timeout(200)
 
-    def unfold(self, group: str) -> None:
+    def open_accordion(self, group: str) -> None:
         """Open an accordion, by its elem_id."""
         self.page.evaluate(
-            "(id) => { const fold = document.querySelector(`#${id} .label-wrap`);"
-            " if (fold && !fold.classList.contains('open')) fold.click(); }",
+            "(id) => { const header = document.querySelector(`#${id} .label-wrap`);"
+            " if (header && !header.classList.contains('open')) header.click(); }",
             group,
         )
         self.page.wait_for_timeout(200)
 
-    def unfold_all(self) -> None:
-        """Open every accordion of the tab that is shown, also those within others."""
+    def open_accordions(self) -> None:
+        """Open every accordion of the visible tab, also nested ones."""
         opened = (
-            "() => { const folds = [...document.querySelectorAll('#db_page .label-wrap:not(.open)')]"
-            ".filter((fold) => fold.offsetParent); folds.forEach((fold) => fold.click()); return folds.length }"
+            "() => { const headers = [...document.querySelectorAll('#db_page .label-wrap:not(.open)')]"
+            ".filter((header) => header.offsetParent); headers.forEach((header) => header.click());"
+            " return headers.length }"
         )
         while self.page.evaluate(opened):
             self.page.wait_for_timeout(200)
@@ -87,7 +89,7 @@ class Visitor:
         )
 
     def sees_value(self, key: str, value: str) -> None:
-        """Some field comes to hold ``value``."""
+        """A field gets this value."""
         self.page.wait_for_function(
             "([key, value]) => [...document.querySelectorAll(`#db_${key} input, #db_${key} textarea`)]"
             ".some((field) => field.value === value)",
@@ -97,12 +99,12 @@ class Visitor:
     def text(self, name: str) -> str:
         return self.page.inner_text(f"#db_{name}")
 
-    def sees_greyed(self, key: str, greyed: bool = True) -> None:
-        """The setting can't be used (or can): out of reach for mouse and keyboard, and it looks like it."""
+    def sees_disabled(self, key: str, disabled: bool = True) -> None:
+        """The setting is disabled (or not): for mouse and keyboard, and grayed out."""
         self.page.wait_for_function(
-            "([id, greyed]) => { const field = document.getElementById(id);"
-            " return field && field.inert === greyed && getComputedStyle(field).opacity < 1 === greyed }",
-            arg=[f"db_{key}", greyed],
+            "([id, disabled]) => { const field = document.getElementById(id);"
+            " return field && field.inert === disabled && getComputedStyle(field).opacity < 1 === disabled }",
+            arg=[f"db_{key}", disabled],
         )
 
     def enabled(self, name: str) -> bool:
@@ -113,14 +115,14 @@ class Visitor:
         self.arrive()
 
     def arrive(self) -> None:
-        """The page has looked at the server for the first time, and its fields hold the parameters of its model.
+        """Wait until the page has polled once and its fields hold the parameters of its model.
 
-        In a WebUI it is one tab of many.
+        In a WebUI, it is one tab of many.
         """
-        ours = self.page.locator("#tabs button:text-is('Dreambooth')")
-        self.page.locator("#db_status").or_(ours).first.wait_for(state="attached")
-        if ours.count():
-            ours.first.click()
+        tab = self.page.locator("#tabs button:text-is('Dreambooth')")
+        self.page.locator("#db_status").or_(tab).first.wait_for(state="attached")
+        if tab.count():
+            tab.first.click()
         self.page.wait_for_function("document.querySelector('#db_status')?.innerText.trim()")
         self.page.wait_for_function(
             "() => { const [name, filled] = ['model_name', 'filled'].map((key) =>"
@@ -129,7 +131,9 @@ class Visitor:
 
     def create(self, name: str) -> None:
         self.tab("Create")
-        self.page.wait_for_function("document.querySelector('#db_new_model_src input')?.value")  # the lists are there
+        self.page.wait_for_function(
+            "document.querySelector('#db_new_model_src input')?.value"
+        )  # the dropdowns are filled
         if not self.value("new_model_src").startswith(EMBEDDED):  # a WebUI's own checkpoints come first
             self.choose("new_model_src", EMBEDDED)
         self.fill(new_model_name=name)

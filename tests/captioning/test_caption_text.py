@@ -7,7 +7,7 @@ import pytest
 from dreambooth.captioning.base import Answer, Tag
 from dreambooth.captioning.caption_text import caption
 from dreambooth.settings import parse
-from dreambooth.settings.tagging import Tagging
+from dreambooth.settings.tagging import TagOptions
 
 TAGS = Answer((Tag("long_hair", 0.6), Tag("1girl", 0.9), Tag("^_^", 0.5), Tag("mika_(film)", 0.8)))
 SAID = Answer(sentence="a cat, on a mat,  a cat in 1,000 pieces")
@@ -47,4 +47,4 @@ ROWS = [  # answer, what is there, options, what comes
 
 @pytest.mark.parametrize(("answer", "existing", "options", "expected"), ROWS, ids=range(len(ROWS)))
 def test_captions(answer, existing, options, expected):
-    assert caption(answer, existing, parse(Tagging, options)) == expected
+    assert caption(answer, existing, parse(TagOptions, options)) == expected

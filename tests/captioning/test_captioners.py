@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from dreambooth.captioning.loading import load
 from dreambooth.errors import UserError
-from dreambooth.settings.tagging import Tagging
+from dreambooth.settings.tagging import TagOptions
 from tests.captioning import tiny_models
 from tests.captioning.conftest import picture
 
@@ -49,7 +49,7 @@ def _differ(texts: list[str]) -> bool:
 
 def said(folder: Path, **options) -> list[str]:
     """What is said of all pictures together, and of each alone, which must be the same."""
-    captioner = load(folder, Tagging(max_length=8, **options), CPU)
+    captioner = load(folder, TagOptions(max_length=8, **options), CPU)
     together = [answer.sentence for answer in captioner.answer([captioner.prepare(one) for one in pictures()])]
     alone = [captioner.answer([captioner.prepare(one)])[0].sentence for one in pictures()]
     assert together == alone
@@ -112,7 +112,7 @@ def test_weights_as_pickles_are_refused(made, tmp_path):
     pickled = shutil.copytree(folder, tmp_path / "pickled")
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"no weights as .safetensors .pickles like pytorch_model.bin are not loaded"):
-        load(pickled, Tagging(), CPU)
+        load(pickled, TagOptions(), CPU)
 
 
 def test_code_that_lies_in_a_folder_is_never_run(made, tmp_path):
@@ -123,7 +123,7 @@ def test_code_that_lies_in_a_folder_is_never_run(made, tmp_path):
     (coded / "config.json").write_text(json.dumps(config))
     (coded / "evil.py").write_text(f"open({str(tmp_path / 'owned')!r}, 'w')\nclass Config: pass\nclass M: pass\n")
     with pytest.raises(UserError, match=str(coded)):
-        load(coded, Tagging(), CPU)
+        load(coded, TagOptions(), CPU)
     assert not (tmp_path / "owned").exists()
 
 
@@ -134,7 +134,7 @@ def test_files_that_lack_weights_are_no_model(made, tmp_path):
     save_file({k: t for k, t in tensors.items() if "layer.0.crossattention" not in k}, broken / "model.safetensors",
               {"format": "pt"})  # fmt: skip
     with pytest.raises(UserError, match=r"its files lack .* of the model's weights"):
-        load(broken, Tagging(), CPU)
+        load(broken, TagOptions(), CPU)
 
 
 def test_a_cut_off_file_is_named(made, tmp_path):
@@ -142,14 +142,14 @@ def test_a_cut_off_file_is_named(made, tmp_path):
     weights = broken / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:2000])
     with pytest.raises(UserError, match=f"{broken} can't be loaded by transformers"):
-        load(broken, Tagging(), CPU)
+        load(broken, TagOptions(), CPU)
 
 
 def test_precision_is_what_was_asked_for(made):
     folder = made("git")[0]
     for precision, dtype in {"auto": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16}.items():
-        captioner = load(folder, Tagging(precision=precision, max_length=5), CPU)
+        captioner = load(folder, TagOptions(precision=precision, max_length=5), CPU)
         assert {parameter.dtype for parameter in captioner.model.parameters()} == {dtype}
         assert captioner.answer([captioner.prepare(picture("red"))])[0].sentence
     with pytest.raises(UserError, match="fp16 needs a GPU"):
-        load(folder, Tagging(precision="fp16"), CPU)
+        load(folder, TagOptions(precision="fp16"), CPU)

@@ -15,7 +15,7 @@ from dreambooth.captioning.base import Answer, Counted, Tag
 from dreambooth.captions.writing import undo
 from dreambooth.errors import Cancelled, UserError
 from dreambooth.settings import Folders, parse
-from dreambooth.settings.tagging import Tagging
+from dreambooth.settings.tagging import TagOptions
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def tag(onnx_tagger, models_dir):
 
     def run(source, limit=None, write=True, **given):
         how = {key: given.pop(key) for key in ("progress", "borrow_gpu", "device") if key in given}
-        options = parse(Tagging, {"model": str(onnx_tagger), **given})
+        options = parse(TagOptions, {"model": str(onnx_tagger), **given})
         return actions.captions.tag(Folders(models_dir), source, options, limit=limit, write=write, **how)
 
     return run
@@ -48,7 +48,7 @@ def test_every_picture_gets_its_caption_whatever_lies_around(tag, pictures):
         "white.txt": "zwx, red picture, green picture, blue picture, someone (film), ^_^", "black.txt": "zwx",
     }  # fmt: skip
     notes = "\n".join(told["notes"])
-    for name, why in {"broken.png": "is cut off", "empty.jpg": "0 bytes", "white.png": "Rename one"}.items():
+    for name, why in {"broken.png": "is truncated", "empty.jpg": "0 bytes", "white.png": "Rename one"}.items():
         assert f"{folder / name}: " in notes and why in notes
     assert len(told["notes"]) == 3
     assert tag(folder, trigger_word="zwx")["left"] == 6  # two of them share one
@@ -121,7 +121,7 @@ def test_what_cannot_be_done_is_a_line(tag, pictures, tmp_path):
         "Give the folder": lambda: tag(" "),
         "Choose a tagger or captioner": lambda: tag(folder, model=""),
         "holds no model that writes captions": lambda: tag(folder, model=str(folder)),
-        "general_threshold .Threshold.: 2.0 is outside 0 to 1": lambda: tag(folder, general_threshold=2),
+        "general_threshold .Threshold.: 2.0 is outside the range 0 to 1": lambda: tag(folder, general_threshold=2),
     }
     for expected, ask in refused.items():
         with pytest.raises(UserError, match=expected):
@@ -191,14 +191,14 @@ def test_the_host_lends_its_gpu_and_has_it_back(tag, pictures, monkeypatch):
     assert order == ["lent", "cuda", "back"]
     assert "onnxruntime computes on the processor here" in told["notes"][0]  # without a GPU there is no other way
     order.clear()
-    options = Tagging(model=told["model"], device="cpu")  # the person's choice goes before the host's
+    options = TagOptions(model=told["model"], device="cpu")  # the person's choice goes before the host's
     told = actions.captions.tag(Folders(folder), folder, options, **lending)
     assert order == ["cpu"] and told["notes"] == []
 
 
 def test_pictures_are_decoded_while_the_model_is_at_work_but_not_all_at_once(pictures):
     folder = pictures(*(f"{number:02}red.png" for number in range(12)))
-    options, prepared = Tagging(batch_size=2), []
+    options, prepared = TagOptions(batch_size=2), []
 
     class Counting(Full):
         def prepare(self, picture):
@@ -218,7 +218,7 @@ def test_pictures_are_decoded_while_the_model_is_at_work_but_not_all_at_once(pic
 
 
 def test_a_picture_for_which_there_is_no_memory_is_left_out_alone(pictures, monkeypatch):
-    folder, options, counted = pictures("red.png", "blue.png", "lime.png"), Tagging(), Counted()
+    folder, options, counted = pictures("red.png", "blue.png", "lime.png"), TagOptions(), Counted()
 
     class Heavy:
         notes = ()

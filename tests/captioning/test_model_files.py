@@ -12,7 +12,7 @@ from dreambooth.captioning.loading import load
 from dreambooth.captioning.model_files import located, models_in, wanted
 from dreambooth.captioning.model_kind import BLIP, GIT, ONNX, TIMM, VISION_LANGUAGE, kind_of
 from dreambooth.errors import UserError
-from dreambooth.settings.tagging import Tagging
+from dreambooth.settings.tagging import TagOptions
 from tests.captioning import tiny_models
 
 TAGS = "tag_id,name,category,count\n1,1girl,0,1\n"
@@ -143,4 +143,4 @@ def test_a_chosen_file_is_the_one_that_is_read(onnx_tagger, tmp_path):
     tiny_models.onnx_tagger(tmp_path, side=8)
     (tmp_path / "other.onnx").write_bytes((tmp_path / "model.onnx").read_bytes())
     (tmp_path / "model.onnx").write_text("damaged")
-    assert load(located(str(tmp_path / "other.onnx"), tmp_path), Tagging(), torch.device("cpu")).side == 8
+    assert load(located(str(tmp_path / "other.onnx"), tmp_path), TagOptions(), torch.device("cpu")).side == 8

@@ -15,12 +15,12 @@ from PIL import Image
 from dreambooth.captioning.base import Tag
 from dreambooth.captioning.loading import load
 from dreambooth.errors import UserError
-from dreambooth.settings.tagging import Tagging
+from dreambooth.settings.tagging import TagOptions
 from tests.captioning import tiny_models
 from tests.captioning.conftest import picture
 
 CPU = torch.device("cpu")
-ALL = Tagging(general_threshold=0, character_threshold=0)
+ALL = TagOptions(general_threshold=0, character_threshold=0)
 
 
 def said(captioner, *pictures: Image.Image) -> list[dict[str, float]]:
@@ -67,8 +67,8 @@ def test_a_picture_that_is_far_too_long_does_not_fill_the_memory(onnx_tagger):
 
 def test_thresholds_are_by_kind(onnx_tagger):
     image = Image.new("RGB", (8, 8), (230, 230, 100))  # red 0.9, green 0.9, so the character 0.81
-    below = load(onnx_tagger, Tagging(general_threshold=0.85, character_threshold=0.85), CPU)
-    above = load(onnx_tagger, Tagging(general_threshold=0.95, character_threshold=0.8), CPU)
+    below = load(onnx_tagger, TagOptions(general_threshold=0.85, character_threshold=0.85), CPU)
+    above = load(onnx_tagger, TagOptions(general_threshold=0.95, character_threshold=0.8), CPU)
     assert set(said(below, image)[0]) == {"red_picture", "green_picture"}
     assert set(said(above, image)[0]) == {"someone_(film)"}
 
@@ -76,7 +76,7 @@ def test_thresholds_are_by_kind(onnx_tagger):
 def test_a_model_that_takes_one_picture_at_a_time(tmp_path):
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    tagger = load(tiny_models.onnx_tagger(tmp_path, batch=1), Tagging(), CPU)
+    tagger = load(tiny_models.onnx_tagger(tmp_path, batch=1), TagOptions(), CPU)
     red, blue = said(tagger, picture("red"), picture("blue"))
     assert set(red) == {"red_picture"} and set(blue) == {"blue_picture", "^_^"}
 

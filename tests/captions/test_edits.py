@@ -10,7 +10,7 @@ from dreambooth.captions.edits import matching, plan, plan_text
 from dreambooth.captions.folder import CaptionFile, Captions, read_captions
 from dreambooth.captions.reading import CaptionFiles
 from dreambooth.errors import UserError
-from dreambooth.settings.caption_edits import Adding, Merging, Removing, Replacing, Scope, Sorting, Tidying
+from dreambooth.settings.caption_edits import AddTags, MergeTags, RemoveTags, ReplaceText, EditScope, SortTags, TidyTags
 
 
 def folder_of(*texts: str) -> Captions:
@@ -18,12 +18,12 @@ def folder_of(*texts: str) -> Captions:
     return Captions(Path(), tuple(files))
 
 
-def replaced(find: str, by: str, **more: object) -> Replacing:
-    return Replacing(find=find, by=by, **more)
+def replaced(find: str, by: str, **more: object) -> ReplaceText:
+    return ReplaceText(find=find, by=by, **more)
 
 
-SMITH = Merging(tags="1boy, facial hair", into="Smith")
-ANY = Merging(tags="1boy, facial hair", into="Smith", which="any")
+SMITH = MergeTags(tags="1boy, facial hair", into="Smith")
+ANY = MergeTags(tags="1boy, facial hair", into="Smith", which="any")
 REGEX = {"how": "regex"}
 
 
@@ -51,53 +51,53 @@ REGEX = {"how": "regex"}
         (ANY, "hat, facial hair", "hat, Smith"),
         (SMITH, "Smith, 1boy, facial hair", "Smith"),
         (SMITH, "1boy\nfacial hair", "1boy\nfacial hair"),  # two captions
-        (Merging(tags="smith", into="Smith"), "smith, hat", "Smith, hat"),
-        (Merging(tags="(red, soft:1.2)", into="red"), "a, (red, soft:1.2)", "a, red"),
-        (Merging(tags=r"yua \(idol\)", into="zwx"), r"yua \(idol\), solo", "zwx, solo"),
-        (Merging(tags="{a, b|c}", into="d"), "x, {a, b|c}", "x, d"),
+        (MergeTags(tags="smith", into="Smith"), "smith, hat", "Smith, hat"),
+        (MergeTags(tags="(red, soft:1.2)", into="red"), "a, (red, soft:1.2)", "a, red"),
+        (MergeTags(tags=r"yua \(idol\)", into="zwx"), r"yua \(idol\), solo", "zwx, solo"),
+        (MergeTags(tags="{a, b|c}", into="d"), "x, {a, b|c}", "x, d"),
         # add and remove
-        (Adding(tags="zwx, toy"), "solo, Toy", "zwx, solo, Toy"),
-        (Adding(tags="zwx", place="end"), "solo\r\n", "solo, zwx\r\n"),
-        (Adding(tags="zwx"), "", "zwx"),
-        (Adding(tags="zwx\ntoy,\r\nred"), "solo", "zwx, toy, red, solo"),
-        (Adding(tags="zwx"), " \n", "zwx"),
-        (Removing(tags="hat, solo"), "Hat, red hat, solo\n", "red hat\n"),
-        (Removing(tags="hat"), "hat", ""),
+        (AddTags(tags="zwx, toy"), "solo, Toy", "zwx, solo, Toy"),
+        (AddTags(tags="zwx", place="end"), "solo\r\n", "solo, zwx\r\n"),
+        (AddTags(tags="zwx"), "", "zwx"),
+        (AddTags(tags="zwx\ntoy,\r\nred"), "solo", "zwx, toy, red, solo"),
+        (AddTags(tags="zwx"), " \n", "zwx"),
+        (RemoveTags(tags="hat, solo"), "Hat, red hat, solo\n", "red hat\n"),
+        (RemoveTags(tags="hat"), "hat", ""),
         # sort and tidy
-        (Sorting(), "zwx, c, B, a", "zwx, a, B, c"),
-        (Sorting(keep_first=0), "zwx, c, a", "a, c, zwx"),
-        (Sorting(), "zwx", "zwx"),
-        (Tidying(), "a, b, A,c", "a, b, c"),
-        (Tidying(keep_duplicates=True), "a, a", "a, a"),
-        (Tidying(underscores="spaces"), "a_hat, ^_^, o_o, __hats__, x_(y)", "a hat, ^_^, o_o, __hats__, x_(y)"),
-        (Tidying(underscores="spaces"), "name_(film), facial hair, facial_hair", "name (film), facial hair"),
-        (Tidying(underscores="underscores"), "facial hair, {a, b|c d}", "facial_hair, {a, b|c d}"),
+        (SortTags(), "zwx, c, B, a", "zwx, a, B, c"),
+        (SortTags(keep_first=0), "zwx, c, a", "a, c, zwx"),
+        (SortTags(), "zwx", "zwx"),
+        (TidyTags(), "a, b, A,c", "a, b, c"),
+        (TidyTags(keep_duplicates=True), "a, a", "a, a"),
+        (TidyTags(underscores="spaces"), "a_hat, ^_^, o_o, __hats__, x_(y)", "a hat, ^_^, o_o, __hats__, x_(y)"),
+        (TidyTags(underscores="spaces"), "name_(film), facial hair, facial_hair", "name (film), facial hair"),
+        (TidyTags(underscores="underscores"), "facial hair, {a, b|c d}", "facial_hair, {a, b|c d}"),
     ],
 )  # fmt: skip
 def test_edits(options, before, after):
-    planned = plan(folder_of(before), options, Scope())
+    planned = plan(folder_of(before), options, EditScope())
     assert [change.text for change in planned.changes] == ([after] if after != before else [])
 
 
 def test_by_count_is_by_the_whole_folder():
     captions = folder_of("zwx, a, b", "zwx, b", "zwx, c, a, b", "c")
-    planned = plan(captions, Sorting(order="count"), Scope())
+    planned = plan(captions, SortTags(order="count"), EditScope())
     assert [change.text for change in planned.changes] == ["zwx, b, a", "zwx, b, a, c"]
 
 
 @pytest.mark.parametrize(
     ("scope", "changed"),
     [
-        (Scope(), 4),
-        (Scope(with_tags="Solo"), 3),
-        (Scope(with_tags="solo, hat"), 2),
-        (Scope(with_tags="solo", without_tags="hat, cap"), 0),
-        (Scope(without_tags="hat"), 2),
+        (EditScope(), 4),
+        (EditScope(with_tags="Solo"), 3),
+        (EditScope(with_tags="solo, hat"), 2),
+        (EditScope(with_tags="solo", without_tags="hat, cap"), 0),
+        (EditScope(without_tags="hat"), 2),
     ],
 )
 def test_only_some_pictures(scope, changed):
     captions = folder_of("solo, hat", "hat, solo, cap", "solo, cap", "none")
-    assert len(plan(captions, Adding(tags="zwx"), scope).changes) == changed
+    assert len(plan(captions, AddTags(tags="zwx"), scope).changes) == changed
 
 
 @pytest.mark.parametrize(
@@ -107,33 +107,33 @@ def test_only_some_pictures(scope, changed):
         (replaced("a", r"\2", **REGEX), "invalid group reference"),
         (replaced("", "x"), "Give the text to search for"),
         (replaced(" , ", "x", how="tag"), "Give the tag to search for"),
-        (Merging(tags="a"), "Give the tag that they become"),
-        (Adding(), "Give the tags to add"),
-        (Removing(tags=","), "Give the tags to remove"),
+        (MergeTags(tags="a"), "Give the tag that they become"),
+        (AddTags(), "Give the tags to add"),
+        (RemoveTags(tags=","), "Give the tags to remove"),
     ],
 )
 def test_what_cannot_be_done_is_a_line(options, said):
     with pytest.raises(UserError) as refused:
-        plan(folder_of("a"), options, Scope())
+        plan(folder_of("a"), options, EditScope())
     assert said in str(refused.value)
 
 
 def test_a_search_without_an_end_is_stopped(monkeypatch):
     monkeypatch.setattr("dreambooth.captions.edits.SECONDS", 0.2)
     with pytest.raises(UserError, match="takes too long"):
-        plan(folder_of("a" * 60), replaced(r"(a|aa|a\w)+\d(?<=(.)\1)$", "x", **REGEX), Scope())
+        plan(folder_of("a" * 60), replaced(r"(a|aa|a\w)+\d(?<=(.)\1)$", "x", **REGEX), EditScope())
 
 
 def test_a_tag_that_nobody_has_is_named():
     captions = folder_of("facial hair, solo")
-    said = plan(captions, Merging(tags="1boy, facial hari", into="Smith"), Scope(with_tags="sole")).missing
+    said = plan(captions, MergeTags(tags="1boy, facial hari", into="Smith"), EditScope(with_tags="sole")).missing
     assert [line.partition(":")[0] for line in said] == ["1boy", "facial hari", "sole"]
     assert "did you mean facial hair?" in said[1] and "did you mean solo?" in said[2]
 
 
 def test_found():
     captions = folder_of("red hat", "that", "a, Hat")
-    found = [len(matching(captions, replaced("hat", "", how=how), Scope())) for how in ("text", "tag", "regex")]
+    found = [len(matching(captions, replaced("hat", "", how=how), EditScope())) for how in ("text", "tag", "regex")]
     assert found == [3, 1, 3]
 
 
@@ -172,7 +172,7 @@ def test_read_as_training_reads_them(tmp_path):
     assert read.counts() == {"solo": 4, "café": 2, "帽子": 2, "a red-hat": 1}
     assert (read.pictures, len(read.files)) == (5, 4)
     assert len(read.problems) == 2 and "5.txt: is no text" in read.problems[0] and "7.txt" in read.problems[1]
-    notes = {planned.file.path.name: planned.notes for planned in plan(read, Adding(tags="zwx"), Scope()).changes}
+    notes = {planned.file.path.name: planned.notes for planned in plan(read, AddTags(tags="zwx"), EditScope()).changes}
     assert notes == {
         "1.txt": ("written as UTF-8",),
         "2.txt": ("written as UTF-8",),
@@ -188,5 +188,5 @@ def test_ten_thousand(tmp_path):
     captions = read_captions(tmp_path, CaptionFiles())
     counts = captions.counts()
     assert list(counts.items())[:3] == [("all", 10_000), ("half0", 5_000), ("half1", 5_000)] and len(counts) == 10_003
-    assert len(plan(captions, Sorting(order="count"), Scope()).changes) == 0
-    assert len(plan(captions, Merging(tags="all, half1", into="x"), Scope(without_tags="half0")).changes) == 5_000
+    assert len(plan(captions, SortTags(order="count"), EditScope()).changes) == 0
+    assert len(plan(captions, MergeTags(tags="all, half1", into="x"), EditScope(without_tags="half0")).changes) == 5_000

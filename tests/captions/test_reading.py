@@ -13,7 +13,7 @@ from dreambooth.captions.folder import read_captions
 from dreambooth.captions.reading import FILE_NAME, CaptionFiles, build_prompt, bytes_of, read_caption
 from dreambooth.captions.writing import write_captions
 from dreambooth.errors import UserError
-from dreambooth.settings.tagging import Tagging
+from dreambooth.settings.tagging import TagOptions
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_what_is_no_caption_file_is_named_and_neither_waits_nor_fills_the_memory
     (tmp_path / "folder.txt").mkdir()
     (tmp_path / "huge.txt").touch()
     os.truncate(tmp_path / "huge.txt", 2**40)
-    wrong = {"pipe": "is a pipe", "device": "device", "folder": "is a folder", "huge": "such a file may have"}
+    wrong = {"pipe": "is a pipe", "device": "device", "folder": "is a folder", "huge": "expected at most"}
     for stem, cause in wrong.items():
         (tmp_path / f"{stem}.png").touch()
         with pytest.raises(UserError, match=rf"{stem}\.txt: .*{cause}"):
@@ -83,7 +83,7 @@ def test_what_is_no_caption_file_is_named_and_neither_waits_nor_fills_the_memory
     read = read_captions(tmp_path, CaptionFiles())
     assert len(read.problems) == len(wrong) and not read.files
     counted = Counted()
-    assert wanted_in(tmp_path, Tagging(), counted) == [] and len(counted.notes) == len(wrong)
+    assert wanted_in(tmp_path, TagOptions(), counted) == [] and len(counted.notes) == len(wrong)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="names are counted otherwise")

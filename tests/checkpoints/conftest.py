@@ -14,7 +14,7 @@ import torch
 
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.settings import Folders, ModelFolder
-from dreambooth.tensor_files import Spec, TensorWriter
+from dreambooth.tensor_files import TensorSpec, TensorWriter
 
 KEYS = Path(__file__).parents[1] / "data" / "keys"
 
@@ -51,13 +51,13 @@ def assert_same() -> Callable[[Path, Path], None]:
 
 
 @pytest.fixture(scope="session")
-def key_table() -> dict[str, Spec]:
+def key_table() -> dict[str, TensorSpec]:
     """All 1143 tensors of the published SD1.5."""
     return _key_table("sd15")
 
 
 @pytest.fixture(scope="session")
-def key_tables() -> Callable[[str], dict[str, Spec]]:
+def key_tables() -> Callable[[str], dict[str, TensorSpec]]:
     """All tensors of a published model, as the original code's own modules name them.
 
     Weights are fp16 as in the files that most people have; schedules and averages (model_ema) fp32.
@@ -66,11 +66,11 @@ def key_tables() -> Callable[[str], dict[str, Spec]]:
 
 
 @functools.cache
-def _key_table(name: str) -> dict[str, Spec]:
+def _key_table(name: str) -> dict[str, TensorSpec]:
     table = json.loads(gzip.decompress((KEYS / f"{name}.json.gz").read_bytes()))
     halved = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conditioner.")
     return {
-        key: Spec(tuple(shape), torch.float16 if key.startswith(halved) and dtype == "float32" else _dtype(dtype))
+        key: TensorSpec(tuple(shape), torch.float16 if key.startswith(halved) and dtype == "float32" else _dtype(dtype))
         for key, (shape, dtype) in table.items()
     }
 
@@ -80,10 +80,10 @@ def _dtype(name: str) -> torch.dtype:
 
 
 @pytest.fixture(scope="session")
-def write_random() -> Callable[[Path, dict[str, Spec]], None]:
+def write_random() -> Callable[[Path, dict[str, TensorSpec]], None]:
     """Write a table's tensors with numbers of no meaning, quickly, no two tensors alike."""
 
-    def write(path: Path, table: dict[str, Spec]) -> None:
+    def write(path: Path, table: dict[str, TensorSpec]) -> None:
         block = torch.randn(1 << 22, generator=torch.Generator().manual_seed(1)) * 0.02
         with TensorWriter(path, table, {"format": "pt"}) as writer:
             for number, (key, spec) in enumerate(table.items()):

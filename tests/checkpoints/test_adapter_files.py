@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from dreambooth.checkpoints.adapters import factorization, make_adapter
-from dreambooth.checkpoints.ldm_names import Place
-from dreambooth.checkpoints.lora import apply_lora, match, read_lora
+from dreambooth.checkpoints.ldm_names import TensorRef
+from dreambooth.checkpoints.lora import apply_lora, match_adapters, read_lora
 from dreambooth.checkpoints.modules import disk_shapes, load_modules
 
 QUERY = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -50,11 +50,11 @@ def modules(mini):
 def matched(modules):
     """What of the model a file's adapters belong to."""
     shapes = {
-        Place(component, name): shape
+        TensorRef(component, name): shape
         for component in ("unet", "text_encoder")
         for name, shape in disk_shapes(component, getattr(modules, component)).items()
     }
-    return lambda path: match(read_lora(path), shapes, modules.layout)
+    return lambda path: match_adapters(read_lora(path), shapes, modules.layout)
 
 
 @pytest.mark.parametrize("naming", NAMINGS)
@@ -67,8 +67,8 @@ def test_every_naming_finds_its_module(modules, matched, tmp_path, naming, pickl
     path = tmp_path / "x"
     torch.save(tensors, path) if pickled else safetensors.torch.save_file(tensors, path)
     [(found, adapter)] = matched(path).items()
-    assert found == Place(place[0], f"{place[1]}.weight")
-    assert torch.allclose(adapter.change(weight), tensors[f"{module}.{up}"] @ tensors[f"{module}.{down}"], atol=1e-4)
+    assert found == TensorRef(place[0], f"{place[1]}.weight")
+    assert torch.allclose(adapter.delta(weight), tensors[f"{module}.{up}"] @ tensors[f"{module}.{down}"], atol=1e-4)
 
 
 @pytest.mark.parametrize("use_rslora", [False, True], ids=["plain", "rslora"])
@@ -112,7 +112,7 @@ def test_alpha_and_scale_count_as_in_a1111():
         ({"alpha": 2, "scale": 3}, 3),
     ):
         adapter = make_adapter(parts | {name: torch.tensor(float(value)) for name, value in scalars.items()})
-        assert torch.allclose(adapter.change(weight), factor * up @ down, atol=1e-5)
+        assert torch.allclose(adapter.delta(weight), factor * up @ down, atol=1e-5)
 
 
 def test_a_core_between_down_and_up_is_a_convolution_between_two_others():
@@ -121,17 +121,17 @@ def test_a_core_between_down_and_up_is_a_convolution_between_two_others():
     down, core, up = torch.randn(3, 6, 1, 1), torch.randn(3, 3, 3, 3), torch.randn(8, 3, 1, 1)
     wanted = F.conv2d(F.conv2d(F.conv2d(x, down), core), up)
     lora = make_adapter({"lora_down.weight": down, "lora_mid.weight": core, "lora_up.weight": up})
-    assert torch.allclose(F.conv2d(x, lora.change(weight)), wanted, atol=1e-4)
+    assert torch.allclose(F.conv2d(x, lora.delta(weight)), wanted, atol=1e-4)
     half = {"a": up[:, :, 0, 0].T.contiguous(), "b": down[:, :, 0, 0]}
     loha = make_adapter({f"hada_w{n}_{x}": half[x] for n in "12" for x in "ab"} | {"hada_t1": core, "hada_t2": core})
-    assert torch.allclose(loha.change(weight), lora.change(weight) ** 2, atol=1e-4)
+    assert torch.allclose(loha.delta(weight), lora.delta(weight) ** 2, atol=1e-4)
     lokr = make_adapter({"lokr_w1": torch.eye(1), "lokr_w2_a": half["a"], "lokr_w2_b": half["b"], "lokr_t2": core})
-    assert torch.allclose(lokr.change(weight), lora.change(weight), atol=1e-4)
+    assert torch.allclose(lokr.delta(weight), lora.delta(weight), atol=1e-4)
 
 
 def test_the_kronecker_product_of_a_convolution():
     w1, w2 = torch.randn(2, 3), torch.randn(4, 5, 3, 3)
-    change = make_adapter({"lokr_w1": w1, "lokr_w2": w2, "alpha": torch.tensor(7.0)}).change(torch.zeros(8, 15, 3, 3))
+    change = make_adapter({"lokr_w1": w1, "lokr_w2": w2, "alpha": torch.tensor(7.0)}).delta(torch.zeros(8, 15, 3, 3))
     assert torch.allclose(change, torch.kron(w1[:, :, None, None], w2))
 
 

@@ -148,7 +148,7 @@ def test_a_full_disk_is_told_before_the_file_is_written(minis, new, tmp_path, mo
     """The space for widened values counts, and the file's when it is written."""
     extract(minis["SDXL"], new)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 2_000_000))
-    with pytest.raises(UserError, match=r"Writing out.safetensors needs .* MB .* 2 MB are free"):
+    with pytest.raises(UserError, match=r"Writing out.safetensors needs .* MB .* 2 MB is free"):
         write_checkpoint(new, tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
     with pytest.raises(UserError, match=r"Creating .* needs"):

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 
 from dreambooth.checkpoints.extract import extract
-from dreambooth.checkpoints.stable_diffusion import FACTS_KEY
+from dreambooth.checkpoints.stable_diffusion import CONFIG_KEY
 from dreambooth.errors import UserError
 from dreambooth.settings import Folders, ModelFolder
 
@@ -61,7 +61,7 @@ def describing_itself(**facts: object):
     """The embedded checkpoint that says something else about its build."""
 
     def make(path: Path, mini: Path) -> None:
-        said = {FACTS_KEY: json.dumps(facts)}
+        said = {CONFIG_KEY: json.dumps(facts)}
         safetensors.torch.save_file(safetensors.torch.load_file(mini), path, said)
 
     return make
@@ -214,6 +214,6 @@ def test_what_was_there_stays_when_a_new_source_is_refused(mini, tmp_path):
 def test_a_full_disk_is_told_before_anything_is_written(mini_checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
     model = ModelFolder(Folders(tmp_path / "models"), "new")
-    with pytest.raises(UserError, match=r"Creating new needs .* MB .* 0 MB are free"):
+    with pytest.raises(UserError, match=r"Creating new needs .* MB .* 0 MB is free"):
         extract(mini_checkpoint, model)
     assert not model.root.exists()

@@ -10,7 +10,7 @@ import torch
 
 from dreambooth.checkpoints.adapters import Lora
 from dreambooth.checkpoints.extract import extract
-from dreambooth.checkpoints.lora import LoraUse, write_lora
+from dreambooth.checkpoints.lora import WeightedLora, write_lora
 from dreambooth.checkpoints.modules import load_unet, save_component
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.single_file import write_checkpoint
@@ -85,7 +85,7 @@ def test_a_lora_goes_on_what_is_written_as_the_unet(source, new, tmp_path, read_
     pair = {"lora_down.weight": torch.ones(1, width, 1, 1), "lora_up.weight": torch.ones(width, 1, 1, 1)}
     write_lora(lora, {"lora_unet_mid_block_attentions_0_proj_in": Lora(pair)}, {})
     for ema, written in (("instead", ema_name(key)), ("beside", key)):
-        out = read_all(write_checkpoint(new, tmp_path / f"{ema}.safetensors", ema=ema, loras=[LoraUse(lora)]))
+        out = read_all(write_checkpoint(new, tmp_path / f"{ema}.safetensors", ema=ema, loras=[WeightedLora(lora)]))
         assert torch.allclose(out[key].float(), read_all(source)[written].float() + 1, atol=2e-3)
     assert torch.equal(out[ema_name(key)], read_all(source)[ema_name(key)])
 

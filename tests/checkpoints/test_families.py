@@ -19,7 +19,7 @@ from dreambooth.checkpoints.stable_diffusion import EMA, UNET, VAE
 from dreambooth.checkpoints.verify import verify_checkpoint
 from dreambooth.errors import UserError
 from dreambooth.files import read_json
-from dreambooth.settings import Facts, Folders, ModelFolder
+from dreambooth.settings import Folders, ModelFolder, ModelInfo
 from tests.mini_models import make
 
 
@@ -52,7 +52,7 @@ Tensors = dict[str, torch.Tensor]
 class Made(NamedTuple):
     source: Path
     model: ModelFolder
-    facts: Facts
+    facts: ModelInfo
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,10 @@ import torch
 from dreambooth import actions
 from dreambooth.checkpoints.lora import apply_lora, lora_name, read_lora, target_modules, write_lora
 from dreambooth.checkpoints.modules import load_modules
-from dreambooth.checkpoints.single_file import LoraUse, write_checkpoint
+from dreambooth.checkpoints.single_file import WeightedLora, write_checkpoint
 from dreambooth.checkpoints.verify import verify_lora
 from dreambooth.settings import Folders, ModelFolder
-from dreambooth.training.adapters import AdapterConfig, inject, weights_of
+from dreambooth.training.adapters import AdapterConfig, collect_adapters, inject
 from tests.mini_models import create
 
 FAMILIES = ("v1x", "v2x", "v2x-512", "SDXL")
@@ -43,7 +43,7 @@ def lora(model, tmp_path):
     with torch.no_grad():
         for layer in layers.values():
             layer.up.normal_(std=0.1, generator=generator)
-    write_lora(tmp_path / "x.safetensors", weights_of(layers), {}, torch.float32)
+    write_lora(tmp_path / "x.safetensors", collect_adapters(layers), {}, torch.float32)
     return tmp_path / "x.safetensors"
 
 
@@ -68,7 +68,7 @@ def test_a_checkpoint_and_diffusers_say_what_our_modules_say(model, lora, tmp_pa
     ours = load_modules(model.working)
     apply_lora(ours, read_lora(lora))
 
-    out = write_checkpoint(model, tmp_path / "merged.safetensors", loras=[LoraUse(lora)], dtype=torch.float32)
+    out = write_checkpoint(model, tmp_path / "merged.safetensors", loras=[WeightedLora(lora)], dtype=torch.float32)
     actions.create(model.folders, "merged", out)
     merged = load_modules(ModelFolder(model.folders, "merged").working)
 

@@ -13,8 +13,8 @@ from dreambooth.checkpoints.extract import extract
 from dreambooth.checkpoints.modules import load_modules
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.single_file import write_checkpoint
-from dreambooth.checkpoints.text_encoding import encode
-from dreambooth.checkpoints.tokens import Reading, tokenize
+from dreambooth.checkpoints.text_encoding import encode_prompts
+from dreambooth.checkpoints.tokens import PromptEncoding, tokenize
 from dreambooth.files import read_json
 from dreambooth.settings import Folders, ModelFolder
 from tests.mini_models import create
@@ -66,8 +66,8 @@ def test_diffusers_reads_the_single_file(model, of, tmp_path, monkeypatch):
 def test_text_is_embedded_as_open_clip_does(model, tmp_path):
     """States and pooled vector, computed from the written file in open_clip's own terms: the projection too."""
     modules = load_modules(model.working)
-    tokens = tokenize(modules.tokenizers, PROMPTS, Reading())
-    ids, ours = tokens.ids[:, :, 0], encode(modules, tokens)
+    tokens = tokenize(modules.tokenizers, PROMPTS, PromptEncoding())
+    ids, ours = tokens.ids[:, :, 0], encode_prompts(modules, tokens)
     is_xl = ours.pooled is not None
     prefix = "conditioner.embedders.1.model." if is_xl else "cond_stage_model.model."
     with open_tensors(write_checkpoint(model, tmp_path / "out.safetensors")) as file:
@@ -83,7 +83,7 @@ def test_text_is_embedded_as_open_clip_does(model, tmp_path):
 @pytest.mark.parametrize("model", ["SD2 768", "SDXL"], indirect=True)
 def test_texts_end_as_open_clip_pads_them(model):
     """With zeros after the end token, where CLIP's own tokenizer repeats it."""
-    ids = tokenize(load_modules(model.working).tokenizers, ["a photo of a cat"], Reading()).ids[:, :, 0]
+    ids = tokenize(load_modules(model.working).tokenizers, ["a photo of a cat"], PromptEncoding()).ids[:, :, 0]
     assert ids[0, -1].tolist() == [49406, 320, 1125, 539, 320, 2368, 49407, *[0] * 70]
     if ids.shape[1] == 2:
         assert ids[0, 0].tolist() == [49406, 320, 1125, 539, 320, 2368, *[49407] * 71]

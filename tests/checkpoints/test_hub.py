@@ -22,12 +22,12 @@ AWAY = {"HF_ENDPOINT": "http://127.0.0.1:9"}  # nobody listens there
 # The hub's address and its cache are read once, as huggingface_hub is imported.
 CLIENT = """
 import json, sys
-from dreambooth.checkpoints.hub import fetch
+from dreambooth.checkpoints.hub import download
 from dreambooth.errors import UserError
 answers = []
 for source, token in json.loads(sys.argv[1]):
     try:
-        answers.append([str(fetch(source, token)), ""])
+        answers.append([str(download(source, token)), ""])
     except UserError as error:
         answers.append(["", str(error)])
 print(json.dumps(answers))

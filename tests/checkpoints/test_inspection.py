@@ -9,13 +9,18 @@ import pytest
 import safetensors.torch
 import torch
 
-from dreambooth.actions import inspect
+from dreambooth.checkpoints import inspection
 from dreambooth.checkpoints.adapters import Lora
 from dreambooth.checkpoints.lora import write_lora
-from dreambooth.checkpoints.stable_diffusion import FACTS_KEY, UNET, VAE
+from dreambooth.checkpoints.stable_diffusion import CONFIG_KEY, UNET, VAE
 from dreambooth.errors import UserError
 from tests.cli.commands import run_fork
 from tests.mini_models import make
+
+
+def inspect(*paths):
+    return inspection.inspect(*paths).as_dict()
+
 
 KEY = UNET + "out.2.weight"
 
@@ -77,7 +82,7 @@ def test_what_moved_from_a_base(mini_checkpoint, tmp_path):
     assert rows["unet"]["largest"] == pytest.approx(0.5, abs=1e-3)
     assert rows.keys() == {"unet", "vae", "text_encoder", "beside"}
     assert found["claims"]["modelspec.title"] == "mine" and found["claims"]["modelspec.thumbnail"] == "999 characters"
-    assert FACTS_KEY not in found["claims"]
+    assert CONFIG_KEY not in found["claims"]
 
 
 def test_other_kinds(mini, mini_checkpoint, tmp_path):

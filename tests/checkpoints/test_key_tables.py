@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from dreambooth.checkpoints.extract import plan_moves
-from dreambooth.checkpoints.manifest import REST
+from dreambooth.checkpoints.extract import plan_extraction
+from dreambooth.checkpoints.manifest import UNMAPPED
 from dreambooth.checkpoints.reading import open_tensors
-from dreambooth.checkpoints.recognition import configs_of, recognise
+from dreambooth.checkpoints.recognition import component_configs, recognize_family
 from dreambooth.errors import UserError
-from dreambooth.tensor_files import Spec, TensorWriter
+from dreambooth.tensor_files import TensorSpec, TensorWriter
 
 N_SCHEDULES = 12  # betas and what follows from them, in the file of each model before SDXL
 
@@ -82,7 +82,7 @@ def hollow(tmp_path: Path):
 
     path = tmp_path / "hollow.safetensors"
 
-    def make(table: dict[str, Spec]) -> Path:
+    def make(table: dict[str, TensorSpec]) -> Path:
         writer = TensorWriter(path, table)
         writer._file.close()
         with open(path, "r+b") as file:
@@ -98,14 +98,14 @@ def test_every_tensor_has_its_place(name, hollow, key_tables):
     expected = PUBLISHED[name]
     with open_tensors(hollow(key_tables(name))) as file:
         # Told, since SD2's two kinds differ in values alone, and there are none.
-        family, _ = recognise(file, prediction="v_prediction" if "-v" in name else "epsilon")
-        configs = configs_of(family, file)
-        moves = plan_moves(file, family.layout(configs), configs, extract_ema=True, dtype=None)
+        family, _ = recognize_family(file, prediction="v_prediction" if "-v" in name else "epsilon")
+        configs = component_configs(family, file)
+        moves = plan_extraction(file, family.layout(configs), configs, extract_ema=True, dtype=None)
         assert len(moves) == len(file.keys()) == expected.n_tensors
-    assert sum(move.component == REST for move in moves) == expected.n_rest
+    assert sum(move.component == UNMAPPED for move in moves) == expected.n_rest
     counts = {component: 0 for component in expected.parameters}
     for move in moves:
-        if move.component != REST:
+        if move.component != UNMAPPED:
             counts[move.component] += sum(math.prod(spec.shape) for spec in move.specs)
     assert counts == expected.parameters
     for component, config in expected.configs.items():
@@ -129,5 +129,5 @@ def test_parts_of_different_families_are_refused(of, text_of, expected, hollow, 
     texts = ("cond_stage_model.", "conditioner.")
     table |= {key: spec for key, spec in key_tables(text_of).items() if key.startswith(texts)}
     with open_tensors(hollow(table)) as file, pytest.raises(UserError, match=expected) as refusal:
-        configs_of(recognise(file)[0], file)
+        component_configs(recognize_family(file)[0], file)
     assert str(file.path) in str(refusal.value) and "\n" not in str(refusal.value)

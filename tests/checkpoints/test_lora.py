@@ -16,7 +16,7 @@ import torch
 from dreambooth.checkpoints.adapters import Lora
 from dreambooth.checkpoints.lora import (
     Adapters,
-    LoraUse,
+    WeightedLora,
     apply_lora,
     lora_name,
     read_lora,
@@ -121,7 +121,7 @@ def test_diffusers_our_modules_and_the_merged_checkpoint_draw_the_same(mini, mod
     ours = _pipeline(mini)
     ours.unet, ours.text_encoder = modules.unet, modules.text_encoder
 
-    out = write_checkpoint(mini, tmp_path / "merged.safetensors", loras=[LoraUse(lora)])
+    out = write_checkpoint(mini, tmp_path / "merged.safetensors", loras=[WeightedLora(lora)])
     merged = StableDiffusionPipeline.from_single_file(
         str(out), config=str(mini.working), local_files_only=True, torch_dtype=torch.float32
     )
@@ -137,14 +137,14 @@ def test_weight_scales_and_several_add_up(mini, lora, tmp_path, read_all):
     key = "model.diffusion_model.middle_block.1.proj_in.weight"
     adapter = read_lora(lora).weights["lora_unet_mid_block_attentions_0_proj_in"]
     before = read_all(write_checkpoint(mini, tmp_path / "plain.safetensors"))[key].float()
-    out = write_checkpoint(mini, tmp_path / "out.safetensors", loras=[LoraUse(lora, 0.5), LoraUse(lora, -0.25, 0)])
+    out = write_checkpoint(mini, tmp_path / "out.safetensors", loras=[WeightedLora(lora, 0.5), WeightedLora(lora, -0.25, 0)])
     expected = adapter.apply(before, 0.25).half()
     assert torch.allclose(read_all(out)[key], expected, atol=1e-3)
 
 
 def test_what_would_not_be_numbers_is_never_written(mini, lora, tmp_path):
     with pytest.raises(UserError, match=rf"{lora.name} leads to values that are not numbers"):
-        write_checkpoint(mini, tmp_path / "out.safetensors", loras=[LoraUse(lora, float("nan"))])
+        write_checkpoint(mini, tmp_path / "out.safetensors", loras=[WeightedLora(lora, float("nan"))])
     assert not list(tmp_path.glob("*out*"))
 
 
@@ -207,7 +207,7 @@ def test_a_lora_of_another_model_says_what_it_is_for_and_changes_nothing(mini, m
         apply_lora(modules, read_lora(path))
     assert all(torch.equal(value, before[name]) for name, value in modules.unet.state_dict().items())
     with pytest.raises(UserError, match=expected):
-        write_checkpoint(mini, tmp_path / "out.safetensors", loras=[LoraUse(path)])
+        write_checkpoint(mini, tmp_path / "out.safetensors", loras=[WeightedLora(path)])
     assert not (tmp_path / "out.safetensors").exists()
     assert not verify_lora(path, mini).ok
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from dreambooth.checkpoints.adapters import LoHa, Lora
-from dreambooth.checkpoints.lora import LoraUse, lora_name, match, read_lora, target_modules, write_lora
-from dreambooth.checkpoints.lora_tools import Size, merge_loras, resize_lora
+from dreambooth.checkpoints.lora import WeightedLora, lora_name, match_adapters, read_lora, target_modules, write_lora
+from dreambooth.checkpoints.lora_tools import RankLimit, merge_loras, resize_lora
 from dreambooth.checkpoints.manifest import Manifest
 from dreambooth.checkpoints.modules import load_modules
 from dreambooth.checkpoints.single_file import write_checkpoint
@@ -44,9 +44,9 @@ def changes(model, path, unet: float = 1.0, text: float = 1.0) -> dict:
     """What the file adds to every weight of the model."""
     manifest = Manifest.load(model.source)
     shapes, layout = manifest.shapes(), load_modules(model.working, unet=False, vae=False, text_encoder=False).layout
-    found = match(read_lora(path), shapes, layout)
-    strengths = LoraUse(path, unet, text)
-    return {place: strengths.strength(place) * a.change(torch.zeros(shapes[place])) for place, a in found.items()}
+    found = match_adapters(read_lora(path), shapes, layout)
+    strengths = WeightedLora(path, unet, text)
+    return {place: strengths.strength(place) * a.delta(torch.zeros(shapes[place])) for place, a in found.items()}
 
 
 def assert_close(found: dict, wanted: dict, tolerance: float) -> None:
@@ -57,7 +57,7 @@ def assert_close(found: dict, wanted: dict, tolerance: float) -> None:
 
 def test_merged_is_both_at_their_weights(mini, lora, tmp_path):
     one, other = lora("one", 2), lora("other", 3, seed=1)
-    uses = [LoraUse(one, 0.7, 0.5), LoraUse(other, -1.2, 2)]
+    uses = [WeightedLora(one, 0.7, 0.5), WeightedLora(other, -1.2, 2)]
     merged = read_lora(merge_loras(uses, tmp_path / "merged.safetensors", torch.float32))
     ours, theirs = changes(mini, one, 0.7, 0.5), changes(mini, other, -1.2, 2)
     assert_close(changes(mini, merged.path), {place: ours[place] + theirs[place] for place in ours}, 1e-5)
@@ -67,15 +67,15 @@ def test_merged_is_both_at_their_weights(mini, lora, tmp_path):
 
 def test_what_is_taken_away_is_gone(mini, lora, tmp_path):
     one = lora("one", 2)
-    gone = changes(mini, merge_loras([LoraUse(one), LoraUse(one, -1, -1)], tmp_path / "x.safetensors", torch.float32))
+    gone = changes(mini, merge_loras([WeightedLora(one), WeightedLora(one, -1, -1)], tmp_path / "x.safetensors", torch.float32))
     assert all(change.abs().max() < 1e-5 for change in gone.values())
 
 
 def test_resized_is_as_near_as_its_rank_allows(mini, lora, tmp_path):
     path = lora("one", 8)
     full = changes(mini, path)
-    half = changes(mini, resize_lora(path, tmp_path / "4.safetensors", Size(rank=4), torch.float32))
-    most = read_lora(resize_lora(path, tmp_path / "e.safetensors", Size(energy=0.8), torch.float32))
+    half = changes(mini, resize_lora(path, tmp_path / "4.safetensors", RankLimit(rank=4), torch.float32))
+    most = read_lora(resize_lora(path, tmp_path / "e.safetensors", RankLimit(energy=0.8), torch.float32))
     for place, change in full.items():
         squares = torch.linalg.svdvals(change.flatten(1).double()).square()
         assert (half[place] - change).norm().item() ** 2 == pytest.approx(squares[4:].sum().item(), rel=1e-3)
@@ -83,7 +83,7 @@ def test_resized_is_as_near_as_its_rank_allows(mini, lora, tmp_path):
         assert change.square().sum() >= 0.799 * full[place].square().sum()
     assert most.metadata["ss_network_dim"] == "Dynamic"
     assert max(adapter.rank for adapter in most.weights.values()) < 8
-    whole = resize_lora(path, tmp_path / "8.safetensors", Size(rank=100), torch.float32)
+    whole = resize_lora(path, tmp_path / "8.safetensors", RankLimit(rank=100), torch.float32)
     assert_close(changes(mini, whole), full, 1e-4)
 
 
@@ -95,7 +95,7 @@ def test_the_words_extract_resize_and_merge(mini, mini_checkpoint, lora, tmp_pat
         return json.loads(capsys.readouterr().out)
 
     path = lora("one", 3)
-    tuned = write_checkpoint(mini, tmp_path / "tuned.safetensors", loras=[LoraUse(path, 1, 0)], dtype=torch.float32)
+    tuned = write_checkpoint(mini, tmp_path / "tuned.safetensors", loras=[WeightedLora(path, 1, 0)], dtype=torch.float32)
     wanted = {place: change for place, change in changes(mini, path).items() if place.component == "unet"}
     rank = ("--rank", 8, "--conv-rank", 8, "--precision", "fp32")
     for base in (mini_checkpoint, "mini"):  # a file, and a model by its name

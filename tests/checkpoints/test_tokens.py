@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dreambooth.checkpoints.emphasis import emphasise, weigh
+from dreambooth.checkpoints.emphasis import apply_emphasis, parse_emphasis
 from dreambooth.checkpoints.modules import load_modules, load_tokenizer
-from dreambooth.checkpoints.text_encoding import encode
-from dreambooth.checkpoints.tokens import Reading, count, tokenize
+from dreambooth.checkpoints.text_encoding import encode_prompts
+from dreambooth.checkpoints.tokens import PromptEncoding, count_tokens, tokenize
 from dreambooth.settings import Folders, ModelFolder
 from tests.mini_models import create
 
@@ -29,33 +29,33 @@ def sdxl(tmp_path_factory):
 @pytest.mark.parametrize("prompt", ["a zwx toy, number 1", "", LONG, 'café, "小猫" (soft) [x]', "star " * 75])
 def test_one_chunk_is_what_the_tokenizer_itself_makes(sd1, prompt):
     theirs = sd1.tokenizer(prompt, padding="max_length", truncation=True, max_length=77).input_ids
-    tokens = tokenize([sd1.tokenizer], [prompt], Reading())
+    tokens = tokenize([sd1.tokenizer], [prompt], PromptEncoding())
     assert tokens.ids.tolist() == [[[theirs]]] and tokens.weights is None
-    assert tokens.lengths == (min(77, count(sd1.tokenizer, prompt, Reading()) + 2),)
+    assert tokens.lengths == (min(77, count_tokens(sd1.tokenizer, prompt, PromptEncoding()) + 2),)
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 def test_long_prompts_are_read_chunk_by_chunk(family, request):
     modules = request.getfixturevalue(family)
     words = LONG.split()
-    reading = Reading(max_tokens=150)
-    assert count(modules.tokenizer, LONG, reading) == 100
-    whole = encode(modules, tokenize(modules.tokenizers, [LONG, "a star"], reading))
+    prompt_encoding = PromptEncoding(max_tokens=150)
+    assert count_tokens(modules.tokenizer, LONG, prompt_encoding) == 100
+    whole = encode_prompts(modules, tokenize(modules.tokenizers, [LONG, "a star"], prompt_encoding))
     assert whole.states.shape[:2] == (2, 154)
-    parts = [encode(modules, tokenize(modules.tokenizers, [part], Reading()))
+    parts = [encode_prompts(modules, tokenize(modules.tokenizers, [part], PromptEncoding()))
              for part in (" ".join(words[:75]), " ".join(words[75:]), "a star", "")]  # fmt: skip
     assert torch.allclose(whole.states[:1], torch.cat([parts[0].states, parts[1].states], dim=1), atol=1e-5)
     assert torch.allclose(whole.states[1:], torch.cat([parts[2].states, parts[3].states], dim=1), atol=1e-5)
     if family == "sdxl":
         assert torch.allclose(whole.pooled, torch.cat([parts[0].pooled, parts[2].pooled]), atol=1e-5)
-    short = encode(modules, tokenize(modules.tokenizers, ["a star"], reading))
+    short = encode_prompts(modules, tokenize(modules.tokenizers, ["a star"], prompt_encoding))
     assert short.states.shape[1] == 77, "as many chunks as it takes"
 
 
 def test_what_is_beyond_the_limit_is_cut_off(sd1):
-    read = [tokenize([sd1.tokenizer], [LONG + tail], Reading(max_tokens=75)).ids for tail in ("", " a cat")]
+    read = [tokenize([sd1.tokenizer], [LONG + tail], PromptEncoding(max_tokens=75)).ids for tail in ("", " a cat")]
     assert torch.equal(*read)
-    read = [tokenize([sd1.tokenizer], [LONG + tail], Reading(max_tokens=150)) for tail in ("", " a cat")]
+    read = [tokenize([sd1.tokenizer], [LONG + tail], PromptEncoding(max_tokens=150)) for tail in ("", " a cat")]
     assert not torch.equal(read[0].ids, read[1].ids) and [tokens.lengths for tokens in read] == [(104,), (106,)]
 
 
@@ -82,7 +82,7 @@ def test_what_is_beyond_the_limit_is_cut_off(sd1):
     ],
 )  # fmt: skip
 def test_brackets(prompt, parts):
-    found = weigh(prompt)
+    found = parse_emphasis(prompt)
     assert [text for text, _ in found] == [text for text, _ in parts]
     assert [weight for _, weight in found] == pytest.approx([weight for _, weight in parts])
 
@@ -90,40 +90,40 @@ def test_brackets(prompt, parts):
 def test_escaped_brackets_are_brackets_weighted_or_not(sd1):
     wanted = sd1.tokenizer("yua_(idol)").input_ids[1:-1]
     for weighted in (False, True):
-        tokens = tokenize([sd1.tokenizer], [r"yua_\(idol\)"], Reading(weighted=weighted))
+        tokens = tokenize([sd1.tokenizer], [r"yua_\(idol\)"], PromptEncoding(weighted=weighted))
         assert tokens.ids[0, 0, 0, 1 : len(wanted) + 1].tolist() == wanted and tokens.weights is None
 
 
 def test_weights_multiply_their_tokens_and_leave_the_mean(sd1):
-    reading = Reading(weighted=True)
-    plain, weighed = (encode(sd1, tokenize([sd1.tokenizer], [p], reading)).states for p in ("a star", "a (star:1.5)"))
+    prompt_encoding = PromptEncoding(weighted=True)
+    plain, weighed = (encode_prompts(sd1, tokenize([sd1.tokenizer], [p], prompt_encoding)).states for p in ("a star", "a (star:1.5)"))
     assert weighed.mean() == pytest.approx(plain.mean().item(), rel=1e-4)
     ratio = (weighed / plain).median(dim=2).values[0]
     assert ratio[2] / ratio[1] == pytest.approx(1.5, rel=1e-4)
     assert ratio[3:] == pytest.approx(ratio[1].item(), rel=1e-4), "end and filling count once"
-    alone = encode(sd1, tokenize([sd1.tokenizer], ["a (star:1.5)", "(a) cat"], reading)).states[:1]
+    alone = encode_prompts(sd1, tokenize([sd1.tokenizer], ["a (star:1.5)", "(a) cat"], prompt_encoding)).states[:1]
     assert torch.allclose(alone, weighed, atol=1e-5), "what is beside it doesn't matter"
     assert not torch.equal(
-        tokenize([sd1.tokenizer], ["a (star:1.5)"], Reading()).ids, tokenize([sd1.tokenizer], ["a star"], Reading()).ids
+        tokenize([sd1.tokenizer], ["a (star:1.5)"], PromptEncoding()).ids, tokenize([sd1.tokenizer], ["a star"], PromptEncoding()).ids
     )
 
 
 def test_emphasis_in_half_precision_keeps_the_type():
     states = torch.randn(1, 77, 8, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
-    assert torch.equal(emphasise(states, torch.ones(1, 77)), states)
+    assert torch.equal(apply_emphasis(states, torch.ones(1, 77)), states)
 
 
 def test_strict_parts_have_start_and_end_of_their_own(sd1):
-    tokens = tokenize([sd1.tokenizer], ["a star, blue; sky."], Reading(strict=True))
+    tokens = tokenize([sd1.tokenizer], ["a star, blue; sky."], PromptEncoding(strict=True))
     names = sd1.tokenizer.convert_ids_to_tokens(tokens.ids[0, 0, 0, : tokens.lengths[0]].tolist())
     start, end = "<|startoftext|>", "<|endoftext|>"
     between = [end, ",</w>", start]
     assert names == [start, "a</w>", "star</w>", *between, "blue</w>", *between, "sky</w>", end]
     plain = "a v1.5 star"
-    assert torch.equal(tokenize([sd1.tokenizer], [plain], Reading(strict=True)).ids,
-                       tokenize([sd1.tokenizer], [plain], Reading()).ids)  # fmt: skip
+    assert torch.equal(tokenize([sd1.tokenizer], [plain], PromptEncoding(strict=True)).ids,
+                       tokenize([sd1.tokenizer], [plain], PromptEncoding()).ids)  # fmt: skip
 
 
 def test_tokenizers_of_a_model_are_found_without_its_encoders(created):
     working = ModelFolder(Folders(created), "mini").working
-    assert count(load_tokenizer(working), "a red star", Reading()) == 3
+    assert count_tokens(load_tokenizer(working), "a red star", PromptEncoding()) == 3

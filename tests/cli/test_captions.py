@@ -1,4 +1,4 @@
-"""The word captions, as a person and a program use it."""
+"""The captions command, for people and programs."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_concepts_list_names_the_folder(folder, tmp_path_factory):
     file.write_text(json.dumps([{"instance_data_dir": str(folder)}]))
     assert said(file, "--count")["pictures"] == 4
     file.write_text(json.dumps([{"instance_data_dir": str(folder)}, {"instance_data_dir": str(file.parent)}]))
-    assert f"names 2 folders. Give one of them: {folder}, {file.parent}" in run(file, "--count").stderr
+    assert f"names 2 folders. Enter one of them: {folder}, {file.parent}" in run(file, "--count").stderr
 
 
 @pytest.mark.parametrize(
@@ -77,8 +77,8 @@ def test_a_concepts_list_names_the_folder(folder, tmp_path_factory):
         (["--replace", "a", "x", "--how", "words"], "invalid choice"),
         (["--add", "x", "--how", "tag"], "--how has no effect here"),
         (["--undo", "--dry-run"], "--dry-run has no effect here"),
-        (["--sort", "size"], "order (Order): 'size' is none of: name, count"),
-        (["--set", "d.png", "x"], "d.png: is no picture of"),
+        (["--sort", "size"], "order (Order): 'size' is not one of: name, count"),
+        (["--set", "d.png", "x"], "d.png: is not an image of"),
         (["--count", "--undo"], "not allowed with"),
         ([], "is required"),
     ],

@@ -106,10 +106,10 @@ def test_other_words_are_done_once(mini):
 def test_launched_for_what_splits_the_model_it_is_refused():
     launched = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1"}
     process_group = ProcessGroup.from_environment(launched)
-    assert (process_group.rank, process_group.size, process_group.is_main) == (1, 2, False)
+    assert (process_group.rank, process_group.world_size, process_group.is_main_process) == (1, 2, False)
     assert "FSDP" in process_group.problems({"ACCELERATE_USE_FSDP": "true"})[0] and not process_group.problems({})
     assert not ProcessGroup.from_environment({"ACCELERATE_USE_FSDP": "true"}).problems()
-    assert ProcessGroup.from_environment({"WORLD_SIZE": "8"}).size == 1, "set by a cluster, and no launcher there"
+    assert ProcessGroup.from_environment({"WORLD_SIZE": "8"}).world_size == 1, "set by a cluster, and no launcher there"
 
 
 @NIGHTLY

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from dreambooth import actions
+from dreambooth.runs.interrupted import interrupted_run
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.settings import Folders, ModelFolder
 from tests.cli.commands import run, run_fork, start
@@ -82,7 +83,7 @@ def all_is_whole(model: ModelFolder) -> None:
 def killed_and_gone_on(model: ModelFolder, args: list, seconds: float, times: int = 1) -> None:
     """Start, kill ``seconds`` after the log's first line, see what is there, and go on to the end."""
     for _ in range(times):
-        resume = ["--resume"] if actions.unfinished(model) or model.snapshot_steps() else []
+        resume = ["--resume"] if interrupted_run(model) or model.snapshot_steps() else []
         known = set(model.logging.glob("run_*.jsonl"))
         process = start("train", "mini", "--models-dir", model.folders.models, *args, *resume)
         while process.poll() is None and not set(model.logging.glob("run_*.jsonl")) - known:

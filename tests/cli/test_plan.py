@@ -66,8 +66,8 @@ def test_what_cannot_be_planned_is_said_at_once(folder, tmp_path):
     if os.name != "nt":
         os.mkfifo(tmp_path / "pipe.json")
     refused = {
-        tmp_path / "null.json": "holds a character that is no text",
-        tmp_path / "huge.toml": "such a file may have",
+        tmp_path / "null.json": "contains an invalid character",
+        tmp_path / "huge.toml": "expected at most",
         tmp_path / ("x" * 300): "there is no such folder",
         tmp_path / "nowhere": "there is no such folder",
         tmp_path / "nowhere.json": "does not exist",
@@ -108,8 +108,8 @@ def test_of_many_pictures_a_person_reads_the_first_and_how_many_more(tmp_path):
     done = run("plan", tmp_path)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert "… and 61 more pictures (--json has all)" in lines and "… and 60 more other files (--json has all)" in lines
-    assert "Left out, files of 0 bytes (260)" in done.stdout and len(done.stdout) < 300_000
+    assert "… and 61 more images (--json has all)" in lines and "… and 60 more other files (--json has all)" in lines
+    assert "Left out: empty files (260)" in done.stdout and len(done.stdout) < 300_000
     assert "\x1b" not in done.stdout and sum(r"0 \x1b[31m\nred.png  " in line for line in lines) == 1
     assert len(json.loads(run("plan", tmp_path, "--json").stdout)["pictures"]) == 261
 

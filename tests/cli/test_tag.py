@@ -49,10 +49,10 @@ def test_tried_and_written(run, folder, tagger):
     told = json.loads(tried.stdout)
     rows = {row["picture"]: (row["caption"], row["tags"]) for row in told["captions"]}
     assert rows[str(folder / "red.png")] == ("red picture", {"red_picture": 1.0})
-    assert "broken.jpg: is no picture" in told["notes"][0] and not list(folder.glob("*.txt"))
+    assert "broken.jpg: is not a readable image" in told["notes"][0] and not list(folder.glob("*.txt"))
     done = run(folder, "--model", tagger, "--no-replace-underscores", "--trigger-word", "zwx", "--excluded-tags", "g*")
     assert done.returncode == 0, done.stderr
-    assert "written: 2" in done.stdout and "broken.jpg: is no picture" in done.stderr
+    assert "written: 2" in done.stdout and "broken.jpg: is not a readable image" in done.stderr
     assert (folder / "blue.txt").read_text() == "zwx, blue_picture, red_picture, ^_^"
     again = run(folder, "--model", tagger, "--json")
     assert json.loads(again.stdout)["left"] == 2

@@ -81,19 +81,19 @@ def test_latents_are_found_by_content_crop_and_vae(tmp_path: Path) -> None:
 
 
 def test_embeddings_are_found_by_prompt_encoder_and_reading(tmp_path: Path) -> None:
-    cache = TextCache(tmp_path, "encoder 1", reading=1)
+    cache = TextCache(tmp_path, "encoder 1", prompt_encoding=1)
     embedding = {"states": torch.randn(77, 8, generator=torch.Generator().manual_seed(0)), "pooled": torch.ones(4)}
     cache.put("小狗, a dog", embedding)
     found = cache.get("小狗, a dog")
     assert found.keys() == embedding.keys() and all(torch.equal(found[name], embedding[name]) for name in found)
     assert cache.get("a dog") is None
-    assert TextCache(tmp_path, "encoder 1", reading=2).get("小狗, a dog") is None
-    assert TextCache(tmp_path, "encoder 2", reading=1).get("小狗, a dog") is None
+    assert TextCache(tmp_path, "encoder 1", prompt_encoding=2).get("小狗, a dog") is None
+    assert TextCache(tmp_path, "encoder 2", prompt_encoding=1).get("小狗, a dog") is None
 
 
 @pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:-5], lambda data: b"x" * len(data)])
 def test_a_damaged_cache_file_is_a_miss_and_mends(tmp_path: Path, damage) -> None:
-    cache = TextCache(tmp_path, "encoder", reading=1)
+    cache = TextCache(tmp_path, "encoder", prompt_encoding=1)
     embedding = {"states": torch.ones(77, 8)}
     cache.put("a", embedding)
     (file,) = tmp_path.glob("*.safetensors")

@@ -140,8 +140,8 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
         f"Concept 5, class_data_dir: {inside.parent} holds instance_data_dir",
         f"Concept 6, instance_data_dir: {good / '0_a_dog_0.png'}: is a file",
         "Concept 7, instance_data_dir: xxx",
-        "Concept 8, instance_data_dir: none of its 3 pictures can be used (1 left out, the caption can't be read; "
-        "1 left out, can't be read as a picture; 1 left out, cut off before the picture ends). "
+        "Concept 8, instance_data_dir: none of its 3 pictures can be used (1 left out: unreadable caption; "
+        "1 left out: not readable as an image; 1 left out: truncated). "
         f"The first: {broken / '0_a_dog_0.png'}: {broken / '0_a_dog_0.txt'}: is no text",
     ]
     problems = caught.value.problems
@@ -161,7 +161,7 @@ def test_warnings_name_files(tmp_path: Path) -> None:
     (folder / "phone.HEIC").write_bytes(b"")
     plan = make_plan([Concept(instance_data_dir=str(folder), instance_prompt="[filewords]")], SETTINGS)
     left_out, small, nameless, wordless, encoding = plan.warnings
-    assert left_out == f"Left out, convert to PNG or JPEG to use them (1): {folder / 'phone.HEIC'}"
+    assert left_out == f"Left out: unsupported format, convert to PNG or JPEG (1): {folder / 'phone.HEIC'}"
     assert small.startswith("Small pictures, enlarged") and small.endswith(str(folder / "a.png"))
     assert nameless.endswith(f"(2): {folder / '1.png'}, {folder / 'a.png'}")
     assert "empty prompt" in wordless and wordless.endswith(str(folder / "1.png"))
@@ -202,7 +202,7 @@ def test_notes_of_words_masks_and_lookalikes(tmp_path: Path) -> None:
         ("2.png", "truncated", True),
     ]
     assert notes[2].text == '"sks" is not in its caption, so it is put in: "a sks dog".'
-    assert notes[-1].text.startswith("its mask 2_mask.png is cut off")
+    assert notes[-1].text.startswith("its mask 2_mask.png is truncated")
     holding = make_plan([dataclasses.replace(concept, instance_token="sks dog")], SETTINGS)
     assert [note.path for note in holding.notes if note.kind == "class-in-token"] == [folder]
 

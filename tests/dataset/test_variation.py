@@ -198,7 +198,7 @@ def test_bounds_of_buckets(concept: Concept) -> None:
 
 def test_a_resolution_between_two_steps_is_said(concept: Concept) -> None:
     warning, *_ = make_plan([concept], dataclasses.replace(FIXED, resolution=130)).warnings
-    assert warning.startswith("resolution: 130") and "128x128" in warning and "Take 128 or 160" in warning
+    assert warning.startswith("resolution: 130") and "128x128" in warning and "Set 128 or 160" in warning
 
 
 def test_class_pictures_without_words_are_refused(concept: Concept, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from tests.wheels import make_wheel, offline
 
 ROOT = Path(__file__).resolve().parents[2]
-A1111 = {
+A1111Host = {
     "torch": "2.1.2+cu121",
     "transformers": "4.30.2",
     "accelerate": "0.21.0",
@@ -34,10 +34,10 @@ class Environment:
         self.wheels, self.venv = folder / "wheels", folder / "venv"
         subprocess.run([sys.executable, "-m", "venv", str(self.venv)], check=True)
         self.python = self.venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-        for name, version in A1111.items():
+        for name, version in A1111Host.items():
             make_wheel(self.wheels, name, version, code="CLIPTextModel = None")
-            make_wheel(self.wheels, name, "99.0")  # newer ones are to be had, and must not be taken
-        self.pip("install", "-q", *(f"{name}=={version}" for name, version in A1111.items()))
+            make_wheel(self.wheels, name, "99.0")  # newer versions exist, and must not be installed
+        self.pip("install", "-q", *(f"{name}=={version}" for name, version in A1111Host.items()))
 
     def pip(self, *words: str) -> str:
         command = [str(self.python), "-m", "pip", *words]
@@ -65,12 +65,12 @@ def test_adds_what_fits_and_changes_nothing(environment):
     assert environment.install("--skip-install") == ""
     assert environment.install(COMMANDLINE_ARGS="--api --skip-install") == ""
 
-    said = environment.install()  # nothing to be had: one line, no more
-    assert "pip could not add diffusers==0.30.3" in said and environment.frozen() == before
+    said = environment.install()  # no wheel yet: a single line
+    assert "pip could not install diffusers==0.30.3" in said and environment.frozen() == before
 
     make_wheel(environment.wheels, "diffusers", "0.42.1", DIFFUSERS)
     make_wheel(environment.wheels, "diffusers", "0.30.3", DIFFUSERS, requires=("numpy>=2",))
-    assert "pip could not add diffusers==0.30.3" in environment.install() and environment.frozen() == before
+    assert "pip could not install diffusers==0.30.3" in environment.install() and environment.frozen() == before
 
     # pip's leftover of an older numpy is no numpy
     leftover = next(environment.venv.rglob("numpy-1.26.2.dist-info")).with_name("~umpy-1.0.dist-info")
@@ -92,7 +92,7 @@ def test_what_is_too_old_is_named_and_left_alone(environment):
     make_wheel(environment.wheels, "tomlkit", "0.14.0")
     environment.pip("install", "-q", "accelerate==0.12.0", "diffusers==0.30.3", "tomlkit==0.14.0")
     assert environment.install() == (
-        "Dreambooth: accelerate 0.12.0 is older than 0.21, the oldest that works: update the WebUI.\n"
+        "Dreambooth: accelerate 0.12.0 is older than 0.21, the oldest supported version. Update the WebUI.\n"
     )
     environment.pip("install", "-q", "accelerate==0.21.0")
 
@@ -102,4 +102,4 @@ def test_what_does_not_import_is_said(environment):
     make_wheel(environment.wheels, "tomlkit", "0.14.0")
     make_wheel(environment.wheels, "diffusers", "0.30.3", "import a_missing_library")
     said = environment.install()
-    assert "does not import" in said and "a_missing_library" in said
+    assert "the import fails" in said and "a_missing_library" in said

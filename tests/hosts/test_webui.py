@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dreambooth.hosts import Alone, current_host
+from dreambooth.hosts import StandaloneHost, current_host
 from tests import fork_server
 from tests.hosts.webui import make_webui
 
@@ -74,17 +74,17 @@ def page():
 started, go_on = threading.Event(), threading.Event()
 
 def work(controls, events):
-    events.send("progress", done=3, total=12, what="steps")
+    events.progress(3, 12, "steps")
     started.set()
     go_on.wait(60)
     print("cancelled" if controls.cancelled else "not told")
 
-page().desk.bench.start("train", "my toy", work, model="my toy")
+page().page_controller.job_runner.start("train", "my toy", work, model="my toy")
 started.wait(60)
-desk = page().desk
-view = desk.look("my toy")
-print("Training my toy" in view.status, view.training, view.locked)
-desk.bench.tell("cancel")
+controller = page().page_controller
+state = controller.page_state("my toy")
+print("Training my toy" in state.status, state.training, state.locked)
+controller.job_runner.request("cancel")
 go_on.set()
 sys.modules["dreambooth.jobs"].jobs.current.wait(60)
 """
@@ -232,6 +232,6 @@ def test_alone_lists_the_embedded_model_and_the_folders(tmp_path):
     (tmp_path / "Stable-diffusion" / "sub").mkdir(parents=True)
     (tmp_path / "Stable-diffusion" / "sub" / "x.safetensors").touch()
     host = current_host(tmp_path)
-    assert isinstance(host, Alone)
+    assert isinstance(host, StandaloneHost)
     titles = [title for title, path in host.checkpoints() if path.exists()]
     assert titles == ["Embedded mini model", "sub/x.safetensors"]

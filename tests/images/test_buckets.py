@@ -41,7 +41,7 @@ def test_fit() -> None:
     assert fit((3024, 4032), sizes) == Crop(448, 597, 0, 10, 448, 576)
     assert fit((4032, 3024), sizes) == Crop(597, 448, 10, 0, 576, 448)
     assert fit((10, 10), sizes) == Crop(512, 512, 0, 0, 512, 512)
-    assert fit((9000, 100), sizes).kept == pytest.approx(640 / (384 * 90))
+    assert fit((9000, 100), sizes).kept_fraction == pytest.approx(640 / (384 * 90))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (333, 777), (1999, 1500), (6000, 4000)])

@@ -12,7 +12,7 @@ from PIL import Image, ImageChops, ImageCms, ImageFile, ImageStat
 
 from dreambooth.errors import UserError
 from dreambooth.images.decoding import MAX_PIXELS, open_image
-from dreambooth.images.listing import SUFFIXES, find_images, look_through
+from dreambooth.images.listing import IMAGE_EXTENSIONS, find_images, scan_folder
 from dreambooth.images.probe import probe
 from tests.images.odd_images import header, png, wide_gamut
 
@@ -33,7 +33,7 @@ def assert_red_left_blue_right(path: Path) -> None:
         assert max(abs(a - b) for a, b in zip(found, wanted, strict=True)) < 12, (path.name, found)
 
 
-@pytest.mark.parametrize("suffix", sorted(SUFFIXES))
+@pytest.mark.parametrize("suffix", sorted(IMAGE_EXTENSIONS))
 def test_every_format_opens(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     if suffix == ".avif" and ".avif" not in Image.registered_extensions():
@@ -192,7 +192,7 @@ def test_a_truncated_picture_is_named(
     assert probe(path).size == (200, 200)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) * 3 // 4])
-    with pytest.raises(UserError, match=rf"cut\{suffix}: is cut off"):
+    with pytest.raises(UserError, match=rf"cut\{suffix}: is truncated"):
         probe(path)
     assert ImageFile.LOAD_TRUNCATED_IMAGES is host_fills_truncated
 
@@ -212,7 +212,7 @@ def bomb(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "complaint"),
     [
-        (lambda path: path.write_text("hello"), "is no picture that can be read"),
+        (lambda path: path.write_text("hello"), "is not a readable image"),
         (lambda path: path.write_bytes(b""), "is empty"),
         (lambda path: path.mkdir(), "can't be read"),
         (bomb, "more than 89 million pixels"),
@@ -243,11 +243,11 @@ def test_finding_pictures(tmp_path: Path) -> None:
     def names_of(paths: list[Path]) -> list[str]:
         return [path.relative_to(tmp_path).as_posix() for path in paths]
 
-    found = look_through(tmp_path)
-    assert names_of(found.pictures) == ["2.png", "10.png", "a b.webp", "B.JPG", "sub/3.jpeg", "小猫/1.bmp"]
-    assert found.pictures == find_images(tmp_path)
+    found = scan_folder(tmp_path)
+    assert names_of(found.images) == ["2.png", "10.png", "a b.webp", "B.JPG", "sub/3.jpeg", "小猫/1.bmp"]
+    assert found.images == find_images(tmp_path)
     assert set(names_of(found.hidden)) == {".cache", "._2.png", ".hidden.png", "@eaDir", "Thumbs.db"}
-    assert names_of(found.others) == ["phone.heic"]
+    assert names_of(found.unsupported) == ["phone.heic"]
     assert names_of(found.orphans) == ["lonely.txt", "notes.txt"]
 
 

@@ -25,8 +25,8 @@ from dreambooth.images.file_reader import read_all, read_bytes
 from dreambooth.images.issues import UnusableFile
 from dreambooth.preparation import planning
 from dreambooth.settings import Concept, Settings
-from dreambooth.settings.preparation import Preparing
-from dreambooth.settings.tagging import Tagging
+from dreambooth.settings.preparation import PrepareOptions
+from dreambooth.settings.tagging import TagOptions
 
 SETTINGS = Settings(resolution=128, bucket_step=8)
 
@@ -78,14 +78,14 @@ def test_a_file_that_gives_no_answer_is_left_behind(tmp_path: Path, hold, monkey
     assert [example.path for example in plan.examples] == [paths[number] for number in (0, 1, 4, 5)]
     stalled = [note for note in plan.notes if note.kind == "stalled"]
     assert [(note.path, note.left_out) for note in stalled] == [(paths[2], True), (paths[3], True)]
-    assert "no answer for 0.5 seconds" in stalled[0].text
+    assert "did not respond for 0.5 seconds" in stalled[0].text
 
 
 def test_a_drive_that_is_gone_is_said_once(tmp_path: Path, hold, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = pictures(tmp_path / "toys", 12)
     hold(*paths)
     monkeypatch.setattr(file_reader, "PATIENCE", 0.2)
-    with pytest.raises(UserError, match=r"png: the drive gives no answer any more"):
+    with pytest.raises(UserError, match=r"png: the drive stopped responding"):
         make_plan([Concept(instance_data_dir=str(tmp_path / "toys"))], SETTINGS)
 
 
@@ -98,10 +98,10 @@ def test_whoever_prepares_or_captions_leaves_it_behind_too(
         path.with_suffix(".txt").write_text("a toy")
     hold(paths[2], paths[4].with_suffix(".txt"))
     monkeypatch.setattr(file_reader, "PATIENCE", 0.5)
-    preparation = planning.plan(folder, Preparing())
-    assert len(preparation.changes) == 4 and "2.png: the drive gave no answer" in preparation.skipped[0]
+    preparation = planning.plan(folder, PrepareOptions())
+    assert len(preparation.changes) == 4 and "2.png: the drive did not respond" in preparation.skipped[0]
     captions = read_captions(folder, CaptionFiles())
-    assert len(captions.files) == 5 and "4.png: the drive gave no answer" in captions.problems[0]
+    assert len(captions.files) == 5 and "4.png: the drive did not respond" in captions.problems[0]
 
 
 class Colours:
@@ -121,13 +121,13 @@ def test_a_tagger_leaves_it_behind_and_gives_a_drive_up(tmp_path: Path, hold, mo
     paths[9].with_suffix(".txt").touch()
     hold(paths[1], *paths[10:], paths[9].with_suffix(".txt"))
     monkeypatch.setattr(file_reader, "PATIENCE", 0.3)
-    options, counted, found = Tagging(batch_size=3), Counted(), []
+    options, counted, found = TagOptions(batch_size=3), Counted(), []
     wanted = wanted_in(tmp_path / "toys", options, counted)
-    with pytest.raises(UserError, match="gives no answer any more"):
+    with pytest.raises(UserError, match="stopped responding"):
         for one in captioned(Colours(), wanted, options, counted, lambda *_: None):
             found.append(one.wanted.picture)
     assert found == [paths[number] for number in (0, *range(2, 9))]
-    assert ["9.txt: the drive gave" in counted.notes[0], "1.png: the drive gave" in counted.notes[1]] == [True, True]
+    assert ["9.txt: the drive did not respond" in counted.notes[0], "1.png: the drive did not respond" in counted.notes[1]] == [True, True]
 
 
 def test_answers_that_come_late_change_nothing(tmp_path: Path) -> None:

@@ -38,13 +38,13 @@ def toys(tmp_path: Path) -> Path:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Names of the pictures that are decoded."""
     names: list[str] = []
-    really = probe.decoded
+    really = probe.decode_image
 
     def decode(data: bytes, path: Path) -> object:
         names.append(path.name)
         return really(data, path)
 
-    monkeypatch.setattr(probe, "decoded", decode)
+    monkeypatch.setattr(probe, "decode_image", decode)
     return names
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 import dreambooth
-from dreambooth.images.near_duplicates import NEAR, alike, fingerprint_of, near_pairs
+from dreambooth.images.near_duplicates import MAX_BIT_DISTANCE, find_near_duplicates, fingerprint_of, near_pairs
 from tests.images.odd_images import encoded, noise
 
 SUBJECT = Path(dreambooth.__file__).parent / "embedded" / "subject"
@@ -36,25 +36,25 @@ def test_saved_scaled_and_brightened_pictures_look_the_same() -> None:
             ImageEnhance.Brightness(picture).enhance(0.9),
             ImageEnhance.Color(picture).enhance(0.8),
         ]
-        found = {place: first for place, first, _ in alike([*map(fingerprint_of, [picture, *copies])])}
+        found = {place: first for place, first, _ in find_near_duplicates([*map(fingerprint_of, [picture, *copies])])}
         assert found == dict.fromkeys(range(1, 6), 0), seed
 
 
 def test_other_pictures_look_different() -> None:
     looks = [fingerprint_of(noise(seed, (300, 300))) for seed in range(60)]
-    assert min(distance(one.bits, other.bits) for one, other in itertools.combinations(looks, 2)) > NEAR
+    assert min(distance(one.bits, other.bits) for one, other in itertools.combinations(looks, 2)) > MAX_BIT_DISTANCE
 
 
 def test_what_differs_in_colour_alone_are_two_pictures() -> None:
     """As the embedded subject's, of which one stands before red and one before green."""
     toys = [Image.open(path).convert("RGB") for path in sorted(SUBJECT.glob("*.png"))]
-    assert len(toys) == 6 and not [*alike([*map(fingerprint_of, toys)])]
+    assert len(toys) == 6 and not [*find_near_duplicates([*map(fingerprint_of, toys)])]
     before = noise(4, (400, 300)).convert("L")
     red, green = (Image.merge("RGB", [before.point(lambda v: v // 2), before, before][turn:] + [before] * turn)
                   for turn in (0, 1))  # fmt: skip
     looks = [*map(fingerprint_of, (red, green, saved(green, 50), saved(red, 50)))]
-    assert distance(looks[0].bits, looks[1].bits) <= NEAR
-    assert [pair[:2] for pair in alike(looks)] == [(2, 1), (3, 0)]
+    assert distance(looks[0].bits, looks[1].bits) <= MAX_BIT_DISTANCE
+    assert [pair[:2] for pair in find_near_duplicates(looks)] == [(2, 1), (3, 0)]
 
 
 def test_a_picture_that_shows_nothing_looks_like_none() -> None:
@@ -75,7 +75,7 @@ def test_all_near_pairs_are_found(monkeypatch: pytest.MonkeyPatch, numpy_counts_
     wanted = [
         (one, other, distance(looks[one], looks[other]))
         for one, other in itertools.combinations(range(len(looks)), 2)
-        if distance(looks[one], looks[other]) <= NEAR
+        if distance(looks[one], looks[other]) <= MAX_BIT_DISTANCE
     ]
     assert len(wanted) > 600
     assert near_pairs(looks) == wanted

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dreambooth.images.issues import named
+from dreambooth.text import escape_unprintable
 from tests.images.odd_images import odd_pictures
 
 MEMORY = 2 * 2**30  # bytes of address space; a picture of 30,000 x 30,000 alone would be 2.7e9
@@ -37,7 +37,7 @@ def test_each_odd_file_is_named_with_its_cause(tmp_path: Path) -> None:
     left_out, said = set(), {}
     for name, kind, is_left_out, text in told["notes"]:
         notes[name].add(kind)
-        assert text and text == named(text), name
+        assert text and text == escape_unprintable(text), name
         said[name] = text
         if is_left_out:
             left_out.add(name)
@@ -52,4 +52,4 @@ def test_each_odd_file_is_named_with_its_cause(tmp_path: Path) -> None:
     assert not {name: kinds for name, kinds in unasked.items() if kinds}
     pictures = {name for name in odd if not name.endswith(".txt")} - left_out - {"round and round"}
     assert sorted(told["planned"]) == sorted(pictures)
-    assert all(warning == named(warning) for warning in told["warnings"])
+    assert all(warning == escape_unprintable(warning) for warning in told["warnings"])

@@ -366,7 +366,7 @@ def test_what_an_export_can_not_say(tmp_path: Path) -> None:
     said = "\n".join(without)
     for word in (
         "Bucket rule area",
-        "Reading rule own",
+        "Caption parsing own",
         "partners",
         "tokens",
         "maximum of steps",

@@ -96,6 +96,12 @@ def test_lycoris_has_a_dropout_argument_of_its_own(tmp_path: Path) -> None:
         assert f"LyCORIS trains {kind} without dropout" in said_of(found, "network_dropout")[0]
 
 
+def test_a_dropout_of_0_is_no_network(tmp_path: Path) -> None:
+    found = imported(tmp_path, FULL + "network_dropout = 0.0\n")
+    assert "use_lora" not in found.settings and not said_of(found, "network_dropout")
+    assert imported(tmp_path, FULL + "network_dropout = 0.1\n").settings["use_lora"]
+
+
 def test_a_dropout_out_of_range_is_said(tmp_path: Path) -> None:
     found = imported(tmp_path, NETWORK + "network_dropout = 1.0\n")
     assert "lora_unet_dropout" not in found.settings

@@ -1,4 +1,4 @@
-"""launch.py as a process of its own, on a copy with tiny requirements: real venv, real pip, no network."""
+"""launch.py as a separate process, on a copy with tiny requirements: real venv, real pip, no network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from tests.wheels import make_wheel, offline
 
 ROOT = Path(__file__).resolve().parents[2]
-NO_TORCH = "pip --version"  # a command that succeeds and installs nothing
+NO_TORCH = "pip --version"  # succeeds and installs nothing
 ECHO = """
 import json, os, sys
 print(json.dumps([sys.argv[1:], os.getcwd(), os.environ.get("OMP_WAIT_POLICY")]))
@@ -37,7 +37,7 @@ sys.exit(100 + count)
 
 
 class Copy:
-    """A checkout with nothing in it but the launcher, what it installs and what it starts."""
+    """A checkout with only the launcher, its requirements and the programs it starts."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.wheels = folder / "checkout", folder / "wheels"
@@ -61,7 +61,7 @@ class Copy:
 
     def environment(self, torch_command: str | None = NO_TORCH, **more: str) -> dict[str, str]:
         environment = offline(self.wheels, **({"TORCH_COMMAND": torch_command} if torch_command else {}))
-        environment.pop("OMP_WAIT_POLICY", None)  # the suite's own
+        environment.pop("OMP_WAIT_POLICY", None)  # the test suite sets it
         return environment | more
 
     def run(self, *words: str, torch_command: str | None = NO_TORCH, **more: str) -> subprocess.CompletedProcess[str]:
@@ -81,7 +81,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Copy:
     first = copy.run("create", "a model", "--half")
     assert "The environment is ready" in first.stderr, first.stderr
     assert json.loads(first.stdout) == [["create", "a model", "--half"], str(copy.folder.parent), "passive"]
-    assert first.returncode == 4  # the program's own
+    assert first.returncode == 4  # the exit code of the program
     return copy
 
 
@@ -90,7 +90,7 @@ def test_second_start_installs_nothing_and_remembers_torch_command(copy):
     assert (again.stderr, again.returncode) == ("", 2)
 
 
-def test_what_the_user_says_of_waiting_threads_stays(copy):
+def test_wait_policy_of_the_user_is_kept(copy):
     assert json.loads(copy.run("check", OMP_WAIT_POLICY="active").stdout)[2] == "active"
 
 
@@ -108,15 +108,15 @@ import torch
 """
 
 
-@pytest.mark.parametrize("words", [["dreambooth", "demo"], ["dreambooth.ui", "--port", "0"]], ids=" ".join)
-@pytest.mark.parametrize("users", ["", "active"])
-def test_without_the_launcher_too_it_is_set_before_torch_is_imported(words, users, tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": users}
-    if not users:
+@pytest.mark.parametrize("arguments", [["dreambooth", "demo"], ["dreambooth.ui", "--port", "0"]], ids=" ".join)
+@pytest.mark.parametrize("policy", ["", "active"])
+def test_wait_policy_is_set_before_torch_is_imported_without_the_launcher_too(arguments, policy, tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": policy}
+    if not policy:
         del environment["OMP_WAIT_POLICY"]
-    command = [sys.executable, "-c", ENDS_AT_TORCH, *words]
+    command = [sys.executable, "-c", ENDS_AT_TORCH, *arguments]
     run = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert (run.returncode, run.stdout) == (0, f"{users or 'passive'}\n"), run.stderr
+    assert (run.returncode, run.stdout) == (0, f"{policy or 'passive'}\n"), run.stderr
 
 
 def test_changed_requirements_are_installed(copy):
@@ -154,29 +154,29 @@ def test_lint_runs_all_checks_in_the_checkout_and_fails_if_one_of_them_does(copy
     assert copy.run("lint", "dreambooth").returncode == 2
 
 
-def test_a_half_made_environment_is_repaired(copy):
-    """Left behind by a first start that was killed: no marker, no pip, no Python."""
+def test_an_incomplete_environment_is_repaired(copy):
+    """As left behind by a killed first start: no marker, no pip, no Python."""
     shutil.rmtree(copy.folder / ".venv")
     (copy.folder / ".venv" / "bin").mkdir(parents=True)
     repaired = copy.run("check")
-    assert "Making" in repaired.stderr and repaired.returncode == 2
+    assert "Creating" in repaired.stderr and repaired.returncode == 2
     (copy.folder / ".venv" / "dreambooth-installed.json").unlink()
     again = copy.run("check")
-    assert "Making" not in again.stderr and "The environment is ready" in again.stderr
+    assert "Creating" not in again.stderr and "The environment is ready" in again.stderr
 
 
-def test_what_cannot_be_installed_says_so_and_can_be_tried_again(copy):
+def test_a_failed_installation_is_reported_and_can_be_retried(copy):
     requirements = copy.folder / "requirements-standalone.txt"
     good = requirements.read_text()
     requirements.write_text("no-such-package==1.0\n")
     failed = copy.run("check")
     assert failed.returncode == 1 and failed.stdout == ""
-    assert failed.stderr.splitlines()[-1].startswith("Installing failed")
+    assert failed.stderr.splitlines()[-1].startswith("Installation failed")
     requirements.write_text(good)
     assert copy.run("check").returncode == 2
 
 
-def test_torch_command_that_fails_is_named(copy):
+def test_a_failing_torch_command_is_reported(copy):
     failed = copy.run("check", torch_command="pip install no-such-torch")
     assert failed.returncode == 1 and "TORCH_COMMAND failed" in failed.stderr
 
@@ -184,7 +184,7 @@ def test_torch_command_that_fails_is_named(copy):
 @pytest.mark.skipif(os.name == "nt", reason="a console's Ctrl-C cannot be sent from a test on Windows")
 def test_ctrl_c_reaches_the_program_once(copy):
     """As from a terminal: the signal goes to the whole process group."""
-    assert copy.run("check").returncode == 2  # no installing is left to do
+    assert copy.run("check").returncode == 2  # everything is installed
     process = subprocess.Popen(
         copy.command("ui"),
         env=copy.environment(),
@@ -207,8 +207,8 @@ def test_help_installs_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("version", [(3, 9, 18), (3, 14, 0)])
-def test_a_python_that_is_too_old_or_too_new_gets_one_line(version):
+def test_an_unsupported_python_gets_one_line(version):
     code = f"import sys; sys.version_info = {version}; exec(compile(open('launch.py').read(), 'launch.py', 'exec'))"
     refused = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert refused.returncode == 1
-    assert refused.stderr == f"Python 3.10, 3.11, 3.12 or 3.13 is needed; this is {version[0]}.{version[1]}.\n"
+    assert refused.stderr == f"Python 3.10, 3.11, 3.12 or 3.13 is required; this is {version[0]}.{version[1]}.\n"

@@ -13,7 +13,7 @@ from dreambooth.actions.images import prepare, undo_preparation
 from dreambooth.dataset.planning import make_plan
 from dreambooth.errors import Cancelled, UserError
 from dreambooth.settings import Concept, Settings
-from dreambooth.settings.preparation import Preparing
+from dreambooth.settings.preparation import PrepareOptions
 from tests.images.scenes import scene
 
 
@@ -38,7 +38,7 @@ def test_names_that_collide_get_a_number_and_keep_their_captions(folder):
         scene().save(folder / name)
     (folder / "a.txt").write_text("of both")
     (folder / "b.txt").write_text("of b")
-    done = prepare(folder, Preparing(format="PNG"))
+    done = prepare(folder, PrepareOptions(format="PNG"))
     becomes = {change.source.name: change.destination.name for change in done.changes}
     assert becomes["a.png"] == "a.png" and becomes["b.jpg"] == "b.png"
     assert {becomes["a.jpg"], becomes["A.webp"]} == {"a-2.png", "A-3.png"} or {
@@ -52,7 +52,7 @@ def test_folders_stay_folders_and_numbers_begin_in_each(folder):
         (folder / name).mkdir()
         for n in (1, 2, 10):
             scene().save(folder / name / f"{n}.png")
-    done = prepare(folder, Preparing(rename="{folder} {n:3}"))
+    done = prepare(folder, PrepareOptions(rename="{folder} {n:3}"))
     named = {str(change.source.relative_to(folder)): str(change.destination.relative_to(done.out)) for change in
              done.changes}  # fmt: skip
     assert named[os.path.join("10_sks dog", "10.png")] == os.path.join("10_sks dog", "10_sks dog 003.png")
@@ -70,7 +70,7 @@ def test_what_cannot_be_is_said_all_at_once_and_nothing_is_written(folder, tmp_p
         "calls all pictures the same": {"rename": "{folder}"},
         "would be taken for masks": {"rename": "{name}_mask"},
         "is no size": {"crop": "smart", "fixed_size": "512"},
-        "is no colour": {"flatten": "colourless"},
+        "is not a color": {"flatten": "colourless"},
         "not a multiple of 8": {"crop": "centre", "bucket_step": 9},
         "lies in the folder of the originals": {"out": str(folder / "below")},
         "Choose one beside it": {"out": str(folder)},
@@ -79,9 +79,9 @@ def test_what_cannot_be_is_said_all_at_once_and_nothing_is_written(folder, tmp_p
     }
     for said, options in refused.items():
         with pytest.raises(UserError, match=said):
-            prepare(folder, Preparing(**options))
+            prepare(folder, PrepareOptions(**options))
     with pytest.raises(UserError) as caught:
-        prepare(folder, Preparing(rename="a/b", flatten="x", crop="smart", fixed_size="0x5"))
+        prepare(folder, PrepareOptions(rename="a/b", flatten="x", crop="smart", fixed_size="0x5"))
     assert len(caught.value.problems) == 4
     assert contents(tmp_path) == {"photos/a.png": (folder / "a.png").read_bytes(), "full/mine.txt": b"mine"}
 
@@ -93,7 +93,7 @@ def test_the_dry_run_is_what_is_done_and_twice_the_same_bytes(folder):
     for n in range(5):
         scene((90 + n, 60), seed=n).save(folder / f"{n}.jpg")
     before = contents(folder)
-    options = Preparing(crop="smart", resolution=64, bucket_step=8, mirror="add copies", format="WebP", quality=80)
+    options = PrepareOptions(crop="smart", resolution=64, bucket_step=8, mirror="add copies", format="WebP", quality=80)
     planned = prepare(folder, options, dry_run=True)
     assert contents(folder.parent) == {f"photos/{name}": data for name, data in before.items()}
     first = prepare(folder, options)
@@ -109,14 +109,14 @@ def test_broken_pictures_are_named_and_skipped(folder):
     (folder / "text.jpg").write_text("I am no picture")
     scene().save(folder / "masked.png")
     (folder / "masked_mask.png").write_bytes(b"no mask")
-    done = prepare(folder, Preparing())
+    done = prepare(folder, PrepareOptions())
     assert [path.name for path in done.out.iterdir()] == ["good.png"]
     assert {line.partition(": ")[0].rpartition(os.sep)[2] for line in done.skipped} == {
         "empty.png", "cut.png", "text.jpg", "masked_mask.png",
     }  # fmt: skip
     (folder / "good.png").unlink()
     with pytest.raises(UserError, match="none of its pictures can be prepared"):
-        prepare(folder, Preparing())
+        prepare(folder, PrepareOptions())
 
 
 def test_in_place_and_back(folder):
@@ -127,7 +127,7 @@ def test_in_place_and_back(folder):
     (folder / "2.png").write_bytes(b"broken, but mine")
     (folder / "notes.doc").write_text("notes")
     before = contents(folder)
-    done = prepare(folder, Preparing(in_place=True, format="PNG", rename="{n}", crop="centre", fixed_size="32x32"))
+    done = prepare(folder, PrepareOptions(in_place=True, format="PNG", rename="{n}", crop="centre", fixed_size="32x32"))
     assert {path.name for path in folder.iterdir() if not path.name.startswith(".")} == {
         "1.png", "1.txt", "2.png", "2-2.png", "3.png", "4.png", "sub", "notes.doc"
     }  # fmt: skip
@@ -136,7 +136,7 @@ def test_in_place_and_back(folder):
     assert [example.path.name for example in plan.examples] == ["1.png"]
     kept = contents(done.originals)
     assert kept == {name: data for name, data in before.items() if name not in ("1.txt", "2.png", "notes.doc")}
-    prepare(folder, Preparing(in_place=True, mirror="add copies"))  # twice: undone in turn
+    prepare(folder, PrepareOptions(in_place=True, mirror="add copies"))  # twice: undone in turn
     undo_preparation(folder)
     undo_preparation(folder)
     assert contents(folder) == before and not list(folder.glob(".*"))
@@ -148,7 +148,7 @@ def test_undo_keeps_what_was_changed_since(folder):
     scene().save(folder / "a.png")
     (folder / "a.txt").write_text("old")
     before = contents(folder)
-    prepare(folder, Preparing(in_place=True, rename="b{n}"))
+    prepare(folder, PrepareOptions(in_place=True, rename="b{n}"))
     (folder / "b1.txt").write_text("edited since")
     scene(seed=5).save(folder / "a.png")  # at the original's place
     told = undo_preparation(folder)
@@ -181,7 +181,7 @@ def test_cancelled_between_pictures_nothing_is_left(folder, in_place):
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        prepare(folder, Preparing(in_place=in_place, mirror="instead"), progress=cancel)
+        prepare(folder, PrepareOptions(in_place=in_place, mirror="instead"), progress=cancel)
     assert contents(folder.parent) == before and {path.name for path in folder.parent.iterdir()} == {"photos"}
 
 
@@ -196,7 +196,7 @@ def test_what_changes_in_the_middle_is_skipped(folder):
             (folder / "3.png").write_bytes(changed.getvalue())
             (folder / "2.png").unlink()
 
-    done = prepare(folder, Preparing(in_place=True, mirror="instead"), progress=meddle)
+    done = prepare(folder, PrepareOptions(in_place=True, mirror="instead"), progress=meddle)
     assert len(done.changes) == 2 and len(done.skipped) == 2
     assert (folder / "3.png").read_bytes() == changed.getvalue()
 
@@ -211,7 +211,7 @@ def test_in_place_nothing_takes_a_place_that_did_not_get_free(folder):
             (folder / "2.png").write_bytes(b"broken meanwhile")
 
     with pytest.raises(UserError, match=r"2\.png is in the way and is not overwritten\. Nothing was changed"):
-        prepare(folder, Preparing(in_place=True, rename="{n}"), progress=spoil)
+        prepare(folder, PrepareOptions(in_place=True, rename="{n}"), progress=spoil)
     assert contents(folder) == {**before, "2.png": b"broken meanwhile"}
 
 
@@ -223,5 +223,5 @@ def test_in_place_does_not_reach_through_links(folder, tmp_path):
     scene().save(folder / "mine.png")
     (folder / "link").symlink_to(other)
     before = contents(other)
-    done = prepare(folder, Preparing(in_place=True, mirror="instead"))
+    done = prepare(folder, PrepareOptions(in_place=True, mirror="instead"))
     assert contents(other) == before and len(done.changes) == 1 and "behind a link" in done.skipped[0]

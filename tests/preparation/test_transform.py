@@ -12,11 +12,11 @@ from dreambooth.actions.images import prepare
 from dreambooth.dataset.planning import make_plan
 from dreambooth.dataset.table import table
 from dreambooth.images.buckets import bucket_sizes, fit
-from dreambooth.images.cropping import smart, to_bucket
+from dreambooth.images.cropping import crop_to_bucket, smart_crop
 from dreambooth.images.decoding import open_image
 from dreambooth.images.probe import probe
 from dreambooth.settings import Concept, Settings
-from dreambooth.settings.preparation import Preparing
+from dreambooth.settings.preparation import PrepareOptions
 from tests.images.scenes import near, scene
 
 
@@ -36,7 +36,7 @@ def test_what_was_prepared_goes_through_training_uncropped(folder, crop, enlarge
     for n, size in enumerate([(640, 427), (427, 640), (900, 200), (130, 97), (57, 71), (512, 512), (301, 499)]):
         scene(size, seed=n).save(folder / f"{n}.png")
     bounds = {"resolution": 256, "bucket_step": 32, "bucket_min_side": 160, "bucket_max_side": 352}
-    done = prepare(folder, Preparing(crop=crop, enlarge=enlarge, **bounds))
+    done = prepare(folder, PrepareOptions(crop=crop, enlarge=enlarge, **bounds))
     plan = make_plan([Concept(instance_data_dir=str(done.out))], Settings(**bounds))
     assert [row["kept"] for row in table(plan)] == [1.0] * 7
     before = make_plan([Concept(instance_data_dir=str(folder))], Settings(**bounds))
@@ -59,7 +59,7 @@ def test_the_long_side_and_one_size_for_all(folder):
     scene((40, 80)).save(folder / "small.png")
 
     def sizes(**options):
-        return [change.new_size for change in prepare(folder, Preparing(**options), dry_run=True).changes]
+        return [change.new_size for change in prepare(folder, PrepareOptions(**options), dry_run=True).changes]
 
     assert sizes() == [(400, 200), (40, 80)]
     assert sizes(long_side=100) == [(100, 50), (40, 80)]
@@ -74,9 +74,9 @@ def test_a_smart_crop_keeps_what_stands_out(at, upright):
     size, where = ((400, 900), (0.5, at)) if upright else ((900, 400), (at, 0.5))
     image = scene(size, where)
     for buckets in ([(256, 256)], bucket_sizes(256, 64)):
-        centred = to_bucket(image.size, buckets)
-        moved = smart(image, centred)
-        assert smart(image, centred) == moved
+        centred = crop_to_bucket(image.size, buckets)
+        moved = smart_crop(image, centred)
+        assert smart_crop(image, centred) == moved
         scale = moved.resized_w / image.width
         x, y = (part * side * scale for part, side in zip(where, size, strict=True))
         radius = min(size) // 6 * scale
@@ -87,7 +87,7 @@ def test_a_smart_crop_keeps_what_stands_out(at, upright):
 
 def test_a_picture_of_one_long_line_is_cropped_as_any_other(folder):
     Image.effect_noise((70_000, 1), 90).save(folder / "line.png")
-    [change] = prepare(folder, Preparing(crop="smart", resolution=64, bucket_step=32, enlarge=True)).changes
+    [change] = prepare(folder, PrepareOptions(crop="smart", resolution=64, bucket_step=32, enlarge=True)).changes
     assert Image.open(change.destination).size == change.new_size == (64, 64)
     assert change.recipe.crop.resized_h == 64 and change.recipe.crop.resized_w == 64 * 70_000
 
@@ -95,7 +95,7 @@ def test_a_picture_of_one_long_line_is_cropped_as_any_other(folder):
 def test_a_plain_picture_is_cropped_around_its_middle():
     for image in (Image.new("RGB", (300, 100), "teal"), scene((300, 100))):
         crop = fit(image.size, [(64, 64)])
-        moved = smart(image, crop)
+        moved = smart_crop(image, crop)
         assert abs(moved.left - crop.left) <= 0.1 * crop.resized_w and moved.top == 0
 
 
@@ -111,7 +111,7 @@ def test_every_format(folder, format, suffix, kind):
     for name in ("a.png", "b.jpg", "c.bmp", "d.gif", "e.tif", "f.webp", "g.jpeg"):
         picture.save(folder / name)
     picture.save(folder / "h.png", "JPEG")  # a JPEG that says it is a PNG
-    done = prepare(folder, Preparing(format=format))
+    done = prepare(folder, PrepareOptions(format=format))
     assert {path.name for path in done.out.iterdir()} == {
         *(f"{letter}{suffix}" for letter in "abcdefh"),
         "g.jpeg" if kind == "JPEG" else f"g{suffix}",
@@ -131,10 +131,10 @@ def test_as_it_is_means_byte_for_byte_or_nothing_lost(folder):
     scene().save(folder / "a.gif")
     scene().save(folder / "b.JPG", quality=70)
     scene().convert("L").save(folder / "grey.png")
-    done = prepare(folder, Preparing())
+    done = prepare(folder, PrepareOptions())
     assert (done.out / "b.JPG").read_bytes() == (folder / "b.JPG").read_bytes()
     assert Image.open(done.out / "a.png").format == "PNG"
-    done = prepare(folder, Preparing(mirror="instead", quality=30))
+    done = prepare(folder, PrepareOptions(mirror="instead", quality=30))
     mirrored = open_image(done.out / "lossless.webp").transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     assert mirrored.tobytes() == scene().tobytes()
     assert Image.open(done.out / "b.JPG").format == "JPEG" and done.out.name == "photos-prepared-2"
@@ -148,7 +148,7 @@ def test_transparency_stays_or_is_laid_on_the_colour(folder):
     picture.convert("P").save(folder / "c.gif", transparency=picture.convert("P").getpixel((60, 5)))
 
     def made(name, **options):
-        done = prepare(folder, Preparing(**options))
+        done = prepare(folder, PrepareOptions(**options))
         with Image.open(next(change.destination for change in done.changes if change.source.name == name)) as image:
             image.load()
             return image
@@ -175,7 +175,7 @@ def test_odd_modes_are_written_in_every_format(folder):
     scene().convert("L").save(folder / "grey key.png", transparency=5)
     for format in ("PNG", "JPEG", "WebP", "as it is"):
         for mirror in ("no", "instead"):
-            done = prepare(folder, Preparing(format=format, mirror=mirror, strip_metadata=True))
+            done = prepare(folder, PrepareOptions(format=format, mirror=mirror, strip_metadata=True))
             assert len(done.changes) == 12 and not done.skipped
             for change in done.changes:
                 assert probe(change.destination).size == change.new_size
@@ -189,13 +189,13 @@ def test_metadata_goes_or_stays(folder):
     prompts = PngImagePlugin.PngInfo()
     prompts.add_text("parameters", "a secret prompt, Steps: 20")
     scene().save(folder / "b.png", pnginfo=prompts)
-    stripped = prepare(folder, Preparing(strip_metadata=True)).out
+    stripped = prepare(folder, PrepareOptions(strip_metadata=True)).out
     for path in stripped.iterdir():
         data = path.read_bytes()
         assert b"Camera" not in data and b"secret" not in data and not Image.open(path).getexif()
     assert Image.open(stripped / "a.jpg").size == (60, 90) == probe(folder / "a.jpg").size
     assert open_image(stripped / "b.png").tobytes() == scene().tobytes()
-    kept = prepare(folder, Preparing(mirror="instead")).out
+    kept = prepare(folder, PrepareOptions(mirror="instead")).out
     exif = Image.open(kept / "a.jpg").getexif()
     assert exif[0x010F] == "Camera" and 0x0112 not in exif and exif.get_ifd(0x8825)
     assert Image.open(kept / "b.png").text["parameters"].startswith("a secret")
@@ -214,7 +214,7 @@ def test_colours_are_those_that_a_person_sees(folder):
     Image.new("RGB", (32, 32), (255, 0, 0)).save(folder / "plain.png", icc_profile=srgb.tobytes())
     Image.new("RGB", (32, 32), (255, 0, 0)).save(folder / "bad.png", icc_profile=b"nonsense")
     Image.new("RGB", (32, 32), (255, 0, 0)).save(folder / "lab.png", icc_profile=lab.tobytes())
-    done = prepare(folder, Preparing())
+    done = prepare(folder, PrepareOptions())
     words = {change.source.name: "; ".join(change.words) for change in done.changes}
     for name in ("odd.png", "through.png"):
         assert "to sRGB" in words.pop(name)
@@ -230,7 +230,7 @@ def test_masks_are_cut_with_their_pictures(folder):
     image.save(folder / "a.png")
     mask.save(folder / "a_mask.webp", lossless=True)
     (folder / "a.txt").write_text("a disc")
-    options = Preparing(crop="smart", fixed_size="64x64", mirror="add copies", rename="{folder}-{n:02}")
+    options = PrepareOptions(crop="smart", fixed_size="64x64", mirror="add copies", rename="{folder}-{n:02}")
     done = prepare(folder, options)
     names = {"photos-01.png", "photos-01.txt", "photos-01_mask.png"}
     assert {path.name for path in done.out.iterdir()} == names | {

@@ -15,16 +15,18 @@ from PIL import Image
 from dreambooth import actions
 from dreambooth.captions.tags import tags_of
 from dreambooth.checkpoints.tokenizer import shipped_tokenizer
-from dreambooth.checkpoints.tokens import Reading, count, counted
+from dreambooth.checkpoints.tokens import PromptEncoding, count_tokens, count_with_overflow
 from dreambooth.dataset import plan as plans
 from dreambooth.dataset.pixels import load_pixels
 from dreambooth.dataset.planning import make_plan
 from dreambooth.errors import UserError
 from dreambooth.images.decoding import open_image
 from dreambooth.runs import data_report as reports
+from dreambooth.runs.data_report import preview_dataset
+from dreambooth.runs.preflight import preflight
 from dreambooth.settings import Concept, Settings
-from dreambooth.training.inputs import Latents
-from dreambooth.training.prompts import Prompts
+from dreambooth.training.inputs import LatentStore
+from dreambooth.training.prompts import CachedPromptEmbedder
 
 SMALL = Settings(resolution=64, bucket_step=16)
 LONG = ", ".join(["sks dog", *(f"a tag with number {n}" for n in range(20))])
@@ -48,7 +50,7 @@ def test_the_crop_that_is_shown_is_cut_out_to_the_pixel(tmp_path):
     exif[0x0112] = 6
     Image.effect_noise((320, 200), 80).save(folder / "turned.jpg", exif=exif)
     concept = Concept(instance_data_dir=str(folder), instance_prompt="a dog")
-    rows = {row["path"]: row for row in actions.images.look([concept], SMALL).pictures}
+    rows = {row["path"]: row for row in preview_dataset([concept], SMALL).pictures}
     examples = make_plan([concept], SMALL).examples
     assert len(rows) == 5 and rows[str(folder / "turned.jpg")]["size"] == [200, 320]
     for example in examples:
@@ -75,13 +77,13 @@ def test_the_crop_that_is_shown_is_cut_out_to_the_pixel(tmp_path):
 )
 def test_the_words_that_are_cut_off(prompt, limit, lost):
     tokenizer = shipped_tokenizer()
-    reading = Reading(max_tokens=limit)
-    ((tokens, said),) = counted(tokenizer, [prompt], reading)
-    assert tokens == count(tokenizer, prompt, reading)
+    prompt_encoding = PromptEncoding(max_tokens=limit)
+    ((tokens, said),) = count_with_overflow(tokenizer, [prompt], prompt_encoding)
+    assert tokens == count_tokens(tokenizer, prompt, prompt_encoding)
     assert said == lost
     for other in ({"weighted": True}, {"strict": True}):
-        other_reading = Reading(max_tokens=limit, **other)
-        ((tokens, said),) = counted(tokenizer, [prompt], other_reading)
+        other_encoding = PromptEncoding(max_tokens=limit, **other)
+        ((tokens, said),) = count_with_overflow(tokenizer, [prompt], other_encoding)
         assert bool(said) == (tokens > limit) and "<|" not in said and prompt.casefold().endswith(said.casefold()[-3:])
 
 
@@ -91,7 +93,7 @@ def test_a_row_tells_all_of_a_picture(tmp_path):
     concept = Concept(instance_data_dir=str(folder), class_data_dir=str(classes), instance_token="sks",
                       class_token="dog", num_repeats=4)  # fmt: skip
     settings = dataclasses.replace(SMALL, tag_dropout=0.1, caption_dropout=0.05, hflip=True, num_train_epochs=3)
-    found = actions.images.look([concept], settings)
+    found = preview_dataset([concept], settings)
     assert json.loads(json.dumps(found.as_dict())) == found.as_dict()
     first, *_, wide = [row for row in found.pictures if row["kind"] == "instance"]
     assert first["captions"] == [f"{LONG}, number 0"] == [first["caption"]] and first["caption_from"] == "0.txt"
@@ -120,7 +122,7 @@ def test_what_is_noted_stands_with_its_picture_or_is_left_out(tmp_path, monkeypa
     )
     whole = reports.plan_of
     monkeypatch.setattr(reports, "plan_of", lambda *given: dataclasses.replace(whole(*given), notes=noted))
-    found = actions.images.look([Concept(instance_data_dir=str(folder), instance_prompt="a dog")], SMALL)
+    found = preview_dataset([Concept(instance_data_dir=str(folder), instance_prompt="a dog")], SMALL)
     assert found.pictures[0]["warnings"] == ["The camera's note turns it.", "Like 1.png."]
     assert found.pictures[1]["warnings"] == []
     assert [(row["path"], row["kind"], row["warning_kinds"]) for row in found.other_files] == [
@@ -141,13 +143,13 @@ def test_two_epochs_show_what_the_table_says(mini, tmp_path, monkeypatch):
     values = {"resolution": 64, "bucket_step": 16, "num_train_epochs": 2, "train_batch_size": 2, "use_lora": True,
               "stop_text_encoder": 0, "save_preview_every": 0, "gradient_accumulation_steps": 2}  # fmt: skip
     config = actions.configure(mini, values, [concept])
-    found = actions.images.look(config.concepts, config.settings, mini)
-    assert found.pictures == actions.check(mini, config).as_dict()["table"]
+    found = preview_dataset(config.concepts, config.settings, mini)
+    assert found.pictures == preflight(mini, config).as_dict()["table"]
 
     shown, said = [], []
-    latents, prompts = Latents.batch, Prompts.batch
-    monkeypatch.setattr(Latents, "batch", lambda self, e, g: shown.append(list(e)) or latents(self, e, g))
-    monkeypatch.setattr(Prompts, "batch", lambda self, texts: said.append(list(texts)) or prompts(self, texts))
+    latents, prompts = LatentStore.batch, CachedPromptEmbedder.batch
+    monkeypatch.setattr(LatentStore, "batch", lambda self, e, g: shown.append(list(e)) or latents(self, e, g))
+    monkeypatch.setattr(CachedPromptEmbedder, "batch", lambda self, texts: said.append(list(texts)) or prompts(self, texts))
     result = actions.train(mini, config)
     assert result.steps == found.totals["steps"] == 2 * found.totals["steps_per_epoch"]
 
@@ -167,7 +169,7 @@ def test_two_epochs_show_what_the_table_says(mini, tmp_path, monkeypatch):
             assert counts[row["path"]] == 2 * row["repeats"]
     on_disk = sum(path.stat().st_size for path in mini.cache.rglob("*.safetensors"))
     assert on_disk == pytest.approx(found.totals["cache_bytes"], rel=0.05)
-    again = actions.images.look(config.concepts, config.settings, mini).totals
+    again = preview_dataset(config.concepts, config.settings, mini).totals
     assert again["seconds"] == pytest.approx(again["steps"] * again["seconds_per_step"], abs=0.1)
     assert again["memory_bytes"] > 0
 
@@ -176,14 +178,14 @@ def test_class_images_that_a_model_would_draw(mini, tmp_path):
     folder = pictures(tmp_path / "dogs", (64, 64), (64, 64), caption="sks dog")
     concept = Concept(instance_data_dir=str(folder), num_class_images_per=3, class_prompt="a dog",
                       class_data_dir=str(tmp_path / "not there yet"))  # fmt: skip
-    assert actions.images.look([concept], SMALL, mini).totals["class_images_to_draw"] == 6
-    assert actions.images.look([concept], SMALL).totals["class_pictures"] == 0
-    assert actions.images.look([dataclasses.replace(concept, class_data_dir="")], SMALL).totals["pictures"] == 2
+    assert preview_dataset([concept], SMALL, mini).totals["class_images_to_draw"] == 6
+    assert preview_dataset([concept], SMALL).totals["class_pictures"] == 0
+    assert preview_dataset([dataclasses.replace(concept, class_data_dir="")], SMALL).totals["pictures"] == 2
 
 
 def test_reasons_why_nothing_is_to_be_seen(mini, tmp_path):
     with pytest.raises(UserError, match="no such folder"):
-        actions.images.look([Concept(instance_data_dir=str(tmp_path / "nowhere"))], SMALL)
+        preview_dataset([Concept(instance_data_dir=str(tmp_path / "nowhere"))], SMALL)
     shutil.rmtree(mini.root)
     with pytest.raises(UserError, match="There is no model"):
-        actions.images.look([Concept(instance_data_dir=str(tmp_path))], SMALL, mini)
+        preview_dataset([Concept(instance_data_dir=str(tmp_path))], SMALL, mini)

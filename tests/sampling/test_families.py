@@ -30,21 +30,21 @@ def test_the_same_picture(tmp_path, model_type, marks, negative):
     pytest.importorskip("peft", reason="diffusers loads LoRAs through peft")
     model = create(Folders(tmp_path / "models"), "m", model_type, **marks)
     lora = _random_lora(model, tmp_path / "lora.safetensors")
-    shot = SampleRequest(SHOT.prompt, negative, SHOT.seed, SHOT.steps, SHOT.cfg, SHOT.width, SHOT.height)
+    request = SampleRequest(SHOT.prompt, negative, SHOT.seed, SHOT.steps, SHOT.cfg, SHOT.width, SHOT.height)
     pipeline = _pipeline(model.working)
     for loras in ([], [lora]):
         if loras:
             pipeline.load_lora_weights(str(lora))
-        ours = np.asarray(Image.open(actions.sample(model, [shot], tmp_path / "out", loras=loras)[0])).astype(int)
+        ours = np.asarray(Image.open(actions.sample(model, [request], tmp_path / "out", loras=loras)[0])).astype(int)
         theirs = np.asarray(
             pipeline(
-                shot.prompt,
+                request.prompt,
                 negative_prompt=negative or None,
-                num_inference_steps=shot.steps,
-                height=shot.height,
-                guidance_scale=shot.cfg,
-                width=shot.width,
-                generator=torch.Generator().manual_seed(shot.seed),
+                num_inference_steps=request.steps,
+                height=request.height,
+                guidance_scale=request.cfg,
+                width=request.width,
+                generator=torch.Generator().manual_seed(request.seed),
             ).images[0]
         ).astype(int)
         assert ours.std() > 5 and np.abs(ours - theirs).max() <= 2

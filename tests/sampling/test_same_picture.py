@@ -108,12 +108,12 @@ def test_preview_equals_the_sample_drawn_afterwards(mini, subject_concepts, tmp_
 
 
 def test_a_picture_does_not_depend_on_its_neighbours(mini, tmp_path):
-    shots = [
+    requests = [
         SampleRequest(f"a {c} star", seed=i, steps=4, cfg=4, width=64, height=64)
         for i, c in enumerate(("red", "blue", "green"))
     ]
-    together = actions.sample(mini, shots, tmp_path / "together", batch_size=3)
-    alone = [actions.sample(mini, [shot], tmp_path / "alone")[0] for shot in shots]
+    together = actions.sample(mini, requests, tmp_path / "together", batch_size=3)
+    alone = [actions.sample(mini, [request], tmp_path / "alone")[0] for request in requests]
     for a, b in zip(together, alone, strict=True):
         assert np.abs(_pixels(a) - _pixels(b)).max() <= 2
 

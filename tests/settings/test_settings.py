@@ -33,7 +33,7 @@ def test_all_wrong_values_are_named_at_once_with_the_nearest_name():
     said = "\n".join(caught.value.problems)
     assert len(caught.value.problems) == 5
     assert "did you mean learning_rate?" in said
-    assert "9 is outside 64 to 2048" in said
+    assert "9 is outside the range 64 to 2048" in said
     assert "Torch AdamW" in said
 
 
@@ -60,7 +60,7 @@ def test_old_extensions_file_loads_and_reports_what_has_no_effect(caplog):
     assert config.settings.learning_rate == 5e-6
     assert config.settings.optimizer == "8bit AdamW"
     assert config.settings.lora_unet_rank == config.settings.lora_txt_rank == 8
-    assert config.facts.revision == 700
+    assert config.info.revision == 700
     assert config.concepts[0].instance_token == "sks" and config.concepts[0].num_class_images_per == 3
     assert config.unknown == {"disable_logging": 1}
     assert config.settings.lr_scheduler == Settings().lr_scheduler

@@ -65,8 +65,8 @@ def test_known_texts_have_their_places(found):
         ("dreambooth/settings/training.py", "num_train_epochs: int", SETTINGS["num_train_epochs"].label),
         ("dreambooth/cli/arguments.py", '"machine-readable output"', "machine-readable output"),
         ("dreambooth/ui/columns.py", '"Save Params"', "Save Params"),
-        ("javascript/dreambooth.js", "[Dreambooth ${", "[Dreambooth ${share}] ${plain}"),
-        ("install.py", "is missing: install", "{name} is missing: install {name}>={least} in the WebUI's environment."),
+        ("javascript/dreambooth.js", "[Dreambooth ${", "[Dreambooth ${percent}] ${plain}"),
+        ("install.py", "is missing. Install", "{name} is missing. Install {name}>={least} in the WebUI's environment."),
     ]:
         assert (path, _line(path, part), text) in found
 

@@ -6,9 +6,13 @@ import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+
+from dreambooth.settings import Settings
+from tests.training.reference_steps import RecordedStep, check_steps
 
 _FULL = {"unet": "unet.", "te": "text_encoder."}  # a LoRA's are lora_unet_, lora_te_
 
@@ -24,6 +28,10 @@ class Seen:
     middle: list[float]  # the middle blocks of checkpoints: enough to see whether EMA took their place
     pictures: list[bytes]
     start: dict[str, torch.Tensor]  # working/ before the run
+    settings: Settings
+    recorded: list[RecordedStep]
+    working: Path  # of the model before the run
+    _checked: bool = False
 
     @property
     def rates(self) -> list[float]:
@@ -43,6 +51,13 @@ class Seen:
             return length(t for k, t in self.weights.items() if k.startswith(f"lora_{part}") and ".lora_up" in k)
         return length(t - self.start[k] for k, t in self.weights.items() if k.startswith(_FULL[part]))
 
+    def check(self) -> bool:
+        """Each step is what is written out of the settings; AssertionError where it is not."""
+        if not self._checked:
+            check_steps(self.recorded, [step["epoch"] for step in self.steps], self.settings, self.working)
+            self._checked = True
+        return True
+
     def n_files(self, *parts: str) -> int:
         return sum(all(part in path for part in parts) for path in self.sizes)
 
@@ -61,9 +76,19 @@ def same_weights(a: Seen, b: Seen) -> bool:
     return a.weights.keys() == b.weights.keys() and all(torch.equal(t, b.weights[k]) for k, t in a.weights.items())
 
 
-def asks_other(a: Seen, b: Seen) -> bool:
+def first_loss_differs(a: Seen, b: Seen) -> bool:
     """The unet sees or is asked for something else from the first step on."""
     return a.losses[0] != b.losses[0] and not same_weights(a, b)
+
+
+def as_written_out(a: Seen, b: Seen) -> bool:
+    """The first losses differ, and all steps of both are what the settings make of them: see reference_steps.py."""
+    return first_loss_differs(a, b) and a.check() and b.check()
+
+
+def total_as_written_out(a: Seen, b: Seen) -> bool:
+    """The losses of instance and class images are the same at first; how they are put together differs."""
+    return steps_other(a, b) and a.check() and b.check()
 
 
 def steps_other(a: Seen, b: Seen) -> bool:
@@ -77,7 +102,7 @@ def rounds_other(a: Seen, b: Seen) -> bool:
 
 
 def loss_is(word: str) -> Consequence:
-    return lambda a, b: asks_other(a, b) and (b.loss < a.loss) == (word == "less")
+    return lambda a, b: as_written_out(a, b) and (b.loss < a.loss) == (word == "less")
 
 
 def n_steps(before: int, after: int) -> Consequence:
@@ -144,7 +169,7 @@ def buckets(before: set[tuple[int, int]], after: set[tuple[int, int]]) -> Conseq
     def said(seen: Seen) -> set[tuple[int, int]]:
         return {tuple(b["resolution"]) for b in json.loads(seen.metadata["ss_bucket_info"])["buckets"].values()}
 
-    return lambda a, b: (said(a), said(b)) == (before, after) and asks_other(a, b)
+    return lambda a, b: (said(a), said(b)) == (before, after) and first_loss_differs(a, b)
 
 
 def n_files(before: int, after: int, *parts: str) -> Consequence:

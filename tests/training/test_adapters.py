@@ -7,7 +7,7 @@ import torch
 
 from dreambooth.checkpoints.lora import apply_lora, read_lora, write_lora
 from dreambooth.checkpoints.modules import load_modules
-from dreambooth.training.adapters import AdapterConfig, AdapterLayer, inject, weights_of
+from dreambooth.training.adapters import AdapterConfig, AdapterLayer, collect_adapters, inject
 from dreambooth.training.dropout import AdapterDropout
 
 FORMS = {
@@ -31,7 +31,7 @@ def trained(mini):
         modules.unet.requires_grad_(False)
         layers = inject(modules.unet, "unet", form, modules.layout, seed=1)
         layers |= inject(modules.text_encoder, "text_encoder", form, modules.layout, seed=1)
-        parameters = [p for layer in layers.values() for p in layer.learned().values()]
+        parameters = [p for layer in layers.values() for p in layer.trainable_parameters().values()]
         optimizer = torch.optim.AdamW(parameters, lr=1e-2)
         for step in range(4):
             _answer(modules, step).square().mean().backward()
@@ -55,7 +55,7 @@ def _answer(modules, seed: int = 0) -> torch.Tensor:
 def test_a_file_read_and_merged_does_what_the_layers_did(trained, mini, tmp_path, form):
     live, layers = trained(form)
     path = tmp_path / "x.safetensors"
-    write_lora(path, weights_of(layers), {})
+    write_lora(path, collect_adapters(layers), {})
     fresh, merged = load_modules(mini.working), load_modules(mini.working)
     assert apply_lora(merged, read_lora(path)) == len(layers)
     for component in ("unet", "text_encoder"):
@@ -65,7 +65,7 @@ def test_a_file_read_and_merged_does_what_the_layers_did(trained, mini, tmp_path
         )
         for name, layer in getattr(live, component).named_modules():
             if isinstance(layer, AdapterLayer):
-                wanted = layer.adapter().change(layer.weight)
+                wanted = layer.adapter().delta(layer.weight)
                 change = after[name].weight - before[name].weight
                 assert (change - wanted).norm() < 1e-3 * wanted.norm(), name
     with torch.no_grad():
@@ -108,23 +108,23 @@ def test_dropout_is_a_lot_of_place_and_layer_keeps_the_mean_and_stays_out_of_pic
     layers = inject(modules.unet.requires_grad_(False), "unet", form, modules.layout, 1, dropout)
     first, second = [layer for name, layer in layers.items() if name.endswith("attn1_to_q")][:2]
     for layer in (first, second):
-        for parameter in layer.learned().values():
+        for parameter in layer.trainable_parameters().values():
             parameter.data.normal_(generator=torch.Generator().manual_seed(0))
     x = torch.randn(1, 20_000, first.weight.shape[1], generator=torch.Generator().manual_seed(1)) + 1
 
     def added(layer, step, batch=0):
-        dropout.at(step, batch)
+        dropout.set_position(step, batch)
         with torch.no_grad():
             return layer(x[..., : layer.weight.shape[1]]) - layer.base(x[..., : layer.weight.shape[1]])
 
     here = added(first, 4)
     assert torch.equal(added(first, 4), here)
     assert not torch.equal(added(first, 5), here) and not torch.equal(added(first, 4, 1), here)
-    masks = [layer.drop(torch.ones(1000)) for layer in (first, second)]
+    masks = [layer.dropout(torch.ones(1000)) for layer in (first, second)]
     assert not torch.equal(*masks)
     assert masks[0].unique().tolist() == pytest.approx([0, 4 / 3]) and 0.2 < (masks[0] == 0).float().mean() < 0.3
     whole = added(first.eval(), 4)
-    change = first.adapter().change(first.weight)
+    change = first.adapter().delta(first.weight)
     assert torch.allclose(whole, torch.nn.functional.linear(x, change), atol=1e-2)
     first.train()
     mean = torch.stack([added(first, step) for step in range(30)]).mean(dim=(0, 1, 2))

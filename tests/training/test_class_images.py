@@ -12,6 +12,7 @@ from PIL import Image
 from dreambooth import actions
 from dreambooth.captions.reading import build_prompt, is_filled_in
 from dreambooth.jobs import Controls, Events
+from dreambooth.runs.preflight import preflight
 from tests.training.conftest import SMALL, TAGS
 
 
@@ -46,7 +47,7 @@ def test_what_is_missing_is_drawn_matched_and_kept(train, mini):
         captions[path.with_suffix(".txt").read_text().strip()] += 1
     assert sizes == {(64, 64): 4, (80, 48): 6}
     assert captions == {f"photo of a toy number {i}, {TAGS}": 2 for i in range(5)}
-    rows = actions.check(mini, mini.load()).as_dict()
+    rows = preflight(mini, mini.load()).as_dict()
     trained = Counter(row["caption"] for row in rows["table"] if row["kind"] == "class")
     assert trained == captions, "the prompt that it was drawn from is what it is trained with"
     assert not [text for text in rows["warnings"] if "shape" in text]
@@ -71,11 +72,11 @@ def test_cancelled_in_between_the_rest_is_drawn_later_and_all_are_the_same(train
 
 def test_own_pictures_count_by_their_shape(mini, concept, pictures):
     own = dataclasses.replace(concept, class_data_dir=str(pictures / "class"), num_class_images_per=1)
-    checked = actions.check(mini, config_of(mini, own))
-    shapes = Counter((shot.width, shot.height) for _, shot in checked.class_images)
+    checked = preflight(mini, config_of(mini, own))
+    shapes = Counter((request.width, request.height) for _, request in checked.class_images)
     assert sum(shapes.values()) == 2  # 3 are there: one square of the 2, 2 wide of the 3
     assert all(path.parent == pictures / "class" for path, _ in checked.class_images)
-    as_they_are = actions.check(mini, config_of(mini, own, disable_class_matching=True))
+    as_they_are = preflight(mini, config_of(mini, own, disable_class_matching=True))
     assert not as_they_are.class_images
 
 
@@ -103,9 +104,9 @@ def test_class_images_are_drawn_together_as_the_class_batch_size_says(mini, conc
     from dreambooth.sampling import generate
 
     sizes = []
-    whole = generate._draw_group
+    generate_batch = generate._generate_batch
     monkeypatch.setattr(
-        generate, "_draw_group", lambda m, shots, *rest: sizes.append(len(shots)) or whole(m, shots, *rest)
+        generate, "_generate_batch", lambda m, requests, *rest: sizes.append(len(requests)) or generate_batch(m, requests, *rest)
     )
     actions.class_images(mini, config_of(mini, concept, sample_batch_size=4), controls=Controls(), events=Events())
     assert max(sizes) == 4 and sum(sizes) == 10
@@ -116,7 +117,7 @@ def test_without_a_class_prompt_it_is_refused_before_anything_is_drawn(mini, con
 
     wrong = dataclasses.replace(concept, class_prompt=" ", class_data_dir=str(pictures / "instance" / "deeper"))
     with pytest.raises(UserError) as refused:
-        actions.check(mini, config_of(mini, wrong))
+        preflight(mini, config_of(mini, wrong))
     assert any(text.startswith("concept 1: class_prompt (") for text in refused.value.problems)
     assert any("lies inside instance_data_dir" in text for text in refused.value.problems)
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dreambooth import actions
 from dreambooth.errors import UserError
+from dreambooth.runs.preflight import preflight
 from tests.training.conftest import tensors
 
 LORA = {"use_lora": True, "seed": 5}
@@ -58,8 +58,8 @@ def test_disturbed_run_equals_undisturbed_run(train, mini, models_dir, created, 
         stopped = train(resume=resume, on=disturb, **settings, **EPOCHS)
         assert (stopped.result.state, stopped.result.steps) == ("cancelled", stop_at)
     resumed = train(resume="latest", on=disturb, **settings, **EPOCHS)
-    assert "Going on after step 4" in resumed.said
-    assert "Not exactly" not in resumed.said
+    assert "Resuming from step 4" in resumed.said
+    assert "differs from the original" not in resumed.said
     assert resumed.of("preview"), "it was to draw in between"
     weights = learnt(resumed)
     assert weights.keys() == left_alone.keys()
@@ -102,7 +102,7 @@ def test_a_snapshot_of_removed_features_goes_on_and_says_so(train, mini, used):
     (folder / "snapshot.json").write_text(json.dumps(about))
     resumed = train(resume="latest", **full)
     assert resumed.error is None and resumed.result.state == "done"
-    differs = [line for line in resumed.said.splitlines() if "Not exactly" in line]
+    differs = [line for line in resumed.said.splitlines() if "differs from the original" in line]
     assert len(differs) == (2 if used else 0)
     for key in ("freeze_spectral_norm", "dynamic_img_norm"):
         assert sum(f"{key} was on and no longer has an effect" in line for line in differs) == used
@@ -147,7 +147,7 @@ def test_what_could_not_go_on_is_said_before_the_run_all_at_once(train, mini, mo
     manifest.write_text(manifest.read_text() + "\n")  # as if it had been made of another file
     shutil.copytree(mini.snapshots, other.snapshots, dirs_exist_ok=True)
     with pytest.raises(UserError, match="of another model"):
-        actions.check(other, other.load(), resume="latest")
+        preflight(other, other.load(), resume="latest")
 
 
 def test_cached_embeddings_of_another_precision_are_not_taken(train, mini):
@@ -164,7 +164,7 @@ def test_a_random_seed_is_settled_for_the_run_and_asked_for_again(train, mini):
     stopped = train(seed=-1, on=lambda event, controls: event["kind"] == "step" and controls.cancel())
     assert mini.load().settings.seed == -1
     resumed = train(resume="latest", seed=-1)
-    assert "Not exactly" not in resumed.said
+    assert "differs from the original" not in resumed.said
     seeds = [line for line in f"{stopped.said}\n{resumed.said}".splitlines() if "Training seed" in line]
     assert len({line.strip() for line in seeds}) == 1
 

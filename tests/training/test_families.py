@@ -12,13 +12,15 @@ from PIL import Image
 
 from dreambooth import actions
 from dreambooth.checkpoints.lora import read_lora
-from dreambooth.checkpoints.modules import family_in, load_modules
+from dreambooth.checkpoints.modules import load_family, load_modules
 from dreambooth.checkpoints.reading import open_tensors
-from dreambooth.checkpoints.text_encoding import Embedding
+from dreambooth.checkpoints.text_encoding import PromptEmbedding
 from dreambooth.dataset.plan import Batch, Example
 from dreambooth.files import read_json
 from dreambooth.images.buckets import Crop
-from dreambooth.settings import Concept, Creation, Folders, ModelFolder, Settings
+from dreambooth.models.denoiser import UNetDenoiser
+from dreambooth.runs.preflight import preflight
+from dreambooth.settings import Concept, CreateOptions, Folders, ModelFolder, Settings
 from dreambooth.training.inpainting import InpaintingInputs, random_mask
 from dreambooth.training.inputs import time_ids
 from dreambooth.training.noise import NoiseSchedule, generator_for
@@ -63,7 +65,7 @@ def concept(tmp_path) -> Concept:
 @pytest.mark.parametrize("use_lora", [True, False], ids=["LoRA", "full"])
 def test_trains_previews_and_exports(create, concept, kind, use_lora):
     model = create(kind)
-    family, before = family_in(model.working), load_modules(model.working)
+    family, before = load_family(model.working), load_modules(model.working)
     settings = {
         "use_lora": use_lora, "resolution": 64, "bucket_step": 8, "max_train_steps": 3, "train_batch_size": 2,
         "lora_learning_rate": 1e-2, "lora_txt_learning_rate": 1e-2, "learning_rate": 1e-4, "txt_learning_rate": 1e-4,
@@ -120,10 +122,10 @@ def _loss(unet, schedule, clean) -> float:
     crop = Crop(resized_w=64, resized_h=64, left=0, top=0, width=64, height=64)
     example = Example(Path("x.png"), "a", "x", 0, False, "", (64, 64), crop)
     latents = SimpleNamespace(batch=lambda examples, generator: clean)
-    prompts = SimpleNamespace(batch=lambda captions: Embedding(torch.zeros(1, 77, 8)))
+    prompts = SimpleNamespace(batch=lambda captions: PromptEmbedding(torch.zeros(1, 77, 8)))
     losses = [
         diffusion_losses(
-            unet, schedule, latents, prompts, None, Batch((example,), ()), generator_for(0, step),
+            UNetDenoiser(unet), schedule, latents, prompts, None, Batch((example,), ()), generator_for(0, step),
             Settings(), prior_weight=1.0,
         ).total.item()
         for step in range(20)
@@ -147,13 +149,13 @@ def test_what_a_checkpoint_predicts_is_marked_for_other_programs(tmp_path, conce
     """Where the source does not say it, and where training changed it."""
     folders = Folders(tmp_path / "models")
     source = make(tmp_path / "source.safetensors", "SDXL", told=False)
-    actions.create(folders, "m", source, Creation(prediction_type="v_prediction"))
+    actions.create(folders, "m", source, CreateOptions(prediction_type="v_prediction"))
     model = ModelFolder(folders, "m")
     settings = {"resolution": 64, "bucket_step": 8, "max_train_steps": 1, "zero_terminal_snr": True}
     (made,) = actions.train(model, actions.configure(model, settings, [concept])).files
     with open_tensors(made) as file, open_tensors(source) as before:
         assert set(file) - set(before) == {"v_pred", "ztsnr"}
-    assert actions.create(folders, "again", made).facts.prediction_type == "v_prediction"
+    assert actions.create(folders, "again", made).info.prediction_type == "v_prediction"
 
 
 def test_sizes_are_those_of_the_picture_and_its_crop():
@@ -164,12 +166,12 @@ def test_sizes_are_those_of_the_picture_and_its_crop():
 
 def test_masks_come_from_the_picture_beside_or_at_random(create, concept):
     model = create("SD1 inpainting")
-    plan = actions.check(model, actions.configure(model, {"resolution": 64, "bucket_step": 8}, [concept])).plan
+    plan = preflight(model, actions.configure(model, {"resolution": 64, "bucket_step": 8}, [concept])).plan
     assert [example.mask is not None for example in plan.examples] == [True, False, False]
     vae = load_modules(model.working, unet=False, text_encoder=False).vae
     masked = InpaintingInputs(lambda: vae, torch.device("cpu"))
     with_mask = plan.examples[:1]
-    seen = masked.channels(with_mask, torch.Generator().manual_seed(0))
+    seen = masked.extra_channels(with_mask, torch.Generator().manual_seed(0))
     width, height = with_mask[0].bucket
     assert seen.shape == (1, 5, height // 8, width // 8) and (seen[:, 0] == 1).all()
     masks = [random_mask(64, 48, generator_for(seed)) for seed in range(200)]

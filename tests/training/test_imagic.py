@@ -12,11 +12,12 @@ from PIL import Image
 
 from dreambooth import actions
 from dreambooth.checkpoints.modules import fingerprint, load_modules
-from dreambooth.checkpoints.text_encoding import conditions
 from dreambooth.dataset.cache import LatentCache
 from dreambooth.errors import Cancelled, UserError
+from dreambooth.models.denoiser import Conditioning, UNetDenoiser
+from dreambooth.runs.preflight import preflight
 from dreambooth.sampling.generate import SampleRequest
-from dreambooth.training.imagic import kept
+from dreambooth.training.imagic import load_embeddings
 from dreambooth.training.noise import NoiseSchedule
 from tests.training.conftest import SMALL
 
@@ -48,19 +49,19 @@ def test_the_embedding_comes_nearer_to_the_picture_(train, mini):
     """Measured on the untouched unet, with fixed noise."""
     outcome = train(**{**EDIT, "imagic_steps": 60, "max_train_steps": 1})
     assert outcome.error is None and "embedding" in [event["what"] for event in outcome.of("saved")]
-    imagic, modules = kept(mini), load_modules(mini.working)
-    plan = actions.check(mini, outcome.result.config).plan
+    imagic, modules = load_embeddings(mini), load_modules(mini.working)
+    plan = preflight(mini, outcome.result.config).plan
     moments = LatentCache(mini.cache / "latents", fingerprint(mini.working, "vae")).get(plan.examples[0])
-    clean = moments.chunk(2)[0][None] * modules.vae.config.scaling_factor
+    latents = moments.chunk(2)[0][None] * modules.vae.config.scaling_factor
     schedule, t = NoiseSchedule(modules.scheduler_config), torch.arange(20, 1000, 49)
-    noise = torch.randn(len(t), *clean.shape[1:], generator=torch.Generator().manual_seed(0))
-    seen = schedule.add_noise(clean.expand(len(t), -1, -1, -1), noise, t)
+    noise = torch.randn(len(t), *latents.shape[1:], generator=torch.Generator().manual_seed(0))
+    noisy_latents = schedule.add_noise(latents.expand(len(t), -1, -1, -1), noise, t)
 
     @torch.no_grad()
     def loss(strength):
-        told = conditions(imagic.between(strength), None, torch.float32)
-        told["encoder_hidden_states"] = told["encoder_hidden_states"].expand(len(t), -1, -1)
-        return (modules.unet(seen, t, **told)[0] - noise).square().mean().item()
+        embedding = imagic.interpolate(strength).map(lambda part: part.expand(len(t), *part.shape[1:]))
+        predicted = UNetDenoiser(modules.unet).predict(noisy_latents, t, Conditioning(embedding))
+        return (predicted - noise).square().mean().item()
 
     assert imagic.text == plan.examples[0].caption
     assert loss(0.0) < 0.97 * loss(1.0)
@@ -79,10 +80,10 @@ def test_every_setting_of_it_has_an_effect(train, mini, afresh, tmp_path):
     drawn = {}
     for strength in (0.0, 0.7, 1.0):
         mini.save(actions.configure(mini, {"imagic_strength": strength}))
-        shots = [SampleRequest(text, steps=4, width=64, height=64) for text in (kept(mini).text, "a red star")]
-        drawn[strength] = [p.read_bytes() for p in actions.sample(mini, shots, tmp_path / str(strength))]
+        requests = [SampleRequest(text, steps=4, width=64, height=64) for text in (load_embeddings(mini).text, "a red star")]
+        drawn[strength] = [p.read_bytes() for p in actions.sample(mini, requests, tmp_path / str(strength))]
     mini.save(actions.configure(mini, {"train_imagic": False}))
-    plain = [p.read_bytes() for p in actions.sample(mini, shots, tmp_path / "plain")]
+    plain = [p.read_bytes() for p in actions.sample(mini, requests, tmp_path / "plain")]
     edits = [edit for edit, _ in drawn.values()]
     assert len(set(edits)) == 3 and {other for _, other in drawn.values()} == {plain[1]}
     assert np.abs(_pixels(tmp_path / "1.0") - _pixels(tmp_path / "plain")).max() <= 1, "the text itself is at 1"
@@ -104,7 +105,7 @@ def test_stopped_and_resumed_it_is_the_undisturbed_run(train, mini, afresh):
 
     train(on=stop, **EDIT)
     resumed = train(resume="latest", **EDIT)
-    assert "Not exactly" not in resumed.said and not [e for e in resumed.of("phase") if e["name"] == "imagic"]
+    assert "differs from the original" not in resumed.said and not [e for e in resumed.of("phase") if e["name"] == "imagic"]
     assert resumed.digest() == alone.digest()
 
 
@@ -121,9 +122,9 @@ def test_what_is_not_for_it_is_refused_in_words(mini, concept, pictures):
     several = dataclasses.replace(concept, instance_data_dir=str(pictures / "instance"))
     settings = {**SMALL, **EDIT, "train_unet": False, "stop_text_encoder": 0.5}
     with pytest.raises(UserError) as refused:
-        actions.check(mini, actions.configure(mini, settings, [several]))
+        preflight(mini, actions.configure(mini, settings, [several]))
     said = [line for line in refused.value.problems if line.startswith("train_imagic")]
     several = dataclasses.replace(concept, num_class_images_per=2, class_prompt="a toy")
-    with pytest.raises(UserError, match="leave out class"):
-        actions.check(mini, actions.configure(mini, {**SMALL, **EDIT}, [several]))
+    with pytest.raises(UserError, match="class and validation images"):
+        preflight(mini, actions.configure(mini, {**SMALL, **EDIT}, [several]))
     assert len(said) == 3 and "train_unet" in said[0] and "stop_text_encoder" in said[1] and "there are 5" in said[2]

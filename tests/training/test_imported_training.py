@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from dreambooth import actions
 from dreambooth.settings import Settings, parse
 from dreambooth.training.dropout import AdapterDropout
-from dreambooth.training.prompts import Prompts
+from dreambooth.training.prompts import CachedPromptEmbedder
 from tests.training.conftest import SMALL, tensors
 
 NETWORK = """
@@ -89,7 +89,7 @@ def test_dim_from_weights_of_what_is_no_lora_or_of_several_ranks(imported, train
     save_file(uneven, start)
     said = imported(text)
     (line,) = [line for line in said["without"] if line.startswith("dim_from_weights: lora_unet_rank")]
-    assert "has several (1, 4)" in line
+    assert "has several values (1, 4)" in line
     assert said["settings"]["lora_txt_rank"] == 3, "what is the same everywhere is taken"
     start.write_bytes(b"no tensors")
     said = imported(text)
@@ -99,13 +99,13 @@ def test_dim_from_weights_of_what_is_no_lora_or_of_several_ranks(imported, train
 
 def test_network_dropout_drops_between_the_factors_of_lora(imported, train, monkeypatch):
     dropped: list[tuple[torch.Tensor, torch.Tensor]] = []
-    drop = AdapterDropout.drop
+    drop = AdapterDropout.apply
 
     def recorded(self, x, *args, **kwargs):
         dropped.append((x.detach(), drop(self, x, *args, **kwargs)))
         return dropped[-1][1]
 
-    monkeypatch.setattr(AdapterDropout, "drop", recorded)
+    monkeypatch.setattr(AdapterDropout, "apply", recorded)
     said = imported(NETWORK + "network_dropout = 0.25\n")
     assert train(**{**said["settings"], **ONE_STEP}).error is None
     assert all(8 in (x.shape[-1], x.shape[1]) for x, _ in dropped), "lora_down's output, of the rank's size"
@@ -119,14 +119,14 @@ def test_network_dropout_drops_between_the_factors_of_lora(imported, train, monk
 
 def test_no_token_padding_ends_a_batch_with_its_longest_caption(imported, train, monkeypatch):
     lengths: list[int] = []
-    batch = Prompts.batch
+    batch = CachedPromptEmbedder.batch
 
     def recorded(self, prompts):
         embedding = batch(self, prompts)
         lengths.append(embedding.states.shape[1])
         return embedding
 
-    monkeypatch.setattr(Prompts, "batch", recorded)
+    monkeypatch.setattr(CachedPromptEmbedder, "batch", recorded)
     padded = train(**{**imported(NETWORK)["settings"], **ONE_STEP})
     assert padded.error is None and lengths and set(lengths) == {77}
     lengths.clear()

@@ -9,6 +9,7 @@ import torch
 
 from dreambooth import actions
 from dreambooth.errors import UserError
+from dreambooth.runs.preflight import preflight
 from tests.training.conftest import SMALL, tensors
 
 LOCON = {"use_lora_extended": True, "lora_unet_alpha": 2}
@@ -42,7 +43,7 @@ def test_what_does_not_fit_is_said_all_at_once_before_the_run(train, mini, conce
     def refused(**settings):
         wanted = {**SMALL, **LOCON, "lora_start": str(made), **settings}
         try:
-            actions.check(mini, actions.configure(mini, wanted, [concept]))
+            preflight(mini, actions.configure(mini, wanted, [concept]))
         except UserError as error:
             return sorted(error.problems)
         return []
@@ -51,7 +52,7 @@ def test_what_does_not_fit_is_said_all_at_once_before_the_run(train, mini, conce
     said = refused(lora_unet_rank=8, lora_txt_rank=2, lora_unet_alpha=0, use_lora_extended=False)
     keys = ["lora_txt_rank", "lora_unet_alpha", "lora_unet_rank", "use_lora_extended"]
     assert [line.split(" ")[0] for line in said] == keys
-    assert f"to start from {made} it must be 4" in said[0] and "must be 2.0" in said[1]
+    assert f"to start from {made}, it must be 4" in said[0] and "must be 2.0" in said[1]
     assert "must be LoRA" in refused(lora_type="LoKr")[0]
     assert "must be more than 0" in refused(stop_text_encoder=0)[0]
     assert "there is no file" in refused(lora_start="nowhere")[0]

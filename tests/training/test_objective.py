@@ -12,14 +12,15 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from dreambooth.checkpoints.text_encoding import Embedding
+from dreambooth.checkpoints.text_encoding import PromptEmbedding
 from dreambooth.dataset.plan import Batch, Example
 from dreambooth.images.buckets import Crop
+from dreambooth.models.denoiser import UNetDenoiser
 from dreambooth.settings import Settings
 from dreambooth.training.loss_functions import huber_threshold
 from dreambooth.training.loss_masks import LossMasks
-from dreambooth.training.noise import NoiseSchedule, draw_noise, generator_for, trained_with
-from dreambooth.training.objective import diffusion_losses, per_image_losses, prior_weight_in
+from dreambooth.training.noise import NoiseSchedule, generator_for, sample_noise, training_scheduler_config
+from dreambooth.training.objective import diffusion_losses, per_image_losses, prior_weight_at
 
 CROP = Crop(resized_w=64, resized_h=64, left=0, top=0, width=64, height=64)
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
@@ -53,10 +54,10 @@ def _step(settings, kind="epsilon", n=3, classes=0, answer=lambda x, t: 0.5 * x,
     """(losses, unet, clean latents) of one batch through the code that trains."""
     clean = _random(1, n + classes)
     examples = tuple(_example(i) for i in range(n)), tuple(_example(i, True) for i in range(classes))
-    prompts = SimpleNamespace(batch=lambda captions: Embedding(torch.zeros(len(captions), 77, 8)))
+    prompts = SimpleNamespace(batch=lambda captions: PromptEmbedding(torch.zeros(len(captions), 77, 8)))
     unet = Watched(answer)
     losses = diffusion_losses(
-        unet, NoiseSchedule(KINDS[kind]), SimpleNamespace(batch=lambda examples, generator: clean), prompts, None,
+        UNetDenoiser(unet), NoiseSchedule(KINDS[kind]), SimpleNamespace(batch=lambda examples, generator: clean), prompts, None,
         Batch(*examples), generator_for(7, step), settings, prior_weight=weight, **more,
     )  # fmt: skip
     return losses, unet, clean.double()
@@ -99,7 +100,7 @@ def _weights_are(chosen, expected):
 
 def test_weights_stay_finite_at_zero_terminal_snr():
     for kind, config in KINDS.items():
-        schedule = NoiseSchedule(trained_with(config, True))
+        schedule = NoiseSchedule(training_scheduler_config(config, True))
         for chosen in ({"min_snr_gamma": 5.0}, {"debiased_estimation": True}, {"loss_type": "huber"}):
             assert torch.isfinite(per_image_losses(_random(2), _random(3), T, schedule, Settings(**chosen))).all(), kind
 
@@ -108,10 +109,10 @@ def test_zero_terminal_snr_rescales_as_its_paper():
     """arXiv:2305.08891, algorithm 1, written out."""
     root = KEPT.sqrt()
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
-    signal, noise = NoiseSchedule(trained_with({}, True)).shares(torch.arange(1000))
+    signal, noise = NoiseSchedule(training_scheduler_config({}, True)).alphas_sigmas(torch.arange(1000))
     torch.testing.assert_close(signal.flatten().double(), root, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(noise.flatten().double(), (1 - root**2).sqrt(), rtol=1e-5, atol=1e-6)
-    assert trained_with({"a": 1}, False) == {"a": 1}
+    assert training_scheduler_config({"a": 1}, False) == {"a": 1}
 
 
 # -- distances --------------------------------------------------------------------------------------------------------
@@ -140,7 +141,7 @@ def test_distances(kind, schedule):
 
 
 def test_hubers_threshold_falls_from_one():
-    signal, share = NoiseSchedule({}).shares(torch.arange(1000))
+    signal, share = NoiseSchedule({}).alphas_sigmas(torch.arange(1000))
     for kind in ("snr", "exponential"):
         c = huber_threshold(kind, 0.1, torch.arange(1000), 1000, signal, share).flatten()
         assert (c.diff() < 0).all() and c[0] > 0.9 and 0.09 < c[-1] < 0.12
@@ -150,7 +151,7 @@ def test_hubers_threshold_falls_from_one():
 
 
 def test_offset_noise_shifts_each_channel():
-    noise = draw_noise(torch.Size((2, 4, 8, 8)), generator_for(1), Settings(offset_noise=0.1))
+    noise = sample_noise(torch.Size((2, 4, 8, 8)), generator_for(1), Settings(offset_noise=0.1))
     generator = generator_for(1)
     expected = torch.randn(2, 4, 8, 8, generator=generator).double()
     expected += 0.1 * torch.randn(2, 4, 1, 1, generator=generator).double()
@@ -160,7 +161,7 @@ def test_offset_noise_shifts_each_channel():
 def test_multi_resolution_noise():
     """Whitaker's pyramid: each level coarser by a factor in 2..4, weighted by a power of the discount."""
     settings = Settings(multires_noise_iterations=4, multires_noise_discount=0.4)
-    noise = draw_noise(torch.Size((3, 4, 16, 24)), generator_for(1), settings)
+    noise = sample_noise(torch.Size((3, 4, 16, 24)), generator_for(1), settings)
     generator = generator_for(1)
     expected, (h, w) = torch.randn(3, 4, 16, 24, generator=generator).double(), (16, 24)
     for level in (1, 2, 3, 4):
@@ -228,11 +229,11 @@ def test_dream_keeps_autocasts_gradients():
             return (self.layer(x),)
 
     unet = Net()
-    prompts = SimpleNamespace(batch=lambda captions: Embedding(torch.zeros(1, 77, 8)))
+    prompts = SimpleNamespace(batch=lambda captions: PromptEmbedding(torch.zeros(1, 77, 8)))
     latents = SimpleNamespace(batch=lambda examples, generator: _random(1, 1))
     with torch.autocast("cpu", torch.bfloat16):
         losses = diffusion_losses(
-            unet, NoiseSchedule({}), latents, prompts, None, Batch((_example(0),), ()), generator_for(0),
+            UNetDenoiser(unet), NoiseSchedule({}), latents, prompts, None, Batch((_example(0),), ()), generator_for(0),
             Settings(use_dream=True), prior_weight=1.0,
         )  # fmt: skip
     losses.total.backward()
@@ -269,9 +270,9 @@ def test_prior_loss_is_split_or_not(chosen):
 
 def test_the_prior_loss_weight_falls_to_its_minimum():
     scaled = Settings(prior_loss_scale=True, prior_loss_weight=1.0, prior_loss_weight_min=0.2, prior_loss_target=4)
-    assert [prior_weight_in(scaled, epoch) for epoch in range(7)] == pytest.approx([1, 0.8, 0.6, 0.4, 0.2, 0.2, 0.2])
-    assert prior_weight_in(Settings(prior_loss_weight=0.3), 50) == 0.3
-    assert prior_weight_in(Settings(prior_loss_scale=True, prior_loss_weight=0.05), 50) == 0.05
+    assert [prior_weight_at(scaled, epoch) for epoch in range(7)] == pytest.approx([1, 0.8, 0.6, 0.4, 0.2, 0.2, 0.2])
+    assert prior_weight_at(Settings(prior_loss_weight=0.3), 50) == 0.3
+    assert prior_weight_at(Settings(prior_loss_scale=True, prior_loss_weight=0.05), 50) == 0.05
 
 
 def test_masked_loss_counts_what_is_white_or_visible(tmp_path):

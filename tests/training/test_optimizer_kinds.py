@@ -12,9 +12,21 @@ import torch
 from dreambooth.runs.consistency import conflicts, likely_mistakes, too_short
 from dreambooth.settings import Folders, ModelFolder, Settings
 from dreambooth.training import optimizer_kinds
-from dreambooth.training.optimizer_kinds import KINDS, arguments, listed, why_not
-from dreambooth.training.optimizers import Stepper, as_used, load_state, parameter_groups, set_learning_rates, state_of
-from dreambooth.training.snapshot import Position, Snapshot, read, write
+from dreambooth.training.optimizer_kinds import (
+    OPTIMIZER_KINDS,
+    available_optimizers,
+    parse_arguments,
+    unavailable_reason,
+)
+from dreambooth.training.optimizers import (
+    Stepper,
+    inference_weights,
+    load_optimizer_state,
+    optimizer_state,
+    parameter_groups,
+    set_learning_rates,
+)
+from dreambooth.training.snapshot import Position, Snapshot, read_snapshot, write_snapshot
 
 CPU = torch.device("cpu")
 STEPS, STOP_AT, TEXT_STOPS = 9, 4, 6
@@ -22,8 +34,8 @@ STEPS, STOP_AT, TEXT_STOPS = 9, 4, 6
 
 def _made_here(name: str) -> bool:
     """Also the 8-bit ones on a CPU, where people are refused them: newer bitsandbytes computes them there too."""
-    kind = KINDS[name]
-    return name in listed(CPU) or (kind.gpu and importlib.util.find_spec("bitsandbytes") is not None)
+    kind = OPTIMIZER_KINDS[name]
+    return name in available_optimizers(CPU) or (kind.gpu and importlib.util.find_spec("bitsandbytes") is not None)
 
 
 class Toy:
@@ -34,13 +46,13 @@ class Toy:
         shapes = [(96, 64), (7,), (5000,), (64, 96), (3, 2, 3, 3)]
         start = weights or [torch.randn(shape, generator=generator) for shape in shapes]
         self.parameters = [torch.nn.Parameter(w.clone()) for w in start]
-        rate = 1.0 if KINDS[name].finds_rate else 1e-2
+        rate = 1.0 if OPTIMIZER_KINDS[name].estimates_lr else 1e-2
         self.settings = Settings(
-            optimizer=name, learning_rate=rate, txt_learning_rate=rate if KINDS[name].finds_rate else 3e-3,
+            optimizer=name, learning_rate=rate, txt_learning_rate=rate if OPTIMIZER_KINDS[name].estimates_lr else 3e-3,
             lr_scheduler="cosine", lr_warmup_steps=2, max_grad_norm=1.0,
         )  # fmt: skip
         groups = parameter_groups(self.settings, self.parameters[:3], self.parameters[3:])
-        self.optimizer = optimizer_kinds.build(name, groups)
+        self.optimizer = optimizer_kinds.build_optimizer(name, groups)
         self.stepper = Stepper(self.optimizer, self.settings)
 
     def step(self, step: int) -> None:
@@ -53,10 +65,10 @@ class Toy:
         self.stepper.step()
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", OPTIMIZER_KINDS)
 def test_goes_on_exactly_from_a_snapshot(name, tmp_path):
     if not _made_here(name):
-        pytest.skip(f"{KINDS[name].library} is not installed")
+        pytest.skip(f"{OPTIMIZER_KINDS[name].library} is not installed")
     alone = Toy(name)
     begin = copy.deepcopy(alone.parameters)
     for step in range(STEPS):
@@ -66,10 +78,10 @@ def test_goes_on_exactly_from_a_snapshot(name, tmp_path):
         stopped.step(step)
     model = ModelFolder(Folders(tmp_path), "toy")
     weights = {str(i): p.detach() for i, p in enumerate(stopped.parameters)}
-    write(model, 1, Snapshot(Position(), weights, state_of(stopped.optimizer)), keep=0)
-    found = read(model)
+    write_snapshot(model, 1, Snapshot(Position(), weights, optimizer_state(stopped.optimizer)), keep=0)
+    found = read_snapshot(model)
     resumed = Toy(name, [found.tensors[str(i)] for i in range(len(weights))])
-    load_state(resumed.optimizer, found.optimizer)
+    load_optimizer_state(resumed.optimizer, found.optimizer)
     for step in range(STOP_AT, STEPS):
         resumed.step(step)
     for a, b, start in zip(alone.parameters, resumed.parameters, begin, strict=True):
@@ -77,10 +89,10 @@ def test_goes_on_exactly_from_a_snapshot(name, tmp_path):
         assert torch.isfinite(a).all() and not torch.equal(a, start)
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", OPTIMIZER_KINDS)
 def test_a_step_that_is_not_finite_changes_nothing(name):
     if not _made_here(name):
-        pytest.skip(f"{KINDS[name].library} is not installed")
+        pytest.skip(f"{OPTIMIZER_KINDS[name].library} is not installed")
     toy = Toy(name)
     for step in range(3):
         toy.step(step)
@@ -91,7 +103,7 @@ def test_a_step_that_is_not_finite_changes_nothing(name):
     assert all(torch.equal(a, b) for a, b in zip(toy.parameters, before, strict=True))
 
 
-@pytest.mark.skipif("Schedule-Free AdamW" not in listed(CPU), reason="pytorch-optimizer is not installed")
+@pytest.mark.skipif("Schedule-Free AdamW" not in available_optimizers(CPU), reason="pytorch-optimizer is not installed")
 def test_schedule_free_draws_with_its_average_and_trains_on_beside_it():
     """arXiv:2405.15682: x is the average of the z, weighted by the square of the largest rate so far."""
     toy = Toy("Schedule-Free AdamW")
@@ -102,14 +114,14 @@ def test_schedule_free_draws_with_its_average_and_trains_on_beside_it():
         weights.append(toy.optimizer.param_groups[0]["lr_max"] ** 2)
     average = sum(w * z for w, z in zip(weights, zs, strict=True)) / sum(weights)
     stepping = [p.detach().clone() for p in toy.parameters]
-    with as_used(toy.optimizer):
+    with inference_weights(toy.optimizer):
         torch.testing.assert_close(toy.parameters[0].double(), average, rtol=1e-4, atol=1e-5)
         assert not torch.equal(toy.parameters[0], stepping[0])
     assert all(torch.equal(a, b) for a, b in zip(toy.parameters, stepping, strict=True))
     assert all(group["train_mode"] for group in toy.optimizer.param_groups)
 
 
-@pytest.mark.skipif("Prodigy" not in listed(CPU), reason="pytorch-optimizer is not installed")
+@pytest.mark.skipif("Prodigy" not in available_optimizers(CPU), reason="pytorch-optimizer is not installed")
 @pytest.mark.parametrize("optimizer", ["Prodigy", "Schedule-Free AdamW"])
 def test_a_disturbed_run_equals_one_left_alone(train, models_dir, created, optimizer):
     import shutil
@@ -133,7 +145,7 @@ def test_a_disturbed_run_equals_one_left_alone(train, models_dir, created, optim
     resumed = train(
         resume="latest", on=lambda e, c: e["kind"] == "step" and e["step"] == 3 and c.sample_now(), **chosen
     )
-    assert "Not exactly" not in resumed.said
+    assert "differs from the original" not in resumed.said
     weights = resumed.weights()
     assert all(torch.equal(weights[key], left_alone[key]) for key in left_alone)
 
@@ -142,29 +154,29 @@ def test_what_is_not_there_is_not_listed_and_refused_in_words(monkeypatch):
     there = importlib.util.find_spec
     lacking = ("pytorch_optimizer", "bitsandbytes")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in lacking else there(name))
-    why_not.cache_clear()
-    assert set(listed(CPU)) == {"Torch AdamW", "Adafactor", "SGD Nesterov"}
+    unavailable_reason.cache_clear()
+    assert set(available_optimizers(CPU)) == {"Torch AdamW", "Adafactor", "SGD Nesterov"}
     (said,) = conflicts(Settings(optimizer="CAME"), CPU)
     assert said == (
-        "optimizer: CAME cannot run here: pytorch_optimizer is not installed (pip install pytorch-optimizer). "
+        "optimizer: CAME can't be used: pytorch_optimizer is not installed (pip install pytorch-optimizer). "
         "Choose Torch AdamW."
     )
     (said,) = conflicts(Settings(optimizer="8bit Lion"), CPU)
-    assert said.startswith("optimizer: 8bit Lion cannot run here: it needs an NVIDIA GPU.")
-    why_not.cache_clear()
+    assert said.startswith("optimizer: 8bit Lion can't be used: it needs an NVIDIA GPU.")
+    unavailable_reason.cache_clear()
 
 
 def test_a_library_that_does_not_work_says_so(monkeypatch):
     monkeypatch.setattr(optimizer_kinds, "_class", lambda kind: int("broken"))
-    why_not.cache_clear()
-    assert "torch.optim does not work with this torch and cpu" in why_not("SGD Nesterov", CPU)
-    why_not.cache_clear()
+    unavailable_reason.cache_clear()
+    assert "torch.optim does not work with this torch and cpu" in unavailable_reason("SGD Nesterov", CPU)
+    unavailable_reason.cache_clear()
 
 
 def test_arguments_of_the_optimizers_own():
-    assert arguments("Torch AdamW", "betas=(0.8, 0.9), eps=1e-6") == {"betas": (0.8, 0.9), "eps": 1e-6}
+    assert parse_arguments("Torch AdamW", "betas=(0.8, 0.9), eps=1e-6") == {"betas": (0.8, 0.9), "eps": 1e-6}
     given = Settings(optimizer_args="betas=(0.8, 0.9)")
-    optimizer = optimizer_kinds.build(
+    optimizer = optimizer_kinds.build_optimizer(
         "Torch AdamW", [{"params": Toy("SGD Nesterov").parameters}], more="betas=(0.8, 0.9)"
     )
     assert optimizer.defaults["betas"] == (0.8, 0.9) and conflicts(given, CPU) == []
@@ -173,11 +185,11 @@ def test_arguments_of_the_optimizers_own():
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ("beta=0.9", "takes no beta; it takes betas, eps"),
-        ("lr=1", "takes no lr"),
-        ("betas", "is not of the form"),
-        ("betas=__import__('os')", "is not of the form"),
-        ("**{}", "is not of the form"),
+        ("beta=0.9", "does not support beta; it supports betas, eps"),
+        ("lr=1", "does not support lr"),
+        ("betas", "does not have the form"),
+        ("betas=__import__('os')", "does not have the form"),
+        ("**{}", "does not have the form"),
         ("eps='x'", "does not work"),
     ],
 )
@@ -205,7 +217,7 @@ def test_adafactor_chooses_its_own_rate_as_in_its_paper():
     ours, theirs = Toy("Adafactor"), Toy("Adafactor")
     settings = dataclasses.replace(ours.settings, lr_scheduler="adafactor")
     groups = parameter_groups(settings, ours.parameters, [])
-    optimizer = optimizer_kinds.build("Adafactor", groups, "adafactor")
+    optimizer = optimizer_kinds.build_optimizer("Adafactor", groups, "adafactor")
     reference = Adafactor(theirs.parameters, lr=None, relative_step=True, weight_decay=settings.weight_decay)
     for step in range(5):
         for a, b in zip(ours.parameters, theirs.parameters, strict=True):

@@ -10,7 +10,7 @@ import torch
 from dreambooth.errors import UserError
 from dreambooth.settings import Settings, parse
 from dreambooth.training.ema import EMA
-from dreambooth.training.fused_adamw import FusedAdamW, has_fused
+from dreambooth.training.fused_adamw import FusedAdamW, has_fused_adamw
 from dreambooth.training.optimizers import Stepper, make_optimizer, parameter_groups
 
 
@@ -26,7 +26,7 @@ def _give_gradients(parameters, step, size=1.0):
 
 
 needs_fused = pytest.mark.skipif(
-    not has_fused("cpu"), reason="this torch has no fused AdamW on the CPU; nor do we then"
+    not has_fused_adamw("cpu"), reason="this torch has no fused AdamW on the CPU; nor do we then"
 )
 
 
@@ -66,7 +66,7 @@ def test_clipping_is_torchs_clipping(own_text_limit):
     unet, text = _parameters(1), _parameters(2)
     stepper = Stepper(make_optimizer(settings, parameter_groups(settings, unet, text)), settings)
     unet_too, text_too = _parameters(1), _parameters(2)
-    reference = torch.optim.AdamW(parameter_groups(settings, unet_too, text_too), fused=has_fused("cpu"))
+    reference = torch.optim.AdamW(parameter_groups(settings, unet_too, text_too), fused=has_fused_adamw("cpu"))
     for step in range(5):
         for parameters in (unet + text, unet_too + text_too):
             _give_gradients(parameters, step, size=10)
@@ -113,7 +113,7 @@ def test_groups_have_their_own_rates_and_decays():
 
 
 def test_an_optimizer_that_cannot_run_is_refused_never_replaced():
-    with pytest.raises(UserError, match="8bit AdamW cannot run here"):
+    with pytest.raises(UserError, match="8bit AdamW can't be used"):
         make_optimizer(Settings(optimizer="8bit AdamW"), [{"params": _parameters(), "name": "unet", "base_lr": 1e-3}])
 
 
@@ -129,11 +129,11 @@ def test_ema_warms_up_and_swaps_back_bit_for_bit(decay):
         ema.update()
         now = min(decay, (1 + update) / (10 + update))
         expected = [now * e + (1 - now) * p for e, p in zip(expected, parameters, strict=True)]
-    torch.testing.assert_close(ema.averages, [e.detach() for e in expected])
+    torch.testing.assert_close(ema.shadow_params, [e.detach() for e in expected])
     live = [p.detach().clone() for p in parameters]
-    averages = [a.clone() for a in ema.averages]
+    shadow_params = [a.clone() for a in ema.shadow_params]
     ema.swap()
-    assert all(torch.equal(p, a) for p, a in zip(parameters, averages, strict=True))
+    assert all(torch.equal(p, a) for p, a in zip(parameters, shadow_params, strict=True))
     ema.swap()
     assert all(torch.equal(p, x) for p, x in zip(parameters, live, strict=True))
 

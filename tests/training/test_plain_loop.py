@@ -15,6 +15,7 @@ from dreambooth import actions
 from dreambooth.checkpoints.modules import load_modules
 from dreambooth.dataset.pixels import load_pixels
 from dreambooth.jobs import Controls, Events
+from dreambooth.runs.preflight import preflight
 from dreambooth.training.loop import NO_HOOKS, Loop
 from dreambooth.training.noise import generator_for
 from dreambooth.training.session import Session
@@ -29,16 +30,16 @@ SETTINGS = {
 
 def test_steps_are_those_of_a_plain_loop(mini, concept):
     config = actions.configure(mini, SETTINGS, [concept])
-    checked = actions.check(mini, config)
+    checked = preflight(mini, config)
     losses: list[float] = []
     events = Events(None, lambda event: event["kind"] == "step" and losses.append(event["loss"]))
-    session = Session(mini, config, checked.plan, checked.device, checked.precision, Controls(), events)
+    session = Session(checked.context(Controls(), events))
     try:
         start = {name: tensor.detach().clone() for name, tensor in session.trained_tensors().items()}
         loop = Loop(session, NO_HOOKS)
         batches = []
         while len(batches) < STEPS:
-            for (batch,) in loop.windows(session.position.epoch):
+            for (batch,) in loop.accumulation_groups(session.position.epoch):
                 batches.append(batch)
                 loop.step([batch])
             session.position.epoch += 1

@@ -19,6 +19,7 @@ from dreambooth import actions
 from dreambooth.dataset.plan import Batch, Example, Plan
 from dreambooth.dataset.table import table
 from dreambooth.interop.input_kind import recognize_input
+from dreambooth.runs.preflight import preflight
 from dreambooth.settings import Concept, ModelFolder
 from tests.interop import kohya_case
 from tests.training.conftest import SMALL
@@ -103,7 +104,7 @@ def recorded(
     settings = {"num_train_epochs": EPOCHS, "train_batch_size": BATCH, "seed": 5, **BARELY_NOISED, **settings}
     drawn = [dataclasses.replace(concept, n_save_sample=0) for concept in concepts]
     config = actions.configure(mini, {**SMALL, **settings}, drawn)
-    checked, recorder = actions.check(mini, config), Recorder(monkeypatch)
+    checked, recorder = preflight(mini, config), Recorder(monkeypatch)
     actions.train(mini, config)
     planned: list[Batch] = [
         batch for epoch in range(EPOCHS) for batch in checked.plan.epoch(5, epoch, settings["train_batch_size"])

@@ -58,13 +58,13 @@ def _rates(model: ModelFolder, folder: Path) -> tuple[float, float]:
     """How often the subject's prompt brings the subject, and the class prompt a toy that is not the subject."""
     checker = Checker.load()
     references = [Image.open(path) for path in sorted(SUBJECT.glob("*.png"))]
-    shots = [
+    requests = [
         SampleRequest(prompt, seed=seed, steps=10, cfg=4.0, width=128, height=128)
         for prompt in ("a zwx toy", "a toy")
         for seed in range(PICTURES)
     ]
-    pictures = [Image.open(path) for path in actions.sample(model, shots, folder, batch_size=8)]
+    pictures = [Image.open(path) for path in actions.sample(model, requests, folder, batch_size=8)]
     shows = checker.is_subject(pictures, references)
-    toys = [reading.kind == "toy" for reading in checker.read(pictures)]
+    toys = [attributes.kind == "toy" for attributes in checker.classify(pictures)]
     stays = [toy and not taken for toy, taken in zip(toys, shows, strict=True)]
     return sum(shows[:PICTURES]) / PICTURES, sum(stays[PICTURES:]) / PICTURES

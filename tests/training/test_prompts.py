@@ -10,11 +10,12 @@ import torch
 
 from dreambooth import actions
 from dreambooth.checkpoints.modules import load_modules
-from dreambooth.checkpoints.tokens import Reading
+from dreambooth.checkpoints.tokens import PromptEncoding
 from dreambooth.dataset.cache import TextCache
-from dreambooth.sampling.generate import SampleRequest, draw
+from dreambooth.runs.preflight import preflight
+from dreambooth.sampling.generate import SampleRequest, generate_images
 from dreambooth.training import prompts as prompts_of
-from dreambooth.training.prompts import Prompts
+from dreambooth.training.prompts import CachedPromptEmbedder
 from tests.training.conftest import tensors
 
 LONG = "a zwx toy, " + ", ".join(f"{colour} star" for colour in ("red", "blue", "green", "gold") * 8)
@@ -26,20 +27,20 @@ def modules(mini):
     return load_modules(mini.working, unet=False, vae=False)
 
 
-@pytest.mark.parametrize("reading", [Reading(), Reading(max_tokens=150, clip_skip=2)], ids=["75", "150"])
+@pytest.mark.parametrize("prompt_encoding", [PromptEncoding(), PromptEncoding(max_tokens=150, clip_skip=2)], ids=["75", "150"])
 @pytest.mark.parametrize("pad", [True, False])
-def test_looked_up_is_what_is_computed(modules, tmp_path, reading, pad):
+def test_looked_up_is_what_is_computed(modules, tmp_path, prompt_encoding, pad):
     texts = [LONG, "a star", ""]
-    learning = Prompts(modules, reading, pad, CPU)
-    learning.learn()
+    trained = CachedPromptEmbedder(modules, prompt_encoding, pad, CPU)
+    trained.make_trainable()
     modules.text_encoder.requires_grad_(True)
-    computed = learning.batch(texts).states
+    computed = trained.batch(texts).states
     computed.sum().backward()
     assert modules.text_encoder.get_input_embeddings().weight.grad.any(), "what is computed has gradients"
     computed = computed.detach()
-    cache = TextCache(tmp_path, "encoder", reading)
+    cache = TextCache(tmp_path, "encoder", prompt_encoding)
     for fixed in (texts, ["a star"], []):  # from the encoder, then some and all of them from the cache
-        frozen = Prompts(modules, reading, pad, CPU)
+        frozen = CachedPromptEmbedder(modules, prompt_encoding, pad, CPU)
         frozen.freeze(fixed, cache, lambda: None)
         found = frozen.batch(texts).states
         assert torch.allclose(found, computed, atol=1e-5) and not found.requires_grad
@@ -48,13 +49,13 @@ def test_looked_up_is_what_is_computed(modules, tmp_path, reading, pad):
 
 
 def test_prompts_that_come_and_go_are_kept_within_bounds(modules, monkeypatch):
-    monkeypatch.setattr(prompts_of, "KEPT_BYTES", 3 * 77 * modules.text_encoder.config.hidden_size * 4)
-    prompts = Prompts(modules, Reading(), True, CPU)
+    monkeypatch.setattr(prompts_of, "LRU_BYTES", 3 * 77 * modules.text_encoder.config.hidden_size * 4)
+    prompts = CachedPromptEmbedder(modules, PromptEncoding(), True, CPU)
     prompts.freeze(["fixed"], None, lambda: None)
     first = prompts.batch(["star 0", "fixed"]).states
     for n in range(1, 8):
         prompts.batch([f"star {n}", "fixed"])
-    assert list(prompts._passing) == ["star 5", "star 6", "star 7"] and list(prompts._fixed) == ["fixed"]
+    assert list(prompts._lru) == ["star 5", "star 6", "star 7"] and list(prompts._cached) == ["fixed"]
     assert torch.equal(prompts.batch(["star 0", "fixed"]).states, first)
 
 
@@ -93,7 +94,7 @@ def test_what_stands_beyond_the_limit_is_not_learned(train, mini, models_dir, cr
 
 def test_captions_that_are_too_long_are_named(mini, long_captions):
     config = actions.configure(mini, {"resolution": 64, "bucket_step": 32}, [long_captions("cat")])
-    checked = actions.check(mini, config).as_dict()
+    checked = preflight(mini, config).as_dict()
     rows = checked["table"]
     assert {row["tokens"] for row in rows} == {102}
     (warning,) = [text for text in checked["warnings"] if "tokens" in text]
@@ -101,19 +102,19 @@ def test_captions_that_are_too_long_are_named(mini, long_captions):
     assert warning.startswith("5 captions have more than 75 tokens") and f"0.png by {n}" in warning
     assert warning.endswith("Raise max_token_length to 150, or shorten them.")
     fits = dataclasses.replace(config, settings=dataclasses.replace(config.settings, max_token_length=150))
-    assert not [text for text in actions.check(mini, fits).warnings if "tokens" in text]
+    assert not [text for text in preflight(mini, fits).warnings if "tokens" in text]
 
 
 def test_pictures_are_drawn_with_all_that_was_read(mini):
     modules = load_modules(mini.working)
-    shots = [
+    requests = [
         SampleRequest(f"{LONG}, cat", steps=2, width=64, height=64),
         SampleRequest("a star", steps=2, width=64, height=64),
     ]
 
     def pictures(n_tokens: int, batch_size: int = 1) -> list[bytes]:
-        reading = Reading(max_tokens=n_tokens)
-        return [picture.tobytes() for picture in draw(modules, shots, reading=reading, batch_size=batch_size)]
+        prompt_encoding = PromptEncoding(max_tokens=n_tokens)
+        return [picture.tobytes() for picture in generate_images(modules, requests, prompt_encoding=prompt_encoding, batch_size=batch_size)]
 
     short, long = pictures(75), pictures(150)
     assert short[0] != long[0] and short[1] == long[1]

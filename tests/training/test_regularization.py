@@ -11,10 +11,12 @@ import torch
 import torch.nn.functional as F
 
 from dreambooth import actions
-from dreambooth.checkpoints.text_encoding import Embedding
+from dreambooth.checkpoints.text_encoding import PromptEmbedding
 from dreambooth.dataset.plan import Batch, Example
 from dreambooth.images.buckets import Crop
 from dreambooth.jobs import Controls, Events
+from dreambooth.runs.preflight import preflight
+from dreambooth.models.denoiser import UNetDenoiser
 from dreambooth.settings import Concept, Settings
 from dreambooth.training.noise import NoiseSchedule, generator_for
 from dreambooth.training.objective import diffusion_losses
@@ -39,8 +41,8 @@ def test_one_mean_in_which_they_count_their_weight(of_class, partners, settings)
 
     def losses_of(batch, clean):
         return diffusion_losses(
-            _Unet(), NoiseSchedule({}), SimpleNamespace(batch=lambda examples, generator: clean),
-            SimpleNamespace(batch=lambda captions: Embedding(torch.zeros(len(captions), 77, 8))), None,
+            UNetDenoiser(_Unet()), NoiseSchedule({}), SimpleNamespace(batch=lambda examples, generator: clean),
+            SimpleNamespace(batch=lambda captions: PromptEmbedding(torch.zeros(len(captions), 77, 8))), None,
             batch, generator_for(7, 0), settings, prior_weight=0.3,
         )  # fmt: skip
 
@@ -74,14 +76,14 @@ class _Unet(torch.nn.Module):
 def run(mini, pictures):
     """``run(resume="", on=None, **settings)`` with a concept of regularization pictures, and lines and wildcards."""
     words = {"caption_lines": "random", "wildcards": True, "save_infer_steps": 2, "n_save_sample": 1}
-    learned = Concept(instance_data_dir=str(pictures / "instance"), num_repeats=1,
+    trainable_parameters = Concept(instance_data_dir=str(pictures / "instance"), num_repeats=1,
                       instance_prompt="{a|my} [filewords]", **words)  # fmt: skip
     regular = Concept(instance_data_dir=str(pictures / "class"), regularization=True, hflip="on", **words)
 
     def train(resume="", on=None, **settings):
         controls, seen = Controls(), []
         listeners = [seen.append] + ([lambda event: on(event, controls)] if on else [])
-        config = actions.configure(mini, {**SMALL, "validation_every": 5, **settings}, [learned, regular])
+        config = actions.configure(mini, {**SMALL, "validation_every": 5, **settings}, [trainable_parameters, regular])
         events = Events(mini.logging, *listeners)
         result = actions.train(mini, config, resume=resume, controls=controls, events=events)
         return Outcome(result, seen, None, mini)
@@ -102,7 +104,7 @@ def test_a_disturbed_run_is_the_undisturbed_one(run, mini, models_dir, created):
     stopped = run(stop_text_encoder=0, on=lambda event, controls: event.get("step") == 3 and controls.cancel())
     assert stopped.result.steps == 3
     resumed = run(stop_text_encoder=0, resume="latest")
-    assert "Not exactly" not in resumed.said
+    assert "differs from the original" not in resumed.said
     assert resumed.digest() == weights
     afresh()
     assert run(stop_text_encoder=0, prior_loss_weight=3).digest() != weights
@@ -110,7 +112,7 @@ def test_a_disturbed_run_is_the_undisturbed_one(run, mini, models_dir, created):
 
 def _batches(mini):
     config = mini.load()
-    plan = actions.check(mini, config).plan
+    plan = preflight(mini, config).plan
     batches = plan.epoch(config.settings.seed, 0, 2)
     shown = [example.is_class for batch in batches for example in batch.instances]
     assert sum(shown) == len(shown) - sum(shown) == 5
@@ -121,7 +123,7 @@ def test_the_check_counts_them(run, mini, pictures):
     config = actions.configure(mini, SMALL, [Concept(instance_data_dir=str(pictures / "instance"))])
     regular = Concept(instance_data_dir=str(pictures / "class"), regularization=True, default_caption="toy")
     with_them = dataclasses.replace(config, concepts=(*config.concepts, regular))
-    alone, both = (actions.check(mini, each).as_dict() for each in (config, with_them))
+    alone, both = (preflight(mini, each).as_dict() for each in (config, with_them))
     assert (alone["class_pictures"], both["class_pictures"]) == (0, 3)
     assert both["steps_per_epoch"] > alone["steps_per_epoch"]
     assert [row["repeats"] for row in both["table"] if row["kind"] == "class"] == [2, 2, 1]

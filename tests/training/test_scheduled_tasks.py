@@ -5,31 +5,31 @@ from __future__ import annotations
 import json
 import time
 
-from dreambooth import actions
+from dreambooth.runs.interrupted import interrupted_run
 from dreambooth.settings import Settings
 from dreambooth.training import scheduled_tasks
-from dreambooth.training.scheduled_tasks import Autosave, due
+from dreambooth.training.scheduled_tasks import Autosave, due_tasks
 from dreambooth.training.snapshot import Position
 
 
 def test_each_thing_is_due_once_where_epochs_and_steps_meet():
     settings = Settings(save_preview_every=2, preview_every_steps=3, save_embedding_every=1, save_every_steps=4,
                         epoch_pause_frequency=2, epoch_pause_time=5, validation_every=6)  # fmt: skip
-    assert due(settings, Position(1, 1, 5), epoch_ended=False) == set()
-    assert due(settings, Position(1, 2, 6), epoch_ended=False) == {"preview", "validate"}
-    assert due(settings, Position(2, 0, 8), epoch_ended=True) == {"preview", "save", "rest"}
-    assert due(settings, Position(2, 0, 8), epoch_ended=False) == {"save"}
+    assert due_tasks(settings, Position(1, 1, 5), epoch_ended=False) == set()
+    assert due_tasks(settings, Position(1, 2, 6), epoch_ended=False) == {"preview", "validate"}
+    assert due_tasks(settings, Position(2, 0, 8), epoch_ended=True) == {"preview", "save", "pause"}
+    assert due_tasks(settings, Position(2, 0, 8), epoch_ended=False) == {"save"}
 
 
 def test_autosave_keeps_its_time():
     now = 0.0
     autosave, never = Autosave(2, lambda: now), Autosave(0, lambda: now)
     now = 119.0
-    assert not autosave.due() and not never.due()
+    assert not autosave.is_due() and not never.is_due()
     now = 121.0
-    assert autosave.due() and not autosave.due() and not never.due()
+    assert autosave.is_due() and not autosave.is_due() and not never.is_due()
     now = 242.0
-    assert autosave.due()
+    assert autosave.is_due()
 
 
 def test_steps_say_when_to_save_and_draw(train):
@@ -44,7 +44,7 @@ def test_autosaves_are_snapshots_and_change_nothing(train, mini, models_dir, cre
     alone = train(seed=5, save_state_cancel=False).digest()
     shutil.rmtree(models_dir)
     shutil.copytree(created, models_dir)
-    monkeypatch.setattr(scheduled_tasks.Autosave, "due", lambda self: bool(self.seconds))
+    monkeypatch.setattr(scheduled_tasks.Autosave, "is_due", lambda self: bool(self.seconds))
     often = train(seed=5, autosave_minutes=10)
     assert often.digest() == alone
     assert [e["what"] for e in often.of("saved")].count("snapshot") == 5
@@ -60,7 +60,7 @@ def test_a_rest_between_epochs_ends_by_itself_and_changes_nothing(train, models_
     start = time.monotonic()
     rested = train(seed=5, num_train_epochs=2, epoch_pause_frequency=1, epoch_pause_time=2)
     assert time.monotonic() - start >= 2
-    assert rested.digest() == alone and "Resting for 2 s" in rested.said
+    assert rested.digest() == alone and "Pausing for 2 s" in rested.said
 
 
 def test_a_rest_can_be_cut_short(train):
@@ -76,22 +76,22 @@ def test_a_rest_can_be_cut_short(train):
 
 
 def test_a_run_that_broke_off_is_offered_to_go_on(train, mini):
-    assert actions.unfinished(mini) is None
+    assert interrupted_run(mini) is None
     train(on=lambda event, controls: event.get("step") == 3 and event["kind"] == "step" and controls.cancel())
     log = max(mini.logging.glob("run_*.jsonl"))
     lines = [line for line in log.read_text().splitlines() if json.loads(line)["kind"] != "ended"]
     log.write_text("\n".join(lines) + '\n{"kind": "st')  # as a crash leaves it
-    broken_off = actions.unfinished(mini)
+    broken_off = interrupted_run(mini)
     assert (broken_off.step, broken_off.revision) == (3, 3)
     assert "--resume" in broken_off.offer("mini") and "step 3" in broken_off.offer("mini")
     assert train(resume="latest").result.state == "done"
-    assert actions.unfinished(mini) is None
+    assert interrupted_run(mini) is None
 
 
 def test_killed_between_a_snapshot_and_its_note_the_run_goes_on(train, mini):
-    facts = mini.load().facts
+    facts = mini.load().info
     train(on=lambda event, controls: event["kind"] == "step" and controls.cancel())
     import dataclasses
 
-    mini.save(dataclasses.replace(mini.load(), facts=facts))
-    assert "Going on after step 1" in train(resume="latest").said
+    mini.save(dataclasses.replace(mini.load(), info=facts))
+    assert "Resuming from step 1" in train(resume="latest").said

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from dreambooth.settings import Settings
-from dreambooth.training.schedules import base_rates, curve, learning_rate, warmup_steps
-from dreambooth.ui.chart import planned
+from dreambooth.training.schedules import base_learning_rates, learning_rate, lr_curves, warmup_steps
+from dreambooth.ui.chart import learning_rate_chart
 
 TOTAL, BASE = 40, 2e-4
 LEAST = 1e-5
@@ -63,9 +63,9 @@ def test_every_step_has_the_references_rate_and_the_drawn_one(chosen, expected):
     settings = Settings(learning_rate=BASE, txt_learning_rate=BASE / 2, stop_text_encoder=0.5, **chosen)
     rates = [learning_rate(settings, BASE, step, TOTAL) for step in range(TOTAL)]
     assert rates == pytest.approx(expected, rel=1e-9, abs=1e-15)
-    drawn = curve(settings, TOTAL)
+    drawn = lr_curves(settings, TOTAL)
     assert drawn["unet"] == list(enumerate(rates, 1))
-    text = [learning_rate(settings, base_rates(settings)["text_encoder"], step, TOTAL) for step in range(TOTAL // 2)]
+    text = [learning_rate(settings, base_learning_rates(settings)["text_encoder"], step, TOTAL) for step in range(TOTAL // 2)]
     assert drawn["text_encoder"] == list(enumerate(text, 1))
 
 
@@ -77,7 +77,7 @@ def test_all_schedules_have_a_reference():
 
 def test_a_long_curve_is_thinned_but_keeps_its_ends():
     settings = Settings(lr_scheduler="cosine", learning_rate=BASE, stop_text_encoder=0)
-    (points,) = curve(settings, 12_345).values()
+    (points,) = lr_curves(settings, 12_345).values()
     assert len(points) <= 250 and points[0][0] == 1 and points[-1][0] == 12_345
     assert all(rate == learning_rate(settings, BASE, step - 1, 12_345) for step, rate in points)
 
@@ -91,7 +91,7 @@ def test_the_drawn_curve_is_the_trained_one_resumed_or_not(train, models_dir, cr
     """The rates that a run tells, and those of one that stopped in between, are those of the look before it."""
     import shutil
 
-    from dreambooth import actions
+    from dreambooth.runs.preflight import preflight
 
     chosen = {"lr_scheduler": "cosine_with_restarts", "lr_cycles": 2, "lr_warmup_steps": 2, "seed": 5}
     undisturbed = train(**chosen)
@@ -101,11 +101,11 @@ def test_the_drawn_curve_is_the_trained_one_resumed_or_not(train, models_dir, cr
     stopped = train(on=lambda event, controls: event.get("step") == 3 and controls.cancel(), **chosen)
     resumed = train(resume="latest", **chosen)
     parts = [(event["step"], event["lr"]) for run in (stopped, resumed) for event in run.of("step")]
-    checked = actions.check(mini, mini.load())
+    checked = preflight(mini, mini.load())
     assert told == parts == checked.learning_rates["unet"]
     assert checked.as_dict()["learning_rates"]["unet"] == told
 
 
 def test_the_page_draws_a_run_that_is_ready():
-    drawn = planned(curve(Settings(lr_scheduler="cosine", lr_warmup_steps=0.1), 1000))
+    drawn = learning_rate_chart(lr_curves(Settings(lr_scheduler="cosine", lr_warmup_steps=0.1), 1000))
     assert drawn.count("<polyline") == 2 and "step 1000" in drawn and "UNET up to 2e-06" in drawn

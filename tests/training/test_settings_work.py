@@ -2,11 +2,13 @@
 
 Three kinds of effect are told apart by the losses. What a setting feeds the unet or asks of it changes the very first
 loss; what it does to the step leaves that as it was, to the bit, and changes the weights; what it does to files or
-pictures changes neither. How much each changes by is held against formulas in the tests of its own room.
+pictures changes neither. What the unet gets and the loss of its answer are compared, step by step, with what
+reference_steps.py writes out from the settings.
 """
 
 from __future__ import annotations
 
+import ast
 import base64
 import dataclasses
 import io
@@ -29,7 +31,7 @@ from tests.training.conftest import SMALL, tensors, working_tensors
 from tests.training.consequences import (
     Consequence,
     Seen,
-    asks_other,
+    as_written_out,
     buckets,
     conv_rank,
     draws_other,
@@ -50,7 +52,9 @@ from tests.training.consequences import (
     stand_still,
     steps_other,
     takes_less,
+    total_as_written_out,
 )
+from tests.training.reference_steps import RecordedStep, recording
 
 # -- the table ---------------------------------------------------------------------------------------------------
 
@@ -79,7 +83,7 @@ class Row:
 TABLE = {
     "train_unet": Row(True, False, lambda a, b: a.moved("unet") > 0 == b.moved("unet") and b.moved("te") > 0),
     "stop_text_encoder": Row(1.0, 0.4, moves("te", "less")),
-    "seed": Row(420420, 1, asks_other),
+    "seed": Row(420420, 1, as_written_out),
     "num_train_epochs": Row(1, 2, n_steps(3, 6)),
     "max_train_steps": Row(0, 2, n_steps(3, 2)),
     "train_batch_size": Row(2, 1, n_steps(3, 5)),
@@ -128,33 +132,33 @@ TABLE = {
     "attention": Row("default", "sliced", rounds_other),
     "weight_decay": Row(0.0, 1.0, shrinks("unet"), {**FULL, "learning_rate": 1e-3}),
     "tenc_weight_decay": Row(0.0, 1.0, shrinks("te"), {**FULL, "txt_learning_rate": 1e-3}),
-    "offset_noise": Row(0.0, 0.1, asks_other),
-    "multires_noise_iterations": Row(0, 3, asks_other),
-    "multires_noise_discount": Row(0.3, 0.8, asks_other, {"multires_noise_iterations": 3}),
-    "input_perturbation": Row(0.0, 0.1, asks_other),
+    "offset_noise": Row(0.0, 0.1, as_written_out),
+    "multires_noise_iterations": Row(0, 3, as_written_out),
+    "multires_noise_discount": Row(0.3, 0.8, as_written_out, {"multires_noise_iterations": 3}),
+    "input_perturbation": Row(0.0, 0.1, as_written_out),
     "min_timestep": Row(0, 500, loss_is("less")),  # much noise is easily found
     "max_timestep": Row(1000, 500, loss_is("more")),
-    "zero_terminal_snr": Row(False, True, asks_other),
-    "loss_type": Row("l2", "huber", asks_other),
-    "huber_schedule": Row("snr", "constant", asks_other, {"loss_type": "huber"}),
-    "huber_c": Row(0.1, 0.3, asks_other, {"loss_type": "huber"}),
+    "zero_terminal_snr": Row(False, True, as_written_out),
+    "loss_type": Row("l2", "huber", as_written_out),
+    "huber_schedule": Row("snr", "constant", as_written_out, {"loss_type": "huber"}),
+    "huber_c": Row(0.1, 0.3, as_written_out, {"loss_type": "huber"}),
     "min_snr_gamma": Row(0.0, 5.0, loss_is("less")),
-    "debiased_estimation": Row(False, True, asks_other),
-    "use_dream": Row(False, True, asks_other),
-    "dream_detail_preservation": Row(0.5, 2.0, asks_other, {"use_dream": True}),
+    "debiased_estimation": Row(False, True, as_written_out),
+    "use_dream": Row(False, True, as_written_out),
+    "dream_detail_preservation": Row(0.5, 2.0, as_written_out, {"use_dream": True}),
     "masked_loss": Row(False, True, loss_is("less")),
     "unmasked_weight": Row(0.1, 0.5, loss_is("more"), {"masked_loss": True}),
-    "clip_skip": Row(1, 2, asks_other),
-    "prior_loss_weight": Row(0.75, 5.0, steps_other),
-    "prior_loss_scale": Row(False, True, steps_other, TWO),
-    "prior_loss_target": Row(100, 1, steps_other, {**TWO, "prior_loss_scale": True}),
-    "prior_loss_weight_min": Row(0.1, 0.5, steps_other, {**TWO, "prior_loss_scale": True}),
-    "split_loss": Row(True, False, steps_other),
-    "hflip": Row(False, True, asks_other),
-    "shuffle_tags": Row(True, False, asks_other),
-    "pad_tokens": Row(True, False, asks_other),
-    "strict_tokens": Row(False, True, asks_other),
-    "weighted_captions": Row(False, True, asks_other),
+    "clip_skip": Row(1, 2, as_written_out),
+    "prior_loss_weight": Row(0.75, 5.0, total_as_written_out),
+    "prior_loss_scale": Row(False, True, total_as_written_out, TWO),
+    "prior_loss_target": Row(100, 1, total_as_written_out, {**TWO, "prior_loss_scale": True}),
+    "prior_loss_weight_min": Row(0.1, 0.5, total_as_written_out, {**TWO, "prior_loss_scale": True}),
+    "split_loss": Row(True, False, total_as_written_out),
+    "hflip": Row(False, True, as_written_out),
+    "shuffle_tags": Row(True, False, as_written_out),
+    "pad_tokens": Row(True, False, as_written_out),
+    "strict_tokens": Row(False, True, as_written_out),
+    "weighted_captions": Row(False, True, as_written_out),
     "freeze_clip_normalization": Row(False, True, stand_still("layer_norm"), FULL),
     # files
     "use_lora": Row(True, False, n_files(1, 0, "Lora/"), {"save_ckpt_after": False}),
@@ -193,42 +197,67 @@ TABLE = {
 }  # fmt: skip
 # Measured elsewhere: the named test fails when the setting has no effect.
 ELSEWHERE = {
-    "deterministic": "tests/training/test_whole_model.py",
-    "ema_on_cpu": "tests/training/test_whole_model.py",
-    "save_every_steps": "tests/training/test_scheduled_tasks.py",
-    "preview_every_steps": "tests/training/test_scheduled_tasks.py",
-    "autosave_minutes": "tests/training/test_scheduled_tasks.py",
-    "epoch_pause_frequency": "tests/training/test_scheduled_tasks.py",
-    "epoch_pause_time": "tests/training/test_scheduled_tasks.py",
-    "sample_batch_size": "tests/training/test_class_images.py",
-    "disable_class_matching": "tests/training/test_class_images.py",
-    "validation_every": "tests/training/test_validation.py",
-    "validation_share": "tests/training/test_validation.py",
+    "deterministic": "tests/training/test_whole_model.py::test_deterministic_holds_for_the_run_and_is_given_back",
     **dict.fromkeys(
-        ("keep_tokens", "tag_dropout", "caption_dropout", "bucket_min_side", "bucket_max_side", "bucket_no_upscale"),
-        "tests/dataset/test_variation.py::test_setting_changes_what_is_shown",
+        ("ema_decay", "ema_on_cpu"),
+        "tests/training/test_whole_model.py::test_the_ema_of_a_run_has_the_decay_and_the_device_of_the_settings",
     ),
+    **dict.fromkeys(
+        ("save_every_steps", "preview_every_steps"),
+        "tests/training/test_scheduled_tasks.py::test_steps_say_when_to_save_and_draw",
+    ),
+    "autosave_minutes": "tests/training/test_scheduled_tasks.py::test_autosaves_are_snapshots_and_change_nothing",
+    **dict.fromkeys(
+        ("epoch_pause_frequency", "epoch_pause_time"),
+        "tests/training/test_scheduled_tasks.py::test_a_rest_between_epochs_ends_by_itself_and_changes_nothing",
+    ),
+    "sample_batch_size":
+        "tests/training/test_class_images.py::test_class_images_are_drawn_together_as_the_class_batch_size_says",
+    "disable_class_matching": "tests/training/test_class_images.py::test_own_pictures_count_by_their_shape",
+    "validation_every": "tests/training/test_validation.py::test_measuring_changes_nothing",
+    "validation_share": "tests/training/test_validation.py::test_a_share_depends_on_the_pictures_alone",
+    **dict.fromkeys(
+        ("keep_tokens", "tag_dropout", "caption_dropout"), "tests/dataset/test_variation.py::test_shares_are_kept"
+    ),
+    **dict.fromkeys(
+        ("bucket_min_side", "bucket_max_side"), "tests/dataset/test_variation.py::test_bounds_of_buckets"
+    ),
+    "bucket_no_upscale": "tests/dataset/test_variation.py::test_small_pictures_are_not_enlarged",
     **dict.fromkeys(
         ("bucket_rule", "resolution_height"),
         "tests/interop/test_kohya_rule.py::test_each_rule_gives_its_own_crops",
     ),
     **dict.fromkeys(
-        ("train_imagic", "imagic_steps", "imagic_learning_rate", "imagic_strength"), "tests/training/test_imagic.py"
+        ("train_imagic", "imagic_steps", "imagic_learning_rate", "imagic_strength"),
+        "tests/training/test_imagic.py::test_every_setting_of_it_has_an_effect",
     ),
-    "lora_start": "tests/training/test_init_from_lora.py",
+    "lora_start": "tests/training/test_init_from_lora.py::test_it_starts_with_the_files_values",
     "max_token_length": "tests/training/test_prompts.py::test_what_stands_beyond_the_limit_is_not_learned",
-    "gradient_set_to_none": "tests/training/test_optimizers.py",
-    "gradient_checkpointing": "tests/training/test_optimizers.py",
-    "ema_decay": "tests/training/test_optimizers.py",
+    "gradient_set_to_none": "tests/training/test_optimizers.py::test_gradients_are_dropped_or_zeroed_as_chosen",
+    "gradient_checkpointing":
+        "tests/training/test_optimizers.py::test_gradient_checkpointing_changes_memory_not_weights",
     "half_model": "tests/training/test_settings_work.py::test_half_model_halves_a_checkpoint",
     "save_thumbnail": "tests/training/test_settings_work.py::test_the_last_sample_is_put_into_the_files",
-    "lora_weight": "tests/sampling/test_same_picture.py",
-    "lora_txt_weight": "tests/sampling/test_same_picture.py",
-}
+    **dict.fromkeys(
+        ("lora_weight", "lora_txt_weight"),
+        "tests/sampling/test_same_picture.py::test_weight_scales_the_lora_in_pictures_and_checkpoints",
+    ),
+}  # fmt: skip
 
 
 def test_every_setting_is_measured():
     assert set(TABLE) | set(ELSEWHERE) == set(SETTINGS) and not set(TABLE) & set(ELSEWHERE)
+
+
+@pytest.mark.parametrize("key", ELSEWHERE)
+def test_what_is_measured_elsewhere_is(key):
+    """The test is there, and sets this setting by its name."""
+    path, _, name = ELSEWHERE[key].partition("::")
+    source = (Path(__file__).parents[2] / path).read_text(encoding="utf-8")
+    (test,) = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == name]
+    keywords = {node.arg for node in ast.walk(test) if isinstance(node, ast.keyword)}
+    texts = {node.value for node in ast.walk(test) if isinstance(node, ast.Constant)}
+    assert key in keywords | texts
 
 
 @pytest.fixture(scope="module")
@@ -255,9 +284,9 @@ def look(warm, models_dir, mini, train, seen):
             shutil.rmtree(models_dir)
             shutil.copytree(warm, models_dir)
             stop = (lambda event, controls: event["kind"] == "step" and controls.cancel()) if row.cancel else None
-            seen[key] = _seen(
-                train(on=stop, samples=int(row.draws), **settings), warm / mini.working.relative_to(models_dir)
-            )
+            with recording() as recorded:
+                outcome = train(on=stop, samples=int(row.draws), **settings)
+            seen[key] = _seen(outcome, warm / mini.working.relative_to(models_dir), recorded)
             shutil.copytree(mini.cache, warm / mini.cache.relative_to(models_dir), dirs_exist_ok=True)
         return seen[key]
 
@@ -301,7 +330,7 @@ def test_the_last_sample_is_put_into_the_files(train, mini):
     assert said["modelspec.merged_from"] == lora.stem and said["modelspec.architecture"] == "stable-diffusion-v1"
 
 
-def _seen(outcome, start: Path) -> Seen:
+def _seen(outcome, start: Path, recorded: list[RecordedStep]) -> Seen:
     assert outcome.error is None
     folders = outcome.model.folders
     roots = (folders.loras, folders.checkpoints, outcome.model.snapshots, outcome.model.samples, outcome.model.working)
@@ -315,6 +344,9 @@ def _seen(outcome, start: Path) -> Seen:
         [value for path in found if folders.checkpoints in path.parents for value in _middle(path)],
         [path.read_bytes() for path in found if path.suffix == ".png"],
         working_tensors(start),
+        outcome.result.config.settings,
+        recorded,
+        start,
     )
 
 

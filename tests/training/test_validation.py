@@ -11,10 +11,12 @@ from PIL import Image
 
 from dreambooth import actions
 from dreambooth.dataset.planning import make_plan
-from dreambooth.dataset.validation_split import hold_out
+from dreambooth.dataset.validation_split import with_validation_split
+from dreambooth.errors import UserError
+from dreambooth.runs.preflight import preflight
 from dreambooth.settings import Settings
 from dreambooth.training import snapshot, validation
-from dreambooth.ui.chart import chart
+from dreambooth.ui.chart import loss_chart
 from dreambooth.ui.run_view import RunView
 from tests.training.conftest import SMALL
 
@@ -34,7 +36,7 @@ def test_measuring_changes_nothing(train, models_dir, created, settings):
     assert [e["step"] for e in events] == [0, 1, 2, 3, 4, 5, 6]
     assert len({e["loss"] for e in events}) > 4 and len({e["class_loss"] for e in events}) > 4
     view = RunView().feed_all(measured.events)
-    assert chart(view).count("<circle") == 14
+    assert loss_chart(view).count("<circle") == 14
 
 
 def test_the_same_weights_always_measure_the_same(train, models_dir, created):
@@ -50,30 +52,30 @@ def test_a_folder_of_its_own_is_measured_and_not_trained(train, concept, mini, t
     Image.new("RGB", (80, 80), (9, 99, 199)).save(tmp_path / "a toy.png")
     held = dataclasses.replace(concept, validation_data_dir=str(tmp_path))
     config = actions.configure(mini, {**SMALL, "validation_every": 1, "validation_share": 0.4}, [held, concept])
-    plan = actions.check(mini, config).plan
+    plan = preflight(mini, config).plan
     assert [(e.path.name, e.concept) for e in plan.validation if e.concept == 0] == [("a toy.png", 0)]
     assert len([e for e in plan.validation if e.concept == 1]) == 2  # 0.4 of its 5
     assert len(plan.examples) == 5 + 3
-    rows = actions.check(mini, config).as_dict()
+    rows = preflight(mini, config).as_dict()
     assert rows["pictures"] == 8 and [row["kind"] for row in rows["table"]].count("validation") == 3
     wrong = dataclasses.replace(concept, validation_data_dir=str(tmp_path / "nowhere"))
-    with pytest.raises(actions.UserError, match="Concept 2, validation_data_dir"):
-        actions.check(mini, actions.configure(mini, {**SMALL, "validation_every": 1}, [concept, wrong]))
+    with pytest.raises(UserError, match="Concept 2, validation_data_dir"):
+        preflight(mini, actions.configure(mini, {**SMALL, "validation_every": 1}, [concept, wrong]))
 
 
 def test_a_share_depends_on_the_pictures_alone(concept):
     settings = Settings(resolution=64, bucket_step=32, validation_every=1, validation_share=0.4)
     plan = make_plan([concept], settings)
-    taken = hold_out(plan, [concept], settings).validation
+    taken = with_validation_split(plan, [concept], settings).validation
     other = dataclasses.replace(settings, seed=1, train_batch_size=3)
-    assert len(taken) == 2 and hold_out(plan, [concept], other).validation == taken
-    assert hold_out(plan, [concept], dataclasses.replace(settings, validation_every=0)) is plan
+    assert len(taken) == 2 and with_validation_split(plan, [concept], other).validation == taken
+    assert with_validation_split(plan, [concept], dataclasses.replace(settings, validation_every=0)) is plan
 
 
 def test_pictures_that_are_trained_too_are_said(concept, pictures):
     both = dataclasses.replace(concept, validation_data_dir=str(pictures / "instance"))
     settings = Settings(resolution=64, bucket_step=32, validation_every=1)
-    plan = hold_out(make_plan([both], settings), [both], settings)
+    plan = with_validation_split(make_plan([both], settings), [both], settings)
     assert "5 of its validation pictures are trained too" in " ".join(plan.warnings)
 
 
@@ -83,7 +85,7 @@ def test_the_best_snapshot_is_kept_and_can_be_gone_on_from(train, mini, monkeypa
     monkeypatch.setattr(validation.Validation, "_sets", lambda self: ({0: []}, {}))
     outcome = train(validation_every=1, save_every_steps=1, save_state_during=True, snapshots_to_keep=2)
     assert [e["step"] for e in outcome.of("validation") if e["best"]] == [1, 2]
-    assert mini.snapshot_steps() == [2, 4, 5] and snapshot.best(mini) == 2
+    assert mini.snapshot_steps() == [2, 4, 5] and snapshot.best_snapshot(mini) == 2
     facts = json.loads((mini.snapshots / "2" / "snapshot.json").read_text())["facts"]
     assert facts["validation_loss"] == 0.2
-    assert snapshot.read(mini, "best").position.step == 2
+    assert snapshot.read_snapshot(mini, "best").position.step == 2

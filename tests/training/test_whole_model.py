@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import os
 
 import pytest
 import torch
 
 from dreambooth import actions
+from dreambooth.checkpoints.modules import load_unet
+from dreambooth.errors import UserError
 from dreambooth.runs.consistency import precision_problems
+from dreambooth.runs.preflight import preflight
 from dreambooth.settings import Settings
 from dreambooth.settings.legacy import upgrade
-from dreambooth.training import attention
+from dreambooth.training import attention, session
 from dreambooth.training.ema import EMA
-from dreambooth.training.precision import forecast
+from dreambooth.memory.forecast import forecast_memory
 from dreambooth.training.stochastic_rounding import StochasticRoundingAdamW, stochastic_round
-from tests.training.conftest import SMALL
+from tests.training.conftest import SMALL, tensors
 
 CPU = torch.device("cpu")
 BF16 = {"use_lora": False, "save_ckpt_after": False, "mixed_precision": "bf16", "full_mixed_precision": True, "seed": 5,
@@ -80,7 +85,7 @@ def test_in_bf16_alone_it_learns_draws_and_goes_on_exactly(train, mini, models_d
     assert "failed" not in stopped.said
     resumed = train(resume="latest", on=lambda e, c: e.get("step") == 5 and e["kind"] == "step" and c.sample_now(),
                     **settings)  # fmt: skip
-    assert resumed.of("preview") and "Not exactly" not in resumed.said and "failed" not in resumed.said
+    assert resumed.of("preview") and "differs from the original" not in resumed.said and "failed" not in resumed.said
     again = resumed.weights()
     assert all(torch.equal(weights[key], again[key]) for key in weights)
 
@@ -88,7 +93,7 @@ def test_in_bf16_alone_it_learns_draws_and_goes_on_exactly(train, mini, models_d
 def test_in_bf16_alone_needs_less_than_half_the_memory():
     def bytes_for(**more):
         settings = Settings(use_lora=False, stop_text_encoder=0, **more)
-        return forecast(settings, "bf16", 860_000_000, 123_000_000, False) - 0.24e9 - 123e6 * 2
+        return forecast_memory(settings, "bf16", 860_000_000, 123_000_000, False) - 0.24e9 - 123e6 * 2
 
     assert bytes_for(full_mixed_precision=True) < 0.5 * bytes_for()
     averages = [bytes_for(use_ema=True, ema_precision=kind) - bytes_for() for kind in ("fp32", "bf16")]
@@ -98,8 +103,8 @@ def test_in_bf16_alone_needs_less_than_half_the_memory():
 def test_what_cannot_be_is_said_before_the_run(mini, concept):
     def problems(**settings):
         try:
-            actions.check(mini, actions.configure(mini, {**SMALL, "use_lora": False, **settings}, [concept]))
-        except actions.UserError as error:
+            preflight(mini, actions.configure(mini, {**SMALL, "use_lora": False, **settings}, [concept]))
+        except UserError as error:
             return error.problems
         return []
 
@@ -110,7 +115,7 @@ def test_what_cannot_be_is_said_before_the_run(mini, concept):
     odd = problems(full_mixed_precision=True, mixed_precision="bf16", optimizer_args="eps=1e-6, amsgrad=True")
     assert len(odd) == 1 and "amsgrad" in odd[0]
     assert (
-        "needs a GPU" in problems(attention="xformers")[0] and attention.why_not("default", torch.device("cpu")) == ""
+        "needs a GPU" in problems(attention="xformers")[0] and attention.unavailable_reason("default", torch.device("cpu")) == ""
     )
     old = {"full_mixed_precision": True, "mixed_precision": "fp16"}
     values, notes = upgrade(old)
@@ -127,13 +132,62 @@ def test_an_average_on_the_cpu_is_the_same_average(dtype, kept_in):
             parameter.data += 0.1 * step
         here.update()
         there.update()
-    assert all(torch.equal(a, b) for a, b in zip(here.averages, there.averages, strict=True))
-    assert {a.device.type for a in there.averages} == {"cpu"}
+    assert all(torch.equal(a, b) for a, b in zip(here.shadow_params, there.shadow_params, strict=True))
+    assert {a.device.type for a in there.shadow_params} == {"cpu"}
     before = [p.detach().clone() for p in live]
     there.swap()
-    assert all(torch.equal(p.float(), a) for p, a in zip(live, here.averages, strict=True))
+    assert all(torch.equal(p.float(), a) for p, a in zip(live, here.shadow_params, strict=True))
     there.swap()
     assert all(torch.equal(p, b) and p.dtype == dtype for p, b in zip(live, before, strict=True))
+
+
+@pytest.mark.parametrize(("decay", "on_cpu"), [(0.05, False), (0.15, True)])
+def test_the_ema_of_a_run_has_the_decay_and_the_device_of_the_settings(train, mini, monkeypatch, decay, on_cpu):
+    """Both decays lie below the warm-up's first value, 2 / 11, so that they hold from the first update on."""
+    made, weights = [], []
+
+    class WatchedEMA(EMA):
+        def __init__(self, parameters, *arguments, **more):
+            super().__init__(parameters, *arguments, **more)
+            made.append(inspect.signature(EMA).bind(parameters, *arguments, **more).arguments)
+            self.watched = list(parameters)
+            weights.append([p.detach().double() for p in parameters])
+
+        def update(self):
+            weights.append([p.detach().double() for p in self.watched])
+            super().update()
+
+    monkeypatch.setattr(session, "EMA", WatchedEMA)
+    settings = {"use_lora": False, "save_ckpt_after": False, "learning_rate": 1e-2, "use_ema": True}
+    outcome = train(**settings, ema_decay=decay, ema_on_cpu=on_cpu, max_train_steps=3)
+    assert outcome.error is None and len(weights) == 1 + 3
+    assert [arguments.get("on_cpu", False) for arguments in made] == [on_cpu]
+    expected = weights[0]
+    for live in weights[1:]:
+        expected = [decay * mean + (1 - decay) * now for mean, now in zip(expected, live, strict=True)]
+    names = [name for name, _ in load_unet(mini.working).named_parameters()]
+    saved = tensors(next((mini.working / "ema_unet").glob("*.safetensors")))
+    for name, mean, last in zip(names, expected, weights[-1], strict=True):
+        torch.testing.assert_close(saved[name].double(), mean, rtol=2e-3, atol=1e-5)  # saved in half precision
+        assert last.ndim < 2 or not torch.allclose(mean, last, rtol=2e-3, atol=1e-5), name
+
+
+@pytest.mark.parametrize(("on_cpu", "device"), [(True, "cpu"), (False, "meta")])
+def test_an_ema_on_the_cpu_takes_no_memory_where_the_weights_are(on_cpu, device):
+    class NotLoaded(EMA):
+        def load(self, averages, updates):
+            """Nothing can be copied from the meta device, which stands for a GPU here."""
+
+    (average,) = NotLoaded([torch.nn.Parameter(torch.empty(3, device="meta"))], 0.9, on_cpu).shadow_params
+    assert average.device.type == device
+    settings = Settings(use_lora=False, use_ema=True, ema_precision="fp32")
+
+    def bytes_for(settings):
+        return forecast_memory(settings, "bf16", 860_000_000, 123_000_000, False)
+
+    without = bytes_for(dataclasses.replace(settings, use_ema=False))
+    expected = 0 if on_cpu else 860_000_000 * 4
+    assert bytes_for(dataclasses.replace(settings, ema_on_cpu=on_cpu)) - without == expected
 
 
 def test_an_average_in_bf16_moves_as_far_as_one_in_float32_and_goes_on_exactly():
@@ -146,9 +200,9 @@ def test_an_average_in_bf16_moves_as_far_as_one_in_float32_and_goes_on_exactly()
         for step in range(500):
             if step == stop_at:
                 kept, average = average, EMA(live, 0.9999, dtype=dtype, seed=7)
-                average.load(kept.averages, kept.updates)
+                average.load(kept.shadow_params, kept.updates)
             average.update()
-        return average.averages[0]
+        return average.shadow_params[0]
 
     exact, ours = moved(torch.float32), moved(torch.bfloat16)
     assert ours.dtype == torch.bfloat16 and torch.equal(moved(torch.bfloat16, stop_at=250), ours)
@@ -160,19 +214,19 @@ def test_an_average_in_bf16_moves_as_far_as_one_in_float32_and_goes_on_exactly()
 def test_an_exchange_that_fails_half_way_is_undone(monkeypatch):
     live = [torch.nn.Parameter(torch.full((3,), float(i))) for i in range(3)]
     average = EMA(live, 0.9, on_cpu=True)
-    for mine in average.averages:
+    for mine in average.shadow_params:
         mine += 10
 
     class Refuses:
         def to(self, *_):
             raise torch.OutOfMemoryError("out of memory")
 
-    kept = average.averages[2]
-    average.averages[2] = Refuses()
+    kept = average.shadow_params[2]
+    average.shadow_params[2] = Refuses()
     with pytest.raises(torch.OutOfMemoryError):
         average.swap()
-    average.averages[2] = kept
-    assert [p[0].item() for p in live] == [0, 1, 2] and [a[0].item() for a in average.averages] == [10, 11, 12]
+    average.shadow_params[2] = kept
+    assert [p[0].item() for p in live] == [0, 1, 2] and [a[0].item() for a in average.shadow_params] == [10, 11, 12]
 
 
 def test_deterministic_holds_for_the_run_and_is_given_back(train):
@@ -203,8 +257,8 @@ def test_previews_are_drawn_with_the_averages_when_that_is_asked(train, mini, tm
 
     def drawn(infer_ema):
         mini.save(actions.configure(mini, {"infer_ema": infer_ema}))
-        shot = SampleRequest("a red star", seed=Settings().sanity_seed, width=64, height=64)
-        (path,) = actions.sample(mini, [shot], tmp_path / str(infer_ema))
+        request = SampleRequest("a red star", seed=Settings().sanity_seed, width=64, height=64)
+        (path,) = actions.sample(mini, [request], tmp_path / str(infer_ema))
         return np.asarray(Image.open(path)).astype(int)
 
     seen = np.asarray(Image.open(preview)).astype(int)

@@ -1,4 +1,4 @@
-"""The page's server side over a models folder."""
+"""The page's controller, with a models folder of its own."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from dreambooth.hosts import Alone
+from dreambooth.hosts import StandaloneHost
 from dreambooth.jobs import jobs
 from dreambooth.ui.page_controller import PageController
 
 
 @pytest.fixture
-def desk(models_dir: Path) -> PageController:
-    return PageController(Alone(models_dir))
+def page_controller(models_dir: Path) -> PageController:
+    return PageController(StandaloneHost(models_dir))
 
 
 @pytest.fixture
 def done() -> Callable[[str], None]:
-    """Waits until the work that was just asked for has ended; what was answered must be no refusal."""
+    """Waits for the end of the job that was just started; ``message`` must not be an error."""
 
-    def wait(answer: str) -> None:
-        assert answer == "", answer
+    def wait(message: str) -> None:
+        assert message == "", message
         assert jobs.current.wait(300)
 
     return wait

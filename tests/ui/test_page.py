@@ -1,4 +1,4 @@
-"""What the page's wiring answers, without a browser."""
+"""The page's event handlers, without a browser."""
 
 from __future__ import annotations
 
@@ -13,71 +13,72 @@ from dreambooth.settings import Settings
 from dreambooth.ui.page import Page
 
 
-def test_a_look_that_was_asked_for_before_create_does_not_forget_what_is_awaited(desk, mini):
-    """It arrives after Create has noted the new model's name, and must not put the empty one back."""
-    page = Page(desk)
+def test_a_poll_from_before_create_does_not_clear_the_pending_model(page_controller, mini):
+    """Its answer arrives after Create has set the new model's name, and must not reset it."""
+    page = Page(page_controller)
     page.blocks()
 
-    def awaited_after(awaited: str):
-        return page.follower.look("mini", None, awaited)[3]
+    def pending_after(pending: str):
+        return page.poller.poll("mini", None, pending)[3]
 
-    assert awaited_after("mini") == ""
-    for awaited in ("", "not there yet"):
-        answer = awaited_after(awaited)
+    assert pending_after("mini") == ""
+    for pending in ("", "not there yet"):
+        answer = pending_after(pending)
         assert answer.get("__type__") == "update" and "value" not in answer
 
 
-def test_what_needs_a_model_waits_for_one(desk, models_dir):
-    page = Page(desk)
+def test_buttons_that_need_a_model_are_disabled_without_one(page_controller, models_dir):
+    page = Page(page_controller)
     page.blocks()
-    makers, of_models = len(page.input.makers()), len(page.input.makers_of_models())
-    answers = page.follower._buttons(desk.look(None), None)
-    assert len(answers) == page.follower._count()
-    assert [answer["interactive"] for answer in answers[-makers - of_models :]] == [True] * makers + [False] * of_models
+    any_model, of_models = len(page.input.job_buttons()), len(page.input.model_job_buttons())
+    updates = page.poller._buttons(page_controller.page_state(None), None)
+    assert len(updates) == page.poller._button_count()
+    enabled = [update["interactive"] for update in updates[-any_model - of_models :]]
+    assert enabled == [True] * any_model + [False] * of_models
 
 
-def test_what_the_fields_of_another_model_hold_is_neither_saved_nor_trained(desk, mini):
-    """Someone chose a model and clicks before its parameters have come."""
-    page = Page(desk)
+def test_fields_with_the_parameters_of_another_model_are_neither_saved_nor_trained(page_controller, mini):
+    """A click after a model was chosen, and before its parameters have arrived."""
+    page = Page(page_controller)
     page.blocks()
     before = mini.config_path.read_bytes()
-    fields = [*page._of_settings(mini.load().settings), *page.input.concepts.updates(())]
+    fields = [*page._setting_updates(mini.load().settings), *page.input.concepts.updates(())]
     values = [update["value"] for update in fields]
     values[list(page.fields.declared).index("num_train_epochs")] = 7
-    for refused in (
+    for message in (
         page._save("other", "mini", *values),
         page._train("none", "other", "mini", *values),
         page._check("other", "mini", *values)[0],
-        page._advise("person")("other", "mini", *values)[-1],
+        page._recommend("person")("other", "mini", *values)[-1],
     ):
-        assert "parameters of mini yet" in refused
-    assert mini.config_path.read_bytes() == before and not desk.bench.busy
+        assert "parameters of mini are still loading" in message
+    assert mini.config_path.read_bytes() == before and not page_controller.job_runner.busy
     assert "Saved the parameters of mini" in page._save("mini", "mini", *values)
     assert mini.load().settings.num_train_epochs == 7
 
 
-def test_what_the_forms_show_of_their_work_is_there_after_reload_ui(desk, tmp_path, done):
-    """It builds the page anew, on the same desk."""
+def test_results_of_the_forms_survive_reload_ui(page_controller, tmp_path, done):
+    """Reload UI builds the page again, with the same controller."""
     Image.new("RGB", (64, 64)).save(tmp_path / "one.png")
-    first, second = Page(desk), Page(desk)
+    first, second = Page(page_controller), Page(page_controller)
     first.blocks()
-    done(first.input.pictures.forms[-1].preparer.dry_run(None, str(tmp_path), {}))
-    desk.bench.kept["tag"] = "what was tried"
+    done(first.input.images.preparation.preparation.dry_run(None, str(tmp_path), {}))
+    page_controller.job_runner.form_results["tag"] = "a trial"
     second.blocks()
-    shown = second.input.pictures.looks()
-    assert "Dry run, nothing is written" in shown["db_prepare_outcome"] and shown["db_tag_made"] == "what was tried"
-    assert {"__type__": "update", "value": "what was tried"} in second.follower.look(None, None, "")
+    shown = second.input.images.result_html()
+    assert "Dry run, nothing was written" in shown["db_prepare_outcome"] and shown["db_tag_made"] == "a trial"
+    assert {"__type__": "update", "value": "a trial"} in second.poller.poll(None, None, "")
 
 
-def test_while_a_model_is_at_work_what_would_change_its_fields_is_greyed_and_refuses(desk, mini):
-    page, end = Page(desk), threading.Event()
+def test_parameters_of_a_model_in_use_are_disabled(page_controller, mini):
+    page, end = Page(page_controller), threading.Event()
     page.blocks()
     before = mini.config_path.read_bytes()
-    assert desk.bench.start("train", "mini", lambda controls, events: end.wait(60), model="mini") == ""
-    greyed = page._unusable("mini")
-    ids = set(re.search(r'data-ids="(.*?)"', greyed)[1].split())
+    assert page_controller.job_runner.start("train", "mini", lambda controls, events: end.wait(60), model="mini") == ""
+    disabled = page._disabled("mini")
+    ids = set(re.search(r'data-ids="(.*?)"', disabled)[1].split())
     assert {"db_add_concept", "db_load_params", "db_look_use", "db_resolution"} <= ids
-    said = page.files.take("mini", '[{"instance_data_dir": "x"}]', dataclasses.asdict(Settings()))
-    assert "mini is at work" in said and mini.config_path.read_bytes() == before
+    message = page.concept_import.import_from("mini", '[{"instance_data_dir": "x"}]', dataclasses.asdict(Settings()))
+    assert "mini is in use by a running job" in message and mini.config_path.read_bytes() == before
     end.set()
     assert jobs.current.wait(60)

@@ -1,4 +1,4 @@
-"""What the page's buttons do, without the page."""
+"""Actions behind the page's buttons, and the page's state, without Gradio events."""
 
 from __future__ import annotations
 
@@ -18,79 +18,81 @@ from tests.mini_models import make
 TOKEN = "hf_that_nobody_may_read"
 
 
-def test_what_cannot_be_created_is_said_and_stays(desk, mini, done, tmp_path):
-    """Also after the work has ended, with the model that is shown, and with none."""
+def test_an_error_of_create_stays_in_the_status(page_controller, mini, done, tmp_path):
+    """After the job has ended, with the model that the page shows or none."""
     for shown in ("", "mini"):
-        done(desk.create("new", str(tmp_path / "nowhere.safetensors"), {}, shown))
-        assert "nowhere.safetensors does not exist" in desk.look(shown).status
+        done(page_controller.create("new", str(tmp_path / "nowhere.safetensors"), {}, shown))
+        assert "nowhere.safetensors does not exist" in page_controller.page_state(shown).status
     assert jobs.current.error
 
 
-def test_a_token_is_used_once_and_kept_nowhere(desk, done, models_dir, mini_checkpoint, monkeypatch, caplog):
-    """Neither when all goes well nor when it does not: not on disk, in no event, in no log, on no page."""
+def test_a_token_is_used_once_and_stored_nowhere(
+    page_controller, done, models_dir, mini_checkpoint, monkeypatch, caplog
+):
+    """After success and failure: not on disk, in events, in logs or on the page."""
     caplog.set_level(logging.DEBUG)
     used = []
 
-    def fetch(source, token="", progress=None):
+    def download(source, token="", progress=None):
         used.append((source, token))
         if source.endswith("gone"):
             raise hub.UserError(f"{source} is gone.")
         return mini_checkpoint
 
-    monkeypatch.setattr(hub, "fetch", fetch)
-    done(desk.create("new", "someone/model", {"token": TOKEN}))
-    done(desk.create("other", "someone/gone", {"token": TOKEN}))
+    monkeypatch.setattr(hub, "download", download)
+    done(page_controller.create("new", "someone/model", {"token": TOKEN}))
+    done(page_controller.create("other", "someone/gone", {"token": TOKEN}))
     assert used == [("someone/model", TOKEN), ("someone/gone", TOKEN)]
-    assert desk.names() == ["new"] and "someone/gone is gone" in desk.look("").status
-    told = [str(dataclasses.asdict(desk.look(name))) for name in ("new", "")]
-    told += [str(vars(desk.bench.view)), caplog.text, repr(desk.model("new").load())]
-    assert not any(TOKEN in text for text in told)
+    assert page_controller.model_names() == ["new"] and "someone/gone is gone" in page_controller.page_state("").status
+    texts = [str(dataclasses.asdict(page_controller.page_state(name))) for name in ("new", "")]
+    texts += [str(vars(page_controller.job_runner.run_view)), caplog.text, repr(page_controller.model("new").load())]
+    assert not any(TOKEN in text for text in texts)
     files = [path for path in models_dir.rglob("*") if path.is_file()]
     assert files and not any(TOKEN.encode() in path.read_bytes() for path in files)
 
 
-def test_vaes_of_the_models_folder_are_offered(desk, done, models_dir, mini_checkpoint):
+def test_vaes_of_the_models_folder_are_offered(page_controller, done, models_dir, mini_checkpoint):
     folder = models_dir / "VAE" / "sub"
     folder.mkdir(parents=True)
     (folder / "one.pt").touch()
     (folder / "readme.txt").touch()
-    assert desk.lists.titles("vaes") == [OWN_VAE, "sub/one.pt"]
-    done(desk.create("new", "Embedded mini model", {"vae": "sub/one.pt"}))
-    assert "one.pt is empty" in desk.look("").status
-    done(desk.create("new", "Embedded mini model", {"vae": OWN_VAE}))
-    assert "Created new (Stable Diffusion 1.x)" in desk.look("new").status
+    assert page_controller.file_choices.titles("vaes") == [OWN_VAE, "sub/one.pt"]
+    done(page_controller.create("new", "Embedded mini model", {"vae": "sub/one.pt"}))
+    assert "one.pt is empty" in page_controller.page_state("").status
+    done(page_controller.create("new", "Embedded mini model", {"vae": OWN_VAE}))
+    assert "Created new (Stable Diffusion 1.x)" in page_controller.page_state("new").status
 
 
-def test_facts_are_in_words(desk, done, tmp_path):
+def test_the_model_summary_is_readable(page_controller, done, tmp_path):
     source = make(tmp_path / "xl.safetensors", "SDXL", inpainting=True, v_pred=True)
-    done(desk.create("xl", str(source), {}))
-    facts = desk.look("xl").facts
-    for said in ("xl.safetensors", "Stable Diffusion XL, inpainting, v-prediction, 64 px", "fp16 · "):
-        assert said in facts
-    done(desk.create("exact", str(source), {"precision": "fp32"}))
-    assert "fp32 · " in desk.look("exact").facts
+    done(page_controller.create("xl", str(source), {}))
+    summary = page_controller.page_state("xl").model_summary
+    for part in ("xl.safetensors", "Stable Diffusion XL, inpainting, v-prediction, 64 px", "fp16 · "):
+        assert part in summary
+    done(page_controller.create("exact", str(source), {"precision": "fp32"}))
+    assert "fp32 · " in page_controller.page_state("exact").model_summary
 
 
-def test_a_run_that_was_checked_shows_its_learning_rates(desk, mini, subject_concepts):
+def test_check_shows_the_planned_learning_rates(page_controller, mini, subject_concepts):
     concepts = [concept_values(concept) for concept in read_concepts(subject_concepts)[0]]
     settings = {"resolution": 64, "lr_scheduler": "cosine", "stop_text_encoder": 0, "num_train_epochs": 2}
-    assert "No steps yet" in desk.look("mini").chart
-    desk.check("mini", settings, concepts)
-    drawn = desk.look("mini").chart
-    assert "Learning rates of the run that is ready" in drawn and drawn.count("<polyline") == 1
+    assert "No steps yet" in page_controller.page_state("mini").chart
+    page_controller.check("mini", settings, concepts)
+    chart = page_controller.page_state("mini").chart
+    assert "Planned learning rates" in chart and chart.count("<polyline") == 1
 
 
-def test_only_optimizers_that_work_here_are_offered(desk):
-    """One that was saved on another machine is shown all the same: a list without it would change it unasked."""
-    offered = desk.lists.working_choices()
-    assert "Torch AdamW" in offered["optimizer"] and set(offered["optimizer"]) <= set(OPTIMIZERS)
-    fields = Fields(SETTINGS, offered={"optimizer": ["Torch AdamW"]})
+def test_only_available_optimizers_are_choices(page_controller):
+    """One that was saved on another machine is added, because a dropdown without it would change the setting."""
+    choices = page_controller.file_choices.available_choices()
+    assert "Torch AdamW" in choices["optimizer"] and set(choices["optimizer"]) <= set(OPTIMIZERS)
+    fields = Fields(SETTINGS, choices={"optimizer": ["Torch AdamW"]})
     assert fields.update("optimizer", "CAME")["choices"] == ["Torch AdamW", "CAME"]
     assert fields.update("optimizer", "Torch AdamW")["choices"] == ["Torch AdamW"]
     assert "choices" not in fields.update("seed", 3)
 
 
-def test_what_a_run_was_asked_for_is_said_until_it_is_done(desk, mini):
+def test_a_request_is_shown_until_it_is_carried_out(page_controller, mini):
     steps = threading.Semaphore(0)
 
     def work(controls, events):
@@ -98,22 +100,24 @@ def test_what_a_run_was_asked_for_is_said_until_it_is_done(desk, mini):
             steps.acquire(timeout=30)
             controls.consume_sample_request()
 
-    desk.bench.start("train", "mini", work, model="mini")
+    page_controller.job_runner.start("train", "mini", work, model="mini")
     samples, cancel, stop = (
-        "Samples come after this step.",
-        "Press again to stop at once.",
+        "Samples will be generated after this step.",
+        "Press Cancel again to stop immediately.",
         "Stopping now, without saving.",
     )
-    assert desk.bench.tell("sample_now") == "" and samples in desk.look("mini").status
+    assert (
+        page_controller.job_runner.request("sample_now") == "" and samples in page_controller.page_state("mini").status
+    )
     steps.release()
-    _until(lambda: samples not in desk.look("mini").status)
-    assert desk.bench.tell("cancel") == "" and cancel in desk.look("mini").status
-    assert desk.bench.tell("cancel") == "" and stop in desk.look("mini").status
+    _until(lambda: samples not in page_controller.page_state("mini").status)
+    assert page_controller.job_runner.request("cancel") == "" and cancel in page_controller.page_state("mini").status
+    assert page_controller.job_runner.request("cancel") == "" and stop in page_controller.page_state("mini").status
     steps.release()
     assert jobs.current.wait(30)
-    status = desk.look("mini").status
-    assert not any(said in status for said in (samples, cancel, stop))
-    assert "Nothing is running" in desk.bench.tell("save_now")
+    status = page_controller.page_state("mini").status
+    assert not any(text in status for text in (samples, cancel, stop))
+    assert "Nothing is running" in page_controller.job_runner.request("save_now")
 
 
 def _until(holds):
@@ -121,4 +125,4 @@ def _until(holds):
         if holds():
             return
         time.sleep(0.01)
-    raise AssertionError("it never came")
+    raise AssertionError("the condition never became true")

@@ -1,4 +1,4 @@
-"""What a run's events add up to, whoever reads them: the same process, a reloaded page, another program's log."""
+"""The state of a run from its events: of this process, after a reload, from another process's log."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import json
 import pytest
 
 from dreambooth.jobs import Events
-from dreambooth.ui.chart import chart
+from dreambooth.jobs.events import Started, Step
+from dreambooth.ui.chart import loss_chart
 from dreambooth.ui.log_reader import LogReader
 from dreambooth.ui.run_view import Curve, RunView
 
@@ -15,7 +16,7 @@ from dreambooth.ui.run_view import Curve, RunView
 def steps(n: int, total: int = 1000) -> list[dict]:
     return [
         {"kind": "step", "step": i, "total": total, "epoch": i // 10, "epochs": total // 10, "loss": 1 / i,
-         "prior_loss": None, "lr": 1e-4, "seconds": 0.5}
+         "prior_loss": None, "lr": 1e-4, "seconds": 0.5, "memory": None}
         for i in range(1, n + 1)
     ]  # fmt: skip
 
@@ -28,29 +29,29 @@ def test_a_curve_keeps_its_shape_in_few_points():
     assert curve.points[0][1] == pytest.approx(3) and curve.points[-1][1] == pytest.approx(1)
     middle = [y for x, y in curve.points if 49_000 < x < 51_000]
     assert all(1 <= y <= 3 for y in middle)
-    assert curve.smoothed()[0][1] == pytest.approx(3)  # no bent start
+    assert curve.smoothed()[0][1] == pytest.approx(3)  # no bias at the start
 
 
 def test_a_run_in_words():
     run = RunView(name="toy").feed_all([{"kind": "started", "what": "train"}, {"kind": "phase", "name": "latents"}])
-    assert run.line() == "Training toy: Encoding pictures…"
+    assert run.status_line() == "Training toy: Encoding images…"
     run.feed({"kind": "progress", "phase": "latents", "done": 33, "total": 100})
-    assert run.line() == "Training toy: latents 33 of 100" and run.share() == pytest.approx(0.33)
+    assert run.status_line() == "Training toy: latents 33 of 100" and run.fraction_done() == pytest.approx(0.33)
     run.feed_all(steps(400))
-    assert run.line() == "Training toy: step 400 of 1000 · epoch 41 of 100 · 5:00 left · 0.50 s per step"
-    assert run.line(alive=False) == "A run was interrupted at step 400 of 1000."
-    assert "<polyline" in chart(run) and "class loss" not in chart(run)
+    assert run.status_line() == "Training toy: step 400 of 1000 · epoch 41 of 100 · 5:00 left · 0.50 s per step"
+    assert run.status_line(alive=False) == "A run was interrupted at step 400 of 1000."
+    assert "<polyline" in loss_chart(run) and "class loss" not in loss_chart(run)
     run.feed({"kind": "ended", "state": "failed", "text": "The disk is full."})
-    assert run.line() == "The disk is full."
+    assert run.status_line() == "The disk is full."
 
 
 def test_a_log_is_read_as_it_grows(tmp_path):
     """Also one that breaks off in the middle of a line."""
     reader, events = LogReader(), Events(tmp_path)
-    events.send("started", what="train", settings={})
-    assert reader.run("toy", tmp_path).what == "train"
+    events.send(Started("train"))
+    assert reader.run("toy", tmp_path).job == "train"
     for event in steps(3):
-        events.send(**event)
+        events.send(Step(**{key: value for key, value in event.items() if key != "kind"}))
     assert reader.run("toy", tmp_path).step["step"] == 3
     with events.path.open("a") as file:
         file.write('{"kind": "step", "st')
@@ -62,7 +63,7 @@ def test_a_log_is_read_as_it_grows(tmp_path):
     events.close()
 
 
-def test_pictures_of_a_finished_run_begin_with_first_and_last(tmp_path):
+def test_the_gallery_of_a_finished_run_begins_with_first_and_last_sample(tmp_path):
     run = RunView()
     for step in (10, 20, 30):
         path = tmp_path / f"{step}.png"
@@ -73,9 +74,9 @@ def test_pictures_of_a_finished_run_begin_with_first_and_last(tmp_path):
     assert [path.rpartition("/")[2] for path, _ in run.gallery()] == ["10.png", "30.png", "20.png"]
 
 
-def test_text_of_people_is_escaped():
+def test_users_texts_are_escaped():
     from dreambooth.ui import render, render_images
-    from dreambooth.ui.run_view import Saved
+    from dreambooth.ui.run_view import SavedFile
 
     evil = "<img src=x onerror=alert(1)>"
     row = {"path": evil, "concept": 1, "kind": "instance", "caption": evil, "captions": [evil], "caption_from": evil,
@@ -84,19 +85,19 @@ def test_text_of_people_is_escaped():
            "warnings": [evil], "warning_kinds": ["odd"]}  # fmt: skip
     shown = [
         render.lines([evil]), render.problems([evil, f"learning_rate ({evil}): wrong"]), render.status(evil, "", evil),
-        render.files([Saved("lora", evil, evil)], RunView(state="done")), render_images.image_table([row]),
-        json.dumps(chart(RunView(step={"lr": 0.0}))),
+        render.saved_files([SavedFile("lora", evil, evil)], RunView(state="done")), render_images.image_table([row]),
+        json.dumps(loss_chart(RunView(step={"lr": 0.0}))),
     ]  # fmt: skip
     shown += [render_images.gallery([row], [0], [""], 0, 1), render_images.large(row, "")]
     shown += [render_images.gallery([row], [0], ["data:,"], 0, 1).replace('<img src="data:,"', "")]
     assert not any("<img" in text for text in shown)
 
 
-def test_class_images_are_drawn_from_the_page(mini, models_dir, subject_concepts):
-    """What the page shows is saved and checked first; then the pictures come with a progress of their own."""
+def test_class_images_are_generated_from_the_page(mini, models_dir, subject_concepts):
+    """The parameters of the page are saved and checked first."""
     import dataclasses
 
-    from dreambooth.hosts import Alone
+    from dreambooth.hosts import StandaloneHost
     from dreambooth.jobs import jobs
     from dreambooth.settings import Settings, concept_values, read_concepts
     from dreambooth.ui.page_controller import PageController
@@ -104,11 +105,11 @@ def test_class_images_are_drawn_from_the_page(mini, models_dir, subject_concepts
     (concept,), _ = read_concepts(subject_concepts)
     asked = {**concept_values(concept), "num_class_images_per": 1, "class_infer_steps": 1, "class_prompt": "a toy"}
     settings = {**dataclasses.asdict(Settings()), "resolution": 64, "bucket_step": 32}
-    desk = PageController(Alone(models_dir))
-    assert desk.class_images("mini", settings, [asked]) == ""
+    page_controller = PageController(StandaloneHost(models_dir))
+    assert page_controller.class_images("mini", settings, [asked]) == ""
     assert jobs.current.wait(120)
-    assert "Drew 6 class images." in desk.look("mini").status
+    assert "Generated 6 class images." in page_controller.page_state("mini").status
     assert len(list((mini.root / "classifiers_0").glob("*.png"))) == 6
-    desk.class_images("mini", settings, [{**asked, "class_prompt": ""}])
+    page_controller.class_images("mini", settings, [{**asked, "class_prompt": ""}])
     assert jobs.current.wait(60)
-    assert "class_prompt" in desk.look("mini").status
+    assert "class_prompt" in page_controller.page_state("mini").status

@@ -22,12 +22,12 @@ from .render import (
     PATTERNS,
     palette_toy,
     pick,
-    random_colour,
+    random_color,
     random_sample,
     random_subject,
     render_subject,
 )
-from .shapes import COLOURS
+from .shapes import COLORS
 from .vae import decode, encode, new_vae
 
 TEMPERATURE = 0.1
@@ -51,15 +51,15 @@ def sibling(subject, rng):
     if change == "pattern":
         others = [pattern for pattern in PATTERNS[1:] if pattern != subject.pattern]
         return replace(subject, pattern=pick(rng, others))
-    return replace(subject, **{change: random_colour(rng, subject.first, subject.second, distance=130)})
+    return replace(subject, **{change: random_color(rng, subject.first, subject.second, distance=130)})
 
 
 def any_toy(rng):
     """A toy in palette colours, or one in any colours."""
     if rng.random() < 0.5:
         return random_subject(rng.integers(2**31))
-    colour, second, background = rng.choice(COLOURS, 3, replace=False).tolist()
-    return palette_toy(rng, colour, second, background, pick(rng, PATTERNS))
+    color, second, background = rng.choice(COLORS, 3, replace=False).tolist()
+    return palette_toy(rng, color, second, background, pick(rng, PATTERNS))
 
 
 def draw_pool(vae, subjects, views, samples, through_vae=0.2):
@@ -69,14 +69,14 @@ def draw_pool(vae, subjects, views, samples, through_vae=0.2):
     for number in range(subjects):
         subject = random_subject(TRAINING_SUBJECTS + number) if number % 2 == 0 else sibling(subject, rng)
         for _ in range(views):
-            background = pick(rng, COLOURS) if rng.random() < 0.5 else None
+            background = pick(rng, COLORS) if rng.random() < 0.5 else None
             pictures.append(render_subject(subject, rng, background))
-            labels.append((KINDS.index("toy"), -1, COLOURS.index(background) if background else -1))
+            labels.append((KINDS.index("toy"), -1, COLORS.index(background) if background else -1))
             numbers.append(number)
     for _ in range(samples):
         sample = random_sample(rng)
         pictures.append(sample.picture)
-        labels.append((sample.kind, sample.colour, sample.background))
+        labels.append((sample.kind, sample.color, sample.background))
         numbers.append(-1)
     chosen = rng.permutation(len(pictures))[: int(through_vae * len(pictures))]
     for start in range(0, len(chosen), 64):
@@ -170,14 +170,14 @@ def subject_similarities(checker, vae, count, offset):
     for number in range(count):
         rng = np.random.default_rng([NEW_SUBJECTS, offset + number])
         subject = random_subject(NEW_SUBJECTS + offset + number)
-        references = [render_subject(subject, rng, pick(rng, COLOURS)) for _ in range(6)]
+        references = [render_subject(subject, rng, pick(rng, COLORS)) for _ in range(6)]
         shown = {
             "own": [subject] * 3,
             "others": [any_toy(rng) for _ in range(8)],
             "siblings": [sibling(subject, rng) for _ in range(3)],
         }
         for name, toys in shown.items():
-            pictures = through(vae, [render_subject(toy, rng, pick(rng, COLOURS)) for toy in toys])
+            pictures = through(vae, [render_subject(toy, rng, pick(rng, COLORS)) for toy in toys])
             result[name] += checker.similarity(pictures, references)
     return {name: np.array(values) for name, values in result.items()}
 
@@ -203,13 +203,13 @@ def checker_report(checker, vae, count=150):
         ("drawn", [sample.picture for sample in samples]),
         ("VAE", list(through(vae, [sample.picture for sample in samples]))),
     ):
-        readings = checker.read(pictures)
-        named = [(r, s) for r, s in zip(readings, samples, strict=True) if s.colour >= 0]
-        report[f"{title}: kind"] = _share(r.kind == KINDS[s.kind] for r, s in zip(readings, samples, strict=True))
+        predictions = checker.classify(pictures)
+        named = [(r, s) for r, s in zip(predictions, samples, strict=True) if s.color >= 0]
+        report[f"{title}: kind"] = _share(r.kind == KINDS[s.kind] for r, s in zip(predictions, samples, strict=True))
         report[f"{title}: background"] = _share(
-            r.background == COLOURS[s.background] for r, s in zip(readings, samples, strict=True)
+            r.background == COLORS[s.background] for r, s in zip(predictions, samples, strict=True)
         )
-        report[f"{title}: colour"] = _share(r.colour == COLOURS[s.colour] for r, s in named)
+        report[f"{title}: colour"] = _share(r.color == COLORS[s.color] for r, s in named)
     return report | {"threshold": round(checker.threshold, 3)}
 
 

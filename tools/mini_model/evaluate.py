@@ -10,9 +10,9 @@ from dreambooth.embedded.checker import Checker
 
 from .generate import Generator
 from .render import (
-    COLOURS,
+    COLORS,
     POSITIONS,
-    another_colour,
+    another_color,
     pick,
     triple_caption,
     triples,
@@ -50,11 +50,11 @@ def measure_triples(draw, checker, guidance, sheets):
     report = {}
     for number, (name, wanted) in enumerate(sets.items()):
         pictures = sheets[name] = draw([triple_caption(*t) for t in wanted], SEED + number, guidance=guidance)
-        readings = checker.read(pictures)
-        report[name] = share(checker.follows(pictures, wanted))
-        report[f"{name}_shape"] = share(r.kind == t[0] for r, t in zip(readings, wanted, strict=True))
-        report[f"{name}_colour"] = share(r.colour == t[1] for r, t in zip(readings, wanted, strict=True))
-        report[f"{name}_background"] = share(r.background == t[2] for r, t in zip(readings, wanted, strict=True))
+        predictions = checker.classify(pictures)
+        report[name] = share(checker.matches_prompts(pictures, wanted))
+        report[f"{name}_shape"] = share(r.kind == t[0] for r, t in zip(predictions, wanted, strict=True))
+        report[f"{name}_colour"] = share(r.color == t[1] for r, t in zip(predictions, wanted, strict=True))
+        report[f"{name}_background"] = share(r.background == t[2] for r, t in zip(predictions, wanted, strict=True))
     return report
 
 
@@ -63,15 +63,15 @@ def measure_toys(draw, checker, guidance, sheets):
     rng = np.random.default_rng(SEED)
     named = []
     for _ in range(39):
-        colour, second = rng.choice(COLOURS, 2, replace=False).tolist()
+        color, second = rng.choice(COLORS, 2, replace=False).tolist()
         pattern = pick(rng, ["striped", "dotted", "vertical", "half", "diagonal"])
-        background = another_colour(rng, colour, second)
-        name = with_article(f"{pattern} {colour} and {second} toy")
+        background = another_color(rng, color, second)
+        name = with_article(f"{pattern} {color} and {second} toy")
         named.append(f"{name} on {with_article(background)} background")
     report = {}
     for number, (name, prompts) in enumerate({"toy": ["a toy"] * 52, "toy_described": named}.items()):
         pictures = sheets[name] = draw(prompts, SEED + 10 + number, guidance=guidance)
-        report[name] = share(reading.kind == "toy" for reading in checker.read(pictures))
+        report[name] = share(attributes.kind == "toy" for attributes in checker.classify(pictures))
     return report
 
 
@@ -95,8 +95,8 @@ def measure_sizes(draw, guidance, sheets):
     areas = {}
     for size in ("small ", "", "big "):
         prompts = [
-            f"{with_article(f'{size}{colour} {noun}')} on {with_article(background)} background"
-            for noun, colour, background in wanted
+            f"{with_article(f'{size}{color} {noun}')} on {with_article(background)} background"
+            for noun, color, background in wanted
         ]
         pictures = draw(prompts, SEED + 30, guidance=guidance)
         sheets["sizes"] = sheets.get("sizes", []) + pictures[:13]

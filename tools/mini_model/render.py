@@ -11,7 +11,7 @@ import numpy as np
 from .shapes import (
     BODIES,
     CANVAS,
-    COLOURS,
+    COLORS,
     KINDS,
     NOUNS,
     PALETTE,
@@ -26,7 +26,7 @@ SIZES = {"small": (32, 42), "big": (92, 104)}
 POSITIONS = {"left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1)}
 NO_LABEL = -1
 NAMED_TOYS, FIRST_NAMED_TOY = 160, 40_000_000  # seeds that nobody takes for a subject of their own
-TOY_COLOURS = PALETTE | {
+TOY_COLORS = PALETTE | {
     "pink": (255, 140, 190),
     "teal": (20, 160, 150),
     "cyan": (90, 215, 240),
@@ -64,13 +64,13 @@ class Sample:
     caption: str
     picture: np.ndarray
     kind: int
-    colour: int
+    color: int
     background: int
 
 
-def is_held_out(noun, colour, background):
+def is_held_out(noun, color, background):
     """A tenth of the shape x colour x background triples is never drawn in training (each pair is)."""
-    number = NOUNS.index(noun) * 3 + COLOURS.index(colour) * 5 + COLOURS.index(background) * 7 + 1
+    number = NOUNS.index(noun) * 3 + COLORS.index(color) * 5 + COLORS.index(background) * 7 + 1
     return number % 10 == 0
 
 
@@ -78,7 +78,7 @@ def triples(held_out):
     """All (noun, colour, background) with two different colours that are held out, or all that are not."""
     return [
         triple
-        for triple in product(NOUNS, COLOURS, COLOURS)
+        for triple in product(NOUNS, COLORS, COLORS)
         if triple[1] != triple[2] and is_held_out(*triple) == held_out
     ]
 
@@ -88,9 +88,9 @@ def with_article(words):
     return ("an " if words[0] in "aeiou" else "a ") + words
 
 
-def triple_caption(noun, colour, background):
+def triple_caption(noun, color, background):
     """The caption of a plain shape."""
-    return f"{with_article(f'{colour} {noun}')} on {with_article(background)} background"
+    return f"{with_article(f'{color} {noun}')} on {with_article(background)} background"
 
 
 def pick(rng, choices):
@@ -98,14 +98,14 @@ def pick(rng, choices):
     return choices[int(rng.integers(len(choices)))]
 
 
-def another_colour(rng, *taken):
+def another_color(rng, *taken):
     """A palette colour that is none of `taken`."""
-    return pick(rng, [colour for colour in COLOURS if colour not in taken])
+    return pick(rng, [color for color in COLORS if color not in taken])
 
 
-def jittered(rng, colour, amount=10):
+def jittered(rng, color, amount=10):
     """A palette colour's RGB, each channel moved by up to `amount`."""
-    return tuple(int(v) for v in np.clip(np.array(PALETTE[colour]) + rng.integers(-amount, amount + 1, 3), 0, 255))
+    return tuple(int(v) for v in np.clip(np.array(PALETTE[color]) + rng.integers(-amount, amount + 1, 3), 0, 255))
 
 
 def place(rng, size, position):
@@ -118,26 +118,26 @@ def place(rng, size, position):
     return x, y, radius
 
 
-def colour_distance(a, b):
+def color_distance(a, b):
     """Euclidean distance between two RGB colours, 0 to 442."""
     return float(np.linalg.norm(np.subtract(a, b, dtype=float)))
 
 
-def random_colour(rng, *apart_from, distance=110):
+def random_color(rng, *apart_from, distance=110):
     """A saturated random RGB colour at least `distance` away from each of the given ones."""
     while True:
-        colour = tuple(int(v) for v in rng.integers(0, 256, 3))
-        vivid = max(colour) - min(colour) > 70
-        if vivid and all(colour_distance(colour, other) >= distance for other in apart_from):
-            return colour
+        color = tuple(int(v) for v in rng.integers(0, 256, 3))
+        vivid = max(color) - min(color) > 70
+        if vivid and all(color_distance(color, other) >= distance for other in apart_from):
+            return color
 
 
 def random_subject(seed):
     """A toy with a pattern in two colours of its own, and an antenna or feet or both."""
     rng = np.random.default_rng(seed)
-    first = random_colour(rng)
-    second = random_colour(rng, first, distance=150)
-    accent = random_colour(rng, first, second)
+    first = random_color(rng)
+    second = random_color(rng, first, distance=150)
+    accent = random_color(rng, first, second)
     antenna, feet = pick(rng, [(True, True), (True, False), (False, True)])
     return Subject(
         pick(rng, BODIES),
@@ -158,7 +158,7 @@ def resembles_demo_subject(subject):
         return True
     forwards = zip((subject.first, subject.second), (demo.first, demo.second), strict=True)
     backwards = zip((subject.first, subject.second), (demo.second, demo.first), strict=True)
-    return any(all(colour_distance(a, b) < 110 for a, b in pairs) for pairs in (forwards, backwards))
+    return any(all(color_distance(a, b) < 110 for a, b in pairs) for pairs in (forwards, backwards))
 
 
 def render_subject(subject, rng, background=None):
@@ -171,23 +171,23 @@ def render_subject(subject, rng, background=None):
     return halve(draw_toy(canvas(background), subject, x, y, rng.uniform(58, 74)))
 
 
-def render_shape(rng, noun, colour, background, size=None, position=None, pattern="plain", second=None):
+def render_shape(rng, noun, color, background, size=None, position=None, pattern="plain", second=None):
     """A picture of one shape; colours are palette names."""
     x, y, radius = place(rng, size, position)
-    first = jittered(rng, colour)
+    first = jittered(rng, color)
     second = jittered(rng, second) if second else first
     picture = canvas(jittered(rng, background))
     return halve(draw_shape(picture, noun, pattern, first, second, x, y, radius, rng.uniform(-0.15, 0.15)))
 
 
-def palette_toy(rng, colour, second, background, pattern):
+def palette_toy(rng, color, second, background, pattern):
     """A toy in palette colours."""
     return Subject(
         pick(rng, BODIES),
         pattern,
-        jittered(rng, colour),
+        jittered(rng, color),
         jittered(rng, second),
-        jittered(rng, another_colour(rng, background)),
+        jittered(rng, another_color(rng, background)),
         bool(rng.random() < 0.6),
         bool(rng.random() < 0.6),
         rng.uniform(0.9, 1.2),
@@ -200,22 +200,22 @@ def free_toy(seed):
     return free_toy(seed + 1_000_000) if resembles_demo_subject(subject) else subject
 
 
-def colour_word(colour):
+def color_word(color):
     """The word for any RGB colour of a toy."""
-    return min(TOY_COLOURS, key=lambda word: colour_distance(TOY_COLOURS[word], colour))
+    return min(TOY_COLORS, key=lambda word: color_distance(TOY_COLORS[word], color))
 
 
 def toy_description(rng, subject):
     """What a caption says of a toy's looks: most of it, now and then less."""
-    first, second = colour_word(subject.first), colour_word(subject.second)
+    first, second = color_word(subject.first), color_word(subject.second)
     plain = subject.pattern == "plain"
-    colours = first if plain or first == second else f"{first} and {second}"
-    parts = ("" if plain else subject.pattern, 0.85), (colours, 0.9), (subject.body, 0.8)
+    colors = first if plain or first == second else f"{first} and {second}"
+    parts = ("" if plain else subject.pattern, 0.85), (colors, 0.9), (subject.body, 0.8)
     name = " ".join([word for word, chance in parts if word and rng.random() < chance] + ["toy"])
     extras = [word for word, has in (("antenna", subject.antenna), ("feet", subject.feet)) if has]
     if not extras or rng.random() < 0.3:
         return name
-    return f"{name} with {colour_word(subject.accent)} {' and '.join(extras)}"
+    return f"{name} with {color_word(subject.accent)} {' and '.join(extras)}"
 
 
 def toy_sample(rng, names, lead, background):
@@ -232,8 +232,8 @@ def toy_sample(rng, names, lead, background):
         subject = free_toy(int(rng.integers(2**32)))
         name = toy_description(rng, subject) if draw < 0.85 else "toy"
     else:
-        first = another_colour(rng, background)
-        second = another_colour(rng, background, first)
+        first = another_color(rng, background)
+        second = another_color(rng, background, first)
         subject = palette_toy(rng, first, second, background, pick(rng, PATTERNS))
         name = toy_description(rng, subject) if draw < 0.85 else "toy"
     if resembles_demo_subject(subject):
@@ -241,38 +241,38 @@ def toy_sample(rng, names, lead, background):
     caption = lead + with_article(name)
     caption += "" if rng.random() < 0.25 else f" on {with_article(background)} background"
     picture = render_subject(subject, rng, background)
-    return Sample(caption, picture, KINDS.index("toy"), NO_LABEL, COLOURS.index(background))
+    return Sample(caption, picture, KINDS.index("toy"), NO_LABEL, COLORS.index(background))
 
 
-def patterned_sample(rng, lead, noun, colour, background):
+def patterned_sample(rng, lead, noun, color, background):
     """A captioned shape in two colours."""
-    second, pattern = another_colour(rng, background, colour), pick(rng, ["striped", "dotted", "diagonal"])
-    picture = render_shape(rng, noun, colour, background, pattern=pattern, second=second)
-    name = with_article(f"{pattern} {colour} and {second} {noun}")
+    second, pattern = another_color(rng, background, color), pick(rng, ["striped", "dotted", "diagonal"])
+    picture = render_shape(rng, noun, color, background, pattern=pattern, second=second)
+    name = with_article(f"{pattern} {color} and {second} {noun}")
     return Sample(
         f"{lead}{name} on {with_article(background)} background",
         picture,
         NOUNS.index(noun),
         NO_LABEL,
-        COLOURS.index(background),
+        COLORS.index(background),
     )
 
 
-def plain_sample(rng, lead, noun, colour, background):
+def plain_sample(rng, lead, noun, color, background):
     """A captioned plain shape, sometimes with its size or its position."""
     size = pick(rng, list(SIZES)) if rng.random() < 0.2 else None
     position = pick(rng, list(POSITIONS)) if rng.random() < 0.4 and size != "big" else None
-    picture = render_shape(rng, noun, colour, background, size, position)
+    picture = render_shape(rng, noun, color, background, size, position)
     draw = rng.random()
-    name = " ".join(word for word in (size, colour if draw >= 0.12 else None, noun) if word)
+    name = " ".join(word for word in (size, color if draw >= 0.12 else None, noun) if word)
     on_background = "" if draw < 0.08 or draw > 0.92 else f" on {with_article(background)} background"
     at = f" at the {position}" if position else ""
     return Sample(
         lead + with_article(name) + on_background + at,
         picture,
         NOUNS.index(noun),
-        COLOURS.index(colour),
-        COLOURS.index(background),
+        COLORS.index(color),
+        COLORS.index(background),
     )
 
 
@@ -284,7 +284,7 @@ def random_sample(rng, names=("named",) * NAMED_TOYS):
     lead = pick(rng, ["", "", "", "a photo of ", "a picture of "])
     draw = rng.random()
     if draw < 0.5:
-        return toy_sample(rng, names, lead, pick(rng, COLOURS))
+        return toy_sample(rng, names, lead, pick(rng, COLORS))
     triple = pick(rng, TRAINING_TRIPLES)
     return patterned_sample(rng, lead, *triple) if draw < 0.56 else plain_sample(rng, lead, *triple)
 
@@ -295,12 +295,12 @@ TRAINING_TRIPLES = triples(held_out=False)
 def clutter(rng):
     """A richer picture without caption, for the VAE only: gradients, several shapes of any colour, noise."""
 
-    def colour():
+    def color():
         return tuple(int(v) for v in rng.integers(0, 256, 3))
 
     ramp = np.linspace(0, 1, CANVAS)[:, None]
     ramp = np.broadcast_to(ramp if rng.random() < 0.5 else ramp.T, (CANVAS, CANVAS))[..., None]
-    picture = (np.array(colour()) * (1 - ramp) + np.array(colour()) * ramp).astype(np.uint8)
+    picture = (np.array(color()) * (1 - ramp) + np.array(color()) * ramp).astype(np.uint8)
     for _ in range(rng.integers(1, 5)):
         (x, y), radius = rng.uniform(20, CANVAS - 20, 2), rng.uniform(20, 90)
         pattern = pick(rng, PATTERNS)
@@ -308,9 +308,9 @@ def clutter(rng):
             toy = Subject(
                 pick(rng, BODIES),
                 pattern,
-                colour(),
-                colour(),
-                colour(),
+                color(),
+                color(),
+                color(),
                 bool(rng.random() < 0.5),
                 bool(rng.random() < 0.5),
                 rng.uniform(0.8, 1.2),
@@ -318,7 +318,7 @@ def clutter(rng):
             picture = draw_toy(picture, toy, x, y, max(radius, 40))
         else:
             picture = draw_shape(
-                picture, pick(rng, NOUNS), pattern, colour(), colour(), x, y, radius, rng.uniform(-3, 3)
+                picture, pick(rng, NOUNS), pattern, color(), color(), x, y, radius, rng.uniform(-3, 3)
             )
     if rng.random() < 0.2:
         picture = np.clip(picture + rng.normal(0, 10, picture.shape), 0, 255).astype(np.uint8)

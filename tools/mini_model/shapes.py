@@ -22,7 +22,7 @@ PALETTE = {
     "white": (245, 245, 245),
     "black": (25, 25, 25),
 }
-COLOURS = list(PALETTE)
+COLORS = list(PALETTE)
 NOUNS = ["circle", "square", "triangle", "star", "heart", "ring", "cross"]
 BODIES = NOUNS[:5]
 KINDS = [*NOUNS, "toy"]

@@ -5,7 +5,7 @@ import json
 import numpy as np
 from PIL import Image
 
-from .render import COLOURS, PALETTE, colour_distance, render_subject, with_article
+from .render import COLORS, PALETTE, color_distance, render_subject, with_article
 
 PICTURES = 6
 
@@ -13,8 +13,8 @@ PICTURES = 6
 def fitting_backgrounds(subject, count):
     """The palette colours that stand out best from a subject, best first."""
     own = (subject.first, subject.second, subject.accent)
-    distance = {colour: min(colour_distance(PALETTE[colour], other) for other in own) for colour in COLOURS}
-    return sorted(COLOURS, key=lambda colour: -distance[colour])[:count]
+    distance = {color: min(color_distance(PALETTE[color], other) for other in own) for color in COLORS}
+    return sorted(COLORS, key=lambda color: -distance[color])[:count]
 
 
 def concept(token, class_word):

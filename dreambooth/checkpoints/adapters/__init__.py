@@ -1,9 +1,9 @@
 """LoRA and its kin: what each kind does to a weight, and what files call their parts."""
 
-from dreambooth.checkpoints.adapters.dora import lengths
+from dreambooth.checkpoints.adapters.dora import vector_norms
 from dreambooth.checkpoints.adapters.kinds import (
     IA3,
-    KINDS,
+    ADAPTER_KINDS,
     Adapter,
     Difference,
     LoHa,
@@ -12,11 +12,11 @@ from dreambooth.checkpoints.adapters.kinds import (
     factorization,
     make_adapter,
 )
-from dreambooth.checkpoints.adapters.names import Key, split_key
+from dreambooth.checkpoints.adapters.names import Key, parse_key
 
 __all__ = [
     "IA3",
-    "KINDS",
+    "ADAPTER_KINDS",
     "Adapter",
     "Difference",
     "Key",
@@ -24,7 +24,7 @@ __all__ = [
     "LoKr",
     "Lora",
     "factorization",
-    "lengths",
+    "vector_norms",
     "make_adapter",
-    "split_key",
+    "parse_key",
 ]

@@ -16,11 +16,11 @@ def decompose(weight: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
     """
     kept = 0 if tuple(magnitude.shape[:2]) == (weight.shape[0], 1) else 1
     wanted = magnitude.float().reshape([-1 if axis == kept else 1 for axis in range(weight.dim())])
-    found = lengths(weight, kept).detach().clamp(min=torch.finfo(torch.float32).tiny)  # a row may be all zeros
+    found = vector_norms(weight, kept).detach().clamp(min=torch.finfo(torch.float32).tiny)  # a row may be all zeros
     return weight * (wanted / found)
 
 
-def lengths(weight: torch.Tensor, kept: int) -> torch.Tensor:
+def vector_norms(weight: torch.Tensor, kept: int) -> torch.Tensor:
     """Norms of W (0: of each output's row, 1: of each input's column), with as many axes as W."""
     return torch.linalg.vector_norm(weight, dim=[axis for axis in range(weight.dim()) if axis != kept], keepdim=True)
 

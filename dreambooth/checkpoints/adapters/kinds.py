@@ -48,11 +48,11 @@ class Adapter(ABC):
         """Rows and columns (kernels flattened) of the change; None when the parts don't belong together."""
 
     @abstractmethod
-    def product(self, weight: torch.Tensor) -> torch.Tensor:
+    def unscaled_delta(self, weight: torch.Tensor) -> torch.Tensor:
         """What the parts say, in ``weight``'s number of elements: the change before alpha, scale and DoRA."""
 
     @property
-    def factor(self) -> float:
+    def scaling(self) -> float:
         """The share of the product that counts."""
         if self.scale is not None:
             return self.scale
@@ -68,9 +68,9 @@ class Adapter(ABC):
         is_own = len(shape) > 1 and self.size == (shape[0], math.prod(shape[1:]))
         return is_own and (self.dora_scale is None or is_magnitude(self.dora_scale, shape))
 
-    def change(self, weight: torch.Tensor) -> torch.Tensor:
+    def delta(self, weight: torch.Tensor) -> torch.Tensor:
         """W' - W for a weight in fp32, at full strength, in its shape."""
-        change = self.product(weight).reshape(weight.shape) * self.factor
+        change = self.unscaled_delta(weight).reshape(weight.shape) * self.scaling
         if self.dora_scale is None:
             return change
         return decompose(weight + change, self.dora_scale) - weight
@@ -78,9 +78,9 @@ class Adapter(ABC):
     def apply(self, weight: torch.Tensor, strength: float = 1.0) -> torch.Tensor:
         """A new weight: W + strength * (W' - W), fp32."""
         weight = weight.float()
-        return weight + strength * self.change(weight)
+        return weight + strength * self.delta(weight)
 
-    def parts(self) -> dict[str, torch.Tensor]:
+    def state_dict(self) -> dict[str, torch.Tensor]:
         """All that a file holds of it. alpha and scale are fp32 scalars: half precision would round a large one."""
         scalars = {"alpha": self.alpha, "scale": self.scale}
         found = {name: torch.tensor(float(value)) for name, value in scalars.items() if value is not None}
@@ -119,7 +119,7 @@ class Lora(Adapter):
             return _low_rank_size(up, down, None)
         return _low_rank_size(up.flatten(1).T, down.flatten(1), mid)
 
-    def product(self, weight: torch.Tensor) -> torch.Tensor:
+    def unscaled_delta(self, weight: torch.Tensor) -> torch.Tensor:
         down, up = self.tensors["lora_down.weight"].float(), self.tensors["lora_up.weight"].float()
         mid = self._part("lora_mid.weight")
         if mid is None:
@@ -146,7 +146,7 @@ class LoHa(Adapter):
         first, second = (_low_rank_size(*(self.tensors.get(f"hada_{x}") for x in half)) for half in _HADA_HALVES)
         return first if first == second else None
 
-    def product(self, weight: torch.Tensor) -> torch.Tensor:
+    def unscaled_delta(self, weight: torch.Tensor) -> torch.Tensor:
         first, second = (self._low_rank(*(f"hada_{x}" for x in half)) for half in _HADA_HALVES)
         return first.flatten(1) * second.flatten(1)
 
@@ -177,7 +177,7 @@ class LoKr(Adapter):
         first, second = self._half_size("1"), self._half_size("2")
         return (first[0] * second[0], first[1] * second[1]) if first and second else None
 
-    def product(self, weight: torch.Tensor) -> torch.Tensor:
+    def unscaled_delta(self, weight: torch.Tensor) -> torch.Tensor:
         # Over a flattened kernel: the columns of w2 are (d, k, k), those of the product (c, d, k, k).
         return torch.kron(self._half("1"), self._half("2"))
 
@@ -215,7 +215,7 @@ class Difference(Adapter):
     def fits(self, shape: Shape) -> bool:
         return self.dora_scale is None and self._values.numel() == math.prod(shape)
 
-    def product(self, weight: torch.Tensor) -> torch.Tensor:
+    def unscaled_delta(self, weight: torch.Tensor) -> torch.Tensor:
         return self._values.float()
 
 
@@ -245,20 +245,20 @@ class IA3(Adapter):
         same = len(shape) > self._axis and self.tensors["weight"].numel() == shape[self._axis]
         return same and self.dora_scale is None
 
-    def product(self, weight: torch.Tensor) -> torch.Tensor:
+    def unscaled_delta(self, weight: torch.Tensor) -> torch.Tensor:
         sizes = [1] * weight.dim()
         sizes[self._axis] = -1
         return weight * self.tensors["weight"].float().reshape(sizes)
 
 
-KINDS: tuple[type[Adapter], ...] = (Lora, LoHa, LoKr, Difference, IA3)
+ADAPTER_KINDS: tuple[type[Adapter], ...] = (Lora, LoHa, LoKr, Difference, IA3)
 _HADA_HALVES = (("w1_a", "w1_b", "t1"), ("w2_a", "w2_b", "t2"))
 
 
 def make_adapter(parts: Parts) -> Adapter | None:
     """The adapter that a file's parts make, None when no kind has just these."""
     own = {name: tensor for name, tensor in parts.items() if name not in ("alpha", "scale")}
-    for kind in KINDS:
+    for kind in ADAPTER_KINDS:
         for required in kind.required:
             if set(required) <= own.keys() <= {*required, *kind.optional, "dora_scale"}:
                 return kind(own, _number(parts.get("alpha")), _number(parts.get("scale")))
@@ -268,7 +268,7 @@ def make_adapter(parts: Parts) -> Adapter | None:
 def factorization(dimension: int, factor: int = 0) -> tuple[int, int]:
     """``dimension`` as small * large, as LyCORIS splits it for LoKr.
 
-    A ``factor`` that divides it is one of the two; else small is the largest divisor not above ``factor`` with
+    A ``scaling`` that divides it is one of the two; else small is the largest divisor not above ``scaling`` with
     small <= large; 0: as near to the square root as it goes.
     """
     if factor > 0 and dimension % factor == 0:

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from dreambooth.checkpoints.adapters.kinds import COMMON, KINDS
+from dreambooth.checkpoints.adapters.kinds import COMMON, ADAPTER_KINDS
 
 BIAS_PARTS = ("diff_b", "b_norm")
 
-_OWN = {part for kind in KINDS for parts in (*kind.required, kind.optional) for part in parts}
+_OWN = {part for kind in ADAPTER_KINDS for parts in (*kind.required, kind.optional) for part in parts}
 _ALIASES = {
     "lora_A.weight": "lora_down.weight",
     "lora_B.weight": "lora_up.weight",
@@ -49,7 +49,7 @@ class Key(NamedTuple):
     part: str
 
 
-def split_key(key: str) -> Key | None:
+def parse_key(key: str) -> Key | None:
     """What a file's key says, None when it is no part of any adapter."""
     if found := _ATTENTION_PROCESSOR.search(key):  # diffusers before 0.22 kept them apart from the module
         layer = "to_out.0" if found[1] == "to_out" else found[1]
@@ -60,7 +60,7 @@ def split_key(key: str) -> Key | None:
     return None
 
 
-def normal_form(key: str, tensor: torch.Tensor) -> torch.Tensor:
+def normalize_shape(key: str, tensor: torch.Tensor) -> torch.Tensor:
     """The part as kohya and LyCORIS shape it: peft's magnitudes are (out,), or (1, out, 1, 1) for a convolution."""
     return tensor.reshape(-1, 1) if "lora_magnitude_vector" in key else tensor
 

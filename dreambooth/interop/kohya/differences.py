@@ -10,8 +10,8 @@ from pathlib import Path
 from dreambooth.captions.metadata_file import MetadataFile
 from dreambooth.captions.reading import CaptionFiles
 from dreambooth.errors import UserError
-from dreambooth.files import expand
-from dreambooth.images.color import orientation_of
+from dreambooth.files import expand_user
+from dreambooth.images.color import exif_orientation
 from dreambooth.interop.kohya.folders import right_in
 from dreambooth.settings import Concept
 
@@ -19,7 +19,7 @@ from dreambooth.settings import Concept
 def pictures_of(concept: Concept) -> list[Path]:
     """The pictures of an imported concept, as far as they can be listed."""
     if not concept.metadata_file:
-        return right_in(expand(concept.instance_data_dir))
+        return right_in(expand_user(concept.instance_data_dir))
     with contextlib.suppress(UserError):
         return [Path(key) for key in MetadataFile.of(concept).captions]
     return []
@@ -51,7 +51,7 @@ def _is_turned(picture: Path) -> bool:
     try:
         with Image.open(picture, formats=("JPEG", "MPO", "PNG", "WEBP")) as image:
             # Pillow looks for a PNG's orientation behind its pixels too, which would decode all of it.
-            return "exif" in image.info and (orientation_of(image) or 1) != 1
+            return "exif" in image.info and (exif_orientation(image) or 1) != 1
     except Exception:  # whoever reads it completely says what is wrong with it
         return False
 

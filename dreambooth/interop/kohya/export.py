@@ -12,7 +12,7 @@ from typing import Any
 from dreambooth.captions.reading import FILENAME, CaptionFiles, bytes_of
 from dreambooth.dataset.variation import Variation
 from dreambooth.errors import UserError
-from dreambooth.files import expand
+from dreambooth.files import expand_user
 from dreambooth.images.listing import find_images
 from dreambooth.interop.kohya.differences import said_of_files
 from dreambooth.settings import Concept, Settings
@@ -76,7 +76,7 @@ def _of_reading(concepts: Sequence[Concept]) -> list[str]:
     said = said_of_files([concept for concept in concepts if concept.reading_rule == "kohya"])
     if any(concept.reading_rule != "kohya" for concept in concepts):
         said.append(
-            "Reading rule own: captions are tidied here, sd-scripts read them and choose pictures by their own rule. "
+            "Caption parsing own: captions are tidied here, sd-scripts read them and choose pictures by their own rule. "
             "Choose the reading rule kohya to train on the same."
         )
     return said
@@ -104,12 +104,12 @@ def _subsets(concept: Concept, settings: Settings, without: list[str]) -> Iterat
             }  # fmt: skip
         else:
             regular = {"is_reg": True} if concept.regularization else {}
-            for place in _places(expand(folder), concept.subfolders):
+            for place in _places(expand_user(folder), concept.subfolders):
                 own = {"image_dir": _path(place), **regular, "num_repeats": concept.num_repeats}
                 yield {**own, **_captions(concept, concept.instance_prompt, place, without), **common}
     if concept.class_data_dir.strip() and not concept.regularization:
         without.append(f"{concept.class_data_dir}: partners of the pictures here; there they are shown among them.")
-        for place in _places(expand(concept.class_data_dir.strip()), True):
+        for place in _places(expand_user(concept.class_data_dir.strip()), True):
             captions = _captions(concept, concept.class_prompt, place, without)
             yield {"image_dir": _path(place), "is_reg": True, "num_repeats": 1, **captions,
                    **_common(concept, settings, concept.class_prompt, [])}  # fmt: skip
@@ -177,4 +177,4 @@ def _places(folder: Path, below: bool) -> list[Path]:
 
 
 def _path(path: str | Path) -> str:
-    return expand(str(path).strip()).absolute().as_posix()
+    return expand_user(str(path).strip()).absolute().as_posix()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dreambooth.captions.kohya_rules import is_picture
-from dreambooth.images.listing import SUFFIXES, find_images
+from dreambooth.images.listing import IMAGE_EXTENSIONS, find_images
 from dreambooth.settings import Concept
 
 _NAME = re.compile(r"(\d+)_(.*)", re.DOTALL)
@@ -79,7 +79,7 @@ def _concepts(folders: Sequence[Named], regular: bool) -> tuple[list[Concept], l
     for each in folders:
         if each.repeats < 1:
             without.append(f"{each.path}: 0 repeats leave it out, as its name says.")
-        elif not right_in(each.path, lambda path: path.suffix.lower() in SUFFIXES):
+        elif not right_in(each.path, lambda path: path.suffix.lower() in IMAGE_EXTENSIONS):
             without.append(f"{each.path}: holds no picture.")
         else:
             concepts.append(_concept(each, regular))

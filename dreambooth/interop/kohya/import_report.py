@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.errors import UserError
-from dreambooth.files import expand
+from dreambooth.files import expand_user
 from dreambooth.interop.kohya.toml_file import SLASHES, Table
 from dreambooth.settings import CONCEPT, SETTINGS, Concept
 
@@ -47,7 +47,7 @@ class ImportReport:
 
     def path(self, text: str) -> Path:
         """A path of the file: as it stands, beside the file, or from the working directory; the first that is there."""
-        given = expand(text.strip())
+        given = expand_user(text.strip())
         tried = [*(place / given for place in self.places), given.absolute()]
         if os.sep == "/" and "\\" in text:
             tried += [place / text.strip().replace("\\", "/") for place in self.places]
@@ -64,4 +64,4 @@ class ImportReport:
     def require_something(self, path: Path) -> None:
         """UserError with all that was said, where nothing is left to train."""
         if not self.concepts:
-            raise UserError.several([f"{path}: there is nothing to train in it.", *self.without])
+            raise UserError.from_problems([f"{path}: there is nothing to train in it.", *self.without])

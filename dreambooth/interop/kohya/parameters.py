@@ -39,12 +39,12 @@ _TORCH_SCHEDULES = {
     "CosineAnnealingLR": ("cosine_annealing", "T_max"),
     "CosineAnnealingWarmRestarts": ("cosine_annealing_with_restarts", "T_0"),
 }
-_OF_A_NETWORK = {"network_module", "network_dim", "network_weights", "network_dropout"}
+_OF_A_NETWORK = ("network_module", "network_dim", "network_weights", "network_dropout")
 
 
 def take_network(takeover: ImportReport, values: Mapping[str, Any]) -> None:
     module = str(values.get("network_module", ""))
-    if values.keys().isdisjoint(_OF_A_NETWORK):
+    if not any(values.get(key) for key in _OF_A_NETWORK):
         return
     takeover.set("use_lora", True, f"network_module {module}".strip())
     rank, alpha = values.get("network_dim", 4), values.get("network_alpha", 1)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.errors import UserError
-from dreambooth.files import explain, read_bounded
+from dreambooth.files import as_user_error, read_bounded
 
 LARGEST = 4 * 2**20  # bytes; such files are written by hand
 
@@ -72,7 +72,7 @@ def _text(path: Path) -> str:
     try:
         data = read_bounded(path, LARGEST)
     except OSError as error:
-        raise explain(error, path, "read") from error
+        raise as_user_error(error, path, "read") from error
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return data.decode("utf-16", errors="replace").replace("\r\n", "\n")
     try:

@@ -95,7 +95,7 @@ def take_training(takeover: ImportReport, file: TomlFile) -> None:
             takeover.without.append(_without(given, key, values[key]))
     takeover.without = [line for line in takeover.without if line]
     if values.keys().isdisjoint(taken | EVERYWHERE.keys()):
-        raise UserError.several([f"{file.path}: holds no parameter that is known.", *takeover.without])
+        raise UserError.from_problems([f"{file.path}: holds no parameter that is known.", *takeover.without])
 
 
 def _without(given: Table, key: str, value: Any) -> str:

@@ -1,0 +1,1 @@
+"""Memory: forecast before a run, freed after it, and recognized where it is exhausted."""

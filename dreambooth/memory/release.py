@@ -1,0 +1,25 @@
+"""Returning memory after a model was used."""
+
+from __future__ import annotations
+
+import gc
+import traceback
+
+
+def free_memory() -> None:
+    """Collect garbage and return cached GPU memory, so that other programs can use it."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def clear_frames(error: BaseException | None) -> None:
+    """Clear the local variables in the tracebacks of ``error`` and its causes.
+
+    Frames refer to modules and tensors. Callers may keep the error, and with it a whole model in memory.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,1 @@
+"""Model families in memory: what training, validation and sampling share."""
