@@ -11,8 +11,8 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 
@@ -93,7 +93,7 @@ class Tensors(ABC):
 class TensorFile(Tensors):
     """One open tensor file."""
 
-    def __init__(self, path: Path, file: BinaryIO, entries: dict[str, TensorEntry], metadata: dict[str, str]):
+    def __init__(self, path: Path, file: FileIO, entries: dict[str, TensorEntry], metadata: dict[str, str]):
         self.path, self.metadata = path, metadata
         self._file, self._entries = file, entries
 
@@ -125,7 +125,7 @@ class TensorFile(Tensors):
         try:
             self._file.seek(start)
             while target:
-                n_read = self._file.readinto(target[: 1 << 30])  # type: ignore[attr-defined]
+                n_read = self._file.readinto(target[: 1 << 30])
                 if not n_read:
                     raise UserError(f"{self.path} ended unexpectedly: it was changed while it was read. Try again.")
                 target = target[n_read:]
@@ -133,7 +133,7 @@ class TensorFile(Tensors):
             raise as_user_error(error, self.path, "read") from error
 
 
-def open_safetensors(path: Path, file: BinaryIO) -> TensorFile:
+def open_safetensors(path: Path, file: FileIO) -> TensorFile:
     """The tensors of ``file``, which is open for reading. UserError when its header is invalid."""
     header = read_header(path, file)
     for key, entry in header.tensors.items():

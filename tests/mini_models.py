@@ -1,6 +1,6 @@
 """A very small model of every family, with random weights in the original single-file layout.
 
-The names are made by our own tables, which tests/checkpoints proves against the published ones.
+The names come from our own tables, which tests/checkpoints compares with the published models.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dreambooth.checkpoints.stable_diffusion import CONFIG_KEY, EMA, UNET
 from dreambooth.settings import Folders, ModelFolder
 from dreambooth.tensor_files import write_tensors
 
-FACTS = {
+CONFIG_OVERRIDES = {
     "unet": {"attention_head_dim": [2, 4], "norm_num_groups": 8, "addition_time_embed_dim": 8},
     "vae": {"norm_num_groups": 8},
     "text_encoder": {"num_attention_heads": 4},
@@ -75,19 +75,19 @@ def _write(
     inpainting: bool = False,
     v_pred: bool = False,
     ztsnr: bool = False,
-    told: bool = True,
+    declare_prediction: bool = True,
     ema: bool = False,
     seed: int = 0,
     dtype: torch.dtype = torch.float16,
-    **facts: object,
+    **overrides: object,
 ) -> Path:
-    """Write one. ``told``: its metadata says what it predicts, where tensors don't. ``ema``: averages beside."""
+    """Write a model file. ``declare_prediction``: with the prediction type as metadata. ``ema``: with EMA weights."""
     family = next(family for family in FAMILIES if family.model_type == model_type)
     configs = _configs(family, 9 if inpainting else 4)
     generator = torch.Generator().manual_seed(seed)
     tensors = _tensors(family, family.layout(configs), configs, generator, dtype)
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    # What modules don't carry has values of its own too, so that losing them shows.
+    # Tensors that modules don't have get random values too, so that losing them is detected.
     filler_tensors = family.filler_tensors(shapes, {}).items()
     tensors |= {key: torch.rand(filler.shape, generator=generator).to(dtype) for key, filler in filler_tensors}
     tensors |= {key: torch.empty(0) for key, marked in (("v_pred", v_pred), ("ztsnr", ztsnr)) if marked}
@@ -99,35 +99,38 @@ def _write(
     if model_type == "v1x":
         tensors["cond_stage_model.transformer.text_model.embeddings.position_ids"] = torch.arange(77)[None]
     if ema:
-        tensors |= _averages(tensors)
-    said = {**FACTS, **({"prediction_type": family.default_prediction} if told and not v_pred else {}), **facts}
-    write_tensors(path, tensors, {CONFIG_KEY: json.dumps(said), "format": "pt"})
+        tensors |= _ema_weights(tensors)
+    metadata: dict[str, object] = dict(CONFIG_OVERRIDES)
+    if declare_prediction and not v_pred:
+        metadata["prediction_type"] = family.default_prediction
+    metadata |= overrides
+    write_tensors(path, tensors, {CONFIG_KEY: json.dumps(metadata), "format": "pt"})
     return path
 
 
 def _tensors(
     family: Family, layout: Layout, configs: dict, generator: torch.Generator, dtype: torch.dtype
 ) -> dict[str, torch.Tensor]:
-    """Random weights of about the size that keeps signals as large as they come in."""
+    """Random weights with a scale that preserves the magnitude of activations."""
     tensors = {}
     for component in family.components:
         for name, shape in disk_shapes(component, meta_module(component, configs[component])).items():
             key = layout.key(TensorRef(component, name))
-            slot = layout.slot(key)
+            tensor_slice = layout.tensor_slice(key)
             if key in tensors:
                 continue
-            parts = [_random(name, shape, generator) for _ in slot.places]
+            parts = [_random(name, shape, generator) for _ in tensor_slice.refs]
             whole = layout.key_shape(key, [shape] * len(parts))
-            tensors[key] = join(parts, whole, slot.transposed).to(dtype)
+            tensors[key] = join(parts, whole, tensor_slice.transposed).to(dtype)
     return tensors
 
 
-def _averages(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """As the original code saves them: fp32, and two counters."""
+def _ema_weights(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """EMA weights as the original code saves them: fp32, and two counters."""
     unet = {key.removeprefix(UNET): tensor for key, tensor in tensors.items() if key.startswith(UNET)}
     counters = {"decay": torch.tensor(0.9999), "num_updates": torch.tensor(7, dtype=torch.int32)}
-    averages = {ema_key(EMA, name): tensor.float() * 0.5 for name, tensor in unet.items()}
-    return averages | {EMA + name: counter for name, counter in counters.items()}
+    ema_weights = {ema_key(EMA, name): tensor.float() * 0.5 for name, tensor in unet.items()}
+    return ema_weights | {EMA + name: counter for name, counter in counters.items()}
 
 
 def _random(name: str, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
@@ -139,15 +142,15 @@ def _random(name: str, shape: tuple[int, ...], generator: torch.Generator) -> to
 
 
 def _configs(family: Family, in_channels: int) -> dict[str, dict]:
-    pooled, wide = family.model_type == "SDXL", family.model_type != "v1x"
+    is_xl, wide = family.model_type == "SDXL", family.model_type != "v1x"
     unet = {
         "sample_size": 8, "in_channels": in_channels, "out_channels": 4, "block_out_channels": [16, 32],
-        "layers_per_block": 1, "down_block_types": ["DownBlock2D" if pooled else "CrossAttnDownBlock2D",
-        "CrossAttnDownBlock2D"], "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D" if pooled else
-        "CrossAttnUpBlock2D"], "cross_attention_dim": 48 if pooled else 32, "attention_head_dim": [2, 4],
+        "layers_per_block": 1, "down_block_types": ["DownBlock2D" if is_xl else "CrossAttnDownBlock2D",
+        "CrossAttnDownBlock2D"], "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D" if is_xl else
+        "CrossAttnUpBlock2D"], "cross_attention_dim": 48 if is_xl else 32, "attention_head_dim": [2, 4],
         "norm_num_groups": 8, "use_linear_projection": wide,
     }  # fmt: skip
-    if pooled:
+    if is_xl:
         unet |= {"transformer_layers_per_block": [1, 2], "addition_embed_type": "text_time",
                  "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 16 + 6 * 8}  # fmt: skip
     vae = {
@@ -160,4 +163,4 @@ def _configs(family: Family, in_channels: int) -> dict[str, dict]:
         "num_attention_heads": 4, "max_position_embeddings": 77, "projection_dim": 32,
     }  # fmt: skip
     second = {**text, "hidden_size": 16, "projection_dim": 16, "architectures": ["CLIPTextModelWithProjection"]}
-    return {"unet": unet, "vae": vae, "text_encoder": text, **({"text_encoder_2": second} if pooled else {})}
+    return {"unet": unet, "vae": vae, "text_encoder": text, **({"text_encoder_2": second} if is_xl else {})}

@@ -55,12 +55,12 @@ def test_a_file_is_on_the_disk_before_it_gets_its_name_and_its_name_afterwards(t
     files.write_text(tmp_path / "a", "x")
     assert order == [".a.", "rename", "folder"]
     order.clear()
-    with files.replacing(tmp_path / "a", durable=False) as beside:
+    with files.atomic_write(tmp_path / "a", durable=False) as beside:
         beside.write_text("y")
     assert order == ["rename"]
     order.clear()
     for _ in range(2):
-        with files.replacing_folder(tmp_path / "f") as beside:
+        with files.atomic_folder(tmp_path / "f") as beside:
             (beside / "b").write_text("x")
             (beside / "c").mkdir()
             (beside / "c" / "d").write_text("x")

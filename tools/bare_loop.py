@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from dreambooth.dataset.plan import Batch
-from dreambooth.models.denoiser import Conditioning, UNetDenoiser
+from dreambooth.models.denoiser import Conditioning
 from dreambooth.training.fused_adamw import has_fused_adamw
 from dreambooth.training.inputs import time_ids
 from dreambooth.training.loop import Loop
@@ -25,7 +25,7 @@ class BareLoop:
         settings = session.settings
         batch = session.plan.epoch(settings.seed, 0, settings.train_batch_size)[0]
         examples = (*batch.instances, *batch.classes)
-        self.session, self.denoiser = session, UNetDenoiser(session.modules.unet)
+        self.session = session
         self.latents = session.latents.batch(examples, torch.Generator().manual_seed(0))
         self.time_ids = time_ids(examples).to(session.device)
         self.captions = [example.caption for example in examples]
@@ -40,7 +40,7 @@ class BareLoop:
             t = torch.randint(session.schedule.timesteps, (len(latents),), device=latents.device)
             noisy_latents = session.schedule.add_noise(latents, noise, t)
             embedding = session.prompts.batch(self.captions) if self.embedding is None else self.embedding
-            predicted = self.denoiser.predict(noisy_latents, t, Conditioning(embedding, self.time_ids))
+            predicted = session.denoiser.predict(noisy_latents, t, Conditioning(embedding, self.time_ids))
             loss = F.mse_loss(predicted, noise)
         loss.backward()
         self.optimizer.step()

@@ -1,12 +1,12 @@
-"""How fast the training loop is, beside a bare torch loop over the same modules: ratios within one run.
+"""Benchmark of the training loop, compared with a bare torch loop over the same modules: ratios within one run.
 
     python tools/bench.py                        embedded and medium model, full and LoRA
     python tools/bench.py --models mini --modes lora --rounds 8
     python tools/bench.py --checkpoint sd15.safetensors --resolution 512 --batch 1 4 --precision bf16
 
-The bare loop does forward, backward and a fused AdamW step on a ready batch, nothing else; with LoRA over the same
-adapters. "start" is the time from process start to the end of the first step, with nothing cached; the bare
-process imports and loads only what its one step needs. Peak memory: of the process (CPU) or of the GPU.
+The bare loop does forward, backward and a fused AdamW step on a prepared batch, nothing else; with LoRA over the same
+adapters. "start" is the time from process start to the end of the first step, with an empty cache; the bare process
+imports and loads only what this one step needs. Peak memory: of the process (CPU) or of the GPU.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 EMBEDDED = ROOT / "dreambooth" / "embedded"
-# Stable Diffusion 1.x with fewer channels: 34 million unet parameters.
+# Stable Diffusion 1.x with fewer channels: 34 million UNet parameters.
 MEDIUM = {"unet": (64, 128, 256, 256), "vae": (32, 64, 128, 128), "text": 128, "layers": 4}
 
 
@@ -57,7 +57,7 @@ def _row(args: argparse.Namespace, models: Path, name: str, mode: str, batch: in
     if args.starts:
         starts = {what: [] for what in ("start_ours", "start_bare")}
         for _ in range(args.starts):
-            for what, seconds in starts.items():  # in turns, so that a busy machine slows both alike
+            for what, seconds in starts.items():  # alternating, so that other load slows both alike
                 shutil.rmtree(models / "dreambooth" / name / "cache", ignore_errors=True)
                 outcome = _in_process({**job, "what": what})
                 seconds.append(outcome["seconds"])
@@ -68,7 +68,7 @@ def _row(args: argparse.Namespace, models: Path, name: str, mode: str, batch: in
 
 
 def _in_process(job: dict) -> dict:
-    """Run one measurement in a process of its own; ``started`` is taken before the interpreter is."""
+    """Run one measurement in a separate process. ``started`` is the time before the interpreter starts."""
     job = {**job, "started": time.time()}
     run = subprocess.run(
         [sys.executable, __file__, "--one", json.dumps(job)],
@@ -88,7 +88,7 @@ def _one(job: dict) -> None:
 
 
 def _steps(job: dict) -> dict:
-    """Seconds per step of both loops, in turns, and the GPU memory of ours alone."""
+    """Seconds per step of both loops, measured alternately, and the GPU memory of ours."""
     from tools.bare_loop import measure
 
     session, loop = _session(job)
@@ -115,7 +115,7 @@ def _start_ours(job: dict) -> dict:
 
 
 def _start_bare(job: dict) -> dict:
-    """The least that one step needs: torch, the unet (and the text encoder that learns), ready random inputs."""
+    """The minimum for one step: torch, the UNet, random inputs."""
     import torch
     import torch.nn.functional as F
     from diffusers import UNet2DConditionModel
@@ -163,7 +163,7 @@ def _session(job: dict):
         "stop_text_encoder": 0, "mixed_precision": job["precision"], "resolution": job["resolution"],
         "gradient_checkpointing": job["checkpointing"], "num_train_epochs": 1000, "bucket_step": 32,
     }  # fmt: skip
-    concept = Concept(instance_data_dir=str(Path(job["models"]) / "pictures"), instance_token="zwx", class_token="toy")
+    concept = Concept(instance_data_dir=str(Path(job["models"]) / "images"), instance_token="zwx", class_token="toy")
     config = actions.configure(model, settings, [concept])
     from dreambooth.runs.preflight import preflight
 
@@ -185,14 +185,14 @@ def _peak_mb() -> int:
     return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10))
 
 
-# -- what is measured on --------------------------------------------------------------------------------------
+# -- models and images ----------------------------------------------------------------------------------------
 
 
 def _make_models(args: argparse.Namespace, models: Path) -> list[str]:
     from dreambooth import actions
     from dreambooth.settings import Folders
 
-    _make_pictures(models / "pictures", max(_resolution(args, name) for name in args.models))
+    _make_images(models / "images", max(_resolution(args, name) for name in args.models))
     if args.checkpoint:
         actions.create(Folders(models), "checkpoint", args.checkpoint)
         return ["checkpoint"]
@@ -202,8 +202,8 @@ def _make_models(args: argparse.Namespace, models: Path) -> list[str]:
     return args.models
 
 
-def _make_pictures(folder: Path, side: int) -> None:
-    """12 pictures of noise."""
+def _make_images(folder: Path, side: int) -> None:
+    """12 images of noise."""
     import numpy as np
     from PIL import Image
 
@@ -214,7 +214,7 @@ def _make_pictures(folder: Path, side: int) -> None:
 
 
 def _make_medium(folder: Path) -> Path:
-    """A diffusers folder of Stable Diffusion 1.x's build with random weights."""
+    """A diffusers folder with the architecture of Stable Diffusion 1.x and random weights."""
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
@@ -260,15 +260,15 @@ def _resolution(args: argparse.Namespace, name: str) -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["mini", "medium"], choices=["mini", "medium"])
-    parser.add_argument("--checkpoint", help="measure on this checkpoint instead")
+    parser.add_argument("--checkpoint", help="measure with this checkpoint instead")
     parser.add_argument("--modes", nargs="+", default=["full", "lora"], choices=["full", "lora"])
     parser.add_argument("--batch", nargs="+", type=int, default=[1])
     parser.add_argument("--precision", default="no", choices=["no", "bf16", "fp16"])
     parser.add_argument("--resolution", type=int, default=0)
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing, in both loops")
-    parser.add_argument("--rounds", type=int, default=6, help="turns of each loop")
-    parser.add_argument("--steps", type=int, default=8, help="steps a turn")
-    parser.add_argument("--starts", type=int, default=3, help="process starts of each; 0: none")
+    parser.add_argument("--rounds", type=int, default=6, help="rounds of both loops")
+    parser.add_argument("--steps", type=int, default=8, help="steps per round and loop")
+    parser.add_argument("--starts", type=int, default=3, help="process starts of each loop; 0 for none")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     return parser.parse_args()
 

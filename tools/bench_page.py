@@ -1,10 +1,10 @@
-"""What the page costs the browser that has it open: the share of the time in which it keeps a core busy.
+"""CPU load of an open page in the browser: fraction of time that it keeps a core busy.
 
     python tools/bench_page.py                    the Gradio of launch.py
-    python tools/bench_page.py 3.41.2 4.40.0      those of the WebUIs, in environments that the browser tests make
+    python tools/bench_page.py 3.41.2 4.40.0      those of the WebUIs, in environments of the browser tests
 
-Measured in headless Chromium at rest, a model chosen: after the page has arrived, and again once its parameters were
-saved; and what turning to the tab Concepts takes. Needs what `python launch.py test` installs, and Chromium.
+Measured in headless Chromium with a model selected and no job running: after loading the page, and after Save Params;
+and the time to open the Concepts tab. Needs the requirements of `python launch.py test`, and Chromium.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-SETTLES, WATCHED = 25, 15  # seconds; the page looks at the server often for a while after a click
+SETTLING, MEASURING = 25, 15  # seconds; after a click, the page polls more often for a while
 
 
 def main(versions: list[str]) -> None:
@@ -28,7 +28,7 @@ def main(versions: list[str]) -> None:
     from tests.browser.conftest import CHROMIUM, serving
     from tests.browser.gradios import python_with
 
-    print("| Gradio | at rest | after Save Params | to Concepts |\n|---|---|---|---|")
+    print("| Gradio | idle | after Save Params | opening Concepts |\n|---|---|---|---|")
     for version in versions or [""]:
         with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
             actions.create(Folders(Path(folder) / "models"), "model", embedded.CHECKPOINT)
@@ -37,27 +37,27 @@ def main(versions: list[str]) -> None:
                 page = browser.new_page(viewport={"width": 1600, "height": 1000})
                 page.goto(served.url)
                 page.wait_for_selector("#db_save_params:enabled")
-                at_rest = _share(page)
+                idle = _load(page)
                 page.click("#db_save_params")
                 page.wait_for_function("document.querySelector('#db_message')?.innerText.includes('Saved')")
-                after = _share(page)
-                turned = _seconds(page, lambda page=page: _turn(page))
+                after = _load(page)
+                opening = _seconds(page, lambda page=page: _open_concepts(page))
                 browser.close()
-        print(f"| {version or 'of launch.py'} | {at_rest:.2f} | {after:.2f} | {turned:.2f} s |", flush=True)
+        print(f"| {version or 'launch.py'} | {idle:.2f} | {after:.2f} | {opening:.2f} s |", flush=True)
 
 
-def _share(page: Any) -> float:
-    page.wait_for_timeout(SETTLES * 1000)
-    return _seconds(page, lambda: page.wait_for_timeout(WATCHED * 1000)) / WATCHED
+def _load(page: Any) -> float:
+    page.wait_for_timeout(SETTLING * 1000)
+    return _seconds(page, lambda: page.wait_for_timeout(MEASURING * 1000)) / MEASURING
 
 
-def _turn(page: Any) -> None:
+def _open_concepts(page: Any) -> None:
     page.locator("#db_tab_concepts-button, .tab-nav button", has_text="Concepts").first.click()
     page.wait_for_timeout(1000)
 
 
-def _seconds(page: Any, what: Any) -> float:
-    """Of work on the page's main thread meanwhile."""
+def _seconds(page: Any, action: Any) -> float:
+    """CPU seconds of the page's main thread during ``action``."""
     session = page.context.new_cdp_session(page)
     session.send("Performance.enable")
 
@@ -66,7 +66,7 @@ def _seconds(page: Any, what: Any) -> float:
         return next(metric["value"] for metric in metrics if metric["name"] == "TaskDuration")
 
     before = busy()
-    what()
+    action()
     return busy() - before
 
 

@@ -1,13 +1,13 @@
-"""The Python environment of a WebUI, made here, and our whole test suite in it.
+"""Create the Python environment of a WebUI, and run the whole test suite in it.
 
     python tools/host_environment.py a1111                  Python 3.10 and what A1111 1.10.1 pins
     python tools/host_environment.py neo                    Python 3.13 and what Forge Neo pins
-    python tools/host_environment.py neo -m "not slow" -x   further words go to pytest
+    python tools/host_environment.py neo -m "not slow" -x   further arguments go to pytest
     python tools/host_environment.py a1111 --env DIR --no-tests
 
-The environment lies in build/hosts/NAME and stays: a second call only looks at the versions in it. What our extension
-adds there is added by install.py, as in the WebUI. torch is the one of the usual index, on Linux a CUDA build of some
-GB that computes on the CPU too; pip's own variables (PIP_INDEX_URL and so on) choose another.
+The environment is kept in build/hosts/NAME; later calls only check its versions. What the extension needs is installed
+by install.py, as in the WebUI. torch comes from the default index, on Linux as a CUDA build of several GB that runs on
+the CPU too; pip's own variables (PIP_INDEX_URL and so on) select another.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Name -> the WebUI's Python, and those of its packages that we or Gradio meet, in the steps in which it installs them.
+# Name -> Python version of the WebUI, and those of its packages that we or Gradio use, by installation step.
 HOSTS = {
     # AUTOMATIC1111/stable-diffusion-webui 1.10.1: modules/launch_utils.py (torch), requirements_versions.txt. pydantic
     # and huggingface_hub are not pinned there: what pip finds for the others.
@@ -49,21 +49,21 @@ HOSTS = {
         """,
     ),
 }
-IN_PARALLEL = ("-n", "2", "--dist", "worksteal")  # as launch.py runs it
-# Of requirements-test.txt: no WebUI has peft, and the one pinned there is too new for A1111, whose protobuf is too old
-# for onnx; ruff doesn't run here.
-NOT_HERE = ("peft", "onnx", "ruff")
+IN_PARALLEL = ("-n", "2", "--dist", "worksteal")  # as in launch.py
+# Not installed from requirements-test.txt: no WebUI has peft, and the pinned version is too new for A1111; the protobuf
+# of A1111 is too old for onnx; ruff isn't needed.
+EXCLUDED = ("peft", "onnx", "ruff")
 VERSIONS = "import importlib.metadata as m, json; print(json.dumps([(d.name, d.version) for d in m.distributions()]))"
 
 
-def main(words: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("host", choices=HOSTS)
-    parser.add_argument("--env", type=Path, metavar="DIR", help="where it lies (default: build/hosts/HOST)")
-    parser.add_argument("--no-tests", action="store_true", help="make the environment, no more")
-    args, for_pytest = parser.parse_known_args(words)
+    parser.add_argument("--env", type=Path, metavar="DIR", help="folder of the environment (default: build/hosts/HOST)")
+    parser.add_argument("--no-tests", action="store_true", help="only create the environment")
+    args, for_pytest = parser.parse_known_args(arguments)
 
     version, *steps = HOSTS[args.host]
     steps = [*(step.split() for step in steps), test_tools()]
@@ -76,48 +76,48 @@ def main(words: list[str]) -> int:
         install(python, steps)
     run([str(python), str(ROOT / "install.py")])
     if wrong := missing(python, wanted):
-        raise SystemExit(f"{folder} is not as {args.host} has it; wanted {', '.join(wrong)}.")
+        raise SystemExit(f"{folder} differs from {args.host}. Missing: {', '.join(wrong)}.")
     return 0 if args.no_tests else subprocess.call([str(python), "-m", "pytest", *IN_PARALLEL, *for_pytest], cwd=ROOT)
 
 
 def find_python(version: str) -> list[str]:
-    """The command of a Python of this version: on the PATH, from Windows' launcher or from pyenv."""
+    """Command of a Python of this version: on the PATH, through the Windows launcher, or of pyenv."""
     pyenv = os.environ.get("PYENV_ROOT") or os.path.expanduser("~/.pyenv")
     installed = sorted(glob.glob(f"{glob.escape(pyenv)}/versions/{version}.*/bin/python"))
     for command in ([sys.executable], [f"python{version}"], ["py", f"-{version}"], *([path] for path in installed)):
         try:
-            said = subprocess.run([*command, "--version"], capture_output=True, text=True).stdout
+            output = subprocess.run([*command, "--version"], capture_output=True, text=True).stdout
         except OSError:
             continue
-        if said.startswith(f"Python {version}."):
+        if output.startswith(f"Python {version}."):
             return command
-    raise SystemExit(f"No Python {version} on this machine; pyenv or uv can install one beside the others.")
+    raise SystemExit(f"Python {version} was not found. Install it, for example with pyenv or uv.")
 
 
 def install(python: Path, steps: list[list[str]]) -> None:
-    """Step after step, each within what those before it have fixed."""
+    """Install step by step, each constrained by the versions of the steps before."""
     with tempfile.TemporaryDirectory() as scratch:
-        fixed = Path(scratch) / "constraints.txt"
-        fixed.touch()
+        constraints = Path(scratch) / "constraints.txt"
+        constraints.touch()
         for step in steps:
-            run([str(python), "-m", "pip", "install", "-c", str(fixed), *step])
-            fixed.write_text(fixed.read_text() + "\n".join(step) + "\n")
+            run([str(python), "-m", "pip", "install", "-c", str(constraints), *step])
+            constraints.write_text(constraints.read_text() + "\n".join(step) + "\n")
 
 
 def test_tools() -> list[str]:
     lines = (ROOT / "requirements-test.txt").read_text(encoding="utf-8").splitlines()
-    return [line for line in lines if "==" in line and not line.startswith(NOT_HERE)]
+    return [line for line in lines if "==" in line and not line.startswith(EXCLUDED)]
 
 
 def missing(python: Path, wanted: list[str]) -> list[str]:
-    """Those of the wanted "name==version" that the environment does not have just so."""
-    said = subprocess.run([str(python), "-c", VERSIONS], capture_output=True, text=True, check=True).stdout
-    there = {plain(f"{name}=={version}") for name, version in json.loads(said)}
-    return [requirement for requirement in wanted if plain(requirement) not in there]
+    """Requirements ("name==version") that the environment doesn't have in exactly this version."""
+    output = subprocess.run([str(python), "-c", VERSIONS], capture_output=True, text=True, check=True).stdout
+    installed = {normalized(f"{name}=={version}") for name, version in json.loads(output)}
+    return [requirement for requirement in wanted if normalized(requirement) not in installed]
 
 
-def plain(requirement: str) -> tuple[str, tuple[int, ...]]:
-    """Comparable: names in one spelling, versions without a build (+cpu) and without zeros at the end."""
+def normalized(requirement: str) -> tuple[str, tuple[int, ...]]:
+    """Comparable form: normalized name, version without local part (+cpu) and without trailing zeros."""
     name, _, version = requirement.partition("==")
     numbers = re.sub(r"(\.0)+$", "", version.partition("+")[0])
     return re.sub(r"[-_.]+", "-", name).lower(), tuple(map(int, re.findall(r"\d+", numbers)))
@@ -125,7 +125,7 @@ def plain(requirement: str) -> tuple[str, tuple[int, ...]]:
 
 def run(command: list[str]) -> None:
     if subprocess.call(command):
-        raise SystemExit(f"failed: {' '.join(command)}")
+        raise SystemExit(f"Failed: {' '.join(command)}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""List every text that users can see, each with its place, so that all of them can be reviewed in one go.
+"""List every text that users can see, with its place, so that all of them can be reviewed at once.
 
     python tools/list_texts.py                            path:line, a tab, the text
     python tools/list_texts.py --package ui               only dreambooth/ui; any file or folder of the repository works
     python tools/list_texts.py --package tests --docstrings    docstrings and comments too
-    python tools/list_texts.py --grep "picture|share"     only the texts that match
+    python tools/list_texts.py --grep "epoch|step"     only the texts that match
 
-The code is parsed, never imported, so any Python from 3.10 on will do. A text is a string literal, an f-string (with
+The code is parsed, not imported, so any Python from 3.10 on works. A text is a string literal, an f-string (with
 its expressions in braces) or a concatenation of both. It is listed if it has letters and a space between words, or if
 it is passed to a call or keyword that shows it (an exception, a setting, a label, help of an option, a progress phase,
 ...). A group of settings is listed once per file. Code in strings (conditions, SQL, regular expressions, CSS classes,
@@ -33,7 +33,7 @@ ALL = None
 SHOWING_CALLS: dict[str, tuple[int, ...] | None] = {
     # errors and messages
     "UserError": ALL, "from_problems": ALL, "Cancelled": ALL, "ArgumentTypeError": ALL, "exit": ALL, "SystemExit": ALL,
-    "print": ALL, "say": ALL, "line": ALL, "message": ALL, "note": ALL, "phase": ALL, "progress": ALL,
+    "print": ALL, "log": ALL, "_log": ALL, "line": ALL, "message": ALL, "note": ALL, "phase": ALL, "progress": ALL,
     "_progress": ALL, "info": ALL, "warning": ALL, "error": ALL, "exception": ALL,
     # declarations of settings: group, label and help
     "setting": (1, 2, 3),
@@ -41,7 +41,7 @@ SHOWING_CALLS: dict[str, tuple[int, ...] | None] = {
     "HTML": (0,), "Markdown": (0,), "Button": (0,), "Accordion": (0,), "TabItem": (0,), "Tab": (0,), "_button": (0,),
     "button": (0,),
 }  # fmt: skip
-PASSING_CALLS = {"join", "format", "escape", "capitalize"}  # what they are given is shown if their result is
+PASSING_CALLS = {"join", "format", "escape", "capitalize"}  # their arguments are shown if their result is
 SHOWING_KEYWORDS = {
     "label", "help", "info", "placeholder", "description", "epilog", "title", "text", "summary", "message", "group",
     "tab", "reason", "button", "caption_text",
@@ -56,7 +56,7 @@ CODE_CALLS = {
 }  # fmt: skip
 CODE_KEYWORDS = {
     "applies", "elem_id", "elem_classes", "key", "encoding", "errors", "mode", "dtype", "metavar", "type", "dest",
-    "action", "nargs", "listed", "level", "_js", "js", "name", "suffix", "prefix", "flags", "accept",
+    "action", "nargs", "file_list", "aliases", "level", "_js", "js", "name", "suffix", "prefix", "flags", "accept",
 }  # fmt: skip
 CODE_TEXT = re.compile(
     r"\s*(SELECT|INSERT|CREATE|UPDATE|DELETE|PRAGMA|REPLACE|DROP|ALTER|BEGIN|PRIMARY KEY)\b"  # SQL
@@ -77,7 +77,7 @@ ONLY_FOR_TOOLS = re.compile(r"#\s*(noqa|type:|fmt:|pragma|pyright|ruff|!)")
 
 
 class Text(NamedTuple):
-    """One text and where it begins."""
+    """A text and the place where it begins."""
 
     path: str
     line: int
@@ -103,14 +103,14 @@ def main(argv: list[str] | None = None) -> None:
     if reconfigure:
         reconfigure(encoding="utf-8", errors="backslashreplace")
     found = (text for path in paths for text in texts(path, args.docstrings))
-    with contextlib.suppress(BrokenPipeError):  # `| head` has read enough
+    with contextlib.suppress(BrokenPipeError):  # the reader of a pipe has exited
         for text in found:
             if not args.grep or args.grep.search(text.text):
                 print(text, flush=True)
 
 
 def files(package: str | None = None) -> list[Path]:
-    """The files to read: all that show texts, or those of one package."""
+    """The files to read: all with texts for users, or those of one package."""
     if package is None:
         places = [ROOT / source for source in SOURCES]
     else:
@@ -139,7 +139,7 @@ def texts(path: Path, docstrings: bool = False) -> list[Text]:
 
 
 class _Finder:
-    """Walks through one module. ``shown``: what is visited stands where texts are shown."""
+    """Walks through a module. ``shown``: whether the visited node is where texts are shown."""
 
     def __init__(self, path: str, tree: ast.Module) -> None:
         self.path = path
@@ -166,7 +166,7 @@ class _Finder:
         for part in ast.iter_child_nodes(node):
             self._visit(part, shown)
 
-    # --- what is a text
+    # --- recognizing texts
 
     def _visit_constant(self, node: ast.Constant, shown: bool) -> None:
         if isinstance(node.value, str) and self._is_text(node.value, node.value, shown):
@@ -182,7 +182,7 @@ class _Finder:
             self._visit_parts(node, shown and isinstance(node.op, (ast.Mod, ast.Mult, ast.Add)))
 
     def _visit_pieces(self, node: ast.expr, shown: bool) -> None:
-        """A text made of literals and expressions. Its expressions are visited only if they hold the words."""
+        """A text of literals and expressions. The expressions are visited only if the text itself is not listed."""
         text, words = _joined(node)
         if self._is_text(text, words, shown):
             self.found.append(Text(self.path, node.lineno, text))
@@ -193,10 +193,10 @@ class _Finder:
                         self._visit(part, shown)
 
     def _visit_formattedvalue(self, node: ast.FormattedValue, shown: bool) -> None:
-        self._visit(node.value, shown)  # and not its format
+        self._visit(node.value, shown)  # not its format
 
     def _is_text(self, text: str, words: str, shown: bool) -> bool:
-        """``words``: the text with a sign in place of each expression."""
+        """``words``: the text with a placeholder for each expression."""
         words = _without_tags(words)
         if not re.search(r"[^\W\d_]{2}|% \w", words) or CSS_CLASSES.fullmatch(words):
             return False
@@ -208,7 +208,7 @@ class _Finder:
             return True
         return bool(re.search(r"\S\s+\S", words.strip()))
 
-    # --- where texts stand
+    # --- positions of texts
 
     def _visit_call(self, node: ast.Call, shown: bool) -> None:
         name = _name(node.func)
@@ -224,7 +224,7 @@ class _Finder:
             arguments = node.args
         places = SHOWING_CALLS.get(name, ())
         for number, argument in enumerate(arguments):
-            if name == "setting" and number == 1 and self._is_known_group(argument):
+            if name == "setting" and number == 1 and self._is_repeated_group(argument):
                 continue
             is_shown = places is ALL or number in (places or ()) or (shown and name in PASSING_CALLS)
             self._visit(self._constant(argument) if is_shown else argument, is_shown)
@@ -234,15 +234,15 @@ class _Finder:
             elif keyword.arg not in CODE_KEYWORDS:
                 self._visit(keyword.value, keyword.arg in SHOWING_KEYWORDS or places is ALL)
 
-    def _is_known_group(self, node: ast.expr) -> bool:
-        """A group of settings stands in each of their declarations: once is enough."""
+    def _is_repeated_group(self, node: ast.expr) -> bool:
+        """Whether this group of settings was listed before: it is repeated in each of their declarations."""
         group = ast.unparse(node)
-        known = group in self.groups
+        repeated = group in self.groups
         self.groups.add(group)
-        return known
+        return repeated
 
     def _visit_choices(self, node: ast.expr) -> None:
-        """All of them are shown, whether they stand here or in a constant of this module."""
+        """Choices are shown, whether they are written here or in a constant of this module."""
         if isinstance(node, ast.Call) and _name(node.func) in ("tuple", "list", "sorted") and node.args:
             node = node.args[0]
         node = self._constant(node)
@@ -251,7 +251,7 @@ class _Finder:
                 self._visit_constant(part, shown=True)
 
     def _constant(self, node: ast.expr) -> ast.expr:
-        """What a name of this module stands for, or the expression itself."""
+        """The value of a constant of this module, or the expression itself."""
         return self.constants.get(node.id, node) if isinstance(node, ast.Name) else node
 
     def _visit_raise(self, node: ast.Raise, shown: bool) -> None:
@@ -305,7 +305,7 @@ class _Finder:
                 self._visit(part, shown=False)
 
     def _visit_subscript(self, node: ast.Subscript, shown: bool) -> None:
-        self._visit(node.value, shown)  # of a table, and not its key
+        self._visit(node.value, shown)  # a table, not its key
 
     def _visit_match_case(self, node: ast.match_case, shown: bool) -> None:
         for part in node.body:
@@ -323,7 +323,7 @@ def _is_literal(node: ast.expr) -> bool:
 
 
 def _joined(node: ast.expr) -> tuple[str, str]:
-    """The text with its expressions in braces, and with a sign in place of each."""
+    """The text with its expressions in braces, and with a placeholder for each of them."""
     pieces: list[tuple[str, str]] = []
     for operand in _operands(node):
         for part in operand.values if isinstance(operand, ast.JoinedStr) else [operand]:
@@ -337,7 +337,7 @@ def _joined(node: ast.expr) -> tuple[str, str]:
 
 
 def _words(node: ast.expr) -> str:
-    """What stands for an expression when words are looked for: a plural or another choice between literals has some."""
+    """Placeholder for an expression; a choice between literals, such as a plural, counts as words."""
     choices = [node.body, node.orelse] if isinstance(node, ast.IfExp) else []
     return "".join(_joined(choice)[1] for choice in choices if _is_literal(choice)) or "%"
 
@@ -349,7 +349,7 @@ def _placeholder(part: ast.FormattedValue) -> str:
 
 
 def _without_tags(words: str) -> str:
-    """HTML's text alone, with the attributes that people see or hear."""
+    """The text of HTML, with the attributes that users see or hear."""
     seen = re.findall(r"""\b(?:title|alt|placeholder|aria-label)=(?:"([^"]*)|'([^']*))""", words)
     return " ".join([TAGS.sub(" ", words), *map("".join, seen)])
 
@@ -361,7 +361,7 @@ def _name(function: ast.expr) -> str:
 
 
 def _docstrings(path: str, source: str, tree: ast.Module) -> Iterator[Text]:
-    """Strings that stand alone, each line by itself."""
+    """Docstrings, line by line."""
     lines = source.splitlines()
     for node in ast.walk(tree):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
@@ -386,7 +386,7 @@ _TAKES_CODE = re.compile(r"(querySelector(All)?|closest|matches|getElementById|[
 
 
 def _in_javascript(path: str, source: str, comments: bool) -> Iterator[Text]:
-    """Quoted strings with a space or a capital letter; not selectors, and not what is compared."""
+    """Quoted strings with a space or a capital letter, except selectors and compared values."""
     for match in _JAVASCRIPT.finditer(source):
         line = source.count("\n", 0, match.start()) + 1
         if match[0].startswith(("//", "/*")):

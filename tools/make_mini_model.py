@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Makes the embedded model, its checker and the demo subject from nothing but this folder.
+"""Build the embedded model, its classifier and the demo subject. Needs nothing but this folder.
 
 python tools/make_mini_model.py                      everything, about 85 minutes on two cores
-python tools/make_mini_model.py make --only unet     one stage; a stage that was cut short goes on
-python tools/make_mini_model.py evaluate             how well the shipped model follows prompts
+python tools/make_mini_model.py make --only unet     one stage; an interrupted stage continues
+python tools/make_mini_model.py evaluate             evaluate how well the shipped model follows prompts
 python tools/make_mini_model.py subject --seed 7 --token ohwx --out DIR    another subject for DreamBooth
 """
 
@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-# Before torch: idle OpenMP threads must sleep, not spin.
+# Before torch is imported: idle OpenMP threads must sleep, not spin.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -23,23 +23,23 @@ EMBEDDED = ROOT / "dreambooth" / "embedded"
 MODEL, CHECKER = "mini-sd.safetensors", "checker.safetensors"
 
 
-def stage_pictures(options):
-    from mini_model.pictures import draw_pictures
+def stage_images(options):
+    from mini_model.images import render_images
 
-    draw_pictures(options.work, options.pictures, options.pictures // 5)
+    render_images(options.work, options.images, options.images // 5)
 
 
 def stage_vae(options):
-    from mini_model.pictures import load_pictures
+    from mini_model.images import load_images
     from mini_model.vae import train_vae
 
-    train_vae(*load_pictures(options.work), options.vae_seconds, options.work / "vae.pt")
+    train_vae(*load_images(options.work), options.vae_seconds, options.work / "vae.pt")
 
 
 def stage_latents(options):
-    from mini_model.unet import encode_pictures
+    from mini_model.unet import encode_images
 
-    encode_pictures(options.work)
+    encode_images(options.work)
 
 
 def stage_unet(options):
@@ -56,7 +56,7 @@ def stage_convert(options):
 
 
 def stage_checker(options):
-    from mini_model.checking import train_checker
+    from mini_model.classifier import train_checker
 
     train_checker(options.work, options.out / CHECKER, options.checker_steps)
 
@@ -75,7 +75,7 @@ def stage_evaluate(options):
 
 
 STAGES = {
-    "pictures": stage_pictures,
+    "images": stage_images,
     "vae": stage_vae,
     "latents": stage_latents,
     "unet": stage_unet,
@@ -84,12 +84,12 @@ STAGES = {
     "subject": stage_subject,
     "evaluate": stage_evaluate,
 }
-RESULTS = {"pictures": "captions.json", "vae": "vae.pt", "latents": "latents_{last}.pt"}
+RESULTS = {"images": "captions.json", "vae": "vae.pt", "latents": "latents_{last}.pt"}
 ON_ALL_WORKERS = ("vae", "latents", "unet")
 
 
 def make(options):
-    """Runs the stages in order; those whose result lies in the work folder only if --only names them."""
+    """Run the stages in order. Stages with a result in the work folder are skipped unless --only names them."""
     from mini_model import parallel
 
     options.work.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ def make(options):
     for name in options.only or STAGES:
         result = RESULTS.get(name, "").format(last=options.workers - 1)
         if result and not options.only and (options.work / result).exists():
-            print(f"{name}: done before", flush=True)
+            print(f"{name}: already done", flush=True)
             continue
         print(f"{name} ...", flush=True)
         if name in ON_ALL_WORKERS:
@@ -107,8 +107,8 @@ def make(options):
 
 
 def forwarded(options):
-    """The options that a worker needs, as arguments."""
-    names = ("work", "pictures", "vae_seconds", "unet_seconds", "start_from")
+    """Options of the worker processes, as arguments."""
+    names = ("work", "images", "vae_seconds", "unet_seconds", "start_from")
     given = [(name, getattr(options, name)) for name in names if getattr(options, name) is not None]
     return [text for name, value in given for text in (f"--{name.replace('_', '-')}", str(value))]
 
@@ -126,22 +126,22 @@ def parse(arguments):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
-        "--work", type=Path, default=ROOT / "build" / "mini-model", help="where pictures and weights are kept"
+        "--work", type=Path, default=ROOT / "build" / "mini-model", help="folder for images and weights"
     )
-    common.add_argument("--out", type=Path, default=EMBEDDED, help="where the results go")
-    common.add_argument("--pictures", type=int, default=24000, help="captioned pictures")
+    common.add_argument("--out", type=Path, default=EMBEDDED, help="folder for the results")
+    common.add_argument("--images", type=int, default=24000, help="number of captioned images")
     common.add_argument("--vae-seconds", type=float, default=600)
     common.add_argument("--unet-seconds", type=float, default=3700)
     common.add_argument("--start-from", type=Path, help="the model.pt of an earlier UNet training")
     common.add_argument("--checker-steps", type=int, default=5000)
     commands = parser.add_subparsers(dest="command")
-    making = commands.add_parser("make", parents=[common], help="everything (the default)")
-    making.add_argument("--only", nargs="+", choices=STAGES, help="just these stages, even if done before")
-    making.add_argument("--workers", type=int, default=2, help="processes of one thread each")
+    making = commands.add_parser("make", parents=[common], help="all stages (the default)")
+    making.add_argument("--only", nargs="+", choices=STAGES, help="only these stages, even if already done")
+    making.add_argument("--workers", type=int, default=2, help="number of single-threaded processes")
     worker = commands.add_parser("worker", parents=[common])
     worker.add_argument("--stage", choices=ON_ALL_WORKERS, required=True)
-    commands.add_parser("evaluate", parents=[common], help="how well the shipped model follows prompts")
-    subject = commands.add_parser("subject", help="six pictures of a random subject")
+    commands.add_parser("evaluate", parents=[common], help="evaluate how well the shipped model follows prompts")
+    subject = commands.add_parser("subject", help="write six images of a random subject")
     subject.add_argument("--seed", type=int, required=True)
     subject.add_argument("--token", default="ohwx")
     subject.add_argument("--out", type=Path, required=True)

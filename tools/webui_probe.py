@@ -1,6 +1,6 @@
-"""The preload.py of an extension that try_webui.py puts beside ours: it notes what loading our script changed.
+"""preload.py of a second extension that try_webui.py installs: records what loading our script changes.
 
-The WebUI runs it in its own process before it loads scripts. What it saw is at /dreambooth-probe.
+The WebUI runs it in its own process before it loads scripts. The record is served at /dreambooth-probe.
 """
 
 import gc
@@ -13,7 +13,7 @@ import time
 import warnings
 
 HEAVY = ("torch", "diffusers", "transformers", "accelerate", "gradio", "numpy", "PIL", "pandas", "matplotlib", "peft")
-seen = {"import_s": 0.0, "build_s": 0.0, "collector_s": 0.0, "heavy": [], "modules": 0, "changed": {}}
+record = {"import_s": 0.0, "build_s": 0.0, "collector_s": 0.0, "heavy": [], "modules": 0, "changed": {}}
 
 
 def preload(parser):
@@ -21,10 +21,10 @@ def preload(parser):
 
     load = script_loading.load_module
 
-    def cancellable(path):
+    def load_module(path):
         return load_ours(load, path) if path.endswith(os.path.join("dreambooth", "scripts", "main.py")) else load(path)
 
-    script_loading.load_module = cancellable
+    script_loading.load_module = load_module
 
 
 def load_ours(load, path):
@@ -40,24 +40,24 @@ def load_ours(load, path):
 
 
 def watch(what, work):
-    """Do the work of ours; note how long it took (of a processor), what it imported and what it left changed."""
+    """Call ``work`` and record its CPU time, its imports and what it changed."""
     before, modules, collector, started = state(), set(sys.modules), Collector(), time.thread_time()
     gc.callbacks.append(collector)
     try:
         return work()
     finally:
         gc.callbacks.remove(collector)
-        seen[what] = round(time.thread_time() - started - collector.took, 3)
-        seen["collector_s"] += round(collector.took, 3)
+        record[what] = round(time.thread_time() - started - collector.took, 3)
+        record["collector_s"] += round(collector.took, 3)
         new = set(sys.modules) - modules
-        seen["modules"] += len(new)
-        seen["heavy"] += sorted(name for name in new if name.split(".")[0] in HEAVY)
+        record["modules"] += len(new)
+        record["heavy"] += sorted(name for name in new if name.split(".")[0] in HEAVY)
         after = state()
-        seen["changed"].update({name: [before[name], after[name]] for name in before if before[name] != after[name]})
+        record["changed"].update({name: [before[name], after[name]] for name in before if before[name] != after[name]})
 
 
 class Collector:
-    """How long Python's collector goes through all that the WebUI has, which now and then falls into someone's time."""
+    """Time of full garbage collections, which go through all objects of the WebUI and happen at random."""
 
     def __init__(self):
         self.took, self.thread = 0.0, threading.get_ident()
@@ -68,7 +68,7 @@ class Collector:
 
 
 def state():
-    """All that a WebUI's extensions share and that a careless one changes."""
+    """Global state that all extensions of a WebUI share."""
     import safetensors.torch
     import torch
 
@@ -100,4 +100,4 @@ def state():
 
 
 def add_route(app):
-    app.add_api_route("/dreambooth-probe", lambda: {**seen, "now": state()})
+    app.add_api_route("/dreambooth-probe", lambda: {**record, "now": state()})

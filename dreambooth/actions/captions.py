@@ -17,8 +17,8 @@ from dreambooth.types import ProgressCallback
 
 if TYPE_CHECKING:
     from dreambooth.captioning.base import Captioner
-    from dreambooth.captioning.folder_captioning import Captioned
-    from dreambooth.captions.edits import Plan
+    from dreambooth.captioning.folder_captioning import CaptionedImage
+    from dreambooth.captions.edits import EditPlan
     from dreambooth.captions.folder import CaptionFile, Captions
     from dreambooth.captions.writing import WriteResult
     from dreambooth.settings.caption_edits import EditScope
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 def captions(path: str | Path, progress: ProgressCallback | None = None) -> Captions:
     """The captions of a folder, or of the one folder that a concepts list or configuration names."""
     from dreambooth.captions.folder import read_captions
-    from dreambooth.captions.reading import CaptionFiles
+    from dreambooth.captions.reading import CaptionSource
 
     concept = _concept(path)
-    return read_captions(expand_user(concept.instance_data_dir), CaptionFiles.of(concept), progress)
+    return read_captions(expand_user(concept.instance_data_dir), CaptionSource.from_concept(concept), progress)
 
 
 def folder_of(path: str | Path) -> Path:
@@ -43,18 +43,20 @@ def folder_of(path: str | Path) -> Path:
 
 def within(captions: Captions, scope: EditScope) -> Captions:
     """The captions that an edit's scope selects."""
-    from dreambooth.captions.folder import having
+    from dreambooth.captions.folder import filter_by_tags
 
-    return dataclasses.replace(captions, files=tuple(having(captions.files, scope.with_tags, scope.without_tags)))
+    return dataclasses.replace(
+        captions, files=tuple(filter_by_tags(captions.files, scope.with_tags, scope.without_tags))
+    )
 
 
 def file_of(captions: Captions, name: str) -> CaptionFile:
     """The caption file of an image, by the relative name of the image or of the caption file."""
     path = captions.folder / name
     for file in captions.files:
-        if path == file.path or path in file.pictures:
+        if path == file.path or path in file.images:
             return file
-    names = [picture.name for file in captions.files for picture in file.pictures]
+    names = [image.name for file in captions.files for image in file.images]
     raise UserError(f"{name}: is not an image of {captions.folder}{nearest(name, names)}.")
 
 
@@ -78,11 +80,11 @@ def _concept(path: str | Path) -> Concept:
     return concept
 
 
-def write(folder: Path, plan: Plan, progress: ProgressCallback | None = None) -> WriteResult:
+def write(folder: Path, plan: EditPlan, progress: ProgressCallback | None = None) -> WriteResult:
     """Write a planned edit. UserError, and nothing is written, if a file has changed since."""
     from dreambooth.captions.writing import write_changes
 
-    return write_changes(folder, [planned.change for planned in plan.changes], plan.what, progress)
+    return write_changes(folder, [planned.change for planned in plan.changes], plan.description, progress)
 
 
 def undo(path: str | Path, progress: ProgressCallback | None = None) -> WriteResult:
@@ -101,20 +103,20 @@ def redo(path: str | Path, progress: ProgressCallback | None = None) -> WriteRes
 
 def history(path: str | Path) -> list[dict[str, Any]]:
     """The edits of this folder's captions, newest first: what, when, how many files, and its state."""
-    from dreambooth.captions.history import Journal
+    from dreambooth.captions.history import EditHistory
 
-    journal = Journal(folder_of(path))
-    done, going_to = journal.position()
-    broken_off = journal.between(done, going_to)
+    edit_history = EditHistory(folder_of(path))
+    done, target = edit_history.position()
+    interrupted = edit_history.interrupted(done, target)
     return [
         {
-            "step": step.number,
-            "when": step.when,
-            "what": step.what,
-            "files": step.files,
-            "state": "broken off" if step.number == broken_off else "done" if step.number <= done else "undone",
+            "step": edit.number,
+            "when": edit.time,
+            "what": edit.description,
+            "files": edit.n_files,
+            "state": "broken off" if edit.number == interrupted else "done" if edit.number <= done else "undone",
         }
-        for step in reversed(journal.steps())
+        for edit in reversed(edit_history.edits())
     ]
 
 
@@ -136,31 +138,31 @@ def tag(
     the host's context manager that frees the GPU for the model and gives it back afterwards.
     """
     from dreambooth.captioning import folder_captioning, model_files
-    from dreambooth.captioning.base import Counted
-    from dreambooth.captioning.loading import ask_model
+    from dreambooth.captioning.base import CaptioningSummary
+    from dreambooth.captioning.loading import run_model
     from dreambooth.hosts.standalone import best_device
 
-    counted, rows, state = Counted(), [], "done"
-    wanted = {folder: folder_captioning.wanted_in(folder, options, counted) for folder in _folders_of(source)}
-    wanted = folder_captioning.spread(wanted, limit)
+    summary, rows, state = CaptioningSummary(), [], "done"
+    tasks = {folder: folder_captioning.tasks_in(folder, options, summary) for folder in _folders_of(source)}
+    tasks = folder_captioning.sample_evenly(tasks, limit)
 
-    def ask(captioner: Captioner) -> None:
-        counted.notes += captioner.notes
-        for folder, its in wanted.items():
-            found = folder_captioning.captioned(captioner, its, options, counted, progress)
+    def caption_all(captioner: Captioner) -> None:
+        summary.notes += captioner.notes
+        for folder, own in tasks.items():
+            found = folder_captioning.caption_images(captioner, own, options, summary, progress)
             if write:
-                folder_captioning.write_all(folder, found, counted, f"tagged with {options.model.strip()}")
+                folder_captioning.write_captioned(folder, found, summary, f"tagged with {options.model.strip()}")
             else:
                 rows.extend(map(_row, found))
 
-    if wanted:
-        path = model_files.located(options.model, folders.models, options.token, progress)
+    if tasks:
+        path = model_files.find_model(options.model, folders.models, options.token, progress)
         on = "cpu" if options.device == CPU else device or best_device()
         try:
-            ask_model(path, options, on, borrow_gpu, progress, ask)
+            run_model(path, options, on, borrow_gpu, progress, caption_all)
         except Cancelled:
             state = "cancelled"
-    return {"state": state, "model": options.model.strip(), **dataclasses.asdict(counted), "captions": rows}
+    return {"state": state, "model": options.model.strip(), **dataclasses.asdict(summary), "captions": rows}
 
 
 def _folders_of(source: str | Path) -> list[Path]:
@@ -173,6 +175,6 @@ def _folders_of(source: str | Path) -> list[Path]:
     return list(dict.fromkeys(expand_user(concept.instance_data_dir) for concept in concepts))
 
 
-def _row(one: Captioned) -> dict[str, Any]:
-    tags = {tag.name: round(tag.score, 4) for tag in sorted(one.answer.tags, key=lambda tag: -tag.score)}
-    return {"picture": str(one.wanted.picture), "caption": one.caption, "tags": tags}
+def _row(image: CaptionedImage) -> dict[str, Any]:
+    tags = {tag.name: round(tag.score, 4) for tag in sorted(image.prediction.tags, key=lambda tag: -tag.score)}
+    return {"picture": str(image.task.image), "caption": image.caption, "tags": tags}

@@ -14,7 +14,7 @@ from dreambooth.types import ProgressCallback
 
 if TYPE_CHECKING:
     from dreambooth.interop.input_kind import RecognizedInput
-    from dreambooth.preparation.changes import Change, Preparation
+    from dreambooth.preparation.changes import ImageChange, Preparation
     from dreambooth.preparation.previews import Preview
     from dreambooth.settings.preparation import PrepareOptions
 
@@ -75,27 +75,27 @@ def prepare(
 
     Originals are not changed. With ``options.in_place`` they are replaced, and kept for :func:`undo_preparation`.
     """
-    from dreambooth.preparation.in_place_undo import replace_originals, require_settled
-    from dreambooth.preparation.output_folder import into_new_folder
-    from dreambooth.preparation.planning import plan
+    from dreambooth.preparation.in_place_undo import replace_originals, require_no_interrupted
+    from dreambooth.preparation.output_folder import write_new_folder
+    from dreambooth.preparation.planning import plan_preparation
 
     if not str(folder).strip():
         raise UserError("Enter the folder that holds the images.")
-    require_settled(expand_user(folder))
-    planned = plan(expand_user(folder), options, progress)
+    require_no_interrupted(expand_user(folder))
+    planned = plan_preparation(expand_user(folder), options, progress)
     if dry_run:
         return planned
-    return (replace_originals if options.in_place else into_new_folder)(planned, progress)
+    return (replace_originals if options.in_place else write_new_folder)(planned, progress)
 
 
-def preview_preparation(preparation: Preparation, count: int) -> list[tuple[Change, Preview]]:
+def preview_preparation(preparation: Preparation, count: int) -> list[tuple[ImageChange, Preview]]:
     """Before and after of the first ``count`` images; unreadable ones are left out."""
-    from dreambooth.preparation.previews import preview
+    from dreambooth.preparation.previews import make_preview
 
     previews = []
     for change in preparation.changes[:count]:
         with contextlib.suppress(UserError):
-            previews.append((change, preview(change, preparation.options)))
+            previews.append((change, make_preview(change, preparation.options)))
     return previews
 
 

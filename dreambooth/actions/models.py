@@ -12,7 +12,7 @@ from dreambooth.errors import UserError
 from dreambooth.files import expand_user, read_json
 from dreambooth.settings import Concept, CreateOptions, Folders, ModelConfig, ModelFolder, Settings, parse
 from dreambooth.settings.creation import AS_IS
-from dreambooth.types import ProgressCallback, dtype_of
+from dreambooth.types import VAE_SCALE_FACTOR, ProgressCallback, dtype_of
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +69,7 @@ def _dtype(precision: str) -> torch.dtype | None:
 
 def native_resolution(model: ModelFolder) -> int:
     """The picture size that the model was made for, in pixels."""
-    return int(read_json(model.working / "unet" / "config.json")["sample_size"]) * 8
+    return int(read_json(model.working / "unet" / "config.json")["sample_size"]) * VAE_SCALE_FACTOR
 
 
 def configure(

@@ -1,4 +1,4 @@
-"""What a model says of a picture, and what all models have in common."""
+"""Predictions of captioning models, and the interface that all models share."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ if TYPE_CHECKING:
 
 
 class Tag(NamedTuple):
-    name: str  # as the model calls it, with its underscores
-    score: float  # how sure the model is, 0 to 1
+    name: str  # the model's label, with underscores
+    score: float  # confidence, 0 to 1
 
 
 @dataclass(frozen=True)
-class Answer:
-    """Tags of a tagger, in its own order, or the sentence of a captioner."""
+class Prediction:
+    """Tags of a tagger, in its label order, or the sentence of a captioner."""
 
     tags: tuple[Tag, ...] = ()
     sentence: str = ""
 
 
 class Captioner(Protocol):
-    """A model that is ready to look at pictures."""
+    """A loaded model."""
 
-    notes: list[str]  # what a person should know about how it works here
+    notes: list[str]  # warnings about how it runs here
 
-    def prepare(self, picture: Image.Image) -> Any:
-        """What the model takes of one upright RGB picture. Called from other threads, while the model is at work."""
+    def prepare(self, image: Image.Image) -> Any:
+        """The model's input of one upright RGB image. Called from other threads while the model runs."""
         ...
 
-    def answer(self, prepared: Sequence[Any]) -> list[Answer]:
-        """One answer for each of the pictures, all of which are looked at together."""
+    def predict(self, prepared: Sequence[Any]) -> list[Prediction]:
+        """One prediction per image, computed as one batch."""
         ...
 
 
 @dataclass
-class Counted:
-    """How a whole folder went."""
+class CaptioningSummary:
+    """The result of captioning a folder. The fields are part of the JSON output."""
 
     written: int = 0
-    unchanged: int = 0  # looked at; the caption is the one that was there
-    left: int = 0  # had a caption, and were not looked at
-    notes: list[str] = field(default_factory=list)  # what was skipped and why, each naming its file
+    unchanged: int = 0  # the predicted caption equals the existing one
+    left: int = 0  # skipped because they have a caption
+    notes: list[str] = field(default_factory=list)  # what was skipped and why, each with its file

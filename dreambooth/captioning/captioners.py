@@ -1,4 +1,4 @@
-"""BLIP and GIT: one sentence for each picture, through transformers."""
+"""BLIP and GIT: one sentence per image, through transformers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dreambooth.captioning.base import Answer
-from dreambooth.captioning.transformers_folder import loaded
+from dreambooth.captioning.base import Prediction
+from dreambooth.captioning.transformers_folder import load_from_folder
 from dreambooth.settings.tagging import TagOptions
 
 if TYPE_CHECKING:
@@ -17,40 +17,40 @@ if TYPE_CHECKING:
 
 
 class _Captioner:
-    """What both have in common: a processor, and a model that writes on."""
+    """A processor and a model that continues a prompt."""
 
     model_class: str
 
     def __init__(self, folder: Path, options: TagOptions, device: torch.device, dtype: torch.dtype) -> None:
         self.options, self.device, self.dtype = options, device, dtype
         self.notes: list[str] = []
-        self.processor, self.model = loaded(folder, self.model_class, dtype, device)
+        self.processor, self.model = load_from_folder(folder, self.model_class, dtype, device)
 
-    def prepare(self, picture: Image.Image) -> Image.Image:
-        return picture
+    def prepare(self, image: Image.Image) -> Image.Image:
+        return image
 
     @torch.inference_mode()
-    def answer(self, prepared: Sequence[Image.Image]) -> list[Answer]:
+    def predict(self, prepared: Sequence[Image.Image]) -> list[Prediction]:
         pixels = self.processor(images=list(prepared), return_tensors="pt")["pixel_values"]
         prompt = self.options.prompt.strip()
-        written = self.model.generate(
+        generated = self.model.generate(
             pixel_values=pixels.to(self.device, self.dtype),
-            **{name: ids.to(self.device) for name, ids in self.beginning(prompt, len(prepared)).items()},
+            **{name: ids.to(self.device) for name, ids in self.prompt_tokens(prompt, len(prepared)).items()},
             max_new_tokens=self.options.max_length,
             do_sample=False,
         )
-        texts = self.processor.batch_decode(written, skip_special_tokens=True)
-        return [Answer(sentence=text.strip()) for text in texts]
+        texts = self.processor.batch_decode(generated, skip_special_tokens=True)
+        return [Prediction(sentence=text.strip()) for text in texts]
 
-    def beginning(self, prompt: str, count: int) -> dict[str, Any]:
-        """The tokens that the model goes on from, the same for each of ``count`` pictures."""
+    def prompt_tokens(self, prompt: str, count: int) -> dict[str, Any]:
+        """The prompt's tokens, repeated for ``count`` images."""
         raise NotImplementedError
 
 
 class Blip(_Captioner):
     model_class = "BlipForConditionalGeneration"
 
-    def beginning(self, prompt: str, count: int) -> dict[str, Any]:
+    def prompt_tokens(self, prompt: str, count: int) -> dict[str, Any]:
         if not prompt:
             return {}
         tokens = self.processor.tokenizer([prompt] * count, return_tensors="pt")
@@ -60,8 +60,8 @@ class Blip(_Captioner):
 class Git(_Captioner):
     model_class = "GitForCausalLM"
 
-    def beginning(self, prompt: str, count: int) -> dict[str, Any]:
-        """Without the token that ends a sentence, which the tokenizer would put behind the prompt."""
+    def prompt_tokens(self, prompt: str, count: int) -> dict[str, Any]:
+        """Without the end-of-sentence token that the tokenizer would append to the prompt."""
         tokenizer = self.processor.tokenizer
         ids = [tokenizer.cls_token_id, *tokenizer(prompt, add_special_tokens=False)["input_ids"]]
         tokens = torch.tensor([ids] * count)

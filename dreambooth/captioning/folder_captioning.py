@@ -1,4 +1,4 @@
-"""A folder of pictures from first to last: what has no caption yet is shown to the model, batch by batch."""
+"""Captioning a folder: images without a caption are passed to the model, batch by batch."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth import files
-from dreambooth.captioning.base import Answer, Captioner, Counted
+from dreambooth.captioning.base import Captioner, CaptioningSummary, Prediction
 from dreambooth.captioning.caption_text import caption
-from dreambooth.captions.reading import CaptionFiles, bytes_of, decode_text
+from dreambooth.captions.reading import CaptionSource, decode_caption, read_caption_bytes
 from dreambooth.captions.writing import write_captions
 from dreambooth.errors import UserError
 from dreambooth.images.decoding import open_image
@@ -25,157 +25,161 @@ from dreambooth.settings.tagging import LEAVE, TagOptions
 from dreambooth.text import escape_unprintable
 from dreambooth.types import ProgressCallback
 
-WRITTEN_AT_ONCE = 1000  # captions: so many can be lost to a power cut, and are one step to take back
+WRITE_BATCH = 1000  # captions written at once: the most that a power cut can lose, and one step to undo
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A picture that is to get a caption."""
+class CaptionTask:
+    """An image to caption."""
 
-    picture: Path
+    image: Path
     target: Path  # its caption file
-    existing: str  # what that holds, with its lines; "" without one
+    existing: str  # its current text; "" if there is none
 
 
 @dataclass(frozen=True)
-class Captioned:
-    """What the model said, and what is written for it."""
+class CaptionedImage:
+    """What the model predicted, and the caption to write."""
 
-    wanted: Wanted
-    answer: Answer
+    task: CaptionTask
+    prediction: Prediction
     caption: str
 
 
-def wanted_in(folder: Path, options: TagOptions, counted: Counted) -> list[Wanted]:
-    """The pictures that are to get a caption; what is left out is counted. UserError when the folder has none."""
-    pictures = find_images(folder)
-    if not pictures:
-        raise UserError(f"{folder}: there is no picture in it.")
-    masks = set(masks_of(pictures).values())
-    targets: dict[Path, list[Path]] = {}  # each with the pictures that it is for
-    ending = options.caption_extension
-    kept = CaptionFiles((ending,))
-    for picture in pictures:
-        if picture not in masks:
-            target = kept.file_of(picture) or picture.with_suffix(ending)
-            targets.setdefault(target, []).append(picture)
-    read = read_all(list(targets), lambda target, _: decode_text(bytes_of(target) or b"", target))
-    wanted = []
-    for (target, its), one in zip(targets.items(), read, strict=True):
-        if isinstance(one, UserError):
-            counted.notes.append(f"{one} The picture was left out.")
+def tasks_in(folder: Path, options: TagOptions, summary: CaptioningSummary) -> list[CaptionTask]:
+    """The images to caption; skipped ones are counted in ``summary``. UserError if the folder has no images."""
+    images = find_images(folder)
+    if not images:
+        raise UserError(f"{folder}: contains no images.")
+    masks = set(masks_of(images).values())
+    targets: dict[Path, list[Path]] = {}  # caption file: its images
+    extension = options.caption_extension
+    source = CaptionSource((extension,))
+    for image in images:
+        if image not in masks:
+            target = source.find(image) or image.with_suffix(extension)
+            targets.setdefault(target, []).append(image)
+    read = read_all(list(targets), lambda target, _: decode_caption(read_caption_bytes(target) or b"", target))
+    tasks = []
+    for (target, sharing), result in zip(targets.items(), read, strict=True):
+        if isinstance(result, UserError):
+            summary.notes.append(f"{result} The image was skipped.")
             continue
-        existing, note = one
+        existing, note = result
         if existing.strip() and options.existing == LEAVE:
-            counted.left += len(its)
+            summary.left += len(sharing)
             continue
-        counted.notes += [note] if note else []
-        shares = f"has the caption file of {its[0].name}, which it shares. Rename one of them."
-        counted.notes += [f"{picture}: {shares}" for picture in its[1:]]
-        wanted.append(Wanted(its[0], target, existing))
-    return wanted
+        summary.notes += [note] if note else []
+        shares = f"shares the caption file of {sharing[0].name}. Rename one of them."
+        summary.notes += [f"{image}: {shares}" for image in sharing[1:]]
+        tasks.append(CaptionTask(sharing[0], target, existing))
+    return tasks
 
 
-def spread(wanted: Mapping[Path, list[Wanted]], limit: int | None) -> dict[Path, list[Wanted]]:
-    """So many of them at most, taken from all over."""
-    every = [(folder, one) for folder, its in wanted.items() for one in its]
+def sample_evenly(tasks: Mapping[Path, list[CaptionTask]], limit: int | None) -> dict[Path, list[CaptionTask]]:
+    """At most ``limit`` tasks, spread evenly over all folders."""
+    every = [(folder, task) for folder, own in tasks.items() for task in own]
     if limit is not None and limit < len(every):
         every = [every[number * len(every) // limit] for number in range(limit)]
-    chosen: dict[Path, list[Wanted]] = {}
-    for folder, one in every:
-        chosen.setdefault(folder, []).append(one)
+    chosen: dict[Path, list[CaptionTask]] = {}
+    for folder, task in every:
+        chosen.setdefault(folder, []).append(task)
     return chosen
 
 
-def captioned(
-    captioner: Captioner, wanted: Sequence[Wanted], options: TagOptions, counted: Counted, progress: ProgressCallback
-) -> Iterator[Captioned]:
-    """What the model says of each. A picture that can't be read is noted; anything else ends the work.
+def caption_images(
+    captioner: Captioner,
+    tasks: Sequence[CaptionTask],
+    options: TagOptions,
+    summary: CaptioningSummary,
+    progress: ProgressCallback,
+) -> Iterator[CaptionedImage]:
+    """Caption the images. Unreadable ones are noted in ``summary``; any other error is raised.
 
-    The next batch is decoded while the model is at work on this one.
+    The next batch is decoded while the model runs on the current one.
     """
-    done, size, silent = 0, options.batch_size, 0
-    batches = [wanted[start : start + size] for start in range(0, len(wanted), size)]
+    done, size, stalled = 0, options.batch_size, 0
+    batches = [tasks[start : start + size] for start in range(0, len(tasks), size)]
     with _decoders() as pool:
-        ahead = _submitted(pool, captioner, batches[0] if batches else [])
+        ahead = _prepare_ahead(pool, captioner, batches[0] if batches else [])
         for number, batch in enumerate(batches):
-            progress(done, len(wanted), "pictures")
+            progress(done, len(tasks), "images")
             current = ahead
-            ahead = _submitted(pool, captioner, batches[number + 1] if number + 1 < len(batches) else [])
-            with _in_words(options.batch_size):
+            ahead = _prepare_ahead(pool, captioner, batches[number + 1] if number + 1 < len(batches) else [])
+            with _memory_errors_explained(options.batch_size):
                 results = current.result()
-                readable, prepared = _usable(batch, results, counted)
-                silent = _silent(batch, results, silent)
-                answers = captioner.answer(prepared) if prepared else []
-            for one, answer in zip(readable, answers, strict=True):
-                yield Captioned(one, answer, caption(answer, one.existing, options))
+                readable, prepared = _split_usable(batch, results, summary)
+                stalled = _count_stalled(batch, results, stalled)
+                predictions = captioner.predict(prepared) if prepared else []
+            for task, prediction in zip(readable, predictions, strict=True):
+                yield CaptionedImage(task, prediction, caption(prediction, task.existing, options))
             done += len(batch)
-    progress(done, len(wanted), "pictures")
+    progress(done, len(tasks), "images")
 
 
-def write_all(folder: Path, found: Iterator[Captioned], counted: Counted, what: str) -> None:
-    """Write what was found below this folder: also what was found before the work was broken off."""
+def write_captioned(folder: Path, found: Iterator[CaptionedImage], summary: CaptioningSummary, what: str) -> None:
+    """Write the captions to this folder, also those made before an error or Cancel."""
     _require_writable(folder)
     changes: dict[Path, str] = {}
     try:
-        for one in found:
-            if not one.caption:
-                counted.notes.append(f"{one.wanted.picture}: the model says nothing of it. Lower the threshold.")
-            elif one.caption == one.wanted.existing:
-                counted.unchanged += 1
+        for image in found:
+            if not image.caption:
+                summary.notes.append(f"{image.task.image}: the model predicts no tags. Lower the threshold.")
+            elif image.caption == image.task.existing:
+                summary.unchanged += 1
             else:
-                changes[one.wanted.target] = one.caption
-            if len(changes) >= WRITTEN_AT_ONCE:
-                counted.written += write_captions(folder, changes, what)
+                changes[image.task.target] = image.caption
+            if len(changes) >= WRITE_BATCH:
+                summary.written += write_captions(folder, changes, what)
                 changes = {}
     finally:
         if changes:
-            counted.written += write_captions(folder, changes, what)
+            summary.written += write_captions(folder, changes, what)
 
 
 @contextlib.contextmanager
 def _decoders() -> Iterator[ThreadPoolExecutor]:
-    """A thread that has a batch read by others; what it did not begin with is left when the work ends."""
-    pool = ThreadPoolExecutor(1, "dreambooth-pictures")
+    """A thread that prepares the next batch; batches that have not started are dropped at the end."""
+    pool = ThreadPoolExecutor(1, "dreambooth-images")
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _submitted(pool: ThreadPoolExecutor, captioner: Captioner, batch: Sequence[Wanted]) -> Future[list[Any]]:
-    """What the captioner takes of each, or the UserError why not; a drive that gives no answer is not waited for."""
+def _prepare_ahead(pool: ThreadPoolExecutor, captioner: Captioner, batch: Sequence[CaptionTask]) -> Future[list[Any]]:
+    """The model's input of each image, or the UserError of reading it. A stalled drive does not block."""
 
     def prepared(path: Path, _: Any) -> Any:
         try:
             return captioner.prepare(open_image(path))
         except MemoryError as error:
-            raise UnusableFile(
-                path, "too-large", "there is not enough memory to look at it. Make it smaller."
-            ) from error
+            raise UnusableFile(path, "too-large", "is too large for the available memory. Resize it.") from error
 
-    return pool.submit(read_all, [one.picture for one in batch], prepared)
+    return pool.submit(read_all, [task.image for task in batch], prepared)
 
 
-def _usable(batch: Sequence[Wanted], results: Sequence[Any], counted: Counted) -> tuple[list[Wanted], list[Any]]:
-    """The pictures that can be shown to the model, and what it takes of them; the others are noted."""
-    counted.notes += [str(result) for result in results if isinstance(result, UserError)]
-    usable = [pair for pair in zip(batch, results, strict=True) if not isinstance(pair[1], UserError)]
-    return [one for one, _ in usable], [result for _, result in usable]
+def _split_usable(
+    batch: Sequence[CaptionTask], results: Sequence[Any], summary: CaptioningSummary
+) -> tuple[list[CaptionTask], list[Any]]:
+    """The readable images and their inputs; the others are noted in ``summary``."""
+    summary.notes += [str(result) for result in results if isinstance(result, UserError)]
+    readable = [pair for pair in zip(batch, results, strict=True) if not isinstance(pair[1], UserError)]
+    return [task for task, _ in readable], [result for _, result in readable]
 
 
-def _silent(batch: Sequence[Wanted], results: Sequence[Any], before: int) -> int:
-    """How many pictures in a row the drive told nothing of, ``before`` them and now. UserError when it is gone."""
-    for one, result in zip(batch, results, strict=True):
+def _count_stalled(batch: Sequence[CaptionTask], results: Sequence[Any], before: int) -> int:
+    """The number of consecutive images that the drive did not deliver. UserError if the drive seems to be gone."""
+    for task, result in zip(batch, results, strict=True):
         before = before + 1 if isinstance(result, UnusableFile) and result.kind == "stalled" else 0
         if before > MAX_STALLED_IN_A_ROW:
-            raise drive_lost(escape_unprintable(one.picture))
+            raise drive_lost(escape_unprintable(task.image))
     return before
 
 
 @contextlib.contextmanager
-def _in_words(batch_size: int) -> Iterator[None]:
-    """Memory that ran out, of a GPU or of the machine, said to people. Libraries have no common name for it."""
+def _memory_errors_explained(batch_size: int) -> Iterator[None]:
+    """Turn out-of-memory errors of a GPU or the machine into a UserError."""
     try:
         yield
     except UserError:
@@ -183,14 +187,13 @@ def _in_words(batch_size: int) -> Iterator[None]:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        smaller = f"set Batch size to 1 (it is {batch_size}), or " if batch_size > 1 else ""
+        smaller = f"lower Batch size (now {batch_size}), or " if batch_size > 1 else ""
         raise UserError(
-            f"The memory was not enough: {smaller}choose the device cpu or a smaller model. "
-            "Captions that were made before are kept."
+            f"Out of memory: {smaller}choose the device cpu or a smaller model. Captions written so far are kept."
         ) from error
 
 
 def _require_writable(folder: Path) -> None:
-    """Before the work rather than after it."""
+    """Checked before the model runs, not after."""
     if not os.access(folder, os.W_OK):
         raise files.as_user_error(PermissionError(13, "permission denied"), folder)

@@ -1,4 +1,4 @@
-"""A folder to a model that answers."""
+"""Loading captioning models."""
 
 from __future__ import annotations
 
@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth.captioning.base import Captioner
 from dreambooth.captioning.labels import read_labels
-from dreambooth.captioning.model_kind import BLIP, GIT, ONNX, TAGS, TIMM, VISION_LANGUAGE, kind_of, onnx_file, usable
+from dreambooth.captioning.model_kind import (
+    BLIP,
+    GIT,
+    ONNX,
+    TAGS,
+    TIMM,
+    VISION_LANGUAGE,
+    first_installed,
+    model_kind_of,
+    onnx_file,
+)
 from dreambooth.errors import UserError
 from dreambooth.memory.release import clear_frames, free_memory
 from dreambooth.settings.tagging import AUTO, TagOptions
@@ -19,35 +29,35 @@ if TYPE_CHECKING:
     import torch
 
 
-def ask_model(
+def run_model(
     path: Path,
     options: TagOptions,
     device: torch.device | str,
     borrow_gpu: Callable[[], Any] | None,
     progress: ProgressCallback,
-    ask: Callable[[Captioner], None],
+    use: Callable[[Captioner], None],
 ) -> None:
-    """``ask(model)``, and the model's memory is free again, and the host has its GPU back."""
+    """Load a model, call ``use(model)``, then free its memory and return the host's GPU."""
     import torch
 
     device = torch.device(device)
     with contextlib.ExitStack() as borrowed:
         if borrow_gpu and device.type != "cpu":
-            progress(0, 0, "waiting for the WebUI to finish what it draws")
+            progress(0, 0, "waiting for the WebUI to finish generating")
             borrowed.enter_context(borrow_gpu())
         progress(0, 0, "loading the model")
         borrowed.callback(free_memory)
         try:
-            ask(load(path, options, device))
+            use(load(path, options, device))
         except BaseException as error:
             clear_frames(error)
             raise
 
 
 def load(path: Path, options: TagOptions, device: torch.device) -> Captioner:
-    """The folder's model (or the .onnx file) on the device. UserError when it is none, or misses a library."""
+    """The model of a folder or .onnx file, on the device. UserError if it is no model, or a library is missing."""
     folder = path.parent if path.is_file() else path
-    kind = usable([ONNX], str(path)) if path.is_file() else kind_of(folder)
+    kind = first_installed([ONNX], str(path)) if path.is_file() else model_kind_of(folder)
     if kind == ONNX:
         from dreambooth.captioning.onnx_tagger import OnnxTagger
 
@@ -60,12 +70,12 @@ def load(path: Path, options: TagOptions, device: torch.device) -> Captioner:
     from dreambooth.captioning.captioners import Blip, Git
     from dreambooth.captioning.vision_language import VisionLanguage
 
-    made = {BLIP: Blip, GIT: Git, VISION_LANGUAGE: VisionLanguage}[kind]
-    return made(folder, options, device, _dtype(kind, options, device))
+    model_class = {BLIP: Blip, GIT: Git, VISION_LANGUAGE: VisionLanguage}[kind]
+    return model_class(folder, options, device, _dtype(kind, options, device))
 
 
 def _dtype(kind: str, options: TagOptions, device: torch.device) -> torch.dtype:
-    """As asked for; by itself, on a GPU the half in which such models don't overflow."""
+    """The chosen precision; auto is fp32 on a CPU, and on a GPU the half precision that does not overflow."""
     import torch
 
     if options.precision == "fp16" and device.type == "cpu":

@@ -1,1 +1,1 @@
-"""Captions: the rules by which they are read (ours and sd-scripts'), and editing them with undo."""
+"""Captions: reading, prompts, editing, and an undo history per folder."""

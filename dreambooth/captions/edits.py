@@ -1,7 +1,7 @@
-"""Edits of captions, as values: first a list of what would change, which the write then follows exactly.
+"""Edits of captions, planned as values: the list of changes is shown first and then written exactly.
 
-An edit is a function from one line of a caption to that line as it is to be. Lines that it doesn't change keep every
-blank; in those that it changes, tags are parted by a comma and a space.
+An edit is a function from one line of a caption to the edited line. Lines that it does not change keep their white
+space; in changed lines, tags are separated by a comma and a space.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dreambooth.captions.folder import CaptionFile, Captions, by_line, having, lines_of, parts_of
-from dreambooth.captions.history import Change
-from dreambooth.captions.writing import encoded
+from dreambooth.captions.folder import CaptionFile, Captions, edit_lines, filter_by_tags, split_lines
+from dreambooth.captions.history import FileChange
+from dreambooth.captions.tags import split_tags_and_wildcards as split_tags
+from dreambooth.captions.writing import encode_caption
 from dreambooth.errors import UserError
 from dreambooth.settings import nearest
 from dreambooth.settings.caption_edits import (
@@ -26,269 +27,271 @@ from dreambooth.settings.caption_edits import (
     TAG,
     UNDERSCORES,
     AddTags,
+    EditScope,
     MergeTags,
     RemoveTags,
     ReplaceText,
-    EditScope,
     SortTags,
     TidyTags,
 )
 
-Edit = Callable[[str], str]
-SECONDS = 20.0  # that a regular expression may take for all captions; some take for ever
+LineEdit = Callable[[str], str]
+REGEX_TIMEOUT = 20.0  # seconds for all captions; some regular expressions never finish
 _WORD = re.compile(r"[^\W_]{2}")
 
 
 @dataclass(frozen=True)
-class PlannedEdit:
-    """What one caption is, and what it becomes."""
+class PlannedChange:
+    """A caption and its new text."""
 
     file: CaptionFile
     text: str
 
     @property
-    def change(self) -> Change:
-        return Change(self.file.path, self.file.data, encoded(self.file.path, self.text))
+    def change(self) -> FileChange:
+        return FileChange(self.file.path, self.file.data, encode_caption(self.file.path, self.text))
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """What else changes with it."""
+    def side_effects(self) -> tuple[str, ...]:
+        """Changes of the file besides its text."""
         if self.file.data is None:
             return ("new file",)
-        return () if self.file.text.encode("utf-8", "replace") == self.file.data else ("written as UTF-8",)
+        is_utf8 = self.file.text.encode("utf-8", "replace") == self.file.data
+        return () if is_utf8 else ("written as UTF-8",)
 
 
 @dataclass(frozen=True)
-class Plan:
-    """An edit of a folder: its name, and what it changes."""
+class EditPlan:
+    """An edit of a folder: its description and its changes."""
 
-    what: str
-    changes: tuple[PlannedEdit, ...] = ()
-    missing: tuple[str, ...] = ()  # why nothing changes, where that can be told: a line for each tag
+    description: str
+    changes: tuple[PlannedChange, ...] = ()
+    missing_tags: tuple[str, ...] = ()  # a line for each tag that no caption has, if nothing changes
 
 
-def plan(captions: Captions, options: Any, scope: EditScope) -> Plan:
-    """What an edit would change, by its options (one of those in settings/caption_edits.py).
+def plan_edit(captions: Captions, options: Any, scope: EditScope) -> EditPlan:
+    """The changes of an edit by its options (one of the classes in settings/caption_edits.py).
 
-    UserError for options that can't be carried out, such as a regular expression that is none.
+    UserError for invalid options, such as a wrong regular expression.
     """
-    what, edit = _edit(options, captions)
-    files = having(captions.files, scope.with_tags, scope.without_tags)
+    description, edit = _line_edit(options, captions)
+    files = filter_by_tags(captions.files, scope.with_tags, scope.without_tags)
     changes = _changed(files, lambda file: _edited(file.text, edit))
-    return Plan(what, changes, () if changes else _missing(options, scope, captions))
+    return EditPlan(description, changes, () if changes else _missing_tags(options, scope, captions))
 
 
-def plan_text(file: CaptionFile, text: str) -> Plan:
-    """One caption as it was written by hand; the file's kind of line ends stays."""
-    ends = re.findall(r"\r\n|\r|\n", file.text)
+def plan_text(file: CaptionFile, text: str) -> EditPlan:
+    """The edit of one caption to a text typed by the user; the file's line ends are kept."""
+    line_ends = re.findall(r"\r\n|\r|\n", file.text)
     lines = re.split(r"\r\n|\r|\n", text.rstrip("\r\n"))
-    last = file.text[len(file.text.rstrip("\r\n")) :]
-    written = (ends[0] if ends else "\n").join(lines) + last
-    return Plan(f"edit {file.path.name}", _changed([file], lambda _: written))
+    final_line_ends = file.text[len(file.text.rstrip("\r\n")) :]
+    new_text = (line_ends[0] if line_ends else "\n").join(lines) + final_line_ends
+    return EditPlan(f"edit {file.path.name}", _changed([file], lambda _: new_text))
 
 
-def matching(captions: Captions, options: ReplaceText, scope: EditScope) -> list[CaptionFile]:
-    """The captions in which something is found."""
-    finds = _finder(options)
-    files = having(captions.files, scope.with_tags, scope.without_tags)
-    return [file for file in files if any(map(finds, lines_of(file.text)))]
+def find_matches(captions: Captions, options: ReplaceText, scope: EditScope) -> list[CaptionFile]:
+    """The captions that contain the text, tag or regular expression to find."""
+    matches = _matcher(options)
+    files = filter_by_tags(captions.files, scope.with_tags, scope.without_tags)
+    return [file for file in files if any(map(matches, split_lines(file.text)))]
 
 
-def _missing(options: Any, scope: EditScope, captions: Captions) -> tuple[str, ...]:
-    """The tags that an edit names and no caption has."""
-    named = parts_of(getattr(options, "find", "")) if getattr(options, "how", "") == TAG else []
+def _missing_tags(options: Any, scope: EditScope, captions: Captions) -> tuple[str, ...]:
+    """A line for each tag of the edit that no caption has."""
+    tags = split_tags(getattr(options, "find", "")) if getattr(options, "how", "") == TAG else []
     if isinstance(options, (MergeTags, RemoveTags)):
-        named = parts_of(options.tags)
-    counts = captions.counts()
-    known = {tag.casefold() for tag in counts}
-    unknown = [tag for tag in [*named, *parts_of(scope.with_tags)] if tag.casefold() not in known]
-    return tuple(f"{tag}: no caption has this tag{nearest(tag, counts)}." for tag in unknown)
+        tags = split_tags(options.tags)
+    counts = captions.tag_counts()
+    existing = {tag.casefold() for tag in counts}
+    missing = [tag for tag in [*tags, *split_tags(scope.with_tags)] if tag.casefold() not in existing]
+    return tuple(f"{tag}: no caption has this tag{nearest(tag, counts)}." for tag in missing)
 
 
-def _edited(text: str, edit: Edit) -> str:
-    return by_line(text, edit) if text.strip() else edit("") or text
+def _edited(text: str, edit: LineEdit) -> str:
+    return edit_lines(text, edit) if text.strip() else edit("") or text
 
 
-def _changed(files: Iterable[CaptionFile], edited: Callable[[CaptionFile], str]) -> tuple[PlannedEdit, ...]:
-    planned = (PlannedEdit(file, edited(file)) for file in files)
-    return tuple(each for each in planned if each.text != each.file.text)
+def _changed(files: Iterable[CaptionFile], edited: Callable[[CaptionFile], str]) -> tuple[PlannedChange, ...]:
+    planned = (PlannedChange(file, edited(file)) for file in files)
+    return tuple(change for change in planned if change.text != change.file.text)
 
 
-def _edit(options: Any, captions: Captions) -> tuple[str, Edit]:
-    """What people call it, and how it changes a line."""
+def _line_edit(options: Any, captions: Captions) -> tuple[str, LineEdit]:
+    """(description, function that edits a line)."""
     if isinstance(options, ReplaceText):
-        return f"replace {options.find} by {options.by or 'nothing'}", _replacing(options)
+        return f"replace {options.find} by {options.by or 'nothing'}", _replace(options)
     if isinstance(options, MergeTags):
-        return f"merge {options.tags} into {options.into}", _merging(options)
+        return f"merge {options.tags} into {options.into}", _merge(options)
     if isinstance(options, AddTags):
-        return f"add {options.tags}", _adding(options)
+        return f"add {options.tags}", _add(options)
     if isinstance(options, RemoveTags):
-        return f"remove {options.tags}", _removing(options)
+        return f"remove {options.tags}", _remove(options)
     if isinstance(options, SortTags):
-        return f"sort tags by {options.order}", _sorting(options, captions)
-    return "tidy tags", _tidying(options)
+        return f"sort tags by {options.order}", _sort(options, captions)
+    return "tidy tags", _tidy(options)
 
 
-def _replacing(options: ReplaceText) -> Edit:
+def _replace(options: ReplaceText) -> LineEdit:
     if options.how == TAG:
-        by, same = parts_of(_one_by_one(options.by)), _same(options.match_case)
-        wanted = {same(tag) for tag in _tags(options.find, "Give the tag to search for.")}
-        return _on_tags(lambda tags: _exchanged(tags, [same(tag) in wanted for tag in tags], by))
+        replacement, key = split_tags(_lines_to_commas(options.by)), _case_key(options.match_case)
+        keys = {key(tag) for tag in _required_tags(options.find, "Enter the tag to search for.")}
+        return _edit_tags(lambda tags: _replace_marked(tags, [key(tag) in keys for tag in tags], replacement))
     search = _Search(options)
 
-    def replaced(line: str) -> str:
-        changed = search.replaced(line)
-        gaps = any(not part.strip() for part in changed.split(","))
-        return ", ".join(parts_of(changed)) if changed != line and gaps else changed
+    def replace(line: str) -> str:
+        changed = search.replace(line)
+        has_empty_parts = any(not part.strip() for part in changed.split(","))
+        return ", ".join(split_tags(changed)) if changed != line and has_empty_parts else changed
 
-    return replaced
+    return replace
 
 
-def _finder(options: ReplaceText) -> Callable[[str], bool]:
+def _matcher(options: ReplaceText) -> Callable[[str], bool]:
     if options.how == TAG:
-        same = _same(options.match_case)
-        wanted = {same(tag) for tag in _tags(options.find, "Give the tag to search for.")}
-        return lambda line: any(same(tag) in wanted for tag in parts_of(line))
-    return _Search(options).found
+        key = _case_key(options.match_case)
+        keys = {key(tag) for tag in _required_tags(options.find, "Enter the tag to search for.")}
+        return lambda line: any(key(tag) in keys for tag in split_tags(line))
+    return _Search(options).matches
 
 
 class _Search:
-    """A text or a regular expression. UserError for one that is none, or that doesn't come to an end."""
+    """A text or regular expression with a timeout. UserError for an invalid expression, and after the timeout."""
 
     def __init__(self, options: ReplaceText) -> None:
-        import regex  # comes with transformers; unlike Python's own, it can be stopped
+        import regex  # installed with transformers; unlike Python's re, it has a timeout
 
         if not options.find:
-            raise UserError("Give the text to search for.")
-        literal = options.how != REGEX
+            raise UserError("Enter the text to search for.")
+        is_literal = options.how != REGEX
         self.options, self.errors = options, (regex.error, IndexError)
-        self.by = (lambda _: options.by) if literal else options.by
+        self.replacement = (lambda _: options.by) if is_literal else options.by
         flags = 0 if options.match_case else regex.IGNORECASE
         try:
-            self.pattern = regex.compile(regex.escape(options.find) if literal else options.find, flags)
+            self.pattern = regex.compile(regex.escape(options.find) if is_literal else options.find, flags)
         except (regex.error, RecursionError) as error:
-            raise UserError(f"{options.find!r} is no regular expression: {error}.") from None
-        self.until = time.monotonic() + SECONDS
-        self.replaced("")
+            raise UserError(f"{options.find!r} is not a valid regular expression: {error}.") from None
+        self.deadline = time.monotonic() + REGEX_TIMEOUT
+        self.replace("")  # reports an invalid replacement
 
-    def found(self, line: str) -> bool:
-        return bool(self._in_time(self.pattern.search, line))
+    def matches(self, line: str) -> bool:
+        return bool(self._with_timeout(self.pattern.search, line))
 
-    def replaced(self, line: str) -> str:
-        return self._in_time(self.pattern.sub, self.by, line)
+    def replace(self, line: str) -> str:
+        return self._with_timeout(self.pattern.sub, self.replacement, line)
 
-    def _in_time(self, work: Callable[..., Any], *args: Any) -> Any:
+    def _with_timeout(self, function: Callable[..., Any], *args: Any) -> Any:
         try:
-            return work(*args, timeout=max(0.001, self.until - time.monotonic()))
+            return function(*args, timeout=max(0.001, self.deadline - time.monotonic()))
         except TimeoutError:
-            raise UserError(f"{self.options.find!r} takes too long to search for. Write it more simply.") from None
+            raise UserError(f"{self.options.find!r} takes too long to search for. Simplify it.") from None
         except self.errors as error:
-            raise UserError(f"{self.options.by!r} can't be put in its place: {error}.") from None
+            raise UserError(f"{self.options.by!r} is not a valid replacement: {error}.") from None
 
 
-def _merging(options: MergeTags) -> Edit:
-    wanted, into = _tags(options.tags, "Give the tags to merge."), _tags(options.into, "Give the tag that they become.")
-    same = _same(options.match_case)
-    keys = {same(tag) for tag in wanted}
+def _merge(options: MergeTags) -> LineEdit:
+    tags_to_merge = _required_tags(options.tags, "Enter the tags to merge.")
+    into = _required_tags(options.into, "Enter the tag to merge them into.")
+    key = _case_key(options.match_case)
+    keys = {key(tag) for tag in tags_to_merge}
 
-    def merged(tags: list[str]) -> list[str]:
-        found = [same(tag) in keys for tag in tags]
-        present = {same(tag) for tag in tags} & keys
-        enough = present if options.which == ANY else present == keys
-        return _exchanged(tags, found, into) if enough else tags
+    def merge(tags: list[str]) -> list[str]:
+        marked = [key(tag) in keys for tag in tags]
+        present = {key(tag) for tag in tags} & keys
+        applies = present if options.which == ANY else present == keys
+        return _replace_marked(tags, marked, into) if applies else tags
 
-    return _on_tags(merged)
+    return _edit_tags(merge)
 
 
-def _adding(options: AddTags) -> Edit:
-    added = _tags(options.tags, "Give the tags to add.")
+def _add(options: AddTags) -> LineEdit:
+    tags_to_add = _required_tags(options.tags, "Enter the tags to add.")
 
-    def with_them(tags: list[str]) -> list[str]:
-        known = {tag.casefold() for tag in tags}
-        new = [tag for tag in added if tag.casefold() not in known]
+    def add(tags: list[str]) -> list[str]:
+        existing = {tag.casefold() for tag in tags}
+        new = [tag for tag in tags_to_add if tag.casefold() not in existing]
         return [*new, *tags] if options.place == FRONT else [*tags, *new]
 
-    return _on_tags(with_them)
+    return _edit_tags(add)
 
 
-def _removing(options: RemoveTags) -> Edit:
-    same = _same(options.match_case)
-    unwanted = {same(tag) for tag in _tags(options.tags, "Give the tags to remove.")}
-    return _on_tags(lambda tags: [tag for tag in tags if same(tag) not in unwanted])
+def _remove(options: RemoveTags) -> LineEdit:
+    key = _case_key(options.match_case)
+    keys = {key(tag) for tag in _required_tags(options.tags, "Enter the tags to remove.")}
+    return _edit_tags(lambda tags: [tag for tag in tags if key(tag) not in keys])
 
 
-def _sorting(options: SortTags, captions: Captions) -> Edit:
-    counts = captions.counts() if options.order == BY_COUNT else {}
+def _sort(options: SortTags, captions: Captions) -> LineEdit:
+    counts = captions.tag_counts() if options.order == BY_COUNT else {}
 
-    def place(tag: str) -> Any:
+    def sort_key(tag: str) -> Any:
         return -counts.get(tag, 0), tag.casefold(), tag
 
-    kept = options.keep_first
-    return _on_tags(lambda tags: [*tags[:kept], *sorted(tags[kept:], key=place)])
+    n_fixed = options.keep_first
+    return _edit_tags(lambda tags: [*tags[:n_fixed], *sorted(tags[n_fixed:], key=sort_key)])
 
 
-def _tidying(options: TidyTags) -> Edit:
-    exchanged = {SPACES: _with_spaces, UNDERSCORES: _with_underscores}.get(options.underscores, str)
+def _tidy(options: TidyTags) -> LineEdit:
+    convert = {SPACES: _to_spaces, UNDERSCORES: _to_underscores}.get(options.underscores, str)
 
-    def tidied(tags: list[str]) -> list[str]:
-        tags = [exchanged(tag) for tag in tags]
-        return tags if options.keep_duplicates else _once(tags)
+    def tidy(tags: list[str]) -> list[str]:
+        tags = [convert(tag) for tag in tags]
+        return tags if options.keep_duplicates else _unique(tags)
 
-    return _on_tags(tidied)
+    return _edit_tags(tidy)
 
 
-def _with_spaces(tag: str) -> str:
-    """facial_hair -> facial hair; a face (^_^, o_o) stays, and so does the name of a wildcard file (__hats__)."""
+def _to_spaces(tag: str) -> str:
+    """facial_hair -> facial hair; emoticons (^_^, o_o) and names of wildcard files (__hats__) are unchanged."""
     return tag.replace("_", " ").strip() if _WORD.search(tag) and "__" not in tag else tag
 
 
-def _with_underscores(tag: str) -> str:
-    """facial hair -> facial_hair; wildcards and groups of several tags stay."""
+def _to_underscores(tag: str) -> str:
+    """facial hair -> facial_hair; wildcards and groups of several tags are unchanged."""
     return tag if "," in tag or "|" in tag else "_".join(tag.split())
 
 
-def _on_tags(edit: Callable[[list[str]], Sequence[str]]) -> Edit:
-    def edited(line: str) -> str:
-        tags = parts_of(line)
+def _edit_tags(edit: Callable[[list[str]], Sequence[str]]) -> LineEdit:
+    def edit_line(line: str) -> str:
+        tags = split_tags(line)
         changed = list(edit(tags))
         return line if changed == tags else ", ".join(changed)
 
-    return edited
+    return edit_line
 
 
-def _exchanged(tags: Sequence[str], found: Sequence[bool], by: Sequence[str]) -> list[str]:
-    """Those that were found, gone; in the place of the first of them others, each of which then stands only once."""
-    if not any(found):
+def _replace_marked(tags: Sequence[str], marked: Sequence[bool], replacement: Sequence[str]) -> list[str]:
+    """The tags with the first marked one replaced by ``replacement`` and the others removed, without duplicates."""
+    if not any(marked):
         return list(tags)
-    first = found.index(True)
+    first = marked.index(True)
     before = tags[:first]
-    after = [tag for tag, hit in zip(tags, found, strict=True) if not hit][first:]
-    known, new = ({tag.casefold() for tag in some} for some in (before, by))
+    after = [tag for tag, is_marked in zip(tags, marked, strict=True) if not is_marked][first:]
+    keys_before, new_keys = ({tag.casefold() for tag in some} for some in (before, replacement))
     return [
         *before,
-        *(tag for tag in by if tag.casefold() not in known),
-        *(tag for tag in after if tag.casefold() not in new),
+        *(tag for tag in replacement if tag.casefold() not in keys_before),
+        *(tag for tag in after if tag.casefold() not in new_keys),
     ]
 
 
-def _once(tags: Sequence[str]) -> list[str]:
+def _unique(tags: Sequence[str]) -> list[str]:
     first: dict[str, str] = {}
     for tag in tags:
         first.setdefault(tag.casefold(), tag)
     return list(first.values())
 
 
-def _tags(text: str, otherwise: str) -> list[str]:
-    tags = parts_of(_one_by_one(text))
+def _required_tags(text: str, message: str) -> list[str]:
+    tags = split_tags(_lines_to_commas(text))
     if not tags:
-        raise UserError(otherwise)
+        raise UserError(message)
     return tags
 
 
-def _one_by_one(text: str) -> str:
-    """A list of tags as a person writes it: by commas, or one on each line."""
-    return ", ".join(lines_of(text))
+def _lines_to_commas(text: str) -> str:
+    """A list of tags that may be separated by commas or line ends."""
+    return ", ".join(split_lines(text))
 
 
-def _same(match_case: bool) -> Callable[[str], str]:
+def _case_key(match_case: bool) -> Callable[[str], str]:
     return str if match_case else str.casefold

@@ -1,6 +1,6 @@
-"""The captions of a folder as they lie on disk, for editing: what training reads, and the very bytes it is read from.
+"""The captions of a folder for editing: the texts that training reads, and the bytes of their files.
 
-A caption of several lines is edited line by line; its lines stay lines.
+A caption of several lines is edited line by line; its line ends stay.
 """
 
 from __future__ import annotations
@@ -12,110 +12,103 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from dreambooth.captions.reading import CaptionFiles, bytes_of, decode_text, read_caption
-from dreambooth.captions.tags import tags_of
+from dreambooth.captions.reading import CaptionSource, decode_caption, read_caption, read_caption_bytes
+from dreambooth.captions.tags import split_tags_and_wildcards
 from dreambooth.errors import UserError
 from dreambooth.images.file_reader import read_all
 from dreambooth.images.listing import find_images, masks_of
 from dreambooth.types import ProgressCallback
 
-_BRACES = re.compile(r"\{[^{}]*\}")
 _LINE_END = re.compile(r"(\r\n|\r|\n)")
 
 
 @dataclass(frozen=True)
 class CaptionFile:
-    """One caption, and the pictures that it is for: more than one where they differ only in their ending."""
+    """A caption, and its images: more than one where they differ only in their file extension."""
 
-    path: Path  # of the file, which need not exist yet
-    pictures: tuple[Path, ...]
-    text: str  # with its line ends; of pictures without a file, what training reads from their name
-    data: bytes | None = None  # what the file holds; None: there is none
+    path: Path  # of the file, which may not exist yet
+    images: tuple[Path, ...]
+    text: str  # with its line ends; without a file, the caption that training uses instead
+    data: bytes | None = None  # the file's content; None without a file
 
     @cached_property
     def tags(self) -> dict[str, None]:
-        """Its different tags, in their order."""
-        return dict.fromkeys(tag for line in lines_of(self.text) for tag in parts_of(line))
+        """Its unique tags, in order."""
+        return dict.fromkeys(tag for line in split_lines(self.text) for tag in split_tags_and_wildcards(line))
 
 
 @dataclass(frozen=True)
 class Captions:
-    """All captions of a folder, in the order of its pictures."""
+    """All captions of a folder, in the order of its images."""
 
     folder: Path
     files: tuple[CaptionFile, ...]
-    problems: tuple[str, ...] = ()  # captions that can't be read, which no edit touches
+    problems: tuple[str, ...] = ()  # of captions that can't be read; no edit changes these
 
     @property
-    def pictures(self) -> int:
-        return sum(len(file.pictures) for file in self.files)
+    def n_images(self) -> int:
+        return sum(len(file.images) for file in self.files)
 
-    def counts(self) -> dict[str, int]:
-        """In how many pictures each tag stands, the most frequent first."""
-        counted: Counter[str] = Counter()
+    def tag_counts(self) -> dict[str, int]:
+        """The number of images of each tag, the most frequent first."""
+        counts: Counter[str] = Counter()
         for file in self.files:
             for tag in file.tags:
-                counted[tag] += len(file.pictures)
-        return dict(sorted(counted.items(), key=lambda item: (-item[1], item[0].casefold(), item[0])))
+                counts[tag] += len(file.images)
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0].casefold(), item[0])))
 
 
-def read_captions(folder: Path, kept: CaptionFiles, progress: ProgressCallback | None = None) -> Captions:
-    """The captions of all pictures in the folder and below it. UserError when the folder can't be read."""
-    pictures = find_images(folder)
-    masks = set(masks_of(pictures).values())
-    beside: dict[Path, list[Path]] = defaultdict(list)
-    for picture in pictures:
-        if picture not in masks:
-            beside[picture.with_suffix("")].append(picture)
-    together = [tuple(named) for named in beside.values()]
+def read_captions(folder: Path, source: CaptionSource, progress: ProgressCallback | None = None) -> Captions:
+    """The captions of all images in the folder and its subfolders. UserError when the folder can't be read."""
+    images = find_images(folder)
+    masks = set(masks_of(images).values())
+    by_stem: dict[Path, list[Path]] = defaultdict(list)
+    for image in images:
+        if image not in masks:
+            by_stem[image.with_suffix("")].append(image)
+    groups = [tuple(group) for group in by_stem.values()]
 
-    def done(number: int) -> None:
-        if progress and number % 100 == 0:
-            progress(number, len(together), "captions")
+    def on_done(n_done: int) -> None:
+        if progress and n_done % 100 == 0:
+            progress(n_done, len(groups), "captions")
 
-    read = read_all(together, lambda named, _: _read(named, kept), done, path_of=lambda named: named[0])
-    found = [one for one in read if isinstance(one, CaptionFile)]
-    problems = [problem for one in read if isinstance(one, UserError) for problem in one.problems]
-    return Captions(Path(folder), tuple(found), tuple(problems))
+    results = read_all(groups, lambda group, _: _read(group, source), on_done, path_of=lambda group: group[0])
+    files = [result for result in results if isinstance(result, CaptionFile)]
+    problems = [problem for result in results if isinstance(result, UserError) for problem in result.problems]
+    return Captions(Path(folder), tuple(files), tuple(problems))
 
 
-def _read(pictures: tuple[Path, ...], kept: CaptionFiles) -> CaptionFile:
-    path = kept.file_of(pictures[0])
-    data = None if path is None else bytes_of(path)
+def _read(images: tuple[Path, ...], source: CaptionSource) -> CaptionFile:
+    path = source.find(images[0])
+    data = None if path is None else read_caption_bytes(path)
     if path is not None and data is not None:
-        return CaptionFile(path, pictures, decode_text(data, path)[0], data)
-    path = pictures[0].with_suffix(kept.endings[0] if kept.endings else ".txt")
-    return CaptionFile(path, pictures, read_caption(pictures[0], kept).text)
+        return CaptionFile(path, images, decode_caption(data, path)[0], data)
+    path = images[0].with_suffix(source.extensions[0] if source.extensions else ".txt")
+    return CaptionFile(path, images, read_caption(images[0], source).text)
 
 
-def parts_of(line: str) -> list[str]:
-    """The tags of a line, as training parts them; a comma in a wildcard, {red, soft|blue}, parts nothing."""
-    if not any(mark in line for mark in "([{\\"):
-        return [tag for tag in map(str.strip, line.split(",")) if tag]
-    whole = _BRACES.sub(lambda match: match[0].replace(",", "\0"), line)
-    return [tag.replace("\0", ",") for tag in tags_of(whole)]
-
-
-def lines_of(text: str) -> list[str]:
+def split_lines(text: str) -> list[str]:
     return _LINE_END.split(text)[::2]
 
 
-def one_line(text: str) -> str:
-    """A caption to be shown where there is room for a line."""
-    return " ⏎ ".join(line.strip() for line in lines_of(text.strip()))
+def preview_line(text: str) -> str:
+    """The caption on one line, for display."""
+    return " ⏎ ".join(line.strip() for line in split_lines(text.strip()))
 
 
-def by_line(text: str, edit: Callable[[str], str]) -> str:
-    """The text with each line that says something edited, its line ends as they are."""
+def edit_lines(text: str, edit: Callable[[str], str]) -> str:
+    """The text with each line that is not empty edited, and its line ends unchanged."""
     pieces = _LINE_END.split(text)
     pieces[::2] = [edit(line) if line.strip() else line for line in pieces[::2]]
     return "".join(pieces)
 
 
-def having(files: Iterable[CaptionFile], with_tags: str = "", without_tags: str = "") -> list[CaptionFile]:
-    """Those that have all of these tags and none of those, in any case."""
-    wanted, unwanted = ({tag.casefold() for tag in parts_of(tags)} for tags in (with_tags, without_tags))
-    if not wanted and not unwanted:
+def filter_by_tags(files: Iterable[CaptionFile], with_tags: str = "", without_tags: str = "") -> list[CaptionFile]:
+    """The captions with all of ``with_tags`` and none of ``without_tags`` (comma-separated), in any case."""
+    required, excluded = (
+        {tag.casefold() for tag in split_tags_and_wildcards(tags)} for tags in (with_tags, without_tags)
+    )
+    if not required and not excluded:
         return list(files)
-    known = ((file, {tag.casefold() for tag in file.tags}) for file in files)
-    return [file for file, tags in known if wanted <= tags and not unwanted & tags]
+    with_their_tags = ((file, {tag.casefold() for tag in file.tags}) for file in files)
+    return [file for file, tags in with_their_tags if required <= tags and not excluded & tags]

@@ -1,12 +1,12 @@
-"""What was done to the captions of a folder, step by step, so that it can be finished, taken back and done again.
+"""The undo history of a folder's captions: every edit with the bytes of its files before and after.
 
     FOLDER/.dreambooth/captions/
-      000012.jsonl.gz   one step: a line for what and when, then for each file its path, its bytes before and after
-      position.json     how many steps are in effect, and where a move was going when it was broken off
+      000012.jsonl.gz   one edit: a line with its description and time, then each file's path, bytes before and after
+      position.json     the number of edits in effect, and the target of an interrupted undo, redo or edit
       lock              held while files are written
 
-A step is on disk before the first caption is touched, and never changes. A data set may come from anywhere, so what
-stands in a journal is looked at before it is believed.
+An edit is on disk before the first caption is written, and never changes. A dataset may come from anywhere, so the
+content of a history is validated before it is used.
 """
 
 from __future__ import annotations
@@ -24,38 +24,38 @@ from typing import Any
 from dreambooth import files
 from dreambooth.errors import UserError
 
-KEPT = 50  # steps that can be taken back
-PATIENCE = 10.0  # seconds to wait for someone else who writes
+MAX_EDITS = 50  # that can be undone; older ones are removed
+LOCK_TIMEOUT = 10.0  # seconds to wait for another writer
 _UNREADABLE = (OSError, EOFError, ValueError, TypeError, KeyError, RecursionError, OverflowError, zlib.error)
-_ENDING = ".jsonl.gz"
-_LONGEST = 200  # characters of what a step is called
-_MOST_CHARACTERS = 2**30  # of one step, unpacked: a million long captions, before and after
+_EXTENSION = ".jsonl.gz"
+_MAX_DESCRIPTION = 200  # characters
+_MAX_CHARACTERS = 2**30  # of one edit, uncompressed: a million long captions, before and after
 
 
 @dataclass(frozen=True)
-class Change:
-    """What one file's bytes were and what they become; None where there is no such file."""
+class FileChange:
+    """The bytes of a file before and after an edit; None where the file does not exist."""
 
     path: Path
     before: bytes | None
     after: bytes | None
 
-    def turned(self) -> Change:
-        return Change(self.path, self.after, self.before)
+    def reversed(self) -> FileChange:
+        return FileChange(self.path, self.after, self.before)
 
 
 @dataclass(frozen=True)
-class Step:
-    """What a step is called, without its files."""
+class RecordedEdit:
+    """An edit of the history, without its files."""
 
-    number: int  # counted from 1
-    what: str
-    when: str  # local time, as people write it
-    files: int
+    number: int  # from 1
+    description: str
+    time: str  # local, as YYYY-MM-DD HH:MM:SS
+    n_files: int
 
 
-class Journal:
-    """The steps of one folder. Whoever writes holds :meth:`locked` meanwhile."""
+class EditHistory:
+    """The edits of one folder, by number. Writers hold :meth:`locked`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -63,20 +63,20 @@ class Journal:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Only one at a time, of all threads and programs. UserError when another one doesn't come to an end."""
+        """Exclude all other threads and processes. UserError when another one does not finish in time."""
         import filelock
 
-        if not self.folder.is_dir():  # a drive that went away is not made anew
+        if not self.folder.is_dir():  # don't create the mount point of a disconnected drive
             raise UserError(f"{self.folder}: there is no such folder. Correct the path.")
         try:
             self.home.mkdir(parents=True, exist_ok=True)
             lock = filelock.FileLock(str(self.home / "lock"))
-            lock.acquire(timeout=PATIENCE)
+            lock.acquire(timeout=LOCK_TIMEOUT)
         except filelock.Timeout:
-            raise UserError(f"{self.folder}: its captions are being written already. Wait for that.") from None
+            raise UserError(f"{self.folder}: its captions are being written by another process. Try again.") from None
         except OSError as error:
             raise files.as_user_error(error, self.home) from error
-        except NotImplementedError:  # a network drive without locks; changed files are still noticed
+        except NotImplementedError:  # a network drive without locks; changed files are still detected
             yield
             return
         try:
@@ -84,83 +84,83 @@ class Journal:
         finally:
             lock.release()
 
-    # -- where things stand -----------------------------------------------------------------------------------
+    # -- position ---------------------------------------------------------------------------------------------
 
     def position(self) -> tuple[int, int]:
-        """(steps in effect, where a move was going that was broken off; the same when none was)."""
+        """(number of edits in effect, target of an interrupted move); both are equal if none was interrupted."""
         numbers = self.numbers()
         last = numbers[-1] if numbers else 0
         try:
-            said = files.read_json(self.home / "position.json")
-            done, going_to = int(said["done"]), int(said["going_to"])
+            saved = files.read_json(self.home / "position.json")
+            done, target = int(saved["done"]), int(saved["going_to"])
         except (UserError, KeyError, TypeError, ValueError, OverflowError):
             return last, last
-        return min(max(done, 0), last), min(max(going_to, 0), last)
+        return min(max(done, 0), last), min(max(target, 0), last)
 
-    def place(self, done: int, going_to: int) -> None:
-        files.write_json(self.home / "position.json", {"done": done, "going_to": going_to})
+    def set_position(self, done: int, target: int) -> None:
+        files.write_json(self.home / "position.json", {"done": done, "going_to": target})
 
     def numbers(self) -> list[int]:
-        """The steps that are kept, oldest first."""
+        """The numbers of the saved edits, oldest first."""
         if not self.home.is_dir():
             return []
-        names = (path.name.removesuffix(_ENDING) for path in self.home.glob(f"*{_ENDING}"))
+        names = (path.name.removesuffix(_EXTENSION) for path in self.home.glob(f"*{_EXTENSION}"))
         return sorted(int(name) for name in names if name.isascii() and name.isdecimal())
 
-    def until(self, done: int) -> int:
-        """The step that is taken back next when so many are in effect; 0: none."""
+    def next_undo(self, done: int) -> int:
+        """The edit to undo next with ``done`` edits in effect; 0 if there is none."""
         return max((number for number in self.numbers() if number <= done), default=0)
 
-    def after(self, done: int) -> int:
-        """The step that is done again next; 0: none."""
+    def next_redo(self, done: int) -> int:
+        """The edit to redo next with ``done`` edits in effect; 0 if there is none."""
         return min((number for number in self.numbers() if number > done), default=0)
 
-    def between(self, done: int, going_to: int) -> int:
-        """The step that a move from here to there was about; 0: there was none, or it is gone."""
-        number = self.after(done) if going_to > done else self.until(done)
-        return number if min(done, going_to) < number <= max(done, going_to) else 0
+    def interrupted(self, done: int, target: int) -> int:
+        """The edit of an interrupted move from ``done`` to ``target``; 0 if there was none, or it was removed."""
+        number = self.next_redo(done) if target > done else self.next_undo(done)
+        return number if min(done, target) < number <= max(done, target) else 0
 
-    def steps(self) -> list[Step]:
-        """What the steps are called, oldest first; those that can't be read are left out."""
+    # -- edits ------------------------------------------------------------------------------------------------
+
+    def edits(self) -> list[RecordedEdit]:
+        """The saved edits, oldest first, without unreadable ones."""
         found = []
         for number in self.numbers():
             with contextlib.suppress(UserError):
-                found.append(self.step(number))
+                found.append(self.edit(number))
         return found
 
-    # -- steps ------------------------------------------------------------------------------------------------
-
-    def add(self, number: int, what: str, changes: Iterable[Change]) -> None:
-        """Write a step down, in place of those that it makes impossible; the oldest goes when there are many."""
-        self.drop(number)
-        rows = [[self._told(change.path), _text(change.before), _text(change.after)] for change in changes]
-        head = {"what": _words(what), "when": time.strftime("%Y-%m-%d %H:%M:%S"), "files": len(rows)}
-        with files.atomic_write(self._path(number)) as beside, gzip.open(beside, "wt", encoding="ascii") as out:
-            for row in (head, *rows):
+    def add(self, number: int, description: str, changes: Iterable[FileChange]) -> None:
+        """Save an edit. It replaces those with this or a higher number; the oldest beyond MAX_EDITS are removed."""
+        self.remove_from(number)
+        rows = [[self._relative(change.path), _to_json(change.before), _to_json(change.after)] for change in changes]
+        header = {"what": _one_line(description), "when": time.strftime("%Y-%m-%d %H:%M:%S"), "files": len(rows)}
+        with files.atomic_write(self._path(number)) as temporary, gzip.open(temporary, "wt", encoding="ascii") as out:
+            for row in (header, *rows):
                 out.write(json.dumps(row) + "\n")
-        for old in self.numbers()[:-KEPT]:
+        for old in self.numbers()[:-MAX_EDITS]:
             self._path(old).unlink(missing_ok=True)
 
-    def drop(self, number: int) -> None:
-        """Forget this step and all later ones."""
+    def remove_from(self, number: int) -> None:
+        """Remove this edit and all later ones."""
         for later in self.numbers():
             if later >= number:
                 self._path(later).unlink(missing_ok=True)
 
-    def step(self, number: int) -> Step:
-        """UserError where it can't be read."""
+    def edit(self, number: int) -> RecordedEdit:
+        """UserError when it can't be read."""
         with self._opened(number) as file:
-            return self._head(number, file)
+            return self._read_header(number, file)
 
-    def changes(self, number: int) -> list[Change]:
-        """What a step did to each file. UserError where that can't be read, or leads out of the folder."""
+    def changes(self, number: int) -> list[FileChange]:
+        """The changes of an edit. UserError when it can't be read, or a path leads out of the folder."""
         with self._opened(number) as file:
-            self._head(number, file)
-            changes, left = [], _MOST_CHARACTERS
-            while line := file.readline(left):
-                left -= len(line)
+            self._read_header(number, file)
+            changes, remaining = [], _MAX_CHARACTERS
+            while line := file.readline(remaining):
+                remaining -= len(line)
                 path, before, after = json.loads(line)
-                changes.append(Change(self._inside(path), _bytes(before), _bytes(after)))
+                changes.append(FileChange(self._absolute(path), _from_json(before), _from_json(after)))
         return changes
 
     @contextlib.contextmanager
@@ -170,41 +170,41 @@ class Journal:
             with gzip.open(path, "rt", encoding="ascii") as file:
                 yield file
         except _UNREADABLE as error:
-            raise UserError(f"{path}: this step can't be read ({error}). Remove it to go on.") from error
+            raise UserError(f"{path}: this edit can't be read ({error}). Remove the file to continue.") from error
 
     @staticmethod
-    def _head(number: int, file: Any) -> Step:
-        head = json.loads(file.readline(10_000))
-        return Step(number, _words(head["what"]), _words(head["when"]), int(head["files"]))
+    def _read_header(number: int, file: Any) -> RecordedEdit:
+        header = json.loads(file.readline(10_000))
+        return RecordedEdit(number, _one_line(header["what"]), _one_line(header["when"]), int(header["files"]))
 
     def _path(self, number: int) -> Path:
-        return self.home / f"{number:06}{_ENDING}"
+        return self.home / f"{number:06}{_EXTENSION}"
 
-    def _told(self, path: Path) -> str:
+    def _relative(self, path: Path) -> str:
         try:
-            told = path.relative_to(self.folder).as_posix()
-            self._inside(told)
-            return told
+            relative = path.relative_to(self.folder).as_posix()
+            self._absolute(relative)
+            return relative
         except ValueError:
-            raise UserError(f"{path}: does not lie in {self.folder}.") from None
+            raise UserError(f"{path}: is not in {self.folder}.") from None
 
-    def _inside(self, told: str) -> Path:
-        path = PurePosixPath(told)
-        leads_out = path.is_absolute() or PureWindowsPath(told).anchor or ".." in PureWindowsPath(told).parts
+    def _absolute(self, relative: str) -> Path:
+        path = PurePosixPath(relative)
+        leads_out = path.is_absolute() or PureWindowsPath(relative).anchor or ".." in PureWindowsPath(relative).parts
         if leads_out or any(part.startswith(".") for part in path.parts[:-1]) or not path.parts:
-            raise ValueError(f"{told!r} is no caption of this folder")
+            raise ValueError(f"{relative!r} is not a caption of this folder")
         return self.folder / path
 
 
-def _words(text: Any) -> str:
-    """One line, of a length that can be shown anywhere."""
-    return "".join(filter(str.isprintable, " ".join(str(text).split())))[:_LONGEST]
+def _one_line(text: Any) -> str:
+    """Printable characters on one line, of limited length."""
+    return "".join(filter(str.isprintable, " ".join(str(text).split())))[:_MAX_DESCRIPTION]
 
 
-def _text(data: bytes | None) -> str | None:
-    """Bytes as JSON can hold them, and as a person can read them where they are UTF-8."""
+def _to_json(data: bytes | None) -> str | None:
+    """Any bytes as a string, readable where they are UTF-8."""
     return None if data is None else data.decode("utf-8", "surrogateescape")
 
 
-def _bytes(text: str | None) -> bytes | None:
+def _from_json(text: str | None) -> bytes | None:
     return None if text is None else text.encode("utf-8", "surrogateescape")

@@ -1,8 +1,8 @@
-"""Writing captions: all of an edit or nothing of it, and each can be taken back.
+"""Writing captions atomically: an edit is written completely or not at all, and can be undone and redone.
 
-An edit is written into the folder's journal first, then file by file, each whole or not at all. What breaks it off
-(a full disk, Cancel) has it taken back at once; after a kill, the next one who writes finishes it first. A file that
-holds neither what it held before nor what it was to hold was changed by someone else: it is left as it is, and named.
+An edit is saved in the folder's history first, then each file is written atomically. An error or Cancel reverts the
+files at once; after a kill, the next writer finishes the edit first. A file that has neither its content before nor
+after the edit was changed by someone else: it is left as it is and reported.
 """
 
 from __future__ import annotations
@@ -14,154 +14,158 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dreambooth import files
-from dreambooth.captions.history import Change, Journal
-from dreambooth.captions.reading import MOST_BYTES, bytes_of
+from dreambooth.captions.history import EditHistory, FileChange
+from dreambooth.captions.reading import MAX_BYTES, read_caption_bytes
 from dreambooth.errors import UserError
 from dreambooth.types import ProgressCallback
 
-NAMED = 5  # files that a message names; more are counted
+MAX_NAMED = 5  # files that a message names; more are counted
 BEFORE, AFTER, OTHER = "before", "after", "other"
 
 
 @dataclass(frozen=True)
 class WriteResult:
-    """What came of it."""
+    """The outcome of an edit, undo or redo."""
 
-    what: str  # what the edit is called; "" when there was nothing to do
-    files: int = 0  # that were changed
-    told: tuple[str, ...] = ()  # what a person should know: a line for each thing
+    description: str  # of the edit; "" when there was nothing to do
+    n_files: int = 0  # that were changed
+    messages: tuple[str, ...] = ()
 
 
 def write_captions(
-    folder: Path, changes: Mapping[Path, str], what: str, progress: ProgressCallback | None = None
+    folder: Path, texts: Mapping[Path, str], description: str, progress: ProgressCallback | None = None
 ) -> int:
-    """Give caption files new texts, as one step that can be undone.
+    """Write caption files as one edit that can be undone; the number of changed files.
 
-    ``changes``: caption files below ``folder`` (they need not exist yet), each with its whole text, which is written
-    as UTF-8 as it stands; ``what`` is what people read beside Undo ("tagged with wd14"). Files that hold their text
-    already are left alone. The number of files that were changed.
-    Raises UserError when something can't be written, and Cancelled from ``progress``; nothing is changed then.
+    ``texts``: the complete new text of each caption file in ``folder`` or its subfolders (they may not exist yet),
+    written as UTF-8; ``description`` is shown next to Undo ("tagged with wd14"). Unchanged files are not written.
+    UserError when a file can't be written, and Cancelled from ``progress``; then no file is changed.
     """
-    texts = {Path(path): encoded(path, text) for path, text in changes.items()}
-    if not any(bytes_of(path) != data for path, data in texts.items()):
+    contents = {Path(path): encode_caption(path, text) for path, text in texts.items()}
+    if not any(read_caption_bytes(path) != data for path, data in contents.items()):
         return 0
-    with _writing(Path(folder), progress) as (journal, _):
-        return _new_step(journal, [Change(path, bytes_of(path), data) for path, data in texts.items()], what, progress)
+    with _locked_history(Path(folder), progress) as (history, _):
+        changes = [FileChange(path, read_caption_bytes(path), data) for path, data in contents.items()]
+        return _write_new_edit(history, changes, description, progress)
 
 
 def write_changes(
-    folder: Path, changes: Sequence[Change], what: str, progress: ProgressCallback | None = None
+    folder: Path, changes: Sequence[FileChange], description: str, progress: ProgressCallback | None = None
 ) -> WriteResult:
-    """Carry out what was planned, as one step. UserError, and nothing of it is written, when a file is no longer what
-    it was then.
-    """
+    """Write planned changes as one edit. UserError, and nothing is written, if a file changed since the planning."""
     if not changes:
-        return WriteResult(what)
-    with _writing(Path(folder), progress) as (journal, finished):
-        changed = [change.path for change in changes if _holds(change) != BEFORE]
+        return WriteResult(description)
+    with _locked_history(Path(folder), progress) as (history, finished):
+        changed = [change.path for change in changes if _state(change) != BEFORE]
         if changed:
-            raise UserError(f"{_named(changed)} changed since this was planned. Nothing was written: look again.")
-        return WriteResult(what, _new_step(journal, changes, what, progress), _first(finished))
+            raise UserError(f"{_name_some(changed)} changed since the preview. Nothing was written: preview again.")
+        n_files = _write_new_edit(history, changes, description, progress)
+        return WriteResult(description, n_files, _finished_messages(finished))
 
 
 def undo(folder: Path, progress: ProgressCallback | None = None) -> WriteResult:
-    """Take back the last step that is in effect, also one that was broken off."""
-    return _step(Path(folder), False, progress)
+    """Undo the last edit in effect, also an interrupted one."""
+    return _undo_or_redo(Path(folder), False, progress)
 
 
 def redo(folder: Path, progress: ProgressCallback | None = None) -> WriteResult:
-    """Do again what was taken back last; or finish what was broken off."""
-    return _step(Path(folder), True, progress)
+    """Redo the edit that was undone last, or finish an interrupted one."""
+    return _undo_or_redo(Path(folder), True, progress)
 
 
 @contextlib.contextmanager
-def _writing(folder: Path, progress: ProgressCallback | None) -> Iterator[tuple[Journal, WriteResult]]:
-    """The journal, held, with nothing left half-done; and what was finished for that."""
-    journal = Journal(folder)
-    with journal.locked():
-        done, going_to = journal.position()
-        number = journal.between(done, going_to)
-        yield journal, _move(journal, number, done, going_to, progress) if number else WriteResult("")
+def _locked_history(folder: Path, progress: ProgressCallback | None) -> Iterator[tuple[EditHistory, WriteResult]]:
+    """The locked history, and the result of finishing an edit that was interrupted."""
+    history = EditHistory(folder)
+    with history.locked():
+        done, target = history.position()
+        number = history.interrupted(done, target)
+        yield history, _move(history, number, done, target, progress) if number else WriteResult("")
 
 
-def _new_step(journal: Journal, changes: Sequence[Change], what: str, progress: ProgressCallback | None) -> int:
-    """Write it down, then do it; the number of files."""
+def _write_new_edit(
+    history: EditHistory, changes: Sequence[FileChange], description: str, progress: ProgressCallback | None
+) -> int:
+    """Save the edit in the history, then write its files; the number of files."""
     changes = [change for change in changes if change.before != change.after]
     if not changes:
         return 0
-    done, _ = journal.position()
-    journal.place(done, done)  # so that the step counts only once it is begun
-    journal.add(done + 1, what, changes)
+    done, _ = history.position()
+    history.set_position(done, done)  # so that the edit is not in effect before its first file is written
+    history.add(done + 1, description, changes)
     try:
-        _carry_out(journal, changes, done, done + 1, progress)
+        _write_files(history, changes, done, done + 1, progress)
     except BaseException:
-        if journal.position() == (done, done):  # taken back: it never was
-            journal.drop(done + 1)
+        if history.position() == (done, done):  # its files were reverted
+            history.remove_from(done + 1)
         raise
     for folder in {change.path.parent for change in changes}:
         files.clear_leftovers(folder)
     return len(changes)
 
 
-def _step(folder: Path, forward: bool, progress: ProgressCallback | None) -> WriteResult:
-    if not Journal(folder).numbers():
+def _undo_or_redo(folder: Path, forward: bool, progress: ProgressCallback | None) -> WriteResult:
+    if not EditHistory(folder).numbers():
         return WriteResult("")
-    was, was_going_to = Journal(folder).position()
-    with _writing(folder, progress) as (journal, finished):
-        if finished.what and (was_going_to > was) == forward:  # broken off on the very way that is asked for
+    interrupted_at, interrupted_target = EditHistory(folder).position()
+    with _locked_history(folder, progress) as (history, finished):
+        if finished.description and (interrupted_target > interrupted_at) == forward:  # finishing was the request
             return finished
-        done, _ = journal.position()
-        number = journal.after(done) if forward else journal.until(done)
+        done, _ = history.position()
+        number = history.next_redo(done) if forward else history.next_undo(done)
         if not number:
-            return WriteResult("", 0, _first(finished))
-        moved = _move(journal, number, done, number if forward else number - 1, progress)
-        return WriteResult(moved.what, moved.files, (*_first(finished), *moved.told))
+            return WriteResult("", 0, _finished_messages(finished))
+        result = _move(history, number, done, number if forward else number - 1, progress)
+        return WriteResult(result.description, result.n_files, (*_finished_messages(finished), *result.messages))
 
 
-def _first(finished: WriteResult) -> tuple[str, ...]:
-    """What to say of what was finished before the work that was asked for."""
-    return (f"Finished first what was broken off: {finished.what}.", *finished.told) if finished.what else ()
+def _finished_messages(finished: WriteResult) -> tuple[str, ...]:
+    """The messages about an interrupted edit that was finished before the requested one."""
+    if not finished.description:
+        return ()
+    return (f"Finished the interrupted edit first: {finished.description}.", *finished.messages)
 
 
-def _move(journal: Journal, number: int, done: int, to: int, progress: ProgressCallback | None) -> WriteResult:
-    """Go this step forward or back, in each file that holds what it should."""
-    head, changes = journal.step(number), journal.changes(number)
-    if to < done:
-        changes = [change.turned() for change in changes]
-    wanted, left = [], []
+def _move(
+    history: EditHistory, number: int, done: int, target: int, progress: ProgressCallback | None
+) -> WriteResult:
+    """Apply or revert an edit, in each file that was not changed by someone else."""
+    edit, changes = history.edit(number), history.changes(number)
+    if target < done:
+        changes = [change.reversed() for change in changes]
+    to_write, changed_by_others = [], []
     for change in changes:
-        holds = _holds(change)
-        if holds == BEFORE:
-            wanted.append(change)
-        elif holds != AFTER:
-            left.append(change.path)
-    _carry_out(journal, wanted, done, to, progress)
-    told = (f"{_named(left)} changed since then: left as it is now.",) if left else ()
-    return WriteResult(head.what, len(wanted), told)
+        state = _state(change)
+        if state == BEFORE:
+            to_write.append(change)
+        elif state != AFTER:
+            changed_by_others.append(change.path)
+    _write_files(history, to_write, done, target, progress)
+    message = f"{_name_some(changed_by_others)} changed since then: left unchanged."
+    return WriteResult(edit.description, len(to_write), (message,) if changed_by_others else ())
 
 
-def _carry_out(
-    journal: Journal, changes: Sequence[Change], done: int, to: int, progress: ProgressCallback | None
+def _write_files(
+    history: EditHistory, changes: Sequence[FileChange], done: int, target: int, progress: ProgressCallback | None
 ) -> None:
-    """Write the files and note that they are written; whatever stops it, what this wrote is taken back."""
-    written, stood = [], journal.position()
-    journal.place(done, to)
+    """Write the files and the new position; revert them on any error or Cancel."""
+    written, position = [], history.position()
+    history.set_position(done, target)
     try:
-        for number, change in enumerate(changes):
+        for index, change in enumerate(changes):
             if progress:
-                progress(number, len(changes), "captions")
-            _put(change)
+                progress(index, len(changes), "captions")
+            _write_file(change)
             written.append(change)
-        journal.place(to, to)
+        history.set_position(target, target)
     except BaseException:
         for change in reversed(written):
-            _put(change.turned())
-        journal.place(*stood)
+            _write_file(change.reversed())
+        history.set_position(*position)
         raise
 
 
-def _put(change: Change) -> None:
-    """The file as it is to be, whole at any time."""
+def _write_file(change: FileChange) -> None:
     path = change.path
     if change.after is None:
         try:
@@ -169,33 +173,33 @@ def _put(change: Change) -> None:
         except OSError as error:
             raise files.as_user_error(error, path, "remove") from error
         return
-    with files.atomic_write(path) as beside:
-        beside.write_bytes(change.after)
-        with contextlib.suppress(OSError):  # a new file, or a share that knows no such thing
-            shutil.copymode(path, beside)
+    with files.atomic_write(path) as temporary:
+        temporary.write_bytes(change.after)
+        with contextlib.suppress(OSError):  # a new file, or a network share without modes
+            shutil.copymode(path, temporary)
 
 
-def _holds(change: Change) -> str:
-    """Which of its states the file is in. One that can't be read, or is no caption any more, someone else made so."""
+def _state(change: FileChange) -> str:
+    """BEFORE, AFTER, or OTHER for a file that someone else changed or that can't be read as a caption anymore."""
     try:
-        now = bytes_of(change.path)
+        data = read_caption_bytes(change.path)
     except UserError:
         return OTHER
-    return BEFORE if now == change.before else AFTER if now == change.after else OTHER
+    return BEFORE if data == change.before else AFTER if data == change.after else OTHER
 
 
-def encoded(path: Path, text: str) -> bytes:
-    """UserError for what can't be written, or could not be read again."""
+def encode_caption(path: Path, text: str) -> bytes:
+    """The text as UTF-8. UserError for text that can't be encoded, or is too long to be read again."""
     try:
         data = text.encode("utf-8")
     except UnicodeEncodeError:
-        raise UserError(f"{path}: the caption holds characters that are no text. Remove them.") from None
-    if len(data) > MOST_BYTES:
-        raise UserError(f"{path}: the caption would have {len(data) / 1e6:.1f} MB. Make it shorter.")
+        raise UserError(f"{path}: the caption contains invalid characters. Remove them.") from None
+    if len(data) > MAX_BYTES:
+        raise UserError(f"{path}: the caption is {len(data) / 1e6:.1f} MB, at most 1 MB is allowed. Shorten it.")
     return data
 
 
-def _named(paths: Sequence[Path]) -> str:
-    """The first few of the files, and how many more."""
-    more = f" and {len(paths) - NAMED} more" if len(paths) > NAMED else ""
-    return ", ".join(map(str, paths[:NAMED])) + more
+def _name_some(paths: Sequence[Path]) -> str:
+    """The first few files by name, and the number of the others."""
+    more = f" and {len(paths) - MAX_NAMED} more" if len(paths) > MAX_NAMED else ""
+    return ", ".join(map(str, paths[:MAX_NAMED])) + more

@@ -1,7 +1,7 @@
-"""How original checkpoints name the tensors of CLIP's text encoders, and how transformers does.
+"""Tensor names of CLIP text encoders in original checkpoints and in transformers.
 
-SD1 and SDXL's first encoder are stored as transformers itself names them; SD2's and SDXL's second as open_clip does,
-which keeps the three projections of an attention in one tensor.
+The text encoder of SD1 and the first one of SDXL have the names of transformers; that of SD2 and the second one of SDXL
+those of open_clip, which stores the three projections of an attention layer in one tensor.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ _OUTSIDE = {
     "ln_final.weight": "text_model.final_layer_norm.weight",
     "ln_final.bias": "text_model.final_layer_norm.bias",
 }
-PROJECTION = "text_projection"  # stored transposed: open_clip multiplies from the other side
+PROJECTION = "text_projection"  # stored transposed in open_clip's layout
 _FUSED = tuple(f"self_attn.{part}_proj" for part in "qkv")
 
 
 class TransformersNameMap:
-    """The names are transformers' own."""
+    """Names that are the same in transformers."""
 
     def to_modules(self, name: str) -> tuple[str, ...]:
-        """() for position ids, which are counted anew. Some merges were saved without the inner prefix."""
+        """() for position ids, which are rebuilt. Some merged checkpoints lack the inner prefix."""
         return () if name.endswith("position_ids") else (_MODEL + name.removeprefix(_MODEL),)
 
     def to_original(self, name: str) -> str | None:
@@ -36,18 +36,18 @@ class TransformersNameMap:
 
 
 class OpenClipNameMap:
-    """open_clip's names, for an encoder of which transformers' module carries the first ``n_layers`` layers.
+    """open_clip's names, for a transformers module with the first ``n_layers`` layers of the encoder.
 
-    SD2 reads the last layer but one, so its module ends there, and has no projection.
+    SD2 uses the output of the penultimate layer, so its module ends there and has no projection.
     """
 
-    def __init__(self, n_layers: int, projects: bool):
-        self._to_modules: dict[str, tuple[str, ...]] = {ours: (theirs,) for ours, theirs in _OUTSIDE.items()}
-        if projects:
+    def __init__(self, n_layers: int, has_projection: bool):
+        self._to_modules: dict[str, tuple[str, ...]] = {original: (module,) for original, module in _OUTSIDE.items()}
+        if has_projection:
             self._to_modules[PROJECTION] = ("text_projection.weight",)
         for number in range(n_layers):
-            self._to_modules |= _layer(f"transformer.resblocks.{number}.", f"text_model.encoder.layers.{number}.")
-        self._to_original = {theirs: ours for ours, all_theirs in self._to_modules.items() for theirs in all_theirs}
+            self._to_modules |= _layer_names(f"transformer.resblocks.{number}.", f"text_model.encoder.layers.{number}.")
+        self._to_original = {module: original for original, modules in self._to_modules.items() for module in modules}
 
     def to_modules(self, name: str) -> tuple[str, ...]:
         return self._to_modules.get(name, ())
@@ -56,9 +56,9 @@ class OpenClipNameMap:
         return self._to_original.get(name)
 
 
-def _layer(ours: str, theirs: str) -> dict[str, tuple[str, ...]]:
+def _layer_names(original: str, module: str) -> dict[str, tuple[str, ...]]:
     names = {}
     for kind in ("weight", "bias"):
-        names |= {f"{ours}{a}.{kind}": (f"{theirs}{b}.{kind}",) for a, b in _LAYER.items()}
-        names[f"{ours}attn.in_proj_{kind}"] = tuple(f"{theirs}{part}.{kind}" for part in _FUSED)
+        names |= {f"{original}{a}.{kind}": (f"{module}{b}.{kind}",) for a, b in _LAYER.items()}
+        names[f"{original}attn.in_proj_{kind}"] = tuple(f"{module}{part}.{kind}" for part in _FUSED)
     return names

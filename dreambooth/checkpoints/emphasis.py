@@ -1,4 +1,4 @@
-"""Brackets in prompts as AUTOMATIC1111's WebUI reads them: which words count how much."""
+"""Attention weights in prompts, ``(word:1.2)`` and ``[word]``, with the syntax of AUTOMATIC1111's WebUI."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-_MORE, _LESS = 1.1, 1 / 1.1
+_UP, _DOWN = 1.1, 1 / 1.1
 _PIECES = re.compile(
     r"""
-      \\(?P<literal>[()\[\]\\]?)          # an escaped bracket; a lone backslash is nothing
+      \\(?P<literal>[()\[\]\\]?)          # an escaped bracket; a single backslash is dropped
     | (?P<open>[(\[])
     | :(?P<weight>[+-]?[.\d]+)\)          # the end of (words:1.2)
     | (?P<close>[)\]])
@@ -22,49 +22,48 @@ _PIECES = re.compile(
 
 
 def unescape_brackets(prompt: str) -> str:
-    r"""The prompt as it is read: ``name_\(film\)`` says name_(film)."""
+    r"""The prompt without backslashes before brackets: ``name_\(film\)`` becomes ``name_(film)``."""
     return re.sub(r"\\([()\[\]\\]?)", r"\1", prompt)
 
 
 def parse_emphasis(prompt: str) -> list[tuple[str, float]]:
-    """The parts of a prompt and how much each counts, neighbours of equal weight put together.
+    """Split a prompt into (text, weight) parts; neighbors of equal weight are merged.
 
-    ``(word)`` counts 1.1 times as much, ``(word:1.3)`` 1.3 times, ``[word]`` 1 / 1.1 times; brackets in brackets
-    multiply, one that is never closed reaches to the end, and ``\\(`` is a bracket. A part's weight is for all tokens
-    of it.
+    ``(word)`` has weight 1.1, ``(word:1.3)`` 1.3, ``[word]`` 1 / 1.1. Nested weights multiply, an unclosed bracket
+    extends to the end, and ``\\(`` is a literal bracket. The weight applies to every token of the part.
     """
     parts: list[list] = []  # [text, weight]
-    opened: dict[str, list[int]] = {"(": [], "[": []}  # where in parts each begins
+    opened: dict[str, list[int]] = {"(": [], "[": []}  # index in parts at which each open bracket starts
 
     def multiply(bracket: str, factor: float) -> None:
         for part in parts[opened[bracket].pop() :]:
             part[1] *= factor
 
-    for found in _PIECES.finditer(prompt):
-        kind = found.lastgroup
+    for piece in _PIECES.finditer(prompt):
+        kind = piece.lastgroup
         if kind == "open":
-            opened[found["open"]].append(len(parts))
-        elif kind == "weight" and opened["("] and (factor := _number(found["weight"])) is not None:
+            opened[piece["open"]].append(len(parts))
+        elif kind == "weight" and opened["("] and (factor := _number(piece["weight"])) is not None:
             multiply("(", factor)
-        elif kind == "close" and opened["(" if found["close"] == ")" else "["]:
-            multiply(*(("(", _MORE) if found["close"] == ")" else ("[", _LESS)))
+        elif kind == "close" and opened["(" if piece["close"] == ")" else "["]:
+            multiply(*(("(", _UP) if piece["close"] == ")" else ("[", _DOWN)))
         else:
-            parts.append([found["literal"] if kind == "literal" else found[0], 1.0])
-    for bracket, factor in (("(", _MORE), ("[", _LESS)):
+            parts.append([piece["literal"] if kind == "literal" else piece[0], 1.0])
+    for bracket, factor in (("(", _UP), ("[", _DOWN)):
         while opened[bracket]:
             multiply(bracket, factor)
     return _merged(parts)
 
 
 def apply_emphasis(states: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """States (B, 77, D) of chunks times their tokens' weights (B, 77), each chunk brought back to the mean it had.
+    """Multiply hidden states (B, 77, D) by token weights (B, 77), then restore the mean of each chunk.
 
-    The WebUI takes that mean over all prompts of a batch; here it is each prompt's own, so that what is beside it
-    doesn't matter.
+    The WebUI restores the mean over the whole batch; here it is per chunk, so that the result does not depend on the
+    other prompts of the batch.
     """
-    weighed = states.float() * weights[..., None].to(states.device)
+    weighted = states.float() * weights[..., None].to(states.device)
     mean = states.float().mean(dim=(1, 2), keepdim=True)
-    return (weighed * (mean / weighed.mean(dim=(1, 2), keepdim=True))).to(states.dtype)
+    return (weighted * (mean / weighted.mean(dim=(1, 2), keepdim=True))).to(states.dtype)
 
 
 def _number(text: str) -> float | None:

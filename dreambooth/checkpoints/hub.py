@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub, through its own library: its cache, its login, its offline mode."""
+"""Downloading models from the Hugging Face hub with huggingface_hub: its cache, login and offline mode apply."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dreambooth.checkpoints.folder_source import preferred_weights
 from dreambooth.errors import UserError
 from dreambooth.types import ProgressCallback
 
-Choose = Callable[[list[str]], list[str]]  # of the names of all files in a repository, those that are wanted
+ChooseFiles = Callable[[list[str]], list[str]]  # from all file names of a repository, those to download
 
 _ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<file>.+\.(?:safetensors|ckpt)))?", re.ASCII)
 _COMPONENTS = ("unet", "vae", "text_encoder", "text_encoder_2")
@@ -21,7 +21,7 @@ _CONFIGS = (_INDEX, "scheduler/scheduler_config.json", *(f"{part}/config.json" f
 
 
 def hub_id(source: str) -> tuple[str, str] | None:
-    """(repository, file in it or "") where ``source`` names something on the hub rather than on this disk."""
+    """(repository, file in it or "") if ``source`` is a hub id; None if it is a local path."""
     match = _ID.fullmatch(source.strip())
     if not match or os.path.exists(source) or os.path.isdir(source.split("/")[0]):
         return None
@@ -30,112 +30,119 @@ def hub_id(source: str) -> tuple[str, str] | None:
 
 
 def download(source: str, token: str = "", progress: ProgressCallback | None = None) -> Path:
-    """The local path of ``org/name`` (a diffusers folder) or ``org/name/file.safetensors``, downloaded if need be.
+    """The local path of ``org/name`` (a diffusers folder) or ``org/name/file.safetensors``, downloaded if necessary.
 
-    What the cache holds already is not loaded again. UserError for what is gated, missing or out of reach.
+    Cached files are not downloaded again. UserError when it is gated, missing or unreachable.
     """
-    found = hub_id(source)
-    if found is None:
-        raise UserError(f"{source} is neither a file or folder here nor a model's id on the hub (like org/name).")
-    repo, file = found
+    hub_source = hub_id(source)
+    if hub_source is None:
+        raise UserError(f"{source} is neither a local file or folder nor a hub id (like org/name): check the path.")
+    repo, file = hub_source
     if not file:
         return download_files(repo, lambda names: _diffusers_files(repo, names), [_INDEX], token, progress)
-    with _explained(repo, file):
+    with _as_user_errors(repo, file):
         from huggingface_hub import hf_hub_download
 
         return Path(hf_hub_download(repo, file, token=token or None))
 
 
 def download_files(
-    repo: str, choose: Choose, marks: Sequence[str], token: str = "", progress: ProgressCallback | None = None
+    repo: str, choose: ChooseFiles, markers: Sequence[str], token: str = "", progress: ProgressCallback | None = None
 ) -> Path:
-    """The local folder with the files of a repository that ``choose`` picks, downloaded if need be.
+    """The local folder with the files of a repository that ``choose`` selects, downloaded if necessary.
 
-    ``marks``: files of which a whole model has at least one; by them it is found in the cache when the hub is away.
+    ``markers``: files of which a complete model has at least one, downloaded last. They locate the model in the cache
+    when the hub can't be reached.
     """
-    with _explained(repo, ""):
+    with _as_user_errors(repo, ""):
         from huggingface_hub import constants
 
-        return _cached(repo, marks) if constants.HF_HUB_OFFLINE else _folder(repo, choose, marks, token, progress)
+        if constants.HF_HUB_OFFLINE:
+            return _cached(repo, markers)
+        return _download_folder(repo, choose, markers, token, progress)
 
 
-def _cached(repo: str, marks: Sequence[str]) -> Path:
+def _cached(repo: str, markers: Sequence[str]) -> Path:
     from huggingface_hub import errors, hf_hub_download
 
-    for mark in marks[:-1]:
+    for marker in markers[:-1]:
         with contextlib.suppress(errors.LocalEntryNotFoundError):
-            return Path(hf_hub_download(repo, mark, local_files_only=True)).parent
-    return Path(hf_hub_download(repo, marks[-1], local_files_only=True)).parent
+            return Path(hf_hub_download(repo, marker, local_files_only=True)).parent
+    return Path(hf_hub_download(repo, markers[-1], local_files_only=True)).parent
 
 
-def _folder(repo: str, choose: Choose, marks: Sequence[str], token: str, progress: ProgressCallback | None) -> Path:
+def _download_folder(
+    repo: str, choose: ChooseFiles, markers: Sequence[str], token: str, progress: ProgressCallback | None
+) -> Path:
     from huggingface_hub import HfApi, hf_hub_download
 
     try:
         info = HfApi().model_info(repo, token=token or None)
     except Exception as error:
-        if not _is_away(error):
+        if not _is_unreachable(error):
             raise
-        return _cached(repo, marks)
-    wanted = choose([sibling.rfilename for sibling in info.siblings or ()])
-    for number, name in enumerate(wanted):
+        return _cached(repo, markers)
+    names = choose([sibling.rfilename for sibling in info.siblings or ()])
+    for number, name in enumerate(names):
         if progress:
-            progress(number, len(wanted), f"Downloading {name}")
+            progress(number, len(names), f"Downloading {name}")
         hf_hub_download(repo, name, revision=info.sha, token=token or None)
-    # Asked for by no revision, it is noted as what is found offline; last, so that only a whole model is.
-    return Path(hf_hub_download(repo, next(mark for mark in marks if mark in wanted), token=token or None)).parent
+    # A download without revision makes the snapshot available offline; it comes last, so that only complete models are.
+    marker = next(marker for marker in markers if marker in names)
+    return Path(hf_hub_download(repo, marker, token=token or None)).parent
 
 
 def _diffusers_files(repo: str, names: list[str]) -> list[str]:
-    """The configs and, of each component, the version of the weights that would be read."""
+    """The configs and, for each component, the variant of the weights that would be read."""
     if _INDEX not in names:
         files = [name for name in names if name.endswith((".safetensors", ".ckpt")) and "/" not in name]
-        hint = f": name one of its files, like {repo}/{files[0]}" if files else ""
-        raise UserError(f"{repo} is no diffusers model on the hub (it has no {_INDEX}){hint}.")
-    wanted = [name for name in _CONFIGS if name in names]
+        hint = f"enter one of its files, like {repo}/{files[0]}" if files else "choose another model"
+        raise UserError(f"{repo} is not a diffusers model on the hub (it has no {_INDEX}): {hint}.")
+    chosen = [name for name in _CONFIGS if name in names]
     for part in _COMPONENTS:
-        wanted += [f"{part}/{name}" for name in preferred_weights(_inside(names, part), part)]
-    return wanted
+        chosen += [f"{part}/{name}" for name in preferred_weights(_names_in(names, part), part)]
+    return chosen
 
 
-def _inside(names: list[str], part: str) -> list[str]:
+def _names_in(names: list[str], part: str) -> list[str]:
     return [name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/")]
 
 
 @contextlib.contextmanager
-def _explained(repo: str, file: str) -> Iterator[None]:
-    """The library's many errors, in words."""
+def _as_user_errors(repo: str, file: str) -> Iterator[None]:
+    """Convert the errors of huggingface_hub to UserErrors."""
     from huggingface_hub import errors
 
-    what = f"{file} of {repo}" if file else repo
+    name = f"{file} of {repo}" if file else repo
     try:
         yield
     except errors.GatedRepoError as error:
         raise UserError(
-            f"{repo} is gated: accept its terms on huggingface.co/{repo} and give a token of your account."
+            f"{repo} is gated: accept its terms on huggingface.co/{repo} and enter a token of your account."
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise UserError(
-            f"There is no file or folder {repo} here, and no such model on the hub (or it is private: give a token)."
+            f"{repo} is neither a local file or folder nor a model on the hub: check the path, or enter a token if the "
+            "model is private."
         ) from error
     except errors.LocalEntryNotFoundError as error:  # offline, or the hub can't be reached
-        raise UserError(_out_of_reach(what)) from error
+        raise UserError(_unreachable_message(name)) from error
     except errors.EntryNotFoundError as error:
         raise UserError(f"{repo} has no {file or 'model_index.json'} on the hub: check the name.") from error
     except errors.HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", "no answer")
-        hint = ": the token is not valid" if status == 401 else ""
-        raise UserError(f"The hub refused {what} ({status}){hint}.") from error
+        status = getattr(error.response, "status_code", "no response")
+        hint = "the token is invalid, enter another one" if status == 401 else "try again later"
+        raise UserError(f"The hub refused to download {name} (status {status}): {hint}.") from error
     except (UserError, KeyboardInterrupt):
         raise
     except Exception as error:
-        if _is_away(error):
-            raise UserError(_out_of_reach(what)) from error
+        if _is_unreachable(error):
+            raise UserError(_unreachable_message(name)) from error
         raise
 
 
-def _is_away(error: Exception) -> bool:
-    """Whether the hub gave no answer at all. Older versions of the library have requests' errors, later httpx's."""
+def _is_unreachable(error: Exception) -> bool:
+    """Whether there was no response: an error of requests in older versions of huggingface_hub, later of httpx."""
     from huggingface_hub import errors
 
     if isinstance(error, errors.HfHubHTTPError):
@@ -143,8 +150,8 @@ def _is_away(error: Exception) -> bool:
     return isinstance(error, OSError) or type(error).__module__.startswith("httpx")
 
 
-def _out_of_reach(what: str) -> str:
+def _unreachable_message(name: str) -> str:
     return (
-        f"There is no file or folder {what} here; it may be a model of the hub, but that can't be reached (or offline "
-        "mode is on) and the cache does not hold it. Check the path, or download it once while online."
+        f"{name} is not a local file or folder, and the hub can't be reached (or offline mode is on) and has no cached "
+        "copy of it. Check the path, or download it once while online."
     )

@@ -1,7 +1,4 @@
-"""What a model file is: what its tensors show, what it claims, what a foreign reader finds, how far it moved.
-
-Nothing here needs a model of ours; any file that can be read can be looked at.
-"""
+"""Inspection of any model file: its kind, family, metadata, problems, and differences from another file."""
 
 from __future__ import annotations
 
@@ -22,178 +19,187 @@ from dreambooth.checkpoints.verify import DifferenceStats
 from dreambooth.checkpoints.writing import is_finite
 from dreambooth.errors import UserError
 from dreambooth.tensor_files import Tensors
+from dreambooth.text import count
 from dreambooth.types import ProgressCallback
 
-_LONGEST_CLAIM = 200  # characters; thumbnails and tag counts are longer and say little to people
-_SHOWN = 3
+_MAX_METADATA_LENGTH = 200  # characters; longer values (thumbnails, tag counts) are not displayed
+_MAX_LISTED = 3
 
 
 @dataclass
 class Inspection:
-    """The findings. ``odd`` has one line for each thing that should not be so."""
+    """The result for one file. ``issues`` has one line for each problem."""
 
     path: Path
     kind: str
     family: str = ""
     prediction: str = ""
     inpainting: bool = False
-    averages: str = ""
+    ema: str = ""
     n_tensors: int = 0
     n_parameters: int = 0
-    precision: dict[str, int] = field(default_factory=dict)  # safetensors' name of a dtype: tensors that have it
-    n_beside: int = 0  # tensors that modules don't carry: schedules, position ids
-    adapters: dict[str, int] = field(default_factory=dict)  # "LoRA, rank 8, alpha 4": modules that have one
-    claims: dict[str, str] = field(default_factory=dict)
+    precision: dict[str, int] = field(default_factory=dict)  # number of tensors by dtype (safetensors names)
+    n_unmapped: int = 0  # tensors that modules don't have: noise schedules, position ids
+    adapters: dict[str, int] = field(default_factory=dict)  # number of modules by "LoRA, rank 8, alpha 4"
+    metadata: dict[str, str] = field(default_factory=dict)
     foreign_reader: str = ""
-    odd: list[str] = field(default_factory=list)
-    moved: list[dict[str, Any]] = field(default_factory=list)  # a row for each component, against a base
+    issues: list[str] = field(default_factory=list)
+    differences: list[dict[str, Any]] = field(default_factory=list)  # a row per component, compared with a base
 
     def as_dict(self) -> dict[str, Any]:
-        """What applies to this file, in the order in which people read it."""
+        """The values that apply to this file, in display order."""
         values = {
             "path": str(self.path), "kind": self.kind, "family": self.family, "prediction": self.prediction,
-            "inpainting": self.inpainting or "", "ema": self.averages, "tensors": self.n_tensors,
-            "parameters": self.n_parameters, "precision": self.precision, "beside": self.n_beside or "",
-            "adapters": self.adapters, "claims": self.claims, "foreign_reader": self.foreign_reader, "odd": self.odd,
-            "moved": self.moved,
+            "inpainting": self.inpainting or "", "ema": self.ema, "tensors": self.n_tensors,
+            "parameters": self.n_parameters, "precision": self.precision, "beside": self.n_unmapped or "",
+            "adapters": self.adapters, "claims": self.metadata, "foreign_reader": self.foreign_reader,
+            "odd": self.issues, "moved": self.differences,
         }  # fmt: skip
         return {key: value for key, value in values.items() if value not in ("", {}) or key == "odd"}
 
 
 def inspect(path: Path, against: Path | None = None, progress: ProgressCallback | None = None) -> Inspection:
-    """Look at a checkpoint (file or diffusers folder), a LoRA, a VAE, an embedding or whatever else it is.
+    """Inspect a checkpoint (file or diffusers folder), LoRA, VAE, embedding or any other model file.
 
-    ``against``: a file or folder of the same kind, with which it is compared tensor by tensor. ``progress`` counts
-    tensors. UserError when either can't be read.
+    ``against``: a file or folder of the same kind to compare with, tensor by tensor. ``progress`` counts tensors.
+    UserError when either can't be read.
     """
     with open_source(Path(path)) as file:
         shapes = {key: file.shape(key) for key in file}
         family = next((family for family in FAMILIES if family.matches(shapes)), None)
-        found = Inspection(Path(path), "checkpoint" if family else describe_kind(shapes), n_tensors=len(shapes))
-        found.precision = dict(Counter(dtype_name(file.dtype(key)) for key in file).most_common())
-        found.claims = _claims(file.metadata)
+        inspection = Inspection(Path(path), "checkpoint" if family else describe_kind(shapes), n_tensors=len(shapes))
+        inspection.precision = dict(Counter(dtype_name(file.dtype(key)) for key in file).most_common())
+        inspection.metadata = _displayed_metadata(file.metadata)
         if family:
-            _look_at_checkpoint(found, family, file)
-        elif "LoRA" in found.kind:
-            _look_at_adapters(found)
-        _look_at_values(found, file, progress)
-        found.foreign_reader = _foreign_reader(found, file)
+            _inspect_checkpoint(inspection, family, file)
+        elif "LoRA" in inspection.kind:
+            _inspect_adapters(inspection)
+        _check_values(inspection, file, progress)
+        inspection.foreign_reader = _foreign_reader(inspection, file)
         if against is not None:
             with open_source(Path(against)) as base:
-                _compare(found, family, file, base)
-    return found
+                _compare(inspection, family, file, base)
+    return inspection
 
 
-def _look_at_checkpoint(found: Inspection, family: Family, file: Tensors) -> None:
+def _inspect_checkpoint(inspection: Inspection, family: Family, file: Tensors) -> None:
     shapes = {key: file.shape(key) for key in file}
-    found.inpainting = conv_in_channels(shapes) > 4
-    n_averages = sum(key.startswith(family.ema_prefix) for key in file)
-    found.averages = f"{n_averages} tensors beside the weights" if n_averages else "none"
-    found.odd += [f"without {part}" for part in family.missing(shapes)]
-    found.family = family.title
-    if found.odd:
+    inspection.inpainting = conv_in_channels(shapes) > 4
+    n_ema = sum(key.startswith(family.ema_prefix) for key in file)
+    inspection.ema = count(n_ema, "tensor") if n_ema else "none"
+    inspection.issues += [f"missing: {part}" for part in family.missing(shapes)]
+    inspection.family = family.title
+    if inspection.issues:
         return
     try:
-        family, found.prediction = recognize_family(file)
-        found.family = family.title
+        family, inspection.prediction = recognize_family(file)
+        inspection.family = family.title
         configs = component_configs(family, file)
-        moves = plan_extraction(file, family.layout(configs), configs, extract_ema=bool(n_averages), dtype=None)
+        copies = plan_extraction(file, family.layout(configs), configs, extract_ema=bool(n_ema), dtype=None)
     except UserError as error:
-        found.odd.append(str(error))
+        inspection.issues.append(str(error))
         return
-    beside = [move.key for move in moves if move.component == UNMAPPED]
-    found.n_beside = len(beside)
-    # Inside the unet and the VAE the modules carry everything that the original has.
-    unknown = [key for key in beside if key.startswith((UNET, VAE))]
+    unmapped = [copy.key for copy in copies if copy.component == UNMAPPED]
+    inspection.n_unmapped = len(unmapped)
+    # In the unet and the VAE the modules have every tensor of the original.
+    unknown = [key for key in unmapped if key.startswith((UNET, VAE))]
     if unknown:
-        found.odd.append(f"{len(unknown)} tensors of no known module ({_some(unknown)})")
+        inspection.issues.append(f"{count(len(unknown), 'tensor')} of unknown modules ({_listed(unknown)})")
 
 
-def _look_at_adapters(found: Inspection) -> None:
+def _inspect_adapters(inspection: Inspection) -> None:
     try:
-        file = read_lora(found.path)
+        file = read_lora(inspection.path)
     except UserError as error:
-        found.odd.append(str(error))
+        inspection.issues.append(str(error))
         return
-    found.kind = "LoRA"
+    inspection.kind = "LoRA"
     kinds: Counter[str] = Counter()
     for adapter in file.weights.values():
         rank = "" if adapter.rank is None else f", rank {adapter.rank}"
         alpha = "" if adapter.alpha is None else f", alpha {adapter.alpha:g}"
         kinds[f"{adapter.kind}{' (DoRA)' if adapter.dora_scale is not None else ''}{rank}{alpha}"] += 1
-    found.adapters = dict(kinds.most_common())
+    inspection.adapters = dict(kinds.most_common())
 
 
-def _look_at_values(found: Inspection, file: Tensors, progress: ProgressCallback | None) -> None:
+def _check_values(inspection: Inspection, file: Tensors, progress: ProgressCallback | None) -> None:
     keys, not_finite = file.keys(), []
     for number, key in enumerate(keys):
         tensor = file.get(key)
-        found.n_parameters += tensor.numel()
+        inspection.n_parameters += tensor.numel()
         if not is_finite(tensor):
             not_finite.append(key)
         if progress:
             progress(number + 1, len(keys), "Reading")
-    # Schedules of the original code do hold an infinity, as published.
-    not_finite = [key for key in not_finite if "." in key or found.kind != "checkpoint"]
+    # Noise schedules in published checkpoints contain an infinity.
+    not_finite = [key for key in not_finite if "." in key or inspection.kind != "checkpoint"]
     if not_finite:
-        found.odd.append(f"{len(not_finite)} tensors hold NaN or infinity ({_some(not_finite)})")
+        inspection.issues.append(
+            f"{count(len(not_finite), 'tensor')} with NaN or infinite values ({_listed(not_finite)})"
+        )
 
 
-def _claims(metadata: Mapping[str, str]) -> dict[str, str]:
-    told = {key: value for key, value in metadata.items() if key not in ("format", CONFIG_KEY) and value}
-    return {key: value if len(value) <= _LONGEST_CLAIM else f"{len(value)} characters" for key, value in told.items()}
+def _displayed_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The metadata without technical keys, and with the length in place of long values."""
+    items = {key: value for key, value in metadata.items() if key not in ("format", CONFIG_KEY) and value}
+    return {
+        key: value if len(value) <= _MAX_METADATA_LENGTH else count(len(value), "character")
+        for key, value in items.items()
+    }
 
 
-def _foreign_reader(found: Inspection, file: Tensors) -> str:
-    """What the safetensors library itself makes of it."""
-    path = found.path
+def _foreign_reader(inspection: Inspection, file: Tensors) -> str:
+    """The result of opening the file with the safetensors library."""
+    path = inspection.path
     if path.is_dir():
-        return "not asked: a folder"
+        return "not tested: a folder"
     with open(path, "rb") as opened:
         if opened.read(9)[8:] != b"{":
-            return "not asked: a pickle, which was read without running it"
+            return "not tested: a pickle (it was read without running it)"
     from safetensors import safe_open
 
     try:
-        with safe_open(path, "pt") as theirs:
-            names = set(theirs.keys())
+        with safe_open(path, "pt") as reader:
+            names = set(reader.keys())
     except Exception as error:
-        found.odd.append(f"the safetensors library refuses it: {' '.join(str(error).split())}")
-        return "safetensors refuses it"
+        inspection.issues.append(f"the safetensors library can't open it: {' '.join(str(error).split())}")
+        return "safetensors can't open it"
     if names != set(file):
-        found.odd.append(f"the safetensors library finds {len(names)} tensors")
-    return f"safetensors finds {len(names)} tensors"
+        inspection.issues.append(f"the safetensors library finds {count(len(names), 'tensor')}")
+    return f"safetensors finds {count(len(names), 'tensor')}"
 
 
-def _compare(found: Inspection, family: Family | None, file: Tensors, base: Tensors) -> None:
-    """Count and measure, component by component, what differs."""
-    ours, theirs = set(file), set(base)
-    for names, where in ((ours - theirs, "only here"), (theirs - ours, "only in the base")):
+def _compare(inspection: Inspection, family: Family | None, file: Tensors, base: Tensors) -> None:
+    """Count and measure the differences of each component."""
+    keys, base_keys = set(file), set(base)
+    for names, where in ((keys - base_keys, "only in this file"), (base_keys - keys, "only in the base")):
         if names:
-            found.odd.append(f"{len(names)} tensors are {where} ({_some(sorted(names))})")
-    misfits = [key for key in file if key in theirs and file.shape(key) != base.shape(key)]
-    if misfits:
-        found.odd.append(f"{len(misfits)} tensors have other shapes than in the base ({_some(misfits)})")
+            inspection.issues.append(f"{count(len(names), 'tensor')} {where} ({_listed(sorted(names))})")
+    reshaped = [key for key in file if key in base_keys and file.shape(key) != base.shape(key)]
+    if reshaped:
+        inspection.issues.append(
+            f"{count(len(reshaped), 'tensor')} with other shapes than in the base ({_listed(reshaped)})"
+        )
     rows: dict[str, tuple[DifferenceStats, int, int]] = {}
     for key in file:
-        if key not in theirs or file.shape(key) != base.shape(key):
+        if key not in base_keys or file.shape(key) != base.shape(key):
             continue
         name = _component(key, family)
-        changes, n_tensors, n_changed = rows.get(name) or (DifferenceStats(), 0, 0)
+        stats, n_tensors, n_changed = rows.get(name) or (DifferenceStats(), 0, 0)
         difference = file.get(key).float() - base.get(key).float()
         is_changed = bool(difference.any())
         if is_changed:
-            changes.add(difference)
-        rows[name] = (changes, n_tensors + 1, n_changed + is_changed)
-    found.moved = [
+            stats.add(difference)
+        rows[name] = (stats, n_tensors + 1, n_changed + is_changed)
+    inspection.differences = [
         {
             "component": name,
             "changed": n_changed,
             "tensors": n_tensors,
-            "mean": changes.mean,
-            "largest": changes.largest,
+            "mean": stats.mean,
+            "largest": stats.largest,
         }
-        for name, (changes, n_tensors, n_changed) in rows.items()
+        for name, (stats, n_tensors, n_changed) in rows.items()
     ]
 
 
@@ -204,9 +210,10 @@ def _component(key: str, family: Family | None) -> str:
     else:
         prefixes |= {"lora_unet": "unet", "lora_te1": "text_encoder", "lora_te2": "text_encoder_2",
                      "lora_te": "text_encoder"}  # fmt: skip
-    return next((name for prefix, name in prefixes.items() if key.startswith(prefix)), "beside" if family else "all")
+    return next((name for prefix, name in prefixes.items() if key.startswith(prefix)), "other" if family else "all")
 
 
-def _some(names: Iterable[str]) -> str:
+def _listed(names: Iterable[str]) -> str:
+    """The first few names, for messages."""
     listed = list(names)
-    return ", ".join(listed[:_SHOWN]) + (", ..." if len(listed) > _SHOWN else "")
+    return ", ".join(listed[:_MAX_LISTED]) + (", ..." if len(listed) > _MAX_LISTED else "")

@@ -1,8 +1,8 @@
-"""How the original Stable Diffusion code and diffusers name the same weights.
+"""Tensor names of the original Stable Diffusion code (LDM) and of diffusers.
 
-Both name modules by where they sit; the original counts blocks straight through (``input_blocks.7``), diffusers by
-level and layer (``down_blocks.2.resnets.0``). So the tables are made from a component's config, for any number of
-levels and layers. A map is a dict of module prefixes, original to diffusers; :class:`PrefixNameMap` translates whole names.
+The original numbers blocks consecutively (``input_blocks.7``), diffusers by level and layer
+(``down_blocks.2.resnets.0``). The tables are built from a component's config, for any number of levels and layers, as
+dicts from original module prefixes to those of diffusers; :class:`PrefixNameMap` translates whole names.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ _VAE_ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "
 
 
 class TensorRef(NamedTuple):
-    """A tensor in a diffusers folder: the component's folder and the name inside it."""
+    """A tensor in a diffusers folder: the component and the name of the tensor in it."""
 
     component: str
     name: str
 
 
 class PrefixNameMap:
-    """Translates tensor names by their longest known module prefix; what follows the prefix stays as it is."""
+    """Translates tensor names by their longest mapped module prefix; the remainder of the name is unchanged."""
 
     def __init__(self, modules: Mapping[str, str]):
         self._to_diffusers = dict(modules)
-        self._to_original = {theirs: ours for ours, theirs in modules.items()}
+        self._to_original = {target: original for original, target in modules.items()}
 
     def to_modules(self, name: str) -> tuple[str, ...]:
-        """The tensors of diffusers' module that an original one is made of: one here, none when it is not known."""
+        """The name in diffusers' module of an original tensor, as a tuple; () when it has none."""
         translated = _translate(name, self._to_diffusers)
         return () if translated is None else (translated,)
 
     def to_original(self, name: str) -> str | None:
-        """The original tensor that holds diffusers' one; for a module's path the original path."""
+        """The original name of a tensor or module of diffusers; None when it has none."""
         return _translate(name, self._to_original)
 
 
@@ -60,7 +60,7 @@ def _translate(name: str, modules: Mapping[str, str]) -> str | None:
 
 
 def unet_names(config: Mapping[str, Any]) -> PrefixNameMap:
-    """Names of a unet with diffusers' ``config``, without the original's ``model.diffusion_model.``."""
+    """Names of a unet with diffusers' ``config``, without the original prefix ``model.diffusion_model.``."""
     n_levels, n_layers = len(config["block_out_channels"]), config["layers_per_block"]
     down_attends = ["CrossAttn" in kind for kind in config["down_block_types"]]
     up_attends = ["CrossAttn" in kind for kind in config["up_block_types"]]
@@ -68,7 +68,7 @@ def unet_names(config: Mapping[str, Any]) -> PrefixNameMap:
         "time_embed.0": "time_embedding.linear_1",
         "time_embed.2": "time_embedding.linear_2",
         "input_blocks.0.0": "conv_in",
-        "label_emb.0.0": "add_embedding.linear_1",  # SDXL: pooled text embedding and picture sizes
+        "label_emb.0.0": "add_embedding.linear_1",  # SDXL: pooled text embedding and size conditioning
         "label_emb.0.2": "add_embedding.linear_2",
     }
     for level in range(n_levels):
@@ -89,49 +89,49 @@ def unet_names(config: Mapping[str, Any]) -> PrefixNameMap:
             if up_attends[level]:
                 modules[f"output_blocks.{first + layer}.1"] = f"up_blocks.{level}.attentions.{layer}"
         if level < n_levels - 1:
-            place = 2 if up_attends[level] else 1
-            modules[f"output_blocks.{first + n_layers}.{place}.conv"] = f"up_blocks.{level}.upsamplers.0.conv"
+            index = 2 if up_attends[level] else 1
+            modules[f"output_blocks.{first + n_layers}.{index}.conv"] = f"up_blocks.{level}.upsamplers.0.conv"
     return PrefixNameMap(modules | {"out.0": "conv_norm_out", "out.2": "conv_out"})
 
 
 def vae_names(config: Mapping[str, Any]) -> PrefixNameMap:
-    """Names of an AutoencoderKL with diffusers' ``config``, without the original's ``first_stage_model.``.
+    """Names of an AutoencoderKL with diffusers' ``config``, without the original prefix ``first_stage_model.``.
 
-    The original's attention projections are 1x1 convolutions, diffusers' are linear: same values, other shape.
+    Attention projections are 1x1 convolutions in the original and linear layers in diffusers: same values, other shape.
     """
     n_levels, n_layers = len(config["block_out_channels"]), config["layers_per_block"]
     modules = {"encoder.conv_in": "encoder.conv_in"}
     for level in range(n_levels):
-        ours, theirs = f"encoder.down.{level}", f"encoder.down_blocks.{level}"
+        original, target = f"encoder.down.{level}", f"encoder.down_blocks.{level}"
         for layer in range(n_layers):
-            modules |= _vae_resnet(f"{ours}.block.{layer}", f"{theirs}.resnets.{layer}")
-        modules[f"{ours}.downsample.conv"] = f"{theirs}.downsamplers.0.conv"
+            modules |= _vae_resnet(f"{original}.block.{layer}", f"{target}.resnets.{layer}")
+        modules[f"{original}.downsample.conv"] = f"{target}.downsamplers.0.conv"
     modules |= _vae_middle_and_out("encoder")
     modules["decoder.conv_in"] = "decoder.conv_in"
     for level in range(n_levels):
-        # The original counts the decoder's levels from the picture's side, diffusers from the latent's.
-        ours, theirs = f"decoder.up.{level}", f"decoder.up_blocks.{n_levels - 1 - level}"
+        # The original numbers the decoder's levels from the image, diffusers from the latents.
+        original, target = f"decoder.up.{level}", f"decoder.up_blocks.{n_levels - 1 - level}"
         for layer in range(n_layers + 1):
-            modules |= _vae_resnet(f"{ours}.block.{layer}", f"{theirs}.resnets.{layer}")
-        modules[f"{ours}.upsample.conv"] = f"{theirs}.upsamplers.0.conv"
+            modules |= _vae_resnet(f"{original}.block.{layer}", f"{target}.resnets.{layer}")
+        modules[f"{original}.upsample.conv"] = f"{target}.upsamplers.0.conv"
     modules |= _vae_middle_and_out("decoder")
     return PrefixNameMap(modules | {"quant_conv": "quant_conv", "post_quant_conv": "post_quant_conv"})
 
 
 def _vae_middle_and_out(side: str) -> dict[str, str]:
     modules = _vae_resnet(f"{side}.mid.block_1", f"{side}.mid_block.resnets.0")
-    for ours, theirs in _VAE_ATTENTION.items():
-        modules[f"{side}.mid.attn_1.{ours}"] = f"{side}.mid_block.attentions.0.{theirs}"
+    for original, target in _VAE_ATTENTION.items():
+        modules[f"{side}.mid.attn_1.{original}"] = f"{side}.mid_block.attentions.0.{target}"
     modules |= _vae_resnet(f"{side}.mid.block_2", f"{side}.mid_block.resnets.1")
     return modules | {f"{side}.norm_out": f"{side}.conv_norm_out", f"{side}.conv_out": f"{side}.conv_out"}
 
 
-def _resnet(ours: str, theirs: str) -> dict[str, str]:
-    return {f"{ours}.{a}": f"{theirs}.{b}" for a, b in _RESNET.items()}
+def _resnet(original: str, target: str) -> dict[str, str]:
+    return {f"{original}.{a}": f"{target}.{b}" for a, b in _RESNET.items()}
 
 
-def _vae_resnet(ours: str, theirs: str) -> dict[str, str]:
+def _vae_resnet(original: str, target: str) -> dict[str, str]:
     names = ("norm1", "conv1", "norm2", "conv2")
-    return {f"{ours}.{name}": f"{theirs}.{name}" for name in names} | {
-        f"{ours}.nin_shortcut": f"{theirs}.conv_shortcut"
+    return {f"{original}.{name}": f"{target}.{name}" for name in names} | {
+        f"{original}.nin_shortcut": f"{target}.conv_shortcut"
     }

@@ -1,7 +1,7 @@
-"""Files of adapters (LoRA and its kin, see ``adapters/``): reading, writing, and what they add to a model's weights.
+"""Adapter files (LoRA and the other kinds in ``adapters/``): reading, writing, and applying them to a model.
 
-They are written in kohya's format, whose names the model's layout gives, and read in that one, in diffusers' and in
-peft's. Pivotal tuning's embeddings in the same file (``bundle_emb.*``) are no adapters and are passed over.
+Files are written in kohya's format, and read in the formats of kohya, diffusers and peft. Embeddings of pivotal tuning
+in the same file (``bundle_emb.*``) are ignored.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from torch import nn
 
 from dreambooth.checkpoints.adapters import Adapter, Difference, make_adapter
 from dreambooth.checkpoints.adapters.names import (
-    BIAS_PARTS,
-    REFUSED,
+    BIAS_TENSORS,
+    UNSUPPORTED,
     Key,
     diffusers_names,
     normalize_shape,
-    peft_alpha,
     parse_key,
+    peft_alpha,
 )
 from dreambooth.checkpoints.family import Family
 from dreambooth.checkpoints.layout import Layout
@@ -35,28 +35,32 @@ from dreambooth.checkpoints.writing import cast
 from dreambooth.errors import UserError
 from dreambooth.files import atomic_write
 from dreambooth.tensor_files import Tensors, write_tensors
+from dreambooth.text import count
 
 Adapters = Mapping[str, Adapter]
 
 _ATTENTION_BLOCK = "Transformer2DModel"
 _CONVOLUTION_BLOCKS = ("ResnetBlock2D", "Downsample2D", "Upsample2D")
-_WIDTHS = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2", 2048: "SDXL"}  # of the text embeddings
-_VERSIONS = {"sd_v1": "Stable Diffusion 1.x", "sd_v2": "Stable Diffusion 2", "sdxl": "SDXL"}
-_SIGNS = {
+_FAMILY_OF_WIDTH = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2", 2048: "SDXL"}  # of text embeddings
+_FAMILY_OF_VERSION = {"sd_v1": "Stable Diffusion 1.x", "sd_v2": "Stable Diffusion 2", "sdxl": "SDXL"}
+_FAMILY_OF_MODULE = {
     "_double_blocks_": "FLUX", "single_transformer_blocks_": "FLUX", "_joint_blocks_": "Stable Diffusion 3",
     "transformer_transformer_blocks_": "Stable Diffusion 3 or FLUX", "lora_te2_": "SDXL", "text_encoder_2_": "SDXL",
 }  # fmt: skip
 
 
+UNKNOWN_FAMILY = "another model"
+
+
 class WeightedLora(NamedTuple):
-    """A file, and how much of it the unet and the text encoders get."""
+    """A LoRA file with its weights for the unet and the text encoders."""
 
     path: Path
     unet: float = 1.0
     text: float = 1.0
 
-    def strength(self, place: TensorRef) -> float:
-        return self.unet if place.component == "unet" else self.text
+    def strength(self, ref: TensorRef) -> float:
+        return self.unet if ref.component == "unet" else self.text
 
 
 def weighted_loras(
@@ -65,14 +69,15 @@ def weighted_loras(
     text_weights: Sequence[float],
     default: tuple[float, float] = (1.0, 1.0),
 ) -> list[WeightedLora]:
-    """Each LoRA with its weights for unet and text encoder.
+    """Pair each LoRA with its weights for the unet and the text encoders.
 
-    ``weights``: one for each LoRA, or none for the ``default``; ``text_weights``: the same for the text encoder, none:
-    as ``weights``. UserError when their numbers differ.
+    ``weights``: one per LoRA, or empty for the ``default``. ``text_weights``: the same for the text encoders, or empty
+    to use ``weights``. UserError when the numbers differ.
     """
-    for given, what in ((weights, "weights"), (text_weights, "text weights")):
+    for given, noun in ((weights, "weight"), (text_weights, "text weight")):
         if given and len(given) != len(paths):
-            raise UserError(f"{len(paths)} LoRAs and {len(given)} {what}: give one for each LoRA, or none.")
+            counts = f"{count(len(paths), 'LoRA')} but {count(len(given), noun)}"
+            raise UserError(f"{counts}: give one {noun} for each LoRA, or none.")
     unet = weights or [default[0]] * len(paths)
     text = text_weights or weights or [default[1]] * len(paths)
     return [WeightedLora(Path(path), *strengths) for path, *strengths in zip(paths, unet, text, strict=True)]
@@ -80,7 +85,7 @@ def weighted_loras(
 
 @dataclass(frozen=True)
 class LoraFile:
-    """A file as read: by module name (dots as underscores) the adapters of weights and those of biases."""
+    """A LoRA file: the adapters of weights and of biases by module name (with underscores for dots)."""
 
     path: Path
     weights: Adapters
@@ -89,31 +94,32 @@ class LoraFile:
 
     @property
     def made_for(self) -> str:
-        """The family of models, in words: as the file says, else as names and sizes tell."""
+        """The title of the model family: from the metadata, else guessed from module names and sizes."""
         version = self.metadata.get("ss_base_model_version", "")
         if version:
-            return next((title for start, title in _VERSIONS.items() if version.startswith(start)), version)
+            return next((title for start, title in _FAMILY_OF_VERSION.items() if version.startswith(start)), version)
         for name in self.weights:
-            for sign, title in _SIGNS.items():
-                if sign in name:
+            for part, title in _FAMILY_OF_MODULE.items():
+                if part in name:
                     return title
-        cross = [adapter.size for name, adapter in self.weights.items() if name.endswith(("attn2_to_k", "attn2_to_v"))]
-        return next((_WIDTHS[size[1]] for size in cross if size and size[1] in _WIDTHS), "another model")
+        cross_attention = (a.size for name, a in self.weights.items() if name.endswith(("attn2_to_k", "attn2_to_v")))
+        widths = (size[1] for size in cross_attention if size)
+        return next((_FAMILY_OF_WIDTH[width] for width in widths if width in _FAMILY_OF_WIDTH), UNKNOWN_FAMILY)
 
 
 def family_metadata(family: Family) -> dict[str, str]:
-    """What of kohya's metadata says the family; A1111 lists a LoRA by these two keys alone."""
+    """kohya's metadata of the model family; A1111 filters its list of LoRAs by these two keys."""
     version = family.base_model_version
     return {"ss_base_model_version": version, "ss_v2": str(version.startswith("sd_v2"))}
 
 
 def target_modules(module: nn.Module, component: str, convolutions: bool = False) -> dict[str, nn.Linear | nn.Conv2d]:
-    """Path to module, for the modules that kohya's trainer covers; A1111 finds each of them by its name.
+    """The modules that get an adapter, by path: the same ones as in kohya's trainer, all supported by A1111.
 
-    In the unet the linear layers and 1x1 convolutions within transformer blocks, projections included; with
-    ``convolutions`` (LoCon) also all within resnet blocks (both 3x3, the shortcut's 1x1, the projection of the time
-    embedding) and the 3x3 of down- and upsamplers. In a text encoder the attention projections and the two layers of
-    each MLP.
+    In the unet the linear layers and 1x1 convolutions of transformer blocks, projections included; with
+    ``convolutions`` (LoCon) also all layers of resnet blocks (both 3x3, the 1x1 of the shortcut, the projection of the
+    time embedding) and the 3x3 of down- and upsamplers. In a text encoder the attention projections and the two layers
+    of each MLP.
     """
     if component != "unet":
         inside = (["self_attn"], ["mlp"])
@@ -132,41 +138,46 @@ def target_modules(module: nn.Module, component: str, convolutions: bool = False
 
 
 def lora_name(layout: Layout, component: str, module_path: str) -> str:
-    """What a file that we write calls a module of the component."""
+    """The name of a module in the LoRA files that we write."""
     return layout.adapter_names(TensorRef(component, f"{disk_name(component, module_path)}.weight"))[0]
 
 
-def match_adapters(file: LoraFile, shapes: Mapping[TensorRef, tuple[int, ...]], layout: Layout) -> dict[TensorRef, Adapter]:
-    """Which adapter belongs to which weight or bias, of those whose places (names as on disk) and shapes are given.
+def match_adapters(
+    file: LoraFile, shapes: Mapping[TensorRef, tuple[int, ...]], layout: Layout
+) -> dict[TensorRef, Adapter]:
+    """Assign each adapter to a weight or bias among ``shapes`` (names as on disk).
 
-    UserError that lists what in the file belongs to none, or to one of another size, and what it was made for.
+    UserError that lists the adapters without a matching module or of another size, and the family of the file.
     """
     modules = _modules_by_name(shapes, layout)
-    found: dict[TensorRef, Adapter] = {}
-    strangers, misfits = [], []
+    matched: dict[TensorRef, Adapter] = {}
+    unmatched, mismatched = [], []
     for leaf, adapters in (("weight", file.weights), ("bias", file.biases)):
         for name, adapter in adapters.items():
             module = modules.get(name)
-            place = TensorRef(module.component, f"{module.name}.{leaf}") if module else None
-            if place is None or place not in shapes:
-                strangers.append(name)
-            elif not adapter.fits(shapes[place]):
-                misfits.append(name)
+            ref = TensorRef(module.component, f"{module.name}.{leaf}") if module else None
+            if ref is None or ref not in shapes:
+                unmatched.append(name)
+            elif not adapter.fits(shapes[ref]):
+                mismatched.append(name)
             else:
-                found[place] = adapter
-    for names, what in ((strangers, "match no module of this model"), (misfits, "have the wrong size for this model")):
+                matched[ref] = adapter
+    for names, problem in (
+        (unmatched, "not found in this model"),
+        (mismatched, "of the wrong size for this model"),
+    ):
         if names:
-            raise UserError(_no_place(file, names, what))
-    return found
+            raise UserError(_mismatch_message(file, names, problem))
+    return matched
 
 
 def apply_lora(modules: Modules, file: LoraFile, unet_weight: float = 1.0, text_weight: float | None = None) -> int:
-    """Add the file's adapters to the modules' weights in place; returns how many tensors were changed.
+    """Merge the adapters of a file into the modules' weights in place; returns the number of changed tensors.
 
-    ``text_weight`` is for the text encoders; None: as ``unet_weight``. UserError, before anything is changed, when a
-    part of the file fits no module that is loaded.
+    ``text_weight`` is for the text encoders; None: the same as ``unet_weight``. UserError, before anything is changed,
+    when an adapter matches no loaded module.
     """
-    use = WeightedLora(file.path, unet_weight, unet_weight if text_weight is None else text_weight)
+    lora = WeightedLora(file.path, unet_weight, unet_weight if text_weight is None else text_weight)
     loaded = {name: getattr(modules, name, None) for name in modules.family.components}
     parameters = {
         TensorRef(component, disk_name(component, name)): parameter
@@ -174,114 +185,120 @@ def apply_lora(modules: Modules, file: LoraFile, unet_weight: float = 1.0, text_
         if module is not None
         for name, parameter in module.named_parameters()
     }
-    adapters = match_adapters(file, {place: tuple(parameter.shape) for place, parameter in parameters.items()}, modules.layout)
+    shapes = {ref: tuple(parameter.shape) for ref, parameter in parameters.items()}
+    adapters = match_adapters(file, shapes, modules.layout)
     with torch.no_grad():
-        for place, adapter in adapters.items():
-            target = parameters[place]
-            target.copy_(adapter.apply(target.cpu(), use.strength(place)).to(target.dtype))
+        for ref, adapter in adapters.items():
+            target = parameters[ref]
+            target.copy_(adapter.apply(target.cpu(), lora.strength(ref)).to(target.dtype))
     return len(adapters)
 
 
 def write_lora(path: Path, weights: Adapters, metadata: Mapping[str, str], dtype: torch.dtype = torch.float16) -> None:
-    """Write a file in kohya's format, whole or not at all.
+    """Write a file in kohya's format, atomically.
 
-    The caller's metadata (ss_*, modelspec.*) is completed with the hashes that WebUIs show and compare. Scalars and
-    DoRA's lengths stay float32: rounded, these would change a weight more than many an adapter does. UserError when a
-    value does not fit into ``dtype``.
+    ``metadata`` (ss_*, modelspec.*) is extended by the hashes that WebUIs display and compare. Scalars and DoRA
+    magnitudes stay float32, since rounding them could change a weight more than the adapter itself. UserError when a
+    value is out of the range of ``dtype``.
     """
     tensors = {}
     for name, adapter in sorted(weights.items()):
-        for part, tensor in sorted(adapter.state_dict().items()):
+        for tensor_name, tensor in sorted(adapter.state_dict().items()):
             values = tensor.detach().to("cpu")
-            exact = part == "dora_scale" or values.dim() == 0
-            tensors[f"{name}.{part}"] = values.float() if exact else cast(values, dtype, f"{path}: {name}")
+            needs_fp32 = tensor_name == "dora_scale" or values.dim() == 0
+            tensors[f"{name}.{tensor_name}"] = values.float() if needs_fp32 else cast(values, dtype, f"{path}: {name}")
     model_hash = data_hash(tensors)
-    with atomic_write(Path(path)) as beside:
-        # The legacy hash is defined on the file as it is with the ss_ metadata alone.
-        write_tensors(beside, tensors, {key: value for key, value in metadata.items() if key.startswith("ss_")})
+    with atomic_write(Path(path)) as temporary:
+        # The legacy hash is defined for the file with only the ss_ metadata.
+        write_tensors(temporary, tensors, {key: value for key, value in metadata.items() if key.startswith("ss_")})
         hashes = {
             "sshs_model_hash": model_hash,
-            "sshs_legacy_hash": legacy_hash(beside),
+            "sshs_legacy_hash": legacy_hash(temporary),
             "modelspec.hash_sha256": f"0x{model_hash}",
         }
-        write_tensors(beside, tensors, {**metadata, **hashes})
+        write_tensors(temporary, tensors, {**metadata, **hashes})
 
 
 def read_lora(path: Path) -> LoraFile:
-    """Read a file of adapters of any kind and naming. UserError that says what it is, when it is something else."""
+    """Read an adapter file of any kind and naming scheme. UserError when it is something else or not supported."""
     with open_tensors(path) as file:
-        parts: dict[str, dict[str, torch.Tensor]] = {}
-        for key, (module, part) in _split_keys(file).items():
-            parts.setdefault(module, {})[part] = normalize_shape(key, file.get(key))
+        tensors: dict[str, dict[str, torch.Tensor]] = {}
+        for key, (module, tensor_name) in _parse_keys(file).items():
+            tensors.setdefault(module, {})[tensor_name] = normalize_shape(key, file.get(key))
         config = _peft_config(file)
         biases = {
-            name: Difference({"diff": own.pop(part)})
-            for name, own in parts.items()
-            for part in BIAS_PARTS
-            if part in own
+            module: Difference({"diff": own.pop(name)})
+            for module, own in tensors.items()
+            for name in BIAS_TENSORS
+            if name in own
         }
-        weights = {name: _adapter(file.path, name, own, config) for name, own in parts.items() if own}
+        weights = {module: _adapter(file.path, module, own, config) for module, own in tensors.items() if own}
         return LoraFile(file.path, weights, file.metadata, biases)
 
 
 def _modules_by_name(shapes: Iterable[TensorRef], layout: Layout) -> dict[str, TensorRef]:
-    """A model's modules by all names that files may use."""
+    """The modules of a model by all of their names in adapter files."""
     modules: dict[str, TensorRef] = {}
-    for place in shapes:
-        module, _, leaf = place.name.rpartition(".")
-        if leaf == "weight" and (names := layout.adapter_names(place)):
-            for name in (*names, *diffusers_names(place.component, module)):
-                modules.setdefault(name, TensorRef(place.component, module))
+    for ref in shapes:
+        module, _, leaf = ref.name.rpartition(".")
+        if leaf == "weight" and (names := layout.adapter_names(ref)):
+            for name in (*names, *diffusers_names(ref.component, module)):
+                modules.setdefault(name, TensorRef(ref.component, module))
     return modules
 
 
-def _no_place(file: LoraFile, names: list[str], what: str) -> str:
+def _mismatch_message(file: LoraFile, names: list[str], problem: str) -> str:
     shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
     total = len({*file.weights, *file.biases})
     return (
-        f"{file.path} was made for {file.made_for}: {len(names)} of its {total} modules {what} ({shown}). "
-        "Use a LoRA that was made for this model's family."
+        f"{file.path} was made for {file.made_for}: {len(names)} of {count(total, 'module')} {problem} ({shown}). "
+        "Use a LoRA of this model's family."
     )
 
 
-def _split_keys(file: Tensors) -> dict[str, Key]:
-    """Every key as module and part. UserError when the file is no LoRA, or one of a kind that is not read."""
+def _parse_keys(file: Tensors) -> dict[str, Key]:
+    """Every key as module and tensor name. UserError when the file is no LoRA, or of an unsupported kind."""
     keys = {key: parse_key(key) for key in file if not key.startswith("bundle_emb.")}
-    parts = {key.part for key in keys.values() if key}
-    if not parts - {"weight", "alpha", "scale"}:  # "weight" alone is any model's
-        raise UserError(f"{file.path} is not a LoRA: choose one in kohya's, LyCORIS' or diffusers' format.")
-    if refused := sorted({REFUSED[part] for part in parts if part in REFUSED}):
+    names = {key.tensor for key in keys.values() if key}
+    if not names - {"weight", "alpha", "scale"}:  # any model has a "weight"
+        raise UserError(f"{file.path} is not a LoRA: choose one in the format of kohya, LyCORIS or diffusers.")
+    if unsupported := sorted({UNSUPPORTED[name] for name in names if name in UNSUPPORTED}):
         raise UserError(
-            f"{file.path} is {' and '.join(refused)}, which is not read here: use LoRA, LoHa, LoKr or DoRA."
+            f"{file.path} is {' and '.join(unsupported)}, which is not supported: use LoRA, LoHa, LoKr or DoRA."
         )
-    if strange := [key for key, split in keys.items() if split is None]:
-        more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
-        raise UserError(f"{file.path} is not a LoRA of a kind that is known here: it holds {strange[0]}{more}.")
-    return {key: split for key, split in keys.items() if split}
+    if unknown := [key for key, parsed in keys.items() if parsed is None]:
+        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        raise UserError(
+            f"{file.path} is a LoRA of an unsupported kind (it has {unknown[0]}{more}): use LoRA, LoHa, LoKr or DoRA."
+        )
+    return {key: parsed for key, parsed in keys.items() if parsed}
 
 
-def _adapter(path: Path, name: str, parts: dict[str, torch.Tensor], config: Mapping[str, Any]) -> Adapter:
-    adapter = make_adapter(parts) if all(map(_is_sound, parts, parts.values())) else None
+def _adapter(path: Path, module: str, tensors: dict[str, torch.Tensor], config: Mapping[str, Any]) -> Adapter:
+    adapter = make_adapter(tensors) if all(map(_has_valid_size, tensors, tensors.values())) else None
     if adapter is None:
-        raise UserError(f"{path} is damaged, or no LoRA of a kind that is known here: {name} has {', '.join(parts)}.")
+        names = ", ".join(tensors)
+        raise UserError(f"{path} is damaged or a LoRA of an unsupported kind: {module} has {names}. Use another file.")
     if adapter.size is None and not adapter.needs_weight:
-        raise UserError(f"{path} is damaged: the shapes of {name} don't belong together.")
+        raise UserError(f"{path} is damaged: the shapes of {module} don't match. Download or copy it again.")
     if adapter.alpha is None and adapter.rank:
         try:
-            adapter.alpha = peft_alpha(config, name, adapter.rank)
+            adapter.alpha = peft_alpha(config, module, adapter.rank)
         except (AttributeError, TypeError, ValueError) as error:
-            raise UserError(f"{path} has metadata (lora_adapter_metadata) that makes no sense: {error}.") from error
+            raise UserError(f"{path} has invalid lora_adapter_metadata ({error}). Use another file.") from error
     return adapter
 
 
-def _is_sound(part: str, tensor: torch.Tensor) -> bool:
-    return tensor.numel() == 1 if part in ("alpha", "scale", "on_input") else tensor.dim() > 0 and tensor.numel() > 0
+def _has_valid_size(name: str, tensor: torch.Tensor) -> bool:
+    return tensor.numel() == 1 if name in ("alpha", "scale", "on_input") else tensor.dim() > 0 and tensor.numel() > 0
 
 
 def _peft_config(file: Tensors) -> Mapping[str, Any]:
-    """What diffusers notes of peft's LoraConfig, by ``component.setting``; often it is absent."""
+    """peft's LoraConfig as stored by diffusers, by ``component.setting``; {} when there is none."""
     try:
         config = json.loads(file.metadata.get("lora_adapter_metadata", "{}"))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{file.path} has metadata (lora_adapter_metadata) that is not JSON: {error}.") from error
+        raise UserError(
+            f"{file.path} has metadata (lora_adapter_metadata) that is not JSON ({error}). Use another file."
+        ) from error
     return config if isinstance(config, dict) else {}

@@ -1,6 +1,6 @@
-"""What one checkpoint has learnt beyond another, as a LoRA: the low-rank part of the difference of their weights.
+"""Extracting the difference of two checkpoints as a LoRA: a low-rank approximation of the difference of their weights.
 
-Both are read one tensor at a time; what is held is one weight of each, and the LoRA.
+Both are read one tensor at a time: only one weight of each is in memory, and the LoRA.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dreambooth.checkpoints.family import Family
 from dreambooth.checkpoints.layout import Layout, TensorSlice, part_shape, split
 from dreambooth.checkpoints.ldm_names import TensorRef
 from dreambooth.checkpoints.lora import family_metadata, target_modules, write_lora
-from dreambooth.checkpoints.lora_tools import RetainedEnergy, RankLimit, make_lora, low_rank_factors, rank_metadata
+from dreambooth.checkpoints.lora_tools import RankLimit, RetainedEnergy, low_rank_factors, make_lora, rank_metadata
 from dreambooth.checkpoints.modules import disk_name, meta_module
 from dreambooth.checkpoints.recognition import component_configs, recognize_family
 from dreambooth.checkpoints.sources import open_source
@@ -29,7 +29,7 @@ from dreambooth.types import ProgressCallback
 
 @dataclass(frozen=True)
 class _Weights:
-    """A source's weights by the modules' names."""
+    """The weights of a source by the names in the modules."""
 
     file: Tensors
     family: Family
@@ -42,84 +42,90 @@ class _Weights:
         configs = component_configs(family, file)
         return cls(file, family, family.layout(configs), configs)
 
-    def shape(self, place: TensorRef) -> tuple[int, ...] | None:
-        key, slot = self._found(place)
-        return part_shape(self.file.shape(key), len(slot.places), slot.transposed) if slot else None
+    def shape(self, ref: TensorRef) -> tuple[int, ...] | None:
+        key, tensor_slice = self._locate(ref)
+        if tensor_slice is None:
+            return None
+        return part_shape(self.file.shape(key), len(tensor_slice.refs), tensor_slice.transposed)
 
-    def get(self, place: TensorRef) -> torch.Tensor:
-        """The weight, float32."""
-        key, slot = self._found(place)
-        if slot is None:
-            raise KeyError(place)
-        shape = part_shape(self.file.shape(key), len(slot.places), slot.transposed)
-        parts = split(self.file.get(key), [shape] * len(slot.places), slot.transposed)
-        return parts[slot.places.index(place)].float()
+    def get(self, ref: TensorRef) -> torch.Tensor:
+        """The weight in float32. KeyError when the source does not have it."""
+        key, tensor_slice = self._locate(ref)
+        if tensor_slice is None:
+            raise KeyError(ref)
+        shape = part_shape(self.file.shape(key), len(tensor_slice.refs), tensor_slice.transposed)
+        parts = split(self.file.get(key), [shape] * len(tensor_slice.refs), tensor_slice.transposed)
+        return parts[tensor_slice.refs.index(ref)].float()
 
-    def _found(self, place: TensorRef) -> tuple[str, TensorSlice | None]:
-        """The file's key for this tensor and what that key holds; ("", None) where the file has none."""
-        key = self.layout.key(place)
-        return (key, self.layout.slot(key)) if key is not None and key in self.file else ("", None)
+    def _locate(self, ref: TensorRef) -> tuple[str, TensorSlice | None]:
+        """The key of the file that contains this tensor, with its slices; ("", None) when there is none."""
+        key = self.layout.key(ref)
+        return (key, self.layout.tensor_slice(key)) if key is not None and key in self.file else ("", None)
 
 
 def extract_lora(
     base: Path,
     tuned: Path,
     out: Path,
-    size: RankLimit,
+    limit: RankLimit,
     *,
-    conv_size: RankLimit | None = None,
+    conv_limit: RankLimit | None = None,
     dtype: torch.dtype = torch.float16,
     progress: ProgressCallback | None = None,
 ) -> Path:
-    """Write a LoRA that makes ``base`` nearly ``tuned``; both are checkpoints or diffusers folders of one family.
+    """Write a LoRA that approximates ``tuned`` on top of ``base``: checkpoints or diffusers folders of one family.
 
-    It covers what a LoRA trained here covers, 3x3 convolutions only with a ``conv_size``. Modules that are equal in
-    both are left out. UserError when the two don't belong together, or are the same.
+    It covers the modules of :func:`target_modules`, 3x3 convolutions only with a ``conv_limit``. Modules that are equal
+    in both are left out. UserError when the two don't match, or are identical.
     """
     with open_source(base) as base_file, open_source(tuned) as tuned_file:
         before, after = _Weights.of(base_file), _Weights.of(tuned_file)
         if before.family.components != after.family.components:
             families = f"{base} is {before.family.title}, {tuned} is {after.family.title}"
-            raise UserError(f"{families}: give two checkpoints of one family.")
-        targets = _targets(before, with_convolutions=conv_size is not None)
+            raise UserError(f"{families}: choose two checkpoints of one model family.")
+        targets = _targets(before, with_convolutions=conv_limit is not None)
         adapters: dict[str, Adapter] = {}
         energy = RetainedEnergy()
-        for number, (place, module) in enumerate(targets.items(), 1):
-            is_wide = isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1)
-            adapter = _difference(before, after, place, conv_size if is_wide and conv_size else size, energy)
+        for number, (ref, module) in enumerate(targets.items(), 1):
+            is_spatial = isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1)
+            adapter = _difference(before, after, ref, conv_limit if is_spatial and conv_limit else limit, energy)
             if adapter:
-                adapters[before.layout.adapter_names(place)[0]] = adapter
+                adapters[before.layout.adapter_names(ref)[0]] = adapter
             if progress:
-                progress(number, len(targets), "modules")
+                progress(number, len(targets), "Extracting the LoRA")
     if not adapters:
-        raise UserError(f"{tuned} and {base} have the same weights where a LoRA could change them: nothing to extract.")
-    metadata = {**family_metadata(after.family), **rank_metadata(adapters.values()), "ss_sd_model_name": Path(base).name}
-    metadata |= energy.metadata()
+        raise UserError(f"{tuned} and {base} have equal weights in all modules of a LoRA: choose others.")
+    metadata = {**family_metadata(after.family), **rank_metadata(adapters.values())}
+    metadata |= {"ss_sd_model_name": Path(base).name, **energy.metadata()}
     write_lora(out, adapters, metadata, dtype)
     return Path(out)
 
 
 def _targets(weights: _Weights, with_convolutions: bool) -> dict[TensorRef, nn.Module]:
-    """The modules that a LoRA covers, by their weights' places."""
-    found = {}
+    """The modules that get an adapter, by the references of their weights."""
+    targets = {}
     for component in weights.configs.keys() - {"vae"}:
         module = meta_module(component, weights.configs[component])
         for path, layer in target_modules(module, component, with_convolutions).items():
-            place = TensorRef(component, f"{disk_name(component, path)}.weight")
-            if weights.shape(place):
-                found[place] = layer
-    return dict(sorted(found.items()))
+            ref = TensorRef(component, f"{disk_name(component, path)}.weight")
+            if weights.shape(ref):
+                targets[ref] = layer
+    return dict(sorted(targets.items()))
 
 
-def _difference(before: _Weights, after: _Weights, place: TensorRef, size: RankLimit, energy: RetainedEnergy) -> Adapter | None:
-    """The adapter that turns the one weight into the other; None when they are equal."""
-    if before.shape(place) != after.shape(place):
-        sizes = f"{before.shape(place)} and {after.shape(place)}"
-        raise UserError(f"{after.file.path} and {before.file.path} differ in build ({'.'.join(place)}: {sizes}).")
-    change = after.get(place) - before.get(place)
-    if not is_finite(change):
-        raise UserError(f"{'.'.join(place)} holds values that are not numbers in {after.file.path} or its base.")
-    if not change.any():
+def _difference(
+    before: _Weights, after: _Weights, ref: TensorRef, limit: RankLimit, energy: RetainedEnergy
+) -> Adapter | None:
+    """The adapter for the difference of a weight; None when it is equal in both."""
+    if before.shape(ref) != after.shape(ref):
+        shapes = f"{'.'.join(ref)}: {after.shape(ref)} and {before.shape(ref)}"
+        raise UserError(
+            f"{after.file.path} and {before.file.path} differ in architecture ({shapes}): choose matching checkpoints."
+        )
+    delta = after.get(ref) - before.get(ref)
+    if not is_finite(delta):
+        raise UserError(f"{'.'.join(ref)} is NaN or infinite in {after.file.path} or its base: use another file.")
+    if not delta.any():
         return None
-    up, down = low_rank_factors(change.flatten(1), size, energy)
-    return make_lora(up, down, change.shape[1:])
+    up, down = low_rank_factors(delta.flatten(1), limit, energy)
+    return make_lora(up, down, delta.shape[1:])

@@ -1,4 +1,4 @@
-"""Making a LoRA of others: several into one, exactly; one into a smaller one, as near as its rank allows."""
+"""Merging LoRAs exactly, and resizing a LoRA to a lower rank by truncated SVD."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ import torch
 
 from dreambooth.checkpoints.adapters import Adapter, Lora
 from dreambooth.checkpoints.ldm_names import TensorRef
-from dreambooth.checkpoints.lora import LoraFile, WeightedLora, read_lora, write_lora
+from dreambooth.checkpoints.lora import UNKNOWN_FAMILY, LoraFile, WeightedLora, read_lora, write_lora
 from dreambooth.checkpoints.lora_hashes import HASHES
 from dreambooth.errors import UserError
 from dreambooth.types import ProgressCallback
 
+_PREFIXES = (("text_encoder_2_", "lora_te2_"), ("text_encoder_", "lora_te_"), ("unet_", "lora_unet_"))
 _ORIGINAL_NAMES = ("lora_unet_input_blocks_", "lora_unet_middle_block_", "lora_unet_output_blocks_", "lora_unet_out_")
-ENERGY_KEY = "dreambooth_energy_kept"  # of what a file was made from, 0 to 1
+ENERGY_KEY = "dreambooth_energy_kept"  # metadata: retained fraction of the original delta's energy, 0 to 1
 
 
 @dataclass(frozen=True)
 class RankLimit:
-    """How large a LoRA's modules may be. UserError for what can't be.
+    """Limits the rank of a LoRA's modules. UserError for invalid values.
 
-    ``rank``: at most so much; ``energy``: as much as it takes to keep this share of the change's energy, which is the
-    sum of its squared singular values. None: no such limit.
+    ``rank``: the maximum. ``energy``: use the smallest rank that retains this fraction of the delta's energy, which is
+    the sum of its squared singular values. None: no limit.
     """
 
     rank: int | None = None
@@ -32,177 +33,185 @@ class RankLimit:
 
     def __post_init__(self) -> None:
         if self.rank is None and self.energy is None:
-            raise UserError("Say how large it may be: a rank, or the share of energy to keep (0 to 1), or both.")
+            raise UserError("Limit the size: give a rank, the fraction of energy to keep (0 to 1), or both.")
         if self.rank is not None and self.rank < 1:
-            raise UserError(f"The rank is {self.rank}: give at least 1.")
+            raise UserError(f"The rank is {self.rank}: use at least 1.")
         if self.energy is not None and not 0 < self.energy <= 1:
-            raise UserError(f"The share of energy is {self.energy}: give more than 0 and at most 1.")
+            raise UserError(f"The energy to keep is {self.energy}: use a value above 0, at most 1.")
 
-    def kept(self, squares: torch.Tensor) -> int:
-        """How many of the squared singular values (descending) to keep; those lost in rounding never count."""
+    def choose_rank(self, squares: torch.Tensor) -> int:
+        """The rank for squared singular values (descending). Values at the level of rounding errors never count."""
         n = max(int((squares > squares[:1] * 1e-12).sum()), 1)
         if self.energy is not None:
-            shares = squares.cumsum(0) / squares.sum().clamp(min=torch.finfo(squares.dtype).tiny)
-            n = min(n, int((shares < self.energy).sum()) + 1)
+            fractions = squares.cumsum(0) / squares.sum().clamp(min=torch.finfo(squares.dtype).tiny)
+            n = min(n, int((fractions < self.energy).sum()) + 1)
         return n if self.rank is None else min(n, self.rank)
 
 
 @dataclass
 class RetainedEnergy:
-    """How much of a change's energy is kept, added up over its modules."""
+    """The energy of the deltas before and after the rank was reduced, summed over modules."""
 
-    whole: float = 0.0
-    kept: float = 0.0
+    total: float = 0.0
+    retained: float = 0.0
 
     def metadata(self) -> dict[str, str]:
-        """For the file that keeps it."""
-        return {ENERGY_KEY: f"{self.kept / self.whole:.6f}"} if self.whole else {}
+        """Metadata for the resulting file."""
+        return {ENERGY_KEY: f"{self.retained / self.total:.6f}"} if self.total else {}
 
 
-def low_rank_factors(matrix: torch.Tensor, size: RankLimit, energy: RetainedEnergy | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """(up, down) whose product comes nearest to ``matrix`` (rows, columns) (Eckart-Young); each of the same norm.
+def low_rank_factors(
+    matrix: torch.Tensor, limit: RankLimit, energy: RetainedEnergy | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best low-rank approximation up @ down of ``matrix`` (rows, columns) (Eckart-Young), with balanced norms.
 
-    What that keeps is added to ``energy``.
-
-    By the eigenvectors of the smaller of its two Gram matrices, in float64: for the wide matrices of a unet far
-    sooner done than a singular value decomposition, and as exact as float32 weights need.
+    Adds to ``energy``. Uses the eigenvectors of the smaller Gram matrix in float64, which for the wide matrices of a
+    unet is much faster than a singular value decomposition, and exact enough for float32 weights.
     """
     if matrix.shape[0] > matrix.shape[1]:
-        up, down = low_rank_factors(matrix.T, size, energy)
+        up, down = low_rank_factors(matrix.T, limit, energy)
         return down.T, up.T
     matrix = matrix.double()
     squares, basis = torch.linalg.eigh(matrix @ matrix.T)
     squares, basis = squares.flip(0).clamp(min=0), basis.flip(1)
-    n = size.kept(squares)
+    n = limit.choose_rank(squares)
     if energy:
-        energy.whole += squares.sum().item()
-        energy.kept += squares[:n].sum().item()
-    share = squares[:n].sqrt().sqrt().clamp(min=torch.finfo(torch.float32).tiny)
-    return (basis[:, :n] * share).float(), ((basis[:, :n].T @ matrix) / share[:, None]).float()
+        energy.total += squares.sum().item()
+        energy.retained += squares[:n].sum().item()
+    root = squares[:n].sqrt().sqrt().clamp(min=torch.finfo(torch.float32).tiny)
+    return (basis[:, :n] * root).float(), ((basis[:, :n].T @ matrix) / root[:, None]).float()
 
 
 def make_lora(up: torch.Tensor, down: torch.Tensor, inner: Sequence[int]) -> Lora:
-    """An adapter of ``up`` (out, r) @ ``down`` (r, columns), for a weight of (out, *inner)."""
+    """A LoRA of ``up`` (out, r) @ ``down`` (r, columns) for a weight (out, *inner), with alpha = rank."""
     rank, kernel = down.shape[0], [1] * len(inner[1:])
     tensors = {"lora_up.weight": up.reshape(-1, rank, *kernel), "lora_down.weight": down.reshape(rank, *inner)}
     return Lora({name: tensor.contiguous() for name, tensor in tensors.items()}, alpha=rank)
 
 
 def merge_loras(
-    uses: Sequence[WeightedLora], out: Path, dtype: torch.dtype = torch.float16, progress: ProgressCallback | None = None
+    loras: Sequence[WeightedLora],
+    out: Path,
+    dtype: torch.dtype = torch.float16,
+    progress: ProgressCallback | None = None,
 ) -> Path:
-    """One LoRA that does what all of ``uses`` do together, each at its weights; a negative one takes away.
+    """Write the weighted sum of ``loras`` as one LoRA; a negative weight subtracts.
 
-    Exact: factors are put side by side, so ranks add up. UserError when one is of another kind, or they were made
-    for different models, or name their modules in different ways.
+    The sum is exact: factors are concatenated, so the ranks add up. UserError when a file is not a plain LoRA, or when
+    the files are for different model families or use different module names.
     """
-    if not uses:
+    if not loras:
         raise UserError("There is nothing to merge: give at least one LoRA.")
-    files = [_plain_file(use.path) for use in uses]
+    files = [_read_plain_lora(lora.path) for lora in loras]
     _require_one_family(files)
-    numbered = any(name.startswith("lora_te2_") for file in files for name in file.weights)
-    parts: dict[str, list[tuple[Adapter, float]]] = {}
-    for use, file in zip(uses, files, strict=True):
+    has_second_encoder = any(name.startswith("lora_te2_") for file in files for name in file.weights)
+    by_module: dict[str, list[tuple[Adapter, float]]] = {}
+    for lora, file in zip(loras, files, strict=True):
         for name, adapter in file.weights.items():
-            strength = use.strength(TensorRef("unet" if name.startswith("lora_unet_") else "text_encoder", name))
-            parts.setdefault(_text_name(name, numbered), []).append((adapter, strength))
+            strength = lora.strength(TensorRef("unet" if name.startswith("lora_unet_") else "text_encoder", name))
+            by_module.setdefault(_text_encoder_name(name, has_second_encoder), []).append((adapter, strength))
     merged = {}
-    for number, (name, adapters) in enumerate(parts.items(), 1):
-        merged[name] = _side_by_side(name, adapters)
+    for number, (name, adapters) in enumerate(by_module.items(), 1):
+        merged[name] = _concatenate(name, adapters)
         if progress:
-            progress(number, len(parts), "modules")
+            progress(number, len(by_module), "Merging LoRAs")
     names = ", ".join(file.path.stem for file in files)
     write_lora(out, merged, {**_metadata(files[0], merged), "modelspec.merged_from": names}, dtype)
     return Path(out)
 
 
 def resize_lora(
-    path: Path, out: Path, size: RankLimit, dtype: torch.dtype = torch.float16, progress: ProgressCallback | None = None
+    path: Path,
+    out: Path,
+    limit: RankLimit,
+    dtype: torch.dtype = torch.float16,
+    progress: ProgressCallback | None = None,
 ) -> Path:
-    """The LoRA with fewer dimensions, each module as near to what it was as ``size`` allows."""
-    file, energy = _plain_file(path), RetainedEnergy()
-    smaller = {}
+    """Write the LoRA with the ranks reduced to ``limit``, each module as close to the original as possible."""
+    file, energy = _read_plain_lora(path), RetainedEnergy()
+    resized = {}
     for number, (name, adapter) in enumerate(file.weights.items(), 1):
         up, down = _balanced(adapter, 1.0)
         basis, core = torch.linalg.qr(up.double())
-        inner_up, inner_down = low_rank_factors(core @ down.flatten(1).double(), size, energy)
-        smaller[name] = make_lora((basis @ inner_up.double()).float(), inner_down, down.shape[1:])
+        inner_up, inner_down = low_rank_factors(core @ down.flatten(1).double(), limit, energy)
+        resized[name] = make_lora((basis @ inner_up.double()).float(), inner_down, down.shape[1:])
         if progress:
-            progress(number, len(file.weights), "modules")
-    write_lora(out, smaller, {**_metadata(file, smaller), **energy.metadata()}, dtype)
+            progress(number, len(file.weights), "Resizing the LoRA")
+    write_lora(out, resized, {**_metadata(file, resized), **energy.metadata()}, dtype)
     return Path(out)
 
 
 def rank_metadata(adapters: Iterable[Adapter]) -> dict[str, str]:
-    """kohya's metadata on ranks: one number, or that they differ."""
+    """kohya's metadata of rank and alpha: one number, or "Dynamic" when ranks differ."""
     ranks = {adapter.rank for adapter in adapters}
     size = str(ranks.pop()) if len(ranks) == 1 else "Dynamic"
     return {"ss_network_module": "networks.lora", "ss_network_dim": size, "ss_network_alpha": size}
 
 
-def _plain_file(path: Path) -> LoraFile:
-    """A file of plain LoRA alone, under kohya's names."""
+def _read_plain_lora(path: Path) -> LoraFile:
+    """Read a file, which may only have plain LoRA adapters, with module names converted to kohya's."""
     file = read_lora(path)
     others = {adapter.kind if adapter.dora_scale is None else "DoRA" for adapter in file.weights.values()}
-    others |= {"changed biases"} if file.biases else set()
+    others |= {"bias differences"} if file.biases else set()
     if kinds := sorted(others - {Lora.kind}):
-        raise UserError(f"{file.path} holds {' and '.join(kinds)}: only plain LoRAs can be merged or resized.")
+        raise UserError(f"{file.path} has {' and '.join(kinds)}: only plain LoRAs can be merged or resized.")
     weights = {_kohya_name(name): adapter for name, adapter in file.weights.items()}
     return LoraFile(file.path, weights, file.metadata)
 
 
 def _kohya_name(name: str) -> str:
-    """diffusers' module names (dots as underscores) with kohya's prefixes."""
-    for theirs, ours in (("text_encoder_2_", "lora_te2_"), ("text_encoder_", "lora_te_"), ("unet_", "lora_unet_")):
-        if name.startswith(theirs):
-            rest = name.removeprefix(theirs)
-            in_text_model = ours == "lora_unet_" or rest.startswith("text_model_")
-            return ours + (rest if in_text_model else f"text_model_{rest}")
+    """Convert a module name of diffusers (with underscores) to kohya's prefixes."""
+    for diffusers_prefix, kohya_prefix in _PREFIXES:
+        if name.startswith(diffusers_prefix):
+            module = name.removeprefix(diffusers_prefix)
+            is_complete = kohya_prefix == "lora_unet_" or module.startswith("text_model_")
+            return kohya_prefix + (module if is_complete else f"text_model_{module}")
     return name if name.startswith("lora_") else f"lora_unet_{name}"
 
 
-def _text_name(name: str, numbered: bool) -> str:
-    """The first text encoder's name: with a number where there is a second one, without where it is the only one."""
+def _text_encoder_name(name: str, has_second_encoder: bool) -> str:
+    """The name with the prefix of the first text encoder: numbered if there is a second one, else without number."""
     for prefix in ("lora_te_", "lora_te1_"):
         if name.startswith(prefix):
-            return ("lora_te1_" if numbered else "lora_te_") + name.removeprefix(prefix)
+            return ("lora_te1_" if has_second_encoder else "lora_te_") + name.removeprefix(prefix)
     return name
 
 
 def _require_one_family(files: Sequence[LoraFile]) -> None:
-    families = {file.made_for: file.path for file in files if file.made_for != "another model"}
+    families = {file.made_for: file.path for file in files if file.made_for != UNKNOWN_FAMILY}
     if len(families) > 1:
-        told = ", ".join(f"{path} was made for {family}" for family, path in families.items())
-        raise UserError(f"{told}: merge LoRAs of one family only.")
-    naming = {name.startswith(_ORIGINAL_NAMES): file.path
+        listed = ", ".join(f"{path} was made for {family}" for family, path in families.items())
+        raise UserError(f"{listed}: merge only LoRAs of one model family.")
+    path_by_naming = {name.startswith(_ORIGINAL_NAMES): file.path
               for file in files for name in file.weights if name.startswith("lora_unet_")}  # fmt: skip
-    if len(naming) > 1:
-        told = " and ".join(map(str, naming.values()))
-        raise UserError(f"{told} name the unet's modules in different ways (the original's, diffusers'): "
-                        "merge LoRAs that one program made.")  # fmt: skip
+    if len(path_by_naming) > 1:
+        paths = " and ".join(map(str, path_by_naming.values()))
+        raise UserError(f"{paths} use different module names of the unet (original and diffusers): "
+                        "merge LoRAs made by the same program.")  # fmt: skip
 
 
 def _balanced(adapter: Adapter, strength: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """(up (out, r), down (r, in[, k, k])), with alpha and strength divided evenly between them; the sign is up's."""
+    """up (out, r) and down (r, in[, k, k]), with the square root of scaling * strength in each; up has the sign."""
     down, up = adapter.tensors["lora_down.weight"].float(), adapter.tensors["lora_up.weight"].float().flatten(1)
     mid = adapter.tensors.get("lora_mid.weight")
-    if mid is not None:  # the same change without the core between the two, at the rank of its first side
+    if mid is not None:  # the same delta without lora_mid, at the rank of its first axis
         down = torch.einsum("rskl,si->rikl", mid.float(), down.flatten(1))
-    factor = adapter.scaling * strength
-    half = abs(factor) ** 0.5
-    return up * (half if factor >= 0 else -half), down * half
+    scaling = adapter.scaling * strength
+    root = abs(scaling) ** 0.5
+    return up * (root if scaling >= 0 else -root), down * root
 
 
-def _side_by_side(name: str, adapters: Sequence[tuple[Adapter, float]]) -> Lora:
+def _concatenate(name: str, adapters: Sequence[tuple[Adapter, float]]) -> Lora:
     pairs = [_balanced(adapter, strength) for adapter, strength in adapters]
     inner = pairs[0][1].shape[1:]
     sizes = {(up.shape[0], down[0].numel()) for up, down in pairs}
     if len(sizes) > 1:
-        told = " and ".join(f"{columns} to {rows}" for rows, columns in sorted(sizes))
-        raise UserError(f"{name} differs in size ({told}): merge LoRAs that were made for one model.")
-    return make_lora(torch.cat([up for up, _ in pairs], dim=1), torch.cat([down.flatten(1) for _, down in pairs]), inner)
+        listed = " and ".join(f"{columns} to {rows}" for rows, columns in sorted(sizes))
+        raise UserError(f"{name} differs in size ({listed}): merge only LoRAs of one model family.")
+    up, down = torch.cat([up for up, _ in pairs], dim=1), torch.cat([down.flatten(1) for _, down in pairs])
+    return make_lora(up, down, inner)
 
 
 def _metadata(file: LoraFile, weights: Mapping[str, Adapter]) -> dict[str, str]:
-    kept = {key: value for key, value in file.metadata.items() if key.startswith(("ss_", "modelspec."))}
-    return {key: value for key, value in (kept | rank_metadata(weights.values())).items() if key not in HASHES}
+    copied = {key: value for key, value in file.metadata.items() if key.startswith(("ss_", "modelspec."))}
+    return {key: value for key, value in (copied | rank_metadata(weights.values())).items() if key not in HASHES}

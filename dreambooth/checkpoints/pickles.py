@@ -1,9 +1,9 @@
-"""Torch's pickled checkpoints (.ckpt, .pt, .bin), read without Python's pickle machine.
+"""A safe reader for torch's pickled checkpoints (.ckpt, .pt, .bin) that does not use the pickle module.
 
-A pickle is a small program; running one means trusting whoever wrote it. Here the opcodes are only looked at, and
-from them plain values are built: dicts, lists, numbers, and for each tensor a note of where its bytes lie. The few
-classes that a checkpoint needs are known by name, those of training frameworks become empty stand-ins, and any other
-name ends the reading. Nothing that the file names is ever imported or called.
+A pickle is a program, and running it means trusting its author. This reader interprets the opcodes itself and builds
+only plain values: dicts, lists, numbers, and for each tensor the location of its data. Globals are matched by name: the
+few that checkpoints need are supported, classes of training frameworks become empty placeholders, and any other one is
+an error. Nothing is ever imported or called.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _REBUILDS = {
     "torch._utils._rebuild_parameter",
     "torch._utils._rebuild_parameter_with_state",
 }
-# What training scripts leave beside the weights. None of it is needed, all of it is data.
+# Globals that training scripts store next to the weights. None is needed, all are data.
 _HARMLESS_PACKAGES = ("pytorch_lightning.", "lightning.", "lightning_fabric.", "omegaconf.", "torch.optim.")
 _HARMLESS = {
     "_codecs.encode", "argparse.Namespace", "builtins.bytearray", "builtins.complex", "builtins.dict",
@@ -48,15 +48,15 @@ _HARMLESS = {
 
 
 @dataclass(frozen=True)
-class Name:
-    """A global the pickle mentions, e.g. ``torch._utils._rebuild_tensor_v2``."""
+class Global:
+    """A global that the pickle refers to, e.g. ``torch._utils._rebuild_tensor_v2``."""
 
     full: str
 
 
 @dataclass(frozen=True)
 class Storage:
-    """A run of elements in the file, by torch's key for it."""
+    """A contiguous block of elements in the file, with torch's key."""
 
     key: str
     dtype: torch.dtype
@@ -75,25 +75,25 @@ class PickledTensor:
 
 
 class Placeholder:
-    """Takes the place of an object that nobody needs."""
+    """Replaces an object that is not needed."""
 
 
 class PickleReader:
-    """Steps through one pickle's opcodes with a stack and a memo, as ``pickle`` would, minus everything active."""
+    """Interprets the opcodes of one pickle with a stack and a memo, without running any code."""
 
     def __init__(self, file: IO[bytes], path: Path):
         self.file, self.path = file, path
         self.stack: list[Any] = []
-        self.below: list[list[Any]] = []  # the stacks set aside by MARK
+        self.below: list[list[Any]] = []  # the stacks saved by MARK
         self.memo: dict[int, Any] = {}
 
     def read(self) -> Any:
-        """The pickle's value. Bytes that make no sense end in one exception or another."""
+        """The value of the pickle. Invalid bytes may raise any exception."""
         for opcode, argument, _ in pickletools.genops(self.file):
             if opcode.name == "STOP":
                 return self.stack.pop()
             self._step(opcode.name, argument)
-        raise ValueError("it has no end")
+        raise ValueError("the pickle has no end")
 
     def _step(self, name: str, argument: Any) -> None:
         if name in _ACTIONS:
@@ -105,12 +105,12 @@ class PickleReader:
         elif name in ("GET", "BINGET", "LONG_BINGET"):
             self.stack.append(self.memo[argument])
         elif name == "GLOBAL":
-            self.stack.append(self._name(*argument.split(" ", 1)))
+            self.stack.append(self._global(*argument.split(" ", 1)))
         elif name == "INST":
             items = self.marked()
-            self.stack.append(self._call(self._name(*argument.split(" ", 1)), items))
+            self.stack.append(self._call(self._global(*argument.split(" ", 1)), items))
         elif name not in ("PROTO", "FRAME"):
-            raise ValueError(f"opcode {name} has no place in a checkpoint")
+            raise ValueError(f"unexpected opcode {name}")
 
     def marked(self) -> list[Any]:
         items, self.stack = self.stack, self.below.pop()
@@ -141,7 +141,7 @@ class PickleReader:
         return [self.stack.pop() for _ in range(count)][::-1]
 
     def stack_global(self) -> None:
-        self.stack.append(self._name(*self.pop_items(2)))
+        self.stack.append(self._global(*self.pop_items(2)))
 
     def call(self, count: int) -> None:
         function, *arguments = self.pop_items(count)
@@ -153,30 +153,30 @@ class PickleReader:
 
     def persistent(self) -> None:
         kind, storage_type, key, _, numel, *view = self.stack.pop()
-        if kind != "storage" or not isinstance(storage_type, Name) or any(view):
-            raise ValueError("it refers to data outside the file")
+        if kind != "storage" or not isinstance(storage_type, Global) or any(view):
+            raise ValueError("the pickle refers to data outside the file")
         dtype = _STORAGE_TYPES[storage_type.full.rpartition(".")[2]]
         self.stack.append(Storage(str(key), dtype, int(numel)))
 
-    def _name(self, module: str, name: str) -> Name:
+    def _global(self, module: str, name: str) -> Global:
         module = {"__builtin__": "builtins", "nt": "os", "posix": "os"}.get(module, module)
         full = f"{module}.{name}"
         is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         is_storage = module in ("torch", "torch.storage") and name in _STORAGE_TYPES
-        known = full in _HARMLESS or full in _REBUILDS or full == "collections.OrderedDict"
-        if not (known or is_dtype or is_storage or full.startswith(_HARMLESS_PACKAGES)):
+        is_listed = full in _HARMLESS or full in _REBUILDS or full == "collections.OrderedDict"
+        if not (is_listed or is_dtype or is_storage or full.startswith(_HARMLESS_PACKAGES)):
             raise UserError(
-                f"{self.path} wants to run {full}: refused, nothing was run. "
-                "Get the model as .safetensors, which can't carry code."
+                f"{self.path} contains code ({full}) and was not loaded. "
+                "Get the model as .safetensors, which can't contain code."
             )
-        return Name(full)
+        return Global(full)
 
-    def _call(self, function: Name, arguments: list[Any]) -> Any:
+    def _call(self, function: Global, arguments: list[Any]) -> Any:
         if function.full == "collections.OrderedDict":
             return dict(arguments[0]) if arguments else {}
         if function.full.startswith("torch._utils._rebuild_parameter"):
             return arguments[0]
-        if function.full == "torch._tensor._rebuild_from_type_v2":  # a tensor that someone hung attributes on
+        if function.full == "torch._tensor._rebuild_from_type_v2":  # a tensor with custom attributes
             return self._call(arguments[0], list(arguments[2]))
         if function.full in _REBUILDS:
             storage, offset, shape, stride = arguments[:4]
@@ -189,14 +189,14 @@ def _pairs(items: list[Any]) -> dict[Any, Any]:
     return {k: v for k, v in zip(items[::2], items[1::2], strict=True) if not isinstance(k, (list, dict))}
 
 
-def _dtype(name: Name) -> torch.dtype:
+def _dtype(name: Global) -> torch.dtype:
     return getattr(torch, name.full.rpartition(".")[2])
 
 
 def _tensor(storage: Storage, offset: int, shape: tuple, stride: tuple, dtype: torch.dtype | None) -> PickledTensor:
-    is_sound = all(type(n) is int and 0 <= n < MAX_SIZE for n in (offset, *shape, *stride))
-    if not isinstance(storage, Storage) or len(shape) != len(stride) or not is_sound:
-        raise ValueError("a tensor's description makes no sense")
+    is_valid = all(type(n) is int and 0 <= n < MAX_SIZE for n in (offset, *shape, *stride))
+    if not isinstance(storage, Storage) or len(shape) != len(stride) or not is_valid:
+        raise ValueError("the description of a tensor is invalid")
     return PickledTensor(storage, offset, tuple(shape), tuple(stride), dtype or storage.dtype)
 
 
@@ -235,6 +235,6 @@ _ACTIONS: dict[str, Callable[[PickleReader], object]] = {
     "NEWOBJ": lambda r: r.call(2),
     "NEWOBJ_EX": lambda r: r.call(3),
     "OBJ": PickleReader.obj,
-    "BUILD": lambda r: r.stack.pop(),  # the object's state: nothing here needs it
+    "BUILD": lambda r: r.stack.pop(),  # the object's state, which is not needed
     "BINPERSID": PickleReader.persistent,
 }

@@ -1,7 +1,7 @@
-"""Model files of any format, opened without loading them and without running anything they hold.
+"""Opening model files of any format lazily, without running any code they contain.
 
-:func:`open_tensors` looks at the content, not at the file extension, and gives a ``TensorFile``: names, shapes and
-dtypes at once, each tensor's bytes when asked for.
+:func:`open_tensors` detects the format from the content, not from the file extension, and returns a ``TensorFile`` with
+all names, shapes and dtypes; tensors are read on demand.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import codecs
 import math
 import os
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,11 +21,11 @@ from dreambooth.files import as_user_error
 from dreambooth.safetensors_header import require_text
 from dreambooth.tensor_files import TensorEntry, TensorFile, open_safetensors
 
-_OTHER_FILES = {
-    b"version https://git-lfs": "is a Git LFS pointer, not the model itself: download the real file",
-    b"GGUF": "is a GGUF (quantised) file, which can't be trained: use the .safetensors checkpoint it was made from",
-    b"\x89PNG": "is a picture, not a model",
-    b"\xff\xd8\xff": "is a picture, not a model",
+_OTHER_FORMATS = {
+    b"version https://git-lfs": "is a Git LFS pointer, not the model: download the actual file",
+    b"GGUF": "is a GGUF (quantized) file, which can't be trained: use the .safetensors checkpoint it was made from",
+    b"\x89PNG": "is an image, not a model: choose a model file",
+    b"\xff\xd8\xff": "is an image, not a model: choose a model file",
     b"7z\xbc\xaf": "is a 7z archive, not a model: unpack it first",
     b"Rar!": "is a RAR archive, not a model: unpack it first",
     b"\x1f\x8b": "is a gzip archive, not a model: unpack it first",
@@ -32,22 +33,22 @@ _OTHER_FILES = {
 
 
 def open_tensors(path: Path) -> TensorFile:
-    """Open a .safetensors file or a torch pickle (.ckpt, .pt, .bin), whatever it is called.
+    """Open a .safetensors file or a torch pickle (.ckpt, .pt, .bin), whatever its file extension.
 
-    UserError says what is wrong: missing, empty, truncated, a web page, an archive, a pickle that wants to run
-    something (which is named, and not run).
+    UserError for a file that is missing, empty, truncated, a web page, an archive, or a pickle that contains code,
+    which is not run.
     """
     path = Path(path)
-    if os.path.isdir(path):  # unlike Path's, it takes any name
-        raise UserError(f"{path} is a folder, not a model file.")
+    if os.path.isdir(path):  # unlike Path.is_dir, it accepts any name
+        raise UserError(f"{path} is a folder: choose a model file.")
     try:
-        file = open(path, "rb", buffering=0)  # noqa: SIM115 (TensorFile keeps it and closes it)
+        file = open(path, "rb", buffering=0)  # noqa: SIM115 (TensorFile closes it)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: check the path.") from None
     except OSError as error:
         raise as_user_error(error, path, "read") from error
     except ValueError as error:
-        raise UserError(f"{str(path)!r} can't be the name of a file: correct the path.") from error
+        raise UserError(f"{str(path)!r} is not a valid file name: correct the path.") from error
     try:
         return _open(path, file)
     except BaseException:
@@ -55,39 +56,41 @@ def open_tensors(path: Path) -> TensorFile:
         raise
 
 
-def _open(path: Path, file: BinaryIO) -> TensorFile:
+def _open(path: Path, file: FileIO) -> TensorFile:
     size = path.stat().st_size
     head = file.read(64)
     if not head:
         raise UserError(f"{path} is empty (0 bytes): download or copy it again.")
     if head[8:9] == b"{":
         return open_safetensors(path, file)
-    for magic, what in _OTHER_FILES.items():
+    for magic, problem in _OTHER_FORMATS.items():
         if head.startswith(magic):
-            raise UserError(f"{path} {what}.")
+            raise UserError(f"{path} {problem}.")
     text = head.removeprefix(codecs.BOM_UTF8).lstrip()
     if text.startswith(b"<"):
-        raise UserError(f"{path} is a web page, not a model: the link led to a page. Download the file itself.")
+        raise UserError(f"{path} is a web page, not a model: download the file itself, not the page that links to it.")
     if text.startswith(b"{"):
-        raise UserError(f"{path} is a text (JSON), not a model: perhaps a server's complaint, saved in its place.")
+        raise UserError(f"{path} is JSON text, not a model, perhaps an error message of the server: download it again.")
     return TensorFile(path, file, *_pickled_entries(path, file, size, is_zip=head.startswith(b"PK")))
 
 
-def _pickled_entries(path: Path, file: BinaryIO, size: int, is_zip: bool) -> tuple[dict[str, TensorEntry], dict[str, str]]:
-    """The tensors, and as metadata whatever strings lie beside them."""
+def _pickled_entries(
+    path: Path, file: BinaryIO, size: int, is_zip: bool
+) -> tuple[dict[str, TensorEntry], dict[str, str]]:
+    """The tensors of a pickle, and its top-level strings as metadata."""
     try:
         content = (read_zip if is_zip else read_legacy)(file, path)
         entries = {key: _pickled_entry(key, t, content, size) for key, t in _named_tensors(content.value)}
-        beside = content.value.items() if isinstance(content.value, dict) else ()
-        metadata = {key: text for key, text in beside if isinstance(key, str) and isinstance(text, str)}
+        items = content.value.items() if isinstance(content.value, dict) else ()
+        metadata = {key: text for key, text in items if isinstance(key, str) and isinstance(text, str)}
         require_text(entries, metadata)
         return entries, metadata
     except UserError:
         raise
-    except Exception as error:  # such a file can be broken in more ways than there are kinds of exceptions
-        kind = "a truncated or damaged checkpoint" if is_zip else "no model file that is known here, or a damaged one"
-        why = " ".join(str(error).split())
-        raise UserError(f"{path} is {kind} ({why}): download or copy it again.") from error
+    except Exception as error:  # damaged files can raise any kind of exception
+        kind = "a truncated or damaged checkpoint" if is_zip else "damaged, or of an unknown file format"
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} is {kind} ({reason}): download or copy it again.") from error
 
 
 def _pickled_entry(key: str, tensor: PickledTensor, content: TorchFile, size: int) -> TensorEntry:
@@ -101,7 +104,7 @@ def _pickled_entry(key: str, tensor: PickledTensor, content: TorchFile, size: in
     if entry.start + entry.span > min(size, start + storage_bytes):
         raise ValueError(f"the data of {key} is cut off")
     if math.prod(entry.shape) * entry.dtype.itemsize > storage_bytes:
-        raise ValueError(f"{key} repeats its data")  # a few bytes could stand for more than fits into memory
+        raise ValueError(f"{key} repeats its data")  # a few bytes could expand to more than the memory
     return entry
 
 
@@ -110,15 +113,15 @@ def _contiguous_stride(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _named_tensors(value: Any) -> Iterator[tuple[str, PickledTensor]]:
-    """Tensors with their names: those of the ``state_dict`` where there is one, else all, nested names dotted."""
+    """Tensors with their names: those of ``state_dict`` if there is one, else all, with dots between nested names."""
     if isinstance(value, dict) and isinstance(value.get("state_dict"), dict):
         value = value["state_dict"]
-    todo: list[tuple[str, Any, int]] = [("", value, 0)]
-    while todo:
-        prefix, item, depth = todo.pop(0)
+    pending: list[tuple[str, Any, int]] = [("", value, 0)]
+    while pending:
+        prefix, item, depth = pending.pop(0)
         for key, inner in item.items() if isinstance(item, dict) else ():
             name = f"{prefix}.{key}" if prefix else str(key)
             if isinstance(inner, PickledTensor):
                 yield name, inner
             elif isinstance(inner, dict) and depth < 4:
-                todo.append((name, inner, depth + 1))
+                pending.append((name, inner, depth + 1))

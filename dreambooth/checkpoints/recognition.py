@@ -1,7 +1,7 @@
-"""Which family a source is of and what its unet predicts: from its tensors, what it says, a trial, or as told.
+"""The family and prediction type of a source: from its tensors, its metadata, a forward pass, or the user's choice.
 
-Stable Diffusion 2's two kinds have the same tensors. Where a file says nothing, its unet is asked: shown pure noise,
-the velocity that it should predict is far from that noise, the noise itself is not (the WebUI decides so too).
+The two variants of Stable Diffusion 2 have the same tensors. If the metadata has no prediction type, the unet is run on
+pure noise: an epsilon model predicts about the input, a velocity model something far from it (the WebUI does the same).
 """
 
 from __future__ import annotations
@@ -24,78 +24,83 @@ from dreambooth.tensor_files import Tensors
 log = logging.getLogger("dreambooth.checkpoints")
 
 
-# The mean of (answer - noise) for a unet that predicts velocity lies below the one, for noise above the other.
-_VELOCITY, _NOISE = -1.0, -0.25
+# The mean of (model_output - input) is below the first value for velocity models, above the second for epsilon models.
+_MAX_VELOCITY, _MIN_EPSILON = -1.0, -0.25
 
 
 def recognize_family(file: Tensors, model_type: str = AUTO, prediction: str = AUTO) -> tuple[Family, str]:
-    """The family, and "epsilon" or "v_prediction". UserError when the file is no such thing, or not as it was said."""
-    found = candidate_families(file)
+    """The family, and "epsilon" or "v_prediction". UserError for other files, or one that is not ``model_type``."""
+    families = candidate_families(file)
     if model_type != AUTO:
-        wanted = [family for family in found if family.model_type.lower() == model_type.lower()]
-        if not wanted:
-            raise UserError(f"model_type: {file.path} is a {found[0].title} checkpoint, not {model_type}: choose auto.")
-        found = wanted
-    told = prediction if prediction != AUTO else _told(found[0], file)
-    if len(found) > 1:
-        told = told or _tried(found[0], file) or _named(file)
-        found = [family for family in found if family.default_prediction == told]
-    return found[0], told or found[0].default_prediction
+        chosen = [family for family in families if family.model_type.lower() == model_type.lower()]
+        if not chosen:
+            title = families[0].title
+            raise UserError(f"model_type: {file.path} is a {title} checkpoint, not {model_type}: choose auto.")
+        families = chosen
+    if prediction == AUTO:
+        prediction = _declared_prediction(families[0], file) or AUTO
+    if len(families) > 1:
+        if prediction == AUTO:
+            prediction = _measured_prediction(families[0], file) or _prediction_by_file_name(file)
+        families = [family for family in families if family.default_prediction == prediction]
+    return families[0], prediction if prediction != AUTO else families[0].default_prediction
 
 
 def component_configs(family: Family, file: Tensors) -> dict[str, dict[str, Any]]:
-    """The components' configs. UserError that names the file."""
-    return _asked(family.configs, file)
+    """The configs of the components. UserError with the path of the file."""
+    return _call(family.configs, file)
 
 
-def _told(family: Family, file: Tensors) -> str | None:
-    return _asked(family.prediction_type, file)
+def _declared_prediction(family: Family, file: Tensors) -> str | None:
+    return _call(family.prediction_type, file)
 
 
-def _asked(question: Callable[..., Any], file: Tensors) -> Any:
+def _call(method: Callable[..., Any], file: Tensors) -> Any:
+    """Call ``method`` with shapes and metadata; its UserErrors get the path of the file."""
     try:
-        return question({key: file.shape(key) for key in file}, file.metadata)
+        return method({key: file.shape(key) for key in file}, file.metadata)
     except UserError as error:
         raise UserError(f"{file.path}: {error}.") from error
 
 
-def _named(file: Tensors) -> str:
-    """The last resort: people call the 768 px models so."""
-    velocity = not re.search(r"512|base", file.path.stem)
+def _prediction_by_file_name(file: Tensors) -> str:
+    """The last resort: names of 512 px models usually contain "512" or "base"."""
+    is_velocity = not re.search(r"512|base", file.path.stem)
     log.warning(
-        "%s: tensors don't say whether it was made for 768 px (v-prediction) or 512 px; taken for %s px. "
-        "If that is wrong, create it again with the model type %s.",
-        file.path, *((768, "v2x-512") if velocity else (512, "v2x")),
+        "%s: could not detect whether it is a 768 px (v-prediction) or 512 px model; assuming %s px. "
+        "If that is wrong, create the model again with model type %s.",
+        file.path, *((768, "v2x-512") if is_velocity else (512, "v2x")),
     )  # fmt: skip
-    return "v_prediction" if velocity else "epsilon"
+    return "v_prediction" if is_velocity else "epsilon"
 
 
 @torch.no_grad()
-def _tried(family: Family, file: Tensors) -> str | None:
-    """What the unet's own answer tells; None when it answers like neither kind, as random weights do."""
+def _measured_prediction(family: Family, file: Tensors) -> str | None:
+    """The prediction type by a forward pass; None when the output fits neither, as with random weights."""
     config = component_configs(family, file)
     try:
-        unet = _unet(family, file, config)
-        x = torch.full((1, config["unet"]["in_channels"], 8, 8), 0.5)
+        unet = _load_unet(family, file, config)
+        noisy_latents = torch.full((1, config["unet"]["in_channels"], 8, 8), 0.5)
         context = torch.full((1, 2, config["unet"]["cross_attention_dim"]), 0.5)
-        distance = (unet(x, torch.tensor([999]), context, return_dict=False)[0] - x[:, :4]).mean().item()
-    except (RuntimeError, ValueError, KeyError):  # an odd or incomplete file: whoever extracts it says so
-        log.debug("%s could not be tried", file.path, exc_info=True)
+        model_output = unet(noisy_latents, torch.tensor([999]), context, return_dict=False)[0]
+        difference = (model_output - noisy_latents[:, :4]).mean().item()
+    except (RuntimeError, ValueError, KeyError):  # an invalid or incomplete file; extracting it gives the message
+        log.debug("%s: the unet could not be run", file.path, exc_info=True)
         return None
-    if distance < _VELOCITY:
+    if difference < _MAX_VELOCITY:
         return "v_prediction"
-    return "epsilon" if distance > _NOISE else None
+    return "epsilon" if difference > _MIN_EPSILON else None
 
 
-def _unet(family: Family, file: Tensors, configs: Mapping[str, Mapping[str, Any]]) -> torch.nn.Module:
+def _load_unet(family: Family, file: Tensors, configs: Mapping[str, Mapping[str, Any]]) -> torch.nn.Module:
     layout, unet = family.layout(configs), meta_module("unet", configs["unet"])
     shapes = disk_shapes("unet", unet)
 
-    def values(name: str) -> torch.Tensor:
+    def get_tensor(name: str) -> torch.Tensor:
         key = layout.key(TensorRef("unet", name))
         if key is None:
             raise KeyError(name)
         return split(file.get(key), [shapes[name]])[0]
 
-    load_parameters(unet, "unet", values, torch.float32)
+    load_parameters(unet, "unet", get_tensor, torch.float32)
     return unet.eval()

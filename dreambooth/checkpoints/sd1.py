@@ -1,7 +1,7 @@
-"""Stable Diffusion 1.x, inpainting included: what differs from other families.
+"""The Stable Diffusion 1.x family, including inpainting models.
 
-The layout is that of CompVis' original code; the numbers are those of the published v1 configs. A model of the same
-build with fewer channels is the same family.
+The layout is that of CompVis' original code, the values are those of the published v1 configs. A model of the same
+architecture with fewer channels belongs to the family.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from dreambooth.checkpoints.clip_names import TransformersNameMap
-from dreambooth.checkpoints.layout import Layout, ComponentLayout
+from dreambooth.checkpoints.layout import ComponentLayout, Layout
 from dreambooth.checkpoints.ldm_names import unet_names, vae_names
 from dreambooth.checkpoints.sizes import clip_config, transformers_text_sizes
 from dreambooth.checkpoints.stable_diffusion import (
@@ -26,13 +26,13 @@ from dreambooth.checkpoints.stable_diffusion import (
 )
 from dreambooth.settings.creation import FAMILIES
 
-WIDEST_CONTEXT = 768  # width of the text embeddings that the unet reads; later families have 1024 and more
+MAX_CONTEXT_WIDTH = 768  # of the text embeddings; later families have 1024 or more
 
 TEXT = "cond_stage_model.transformer."
 
 
 class StableDiffusion1(StableDiffusion):
-    """:data:`SD1` is the one to use."""
+    """Use the instance :data:`SD1`."""
 
     model_type = "v1x"
     title = FAMILIES["v1x"]
@@ -44,15 +44,15 @@ class StableDiffusion1(StableDiffusion):
     def matches(self, shapes: Shapes) -> bool:
         to_k = shapes.get(UNET + "middle_block.1.transformer_blocks.0.attn2.to_k.weight", ())
         other_text = any(key.startswith(("cond_stage_model.model.", "conditioner.")) for key in shapes)
-        known = conv_in_channels(shapes) in (4, INPAINTING_CHANNELS) and not has_label_embedding(shapes)
-        return known and to_k[-1:] <= (WIDEST_CONTEXT,) and not other_text
+        is_plain = conv_in_channels(shapes) in (4, INPAINTING_CHANNELS) and not has_label_embedding(shapes)
+        return is_plain and to_k[-1:] <= (MAX_CONTEXT_WIDTH,) and not other_text
 
     def matches_folder(self, configs: Configs) -> bool:
         unet = configs.get("unet", {})
-        known = unet.get("in_channels") in (4, INPAINTING_CHANNELS)
-        # A small model of a later build reads narrow text embeddings too, but projects them linearly.
-        later = unet.get("addition_embed_type") or unet.get("use_linear_projection")
-        fits = known and unet.get("cross_attention_dim", 0) <= WIDEST_CONTEXT and not later
+        has_channels = unet.get("in_channels") in (4, INPAINTING_CHANNELS)
+        # Small models of later architectures have narrow text embeddings too, but linear projections.
+        is_later = unet.get("addition_embed_type") or unet.get("use_linear_projection")
+        fits = has_channels and unet.get("cross_attention_dim", 0) <= MAX_CONTEXT_WIDTH and not is_later
         return fits and "text_encoder_2" not in configs and "text_encoder" in configs and "vae" in configs
 
     def layout(self, configs: Configs) -> Layout:
@@ -68,8 +68,8 @@ class StableDiffusion1(StableDiffusion):
     def _heads(self, channels: list[int]) -> int | list[int]:
         return 8
 
-    def _text_config(self, component: str, shapes: Shapes, facts: Mapping[str, Any]) -> dict[str, Any]:
-        return clip_config(transformers_text_sizes(shapes), 12, "quick_gelu", facts[component])
+    def _text_config(self, component: str, shapes: Shapes, overrides: Mapping[str, Any]) -> dict[str, Any]:
+        return clip_config(transformers_text_sizes(shapes), 12, "quick_gelu", overrides[component])
 
 
 SD1 = StableDiffusion1()

@@ -1,5 +1,6 @@
-"""Stable Diffusion 2.x, inpainting included: the 512 px models, which predict noise, and the 768 px ones, which predict
-velocity. Their tensors have the same names and shapes.
+"""The Stable Diffusion 2.x families, including inpainting models.
+
+The 512 px models predict noise, the 768 px models velocity. Their tensors have the same names and shapes.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from typing import Any
 import torch
 
 from dreambooth.checkpoints.clip_names import OpenClipNameMap
-from dreambooth.checkpoints.layout import Layout, ComponentLayout, under
+from dreambooth.checkpoints.layout import ComponentLayout, Layout, strip_prefix
 from dreambooth.checkpoints.ldm_names import unet_names, vae_names
-from dreambooth.checkpoints.sd1 import WIDEST_CONTEXT
+from dreambooth.checkpoints.sd1 import MAX_CONTEXT_WIDTH
 from dreambooth.checkpoints.sizes import clip_config, open_clip_sizes
 from dreambooth.checkpoints.stable_diffusion import (
     INPAINTING_CHANNELS,
@@ -33,7 +34,7 @@ _LAYER = "transformer.resblocks.{}."
 
 
 class StableDiffusion2(StableDiffusion):
-    """:data:`SD2_768` and :data:`SD2_512` are the ones to use."""
+    """Use the instances :data:`SD2_768` and :data:`SD2_512`."""
 
     text_prefixes = MappingProxyType({"text_encoder": TEXT})
 
@@ -44,21 +45,21 @@ class StableDiffusion2(StableDiffusion):
 
     def matches(self, shapes: Shapes) -> bool:
         to_k = shapes.get(UNET + "middle_block.1.transformer_blocks.0.attn2.to_k.weight", ())
-        text = any(key.startswith(TEXT) for key in shapes)
+        has_text = any(key.startswith(TEXT) for key in shapes)
         other_text = any(key.startswith(("cond_stage_model.transformer.", "conditioner.")) for key in shapes)
-        known = conv_in_channels(shapes) in (4, INPAINTING_CHANNELS) and not has_label_embedding(shapes)
-        return known and (text or to_k[-1:] == (1024,)) and not other_text
+        is_plain = conv_in_channels(shapes) in (4, INPAINTING_CHANNELS) and not has_label_embedding(shapes)
+        return is_plain and (has_text or to_k[-1:] == (1024,)) and not other_text
 
     def matches_folder(self, configs: Configs) -> bool:
         unet = configs.get("unet", {})
-        known = unet.get("in_channels") in (4, INPAINTING_CHANNELS) and not unet.get("addition_embed_type")
-        # A small model of this build has linear projections, which v1 has not.
-        reads = unet.get("cross_attention_dim", 0) > WIDEST_CONTEXT or unet.get("use_linear_projection")
-        fits = known and reads and self.default_prediction == _prediction(configs)
+        is_plain = unet.get("in_channels") in (4, INPAINTING_CHANNELS) and not unet.get("addition_embed_type")
+        # Small models of this architecture have linear projections, unlike v1.
+        is_v2 = unet.get("cross_attention_dim", 0) > MAX_CONTEXT_WIDTH or unet.get("use_linear_projection")
+        fits = is_plain and is_v2 and self.default_prediction == _prediction(configs)
         return bool(fits) and "text_encoder_2" not in configs and "text_encoder" in configs and "vae" in configs
 
     def layout(self, configs: Configs) -> Layout:
-        text = OpenClipNameMap(configs["text_encoder"]["num_hidden_layers"], projects=False)
+        text = OpenClipNameMap(configs["text_encoder"]["num_hidden_layers"], has_projection=False)
         return Layout(
             [
                 ComponentLayout("unet", UNET, unet_names(configs["unet"]), ("lora_unet",), ("modules", "original")),
@@ -69,12 +70,12 @@ class StableDiffusion2(StableDiffusion):
         )
 
     def filler_tensors(self, shapes: Shapes, scheduler: Mapping[str, Any]) -> dict[str, Any]:
-        """The last text layer, which is never read, as a copy of nothing; projection and scale as open_clip starts."""
-        sizes = open_clip_sizes(under(shapes, TEXT))
+        """The unused last text layer as zeros; projection and logit scale as open_clip initializes them."""
+        sizes = open_clip_sizes(strip_prefix(shapes, TEXT))
         first, last = _LAYER.format(0), _LAYER.format(sizes["num_hidden_layers"])
         layer = {
             TEXT + name.replace(first, last, 1): torch.zeros(shape, dtype=torch.float16)
-            for name, shape in under(shapes, TEXT).items()
+            for name, shape in strip_prefix(shapes, TEXT).items()
             if name.startswith(first)
         }
         width = sizes["hidden_size"]
@@ -84,14 +85,15 @@ class StableDiffusion2(StableDiffusion):
             TEXT + "logit_scale": torch.tensor(math.log(1 / 0.07), dtype=torch.float16),
         }
 
-    def _unet_config(self, shapes: Shapes, facts: Mapping[str, Any]) -> dict[str, Any]:
-        return {**super()._unet_config(shapes, facts), "upcast_attention": self.default_prediction == "v_prediction"}
+    def _unet_config(self, shapes: Shapes, overrides: Mapping[str, Any]) -> dict[str, Any]:
+        upcast = self.default_prediction == "v_prediction"
+        return {**super()._unet_config(shapes, overrides), "upcast_attention": upcast}
 
-    def _text_config(self, component: str, shapes: Shapes, facts: Mapping[str, Any]) -> dict[str, Any]:
+    def _text_config(self, component: str, shapes: Shapes, overrides: Mapping[str, Any]) -> dict[str, Any]:
         sizes = open_clip_sizes(shapes)
-        # The unet reads the last layer but one, so that is where transformers' module ends.
+        # The unet uses the penultimate layer, so the module of transformers ends there.
         sizes |= {"num_hidden_layers": sizes["num_hidden_layers"] - 1, "projection_dim": sizes["hidden_size"]}
-        return clip_config(sizes, max(1, sizes["hidden_size"] // 64), "gelu", facts[component])
+        return clip_config(sizes, max(1, sizes["hidden_size"] // 64), "gelu", overrides[component])
 
 
 def _prediction(configs: Configs) -> str:

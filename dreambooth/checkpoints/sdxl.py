@@ -1,7 +1,7 @@
-"""Stable Diffusion XL and its children: two text encoders, picture sizes told to the unet, 1024 px.
+"""The Stable Diffusion XL family: two text encoders, size conditioning of the unet, 1024 px.
 
-Children that predict velocity mark it by an empty tensor named ``v_pred``, and a noise schedule that ends in nothing
-but noise (arXiv:2305.08891) by ``ztsnr``; Forge and its kin look for both.
+Derived models that predict velocity have an empty tensor named ``v_pred``, those with a zero terminal SNR schedule
+(arXiv:2305.08891) one named ``ztsnr``; Forge and its forks check for both.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from dreambooth.checkpoints.clip_names import PROJECTION, OpenClipNameMap, TransformersNameMap
-from dreambooth.checkpoints.layout import Layout, ComponentLayout
+from dreambooth.checkpoints.layout import ComponentLayout, Layout
 from dreambooth.checkpoints.ldm_names import unet_names, vae_names
 from dreambooth.checkpoints.sizes import clip_config, open_clip_sizes, transformers_text_sizes
 from dreambooth.checkpoints.stable_diffusion import (
@@ -34,7 +34,7 @@ V_PREDICTION, ZERO_SNR = "v_pred", "ztsnr"
 
 
 class StableDiffusionXL(StableDiffusion):
-    """:data:`SDXL` is the one to use."""
+    """Use the instance :data:`SDXL`."""
 
     model_type = "SDXL"
     title = FAMILIES["SDXL"]
@@ -44,21 +44,21 @@ class StableDiffusionXL(StableDiffusion):
     implementation = "https://github.com/Stability-AI/generative-models"
     pipeline = "StableDiffusionXL{}Pipeline"
     text_prefixes = MappingProxyType({"text_encoder": TEXT_1, "text_encoder_2": TEXT_2})
-    pooled = True
+    has_pooled_conditioning = True
     vae_scaling_factor = 0.13025
     sample_size = 128
 
     def matches(self, shapes: Shapes) -> bool:
-        refiner = any(key.startswith("conditioner.embedders.0.model.") for key in shapes)
-        sized = UNET + "label_emb.0.0.weight" in shapes
-        text = any(key.startswith((TEXT_1, TEXT_2)) for key in shapes)
-        known = conv_in_channels(shapes) in (4, INPAINTING_CHANNELS)
-        return known and (sized or text) and not refiner
+        is_refiner = any(key.startswith("conditioner.embedders.0.model.") for key in shapes)
+        has_label = UNET + "label_emb.0.0.weight" in shapes
+        has_text = any(key.startswith((TEXT_1, TEXT_2)) for key in shapes)
+        has_channels = conv_in_channels(shapes) in (4, INPAINTING_CHANNELS)
+        return has_channels and (has_label or has_text) and not is_refiner
 
     def matches_folder(self, configs: Configs) -> bool:
         unet = configs.get("unet", {})
-        known = unet.get("in_channels") in (4, INPAINTING_CHANNELS) and unet.get("addition_embed_type") == "text_time"
-        return known and all(part in configs for part in self.components)
+        is_xl = unet.get("in_channels") in (4, INPAINTING_CHANNELS) and unet.get("addition_embed_type") == "text_time"
+        return is_xl and all(part in configs for part in self.components)
 
     def prediction_type(self, shapes: Shapes, metadata: Mapping[str, str]) -> str | None:
         return "v_prediction" if V_PREDICTION in shapes else super().prediction_type(shapes, metadata)
@@ -70,10 +70,10 @@ class StableDiffusionXL(StableDiffusion):
         return config
 
     def layout(self, configs: Configs) -> Layout:
-        text_2 = OpenClipNameMap(configs["text_encoder_2"]["num_hidden_layers"], projects=True)
+        text_2 = OpenClipNameMap(configs["text_encoder_2"]["num_hidden_layers"], has_projection=True)
         return Layout(
             [
-                # The unet's adapters go by the original names: some WebUIs misplace a few of diffusers' ones.
+                # Unet adapters are written with the original names: some WebUIs map a few names of diffusers wrongly.
                 ComponentLayout("unet", UNET, unet_names(configs["unet"]), ("lora_unet",), ("original", "modules")),
                 ComponentLayout("vae", VAE, vae_names(configs["vae"])),
                 ComponentLayout("text_encoder", TEXT_1, TransformersNameMap(), ("lora_te1",)),
@@ -87,11 +87,11 @@ class StableDiffusionXL(StableDiffusion):
         return {TEXT_2 + "logit_scale": scale, **self.marker_tensors(scheduler)}
 
     def marker_tensors(self, scheduler: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        said = {
+        markers = {
             V_PREDICTION: scheduler.get("prediction_type") == "v_prediction",
             ZERO_SNR: scheduler.get("rescale_betas_zero_snr", False),
         }
-        return {key: torch.empty(0) for key, marked in said.items() if marked}
+        return {key: torch.empty(0) for key, is_set in markers.items() if is_set}
 
     def _index_extras(self) -> dict[str, Any]:
         absent = {name: [None, None] for name in ("feature_extractor", "image_encoder")}
@@ -101,24 +101,24 @@ class StableDiffusionXL(StableDiffusion):
         }
         return {"force_zeros_for_empty_prompt": True, "add_watermarker": False, **absent, **second}
 
-    def _unet_config(self, shapes: Shapes, facts: Mapping[str, Any]) -> dict[str, Any]:
+    def _unet_config(self, shapes: Shapes, overrides: Mapping[str, Any]) -> dict[str, Any]:
         return {
-            **super()._unet_config(shapes, facts),
+            **super()._unet_config(shapes, overrides),
             "addition_embed_type": "text_time",
-            "addition_time_embed_dim": facts["unet"].get("addition_time_embed_dim", 256),
+            "addition_time_embed_dim": overrides["unet"].get("addition_time_embed_dim", 256),
             "projection_class_embeddings_input_dim": shapes["label_emb.0.0.weight"][1],
         }
 
-    def _vae_config(self, shapes: Shapes, facts: Mapping[str, Any], latent_size: int) -> dict[str, Any]:
-        return {**super()._vae_config(shapes, facts, latent_size), "force_upcast": True}
+    def _vae_config(self, shapes: Shapes, overrides: Mapping[str, Any], latent_size: int) -> dict[str, Any]:
+        return {**super()._vae_config(shapes, overrides, latent_size), "force_upcast": True}
 
-    def _text_config(self, component: str, shapes: Shapes, facts: Mapping[str, Any]) -> dict[str, Any]:
+    def _text_config(self, component: str, shapes: Shapes, overrides: Mapping[str, Any]) -> dict[str, Any]:
         if component == "text_encoder":
-            return clip_config(transformers_text_sizes(shapes), 12, "quick_gelu", facts[component])
+            return clip_config(transformers_text_sizes(shapes), 12, "quick_gelu", overrides[component])
         sizes = open_clip_sizes(shapes)
         if PROJECTION not in shapes:
             raise KeyError(PROJECTION)
-        config = clip_config(sizes, max(1, sizes["hidden_size"] // 64), "gelu", facts[component])
+        config = clip_config(sizes, max(1, sizes["hidden_size"] // 64), "gelu", overrides[component])
         return config | {"architectures": ["CLIPTextModelWithProjection"]}
 
 

@@ -1,7 +1,7 @@
-"""Generate Ckpt: ``working`` back into one file with the source's names, order, shapes and dtypes.
+"""Generate Ckpt: writes ``working`` as a single file with the names, order, shapes and dtypes of the source.
 
-The manifest is walked in order; each tensor is read, changed if a LoRA says so, cast and written before the next.
-What was not trained comes out bit for bit as it went in.
+Tensors are processed one at a time in the order of the manifest: read, merged with LoRAs, cast, written. Weights that
+were not trained are bit-identical to the source.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from dreambooth.checkpoints.layout import Layout, join
 from dreambooth.checkpoints.ldm_names import TensorRef
 from dreambooth.checkpoints.lora import WeightedLora, match_adapters, read_lora
 from dreambooth.checkpoints.lora_hashes import HASHES
-from dreambooth.checkpoints.manifest import UNMAPPED, ManifestEntry, Manifest, dtype_name
-from dreambooth.checkpoints.modules import fingerprint, load_layout, open_component, load_scheduler_config, weights_path
+from dreambooth.checkpoints.manifest import UNMAPPED, Manifest, ManifestEntry, dtype_name, unmapped_path
+from dreambooth.checkpoints.modules import fingerprint, load_layout, load_scheduler_config, open_component, weights_path
 from dreambooth.checkpoints.writing import cast, is_finite
 from dreambooth.errors import UserError
 from dreambooth.files import atomic_write, require_free_space
 from dreambooth.settings import ModelFolder
-from dreambooth.tensor_files import TensorSpec, Tensors, TensorWriter
+from dreambooth.tensor_files import Tensors, TensorSpec, TensorWriter
 from dreambooth.types import ProgressCallback
 
-Ema = Literal["none", "beside", "instead"]
+Ema = Literal["none", "include", "replace"]
 
 
 @dataclass(frozen=True)
 class _Addition:
-    """A LoRA's adapter for one tensor, and how much of it."""
+    """A LoRA's adapter for one tensor, and its weight."""
 
     path: Path
     adapter: Adapter
@@ -53,73 +53,74 @@ def write_checkpoint(
 ) -> Path:
     """Write the model as a single .safetensors file in the original layout and return its path.
 
-    ``loras`` are added in fp32, one after the other. ``dtype`` converts the components, else each tensor has the
-    source's. ``ema``: "beside" adds the averaged unet as model_ema.*, "instead" writes it as the unet.
-    The source's own model_ema.* stay as long as the unet is the source's. Where the model predicts what the source does
-    not say, the family's marks for that are added. ``metadata`` is laid over the source's.
-    UserError when a LoRA does not fit, the disk is full, or the model is incomplete.
+    ``loras`` are merged in fp32, one after the other. ``dtype`` converts the components, otherwise each tensor has the
+    dtype of the source. ``ema``: "include" adds the EMA unet as model_ema.*, "replace" writes it as the unet. The
+    source's own model_ema.* are written as long as the unet is unchanged. Marker tensors of the family are added if the
+    source lacks them. ``metadata`` is merged over that of the source. UserError when a LoRA does not match, the disk is
+    full, or the model is incomplete.
     """
     out = Path(out)
     if out.suffix.lower() != ".safetensors":
-        raise UserError(f"{out}: a checkpoint is written as .safetensors; give it that ending.")
+        raise UserError(f"{out}: checkpoints are written as .safetensors: use that file extension.")
     manifest = Manifest.load(model.source)
     family = family_of(manifest.family)
     additions = _additions(manifest, load_layout(model.working, family), loras)
-    lora_on_unet = any(place.component == "unet" for place in additions)
-    if ema == "instead":  # the LoRA goes on whatever is written as the unet
-        additions = {_averaged(place): added for place, added in additions.items()}
+    lora_on_unet = any(ref.component == "unet" for ref in additions)
+    if ema == "replace":  # LoRAs apply to the weights that are written as the unet
+        additions = {_in_ema_unet(ref): added for ref, added in additions.items()}
     entries = output_entries(model, manifest, family, ema, lora_on_unet=lora_on_unet)
     specs = {entry.key: _spec(entry, dtype) for entry in entries}
-    marker_tensors = {key: mark for key, mark in family.marker_tensors(load_scheduler_config(model.working)).items() if key not in specs}
-    specs |= {key: TensorSpec(tuple(mark.shape), mark.dtype) for key, mark in marker_tensors.items()}
+    markers = family.marker_tensors(load_scheduler_config(model.working))
+    new_markers = {key: marker for key, marker in markers.items() if key not in specs}
+    specs |= {key: TensorSpec(tuple(marker.shape), marker.dtype) for key, marker in new_markers.items()}
     require_free_space(out.parent, sum(spec.n_bytes for spec in specs.values()), f"Writing {out.name}")
     with contextlib.ExitStack() as stack:
         files = _open_components(model, entries, stack)
-        beside = stack.enter_context(atomic_write(out))
-        writer = stack.enter_context(TensorWriter(beside, specs, _metadata(manifest, metadata)))
+        temporary = stack.enter_context(atomic_write(out))
+        writer = stack.enter_context(TensorWriter(temporary, specs, _metadata(manifest, metadata)))
         for number, entry in enumerate(entries):
             file, spec = files[entry.component], specs[entry.key]
-            parts = [_with_loras(file.get(place.name), additions.get(place, ())) for place in entry.places]
+            parts = [_with_loras(file.get(ref.name), additions.get(ref, ())) for ref in entry.refs]
             whole = join(parts, spec.shape, entry.transposed)
             writer.write(entry.key, cast(whole, spec.dtype, f"{out}: {entry.key}"))
             if progress:
                 progress(number + 1, len(entries), "Writing the checkpoint")
-        for key, mark in marker_tensors.items():
-            writer.write(key, mark)
+        for key, marker in new_markers.items():
+            writer.write(key, marker)
     return out
 
 
 def output_entries(
     model: ModelFolder, manifest: Manifest, family: Family, ema: Ema, *, lora_on_unet: bool = False
 ) -> list[ManifestEntry]:
-    """The tensors that the file will have, in order, each with where its values come from."""
-    is_ema = [entry.key.startswith(family.ema_prefix) for entry in manifest.entries]
-    plain = [entry for entry, averaged in zip(manifest.entries, is_ema, strict=True) if not averaged]
+    """The tensors of the file to write, in order, each with the location of its values."""
+    regular = [entry for entry in manifest.entries if not entry.key.startswith(family.ema_prefix)]
     if ema == "none":
-        keep = any(is_ema) and not lora_on_unet and _untouched(model, manifest)
-        return list(manifest.entries) if keep else plain
+        has_ema = len(regular) < len(manifest.entries)
+        include_source_ema = has_ema and not lora_on_unet and _is_unet_unchanged(model, manifest)
+        return list(manifest.entries) if include_source_ema else regular
     if not weights_path(model.working, "ema_unet").exists():
-        raise UserError(f"{model.name} has no EMA weights: train with use_ema, or write it without them.")
-    if ema == "instead":
-        return [replace(e, component="ema_unet") if e.component == "unet" else e for e in plain]
-    averaged = {entry.key: entry for entry in _ema_entries(model, family)}
-    theirs = [_from_ema(entry, averaged.pop(entry.key, None)) for entry in manifest.entries]
-    return [*theirs, *averaged.values()]
+        raise UserError(f"{model.name} has no EMA weights: train with use_ema, or write it without EMA weights.")
+    if ema == "replace":
+        return [replace(e, component="ema_unet") if e.component == "unet" else e for e in regular]
+    ema_entries = {entry.key: entry for entry in _ema_entries(model, family)}
+    updated = [_with_ema_values(entry, ema_entries.pop(entry.key, None)) for entry in manifest.entries]
+    return [*updated, *ema_entries.values()]
 
 
-def _from_ema(entry: ManifestEntry, averaged: ManifestEntry | None) -> ManifestEntry:
-    """The source's entry, with today's averaged values if it was an averaged one."""
-    return entry if averaged is None else replace(entry, component=averaged.component, names=averaged.names)
+def _with_ema_values(entry: ManifestEntry, ema_entry: ManifestEntry | None) -> ManifestEntry:
+    """The source's entry, with the values of ``ema_entry`` if there is one."""
+    return entry if ema_entry is None else replace(entry, component=ema_entry.component, names=ema_entry.names)
 
 
-def _untouched(model: ModelFolder, manifest: Manifest) -> bool:
-    """Whether unet (and extracted EMA, if any) are still the source's: then its averaged weights are true to it."""
+def _is_unet_unchanged(model: ModelFolder, manifest: Manifest) -> bool:
+    """Whether unet and ema_unet (if any) are those of the source, so that its EMA weights still belong to them."""
     parts = [part for part in ("unet", "ema_unet") if part in manifest.fingerprints]
     return all(fingerprint(model.working, part) == manifest.fingerprints[part] for part in parts)
 
 
 def _ema_entries(model: ModelFolder, family: Family) -> Iterable[ManifestEntry]:
-    """model_ema.* from working/ema_unet, named and shaped as the original would."""
+    """The entries of model_ema.* from working/ema_unet, with original names and shapes."""
     layout = load_layout(model.working, family)
     with open_component(weights_path(model.working, "ema_unet")) as file:
         for name in file:
@@ -129,16 +130,16 @@ def _ema_entries(model: ModelFolder, family: Family) -> Iterable[ManifestEntry]:
 
 
 def _additions(manifest: Manifest, layout: Layout, loras: Sequence[WeightedLora]) -> dict[TensorRef, list[_Addition]]:
-    """What the LoRAs add, by the weight."""
+    """The adapters of all LoRAs by the weight they change."""
     additions: dict[TensorRef, list[_Addition]] = {}
     for use in loras:
-        for place, adapter in match_adapters(read_lora(use.path), manifest.shapes(), layout).items():
-            additions.setdefault(place, []).append(_Addition(use.path, adapter, use.strength(place)))
+        for ref, adapter in match_adapters(read_lora(use.path), manifest.shapes(), layout).items():
+            additions.setdefault(ref, []).append(_Addition(use.path, adapter, use.strength(ref)))
     return additions
 
 
-def _averaged(place: TensorRef) -> TensorRef:
-    return place._replace(component="ema_unet") if place.component == "unet" else place
+def _in_ema_unet(ref: TensorRef) -> TensorRef:
+    return ref._replace(component="ema_unet") if ref.component == "unet" else ref
 
 
 def _with_loras(tensor: torch.Tensor, additions: Sequence[_Addition]) -> torch.Tensor:
@@ -149,7 +150,9 @@ def _with_loras(tensor: torch.Tensor, additions: Sequence[_Addition]) -> torch.T
         total = addition.adapter.apply(total, addition.strength)
     if not is_finite(total):
         names = ", ".join(str(addition.path) for addition in additions)
-        raise UserError(f"{names} leads to values that are not numbers: the file is damaged or its weight too large.")
+        raise UserError(
+            f"{names} leads to NaN or infinite values: use a lower weight, or another file if this one is damaged."
+        )
     return total
 
 
@@ -159,16 +162,18 @@ def _spec(entry: ManifestEntry, dtype: torch.dtype | None) -> TensorSpec:
     return TensorSpec(spec.shape, dtype) if dtype and is_weight else spec
 
 
-def _open_components(model: ModelFolder, entries: Iterable[ManifestEntry], stack: contextlib.ExitStack) -> dict[str, Tensors]:
+def _open_components(
+    model: ModelFolder, entries: Iterable[ManifestEntry], stack: contextlib.ExitStack
+) -> dict[str, Tensors]:
     files = {}
     for component in sorted({entry.component for entry in entries}):
-        rest = component == UNMAPPED
-        path = model.source / "rest.safetensors" if rest else weights_path(model.working, component)
+        is_unmapped = component == UNMAPPED
+        path = unmapped_path(model.source) if is_unmapped else weights_path(model.working, component)
         files[component] = stack.enter_context(open_component(path))
     return files
 
 
 def _metadata(manifest: Manifest, metadata: Mapping[str, str] | None) -> dict[str, str]:
-    """The source's metadata, without hashes that are no longer true, under the caller's."""
-    kept = {key: value for key, value in manifest.metadata.items() if key not in HASHES}
-    return {"format": "pt", **kept, **(metadata or {})}
+    """The metadata of the source without its hashes, which are outdated, merged with the caller's."""
+    copied = {key: value for key, value in manifest.metadata.items() if key not in HASHES}
+    return {"format": "pt", **copied, **(metadata or {})}

@@ -1,4 +1,4 @@
-"""Sizes of the components, read off the shapes of their original tensors, in the words of diffusers' configs."""
+"""Config values of the components (diffusers, transformers), derived from the shapes of their original tensors."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from dreambooth.checkpoints.layout import Shape
 Shapes = Mapping[str, Shape]
 
 
-def clip_config(sizes: Mapping[str, int], heads: int, hidden_act: str, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """transformers' config of a text encoder with these sizes."""
+def clip_config(sizes: Mapping[str, int], heads: int, hidden_act: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The transformers config of a text encoder with these sizes."""
     return {
         "architectures": ["CLIPTextModel"],
         "model_type": "clip_text_model",
         **sizes,
-        "num_attention_heads": facts.get("num_attention_heads", heads),
-        "hidden_act": facts.get("hidden_act", hidden_act),
+        "num_attention_heads": overrides.get("num_attention_heads", heads),
+        "hidden_act": overrides.get("hidden_act", hidden_act),
         "layer_norm_eps": 1e-05,
-        # As published with v1: the end token is found as the largest id, which 2 tells transformers to do.
+        # As published with v1: with eos_token_id 2 transformers pools at the largest id, which is the end token.
         "bos_token_id": 0,
         "eos_token_id": 2,
         "pad_token_id": 1,
@@ -28,7 +28,7 @@ def clip_config(sizes: Mapping[str, int], heads: int, hidden_act: str, facts: Ma
 
 
 def transformers_text_sizes(shapes: Shapes) -> dict[str, int]:
-    """Sizes of a text encoder stored under transformers' names, with or without their inner prefix."""
+    """Sizes of a text encoder with transformers' names, with or without the inner prefix."""
     shapes = {key.removeprefix("text_model."): shape for key, shape in shapes.items()}
     vocab_size, hidden_size = shapes["embeddings.token_embedding.weight"]
     return {
@@ -42,7 +42,7 @@ def transformers_text_sizes(shapes: Shapes) -> dict[str, int]:
 
 
 def open_clip_sizes(shapes: Shapes) -> dict[str, int]:
-    """Sizes of a text encoder stored under open_clip's names."""
+    """Sizes of a text encoder with open_clip's names."""
     vocab_size, hidden_size = shapes["token_embedding.weight"]
     return {
         "vocab_size": vocab_size,
@@ -55,7 +55,7 @@ def open_clip_sizes(shapes: Shapes) -> dict[str, int]:
 
 
 def unet_sizes(shapes: Shapes) -> dict[str, Any]:
-    """The part of a unet's config that the shapes of its original tensors tell."""
+    """The part of a unet's config that the shapes of its original tensors determine."""
     resnets = _numbers(shapes, r"input_blocks\.(\d+)\.0\.in_layers\.2\.weight")
     n_levels = 1 + len(_numbers(shapes, r"input_blocks\.(\d+)\.0\.op\.weight"))
     n_layers = len(resnets) // n_levels
@@ -81,7 +81,7 @@ def unet_sizes(shapes: Shapes) -> dict[str, Any]:
 
 
 def vae_sizes(shapes: Shapes) -> dict[str, Any]:
-    """The part of a VAE's config that the shapes of its original tensors tell."""
+    """The part of a VAE's config that the shapes of its original tensors determine."""
     n_levels = len(_numbers(shapes, r"encoder\.down\.(\d+)\.block\.0\.conv1\.weight"))
     return {
         "in_channels": shapes["encoder.conv_in.weight"][1],
@@ -95,5 +95,5 @@ def vae_sizes(shapes: Shapes) -> dict[str, Any]:
 
 
 def _numbers(shapes: Shapes, pattern: str) -> list[int]:
-    """The numbers that a name's one group takes, ascending."""
+    """The distinct numbers that the group of ``pattern`` matches, ascending."""
     return sorted({int(match[1]) for key in shapes if (match := re.fullmatch(pattern, key))})

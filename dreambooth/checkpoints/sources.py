@@ -1,4 +1,4 @@
-"""What Create reads from: a single file or a diffusers folder, either with another VAE put in its place."""
+"""Sources of Create: a single file or a diffusers folder, optionally with another VAE."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from pathlib import Path
 
 import torch
 
-from dreambooth.checkpoints.folder_source import FolderSource, today
+from dreambooth.checkpoints.folder_source import FolderSource, current_name
 from dreambooth.checkpoints.ldm_names import PrefixNameMap, vae_names
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.stable_diffusion import VAE
 from dreambooth.errors import UserError
 from dreambooth.tensor_files import Tensors
+from dreambooth.text import count
 
 
 def open_source(path: Path, vae: Path | None = None) -> Tensors:
-    """A single file or a diffusers folder, with the VAE of ``vae`` (file or folder) instead of its own.
+    """Open a single file or a diffusers folder; ``vae`` (file or folder) replaces its VAE.
 
-    UserError when it is neither, or of no family that is known.
+    UserError when it is neither, or a folder of an unsupported family.
     """
     path = Path(path)
     source = FolderSource(path) if os.path.isdir(path) else open_tensors(path)
@@ -32,24 +33,26 @@ def open_source(path: Path, vae: Path | None = None) -> Tensors:
 
 
 class _WithVae(Tensors):
-    """A source, but for its VAE."""
+    """A source with another VAE."""
 
     def __init__(self, source: Tensors, vae: Path):
         self.path, self.metadata, self._source = source.path, source.metadata, source
         self._file = open_tensors(_vae_file(vae))
         self._names = _original_names(self._file)
-        theirs = {key: source.shape(key) for key in source if key.startswith(VAE)}
-        if theirs and (wrong := sorted(theirs.keys() ^ self._names.keys())):
+        expected = {key for key in source if key.startswith(VAE)}
+        if expected and (differing := sorted(expected ^ self._names.keys())):
             self._file.close()
-            raise UserError(f"{vae} is no VAE for {source.path}: {len(wrong)} tensors differ, the first is {wrong[0]}.")
+            n_tensors = count(len(differing), "tensor")
+            raise UserError(
+                f"{vae} does not fit {source.path}: {n_tensors} not in both, first {differing[0]}. Choose another VAE."
+            )
 
     def close(self) -> None:
         self._file.close()
         self._source.close()
 
     def keys(self) -> list[str]:
-        kept = self._source.keys()
-        return [*kept, *(key for key in self._names if key not in self._source)]
+        return [*self._source.keys(), *(key for key in self._names if key not in self._source)]
 
     def __contains__(self, key: str) -> bool:
         return key in self._names or key in self._source
@@ -70,7 +73,7 @@ class _WithVae(Tensors):
 
 
 def _vae_file(path: Path) -> Path:
-    """The file itself, or the one in a VAE's or a whole model's diffusers folder."""
+    """The file itself, or the weights in the diffusers folder of a VAE or of a whole model."""
     if not os.path.isdir(path):
         return path
     for folder in (path / "vae", path):
@@ -78,25 +81,25 @@ def _vae_file(path: Path) -> Path:
                      "diffusion_pytorch_model.bin"):  # fmt: skip
             if (folder / name).is_file():
                 return folder / name
-    raise UserError(f"{path} holds no VAE (diffusion_pytorch_model.safetensors): choose its file.")
+    raise UserError(f"{path} has no VAE (diffusion_pytorch_model.safetensors): choose the file of a VAE.")
 
 
 def _original_names(file: Tensors) -> dict[str, str]:
-    """The original's names of a VAE's tensors, to the file's own. UserError when it holds none."""
-    inside = {key: key for key in file if key.startswith(VAE)}
-    if inside:
-        return inside
+    """A map from the original names of a VAE's tensors to those of the file. UserError when it has no VAE."""
+    prefixed = {key: key for key in file if key.startswith(VAE)}
+    if prefixed:
+        return prefixed
     if "encoder.conv_in.weight" not in file:
-        raise UserError(f"{file.path} is no VAE: choose a VAE's file, or a checkpoint that has one inside.")
+        raise UserError(f"{file.path} is not a VAE: choose the file of a VAE, or a checkpoint that includes one.")
     keys = [key for key in file if key.startswith(("encoder.", "decoder.", "quant_conv.", "post_quant_conv."))]
     if not any(".down_blocks." in key for key in keys):
         return {VAE + key: key for key in keys}
     names = _names_for(keys)
-    return {VAE + (names.to_original(today("vae", key)) or key): key for key in keys}
+    return {VAE + (names.to_original(current_name("vae", key)) or key): key for key in keys}
 
 
 def _names_for(keys: list[str]) -> PrefixNameMap:
-    """The table for a VAE in diffusers' names, sized by them."""
+    """The name map of a VAE with diffusers' names, whose numbers of levels and layers are taken from ``keys``."""
     levels = {key.split(".")[2] for key in keys if key.startswith("encoder.down_blocks.")}
     layers = {key.split(".")[4] for key in keys if key.startswith("encoder.down_blocks.0.resnets.")}
     return vae_names({"block_out_channels": [0] * len(levels), "layers_per_block": len(layers)})

@@ -1,7 +1,7 @@
-"""What all families of Stable Diffusion share: configs made of the sizes that the tensors' shapes tell.
+"""The base class of Stable Diffusion families: configs of the components, derived from tensor shapes.
 
-What shapes can't tell (heads, group counts, the noise schedule) is the family's own unless the source says otherwise:
-a single file in its metadata under :data:`CONFIG_KEY`, a diffusers folder in its configs.
+What shapes don't determine (attention heads, group counts, noise schedule) is the family's default, unless the source
+has its own values: a single file in its metadata under :data:`CONFIG_KEY`, a diffusers folder in its configs.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 
-from dreambooth.checkpoints.layout import Layout, under
+from dreambooth.checkpoints.layout import Layout, strip_prefix
 from dreambooth.checkpoints.sizes import Shapes, unet_sizes, vae_sizes
 from dreambooth.errors import UserError
 
 CONFIG_KEY = "dreambooth.config"
 
-DIFFUSERS_VERSION = "0.30.3"  # the oldest that is supported reads these configs as they are
+DIFFUSERS_VERSION = "0.30.3"  # the oldest supported version, which can read these configs
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 
@@ -28,12 +28,12 @@ UNET = "model.diffusion_model."
 VAE = "first_stage_model."
 EMA = "model_ema."
 
-INPAINTING_CHANNELS = 9  # noisy latents, the mask, latents of what the mask leaves
+INPAINTING_CHANNELS = 9  # noisy latents (4), the mask (1), latents of the masked image (4)
 
 Configs = Mapping[str, Mapping[str, Any]]
 
-# What of a diffusers folder's configs counts, since shapes don't say it.
-_TOLD = {
+# Config fields that shapes don't determine, read from the source's own configs.
+_CONFIG_FIELDS = {
     "unet": ("attention_head_dim", "norm_num_groups", "addition_time_embed_dim"),
     "vae": ("norm_num_groups", "scaling_factor"),
     "text_encoder": ("num_attention_heads", "hidden_act"),
@@ -44,110 +44,107 @@ _TOLD = {
 
 
 class StableDiffusion:
-    """A family. Subclasses state what is theirs; an instance holds no state."""
+    """A model family. Subclasses override what differs; instances are stateless."""
 
-    model_type: str  # db_config.json's
+    model_type: str  # as in db_config.json
     title: str
     components: tuple[str, ...] = ("unet", "vae", "text_encoder")
     base_model_version: str  # kohya's ss_base_model_version
-    base_architecture: str  # modelspec's name
-    implementation = "diffusers"  # modelspec's name for the code that runs a LoRA of this family
-    pipeline = "StableDiffusion{}Pipeline"  # diffusers' class; {}: "" or "Inpaint"
+    base_architecture: str  # modelspec.architecture
+    implementation = "diffusers"  # modelspec.implementation of LoRAs
+    pipeline = "StableDiffusion{}Pipeline"  # diffusers' pipeline class; {} is "" or "Inpaint"
     ema_prefix = EMA
     text_prefixes: Mapping[str, str] = MappingProxyType({})  # component -> prefix in the single file
-    supports_clip_skip = False  # whether WebUIs let people choose the text encoder's layer
-    pooled = False  # whether the unet is also told the pooled text embedding and the picture's sizes
+    supports_clip_skip = False  # whether WebUIs apply clip skip to this family
+    has_pooled_conditioning = False  # whether the unet also takes a pooled text embedding and size conditioning
     vae_scaling_factor = 0.18215
-    sample_size = 64  # latents' side that it was made for
+    sample_size = 64  # side of the latents at the native resolution
     default_prediction = "epsilon"
 
-    # -- recognising ------------------------------------------------------------------------------------------
+    # -- recognizing ------------------------------------------------------------------------------------------
 
     def matches(self, shapes: Shapes) -> bool:
-        """Whether a file with these tensors is of this family, complete or not."""
+        """Whether a file with these tensors belongs to this family, even if it is incomplete."""
         raise NotImplementedError
 
     def matches_folder(self, configs: Configs) -> bool:
-        """The same for a diffusers folder, by its components' configs."""
+        """The same for a diffusers folder, from the configs of its components."""
         raise NotImplementedError
 
     def missing(self, shapes: Shapes) -> list[str]:
-        """Components that the file lacks, in words."""
+        """Descriptions of the components that the file lacks."""
         texts = {prefix: f"text encoder{'' if len(self.text_prefixes) == 1 else f' {number}'}"
                  for number, prefix in enumerate(self.text_prefixes.values(), 1)}  # fmt: skip
         parts = {UNET: "unet", VAE: "VAE", **texts}
-        there = {prefix for prefix in parts if any(key.startswith(prefix) for key in shapes)}
-        return [f"{name} ({prefix}*)" for prefix, name in parts.items() if prefix not in there]
+        present = {prefix for prefix in parts if any(key.startswith(prefix) for key in shapes)}
+        return [f"{name} ({prefix}*)" for prefix, name in parts.items() if prefix not in present]
 
     # -- configs ----------------------------------------------------------------------------------------------
 
     def configs(self, shapes: Shapes, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-        """diffusers' and transformers' configs of the components, from original names and shapes.
+        """Configs (diffusers, transformers) of the components, from original tensor names and shapes.
 
-        UserError when a tensor that tells a size is missing, or when the components don't belong together.
+        UserError when a tensor that determines a size is missing, or when the components don't match each other.
         """
-        facts = _facts(metadata)
+        overrides = _config_overrides(metadata)
         try:
-            unet = {**self._unet_config(under(shapes, UNET), facts)}
-            vae = self._vae_config(under(shapes, VAE), facts, unet["sample_size"])
+            unet = {**self._unet_config(strip_prefix(shapes, UNET), overrides)}
+            vae = self._vae_config(strip_prefix(shapes, VAE), overrides, unet["sample_size"])
             texts = {
-                component: self._text_config(component, under(shapes, prefix), facts)
+                component: self._text_config(component, strip_prefix(shapes, prefix), overrides)
                 for component, prefix in self.text_prefixes.items()
             }
         except (KeyError, IndexError, ZeroDivisionError, ValueError) as error:
             raise UserError(
-                f"it is not a whole {self.title} checkpoint ({error} is missing or odd; parts of different families, "
-                "perhaps): use another file"
+                f"it is not a complete {self.title} checkpoint ({error} is missing or invalid, or it mixes model "
+                "families): use another file"
             ) from error
         width = sum(text["hidden_size"] for text in texts.values())
         if unet["cross_attention_dim"] != width:
             raise UserError(
-                f"its unet reads text embeddings of width {unet['cross_attention_dim']}, its text encoder gives "
-                f"{width}: parts of different families were put together. Use another file"
+                f"its unet expects text embeddings of width {unet['cross_attention_dim']}, its text encoder has width "
+                f"{width}: it mixes model families. Use another file"
             )
         return {"unet": unet, "vae": vae, **texts}
 
     def prediction_type(self, shapes: Shapes, metadata: Mapping[str, str]) -> str | None:
-        """What the file itself says that its unet predicts; None when it says nothing."""
-        said = _facts(metadata).get("prediction_type")
-        if said:
-            return str(said)
+        """The prediction type in the file's metadata or marker tensors; None when it has neither."""
+        declared = _config_overrides(metadata).get("prediction_type")
+        if declared:
+            return str(declared)
         return {"v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon"}.get(
             metadata.get("modelspec.prediction_type", "")
         )
 
     def config_metadata(self, configs: Configs) -> dict[str, str]:
-        """A diffusers folder's configs as metadata that :meth:`configs` understands.
+        """The configs of a diffusers folder as metadata for :meth:`configs`.
 
-        Like :meth:`matches_folder` and :meth:`layout` it may end in any exception when the configs are not diffusers'.
+        Like :meth:`matches_folder` and :meth:`layout` it may raise any exception when the configs are malformed.
         """
-        facts: dict[str, Any] = {
-            part: {name: configs[part][name] for name in wanted if configs[part].get(name) is not None}
-            for part, wanted in _TOLD.items()
+        overrides: dict[str, Any] = {
+            part: {name: configs[part][name] for name in fields if configs[part].get(name) is not None}
+            for part, fields in _CONFIG_FIELDS.items()
             if part in configs
         }
         size = configs["unet"].get("sample_size") or self.sample_size
-        facts["sample_size"] = max(size) if isinstance(size, list) else size
-        facts["prediction_type"] = configs.get("scheduler", {}).get("prediction_type", "epsilon")
-        return {CONFIG_KEY: json.dumps(facts)}
+        overrides["sample_size"] = max(size) if isinstance(size, list) else size
+        overrides["prediction_type"] = configs.get("scheduler", {}).get("prediction_type", "epsilon")
+        return {CONFIG_KEY: json.dumps(overrides)}
 
     def layout(self, configs: Configs) -> Layout:
         raise NotImplementedError
 
     def filler_tensors(self, shapes: Shapes, scheduler: Mapping[str, Any]) -> dict[str, Any]:
-        """Tensors that the original file has and a diffusers folder lacks, so that strict readers open what we write.
-
-        None of them takes part in drawing.
-        """
+        """Tensors that diffusers folders lack and strict readers of single files expect. They don't affect images."""
         return {}
 
     def marker_tensors(self, scheduler: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        """Empty tensors by which WebUIs know what a checkpoint with this noise schedule predicts."""
+        """Empty tensors that tell WebUIs the prediction type and noise schedule of a checkpoint."""
         return {}
 
     def model_index(self, unet: Mapping[str, Any]) -> dict[str, Any]:
-        """diffusers' model_index.json. The one extra entry says the family, which the class name alone does not."""
-        inpaints = unet["in_channels"] == INPAINTING_CHANNELS
+        """The model_index.json of diffusers, with the family as an extra entry: the class name is ambiguous."""
+        is_inpainting = unet["in_channels"] == INPAINTING_CHANNELS
         parts = {
             "scheduler": ["diffusers", "DDIMScheduler"],
             "text_encoder": ["transformers", "CLIPTextModel"],
@@ -156,7 +153,7 @@ class StableDiffusion:
             "vae": ["diffusers", "AutoencoderKL"],
         }
         return {
-            "_class_name": self.pipeline.format("Inpaint" if inpaints else ""),
+            "_class_name": self.pipeline.format("Inpaint" if is_inpainting else ""),
             "_diffusers_version": DIFFUSERS_VERSION,
             "_dreambooth_family": self.model_type,
             **self._index_extras(),
@@ -164,7 +161,7 @@ class StableDiffusion:
         }
 
     def scheduler_config(self, prediction_type: str, shapes: Shapes, metadata: Mapping[str, str]) -> dict[str, Any]:
-        """The noise schedule that the model was trained with."""
+        """The scheduler config with the noise schedule that the model was trained with."""
         return {
             "_class_name": "DDIMScheduler",
             "_diffusers_version": DIFFUSERS_VERSION,
@@ -178,38 +175,39 @@ class StableDiffusion:
             "steps_offset": 1,
             "timestep_spacing": "leading",
             "skip_prk_steps": True,  # for PNDM
-            **_facts(metadata)["scheduler"],
+            **_config_overrides(metadata)["scheduler"],
         }
 
     def architecture(self, unet: Mapping[str, Any]) -> str:
-        """modelspec's name for the model."""
-        inpaints = unet["in_channels"] == INPAINTING_CHANNELS
-        return self.base_architecture + ("-inpainting" if inpaints else "")
+        """The value of modelspec.architecture."""
+        is_inpainting = unet["in_channels"] == INPAINTING_CHANNELS
+        return self.base_architecture + ("-inpainting" if is_inpainting else "")
 
-    # -- what subclasses fill in ------------------------------------------------------------------------------
+    # -- overridden by subclasses ------------------------------------------------------------------------------
 
     def _index_extras(self) -> dict[str, Any]:
         absent = {name: [None, None] for name in ("feature_extractor", "image_encoder", "safety_checker")}
         return {"requires_safety_checker": False, **absent}
 
     def _heads(self, channels: list[int]) -> int | list[int]:
-        """Attention heads of the unet, for all levels or for each. Later families have 64 channels to a head."""
+        """Attention heads of the unet, for all levels or per level. Families after SD1 have 64 channels per head."""
         return [max(1, n // 64) for n in channels]
 
-    def _unet_config(self, shapes: Shapes, facts: Mapping[str, Any]) -> dict[str, Any]:
+    def _unet_config(self, shapes: Shapes, overrides: Mapping[str, Any]) -> dict[str, Any]:
         config = unet_sizes(shapes)
+        heads = self._heads(config["block_out_channels"])
         return {
             "_class_name": "UNet2DConditionModel",
             "_diffusers_version": DIFFUSERS_VERSION,
-            "sample_size": facts.get("sample_size", self.sample_size),
+            "sample_size": overrides.get("sample_size", self.sample_size),
             **config,
-            # diffusers' name for the number of heads, by an old mistake of its own
-            "attention_head_dim": facts["unet"].get("attention_head_dim", self._heads(config["block_out_channels"])),
-            "norm_num_groups": facts["unet"].get("norm_num_groups", 32),
+            # diffusers' name for the number of heads, a historical mistake
+            "attention_head_dim": overrides["unet"].get("attention_head_dim", heads),
+            "norm_num_groups": overrides["unet"].get("norm_num_groups", 32),
             "act_fn": "silu",
         }
 
-    def _vae_config(self, shapes: Shapes, facts: Mapping[str, Any], latent_size: int) -> dict[str, Any]:
+    def _vae_config(self, shapes: Shapes, overrides: Mapping[str, Any], latent_size: int) -> dict[str, Any]:
         config = vae_sizes(shapes)
         n_levels = len(config["block_out_channels"])
         return {
@@ -217,70 +215,70 @@ class StableDiffusion:
             "_diffusers_version": DIFFUSERS_VERSION,
             "sample_size": latent_size * 2 ** (n_levels - 1),
             **config,
-            "norm_num_groups": facts["vae"].get("norm_num_groups", 32),
+            "norm_num_groups": overrides["vae"].get("norm_num_groups", 32),
             "act_fn": "silu",
-            "scaling_factor": facts["vae"].get("scaling_factor", self.vae_scaling_factor),
+            "scaling_factor": overrides["vae"].get("scaling_factor", self.vae_scaling_factor),
         }
 
-    def _text_config(self, component: str, shapes: Shapes, facts: Mapping[str, Any]) -> dict[str, Any]:
+    def _text_config(self, component: str, shapes: Shapes, overrides: Mapping[str, Any]) -> dict[str, Any]:
         raise NotImplementedError
 
 
 def conv_in_channels(shapes: Shapes) -> int:
-    """Channels that the unet takes: 4, or 9 for inpainting; 0 without a unet."""
+    """Input channels of the unet: 4, or 9 for inpainting; 0 without a unet."""
     shape = shapes.get(UNET + "input_blocks.0.0.weight", ())
     return shape[1] if len(shape) > 1 else 0
 
 
 def has_label_embedding(shapes: Shapes) -> bool:
-    """Whether the unet is told more than the text: SDXL's is, and unCLIP's."""
+    """Whether the unet takes a vector conditioning besides the text, as in SDXL and unCLIP."""
     return any(key.startswith(UNET + "label_emb.") for key in shapes)
 
 
-_NOTHING_TOLD: dict[str, Any] = {part: {} for part in _TOLD}
+_NO_OVERRIDES: dict[str, Any] = {part: {} for part in _CONFIG_FIELDS}
 
 
-def _facts(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """What the source says of its build, checked. UserError when that makes no sense."""
-    facts = copy.deepcopy(_NOTHING_TOLD)
+def _config_overrides(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The source's own config values, validated. UserError when one is invalid."""
+    overrides = copy.deepcopy(_NO_OVERRIDES)
     try:
-        said = json.loads(metadata.get(CONFIG_KEY, "{}"))
-        for part, names in _TOLD.items():
-            facts[part] = {name: _sane(name, value) for name, value in said.get(part, {}).items() if name in names}
-        if "sample_size" in said:
-            facts["sample_size"] = int(said["sample_size"])
-            if not 8 <= facts["sample_size"] <= 256:
-                raise ValueError(f"sample_size {facts['sample_size']} is outside 8 to 256")
-        if "prediction_type" in said:
-            facts["prediction_type"] = str(said["prediction_type"])
-            if facts["prediction_type"] not in PREDICTION_TYPES:
-                raise ValueError(f"prediction_type {facts['prediction_type']} is not {' or '.join(PREDICTION_TYPES)}")
+        declared = json.loads(metadata.get(CONFIG_KEY, "{}"))
+        for part, fields in _CONFIG_FIELDS.items():
+            values = declared.get(part, {}).items()
+            overrides[part] = {name: _validated(name, value) for name, value in values if name in fields}
+        if "sample_size" in declared:
+            overrides["sample_size"] = size = int(declared["sample_size"])
+            if not 8 <= size <= 256:
+                raise ValueError(f"sample_size {size} is outside 8 to 256")
+        if "prediction_type" in declared:
+            overrides["prediction_type"] = prediction_type = str(declared["prediction_type"])
+            if prediction_type not in PREDICTION_TYPES:
+                raise ValueError(f"prediction_type {prediction_type} is not {' or '.join(PREDICTION_TYPES)}")
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError(
-            f"what it says about its build ({CONFIG_KEY} in a file's metadata, config.json in a folder) "
-            f"can't be used: {error}"
+            f"its config (metadata {CONFIG_KEY} of a file, config.json of a folder) has an invalid value: {error}"
         ) from error
-    return facts
+    return overrides
 
 
-_TEXTS = {
+_CHOICES = {
     "hidden_act": ("quick_gelu", "gelu", "gelu_new", "gelu_pytorch_tanh"),
     "beta_schedule": ("scaled_linear", "linear"),
     "timestep_spacing": ("leading", "trailing", "linspace"),
 }
 
 
-def _sane(name: str, value: Any) -> Any:
-    """The value as what ``name`` needs; ValueError or TypeError when it can't be."""
-    if name in _TEXTS:
-        if value not in _TEXTS[name]:
-            raise ValueError(f"{name} {value} is none of {', '.join(_TEXTS[name])}")
+def _validated(name: str, value: Any) -> Any:
+    """The value converted to the type of the config field ``name``; ValueError or TypeError when it is invalid."""
+    if name in _CHOICES:
+        if value not in _CHOICES[name]:
+            raise ValueError(f"{name} {value} is not one of {', '.join(_CHOICES[name])}")
         return value
     if name == "rescale_betas_zero_snr":
         return bool(value)
     if name in ("beta_start", "beta_end", "scaling_factor"):
         number = float(value)
         if not 0 < number < 100:
-            raise ValueError(f"{name} {value} is not above 0")
+            raise ValueError(f"{name} {value} is not between 0 and 100")
         return number
     return [int(item) for item in value] if isinstance(value, (list, tuple)) else int(value)

@@ -1,4 +1,4 @@
-"""CLIP's tokenizer as transformers reads it, made from the published word pieces that come with this package."""
+"""CLIP's tokenizer files for transformers, generated from the published BPE vocabulary that comes with the package."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-_PIECES = Path(__file__).with_name("data") / "bpe_simple_vocab_16e6.txt.gz"
+_VOCABULARY = Path(__file__).with_name("data") / "bpe_simple_vocab_16e6.txt.gz"
 _N_MERGES = 49152 - 256 - 2  # OpenAI's vocabulary size, less the bytes and the two special tokens
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 
 
 def write_tokenizer(folder: Path, model_max_length: int = 77, open_clip: bool = False) -> None:
-    """Write vocab.json, merges.txt and the two config files into ``folder``, which is made.
+    """Write vocab.json, merges.txt and the two config files into ``folder``, which is created.
 
-    ``open_clip``: for encoders that were trained there, where padding is id 0 ("!") and not the end token.
+    ``open_clip``: for encoders trained with open_clip, which pad with id 0 ("!") instead of the end token.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for name, data in _word_pieces().items():
+    for name, data in _vocabulary_files().items():
         (folder / name).write_bytes(data)
     special = {"bos_token": _START, "eos_token": _END, "pad_token": "!" if open_clip else _END, "unk_token": _END}
     _write_json(folder / "special_tokens_map.json", special)
@@ -38,9 +38,9 @@ def write_tokenizer(folder: Path, model_max_length: int = 77, open_clip: bool = 
 
 
 @functools.cache
-def _word_pieces() -> dict[str, bytes]:
-    """vocab.json and merges.txt, by their names."""
-    merges = gzip.decompress(_PIECES.read_bytes()).decode("utf-8").split("\n")[1 : _N_MERGES + 1]
+def _vocabulary_files() -> dict[str, bytes]:
+    """Contents of vocab.json and merges.txt."""
+    merges = gzip.decompress(_VOCABULARY.read_bytes()).decode("utf-8").split("\n")[1 : _N_MERGES + 1]
     characters = byte_characters()
     pieces = [*characters, *(c + "</w>" for c in characters), *("".join(m.split()) for m in merges), _START, _END]
     vocabulary = json.dumps({piece: number for number, piece in enumerate(pieces)}, ensure_ascii=False)
@@ -50,7 +50,7 @@ def _word_pieces() -> dict[str, bytes]:
 
 @functools.cache
 def shipped_tokenizer() -> Any:
-    """The CLIPTokenizer of Stable Diffusion 1, and of the first encoder of XL; no model is needed for it."""
+    """The CLIPTokenizer of Stable Diffusion 1 and of the first text encoder of SDXL; needs no model folder."""
     from transformers import CLIPTokenizer
 
     with tempfile.TemporaryDirectory() as folder:
@@ -59,7 +59,7 @@ def shipped_tokenizer() -> Any:
 
 
 def byte_characters() -> list[str]:
-    """One visible character per byte, in CLIP's order: printable bytes as themselves, the others from 256 on."""
+    """One visible character per byte, in CLIP's order: printable bytes as themselves, others from code point 256."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     n_others = 256 - len(printable)
     return [chr(number) for number in (*printable, *range(256, 256 + n_others))]

@@ -1,4 +1,4 @@
-"""What is done to tensors on their way into a file: hashed, checked for NaN and infinity, cast."""
+"""Hashing, checking for NaN and infinity, and casting of tensors before they are written to a file."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import torch
 from dreambooth.errors import UserError
 from dreambooth.tensor_files import tensor_bytes
 
-_IN_CACHE = 1 << 16  # elements; converting so few at a time never goes through main memory
+_CHUNK_SIZE = 1 << 16  # elements per conversion, few enough to stay in the CPU cache
 
 
 def tensor_hash(tensor: torch.Tensor) -> str:
-    """sha256 of the tensor's bytes; dtype and shape are kept beside it in the manifest."""
+    """sha256 of the tensor's bytes. Dtype and shape are not part of it; the manifest stores them separately."""
     return hashlib.sha256(tensor_bytes(tensor)).hexdigest()
 
 
 def is_finite(tensor: torch.Tensor) -> bool:
-    """Whether a tensor holds neither NaN nor infinity: its extremes tell, much sooner than a look at each element."""
+    """Whether a tensor holds neither NaN nor infinity. Checks only minimum and maximum, which is much faster."""
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return True
     try:
         return _has_finite_extremes(tensor)
-    except RuntimeError:  # fp8 has no extremes of its own, and neither has half precision in older torch
-        return all(_has_finite_extremes(part.float()) for part in tensor.reshape(-1).split(_IN_CACHE))
+    except RuntimeError:  # no aminmax for fp8, and in older torch for half precision
+        return all(_has_finite_extremes(part.float()) for part in tensor.reshape(-1).split(_CHUNK_SIZE))
 
 
 def _has_finite_extremes(tensor: torch.Tensor) -> bool:
@@ -32,12 +32,12 @@ def _has_finite_extremes(tensor: torch.Tensor) -> bool:
 
 
 def cast(tensor: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
-    """The tensor in ``dtype``. UserError when its values don't fit, rather than infinities in a file."""
+    """The tensor in ``dtype``. UserError when a value is out of range and would become infinite."""
     if tensor.dtype == dtype:
         return tensor
-    narrowed = tensor.to(dtype)
-    if not is_finite(narrowed):
+    converted = tensor.to(dtype)
+    if not is_finite(converted):
         raise UserError(
-            f"{name} holds values too large for {str(dtype).removeprefix('torch.')}: do without half precision."
+            f"{name} has values too large for {str(dtype).removeprefix('torch.')}: use bf16 or fp32 instead."
         )
-    return narrowed
+    return converted

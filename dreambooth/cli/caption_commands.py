@@ -8,7 +8,7 @@ from typing import Any
 
 from dreambooth import actions
 from dreambooth.captions import edits
-from dreambooth.captions.folder import one_line
+from dreambooth.captions.folder import preview_line
 from dreambooth.cli.commands import in_job
 from dreambooth.cli.options import add_option
 from dreambooth.cli.truncation import first_lines, truncated
@@ -93,16 +93,16 @@ def _run(args: argparse.Namespace, progress: Any) -> dict[str, Any]:
     if args.count:
         return _counted(actions.captions.within(read, scope)) | issues
     if args.find is not None:
-        return _found(edits.matching(read, _given(*FIND, [args.find], args), scope)) | issues
+        return _found(edits.find_matches(read, _given(*FIND, [args.find], args), scope)) | issues
     if edit is None:  # --set
         plan = edits.plan_text(actions.captions.file_of(read, args.set[0]), args.set[1])
     else:
         kind, keys, _, _ = EDITS[edit]
-        plan = edits.plan(read, _given(kind, keys, getattr(args, edit), args), scope)
+        plan = edits.plan_edit(read, _given(kind, keys, getattr(args, edit), args), scope)
     changes = [_change(planned) for planned in plan.changes]
-    issues |= {"missing": list(plan.missing)} if plan.missing else {}
+    issues |= {"missing": list(plan.missing_tags)} if plan.missing_tags else {}
     if args.dry_run:
-        return {"state": "planned", "what": plan.what, "files": len(changes), "changes": changes} | issues
+        return {"state": "planned", "what": plan.description, "files": len(changes), "changes": changes} | issues
     return _written("done", actions.captions.write(read.folder, plan, progress)) | {"changes": changes} | issues
 
 
@@ -123,24 +123,25 @@ def _refuse_unused_options(args: argparse.Namespace, edit: str | None) -> None:
 
 
 def _written(how: str, written: Any) -> dict[str, Any]:
-    return {"state": "done", "what": written.what, "how": how, "files": written.files, "told": list(written.told)}
+    messages = list(written.messages)
+    return {"state": "done", "what": written.description, "how": how, "files": written.n_files, "told": messages}
 
 
 def _counted(read: Any) -> dict[str, Any]:
-    counts = read.counts()
+    counts = read.tag_counts()
     with_file = sum(file.data is not None for file in read.files)
     tags = [{"tag": tag, "pictures": n} for tag, n in counts.items()]
-    return {"state": "done", "pictures": read.pictures, "caption_files": with_file, "tags": tags}
+    return {"state": "done", "pictures": read.n_images, "caption_files": with_file, "tags": tags}
 
 
 def _found(files: Any) -> dict[str, Any]:
-    rows = [{"picture": str(picture), "caption": file.text} for file in files for picture in file.pictures]
+    rows = [{"picture": str(image), "caption": file.text} for file in files for image in file.images]
     return {"state": "done", "pictures": len(rows), "found": rows}
 
 
 def _change(planned: Any) -> dict[str, Any]:
     file = planned.file
-    return {"file": str(file.path), "before": file.text, "after": planned.text, "notes": list(planned.notes)}
+    return {"file": str(file.path), "before": file.text, "after": planned.text, "notes": list(planned.side_effects)}
 
 
 def _readable(result: dict[str, Any]) -> str:
@@ -160,7 +161,7 @@ def _readable(result: dict[str, Any]) -> str:
         lines += first_lines(result["tags"], lambda row: f"{row['pictures']:6}  {truncated(row['tag'])}")
     elif "found" in result:
         lines += first_lines(
-            result["found"], lambda row: f"{truncated(row['picture'])}: {truncated(one_line(row['caption']))}"
+            result["found"], lambda row: f"{truncated(row['picture'])}: {truncated(preview_line(row['caption']))}"
         )
         lines += [count(result["pictures"], "image")]
     else:
@@ -171,7 +172,7 @@ def _readable(result: dict[str, Any]) -> str:
 
 def _changed(change: dict[str, Any]) -> str:
     notes = f" ({', '.join(change['notes'])})" if change["notes"] else ""
-    before, after = (truncated(one_line(change[key])) for key in ("before", "after"))
+    before, after = (truncated(preview_line(change[key])) for key in ("before", "after"))
     return f"{truncated(change['file'])}{notes}\n  - {before}\n  + {after}"
 
 

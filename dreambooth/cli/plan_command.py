@@ -56,7 +56,7 @@ def plan(args: argparse.Namespace, bar: ProgressBar) -> Any:
         "plan",
         lambda controls: preview_dataset(
             concepts or found.with_pictures(), settings, model, progress=controls.cancellable(bar.show),
-            known=folders(args).image_metadata_cache,
+            metadata_cache=folders(args).image_metadata_cache,
         ),
     )  # fmt: skip
     result = {"state": "done", **report.as_dict(), "taken": list(found.taken), "without": list(found.without)}

@@ -1,7 +1,7 @@
-"""Tensors on disk that are costly to compute and never change: latents and text embeddings.
+"""Latents and text embeddings cached on disk.
 
-A key is a hash of everything that the value depends on, so nothing ever has to be invalidated: an edited
-picture, another crop, another VAE simply have other keys.
+A key is a hash of everything that the value depends on, so nothing has to be invalidated: an edited image, another
+crop or another VAE have other keys.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ log = logging.getLogger("dreambooth.dataset")
 
 
 class LatentCache:
-    """The VAE's answer for each picture: moments (2C, H/8, W/8), mean and deviation stacked.
+    """The VAE's posterior for each image: moments (2C, H/8, W/8), mean and standard deviation stacked.
 
-    Moments rather than samples, so that every epoch can draw its own latent from them.
+    Moments rather than samples, so that every epoch can sample its own latents.
     """
 
     def __init__(self, folder: Path, vae_fingerprint: str) -> None:
@@ -34,12 +34,12 @@ class LatentCache:
         self._vae = vae_fingerprint
 
     def get(self, example: Example) -> torch.Tensor | None:
-        """The moments as they were put, on the CPU, or None."""
+        """The cached moments, on the CPU, or None."""
         found = _read(self._path(example))
         return found["value"] if found else None
 
     def put(self, example: Example, moments: torch.Tensor) -> None:
-        """Keep the moments. Raises UserError when the folder can't be written."""
+        """Cache the moments. UserError if the folder is not writable."""
         _write(self._path(example), {"value": moments})
 
     def _path(self, example: Example) -> Path:
@@ -50,32 +50,32 @@ class LatentCache:
 
 
 class TextCache:
-    """The text encoders' answer for each prompt: tensors by name."""
+    """The text encoders' output for each prompt: tensors by name."""
 
     def __init__(self, folder: Path, text_encoder_fingerprint: str, prompt_encoding: Hashable) -> None:
-        """``prompt_encoding``: all that decides how a prompt is read, as something whose repr tells it."""
+        """``prompt_encoding``: the settings of tokenization and encoding; its repr is part of the key."""
         self._folder = folder
         self._text_encoder = text_encoder_fingerprint
         self._prompt_encoding = repr(prompt_encoding)
 
     def get(self, prompt: str) -> dict[str, torch.Tensor] | None:
-        """The tensors as they were put, on the CPU, or None."""
+        """The cached tensors, on the CPU, or None."""
         return _read(self._path(prompt))
 
     def put(self, prompt: str, embedding: Mapping[str, torch.Tensor]) -> None:
-        """Keep the tensors. Raises UserError when the folder can't be written."""
+        """Cache the tensors. UserError if the folder is not writable."""
         _write(self._path(prompt), embedding)
 
     def _path(self, prompt: str) -> Path:
         return self._folder / _file_name("embedding", self._text_encoder, self._prompt_encoding, prompt)
 
 
-def keep(cache: Any, key: Any, value: Any) -> None:
-    """Put a value into a cache; what can't be written costs time on the next run, no more."""
+def store(cache: Any, key: Any, value: Any) -> None:
+    """Put a value into a cache. If it cannot be written, it is computed again in the next run."""
     try:
         cache.put(key, value)
     except UserError as error:
-        log.warning("Not kept for the next run: %s", error)
+        log.warning("Not cached for the next run: %s", error)
 
 
 def _file_name(*key: object) -> str:
@@ -88,8 +88,8 @@ def _read(path: Path) -> dict[str, torch.Tensor] | None:
     except FileNotFoundError:
         return None
     except (UserError, OSError) as error:
-        # A cache may lose what it holds: the value is computed and written again.
-        log.warning("A damaged cache file is computed again: %s", error)
+        # A damaged entry is no error: the value is computed and written again.
+        log.warning("Damaged cache file, recomputed: %s", error)
         return None
 
 

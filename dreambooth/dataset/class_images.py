@@ -1,4 +1,4 @@
-"""Pictures of the class: as partners in the batches of a concept's pictures, or among them as regularization."""
+"""Class images for prior preservation, and regularization images."""
 
 from __future__ import annotations
 
@@ -8,30 +8,31 @@ from dataclasses import replace
 from dreambooth.dataset.plan import Example
 from dreambooth.images.buckets import Size, fit
 
-NO_SUCH_SHAPE = "no class picture has the shape"
+NO_MATCHING_SHAPE = "no class image has the aspect ratio"
 
 
 def balanced(examples: Sequence[Example], regularization: Sequence[Example]) -> tuple[Example, ...]:
-    """Regularization pictures so often as the examples together: each as often as it asks for, then in turn once more.
+    """As many samples of regularization images as of the examples, like sd-scripts.
 
-    Those that are not needed stay out. As in kohya's sd-scripts, in the order of concepts and file names.
+    In the order of concepts and file names each is used ``repeats`` times, then all once more in turn until the
+    numbers are equal; surplus images are left out.
     """
     missing = sum(example.repeats for example in examples)
-    shown: list[Example] = []
+    used: list[Example] = []
     for example in sorted(regularization, key=lambda example: (example.concept, str(example.path))):
         if missing > 0:
-            shown.append(example)
+            used.append(example)
             missing -= example.repeats
-    more, rest = divmod(max(0, missing), len(shown)) if shown else (0, 0)
+    extra, remainder = divmod(max(0, missing), len(used)) if used else (0, 0)
     return tuple(
-        replace(example, repeats=example.repeats + more + (place < rest)) for place, example in enumerate(shown)
+        replace(example, repeats=example.repeats + extra + (place < remainder)) for place, example in enumerate(used)
     )
 
 
 def assign_class_images(
     examples: Sequence[Example], classes: Sequence[Example], warn: Callable[[str], None]
 ) -> dict[tuple[int, Size], tuple[Example, ...]]:
-    """Partners by concept and bucket of its pictures: the nearest bucket's; one that is nearest to none has all."""
+    """Class images by concept and bucket of its images: each in its nearest bucket, or all in a bucket without any."""
     placed: dict[tuple[int, Size], tuple[Example, ...]] = {}
     for concept in sorted({example.concept for example in classes}):
         own = [example for example in classes if example.concept == concept]
@@ -42,8 +43,8 @@ def assign_class_images(
             if not here:
                 width, height = bucket
                 warn(
-                    f"Concept {concept + 1}: {NO_SUCH_SHAPE} of its {width}x{height} "
-                    "pictures; all of them are cropped to it."
+                    f"Concept {concept + 1}: {NO_MATCHING_SHAPE} of its {width}x{height} "
+                    "images; all class images are cropped to it."
                 )
                 here = [_cropped(example, [bucket]) for example in own]
             placed[concept, bucket] = tuple(here)

@@ -1,17 +1,17 @@
-"""What a person should know of the pictures of a plan, file by file (notes.KINDS)."""
+"""Issues of the images of a plan, file by file (images.issues)."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dreambooth.captions.reading import FILE_NAME, FILEWORDS, holds
+from dreambooth.captions.prompts import FILEWORDS, contains_token, fill_filewords, has_filewords
+from dreambooth.captions.reading import FROM_FILE_NAME
 from dreambooth.dataset.plan import Example
-from dreambooth.dataset.sources import Read
+from dreambooth.dataset.sources import SourceImage
 from dreambooth.images.issues import FileIssue
 from dreambooth.images.near_duplicates import find_near_duplicates
 from dreambooth.text import escape_unprintable
@@ -19,103 +19,119 @@ from dreambooth.text import escape_unprintable
 if TYPE_CHECKING:
     from dreambooth.settings import Concept
 
-# From here on an enlarged picture teaches the model blur.
+# Above this scale factor the model learns blur.
 _ENLARGED_TOO_MUCH = 2.0
-_KEPT_TOO_LITTLE = 0.75  # of a picture's area
+_KEPT_TOO_LITTLE = 0.75  # fraction of an image's area
 
 
-def remarks(read: Sequence[Read], examples: Sequence[Example], concepts: Sequence[Concept]) -> list[FileIssue]:
-    """All notes of the pictures that are trained; ``examples`` are those of ``read``, in the same order."""
+def image_issues(
+    read: Sequence[SourceImage], examples: Sequence[Example], concepts: Sequence[Concept]
+) -> list[FileIssue]:
+    """All issues of the images; ``examples`` are those of ``read``, in the same order."""
     found: list[FileIssue] = []
-    for one, example in zip(read, examples, strict=True):
-        found += [FileIssue(example.path, kind, text) for kind, text in one.picture.findings]
-        found += _of_crop(example)
-        found += _of_words(one, example, concepts[example.concept])
-    found += [*_shared_captions(read), *_the_same(read), *_alike(read)]
-    return [*found, *_of_tokens(concepts)]
+    for image, example in zip(read, examples, strict=True):
+        found += [FileIssue(example.path, kind, text) for kind, text in image.image.findings]
+        found += _crop_issues(example)
+        found += _caption_issues(image, example, concepts[example.concept])
+    found += [*_shared_captions(read), *_duplicates(read), *_near_duplicates(read)]
+    return [*found, *_token_issues(concepts)]
 
 
-def _of_crop(example: Example) -> Iterator[FileIssue]:
+def _crop_issues(example: Example) -> Iterator[FileIssue]:
     width, height = example.original_size
     if example.enlarged > _ENLARGED_TOO_MUCH:
-        text = f"is small ({width}x{height}): it would be enlarged {example.enlarged:.1f} times, which teaches blur."
+        text = f"is small ({width}x{height}): it is enlarged {example.enlarged:.1f} times, so the model learns blur."
         yield FileIssue(example.path, "enlarged", text)
     if example.crop.kept_fraction < _KEPT_TOO_LITTLE:
         text = (
-            f"{1 - example.crop.kept_fraction:.0%} of it is cut off to fit {example.bucket[0]}x{example.bucket[1]} (it is "
-            f"{width}x{height}): crop it to what should be learned."
+            f"{1 - example.crop.kept_fraction:.0%} of it is cut off to fit {example.bucket[0]}x{example.bucket[1]} "
+            "(it is "
+            f"{width}x{height}): crop it to the subject."
         )
         yield FileIssue(example.path, "cropped", text)
 
 
-def _of_words(read: Read, example: Example, concept: Concept) -> Iterator[FileIssue]:
+def _caption_issues(read: SourceImage, example: Example, concept: Concept) -> Iterator[FileIssue]:
     caption, path = read.caption, example.path
     template = (concept.class_prompt if read.source.is_class_image else concept.instance_prompt).strip() or FILEWORDS
-    if FILEWORDS in template.lower():
-        if caption.source == FILE_NAME:
-            yield FileIssue(path, "no-caption", f'has no caption file: its name gives "{escape_unprintable(caption.text)}".')
+    if has_filewords(template):
+        if caption.source == FROM_FILE_NAME:
+            yield FileIssue(
+                path,
+                "no-caption",
+                f'has no caption file; its file name is the caption: "{escape_unprintable(caption.text)}".',
+            )
         elif not caption.text:
             empty = f"its caption file {escape_unprintable(caption.source)} is empty."
             yield FileIssue(
-                path, "empty-caption", empty if caption.note else f"{escape_unprintable(caption.source)} gives it no words."
+                path,
+                "empty-caption",
+                empty if caption.warning else f"{escape_unprintable(caption.source)} has no caption for it.",
             )
-        elif caption.note:
+        elif caption.warning:
             yield FileIssue(
-                path, "caption-encoding", f"its caption {escape_unprintable(caption.source)} is not UTF-8, read as Windows-1252."
+                path,
+                "caption-encoding",
+                f"its caption {escape_unprintable(caption.source)} is not UTF-8, read as Windows-1252.",
             )
     if example.is_class:
         return
-    prompt = re.sub(re.escape(FILEWORDS), lambda _: caption.text, template, flags=re.IGNORECASE)
+    prompt = fill_filewords(template, caption.text)
     if not example.caption:
-        yield FileIssue(path, "no-words", "has neither caption nor token: it is trained with an empty prompt.")
-    elif concept.instance_token.strip() and not holds(prompt, concept.instance_token):
-        text = f'"{concept.instance_token}" is not in its caption, so it is put in: "{escape_unprintable(example.caption)}".'
+        yield FileIssue(path, "no-words", "has neither a caption nor a token, and is trained with an empty prompt.")
+    elif concept.instance_token.strip() and not contains_token(prompt, concept.instance_token):
+        inserted = escape_unprintable(example.caption)
+        text = f'"{concept.instance_token}" is missing from its caption and is inserted: "{inserted}".'
         yield FileIssue(path, "token-missing", text)
 
 
-def _of_tokens(concepts: Sequence[Concept]) -> Iterator[FileIssue]:
+def _token_issues(concepts: Sequence[Concept]) -> Iterator[FileIssue]:
     for concept in concepts:
         token, word = concept.instance_token.strip(), concept.class_token.strip()
-        if token and word and holds(token, word):
-            text = f'the instance token "{token}" holds the class token "{word}": a rare word alone is learned better.'
+        if token and word and contains_token(token, word):
+            text = f'the instance token "{token}" contains the class token "{word}". Use a rare word alone.'
             yield FileIssue(Path(concept.instance_data_dir), "class-in-token", text)
 
 
-def _shared_captions(read: Sequence[Read]) -> Iterator[FileIssue]:
-    """Pictures that differ in their suffix alone."""
-    paths = [(os.path.split(one.source.path), one) for one in read]
-    having = [
-        (_side(one, folder, one.caption.source), one)
-        for (folder, name), one in paths
-        if os.path.splitext(one.caption.source)[0] == os.path.splitext(name)[0]
-    ]
-    for first, *others in _groups(having):
+def _shared_captions(read: Sequence[SourceImage]) -> Iterator[FileIssue]:
+    """Images whose names differ only in their extension."""
+    sharing = []
+    for image in read:
+        folder, name = os.path.split(image.source.path)
+        if os.path.splitext(image.caption.source)[0] == os.path.splitext(name)[0]:
+            sharing.append((_group_key(image, folder, image.caption.source), image))
+    for first, *others in _groups(sharing):
         for other in others:
-            text = f"shares the caption {escape_unprintable(other.caption.source)} with {escape_unprintable(first.source.path.name)}."
-            yield FileIssue(other.source.path, "caption-shared", text)
+            caption, name = escape_unprintable(other.caption.source), escape_unprintable(first.source.path.name)
+            yield FileIssue(other.source.path, "caption-shared", f"shares the caption {caption} with {name}.")
 
 
-def _the_same(read: Sequence[Read]) -> Iterator[FileIssue]:
-    for first, *others in _groups((_side(one, one.picture.content), one) for one in read):
-        for other in others:
-            yield FileIssue(other.source.path, "duplicate", f"is the same file as {escape_unprintable(first.source.path)}.")
+def _duplicates(read: Sequence[SourceImage]) -> Iterator[FileIssue]:
+    for first, *others in _groups((_group_key(image, image.image.content), image) for image in read):
+        text = f"is the same file as {escape_unprintable(first.source.path)}."
+        yield from (FileIssue(other.source.path, "duplicate", text) for other in others)
 
 
-def _alike(read: Sequence[Read]) -> Iterator[FileIssue]:
-    """Each later picture beside the first that it looks like; the same files are told of elsewhere."""
-    for own in _groups((_side(one), one) for one in read):
-        seen = list({one.picture.content: one for one in reversed(own) if one.picture.fingerprint}.values())[::-1]
-        for place, first, distance in find_near_duplicates([one.picture.fingerprint for one in seen if one.picture.fingerprint]):
-            text = f"looks like {escape_unprintable(seen[first].source.path)} (fingerprints differ in {distance} of 64 bits)."
-            yield FileIssue(seen[place].source.path, "near-duplicate", text)
+def _near_duplicates(read: Sequence[SourceImage]) -> Iterator[FileIssue]:
+    """Each near duplicate with the first image that it resembles; identical files are reported elsewhere."""
+    for group in _groups((_group_key(image), image) for image in read):
+        by_content = {image.image.content: image for image in reversed(group) if image.image.fingerprint}
+        distinct = list(by_content.values())[::-1]
+        fingerprints = [image.image.fingerprint for image in distinct if image.image.fingerprint]
+        for place, first, distance in find_near_duplicates(fingerprints):
+            text = (
+                f"looks like {escape_unprintable(distinct[first].source.path)} "
+                f"(perceptual hashes differ in {distance} of 64 bits)."
+            )
+            yield FileIssue(distinct[place].source.path, "near-duplicate", text)
 
 
-def _side(one: Read, *more: Hashable) -> tuple[Hashable, ...]:
-    return (one.source.concept, one.source.is_class, *more)
+def _group_key(image: SourceImage, *more: Hashable) -> tuple[Hashable, ...]:
+    return (image.source.concept, image.source.is_class, *more)
 
 
-def _groups(keyed: Iterable[tuple[Hashable, Read]]) -> list[list[Read]]:
-    groups: dict[Hashable, list[Read]] = defaultdict(list)
-    for key, one in keyed:
-        groups[key].append(one)
+def _groups(keyed: Iterable[tuple[Hashable, SourceImage]]) -> list[list[SourceImage]]:
+    groups: dict[Hashable, list[SourceImage]] = defaultdict(list)
+    for key, image in keyed:
+        groups[key].append(image)
     return list(groups.values())

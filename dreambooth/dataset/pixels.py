@@ -1,4 +1,4 @@
-"""From a planned example to the tensor that the VAE encodes."""
+"""Examples to the tensors that the VAE encodes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from dreambooth.images.file_reader import read_bytes
 
 
 def load_pixels(example: Example) -> torch.Tensor:
-    """The example's picture, resized (Lanczos), cropped and mirrored as planned: float32 (3, H, W) in [-1, 1].
+    """The example's image, resized (Lanczos), cropped and mirrored as planned: float32 (3, H, W) in [-1, 1].
 
-    Raises UserError when the file is not the one that was planned: its crop, and all that is cached
-    under its content, would belong to another picture.
+    UserError if the file has changed since it was planned: its crop and cache entries would belong to another image.
     """
     data = read_bytes(example.path)
     if hashlib.sha256(data).hexdigest() != example.content:
-        raise UserError(f"{example.path}: changed since it was checked. Start the training again.")
+        raise UserError(f"{example.path}: changed since it was checked. Restart the training.")
     image = apply_crop(decode_to_rgb(data, example.path), example.crop)
     # Through bytes rather than numpy: older torch builds can't take arrays from numpy 2.
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
@@ -42,9 +41,9 @@ def load_mask(example: Example) -> torch.Tensor | None:
 
 
 def load_alpha(example: Example) -> torch.Tensor | None:
-    """What the picture's own alpha channel leaves, cropped and mirrored with it: float32 (1, H, W) in 0..1.
+    """The image's alpha channel, cropped and mirrored with it: float32 (1, H, W) in 0..1.
 
-    None for a picture without one.
+    None for an image without one.
     """
     alpha = alpha_channel(read_bytes(example.path), example.path)
     if alpha is None:

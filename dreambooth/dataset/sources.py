@@ -1,4 +1,4 @@
-"""The files that concepts name, and each picture of them read once with its caption; what can't be used is left out."""
+"""The image files of concepts, each read once with its caption. Unusable ones are left out and reported."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from dreambooth.captions.kohya_rules import is_picture
+from dreambooth.captions.kohya_rules import is_image
 from dreambooth.captions.metadata_file import MetadataFile, caption_of
 from dreambooth.captions.reading import Caption
 from dreambooth.errors import UserError
@@ -18,7 +18,7 @@ from dreambooth.images.issues import FileIssue, UnusableFile, summarize
 from dreambooth.images.listing import Listing, list_files, masks_of
 from dreambooth.images.metadata_cache import ImageMetadataCache
 from dreambooth.images.probe import ProbedImage, probe
-from dreambooth.text import escape_unprintable
+from dreambooth.text import count, escape_unprintable
 from dreambooth.types import ProgressCallback
 
 if TYPE_CHECKING:
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_SAME_SHAPE = 0.02  # by which shares of a mask's sides may differ from its picture's, as scaling leaves them
-_NO_PICTURE = "holds no picture (png, jpg, webp, bmp, avif, gif, tiff)"
+_SAME_SHAPE = 0.02  # tolerated relative difference between the aspect ratios of a mask and its image
+_NO_IMAGES = "contains no images (png, jpg, webp, bmp, avif, gif, tiff)"
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A picture file of a concept."""
+    """An image file of a concept."""
 
     path: Path
     concept: int  # from 0
     is_class_image: bool  # from class_data_dir
-    is_regular: bool = False  # of a concept of regularization pictures
+    is_regular: bool = False  # of a concept of regularization images
     mask: Path | None = None
 
     @property
@@ -51,35 +51,35 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
-    """A picture that can be used, as it was read."""
+class SourceImage:
+    """A usable image with its caption."""
 
     source: Source
-    picture: ProbedImage
+    image: ProbedImage
     caption: Caption
 
 
 @dataclass
 class Checks:
-    """Problems, warnings and notes as they are found."""
+    """Collects problems, warnings and issues of files."""
 
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    notes: list[FileIssue] = field(default_factory=list)
+    issues: list[FileIssue] = field(default_factory=list)
 
     def collect(self, action: Callable[..., T], *args: object) -> T | None:
-        """The action's result, or None and its complaints among the problems."""
+        """The action's result, or None after adding its problems."""
         try:
             return action(*args)
         except UserError as error:
             self.problems += error.problems
             return None
 
-    def note(self, paths: Iterable[Path], kind: str, text: str, left_out: bool = False) -> None:
-        self.notes += [FileIssue(path, kind, text, left_out) for path in paths]
+    def add(self, paths: Iterable[Path], kind: str, text: str, left_out: bool = False) -> None:
+        self.issues += [FileIssue(path, kind, text, left_out) for path in paths]
 
     def leave_out(self, error: UnusableFile) -> None:
-        self.notes.append(FileIssue(error.path, error.kind, error.cause, left_out=True))
+        self.issues.append(FileIssue(error.path, error.kind, error.cause, left_out=True))
 
     def raise_problems(self) -> None:
         if self.problems:
@@ -87,35 +87,36 @@ class Checks:
 
 
 def find_sources(concepts: Sequence[Concept], checks: Checks) -> list[Source]:
-    """The pictures of all concepts, a concept's instances before its class pictures."""
+    """The images of all concepts, a concept's instance images before its class images."""
     if not concepts:
-        checks.problems.append("There is no concept: add one, with a folder of pictures (instance_data_dir).")
+        checks.problems.append("There is no concept: add one with an image folder (instance_data_dir).")
     elif all(concept.regularization for concept in concepts):
-        checks.problems.append("There are only regularization pictures: add a concept with pictures to learn from.")
+        checks.problems.append("There are only regularization images: add a concept with images to train on.")
     sources: list[Source] = []
     for index, concept in enumerate(concepts):
         regular = concept.regularization
         for key, is_class_image in (("instance_data_dir", False), ("class_data_dir", True)):
             if is_class_image and (regular or not concept.class_data_dir.strip()):
                 continue
-            paths = checks.collect(_pictures_of, concept, key, f"Concept {index + 1}", checks) or []
-            # Kohya's scripts know no masks beside pictures: there NAME_mask.png is learned.
+            paths = checks.collect(_image_files, concept, key, f"Concept {index + 1}", checks) or []
+            # sd-scripts have no masks next to images: they train NAME_mask.png as an image.
             masks = {} if concept.reading_rule == "kohya" and not is_class_image else masks_of(paths)
             taken = set(masks.values())
-            checks.note(masks.values(), "mask", "is the mask of the picture beside it, not trained as a picture.")
-            pictures = [path for path in paths if path not in taken]
-            sources += [Source(path, index, is_class_image, regular, masks.get(path)) for path in pictures]
-    _require_not_both(sources, checks)
+            checks.add(masks.values(), "mask", "is used as a mask and not trained.")
+            images = [path for path in paths if path not in taken]
+            sources += [Source(path, index, is_class_image, regular, masks.get(path)) for path in images]
+    _require_no_overlap(sources, checks)
     return sources
 
 
-def _require_not_both(sources: Sequence[Source], checks: Checks) -> None:
-    learned = {source.path for source in sources if not source.is_class}
-    both = [source.path for source in sources if source.is_regular and source.path in learned]
+def _require_no_overlap(sources: Sequence[Source], checks: Checks) -> None:
+    trained = {source.path for source in sources if not source.is_class}
+    both = [source.path for source in sources if source.is_regular and source.path in trained]
     if both:
         checks.problems.append(
-            f"{len(both)} regularization pictures are learned as the subject too (such as {both[0]}): move their "
-            "folder out of the other concept's, or turn off Include subfolders there."
+            f"{count(len(both), 'regularization image')} would also be trained as the subject (such as {both[0]}): "
+            "move "
+            "the folder out of the other concept's folder, or turn off Include subfolders there."
         )
 
 
@@ -125,24 +126,24 @@ def read_sources(
     checks: Checks,
     progress: ProgressCallback | None,
     cache: Path | None,
-) -> list[Read]:
-    """Each picture that can be used; the others are noted as left out.
+) -> list[SourceImage]:
+    """All usable images; the others are reported as left out.
 
-    ``cache``: a file that keeps what was read, so that what has not changed is not read again.
+    ``cache``: the file of the image metadata cache; unchanged files are not read again.
     """
 
     def done(number: int) -> None:
         if progress:
-            progress(number, len(sources), "checking pictures")
+            progress(number, len(sources), "checking images")
 
-    with ImageMetadataCache(cache) if cache else contextlib.nullcontext() as known:
+    with ImageMetadataCache(cache) if cache else contextlib.nullcontext() as metadata_cache:
         results = read_all(
             sources,
-            lambda source, reader: _read(source, concepts[source.concept], known, reader),
+            lambda source, reader: _read(source, concepts[source.concept], metadata_cache, reader),
             done,
             path_of=lambda source: source.path,
         )
-    usable = [result for result in results if isinstance(result, Read)]
+    usable = [result for result in results if isinstance(result, SourceImage)]
     for source, result in zip(sources, results, strict=True):
         if isinstance(result, UserError):
             checks.leave_out(_unusable(source, result))
@@ -150,40 +151,40 @@ def read_sources(
 
 
 def require_some(sources: Sequence[Source], kept: Iterable[Source], checks: Checks) -> None:
-    """A problem for each folder that had pictures, of which none can be used: how many, and why."""
+    """A problem for each folder none of whose images can be used, with the causes."""
     left = {(source.concept, source.key) for source in kept}
     for concept, key in dict.fromkeys((source.concept, source.key) for source in sources):
         if (concept, key) in left:
             continue
         own = {source.path for source in sources if (source.concept, source.key) == (concept, key)}
-        notes = [note for note in checks.notes if note.left_out and note.path in own]
-        first = f"{escape_unprintable(notes[0].path)}: {notes[0].text}"
+        issues = [issue for issue in checks.issues if issue.left_out and issue.path in own]
+        first = f"{escape_unprintable(issues[0].path)}: {issues[0].text}"
         checks.problems.append(
-            f"Concept {concept + 1}, {key}: none of its {len(own)} pictures can be used ({summarize(notes)}). "
-            f"The first: {first}"
+            f"Concept {concept + 1}, {key}: no usable image among {len(own)} ({summarize(issues)}). "
+            f"First file: {first}"
         )
 
 
 def require_apart(classes: Path, instance_dir: str) -> None:
-    """UserError when one folder lies inside the other. A missing one is complained of elsewhere."""
+    """UserError if one folder is inside the other. Missing folders are reported elsewhere."""
     if not os.path.isdir(instance_dir):
         return
     own, instances = classes.resolve(), Path(instance_dir).resolve()
     if own.is_relative_to(instances):
         raise UserError(
-            f"{classes} lies inside instance_data_dir, so its pictures would be learned as the subject. Move it beside."
+            f"{classes} is inside instance_data_dir, so its images would be trained as the subject. Move it elsewhere."
         )
     if instances.is_relative_to(own):
         raise UserError(
-            f"{classes} holds instance_data_dir, so the subject would count among its class. Move that beside."
+            f"{classes} contains instance_data_dir, so the subject would be used as class images. Move that elsewhere."
         )
 
 
-def _pictures_of(concept: Concept, key: str, name: str, checks: Checks) -> list[Path]:
+def _image_files(concept: Concept, key: str, name: str, checks: Checks) -> list[Path]:
     text = getattr(concept, key).strip()
     if not text:
-        raise UserError(f"{name}: {key} is empty. Give the folder with the pictures to learn from.")
-    folder = Path(os.path.expanduser(text))  # unlike Path's, it leaves a user that isn't there
+        raise UserError(f"{name}: {key} is empty. Enter the folder with the images to train on.")
+    folder = Path(os.path.expanduser(text))  # unlike Path.expanduser, it accepts an unknown user
     try:
         listing = list_files(folder)
         if key == "instance_data_dir":
@@ -192,33 +193,31 @@ def _pictures_of(concept: Concept, key: str, name: str, checks: Checks) -> list[
             require_apart(folder, os.path.expanduser(concept.instance_data_dir.strip()))
     except UserError as error:
         raise UserError.from_problems([f"{name}, {key}: {problem}" for problem in error.problems]) from error
-    _note_others(listing, checks)
+    _report_other_files(listing, checks)
     if not listing.images:
-        also = f", only of kinds that can't be used, such as {listing.unsupported[0].name}" if listing.unsupported else ""
-        raise UserError(f"{name}, {key}: {folder} {_NO_PICTURE}{also}.")
+        unsupported = f", only unsupported formats such as {listing.unsupported[0].name}" if listing.unsupported else ""
+        raise UserError(f"{name}, {key}: {folder} {_NO_IMAGES}{unsupported}.")
     return listing.images
 
 
 def _own(concept: Concept, folder: Path, listing: Listing, checks: Checks) -> Listing:
-    """What is the concept's own of a folder: all of it, what a metadata file names, or what lies in no folder below."""
+    """The files of a folder that belong to the concept: all, those of its metadata file, or none of its subfolders."""
     if concept.metadata_file.strip():
-        named_there = MetadataFile.of(concept)
-        others = named_there.others([*listing.images, *listing.unsupported])
+        metadata = MetadataFile.from_concept(concept)
+        others = metadata.not_among([*listing.images, *listing.unsupported])
         elsewhere = [path for path in others if path.is_file()]
         absent = [path for path in others if path not in elsewhere]
-        checks.note(absent, "absent", f"is named by {concept.metadata_file.strip()}, and is not there.")
-        return Listing([*named_there.among(listing.images), *elsewhere], unreadable_folders=listing.unreadable_folders)
+        checks.add(absent, "absent", f"is listed in {concept.metadata_file.strip()} but does not exist.")
+        return Listing([*metadata.listed(listing.images), *elsewhere], unreadable_folders=listing.unreadable_folders)
     if concept.reading_rule == "kohya":
-        unread = [path for path in listing.images if not is_picture(path)]
-        text = (
-            "is of a kind that kohya's scripts don't read: convert it to PNG or JPEG, or choose the reading rule own."
-        )
-        checks.note(unread, "other-format", text, left_out=True)
-        listing.images = [path for path in listing.images if is_picture(path)]
+        unread = [path for path in listing.images if not is_image(path)]
+        text = "is in a format that sd-scripts do not read: convert it to PNG or JPEG, or choose the reading rule own."
+        checks.add(unread, "other-format", text, left_out=True)
+        listing.images = [path for path in listing.images if is_image(path)]
     if concept.subfolders:
         return listing
     below = [path for path in listing.images if path.parent != folder]
-    checks.note(below, "elsewhere", "lies in a folder below the one that is to be taken alone.", left_out=True)
+    checks.add(below, "elsewhere", "is in a subfolder, and Include subfolders is off.", left_out=True)
 
     def here(paths: list[Path]) -> list[Path]:
         return [path for path in paths if path.parent == folder]
@@ -226,41 +225,43 @@ def _own(concept: Concept, folder: Path, listing: Listing, checks: Checks) -> Li
     return Listing(here(listing.images), here(listing.unsupported), here(listing.hidden), here(listing.orphans))
 
 
-def _note_others(listing: Listing, checks: Checks) -> None:
-    cause = "is of a kind that can't be used here: convert it to PNG or JPEG."
-    checks.note(listing.unsupported, "other-format", cause, left_out=True)
-    checks.note(listing.hidden, "hidden", "is hidden, or a thumbnail, or made by a system.", left_out=True)
-    checks.note(listing.orphans, "orphan", "is a caption whose picture is not there: is it called otherwise?")
+def _report_other_files(listing: Listing, checks: Checks) -> None:
+    cause = "is in an unsupported format: convert it to PNG or JPEG."
+    checks.add(listing.unsupported, "other-format", cause, left_out=True)
+    checks.add(listing.hidden, "hidden", "is a hidden or system file, or a thumbnail.", left_out=True)
+    checks.add(listing.orphans, "orphan", "is a caption without an image: check the file name.")
     for error in listing.unreadable_folders:
         checks.leave_out(error)
 
 
-def _read(source: Source, concept: Concept, known: ImageMetadataCache | None, reader: Reader) -> Read:
-    picture = probe(source.path, known, reader)
+def _read(source: Source, concept: Concept, metadata_cache: ImageMetadataCache | None, reader: Reader) -> SourceImage:
+    image = probe(source.path, metadata_cache, reader)
     if source.mask:
         reader.heartbeat()
-        picture = _masked(source, source.mask, picture, known, reader)
+        image = _masked(source, source.mask, image, metadata_cache, reader)
     reader.heartbeat()
-    return Read(source, picture, caption_of(source.path, concept, source.is_class_image))
+    return SourceImage(source, image, caption_of(source.path, concept, source.is_class_image))
 
 
 def _masked(
-    source: Source, path: Path, picture: ProbedImage, known: ImageMetadataCache | None, reader: Reader
+    source: Source, path: Path, image: ProbedImage, metadata_cache: ImageMetadataCache | None, reader: Reader
 ) -> ProbedImage:
-    """The picture, with a word of its mask where that is of another shape. Unusable where it can't be read."""
+    """The image, with an issue if its mask has another aspect ratio. UnusableFile if the mask cannot be read."""
     try:
-        mask = probe(path, known, reader)
+        mask = probe(path, metadata_cache, reader)
     except UnusableFile as error:
-        raise UnusableFile(source.path, error.kind, f"its mask {escape_unprintable(path.name)} {error.cause}") from error
-    (width, height), (own_width, own_height) = picture.size, mask.size
+        raise UnusableFile(
+            source.path, error.kind, f"its mask {escape_unprintable(path.name)} {error.cause}"
+        ) from error
+    (width, height), (own_width, own_height) = image.size, mask.size
     if abs(width * own_height / (height * own_width) - 1) <= _SAME_SHAPE:
-        return picture
-    text = f"has a mask of another shape ({own_width}x{own_height} for {width}x{height}), which is stretched over it."
-    return replace(picture, findings=(*picture.findings, ("mask-shape", text)))
+        return image
+    text = f"has a mask with another aspect ratio ({own_width}x{own_height} for {width}x{height}), which is stretched."
+    return replace(image, findings=(*image.findings, ("mask-shape", text)))
 
 
 def _unusable(source: Source, error: UserError) -> UnusableFile:
-    """Why a picture is left out: itself, or what is beside it."""
+    """Why an image is left out: the image itself, its mask or its caption."""
     if isinstance(error, UnusableFile):
         return UnusableFile(source.path, error.kind, error.cause)
     return UnusableFile(source.path, "caption-unreadable", "; ".join(error.problems))

@@ -1,4 +1,4 @@
-"""A plan as the table that people see: a row of plain values for each picture, and for each file that is none."""
+"""A plan as a table: a row of plain values for each image, and for each other file with an issue."""
 
 from __future__ import annotations
 
@@ -13,57 +13,58 @@ from dreambooth.images.buckets import Size
 from dreambooth.images.issues import FileIssue
 
 Row = dict[str, Any]
-LEFT_OUT = "left out"  # the kind of a file that is no part of the run
-_NAMED = 3  # class pictures of a bucket
+LEFT_OUT = "left out"  # the kind of a file that is not trained
+_NAMED = 3  # class images of a bucket
 
 
 def table(plan: Plan) -> list[Row]:
-    """One row for each picture and bucket: instances, class pictures, validation. Concepts count from 1.
+    """One row for each image and bucket: instance, class, validation images. Concepts count from 1.
 
-    ``size``, ``bucket`` and ``resized`` are width and height in pixels, ``crop`` is the part that stays as
-    :attr:`Example.box` has it, ``kept`` its share of the picture. ``captions`` are all that may be shown, ``caption``
-    the first of them; ``varies`` says in words what else changes from one showing to the next.
+    ``size``, ``bucket`` and ``resized`` are width and height in pixels, ``crop`` is :attr:`Example.box`, ``kept`` the
+    fraction of the image inside it. ``captions`` are all captions that may be used, ``caption`` the first of them;
+    ``varies`` describes the augmentations in words.
     """
-    notes = _by_path(plan.notes)
-    partners = {key: _partners(examples) for key, examples in plan.class_examples.items()}
-    nobody = _partners(())
+    issues = _by_path(plan.issues)
+    class_images = {key: _class_images(examples) for key, examples in plan.class_examples.items()}
+    none = _class_images(())
     rows = [
-        {**_row(plan, example), **partners.get((example.concept, example.bucket), nobody)} for example in plan.examples
+        {**_row(plan, example), **class_images.get((example.concept, example.bucket), none)}
+        for example in plan.examples
     ]
-    rows += [{**_row(plan, example), **nobody} for example in plan.all_examples()[len(plan.examples) :]]
-    rows += [{**_row(plan, e), **nobody, "kind": "validation", "varies": []} for e in plan.validation]
-    return [{**row, **_told(notes.get(row["path"], ()))} for row in rows]
+    rows += [{**_row(plan, example), **none} for example in plan.all_examples()[len(plan.examples) :]]
+    rows += [{**_row(plan, e), **none, "kind": "validation", "varies": []} for e in plan.validation]
+    return [{**row, **_warnings(issues.get(row["path"], ()))} for row in rows]
 
 
 def other_files(plan: Plan) -> list[Row]:
-    """What was noted of files without a row of their own: those that are left out, and such as captions."""
-    shown, notes = {str(example.path) for example in plan.everything()}, _by_path(plan.notes)
-    out = {str(note.path) for note in plan.notes if note.left_out}
+    """Files with issues but without a row of their own: those left out, captions and others."""
+    listed, issues = {str(example.path) for example in plan.with_validation()}, _by_path(plan.issues)
+    left_out = {str(issue.path) for issue in plan.issues if issue.left_out}
     return [
-        {"path": path, "kind": LEFT_OUT if path in out else "other", **_told(told)}
-        for path, told in notes.items()
-        if path not in shown
+        {"path": path, "kind": LEFT_OUT if path in left_out else "other", **_warnings(own)}
+        for path, own in issues.items()
+        if path not in listed
     ]
 
 
-def shown(plan: Plan) -> tuple[Example, ...]:
-    """What an epoch shows ``repeats`` times: all but the class partners that go with it."""
-    everything = plan.all_examples()
-    return everything[: len(everything) - sum(map(len, plan.class_examples.values()))]
+def trained(plan: Plan) -> tuple[Example, ...]:
+    """The examples that an epoch samples ``repeats`` times: all but the class images."""
+    examples = plan.all_examples()
+    return examples[: len(examples) - sum(map(len, plan.class_examples.values()))]
 
 
 def bucket_counts(plan: Plan) -> list[Row]:
-    """How full each bucket is, the fullest first. ``showings`` are those of an epoch, without class partners."""
-    pictures: Counter[Size] = Counter(example.bucket for example in shown(plan))
-    showings: Counter[Size] = Counter()
+    """Images by bucket, the fullest first. ``showings``: samples per epoch, without class images."""
+    images: Counter[Size] = Counter(example.bucket for example in trained(plan))
+    samples: Counter[Size] = Counter()
     classes: Counter[Size] = Counter()
-    for example in shown(plan):
-        showings[example.bucket] += example.repeats
+    for example in trained(plan):
+        samples[example.bucket] += example.repeats
     for (_, bucket), examples in plan.class_examples.items():
         classes[bucket] += len(examples)
     return [
-        {"size": list(size), "pictures": n, "showings": showings[size], "class_pictures": classes[size]}
-        for size, n in sorted(pictures.items(), key=lambda item: (-item[1], item[0]))
+        {"size": list(size), "pictures": n, "showings": samples[size], "class_pictures": classes[size]}
+        for size, n in sorted(images.items(), key=lambda item: (-item[1], item[0]))
     ]
 
 
@@ -88,35 +89,36 @@ def _row(plan: Plan, example: Example) -> Row:
 
 
 def _varies(variation: Variation, example: Example) -> list[str]:
-    texts, said = list(example.variants) or [example.caption], []
+    texts = list(example.variants) or [example.caption]
+    varies: list[str] = []
     if len(texts) > 1:
-        said.append(f"one of {len(texts)} captions each time")
-    if any(map(variation.draws_parts, texts)):
-        said.append("a part of each wildcard each time")
-    kept, loose, _ = variation.parted(texts[0])
+        varies.append(f"one of {len(texts)} captions each time")
+    if any(map(variation.has_choices, texts)):
+        varies.append("one option of each wildcard each time")
+    fixed, loose, _ = variation.split_tags(texts[0])
     if variation.shuffle_tags and len(loose) > 1:
-        said.append(f"tags shuffled after {', '.join(kept)}" if kept else "tags shuffled")
+        varies.append(f"tags shuffled after {', '.join(fixed)}" if fixed else "tags shuffled")
     if variation.tag_dropout and loose:
-        said.append(f"each of these tags left out in {variation.tag_dropout:.0%} of showings")
+        varies.append(f"each other tag dropped with a probability of {variation.tag_dropout:.0%}")
     if variation.caption_dropout:
-        said.append(f"no caption in {variation.caption_dropout:.0%} of showings")
+        varies.append(f"no caption with a probability of {variation.caption_dropout:.0%}")
     if variation.hflip:
-        said.append("mirrored in half of all showings")
-    return said
+        varies.append("flipped with a probability of 50%")
+    return varies
 
 
-def _partners(examples: Iterable[Example]) -> Row:
+def _class_images(examples: Iterable[Example]) -> Row:
     names = [example.path.name for example in examples]
     return {"class_partners": len(names), "class_partner_names": names[:_NAMED]}
 
 
-def _by_path(notes: Iterable[FileIssue]) -> Mapping[str, list[FileIssue]]:
+def _by_path(issues: Iterable[FileIssue]) -> Mapping[str, list[FileIssue]]:
     found = defaultdict(list)
-    for note in notes:
-        found[str(Path(note.path))].append(note)
+    for issue in issues:
+        found[str(Path(issue.path))].append(issue)
     return found
 
 
-def _told(notes: Iterable[FileIssue]) -> Row:
-    told = list(notes)
-    return {"warnings": [note.text for note in told], "warning_kinds": [note.kind for note in told]}
+def _warnings(issues: Iterable[FileIssue]) -> Row:
+    issues = list(issues)
+    return {"warnings": [issue.text for issue in issues], "warning_kinds": [issue.kind for issue in issues]}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dreambooth.errors import UserError
-from dreambooth.images.buckets import LATENT, Crop, Size, bucket_sizes, bucket_without_upscaling, fit, rounding_warning
+from dreambooth.images.buckets import Crop, Size, bucket_sizes, bucket_without_upscaling, fit, rounding_warning
 from dreambooth.images.kohya_buckets import kohya_fit, kohya_fit_without_upscaling, kohya_sizes
+from dreambooth.types import VAE_SCALE_FACTOR
 
 if TYPE_CHECKING:
     from dreambooth.settings import Settings
@@ -51,9 +52,10 @@ class BucketRule:
 
 
 def _require_latent_multiple(width: int, height: int) -> Size:
-    wrong = [side for side in (width, height) if side % LATENT]
+    wrong = [side for side in (width, height) if side % VAE_SCALE_FACTOR]
     if wrong:
         raise UserError(
-            f"resolution: {wrong[0]} is not a multiple of {LATENT} (one latent pixel). Use {wrong[0] // 8 * 8}."
+            f"resolution: {wrong[0]} is not a multiple of {VAE_SCALE_FACTOR} (one latent pixel). "
+            f"Use {wrong[0] // VAE_SCALE_FACTOR * VAE_SCALE_FACTOR}."
         )
     return width, height

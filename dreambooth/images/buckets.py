@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dreambooth.errors import UserError
+from dreambooth.types import VAE_SCALE_FACTOR
 
 Size = tuple[int, int]  # width, height in pixels
 
-LATENT = 8  # one latent pixel covers 8 x 8 image pixels in every Stable Diffusion VAE
 _MAX_ASPECT_RATIO = 2.0  # long side : short side; beyond it, composition suffers more than from cropping
 
 
@@ -68,9 +68,10 @@ def bucket_sizes(resolution: int, step: int, min_side: int = 0, max_side: int = 
 
 def require_valid_step(resolution: int, step: int) -> None:
     """UserError for a step that is not a multiple of 8 or is larger than the resolution."""
-    if step < LATENT or step % LATENT:
+    if step < VAE_SCALE_FACTOR or step % VAE_SCALE_FACTOR:
         raise UserError(
-            f"bucket_step: {step} is not a multiple of {LATENT} (one latent pixel). Use 64, or 8 for more shapes."
+            f"bucket_step: {step} is not a multiple of {VAE_SCALE_FACTOR} (one latent pixel). Use 64, or "
+            f"{VAE_SCALE_FACTOR} for more shapes."
         )
     if resolution < step:
         raise UserError(f"resolution: {resolution} is smaller than bucket_step ({step}). Use a larger resolution.")

@@ -21,7 +21,7 @@ R = TypeVar("R")
 Heartbeat = Callable[[], None]  # called whenever the drive has responded
 
 MAX_BYTES = 2**29  # larger than any image that may be decoded
-PATIENCE = 20.0  # seconds without a byte, after which a file is given up
+RESPONSE_TIMEOUT = 20.0  # seconds without a byte, after which a file is given up
 MAX_STALLED_IN_A_ROW = 8  # files without a response, after which the drive is given up
 _BLOCK = 2**20
 _MAX_ATTEMPTS = 3  # for a file that is written to meanwhile
@@ -124,17 +124,17 @@ def read_all(
     items: Sequence[T],
     read: Callable[[T, Reader], R],
     on_done: Callable[[int], None] = lambda n_done: None,
-    patience: float | None = None,
+    timeout: float | None = None,
     path_of: Callable[[T], object] = str,
 ) -> list[R | UserError]:
     """The result of ``read(item, reader)`` for each item, or the UserError that it raised; in a few threads.
 
-    An item without a heartbeat of its ``reader`` for ``patience`` seconds (default PATIENCE) gets an UnusableFile, and
-    its thread is abandoned, since nothing can end a thread that waits for a drive. UserError when the drive does not
-    respond for more than MAX_STALLED_IN_A_ROW items. ``path_of`` gives the path of an item for both messages.
-    ``on_done`` gets the number of finished items, and may raise to stop.
+    An item without a heartbeat of its ``reader`` for ``timeout`` seconds (default RESPONSE_TIMEOUT) gets an
+    UnusableFile, and its thread is abandoned, since nothing can end a thread that waits for a drive. UserError when
+    the drive does not respond for more than MAX_STALLED_IN_A_ROW items. ``path_of`` gives the path of an item for both
+    messages. ``on_done`` gets the number of finished items, and may raise to stop.
     """
-    pool = _ReaderPool(items, read, path_of, PATIENCE if patience is None else patience)
+    pool = _ReaderPool(items, read, path_of, RESPONSE_TIMEOUT if timeout is None else timeout)
     try:
         pool.run(on_done)
     finally:
@@ -174,9 +174,9 @@ class _ReaderPool:
     """The threads of :func:`read_all`, their results, and the watchdog in the calling thread."""
 
     def __init__(
-        self, items: Sequence[Any], read: Callable[..., Any], path_of: Callable[[Any], object], patience: float
+        self, items: Sequence[Any], read: Callable[..., Any], path_of: Callable[[Any], object], timeout: float
     ) -> None:
-        self.items, self.read, self.path_of, self.patience = items, read, path_of, patience
+        self.items, self.read, self.path_of, self.timeout = items, read, path_of, timeout
         self.results: list[Any] = [None] * len(items)
         self.finished: deque[tuple[int, object]] = deque()  # not yet collected
         self._indices = iter(range(len(items)))
@@ -192,7 +192,7 @@ class _ReaderPool:
             if not self._readers:
                 self._start_reader()
             if not self.finished:  # polling: waking up for each result takes longer than reading a small file
-                time.sleep(min(_POLL_INTERVAL, self.patience / 4))
+                time.sleep(min(_POLL_INTERVAL, self.timeout / 4))
             n_finished = self._collect_finished()
             slow_polls = 0 if n_finished >= _FAST else slow_polls + 1
             if slow_polls >= _SLOW_POLLS and len(self._readers) < min(_MAX_READERS, len(self.items) - n_done):
@@ -242,13 +242,13 @@ class _ReaderPool:
     def _abandon_stalled(self) -> int:
         """Give up the items whose reader had no heartbeat for too long, with a new thread for each; how many."""
         now, n_abandoned = time.monotonic(), 0
-        was_suspended, self._last_poll = now - self._last_poll > self.patience / 2, now
+        was_suspended, self._last_poll = now - self._last_poll > self.timeout / 2, now
         if was_suspended:  # with the whole process, so that the readers were not waiting for the drive
             return 0
         for reader in list(self._readers):
             with self._lock:  # so that the reader can't take another item meanwhile
                 since = reader.last_heartbeat
-                if since is None or now - since < self.patience:
+                if since is None or now - since < self.timeout:
                     continue
                 reader.is_abandoned = True
             self._readers.remove(reader)
@@ -256,7 +256,7 @@ class _ReaderPool:
             self._stalled_in_a_row += 1
             if self._stalled_in_a_row > MAX_STALLED_IN_A_ROW:
                 raise drive_lost(path)
-            cause = f"the drive did not respond for {self.patience:g} seconds."
+            cause = f"the drive did not respond for {self.timeout:g} seconds."
             self.results[reader.index] = UnusableFile(path, "stalled", cause)
             self._stalled.add(reader.index)
             n_abandoned += 1

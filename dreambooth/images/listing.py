@@ -26,7 +26,7 @@ UNSUPPORTED_EXTENSIONS = frozenset({
 # Ends of the names of masks: as OneTrainer has them, and the most common one.
 MASK_SUFFIXES = ("-masklabel", "_mask")
 
-_PATIENCE = 60.0  # seconds without a response of the drive while a folder is listed
+_TIMEOUT = 60.0  # seconds without a response of the drive while a folder is listed
 _NOT_CAPTIONS = re.compile(r"(readme|licen[cs]e|requirements|metadata|classes|changelog)\b.*", re.IGNORECASE)
 
 _OUR_FOLDERS = (".dreambooth", ".originals-", ".changed-")  # for undo: hidden, and not worth a note
@@ -52,7 +52,7 @@ def find_images(folder: str | Path) -> list[Path]:
 
 def list_files(folder: str | Path) -> Listing:
     """:func:`scan_folder` with a timeout for drives that stop responding."""
-    (listing,) = read_all([folder], lambda path, reader: scan_folder(path, reader.heartbeat), patience=_PATIENCE)
+    (listing,) = read_all([folder], lambda path, reader: scan_folder(path, reader.heartbeat), timeout=_TIMEOUT)
     if isinstance(listing, UserError):
         raise listing
     return listing

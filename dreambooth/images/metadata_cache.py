@@ -22,7 +22,7 @@ from typing import Any
 
 log = logging.getLogger("dreambooth.dataset")
 
-_VERSION = 2  # increased when the values of a file change
+_VERSION = 3  # increased when the values of a file change
 _MIN_AGE = 2 * 10**9  # ns
 _ROWS_PER_WRITE = 500
 _LOCK_TIMEOUT = 1.0  # seconds to wait for another process that writes

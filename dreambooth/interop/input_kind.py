@@ -22,13 +22,13 @@ class RecognizedInput:
     concepts: tuple[Concept, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)  # to be laid over the defaults, by our keys
     taken: tuple[str, ...] = ()  # one line for each thing that was taken over: what it was, what it became
-    without: tuple[str, ...] = ()  # one line for each thing that has no counterpart here, and what that means
+    unsupported: tuple[str, ...] = ()  # one line for each thing that has no counterpart here, and what that means
     dim_from_weights: bool = False  # type, ranks and alphas are to be those of the LoRA in lora_start
 
-    def with_pictures(self) -> tuple[Concept, ...]:
+    def require_concepts(self) -> tuple[Concept, ...]:
         """The concepts; UserError that says why there is none."""
-        if self.without and not self.concepts:
-            raise UserError.from_problems(["It brings no pictures to train.", *self.without])
+        if self.unsupported and not self.concepts:
+            raise UserError.from_problems(["It brings no pictures to train.", *self.unsupported])
         return self.concepts
 
 
@@ -51,22 +51,22 @@ def recognize_input(path: Path) -> RecognizedInput:
 
 
 def _in_folder(path: Path) -> RecognizedInput:
-    from dreambooth.interop.kohya.folders import concepts_in
+    from dreambooth.interop.kohya.folders import find_concepts
 
-    concepts, without = concepts_in(path)
-    without = [*_unread(path), *without]
+    concepts, unsupported = find_concepts(path)
+    unsupported = [*_unread(path), *unsupported]
     if not concepts:
-        return RecognizedInput((Concept(instance_data_dir=str(path)),), without=tuple(without))
+        return RecognizedInput((Concept(instance_data_dir=str(path)),), unsupported=tuple(unsupported))
     taken = (
         f"{concept.instance_data_dir} -> concept {number}"
         f"{' of regularization pictures' if concept.regularization else ''}, repeats {concept.num_repeats}"
         for number, concept in enumerate(concepts, 1)
     )
-    without += [
+    unsupported += [
         "A folder says nothing of resolution, buckets and the order of tags: those of the settings hold. Captions are "
         "tidied, and get the token where they lack it."
     ]
-    return RecognizedInput(tuple(concepts), taken=tuple(taken), without=tuple(without))
+    return RecognizedInput(tuple(concepts), imported=tuple(taken), unsupported=tuple(unsupported))
 
 
 def _unread(folder: Path) -> list[str]:
@@ -88,28 +88,28 @@ def _in_json(path: Path) -> RecognizedInput:
     of_model = isinstance(values, dict) and "concepts_list" in values
     listed = values["concepts_list"] if of_model else values
     concepts, ignored = parse_concepts(listed, base_dir=path.resolve().parent, strict=not of_model)
-    settings, without = {}, [f"{key} has no effect here." for key in ignored]
+    settings, unsupported = {}, [f"{key} has no effect here." for key in ignored]
     for key, value in values.items() if of_model else ():
         if key in SETTINGS:
             try:
                 settings[key] = SETTINGS[key].parse(value)
             except ValueError as error:
-                without.append(f"{key}: {error}; it stays as it is.")
-    return RecognizedInput(concepts, settings, without=tuple(without))
+                unsupported.append(f"{key}: {error}; it stays as it is.")
+    return RecognizedInput(concepts, settings, unsupported=tuple(unsupported))
 
 
 def _in_configuration(path: Path) -> RecognizedInput:
     """A dataset.toml, or the parameters of a training, which may name one."""
     from dreambooth.interop.kohya.import_report import ImportReport
-    from dreambooth.interop.kohya.subsets import take_datasets
+    from dreambooth.interop.kohya.subsets import import_datasets
     from dreambooth.interop.kohya.toml_file import read_toml
-    from dreambooth.interop.kohya.training_config import take_training
+    from dreambooth.interop.kohya.training_config import import_training
 
-    file, takeover = read_toml(path), ImportReport(path.resolve().parent)
+    file, report = read_toml(path), ImportReport(path.resolve().parent)
     if "datasets" in file.values or file.values.keys() == {"general"}:
-        take_datasets(takeover, file, file.values)
-        takeover.require_something(path)
+        import_datasets(report, file, file.values)
+        report.require_concepts(path)
     else:
-        take_training(takeover, file)
-    taken, without = tuple(takeover.taken), tuple(takeover.without)
-    return RecognizedInput(tuple(takeover.concepts), takeover.settings, taken, without, takeover.dim_from_weights)
+        import_training(report, file)
+    taken, unsupported = tuple(report.imported), tuple(report.unsupported)
+    return RecognizedInput(tuple(report.concepts), report.settings, taken, unsupported, report.dim_from_weights)

@@ -1,4 +1,4 @@
-"""Writing prepared pictures into a folder of their own: all of it, or nothing."""
+"""Writing prepared images to a new folder atomically."""
 
 from __future__ import annotations
 
@@ -8,41 +8,43 @@ from dataclasses import replace
 from pathlib import Path
 
 from dreambooth import files
-from dreambooth.captions.reading import bytes_of
+from dreambooth.captions.reading import read_caption_bytes
 from dreambooth.errors import UserError
 from dreambooth.images.file_reader import read_bytes
 from dreambooth.images.parallel import map_files
-from dreambooth.preparation.changes import Change, Preparation
-from dreambooth.preparation.transform import prepared, prepared_mask
+from dreambooth.preparation.changes import ImageChange, Preparation
+from dreambooth.preparation.transform import transform_image, transform_mask
 from dreambooth.settings.preparation import PrepareOptions
 from dreambooth.types import ProgressCallback
 
 
-def into_new_folder(preparation: Preparation, progress: ProgressCallback | None = None) -> Preparation:
-    """Write the destination; what was done. It appears once all is in it; broken off, it does not appear."""
+def write_new_folder(preparation: Preparation, progress: ProgressCallback | None = None) -> Preparation:
+    """Write the destination folder; the finished preparation. The folder appears once it is complete."""
     out = preparation.out
     files.clear_leftovers(out.parent)
     require_space(preparation)
-    with files.atomic_folder(out) as beside:
-        done = write(preparation, beside, progress)
+    with files.atomic_folder(out) as temporary:
+        done = write_prepared_files(preparation, temporary, progress)
         if out.is_dir():
-            out.rmdir()  # refused by the system where something has been put into it meanwhile
+            out.rmdir()  # fails if something was put into it meanwhile
     return done
 
 
-def write(preparation: Preparation, into: Path, progress: ProgressCallback | None = None) -> Preparation:
-    """Write all that changes below ``into`` as it is to lie below the destination; what was done.
+def write_prepared_files(preparation: Preparation, into: Path, progress: ProgressCallback | None = None) -> Preparation:
+    """Write all changed files to ``into``, in the structure of the destination; the finished preparation.
 
-    Nothing there may bear the names yet. A picture that can't be prepared after all is skipped and named.
+    ``into`` must not contain files of these names. An image that turns out unusable is skipped and reported.
     """
     options, out = preparation.options, preparation.out
 
-    def do(change: Change) -> Change:
+    def write_change(change: ImageChange) -> ImageChange:
         data = read_bytes(change.source)
         if hashlib.sha256(data).hexdigest() != change.content:
-            raise UserError(f"{change.source}: changed since it was looked at. Prepare it again.")
-        contents = [(into / to.relative_to(out), _content(change, source, to, data, options))
-                    for source, to in change.writes()]  # fmt: skip
+            raise UserError(f"{change.source}: changed since it was read. Prepare it again.")
+        contents = [
+            (into / destination.relative_to(out), _content(change, source, destination, data, options))
+            for source, destination in change.writes()
+        ]
         try:
             for path, content in contents:
                 _write(path, content)
@@ -52,39 +54,39 @@ def write(preparation: Preparation, into: Path, progress: ProgressCallback | Non
             raise
         return change
 
-    to_do = [change for change in preparation.changes if change.writes()]
-    done, skipped = map_files(to_do, do, progress, "preparing pictures", lambda change: change.source)
-    untouched = [change for change in preparation.changes if not change.writes()]
-    order = {change: place for place, change in enumerate(preparation.changes)}
-    if to_do and not done:
-        raise UserError.from_problems(["None of the pictures could be prepared.", *skipped])
+    to_write = [change for change in preparation.changes if change.writes()]
+    written, skipped = map_files(to_write, write_change, progress, "preparing images", lambda change: change.source)
+    unchanged = [change for change in preparation.changes if not change.writes()]
+    order = {change: index for index, change in enumerate(preparation.changes)}
+    if to_write and not written:
+        raise UserError.from_problems(["No image could be prepared.", *skipped])
     return replace(
         preparation,
-        changes=tuple(sorted([*done, *untouched], key=order.__getitem__)),
+        changes=tuple(sorted([*written, *unchanged], key=order.__getitem__)),
         skipped=(*preparation.skipped, *skipped),
     )
 
 
 def require_space(preparation: Preparation) -> None:
-    """Refuse when the disk might not hold the result."""
-    needed = 0
+    """UserError when the disk might not hold the result."""
+    n_bytes = 0
     for change in preparation.changes:
         width, height = change.new_size
-        anew = width * height * (3 if change.recipe.lossless else 1)
-        needed += anew if change.recipe.anew else change.source.stat().st_size
-    files.require_free_space(preparation.out, needed, "Preparing the pictures")
+        estimate = width * height * (3 if change.transform.lossless else 1)
+        n_bytes += estimate if change.transform.reencode else change.source.stat().st_size
+    files.require_free_space(preparation.out, n_bytes, "Preparing the images")
 
 
-def _content(change: Change, source: Path, to: Path, data: bytes, options: PrepareOptions) -> bytes:
-    """The bytes of one of the files that are written for a picture, which holds ``data``."""
+def _content(change: ImageChange, source: Path, destination: Path, data: bytes, options: PrepareOptions) -> bytes:
+    """The bytes of one file of a change; ``data``: the image's bytes."""
     if source == change.source:
-        return prepared(data, source, change.recipe, options)
-    if (source, to) == change.mask:
+        return transform_image(data, source, change.transform, options)
+    if (source, destination) == change.mask:
         mask = read_bytes(source)
-        return prepared_mask(mask, source, change.size, change.recipe) if change.recipe.anew else mask
-    caption = bytes_of(source)
+        return transform_mask(mask, source, change.size, change.transform) if change.transform.reencode else mask
+    caption = read_caption_bytes(source)
     if caption is None:
-        raise UserError(f"{source}: is gone since it was looked at.")
+        raise UserError(f"{source}: was deleted after it was read.")
     return caption
 
 
@@ -95,4 +97,4 @@ def _write(path: Path, content: bytes) -> None:
     except OSError as error:
         if error.errno not in (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ):
             raise
-        raise UserError(f"{path.name}: the disk takes no such name ({error.strerror}). Choose other names.") from error
+        raise UserError(f"{path.name}: the disk does not allow this name ({error.strerror}). Rename it.") from error

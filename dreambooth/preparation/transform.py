@@ -1,7 +1,7 @@
-"""One picture file made into another one: what has to be done to it, and its new bytes.
+"""Transformation of one image file: the steps it needs, and the bytes of the new file.
 
-Whatever training would do to the picture first (turn it upright, bring its colours to sRGB, take 8 bits of 16, the
-first frame of an animation) is done by the same :func:`decoded`. Beyond it, transparency can stay.
+Decoding is the same as in training (EXIF orientation, conversion to 8-bit sRGB, first frame of an animation; see
+:func:`decode_image`), except that transparency can be kept.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dreambooth.dataset")
 
-# Endings of what is written, the usual one first. Other kinds become PNG, which loses nothing.
-ENDINGS = {
+# Extensions of the formats, the preferred one first. Images of other formats become PNG, which is lossless.
+EXTENSIONS = {
     "PNG": (".png",),
     "JPEG": (".jpg", ".jpeg", ".jfif"),
     "WEBP": (".webp",),
     "BMP": (".bmp",),
     "AVIF": (".avif",),
 }
-_WRITTEN = {"PNG": "PNG", "JPEG": "JPEG", "WebP": "WEBP", WEBP_LOSSLESS: "WEBP"}
-_WRITTEN_AS_THEY_ARE = ("PNG", "JPEG", "WEBP", "BMP")
-_HOLDS_ALPHA = ("PNG", "WEBP")
-# What decoding notes (notes.KINDS), as a step of the work.
-_DECODING = {
-    "cmyk": "print colours become sRGB",
-    "deep": "8 bits per channel stay",
-    "animated": "only the first frame stays",
+_FORMAT_OF_OPTION = {"PNG": "PNG", "JPEG": "JPEG", "WebP": "WEBP", WEBP_LOSSLESS: "WEBP"}
+_REENCODED_IN_THEIR_FORMAT = ("PNG", "JPEG", "WEBP", "BMP")
+_SUPPORTS_ALPHA = ("PNG", "WEBP")
+# Findings of decoding (issues.ISSUE_KINDS) as steps.
+_DECODING_STEPS = {
+    "cmyk": "CMYK converted to sRGB",
+    "deep": "reduced to 8 bits per channel",
+    "animated": "first frame only",
 }
 
-# What Pillow tells of a file beside its pixels and is no one's private matter. All else is metadata.
+# Pillow's technical information about a file. Everything else is metadata.
 _TECHNICAL = frozenset(
     {"jfif", "jfif_version", "jfif_unit", "jfif_density", "dpi", "progressive", "progression", "adobe",
      "adobe_transform", "icc_profile", "gamma", "transparency", "srgb", "chromaticity", "aspect", "interlace", "loop",
@@ -55,77 +55,87 @@ _TECHNICAL = frozenset(
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What a picture file is, as far as that decides what has to be done."""
+class ImageProperties:
+    """The properties of an image file that decide which steps it needs."""
 
-    kind: str  # Pillow's name of the format, JPEG for MPO too
+    format: str  # Pillow's name, JPEG for MPO too
     lossless: bool
     alpha: bool
-    turned: bool  # the camera noted that it has to be turned or mirrored
-    metadata: bool  # False as well when nobody looked for it
-    profile: str  # how its colours come to sRGB, in words; "" where they are
-    decoding: tuple[str, ...]  # what else reading alone does to its pixels, in words
+    rotated: bool  # its EXIF orientation is not upright
+    metadata: bool  # False as well if not inspected
+    profile: str  # description of its color conversion to sRGB; "" if it is sRGB
+    decoding_steps: tuple[str, ...]  # descriptions of other conversions by decoding
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What is done to one picture, in this order."""
+class ImageTransform:
+    """The transformation of one image: crop, mirror, encode."""
 
     crop: Crop
     mirrored: bool
-    kind: str  # Pillow's name of the new format
+    format: str  # Pillow's name of the new format
     lossless: bool
-    anew: bool  # False: the bytes stay as they are
-    words: tuple[str, ...]
+    reencode: bool  # False: the file is copied
+    steps: tuple[str, ...]  # descriptions
 
 
-def facts(data: bytes, path: Path, seen: DecodedImage, look_for_metadata: bool = False) -> Facts:
-    """Facts of a picture. Looking for metadata reads a PNG to its end once more."""
+def image_properties(
+    data: bytes, path: Path, decoded: DecodedImage, inspect_metadata: bool = False
+) -> ImageProperties:
+    """The properties of an image. Inspecting metadata reads a PNG to its end once more."""
     from PIL import Image
 
-    found = dict(seen.findings)
-    with _in_words(path), Image.open(io.BytesIO(data)) as image:
-        kind = "JPEG" if image.format == "MPO" else image.format or ""
-        return Facts(
-            kind=kind,
-            lossless=kind != "JPEG" and kind != "AVIF" and (kind != "WEBP" or b"VP8L" in data),
-            alpha="deep" not in found and has_alpha(image),
-            turned="turned" in found,
-            metadata=look_for_metadata and _has_metadata(image),
-            profile=found.get("profile", "").rstrip("."),
-            decoding=tuple(words for kind, words in _DECODING.items() if kind in found),
+    findings = dict(decoded.findings)
+    with _errors_named(path), Image.open(io.BytesIO(data)) as image:
+        format_name = "JPEG" if image.format == "MPO" else image.format or ""
+        return ImageProperties(
+            format=format_name,
+            lossless=format_name not in ("JPEG", "AVIF") and (format_name != "WEBP" or b"VP8L" in data),
+            alpha="deep" not in findings and has_alpha(image),
+            rotated="turned" in findings,
+            metadata=inspect_metadata and _has_metadata(image),
+            profile=findings.get("profile", "").rstrip("."),
+            decoding_steps=tuple(step for kind, step in _DECODING_STEPS.items() if kind in findings),
         )
 
 
-def recipe(found: Facts, size: Size, crop: Crop, mirrored: bool, options: PrepareOptions) -> Recipe:
-    """What has to be done to a picture of this ``size`` (upright) to make it what was chosen."""
-    kind, lossless = _target(found, options)
-    steps = [*_geometry(found, size, crop, mirrored), *_contents(found, kind, options)]
-    same = (kind, lossless) == (found.kind, found.lossless)
-    if not steps and (same or (options.format == AS_IT_IS and found.kind in ENDINGS)):
-        return Recipe(crop, mirrored, found.kind, found.lossless, anew=False, words=())
-    steps.append(f"written as {_called(kind, lossless, options.quality)}")
-    return Recipe(crop, mirrored, kind, lossless, anew=True, words=(*steps, *found.decoding))
+def plan_transform(
+    properties: ImageProperties, size: Size, crop: Crop, mirrored: bool, options: PrepareOptions
+) -> ImageTransform:
+    """The transformation of an image of this (upright) ``size``."""
+    format_name, lossless = _target_format(properties, options)
+    steps = [
+        *_geometry_steps(properties, size, crop, mirrored),
+        *_content_steps(properties, format_name, options),
+    ]
+    is_same_format = (format_name, lossless) == (properties.format, properties.lossless)
+    may_stay = is_same_format or (options.format == AS_IT_IS and properties.format in EXTENSIONS)
+    if not steps and may_stay:
+        return ImageTransform(crop, mirrored, properties.format, properties.lossless, reencode=False, steps=())
+    steps.append(f"saved as {_describe_format(format_name, lossless, options.quality)}")
+    return ImageTransform(
+        crop, mirrored, format_name, lossless, reencode=True, steps=(*steps, *properties.decoding_steps)
+    )
 
 
-def prepared(data: bytes, path: Path, made: Recipe, options: PrepareOptions) -> bytes:
-    """The new file's bytes; the same ones for the same file and options. UserError names the file."""
-    if not made.anew:
+def transform_image(data: bytes, path: Path, transform: ImageTransform, options: PrepareOptions) -> bytes:
+    """The new file's bytes, deterministic for a file and options. UserError names the file."""
+    if not transform.reencode:
         return data
-    with _in_words(path):
-        image = _mirrored(apply_crop(_pixels(data, path, made.kind, options), made.crop), made)
-        return _saved(image, made.kind, path, **_how_written(data, made, options))
+    with _errors_named(path):
+        image = _mirror(apply_crop(_decode(data, path, transform.format, options), transform.crop), transform)
+        return _encode(image, transform.format, path, **_encoder_options(data, transform, options))
 
 
-def prepared_mask(data: bytes, path: Path, size: Size, made: Recipe) -> bytes:
-    """The mask's bytes (PNG), cut as its picture of this ``size`` is."""
+def transform_mask(data: bytes, path: Path, size: Size, transform: ImageTransform) -> bytes:
+    """The mask's bytes (PNG), transformed as its image of this ``size``."""
     mask = decode_to_rgb(data, path).convert("L").resize(size)
-    return _saved(_mirrored(apply_crop(mask, made.crop), made), "PNG", path)
+    return _encode(_mirror(apply_crop(mask, transform.crop), transform), "PNG", path)
 
 
 @contextlib.contextmanager
-def _in_words(path: Path) -> Iterator[None]:
-    """Pillow answers odd files with nearly any exception type: each means that this one can't be prepared."""
+def _errors_named(path: Path) -> Iterator[None]:
+    """Turn any exception into a UserError for this file: Pillow raises nearly any type for unusual files."""
     try:
         yield
     except UserError:
@@ -135,38 +145,40 @@ def _in_words(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: can't be prepared ({error or type(error).__name__}).") from error
 
 
-def _target(found: Facts, options: PrepareOptions) -> tuple[str, bool]:
-    """(format, whether it loses nothing) of what is written anew."""
+def _target_format(properties: ImageProperties, options: PrepareOptions) -> tuple[str, bool]:
+    """(format, whether it is lossless) of an image that is encoded again."""
     if options.format != AS_IT_IS:
-        return _WRITTEN[options.format], options.format in ("PNG", WEBP_LOSSLESS)
-    return (found.kind, found.lossless) if found.kind in _WRITTEN_AS_THEY_ARE else ("PNG", True)
+        return _FORMAT_OF_OPTION[options.format], options.format in ("PNG", WEBP_LOSSLESS)
+    if properties.format in _REENCODED_IN_THEIR_FORMAT:
+        return properties.format, properties.lossless
+    return "PNG", True
 
 
-def _geometry(found: Facts, size: Size, crop: Crop, mirrored: bool) -> list[str]:
-    steps = ["turned upright"] * found.turned
+def _geometry_steps(properties: ImageProperties, size: Size, crop: Crop, mirrored: bool) -> list[str]:
+    steps = ["rotated according to EXIF"] * properties.rotated
     resized = crop.resized_w, crop.resized_h
     if resized != size:
-        how = "enlarged" if resized[0] > size[0] or resized[1] > size[1] else "resized"
-        steps.append(f"{how} to {resized[0]}x{resized[1]}")
+        verb = "upscaled" if resized[0] > size[0] or resized[1] > size[1] else "resized"
+        steps.append(f"{verb} to {resized[0]}x{resized[1]}")
     if crop.bucket != resized:
         steps.append(f"cropped to {crop.width}x{crop.height}")
     return steps + ["mirrored"] * mirrored
 
 
-def _contents(found: Facts, kind: str, options: PrepareOptions) -> list[str]:
+def _content_steps(properties: ImageProperties, format_name: str, options: PrepareOptions) -> list[str]:
     steps = []
-    if found.profile:
-        steps.append(found.profile)
-    if found.alpha and (options.flatten or kind not in _HOLDS_ALPHA):
-        steps.append(f"transparency laid on {options.flatten or 'white'}")
-    if found.metadata and options.strip_metadata:
+    if properties.profile:
+        steps.append(properties.profile)
+    if properties.alpha and (options.flatten or format_name not in _SUPPORTS_ALPHA):
+        steps.append(f"transparency flattened on {options.flatten or 'white'}")
+    if properties.metadata and options.strip_metadata:
         steps.append("metadata removed")
     return steps
 
 
-def _called(kind: str, lossless: bool, quality: int) -> str:
-    name = "WebP" if kind == "WEBP" else kind
-    if kind == "WEBP" and lossless:
+def _describe_format(format_name: str, lossless: bool, quality: int) -> str:
+    name = "WebP" if format_name == "WEBP" else format_name
+    if format_name == "WEBP" and lossless:
         return "lossless WebP"
     return name if lossless else f"{name}, quality {quality}"
 
@@ -174,76 +186,76 @@ def _called(kind: str, lossless: bool, quality: int) -> str:
 # -- pixels ---------------------------------------------------------------------------------------------------
 
 
-def _pixels(data: bytes, path: Path, kind: str, options: PrepareOptions) -> Image.Image:
-    """Upright, in sRGB: RGB, or RGBA where transparency stays."""
+def _decode(data: bytes, path: Path, format_name: str, options: PrepareOptions) -> Image.Image:
+    """The upright sRGB image: RGB, or RGBA if transparency is kept."""
     from PIL import Image, ImageColor
 
-    seen = decode_image(data, path)  # says in words what is wrong with it
-    if not facts(data, path, seen).alpha:
-        return seen.image
+    decoded = decode_image(data, path)  # raises UnusableFile with the cause
+    if not image_properties(data, path, decoded).alpha:
+        return decoded.image
     with Image.open(io.BytesIO(data)) as image:
-        turned = apply_orientation(image)[0].convert("RGBA")
-    picture, alpha = to_rgb(turned.convert("RGB"))[0], turned.getchannel("A")
-    if options.flatten or kind not in _HOLDS_ALPHA:
-        under = Image.new("RGB", picture.size, ImageColor.getrgb(options.flatten or "white")[:3])
-        return Image.composite(picture, under, alpha)
-    picture.putalpha(alpha)
-    return picture
+        upright = apply_orientation(image)[0].convert("RGBA")
+    rgb, alpha = to_rgb(upright.convert("RGB"))[0], upright.getchannel("A")
+    if options.flatten or format_name not in _SUPPORTS_ALPHA:
+        background = Image.new("RGB", rgb.size, ImageColor.getrgb(options.flatten or "white")[:3])
+        return Image.composite(rgb, background, alpha)
+    rgb.putalpha(alpha)
+    return rgb
 
 
 def _has_metadata(image: Image.Image) -> bool:
     return bool(getattr(image, "text", None)) or not set(image.info) <= _TECHNICAL
 
 
-def _mirrored(image: Image.Image, made: Recipe) -> Image.Image:
+def _mirror(image: Image.Image, transform: ImageTransform) -> Image.Image:
     from PIL import Image
 
-    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if made.mirrored else image
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if transform.mirrored else image
 
 
-# -- files ----------------------------------------------------------------------------------------------------
+# -- encoding -------------------------------------------------------------------------------------------------
 
 
-def _how_written(data: bytes, made: Recipe, options: PrepareOptions) -> dict[str, Any]:
-    """Pillow's options for the new file: its quality, and what it holds beside pixels."""
+def _encoder_options(data: bytes, transform: ImageTransform, options: PrepareOptions) -> dict[str, Any]:
+    """Pillow's options for the new file: quality and metadata."""
     from PIL import Image
 
-    more: dict[str, Any] = {}
+    encoder_options: dict[str, Any] = {}
     if not options.strip_metadata:
-        with Image.open(io.BytesIO(data)) as before:
-            more |= _metadata(before, made.kind)
-    if made.kind == "JPEG":
-        more |= {"quality": options.quality, "subsampling": 0}  # colours as sharp as the rest
-    elif made.kind == "WEBP":
-        more |= {"lossless": True} if made.lossless else {"quality": options.quality}
-    return more
+        with Image.open(io.BytesIO(data)) as source:
+            encoder_options |= _metadata(source, transform.format)
+    if transform.format == "JPEG":
+        encoder_options |= {"quality": options.quality, "subsampling": 0}  # colors at full resolution
+    elif transform.format == "WEBP":
+        encoder_options |= {"lossless": True} if transform.lossless else {"quality": options.quality}
+    return encoder_options
 
 
-def _metadata(image: Image.Image, kind: str) -> dict[str, Any]:
-    """What the new file can hold of the old one's metadata; it is upright already."""
-    from PIL import PngImagePlugin
+def _metadata(image: Image.Image, format_name: str) -> dict[str, Any]:
+    """The source's metadata that the new format supports, without the EXIF orientation, which is applied already."""
+    from PIL import Image, PngImagePlugin
 
-    kept: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
     try:
         exif = image.getexif() if image.info.get("exif") else Image.Exif()
         exif.pop(ORIENTATION, None)
-        if exif and kind in ("JPEG", "PNG", "WEBP"):
-            kept["exif"] = exif.tobytes()
+        if exif and format_name in ("JPEG", "PNG", "WEBP"):
+            metadata["exif"] = exif.tobytes()
     except Exception:
         log.debug("unreadable EXIF data", exc_info=True)
     texts = getattr(image, "text", None)
-    if texts and kind == "PNG":
-        kept["pnginfo"] = PngImagePlugin.PngInfo()
+    if texts and format_name == "PNG":
+        metadata["pnginfo"] = PngImagePlugin.PngInfo()
         for name, text in texts.items():
-            kept["pnginfo"].add_text(name, text)
-    return kept
+            metadata["pnginfo"].add_text(name, text)
+    return metadata
 
 
-def _saved(image: Image.Image, kind: str, path: Path, **options: Any) -> bytes:
+def _encode(image: Image.Image, format_name: str, path: Path, **options: Any) -> bytes:
     stream = io.BytesIO()
-    image.info = {}  # parts of it (profile, comment) would be written unasked
+    image.info = {}  # Pillow would write parts of it (profile, comment) by default
     try:
-        image.save(stream, kind, **options)
+        image.save(stream, format_name, **options)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: can't be written as {kind} ({error}). Choose another format.") from error
+        raise UserError(f"{path}: can't be saved as {format_name} ({error}). Choose another format.") from error
     return stream.getvalue()

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from dreambooth.captions.metadata_file import caption_of
-from dreambooth.captions.reading import build_prompt
+from dreambooth.captions.prompts import build_prompt
 from dreambooth.checkpoints.modules import Modules, load_modules, load_vae
 from dreambooth.checkpoints.tokens import PromptEncoding
 from dreambooth.dataset.plan import Plan

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dreambooth.dataset.plan import Plan
 from dreambooth.dataset.planning import make_plan
-from dreambooth.dataset.validation_split import hold_out
+from dreambooth.dataset.validation_split import with_validation_split
 from dreambooth.runs.class_folders import with_folders
 from dreambooth.settings import ModelConfig, ModelFolder
 from dreambooth.types import ProgressCallback
@@ -16,12 +16,12 @@ def plan_of(
     model: ModelFolder | None,
     config: ModelConfig,
     progress: ProgressCallback | None = None,
-    known: Path | None = None,
+    metadata_cache: Path | None = None,
 ) -> Plan:
     """As things lie on disk now. UserError with all problems of pictures and captions.
 
-    ``model``: None where there is none yet; ``known``: the file that keeps what was read of pictures, else the model's.
+    ``model``: None where there is none yet; ``metadata_cache``: the file of the image metadata cache, else the model's.
     """
-    known = known or (model.folders.image_metadata_cache if model else None)
-    plan = make_plan(with_folders(model, config.concepts), config.settings, progress, known)
-    return hold_out(plan, config.concepts, config.settings, progress, known)
+    metadata_cache = metadata_cache or (model.folders.image_metadata_cache if model else None)
+    plan = make_plan(with_folders(model, config.concepts), config.settings, progress, metadata_cache)
+    return with_validation_split(plan, config.concepts, config.settings, progress, metadata_cache)

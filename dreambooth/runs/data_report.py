@@ -11,7 +11,7 @@ from typing import Any
 
 from dreambooth.checkpoints.tokens import CHUNK_LENGTH, PromptEncoding
 from dreambooth.dataset.plan import Plan
-from dreambooth.dataset.table import LEFT_OUT, Row, bucket_counts, other_files, shown
+from dreambooth.dataset.table import LEFT_OUT, Row, bucket_counts, other_files, trained
 from dreambooth.errors import UserError
 from dreambooth.files import read_json
 from dreambooth.hosts.standalone import best_device
@@ -19,12 +19,13 @@ from dreambooth.runs.data_plan import plan_of
 from dreambooth.runs.throughput import seconds_per_step
 from dreambooth.runs.token_counts import TokenCount, count_tokens, rows_with_tokens, tokenizer_of, too_long
 from dreambooth.settings import Concept, ModelConfig, ModelFolder, Settings
+from dreambooth.settings.components import trains_text_encoder
 from dreambooth.training.schedules import run_length
-from dreambooth.types import ProgressCallback
+from dreambooth.types import VAE_SCALE_FACTOR, ProgressCallback
 
 # Stable Diffusion 1: text embeddings of width 768, no pooled ones.
 _WIDTH_WITHOUT_MODEL = 768, 0
-_FLOAT, _PIXELS_PER_LATENT, _MOMENTS = 4, 64, 8  # bytes; 8 x 8 pixels; mean and standard deviation of 4 channels
+_FLOAT, _MOMENTS = 4, 8  # bytes; mean and standard deviation of 4 channels
 _HEADER = 96  # approximate bytes of a cache file besides its tensors
 
 
@@ -56,7 +57,7 @@ def preview_dataset(
     model: ModelFolder | None = None,
     device: Any = None,
     progress: ProgressCallback | None = None,
-    known: Path | None = None,
+    metadata_cache: Path | None = None,
 ) -> DataReport:
     """Read everything that a run with these concepts and settings would read, and summarize it.
 
@@ -65,7 +66,7 @@ def preview_dataset(
     """
     if model:
         model.require()
-    plan = plan_of(model, ModelConfig("", settings, tuple(concepts)), progress, known)
+    plan = plan_of(model, ModelConfig("", settings, tuple(concepts)), progress, metadata_cache)
     prompt_encoding = PromptEncoding.of(settings, training=True)
     counts = count_tokens(tokenizer_of(model), plan, prompt_encoding)
     warnings = [*plan.warnings, *too_long(plan, counts, settings.max_token_length)]
@@ -88,7 +89,7 @@ def totals_of(plan: Plan, settings: Settings) -> dict[str, Any]:
         "pictures": len(plan.examples),
         "class_pictures": len({e.path for e in plan.all_examples() if e.is_class}),
         "validation_pictures": len(plan.validation),
-        "showings_per_epoch": sum(example.repeats for example in shown(plan)),
+        "showings_per_epoch": sum(example.repeats for example in trained(plan)),
         "steps_per_epoch": per_epoch,
         "epochs": settings.num_train_epochs,
         "steps": steps,
@@ -101,9 +102,9 @@ def cache_bytes(plan: Plan, settings: Settings, counts: Mapping[str, TokenCount]
 
     Without a model, sizes are those of Stable Diffusion 1.
     """
-    sizes = {example.pixels_key: example.crop.width * example.crop.height for example in plan.pictures()}
-    latents = sum(pixels // _PIXELS_PER_LATENT * _MOMENTS * _FLOAT + _HEADER for pixels in sizes.values())
-    if settings.stop_text_encoder > 0:
+    sizes = {example.pixels_key: example.crop.width * example.crop.height for example in plan.images()}
+    latents = sum(pixels // VAE_SCALE_FACTOR**2 * _MOMENTS * _FLOAT + _HEADER for pixels in sizes.values())
+    if trains_text_encoder(settings):
         return latents
     width, pooled = _text_width(model) if model else _WIDTH_WITHOUT_MODEL
     multiple_chunks = settings.max_token_length > CHUNK_LENGTH

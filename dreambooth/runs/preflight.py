@@ -12,7 +12,7 @@ import torch
 from dreambooth.checkpoints.modules import load_family, load_scheduler_config, weights_path
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.tokens import PromptEncoding
-from dreambooth.dataset.class_images import NO_SUCH_SHAPE
+from dreambooth.dataset.class_images import NO_MATCHING_SHAPE
 from dreambooth.dataset.plan import Plan
 from dreambooth.dataset.table import other_files
 from dreambooth.distributed import SINGLE_PROCESS, ProcessGroup
@@ -122,7 +122,7 @@ def preflight(
     memory = forecast_memory(settings, precision, *sizes, bool(plan.class_examples or missing))
     token_counts = count_tokens(tokenizer_of(model), plan, PromptEncoding.of(settings, training=True))
     warnings = (
-        *(text for text in plan.warnings if not (missing and NO_SUCH_SHAPE in text)),
+        *(text for text in plan.warnings if not (missing and NO_MATCHING_SHAPE in text)),
         *too_long(plan, token_counts, settings.max_token_length),
         *_memory_warnings(device, memory),
         *_settings_without_effect(model, settings),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from dreambooth.captions.prompts import FILEWORDS, fill_filewords, has_filewords
 from dreambooth.checkpoints.tokens import PromptEncoding
 from dreambooth.errors import Cancelled
 from dreambooth.jobs.events import PreviewSaved
@@ -12,6 +13,7 @@ from dreambooth.sampling.saving import save_sample
 from dreambooth.settings import Concept
 from dreambooth.training.results import Results, unused_path
 from dreambooth.training.session import Session
+from dreambooth.types import VAE_SCALE_FACTOR
 
 log = logging.getLogger("dreambooth.previews")
 
@@ -74,13 +76,13 @@ class Previews:
         requests = []
         for i in range(concept.n_save_sample if examples else 0):  # regularization images have no previews
             example = examples[i % len(examples)]
-            prompt = concept.save_sample_prompt or "[filewords]"
-            from_caption = "[filewords]" in prompt.lower()
+            prompt = concept.save_sample_prompt or FILEWORDS
+            from_caption = has_filewords(prompt)
             side = self._side(self.settings.resolution)
             width, height = example.bucket if from_caption else (side, side)
             requests.append(
                 SampleRequest(
-                    example.caption if prompt.strip().lower() == "[filewords]" else _fill(prompt, example.caption),
+                    example.caption if prompt.strip().lower() == FILEWORDS else fill_filewords(prompt, example.caption),
                     concept.save_sample_negative_prompt,
                     seed + i,
                     concept.save_infer_steps,
@@ -93,13 +95,7 @@ class Previews:
 
     @staticmethod
     def _side(pixels: int) -> int:
-        return pixels // 8 * 8
-
-
-def _fill(template: str, caption: str) -> str:
-    import re
-
-    return re.sub(r"\[filewords\]", lambda _: caption, template, flags=re.IGNORECASE)
+        return pixels // VAE_SCALE_FACTOR * VAE_SCALE_FACTOR
 
 
 def _seed_or(seed: int, default: int) -> int:

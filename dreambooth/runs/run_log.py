@@ -68,5 +68,5 @@ def report_outcome(events: Events) -> Iterator[None]:
 
 def outcome_text(result: RunResult) -> str:
     files = f" Saved: {', '.join(path.name for path in result.files)}." if result.files else ""
-    outcome = "Training finished" if result.state == "done" else "Training was cancelled"
+    outcome = "Training finished" if result.state == "done" else "Training was canceled"
     return f"{outcome} after {count(result.steps, 'step')}.{files}"

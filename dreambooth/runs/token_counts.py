@@ -34,7 +34,7 @@ def tokenizer_of(model: ModelFolder | None) -> Any:
 
 def count_tokens(tokenizer: Any, plan: Plan, prompt_encoding: PromptEncoding) -> dict[str, TokenCount]:
     """The token count of each caption of the plan."""
-    captions = sorted({caption for example in plan.everything() for caption in plan.captions_of(example)})
+    captions = sorted({caption for example in plan.with_validation() for caption in plan.captions_of(example)})
     counts: dict[str, TokenCount] = {}
     for start in range(0, len(captions), _BATCH):
         batch = captions[start : start + _BATCH]
@@ -59,7 +59,9 @@ def _with_tokens(row: Row, counts: Mapping[str, TokenCount]) -> Row:
 
 def too_long(plan: Plan, counts: Mapping[str, TokenCount], allowed: int) -> list[str]:
     """A warning that names the images whose captions are cut off, and by how many tokens, the longest first."""
-    over = {e.path: max(counts[caption].tokens for caption in plan.captions_of(e)) - allowed for e in plan.everything()}
+    over = {
+        e.path: max(counts[caption].tokens for caption in plan.captions_of(e)) - allowed for e in plan.with_validation()
+    }
     over = {path: n for path, n in sorted(over.items(), key=lambda item: -item[1]) if n > 0}
     if not over:
         return []

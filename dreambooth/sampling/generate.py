@@ -19,7 +19,7 @@ from dreambooth.checkpoints.text_encoding import PromptEmbedding, concatenate_em
 from dreambooth.checkpoints.tokens import PromptEncoding, count_chunks, tokenize
 from dreambooth.errors import UserError
 from dreambooth.models.denoiser import Conditioning, UNetDenoiser
-from dreambooth.types import ProgressCallback
+from dreambooth.types import VAE_SCALE_FACTOR, ProgressCallback
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,9 @@ def generate_images(
     give the same image up to rounding.
     """
     for request in requests:
-        if request.width % 8 or request.height % 8:
-            raise UserError(f"Width and height must be multiples of 8, not {request.width} x {request.height}.")
+        if request.width % VAE_SCALE_FACTOR or request.height % VAE_SCALE_FACTOR:
+            size = f"{request.width} x {request.height}"
+            raise UserError(f"Width and height must be multiples of {VAE_SCALE_FACTOR}, not {size}.")
     done = 0
     for batch in _batches(modules, requests, prompt_encoding, batch_size):
         yield from _generate_batch(modules, batch, sampler, prompt_encoding, prompt_embeddings, check)
@@ -149,7 +150,8 @@ def _replace_embeddings(
 def _full_mask_channels(modules: Modules, latents: torch.Tensor) -> torch.Tensor:
     """An inpainting unet's extra channels for generating the whole image, (B, 5, h, w): mask and gray image."""
     vae, (n, _, height, width) = modules.vae, latents.shape
-    gray = torch.zeros(1, 3, height * 8, width * 8, device=vae.device, dtype=vae.dtype)
+    size = (height * VAE_SCALE_FACTOR, width * VAE_SCALE_FACTOR)
+    gray = torch.zeros(1, 3, *size, device=vae.device, dtype=vae.dtype)
     with torch.autocast(latents.device.type, enabled=False):
         gray_latents = vae.encode(gray).latent_dist.mode().float() * vae.config.scaling_factor
     return torch.cat([torch.ones_like(latents[:, :1]), gray_latents.expand(n, -1, -1, -1)], dim=1)
@@ -164,7 +166,7 @@ def make_scheduler(sampler: str, config: Mapping[str, Any]) -> Any:
 
 
 def _initial_noise(request: SampleRequest, generators: Sequence[torch.Generator], channels: int) -> torch.Tensor:
-    shape = (1, channels, request.height // 8, request.width // 8)
+    shape = (1, channels, request.height // VAE_SCALE_FACTOR, request.width // VAE_SCALE_FACTOR)
     return torch.cat([torch.randn(shape, generator=generator) for generator in generators])
 
 

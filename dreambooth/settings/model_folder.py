@@ -24,20 +24,24 @@ MAX_NAME_BYTES = 100  # a step number and a file extension follow, and file syst
 RESERVED_NAMES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))}
 
 
+_IN_MODELS = Path()  # stands for the folder of that purpose in ``models``
+
+
 @dataclass(frozen=True)
 class Folders:
     """The WebUI's model folders."""
 
     models: Path
-    dreambooth: Path = None  # type: ignore[assignment]
-    checkpoints: Path = None  # type: ignore[assignment]
-    loras: Path = None  # type: ignore[assignment]
+    dreambooth: Path = _IN_MODELS
+    checkpoints: Path = _IN_MODELS
+    loras: Path = _IN_MODELS
 
     def __post_init__(self) -> None:
         models = expand_user(self.models)
         object.__setattr__(self, "models", models)
         for name, default in (("dreambooth", "dreambooth"), ("checkpoints", "Stable-diffusion"), ("loras", "Lora")):
-            object.__setattr__(self, name, expand_user(getattr(self, name) or models / default))
+            folder = getattr(self, name)
+            object.__setattr__(self, name, expand_user(models / default if folder is _IN_MODELS else folder))
 
     @property
     def image_metadata_cache(self) -> Path:

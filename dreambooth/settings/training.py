@@ -36,7 +36,7 @@ class Training:
         low=-1, high=2**31 - 1)
 
     num_train_epochs: int = setting(100, "Intervals", "Training steps per image (epochs)",
-        "Number of times each image is trained. More epochs learn the subject better; too many overfit.",
+        "Number of epochs: how often each image is trained. More learn the subject better; too many overfit.",
         low=1, high=100_000, step=1)
     max_train_steps: int = setting(0, "Intervals", "Maximum training steps",
         "Stop after this many optimizer steps, even if epochs remain. 0 means no limit.",
@@ -200,8 +200,8 @@ class Training:
         "Give small images buckets of their own size instead of enlarging them to the resolution.",
         applies="bucket_rule != 'one size'", advanced=True)
     hflip: bool = setting(False, "Image Processing", "Apply horizontal flip",
-        "Flip each image horizontally at random (50 %), anew each time it is used. Leave it off for faces, text and "
-        "other asymmetric subjects.")
+        "Flip each image horizontally at random (50 %) each time it is used. Leave it off for faces, text and other "
+        "asymmetric subjects.")
 
     optimizer: str = setting("Torch AdamW", "Tuning", "Optimizer",
         "8bit optimizers need the least memory, bitsandbytes and a GPU; most others need pytorch-optimizer. "

@@ -2,7 +2,7 @@
 
 loop.py              batch -> noise -> prediction -> loss -> step; handles Controls between steps
 context.py           what a run is made from            session.py            modules, inputs and optimizer of a run
-objective.py         the loss of a batch                noise.py              diffusion process; random numbers by position
+objective.py         the loss of a batch                noise.py              diffusion process, random numbers
 inputs.py            latents and size conditioning      inpainting.py         extra channels of inpainting models
 prompts.py           prompt embeddings                  imagic.py             Imagic: optimized text embedding
 loss_functions.py    l2, l1, Huber                      loss_weighting.py     Min-SNR, debiased estimation

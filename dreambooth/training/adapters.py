@@ -74,7 +74,9 @@ class AdapterLayer(torch.nn.Module):
         if config.dora:
             self.magnitude = torch.nn.Parameter(vector_norms(base.weight.detach().float(), 1))
 
-    def initial_tensors(self, shape: torch.Size, config: AdapterConfig, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    def initial_tensors(
+        self, shape: torch.Size, config: AdapterConfig, generator: torch.Generator
+    ) -> dict[str, torch.Tensor]:
         """Initial values of the parameters, for a weight of ``shape``."""
         raise NotImplementedError
 
@@ -84,7 +86,10 @@ class AdapterLayer(torch.nn.Module):
 
     def adapter(self) -> Adapter:
         """The adapter with the current parameters, which are shared, not copied."""
-        tensors = {{**self.tensor_names, "magnitude": "dora_scale"}[name]: value for name, value in self.trainable_parameters().items()}
+        tensors = {
+            {**self.tensor_names, "magnitude": "dora_scale"}[name]: value
+            for name, value in self.trainable_parameters().items()
+        }
         return self.kind(tensors, self.alpha)
 
     def forward(self, x: torch.Tensor, *args: object) -> torch.Tensor:
@@ -124,7 +129,9 @@ class LoraLayer(AdapterLayer):
     down: torch.Tensor
     up: torch.Tensor
 
-    def initial_tensors(self, shape: torch.Size, config: AdapterConfig, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    def initial_tensors(
+        self, shape: torch.Size, config: AdapterConfig, generator: torch.Generator
+    ) -> dict[str, torch.Tensor]:
         down = torch.empty(self.rank, *shape[1:])
         up = torch.zeros(shape[0], self.rank, *[1] * len(shape[2:]))
         return {"down": _uniform(down, generator), "up": up}
@@ -144,7 +151,9 @@ class LoHaLayer(AdapterLayer):
     kind = LoHa
     tensor_names: ClassVar = {name: f"hada_{name}" for name in ("w1_a", "w1_b", "w2_a", "w2_b")}
 
-    def initial_tensors(self, shape: torch.Size, config: AdapterConfig, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    def initial_tensors(
+        self, shape: torch.Size, config: AdapterConfig, generator: torch.Generator
+    ) -> dict[str, torch.Tensor]:
         rows, columns = shape[0], math.prod(shape[1:])
         return {
             "w1_a": torch.randn(rows, self.rank, generator=generator) * 0.1,
@@ -155,12 +164,14 @@ class LoHaLayer(AdapterLayer):
 
 
 class LoKrLayer(AdapterLayer):
-    """LoKr, initialized as in LyCORIS: ``w1`` is a full matrix, ``w2`` low-rank, or full where that is hardly larger."""
+    """LoKr, initialized as in LyCORIS: ``w1`` is a full matrix, ``w2`` low-rank unless a full one is hardly larger."""
 
     kind = LoKr
     tensor_names: ClassVar = {name: f"lokr_{name}" for name in ("w1", "w2", "w2_a", "w2_b")}
 
-    def initial_tensors(self, shape: torch.Size, config: AdapterConfig, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    def initial_tensors(
+        self, shape: torch.Size, config: AdapterConfig, generator: torch.Generator
+    ) -> dict[str, torch.Tensor]:
         (rows_1, rows_2), (columns_1, columns_2) = (factorization(n, config.factor) for n in shape[:2])
         w1 = _uniform(torch.empty(rows_1, columns_1), generator)
         if self.rank >= max(rows_2, columns_2) / 2:

@@ -1,6 +1,6 @@
 """Adapter dropout whose mask is a pure function of seed, step, batch and layer.
 
-torch's own dropout draws from the process's generator, so that a preview or a resumed run would change what comes after.
+torch's own dropout uses the process's generator, so that a preview or resuming a run would change all later masks.
 Gradient checkpointing runs a layer twice and gets the same mask.
 """
 

@@ -44,9 +44,7 @@ class EMA:
             self._update_bf16(1 - decay)
             return
         pairs = zip(self._parameters, self.shadow_params, strict=True)
-        torch._foreach_lerp_(
-            self.shadow_params, [p.to(shadow.device, torch.float32) for p, shadow in pairs], 1 - decay
-        )
+        torch._foreach_lerp_(self.shadow_params, [p.to(shadow.device, torch.float32) for p, shadow in pairs], 1 - decay)
 
     def _update_bf16(self, weight: float) -> None:
         """One parameter at a time, on the device of the weights: a CPU is slow at so many random numbers."""

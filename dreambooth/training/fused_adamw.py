@@ -22,7 +22,7 @@ class FusedAdamW(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, grad_scale: torch.Tensor | None = None, found_inf: torch.Tensor | None = None) -> None:  # type: ignore[override]
+    def step(self, grad_scale: torch.Tensor | None = None, found_inf: torch.Tensor | None = None) -> None:
         """Take a step. ``grad_scale``: divisor of the gradients; ``found_inf``: 1.0 skips the step."""
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]

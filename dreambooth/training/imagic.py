@@ -18,7 +18,6 @@ from dreambooth.checkpoints.text_encoding import PromptEmbedding
 from dreambooth.dataset.plan import Batch, Plan
 from dreambooth.errors import UserError
 from dreambooth.files import atomic_write
-from dreambooth.models.denoiser import UNetDenoiser
 from dreambooth.settings import ModelConfig, ModelFolder, Settings
 from dreambooth.settings.components import trains_text_encoder
 from dreambooth.tensor_files import write_tensors
@@ -82,7 +81,9 @@ def problems_of(config: ModelConfig, plan: Plan | None) -> list[str]:
             "train_imagic: the text embedding is optimized instead of the text encoder. Set stop_text_encoder to 0."
         )
     if plan and len(plan.examples) != 1:
-        problems.append(f"train_imagic: it edits a single image, but there are {len(plan.examples)}. Remove all but one.")
+        problems.append(
+            f"train_imagic: it edits a single image, but there are {len(plan.examples)}. Remove all but one."
+        )
     has_class_images = any(concept.num_class_images_per for concept in config.concepts)
     if has_class_images or (plan and (plan.class_examples or plan.validation)):
         problems.append("train_imagic: class and validation images are not supported. Remove them.")
@@ -96,7 +97,6 @@ def optimize_embedding(session: Session, imagic: Imagic) -> None:
     progress = session.controls.cancellable(session.events.progress)
     parameters = [part.requires_grad_() for part in imagic.optimized if part is not None]
     optimizer = torch.optim.Adam(parameters, lr=settings.imagic_learning_rate)
-    denoiser = UNetDenoiser(session.modules.unet)
     frozen = [parameter for parameter in session.modules.unet.parameters() if parameter.requires_grad]
     try:
         for parameter in frozen:
@@ -106,7 +106,7 @@ def optimize_embedding(session: Session, imagic: Imagic) -> None:
             generator = generator_for(settings.seed, "imagic", step)
             with session.accelerator.autocast():
                 losses = diffusion_losses(
-                    denoiser, session.schedule, session.latents, imagic, session.inpainting,
+                    session.denoiser, session.schedule, session.latents, imagic, session.inpainting,
                     Batch((example,), ()), generator, settings, prior_weight=0.0, loss_masks=session.loss_masks,
                 )  # fmt: skip
             (losses.total * LOSS_SCALE).backward()

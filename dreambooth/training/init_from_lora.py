@@ -45,12 +45,12 @@ def problems_of(model: ModelFolder, settings: Settings) -> list[str]:
         adapters, shapes, _ = _match_to_model(file, model)
     except UserError as error:
         return list(error.problems)
-    wanted: dict[str, set[object]] = defaultdict(set)  # the values that each setting would need
+    needed: dict[str, set[object]] = defaultdict(set)  # the values that each setting would need
     for ref, adapter in adapters.items():
         for key, value in _required_settings(ref, shapes[ref], adapter, settings).items():
-            wanted[key].add(value)
+            needed[key].add(value)
     problems = [f"lora_start: {file.path} also changes biases, which can't be trained."] if file.biases else []
-    return problems + [_describe(file, key, values) for key, values in wanted.items()]
+    return problems + [_describe(file, key, values) for key, values in needed.items()]
 
 
 def settings_from_lora(model: ModelFolder, settings: Settings) -> tuple[dict[str, Any], list[str]]:
@@ -71,23 +71,27 @@ def settings_from_lora(model: ModelFolder, settings: Settings) -> tuple[dict[str
         changed["train_unet"] = False
     for _ in range(2):  # the type first: ranks are compared once it is right
         trial = parse(Settings, changed, base=settings)
-        wanted: dict[str, set[Any]] = defaultdict(set)
+        needed: dict[str, set[Any]] = defaultdict(set)
         for ref, adapter in adapters.items():
             for key, value in _required_settings(ref, shapes[ref], adapter, trial).items():
-                wanted[key].add(value)
-        changed |= {key: next(iter(values)) for key, values in wanted.items() if len(values) == 1 and key in _DETERMINED}
+                needed[key].add(value)
+        changed |= {
+            key: next(iter(values)) for key, values in needed.items() if len(values) == 1 and key in _DETERMINED
+        }
     problems = problems_of(model, parse(Settings, changed, base=settings))
     return {key: value for key, value in changed.items() if value != getattr(settings, key)}, problems
 
 
 def init_adapters(path: Path, layers: Mapping[str, AdapterLayer], model: ModelFolder) -> int:
-    """Copy the file's weights into the layers; returns the number of adapters. Other layers keep their initial values."""
+    """Copy the file's weights into the layers; returns the number of adapters. Other layers stay as initialized."""
     file = read_lora(path)
     adapters, _, layout = _match_to_model(file, model)
     for ref, adapter in adapters.items():
         layer = layers.get(layout.adapter_names(ref)[0])
         if layer is None:
-            raise UserError(f"lora_start: {file.path} has an adapter for {ref.name}, which is not trained with these settings.")
+            raise UserError(
+                f"lora_start: {file.path} has an adapter for {ref.name}, which is not trained with these settings."
+            )
         _copy_weights(layer, adapter, f"lora_start: {file.path}, {ref.name}")
     return len(adapters)
 
@@ -107,7 +111,9 @@ def _copy_weights(layer: AdapterLayer, adapter: Adapter, what: str) -> None:
         parameter.copy_(saved[name].reshape(parameter.shape))
 
 
-def _required_settings(ref: TensorRef, shape: tuple[int, ...], adapter: Adapter, settings: Settings) -> dict[str, object]:
+def _required_settings(
+    ref: TensorRef, shape: tuple[int, ...], adapter: Adapter, settings: Settings
+) -> dict[str, object]:
     """Settings that would have to be changed for this adapter, with the values that they need."""
     in_unet = ref.component == "unet"
     config: AdapterConfig = adapter_config(settings, ref.component)
@@ -146,14 +152,16 @@ def _describe(file: LoraFile, key: str, values: set[object]) -> str:
     if len(values) > 1:
         listed = ", ".join(map(str, sorted(values, key=str)[:4]))
         return (
-            f"{key} ({setting.label}): {file.path} has several values ({listed}), but training uses one. Resize the LoRA "
-            "to a single rank first, under Tools."
+            f"{key} ({setting.label}): {file.path} has several values ({listed}), but training uses one. Resize the "
+            "LoRA to a single rank first, under Tools."
         )
     (value,) = values
     return f"{key} ({setting.label}): to start from {file.path}, it must be {value}."
 
 
-def _match_to_model(file: LoraFile, model: ModelFolder) -> tuple[dict[TensorRef, Adapter], dict[TensorRef, tuple[int, ...]], Layout]:
+def _match_to_model(
+    file: LoraFile, model: ModelFolder
+) -> tuple[dict[TensorRef, Adapter], dict[TensorRef, tuple[int, ...]], Layout]:
     """The file's adapters by the weights that they change, the shapes of all weights, and the model's layout."""
     manifest = Manifest.load(model.source)
     shapes, layout = manifest.shapes(), load_layout(model.working, family_of(manifest.family))

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from dreambooth.dataset.cache import LatentCache, keep
+from dreambooth.dataset.cache import LatentCache, store
 from dreambooth.dataset.pixels import load_pixels
 from dreambooth.dataset.plan import Example
 from dreambooth.errors import UserError
@@ -76,7 +76,7 @@ class LatentStore:
         if not torch.isfinite(moments).all():
             raise UserError(f"{example.path}: the VAE encodes it to NaN or infinite latents. Remove the image.")
         self._moments[example.pixels_key] = moments
-        keep(self.cache, example, moments)
+        store(self.cache, example, moments)
 
 
 class BackgroundEncoder(threading.Thread):

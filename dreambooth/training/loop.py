@@ -14,7 +14,6 @@ import torch
 from dreambooth.dataset.plan import Batch
 from dreambooth.errors import UserError
 from dreambooth.jobs.events import Step
-from dreambooth.models.denoiser import UNetDenoiser
 from dreambooth.training.noise import generator_for
 from dreambooth.training.objective import Losses, diffusion_losses, prior_weight_at
 from dreambooth.training.optimizers import set_learning_rates
@@ -63,7 +62,6 @@ class Loop:
         self.session, self.hooks = session, hooks
         self.settings, self.position = session.settings, session.position
         self.process_group = session.process_group
-        self.denoiser = UNetDenoiser(session.modules.unet)
         lengths = session.plan.epoch_lengths(self.settings.num_train_epochs, self.settings.train_batch_size)
         self.total_steps, _ = run_length(self.settings, lengths, self.process_group.world_size)
         self.step_seconds: list[float] = []
@@ -121,7 +119,7 @@ class Loop:
         session.dropout.set_position(self.position.step, number)
         with session.accelerator.autocast():
             losses = diffusion_losses(
-                self.denoiser,
+                session.denoiser,
                 session.schedule,
                 session.latents,
                 session.prompts,

@@ -10,8 +10,8 @@ import torch
 def elementwise_loss(kind: str, predicted: torch.Tensor, target: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
     """ "l2", "l1", or the pseudo-Huber loss (arXiv:2403.16728, eq. 5): squared below ``threshold``, linear above.
 
-    huber: 2c (sqrt(d^2 + c^2) - c), which is d^2 near zero for any c; smooth_l1: 2 (sqrt(d^2 + c^2) - c), which tends to
-    2 |d|. All (B, 4, h, w); ``threshold`` (B, 1, 1, 1).
+    huber: 2c (sqrt(d^2 + c^2) - c), which is d^2 near zero for any c; smooth_l1: 2 (sqrt(d^2 + c^2) - c), which tends
+    to 2 |d|. All (B, 4, h, w); ``threshold`` (B, 1, 1, 1).
     """
     error = predicted - target
     if kind == "l1":

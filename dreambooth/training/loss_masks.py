@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from dreambooth.dataset.pixels import load_alpha, load_mask
 from dreambooth.dataset.plan import Example
 from dreambooth.training.precision import to_device
+from dreambooth.types import VAE_SCALE_FACTOR
 
 
 class LossMasks:
-    """Weights of latent pixels: 1 inside the mask, ``unmasked_weight`` outside. Without mask and alpha, 1 everywhere."""
+    """Weights of latent pixels: 1 inside the mask, ``unmasked_weight`` outside; without mask and alpha, 1."""
 
     def __init__(self, unmasked_weight: float, device: torch.device) -> None:
         self.unmasked_weight, self.device = unmasked_weight, device
@@ -33,7 +34,7 @@ def _mask_coverage(example: Example) -> torch.Tensor:
     """(1, h, w): the fraction of each latent pixel's 8 x 8 pixels that is inside the mask."""
     mask = load_mask(example)
     mask = load_alpha(example) if mask is None else mask
-    width, height = example.bucket
+    width, height = (side // VAE_SCALE_FACTOR for side in example.bucket)
     if mask is None:
-        return torch.ones(1, height // 8, width // 8)
-    return F.interpolate(mask[None], size=(height // 8, width // 8), mode="area")[0]
+        return torch.ones(1, height, width)
+    return F.interpolate(mask[None], size=(height, width), mode="area")[0]

@@ -22,7 +22,7 @@ def generator_for(*position: int | str) -> torch.Generator:
 
 
 def generator_on(device: torch.device, *position: int | str) -> torch.Generator:
-    """The same on ``device``, for numbers that are too many to be copied there. Device types differ in their numbers."""
+    """The same on ``device``, for tensors too large to be copied there. Device types differ in their numbers."""
     return torch.Generator(device).manual_seed(generator_for(*position).initial_seed())
 
 
@@ -74,9 +74,7 @@ class NoiseSchedule:
             return self._alphas[t] * noise - self._sigmas[t] * latents
         return noise
 
-    def predicted_noise(
-        self, model_output: torch.Tensor, noisy_latents: torch.Tensor, t: torch.Tensor
-    ) -> torch.Tensor:
+    def predicted_noise(self, model_output: torch.Tensor, noisy_latents: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """The noise that corresponds to a model output."""
         if self.prediction_type == "v_prediction":
             return self._alphas[t] * model_output + self._sigmas[t] * noisy_latents
@@ -105,8 +103,8 @@ def _multires_noise(noise: torch.Tensor, generator: torch.Generator, levels: int
     """Multi-resolution noise (J. Whitaker, 2023): adds noise of decreasing resolution, weighted by powers of
     ``discount``.
 
-    Each level has 1/2 to 1/4 of the resolution of the one before. The sum is normalized to a standard deviation of 1 per
-    image.
+    Each level has 1/2 to 1/4 of the resolution of the one before. The sum is normalized to a standard deviation of 1
+    per image.
     """
     height, width = noise.shape[-2:]
     for level in range(1, levels + 1):

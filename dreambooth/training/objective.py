@@ -73,7 +73,7 @@ def diffusion_losses(
         predicted = predict(noisy_latents)
         target = schedule.target(latents, noise, t)
     weights = loss_masks.batch(examples) if loss_masks else None
-    if batch.regularizes:
+    if batch.has_regularization:
         errors = per_image_losses(predicted, target, t, schedule, settings, weights)
         return _regularized_losses(errors, batch, settings, prior_weight)
     return _losses(predicted, target, t, schedule, settings, weights, len(batch.instances), prior_weight)

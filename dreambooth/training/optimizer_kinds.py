@@ -23,7 +23,12 @@ from dreambooth.settings.training import OPTIMIZERS
 from dreambooth.training.fused_adamw import FusedAdamW, has_fused_adamw
 
 PACKAGES = {"bitsandbytes": "bitsandbytes", "pytorch_optimizer": "pytorch-optimizer"}  # module -> package on PyPI
-RESERVED_ARGUMENTS = ("params", "lr", "weight_decay", "maximize")  # not allowed in optimizer_args: settings of their own, or meaningless
+RESERVED_ARGUMENTS = (
+    "params",
+    "lr",
+    "weight_decay",
+    "maximize",
+)  # not allowed in optimizer_args: settings of their own, or meaningless
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,11 @@ def build_optimizer(
     Raises ImportError, or an error of its library, if it can't be created.
     """
     kind = OPTIMIZER_KINDS[name]
-    fixed = {"lr": groups[0].get("lr", 1e-3), **kind.fixed, **parse_arguments(name, more)}  # some require a default learning rate
+    fixed = {
+        "lr": groups[0].get("lr", 1e-3),
+        **kind.fixed,
+        **parse_arguments(name, more),
+    }  # some require a default learning rate
     if name == "Torch AdamW" and has_fused_adamw(groups[0]["params"][0].device.type):
         return FusedAdamW(groups, **fixed)
     if name == "Adafactor":
@@ -123,7 +132,9 @@ def unavailable_reason(name: str, device: torch.device, scheduler: str = "consta
     except Exception:  # its library can't be imported: the trial below reports that
         pass
     try:
-        return "" if _takes_steps(name, device, scheduler, more) else f"{kind.library} took steps that changed no weights."
+        return (
+            "" if _takes_steps(name, device, scheduler, more) else f"{kind.library} took steps that changed no weights."
+        )
     except Exception as error:
         message = str(error).strip() or type(error).__name__
         with_arguments = f" with {more}" if more else ""

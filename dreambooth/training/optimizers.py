@@ -82,7 +82,9 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
             return False
         return isinstance(value, torch.Tensor) or key not in defaults or defaults[key] != value
 
-    groups = [{key: value for key, value in group.items() if is_state(key, value)} for group in state_dict["param_groups"]]
+    groups = [
+        {key: value for key, value in group.items() if is_state(key, value)} for group in state_dict["param_groups"]
+    ]
     return {"state": state_dict["state"], "param_groups": groups}
 
 

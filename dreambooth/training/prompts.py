@@ -12,7 +12,7 @@ import torch
 from dreambooth.checkpoints.modules import Modules
 from dreambooth.checkpoints.text_encoding import PromptEmbedding, encode_prompts
 from dreambooth.checkpoints.tokens import CHUNK_LENGTH, PromptEncoding, Tokens, collate_tokens, tokenize_prompt
-from dreambooth.dataset.cache import TextCache, keep
+from dreambooth.dataset.cache import TextCache, store
 from dreambooth.training.precision import to_device
 
 LRU_BYTES = 64 * 2**20  # of embeddings of prompts that were not known in advance, such as shuffled tags
@@ -72,7 +72,7 @@ class CachedPromptEmbedder:
                 if cache:
                     parts = zip(PromptEmbedding._fields, embedded.embedding, strict=True)
                     tensors = {name: part[0] for name, part in parts if part is not None}
-                    keep(cache, prompt, {**tensors, "length": torch.tensor(embedded.length)})
+                    store(cache, prompt, {**tensors, "length": torch.tensor(embedded.length)})
             else:
                 length = int(saved.pop("length"))
                 parts = {name: tensor[None] for name, tensor in saved.items()}
@@ -101,7 +101,7 @@ class CachedPromptEmbedder:
 
     @torch.no_grad()
     def _embed(self, prompt: str) -> CachedEmbedding:
-        """One prompt at a time: in a batch, its last bits would depend on the others, and so on where a run was resumed."""
+        """One prompt at a time: in a batch, its last bits would depend on the others, which differ in a resumed run."""
         self._load()
         with self._autocast():
             tokens = self._tokenized([prompt])

@@ -231,13 +231,13 @@ class Results:
 
 
 def ema_choice(config: ModelConfig) -> Ema:
-    """How a checkpoint includes EMA weights: "instead" of the trained ones, "beside" them, or "none"."""
+    """How a checkpoint includes EMA weights: "replace" the trained ones, "include" both, or "none"."""
     settings = config.settings
     if not config.info.has_ema or not settings.use_ema:
         return "none"
     if settings.infer_ema:
-        return "instead"
-    return "beside" if settings.save_ema else "none"
+        return "replace"
+    return "include" if settings.save_ema else "none"
 
 
 def checkpoint_path(model: ModelFolder, config: ModelConfig, suffix: str = "") -> Path:

@@ -39,7 +39,7 @@ def base_learning_rates(settings: Settings) -> dict[str, float]:
 
 
 def learning_rate(settings: Settings, base: float, step: int, total: int) -> float:
-    """The learning rate in optimizer step ``step`` (counted from 0) of ``total``. ``base``: the rate in the settings."""
+    """The learning rate in optimizer step ``step`` (counted from 0) of ``total``. ``base``: that of the settings."""
     name = settings.lr_scheduler
     if name == "adafactor":
         return min(1e-2, 1 / math.sqrt(step + 1))  # arXiv:1804.04235, algorithm 4; scaled by the optimizer

@@ -16,6 +16,7 @@ from dreambooth.dataset.cache import LatentCache, TextCache
 from dreambooth.dataset.plan import Example
 from dreambooth.files import read_json
 from dreambooth.memory.release import free_memory
+from dreambooth.models.denoiser import UNetDenoiser
 from dreambooth.settings.components import is_pure_bf16, trains_ema, trains_text_encoder
 from dreambooth.training.adapters import AdapterLayer, adapter_config, inject
 from dreambooth.training.attention import use_attention
@@ -28,7 +29,7 @@ from dreambooth.training.inputs import LatentStore
 from dreambooth.training.loss_masks import LossMasks
 from dreambooth.training.noise import NoiseSchedule, training_scheduler_config
 from dreambooth.training.optimizers import Stepper, inference_weights, make_optimizer, parameter_groups
-from dreambooth.training.precision import compute_dtype, reset_accelerator, make_accelerator
+from dreambooth.training.precision import compute_dtype, make_accelerator, reset_accelerator
 from dreambooth.training.prompts import CachedPromptEmbedder
 from dreambooth.training.snapshot import Position
 from dreambooth.types import dtype_of
@@ -151,17 +152,17 @@ class Session:
         return [parameter for layer in layers.values() for parameter in layer.trainable_parameters().values()]
 
     def _dtype(self, trains: bool) -> torch.dtype:
-        """Weights that move are kept in float32, or small steps would be rounded away; others may be smaller.
+        """float32 for weights that are updated, since lower precision loses small updates; otherwise the compute dtype.
 
         In pure bfloat16, stochastic rounding preserves small updates.
         """
-        moves = trains and not self.settings.use_lora and not is_pure_bf16(self.settings)
-        return torch.float32 if moves else compute_dtype(self.precision)
+        is_updated = trains and not self.settings.use_lora and not is_pure_bf16(self.settings)
+        return torch.float32 if is_updated else compute_dtype(self.precision)
 
     def _load(
         self, *, unet: bool = False, vae: bool = False, text_encoder: bool = False, dtype: torch.dtype = torch.float32
     ) -> Modules:
-        """Load what is asked for into ``self.modules``."""
+        """Load modules into ``self.modules``."""
         loaded = load_modules(self.model.working, unet=unet, vae=vae, text_encoder=text_encoder, dtype=dtype)
         for part in dataclasses.fields(loaded):
             value = getattr(loaded, part.name)
@@ -170,7 +171,7 @@ class Session:
         return self.modules
 
     def _take_vae(self) -> Any:
-        """The VAE for encoding; not kept, so that its memory is free once all latents are there."""
+        """The VAE for encoding. ``self.modules`` does not refer to it, so that its memory is freed after encoding."""
         vae, self.modules.vae = self._load(vae=True).vae, None
         return vae
 
@@ -178,7 +179,7 @@ class Session:
         """All examples, those of the first batches first."""
         batches = self.plan.epoch(self.settings.seed, 0, self.settings.train_batch_size)
         first = [example for batch in batches for example in (*batch.instances, *batch.classes)]
-        return [*first, *self.plan.pictures()]
+        return [*first, *self.plan.images()]
 
     def _load_text(self) -> None:
         """The text encoders, on the device."""
@@ -188,8 +189,8 @@ class Session:
                 text_encoder.to(self.device).eval()
 
     def _offload_text_encoders(self) -> None:
-        """Out of the GPU's memory: once prompts are embedded, it is only needed to draw. Not where prompts vary."""
-        if self.plan.words_vary() and not self.settings.train_imagic:
+        """Move the text encoders to the CPU: embedded prompts need them only for sampling. Not if captions vary."""
+        if self.plan.prompts_vary() and not self.settings.train_imagic:
             self._load_text()
             return
         for text_encoder in self.modules.text_encoders.values():
@@ -198,7 +199,7 @@ class Session:
     # -- while it runs ----------------------------------------------------------------------------------------
 
     def freeze_text_encoder(self) -> None:
-        """From here on only the unet learns; prompts are embedded once more with what was learnt."""
+        """Train only the unet from here on. Prompts are embedded again with the trained text encoder."""
         if isinstance(self.prompts, Imagic) or not self.prompts.trainable:
             return
         for text_encoder in self.modules.text_encoders.values():
@@ -248,30 +249,35 @@ class Session:
                 module.train(mode)
 
     def sampling_scheduler_config(self) -> dict[str, Any]:
-        """The scheduler config for previews. Noise prediction has no answer to a step with nothing of the picture."""
+        """The scheduler config for previews. Without v-prediction, a timestep with zero SNR can't be sampled."""
         zero = self.settings.zero_terminal_snr and self.schedule.prediction_type == "v_prediction"
         return training_scheduler_config(self.modules.scheduler_config, zero)
 
+    @property
+    def denoiser(self) -> UNetDenoiser:
+        """Not stored elsewhere: references to the unet end with :meth:`close`."""
+        return UNetDenoiser(self.modules.unet)
+
     def trained_tensors(self) -> dict[str, torch.Tensor]:
-        """All that has learnt, by a name that stays the same over runs."""
+        """All trained tensors, by names that are the same in every run."""
         if self.settings.use_lora:
             return {
                 f"{name}.{part}": value
                 for name, layer in self.layers.items()
                 for part, value in layer.trainable_parameters().items()
             }
-        learnt = {}
+        tensors = {}
         for part, module in self.trained_modules().items():
-            learnt |= {f"{part}.{name}": tensor for name, tensor in module.named_parameters()}
-        return learnt
+            tensors |= {f"{part}.{name}": tensor for name, tensor in module.named_parameters()}
+        return tensors
 
     def trained_modules(self) -> dict[str, torch.nn.Module]:
-        """The components that learn, by name."""
+        """The trained components, by name."""
         unet = {"unet": self.modules.unet} if self.settings.train_unet else {}
         return unet | (self.modules.text_encoders if self.trains_text_encoder else {})
 
     def close(self) -> None:
-        """Let go of all modules and give the memory back, also to other programs."""
+        """Release all modules and free their memory, also for other programs."""
         if "latents" in self.__dict__:
             self.latents.close()
         for name in ("prompts", "imagic", "latents", "masked", "optimizer", "stepper", "ema", "layers", "modules",

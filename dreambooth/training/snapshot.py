@@ -12,7 +12,7 @@ import torch
 
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.errors import UserError
-from dreambooth.files import read_json, atomic_folder, require_free_space, write_json
+from dreambooth.files import atomic_folder, read_json, require_free_space, write_json
 from dreambooth.settings import ModelFolder
 from dreambooth.tensor_files import write_tensors
 

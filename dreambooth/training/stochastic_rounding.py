@@ -32,7 +32,7 @@ class StochasticRoundingAdamW(torch.optim.Optimizer):
         self.seed = seed
 
     @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override]
+    def step(self) -> None:
         for number, group in enumerate(self.param_groups):
             params = [p for p in group["params"] if p.grad is not None]
             if not params:

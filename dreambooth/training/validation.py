@@ -1,7 +1,7 @@
 """Validation: the denoising loss on the same images with the same timesteps and noise, each time.
 
-The training loss hardly falls: its timesteps and noise change with every step and hide the progress. Here a fixed set of
-images is measured at fixed timesteps with fixed noise, so that two measurements differ by the weights alone. On
+The training loss hardly falls: its timesteps and noise change with every step and hide the progress. Here a fixed set
+of images is measured at fixed timesteps with fixed noise, so that two measurements differ by the weights alone. On
 held-out images the loss falls while the subject is learned and rises with overfitting; on class images it rises as the
 class drifts.
 """
@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from dreambooth.dataset.plan import Example
-from dreambooth.models.denoiser import Conditioning, UNetDenoiser
+from dreambooth.models.denoiser import Conditioning
 from dreambooth.training.inputs import time_ids
 from dreambooth.training.noise import generator_for
 from dreambooth.training.precision import to_device
@@ -65,13 +65,13 @@ class Validation:
         if self.last and self.last.step == step:
             return self.last, False
         with self._evaluating():
-            losses = [
-                {n: self._mean_loss(examples) for n, examples in images.items()}
-                for images in (self.images, self.class_images)
-            ]
+            losses = [{n: self._mean_loss(examples) for n, examples in images.items()} for images in self._image_sets()]
         self.last = ValidationLosses(step, *losses)
         self.lowest = min(self.lowest, self.last.loss)
         return self.last, True
+
+    def _image_sets(self) -> tuple[ImageSets, ImageSets]:
+        return self.images, self.class_images
 
     @contextlib.contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -92,7 +92,7 @@ class Validation:
 
     def _loss(self, example: Example) -> float:
         session, schedule = self.session, self.session.schedule
-        denoiser, batch = UNetDenoiser(session.modules.unet), [example] * TIMESTEPS_PER_IMAGE
+        batch = [example] * TIMESTEPS_PER_IMAGE
         generator = generator_for("validation", example.content, *example.bucket)
         latents = session.latents.batch(batch, generator)
         noise = to_device(torch.randn(latents.shape, generator=generator), latents.device)
@@ -102,7 +102,7 @@ class Validation:
         noisy_latents = schedule.add_noise(latents, noise, t)
         extra_channels = session.inpainting.extra_channels(batch, generator) if session.inpainting else None
         sizes = None if embedding.pooled is None else to_device(time_ids(batch), latents.device)
-        predicted = denoiser.predict(noisy_latents, t, Conditioning(embedding, sizes), extra_channels)
+        predicted = session.denoiser.predict(noisy_latents, t, Conditioning(embedding, sizes), extra_channels)
         return F.mse_loss(predicted, schedule.target(latents, noise, t)).item()
 
 

@@ -38,7 +38,7 @@ def learning_rate_chart(rates: Mapping[str, Points]) -> str:
     top_rate = max(y for points in rates.values() for _, y in points)
     parts = [_axis(), *_rate_labels(top_rate), *_step_labels(last)]
     parts += [_line(points, last, top_rate, "rate" if part == "unet" else "prior") for part, points in rates.items()]
-    names = {"unet": ("rate", "UNET"), "text_encoder": ("prior", "text encoder")}
+    names = {"unet": ("rate", "UNet"), "text_encoder": ("prior", "text encoder")}
     keys = [(*names[part], max(y for _, y in points)) for part, points in rates.items()]
     legend = "".join(f'<span class="db_key db_key_{kind}">{name} up to {top:.3g}</span>' for kind, name, top in keys)
     title = "Planned learning rates"

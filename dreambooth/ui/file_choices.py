@@ -56,6 +56,6 @@ class FileChoices:
         return self._sources() | self._loras() | self._vaes()
 
     def _taggers(self) -> dict[str, Path]:
-        from dreambooth.captioning.model_files import models_in
+        from dreambooth.captioning.model_files import available_models
 
-        return models_in(self.host.folders().models)
+        return available_models(self.host.folders().models)

@@ -79,7 +79,7 @@ def _with_fingerprints(handler: Callable, outputs: list[Any]) -> tuple[Callable,
         return [*updates, *(_fingerprint(updates[index]) for index in indices)]
 
     # Gradio takes the number of inputs from the function's signature.
-    handle.__signature__ = inspect.signature(handler)  # type: ignore[attr-defined]
+    handle.__signature__ = inspect.signature(handler)
     return handle, [*outputs, *(outputs[index].fingerprint for index in indices)]
 
 

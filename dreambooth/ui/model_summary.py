@@ -12,6 +12,7 @@ from dreambooth.safetensors_header import read_header
 from dreambooth.settings import ModelFolder, ModelInfo
 from dreambooth.settings.creation import FAMILIES
 from dreambooth.text import count, format_bytes
+from dreambooth.types import VAE_SCALE_FACTOR
 
 INPAINTING_CHANNELS = 9  # latent, mask, masked latent
 PREDICTIONS = {"epsilon": "ε-prediction", "v_prediction": "v-prediction"}
@@ -38,7 +39,7 @@ def _family(model: ModelFolder, info: ModelInfo) -> str:
         parts.append("inpainting")
     parts.append(PREDICTIONS.get(info.prediction_type, info.prediction_type))
     if "sample_size" in config and " px" not in parts[0]:
-        parts.append(f"{config['sample_size'] * 8} px")
+        parts.append(f"{config['sample_size'] * VAE_SCALE_FACTOR} px")
     return ", ".join(parts)
 
 

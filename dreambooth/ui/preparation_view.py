@@ -12,7 +12,7 @@ from dreambooth.text import count, printable
 from dreambooth.ui import render
 
 if TYPE_CHECKING:
-    from dreambooth.preparation.changes import Change, Preparation
+    from dreambooth.preparation.changes import ImageChange, Preparation
     from dreambooth.preparation.previews import Preview
 
 COLUMNS = {
@@ -26,7 +26,7 @@ COLUMNS = {
 }
 
 
-def result(preparation: Preparation, previews: Sequence[tuple[Change, Preview]] = (), dry: bool = False) -> str:
+def result(preparation: Preparation, previews: Sequence[tuple[ImageChange, Preview]] = (), dry: bool = False) -> str:
     """What was done, or would be done (``dry``)."""
     lines = [summary(preparation, dry)]
     if preparation.originals:
@@ -44,8 +44,10 @@ def summary(preparation: Preparation, dry: bool = False) -> str:
     counts = preparation.counts()
     skipped = f", {counts['skipped']} skipped" if counts["skipped"] else ""
     where = "in place" if preparation.options.in_place else f"in {preparation.out}"
-    start = "Dry run, nothing was written" if dry else "Prepared"
-    return printable(f"{start}: {count(counts['pictures'], 'image')} {where}, {counts['changed']} re-encoded{skipped}.")
+    images, changed = count(counts["pictures"], "image"), f"{counts['changed']} re-encoded{skipped}"
+    if dry:
+        return printable(f"Dry run: {images} would be saved {where}, {changed}. Nothing was written.")
+    return printable(f"Prepared: {images} {where}, {changed}.")
 
 
 def undone(report: Mapping[str, Any]) -> str:
@@ -57,13 +59,15 @@ def undone(report: Mapping[str, Any]) -> str:
     return printable(render.lines(lines))
 
 
-def _before_after(previews: Sequence[tuple[Change, Preview]]) -> str:
-    figures = "".join(
-        f"<figure>{_image(preview.before, 'before')}{_image(preview.after, 'after') if change.recipe.anew else ''}"
-        f"<figcaption>{html.escape(change.destination.name)}</figcaption></figure>"
-        for change, preview in previews
-    )
+def _before_after(previews: Sequence[tuple[ImageChange, Preview]]) -> str:
+    figures = "".join(_figure(change, preview) for change, preview in previews)
     return f'<div class="db_before_after">{figures}</div>' if figures else ""
+
+
+def _figure(change: ImageChange, preview: Preview) -> str:
+    after = _image(preview.after, "after") if change.transform.reencode else ""
+    caption = html.escape(change.destination.name)
+    return f"<figure>{_image(preview.before, 'before')}{after}<figcaption>{caption}</figcaption></figure>"
 
 
 def _image(jpeg: bytes, what: str) -> str:

@@ -74,7 +74,7 @@ def _link(label: str, kind: str, value: Any) -> str:
 def _figure(file: CaptionFile, index: int, uri: str, opened: bool) -> str:
     from dreambooth.captions.folder import preview_line
 
-    name = html.escape(", ".join(picture.name for picture in file.images))
+    name = html.escape(", ".join(image.name for image in file.images))
     image = f'<img src="{uri}" alt="{name}">' if uri else '<span class="db_no_picture">can’t be shown</span>'
     source = "" if file.data is not None else "<em>no caption file; from the file name: </em>"
     css_class = " db_ticked" if opened else ""
@@ -86,7 +86,7 @@ def _figure(file: CaptionFile, index: int, uri: str, opened: bool) -> str:
 
 def opened(file: CaptionFile, uri: str) -> str:
     """The image whose caption is in the editor."""
-    name = html.escape(", ".join(picture.name for picture in file.images))
+    name = html.escape(", ".join(image.name for image in file.images))
     image = f'<img src="{uri}" alt="{name}">' if uri else ""
     new = "" if file.data is not None else " (new file)"
     return f'<div class="db_opened">{image}<p><b>{name}</b><small>{html.escape(str(file.path))}{new}</small></p></div>'

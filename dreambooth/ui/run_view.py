@@ -20,7 +20,7 @@ PHASES = {
     "class images": "Generating class images",
     "latents": "Encoding images",
     "text embeddings": "Encoding captions",
-    "unet": "Loading the unet",
+    "unet": "Loading the UNet",
     "imagic": "Optimizing the text embedding",
     "training": "Running the first step",
     "preview": "Generating samples",

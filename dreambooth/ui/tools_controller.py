@@ -20,6 +20,16 @@ from dreambooth.ui.page_controller import PageController
 
 Values = Mapping[str, Any]
 
+# Labels of an inspection's JSON keys that say too little by themselves.
+INSPECTION_LABELS = {
+    "ema": "EMA",
+    "beside": "Other tensors",
+    "claims": "Metadata",
+    "foreign_reader": "safetensors library",
+    "moved": "Differences",
+    "odd": "Issues",
+}
+
 
 class ToolsController:
     """Creates files from other files. ``shown_model``: the model that the page shows; the job is shown with it."""
@@ -29,7 +39,7 @@ class ToolsController:
 
     @errors_as_html
     def inspect(self, shown_model: str | None, values: Values) -> str:
-        """What a file contains, as a definition list. It only reads, so that it runs beside any job."""
+        """What a file contains, as a definition list. It only reads, so that it needs no job."""
         options = parse(InspectOptions, values)
         file = self._path("files", options.file, "Choose the file to inspect.")
         against = self.file_choices.path("files", options.against)
@@ -127,8 +137,9 @@ def _stem(source: Path) -> str:
 
 def _rows(inspection: Mapping[str, Any]) -> dict[str, str]:
     """Labels and values of an inspection."""
-    rows = {key.replace("_", " "): _text(value) for key, value in inspection.items() if key != "odd"}
-    return {**rows, "issues": _text(inspection["odd"]) or "none"}
+    labels = {key: INSPECTION_LABELS.get(key, key.capitalize()) for key in inspection}
+    rows = {labels[key]: _text(value) for key, value in inspection.items() if value or key == "odd"}
+    return {**rows, labels["odd"]: rows[labels["odd"]] or "none"}
 
 
 def _text(value: Any) -> str:

@@ -16,7 +16,7 @@ from dreambooth.ui.tools_controller import ToolsController
 MAX_LORAS = 8  # in one merge
 INITIALLY_VISIBLE = 2
 MERGE_HELP = (
-    "Each LoRA has a weight for the unet and one for the text encoder; negative weights subtract it. Merge them into "
+    "Each LoRA has a weight for the UNet and one for the text encoder; negative weights subtract it. Merge them into "
     "one LoRA, or into a checkpoint of the model chosen under Select, as Generate Ckpt does."
 )
 

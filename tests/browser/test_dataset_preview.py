@@ -67,7 +67,7 @@ def test_from_a_folder_to_a_run(served, visitor, images, tmp_path):
     page.wait_for_function("document.querySelectorAll('.db_picture').length === 1")
     visitor.choose("look_use_as", "Concept 1")
     visitor.press("look_use")
-    visitor.sees("look_use_said", "Added 1 concept. Click Save Params to keep it.")
+    visitor.sees("look_use_said", "Updated Concept 1. Click Save Params to keep it.")
     visitor.tab("Concepts")
     visitor.sees_value("c1_instance_data_dir", str(images))
     visitor.open_accordions()
@@ -78,7 +78,7 @@ def test_from_a_folder_to_a_run(served, visitor, images, tmp_path):
     visitor.press("look_concepts")
     visitor.sees("look_said", "Memory")
     visitor.press("train")
-    visitor.sees("status", "Training is done after 24 steps")
+    visitor.sees("status", "Training finished after 24 steps")
     visitor.press("look_concepts")  # the speed of the last run is known now
     visitor.sees("look_said", "at the last run's speed")
     assert not visitor.problems

@@ -80,7 +80,7 @@ def test_from_the_first_click_to_the_checkpoint(served, visitor, images, tmp_pat
     visitor.press("save_now")
     visitor.sees("files", "LoRA")
     visitor.press("cancel")
-    visitor.sees("status", "Training was cancelled")
+    visitor.sees("status", "Training was canceled")
     visitor.sees("files", "Snapshot")
     visitor.sees_value("snapshot", "latest")
     assert list((served.models / "Lora").glob("first toy_*.safetensors"))
@@ -137,7 +137,7 @@ def test_bad_input_gets_a_line_and_loses_nothing(served, browser, visitor, image
     second.sees("status", "Training bad 🧸 input")  # another browser sees the same run
     second.sees("why", "is running")
     second.press("cancel")
-    visitor.sees("status", "cancelled")
+    visitor.sees("status", "canceled")
     second.close()
     assert not visitor.problems
 

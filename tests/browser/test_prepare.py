@@ -38,7 +38,7 @@ def test_dry_run_prepare_and_undo(visitor, photos, tmp_path):
     visitor.fill(prepare_fixed_size="384x384", prepare_rename="ball-{n:02}")
     visitor.sees_disabled("prepare_resolution")
     visitor.press("prepare_dry_run")
-    visitor.sees("prepare_outcome", "Dry run, nothing was written: 3 images in")
+    visitor.sees("prepare_outcome", "Dry run: 3 images would be saved in")
     visitor.sees("prepare_outcome", "cut <b>.png: is")
     visitor.sees("prepare_outcome", "ball-02.txt")
     shown = visitor.page.locator("#db_prepare_outcome img")

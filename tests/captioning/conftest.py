@@ -21,21 +21,21 @@ def onnx_tagger(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Callable[..., Path]:
-    """``pictures("a.png", ...)``: a folder with these, each of one colour by its name, or of noise."""
+def images(tmp_path: Path) -> Callable[..., Path]:
+    """``images("a.png", ...)``: a folder with these, each of one colour by its name, or of noise."""
 
     def make(*names: str) -> Path:
         folder = tmp_path / "pictures"
         for name in names:
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            picture(path.stem).save(path)
+            make_image(path.stem).save(path)
         return folder
 
     return make
 
 
-def picture(name: str, size: tuple[int, int] = (40, 40)) -> Image.Image:
+def make_image(name: str, size: tuple[int, int] = (40, 40)) -> Image.Image:
     colour = next((colour for colour in ("red", "lime", "blue", "white", "black") if colour in name), None)
     if colour:
         return Image.new("RGB", size, colour)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from dreambooth.captioning.base import Answer, Tag
+from dreambooth.captioning.base import Prediction, Tag
 from dreambooth.captioning.caption_text import caption
 from dreambooth.settings import parse
 from dreambooth.settings.tagging import TagOptions
 
-TAGS = Answer((Tag("long_hair", 0.6), Tag("1girl", 0.9), Tag("^_^", 0.5), Tag("mika_(film)", 0.8)))
-SAID = Answer(sentence="a cat, on a mat,  a cat in 1,000 pieces")
+TAGS = Prediction((Tag("long_hair", 0.6), Tag("1girl", 0.9), Tag("^_^", 0.5), Tag("mika_(film)", 0.8)))
+SAID = Prediction(sentence="a cat, on a mat,  a cat in 1,000 pieces")
 
 ROWS = [  # answer, what is there, options, what comes
     (TAGS, "", {}, "1girl, mika (film), long hair, ^_^"),
@@ -38,13 +38,13 @@ ROWS = [  # answer, what is there, options, what comes
     (SAID, "", {"excluded_tags": "*mat", "trigger_word": "zwx"}, "zwx, a cat, a cat in 1,000 pieces"),
     (SAID, "under 2,5 m", {"existing": "prepend"}, "a cat, on a mat, a cat in 1,000 pieces, under 2,5 m"),
     (SAID, "", {"escape_brackets": True, "additional_tags": "a_b"}, "a_b, a cat, on a mat, a cat in 1,000 pieces"),
-    (Answer(), "", {}, ""),
-    (Answer(), "as it is", {"existing": "append"}, "as it is"),
-    (Answer(), "as it is", {"existing": "append", "trigger_word": "zwx"}, "zwx, as it is"),
-    (Answer(), "", {"additional_tags": "photo"}, "photo"),
+    (Prediction(), "", {}, ""),
+    (Prediction(), "as it is", {"existing": "append"}, "as it is"),
+    (Prediction(), "as it is", {"existing": "append", "trigger_word": "zwx"}, "zwx, as it is"),
+    (Prediction(), "", {"additional_tags": "photo"}, "photo"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("answer", "existing", "options", "expected"), ROWS, ids=range(len(ROWS)))
-def test_captions(answer, existing, options, expected):
-    assert caption(answer, existing, parse(TagOptions, options)) == expected
+@pytest.mark.parametrize(("prediction", "existing", "options", "expected"), ROWS, ids=range(len(ROWS)))
+def test_captions(prediction, existing, options, expected):
+    assert caption(prediction, existing, parse(TagOptions, options)) == expected

@@ -11,7 +11,7 @@ import torch
 
 from dreambooth import actions
 from dreambooth.captioning import folder_captioning, loading
-from dreambooth.captioning.base import Answer, Counted, Tag
+from dreambooth.captioning.base import CaptioningSummary, Prediction, Tag
 from dreambooth.captions.writing import undo
 from dreambooth.errors import Cancelled, UserError
 from dreambooth.settings import Folders, parse
@@ -34,8 +34,8 @@ def texts(folder) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): path.read_text("utf-8") for path in sorted(folder.rglob("*.txt"))}
 
 
-def test_every_picture_gets_its_caption_whatever_lies_around(tag, pictures):
-    folder = pictures("red.png", "sub/blue.jpg", "lime.webp", "white.png", "white.jpg", "black-masklabel.png",
+def test_every_picture_gets_its_caption_whatever_lies_around(tag, images):
+    folder = images("red.png", "sub/blue.jpg", "lime.webp", "white.png", "white.jpg", "black-masklabel.png",
                       "black.png")  # fmt: skip
     (folder / "broken.png").write_bytes((folder / "red.png").read_bytes()[:60])
     (folder / "empty.jpg").write_bytes(b"")
@@ -54,8 +54,8 @@ def test_every_picture_gets_its_caption_whatever_lies_around(tag, pictures):
     assert tag(folder, trigger_word="zwx")["left"] == 6  # two of them share one
 
 
-def test_what_is_there_is_kept_replaced_or_joined_and_can_be_had_back(tag, pictures):
-    folder = pictures("red.png")
+def test_what_is_there_is_kept_replaced_or_joined_and_can_be_had_back(tag, images):
+    folder = images("red.png")
     (folder / "red.txt").write_bytes("a café, red_picture".encode("cp1252"))
     told = tag(folder, existing="append", additional_tags="new")
     assert texts(folder) == {"red.txt": "a café, red_picture, new"} and "Windows-1252" in told["notes"][0]
@@ -72,8 +72,8 @@ def test_what_is_there_is_kept_replaced_or_joined_and_can_be_had_back(tag, pictu
     assert (folder / "red.txt").read_bytes() == "a café, red_picture".encode("cp1252")
 
 
-def test_nothing_is_written_where_nothing_is_said_or_asked_for(tag, pictures):
-    folder = pictures("black.png", "red.png")
+def test_nothing_is_written_where_nothing_is_said_or_asked_for(tag, images):
+    folder = images("black.png", "red.png")
     before = sorted(folder.rglob("*"))
     tried = tag(folder, write=False)
     assert sorted(folder.rglob("*")) == before and tried["written"] == 0
@@ -82,29 +82,29 @@ def test_nothing_is_written_where_nothing_is_said_or_asked_for(tag, pictures):
         {"picture": str(folder / "red.png"), "caption": "red picture", "tags": {"red_picture": 1.0}},
     ]
     told = tag(folder)
-    assert texts(folder) == {"red.txt": "red picture"} and "black.png: the model says nothing" in told["notes"][0]
+    assert texts(folder) == {"red.txt": "red picture"} and "black.png: the model predicts no tags" in told["notes"][0]
 
 
-def test_a_few_of_all_over(tag, pictures):
-    folder = pictures(*(f"{number:02}red.png" for number in range(20)))
+def test_a_few_of_all_over(tag, images):
+    folder = images(*(f"{number:02}red.png" for number in range(20)))
     tried = tag(folder, write=False, limit=4)
     assert [row["picture"][-9:-7] for row in tried["captions"]] == ["00", "05", "10", "15"]
     assert len(tag(folder, write=False, limit=100)["captions"]) == 20
 
 
-def test_folders_of_a_concepts_list(tag, pictures, tmp_path):
-    one, other = pictures("one/red.png") / "one", pictures("other/blue.png") / "other"
+def test_folders_of_a_concepts_list(tag, images, tmp_path):
+    one, other = images("one/red.png") / "one", images("other/blue.png") / "other"
     source = tmp_path / "concepts.json"
     source.write_text(json.dumps([{"instance_data_dir": str(path)} for path in (one, other, one)]))
     assert tag(source)["written"] == 2
     assert texts(one) == {"red.txt": "red picture"} and texts(other) == {"blue.txt": "blue picture, ^_^"}
 
 
-def test_what_was_made_before_cancel_stays_whole(tag, pictures):
-    folder = pictures(*(f"{number}red.png" for number in range(6)))
+def test_what_was_made_before_cancel_stays_whole(tag, images):
+    folder = images(*(f"{number}red.png" for number in range(6)))
 
     def progress(done, total, what):
-        if what == "pictures" and done >= 4:
+        if what == "images" and done >= 4:
             raise Cancelled("cancelled")
 
     told = tag(folder, progress=progress, batch_size=2)
@@ -112,15 +112,15 @@ def test_what_was_made_before_cancel_stays_whole(tag, pictures):
     assert sorted(texts(folder)) == ["0red.txt", "1red.txt", "2red.txt", "3red.txt"]
 
 
-def test_what_cannot_be_done_is_a_line(tag, pictures, tmp_path):
-    folder, empty = pictures("red.png"), tmp_path / "empty"
+def test_what_cannot_be_done_is_a_line(tag, images, tmp_path):
+    folder, empty = images("red.png"), tmp_path / "empty"
     empty.mkdir()
     refused = {
         "there is no such folder": lambda: tag(tmp_path / "gone"),
-        "there is no picture in it": lambda: tag(empty),
-        "Give the folder": lambda: tag(" "),
+        "contains no images": lambda: tag(empty),
+        "Enter the folder": lambda: tag(" "),
         "Choose a tagger or captioner": lambda: tag(folder, model=""),
-        "holds no model that writes captions": lambda: tag(folder, model=str(folder)),
+        "is not a captioning model": lambda: tag(folder, model=str(folder)),
         "general_threshold .Threshold.: 2.0 is outside the range 0 to 1": lambda: tag(folder, general_threshold=2),
     }
     for expected, ask in refused.items():
@@ -137,14 +137,14 @@ class Full:
     def __init__(self, error):
         self.error, self.asked = error, 0
 
-    def prepare(self, picture):
-        return picture
+    def prepare(self, image):
+        return image
 
-    def answer(self, prepared):
+    def predict(self, prepared):
         self.asked += 1
         if self.asked > 1:
             raise self.error
-        return [Answer((Tag("first", 1.0),)) for _ in prepared]
+        return [Prediction((Tag("first", 1.0),)) for _ in prepared]
 
 
 @pytest.mark.parametrize(
@@ -152,8 +152,8 @@ class Full:
     [torch.cuda.OutOfMemoryError("CUDA out of memory."), MemoryError(), RuntimeError("Failed to allocate memory")],
     ids=["GPU", "machine", "onnxruntime"],
 )  # fmt: skip
-def test_memory_that_runs_out_is_said_in_words_and_given_back(tag, pictures, monkeypatch, error):
-    folder, held = pictures(*(f"{number}red.png" for number in range(4))), []
+def test_memory_that_runs_out_is_said_in_words_and_given_back(tag, images, monkeypatch, error):
+    folder, held = images(*(f"{number}red.png" for number in range(4))), []
 
     def load(*_):
         model = Full(error)
@@ -161,16 +161,16 @@ def test_memory_that_runs_out_is_said_in_words_and_given_back(tag, pictures, mon
         return model
 
     monkeypatch.setattr(loading, "load", load)
-    with pytest.raises(UserError, match=r"set Batch size to 1 \(it is 2\), or choose the device cpu") as refused:
+    with pytest.raises(UserError, match=r"lower Batch size \(now 2\), or choose the device cpu") as refused:
         tag(folder, batch_size=2)
     assert len(texts(folder)) == 2
     gc.collect()
     assert refused.value is not None and held[0]() is None  # the error is remembered, the model is not
 
 
-def test_the_host_lends_its_gpu_and_has_it_back(tag, pictures, monkeypatch):
+def test_the_host_lends_its_gpu_and_has_it_back(tag, images, monkeypatch):
     """Only where one is used, and around all that is done with the model."""
-    folder, order = pictures("red.png"), []
+    folder, order = images("red.png"), []
 
     class Borrowed:
         def __enter__(self):
@@ -189,52 +189,52 @@ def test_the_host_lends_its_gpu_and_has_it_back(tag, pictures, monkeypatch):
     lending = {"write": False, "borrow_gpu": Borrowed, "device": torch.device("cuda")}
     told = tag(folder, **lending)
     assert order == ["lent", "cuda", "back"]
-    assert "onnxruntime computes on the processor here" in told["notes"][0]  # without a GPU there is no other way
+    assert "onnxruntime runs on the CPU" in told["notes"][0]  # without a GPU there is no other way
     order.clear()
     options = TagOptions(model=told["model"], device="cpu")  # the person's choice goes before the host's
     told = actions.captions.tag(Folders(folder), folder, options, **lending)
     assert order == ["cpu"] and told["notes"] == []
 
 
-def test_pictures_are_decoded_while_the_model_is_at_work_but_not_all_at_once(pictures):
-    folder = pictures(*(f"{number:02}red.png" for number in range(12)))
+def test_pictures_are_decoded_while_the_model_is_at_work_but_not_all_at_once(images):
+    folder = images(*(f"{number:02}red.png" for number in range(12)))
     options, prepared = TagOptions(batch_size=2), []
 
     class Counting(Full):
-        def prepare(self, picture):
-            prepared.append(picture)
-            return picture
+        def prepare(self, image):
+            prepared.append(image)
+            return image
 
-        def answer(self, given):
+        def predict(self, given):
             most.append(len(prepared))
-            return [Answer(sentence="x") for _ in given]
+            return [Prediction(sentence="x") for _ in given]
 
     most: list[int] = []
-    counted = folder_captioning.Counted()
-    wanted = folder_captioning.wanted_in(folder, options, counted)
-    found = list(folder_captioning.captioned(Counting(None), wanted, options, counted, lambda *_: None))
-    assert [one.wanted.picture.name for one in found] == sorted(path.name for path in folder.iterdir())
+    summary = folder_captioning.CaptioningSummary()
+    tasks = folder_captioning.tasks_in(folder, options, summary)
+    found = list(folder_captioning.caption_images(Counting(None), tasks, options, summary, lambda *_: None))
+    assert [one.task.image.name for one in found] == sorted(path.name for path in folder.iterdir())
     assert all(seen <= 2 * (number + 2) for number, seen in enumerate(most)) and len(prepared) == 12
 
 
-def test_a_picture_for_which_there_is_no_memory_is_left_out_alone(pictures, monkeypatch):
-    folder, options, counted = pictures("red.png", "blue.png", "lime.png"), TagOptions(), Counted()
+def test_a_picture_for_which_there_is_no_memory_is_left_out_alone(images, monkeypatch):
+    folder, options, summary = images("red.png", "blue.png", "lime.png"), TagOptions(), CaptioningSummary()
 
     class Heavy:
         notes = ()
 
-        def prepare(self, picture):
-            if picture.getpixel((0, 0)) == (0, 0, 255):
+        def prepare(self, image):
+            if image.getpixel((0, 0)) == (0, 0, 255):
                 raise MemoryError
-            return picture
+            return image
 
-        def answer(self, prepared):
-            return [Answer(sentence="a picture") for _ in prepared]
+        def predict(self, prepared):
+            return [Prediction(sentence="a picture") for _ in prepared]
 
     found = [
-        *folder_captioning.captioned(
-            Heavy(), folder_captioning.wanted_in(folder, options, counted), options, counted, lambda *_: None
+        *folder_captioning.caption_images(
+            Heavy(), folder_captioning.tasks_in(folder, options, summary), options, summary, lambda *_: None
         )
     ]
-    assert [one.wanted.picture.name for one in found] == ["lime.png", "red.png"]
-    assert len(counted.notes) == 1 and "blue.png: there is not enough memory" in counted.notes[0]
+    assert [one.task.image.name for one in found] == ["lime.png", "red.png"]
+    assert len(summary.notes) == 1 and "blue.png: is too large for the available memory" in summary.notes[0]

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from dreambooth.captioning.loading import load
-from dreambooth.captioning.model_files import located, models_in, wanted
-from dreambooth.captioning.model_kind import BLIP, GIT, ONNX, TIMM, VISION_LANGUAGE, kind_of
+from dreambooth.captioning.model_files import available_models, find_model, required_files
+from dreambooth.captioning.model_kind import BLIP, GIT, ONNX, TIMM, VISION_LANGUAGE, model_kind_of
 from dreambooth.errors import UserError
 from dreambooth.settings.tagging import TagOptions
 from tests.captioning import tiny_models
@@ -60,28 +60,28 @@ def test_kinds_are_told_by_what_lies_in_the_folder(folder, monkeypatch):
         ),
     }
     for kind, path in kinds.items():
-        assert kind_of(path) == kind
+        assert model_kind_of(path) == kind
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    assert kind_of(kinds[ONNX]) == TIMM  # the other one of its files
+    assert model_kind_of(kinds[ONNX]) == TIMM  # the other one of its files
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(
         UserError, match=r"a needs onnxruntime or timm, which is not installed.*pip install onnxruntime"
     ):
-        kind_of(kinds[ONNX])
+        model_kind_of(kinds[ONNX])
     with pytest.raises(UserError, match=r"b needs timm, which .*pip install timm"):
-        kind_of(kinds[TIMM])
+        model_kind_of(kinds[TIMM])
 
 
 def test_what_is_no_model_is_told_what_it_lacks(folder):
     clip = folder("clip", config__json=vision("CLIPModel"), preprocessor_config__json={}, model__safetensors="")
     questions = folder("vqa", config__json=vision("BlipForQuestionAnswering"), model__safetensors="")
     for path in (folder("empty"), clip, questions, folder("listed", config__json="[1]", model__safetensors="")):
-        with pytest.raises(UserError, match="holds no model that writes captions: it must be a WD14 tagger"):
-            kind_of(path)
-    with pytest.raises(UserError, match=r"no weights as .safetensors. Take"):
-        kind_of(folder("bare", config__json=vision("GitForCausalLM")))
+        with pytest.raises(UserError, match="is not a captioning model: it must be a WD14 tagger"):
+            model_kind_of(path)
+    with pytest.raises(UserError, match=r"no .safetensors weights. Download"):
+        model_kind_of(folder("bare", config__json=vision("GitForCausalLM")))
     with pytest.raises(UserError, match="is not valid JSON"):
-        kind_of(folder("broken", config__json="{", model__safetensors=""))
+        model_kind_of(folder("broken", config__json="{", model__safetensors=""))
 
 
 def test_models_are_found_in_the_folders_of_hosts_and_in_the_cache(folder, hub_cache, tmp_path):
@@ -99,24 +99,24 @@ def test_models_are_found_in_the_folders_of_hosts_and_in_the_cache(folder, hub_c
     folder("Stable-diffusion/other", **tagger)
     folder("../hub/models--org--sd/snapshots/7/unet", config__json={}, model__safetensors="")
     (tmp_path / "models" / "taggers" / "circle").symlink_to(tmp_path / "models" / "taggers")
-    found = models_in(tmp_path / "models")
+    found = available_models(tmp_path / "models")
     assert {title: path.resolve() for title, path in found.items() if "circle" not in title} == {
         title: path.resolve() for title, path in places.items()
     }
     for title, path in places.items():
-        assert located(title, tmp_path / "models").resolve() == path.resolve()
+        assert find_model(title, tmp_path / "models").resolve() == path.resolve()
     file = places["taggers/mine"] / "model.onnx"
-    assert located(f" {file} ", tmp_path) == file
-    assert located(str(places["taggers/mine"] / "selected_tags.csv"), tmp_path) == file.parent
+    assert find_model(f" {file} ", tmp_path) == file
+    assert find_model(str(places["taggers/mine"] / "selected_tags.csv"), tmp_path) == file.parent
 
 
 def test_where_there_is_none_it_is_said_what_to_put_where(tmp_path):
     models = tmp_path / "models"
-    with pytest.raises(UserError, match="Choose a tagger or captioner; none is here yet") as refused:
-        located(" ", models)
+    with pytest.raises(UserError, match="Choose a tagger or captioner. None is installed yet") as refused:
+        find_model(" ", models)
     assert str(models / "taggers") in str(refused.value) and "selected_tags.csv" in str(refused.value)
-    with pytest.raises(UserError, match=r"There is no model no.such here: put a model's folder"):
-        located("no:such", models)
+    with pytest.raises(UserError, match=r"Model no.such not found: put a model's folder"):
+        find_model("no:such", models)
 
 
 def test_of_a_repository_only_what_is_needed_is_fetched(monkeypatch):
@@ -124,23 +124,26 @@ def test_of_a_repository_only_what_is_needed_is_fetched(monkeypatch):
         pytest.importorskip(library)
     tagger = ["README.md", "config.json", "model.msgpack", "model.onnx", "model.safetensors", "selected_tags.csv",
               "sw_jax_cv_config.json", "variables/variables.index"]  # fmt: skip
-    assert wanted("org/wd", tagger) == ["model.onnx", "selected_tags.csv"]
+    assert required_files("org/wd", tagger) == ["model.onnx", "selected_tags.csv"]
     large = ["model.onnx", "model.onnx_data", "selected_tags.csv"]
-    assert wanted("org/large", large) == ["model.onnx_data", "model.onnx", "selected_tags.csv"]
+    assert required_files("org/large", large) == ["model.onnx_data", "model.onnx", "selected_tags.csv"]
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    assert wanted("org/wd", tagger) == ["model.safetensors", "config.json", "selected_tags.csv"]
+    assert required_files("org/wd", tagger) == ["model.safetensors", "config.json", "selected_tags.csv"]
     vlm = ["config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
            "model.safetensors.index.json", "merges.txt", "tokenizer.json", "chat_template.jinja", "pytorch_model.bin",
            "consolidated.safetensors", "modeling_evil.py", "onnx/decoder.onnx", ".gitattributes"]  # fmt: skip
-    assert sorted(wanted("org/vlm", vlm)) == sorted(vlm[:7]) and wanted("org/vlm", vlm)[-1] == "config.json"
+    assert (
+        sorted(required_files("org/vlm", vlm)) == sorted(vlm[:7])
+        and required_files("org/vlm", vlm)[-1] == "config.json"
+    )
     with pytest.raises(UserError, match=r"org/old has no weights as .safetensors .pickles like pytorch_model.bin"):
-        wanted("org/old", ["config.json", "pytorch_model.bin"])
-    with pytest.raises(UserError, match="org/sd is no model that writes captions"):
-        wanted("org/sd", ["model_index.json", "unet/config.json"])
+        required_files("org/old", ["config.json", "pytorch_model.bin"])
+    with pytest.raises(UserError, match="org/sd is not a captioning model"):
+        required_files("org/sd", ["model_index.json", "unet/config.json"])
 
 
 def test_a_chosen_file_is_the_one_that_is_read(onnx_tagger, tmp_path):
     tiny_models.onnx_tagger(tmp_path, side=8)
     (tmp_path / "other.onnx").write_bytes((tmp_path / "model.onnx").read_bytes())
     (tmp_path / "model.onnx").write_text("damaged")
-    assert load(located(str(tmp_path / "other.onnx"), tmp_path), TagOptions(), torch.device("cpu")).side == 8
+    assert load(find_model(str(tmp_path / "other.onnx"), tmp_path), TagOptions(), torch.device("cpu")).side == 8

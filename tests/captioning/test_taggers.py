@@ -17,15 +17,15 @@ from dreambooth.captioning.loading import load
 from dreambooth.errors import UserError
 from dreambooth.settings.tagging import TagOptions
 from tests.captioning import tiny_models
-from tests.captioning.conftest import picture
+from tests.captioning.conftest import make_image
 
 CPU = torch.device("cpu")
 ALL = TagOptions(general_threshold=0, character_threshold=0)
 
 
-def said(captioner, *pictures: Image.Image) -> list[dict[str, float]]:
-    answers = captioner.answer([captioner.prepare(picture) for picture in pictures])
-    return [{tag.name: round(tag.score, 3) for tag in answer.tags} for answer in answers]
+def said(captioner, *images: Image.Image) -> list[dict[str, float]]:
+    answers = captioner.predict([captioner.prepare(image) for image in images])
+    return [{tag.name: round(tag.score, 3) for tag in prediction.tags} for prediction in answers]
 
 
 def test_onnx_is_fed_blue_green_red_of_0_to_255_on_a_white_square(onnx_tagger):
@@ -49,20 +49,20 @@ def test_onnx_pictures_lie_in_the_middle_and_are_resized_bicubic(onnx_tagger):
 
     tagger = load(onnx_tagger, ALL, CPU)
     for size in ((31, 20), (20, 31), (64, 64), (8, 8), (5, 3)):
-        image = picture("noise", size)
+        drawing = make_image("noise", size)
         side = max(size)
         square = Image.new("RGB", (side, side), (255, 255, 255))
-        square.paste(image, ((side - size[0]) // 2, (side - size[1]) // 2))
+        square.paste(drawing, ((side - size[0]) // 2, (side - size[1]) // 2))
         resized = square.resize((8, 8), Image.Resampling.BICUBIC) if side != 8 else square
         expected = np.asarray(resized, dtype=np.float32)[:, :, ::-1]
-        fed = tagger.prepare(image)
+        fed = tagger.prepare(drawing)
         assert fed.dtype == np.float32 and (fed == expected).all()
 
 
 def test_a_picture_that_is_far_too_long_does_not_fill_the_memory(onnx_tagger):
     tagger = load(onnx_tagger, ALL, CPU)
-    [answer] = said(tagger, Image.new("RGB", (60000, 2), "black"))  # a square around it would take 10 GB
-    assert answer["red_picture"] > 0.95
+    [prediction] = said(tagger, Image.new("RGB", (60000, 2), "black"))  # a square around it would take 10 GB
+    assert prediction["red_picture"] > 0.95
 
 
 def test_thresholds_are_by_kind(onnx_tagger):
@@ -77,7 +77,7 @@ def test_a_model_that_takes_one_picture_at_a_time(tmp_path):
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     tagger = load(tiny_models.onnx_tagger(tmp_path, batch=1), TagOptions(), CPU)
-    red, blue = said(tagger, picture("red"), picture("blue"))
+    red, blue = said(tagger, make_image("red"), make_image("blue"))
     assert set(red) == {"red_picture"} and set(blue) == {"blue_picture", "^_^"}
 
 
@@ -92,16 +92,16 @@ def test_timm_says_what_the_published_code_says(tmp_path):
     transform = create_transform(**resolve_data_config(model.pretrained_cfg, model=model))
     tagger = load(tmp_path, ALL, CPU)
     for size in ((40, 40), (60, 31), (17, 32)):
-        image = picture("noise", size)
+        drawing = make_image("noise", size)
         side = max(size)
         square = Image.new("RGB", (side, side), (255, 255, 255))
-        square.paste(image, ((side - size[0]) // 2, (side - size[1]) // 2))
+        square.paste(drawing, ((side - size[0]) // 2, (side - size[1]) // 2))
         with torch.inference_mode():
             inputs = transform(square).unsqueeze(0)[:, [2, 1, 0]]
             scores = torch.sigmoid(model(inputs))[0, 1:]
         assert inputs.shape == (1, 3, 32, 32) and inputs.min() >= -1 and inputs.max() > 0.9
-        [answer] = tagger.answer([tagger.prepare(image)])
-        assert answer.tags == tuple(map(Tag, names, scores.tolist()))
+        [prediction] = tagger.predict([tagger.prepare(drawing)])
+        assert prediction.tags == tuple(map(Tag, names, scores.tolist()))
 
 
 def test_what_a_timm_folder_may_not_do(tmp_path):
@@ -129,18 +129,18 @@ def _cut(folder, name):
 BAD = {
     "a list of another model": (
         lambda folder: tiny_models.write_labels(folder, tiny_models.TAGS[:-1]),
-        "selected_tags.csv names 5 tags, but the model has 6 outputs",
+        "selected_tags.csv has 5 labels, but the model has 6 outputs",
     ),
     "a list without columns": (
         lambda folder: (folder / "selected_tags.csv").write_text("1girl\nsolo\n"),
-        "it needs columns name and category",
+        "each row needs a name and a category",
     ),
-    "an empty list": (lambda folder: (folder / "selected_tags.csv").write_text(""), "is no list of tags"),
+    "an empty list": (lambda folder: (folder / "selected_tags.csv").write_text(""), "is not a label list"),
     "a list that is no text": (
         lambda folder: (folder / "selected_tags.csv").write_bytes(b"tag_id,name,category\n1,\xff\xfe,0\n"),
-        "is no list of tags",
+        "is not a label list",
     ),
-    "a file that is cut off": (lambda folder: _cut(folder, "model.onnx"), "model.onnx can't be loaded"),
+    "a file that is cut off": (lambda folder: _cut(folder, "model.onnx"), "model.onnx cannot be loaded"),
     "no list": (lambda folder: (folder / "selected_tags.csv").unlink(), "has model.onnx but no selected_tags.csv"),
 }
 
@@ -152,7 +152,7 @@ def test_bad_onnx_folders_are_named(tmp_path, what):
     spoil, expected = BAD[what]
     spoil(tiny_models.onnx_tagger(tmp_path))
     with pytest.raises(UserError, match=expected) as refused:
-        said(load(tmp_path, ALL, CPU), picture("red"))
+        said(load(tmp_path, ALL, CPU), make_image("red"))
     assert str(tmp_path) in str(refused.value) and "\n" not in str(refused.value)
 
 

@@ -94,7 +94,7 @@ def timm_tagger(folder: Path) -> Any:
     return model
 
 
-SENTENCE = "a photo of the red green blue cat dog toy on in with grass picture . , describe this one sentence"
+SENTENCE = "a photo of the red green blue cat dog toy on in with grass image . , describe this one sentence"
 WORDS = SENTENCE.split()
 
 

@@ -1,4 +1,4 @@
-"""Each edit of captions as a row: what it is told, what stood there, what stands there then."""
+"""Caption edits, one per row: options, caption before, caption after."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from dreambooth.captions.edits import matching, plan, plan_text
+from dreambooth.captions.edits import find_matches, plan_edit, plan_text
 from dreambooth.captions.folder import CaptionFile, Captions, read_captions
-from dreambooth.captions.reading import CaptionFiles
+from dreambooth.captions.reading import CaptionSource
 from dreambooth.errors import UserError
-from dreambooth.settings.caption_edits import AddTags, MergeTags, RemoveTags, ReplaceText, EditScope, SortTags, TidyTags
+from dreambooth.settings.caption_edits import AddTags, EditScope, MergeTags, RemoveTags, ReplaceText, SortTags, TidyTags
 
 
 def folder_of(*texts: str) -> Captions:
@@ -35,19 +35,19 @@ REGEX = {"how": "regex"}
         (replaced("hat", "cap", how="tag"), "hat, red hat, that", "cap, red hat, that"),
         (replaced("hat", "cap"), "Hat", "cap"),
         (replaced("hat", "cap", match_case=True), "Hat,x", "Hat,x"),
-        (replaced("hat", ""), "red, hat, blue", "red, blue"),  # no gap is left
-        (replaced("hat", ""), "red  hat,  blue", "red  ,  blue"),  # what else stands there stays
-        (replaced("hat", "cap", how="tag"), "hat, solo, cap", "cap, solo"),  # then it stands only once
+        (replaced("hat", ""), "red, hat, blue", "red, blue"),  # no empty tag is left
+        (replaced("hat", ""), "red  hat,  blue", "red  ,  blue"),  # other white space is unchanged
+        (replaced("hat", "cap", how="tag"), "hat, solo, cap", "cap, solo"),  # no duplicate is created
         (replaced("hat", "cap", how="tag"), "cap, solo, hat", "cap, solo"),
         (replaced("hat", "cap, red", how="tag"), "a, hat, b", "a, cap, red, b"),
-        (replaced("a.b", "x"), "a.b, acb", "x, acb"),  # only a regular expression is one
+        (replaced("a.b", "x"), "a.b, acb", "x, acb"),  # not a regular expression
         (replaced(r"(\d)girls?", r"\1 women", **REGEX), "2girls, 1girl", "2 women, 1 women"),
         (replaced(r"\1", r"\\"), r"a\1", r"a\\"),
         (replaced("^", "zwx, ", **REGEX), "a\r\nb\n\nc", "zwx, a\r\nzwx, b\n\nzwx, c"),  # line by line
         # merge and rename
         (SMITH, "solo, 1boy, hat, facial hair", "solo, Smith, hat"),
         (SMITH, "facial hair,1BOY", "Smith"),
-        (SMITH, "1boy,hat", "1boy,hat"),  # has not all of them: not even its blanks change
+        (SMITH, "1boy,hat", "1boy,hat"),  # not all tags present: not even white space changes
         (ANY, "hat, facial hair", "hat, Smith"),
         (SMITH, "Smith, 1boy, facial hair", "Smith"),
         (SMITH, "1boy\nfacial hair", "1boy\nfacial hair"),  # two captions
@@ -75,13 +75,13 @@ REGEX = {"how": "regex"}
     ],
 )  # fmt: skip
 def test_edits(options, before, after):
-    planned = plan(folder_of(before), options, EditScope())
+    planned = plan_edit(folder_of(before), options, EditScope())
     assert [change.text for change in planned.changes] == ([after] if after != before else [])
 
 
-def test_by_count_is_by_the_whole_folder():
+def test_sorting_by_count_counts_the_whole_folder():
     captions = folder_of("zwx, a, b", "zwx, b", "zwx, c, a, b", "c")
-    planned = plan(captions, SortTags(order="count"), EditScope())
+    planned = plan_edit(captions, SortTags(order="count"), EditScope())
     assert [change.text for change in planned.changes] == ["zwx, b, a", "zwx, b, a, c"]
 
 
@@ -95,49 +95,50 @@ def test_by_count_is_by_the_whole_folder():
         (EditScope(without_tags="hat"), 2),
     ],
 )
-def test_only_some_pictures(scope, changed):
+def test_scope(scope, changed):
     captions = folder_of("solo, hat", "hat, solo, cap", "solo, cap", "none")
-    assert len(plan(captions, AddTags(tags="zwx"), scope).changes) == changed
+    assert len(plan_edit(captions, AddTags(tags="zwx"), scope).changes) == changed
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
-        (replaced("(", "", **REGEX), "is no regular expression: missing )"),
+        (replaced("(", "", **REGEX), "is not a valid regular expression: missing )"),
         (replaced("a", r"\2", **REGEX), "invalid group reference"),
-        (replaced("", "x"), "Give the text to search for"),
-        (replaced(" , ", "x", how="tag"), "Give the tag to search for"),
-        (MergeTags(tags="a"), "Give the tag that they become"),
-        (AddTags(), "Give the tags to add"),
-        (RemoveTags(tags=","), "Give the tags to remove"),
+        (replaced("", "x"), "Enter the text to search for"),
+        (replaced(" , ", "x", how="tag"), "Enter the tag to search for"),
+        (MergeTags(tags="a"), "Enter the tag to merge them into"),
+        (AddTags(), "Enter the tags to add"),
+        (RemoveTags(tags=","), "Enter the tags to remove"),
     ],
 )
-def test_what_cannot_be_done_is_a_line(options, said):
+def test_invalid_options_are_reported(options, message):
     with pytest.raises(UserError) as refused:
-        plan(folder_of("a"), options, EditScope())
-    assert said in str(refused.value)
+        plan_edit(folder_of("a"), options, EditScope())
+    assert message in str(refused.value)
 
 
-def test_a_search_without_an_end_is_stopped(monkeypatch):
-    monkeypatch.setattr("dreambooth.captions.edits.SECONDS", 0.2)
+def test_a_regular_expression_that_never_finishes_is_stopped(monkeypatch):
+    monkeypatch.setattr("dreambooth.captions.edits.REGEX_TIMEOUT", 0.2)
     with pytest.raises(UserError, match="takes too long"):
-        plan(folder_of("a" * 60), replaced(r"(a|aa|a\w)+\d(?<=(.)\1)$", "x", **REGEX), EditScope())
+        plan_edit(folder_of("a" * 60), replaced(r"(a|aa|a\w)+\d(?<=(.)\1)$", "x", **REGEX), EditScope())
 
 
-def test_a_tag_that_nobody_has_is_named():
+def test_a_missing_tag_is_named():
     captions = folder_of("facial hair, solo")
-    said = plan(captions, MergeTags(tags="1boy, facial hari", into="Smith"), EditScope(with_tags="sole")).missing
-    assert [line.partition(":")[0] for line in said] == ["1boy", "facial hari", "sole"]
-    assert "did you mean facial hair?" in said[1] and "did you mean solo?" in said[2]
+    scope = EditScope(with_tags="sole")
+    missing = plan_edit(captions, MergeTags(tags="1boy, facial hari", into="Smith"), scope).missing_tags
+    assert [line.partition(":")[0] for line in missing] == ["1boy", "facial hari", "sole"]
+    assert "did you mean facial hair?" in missing[1] and "did you mean solo?" in missing[2]
 
 
-def test_found():
+def test_find_matches():
     captions = folder_of("red hat", "that", "a, Hat")
-    found = [len(matching(captions, replaced("hat", "", how=how), EditScope())) for how in ("text", "tag", "regex")]
+    found = [len(find_matches(captions, replaced("hat", "", how=how), EditScope())) for how in ("text", "tag", "regex")]
     assert found == [3, 1, 3]
 
 
-def test_by_hand_a_file_keeps_its_kind():
+def test_a_typed_caption_keeps_the_line_ends():
     for before, typed, after in (
         ("a\r\nb\r\n", "x\ny\nz\n", "x\r\ny\r\nz\r\n"),
         ("a", "x\ny", "x\ny"),
@@ -148,7 +149,7 @@ def test_by_hand_a_file_keeps_its_kind():
 
 
 def test_read_as_training_reads_them(tmp_path):
-    """Whatever the ending, the encoding and the name; what is no text is named and left alone."""
+    """For every extension, encoding and name; a file that is not text is reported and not changed."""
     for name in (
         "1.png",
         "2.jpg",
@@ -168,12 +169,13 @@ def test_read_as_training_reads_them(tmp_path):
     (tmp_path / "sub" / "3.caption").write_bytes("solo, caf\xe9".encode("cp1252"))
     (tmp_path / "5.txt").write_bytes(b"no\0text")
     (tmp_path / "7.txt").mkdir()
-    read = read_captions(tmp_path, CaptionFiles())
-    assert read.counts() == {"solo": 4, "café": 2, "帽子": 2, "a red-hat": 1}
-    assert (read.pictures, len(read.files)) == (5, 4)
-    assert len(read.problems) == 2 and "5.txt: is no text" in read.problems[0] and "7.txt" in read.problems[1]
-    notes = {planned.file.path.name: planned.notes for planned in plan(read, AddTags(tags="zwx"), EditScope()).changes}
-    assert notes == {
+    read = read_captions(tmp_path, CaptionSource())
+    assert read.tag_counts() == {"solo": 4, "café": 2, "帽子": 2, "a red-hat": 1}
+    assert (read.n_images, len(read.files)) == (5, 4)
+    assert len(read.problems) == 2 and "5.txt: is not a text file" in read.problems[0] and "7.txt" in read.problems[1]
+    changes = plan_edit(read, AddTags(tags="zwx"), EditScope()).changes
+    side_effects = {change.file.path.name: change.side_effects for change in changes}
+    assert side_effects == {
         "1.txt": ("written as UTF-8",),
         "2.txt": ("written as UTF-8",),
         "3.caption": ("written as UTF-8",),
@@ -181,12 +183,13 @@ def test_read_as_training_reads_them(tmp_path):
     }
 
 
-def test_ten_thousand(tmp_path):
+def test_ten_thousand_captions(tmp_path):
     for number in range(10_000):
         (tmp_path / f"{number}.png").touch()
         (tmp_path / f"{number}.txt").write_text(f"all, half{number % 2}, own {number}")
-    captions = read_captions(tmp_path, CaptionFiles())
-    counts = captions.counts()
+    captions = read_captions(tmp_path, CaptionSource())
+    counts = captions.tag_counts()
     assert list(counts.items())[:3] == [("all", 10_000), ("half0", 5_000), ("half1", 5_000)] and len(counts) == 10_003
-    assert len(plan(captions, SortTags(order="count"), EditScope()).changes) == 0
-    assert len(plan(captions, MergeTags(tags="all, half1", into="x"), EditScope(without_tags="half0")).changes) == 5_000
+    assert len(plan_edit(captions, SortTags(order="count"), EditScope()).changes) == 0
+    merge, scope = MergeTags(tags="all, half1", into="x"), EditScope(without_tags="half0")
+    assert len(plan_edit(captions, merge, scope).changes) == 5_000

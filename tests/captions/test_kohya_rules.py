@@ -1,7 +1,7 @@
-"""Captions of an imported configuration are kohya's word for word, and its pictures are those that kohya's code finds.
+"""An imported configuration has exactly the captions and images of sd-scripts.
 
-What is expected is what sd-scripts' dataset code (commit 48d368f) gave for the same files, with each draw often
-enough to see all that can come of it.
+Expected values were recorded from the dataset code of sd-scripts (commit 48d368f) for the same files, sampled often
+enough to see every possible caption.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dreambooth.settings import Settings, parse
 
 SHUFFLED = {"shuffle_caption": True, "keep_tokens": 1}
 WILD = {"enable_wildcard": True}
-# what the subset says, what stands in the caption file, what the picture may be trained with
+# (keys of the subset, text of the caption file, possible training captions)
 CAPTIONS = [
     ({}, "sls,red  hat, (a, b),\nsecond", ["sls,red  hat, (a, b),"]),
     ({}, "\nlate", [""]),
@@ -42,7 +42,7 @@ CAPTIONS = [
     (WILD, "{a{b|c}{}", ["a{b{}", "c{}"]),
     ({**SHUFFLED, **WILD}, "sls, {red, soft|blue}", ["sls, blue", "sls, red, soft", "sls, soft, red"]),
 ]  # fmt: skip
-# Of a metadata file, with caption_prefix = "p": what may be trained without enable_wildcard, and with it.
+# (entry of a metadata file, possible captions with caption_prefix = "p", the same with enable_wildcard).
 ENTRIES = [
     ({"caption": "one\ntwo", "tags": "x,y"}, ["p one"], ["p one,x,y", "two,x,y"]),
     ({"tags": "x, y"}, ["p x, y"], ["p "]),
@@ -53,7 +53,7 @@ ENTRIES = [
 ]  # fmt: skip
 
 
-def picture(path: Path, size: tuple[int, int] = (64, 64)) -> Path:
+def make_image(path: Path, size: tuple[int, int] = (64, 64)) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, (len(path.name) * 9, 0, 0)).save(path)
     return path
@@ -62,14 +62,14 @@ def picture(path: Path, size: tuple[int, int] = (64, 64)) -> Path:
 def imported(folder: Path, name: str = "dataset.toml", **values: object) -> tuple[RecognizedInput, Plan]:
     if values:
         whole = {"image_dir": "a", **values}
-        said = "\n".join(f"{key} = {json.dumps(value)}" for key, value in whole.items())
-        (folder / name).write_text(f"[[datasets]]\nresolution = 64\n[[datasets.subsets]]\n{said}\n")
+        lines = "\n".join(f"{key} = {json.dumps(value)}" for key, value in whole.items())
+        (folder / name).write_text(f"[[datasets]]\nresolution = 64\n[[datasets.subsets]]\n{lines}\n")
     found = recognize_input(folder / name)
     return found, make_plan(found.concepts, parse(Settings, found.settings))
 
 
-def told(plan: Plan, epochs: int = 250) -> list[list[str]]:
-    """What each picture is trained with, in the order of the pictures."""
+def training_captions(plan: Plan, epochs: int = 250) -> list[list[str]]:
+    """The sorted captions that each image is trained with, in the order of the images."""
     shown: dict[Path, set[str]] = {example.path: set() for example in plan.examples}
     for epoch in range(epochs):
         for batch in plan.epoch(0, epoch, 1):
@@ -79,25 +79,25 @@ def told(plan: Plan, epochs: int = 250) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("row", CAPTIONS, ids=lambda row: repr(row[1]))
-def test_words_are_kohyas(tmp_path: Path, row: tuple[dict, str, list[str]]) -> None:
+def test_captions_are_those_of_sd_scripts(tmp_path: Path, row: tuple[dict, str, list[str]]) -> None:
     values, text, wanted = row
-    picture(tmp_path / "a/0.png").with_suffix(".txt").write_bytes(text.encode())
+    make_image(tmp_path / "a/0.png").with_suffix(".txt").write_bytes(text.encode())
     found, plan = imported(tmp_path, caption_extension=".txt", **values)
-    assert told(plan) == [sorted(wanted)] and not found.without
-    assert any("gives it no words" in note.text for note in plan.notes) == (wanted == [""])
+    assert training_captions(plan) == [sorted(wanted)] and not found.without
+    assert any("has no caption for it" in issue.text for issue in plan.issues) == (wanted == [""])
 
 
 @pytest.mark.parametrize("wild", [False, True])
-def test_words_of_a_metadata_file_are_kohyas(tmp_path: Path, wild: bool) -> None:
-    named = {str(picture(tmp_path / f"a/{number}.png")): entry for number, (entry, *_) in enumerate(ENTRIES)}
+def test_captions_of_a_metadata_file_are_those_of_sd_scripts(tmp_path: Path, wild: bool) -> None:
+    named = {str(make_image(tmp_path / f"a/{number}.png")): entry for number, (entry, *_) in enumerate(ENTRIES)}
     (tmp_path / "meta.json").write_text(json.dumps(named))
     _, plan = imported(tmp_path, metadata_file="meta.json", caption_prefix="p", enable_wildcard=wild)
-    assert told(plan) == [wanted[wild] for _, *wanted in ENTRIES]
+    assert training_captions(plan) == [wanted[wild] for _, *wanted in ENTRIES]
 
 
-def test_pictures_are_those_that_kohya_finds(tmp_path: Path) -> None:
+def test_the_images_are_those_that_sd_scripts_find(tmp_path: Path) -> None:
     for name in ("0.png", "1.JPG", "2.gif", "3.tiff", "4.Png", "0_mask.png", "sls_1_2_3_4.webp", "0.bmp", ".5.png"):
-        picture(tmp_path / "a" / name)
+        make_image(tmp_path / "a" / name)
     for name in ("0.txt", "0_mask.txt", "sls.txt"):
         (tmp_path / "a" / name).write_text(name)
     _, plan = imported(tmp_path, caption_extension="txt", class_tokens=" none, ")
@@ -105,15 +105,15 @@ def test_pictures_are_those_that_kohya_finds(tmp_path: Path) -> None:
     any_case = {"4.Png": " none, "} if Path("A") == Path("a") else {}
     assert captions == {"0.bmp": "0.txt", "0.png": "0.txt", "0_mask.png": "0_mask.txt", "1.JPG": " none, ",
                         "sls_1_2_3_4.webp": "sls.txt", **any_case}  # fmt: skip
-    left = {note.path.name for note in plan.notes if note.left_out}
-    assert {"2.gif", "3.tiff"} <= left, "none disappears without a word"
+    left = {note.path.name for note in plan.issues if note.left_out}
+    assert {"2.gif", "3.tiff"} <= left, "every file is used or reported"
 
 
-def test_a_metadata_file_may_name_pictures_anywhere(tmp_path: Path) -> None:
+def test_a_metadata_file_may_list_images_anywhere(tmp_path: Path) -> None:
     there = [
-        picture(tmp_path / "one/0.png"),
-        picture(tmp_path / "two/deep/0.gif"),
-        picture(tmp_path / "two/1_mask.png"),
+        make_image(tmp_path / "one/0.png"),
+        make_image(tmp_path / "two/deep/0.gif"),
+        make_image(tmp_path / "two/1_mask.png"),
     ]
     named = {str(path): {"caption": str(number)} for number, path in enumerate(there)}
     (tmp_path / "a").mkdir()
@@ -122,12 +122,12 @@ def test_a_metadata_file_may_name_pictures_anywhere(tmp_path: Path) -> None:
     assert [(example.path, example.caption) for example in plan.examples] == [(p, str(n)) for n, p in enumerate(there)]
 
 
-def test_what_is_otherwise_about_files_is_said(tmp_path: Path) -> None:
+def test_differences_in_files_are_reported(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     (tmp_path / "a").mkdir()
     Image.new("RGB", (96, 64)).save(tmp_path / "a/0.jpg", exif=exif)
-    picture(tmp_path / "a/1.png").with_suffix(".txt").write_text("sls", encoding="utf-8-sig")
+    make_image(tmp_path / "a/1.png").with_suffix(".txt").write_text("sls", encoding="utf-8-sig")
     found, _ = imported(tmp_path, caption_extension=".txt", class_tokens="x")
     turned, marked = found.without
     assert "1 pictures are turned upright" in turned and "1 caption files begin with a byte order mark" in marked
@@ -138,9 +138,9 @@ def test_what_is_otherwise_about_files_is_said(tmp_path: Path) -> None:
 TRAINING = "train_data_dir = 'img'\nreg_data_dir = 'reg'\nresolution = '64'\ncaption_extension = '.no'\n"
 
 
-def test_names_of_folders_are_read_as_kohya_reads_them(tmp_path: Path) -> None:
+def test_folder_names_are_parsed_as_by_sd_scripts(tmp_path: Path) -> None:
     for name in ("2023_summer", "1000_x", "5", "7_", "4 _b_c", "12_ lead", "-3_off", "notes", "0_off"):
-        picture(tmp_path / "img" / name / "0.png")
+        make_image(tmp_path / "img" / name / "0.png")
     (tmp_path / "train.toml").write_text(TRAINING)
     _, plan = imported(tmp_path, "train.toml")
     assert {example.path.parent.name: (example.repeats, example.caption) for example in plan.examples} == {
@@ -149,10 +149,10 @@ def test_names_of_folders_are_read_as_kohya_reads_them(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_steps_are_reached_however_many_regularization_pictures_there_are(tmp_path: Path) -> None:
-    picture(tmp_path / "img/2_sls/0.png").with_suffix(".txt").write_text("right")
+def test_steps_are_reached_for_any_number_of_regularization_images(tmp_path: Path) -> None:
+    make_image(tmp_path / "img/2_sls/0.png").with_suffix(".txt").write_text("right")
     for number in range(30):
-        picture(tmp_path / f"reg/1_girl/{number}.png")
+        make_image(tmp_path / f"reg/1_girl/{number}.png")
     (tmp_path / "train.toml").write_text(TRAINING + "max_train_steps = 50\ncaption_extention = '.txt'\n")
     found, plan = imported(tmp_path, "train.toml")
     assert plan.steps_per_epoch(1) == 4 and found.settings["num_train_epochs"] * 4 >= 50

@@ -1,4 +1,4 @@
-"""Captions in any encoding, and every prompt rule as a row."""
+"""Captions in every encoding, and the prompt rules, one per row."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from dreambooth.captioning.base import Counted
-from dreambooth.captioning.folder_captioning import wanted_in
+from dreambooth.captioning.base import CaptioningSummary
+from dreambooth.captioning.folder_captioning import tasks_in
 from dreambooth.captions.folder import read_captions
-from dreambooth.captions.reading import FILE_NAME, CaptionFiles, build_prompt, bytes_of, read_caption
+from dreambooth.captions.prompts import build_prompt
+from dreambooth.captions.reading import FROM_FILE_NAME, CaptionSource, read_caption, read_caption_bytes
 from dreambooth.captions.writing import write_captions
 from dreambooth.errors import UserError
 from dreambooth.settings.tagging import TagOptions
 
 
 @pytest.mark.parametrize(
-    ("encoding", "text", "noted"),
+    ("encoding", "text", "warns"),
     [
         ("utf-8", "café, 小猫", False),
         ("utf-8-sig", "café, 小猫", False),
@@ -26,11 +27,11 @@ from dreambooth.settings.tagging import TagOptions
         ("cp1252", "café, “red” hat", True),
     ],
 )
-def test_caption_file_encodings(tmp_path: Path, encoding: str, text: str, noted: bool) -> None:
+def test_caption_file_encodings(tmp_path: Path, encoding: str, text: str, warns: bool) -> None:
     (tmp_path / "小猫 1.txt").write_bytes(f"{text}\r\n".encode(encoding))
     caption = read_caption(tmp_path / "小猫 1.png")
     assert (caption.text, caption.source) == (text, "小猫 1.txt")
-    assert ("小猫 1.txt: is not UTF-8" in caption.note) == noted
+    assert ("小猫 1.txt: is not UTF-8" in caption.warning) == warns
 
 
 @pytest.mark.parametrize(
@@ -42,12 +43,12 @@ def test_caption_file_encodings(tmp_path: Path, encoding: str, text: str, noted:
         ("小猫 在 公园.png", "小猫 在 公园"),
         (r"yua \(idol\).png", r"yua \(idol\)"),
         ("v1.5 style.png", "v1.5 style"),
-        ("caf\udce9 cat.png", "caf\ufffd cat"),  # a name that is no UTF-8, as Python reads it
+        ("caf\udce9 cat.png", "caf\ufffd cat"),  # a name that is not UTF-8, as Python decodes it
     ],
 )
 def test_caption_from_the_file_name(tmp_path: Path, name: str, text: str) -> None:
     assert read_caption(tmp_path / name).text == text
-    assert read_caption(tmp_path / name).source == FILE_NAME
+    assert read_caption(tmp_path / name).source == FROM_FILE_NAME
 
 
 def test_odd_caption_files(tmp_path: Path) -> None:
@@ -55,9 +56,9 @@ def test_odd_caption_files(tmp_path: Path) -> None:
     assert read_caption(tmp_path / "lines.png").text == "a dog, on grass"
     (tmp_path / "empty.txt").write_text(" \n")
     empty = read_caption(tmp_path / "empty.png")
-    assert (empty.text, empty.source) == ("", "empty.txt") and "empty.txt" in empty.note
+    assert (empty.text, empty.source) == ("", "empty.txt") and "empty.txt" in empty.warning
     (tmp_path / "binary.txt").write_bytes(b"a\0b\0")
-    with pytest.raises(UserError, match=r"binary\.txt: is no text"):
+    with pytest.raises(UserError, match=r"binary\.txt: is not a text file"):
         read_caption(tmp_path / "binary.png")
 
 
@@ -69,7 +70,7 @@ def test_a_caption_file_from_a_drive_that_writes_capitals(tmp_path: Path) -> Non
 
 
 @pytest.mark.skipif(os.name == "nt", reason="pipes and devices")
-def test_what_is_no_caption_file_is_named_and_neither_waits_nor_fills_the_memory(tmp_path: Path) -> None:
+def test_pipes_devices_and_huge_files_are_reported_without_blocking(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.txt")
     (tmp_path / "device.txt").symlink_to("/dev/zero")
     (tmp_path / "folder.txt").mkdir()
@@ -78,25 +79,25 @@ def test_what_is_no_caption_file_is_named_and_neither_waits_nor_fills_the_memory
     wrong = {"pipe": "is a pipe", "device": "device", "folder": "is a folder", "huge": "expected at most"}
     for stem, cause in wrong.items():
         (tmp_path / f"{stem}.png").touch()
-        with pytest.raises(UserError, match=rf"{stem}\.txt: .*{cause}"):
+        with pytest.raises(UserError, match=rf"{stem}\.txt\b.*{cause}"):
             read_caption(tmp_path / f"{stem}.png")
-    read = read_captions(tmp_path, CaptionFiles())
+    read = read_captions(tmp_path, CaptionSource())
     assert len(read.problems) == len(wrong) and not read.files
-    counted = Counted()
-    assert wanted_in(tmp_path, TagOptions(), counted) == [] and len(counted.notes) == len(wrong)
+    summary = CaptioningSummary()
+    assert tasks_in(tmp_path, TagOptions(), summary) == [] and len(summary.notes) == len(wrong)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="names are counted otherwise")
+@pytest.mark.skipif(os.name == "nt", reason="another limit of names")
 def test_the_longest_name_that_a_disk_takes(tmp_path: Path) -> None:
-    """Its .caption would be longer, and so would what is written beside it first."""
-    picture = tmp_path / ("猫" * 83 + "ab.jpg")
-    picture.touch()
-    assert read_caption(picture).source == FILE_NAME
-    (file,) = read_captions(tmp_path, CaptionFiles()).files
+    """Its .caption file would have a longer name, and so would the temporary file."""
+    image = tmp_path / ("猫" * 83 + "ab.jpg")
+    image.touch()
+    assert read_caption(image).source == FROM_FILE_NAME
+    (file,) = read_captions(tmp_path, CaptionSource()).files
     assert write_captions(tmp_path, {file.path: "a cat"}, "edit") == 1
-    assert read_caption(picture).text == "a cat"
-    with pytest.raises(UserError, match="no such long name"):
-        bytes_of(picture.with_suffix(".caption"))
+    assert read_caption(image).text == "a cat"
+    with pytest.raises(UserError, match="name is too long"):
+        read_caption_bytes(image.with_suffix(".caption"))
 
 
 INSTANCE, CLASS = False, True

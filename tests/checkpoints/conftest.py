@@ -1,4 +1,4 @@
-"""What the tests of this room share: full-size key tables, and comparing files tensor by tensor."""
+"""Fixtures of the checkpoint tests: full-size key tables, and comparing files tensor by tensor."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def created(created_embedded: Path) -> Path:
 
 @pytest.fixture
 def new(tmp_path: Path) -> ModelFolder:
-    """A model that is not there yet, with a name that is not plain ASCII."""
+    """A model that does not exist yet, with a non-ASCII name."""
     return ModelFolder(Folders(tmp_path / "models"), "新 model")
 
 
 @pytest.fixture
 def read_all() -> Callable[[Path], dict[str, torch.Tensor]]:
-    """A file's tensors by name."""
+    """The tensors of a file by name."""
     return _read_all
 
 
 @pytest.fixture
 def assert_same() -> Callable[[Path, Path], None]:
-    """Two files have the same names, dtypes and values, bit for bit."""
+    """Assert that two files have the same names, dtypes and values, bit for bit."""
 
     def compare(path: Path, other: Path) -> None:
         with open_tensors(path) as ours, open_tensors(other) as theirs:
@@ -60,7 +60,7 @@ def key_table() -> dict[str, TensorSpec]:
 def key_tables() -> Callable[[str], dict[str, TensorSpec]]:
     """All tensors of a published model, as the original code's own modules name them.
 
-    Weights are fp16 as in the files that most people have; schedules and averages (model_ema) fp32.
+    Weights are fp16 as in the common files; schedules and EMA weights (model_ema) fp32.
     """
     return _key_table
 
@@ -81,7 +81,7 @@ def _dtype(name: str) -> torch.dtype:
 
 @pytest.fixture(scope="session")
 def write_random() -> Callable[[Path, dict[str, TensorSpec]], None]:
-    """Write a table's tensors with numbers of no meaning, quickly, no two tensors alike."""
+    """Write the tensors of a table with random numbers, quickly, no two tensors alike."""
 
     def write(path: Path, table: dict[str, TensorSpec]) -> None:
         block = torch.randn(1 << 22, generator=torch.Generator().manual_seed(1)) * 0.02

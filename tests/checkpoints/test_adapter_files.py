@@ -48,7 +48,7 @@ def modules(mini):
 
 @pytest.fixture
 def matched(modules):
-    """What of the model a file's adapters belong to."""
+    """The weights that the adapters of a file are matched to."""
     shapes = {
         TensorRef(component, name): shape
         for component in ("unet", "text_encoder")
@@ -59,21 +59,21 @@ def matched(modules):
 
 @pytest.mark.parametrize("naming", NAMINGS)
 @pytest.mark.parametrize("pickled", [False, True], ids=["safetensors", "pickle"])
-def test_every_naming_finds_its_module(modules, matched, tmp_path, naming, pickled):
-    module, (down, up), place = NAMINGS[naming]
-    base = dict(getattr(modules, place[0]).named_modules())
-    weight = (base.get(place[1]) or base[place[1].removeprefix("text_model.")]).weight
+def test_every_naming_scheme_matches_its_module(modules, matched, tmp_path, naming, pickled):
+    module, (down, up), ref = NAMINGS[naming]
+    base = dict(getattr(modules, ref[0]).named_modules())
+    weight = (base.get(ref[1]) or base[ref[1].removeprefix("text_model.")]).weight
     tensors = {f"{module}.{down}": torch.randn(2, weight.shape[1]), f"{module}.{up}": torch.randn(weight.shape[0], 2)}
     path = tmp_path / "x"
     torch.save(tensors, path) if pickled else safetensors.torch.save_file(tensors, path)
     [(found, adapter)] = matched(path).items()
-    assert found == TensorRef(place[0], f"{place[1]}.weight")
+    assert found == TensorRef(ref[0], f"{ref[1]}.weight")
     assert torch.allclose(adapter.delta(weight), tensors[f"{module}.{up}"] @ tensors[f"{module}.{down}"], atol=1e-4)
 
 
 @pytest.mark.parametrize("use_rslora", [False, True], ids=["plain", "rslora"])
-def test_what_diffusers_saves_means_what_peft_computed(modules, mini, tmp_path, use_rslora):
-    """Rank and alpha are nowhere but in the metadata; one module has an alpha of its own."""
+def test_a_file_saved_by_diffusers_gives_the_deltas_of_peft(modules, mini, tmp_path, use_rslora):
+    """Rank and alpha are only in the metadata; one module has its own alpha."""
     peft = pytest.importorskip("peft")
     from diffusers import StableDiffusionPipeline
 
@@ -101,7 +101,7 @@ def test_what_diffusers_saves_means_what_peft_computed(modules, mini, tmp_path, 
             assert torch.allclose(module.weight, merged, atol=1e-5), name
 
 
-def test_alpha_and_scale_count_as_in_a1111():
+def test_alpha_and_scale_scale_as_in_a1111():
     down, up = torch.randn(4, 6), torch.randn(5, 4)
     parts = {"lora_down.weight": down, "lora_up.weight": up}
     weight = torch.zeros(5, 6)
@@ -115,8 +115,8 @@ def test_alpha_and_scale_count_as_in_a1111():
         assert torch.allclose(adapter.delta(weight), factor * up @ down, atol=1e-5)
 
 
-def test_a_core_between_down_and_up_is_a_convolution_between_two_others():
-    """LoRA's and LoHa's Tucker forms: what they add is what the three convolutions do one after the other."""
+def test_tucker_decomposition_equals_three_convolutions():
+    """Tucker forms of LoRA and LoHa: the delta equals the three convolutions in sequence."""
     x, weight = torch.randn(1, 6, 9, 9), torch.zeros(8, 6, 3, 3)
     down, core, up = torch.randn(3, 6, 1, 1), torch.randn(3, 3, 3, 3), torch.randn(8, 3, 1, 1)
     wanted = F.conv2d(F.conv2d(F.conv2d(x, down), core), up)
@@ -136,7 +136,7 @@ def test_the_kronecker_product_of_a_convolution():
 
 
 @pytest.mark.parametrize("axis", [0, 1], ids=["outputs", "inputs"])
-def test_a_dora_brings_rows_or_columns_to_its_lengths(axis):
+def test_dora_rescales_rows_or_columns_to_its_magnitudes(axis):
     weight, lengths = torch.randn(5, 6, 3, 3), torch.rand(5 if axis == 0 else 6) + 1
     shape = (5, 1, 1, 1) if axis == 0 else (1, 6, 1, 1)
     parts = {"lora_down.weight": torch.randn(2, 6, 3, 3), "lora_up.weight": torch.randn(5, 2, 1, 1)}

@@ -1,4 +1,4 @@
-"""What is wrong with a checkpoint of a later family, or odd about its place on disk: one line, and nothing written."""
+"""Invalid checkpoints of later families, and unusual paths: one line, and nothing is written."""
 
 from __future__ import annotations
 
@@ -45,31 +45,34 @@ def with_value(kind: str, key: str, value: float):
     return change
 
 
-def quantised(files: Files) -> Tensors:
+def quantized(files: Files) -> Tensors:
     return {**files["SDXL"], OUT: files["SDXL"][OUT].char()}
 
 
 def scaled(files: Files) -> Tensors:
-    """fp8 with factors beside: the values alone mean nothing."""
+    """fp8 with separate scale factors, without which the values are meaningless."""
     narrow = files["SDXL"][OUT].to(torch.float8_e4m3fn)
     return {**files["SDXL"], OUT: narrow, UNET + "out.2.scale_weight": torch.tensor(0.1)}
 
 
 WHOLE = r"is a Stable Diffusion {} checkpoint without "
 ROWS: dict[str, tuple[Callable[[Files], Tensors], str]] = {
-    "SDXL, VAE baked out": (without("SDXL", VAE), WHOLE.format("XL") + "VAE .*: give a VAE too"),
-    "SD2, VAE baked out": (without("v2x", VAE), "without VAE .*: give a VAE too"),
+    "SDXL, VAE baked out": (without("SDXL", VAE), WHOLE.format("XL") + "VAE .*: select a VAE too"),
+    "SD2, VAE baked out": (without("v2x", VAE), "without VAE .*: select a VAE too"),
     "SD2, no text encoder": (without("v2x", SD2_TEXT), "without text encoder"),
     "SDXL, one text encoder": (without("SDXL", TEXT_2), "without text encoder 2"),
     "SDXL, no text encoders": (without("SDXL", TEXT_1, TEXT_2), "without text encoder 1 .* and text encoder 2"),
-    "SDXL, no unet": (without("SDXL", UNET), "is a VAE alone|no checkpoint that is known"),
+    "SDXL, no unet": (without("SDXL", UNET), "is a VAE, not|not a known kind of model"),
     "NaN in a fused tensor": (
         with_value("SDXL", TEXT_2 + "transformer.resblocks.0.attn.in_proj_weight", float("nan")),
-        "in_proj_weight holds values that are not numbers",
+        "in_proj_weight has NaN or infinite values",
     ),
-    "infinity in a projection": (with_value("SDXL", TEXT_2 + "text_projection", float("inf")), "not numbers"),
-    "quantised": (quantised, "is quantised"),
-    "scaled fp8": (scaled, "is quantised"),
+    "infinity in a projection": (
+        with_value("SDXL", TEXT_2 + "text_projection", float("inf")),
+        "has NaN or infinite values",
+    ),
+    "quantized": (quantized, "is quantized"),
+    "scaled fp8": (scaled, "is quantized"),
     "a text layer missing": (without("SDXL", TEXT_2 + "transformer.resblocks.1.attn"), "incomplete: 8 tensors"),
     "no projection": (without("SDXL", TEXT_2 + "text_projection"), "text_projection"),
     "no sizes": (without("SDXL", UNET + "label_emb"), "label_emb"),
@@ -91,14 +94,14 @@ def test_refused_in_one_line(what, minis, new, tmp_path, read_all):
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
-def test_fp8_is_widened(dtype, minis, new, tmp_path, read_all, caplog):
-    """People have such files; nothing is lost by it, and what training changes isn't rounded away."""
+def test_fp8_is_converted_to_fp16(dtype, minis, new, tmp_path, read_all, caplog):
+    """The conversion is exact, and updates of training are not lost to rounding."""
     source = tmp_path / "fp8.safetensors"
     wide = {key: value.to(dtype) if key.startswith(UNET) else value for key, value in read_all(minis["SDXL"]).items()}
     with open_tensors(minis["SDXL"]) as file:
         safetensors.torch.save_file(wide, source, file.metadata)
     extract(source, new)
-    assert "is in fp8: it was created in fp16" in caplog.text
+    assert "is in fp8: the model was created in fp16" in caplog.text
     out = write_checkpoint(new, tmp_path / "out.safetensors")
     assert verify_checkpoint(out, new).n_changed == 0
     for key, value in read_all(out).items():
@@ -106,9 +109,12 @@ def test_fp8_is_widened(dtype, minis, new, tmp_path, read_all, caplog):
 
 
 VAES = {
-    "a VAE of other sizes": (lambda t: {**t, VAE + "decoder.extra.weight": torch.zeros(1)}, "is no VAE for"),
-    "a LoRA": (lambda t: {"lora_unet_x.lora_down.weight": torch.zeros(4, 4)}, "is no VAE"),
-    "a VAE with NaN": (lambda t: {**t, VAE + "decoder.conv_in.bias": torch.full((8,), float("nan"))}, "not numbers"),
+    "a VAE of other sizes": (lambda t: {**t, VAE + "decoder.extra.weight": torch.zeros(1)}, "does not fit"),
+    "a LoRA": (lambda t: {"lora_unet_x.lora_down.weight": torch.zeros(4, 4)}, "is not a VAE"),
+    "a VAE with NaN": (
+        lambda t: {**t, VAE + "decoder.conv_in.bias": torch.full((8,), float("nan"))},
+        "has NaN or infinite values",
+    ),
     "a wider VAE": (lambda t: {**t, VAE + "decoder.conv_in.bias": torch.zeros(16)}, "has the shape"),
 }
 
@@ -124,8 +130,8 @@ def test_a_bad_vae_is_refused(what, minis, new, tmp_path, read_all):
     assert "\n" not in str(refusal.value) and not new.root.exists()
 
 
-def test_links_and_names_that_are_not_ascii(minis, new, tmp_path, assert_same):
-    """A file by way of a link in a linked folder, as people keep large models on another disk."""
+def test_links_and_non_ascii_names(minis, new, tmp_path, assert_same):
+    """A file that is a link in a linked folder, as when large models are on another disk."""
     real, linked = tmp_path / "另一个 disk", tmp_path / "链接 to it"
     real.mkdir()
     shutil.copy(minis["SDXL"], real / "模型 один é.safetensors")
@@ -144,8 +150,8 @@ def test_links_and_names_that_are_not_ascii(minis, new, tmp_path, assert_same):
         extract(linked / "也是 it.safetensors", new)
 
 
-def test_a_full_disk_is_told_before_the_file_is_written(minis, new, tmp_path, monkeypatch):
-    """The space for widened values counts, and the file's when it is written."""
+def test_a_full_disk_is_reported_before_the_file_is_written(minis, new, tmp_path, monkeypatch):
+    """Counts the space for converted values, and for the file that is written."""
     extract(minis["SDXL"], new)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 2_000_000))
     with pytest.raises(UserError, match=r"Writing out.safetensors needs .* MB .* 2 MB is free"):

@@ -35,7 +35,7 @@ def of_keys(*keys: str):
 
 
 def changed(change):
-    """The embedded checkpoint with something done to its tensors."""
+    """The embedded checkpoint with modified tensors."""
 
     def make(path: Path, mini: Path) -> None:
         with safetensors.safe_open(mini, "pt") as file:
@@ -58,11 +58,11 @@ def with_value(key: str, value: float):
 
 
 def describing_itself(**facts: object):
-    """The embedded checkpoint that says something else about its build."""
+    """The embedded checkpoint with other config values in its metadata."""
 
     def make(path: Path, mini: Path) -> None:
-        said = {CONFIG_KEY: json.dumps(facts)}
-        safetensors.torch.save_file(safetensors.torch.load_file(mini), path, said)
+        metadata = {CONFIG_KEY: json.dumps(facts)}
+        safetensors.torch.save_file(safetensors.torch.load_file(mini), path, metadata)
 
     return make
 
@@ -114,21 +114,21 @@ ROWS = {
         "overlap or leave gaps",
     ),
     "shape that lies": (header({"a": {"dtype": "F32", "shape": [5], "data_offsets": [0, 16]}}), "broken .* header"),
-    "unknown dtype": (header({"a": {"dtype": "F4", "shape": [4], "data_offsets": [0, 16]}}), "the type F4"),
-    "no tensors": (lambda path, mini: safetensors.torch.save_file({}, path), "holds no tensors"),
+    "unknown dtype": (header({"a": {"dtype": "F4", "shape": [4], "data_offsets": [0, 16]}}), "dtype F4"),
+    "no tensors": (lambda path, mini: safetensors.torch.save_file({}, path), "has no tensors"),
     "web page": (raw(b"<!DOCTYPE html><html><body>Sign in to continue</body></html>"), "is a web page"),
     "web page after comments": (raw(b"\xef\xbb\xbf<!-- gate 7 --><html>"), "is a web page"),
-    "server's complaint": (raw(b'{"error": "Access to this model is gated"}'), "is a text"),
+    "server's complaint": (raw(b'{"error": "Access to this model is gated"}'), "is JSON text"),
     "zip": (a_zip, "is a zip archive"),
-    "zip packed again": (a_zip_packed_again, "was packed again with compression"),
+    "zip packed again": (a_zip_packed_again, "was recompressed"),
     "name that is no text": (
         header({"\ud800": {"dtype": "U8", "shape": [64], "data_offsets": [0, 64]}}),
         "broken .* hea",
     ),
     "git lfs pointer": (raw(b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n"), "Git LFS pointer"),
     "gguf": (raw(b"GGUF" + bytes(60)), "GGUF"),
-    "picture": (raw(b"\x89PNG\r\n\x1a\n" + bytes(60)), "is a picture"),
-    "text": (raw(b"these are my notes about the model, nothing else"), "no model file that is known here"),
+    "picture": (raw(b"\x89PNG\r\n\x1a\n" + bytes(60)), "is an image"),
+    "text": (raw(b"these are my notes about the model, nothing else"), "damaged, or of an unknown file format"),
     "LoRA": (of_keys("lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight"), "is a LoRA"),
     "LoHa": (of_keys("lora_unet_x.hada_w1_a"), "is a LoRA"),
     "diffusers LoRA": (of_keys("unet.down_blocks.0.attentions.0.to_q.lora_A.weight"), "is a LoRA"),
@@ -136,10 +136,10 @@ ROWS = {
     "IP-Adapter": (of_keys("image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight"), "an IP-Adapter"),
     "motion module": (of_keys("down_blocks.0.motion_modules.0.temporal_transformer.norm.weight"), "a motion module"),
     "textual inversion": (of_keys("emb_params"), "textual inversion"),
-    "VAE": (of_keys("encoder.conv_in.weight", "decoder.conv_in.weight"), "is a VAE alone"),
-    "VAE of a checkpoint": (without(UNET, TEXT), "is a VAE alone"),
-    "text encoder": (of_keys("text_model.embeddings.token_embedding.weight"), "is a text encoder alone"),
-    "unet alone": (of_keys("diffusion_model.input_blocks.0.0.weight"), "is a unet alone"),
+    "VAE": (of_keys("encoder.conv_in.weight", "decoder.conv_in.weight"), "is a VAE, not"),
+    "VAE of a checkpoint": (without(UNET, TEXT), "is a VAE, not"),
+    "text encoder": (of_keys("text_model.embeddings.token_embedding.weight"), "is a text encoder, not"),
+    "unet alone": (of_keys("diffusion_model.input_blocks.0.0.weight"), "is a unet without VAE"),
     "unet of a folder": (of_keys("conv_in.weight", "time_embedding.linear_1.weight"), "one component of a diffusers"),
     "upscaler": (of_keys("model.0.weight", "model.1.sub.0.RDB1.conv1.0.weight"), "is an upscaler"),
     "ControlNet": (of_keys("control_model.time_embed.0.weight"), "is a ControlNet"),
@@ -151,32 +151,32 @@ ROWS = {
     "instruct-pix2pix": (with_shape(CONV_IN, 32, 8, 3, 3), "an instruct-pix2pix checkpoint"),
     "no VAE": (without(VAE), r"without VAE \(first_stage_model"),
     "no text encoder": (without(TEXT), "without text encoder"),
-    "a layer missing": (without(UNET + "middle_block.2.out_layers"), "is incomplete: 4 tensors are missing"),
-    "a size missing": (without(VAE + "post_quant_conv"), "not a whole Stable Diffusion 1.x checkpoint"),
+    "a layer missing": (without(UNET + "middle_block.2.out_layers"), "is incomplete: 4 tensors missing"),
+    "a size missing": (without(VAE + "post_quant_conv"), "not a complete Stable Diffusion 1.x checkpoint"),
     "a wrong shape": (with_shape(UNET + "out.2.bias", 5), r"out.2.bias has the shape \(5,\)"),
     "a scalar for a weight": (
         with_shape(UNET + "middle_block.1.transformer_blocks.0.attn2.to_k.weight"),
-        "not a whole",
+        "not a complete",
     ),
-    "quantised": (
+    "quantized": (
         changed(lambda t: t.update({UNET + "out.2.weight": t[UNET + "out.2.weight"].char()})),
-        "is quantised",
+        "is quantized",
     ),
     "heads that don't divide": (
         describing_itself(text_encoder={"num_attention_heads": 7}),
-        "sizes that can't be built",
+        "invalid sizes",
     ),
     "absurd picture size": (describing_itself(sample_size=100_000), "sample_size 100000 is outside"),
     "unknown prediction": (describing_itself(prediction_type="flow"), "prediction_type flow is not"),
-    "NaN": (with_value(UNET + "out.2.weight", float("nan")), "out.2.weight holds values that are not numbers"),
-    "infinity": (with_value(VAE + "decoder.conv_in.bias", float("inf")), "not numbers"),
-    "folder of pictures": (a_folder(), "a folder without model_index.json"),
-    "folder with a list for a config": (a_folder(unet=[], vae={}, text_encoder={}), "config.json files are damaged"),
+    "NaN": (with_value(UNET + "out.2.weight", float("nan")), "out.2.weight has NaN"),
+    "infinity": (with_value(VAE + "decoder.conv_in.bias", float("inf")), "decoder.conv_in.bias has NaN or infinite"),
+    "folder of images": (a_folder(), "a folder without model_index.json"),
+    "folder with a list for a config": (a_folder(unet=[], vae={}, text_encoder={}), "damaged config.json files"),
     "folder without VAE": (a_folder(unet={}, text_encoder={}), "has no vae"),
     "SDXL folder": (a_folder(unet={"in_channels": 4}, vae={}, text_encoder={}, text_encoder_2={}), "SDXL"),
     "SD2 folder": (
         a_folder(unet={"in_channels": 4, "cross_attention_dim": 1024}, vae={}, text_encoder={}),
-        "its config.json files are damaged",
+        "damaged config.json files",
     ),
     "folder without weights": (
         a_folder(
@@ -185,7 +185,7 @@ ROWS = {
             vae={"block_out_channels": [8], "layers_per_block": 1},
             text_encoder={},
         ),
-        "holds no weights",
+        "has no weights",
     ),
 }
 
@@ -202,7 +202,7 @@ def test_refused_in_one_line(what, tmp_path, mini_checkpoint):
     assert not model.root.exists()
 
 
-def test_what_was_there_stays_when_a_new_source_is_refused(mini, tmp_path):
+def test_an_existing_model_stays_when_a_new_source_is_refused(mini, tmp_path):
     bad = tmp_path / "bad.safetensors"
     bad.write_bytes(b"")
     before = {path: path.read_bytes() for path in mini.root.rglob("*.safetensors")}
@@ -211,9 +211,9 @@ def test_what_was_there_stays_when_a_new_source_is_refused(mini, tmp_path):
     assert {path: path.read_bytes() for path in mini.root.rglob("*.safetensors")} == before
 
 
-def test_a_full_disk_is_told_before_anything_is_written(mini_checkpoint, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_before_anything_is_written(mini_checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
     model = ModelFolder(Folders(tmp_path / "models"), "new")
-    with pytest.raises(UserError, match=r"Creating new needs .* MB .* 0 MB is free"):
+    with pytest.raises(UserError, match=r"Creating new needs .* MB .* 1 kB is free"):
         extract(mini_checkpoint, model)
     assert not model.root.exists()

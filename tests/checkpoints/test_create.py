@@ -28,8 +28,8 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "out.safetensors"
 
 
-def test_source_comes_back_bit_for_bit(mini, mini_checkpoint, out, assert_same):
-    """Every tensor, also those that no module carries, in the source's order, with its metadata."""
+def test_the_source_is_rebuilt_bit_for_bit(mini, mini_checkpoint, out, assert_same):
+    """Every tensor, also those that modules don't have, in the source's order, with its metadata."""
     write_checkpoint(mini, out)
     assert_same(out, mini_checkpoint)
     with open_tensors(out) as ours, open_tensors(mini_checkpoint) as source:
@@ -38,14 +38,14 @@ def test_source_comes_back_bit_for_bit(mini, mini_checkpoint, out, assert_same):
 
 
 def test_the_embedded_model_has_every_unet_and_vae_key_of_sd1(mini_checkpoint, key_table):
-    """Else the tests that train and convert it would say little about the real thing."""
+    """Otherwise tests with the embedded model would not be representative."""
     components = ("model.diffusion_model.", "first_stage_model.")
     with open_tensors(mini_checkpoint) as file:
         embedded = {key for key in file if key.startswith(components)}
     assert embedded == {key for key in key_table if key.startswith(components)}
 
 
-def test_modules_hold_the_sources_values(mini, mini_checkpoint, read_all):
+def test_modules_have_the_values_of_the_source(mini, mini_checkpoint, read_all):
     source = read_all(mini_checkpoint)
     modules = load_modules(mini.working)
     unet, vae = modules.unet.state_dict(), modules.vae.state_dict()
@@ -57,7 +57,7 @@ def test_modules_hold_the_sources_values(mini, mini_checkpoint, read_all):
 
 
 def test_diffusers_loads_the_folder_and_both_give_the_same_outputs(mini):
-    """Their loader and ours, from the same folder: equal to the last bit in unet, VAE and text encoder."""
+    """Their loader and ours, from the same folder: unet, VAE and text encoder are bit-identical."""
     from diffusers import StableDiffusionPipeline
 
     theirs = StableDiffusionPipeline.from_pretrained(mini.working, local_files_only=True, torch_dtype=torch.float32)
@@ -72,8 +72,8 @@ def test_diffusers_loads_the_folder_and_both_give_the_same_outputs(mini):
     assert theirs.scheduler.config.prediction_type == "epsilon"
 
 
-def test_tokenizer_gives_clips_numbers(mini):
-    """As OpenAI's own does; the last three are tokens that people teach."""
+def test_the_tokenizer_gives_the_ids_of_clip(mini):
+    """The same as OpenAI's tokenizer; the last three are rare tokens used as instance tokens."""
     tokenizer = load_tokenizer(mini.working)
     expected = {
         "a photo of a cat": [320, 1125, 539, 320, 2368],
@@ -101,7 +101,7 @@ def test_pickled_source(new, mini_checkpoint, tmp_path, out, is_zip, assert_same
 
 
 def test_diffusers_folder_gives_the_single_file(mini, new, mini_checkpoint, out, read_all):
-    """All that a folder can hold, in the original's names and shapes: schedules and position ids are not in it."""
+    """All tensors that a folder has, with original names and shapes; not schedules and position ids."""
     extract(mini.working, new)
     write_checkpoint(new, out)
     ours, theirs = read_all(out), read_all(mini_checkpoint)
@@ -111,7 +111,7 @@ def test_diffusers_folder_gives_the_single_file(mini, new, mini_checkpoint, out,
 
 
 def test_diffusers_folder_with_pickles_variants_and_old_names(mini, new, tmp_path, read_all, assert_same):
-    """As the first published folders are: .bin files, fp16 beside full ones, the VAE's attention named otherwise."""
+    """Like the first published folders: .bin files, fp16 and full variants, old names of the VAE's attention."""
     folder = tmp_path / "folder"
     shutil.copytree(mini.working, folder)
     vae = read_all(weights_path(folder, "vae"))
@@ -146,23 +146,23 @@ def test_diffusers_folder_in_shards(mini, new, tmp_path, read_all, assert_same):
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
-def test_values_too_large_for_half_precision_are_named_and_nothing_is_left(mini_checkpoint, new, tmp_path, out):
+def test_values_too_large_for_half_precision_are_reported_and_nothing_is_left(mini_checkpoint, new, tmp_path, out):
     source, key = tmp_path / "large.safetensors", "model.diffusion_model.out.2.weight"
     with open_tensors(mini_checkpoint) as file:
         tensors = {name: file.get(name) for name in file}
         tensors[key] = tensors[key].float() + 1e6
         safetensors.torch.save_file(tensors, source, file.metadata)
-    with pytest.raises(UserError, match=rf"large.safetensors: {key} holds values too large for float16"):
+    with pytest.raises(UserError, match=rf"large.safetensors: {key} has values too large for float16"):
         extract(source, new, dtype=torch.float16)
     assert not new.root.exists()
     extract(source, new)
-    with pytest.raises(UserError, match=f"{key} holds values too large for float16"):
+    with pytest.raises(UserError, match=f"{key} has values too large for float16"):
         write_checkpoint(new, out, dtype=torch.float16)
     assert not out.exists()
 
 
 def test_text_encoder_without_inner_prefix(mini_checkpoint, new, tmp_path, mini, out, assert_same):
-    """Merges that lost ``text_model.`` in their keys work, and get their own keys back."""
+    """Merged checkpoints without ``text_model.`` in their keys work, and are written with the same keys."""
     source = tmp_path / "merge.safetensors"
     with open_tensors(mini_checkpoint) as file:
         tensors = {key.replace("transformer.text_model.", "transformer."): file.get(key) for key in file}
@@ -174,7 +174,7 @@ def test_text_encoder_without_inner_prefix(mini_checkpoint, new, tmp_path, mini,
 
 
 def test_half_and_full_precision(mini, new, mini_checkpoint, tmp_path, out, assert_same):
-    """A full source stays full unless half is wanted; schedules are never rounded."""
+    """A full precision source stays so unless half precision is requested; schedules are never rounded."""
     source = tmp_path / "full.safetensors"
     with open_tensors(mini_checkpoint) as file:
         full = {key: file.get(key) for key in file}
@@ -201,7 +201,7 @@ def test_cancel_leaves_nothing(new, mini_checkpoint):
 
 
 def test_saved_components_are_loaded_again(mini):
-    """Also what other versions of transformers name otherwise, and in another precision."""
+    """Also with the names of other versions of transformers, and in another precision."""
     modules = load_modules(mini.working)
     with torch.no_grad():
         for parameter in modules.text_encoder.parameters():
@@ -219,8 +219,8 @@ def test_saved_components_are_loaded_again(mini):
     assert all(torch.equal(value, ema[key]) for key, value in modules.unet.state_dict().items())
 
 
-def test_foreign_weights_are_not_saved(mini):
+def test_weights_of_another_module_are_not_saved(mini):
     unet = load_unet(mini.working).state_dict()
     unet.popitem()
-    with pytest.raises(ValueError, match="not the weights of unet"):
+    with pytest.raises(ValueError, match="differ from the weights of unet"):
         save_component(mini.working, "unet", unet)

@@ -24,7 +24,7 @@ from tests.mini_models import make
 
 
 class Kind(NamedTuple):
-    """What there is of one family, and what Create must find."""
+    """A source of one family, and what Create must detect."""
 
     model_type: str
     prediction: str
@@ -39,7 +39,7 @@ KINDS = {
     "SD2 inpainting": Kind("v2x-512", "epsilon", {"inpainting": True}),
     "SDXL": Kind("SDXL", "epsilon"),
     "SDXL inpainting": Kind("SDXL", "epsilon", {"inpainting": True}),
-    "SDXL velocity": Kind("SDXL", "v_prediction", {"v_pred": True, "ztsnr": True, "told": False}),
+    "SDXL velocity": Kind("SDXL", "v_prediction", {"v_pred": True, "ztsnr": True, "declare_prediction": False}),
 }
 ONE_OF_EACH = ("SD1", "SD2 768", "SDXL")
 SCHEDULES = {"betas", "alphas_cumprod", "denoiser.sigmas"}
@@ -57,7 +57,7 @@ class Made(NamedTuple):
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory):
-    """A model of each kind with its source, made once. Not to be changed."""
+    """A model of each kind with its source, created once. Must not be changed."""
     folder, done = tmp_path_factory.mktemp("families"), {}
 
     def of(kind: str) -> Made:
@@ -77,7 +77,7 @@ def out(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_single_file(kind, made, out, assert_same):
-    """Every tensor, in the source's order, with its metadata; and what the model is was seen from the file."""
+    """Every tensor, in the source's order, with its metadata; the kind of model is detected from the file."""
     source, model, facts = made(kind)
     assert (facts.model_type, facts.prediction_type) == KINDS[kind][:2]
     write_checkpoint(model, out)
@@ -88,8 +88,8 @@ def test_single_file(kind, made, out, assert_same):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_schedule_and_class_are_the_kinds_own(kind, made):
-    """What draws with the folder reads them from there."""
+def test_scheduler_config_and_pipeline_class_of_each_family(kind, made):
+    """Programs that generate with the folder read both from it."""
     working = made(kind).model.working
     schedule = read_json(working / "scheduler" / "scheduler_config.json")
     assert schedule["prediction_type"] == KINDS[kind].prediction
@@ -100,7 +100,7 @@ def test_schedule_and_class_are_the_kinds_own(kind, made):
 
 @pytest.mark.parametrize("kind", ONE_OF_EACH)
 def test_pickle(kind, made, new, out, tmp_path, read_all, assert_same):
-    """With the build said in metadata, as a .ckpt has it beside its tensors."""
+    """With the config values as a top-level string of the .ckpt."""
     source, path = made(kind).source, tmp_path / "模型 a.ckpt"
     with open_tensors(source) as file:
         torch.save({"state_dict": read_all(source), "global_step": 3, **file.metadata}, path)
@@ -111,7 +111,7 @@ def test_pickle(kind, made, new, out, tmp_path, read_all, assert_same):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_diffusers_folder(kind, made, new, out, read_all):
-    """All that a folder can hold comes back; what strict readers need besides is there, in its right shape."""
+    """All tensors that a folder has are written, and those that strict readers need, in the right shape."""
     source, model, _ = made(kind)
     facts = extract(model.working, new)
     assert (facts.model_type, facts.prediction_type) == KINDS[kind][:2]
@@ -129,13 +129,13 @@ def test_diffusers_folder(kind, made, new, out, read_all):
 @pytest.mark.parametrize("kind", ONE_OF_EACH)
 @pytest.mark.parametrize("baked_out", [False, True], ids=["replaced", "added"])
 def test_another_vae(kind, form, baked_out, made, new, out, tmp_path, read_all):
-    """In every form that people have VAEs in; also where the checkpoint has none of its own."""
+    """In every form of VAE files; also for a checkpoint without a VAE."""
     source, vae = read_all(made(kind).source), tmp_path / "vae of another"
     expected = _another_vae(form, kind, made, vae, read_all)
     path = tmp_path / "source.safetensors"
-    kept = {key: tensor for key, tensor in source.items() if not (baked_out and key.startswith(VAE))}
+    remaining = {key: tensor for key, tensor in source.items() if not (baked_out and key.startswith(VAE))}
     with open_tensors(made(kind).source) as file:
-        safetensors.torch.save_file(kept, path, file.metadata)
+        safetensors.torch.save_file(remaining, path, file.metadata)
     extract(path, new, vae=vae)
     ours = read_all(write_checkpoint(new, out))
     assert ours.keys() == source.keys()
@@ -165,21 +165,21 @@ def _another_vae(form: str, kind: str, made: Any, path: Path, read_all: Any) -> 
 @pytest.mark.parametrize("kind", ONE_OF_EACH)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
 def test_precision_of_the_working_copy_and_of_the_file(kind, dtype, made, new, out, tmp_path, read_all):
-    """Weights in the precision that was wanted, on the way in or out; what isn't weights as it was."""
+    """Weights are converted when created or written; other tensors are unchanged."""
     source = read_all(made(kind).source)
     extract(made(kind).source, new, dtype=dtype)
     write_checkpoint(new, out)
     write_checkpoint(made(kind).model, tmp_path / "out too.safetensors", dtype=dtype)
     for path in (out, tmp_path / "out too.safetensors"):
         for key, tensor in read_all(path).items():
-            beside = key.startswith(EMA) or tensor.dtype != dtype
-            assert torch.equal(tensor, source[key] if beside else source[key].to(dtype)), key
-            assert not (beside and key.startswith((UNET, VAE))), key
+            is_unchanged = key.startswith(EMA) or tensor.dtype != dtype
+            assert torch.equal(tensor, source[key] if is_unchanged else source[key].to(dtype)), key
+            assert not (is_unchanged and key.startswith((UNET, VAE))), key
 
 
 @pytest.mark.parametrize("kind", ONE_OF_EACH)
-def test_folder_with_averages_as_its_main_file(kind, made, new, out, tmp_path, read_all):
-    """As Stable Diffusion 1.5 was published: the averages are the main file, the weights a variant named non_ema."""
+def test_folder_with_ema_weights_as_its_main_file(kind, made, new, out, tmp_path, read_all):
+    """As Stable Diffusion 1.5 was published: EMA weights in the main file, the weights in a variant non_ema."""
     folder = tmp_path / "folder"
     shutil.copytree(made(kind).model.working, folder)
     main = weights_path(folder, "unet")
@@ -190,7 +190,7 @@ def test_folder_with_averages_as_its_main_file(kind, made, new, out, tmp_path, r
     assert facts.has_ema
     assert _equal(read_all(weights_path(new.working, "unet")), plain)
     assert _equal(read_all(weights_path(new.working, "ema_unet")), {k: v * 0.5 for k, v in plain.items()})
-    source, ours = read_all(made(kind).source), read_all(write_checkpoint(new, out, ema="instead"))
+    source, ours = read_all(made(kind).source), read_all(write_checkpoint(new, out, ema="replace"))
     assert all(torch.equal(ours[key], source[key] * 0.5) for key in ours if key.startswith(UNET))
 
 
@@ -209,22 +209,22 @@ OVERRIDES = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "said", "expected"), OVERRIDES)
-def test_what_people_say_of_the_model(kind, said, expected, made, new, out, read_all):
-    """It counts, and other programs are told; unless the tensors say otherwise: then nothing is written."""
+@pytest.mark.parametrize(("kind", "options", "expected"), OVERRIDES)
+def test_the_users_choice_of_model_type_and_prediction(kind, options, expected, made, new, out, read_all):
+    """It is used and written to the file, unless it contradicts the tensors: then nothing is written."""
     source = made(kind).source
     if isinstance(expected, str):
         with pytest.raises(UserError, match=expected):
-            extract(source, new, **said)
+            extract(source, new, **options)
         assert not new.root.exists()
         return
-    facts = extract(source, new, **said)
+    facts = extract(source, new, **options)
     assert (facts.model_type, facts.prediction_type) == expected
     schedule = json.loads((new.working / "scheduler" / "scheduler_config.json").read_text())
     assert schedule["prediction_type"] == expected[1]
     written, before = read_all(write_checkpoint(new, out)), read_all(source)
-    told = [written.pop(key) for key in written.keys() - before.keys()]
-    assert len(told) == ((kind, expected[1]) == ("SDXL", "v_prediction")) and _equal(written, before)
+    added = [written.pop(key) for key in written.keys() - before.keys()]
+    assert len(added) == ((kind, expected[1]) == ("SDXL", "v_prediction")) and _equal(written, before)
 
 
 def _equal(ours: Tensors, theirs: Tensors) -> bool:

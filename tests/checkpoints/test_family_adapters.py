@@ -33,7 +33,7 @@ def model(request, tmp_path) -> ModelFolder:
 
 @pytest.fixture
 def lora(model, tmp_path):
-    """A LoRA in float32, beside the unet's convolutions too."""
+    """A LoRA in float32 with adapters for the unet's convolutions too."""
     modules = load_modules(model.working)
     parts = {"unet": modules.unet, **modules.text_encoders}
     layers = {}
@@ -48,7 +48,7 @@ def lora(model, tmp_path):
 
 
 @pytest.mark.parametrize("model", FAMILIES, indirect=True)
-def test_names_are_those_that_kohyas_trainer_gives(model, lora):
+def test_names_equal_those_of_kohyas_trainer(model, lora):
     modules = load_modules(model.working)
     targets = [
         lora_name(modules.layout, component, path)
@@ -62,7 +62,7 @@ def test_names_are_those_that_kohyas_trainer_gives(model, lora):
 
 
 @pytest.mark.parametrize("model", FAMILIES, indirect=True)
-def test_a_checkpoint_and_diffusers_say_what_our_modules_say(model, lora, tmp_path):
+def test_merged_checkpoint_and_diffusers_give_the_output_of_our_modules(model, lora, tmp_path):
     diffusers = pytest.importorskip("diffusers")
     pytest.importorskip("peft", reason="diffusers loads LoRAs through peft, which is not installed")
     ours = load_modules(model.working)
@@ -85,7 +85,7 @@ def test_a_checkpoint_and_diffusers_say_what_our_modules_say(model, lora, tmp_pa
 
 @torch.no_grad()
 def answers(modules) -> list[torch.Tensor]:
-    """What each text encoder says to some tokens, and the unet to noise."""
+    """The outputs of each text encoder for some tokens, and of the unet for noise."""
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(0, 1000, (1, 77), generator=generator)
     encoders = [modules.text_encoder, getattr(modules, "text_encoder_2", None)]

@@ -43,7 +43,7 @@ def model(request, tmp_path: Path) -> ModelFolder:
     indirect=["model"],
 )
 def test_diffusers_reads_the_single_file(model, of, tmp_path, monkeypatch):
-    """Offline, every weight where it belongs, also where a diffusers folder was the source."""
+    """Offline, every weight in its module, also if the source was a diffusers folder."""
     import diffusers
     import huggingface_hub
 
@@ -64,7 +64,7 @@ def test_diffusers_reads_the_single_file(model, of, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("model", ["SD2 768", "SDXL"], indirect=True)
 def test_text_is_embedded_as_open_clip_does(model, tmp_path):
-    """States and pooled vector, computed from the written file in open_clip's own terms: the projection too."""
+    """Hidden states and pooled embedding, computed from the written file by open_clip's definition."""
     modules = load_modules(model.working)
     tokens = tokenize(modules.tokenizers, PROMPTS, PromptEncoding())
     ids, ours = tokens.ids[:, :, 0], encode_prompts(modules, tokens)
@@ -81,7 +81,7 @@ def test_text_is_embedded_as_open_clip_does(model, tmp_path):
 
 
 @pytest.mark.parametrize("model", ["SD2 768", "SDXL"], indirect=True)
-def test_texts_end_as_open_clip_pads_them(model):
+def test_texts_are_padded_as_in_open_clip(model):
     """With zeros after the end token, where CLIP's own tokenizer repeats it."""
     ids = tokenize(load_modules(model.working).tokenizers, ["a photo of a cat"], PromptEncoding()).ids[:, :, 0]
     assert ids[0, -1].tolist() == [49406, 320, 1125, 539, 320, 2368, 49407, *[0] * 70]
@@ -90,7 +90,7 @@ def test_texts_end_as_open_clip_pads_them(model):
 
 
 class OpenClip:
-    """open_clip's text tower by its definition (open_clip/transformer.py), from its own tensors."""
+    """open_clip's text encoder by its definition (open_clip/transformer.py), with the original tensors."""
 
     def __init__(self, tensors: dict[str, torch.Tensor], heads: int = 4):
         self.tensors, self.heads = tensors, heads

@@ -44,7 +44,7 @@ no_getrusage = pytest.mark.skipif(sys.platform == "win32", reason="measures memo
 
 @pytest.fixture
 def there_and_back(tmp_path: Path, key_tables, write_random, assert_same):
-    """Make a published model's file, create a model from it, write it back and compare; the model is given."""
+    """Make a file like a published model, create a model from it, write and compare it; returns the model."""
 
     def run(name: str, ema: str = "none") -> ModelFolder:
         source, out = tmp_path / f"{name}.safetensors", tmp_path / "out.safetensors"
@@ -81,20 +81,20 @@ def test_sd15(there_and_back):
 @pytest.mark.nightly(minutes=10)
 @no_getrusage
 @pytest.mark.parametrize(
-    ("name", "ema"), [("sd21-768-v", "none"), ("sd15-inpainting", "beside"), ("sdxl-base", "none")]
+    ("name", "ema"), [("sd21-768-v", "none"), ("sd15-inpainting", "include"), ("sdxl-base", "none")]
 )
-def test_larger_ones(there_and_back, name, ema):
+def test_larger_models(there_and_back, name, ema):
     there_and_back(name, ema)
 
 
 def _train_three_steps(model: ModelFolder) -> None:
-    """As a person would, on the command line; a LoRA of all 264 modules comes of it."""
-    pictures = model.root / "pictures"
-    pictures.mkdir()
+    """With the command line; the result is a LoRA of all 264 modules."""
+    images = model.root / "images"
+    images.mkdir()
     for i in range(3):
-        Image.new("RGB", (300, 260), (80 * i, 120, 40)).save(pictures / f"a zwx dog {i}.png")
+        Image.new("RGB", (300, 260), (80 * i, 120, 40)).save(images / f"a zwx dog {i}.png")
     concepts = model.root / "concepts.json"
-    concepts.write_text(json.dumps([{"instance_data_dir": "pictures", "n_save_sample": 0}]))
+    concepts.write_text(json.dumps([{"instance_data_dir": "images", "n_save_sample": 0}]))
     settings = ["use_lora=true", "resolution=256", "max_train_steps=3", "train_batch_size=1"]
     command = [sys.executable, "-m", "dreambooth", "train", model.name, "--models-dir", str(model.folders.models)]
     run = subprocess.run(

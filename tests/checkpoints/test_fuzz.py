@@ -32,7 +32,7 @@ def truncated(data: bytes, chance: random.Random) -> bytes:
 
 
 def flipped(where: Callable[[int, int], range]):
-    """Some bits of the file turned over, in the header or in the data."""
+    """Flip some bits of the file, in the header or in the data."""
 
     def change(data: bytes, chance: random.Random) -> bytes:
         changed, header = bytearray(data), 8 + struct.unpack("<Q", data[:8])[0]
@@ -44,7 +44,7 @@ def flipped(where: Callable[[int, int], range]):
 
 
 def rewritten(change: Callable[[dict, random.Random], dict | None]):
-    """Something done to the header's values; the data stays."""
+    """Change values of the header, but not the data."""
 
     def mutate(data: bytes, chance: random.Random) -> bytes:
         (length,) = struct.unpack("<Q", data[:8])
@@ -87,28 +87,30 @@ def other_shape(header: dict, chance: random.Random) -> None:
         n = 1
         for size in shape:
             n *= size
-        odd = [[], [n], [1, *shape], [*shape, 1], shape[::-1], [0], [-1], [2**63], [2**31, 2**31], "x", None, [1.5]]
-        entry["shape"] = chance.choice([*odd, [True], [[3]], {}])
+        invalid = [[], [n], [1, *shape], [*shape, 1], shape[::-1], [0], [-1], [2**63], [2**31, 2**31], "x", None, [1.5]]
+        entry["shape"] = chance.choice([*invalid, [True], [[3]], {}])
 
 
 def other_offsets(header: dict, chance: random.Random) -> None:
     first, second = entries(header, chance)
     start, end = first["data_offsets"]
-    odd = [[0, 0], [start, end + 1], [end, start], [-8, end], [start, 2**62], second["data_offsets"], [start], None]
-    first["data_offsets"] = chance.choice([*odd, [2**70, 2**71], ["0", "8"], [start + 2, end + 2]])
+    invalid = [[0, 0], [start, end + 1], [end, start], [-8, end], [start, 2**62], second["data_offsets"], [start], None]
+    first["data_offsets"] = chance.choice([*invalid, [2**70, 2**71], ["0", "8"], [start + 2, end + 2]])
 
 
 def other_metadata(header: dict, chance: random.Random) -> None:
-    said = chance.choice(["{", "[]", "null", '{"unet": 3}', '{"sample_size": "x"}', '{"vae": {"norm_num_groups": 0}}',
+    config = chance.choice(["{", "[]", "null", '{"unet": 3}', '{"sample_size": "x"}', '{"vae": {"norm_num_groups": 0}}',
                           '{"unet": {"attention_head_dim": [0, 0]}}', '{"unet": {"attention_head_dim": 1000000007}}',
                           '{"unet": {"norm_num_groups": -3}}', '{"scheduler": {"num_train_timesteps": 0}}', "NaN",
                           '{"scheduler": {"num_train_timesteps": 1000000000000}}', '{"prediction_type": "x"}',
                           '{"text_encoder": {"num_attention_heads": 0}}', "[" * 5000])  # fmt: skip
-    header["__metadata__"] = chance.choice([{"dreambooth.config": said}, {"dreambooth.config": said}, [], 3, {"a": 3}])
+    header["__metadata__"] = chance.choice(
+        [{"dreambooth.config": config}, {"dreambooth.config": config}, [], 3, {"a": 3}]
+    )
 
 
 def dropped(header: dict, chance: random.Random) -> None:
-    """The data goes too, so the file is sound, and lacks something."""
+    """Remove the data too, so that the file is valid but incomplete."""
     names = sorted((name for name in header if name != "__metadata__"), key=lambda n: header[n]["data_offsets"])
     del header[names[-1]]
 
@@ -130,7 +132,7 @@ MUTATIONS = {
 
 
 def pickle_flipped(data: bytes, chance: random.Random) -> bytes:
-    """In what describes the tensors: the pickle at the head, or the zip's table at the end."""
+    """In the description of the tensors: the pickle at the start, or the zip directory at the end."""
     changed = bytearray(data)
     for _ in range(chance.choice([1, 3, 40])):
         at = chance.choice([chance.randrange(60_000), len(data) - 1 - chance.randrange(60_000)])
@@ -143,7 +145,7 @@ PICKLE_MUTATIONS = {"truncated": truncated, "flipped": pickle_flipped}
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[str, bytes]]]:
-    """Sound files to start from, as (name's ending, bytes), by what can be done to them."""
+    """Valid files to start from, as (file extension, bytes), by the kind of mutation."""
     folder = tmp_path_factory.mktemp("fuzz")
     safe, pickled = [], []
     for kind in KINDS:
@@ -159,14 +161,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[str,
 
 
 def run(n_files: int, seed: int, whole: dict[str, list[tuple[str, bytes]]], folder: Path) -> dict[str, int]:
-    """Mutate, create; how many were refused and how many created. AssertionError on anything else."""
+    """Mutate and create; returns the numbers refused and created. AssertionError on anything else."""
     chance, counts = random.Random(seed), {"refused": 0, "created": 0}
     for number in range(n_files):
         kind = chance.choice(["safetensors", "safetensors", "pickle"])
         mutations = MUTATIONS if kind == "safetensors" else PICKLE_MUTATIONS
         what = chance.choice(list(mutations))
-        ending, data = chance.choice(whole[kind])
-        path = folder / f"mutated{ending}"
+        extension, data = chance.choice(whole[kind])
+        path = folder / f"mutated{extension}"
         path.write_bytes(mutations[what](data, chance))
         model = ModelFolder(Folders(folder / "models"), f"model {number}")
         about = f"seed {seed}, file {number}: {kind}, {what}"
@@ -195,7 +197,7 @@ def test_mutated_files_are_refused_or_harmless(n_files, seed, whole, tmp_path, m
 
 
 def peak_memory() -> int:
-    """Bytes that this process has held at most; 0 where that can't be asked."""
+    """The peak memory of this process in bytes; 0 if unknown."""
     if sys.platform == "win32":
         return 0
     import resource

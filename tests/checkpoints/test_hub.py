@@ -35,7 +35,7 @@ print(json.dumps(answers))
 
 
 class Hub(ThreadingHTTPServer):
-    """``repos``: id to {file: path}. Those named gated, private or broken behave so."""
+    """``repos``: id to {file: path}. Those named gated, private or broken behave accordingly."""
 
     def __init__(self, repos: dict[str, dict[str, Path]]):
         super().__init__(("127.0.0.1", 0), Answer)
@@ -109,16 +109,18 @@ def hub(created: Path, mini_checkpoint: Path):
 
 @pytest.fixture
 def ask(hub, tmp_path: Path):
-    """Fetch what is given as (source, token), in a process with a cache of its own."""
+    """Download (source, token) pairs in a process with its own cache."""
 
     def run(*asked: tuple[str, str], **env: str) -> list[tuple[str, str]]:
-        kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(("HF_", "HUGGING"))}
+        inherited = {
+            name: value for name, value in os.environ.items() if not name.upper().startswith(("HF_", "HUGGING"))
+        }
         address = {"HF_ENDPOINT": hub.address, "NO_PROXY": "127.0.0.1", "HF_HOME": str(tmp_path / "hf")}
         done = fork_server.run(
             "-c",
             CLIENT,
             json.dumps(asked),
-            env={**kept, **address, "HF_HUB_DISABLE_TELEMETRY": "1", **env},
+            env={**inherited, **address, "HF_HUB_DISABLE_TELEMETRY": "1", **env},
             cwd=fork_server.ROOT,
             fresh=fork_server.HUB,
         )
@@ -128,8 +130,8 @@ def ask(hub, tmp_path: Path):
     return run
 
 
-def test_a_model_comes_from_the_hub_and_then_from_the_cache(ask, hub, new, tmp_path, mini_checkpoint, read_all):
-    """Also when the hub is away afterwards, whether the library knows that or not."""
+def test_a_model_is_downloaded_once_and_then_cached(ask, hub, new, tmp_path, mini_checkpoint, read_all):
+    """Also when the hub can't be reached afterwards, in offline mode or not."""
     [(folder, error), (file, _)] = ask(("org/open", ""), ("org/single/mini.safetensors", ""))
     assert not error and extract(Path(folder), new, origin="org/open").src == "org/open"
     ours, source = read_all(write_checkpoint(new, tmp_path / "out.safetensors")), read_all(mini_checkpoint)
@@ -144,36 +146,39 @@ def test_a_model_comes_from_the_hub_and_then_from_the_cache(ask, hub, new, tmp_p
 
 
 REFUSED = {
-    "gated": (("org/gated", ""), "org/gated is gated: accept its terms on huggingface.co/org/gated and give a token"),
-    "private": (("org/private", ""), "(or it is private: give a token)"),
-    "not there": (("org/absent", ""), "There is no file or folder org/absent here, and no such model on the hub"),
-    "not there for this account": (("org/absent", TOKEN), "no such model on the hub"),
-    "wrong token": (("org/open", "hf_wrong"), "The hub refused org/open (401): the token is not valid"),
-    "no diffusers folder": (("org/single", ""), "name one of its files, like org/single/mini.safetensors"),
+    "gated": (("org/gated", ""), "org/gated is gated: accept its terms on huggingface.co/org/gated and enter a token"),
+    "private": (("org/private", ""), "or enter a token if the model is private"),
+    "not there": (("org/absent", ""), "org/absent is neither a local file or folder nor a model on the hub"),
+    "not there for this account": (("org/absent", TOKEN), "nor a model on the hub"),
+    "wrong token": (
+        ("org/open", "hf_wrong"),
+        "The hub refused to download org/open (status 401): the token is invalid",
+    ),
+    "no diffusers folder": (("org/single", ""), "enter one of its files, like org/single/mini.safetensors"),
     "no such file": (("org/single/other.safetensors", ""), "org/single has no other.safetensors on the hub"),
-    "the hub's own fault": (("org/broken", ""), "The hub refused org/broken (500)"),
+    "the hub's own fault": (("org/broken", ""), "The hub refused to download org/broken (status 500)"),
 }
 
 
-def test_what_the_hub_refuses_is_said_in_words(ask):
+def test_errors_of_the_hub_become_messages(ask):
     asked = [source for source, _ in REFUSED.values()]
     for what, (path, error) in zip(REFUSED, ask(*asked), strict=True):
         assert REFUSED[what][1] in error and "\n" not in error and not path, what
 
 
-def test_with_a_token_the_doors_open(ask):
+def test_a_token_gives_access_to_gated_and_private_models(ask):
     for path, error in ask(("org/gated", TOKEN), ("org/private", TOKEN)):
         assert not error and (Path(path) / "model_index.json").is_file()
 
 
 @pytest.mark.parametrize("env", [{"HF_HUB_OFFLINE": "1"}, AWAY], ids=["offline", "away"])
-def test_out_of_reach(ask, env):
+def test_unreachable_hub(ask, env):
     asked = [("org/open", ""), ("org/single/mini.safetensors", "")]
     for path, error in ask(*(asked[:1] if env == AWAY else asked), **env):  # the library asks for files six times
         assert not path and "can't be reached" in error and "\n" not in error
 
 
-def test_what_is_an_id_and_what_a_path(tmp_path, monkeypatch):
+def test_hub_ids_and_local_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()
     assert hub_id("org/name") == ("org/name", "")

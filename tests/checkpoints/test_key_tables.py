@@ -40,7 +40,7 @@ PUBLISHED = {
     ),
     "sd15-inpainting": Published(
         1831,
-        N_SCHEDULES + 1 + 2,  # the averages' two counters
+        N_SCHEDULES + 1 + 2,  # the two counters of the EMA
         {"unet": 859_535_364, "vae": 83_653_863, "text_encoder": 123_060_480, "ema_unet": 859_535_364},
         {"unet": {**_UNET_1, "in_channels": 9}, "text_encoder": _TEXT_1, "vae": {"scaling_factor": 0.18215}},
     ),
@@ -78,7 +78,7 @@ PUBLISHED = {
 
 @pytest.fixture
 def hollow(tmp_path: Path):
-    """A file with a table's tensors, all zeros."""
+    """A file with the tensors of a table, all zeros."""
 
     path = tmp_path / "hollow.safetensors"
 
@@ -94,19 +94,19 @@ def hollow(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_every_tensor_has_its_place(name, hollow, key_tables):
+def test_every_tensor_is_mapped_to_a_module(name, hollow, key_tables):
     expected = PUBLISHED[name]
     with open_tensors(hollow(key_tables(name))) as file:
-        # Told, since SD2's two kinds differ in values alone, and there are none.
+        # Given, since SD2's two variants differ only in values, which are missing here.
         family, _ = recognize_family(file, prediction="v_prediction" if "-v" in name else "epsilon")
         configs = component_configs(family, file)
-        moves = plan_extraction(file, family.layout(configs), configs, extract_ema=True, dtype=None)
-        assert len(moves) == len(file.keys()) == expected.n_tensors
-    assert sum(move.component == UNMAPPED for move in moves) == expected.n_rest
+        copies = plan_extraction(file, family.layout(configs), configs, extract_ema=True, dtype=None)
+        assert len(copies) == len(file.keys()) == expected.n_tensors
+    assert sum(copy.component == UNMAPPED for copy in copies) == expected.n_rest
     counts = {component: 0 for component in expected.parameters}
-    for move in moves:
-        if move.component != UNMAPPED:
-            counts[move.component] += sum(math.prod(spec.shape) for spec in move.specs)
+    for copy in copies:
+        if copy.component != UNMAPPED:
+            counts[copy.component] += sum(math.prod(spec.shape) for spec in copy.specs)
     assert counts == expected.parameters
     for component, config in expected.configs.items():
         assert {key: configs[component][key] for key in config} == config
@@ -114,10 +114,10 @@ def test_every_tensor_has_its_place(name, hollow, key_tables):
 
 UNET_AND_VAE = ("model.diffusion_model.", "first_stage_model.")
 MIXED = [
-    ("sd15", "sd21-768-v", "width 768, its text encoder gives 1024: parts of different families"),
-    ("sd21-768-v", "sd15", "Stable Diffusion 2.x .* without text encoder|parts of different families|not known here"),
-    ("sd15", "sdxl-base", "not a whole Stable Diffusion XL checkpoint .*parts of different families"),
-    ("sd21-768-v", "sdxl-base", "not a whole Stable Diffusion XL checkpoint .*parts of different families"),
+    ("sd15", "sd21-768-v", "width 768, its text encoder has width 1024: it mixes model families"),
+    ("sd21-768-v", "sd15", "Stable Diffusion 2.x .* without text encoder|mixes model families|of an unknown family"),
+    ("sd15", "sdxl-base", "not a complete Stable Diffusion XL checkpoint .*mixes model families"),
+    ("sd21-768-v", "sdxl-base", "not a complete Stable Diffusion XL checkpoint .*mixes model families"),
     ("sdxl-base", "sd15", "XL checkpoint without text encoder 1 .* and text encoder 2"),
     ("sdxl-base", "sd21-768-v", "XL checkpoint without text encoder 1 .* and text encoder 2"),
 ]

@@ -21,7 +21,7 @@ MID = "lora_unet_mid_block_attentions_0_proj_in"
 
 @pytest.fixture
 def lora(mini, tmp_path):
-    """``lora(name, rank)``: a file in float32 with random adapters beside all targets, convolutions included."""
+    """``lora(name, rank)``: a file in float32 with random adapters for all targets, convolutions included."""
 
     def make(name: str, rank: int, seed: int = 0):
         modules, weights = load_modules(mini.working), {}
@@ -41,74 +41,80 @@ def lora(mini, tmp_path):
 
 
 def changes(model, path, unet: float = 1.0, text: float = 1.0) -> dict:
-    """What the file adds to every weight of the model."""
+    """The delta that the file adds to every weight of the model."""
     manifest = Manifest.load(model.source)
     shapes, layout = manifest.shapes(), load_modules(model.working, unet=False, vae=False, text_encoder=False).layout
     found = match_adapters(read_lora(path), shapes, layout)
     strengths = WeightedLora(path, unet, text)
-    return {place: strengths.strength(place) * a.delta(torch.zeros(shapes[place])) for place, a in found.items()}
+    return {ref: strengths.strength(ref) * a.delta(torch.zeros(shapes[ref])) for ref, a in found.items()}
 
 
 def assert_close(found: dict, wanted: dict, tolerance: float) -> None:
     assert found.keys() == wanted.keys()
-    for place, change in wanted.items():
-        assert (found[place] - change).norm() <= tolerance * change.norm(), place
+    for ref, change in wanted.items():
+        assert (found[ref] - change).norm() <= tolerance * change.norm(), ref
 
 
-def test_merged_is_both_at_their_weights(mini, lora, tmp_path):
+def test_merged_lora_is_the_weighted_sum(mini, lora, tmp_path):
     one, other = lora("one", 2), lora("other", 3, seed=1)
     uses = [WeightedLora(one, 0.7, 0.5), WeightedLora(other, -1.2, 2)]
     merged = read_lora(merge_loras(uses, tmp_path / "merged.safetensors", torch.float32))
     ours, theirs = changes(mini, one, 0.7, 0.5), changes(mini, other, -1.2, 2)
-    assert_close(changes(mini, merged.path), {place: ours[place] + theirs[place] for place in ours}, 1e-5)
+    assert_close(changes(mini, merged.path), {ref: ours[ref] + theirs[ref] for ref in ours}, 1e-5)
     assert {adapter.rank for adapter in merged.weights.values()} == {5}
     assert merged.metadata["ss_network_dim"] == "5" and merged.metadata["modelspec.merged_from"] == "one, other"
 
 
-def test_what_is_taken_away_is_gone(mini, lora, tmp_path):
+def test_a_negative_weight_subtracts(mini, lora, tmp_path):
     one = lora("one", 2)
-    gone = changes(mini, merge_loras([WeightedLora(one), WeightedLora(one, -1, -1)], tmp_path / "x.safetensors", torch.float32))
+    gone = changes(
+        mini, merge_loras([WeightedLora(one), WeightedLora(one, -1, -1)], tmp_path / "x.safetensors", torch.float32)
+    )
     assert all(change.abs().max() < 1e-5 for change in gone.values())
 
 
-def test_resized_is_as_near_as_its_rank_allows(mini, lora, tmp_path):
+def test_resized_lora_is_the_best_approximation_of_its_rank(mini, lora, tmp_path):
     path = lora("one", 8)
     full = changes(mini, path)
     half = changes(mini, resize_lora(path, tmp_path / "4.safetensors", RankLimit(rank=4), torch.float32))
     most = read_lora(resize_lora(path, tmp_path / "e.safetensors", RankLimit(energy=0.8), torch.float32))
-    for place, change in full.items():
+    for ref, change in full.items():
         squares = torch.linalg.svdvals(change.flatten(1).double()).square()
-        assert (half[place] - change).norm().item() ** 2 == pytest.approx(squares[4:].sum().item(), rel=1e-3)
-    for place, change in changes(mini, most.path).items():
-        assert change.square().sum() >= 0.799 * full[place].square().sum()
+        assert (half[ref] - change).norm().item() ** 2 == pytest.approx(squares[4:].sum().item(), rel=1e-3)
+    for ref, change in changes(mini, most.path).items():
+        assert change.square().sum() >= 0.799 * full[ref].square().sum()
     assert most.metadata["ss_network_dim"] == "Dynamic"
     assert max(adapter.rank for adapter in most.weights.values()) < 8
     whole = resize_lora(path, tmp_path / "8.safetensors", RankLimit(rank=100), torch.float32)
     assert_close(changes(mini, whole), full, 1e-4)
 
 
-def test_the_words_extract_resize_and_merge(mini, mini_checkpoint, lora, tmp_path, capsys):
-    """What one checkpoint has beyond another comes back out of it: here a LoRA that was merged into it."""
+def test_the_commands_extract_resize_and_merge(mini, mini_checkpoint, lora, tmp_path, capsys):
+    """The difference of two checkpoints is extracted: here a LoRA that was merged into one of them."""
 
-    def run(*words) -> dict:
-        assert main([*map(str, words), "--json", "--models-dir", str(mini.folders.models)]) == 0
+    def run(*args) -> dict:
+        assert main([*map(str, args), "--json", "--models-dir", str(mini.folders.models)]) == 0
         return json.loads(capsys.readouterr().out)
 
     path = lora("one", 3)
-    tuned = write_checkpoint(mini, tmp_path / "tuned.safetensors", loras=[WeightedLora(path, 1, 0)], dtype=torch.float32)
-    wanted = {place: change for place, change in changes(mini, path).items() if place.component == "unet"}
+    tuned = write_checkpoint(
+        mini, tmp_path / "tuned.safetensors", loras=[WeightedLora(path, 1, 0)], dtype=torch.float32
+    )
+    wanted = {ref: change for ref, change in changes(mini, path).items() if ref.component == "unet"}
     rank = ("--rank", 8, "--conv-rank", 8, "--precision", "fp32")
     for base in (mini_checkpoint, "mini"):  # a file, and a model by its name
-        told = run("lora-extract", "--base", base, "--tuned", tuned, *rank, "--energy", 0.99999, "--out",
+        summary = run("lora-extract", "--base", base, "--tuned", tuned, *rank, "--energy", 0.99999, "--out",
                    tmp_path / "extracted.safetensors")  # fmt: skip
-        assert_close(changes(mini, told["lora"]), wanted, 1e-3)
-        assert told["modules"] == len(wanted) and told["ranks"] == {"3": len(wanted)}
-        assert told["energy_kept"] == pytest.approx(1, abs=1e-4)
-    assert read_lora(told["lora"]).metadata["ss_base_model_version"] == "sd_v1"
-    small = run("lora-resize", told["lora"], "--rank", 1, "--out", tmp_path / "small.safetensors")
+        assert_close(changes(mini, summary["lora"]), wanted, 1e-3)
+        assert summary["modules"] == len(wanted) and summary["ranks"] == {"3": len(wanted)}
+        assert summary["energy_kept"] == pytest.approx(1, abs=1e-4)
+    assert read_lora(summary["lora"]).metadata["ss_base_model_version"] == "sd_v1"
+    small = run("lora-resize", summary["lora"], "--rank", 1, "--out", tmp_path / "small.safetensors")
     assert small["ranks"] == {"1": len(wanted)}
-    kept = sum(change.square().sum() for change in changes(mini, small["lora"]).values())
-    assert small["energy_kept"] == pytest.approx((kept / sum(c.square().sum() for c in wanted.values())).item(), 1e-2)
+    retained = sum(change.square().sum() for change in changes(mini, small["lora"]).values())
+    assert small["energy_kept"] == pytest.approx(
+        (retained / sum(c.square().sum() for c in wanted.values())).item(), 1e-2
+    )
     both = run("lora-merge", "--lora", small["lora"], "--lora", path, "--lora-weight", 1, "--lora-weight", -1, "--out",
                tmp_path / "both.safetensors")  # fmt: skip
     assert both["modules"] == len(read_lora(path).weights)
@@ -120,7 +126,7 @@ def refused(what: str, do) -> None:
     assert "\n" not in str(refusal.value)
 
 
-def test_what_cannot_be_done_is_said_in_one_line(lora, mini_checkpoint, tmp_path):
+def test_invalid_requests_are_refused_in_one_line(lora, mini_checkpoint, tmp_path):
     from dreambooth.actions.loras import extract_lora, merge_loras, resize_lora
     from dreambooth.settings import Folders
 
@@ -134,11 +140,11 @@ def test_what_cannot_be_done_is_said_in_one_line(lora, mini_checkpoint, tmp_path
     refused("only plain LoRAs can be merged", lambda: merge_loras([one, other], out))
     refused("xl.safetensors was made for SDXL: merge", lambda: merge_loras([one, tmp_path / "xl.safetensors"], out))
     refused("differs in size", lambda: merge_loras([one, tmp_path / "1.safetensors"], out))
-    refused("1 LoRAs and 2 weights", lambda: merge_loras([one], out, lora_weights=[1, 2]))
+    refused("1 LoRA but 2 weights", lambda: merge_loras([one], out, lora_weights=[1, 2]))
     refused("nothing to merge", lambda: merge_loras([], out))
     refused("give it that ending", lambda: merge_loras([one], tmp_path / "out.pt"))
-    refused("Say how large", lambda: resize_lora(one, out))
-    refused("share of energy is 7", lambda: resize_lora(one, out, energy=7))
-    refused("nothing to extract", lambda: extract_lora(folders, mini_checkpoint, mini_checkpoint, out, rank=4))
+    refused("Limit the size", lambda: resize_lora(one, out))
+    refused("energy to keep is 7", lambda: resize_lora(one, out, energy=7))
+    refused("equal weights", lambda: extract_lora(folders, mini_checkpoint, mini_checkpoint, out, rank=4))
     refused("no-such-model does not exist", lambda: extract_lora(folders, "no-such-model", one, out, rank=4))
     assert not out.exists()

@@ -27,7 +27,7 @@ def sdxl(tmp_path_factory):
 
 
 @pytest.mark.parametrize("prompt", ["a zwx toy, number 1", "", LONG, 'café, "小猫" (soft) [x]', "star " * 75])
-def test_one_chunk_is_what_the_tokenizer_itself_makes(sd1, prompt):
+def test_one_chunk_equals_the_output_of_the_tokenizer(sd1, prompt):
     theirs = sd1.tokenizer(prompt, padding="max_length", truncation=True, max_length=77).input_ids
     tokens = tokenize([sd1.tokenizer], [prompt], PromptEncoding())
     assert tokens.ids.tolist() == [[[theirs]]] and tokens.weights is None
@@ -35,7 +35,7 @@ def test_one_chunk_is_what_the_tokenizer_itself_makes(sd1, prompt):
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
-def test_long_prompts_are_read_chunk_by_chunk(family, request):
+def test_long_prompts_are_encoded_chunk_by_chunk(family, request):
     modules = request.getfixturevalue(family)
     words = LONG.split()
     prompt_encoding = PromptEncoding(max_tokens=150)
@@ -49,10 +49,10 @@ def test_long_prompts_are_read_chunk_by_chunk(family, request):
     if family == "sdxl":
         assert torch.allclose(whole.pooled, torch.cat([parts[0].pooled, parts[2].pooled]), atol=1e-5)
     short = encode_prompts(modules, tokenize(modules.tokenizers, ["a star"], prompt_encoding))
-    assert short.states.shape[1] == 77, "as many chunks as it takes"
+    assert short.states.shape[1] == 77, "only as many chunks as needed"
 
 
-def test_what_is_beyond_the_limit_is_cut_off(sd1):
+def test_prompts_are_truncated_to_the_limit(sd1):
     read = [tokenize([sd1.tokenizer], [LONG + tail], PromptEncoding(max_tokens=75)).ids for tail in ("", " a cat")]
     assert torch.equal(*read)
     read = [tokenize([sd1.tokenizer], [LONG + tail], PromptEncoding(max_tokens=150)) for tail in ("", " a cat")]
@@ -87,7 +87,7 @@ def test_brackets(prompt, parts):
     assert [weight for _, weight in found] == pytest.approx([weight for _, weight in parts])
 
 
-def test_escaped_brackets_are_brackets_weighted_or_not(sd1):
+def test_escaped_brackets_are_literal_with_and_without_weights(sd1):
     wanted = sd1.tokenizer("yua_(idol)").input_ids[1:-1]
     for weighted in (False, True):
         tokens = tokenize([sd1.tokenizer], [r"yua_\(idol\)"], PromptEncoding(weighted=weighted))
@@ -96,24 +96,27 @@ def test_escaped_brackets_are_brackets_weighted_or_not(sd1):
 
 def test_weights_multiply_their_tokens_and_leave_the_mean(sd1):
     prompt_encoding = PromptEncoding(weighted=True)
-    plain, weighed = (encode_prompts(sd1, tokenize([sd1.tokenizer], [p], prompt_encoding)).states for p in ("a star", "a (star:1.5)"))
+    plain, weighed = (
+        encode_prompts(sd1, tokenize([sd1.tokenizer], [p], prompt_encoding)).states for p in ("a star", "a (star:1.5)")
+    )
     assert weighed.mean() == pytest.approx(plain.mean().item(), rel=1e-4)
     ratio = (weighed / plain).median(dim=2).values[0]
     assert ratio[2] / ratio[1] == pytest.approx(1.5, rel=1e-4)
     assert ratio[3:] == pytest.approx(ratio[1].item(), rel=1e-4), "end and filling count once"
     alone = encode_prompts(sd1, tokenize([sd1.tokenizer], ["a (star:1.5)", "(a) cat"], prompt_encoding)).states[:1]
-    assert torch.allclose(alone, weighed, atol=1e-5), "what is beside it doesn't matter"
+    assert torch.allclose(alone, weighed, atol=1e-5), "independent of the other prompts of the batch"
     assert not torch.equal(
-        tokenize([sd1.tokenizer], ["a (star:1.5)"], PromptEncoding()).ids, tokenize([sd1.tokenizer], ["a star"], PromptEncoding()).ids
+        tokenize([sd1.tokenizer], ["a (star:1.5)"], PromptEncoding()).ids,
+        tokenize([sd1.tokenizer], ["a star"], PromptEncoding()).ids,
     )
 
 
-def test_emphasis_in_half_precision_keeps_the_type():
+def test_emphasis_in_half_precision_keeps_the_dtype():
     states = torch.randn(1, 77, 8, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
     assert torch.equal(apply_emphasis(states, torch.ones(1, 77)), states)
 
 
-def test_strict_parts_have_start_and_end_of_their_own(sd1):
+def test_strict_parts_have_their_own_start_and_end_tokens(sd1):
     tokens = tokenize([sd1.tokenizer], ["a star, blue; sky."], PromptEncoding(strict=True))
     names = sd1.tokenizer.convert_ids_to_tokens(tokens.ids[0, 0, 0, : tokens.lengths[0]].tolist())
     start, end = "<|startoftext|>", "<|endoftext|>"
@@ -124,6 +127,6 @@ def test_strict_parts_have_start_and_end_of_their_own(sd1):
                        tokenize([sd1.tokenizer], [plain], PromptEncoding()).ids)  # fmt: skip
 
 
-def test_tokenizers_of_a_model_are_found_without_its_encoders(created):
+def test_tokenizers_load_without_the_text_encoders(created):
     working = ModelFolder(Folders(created), "mini").working
     assert count_tokens(load_tokenizer(working), "a red star", PromptEncoding()) == 3

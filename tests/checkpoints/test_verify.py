@@ -1,4 +1,4 @@
-"""The check of exports finds what is wrong with them, on files where it is known."""
+"""Verification of exported files finds the problems of files with known ones."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def changed(path, change) -> None:
 def test_an_untouched_model(mini, exported):
     found = verify_checkpoint(exported, mini)
     assert found.ok and found.n_changed == 0 and found.max_change == 0
-    assert found.summary() == f"out.safetensors: {found.n_tensors} tensors, none changed, all accounted for"
+    assert found.summary() == f"out.safetensors: {found.n_tensors} tensors, none changed, verified"
     assert json.loads(json.dumps(found.as_dict()))["ok"] is True
 
 
@@ -54,7 +54,7 @@ def test_changes_are_counted_when_the_source_is_gone(mini, exported):
     assert found.ok and found.n_changed == 1 and found.max_change is None
 
 
-def test_training_in_full_precision_shows_as_its_own_change_only(mini, tmp_path):
+def test_only_the_change_of_training_is_counted_in_full_precision(mini, tmp_path):
     unet = load_unet(mini.working)
     with torch.no_grad():
         unet.conv_out.weight.add_(0.25)
@@ -67,13 +67,13 @@ def test_training_in_full_precision_shows_as_its_own_change_only(mini, tmp_path)
     ("change", "expected"),
     [
         (lambda t: t.pop(KEY), "1 missing"),
-        (lambda t: t.update({"model.diffusion_model.extra": torch.ones(1)}), "1 unknown"),
-        (lambda t: t[KEY].view(-1)[0].fill_(float("nan")), "1 not finite"),
+        (lambda t: t.update({"model.diffusion_model.extra": torch.ones(1)}), "1 unexpected"),
+        (lambda t: t[KEY].view(-1)[0].fill_(float("nan")), "1 with NaN or infinite values"),
         (lambda t: t.update({KEY: t[KEY][:2].clone()}), "has the shape"),
     ],
     ids=["missing", "left over", "NaN", "shape"],
 )
-def test_faults_are_named(mini, exported, change, expected):
+def test_problems_are_reported(mini, exported, change, expected):
     changed(exported, change)
     found = verify_checkpoint(exported, mini)
     assert not found.ok and expected in found.summary() and KEY.rpartition(".")[0].split(".")[0] in found.summary()

@@ -14,7 +14,7 @@ def run(*args):
     return commands.run("captions", *args)
 
 
-def said(*args, run=run):
+def run_json(*args, run=run):
     done = run(*args, "--json")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -35,37 +35,38 @@ def captions(folder: Path) -> dict[str, str]:
 
 def test_from_counts_to_undo(folder):
     before = captions(folder)
-    counted = said("captions", folder, "--count", run=commands.run_fork)
+    counted = run_json("captions", folder, "--count", run=commands.run_fork)
     assert (counted["pictures"], counted["caption_files"]) == (4, 3)
     assert counted["tags"][:2] == [{"tag": "1boy", "pictures": 2}, {"tag": "hat", "pictures": 2}]
-    assert len(said(folder, "--find", "hat", "--how", "tag", "--without-tags", "facial hair")["found"]) == 1
-    dry = said(folder, "--merge", "1boy, facial hair", "Smith", "--dry-run")
+    assert len(run_json(folder, "--find", "hat", "--how", "tag", "--without-tags", "facial hair")["found"]) == 1
+    dry = run_json(folder, "--merge", "1boy, facial hair", "Smith", "--dry-run")
     assert (dry["state"], [change["after"] for change in dry["changes"]]) == ("planned", ["Smith, hat"])
     assert captions(folder) == before
 
-    assert said(folder, "--merge", "1boy, facial hair", "Smith")["files"] == 1
-    assert said(folder, "--merge", "1boy", "Smith", "--which", "any", "--with-tags", "hat")["files"] == 1
-    assert said(folder, "--add", "zwx")["files"] == 4
-    assert said(folder, "--replace", "(h)at", r"\1ood", "--how", "regex")["files"] == 2
-    assert said(folder, "--sort", "name", "--keep-first", 1)["files"] == 1
-    assert said(folder, "--set", "c.png", "by hand")["files"] == 1
-    assert said(folder, "--remove", "red")["files"] == said(folder, "--tidy", "--underscores", "spaces")["files"] + 1
+    assert run_json(folder, "--merge", "1boy, facial hair", "Smith")["files"] == 1
+    assert run_json(folder, "--merge", "1boy", "Smith", "--which", "any", "--with-tags", "hat")["files"] == 1
+    assert run_json(folder, "--add", "zwx")["files"] == 4
+    assert run_json(folder, "--replace", "(h)at", r"\1ood", "--how", "regex")["files"] == 2
+    assert run_json(folder, "--sort", "name", "--keep-first", 1)["files"] == 1
+    assert run_json(folder, "--set", "c.png", "by hand")["files"] == 1
+    assert run_json(folder, "--remove", "red")["files"] == 1
+    assert run_json(folder, "--tidy", "--underscores", "spaces")["files"] == 0
     assert captions(folder) == {"a.txt": "zwx, hood, Smith", "b.txt": "zwx, hood, Smith", "c.txt": "by hand",
                                 "03_red.txt": "zwx"}  # fmt: skip
-    history = said(folder, "--history")["history"]
+    history = run_json(folder, "--history")["history"]
     assert len(history) == 7 and history[0]["what"] == "remove red"
     for _ in range(7):
-        assert said(folder, "--undo")["files"]
-    assert captions(folder) == before and said(folder, "--undo")["files"] == 0
-    assert said(folder, "--redo")["what"] == "merge 1boy, facial hair into Smith"
+        assert run_json(folder, "--undo")["files"]
+    assert captions(folder) == before and run_json(folder, "--undo")["files"] == 0
+    assert run_json(folder, "--redo")["what"] == "merge 1boy, facial hair into Smith"
     shown = run(folder, "--add", "x\ny", "--dry-run").stdout
     assert "03_red.txt (new file)\n  - red\n" in shown and "4 files would change." in shown
 
 
-def test_a_concepts_list_names_the_folder(folder, tmp_path_factory):
+def test_the_folder_of_a_concepts_list(folder, tmp_path_factory):
     file = tmp_path_factory.mktemp("concepts") / "concepts.json"
     file.write_text(json.dumps([{"instance_data_dir": str(folder)}]))
-    assert said(file, "--count")["pictures"] == 4
+    assert run_json(file, "--count")["pictures"] == 4
     file.write_text(json.dumps([{"instance_data_dir": str(folder)}, {"instance_data_dir": str(file.parent)}]))
     assert f"names 2 folders. Enter one of them: {folder}, {file.parent}" in run(file, "--count").stderr
 
@@ -73,7 +74,7 @@ def test_a_concepts_list_names_the_folder(folder, tmp_path_factory):
 @pytest.mark.parametrize(
     ("args", "line"),
     [
-        (["--replace", "(", "x", "--how", "regex"], "is no regular expression"),
+        (["--replace", "(", "x", "--how", "regex"], "is not a valid regular expression"),
         (["--replace", "a", "x", "--how", "words"], "invalid choice"),
         (["--add", "x", "--how", "tag"], "--how has no effect here"),
         (["--undo", "--dry-run"], "--dry-run has no effect here"),
@@ -90,7 +91,7 @@ def test_bad_input_gets_a_line(folder, args, line):
     assert captions(folder) == before and not (folder / ".dreambooth").exists()
 
 
-def test_a_folder_that_is_none(tmp_path):
+def test_a_missing_folder(tmp_path):
     for what in ("--count", "--undo", "--history"):
         assert "there is no such folder" in run(tmp_path / "nowhere", what).stderr
     assert not (tmp_path / "nowhere").exists()

@@ -1,4 +1,4 @@
-"""The command line as a person and a program use it: real processes, exit codes, Ctrl-C, kill."""
+"""The command line in real processes: exit codes, Ctrl-C, kill."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ QUICK = ["resolution=64", "bucket_step=32", "train_batch_size=2", "use_lora=true
 
 
 def described(path: Path) -> dict[str, tuple[object, ...]]:
-    """Each tensor's shape, dtype and whether it holds only numbers; reading them all shows that the file is whole."""
+    """Shape, dtype and finiteness of each tensor. Reading all of them shows that the file is complete."""
     with open_tensors(path) as file:
         return {key: (file.shape(key), file.dtype(key), is_finite(file.get(key))) for key in file}
 
 
-def test_the_whole_way(tmp_path, mini_checkpoint, subject_concepts):
+def test_create_train_sample_and_generate_ckpt(tmp_path, mini_checkpoint, subject_concepts):
     models = ["--models-dir", tmp_path / "模型 folder", "--json"]
     created = run_fork("create", "my toy", "--source", mini_checkpoint, *models)
     assert created.returncode == 0, created.stderr
@@ -31,10 +31,10 @@ def test_the_whole_way(tmp_path, mini_checkpoint, subject_concepts):
     trained = run_process("train", "my toy", *args)
     assert trained.returncode == 0, trained.stderr
     lora = json.loads(trained.stdout)["files"][0]
-    drawn = run_fork("sample", "my toy", "--prompt", "a zwx toy", "--steps", 2, "--width", 64, "--height", 64,
-                     "--count", 2, "--lora", lora, "--out", tmp_path / "out", *models)  # fmt: skip
-    assert drawn.returncode == 0, drawn.stderr
-    assert all(Path(path).exists() for path in json.loads(drawn.stdout)["samples"])
+    sampled = run_fork("sample", "my toy", "--prompt", "a zwx toy", "--steps", 2, "--width", 64, "--height", 64,
+                       "--count", 2, "--lora", lora, "--out", tmp_path / "out", *models)  # fmt: skip
+    assert sampled.returncode == 0, sampled.stderr
+    assert all(Path(path).exists() for path in json.loads(sampled.stdout)["samples"])
     generated = run_fork("generate-ckpt", "my toy", "--lora", lora, *models)
     assert generated.returncode == 0, generated.stderr
     with open_tensors(json.loads(generated.stdout)["checkpoint"]) as made, open_tensors(mini_checkpoint) as source:
@@ -55,22 +55,22 @@ def test_all_problems_at_once_and_no_traceback(mini, tmp_path):
     checked = run("check", "mini", "--models-dir", mini.folders.models, "--concepts", tmp_path / "c.json",
                   "--set", "learning_rat=1", "resolution=7", "oops", "--json")  # fmt: skip
     assert checked.returncode == 1
-    said = json.loads(checked.stdout)["problems"]
+    problems = json.loads(checked.stdout)["problems"]
     for name in ("learning_rat", "learning_rate?", "resolution", "oops", "sample_steps"):
-        assert name in "\n".join(said)
+        assert name in "\n".join(problems)
     assert "Traceback" not in checked.stderr
 
 
 def test_check_shows_what_training_will_do(mini, subject_concepts):
     checked = run_fork("check", "mini", "--models-dir", mini.folders.models, "--concepts", subject_concepts, "--json",
                        "--set", "train_batch_size=4", "num_train_epochs=10")  # fmt: skip
-    said = json.loads(checked.stdout)
-    assert (said["pictures"], said["steps_per_epoch"], said["steps"]) == (6, 2, 20)
-    assert all("zwx toy" in row["caption"] for row in said["table"])
+    report = json.loads(checked.stdout)
+    assert (report["pictures"], report["steps_per_epoch"], report["steps"]) == (6, 2, 20)
+    assert all("zwx toy" in row["caption"] for row in report["table"])
 
 
-@pytest.mark.skipif(os.name == "nt", reason="signals are sent the POSIX way")
-def test_ctrl_c_once_saves_and_the_run_can_go_on(mini, subject_concepts):
+@pytest.mark.skipif(os.name == "nt", reason="uses POSIX signals")
+def test_ctrl_c_once_saves_and_the_run_can_be_resumed(mini, subject_concepts):
     args = ["--models-dir", mini.folders.models, "--json", "--set", *QUICK, "num_train_epochs=300"]
     process = start("train", "mini", "--concepts", subject_concepts, *args)
     wait_for_step(mini.root, 3)
@@ -81,11 +81,11 @@ def test_ctrl_c_once_saves_and_the_run_can_go_on(mini, subject_concepts):
     assert list(mini.snapshots.glob("*/snapshot.json"))
     resumed = run("train", "mini", "--resume", *args[:-1], "num_train_epochs=3")
     assert resumed.returncode == 0, resumed.stderr
-    assert "Going on after step" in resumed.stderr
+    assert "Resuming from step" in resumed.stderr
 
 
-@pytest.mark.skipif(os.name == "nt", reason="signals are sent the POSIX way")
-def test_ctrl_c_twice_stops_now_and_damages_nothing(mini, subject_concepts):
+@pytest.mark.skipif(os.name == "nt", reason="uses POSIX signals")
+def test_ctrl_c_twice_stops_immediately_and_files_stay_intact(mini, subject_concepts):
     before = {p: (p.read_bytes(), described(p)) for p in mini.working.rglob("*.safetensors")}
     process = start("train", "mini", "--concepts", subject_concepts, "--models-dir", mini.folders.models,
                     "--set", *QUICK, "use_lora=false", "num_train_epochs=300")  # fmt: skip
@@ -96,17 +96,17 @@ def test_ctrl_c_twice_stops_now_and_damages_nothing(mini, subject_concepts):
     process.communicate(timeout=60)
     assert process.returncode == 130
     assert {p for p in mini.working.rglob("*.safetensors") if not p.name.startswith(".")} == set(before)
-    for path, (content, tensors) in before.items():  # the old file to the byte, or a new one that is whole
+    for path, (content, tensors) in before.items():  # the old file byte for byte, or a complete new one
         assert path.read_bytes() == content or described(path) == tensors
     (log,) = mini.logging.glob("run_*.jsonl")
     assert 2 <= log.read_text().count('"kind": "step"') < 100, "it stopped long before its 900 steps"
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.name == "nt", reason="signals are sent the POSIX way")
+@pytest.mark.skipif(os.name == "nt", reason="uses POSIX signals")
 @pytest.mark.parametrize("after_ms", [60, *(pytest.param(ms, marks=pytest.mark.nightly) for ms in (0, 200))])
 def test_killed_while_it_saves_everything_is_whole(mini, subject_concepts, after_ms):
-    """SIGKILL, at several moments after a save has begun: each file that is there can be read."""
+    """SIGKILL at several moments after a save has started: every file can be read."""
     process = start("train", "mini", "--concepts", subject_concepts, "--models-dir", mini.folders.models,
                     "--set", *QUICK, "use_lora=false", "save_embedding_every=1", "save_ckpt_during=true",
                     "save_state_during=true", "use_ema=true", "num_train_epochs=300")  # fmt: skip
@@ -116,7 +116,7 @@ def test_killed_while_it_saves_everything_is_whole(mini, subject_concepts, after
     process.communicate()
     for path in [p for p in mini.folders.models.rglob("*.safetensors") if not p.name.startswith(".")]:
         if any(part.startswith(".") for part in path.relative_to(mini.folders.models).parts):
-            continue  # beside: never mistaken for a result
+            continue  # a temporary file, never mistaken for a result
         with open_tensors(path) as file:
             for key in file.keys():  # noqa: SIM118 (not a dict)
                 file.get(key)
@@ -125,7 +125,7 @@ def test_killed_while_it_saves_everything_is_whole(mini, subject_concepts, after
     assert again.returncode == 0, again.stderr
 
 
-def test_unknown_model_names_those_there_are(mini):
+def test_unknown_model_lists_the_existing_ones(mini):
     refused = run("train", "mni", "--models-dir", mini.folders.models)
     assert refused.returncode == 1
     assert "did you mean mini?" in refused.stderr

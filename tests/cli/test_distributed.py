@@ -1,4 +1,4 @@
-"""Several processes that train together, as accelerate launch and torchrun start them."""
+"""Distributed training with several processes, as started by accelerate launch and torchrun."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def start_together(size: int, *args) -> list[Any]:
 def train(model: ModelFolder, concepts, size: int, *settings: str) -> list[tuple[int, str, str]]:
     args = ("train", model.name, "--concepts", concepts, "--models-dir", model.folders.models, "--json", "--set")
     processes = start_together(size, *args, *SET, *settings)
-    said = [process.communicate(timeout=600) for process in processes]
-    return [(process.returncode, *texts) for process, texts in zip(processes, said, strict=True)]
+    outputs = [process.communicate(timeout=600) for process in processes]
+    return [(process.returncode, *texts) for process, texts in zip(processes, outputs, strict=True)]
 
 
-def learnt(model: ModelFolder):
-    """In float32, from the snapshot that the end leaves."""
+def trained_weights(model: ModelFolder):
+    """Trained weights in float32, from the snapshot at the end."""
     (folder,) = model.snapshots.iterdir()
     return tensors(folder / "weights.safetensors")
 
@@ -58,20 +58,20 @@ def steps(model: ModelFolder) -> list[dict]:
 
 @pytest.fixture
 def twin(mini, tmp_path):
-    """The same model once more."""
+    """A copy of the model."""
     shutil.copytree(mini.folders.models, tmp_path / "twin")
     return ModelFolder(Folders(tmp_path / "twin"), mini.name)
 
 
 @pytest.mark.parametrize("settings", [pytest.param(LORA, id="lora"), pytest.param(FULL, id="full", marks=NIGHTLY)])
-def test_two_processes_are_one_with_twice_the_accumulation(mini, twin, subject_concepts, settings):
-    """To rounding, also where an epoch's last step leaves a process without a batch; and only one of them speaks."""
+def test_two_processes_equal_one_with_twice_the_accumulation(mini, twin, subject_concepts, settings):
+    """Up to rounding, even if a rank has no batch in the last step of an epoch. Only the main process prints."""
     (code, out, err), (other, *silent) = train(mini, subject_concepts, 2, *settings, "gradient_accumulation_steps=2")
     assert (code, other) == (0, 0), err
-    assert silent == ["", ""] and json.loads(out)["steps"] == 4  # 6 pictures: 4 and 2, twice
+    assert silent == ["", ""] and json.loads(out)["steps"] == 4  # 6 images: 4 and 2, twice
     ((code, _, err),) = train(twin, subject_concepts, 1, *settings, "gradient_accumulation_steps=4")
     assert code == 0, err
-    ours, theirs = learnt(mini), learnt(twin)
+    ours, theirs = trained_weights(mini), trained_weights(twin)
     assert ours.keys() == theirs.keys()
     worst = max((ours[key].float() - theirs[key].float()).abs().max().item() for key in ours)
     assert worst < 1e-5
@@ -79,41 +79,41 @@ def test_two_processes_are_one_with_twice_the_accumulation(mini, twin, subject_c
     assert all(abs(a["loss"] - b["loss"]) < 1e-5 and a["lr"] == b["lr"] for a, b in pairs)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="signals are sent the POSIX way")
-@pytest.mark.parametrize("told", [pytest.param(0, marks=NIGHTLY), 1])
-def test_cancel_reaches_all(mini, subject_concepts, told):
+@pytest.mark.skipif(os.name == "nt", reason="uses POSIX signals")
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=NIGHTLY), 1])
+def test_canceling_one_rank_cancels_all(mini, subject_concepts, rank):
     args = ("train", "mini", "--concepts", subject_concepts, "--models-dir", mini.folders.models, "--json", "--set")
     processes = start_together(2, *args, *SET, *LORA, "num_train_epochs=1000")
     wait_for_step(mini.root, 3)
-    processes[told].send_signal(signal.SIGTERM)
-    said = [process.communicate(timeout=600) for process in processes]
-    assert [process.returncode for process in processes] == [130, 130], said
-    assert json.loads(said[0][0])["state"] == "cancelled" and len(mini.snapshot_steps()) == 1
+    processes[rank].send_signal(signal.SIGTERM)
+    outputs = [process.communicate(timeout=600) for process in processes]
+    assert [process.returncode for process in processes] == [130, 130], outputs
+    assert json.loads(outputs[0][0])["state"] == "cancelled" and len(mini.snapshot_steps()) == 1
 
 
-def test_all_are_refused_alike(mini, subject_concepts):
+def test_all_ranks_are_refused(mini, subject_concepts):
     ended = train(mini, subject_concepts, 2, "max_train_steps=1", "bucket_step=128")
     assert [code for code, *_ in ended] == [1, 1]
     assert "bucket_step" in ended[0][1] and ended[1][1:] == ("", "")
 
 
-def test_other_words_are_done_once(mini):
+def test_other_commands_run_once(mini):
     processes = start_together(2, "settings", "--json")
-    said = [process.communicate(timeout=600)[0] for process in processes]
-    assert json.loads(said[0]) and said[1] == ""
+    outputs = [process.communicate(timeout=600)[0] for process in processes]
+    assert json.loads(outputs[0]) and outputs[1] == ""
 
 
-def test_launched_for_what_splits_the_model_it_is_refused():
+def test_launchers_that_shard_the_model_are_refused():
     launched = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1"}
     process_group = ProcessGroup.from_environment(launched)
     assert (process_group.rank, process_group.world_size, process_group.is_main_process) == (1, 2, False)
     assert "FSDP" in process_group.problems({"ACCELERATE_USE_FSDP": "true"})[0] and not process_group.problems({})
     assert not ProcessGroup.from_environment({"ACCELERATE_USE_FSDP": "true"}).problems()
-    assert ProcessGroup.from_environment({"WORLD_SIZE": "8"}).world_size == 1, "set by a cluster, and no launcher there"
+    assert ProcessGroup.from_environment({"WORLD_SIZE": "8"}).world_size == 1, "set by a cluster, without a launcher"
 
 
 @NIGHTLY
-def test_torchs_own_launcher(mini, subject_concepts):
+def test_torchrun(mini, subject_concepts):
     launched = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *RUN, "train", "mini",
          "--concepts", subject_concepts, "--models-dir", mini.folders.models, "--json", "--set", *SET, *LORA,

@@ -71,7 +71,7 @@ def test_what_cannot_be_planned_is_said_at_once(folder, tmp_path):
         tmp_path / ("x" * 300): "there is no such folder",
         tmp_path / "nowhere": "there is no such folder",
         tmp_path / "nowhere.json": "does not exist",
-        empty: "holds no picture",
+        empty: "contains no images",
         folder / "0.png": " folder",
     }
     if os.name != "nt":

@@ -1,4 +1,4 @@
-"""The word ``prepare``: real processes, killed at any moment; the originals are always there."""
+"""The command ``prepare``: real processes, killed at any moment, never lose an original."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.cli.commands import run, run_fork, start
 
 IN_PLACE = ["--in-place", "--rename", "{n}", "--format", "PNG", "--mirror", "instead"]
 
-# Runs a word of the command line, and is killed (nothing else about it is changed) before it moves its n-th file.
+# Runs a command of the command line, and is killed before it moves its n-th file.
 KILLED = """
 import os, signal, sys
 from dreambooth.cli import main
@@ -79,15 +79,15 @@ def test_dry_run_prepare_in_place_undo(folder, tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are sent the POSIX way")
-def test_killed_while_files_are_moved_the_originals_come_back(folder):
+def test_killed_while_files_are_moved_undo_restores_the_originals(folder):
     before = contents(folder)
-    moves = 12  # six files leave, six come
+    moves = 12  # six files are moved away, six are created
     for n in (0, 8, moves - 1):
         assert killed_at(n, "prepare", folder, *IN_PLACE)
         assert set(before.values()) <= set(contents(folder, hidden=True).values())
         refused = run("prepare", folder, *IN_PLACE)
         assert refused.returncode == 1 and "Undo it first" in refused.stderr
-        if n == 8:  # and killed while it brings them back
+        if n == 8:  # and killed during the undo
             assert killed_at(3, "prepare", folder, "--undo")
             assert set(before.values()) <= set(contents(folder, hidden=True).values())
         undone = run("prepare", folder, "--undo")
@@ -97,8 +97,8 @@ def test_killed_while_files_are_moved_the_originals_come_back(folder):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are sent the POSIX way")
-@pytest.mark.parametrize("where", [["--in-place"], []], ids=["in place", "beside"])
-def test_killed_at_any_time_nothing_is_half_made(folder, where):
+@pytest.mark.parametrize("where", [["--in-place"], []], ids=["in place", "new folder"])
+def test_killed_at_any_time_nothing_is_incomplete(folder, where):
     for n in range(30):
         Image.effect_noise((400, 300), 90).save(folder / f"noise {n}.png")
     before, command = contents(folder), ["prepare", folder, "--mirror", "instead"]
@@ -111,7 +111,7 @@ def test_killed_at_any_time_nothing_is_half_made(folder, where):
         process.kill()
         process.communicate()
         made = folder.with_name(f"{folder.name}-prepared")
-        if made.exists():  # then it was done already
+        if made.exists():  # it was finished before the kill
             assert len(contents(made)) == len(before)
         if contents(folder) != before:
             assert run("prepare", folder, "--undo").returncode == 0
@@ -119,7 +119,7 @@ def test_killed_at_any_time_nothing_is_half_made(folder, where):
 
 
 def killed_at(n, *args) -> bool:
-    """Whether it was killed before its n-th move, rather than done."""
+    """Whether the process was killed before its n-th move; False if it finished."""
     ended = fork_server.run("-c", KILLED, n, *args)
     assert ended.returncode in (0, -signal.SIGKILL), ended.stderr
     return ended.returncode != 0

@@ -86,7 +86,7 @@ def test_from_the_hub_and_then_from_its_cache(run, folder, hub):
     asked = (folder, "--dry-run", "--json", "--model")
     for env in ({}, {"HF_HUB_OFFLINE": "0", **AWAY}):
         refused = run(*asked, "org/wd-open", **env)
-        assert refused.returncode == 1 and "the cache does not hold it" in refused.stdout, refused.stderr
+        assert refused.returncode == 1 and "has no cached copy of it" in refused.stdout, refused.stderr
     for env in (online, {}, {"HF_HUB_OFFLINE": "0", **AWAY}):
         done = run(*asked, "org/wd-open", **env)
         assert done.returncode == 0, done.stderr
@@ -94,5 +94,5 @@ def test_from_the_hub_and_then_from_its_cache(run, folder, hub):
     assert hub.n_downloads == 2
     assert "org/wd-gated is gated" in run(*asked, "org/wd-gated", **online).stdout
     assert run(*asked, "org/wd-gated", "--token", TOKEN, **online).returncode == 0
-    assert "no such model on the hub" in run(*asked, "org/absent", **online).stdout
+    assert "nor a model on the hub" in run(*asked, "org/absent", **online).stdout
     assert "org/none is no model that writes captions" in run(*asked, "org/none", **online).stdout

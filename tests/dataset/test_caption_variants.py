@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dreambooth.captions.reading import DEFAULT, CaptionFiles, read_caption
+from dreambooth.captions.reading import FROM_DEFAULT, CaptionSource, read_caption
 from dreambooth.dataset.plan import Plan
 from dreambooth.dataset.planning import make_plan
 from dreambooth.dataset.table import table
@@ -45,7 +45,7 @@ def test_the_first_ending_that_is_there(tmp_path: Path) -> None:
     assert set(shown(make_plan([other], FIXED), 1)) == {"not read", "of wd14", "a toy, no words"}
     silent = dataclasses.replace(made, caption_extension="", default_caption="")
     plan = make_plan([silent], FIXED)
-    assert set(shown(plan, 1)) == {""} and {e.caption_source for e in plan.examples} == {DEFAULT}
+    assert set(shown(plan, 1)) == {""} and {e.caption_source for e in plan.examples} == {FROM_DEFAULT}
     with pytest.raises(UserError, match="caption_extension"):
         make_plan([dataclasses.replace(made, caption_extension="../x")], FIXED)
 
@@ -57,11 +57,11 @@ def test_lines(tmp_path: Path) -> None:
         make_plan([dataclasses.replace(made, caption_lines=lines)], FIXED) for lines in ("joined", "first", "random")
     )
     assert set(shown(joined)) == {"photo of a red hat a blue hat a green hat"}
-    assert set(shown(first)) == {"photo of a red hat"} and not first.words_vary() and len(first.prompts()) == 1
+    assert set(shown(first)) == {"photo of a red hat"} and not first.prompts_vary() and len(first.prompts()) == 1
     counts = shown(random, 300)
     assert set(counts) == {f"photo of a {colour} hat" for colour in ("red", "blue", "green")}
     assert min(counts.values()) > 70
-    assert random.words_vary() and not random.prompts(), "none of them is known before it is drawn"
+    assert random.prompts_vary() and not random.prompts(), "none of them is known before it is drawn"
     assert random.examples[0].caption == "photo of a red hat", "what the table shows first"
     assert shown(random, 5) == shown(random, 5)
     assert len({plan.fingerprint() for plan in (joined, first, random)}) == 3
@@ -73,16 +73,16 @@ def test_wildcards(tmp_path: Path) -> None:
     ends = (", {as it is}, alone", ", {as it is}, wet, alone")
     assert set(shown(plan)) == {f"a {colour} hat{end}" for colour in ("red", "blue") for end in ends}
     assert plan.examples[0].caption == "a red hat, {as it is}, alone"
-    assert plan.words_vary()
+    assert plan.prompts_vary()
     plain = make_plan([dataclasses.replace(made, wildcards=False)], FIXED)
-    assert set(shown(plain)) == {"a {red|blue} hat, {{as it is}}, {|wet}, {alone}"} and not plain.words_vary()
+    assert set(shown(plain)) == {"a {red|blue} hat, {{as it is}}, {|wet}, {alone}"} and not plain.prompts_vary()
 
 
 def test_separators(tmp_path: Path) -> None:
     text = "sks, dog ||| a, b;;;c ||| last"
     made = concept(tmp_path / "a", {"a.txt": text}, keep_separator="|||", second_separator=";;;")
     still = make_plan([made], FIXED)
-    assert set(shown(still)) == {"sks, dog, a, b, c, last"} and not still.words_vary()
+    assert set(shown(still)) == {"sks, dog, a, b, c, last"} and not still.prompts_vary()
     moved = make_plan([made], dataclasses.replace(FIXED, shuffle_tags=True, keep_tokens=1))
     assert set(shown(moved)) == {"sks, dog, a, b, c, last", "sks, dog, b, c, a, last"}
 
@@ -97,7 +97,7 @@ def test_a_concept_varies_as_it_says_and_the_others_as_the_run(tmp_path: Path) -
     first, second = ([e for e in drawn if e.concept == number] for number in (0, 1))
     assert len({e.caption for e in first}) > 5 and not any(e.flipped for e in first)
     assert {e.caption for e in second} == {"sks, a, b, c", ""} and 10 < sum(e.flipped for e in second) < 50
-    assert {e.concept for e in plan.pictures() if e.flipped} == {1}
+    assert {e.concept for e in plan.images() if e.flipped} == {1}
     assert plan.prompts() == ["", "sks, a, b, c"]
     other = make_plan([as_run, dataclasses.replace(own, caption_dropout=0.25)], run)
     assert plan.fingerprint() != other.fingerprint(), "an exact resume must find it unchanged"
@@ -146,7 +146,7 @@ def test_captions_of_a_metadata_file(tmp_path: Path) -> None:
 
 
 def test_a_picture_without_a_caption_file(tmp_path: Path) -> None:
-    assert read_caption(tmp_path / "1_a_dog.png", CaptionFiles(otherwise="sks dog")).text == "sks dog"
+    assert read_caption(tmp_path / "1_a_dog.png", CaptionSource(default_caption="sks dog")).text == "sks dog"
 
 
 def test_the_table_says_what_is_drawn_each_time(tmp_path: Path) -> None:
@@ -154,6 +154,6 @@ def test_the_table_says_what_is_drawn_each_time(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("zwx ||| {red|blue}, hat, cup ||| end\nanother line")
     concept = Concept(instance_data_dir=str(tmp_path), caption_lines="random", wildcards=True, keep_separator="|||")
     (row,) = table(make_plan([concept], FIXED))
-    assert row["varies"] == ["one of 2 captions each time", "a part of each wildcard each time"]
+    assert row["varies"] == ["one of 2 captions each time", "one option of each wildcard each time"]
     (row,) = table(make_plan([dataclasses.replace(concept, shuffle_tags="on")], FIXED))
     assert row["varies"][-1] == "tags shuffled after zwx"

@@ -103,7 +103,7 @@ def test_prompts_and_table(plan: Plan) -> None:
     assert rows[5]["crop"] == pytest.approx([0, 4 * 100 / 105, 160, 100 * 100 / 105])
     assert rows[10]["concept"] == 2 and rows[10]["caption"] == "a toy"
     assert {row["caption"] for row in rows[12:]} == {f"photo, a dog {n}" for n in range(6)}
-    shapes = [warning for warning in plan.warnings if "no class picture has the shape" in warning]
+    shapes = [warning for warning in plan.warnings if "no class image has the aspect ratio" in warning]
     assert len(shapes) == 1 and "of its 96x168" in shapes[0]
 
 
@@ -133,16 +133,16 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
         make_plan(concepts, Settings(resolution=128, bucket_step=12))
     expected = [
         "bucket_step: 12",
-        f"Concept 1, class_data_dir: {empty} holds no picture",
+        f"Concept 1, class_data_dir: {empty} contains no images",
         f"Concept 2, instance_data_dir: {tmp_path / 'missing'}: there is no such folder",
         "Concept 3: instance_data_dir is empty",
-        f"Concept 4, class_data_dir: {inside} lies inside instance_data_dir",
-        f"Concept 5, class_data_dir: {inside.parent} holds instance_data_dir",
+        f"Concept 4, class_data_dir: {inside} is inside instance_data_dir",
+        f"Concept 5, class_data_dir: {inside.parent} contains instance_data_dir",
         f"Concept 6, instance_data_dir: {good / '0_a_dog_0.png'}: is a file",
         "Concept 7, instance_data_dir: xxx",
-        "Concept 8, instance_data_dir: none of its 3 pictures can be used (1 left out: unreadable caption; "
+        "Concept 8, instance_data_dir: no usable image among 3 (1 left out: unreadable caption; "
         "1 left out: not readable as an image; 1 left out: truncated). "
-        f"The first: {broken / '0_a_dog_0.png'}: {broken / '0_a_dog_0.txt'}: is no text",
+        f"First file: {broken / '0_a_dog_0.png'}: {broken / '0_a_dog_0.txt'}: is not a text file",
     ]
     problems = caught.value.problems
     assert len(problems) == len(expected)
@@ -162,11 +162,11 @@ def test_warnings_name_files(tmp_path: Path) -> None:
     plan = make_plan([Concept(instance_data_dir=str(folder), instance_prompt="[filewords]")], SETTINGS)
     left_out, small, nameless, wordless, encoding = plan.warnings
     assert left_out == f"Left out: unsupported format, convert to PNG or JPEG (1): {folder / 'phone.HEIC'}"
-    assert small.startswith("Small pictures, enlarged") and small.endswith(str(folder / "a.png"))
+    assert small.startswith("Small images, upscaled") and small.endswith(str(folder / "a.png"))
     assert nameless.endswith(f"(2): {folder / '1.png'}, {folder / 'a.png'}")
     assert "empty prompt" in wordless and wordless.endswith(str(folder / "1.png"))
     assert "not UTF-8" in encoding and encoding.endswith(str(folder / "b.png"))
-    assert [(note.path.name, note.kind) for note in plan.notes] == [
+    assert [(note.path.name, note.kind) for note in plan.issues] == [
         ("1.png", "no-caption"),
         ("1.png", "no-words"),
         ("a.png", "enlarged"),
@@ -187,7 +187,7 @@ def test_notes_of_words_masks_and_lookalikes(tmp_path: Path) -> None:
     noise(1, (256, 256)).save(folder / "1 larger.jpg", quality=60)
     shutil.copy(folder / "0.png", folder / "0 again.png")
     concept = Concept(instance_data_dir=str(folder), instance_token="sks", class_token="dog")
-    notes = make_plan([concept, concept], SETTINGS).notes
+    notes = make_plan([concept, concept], SETTINGS).issues
     assert [(note.path.name, note.kind, note.left_out) for note in notes] == [
         ("0 again.png", "no-caption", False),
         ("0 again.png", "token-missing", False),
@@ -201,17 +201,17 @@ def test_notes_of_words_masks_and_lookalikes(tmp_path: Path) -> None:
         ("3_mask.png", "mask", False),
         ("2.png", "truncated", True),
     ]
-    assert notes[2].text == '"sks" is not in its caption, so it is put in: "a sks dog".'
+    assert notes[2].text == '"sks" is missing from its caption and is inserted: "a sks dog".'
     assert notes[-1].text.startswith("its mask 2_mask.png is truncated")
     holding = make_plan([dataclasses.replace(concept, instance_token="sks dog")], SETTINGS)
-    assert [note.path for note in holding.notes if note.kind == "class-in-token"] == [folder]
+    assert [note.path for note in holding.issues if note.kind == "class-in-token"] == [folder]
 
 
 def test_progress_and_cancel(tmp_path: Path) -> None:
     concept = Concept(instance_data_dir=str(pictures(tmp_path / "a", *[SQUARE] * 4)))
     seen: list[tuple[int, int, str]] = []
     make_plan([concept], SETTINGS, progress=lambda *event: seen.append(event))
-    assert seen == [(n, 4, "checking pictures") for n in (1, 2, 3, 4)]
+    assert seen == [(n, 4, "checking images") for n in (1, 2, 3, 4)]
 
     def cancel(done: int, total: int, what: str) -> None:
         raise Cancelled

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dreambooth.captions.tags import tags_of
+from dreambooth.captions.tags import split_tags
 from dreambooth.dataset.pixels import load_mask, load_pixels
 from dreambooth.dataset.plan import Plan
 from dreambooth.dataset.planning import make_plan
@@ -76,9 +76,9 @@ def test_tags_are_shuffled_anew_each_time_and_the_first_stays(concept: Concept) 
     plan = make_plan([concept], dataclasses.replace(FIXED, shuffle_tags=True))
     captions = [caption for _, caption, *_ in shown(plan, 20)]
     assert {caption.partition(", ")[0] for caption in captions} == {"sks dog"}
-    assert {tuple(sorted(tags_of(caption))) for caption in captions} == {tuple(sorted(tags_of(TAGS)))}
+    assert {tuple(sorted(split_tags(caption))) for caption in captions} == {tuple(sorted(split_tags(TAGS)))}
     assert len(set(captions)) == 24, "every order of the four others"
-    assert plan.words_vary() and plan.prompts() == []
+    assert plan.prompts_vary() and plan.prompts() == []
 
 
 def test_shares_are_kept(concept: Concept) -> None:
@@ -87,7 +87,7 @@ def test_shares_are_kept(concept: Concept) -> None:
     told = [caption for caption in captions if caption]
     assert 1 - len(told) / len(captions) == pytest.approx(0.2, abs=0.04)
     assert all(caption.startswith("sks dog, red hat") for caption in told)
-    assert sum(len(tags_of(c)) - 2 for c in told) / (3 * len(told)) == pytest.approx(0.75, abs=0.04)
+    assert sum(len(split_tags(c)) - 2 for c in told) / (3 * len(told)) == pytest.approx(0.75, abs=0.04)
     flips = [flipped for _, _, flipped, _ in shown(make_plan([concept], settings), 200)]
     assert sum(flips) / len(flips) == pytest.approx(0.5, abs=0.05)
 
@@ -101,7 +101,7 @@ def test_switching_one_on_leaves_the_others_draws_alone(concept: Concept) -> Non
 def test_sentences_stay_as_they_are() -> None:
     variation = Variation(shuffle_tags=True)
     for caption in ("a sks dog runs", "a sks dog, running", "", "a sks dog (small, brown, wet)"):
-        assert not variation.changes_words(caption)
+        assert not variation.changes(caption)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_sentences_stay_as_they_are() -> None:
     ],
 )
 def test_tags(caption: str, tags: list[str]) -> None:
-    assert tags_of(caption) == tags
+    assert split_tags(caption) == tags
 
 
 def test_a_mirrored_picture_brings_its_mask(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_a_mirrored_picture_brings_its_mask(tmp_path: Path) -> None:
     picture.save(tmp_path / "a.png")
     mask.save(tmp_path / "a_mask.png")
     settings = Settings(resolution=64, bucket_step=64, hflip=True)
-    plain, mirrored = make_plan([Concept(instance_data_dir=str(tmp_path))], settings).pictures()
+    plain, mirrored = make_plan([Concept(instance_data_dir=str(tmp_path))], settings).images()
     assert mirrored.flipped and not plain.flipped
     for load in (load_pixels, load_mask):
         assert torch.equal(load(mirrored), load(plain).flip(2))
@@ -173,14 +173,14 @@ def test_small_pictures_are_not_enlarged(tmp_path: Path) -> None:
 
     folder_of(tmp_path / "b", [(20, 90), (300, 300), (90, 31)])
     plan = make_plan([Concept(instance_data_dir=str(tmp_path / "b"))], settings)
-    left_out = [note for note in plan.notes if note.left_out]
+    left_out = [note for note in plan.issues if note.left_out]
     assert [(note.path.name, note.kind, note.text[:8]) for note in left_out] == [
         ("0.png", "too-small", "is 20x90"),
         ("2.png", "too-small", "is 90x31"),
     ]
     assert [example.path.name for example in plan.examples] == ["1.png"]
     folder_of(tmp_path / "c", [(20, 90)])
-    with pytest.raises(UserError, match=r"none of its 1 pictures can be used.*0\.png: is 20x90.*bucket_no_upscale"):
+    with pytest.raises(UserError, match=r"no usable image among 1 .*0\.png: is 20x90.*bucket_no_upscale"):
         make_plan([Concept(instance_data_dir=str(tmp_path / "c"))], settings)
 
 
@@ -203,5 +203,5 @@ def test_a_resolution_between_two_steps_is_said(concept: Concept) -> None:
 
 def test_class_pictures_without_words_are_refused(concept: Concept, tmp_path: Path) -> None:
     classes = folder_of(tmp_path / "classes", [(128, 128)] * 2, caption=" ")
-    with pytest.raises(UserError, match=r"Concept 1: 2 class pictures have no words .*Give class_prompt"):
+    with pytest.raises(UserError, match=r"Concept 1: 2 class images without a prompt .*Enter class_prompt"):
         make_plan([dataclasses.replace(concept, class_data_dir=str(classes))], FIXED)

@@ -32,13 +32,13 @@ def tool(tmp_path, monkeypatch):
 
 
 def test_an_environment_is_made_once_and_runs_the_suite(tool, tmp_path, capfd):
-    words = ["mine", "--env", str(tmp_path / "environment")]
-    assert tool.main([*words, "-m", "not slow"]) == 0
-    said = capfd.readouterr().out
-    assert "Installing" in said and "'worksteal', '-m', 'not slow']" in said
-    assert tool.main([*words, "--no-tests"]) == 0
-    said = capfd.readouterr().out
-    assert "Installing" not in said and "suite" not in said
+    args = ["mine", "--env", str(tmp_path / "environment")]
+    assert tool.main([*args, "-m", "not slow"]) == 0
+    output = capfd.readouterr().out
+    assert "Installing" in output and "'worksteal', '-m', 'not slow']" in output
+    assert tool.main([*args, "--no-tests"]) == 0
+    output = capfd.readouterr().out
+    assert "Installing" not in output and "suite" not in output
 
 
 def test_a_python_that_is_not_there_is_named(tool, tmp_path):

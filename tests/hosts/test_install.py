@@ -1,4 +1,4 @@
-"""install.py in a WebUI's environment: a real venv with A1111's version numbers, real pip, tiny packages."""
+"""install.py in the environment of a WebUI: a real venv with A1111's versions, real pip, tiny packages."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DIFFUSERS = "AutoencoderKL = UNet2DConditionModel = None"
 
 
 class Environment:
-    """A venv, and a folder of wheels that is all its pip knows."""
+    """A venv whose pip only finds the wheels in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.wheels, self.venv = folder / "wheels", folder / "venv"
@@ -39,13 +39,13 @@ class Environment:
             make_wheel(self.wheels, name, "99.0")  # newer versions exist, and must not be installed
         self.pip("install", "-q", *(f"{name}=={version}" for name, version in A1111Host.items()))
 
-    def pip(self, *words: str) -> str:
-        command = [str(self.python), "-m", "pip", *words]
+    def pip(self, *args: str) -> str:
+        command = [str(self.python), "-m", "pip", *args]
         return subprocess.run(command, env=offline(self.wheels), capture_output=True, text=True, check=True).stdout
 
-    def install(self, *words: str, **variables: str) -> str:
-        """What the WebUI's log would say. install.py must never fail the WebUI's start."""
-        command = [str(self.python), str(ROOT / "install.py"), *words]
+    def install(self, *args: str, **variables: str) -> str:
+        """Output of install.py, which must never fail."""
+        command = [str(self.python), str(ROOT / "install.py"), *args]
         environment = offline(self.wheels, **variables)
         done = subprocess.run(command, env=environment, cwd=self.venv, capture_output=True, text=True, timeout=300)
         assert (done.returncode, done.stderr) == (0, "")
@@ -60,19 +60,19 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     return Environment(tmp_path_factory.mktemp("webui"))
 
 
-def test_adds_what_fits_and_changes_nothing(environment):
+def test_missing_packages_are_installed_and_nothing_else_changes(environment):
     before = environment.frozen()
     assert environment.install("--skip-install") == ""
     assert environment.install(COMMANDLINE_ARGS="--api --skip-install") == ""
 
-    said = environment.install()  # no wheel yet: a single line
-    assert "pip could not install diffusers==0.30.3" in said and environment.frozen() == before
+    output = environment.install()  # no wheel yet: a single line
+    assert "pip could not install diffusers==0.30.3" in output and environment.frozen() == before
 
     make_wheel(environment.wheels, "diffusers", "0.42.1", DIFFUSERS)
     make_wheel(environment.wheels, "diffusers", "0.30.3", DIFFUSERS, requires=("numpy>=2",))
     assert "pip could not install diffusers==0.30.3" in environment.install() and environment.frozen() == before
 
-    # pip's leftover of an older numpy is no numpy
+    # a folder that pip left behind of an older numpy is not numpy
     leftover = next(environment.venv.rglob("numpy-1.26.2.dist-info")).with_name("~umpy-1.0.dist-info")
     leftover.mkdir()
     (leftover / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 1.0\n")
@@ -86,7 +86,7 @@ def test_adds_what_fits_and_changes_nothing(environment):
     assert environment.install() == ""  # the second start
 
 
-def test_what_is_too_old_is_named_and_left_alone(environment):
+def test_outdated_packages_are_reported_and_not_changed(environment):
     make_wheel(environment.wheels, "accelerate", "0.12.0")
     make_wheel(environment.wheels, "diffusers", "0.30.3", DIFFUSERS)
     make_wheel(environment.wheels, "tomlkit", "0.14.0")
@@ -97,9 +97,9 @@ def test_what_is_too_old_is_named_and_left_alone(environment):
     environment.pip("install", "-q", "accelerate==0.21.0")
 
 
-def test_what_does_not_import_is_said(environment):
+def test_failing_imports_are_reported(environment):
     environment.pip("uninstall", "-q", "-y", "diffusers")
     make_wheel(environment.wheels, "tomlkit", "0.14.0")
     make_wheel(environment.wheels, "diffusers", "0.30.3", "import a_missing_library")
-    said = environment.install()
-    assert "the import fails" in said and "a_missing_library" in said
+    output = environment.install()
+    assert "the import fails" in output and "a_missing_library" in output

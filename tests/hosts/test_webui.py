@@ -164,11 +164,11 @@ print(host.name)
     [("backend.memory_management", "Forge"), ("ldm_patched.modules.model_management", "reForge or forge-classic")],
 )
 def test_the_gpu_is_borrowed_and_given_back_whatever_happens(inside, manager, name):
-    *a1111, with_manager, said = inside(f"MANAGER = {manager!r}\n{BORROW}").splitlines()
+    *a1111, with_manager, reported = inside(f"MANAGER = {manager!r}\n{BORROW}").splitlines()
     whole = "queue taken, unloaded, gc, ours, gc, the model back, queue given back"
     assert a1111 == [whole, whole, "queue taken, gc, ours, gc, queue given back"]
     assert with_manager == "queue taken, all unloaded, gc, ours, gc, queue given back"
-    assert said == name
+    assert reported == name
 
 
 FOLDERS = """
@@ -217,8 +217,8 @@ def test_folders_checkpoints_and_lists_are_the_hosts(inside, tmp_path):
     assert lines[2].endswith("/dreambooth /neo/ckpt /neo/lora")
     assert lines[3].startswith("A1111 cpu ('a.safetensors [hash]'") and "gguf" not in lines[3]
     # Not while the WebUI may draw: it would look for its checkpoint in a list that has just been emptied.
-    told = "the model back, queue given back, queue taken, checkpoints listed, VAEs listed, queue given back"
-    assert lines[4:] == ["[]", told, "/vae/b"]
+    expected = "the model back, queue given back, queue taken, checkpoints listed, VAEs listed, queue given back"
+    assert lines[4:] == ["[]", expected, "/vae/b"]
 
 
 def test_preload_adds_the_flag():

@@ -1,6 +1,6 @@
-"""A folder of broken and odd picture files: each made here, with what is to be noted of it.
+"""A folder of broken and unusual image files, each with the issue that must be reported.
 
-python tests/images/odd_images.py FOLDER     plans the folder, prints its examples and notes as JSON
+python tests/images/odd_images.py FOLDER     plans the folder, prints its examples and issues as JSON
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Make = Callable[[Path], None]
 
 
 def noise(seed: int, size: tuple[int, int] = (SIDE, SIDE), mode: str = "RGB") -> Image.Image:
-    """A picture of soft blobs that is unlike that of any other seed."""
+    """An image of soft blobs, different for each seed."""
     state, values = seed + 1, bytearray()
     for _ in range(48):
         state = (state * 1103515245 + 12345) % 2**31
@@ -37,19 +37,19 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def png(*chunks: tuple[bytes, bytes], checksum: int = 0) -> bytes:
-    """A PNG of these chunks; ``checksum`` spoils theirs."""
+    """A PNG of these chunks; ``checksum`` is XORed into theirs."""
     made = b"\x89PNG\r\n\x1a\n"
     for kind, body in (*chunks, (b"IEND", b"")):
         made += struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body) ^ checksum)
     return made
 
 
-def header(width: int, height: int, depth: int = 8, colours: int = 2) -> tuple[bytes, bytes]:
-    return b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colours, 0, 0, 0)
+def header(width: int, height: int, depth: int = 8, colors: int = 2) -> tuple[bytes, bytes]:
+    return b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colors, 0, 0, 0)
 
 
 def wide_gamut() -> bytes:
-    """A colour profile with the primaries of Display P3 and a gamma of 2.2 (ICC.1:2001-04, a matrix profile)."""
+    """A color profile with the primaries of Display P3 and a gamma of 2.2 (ICC.1:2001-04, a matrix profile)."""
 
     def xyz(*values: float) -> bytes:
         return b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(value * 65536) for value in values))
@@ -81,8 +81,8 @@ def exif(orientation: int) -> Image.Exif:
     return found
 
 
-def odd_pictures() -> dict[str, tuple[Make, str]]:
-    """By name: what makes it, and the kind of note that is due; "" for none, a star before it for a file left out."""
+def odd_images() -> dict[str, tuple[Make, str]]:
+    """By name: (function that creates it, kind of issue; "" for none, with a star for a file that is left out)."""
     made: dict[str, tuple[Make, str]] = {}
 
     def of(name: str, data: bytes, kind: str) -> None:
@@ -100,7 +100,7 @@ def odd_pictures() -> dict[str, tuple[Make, str]]:
         of(f"only a header.{suffix}", data[:24], "*truncated")
     _of_damage(of)
     _of_sizes(of)
-    _of_colours(of)
+    _of_colors(of)
     _of_containers(of)
     _of_names(of, made)
     _of_files(made)
@@ -113,7 +113,7 @@ def _of_damage(of: Callable[[str, bytes, str], None]) -> None:
     of("a bit flipped.png", bytes(data), "*unreadable")
     lossless = bytearray(encoded(noise(21), "WEBP", lossless=True))
     lossless[24] ^= 255
-    of("spoilt head.webp", bytes(lossless), "*unreadable")
+    of("damaged head.webp", bytes(lossless), "*unreadable")
     pixels = zlib.compress(bytes(3 * 64 * 65))
     of("wrong checksums.png", png(header(64, 64), (b"IDAT", pixels), checksum=1), "*unreadable")
     of("no pixels.png", png(header(64, 64)), "*unreadable")
@@ -149,19 +149,19 @@ def _of_sizes(of: Callable[[str, bytes, str], None]) -> None:
     of("huge and true.png", png(header(30_000, 30_000, 1, 0), (b"IDAT", one_bit)), "*too-large")
 
 
-def _of_colours(of: Callable[[str, bytes, str], None]) -> None:
-    grey = noise(30, mode="L").convert("I").point(lambda value: value * 257).convert("I;16")
-    of("16 bit grey.png", encoded(grey, "PNG"), "deep")
-    of("16 bit grey.tif", encoded(grey.transpose(Image.Transpose.ROTATE_90), "TIFF"), "deep")
+def _of_colors(of: Callable[[str, bytes, str], None]) -> None:
+    gray = noise(30, mode="L").convert("I").point(lambda value: value * 257).convert("I;16")
+    of("16 bit gray.png", encoded(gray, "PNG"), "deep")
+    of("16 bit gray.tif", encoded(gray.transpose(Image.Transpose.ROTATE_90), "TIFF"), "deep")
     rows = b"".join(b"\0" + bytes(6 * x * y % 256 for x in range(64 * 6)) for y in range(64))
     of("16 bit.png", png(header(64, 64, 16), (b"IDAT", zlib.compress(rows))), "deep")
     of("floats.tif", encoded(noise(31, mode="L").convert("F"), "TIFF"), "deep")
-    of("two colours.png", encoded(noise(32, mode="1"), "PNG"), "")
+    of("two colors.png", encoded(noise(32, mode="1"), "PNG"), "")
     of("palette, transparent.png", encoded(noise(33).quantize(8), "PNG", transparency=0), "transparent")
-    seen_through = noise(34)
-    seen_through.putalpha(noise(35, mode="L"))
-    of("transparent.webp", encoded(seen_through, "WEBP", lossless=True), "transparent")
-    of("grey, transparent.png", encoded(seen_through.rotate(90).convert("LA"), "PNG"), "transparent")
+    transparent = noise(34)
+    transparent.putalpha(noise(35, mode="L"))
+    of("transparent.webp", encoded(transparent, "WEBP", lossless=True), "transparent")
+    of("gray, transparent.png", encoded(transparent.rotate(90).convert("LA"), "PNG"), "transparent")
     of("cmyk.jpg", encoded(noise(36, mode="CMYK"), "JPEG", quality=95), "cmyk")
     of("cmyk.tif", encoded(noise(37, mode="CMYK"), "TIFF"), "cmyk")
     from PIL import ImageCms
@@ -171,7 +171,7 @@ def _of_colours(of: Callable[[str, bytes, str], None]) -> None:
     of("wide gamut.jpg", encoded(noise(39), "JPEG", icc_profile=wide_gamut()), "profile")
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     of("srgb.jpg", encoded(noise(40), "JPEG", icc_profile=srgb), "")
-    of("spoilt profile.jpg", encoded(noise(41), "JPEG", icc_profile=b"no profile" * 20), "profile-damaged")
+    of("damaged profile.jpg", encoded(noise(41), "JPEG", icc_profile=b"no profile" * 20), "profile-damaged")
 
 
 def _of_containers(of: Callable[[str, bytes, str], None]) -> None:
@@ -180,12 +180,12 @@ def _of_containers(of: Callable[[str, bytes, str], None]) -> None:
         of(f"turned {orientation}.jpg", data, "turned" if orientation > 1 else "")
     of("turned.png", encoded(noise(60), "PNG", exif=exif(6)), "turned")
     of("orientation 77.jpg", encoded(noise(61), "JPEG", exif=exif(77)), "")
-    of("spoilt exif.jpg", encoded(noise(62), "JPEG", exif=b"Exif\0\0this is no TIFF header"), "exif-damaged")
+    of("damaged exif.jpg", encoded(noise(62), "JPEG", exif=b"Exif\0\0this is no TIFF header"), "exif-damaged")
     of("jpeg.png", encoded(noise(63), "JPEG"), "mislabelled")
     of("png.jpg", encoded(noise(64), "PNG"), "mislabelled")
     of("webp.jpeg", encoded(noise(65), "WEBP"), "mislabelled")
     of("progressive.jpg", encoded(noise(66), "JPEG", progressive=True), "")
-    of("two pictures.jpg", encoded(noise(67), "MPO", save_all=True, append_images=[noise(68)]), "")
+    of("two images.jpg", encoded(noise(67), "MPO", save_all=True, append_images=[noise(68)]), "")
     frames = {"save_all": True, "append_images": [noise(70), noise(71)]}
     of("moving.gif", encoded(noise(72), "GIF", **frames), "animated")
     of("moving.webp", encoded(noise(73), "WEBP", **frames), "animated")
@@ -213,7 +213,7 @@ def _of_names(of: Callable[[str, bytes, str], None], made: dict[str, tuple[Make,
     for name in ("._camera.jpg", ".hidden.png", "Thumbs.db", ".DS_Store", "desktop.ini"):
         of(name, b"x", "*hidden")
     made["@eaDir"] = (lambda path: (path.mkdir(), (path / "thumb.jpg").write_bytes(b"x")), "*hidden")
-    of("nobody.txt", b"a caption without a picture", "orphan")
+    of("nobody.txt", b"a caption without an image", "orphan")
     of("shared.png", encoded(noise(121), "PNG"), "caption-shared")
     of("shared.jpg", encoded(noise(122), "JPEG"), "")
     of("shared.txt", b"a toy", "")
@@ -258,7 +258,7 @@ def main() -> None:
     plan = make_plan([concept], Settings(resolution=128, bucket_step=32))
     print(json.dumps({
         "planned": [example.path.name for example in plan.examples],
-        "notes": [[note.path.name, note.kind, note.left_out, note.text] for note in plan.notes],
+        "notes": [[note.path.name, note.kind, note.left_out, note.text] for note in plan.issues],
         "warnings": plan.warnings,
     }))  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Pictures that tests make, and how they compare colours."""
+"""Synthetic images for tests, and a comparison of colors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 
 def scene(size=(90, 60), at=(0.5, 0.5), seed=0) -> Image.Image:
-    """Noise with a striped disc on it."""
+    """Noise with a striped disc."""
     image = Image.frombytes("RGB", size, random.Random(seed).randbytes(size[0] * size[1] * 3))
     image = image.point(lambda value: 110 + value // 16)
     radius, (x, y) = min(size) // 6, (int(size[0] * at[0]), int(size[1] * at[1]))

@@ -15,7 +15,7 @@ def test_the_documented_sizes() -> None:
 @pytest.mark.parametrize(
     ("resolution", "step"), [(128, 64), (128, 8), (500, 64), (512, 8), (512, 64), (768, 32), (1024, 64)]
 )
-def test_what_buckets_promise(resolution: int, step: int) -> None:
+def test_invariants_of_buckets(resolution: int, step: int) -> None:
     sizes = bucket_sizes(resolution, step)
     square = resolution // step * step
     assert (square, square) in sizes
@@ -29,7 +29,7 @@ def test_what_buckets_promise(resolution: int, step: int) -> None:
 
 
 @pytest.mark.parametrize(("resolution", "step"), [(512, 0), (512, 12), (512, -8), (32, 64)])
-def test_settings_that_do_not_go_together(resolution: int, step: int) -> None:
+def test_impossible_steps_are_rejected(resolution: int, step: int) -> None:
     with pytest.raises(UserError, match="bucket_step"):
         bucket_sizes(resolution, step)
 
@@ -45,7 +45,7 @@ def test_fit() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (333, 777), (1999, 1500), (6000, 4000)])
-def test_every_picture_covers_its_bucket(size: tuple[int, int]) -> None:
+def test_every_image_covers_its_bucket(size: tuple[int, int]) -> None:
     sizes = bucket_sizes(512, 8)
     crop = fit(size, sizes)
     assert (crop.width, crop.height) in sizes

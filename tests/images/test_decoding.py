@@ -1,4 +1,4 @@
-"""Any picture file ends as the picture that a person sees, or as a line that names the file."""
+"""Every image file is decoded as a viewer would show it, or reported by name."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_every_format_opens(tmp_path: Path, suffix: str) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
-    # How a camera stores the upright picture under each orientation: the inverse of what undoes it.
+    # How a camera stores the upright image under each orientation: the inverse of what undoes it.
     turn = Image.Transpose
     stored = {
         2: turn.FLIP_LEFT_RIGHT,
@@ -68,21 +68,21 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
     assert probe(tmp_path / "phone.jpg").size == (64, 32)
 
 
-def test_damaged_exif_does_not_cost_the_picture(tmp_path: Path) -> None:
+def test_damaged_exif_does_not_prevent_decoding(tmp_path: Path) -> None:
     red_left_blue_right().save(tmp_path / "a.jpg", exif=b"Exif\x00\x00this is no TIFF header", quality=95)
     assert_red_left_blue_right(tmp_path / "a.jpg")
 
 
 @pytest.mark.parametrize(("mode", "name"), [("P", "a.png"), ("CMYK", "a.jpg"), ("CMYK", "a.tif")])
 def test_palette_and_cmyk(tmp_path: Path, mode: str, name: str) -> None:
-    path = tmp_path / name  # a JPEG of print colours is inverted, as Adobe's programs do it; a TIFF is not
+    path = tmp_path / name  # a CMYK JPEG is inverted, as Adobe's programs do it; a TIFF is not
     red_left_blue_right(mode).save(path, quality=95)
     with Image.open(path) as stored:
         assert stored.mode == mode
     assert_red_left_blue_right(path)
 
 
-def test_transparency_is_laid_on_white(tmp_path: Path) -> None:
+def test_transparency_is_flattened_on_white(tmp_path: Path) -> None:
     image = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
     image.paste((255, 0, 0, 128), (4, 0, 8, 8))
     image.save(tmp_path / "alpha.png")
@@ -99,7 +99,7 @@ def test_transparency_is_laid_on_white(tmp_path: Path) -> None:
     assert shown.getpixel((6, 1)) == BLUE
 
 
-def test_16_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:
+def test_16_bit_gray_is_scaled_not_clipped(tmp_path: Path) -> None:
     image = Image.new("I;16", (3, 1))
     for x, value in enumerate((0, 32896, 65535)):
         image.putpixel((x, 0), value)
@@ -108,7 +108,7 @@ def test_16_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:
     assert [shown.getpixel((x, 0)) for x in range(3)] == [(0,) * 3, (128,) * 3, (255,) * 3]
 
 
-def test_16_bit_colours_and_floats_are_scaled(tmp_path: Path) -> None:
+def test_16_bit_colors_and_floats_are_scaled(tmp_path: Path) -> None:
     levels = (0, 32896, 65535)
     row = b"\0" + b"".join(struct.pack(">HHH", level, 0, 65535) for level in levels)
     (tmp_path / "a.png").write_bytes(png(header(3, 1, 16), (b"IDAT", zlib.compress(row))))
@@ -123,9 +123,9 @@ def test_16_bit_colours_and_floats_are_scaled(tmp_path: Path) -> None:
     assert [shown.getpixel((x, 0)) for x in range(3)] == [(0,) * 3, (128,) * 3, (255,) * 3]
 
 
-def as_srgb(colour: tuple[int, int, int]) -> list[float]:
-    """What a colour of the profile `wide_gamut` is in sRGB (IEC 61966-2-1), by way of XYZ under D50."""
-    linear = [(value / 255) ** 2.2 for value in colour]
+def as_srgb(color: tuple[int, int, int]) -> list[float]:
+    """A color of the profile `wide_gamut` in sRGB (IEC 61966-2-1), converted through XYZ (D50)."""
+    linear = [(value / 255) ** 2.2 for value in color]
     to_xyz = [[0.5151, 0.2920, 0.1571], [0.2412, 0.6922, 0.0666], [-0.0011, 0.0419, 0.7841]]
     to_rgb = [[3.1338561, -1.6168667, -0.4906146], [-0.9787684, 1.9161415, 0.0334540],
               [0.0719453, -0.2289914, 1.4052427]]  # fmt: skip
@@ -135,17 +135,17 @@ def as_srgb(colour: tuple[int, int, int]) -> list[float]:
     return [255 * (12.92 * v if v <= 0.0031308 else 1.055 * v ** (1 / 2.4) - 0.055) for v in clipped]
 
 
-@pytest.mark.parametrize("colour", [(200, 60, 60), (60, 180, 80), (128, 128, 128), (255, 255, 255), (90, 90, 200)])
+@pytest.mark.parametrize("color", [(200, 60, 60), (60, 180, 80), (128, 128, 128), (255, 255, 255), (90, 90, 200)])
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp"])
-def test_a_colour_profile_is_converted(tmp_path: Path, colour: tuple[int, int, int], name: str) -> None:
-    image = Image.new("RGB", (16, 16), colour)
+def test_a_color_profile_is_converted(tmp_path: Path, color: tuple[int, int, int], name: str) -> None:
+    image = Image.new("RGB", (16, 16), color)
     image.save(tmp_path / name, icc_profile=wide_gamut(), quality=100)
     found = open_image(tmp_path / name).getpixel((8, 8))
-    assert max(abs(a - b) for a, b in zip(found, as_srgb(colour), strict=True)) < 4, (found, as_srgb(colour))
+    assert max(abs(a - b) for a, b in zip(found, as_srgb(color), strict=True)) < 4, (found, as_srgb(color))
     assert [kind for kind, _ in probe(tmp_path / name).findings] == ["profile"]
 
 
-def test_the_profile_of_transparent_and_turned_pictures_is_converted_too(tmp_path: Path) -> None:
+def test_the_profile_of_transparent_and_rotated_images_is_converted_too(tmp_path: Path) -> None:
     image = Image.new("RGBA", (16, 8), (200, 60, 60, 255))
     image.paste((0, 0, 0, 0), (0, 0, 8, 8))
     exif = Image.Exif()
@@ -159,7 +159,7 @@ def test_the_profile_of_transparent_and_turned_pictures_is_converted_too(tmp_pat
     assert {kind for kind, _ in probe(tmp_path / "a.png").findings} == {"turned", "transparent", "profile"}
 
 
-def test_what_is_opaque_and_srgb_is_left_as_it_is(tmp_path: Path) -> None:
+def test_opaque_srgb_is_unchanged(tmp_path: Path) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     red_left_blue_right("RGBA").save(tmp_path / "a.png", icc_profile=profile)
     assert open_image(tmp_path / "a.png").tobytes() == red_left_blue_right().tobytes()
@@ -176,14 +176,14 @@ def test_lab_is_converted(tmp_path: Path) -> None:
     assert max(ImageStat.Stat(difference).mean) < 3  # Lab of 8 bits is coarse
 
 
-def test_a_wrong_suffix_does_not_matter(tmp_path: Path) -> None:
+def test_a_wrong_extension_does_not_matter(tmp_path: Path) -> None:
     red_left_blue_right().save(tmp_path / "a.png", format="JPEG", quality=95)
     assert_red_left_blue_right(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("host_fills_truncated", [False, True])
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp"])
-def test_a_truncated_picture_is_named(
+def test_a_truncated_image_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, host_fills_truncated: bool
 ) -> None:
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", host_fills_truncated)
@@ -198,7 +198,7 @@ def test_a_truncated_picture_is_named(
 
 
 def bomb(path: Path) -> None:
-    """A one-colour PNG of more pixels than allowed, in a few kB, made without holding it in memory."""
+    """A one-color PNG of more pixels than allowed, in a few kB, made without holding it in memory."""
     width, height = 20_000, MAX_PIXELS // 20_000 + 1
     header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([1, 0, 0, 0, 0])
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes((width // 8 + 1) * height))), (b"IEND", b"")]
@@ -223,7 +223,7 @@ def bomb(path: Path) -> None:
     ],
     ids=["text", "empty", "folder", "bomb", "postscript"],
 )
-def test_what_cannot_be_read_is_named(tmp_path: Path, make, complaint: str) -> None:
+def test_an_unreadable_file_is_named(tmp_path: Path, make, complaint: str) -> None:
     path = tmp_path / "小猫 one.png"
     make(path)
     with pytest.raises(UserError, match=complaint) as caught:
@@ -231,7 +231,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, make, complaint: str) -> N
     assert str(caught.value).startswith(str(path))
 
 
-def test_finding_pictures(tmp_path: Path) -> None:
+def test_finding_images(tmp_path: Path) -> None:
     names = ["10.png", "2.png", "B.JPG", "a b.webp", "sub/3.jpeg", "小猫/1.bmp"]
     hidden = [".hidden.png", "._2.png", "Thumbs.db", "notes.txt", "@eaDir/2.png", ".cache/x.png"]
     for name in names + hidden:
@@ -253,14 +253,14 @@ def test_finding_pictures(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
 def test_linked_folders_are_read_once(tmp_path: Path) -> None:
-    pictures, elsewhere = tmp_path / "pictures", tmp_path / "elsewhere"
-    pictures.mkdir()
+    images, elsewhere = tmp_path / "images", tmp_path / "elsewhere"
+    images.mkdir()
     elsewhere.mkdir()
     (elsewhere / "1.png").write_bytes(b"x")
-    (pictures / "linked").symlink_to(elsewhere)
-    (pictures / "linked again").symlink_to(elsewhere)
-    (elsewhere / "back").symlink_to(pictures)
-    assert find_images(pictures) == [pictures / "linked" / "1.png"]
+    (images / "linked").symlink_to(elsewhere)
+    (images / "linked again").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(images)
+    assert find_images(images) == [images / "linked" / "1.png"]
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A picture that has not changed is not read again; whatever happens to the database, only time is lost."""
+"""Unchanged images are not decoded again; a damaged or locked database only costs time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MINUTE = 60
 
 @pytest.fixture
 def toys(tmp_path: Path) -> Path:
-    """Pictures of a minute ago: whole ones, a cut one, an animated one."""
+    """Images written a minute ago: complete ones, a truncated one, an animated one."""
     folder = tmp_path / "toys"
     folder.mkdir()
     for number in range(4):
@@ -36,13 +36,13 @@ def toys(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Names of the pictures that are decoded."""
+    """Names of the decoded images."""
     names: list[str] = []
-    really = probe.decode_image
+    original = probe.decode_image
 
     def decode(data: bytes, path: Path) -> object:
         names.append(path.name)
-        return really(data, path)
+        return original(data, path)
 
     monkeypatch.setattr(probe, "decode_image", decode)
     return names
@@ -56,8 +56,8 @@ def plan_of(folder: Path, cache: Path) -> Plan:
     return make_plan([Concept(instance_data_dir=str(folder))], SETTINGS, cache=cache)
 
 
-def test_what_has_not_changed_is_not_decoded_again(toys: Path, tmp_path: Path, decoded: list[str]) -> None:
-    cache = tmp_path / "not there yet" / "pictures.sqlite"
+def test_unchanged_images_are_not_decoded_again(toys: Path, tmp_path: Path, decoded: list[str]) -> None:
+    cache = tmp_path / "not there yet" / "images.sqlite"
     first = plan_of(toys, cache)
     assert sorted(decoded) == ["0.png", "1.png", "2.png", "3.png", "cut.png", "moving.gif"]
     decoded.clear()
@@ -76,21 +76,21 @@ def test_what_has_not_changed_is_not_decoded_again(toys: Path, tmp_path: Path, d
     assert changed.examples[1].original_size == (128, 128)
 
 
-def test_what_two_concepts_share_is_decoded_once(toys: Path, tmp_path: Path, decoded: list[str]) -> None:
+def test_an_image_of_two_concepts_is_decoded_once(toys: Path, tmp_path: Path, decoded: list[str]) -> None:
     concept = Concept(instance_data_dir=str(toys))
-    make_plan([concept, concept], SETTINGS, cache=tmp_path / "pictures.sqlite")
+    make_plan([concept, concept], SETTINGS, cache=tmp_path / "images.sqlite")
     assert sorted(decoded) == sorted(path.name for path in toys.iterdir())
 
 
 def test_captions_are_read_each_time(toys: Path, tmp_path: Path) -> None:
-    cache = tmp_path / "pictures.sqlite"
+    cache = tmp_path / "images.sqlite"
     plan_of(toys, cache)
     (toys / "0.txt").write_text("a new caption")
     assert plan_of(toys, cache).examples[0].caption == "a new caption"
 
 
-def test_what_was_written_just_now_is_not_kept(toys: Path, tmp_path: Path, decoded: list[str]) -> None:
-    cache = tmp_path / "pictures.sqlite"
+def test_a_file_written_just_now_is_not_cached(toys: Path, tmp_path: Path, decoded: list[str]) -> None:
+    cache = tmp_path / "images.sqlite"
     for name, seconds in (("0.png", 0), ("1.png", -MINUTE)):  # the clock of a network drive may be ahead
         age(toys / name, seconds)
     plan_of(toys, cache)
@@ -101,7 +101,7 @@ def test_what_was_written_just_now_is_not_kept(toys: Path, tmp_path: Path, decod
 
 @pytest.mark.parametrize("damage", ["garbage", "cut", "other rows", "a folder", "locked", "read-only"])
 def test_a_database_that_cannot_be_used_costs_only_time(toys: Path, tmp_path: Path, damage: str) -> None:
-    cache = tmp_path / "pictures.sqlite"
+    cache = tmp_path / "images.sqlite"
     whole = plan_of(toys, cache)
     data, locker = cache.read_bytes(), None
     if damage == "garbage":
@@ -126,8 +126,8 @@ def test_a_database_that_cannot_be_used_costs_only_time(toys: Path, tmp_path: Pa
     assert plan_of(toys, cache) == whole
 
 
-def test_a_damaged_database_mends(toys: Path, tmp_path: Path, decoded: list[str]) -> None:
-    cache = tmp_path / "pictures.sqlite"
+def test_a_damaged_database_is_recreated(toys: Path, tmp_path: Path, decoded: list[str]) -> None:
+    cache = tmp_path / "images.sqlite"
     cache.write_bytes(b"no database " * 1000)
     plan_of(toys, cache)
     decoded.clear()

@@ -105,7 +105,7 @@ def test_a_dropout_of_0_is_no_network(tmp_path: Path) -> None:
 def test_a_dropout_out_of_range_is_said(tmp_path: Path) -> None:
     found = imported(tmp_path, NETWORK + "network_dropout = 1.0\n")
     assert "lora_unet_dropout" not in found.settings
-    assert "outside 0 to 0.9" in said_of(found, "network_dropout")[0]
+    assert "outside the range 0 to 0.9" in said_of(found, "network_dropout")[0]
 
 
 # -- padding ---------------------------------------------------------------------------------------------------

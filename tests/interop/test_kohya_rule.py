@@ -131,7 +131,7 @@ def test_regularization_pictures_are_shown_as_often_as_the_others(folder: Path) 
 
 def test_regularization_alone_is_refused(folder: Path) -> None:
     regular = Concept(instance_data_dir=str(folder / "1_1girl"), regularization=True)
-    with pytest.raises(UserError, match="only regularization pictures"):
+    with pytest.raises(UserError, match="only regularization images"):
         make_plan([regular], Settings())
-    with pytest.raises(UserError, match="5 regularization pictures are learned as the subject too"):
+    with pytest.raises(UserError, match="5 regularization images would also be trained as the subject"):
         make_plan([Concept(instance_data_dir=str(folder)), regular], Settings())

@@ -1,4 +1,4 @@
-"""What is done to a folder is what was said before, and the originals are always there."""
+"""A preparation does exactly what its dry run showed, and never loses an original."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def contents(folder) -> dict[str, bytes]:
 # -- names ----------------------------------------------------------------------------------------------------
 
 
-def test_names_that_collide_get_a_number_and_keep_their_captions(folder):
+def test_colliding_names_get_a_number_and_keep_their_captions(folder):
     for name in ("a.png", "a.jpg", "A.webp", "b.jpg"):
         scene().save(folder / name)
     (folder / "a.txt").write_text("of both")
@@ -47,7 +47,7 @@ def test_names_that_collide_get_a_number_and_keep_their_captions(folder):
     assert captions == {"a.txt": "of both", becomes["a.jpg"].replace("png", "txt"): "of both", "b.txt": "of b"}
 
 
-def test_folders_stay_folders_and_numbers_begin_in_each(folder):
+def test_subfolders_are_kept_and_numbered_separately(folder):
     for name in ("10_sks dog", "1_dog"):
         (folder / name).mkdir()
         for n in (1, 2, 10):
@@ -56,29 +56,30 @@ def test_folders_stay_folders_and_numbers_begin_in_each(folder):
     named = {str(change.source.relative_to(folder)): str(change.destination.relative_to(done.out)) for change in
              done.changes}  # fmt: skip
     assert named[os.path.join("10_sks dog", "10.png")] == os.path.join("10_sks dog", "10_sks dog 003.png")
-    assert len(set(named.values())) == 6 and any("names are what such pictures" in line for line in done.warnings)
+    assert len(set(named.values())) == 6
+    assert any("training uses the file name as the caption" in line for line in done.warnings)
 
 
-def test_what_cannot_be_is_said_all_at_once_and_nothing_is_written(folder, tmp_path):
+def test_all_problems_are_reported_at_once_and_nothing_is_written(folder, tmp_path):
     scene().save(folder / "a.png")
     full = tmp_path / "full"
     full.mkdir()
     (full / "mine.txt").write_text("mine")
-    refused = {
+    rejected = {
         "can't be part of a file's name": {"rename": "../{name}"},
         "begins or ends with a dot": {"rename": ".{name}"},
-        "calls all pictures the same": {"rename": "{folder}"},
-        "would be taken for masks": {"rename": "{name}_mask"},
-        "is no size": {"crop": "smart", "fixed_size": "512"},
-        "is not a color": {"flatten": "colourless"},
+        "gives all images the same name": {"rename": "{folder}"},
+        "ends like the name of a mask": {"rename": "{name}_mask"},
+        "is not a size": {"crop": "smart", "fixed_size": "512"},
+        "is not a color": {"flatten": "colorless"},
         "not a multiple of 8": {"crop": "centre", "bucket_step": 9},
-        "lies in the folder of the originals": {"out": str(folder / "below")},
-        "Choose one beside it": {"out": str(folder)},
+        "is inside the folder of the originals": {"out": str(folder / "below")},
+        "Choose a folder outside it": {"out": str(folder)},
         "is not empty": {"out": str(full)},
         "is a file": {"out": str(full / "mine.txt")},
     }
-    for said, options in refused.items():
-        with pytest.raises(UserError, match=said):
+    for message, options in rejected.items():
+        with pytest.raises(UserError, match=message):
             prepare(folder, PrepareOptions(**options))
     with pytest.raises(UserError) as caught:
         prepare(folder, PrepareOptions(rename="a/b", flatten="x", crop="smart", fixed_size="0x5"))
@@ -89,7 +90,7 @@ def test_what_cannot_be_is_said_all_at_once_and_nothing_is_written(folder, tmp_p
 # -- safety ---------------------------------------------------------------------------------------------------
 
 
-def test_the_dry_run_is_what_is_done_and_twice_the_same_bytes(folder):
+def test_the_dry_run_shows_what_is_done_deterministically(folder):
     for n in range(5):
         scene((90 + n, 60), seed=n).save(folder / f"{n}.jpg")
     before = contents(folder)
@@ -102,11 +103,11 @@ def test_the_dry_run_is_what_is_done_and_twice_the_same_bytes(folder):
     assert contents(folder) == before
 
 
-def test_broken_pictures_are_named_and_skipped(folder):
+def test_broken_images_are_named_and_skipped(folder):
     scene().save(folder / "good.png")
     (folder / "empty.png").touch()
     (folder / "cut.png").write_bytes((folder / "good.png").read_bytes()[:-40])
-    (folder / "text.jpg").write_text("I am no picture")
+    (folder / "text.jpg").write_text("not an image")
     scene().save(folder / "masked.png")
     (folder / "masked_mask.png").write_bytes(b"no mask")
     done = prepare(folder, PrepareOptions())
@@ -115,11 +116,11 @@ def test_broken_pictures_are_named_and_skipped(folder):
         "empty.png", "cut.png", "text.jpg", "masked_mask.png",
     }  # fmt: skip
     (folder / "good.png").unlink()
-    with pytest.raises(UserError, match="none of its pictures can be prepared"):
+    with pytest.raises(UserError, match="none of its images can be prepared"):
         prepare(folder, PrepareOptions())
 
 
-def test_in_place_and_back(folder):
+def test_in_place_and_undo(folder):
     (folder / "sub").mkdir()
     for name in ("1.png", "2.jpg", "3.png", "sub/4.png", "left.png"):
         scene((90, 60), seed=len(name)).save(folder / name)
@@ -134,9 +135,9 @@ def test_in_place_and_back(folder):
     assert (folder / "2.png").read_bytes() == b"broken, but mine" and (folder / "1.txt").read_text() == "one"
     plan = make_plan([Concept(instance_data_dir=str(folder / "sub"))], Settings(resolution=64))
     assert [example.path.name for example in plan.examples] == ["1.png"]
-    kept = contents(done.originals)
-    assert kept == {name: data for name, data in before.items() if name not in ("1.txt", "2.png", "notes.doc")}
-    prepare(folder, PrepareOptions(in_place=True, mirror="add copies"))  # twice: undone in turn
+    originals = contents(done.originals)
+    assert originals == {name: data for name, data in before.items() if name not in ("1.txt", "2.png", "notes.doc")}
+    prepare(folder, PrepareOptions(in_place=True, mirror="add copies"))  # twice: undone one by one
     undo_preparation(folder)
     undo_preparation(folder)
     assert contents(folder) == before and not list(folder.glob(".*"))
@@ -144,40 +145,40 @@ def test_in_place_and_back(folder):
         undo_preparation(folder)
 
 
-def test_undo_keeps_what_was_changed_since(folder):
+def test_undo_keeps_files_edited_since(folder):
     scene().save(folder / "a.png")
     (folder / "a.txt").write_text("old")
     before = contents(folder)
     prepare(folder, PrepareOptions(in_place=True, rename="b{n}"))
     (folder / "b1.txt").write_text("edited since")
     scene(seed=5).save(folder / "a.png")  # at the original's place
-    told = undo_preparation(folder)
-    assert told["restored"] == 2 and told["removed"] == 1 and len(told["set_aside"]) == 2
-    aside = {Path(path).name: Path(path).read_bytes() for path in told["set_aside"]}
+    undone = undo_preparation(folder)
+    assert undone["restored"] == 2 and undone["removed"] == 1 and len(undone["set_aside"]) == 2
+    aside = {Path(path).name: Path(path).read_bytes() for path in undone["set_aside"]}
     assert aside["b1.txt"] == b"edited since" and set(aside) == {"a.png", "b1.txt"}
     assert {name: data for name, data in contents(folder).items() if not name.startswith(".")} == before
 
 
-def test_a_list_of_originals_that_leads_elsewhere_is_refused(folder, tmp_path):
+def test_an_undo_list_that_leads_out_of_the_folder_is_rejected(folder, tmp_path):
     outside = tmp_path / "mine.txt"
     outside.write_text("mine")
-    kept = folder / ".originals-20200101-000000"
-    kept.mkdir()
+    originals = folder / ".originals-20200101-000000"
+    originals.mkdir()
     for moved, made in (([], {"../mine.txt": "x"}), ([str(outside)], {}), (5, {})):
-        (kept / "undo.json").write_text(json.dumps({"moved": moved, "made": made}))
-        with pytest.raises(UserError, match="no list of a preparation"):
+        (originals / "undo.json").write_text(json.dumps({"moved": moved, "made": made}))
+        with pytest.raises(UserError, match="not a valid undo list"):
             undo_preparation(folder)
     assert outside.read_text() == "mine"
 
 
 @pytest.mark.parametrize("in_place", [False, True])
-def test_cancelled_between_pictures_nothing_is_left(folder, in_place):
+def test_cancelled_between_images_nothing_is_left(folder, in_place):
     for n in range(6):
         scene(seed=n).save(folder / f"{n}.png")
     before = contents(folder.parent)
 
     def cancel(done, total, what):
-        if what == "preparing pictures" and done == 3:
+        if what == "preparing images" and done == 3:
             raise Cancelled
 
     with pytest.raises(Cancelled):
@@ -185,14 +186,14 @@ def test_cancelled_between_pictures_nothing_is_left(folder, in_place):
     assert contents(folder.parent) == before and {path.name for path in folder.parent.iterdir()} == {"photos"}
 
 
-def test_what_changes_in_the_middle_is_skipped(folder):
+def test_files_changed_meanwhile_are_skipped(folder):
     for n in range(4):
         scene(seed=n).save(folder / f"{n}.png")
     changed = io.BytesIO()
     scene(seed=9).save(changed, "PNG")
 
     def meddle(done, total, what):
-        if what == "looking at pictures" and done == total:
+        if what == "reading images" and done == total:
             (folder / "3.png").write_bytes(changed.getvalue())
             (folder / "2.png").unlink()
 
@@ -201,13 +202,13 @@ def test_what_changes_in_the_middle_is_skipped(folder):
     assert (folder / "3.png").read_bytes() == changed.getvalue()
 
 
-def test_in_place_nothing_takes_a_place_that_did_not_get_free(folder):
-    for n in (0, 1, 2):  # each is to take its neighbour's name
+def test_in_place_no_file_overwrites_one_that_stays(folder):
+    for n in (0, 1, 2):  # each takes the name of the previous one
         scene(seed=n).save(folder / f"{n}.png")
     before = contents(folder)
 
     def spoil(done, total, what):
-        if what == "looking at pictures" and done == total:
+        if what == "reading images" and done == total:
             (folder / "2.png").write_bytes(b"broken meanwhile")
 
     with pytest.raises(UserError, match=r"2\.png is in the way and is not overwritten\. Nothing was changed"):
@@ -216,7 +217,7 @@ def test_in_place_nothing_takes_a_place_that_did_not_get_free(folder):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links")
-def test_in_place_does_not_reach_through_links(folder, tmp_path):
+def test_in_place_does_not_follow_links(folder, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     scene().save(other / "theirs.png")

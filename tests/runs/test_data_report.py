@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from dreambooth import actions
-from dreambooth.captions.tags import tags_of
+from dreambooth.captions.tags import split_tags
 from dreambooth.checkpoints.tokenizer import shipped_tokenizer
 from dreambooth.checkpoints.tokens import PromptEncoding, count_tokens, count_with_overflow
 from dreambooth.dataset import plan as plans
@@ -100,8 +100,8 @@ def test_a_row_tells_all_of_a_picture(tmp_path):
     assert first["tokens"] > 75 and first["captions"][0].endswith(first["cut_off"]) and first["cut_off"]
     assert first["warning_kinds"] == ["cut-off"] and first["cut_off"] in first["warnings"][0]
     assert first["varies"] == [
-        "tags shuffled after sks dog", "each of these tags left out in 10% of showings",
-        "no caption in 5% of showings", "mirrored in half of all showings",
+        "tags shuffled after sks dog", "each other tag dropped with a probability of 10%",
+        "no caption with a probability of 5%", "flipped with a probability of 50%",
     ]  # fmt: skip
     assert (first["class_partners"], first["class_partner_names"]) == (5, ["0.png", "1.png", "2.png"])
     assert wide["class_partners"] == 5 and wide["bucket"] == [80, 48]
@@ -109,7 +109,7 @@ def test_a_row_tells_all_of_a_picture(tmp_path):
     assert (totals["pictures"], totals["class_pictures"], totals["showings_per_epoch"]) == (3, 5, 12)
     assert totals["steps"] == 36 and totals["notes"] == {"cut-off": 3, "no-caption": 5}
     assert [bucket["pictures"] for bucket in totals["buckets"]] == [2, 1]
-    assert "more than 75 tokens" in "\n".join(found.warnings)
+    assert "the limit of 75 tokens" in "\n".join(found.warnings)
 
 
 def test_what_is_noted_stands_with_its_picture_or_is_left_out(tmp_path, monkeypatch):
@@ -121,7 +121,7 @@ def test_what_is_noted_stands_with_its_picture_or_is_left_out(tmp_path, monkeypa
         plans.FileIssue(folder / "0.txt", "encoding", "Read as Windows-1252."),
     )
     whole = reports.plan_of
-    monkeypatch.setattr(reports, "plan_of", lambda *given: dataclasses.replace(whole(*given), notes=noted))
+    monkeypatch.setattr(reports, "plan_of", lambda *given: dataclasses.replace(whole(*given), issues=noted))
     found = preview_dataset([Concept(instance_data_dir=str(folder), instance_prompt="a dog")], SMALL)
     assert found.pictures[0]["warnings"] == ["The camera's note turns it.", "Like 1.png."]
     assert found.pictures[1]["warnings"] == []
@@ -160,7 +160,7 @@ def test_two_epochs_show_what_the_table_says(mini, tmp_path, monkeypatch):
             row = rows[str(example.path), example.bucket]
             assert list(example.box) == row["crop"]
             (caption,) = row["captions"]
-            assert sorted(tags_of(text)) == sorted(tags_of(caption)) and tags_of(text)[0] == tags_of(caption)[0]
+            assert sorted(split_tags(text)) == sorted(split_tags(caption)) and split_tags(text)[0] == split_tags(caption)[0]
             counts[row["kind"]] += 1
             counts[row["path"]] += row["kind"] == "instance"
     assert counts["instance"] == counts["class"] == 2 * found.totals["showings_per_epoch"]

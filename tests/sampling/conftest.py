@@ -1,4 +1,4 @@
-"""What is drawn here is compared: it takes weights that have learnt to draw."""
+"""Generated images are compared here, which needs a trained model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models of every family draw the same in diffusers' own pipelines as they do here, with a LoRA too."""
+"""Models of every family give the same images as diffusers' own pipelines, also with a LoRA."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dreambooth.sampling.generate import SampleRequest
 from dreambooth.settings import Folders, ModelFolder
 from tests.mini_models import create
 
-SHOT = SampleRequest("a zwx toy", seed=3, steps=4, cfg=4.0, width=64, height=48)
+REQUEST = SampleRequest("a zwx toy", seed=3, steps=4, cfg=4.0, width=64, height=48)
 
 
 @pytest.mark.parametrize("negative", ["", "a ring"], ids=["no negative", "negative"])
@@ -26,11 +26,13 @@ SHOT = SampleRequest("a zwx toy", seed=3, steps=4, cfg=4.0, width=64, height=48)
     [("v2x", {}), ("v2x-512", {}), ("SDXL", {}), ("SDXL", {"v_pred": True, "ztsnr": True})],
     ids=["SD2 768", "SD2 512", "SDXL", "SDXL v"],
 )
-def test_the_same_picture(tmp_path, model_type, marks, negative):
+def test_the_same_image_as_diffusers(tmp_path, model_type, marks, negative):
     pytest.importorskip("peft", reason="diffusers loads LoRAs through peft")
     model = create(Folders(tmp_path / "models"), "m", model_type, **marks)
     lora = _random_lora(model, tmp_path / "lora.safetensors")
-    request = SampleRequest(SHOT.prompt, negative, SHOT.seed, SHOT.steps, SHOT.cfg, SHOT.width, SHOT.height)
+    request = SampleRequest(
+        REQUEST.prompt, negative, REQUEST.seed, REQUEST.steps, REQUEST.cfg, REQUEST.width, REQUEST.height
+    )
     pipeline = _pipeline(model.working)
     for loras in ([], [lora]):
         if loras:

@@ -1,4 +1,4 @@
-"""What people read of the settings: the table of the command line and docs/settings.md."""
+"""The settings reference: the table of the command line and docs/settings.md."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from dreambooth.settings.reference import COMMAND, condition, markdown, table
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_page_of_settings_is_current():
-    there = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
-    assert there == markdown() + "\n", f"docs/settings.md differs from the declarations. Run: {COMMAND}"
+def test_the_settings_page_is_current():
+    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    assert page == markdown() + "\n", f"docs/settings.md differs from the declarations. Run: {COMMAND}"
 
 
-def test_the_command_writes_the_page(capsys):
+def test_the_command_prints_the_page(capsys):
     assert main(["settings", "--markdown"]) == 0
     assert capsys.readouterr().out == markdown() + "\n"
 
 
-def test_every_row_of_the_page_is_whole():
-    """Five cells each: a | in a text would make more of them."""
+def test_every_row_of_the_page_has_five_cells():
+    """An unescaped | in a text would add cells."""
     rows = [line for line in markdown().splitlines() if line.startswith("| `")]
     assert len(rows) == len(SETTINGS) + len(CONCEPT)
     assert {len(re.split(r"(?<!\\)\|", row)) - 2 for row in rows} == {5}
@@ -50,7 +50,7 @@ def test_the_table_fits_its_width(columns, width):
     assert width - 15 < max(map(len, lines)) <= width
 
 
-def test_piped_the_table_has_every_setting_in_its_group(capsys, monkeypatch):
+def test_the_piped_table_has_every_setting_in_its_group(capsys, monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
     assert main(["settings"]) == 0
     groups = {}
@@ -92,11 +92,11 @@ def test_conditions_in_words(applies, words):
     assert condition(applies, SETTINGS) == words
 
 
-def test_every_declared_condition_is_said_in_words():
+def test_every_declared_condition_is_described():
     for setting in [*SETTINGS.values(), *CONCEPT.values()]:
         if setting.applies:
-            said = condition(setting.applies, SETTINGS)
-            assert all(f"`{name}` is" in said for name in setting.depends_on()), said
+            text = condition(setting.applies, SETTINGS)
+            assert all(f"`{name}` is" in text for name in setting.depends_on()), text
 
 
 def test_help_is_cut_after_its_first_sentence():

@@ -1,4 +1,4 @@
-"""Settings are declared once; wrong ones are all named at once; old files load."""
+"""Settings: declarations, validation with all problems at once, files of older versions."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ def test_every_default_is_valid_and_explained(setting):
 
 
 @pytest.mark.parametrize("setting", [s for s in SETTINGS.values() if s.applies], ids=lambda s: s.key)
-def test_conditions_speak_of_settings_that_exist(setting):
+def test_conditions_refer_to_existing_settings(setting):
     assert eval(setting.applies, {}, {key: s.default for key, s in SETTINGS.items()}) in (True, False)
 
 
-def test_all_wrong_values_are_named_at_once_with_the_nearest_name():
+def test_all_invalid_values_are_reported_at_once_with_the_nearest_name():
     with pytest.raises(UserError) as caught:
         parse(
             Settings, {"learning_rat": "1", "resolution": "9", "optimizer": "Adam", "seed": "nan", "use_ema": "maybe"}
         )
-    said = "\n".join(caught.value.problems)
+    problems = "\n".join(caught.value.problems)
     assert len(caught.value.problems) == 5
-    assert "did you mean learning_rate?" in said
-    assert "9 is outside the range 64 to 2048" in said
-    assert "Torch AdamW" in said
+    assert "did you mean learning_rate?" in problems
+    assert "9 is outside the range 64 to 2048" in problems
+    assert "Torch AdamW" in problems
 
 
-def test_text_becomes_the_settings_type():
+def test_text_is_converted_to_the_type_of_the_setting():
     settings = parse(
         Settings, {"learning_rate": "2e-4", "use_lora": "on", "train_batch_size": "4.0", "scheduler": "ddim"}
     )
@@ -66,7 +66,7 @@ def test_old_extensions_file_loads_and_reports_what_has_no_effect(caplog):
     assert config.settings.lr_scheduler == Settings().lr_scheduler
     for name in ("disable_logging", "is_valid", "mystery"):
         assert name in caplog.text
-    assert values_of(config)["disable_logging"] == 1, "saving keeps what it does not know"
+    assert values_of(config)["disable_logging"] == 1, "saving keeps unknown keys"
 
 
 REMOVED_AND_ON = {"tomesd": 0.5, "freeze_spectral_norm": True, "dynamic_img_norm": "true"}
@@ -82,7 +82,7 @@ REMOVED_AND_OFF = {"tomesd": 0.0, "freeze_spectral_norm": False, "dynamic_img_no
     ],
     ids=["on", "one", "off"],
 )
-def test_removed_features_are_named_once_where_they_were_on_and_their_keys_are_kept(tmp_path, caplog, keys, named):
+def test_removed_features_that_were_on_are_reported_once_and_their_keys_are_kept(tmp_path, caplog, keys, named):
     model = ModelFolder(Folders(tmp_path), f"removed {len(named)}")
     model.save(ModelConfig(model.name, unknown=keys))
     with caplog.at_level(logging.WARNING, "dreambooth"):
@@ -97,7 +97,7 @@ def test_removed_features_are_named_once_where_they_were_on_and_their_keys_are_k
     assert {key: saved[key] for key in keys} == keys
 
 
-def test_saved_parameters_come_back(tmp_path):
+def test_saved_settings_load(tmp_path):
     model = ModelFolder(Folders(tmp_path), "猫 2")
     config = ModelConfig("猫 2", parse(Settings, {"use_lora": True, "seed": 7}))
     model.save(config)
@@ -106,26 +106,26 @@ def test_saved_parameters_come_back(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "a:b"])
-def test_names_that_would_leave_the_folder_are_refused(tmp_path, name):
+def test_names_outside_the_folder_are_refused(tmp_path, name):
     with pytest.raises(UserError):
         ModelFolder(Folders(tmp_path), name)
 
 
-def test_an_unknown_model_is_answered_with_those_there_are(tmp_path):
+def test_an_unknown_model_lists_the_existing_ones(tmp_path):
     ModelFolder(Folders(tmp_path), "my-dog").save(ModelConfig("my-dog"))
     with pytest.raises(UserError, match="did you mean my-dog"):
         ModelFolder(Folders(tmp_path), "my-dgo").require()
 
 
-def test_concepts_file_with_folders_beside_it(tmp_path):
-    (tmp_path / "concepts.json").write_text(json.dumps([{"instance_data_dir": "pictures"}]))
+def test_folders_in_a_concepts_file_are_relative_to_it(tmp_path):
+    (tmp_path / "concepts.json").write_text(json.dumps([{"instance_data_dir": "photos"}]))
     concepts, ignored = read_concepts(tmp_path / "concepts.json")
-    assert concepts[0].instance_data_dir == str(tmp_path / "pictures")
+    assert concepts[0].instance_data_dir == str(tmp_path / "photos")
     assert ignored == []
 
 
 @pytest.mark.parametrize("text", ["{}", "[1]", "[{", '[{"instance_dir": "x"}]'])
-def test_bad_concepts_are_refused_in_words(tmp_path, text):
+def test_invalid_concepts_are_refused(tmp_path, text):
     (tmp_path / "concepts.json").write_text(text)
     with pytest.raises(UserError):
         read_concepts(tmp_path / "concepts.json")

@@ -1,4 +1,4 @@
-"""The list of all texts that users see: what is in it, where, and what is not."""
+"""tools/list_texts.py: which texts it lists, with which places, and which it leaves out."""
 
 from __future__ import annotations
 

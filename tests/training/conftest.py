@@ -1,4 +1,4 @@
-"""Short real runs on a very small model, and what came of them."""
+"""Short real runs on a very small model, and their outcomes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Outcome:
         return [event["loss"] for event in self.of("step")]
 
     @property
-    def said(self) -> str:
+    def messages(self) -> str:
         return "\n".join(event["text"] for event in self.of("message") + self.of("ended"))
 
     def weights(self) -> dict[str, torch.Tensor]:
@@ -74,31 +74,31 @@ def working_tensors(working: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five pictures of two shapes, left and right of them unlike, and a folder of class pictures beside them.
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five images of two shapes, asymmetric from left to right, and a folder of class images.
 
-    One of the pictures is transparent in its right half.
+    One of the images is transparent in its right half.
     """
     folder = tmp_path_factory.mktemp("pictures")
     for kind, n in (("instance", 5), ("class", 3)):
         (folder / kind).mkdir()
         for i in range(n):
             size = (80, 80) if i % 2 else (112, 72)
-            picture = Image.new("RGBA", size, (40 * i, 200 - 30 * i, 90, 255))
-            picture.paste((200, 40 * i, 30, 255), (0, 0, 40, 40))
+            image = Image.new("RGBA", size, (40 * i, 200 - 30 * i, 90, 255))
+            image.paste((200, 40 * i, 30, 255), (0, 0, 40, 40))
             if i == 1:
-                picture.paste((0, 0, 0, 0), (size[0] // 2, 0, *size))
-            picture.save(folder / kind / f"{i}.png")
+                image.paste((0, 0, 0, 0), (size[0] // 2, 0, *size))
+            image.save(folder / kind / f"{i}.png")
             name = "zwx toy" if kind == "instance" else "toy"
             (folder / kind / f"{i}.txt").write_text(f"a {name} number {i}, {TAGS}")
     return folder
 
 
 @pytest.fixture
-def concept(pictures: Path) -> Concept:
+def concept(images: Path) -> Concept:
     return Concept(
-        instance_data_dir=str(pictures / "instance"),
-        class_data_dir=str(pictures / "class"),
+        instance_data_dir=str(images / "instance"),
+        class_data_dir=str(images / "class"),
         instance_token="zwx",
         class_token="toy",
         save_infer_steps=2,
@@ -119,15 +119,15 @@ def short_run(
     samples: int = 1,
     **settings: Any,
 ) -> Outcome:
-    """``on`` sees every event and may use the run's controls."""
-    controls, seen = Controls(), []
-    listeners = [seen.append] + ([lambda event: on(event, controls)] if on else [])
+    """``on`` receives every event and may use the run's controls."""
+    controls, recorded = Controls(), []
+    listeners = [recorded.append] + ([lambda event: on(event, controls)] if on else [])
     events = Events(model.logging, *listeners)
     result = error = None
     try:
-        drawn = dataclasses.replace(concept, n_save_sample=samples)
-        config = actions.configure(model, {**SMALL, **settings}, [drawn])
+        sampled = dataclasses.replace(concept, n_save_sample=samples)
+        config = actions.configure(model, {**SMALL, **settings}, [sampled])
         result = actions.train(model, config, resume=resume, controls=controls, events=events)
     except (UserError, Cancelled) as refused:
         error = refused
-    return Outcome(result, seen, error, model)
+    return Outcome(result, recorded, error, model)

@@ -18,7 +18,7 @@ _FULL = {"unet": "unet.", "te": "text_encoder."}  # a LoRA's are lora_unet_, lor
 
 
 @dataclass
-class Seen:
+class RunSummary:
     """What a run came to, kept after its files are gone."""
 
     steps: list[dict[str, Any]]
@@ -26,7 +26,7 @@ class Seen:
     metadata: dict[str, str]  # of the newest LoRA
     sizes: dict[str, int]  # of all results, by their path in the models folder; pictures left out
     middle: list[float]  # the middle blocks of checkpoints: enough to see whether EMA took their place
-    pictures: list[bytes]
+    images: list[bytes]
     start: dict[str, torch.Tensor]  # working/ before the run
     settings: Settings
     recorded: list[RecordedStep]
@@ -67,36 +67,36 @@ def length(parts: Any) -> float:
     return sum(t.double().square().sum().item() for t in parts) ** 0.5
 
 
-Consequence = Callable[[Seen, Seen], bool]
+Consequence = Callable[[RunSummary, RunSummary], bool]
 
 # -- what can follow from a setting ------------------------------------------------------------------------------
 
 
-def same_weights(a: Seen, b: Seen) -> bool:
+def same_weights(a: RunSummary, b: RunSummary) -> bool:
     return a.weights.keys() == b.weights.keys() and all(torch.equal(t, b.weights[k]) for k, t in a.weights.items())
 
 
-def first_loss_differs(a: Seen, b: Seen) -> bool:
+def first_loss_differs(a: RunSummary, b: RunSummary) -> bool:
     """The unet sees or is asked for something else from the first step on."""
     return a.losses[0] != b.losses[0] and not same_weights(a, b)
 
 
-def as_written_out(a: Seen, b: Seen) -> bool:
+def as_written_out(a: RunSummary, b: RunSummary) -> bool:
     """The first losses differ, and all steps of both are what the settings make of them: see reference_steps.py."""
     return first_loss_differs(a, b) and a.check() and b.check()
 
 
-def total_as_written_out(a: Seen, b: Seen) -> bool:
+def total_as_written_out(a: RunSummary, b: RunSummary) -> bool:
     """The losses of instance and class images are the same at first; how they are put together differs."""
     return steps_other(a, b) and a.check() and b.check()
 
 
-def steps_other(a: Seen, b: Seen) -> bool:
+def steps_other(a: RunSummary, b: RunSummary) -> bool:
     """The first step sees and is asked for the same, and moves the weights elsewhere."""
     return a.losses[0] == b.losses[0] and a.weights.keys() == b.weights.keys() and not same_weights(a, b)
 
 
-def rounds_other(a: Seen, b: Seen) -> bool:
+def rounds_other(a: RunSummary, b: RunSummary) -> bool:
     """The same up to what rounding makes of it."""
     return not same_weights(a, b) and abs(a.loss - b.loss) < 0.02 * a.loss
 
@@ -112,7 +112,7 @@ def n_steps(before: int, after: int) -> Consequence:
 def moves(part: str, word: str, *, at_once: bool = True) -> Consequence:
     """``part`` goes further or less far; with ``at_once`` the first loss is the same in both."""
 
-    def holds(a: Seen, b: Seen) -> bool:
+    def holds(a: RunSummary, b: RunSummary) -> bool:
         further = b.moved(part) > 1.5 * a.moved(part) if word == "further" else b.moved(part) < a.moved(part) / 1.5
         return further and (not at_once or a.losses[0] == b.losses[0])
 
@@ -120,8 +120,8 @@ def moves(part: str, word: str, *, at_once: bool = True) -> Consequence:
 
 
 def shrinks(part: str) -> Consequence:
-    def size(seen: Seen) -> float:
-        return length(t for k, t in seen.weights.items() if k.startswith(_FULL[part]))
+    def size(summary: RunSummary) -> float:
+        return length(t for k, t in summary.weights.items() if k.startswith(_FULL[part]))
 
     return lambda a, b: steps_other(a, b) and size(b) < size(a)
 
@@ -138,8 +138,8 @@ def falls(lrs: list[float]) -> bool:
 def keys(part: str, there: str, *, gone: str = "") -> Consequence:
     """Tensors of that name are in the second run's file alone; ``gone``: those that only the first has."""
 
-    def has(seen: Seen, word: str) -> bool:
-        return any(k.startswith(part) and word in k for k in seen.weights)
+    def has(summary: RunSummary, word: str) -> bool:
+        return any(k.startswith(part) and word in k for k in summary.weights)
 
     return lambda a, b: has(b, there) and not has(a, there) and (not gone or (has(a, gone) and not has(b, gone)))
 
@@ -147,14 +147,14 @@ def keys(part: str, there: str, *, gone: str = "") -> Consequence:
 def shapes(part: str, suffix: str, before: Any, after: Any, of: Callable[[torch.Tensor], Any]) -> Consequence:
     """What ``of`` says of each such tensor."""
 
-    def said(seen: Seen) -> set[Any]:
-        return {of(t) for k, t in seen.weights.items() if k.startswith(part) and k.endswith(suffix)}
+    def messages(summary: RunSummary) -> set[Any]:
+        return {of(t) for k, t in summary.weights.items() if k.startswith(part) and k.endswith(suffix)}
 
-    return lambda a, b: said(a) == {before} and said(b) == {after}
+    return lambda a, b: messages(a) == {before} and messages(b) == {after}
 
 
-def shortest_sides(seen: Seen, suffix: str) -> set[int]:
-    return {min(t.shape) for k, t in seen.weights.items() if k.endswith(suffix)}
+def shortest_sides(summary: RunSummary, suffix: str) -> set[int]:
+    return {min(t.shape) for k, t in summary.weights.items() if k.endswith(suffix)}
 
 
 def rank(t: torch.Tensor) -> Any:
@@ -166,10 +166,10 @@ def conv_rank(t: torch.Tensor) -> Any:
 
 
 def buckets(before: set[tuple[int, int]], after: set[tuple[int, int]]) -> Consequence:
-    def said(seen: Seen) -> set[tuple[int, int]]:
-        return {tuple(b["resolution"]) for b in json.loads(seen.metadata["ss_bucket_info"])["buckets"].values()}
+    def messages(summary: RunSummary) -> set[tuple[int, int]]:
+        return {tuple(b["resolution"]) for b in json.loads(summary.metadata["ss_bucket_info"])["buckets"].values()}
 
-    return lambda a, b: (said(a), said(b)) == (before, after) and first_loss_differs(a, b)
+    return lambda a, b: (messages(a), messages(b)) == (before, after) and first_loss_differs(a, b)
 
 
 def n_files(before: int, after: int, *parts: str) -> Consequence:
@@ -178,30 +178,30 @@ def n_files(before: int, after: int, *parts: str) -> Consequence:
 
 
 def n_pictures(before: int, after: int) -> Consequence:
-    return lambda a, b: (len(a.pictures), len(b.pictures)) == (before, after) and same_weights(a, b)
+    return lambda a, b: (len(a.images), len(b.images)) == (before, after) and same_weights(a, b)
 
 
-def draws_other(a: Seen, b: Seen) -> bool:
+def draws_other(a: RunSummary, b: RunSummary) -> bool:
     """The same weights, drawn otherwise."""
-    return same_weights(a, b) and len(a.pictures) == len(b.pictures) and a.pictures != b.pictures
+    return same_weights(a, b) and len(a.images) == len(b.images) and a.images != b.images
 
 
 def takes_less(*parts: str) -> Consequence:
-    def size(seen: Seen) -> int:
-        return sum(n for path, n in seen.sizes.items() if all(part in path for part in parts))
+    def size(summary: RunSummary) -> int:
+        return sum(n for path, n in summary.sizes.items() if all(part in path for part in parts))
 
     return lambda a, b: 0 < size(b) < size(a) and same_weights(a, b)
 
 
-def in_bf16(seen: Seen) -> bool:
-    return all(torch.equal(t, t.bfloat16().float()) for k, t in seen.weights.items() if k.startswith("unet."))
+def in_bf16(summary: RunSummary) -> bool:
+    return all(torch.equal(t, t.bfloat16().float()) for k, t in summary.weights.items() if k.startswith("unet."))
 
 
 def stand_still(word: str) -> Consequence:
     """Weights of that name move with the first value, not with the second; others move with both."""
 
-    def moved(seen: Seen, those: bool) -> bool:
-        part = {k: t for k, t in seen.weights.items() if k.startswith("text_encoder.") and (word in k) == those}
-        return any(not torch.equal(t, seen.start[k]) for k, t in part.items())
+    def moved(summary: RunSummary, those: bool) -> bool:
+        part = {k: t for k, t in summary.weights.items() if k.startswith("text_encoder.") and (word in k) == those}
+        return any(not torch.equal(t, summary.start[k]) for k, t in part.items())
 
     return lambda a, b: moved(a, True) and not moved(b, True) and moved(b, False)

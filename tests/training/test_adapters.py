@@ -24,13 +24,13 @@ FORMS = {
 
 @pytest.fixture
 def trained(mini):
-    """``trained(form)``: modules whose adapters took a few steps, and the adapters by name."""
+    """``trained(config)``: modules whose adapters took a few steps, and the adapters by name."""
 
-    def make(form: AdapterConfig):
+    def make(config: AdapterConfig):
         modules = load_modules(mini.working)
         modules.unet.requires_grad_(False)
-        layers = inject(modules.unet, "unet", form, modules.layout, seed=1)
-        layers |= inject(modules.text_encoder, "text_encoder", form, modules.layout, seed=1)
+        layers = inject(modules.unet, "unet", config, modules.layout, seed=1)
+        layers |= inject(modules.text_encoder, "text_encoder", config, modules.layout, seed=1)
         parameters = [p for layer in layers.values() for p in layer.trainable_parameters().values()]
         optimizer = torch.optim.AdamW(parameters, lr=1e-2)
         for step in range(4):
@@ -51,9 +51,9 @@ def _answer(modules, seed: int = 0) -> torch.Tensor:
     return modules.unet(noise, torch.tensor([3, 700]), text).sample
 
 
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-def test_a_file_read_and_merged_does_what_the_layers_did(trained, mini, tmp_path, form):
-    live, layers = trained(form)
+@pytest.mark.parametrize("config", FORMS.values(), ids=FORMS)
+def test_a_file_read_and_merged_does_what_the_layers_did(trained, mini, tmp_path, config):
+    live, layers = trained(config)
     path = tmp_path / "x.safetensors"
     write_lora(path, collect_adapters(layers), {})
     fresh, merged = load_modules(mini.working), load_modules(mini.working)
@@ -65,24 +65,24 @@ def test_a_file_read_and_merged_does_what_the_layers_did(trained, mini, tmp_path
         )
         for name, layer in getattr(live, component).named_modules():
             if isinstance(layer, AdapterLayer):
-                wanted = layer.adapter().delta(layer.weight)
+                expected = layer.adapter().delta(layer.weight)
                 change = after[name].weight - before[name].weight
-                assert (change - wanted).norm() < 1e-3 * wanted.norm(), name
+                assert (change - expected).norm() < 1e-3 * expected.norm(), name
     with torch.no_grad():
         base, ours, theirs = _answer(fresh), _answer(live), _answer(merged)
     assert (ours - base).abs().mean() > 1e-3, "the adapters do nothing"
     assert (ours - theirs).abs().mean() < 0.01 * (ours - base).abs().mean()
 
 
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-def test_at_first_nothing_changes(mini, form):
+@pytest.mark.parametrize("config", FORMS.values(), ids=FORMS)
+def test_at_first_nothing_changes(mini, config):
     fresh, modules = load_modules(mini.working), load_modules(mini.working)
-    inject(modules.unet, "unet", form, modules.layout, seed=1)
+    inject(modules.unet, "unet", config, modules.layout, seed=1)
     with torch.no_grad():
         assert torch.allclose(_answer(modules), _answer(fresh), atol=1e-5)
 
 
-def test_a_dora_learns_directions_as_if_lengths_were_constants(mini):
+def test_dora_trains_directions_with_constant_norms(mini):
     """The paper's section 4.3: the gradient of V is that of m / ||V|| * V with ||V|| held fixed."""
     modules = load_modules(mini.working)
     layers = inject(
@@ -102,10 +102,10 @@ def test_a_dora_learns_directions_as_if_lengths_were_constants(mini):
 
 
 @pytest.mark.parametrize("kind", ["LoRA", "LoHa", "LoKr"])
-def test_dropout_is_a_lot_of_place_and_layer_keeps_the_mean_and_stays_out_of_pictures(mini, kind):
+def test_dropout_depends_on_position_and_layer_preserves_the_mean_and_is_off_in_sampling(mini, kind):
     modules, dropout = load_modules(mini.working), AdapterDropout(seed=3)
-    form = AdapterConfig(kind, 8, 8.0, conv_rank=2, dropout=0.25)
-    layers = inject(modules.unet.requires_grad_(False), "unet", form, modules.layout, 1, dropout)
+    config = AdapterConfig(kind, 8, 8.0, conv_rank=2, dropout=0.25)
+    layers = inject(modules.unet.requires_grad_(False), "unet", config, modules.layout, 1, dropout)
     first, second = [layer for name, layer in layers.items() if name.endswith("attn1_to_q")][:2]
     for layer in (first, second):
         for parameter in layer.trainable_parameters().values():
@@ -135,7 +135,7 @@ def test_dropout_with_and_without_gradient_checkpointing_is_the_same(train, mode
     import shutil
 
     settings = {"lora_unet_dropout": 0.5, "lora_txt_dropout": 0.5, "use_dream": True, "num_train_epochs": 1}
-    kept = train(gradient_checkpointing=False, **settings).digest()
+    expected_digest = train(gradient_checkpointing=False, **settings).digest()
     shutil.rmtree(models_dir)
     shutil.copytree(created, models_dir)
-    assert train(gradient_checkpointing=True, **settings).digest() == kept
+    assert train(gradient_checkpointing=True, **settings).digest() == expected_digest

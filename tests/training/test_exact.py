@@ -27,8 +27,8 @@ VARIED = {**LORA, "stop_text_encoder": 0, "hflip": True, "tag_dropout": 0.3, "ca
 NAMES = ["loha with dora", "lora", "lora bf16, half the text encoder", "full with ema, half the text encoder", "varied"]
 
 
-def learnt(outcome):
-    """Weights, and the averages of them where these were kept."""
+def trained_weights(outcome):
+    """Trained weights, and the EMA weights if there are any."""
     averages = outcome.model.working / "ema_unet"
     files = averages.glob("*.safetensors") if averages.is_dir() else ()
     return {**outcome.weights(), **{f"average.{key}": t for path in files for key, t in tensors(path).items()}}
@@ -36,10 +36,10 @@ def learnt(outcome):
 
 @pytest.mark.parametrize("settings", [LOHA, LORA, LORA_BF16, FULL, VARIED], ids=NAMES)
 def test_disturbed_run_equals_undisturbed_run(train, mini, models_dir, created, settings):
-    """Stopped after steps 1 and 4 of 6, each time with samples and weights asked for, and paused after each."""
+    """Stopped after steps 1 and 4 of 6, each time with samples and a save requested, and paused after each."""
     import shutil
 
-    left_alone = learnt(train(**settings, **EPOCHS))
+    left_alone = trained_weights(train(**settings, **EPOCHS))
     shutil.rmtree(models_dir)
     shutil.copytree(created, models_dir)
 
@@ -58,10 +58,10 @@ def test_disturbed_run_equals_undisturbed_run(train, mini, models_dir, created, 
         stopped = train(resume=resume, on=disturb, **settings, **EPOCHS)
         assert (stopped.result.state, stopped.result.steps) == ("cancelled", stop_at)
     resumed = train(resume="latest", on=disturb, **settings, **EPOCHS)
-    assert "Resuming from step 4" in resumed.said
-    assert "differs from the original" not in resumed.said
-    assert resumed.of("preview"), "it was to draw in between"
-    weights = learnt(resumed)
+    assert "Resuming from step 4" in resumed.messages
+    assert "differs from the original" not in resumed.messages
+    assert resumed.of("preview"), "a preview was requested in between"
+    weights = trained_weights(resumed)
     assert weights.keys() == left_alone.keys()
     assert all(torch.equal(weights[key], left_alone[key]) for key in weights)
 
@@ -83,7 +83,7 @@ def test_two_runs_in_one_process_do_not_leak_into_each_other(train, models_dir, 
 def test_resume_says_what_has_changed_since(train):
     train(on=lambda event, controls: event["kind"] == "step" and controls.cancel())
     resumed = train(resume="latest", lora_learning_rate=5e-4)
-    assert "lora_learning_rate was 0.001 and is 0.0005" in resumed.said
+    assert "lora_learning_rate was 0.001 and is 0.0005" in resumed.messages
 
 
 @pytest.mark.parametrize("used", [True, False], ids=["on", "off"])
@@ -102,7 +102,7 @@ def test_a_snapshot_of_removed_features_goes_on_and_says_so(train, mini, used):
     (folder / "snapshot.json").write_text(json.dumps(about))
     resumed = train(resume="latest", **full)
     assert resumed.error is None and resumed.result.state == "done"
-    differs = [line for line in resumed.said.splitlines() if "differs from the original" in line]
+    differs = [line for line in resumed.messages.splitlines() if "differs from the original" in line]
     assert len(differs) == (2 if used else 0)
     for key in ("freeze_spectral_norm", "dynamic_img_norm"):
         assert sum(f"{key} was on and no longer has an effect" in line for line in differs) == used
@@ -112,7 +112,7 @@ def test_resume_with_fewer_steps_per_epoch_goes_on(train):
     train(train_batch_size=1, on=lambda event, controls: event.get("step") == 4 and controls.cancel())
     resumed = train(resume="latest", train_batch_size=5)
     assert resumed.error is None
-    assert "train_batch_size was 1 and is 5" in resumed.said
+    assert "train_batch_size was 1 and is 5" in resumed.messages
 
 
 def test_a_snapshot_of_an_earlier_run_does_not_roll_the_model_back(train):
@@ -121,7 +121,7 @@ def test_a_snapshot_of_an_earlier_run_does_not_roll_the_model_back(train):
     assert "earlier run" in str(train(resume="latest").error)
 
 
-def test_what_could_not_go_on_is_said_before_the_run_all_at_once(train, mini, models_dir, created):
+def test_reasons_against_resuming_are_reported_together_before_the_run(train, mini, models_dir, created):
     import shutil
 
     from dreambooth.settings import ModelFolder
@@ -133,20 +133,20 @@ def test_what_could_not_go_on_is_said_before_the_run_all_at_once(train, mini, mo
         "lora_unet_rank",
         "stop_text_encoder",
     ]
-    assert "was trained with 4 and can't go on with 8" in str(refused.error)
+    assert "was trained with 4 and cannot be resumed with 8" in str(refused.error)
     assert not refused.of("step") and refused.of("phase")[-1]["name"] == "preflight"
     (step,) = mini.snapshot_steps()
     note = mini.snapshots / str(step) / "snapshot.json"
     about = json.loads(note.read_text())
     about["facts"]["computed"] = "another GPU in bf16"
     note.write_text(json.dumps(about))
-    assert "it ran on another GPU in bf16 and now runs on cpu in" in train(resume="latest").said
+    assert "it ran on another GPU in bf16 and now runs on cpu in" in train(resume="latest").messages
     other = ModelFolder(mini.folders, "other")
     shutil.copytree(created / "dreambooth" / "mini", other.root)
     manifest = other.source / "manifest.json"
     manifest.write_text(manifest.read_text() + "\n")  # as if it had been made of another file
     shutil.copytree(mini.snapshots, other.snapshots, dirs_exist_ok=True)
-    with pytest.raises(UserError, match="of another model"):
+    with pytest.raises(UserError, match="another source checkpoint"):
         preflight(other, other.load(), resume="latest")
 
 
@@ -164,8 +164,8 @@ def test_a_random_seed_is_settled_for_the_run_and_asked_for_again(train, mini):
     stopped = train(seed=-1, on=lambda event, controls: event["kind"] == "step" and controls.cancel())
     assert mini.load().settings.seed == -1
     resumed = train(resume="latest", seed=-1)
-    assert "differs from the original" not in resumed.said
-    seeds = [line for line in f"{stopped.said}\n{resumed.said}".splitlines() if "Training seed" in line]
+    assert "differs from the original" not in resumed.messages
+    seeds = [line for line in f"{stopped.messages}\n{resumed.messages}".splitlines() if "Training seed" in line]
     assert len({line.strip() for line in seeds}) == 1
 
 

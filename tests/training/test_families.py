@@ -74,11 +74,11 @@ def test_trains_previews_and_exports(create, concept, kind, use_lora):
     assert len(list(model.samples.glob("*.png"))) == 1
     (made,) = result.files
     if use_lora:
-        learnt = read_lora(made).weights
+        weights = read_lora(made).weights
         expected = {"v1x": {"lora_te"}, "SDXL": {"lora_te1", "lora_te2"}}.get(family.model_type, {"lora_te"})
-        assert {name.split("_text_model")[0] for name in learnt if "_te" in name} == expected
+        assert {name.split("_text_model")[0] for name in weights if "_te" in name} == expected
         blocks = "lora_unet_input_blocks_" if family.model_type == "SDXL" else "lora_unet_down_blocks_"
-        assert any(name.startswith(blocks) for name in learnt)
+        assert any(name.startswith(blocks) for name in weights)
         with open_tensors(made) as file:
             assert file.metadata["ss_base_model_version"] == family.base_model_version
             assert file.metadata["modelspec.architecture"].endswith("/lora")
@@ -95,37 +95,37 @@ def test_trains_previews_and_exports(create, concept, kind, use_lora):
     ("kind", "target"), [("SD2 768", "v"), ("SDXL v", "v"), ("SDXL", "eps"), ("SD2 512", "eps")]
 )  # fmt: skip
 def test_a_unet_that_is_exact_for_its_target_has_no_loss(create, kind, target):
-    """A unet that knows the picture answers exactly; asked for the other target, its loss is large."""
+    """A unet that knows the latents predicts exactly; with the other target, its loss is large."""
     schedule = NoiseSchedule(read_json(create(kind).working / "scheduler" / "scheduler_config.json"))
-    clean = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
-    exact = {kind: _loss(_Knows(clean, schedule, kind), schedule, clean) for kind in ("v", "eps")}
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    exact = {kind: _loss(_ExactUnet(latents, schedule, kind), schedule, latents) for kind in ("v", "eps")}
     other = exact["eps" if target == "v" else "v"]
     assert exact[target] < 1e-4 and other > 0.3
 
 
-class _Knows(torch.nn.Module):
+class _ExactUnet(torch.nn.Module):
     """Answers with the velocity or the noise in what it sees, since it knows what it was made of."""
 
-    def __init__(self, clean: torch.Tensor, schedule: NoiseSchedule, answer: str) -> None:
+    def __init__(self, latents: torch.Tensor, schedule: NoiseSchedule, prediction: str) -> None:
         super().__init__()
-        self.clean, self.schedule, self.answer = clean, schedule, answer
+        self.latents, self.schedule, self.prediction = latents, schedule, prediction
         self.dtype_of = torch.nn.Parameter(torch.zeros(1))
 
     def forward(self, noisy, t, encoder_hidden_states, return_dict, added_cond_kwargs=None):
-        signal = self.schedule.add_noise(torch.ones(1, 1, 1, 1), torch.zeros(1), t)
-        noise_share = self.schedule.add_noise(torch.zeros(1, 1, 1, 1), torch.ones(1), t)
-        noise = (noisy - signal * self.clean) / noise_share
-        return (signal * noise - noise_share * self.clean if self.answer == "v" else noise,)
+        alpha = self.schedule.add_noise(torch.ones(1, 1, 1, 1), torch.zeros(1), t)
+        sigma = self.schedule.add_noise(torch.zeros(1, 1, 1, 1), torch.ones(1), t)
+        noise = (noisy - alpha * self.latents) / sigma
+        return (alpha * noise - sigma * self.latents if self.prediction == "v" else noise,)
 
 
-def _loss(unet, schedule, clean) -> float:
+def _loss(unet, schedule, latents) -> float:
     crop = Crop(resized_w=64, resized_h=64, left=0, top=0, width=64, height=64)
     example = Example(Path("x.png"), "a", "x", 0, False, "", (64, 64), crop)
-    latents = SimpleNamespace(batch=lambda examples, generator: clean)
+    store = SimpleNamespace(batch=lambda examples, generator: latents)
     prompts = SimpleNamespace(batch=lambda captions: PromptEmbedding(torch.zeros(1, 77, 8)))
     losses = [
         diffusion_losses(
-            UNetDenoiser(unet), schedule, latents, prompts, None, Batch((example,), ()), generator_for(0, step),
+            UNetDenoiser(unet), schedule, store, prompts, None, Batch((example,), ()), generator_for(0, step),
             Settings(), prior_weight=1.0,
         ).total.item()
         for step in range(20)
@@ -133,7 +133,7 @@ def _loss(unet, schedule, clean) -> float:
     return sum(losses) / len(losses)
 
 
-def test_zero_terminal_snr_leaves_nothing_of_the_picture(create):
+def test_zero_terminal_snr_leaves_no_signal_at_the_last_timestep(create):
     from diffusers import DDIMScheduler
 
     config = read_json(create("SDXL v").working / "scheduler" / "scheduler_config.json")
@@ -148,7 +148,7 @@ def test_zero_terminal_snr_leaves_nothing_of_the_picture(create):
 def test_what_a_checkpoint_predicts_is_marked_for_other_programs(tmp_path, concept):
     """Where the source does not say it, and where training changed it."""
     folders = Folders(tmp_path / "models")
-    source = make(tmp_path / "source.safetensors", "SDXL", told=False)
+    source = make(tmp_path / "source.safetensors", "SDXL", declare_prediction=False)
     actions.create(folders, "m", source, CreateOptions(prediction_type="v_prediction"))
     model = ModelFolder(folders, "m")
     settings = {"resolution": 64, "bucket_step": 8, "max_train_steps": 1, "zero_terminal_snr": True}
@@ -158,24 +158,24 @@ def test_what_a_checkpoint_predicts_is_marked_for_other_programs(tmp_path, conce
     assert actions.create(folders, "again", made).info.prediction_type == "v_prediction"
 
 
-def test_sizes_are_those_of_the_picture_and_its_crop():
+def test_sizes_are_those_of_the_image_and_its_crop():
     crop = Crop(resized_w=100, resized_h=60, left=18, top=0, width=64, height=60)
     example = Example(Path("x.png"), "a", "x", 0, False, "", (200, 120), crop)
     assert time_ids([example]).tolist() == [[120, 200, 0, 18, 60, 64]]
 
 
-def test_masks_come_from_the_picture_beside_or_at_random(create, concept):
+def test_masks_come_from_files_or_at_random(create, concept):
     model = create("SD1 inpainting")
     plan = preflight(model, actions.configure(model, {"resolution": 64, "bucket_step": 8}, [concept])).plan
     assert [example.mask is not None for example in plan.examples] == [True, False, False]
     vae = load_modules(model.working, unet=False, text_encoder=False).vae
-    masked = InpaintingInputs(lambda: vae, torch.device("cpu"))
+    inpainting = InpaintingInputs(lambda: vae, torch.device("cpu"))
     with_mask = plan.examples[:1]
-    seen = masked.extra_channels(with_mask, torch.Generator().manual_seed(0))
+    extra_channels = inpainting.extra_channels(with_mask, torch.Generator().manual_seed(0))
     width, height = with_mask[0].bucket
-    assert seen.shape == (1, 5, height // 8, width // 8) and (seen[:, 0] == 1).all()
+    assert extra_channels.shape == (1, 5, height // 8, width // 8) and (extra_channels[:, 0] == 1).all()
     masks = [random_mask(64, 48, generator_for(seed)) for seed in range(200)]
-    share = torch.tensor([mask.mean() for mask in masks])
+    fraction = torch.tensor([mask.mean() for mask in masks])
     assert all(mask.shape == (1, 48, 64) and ((mask == 0) | (mask == 1)).all() for mask in masks)
-    assert 0.15 < (share == 1).float().mean() < 0.4 and ((share > 0) & (share < 1)).float().mean() > 0.5
+    assert 0.15 < (fraction == 1).float().mean() < 0.4 and ((fraction > 0) & (fraction < 1)).float().mean() > 0.5
     assert torch.equal(random_mask(64, 48, generator_for(3)), masks[3])

@@ -1,4 +1,4 @@
-"""When something goes wrong in the middle: one line, nothing lost, the run goes on where it can."""
+"""Failures during a run: one line that says so, nothing lost, and training continues if possible."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from tests.training.conftest import short_run
 
 
 @pytest.mark.parametrize("use_lora", [True, False])
-def test_a_loss_that_is_no_number_stops_the_run_and_spoils_nothing(train, mini, use_lora):
+def test_a_nan_loss_stops_the_run_and_damages_nothing(train, mini, use_lora):
     before = {p: p.read_bytes() for p in mini.working.rglob("*.safetensors")}
     rates = {"lora_learning_rate": 1, "lora_txt_learning_rate": 1, "learning_rate": 1, "txt_learning_rate": 1}
     rates |= {"lora_unet_alpha": 4096, "lora_txt_alpha": 4096}  # a thousandfold adapter goes wrong at once
     outcome = train(use_lora=use_lora, num_train_epochs=200, max_grad_norm=0, mixed_precision="no", **rates)
     assert "became NaN" in str(outcome.error)
-    assert "lower learning rate" in str(outcome.error)
+    assert "Lower the learning rate" in str(outcome.error)
     assert outcome.of("ended")[-1]["state"] == "failed"
     assert {p: p.read_bytes() for p in mini.working.rglob("*.safetensors")} == before
     assert not outcome.of("saved")
     held = [thing for thing in gc.get_objects() if type(thing).__name__ == "UNet2DConditionModel"]
-    assert not held, "an error that is kept must not keep the model"
+    assert not held, "a reference to the error must not keep the model in memory"
 
 
-def test_a_failed_preview_is_a_message_and_the_run_goes_on(train, mini):
+def test_a_failed_preview_is_reported_and_training_continues(train, mini):
     mini.samples.write_text("a file where the folder should be")
     outcome = train(save_preview_every=1)
     assert outcome.error is None
-    assert "preview failed, training goes on" in outcome.said
+    assert "preview failed; training continues" in outcome.messages
     assert outcome.result.files
 
 
@@ -46,7 +46,7 @@ def test_a_failed_save_during_training_is_a_message_and_the_run_goes_on(train, m
 
     outcome = train(save_embedding_every=1, on=make_room)
     assert outcome.error is None
-    assert "Saving failed; training continues" in outcome.said
+    assert "Saving failed; training continues" in outcome.messages
     assert len(outcome.result.files) == 1
 
 
@@ -76,7 +76,7 @@ def test_cancel_ends_a_preview_in_its_middle(train):
     )
     assert outcome.result.state == "cancelled"
     assert not outcome.of("preview")
-    assert "failed" not in outcome.said
+    assert "failed" not in outcome.messages
 
 
 def test_save_now_saves_a_lora_in_any_case(train):
@@ -120,7 +120,7 @@ def test_a_listener_that_fails_does_not_end_the_run(train):
     assert train(on=fail).result.state == "done"
 
 
-def test_only_the_text_encoder_learns_to_the_end(train):
+def test_the_text_encoder_alone_is_trained_to_the_end(train):
     outcome = train(train_unet=False, stop_text_encoder=0.3)
     assert outcome.error is None
     assert len(outcome.losses) == outcome.of("step")[-1]["total"]
@@ -144,32 +144,32 @@ def test_events_on_disk_are_those_that_were_sent(train):
     assert outcome.events[-1]["state"] == "done"
 
 
-def test_corrupt_picture_is_named_and_the_others_are_trained(train, pictures):
-    broken = pictures / "instance" / "broken.png"
-    broken.write_bytes((pictures / "instance" / "0.png").read_bytes()[:60])
+def test_a_corrupt_image_is_named_and_the_others_are_trained(train, images):
+    broken = images / "instance" / "broken.png"
+    broken.write_bytes((images / "instance" / "0.png").read_bytes()[:60])
     try:
         outcome = train(num_train_epochs=1)
     finally:
         os.unlink(broken)
     assert outcome.error is None and outcome.result.state == "done"
-    said = [event["text"] for event in outcome.of("message")]
-    assert any("truncated" in text and "broken.png" in text for text in said)
+    messages = [event["text"] for event in outcome.of("message")]
+    assert any("truncated" in text and "broken.png" in text for text in messages)
 
 
 def test_nothing_is_overwritten(train):
     first = train(save_state_after=False)
     path = first.result.files[0]
-    kept = path.read_bytes()
+    original = path.read_bytes()
     second = train(seed=9)
     assert second.result.files[0] != path
-    assert path.read_bytes() == kept
+    assert path.read_bytes() == original
 
 
-def test_what_cannot_be_saved_at_the_end_is_kept_and_can_be_saved_later(train, mini):
+def test_results_that_could_not_be_saved_at_the_end_can_be_saved_later(train, mini):
     mini.folders.loras.write_text("a file where the folder should be")
     outcome = train(save_state_cancel=False)
     assert outcome.error is not None
-    assert "kept in a snapshot" in outcome.said
+    assert "Your progress is in a snapshot" in outcome.messages
     mini.folders.loras.unlink()
     resumed = train(resume="latest", save_state_cancel=False)
     assert resumed.error is None

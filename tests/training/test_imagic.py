@@ -1,4 +1,4 @@
-"""Imagic on one picture: the embedding learns, the unet learns with it, the edit lies between; resumed exactly."""
+"""Imagic on one image: the optimized embedding, fine-tuning with it, interpolated edits; resumed exactly."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ EDIT = {"train_imagic": True, "stop_text_encoder": 0, "imagic_steps": 6, "imagic
 
 
 @pytest.fixture
-def concept(concept, pictures, tmp_path):
-    """One picture alone."""
+def concept(concept, images, tmp_path):
+    """A single image."""
     folder = tmp_path / "one"
     folder.mkdir()
     for suffix in (".png", ".txt"):
-        shutil.copy(pictures / "instance" / f"0{suffix}", folder)
+        shutil.copy(images / "instance" / f"0{suffix}", folder)
     return dataclasses.replace(concept, instance_data_dir=str(folder), class_data_dir="")
 
 
@@ -45,8 +45,8 @@ def afresh(models_dir, created):
     return put_back
 
 
-def test_the_embedding_comes_nearer_to_the_picture_(train, mini):
-    """Measured on the untouched unet, with fixed noise."""
+def test_the_optimized_embedding_reconstructs_the_image_better(train, mini):
+    """Measured with the untrained unet, with fixed noise."""
     outcome = train(**{**EDIT, "imagic_steps": 60, "max_train_steps": 1})
     assert outcome.error is None and "embedding" in [event["what"] for event in outcome.of("saved")]
     imagic, modules = load_embeddings(mini), load_modules(mini.working)
@@ -80,7 +80,9 @@ def test_every_setting_of_it_has_an_effect(train, mini, afresh, tmp_path):
     drawn = {}
     for strength in (0.0, 0.7, 1.0):
         mini.save(actions.configure(mini, {"imagic_strength": strength}))
-        requests = [SampleRequest(text, steps=4, width=64, height=64) for text in (load_embeddings(mini).text, "a red star")]
+        requests = [
+            SampleRequest(text, steps=4, width=64, height=64) for text in (load_embeddings(mini).text, "a red star")
+        ]
         drawn[strength] = [p.read_bytes() for p in actions.sample(mini, requests, tmp_path / str(strength))]
     mini.save(actions.configure(mini, {"train_imagic": False}))
     plain = [p.read_bytes() for p in actions.sample(mini, requests, tmp_path / "plain")]
@@ -105,11 +107,13 @@ def test_stopped_and_resumed_it_is_the_undisturbed_run(train, mini, afresh):
 
     train(on=stop, **EDIT)
     resumed = train(resume="latest", **EDIT)
-    assert "differs from the original" not in resumed.said and not [e for e in resumed.of("phase") if e["name"] == "imagic"]
+    assert "differs from the original" not in resumed.messages and not [
+        e for e in resumed.of("phase") if e["name"] == "imagic"
+    ]
     assert resumed.digest() == alone.digest()
 
 
-def test_cancelled_while_the_embedding_learns_nothing_is_left(train, mini):
+def test_canceled_while_the_embedding_is_optimized_nothing_is_left(train, mini):
     def cancel(event, controls):
         if event["kind"] == "progress" and event["phase"] == "text embedding" and event["done"] == 2:
             controls.cancel()
@@ -118,13 +122,18 @@ def test_cancelled_while_the_embedding_learns_nothing_is_left(train, mini):
     assert not mini.snapshot_steps() and not mini.embeddings.exists()
 
 
-def test_what_is_not_for_it_is_refused_in_words(mini, concept, pictures):
-    several = dataclasses.replace(concept, instance_data_dir=str(pictures / "instance"))
+def test_unsupported_settings_are_refused_with_reasons(mini, concept, images):
+    several = dataclasses.replace(concept, instance_data_dir=str(images / "instance"))
     settings = {**SMALL, **EDIT, "train_unet": False, "stop_text_encoder": 0.5}
     with pytest.raises(UserError) as refused:
         preflight(mini, actions.configure(mini, settings, [several]))
-    said = [line for line in refused.value.problems if line.startswith("train_imagic")]
+    messages = [line for line in refused.value.problems if line.startswith("train_imagic")]
     several = dataclasses.replace(concept, num_class_images_per=2, class_prompt="a toy")
     with pytest.raises(UserError, match="class and validation images"):
         preflight(mini, actions.configure(mini, {**SMALL, **EDIT}, [several]))
-    assert len(said) == 3 and "train_unet" in said[0] and "stop_text_encoder" in said[1] and "there are 5" in said[2]
+    assert (
+        len(messages) == 3
+        and "train_unet" in messages[0]
+        and "stop_text_encoder" in messages[1]
+        and "there are 5" in messages[2]
+    )

@@ -59,22 +59,22 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_dim_from_weights_takes_all_sizes_from_the_file(imported, train, mini, tmp_path, kind):
     start = made(train, tmp_path, **KINDS[kind])
-    said = imported(NETWORK + "network_weights = 'start.safetensors'\ndim_from_weights = true\n")
-    assert [line for line in said["without"] if "weights" in line] == []
+    messages = imported(NETWORK + "network_weights = 'start.safetensors'\ndim_from_weights = true\n")
+    assert [line for line in messages["without"] if "weights" in line] == []
     saved = dataclasses.asdict(mini.load().settings)
     assert {key: saved[key] for key in KINDS[kind]} == KINDS[kind]
-    assert any(line.startswith("dim_from_weights -> lora_") for line in said["taken"])
+    assert any(line.startswith("dim_from_weights -> lora_") for line in messages["taken"])
     run = train(**{**saved, **ONE_STEP, **UNCHANGED})
-    assert run.error is None and "Starting from start.safetensors" in run.said
+    assert run.error is None and "Starting from start.safetensors" in run.messages
     before, after = tensors(start), run.weights()
     assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
 
 
 def test_without_dim_from_weights_the_files_sizes_have_to_be_set(imported, train, tmp_path):
     made(train, tmp_path, lora_unet_rank=3)
-    said = imported(NETWORK + "network_weights = 'start.safetensors'\n")
-    assert said["settings"]["lora_unet_rank"] == 8
-    refused = train(**{**said["settings"], **ONE_STEP}).error
+    messages = imported(NETWORK + "network_weights = 'start.safetensors'\n")
+    assert messages["settings"]["lora_unet_rank"] == 8
+    refused = train(**{**messages["settings"], **ONE_STEP}).error
     assert "lora_unet_rank" in str(refused) and "must be 3" in str(refused)
 
 
@@ -87,14 +87,14 @@ def test_dim_from_weights_of_what_is_no_lora_or_of_several_ranks(imported, train
     uneven[down], uneven[up] = uneven[down][:1].clone(), uneven[up][:, :1].clone()
     uneven[down.replace("lora_down.weight", "alpha")] = torch.tensor(1.0)
     save_file(uneven, start)
-    said = imported(text)
-    (line,) = [line for line in said["without"] if line.startswith("dim_from_weights: lora_unet_rank")]
+    messages = imported(text)
+    (line,) = [line for line in messages["without"] if line.startswith("dim_from_weights: lora_unet_rank")]
     assert "has several values (1, 4)" in line
-    assert said["settings"]["lora_txt_rank"] == 3, "what is the same everywhere is taken"
+    assert messages["settings"]["lora_txt_rank"] == 3, "what is the same everywhere is taken"
     start.write_bytes(b"no tensors")
-    said = imported(text)
-    assert any(line.startswith("dim_from_weights: ") and "start.safetensors" in line for line in said["without"])
-    assert said["settings"]["lora_unet_rank"] == 8
+    messages = imported(text)
+    assert any(line.startswith("dim_from_weights: ") and "start.safetensors" in line for line in messages["without"])
+    assert messages["settings"]["lora_unet_rank"] == 8
 
 
 def test_network_dropout_drops_between_the_factors_of_lora(imported, train, monkeypatch):
@@ -106,8 +106,8 @@ def test_network_dropout_drops_between_the_factors_of_lora(imported, train, monk
         return dropped[-1][1]
 
     monkeypatch.setattr(AdapterDropout, "apply", recorded)
-    said = imported(NETWORK + "network_dropout = 0.25\n")
-    assert train(**{**said["settings"], **ONE_STEP}).error is None
+    messages = imported(NETWORK + "network_dropout = 0.25\n")
+    assert train(**{**messages["settings"], **ONE_STEP}).error is None
     assert all(8 in (x.shape[-1], x.shape[1]) for x, _ in dropped), "lora_down's output, of the rank's size"
     zeros = torch.cat([(y == 0)[x != 0] for x, y in dropped]).float().mean().item()
     assert zeros == pytest.approx(0.25, abs=0.01)

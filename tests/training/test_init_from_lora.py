@@ -20,13 +20,13 @@ LOCON = {"use_lora_extended": True, "lora_unet_alpha": 2}
 def test_it_starts_with_the_files_values(train, mini, models_dir, created, kind, tmp_path):
     first = train(**kind, max_train_steps=3)
     (made,) = first.result.files
-    kept = tmp_path / "kept.safetensors"
-    shutil.copy(made, kept)
+    copied = tmp_path / "kept.safetensors"
+    shutil.copy(made, copied)
     untouched = {"learning_rate": 0, "lora_learning_rate": 0, "lora_txt_learning_rate": 0, "weight_decay": 0}
-    again = train(**kind, **untouched, lora_start=str(kept), max_train_steps=1)
-    assert again.error is None and "Starting from kept.safetensors" in again.said
+    again = train(**kind, **untouched, lora_start=str(copied), max_train_steps=1)
+    assert again.error is None and "Starting from kept.safetensors" in again.messages
     assert again.losses and any(p != made for p in again.result.files)
-    before, after = tensors(kept), again.weights()
+    before, after = tensors(copied), again.weights()
     assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
 
 
@@ -37,22 +37,22 @@ def test_by_its_name_and_with_parts_that_are_new(train, mini):
     assert len(after) > len(before) and all(torch.equal(after[key], before[key]) for key in before)
 
 
-def test_what_does_not_fit_is_said_all_at_once_before_the_run(train, mini, concept):
+def test_mismatches_are_reported_together_before_the_run(train, mini, concept):
     (made,) = train(**LOCON, max_train_steps=1).result.files
 
     def refused(**settings):
-        wanted = {**SMALL, **LOCON, "lora_start": str(made), **settings}
+        values = {**SMALL, **LOCON, "lora_start": str(made), **settings}
         try:
-            preflight(mini, actions.configure(mini, wanted, [concept]))
+            preflight(mini, actions.configure(mini, values, [concept]))
         except UserError as error:
             return sorted(error.problems)
         return []
 
     assert refused() == []
-    said = refused(lora_unet_rank=8, lora_txt_rank=2, lora_unet_alpha=0, use_lora_extended=False)
+    messages = refused(lora_unet_rank=8, lora_txt_rank=2, lora_unet_alpha=0, use_lora_extended=False)
     keys = ["lora_txt_rank", "lora_unet_alpha", "lora_unet_rank", "use_lora_extended"]
-    assert [line.split(" ")[0] for line in said] == keys
-    assert f"to start from {made}, it must be 4" in said[0] and "must be 2.0" in said[1]
+    assert [line.split(" ")[0] for line in messages] == keys
+    assert f"to start from {made}, it must be 4" in messages[0] and "must be 2.0" in messages[1]
     assert "must be LoRA" in refused(lora_type="LoKr")[0]
     assert "must be more than 0" in refused(stop_text_encoder=0)[0]
     assert "there is no file" in refused(lora_start="nowhere")[0]

@@ -1,4 +1,4 @@
-"""What a step minimises, against small references in float64 that share no code with it."""
+"""The training objective, compared with small references in float64 that share no code with it."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from dreambooth.training.objective import diffusion_losses, per_image_losses, pr
 
 CROP = Crop(resized_w=64, resized_h=64, left=0, top=0, width=64, height=64)
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-KEPT = torch.cumprod(1 - BETAS, 0)
-SNR = KEPT / (1 - KEPT)
+ALPHAS_CUMPROD = torch.cumprod(1 - BETAS, 0)
+SNR = ALPHAS_CUMPROD / (1 - ALPHAS_CUMPROD)
 T = torch.tensor([0, 10, 250, 600, 999])
 KINDS = {"epsilon": {}, "v_prediction": {"prediction_type": "v_prediction"}}
 
@@ -38,40 +38,43 @@ def _random(seed: int, n: int = len(T)) -> torch.Tensor:
     return torch.randn(n, 4, 8, 8, generator=torch.Generator().manual_seed(seed))
 
 
-class Watched(torch.nn.Module):
-    """Answers with a fixed function of what it sees, and keeps what it saw."""
+class RecordingUnet(torch.nn.Module):
+    """Predicts with a fixed function of its input, and records its inputs."""
 
-    def __init__(self, answer) -> None:
+    def __init__(self, output) -> None:
         super().__init__()
-        self.of, self.answer, self.seen = torch.nn.Parameter(torch.ones(1)), answer, []
+        self.of, self.output, self.inputs = torch.nn.Parameter(torch.ones(1)), output, []
 
     def forward(self, noisy, t, encoder_hidden_states, return_dict, added_cond_kwargs=None):
-        self.seen.append((noisy.detach().double(), t))
-        return (self.of * self.answer(noisy, t),)
+        self.inputs.append((noisy.detach().double(), t))
+        return (self.of * self.output(noisy, t),)
 
 
-def _step(settings, kind="epsilon", n=3, classes=0, answer=lambda x, t: 0.5 * x, step=0, weight=0.75, **more):
+def _step(settings, kind="epsilon", n=3, classes=0, output=lambda x, t: 0.5 * x, step=0, weight=0.75, **more):
     """(losses, unet, clean latents) of one batch through the code that trains."""
-    clean = _random(1, n + classes)
+    latents = _random(1, n + classes)
     examples = tuple(_example(i) for i in range(n)), tuple(_example(i, True) for i in range(classes))
     prompts = SimpleNamespace(batch=lambda captions: PromptEmbedding(torch.zeros(len(captions), 77, 8)))
-    unet = Watched(answer)
+    unet = RecordingUnet(output)
     losses = diffusion_losses(
-        UNetDenoiser(unet), NoiseSchedule(KINDS[kind]), SimpleNamespace(batch=lambda examples, generator: clean), prompts, None,
-        Batch(*examples), generator_for(7, step), settings, prior_weight=weight, **more,
+        UNetDenoiser(unet), NoiseSchedule(KINDS[kind]), SimpleNamespace(batch=lambda examples, generator: latents),
+        prompts, None, Batch(*examples), generator_for(7, step), settings, prior_weight=weight, **more,
     )  # fmt: skip
-    return losses, unet, clean.double()
+    return losses, unet, latents.double()
 
 
-def _drawn(n, step=0):
-    """Timesteps and noise as the step draws them when nothing is switched on."""
+def _sampled(n, step=0):
+    """Timesteps and noise as a step with default settings samples them."""
     generator = generator_for(7, step)
     t = torch.randint(1000, (n,), generator=generator)
     return t, torch.randn(n, 4, 8, 8, generator=generator).double(), generator
 
 
-def _mix(clean, noise, t):
-    return KEPT[t].sqrt()[:, None, None, None] * clean + (1 - KEPT[t]).sqrt()[:, None, None, None] * noise
+def _mix(latents, noise, t):
+    return (
+        ALPHAS_CUMPROD[t].sqrt()[:, None, None, None] * latents
+        + (1 - ALPHAS_CUMPROD[t]).sqrt()[:, None, None, None] * noise
+    )
 
 
 # -- weights of timesteps ---------------------------------------------------------------------------------------------
@@ -107,7 +110,7 @@ def test_weights_stay_finite_at_zero_terminal_snr():
 
 def test_zero_terminal_snr_rescales_as_its_paper():
     """arXiv:2305.08891, algorithm 1, written out."""
-    root = KEPT.sqrt()
+    root = ALPHAS_CUMPROD.sqrt()
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
     signal, noise = NoiseSchedule(training_scheduler_config({}, True)).alphas_sigmas(torch.arange(1000))
     torch.testing.assert_close(signal.flatten().double(), root, rtol=1e-5, atol=1e-6)
@@ -141,9 +144,9 @@ def test_distances(kind, schedule):
 
 
 def test_hubers_threshold_falls_from_one():
-    signal, share = NoiseSchedule({}).alphas_sigmas(torch.arange(1000))
+    alphas, sigmas = NoiseSchedule({}).alphas_sigmas(torch.arange(1000))
     for kind in ("snr", "exponential"):
-        c = huber_threshold(kind, 0.1, torch.arange(1000), 1000, signal, share).flatten()
+        c = huber_threshold(kind, 0.1, torch.arange(1000), 1000, alphas, sigmas).flatten()
         assert (c.diff() < 0).all() and c[0] > 0.9 and 0.09 < c[-1] < 0.12
 
 
@@ -178,19 +181,21 @@ def test_multi_resolution_noise():
 
 
 def test_input_perturbation_is_seen_but_not_asked_for():
-    losses, unet, clean = _step(Settings(input_perturbation=0.2), answer=lambda x, t: 0.0 * x)
-    t, noise, generator = _drawn(3)
+    losses, unet, latents = _step(Settings(input_perturbation=0.2), output=lambda x, t: 0.0 * x)
+    t, noise, generator = _sampled(3)
     more = torch.randn(3, 4, 8, 8, generator=generator).double()
-    seen, told = unet.seen[0]
-    assert torch.equal(told, t)
-    torch.testing.assert_close(seen, _mix(clean, noise + 0.2 * more, t), rtol=1e-4, atol=1e-5)
+    inputs, timesteps = unet.inputs[0]
+    assert torch.equal(timesteps, t)
+    torch.testing.assert_close(inputs, _mix(latents, noise + 0.2 * more, t), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(losses.total.double(), noise.square().mean(), rtol=1e-5, atol=1e-6)
 
 
 def test_timesteps_stay_in_their_range():
-    told = torch.cat([_step(Settings(min_timestep=300, max_timestep=310), step=s)[1].seen[0][1] for s in range(60)])
-    assert set(told.tolist()) == set(range(300, 310))
-    assert torch.equal(_step(Settings())[1].seen[0][1], _drawn(3)[0])
+    timesteps = torch.cat(
+        [_step(Settings(min_timestep=300, max_timestep=310), step=s)[1].inputs[0][1] for s in range(60)]
+    )
+    assert set(timesteps.tolist()) == set(range(300, 310))
+    assert torch.equal(_step(Settings())[1].inputs[0][1], _sampled(3)[0])
 
 
 # -- the whole --------------------------------------------------------------------------------------------------------
@@ -201,24 +206,24 @@ def test_timesteps_stay_in_their_range():
 def test_dream(kind, power):
     """arXiv:2312.00210, algorithm 1, for both targets; the first answer gives no gradients."""
     settings = Settings(use_dream=True, dream_detail_preservation=power)
-    losses, unet, clean = _step(settings, kind)
+    losses, unet, latents = _step(settings, kind)
     losses.total.backward()
-    t, noise, _ = _drawn(3)
-    a, s = KEPT[t].sqrt()[:, None, None, None], (1 - KEPT[t]).sqrt()[:, None, None, None]
-    seen = _mix(clean, noise, t)
-    found = 0.5 * seen if kind == "epsilon" else a * 0.5 * seen + s * seen
+    t, noise, _ = _sampled(3)
+    a, s = ALPHAS_CUMPROD[t].sqrt()[:, None, None, None], (1 - ALPHAS_CUMPROD[t]).sqrt()[:, None, None, None]
+    inputs = _mix(latents, noise, t)
+    found = 0.5 * inputs if kind == "epsilon" else a * 0.5 * inputs + s * inputs
     delta = s**power * (noise - found)
-    again = seen + s * delta
-    target = noise + delta if kind == "epsilon" else a * (noise + delta) - s * clean
-    assert len(unet.seen) == 2
-    torch.testing.assert_close(unet.seen[1][0], again, rtol=1e-4, atol=1e-4)
+    again = inputs + s * delta
+    target = noise + delta if kind == "epsilon" else a * (noise + delta) - s * latents
+    assert len(unet.inputs) == 2
+    torch.testing.assert_close(unet.inputs[1][0], again, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(losses.total.double(), (0.5 * again - target).square().mean(), rtol=1e-4, atol=1e-5)
     slope = (2 * (0.5 * again - target) * 0.5 * again).mean()
     torch.testing.assert_close(unet.of.grad.double()[0], slope, rtol=1e-3, atol=1e-4)
 
 
 def test_dream_keeps_autocasts_gradients():
-    """Copies that autocast made of weights while no gradients were wanted must not serve the step that learns."""
+    """Casts of weights that autocast cached under no_grad must not be used in the training step."""
 
     class Net(torch.nn.Module):
         def __init__(self):
@@ -247,14 +252,14 @@ ALL = [{}, {"min_snr_gamma": 5.0}, {"debiased_estimation": True}, {"loss_type": 
 @pytest.mark.parametrize("chosen", ALL, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_unet_that_is_exact_has_no_loss(kind, chosen):
-    clean = _random(1, 5)
+    latents = _random(1, 5)
 
-    def knows(noisy, t):
-        a, s = (x.float()[:, None, None, None] for x in (KEPT[t].sqrt(), (1 - KEPT[t]).sqrt()))
-        noise = (noisy - a * clean) / s
-        return noise if kind == "epsilon" else a * noise - s * clean
+    def exact(noisy, t):
+        a, s = (x.float()[:, None, None, None] for x in (ALPHAS_CUMPROD[t].sqrt(), (1 - ALPHAS_CUMPROD[t]).sqrt()))
+        noise = (noisy - a * latents) / s
+        return noise if kind == "epsilon" else a * noise - s * latents
 
-    losses, _, _ = _step(Settings(**chosen), kind, n=3, classes=2, answer=knows)
+    losses, _, _ = _step(Settings(**chosen), kind, n=3, classes=2, output=exact)
     assert max(losses.total, losses.instance, losses.prior) < 2e-3
     assert _step(Settings(**chosen), kind, n=3, classes=2)[0].total > 0.05
 
@@ -281,7 +286,7 @@ def test_masked_loss_counts_what_is_white_or_visible(tmp_path):
     mask.paste(255, (0, 0, 32, 64))  # the left half
     mask.save(beside)
     visible = Image.new("RGBA", (64, 64), (200, 0, 0, 255))
-    visible.paste((0, 0, 0, 0), (0, 0, 64, 48))  # of the lowest quarter alone, the left part is to be seen
+    visible.paste((0, 0, 0, 0), (0, 0, 64, 48))  # opaque: the left part of the lowest quarter
     visible.paste((0, 0, 0, 0), (48, 48, 64, 64))
     visible.save(see_through)
     Image.new("RGB", (64, 64)).save(plain)

@@ -1,4 +1,4 @@
-"""Every optimizer: goes on exactly from a snapshot, draws with what it should, and is refused where it cannot run."""
+"""Every optimizer: resumes exactly from a snapshot, samples with the right weights, is refused if unavailable."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _made_here(name: str) -> bool:
 
 
 class Toy:
-    """Two groups of weights that learn the same numbers, through the code that trains."""
+    """Two groups of weights with the same targets, trained through the real code."""
 
     def __init__(self, name: str, weights: list[torch.Tensor] | None = None) -> None:
         generator = torch.Generator().manual_seed(3)
@@ -104,7 +104,7 @@ def test_a_step_that_is_not_finite_changes_nothing(name):
 
 
 @pytest.mark.skipif("Schedule-Free AdamW" not in available_optimizers(CPU), reason="pytorch-optimizer is not installed")
-def test_schedule_free_draws_with_its_average_and_trains_on_beside_it():
+def test_schedule_free_samples_with_its_average_and_continues_training():
     """arXiv:2405.15682: x is the average of the z, weighted by the square of the largest rate so far."""
     toy = Toy("Schedule-Free AdamW")
     zs, weights = [], []
@@ -145,7 +145,7 @@ def test_a_disturbed_run_equals_one_left_alone(train, models_dir, created, optim
     resumed = train(
         resume="latest", on=lambda e, c: e["kind"] == "step" and e["step"] == 3 and c.sample_now(), **chosen
     )
-    assert "differs from the original" not in resumed.said
+    assert "differs from the original" not in resumed.messages
     weights = resumed.weights()
     assert all(torch.equal(weights[key], left_alone[key]) for key in left_alone)
 
@@ -156,18 +156,18 @@ def test_what_is_not_there_is_not_listed_and_refused_in_words(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in lacking else there(name))
     unavailable_reason.cache_clear()
     assert set(available_optimizers(CPU)) == {"Torch AdamW", "Adafactor", "SGD Nesterov"}
-    (said,) = conflicts(Settings(optimizer="CAME"), CPU)
-    assert said == (
+    (messages,) = conflicts(Settings(optimizer="CAME"), CPU)
+    assert messages == (
         "optimizer: CAME can't be used: pytorch_optimizer is not installed (pip install pytorch-optimizer). "
         "Choose Torch AdamW."
     )
-    (said,) = conflicts(Settings(optimizer="8bit Lion"), CPU)
-    assert said.startswith("optimizer: 8bit Lion can't be used: it needs an NVIDIA GPU.")
+    (messages,) = conflicts(Settings(optimizer="8bit Lion"), CPU)
+    assert messages.startswith("optimizer: 8bit Lion can't be used: it needs an NVIDIA GPU.")
     unavailable_reason.cache_clear()
 
 
 def test_a_library_that_does_not_work_says_so(monkeypatch):
-    monkeypatch.setattr(optimizer_kinds, "_class", lambda kind: int("broken"))
+    monkeypatch.setattr(optimizer_kinds, "_optimizer_class", lambda kind: int("broken"))
     unavailable_reason.cache_clear()
     assert "torch.optim does not work with this torch and cpu" in unavailable_reason("SGD Nesterov", CPU)
     unavailable_reason.cache_clear()
@@ -183,7 +183,7 @@ def test_arguments_of_the_optimizers_own():
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "messages"),
     [
         ("beta=0.9", "does not support beta; it supports betas, eps"),
         ("lr=1", "does not support lr"),
@@ -193,21 +193,25 @@ def test_arguments_of_the_optimizers_own():
         ("eps='x'", "does not work"),
     ],
 )
-def test_other_arguments_are_refused(more, said):
+def test_other_arguments_are_refused(more, messages):
     (problem,) = conflicts(Settings(optimizer_args=more), CPU)
-    assert said in problem and problem.startswith("optimizer")
+    assert messages in problem and problem.startswith("optimizer")
 
 
-def test_settings_that_go_against_each_other_are_said():
+def test_conflicting_settings_are_reported():
     no_rate = Settings(optimizer="Torch AdamW", lr_scheduler="adafactor")
-    assert "goes with the optimizer Adafactor" in conflicts(no_rate, CPU)[0]
+    assert "needs the optimizer Adafactor" in conflicts(no_rate, CPU)[0]
     finds = Settings(optimizer="Prodigy", learning_rate=1.0, txt_learning_rate=0.5)
-    assert any(said.startswith("txt_learning_rate: Prodigy takes one rate") for said in conflicts(finds, CPU))
-    assert "finds the rate itself" in likely_mistakes(dataclasses.replace(finds, learning_rate=1e-4))[0]
+    assert any(
+        messages.startswith("txt_learning_rate: Prodigy uses one learning rate") for messages in conflicts(finds, CPU)
+    )
+    assert "estimates the learning rate itself" in likely_mistakes(dataclasses.replace(finds, learning_rate=1e-4))[0]
     assert likely_mistakes(Settings()) == []
-    assert "takes 500 steps and the run only 100" in too_short(Settings(lr_warmup_steps=500), 100)[0]
+    assert "takes 500 of 100 steps" in too_short(Settings(lr_warmup_steps=500), 100)[0]
     assert too_short(Settings(lr_warmup_steps=0.5), 100) == []
-    assert "constant rate" in likely_mistakes(Settings(optimizer="Schedule-Free AdamW", lr_scheduler="cosine"))[0]
+    assert (
+        "constant learning rate" in likely_mistakes(Settings(optimizer="Schedule-Free AdamW", lr_scheduler="cosine"))[0]
+    )
 
 
 def test_adafactor_chooses_its_own_rate_as_in_its_paper():

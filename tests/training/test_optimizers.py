@@ -1,4 +1,4 @@
-"""The parts that move the weights: the same numbers as torch's own, clipping, averages, schedules."""
+"""Optimizer, gradient clipping and EMA: the same numbers as torch's own implementations."""
 
 from __future__ import annotations
 

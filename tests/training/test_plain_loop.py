@@ -1,4 +1,4 @@
-"""The loop beside one that is written out as diffusers' DreamBooth script has it: same batches and noise, same weights.
+"""The loop, compared with one written out as in diffusers' DreamBooth script: same batches and noise, same weights.
 
 Only what must be the same to compare them is shared: the modules' first weights, the plan, the random numbers.
 """
@@ -53,7 +53,7 @@ def test_steps_are_those_of_a_plain_loop(mini, concept):
 
 
 def _plain_loop(working, batches):
-    """Losses of the instance pictures, and all weights afterwards."""
+    """Losses of the instance images, and all weights afterwards."""
     modules = load_modules(working)
     unet, vae, text_encoder = modules.unet, modules.vae, modules.text_encoder
     tokenizer = CLIPTokenizer.from_pretrained(working / "tokenizer")

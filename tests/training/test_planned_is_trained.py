@@ -1,4 +1,4 @@
-"""What the table shows is what training uses: two epochs are recorded where models are asked, and compared."""
+"""Training uses exactly what the plan lists: two epochs are recorded at the models' inputs, and compared."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ BARELY_NOISED = {"min_timestep": 0, "max_timestep": 1}
 
 
 def blobs(rng: random.Random, size: tuple[int, int]) -> Image.Image:
-    """A picture that is like no other, also when it is made smaller."""
+    """An image that differs from all others, also when scaled down."""
     return Image.frombytes("RGB", (5, 5), rng.randbytes(75)).resize(size, Image.Resampling.BICUBIC)
 
 
 @pytest.fixture
 def concept(tmp_path: Path) -> Concept:
-    """Pictures of four shapes, all unlike, of which each is shown twice an epoch; fewer class pictures."""
+    """Images of four shapes, all different, with two repeats each; fewer class images."""
     rng = random.Random(0)
     for kind, sizes in (("toys", [(80, 80), (112, 72), (72, 112), (90, 90), (130, 84)]), ("class", [(100, 100)] * 3)):
         (tmp_path / kind).mkdir()
@@ -80,13 +80,13 @@ class Recorder:
         monkeypatch.setattr(UNet2DConditionModel, "forward", predicting)
 
     def pixels_of(self, noisy: torch.Tensor) -> torch.Tensor:
-        """The picture behind what the unet was shown: that of the nearest latents of its size."""
+        """The image of the given noisy latents: the one with the nearest latents of that size."""
         there = [(pixels, latents) for pixels, latents in self.encoded if latents.shape == noisy.shape]
         return min(there, key=lambda pair: float((pair[1] - noisy).abs().mean()))[0]
 
 
 def cut_out(example: Example) -> torch.Tensor:
-    """The planned part of a picture, by way of the whole: (3, H, W) in [-1, 1]."""
+    """The planned crop, cut from the resized image: (3, H, W) in [-1, 1]."""
     crop = example.crop
     with Image.open(example.path) as image:
         whole = image.convert("RGB").resize((crop.resized_w, crop.resized_h), Image.Resampling.LANCZOS)
@@ -100,10 +100,10 @@ def cut_out(example: Example) -> torch.Tensor:
 def recorded(
     mini: ModelFolder, concepts: Sequence[Concept], settings: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Plan, list[Batch], Counter[str]]:
-    """A run that was given nothing but what was planned: its plan, all of its batches, showings by path."""
+    """A recorded run: its plan, all of its batches, and how often each path was used."""
     settings = {"num_train_epochs": EPOCHS, "train_batch_size": BATCH, "seed": 5, **BARELY_NOISED, **settings}
-    drawn = [dataclasses.replace(concept, n_save_sample=0) for concept in concepts]
-    config = actions.configure(mini, {**SMALL, **settings}, drawn)
+    without_samples = [dataclasses.replace(concept, n_save_sample=0) for concept in concepts]
+    config = actions.configure(mini, {**SMALL, **settings}, without_samples)
     checked, recorder = preflight(mini, config), Recorder(monkeypatch)
     actions.train(mini, config)
     planned: list[Batch] = [
@@ -112,13 +112,13 @@ def recorded(
     assert len(recorder.steps) == len(recorder.read) == len(planned) == checked.steps
     tokenizer = CLIPTokenizer.from_pretrained(mini.working / "tokenizer")
     shown: Counter[str] = Counter()
-    for batch, (noisy, told), (ids, states) in zip(planned, recorder.steps, recorder.read, strict=True):
+    for batch, (noisy, states_seen), (ids, states) in zip(planned, recorder.steps, recorder.read, strict=True):
         examples = (*batch.instances, *batch.classes)
-        assert torch.equal(told, states)
+        assert torch.equal(states_seen, states)
         assert len(noisy) == len(ids) == len(examples)
         for example, row, tokens in zip(examples, noisy, ids, strict=True):
-            wanted = tokenizer(example.caption, padding="max_length", max_length=77)["input_ids"]
-            assert tokens.tolist() == wanted
+            expected = tokenizer(example.caption, padding="max_length", max_length=77)["input_ids"]
+            assert tokens.tolist() == expected
             assert tuple(row.shape[1:]) == (example.bucket[1] // 8, example.bucket[0] // 8)
             assert (recorder.pixels_of(row) - cut_out(example)).abs().mean() < 0.01
             shown[str(example.path)] += 1
@@ -135,7 +135,7 @@ def test_two_epochs_are_the_planned_ones(mini: ModelFolder, concept: Concept, mo
     assert sum(shown[row["path"]] for row in instances) == EPOCHS * 10
     assert sum(shown[path] for path in {row["path"] for row in rows if row["kind"] == "class"}) == EPOCHS * 10
     assert len({tuple(row["bucket"]) for row in instances}) >= 3
-    # The drawn variations were really at work: tags in other orders, pictures from both sides.
+    # Random variations took place: tags in other orders, images flipped and not.
     every = [example for batch in planned for example in batch.instances]
     assert len({example.caption for example in every}) > len(instances)
     assert {example.flipped for example in every} == {True, False}
@@ -144,10 +144,10 @@ def test_two_epochs_are_the_planned_ones(mini: ModelFolder, concept: Concept, mo
 def test_an_imported_dataset_is_trained_as_planned(
     mini: ModelFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """kohya's buckets, repeats, captions and regularization pictures, as test_kohya_rule has them, in real batches."""
+    """kohya's buckets, repeats, captions and regularization images, as in test_kohya_rule, in real batches."""
     folder = kohya_case.make(tmp_path / "MikamiYua")
     rng = random.Random(0)
-    for path in sorted(folder.rglob("*.png")):  # they are of one colour each: what is cut out would not be seen
+    for path in sorted(folder.rglob("*.png")):  # of one color each, which would hide the crop
         with Image.open(path) as image:
             blobs(rng, image.size).save(path, compress_level=1)
     (folder / "dataset.toml").write_text(
@@ -159,7 +159,7 @@ def test_an_imported_dataset_is_trained_as_planned(
     plan, planned, shown = recorded(mini, found.concepts, found.settings, monkeypatch)
     rows = table(plan)
     assert {row["path"]: EPOCHS * row["repeats"] for row in rows} == shown
-    assert sum(shown.values()) == EPOCHS * 40, "as many regularization pictures as others, as kohya balances them"
+    assert sum(shown.values()) == EPOCHS * 40, "as many regularization images as others, as kohya balances them"
     assert len({tuple(row["bucket"]) for row in rows}) >= 5
     captions = {e.caption for batch in planned for e in batch.instances if not e.is_class}
     assert all(caption.startswith("sls, ") for caption in captions) and len(captions) > 10

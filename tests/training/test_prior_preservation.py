@@ -1,6 +1,6 @@
-"""What class pictures are for: with them the class stays what it was, without them it becomes the subject.
+"""Prior preservation: with class images the class is preserved, without them it becomes the subject.
 
-Beside diffusers' own trainer the same is measured by tools/beside_diffusers.py.
+Beside diffusers' own trainer the same is measured by tools/compare_with_diffusers.py.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ RECIPE = {
 PICTURES = 40
 
 
-def test_with_class_pictures_the_class_stays_where_it_drifts_without(tmp_path: Path):
+def test_class_images_prevent_the_class_from_drifting(tmp_path: Path):
     _, untouched = _rates(_model(tmp_path / "untouched"), tmp_path / "drawn")
-    learnt, kept = _rates(_trained(tmp_path / "with", **TWELVE_EACH), tmp_path / "drawn_with")
+    subject_rate, prior_rate = _rates(_trained(tmp_path / "with", **TWELVE_EACH), tmp_path / "drawn_with")
     sure, drifted = _rates(_trained(tmp_path / "without"), tmp_path / "drawn_without")
-    assert kept >= untouched - 0.05, (untouched, kept)
+    assert prior_rate >= untouched - 0.05, (untouched, prior_rate)
     assert drifted <= untouched - 0.3, (untouched, drifted)
-    assert min(learnt, sure) >= 0.7, (learnt, sure)
+    assert min(subject_rate, sure) >= 0.7, (subject_rate, sure)
 
 
 def _model(models: Path) -> ModelFolder:
@@ -45,7 +45,7 @@ def _model(models: Path) -> ModelFolder:
 
 
 def _trained(models: Path, **classes: float) -> ModelFolder:
-    """The whole model taught "a zwx toy", beside pictures of "a toy" as ``classes`` says."""
+    """Full training on "a zwx toy", with class images of "a toy" as in ``classes``."""
     model = _model(models)
     concept = Concept(
         instance_data_dir=str(SUBJECT), instance_prompt="a zwx toy", class_prompt="a toy", n_save_sample=0, **classes
@@ -63,8 +63,8 @@ def _rates(model: ModelFolder, folder: Path) -> tuple[float, float]:
         for prompt in ("a zwx toy", "a toy")
         for seed in range(PICTURES)
     ]
-    pictures = [Image.open(path) for path in actions.sample(model, requests, folder, batch_size=8)]
-    shows = checker.is_subject(pictures, references)
-    toys = [attributes.kind == "toy" for attributes in checker.classify(pictures)]
+    images = [Image.open(path) for path in actions.sample(model, requests, folder, batch_size=8)]
+    shows = checker.is_subject(images, references)
+    toys = [attributes.kind == "toy" for attributes in checker.classify(images)]
     stays = [toy and not taken for toy, taken in zip(toys, shows, strict=True)]
     return sum(shows[:PICTURES]) / PICTURES, sum(stays[PICTURES:]) / PICTURES

@@ -1,4 +1,4 @@
-"""Embeddings are the same whether they are looked up or computed, and long captions are learned to their end."""
+"""Cached and computed embeddings are equal, and long captions are trained to their end."""
 
 from __future__ import annotations
 
@@ -27,9 +27,11 @@ def modules(mini):
     return load_modules(mini.working, unet=False, vae=False)
 
 
-@pytest.mark.parametrize("prompt_encoding", [PromptEncoding(), PromptEncoding(max_tokens=150, clip_skip=2)], ids=["75", "150"])
+@pytest.mark.parametrize(
+    "prompt_encoding", [PromptEncoding(), PromptEncoding(max_tokens=150, clip_skip=2)], ids=["75", "150"]
+)
 @pytest.mark.parametrize("pad", [True, False])
-def test_looked_up_is_what_is_computed(modules, tmp_path, prompt_encoding, pad):
+def test_cached_embeddings_equal_computed_ones(modules, tmp_path, prompt_encoding, pad):
     texts = [LONG, "a star", ""]
     trained = CachedPromptEmbedder(modules, prompt_encoding, pad, CPU)
     trained.make_trainable()
@@ -48,7 +50,7 @@ def test_looked_up_is_what_is_computed(modules, tmp_path, prompt_encoding, pad):
     assert n_short == (77 if pad else 4), "as long as what is in it needs"
 
 
-def test_prompts_that_come_and_go_are_kept_within_bounds(modules, monkeypatch):
+def test_the_cache_of_passing_prompts_is_bounded(modules, monkeypatch):
     monkeypatch.setattr(prompts_of, "LRU_BYTES", 3 * 77 * modules.text_encoder.config.hidden_size * 4)
     prompts = CachedPromptEmbedder(modules, PromptEncoding(), True, CPU)
     prompts.freeze(["fixed"], None, lambda: None)
@@ -61,7 +63,7 @@ def test_prompts_that_come_and_go_are_kept_within_bounds(modules, monkeypatch):
 
 @pytest.fixture
 def long_captions(concept, tmp_path):
-    """The test pictures with a caption of more than 75 tokens and a tail."""
+    """The test images with a caption of more than 75 tokens and a tail."""
 
     def make(tail: str):
         folder = tmp_path / f"long {tail}"
@@ -73,7 +75,7 @@ def long_captions(concept, tmp_path):
     return make
 
 
-def test_what_stands_beyond_the_limit_is_not_learned(train, mini, models_dir, created, long_captions, monkeypatch):
+def test_tokens_beyond_the_limit_are_not_trained(train, mini, models_dir, created, long_captions, monkeypatch):
     def digest(tail: str, allowed: int) -> str:
         shutil.rmtree(models_dir)
         shutil.copytree(created, models_dir)
@@ -82,7 +84,7 @@ def test_what_stands_beyond_the_limit_is_not_learned(train, mini, models_dir, cr
             patch.setattr(actions, "configure", lambda m, o, _: config(m, o, [long_captions(tail)]))
             outcome = train(max_train_steps=2, max_token_length=allowed, shuffle_tags=False, seed=5)
         shutil.rmtree(long_captions_folder(outcome))
-        assert ("more than 75 tokens" in outcome.said) == (allowed == 75)
+        assert ("the limit of 75 tokens" in outcome.messages) == (allowed == 75)
         return outcome.digest()
 
     def long_captions_folder(outcome):
@@ -99,26 +101,29 @@ def test_captions_that_are_too_long_are_named(mini, long_captions):
     assert {row["tokens"] for row in rows} == {102}
     (warning,) = [text for text in checked["warnings"] if "tokens" in text]
     n = rows[0]["tokens"] - 75
-    assert warning.startswith("5 captions have more than 75 tokens") and f"0.png by {n}" in warning
+    assert warning.startswith("5 captions exceed the limit of 75 tokens") and f"0.png by {n}" in warning
     assert warning.endswith("Raise max_token_length to 150, or shorten them.")
     fits = dataclasses.replace(config, settings=dataclasses.replace(config.settings, max_token_length=150))
     assert not [text for text in preflight(mini, fits).warnings if "tokens" in text]
 
 
-def test_pictures_are_drawn_with_all_that_was_read(mini):
+def test_samples_use_the_whole_prompt(mini):
     modules = load_modules(mini.working)
     requests = [
         SampleRequest(f"{LONG}, cat", steps=2, width=64, height=64),
         SampleRequest("a star", steps=2, width=64, height=64),
     ]
 
-    def pictures(n_tokens: int, batch_size: int = 1) -> list[bytes]:
+    def images(n_tokens: int, batch_size: int = 1) -> list[bytes]:
         prompt_encoding = PromptEncoding(max_tokens=n_tokens)
-        return [picture.tobytes() for picture in generate_images(modules, requests, prompt_encoding=prompt_encoding, batch_size=batch_size)]
+        return [
+            image.tobytes()
+            for image in generate_images(modules, requests, prompt_encoding=prompt_encoding, batch_size=batch_size)
+        ]
 
-    short, long = pictures(75), pictures(150)
+    short, long = images(75), images(150)
     assert short[0] != long[0] and short[1] == long[1]
-    assert pictures(150, 2) == long, "what is drawn beside it doesn't matter"
+    assert images(150, 2) == long, "other images in the batch have no influence"
 
 
 def test_normalisation_layers_stay_as_they_are(train, mini):

@@ -1,4 +1,4 @@
-"""Regularization pictures among the others: each picture's loss by its weight, and runs that go on exactly."""
+"""Regularization images among the instance images: losses by weight, and exactly resumed runs."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from dreambooth.checkpoints.text_encoding import PromptEmbedding
 from dreambooth.dataset.plan import Batch, Example
 from dreambooth.images.buckets import Crop
 from dreambooth.jobs import Controls, Events
-from dreambooth.runs.preflight import preflight
 from dreambooth.models.denoiser import UNetDenoiser
+from dreambooth.runs.preflight import preflight
 from dreambooth.settings import Concept, Settings
 from dreambooth.training.noise import NoiseSchedule, generator_for
 from dreambooth.training.objective import diffusion_losses
@@ -25,42 +25,42 @@ from tests.training.conftest import SMALL, Outcome
 CROP = Crop(64, 64, 0, 0, 64, 64)
 
 
-def _picture(number: int, is_class: bool) -> Example:
+def _image(number: int, is_class: bool) -> Example:
     return Example(None, "x", "x", 0, is_class, f"{number}", (64, 64), CROP)
 
 
-@pytest.mark.parametrize(("of_class", "partners"), [([0, 1, 0, 1], 0), ([1, 1], 0), ([0, 1], 1)])
+@pytest.mark.parametrize(("of_class", "class_images"), [([0, 1, 0, 1], 0), ([1, 1], 0), ([0, 1], 1)])
 @pytest.mark.parametrize("settings", [Settings(), Settings(min_snr_gamma=5), Settings(split_loss=False)])
-def test_one_mean_in_which_they_count_their_weight(of_class, partners, settings):
-    n = len(of_class) + partners
-    clean = torch.randn(n, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+def test_one_mean_in_which_they_count_their_weight(of_class, class_images, settings):
+    n = len(of_class) + class_images
+    latents = torch.randn(n, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     batch = Batch(
-        tuple(_picture(i, bool(c)) for i, c in enumerate(of_class)),
-        tuple(_picture(i, True) for i in range(partners)),
+        tuple(_image(i, bool(c)) for i, c in enumerate(of_class)),
+        tuple(_image(i, True) for i in range(class_images)),
     )
 
-    def losses_of(batch, clean):
+    def losses_of(batch, latents):
         return diffusion_losses(
-            UNetDenoiser(_Unet()), NoiseSchedule({}), SimpleNamespace(batch=lambda examples, generator: clean),
+            UNetDenoiser(_Unet()), NoiseSchedule({}), SimpleNamespace(batch=lambda examples, generator: latents),
             SimpleNamespace(batch=lambda captions: PromptEmbedding(torch.zeros(len(captions), 77, 8))), None,
             batch, generator_for(7, 0), settings, prior_weight=0.3,
         )  # fmt: skip
 
     generator = generator_for(7, 0)
     t = torch.randint(1000, (n,), generator=generator)
-    noise = torch.randn(clean.shape, generator=generator)
+    noise = torch.randn(latents.shape, generator=generator)
     each = torch.stack([F.mse_loss(0.5 * torch.ones_like(noise[i]), noise[i]) for i in range(n)])
     if settings.min_snr_gamma:  # weighted by the timestep too: min(SNR, gamma) / SNR, as the unet predicts noise
         alphas_cumprod = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000).double() ** 2, 0)
         snr = (alphas_cumprod / (1 - alphas_cumprod))[t]
         assert snr.min() < settings.min_snr_gamma < snr.max()
         each = each * (snr.clamp(max=settings.min_snr_gamma) / snr).float()
-    got = losses_of(batch, clean)
+    got = losses_of(batch, latents)
     weights = torch.tensor([0.3 if c and settings.split_loss else 1.0 for c in of_class])
     main = (each[: len(of_class)] * weights).mean()
-    expected = main if not partners else main + 0.3 * each[-1] if settings.split_loss else each.mean()
+    expected = main if not class_images else main + 0.3 * each[-1] if settings.split_loss else each.mean()
     assert torch.isclose(got.total, expected) and torch.isclose(got.instance, main)
-    assert (got.prior is None) == (not partners)
+    assert (got.prior is None) == (not class_images)
 
 
 class _Unet(torch.nn.Module):
@@ -73,20 +73,20 @@ class _Unet(torch.nn.Module):
 
 
 @pytest.fixture
-def run(mini, pictures):
-    """``run(resume="", on=None, **settings)`` with a concept of regularization pictures, and lines and wildcards."""
+def run(mini, images):
+    """``run(resume="", on=None, **settings)`` with a concept of regularization images, caption lines and wildcards."""
     words = {"caption_lines": "random", "wildcards": True, "save_infer_steps": 2, "n_save_sample": 1}
-    trainable_parameters = Concept(instance_data_dir=str(pictures / "instance"), num_repeats=1,
+    learned_concept = Concept(instance_data_dir=str(images / "instance"), num_repeats=1,
                       instance_prompt="{a|my} [filewords]", **words)  # fmt: skip
-    regular = Concept(instance_data_dir=str(pictures / "class"), regularization=True, hflip="on", **words)
+    regular = Concept(instance_data_dir=str(images / "class"), regularization=True, hflip="on", **words)
 
     def train(resume="", on=None, **settings):
-        controls, seen = Controls(), []
-        listeners = [seen.append] + ([lambda event: on(event, controls)] if on else [])
-        config = actions.configure(mini, {**SMALL, "validation_every": 5, **settings}, [trainable_parameters, regular])
+        controls, recorded = Controls(), []
+        listeners = [recorded.append] + ([lambda event: on(event, controls)] if on else [])
+        config = actions.configure(mini, {**SMALL, "validation_every": 5, **settings}, [learned_concept, regular])
         events = Events(mini.logging, *listeners)
         result = actions.train(mini, config, resume=resume, controls=controls, events=events)
-        return Outcome(result, seen, None, mini)
+        return Outcome(result, recorded, None, mini)
 
     return train
 
@@ -104,7 +104,7 @@ def test_a_disturbed_run_is_the_undisturbed_one(run, mini, models_dir, created):
     stopped = run(stop_text_encoder=0, on=lambda event, controls: event.get("step") == 3 and controls.cancel())
     assert stopped.result.steps == 3
     resumed = run(stop_text_encoder=0, resume="latest")
-    assert "differs from the original" not in resumed.said
+    assert "differs from the original" not in resumed.messages
     assert resumed.digest() == weights
     afresh()
     assert run(stop_text_encoder=0, prior_loss_weight=3).digest() != weights
@@ -119,9 +119,9 @@ def _batches(mini):
     return batches
 
 
-def test_the_check_counts_them(run, mini, pictures):
-    config = actions.configure(mini, SMALL, [Concept(instance_data_dir=str(pictures / "instance"))])
-    regular = Concept(instance_data_dir=str(pictures / "class"), regularization=True, default_caption="toy")
+def test_the_check_counts_them(run, mini, images):
+    config = actions.configure(mini, SMALL, [Concept(instance_data_dir=str(images / "instance"))])
+    regular = Concept(instance_data_dir=str(images / "class"), regularization=True, default_caption="toy")
     with_them = dataclasses.replace(config, concepts=(*config.concepts, regular))
     alone, both = (preflight(mini, each).as_dict() for each in (config, with_them))
     assert (alone["class_pictures"], both["class_pictures"]) == (0, 3)

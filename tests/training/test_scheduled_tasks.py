@@ -1,4 +1,4 @@
-"""What is due beside training, when; and that none of it changes what comes after."""
+"""When periodic tasks are due, and that they have no influence on training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dreambooth.training.scheduled_tasks import Autosave, due_tasks
 from dreambooth.training.snapshot import Position
 
 
-def test_each_thing_is_due_once_where_epochs_and_steps_meet():
+def test_each_task_is_due_once_where_epochs_and_steps_coincide():
     settings = Settings(save_preview_every=2, preview_every_steps=3, save_embedding_every=1, save_every_steps=4,
                         epoch_pause_frequency=2, epoch_pause_time=5, validation_every=6)  # fmt: skip
     assert due_tasks(settings, Position(1, 1, 5), epoch_ended=False) == set()
@@ -32,7 +32,7 @@ def test_autosave_keeps_its_time():
     assert autosave.is_due()
 
 
-def test_steps_say_when_to_save_and_draw(train):
+def test_saves_and_previews_follow_the_interval_in_steps(train):
     outcome = train(save_every_steps=2, preview_every_steps=3)
     assert [e["summary"] for e in outcome.of("saved")] and len(outcome.of("saved")) == 3  # steps 2 and 4, the end
     assert sorted({e["step"] for e in outcome.of("preview")}) == [3, 6]
@@ -51,7 +51,7 @@ def test_autosaves_are_snapshots_and_change_nothing(train, mini, models_dir, cre
     assert len(mini.snapshot_steps()) == often.result.config.settings.snapshots_to_keep
 
 
-def test_a_rest_between_epochs_ends_by_itself_and_changes_nothing(train, models_dir, created):
+def test_a_pause_between_epochs_ends_by_itself_and_changes_nothing(train, models_dir, created):
     import shutil
 
     alone = train(seed=5, num_train_epochs=2).digest()
@@ -60,10 +60,10 @@ def test_a_rest_between_epochs_ends_by_itself_and_changes_nothing(train, models_
     start = time.monotonic()
     rested = train(seed=5, num_train_epochs=2, epoch_pause_frequency=1, epoch_pause_time=2)
     assert time.monotonic() - start >= 2
-    assert rested.digest() == alone and "Pausing for 2 s" in rested.said
+    assert rested.digest() == alone and "Pausing for 2 s" in rested.messages
 
 
-def test_a_rest_can_be_cut_short(train):
+def test_a_pause_can_be_resumed_early(train):
     def wake(event, controls):
         if event["kind"] == "message" and "Resting" in event["text"]:
             import threading
@@ -94,4 +94,4 @@ def test_killed_between_a_snapshot_and_its_note_the_run_goes_on(train, mini):
     import dataclasses
 
     mini.save(dataclasses.replace(mini.load(), info=facts))
-    assert "Resuming from step 1" in train(resume="latest").said
+    assert "Resuming from step 1" in train(resume="latest").messages

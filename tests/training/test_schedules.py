@@ -1,4 +1,4 @@
-"""Learning rates: the reference's at every step, those that were drawn, and the same after a stop."""
+"""Learning rates: equal to a reference at every step, to the plotted curve, and after resuming."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _torch(make, **options):
 
 
 def _warm(shape, warmup):
-    """Up to the full rate in step ``warmup``, then ``shape`` over the share of the rest that is done."""
+    """Up to the full rate in step ``warmup``, then ``shape`` over the fraction of the remaining steps."""
     up = [BASE * (step + 1) / (warmup + 1) for step in range(warmup)]
     return up + [BASE * shape((step - warmup) / (TOTAL - warmup)) for step in range(warmup, TOTAL)]
 
@@ -59,14 +59,17 @@ NAMES = [f"{chosen['lr_scheduler']}-{number}" for number, (chosen, _) in enumera
 
 
 @pytest.mark.parametrize(("chosen", "expected"), REFERENCES, ids=NAMES)
-def test_every_step_has_the_references_rate_and_the_drawn_one(chosen, expected):
+def test_every_step_has_the_reference_rate_and_the_plotted_one(chosen, expected):
     settings = Settings(learning_rate=BASE, txt_learning_rate=BASE / 2, stop_text_encoder=0.5, **chosen)
     rates = [learning_rate(settings, BASE, step, TOTAL) for step in range(TOTAL)]
     assert rates == pytest.approx(expected, rel=1e-9, abs=1e-15)
-    drawn = lr_curves(settings, TOTAL)
-    assert drawn["unet"] == list(enumerate(rates, 1))
-    text = [learning_rate(settings, base_learning_rates(settings)["text_encoder"], step, TOTAL) for step in range(TOTAL // 2)]
-    assert drawn["text_encoder"] == list(enumerate(text, 1))
+    curves = lr_curves(settings, TOTAL)
+    assert curves["unet"] == list(enumerate(rates, 1))
+    text = [
+        learning_rate(settings, base_learning_rates(settings)["text_encoder"], step, TOTAL)
+        for step in range(TOTAL // 2)
+    ]
+    assert curves["text_encoder"] == list(enumerate(text, 1))
 
 
 def test_all_schedules_have_a_reference():
@@ -82,30 +85,30 @@ def test_a_long_curve_is_thinned_but_keeps_its_ends():
     assert all(rate == learning_rate(settings, BASE, step - 1, 12_345) for step, rate in points)
 
 
-def test_a_warm_up_is_steps_or_a_share():
+def test_warmup_is_steps_or_a_fraction():
     assert [warmup_steps(Settings(lr_warmup_steps=asked), 200) for asked in (0, 0.1, 1, 30)] == [0, 20, 1, 30]
     assert warmup_steps(Settings(lr_warmup_steps=30, lr_scheduler="constant"), 200) == 0
 
 
-def test_the_drawn_curve_is_the_trained_one_resumed_or_not(train, models_dir, created, mini):
-    """The rates that a run tells, and those of one that stopped in between, are those of the look before it."""
+def test_the_plotted_curve_is_the_trained_one_resumed_or_not(train, models_dir, created, mini):
+    """The logged rates of a run, and of one that was stopped and resumed, are those of the preflight."""
     import shutil
 
     from dreambooth.runs.preflight import preflight
 
     chosen = {"lr_scheduler": "cosine_with_restarts", "lr_cycles": 2, "lr_warmup_steps": 2, "seed": 5}
     undisturbed = train(**chosen)
-    told = [(event["step"], event["lr"]) for event in undisturbed.of("step")]
+    logged = [(event["step"], event["lr"]) for event in undisturbed.of("step")]
     shutil.rmtree(models_dir)
     shutil.copytree(created, models_dir)
     stopped = train(on=lambda event, controls: event.get("step") == 3 and controls.cancel(), **chosen)
     resumed = train(resume="latest", **chosen)
     parts = [(event["step"], event["lr"]) for run in (stopped, resumed) for event in run.of("step")]
     checked = preflight(mini, mini.load())
-    assert told == parts == checked.learning_rates["unet"]
-    assert checked.as_dict()["learning_rates"]["unet"] == told
+    assert logged == parts == checked.learning_rates["unet"]
+    assert checked.as_dict()["learning_rates"]["unet"] == logged
 
 
-def test_the_page_draws_a_run_that_is_ready():
-    drawn = learning_rate_chart(lr_curves(Settings(lr_scheduler="cosine", lr_warmup_steps=0.1), 1000))
-    assert drawn.count("<polyline") == 2 and "step 1000" in drawn and "UNET up to 2e-06" in drawn
+def test_the_page_plots_a_planned_run():
+    svg = learning_rate_chart(lr_curves(Settings(lr_scheduler="cosine", lr_warmup_steps=0.1), 1000))
+    assert svg.count("<polyline") == 2 and "step 1000" in svg and "UNet up to 2e-06" in svg

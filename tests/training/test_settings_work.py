@@ -30,7 +30,7 @@ from dreambooth.settings import SETTINGS, ModelFolder, Settings
 from tests.training.conftest import SMALL, tensors, working_tensors
 from tests.training.consequences import (
     Consequence,
-    Seen,
+    RunSummary,
     as_written_out,
     buckets,
     conv_rank,
@@ -197,25 +197,25 @@ TABLE = {
 }  # fmt: skip
 # Measured elsewhere: the named test fails when the setting has no effect.
 ELSEWHERE = {
-    "deterministic": "tests/training/test_whole_model.py::test_deterministic_holds_for_the_run_and_is_given_back",
+    "deterministic": "tests/training/test_whole_model.py::test_deterministic_applies_to_the_run_and_is_reset",
     **dict.fromkeys(
         ("ema_decay", "ema_on_cpu"),
         "tests/training/test_whole_model.py::test_the_ema_of_a_run_has_the_decay_and_the_device_of_the_settings",
     ),
     **dict.fromkeys(
         ("save_every_steps", "preview_every_steps"),
-        "tests/training/test_scheduled_tasks.py::test_steps_say_when_to_save_and_draw",
+        "tests/training/test_scheduled_tasks.py::test_saves_and_previews_follow_the_interval_in_steps",
     ),
     "autosave_minutes": "tests/training/test_scheduled_tasks.py::test_autosaves_are_snapshots_and_change_nothing",
     **dict.fromkeys(
         ("epoch_pause_frequency", "epoch_pause_time"),
-        "tests/training/test_scheduled_tasks.py::test_a_rest_between_epochs_ends_by_itself_and_changes_nothing",
+        "tests/training/test_scheduled_tasks.py::test_a_pause_between_epochs_ends_by_itself_and_changes_nothing",
     ),
     "sample_batch_size":
-        "tests/training/test_class_images.py::test_class_images_are_drawn_together_as_the_class_batch_size_says",
-    "disable_class_matching": "tests/training/test_class_images.py::test_own_pictures_count_by_their_shape",
+        "tests/training/test_class_images.py::test_class_images_are_generated_in_batches_of_the_class_batch_size",
+    "disable_class_matching": "tests/training/test_class_images.py::test_existing_class_images_count_by_their_shape",
     "validation_every": "tests/training/test_validation.py::test_measuring_changes_nothing",
-    "validation_share": "tests/training/test_validation.py::test_a_share_depends_on_the_pictures_alone",
+    "validation_share": "tests/training/test_validation.py::test_the_validation_fraction_depends_on_the_images_alone",
     **dict.fromkeys(
         ("keep_tokens", "tag_dropout", "caption_dropout"), "tests/dataset/test_variation.py::test_shares_are_kept"
     ),
@@ -232,7 +232,7 @@ ELSEWHERE = {
         "tests/training/test_imagic.py::test_every_setting_of_it_has_an_effect",
     ),
     "lora_start": "tests/training/test_init_from_lora.py::test_it_starts_with_the_files_values",
-    "max_token_length": "tests/training/test_prompts.py::test_what_stands_beyond_the_limit_is_not_learned",
+    "max_token_length": "tests/training/test_prompts.py::test_tokens_beyond_the_limit_are_not_trained",
     "gradient_set_to_none": "tests/training/test_optimizers.py::test_gradients_are_dropped_or_zeroed_as_chosen",
     "gradient_checkpointing":
         "tests/training/test_optimizers.py::test_gradient_checkpointing_changes_memory_not_weights",
@@ -240,7 +240,7 @@ ELSEWHERE = {
     "save_thumbnail": "tests/training/test_settings_work.py::test_the_last_sample_is_put_into_the_files",
     **dict.fromkeys(
         ("lora_weight", "lora_txt_weight"),
-        "tests/sampling/test_same_picture.py::test_weight_scales_the_lora_in_pictures_and_checkpoints",
+        "tests/sampling/test_same_image.py::test_weight_scales_the_lora_in_samples_and_checkpoints",
     ),
 }  # fmt: skip
 
@@ -261,7 +261,7 @@ def test_what_is_measured_elsewhere_is(key):
 
 
 @pytest.fixture(scope="module")
-def seen():
+def summary():
     """Runs that came to their end, by their settings: rows that start from the same share one."""
     return {}
 
@@ -275,30 +275,30 @@ def warm(created, tmp_path_factory):
 
 
 @pytest.fixture
-def look(warm, models_dir, mini, train, seen):
-    """``look(row, settings)``: what a run of the model, as it was created, comes to."""
+def run_row(warm, models_dir, mini, train, summary):
+    """``run_row(row, settings)``: what a run of the model, as it was created, comes to."""
 
-    def run(row: Row, settings: dict[str, Any]) -> Seen:
+    def run(row: Row, settings: dict[str, Any]) -> RunSummary:
         key = json.dumps([{**dataclasses.asdict(Settings()), **SMALL, **settings}, row.cancel, row.draws])
-        if key not in seen:
+        if key not in summary:
             shutil.rmtree(models_dir)
             shutil.copytree(warm, models_dir)
             stop = (lambda event, controls: event["kind"] == "step" and controls.cancel()) if row.cancel else None
             with recording() as recorded:
                 outcome = train(on=stop, samples=int(row.draws), **settings)
-            seen[key] = _seen(outcome, warm / mini.working.relative_to(models_dir), recorded)
+            summary[key] = _summarize(outcome, warm / mini.working.relative_to(models_dir), recorded)
             shutil.copytree(mini.cache, warm / mini.cache.relative_to(models_dir), dirs_exist_ok=True)
-        return seen[key]
+        return summary[key]
 
     return run
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("key", TABLE)
-def test_setting_does_what_it_says(look, monkeypatch, key):
+def test_setting_does_what_it_says(run_row, monkeypatch, key):
     monkeypatch.setattr(files, "_sync_with", lambda path, flags: None)  # no power cut is expected
     row = TABLE[key]
-    before, after = (look(row, row.settings(key, value)) for value in (row.before, row.after))
+    before, after = (run_row(row, row.settings(key, value)) for value in (row.before, row.after))
     assert row.consequence(before, after)
     assert not row.consequence(before, before)
 
@@ -322,21 +322,23 @@ def test_the_last_sample_is_put_into_the_files(train, mini):
     (lora,) = outcome.result.files
     checkpoint, _ = actions.generate_checkpoint(mini, loras=[lora])
     for path in (lora, checkpoint):
-        said = open_tensors(path).metadata
-        kind, _, data = said["modelspec.thumbnail"].partition(",")
+        messages = open_tensors(path).metadata
+        kind, _, data = messages["modelspec.thumbnail"].partition(",")
         assert kind == "data:image/jpeg;base64"
-        with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
-            assert picture.format == "JPEG" and max(picture.size) <= 256
-    assert said["modelspec.merged_from"] == lora.stem and said["modelspec.architecture"] == "stable-diffusion-v1"
+        with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+            assert image.format == "JPEG" and max(image.size) <= 256
+    assert (
+        messages["modelspec.merged_from"] == lora.stem and messages["modelspec.architecture"] == "stable-diffusion-v1"
+    )
 
 
-def _seen(outcome, start: Path, recorded: list[RecordedStep]) -> Seen:
+def _summarize(outcome, start: Path, recorded: list[RecordedStep]) -> RunSummary:
     assert outcome.error is None
     folders = outcome.model.folders
     roots = (folders.loras, folders.checkpoints, outcome.model.snapshots, outcome.model.samples, outcome.model.working)
     found = sorted(path for root in roots if root.exists() for path in root.rglob("*") if path.is_file())
     loras = sorted(folders.loras.glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
-    return Seen(
+    return RunSummary(
         outcome.of("step"),
         outcome.weights(),
         open_tensors(loras[-1]).metadata if loras else {},

@@ -80,6 +80,6 @@ def test_ten_runs_leave_nothing_behind(train, models_dir, created):
         shutil.rmtree(models_dir)
         shutil.copytree(created, models_dir)
     assert digests[9] == digests[0], "what a run was set to reached another one"
-    assert len(set(digests)) == 8, "all but the first and last differ, and the averages' place changes nothing"
+    assert len(set(digests)) == 8, "all but the first and last differ, and the device of the EMA changes nothing"
     assert held[9] <= 1.05 * held[1] + 1e5
     assert resident[9] <= 1.05 * resident[1]

@@ -1,4 +1,4 @@
-"""Validation: the same pictures, noise and timesteps each time; nothing of it reaches the training."""
+"""Validation: the same images, noise and timesteps each time, without influence on training."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_folder_of_its_own_is_measured_and_not_trained(train, concept, mini, t
         preflight(mini, actions.configure(mini, {**SMALL, "validation_every": 1}, [concept, wrong]))
 
 
-def test_a_share_depends_on_the_pictures_alone(concept):
+def test_the_validation_fraction_depends_on_the_images_alone(concept):
     settings = Settings(resolution=64, bucket_step=32, validation_every=1, validation_share=0.4)
     plan = make_plan([concept], settings)
     taken = with_validation_split(plan, [concept], settings).validation
@@ -72,17 +72,17 @@ def test_a_share_depends_on_the_pictures_alone(concept):
     assert with_validation_split(plan, [concept], dataclasses.replace(settings, validation_every=0)) is plan
 
 
-def test_pictures_that_are_trained_too_are_said(concept, pictures):
-    both = dataclasses.replace(concept, validation_data_dir=str(pictures / "instance"))
+def test_validation_images_that_are_also_trained_are_reported(concept, images):
+    both = dataclasses.replace(concept, validation_data_dir=str(images / "instance"))
     settings = Settings(resolution=64, bucket_step=32, validation_every=1)
     plan = with_validation_split(make_plan([both], settings), [both], settings)
-    assert "5 of its validation pictures are trained too" in " ".join(plan.warnings)
+    assert "5 validation images also in the training data" in " ".join(plan.warnings)
 
 
-def test_the_best_snapshot_is_kept_and_can_be_gone_on_from(train, mini, monkeypatch):
+def test_the_best_snapshot_is_never_deleted_and_can_be_resumed(train, mini, monkeypatch):
     losses = iter([0.9, 0.8, 0.2, 0.5, 0.6, 0.7, 0.75])
-    monkeypatch.setattr(validation.Validation, "_loss", lambda self, examples: next(losses))
-    monkeypatch.setattr(validation.Validation, "_sets", lambda self: ({0: []}, {}))
+    monkeypatch.setattr(validation.Validation, "_mean_loss", lambda self, examples: next(losses))
+    monkeypatch.setattr(validation.Validation, "_image_sets", lambda self: ({0: []}, {}))
     outcome = train(validation_every=1, save_every_steps=1, save_state_during=True, snapshots_to_keep=2)
     assert [e["step"] for e in outcome.of("validation") if e["best"]] == [1, 2]
     assert mini.snapshot_steps() == [2, 4, 5] and snapshot.best_snapshot(mini) == 2

@@ -1,4 +1,4 @@
-"""Full training in bfloat16 alone, averages elsewhere, attention, determinism: what they promise and leave."""
+"""Full training in pure bfloat16, EMA on the CPU and in bfloat16, attention, determinism."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import torch
 from dreambooth import actions
 from dreambooth.checkpoints.modules import load_unet
 from dreambooth.errors import UserError
+from dreambooth.memory.forecast import forecast_memory
 from dreambooth.runs.consistency import precision_problems
 from dreambooth.runs.preflight import preflight
 from dreambooth.settings import Settings
 from dreambooth.settings.legacy import upgrade
 from dreambooth.training import attention, session
 from dreambooth.training.ema import EMA
-from dreambooth.memory.forecast import forecast_memory
 from dreambooth.training.stochastic_rounding import StochasticRoundingAdamW, stochastic_round
 from tests.training.conftest import SMALL, tensors
 
@@ -27,17 +27,17 @@ BF16 = {"use_lora": False, "save_ckpt_after": False, "mixed_precision": "bf16", 
         "num_train_epochs": 3}  # fmt: skip
 
 
-def test_rounded_by_lot_the_mean_is_exact_and_each_is_a_neighbour():
+def test_stochastic_rounding_is_exact_on_average_and_gives_a_neighbor():
     exact = torch.tensor([1.0 + 0.3 / 128, -2.0 - 0.9 / 64, 3e-9, 0.0, 1.5])
-    sums, lots = torch.zeros(5, dtype=torch.float64), torch.Generator().manual_seed(0)
+    sums, generator = torch.zeros(5, dtype=torch.float64), torch.Generator().manual_seed(0)
     n = 4000
     for _ in range(n):
-        kept = torch.empty(5, dtype=torch.bfloat16)
-        stochastic_round(kept, exact, lots)
-        assert ((kept.float() - exact).abs() <= exact.abs() / 128).all()
-        sums += kept.double()
+        rounded = torch.empty(5, dtype=torch.bfloat16)
+        stochastic_round(rounded, exact, generator)
+        assert ((rounded.float() - exact).abs() <= exact.abs() / 128).all()
+        sums += rounded.double()
     assert torch.allclose(sums / n, exact.double(), rtol=3e-4)
-    assert kept[3:].tolist() == [0.0, 1.5]  # what fits stays as it is
+    assert rounded[3:].tolist() == [0.0, 1.5]  # what fits stays as it is
 
 
 def test_small_steps_add_up_where_rounding_to_nearest_would_lose_them():
@@ -54,7 +54,7 @@ def test_small_steps_add_up_where_rounding_to_nearest_would_lose_them():
     assert rounded.dtype == torch.bfloat16 and ours.state[rounded]["exp_avg"].dtype == torch.bfloat16
 
 
-def test_the_same_seed_and_step_draw_the_same_lots():
+def test_the_same_seed_and_step_round_the_same():
     def run(seed):
         weight = torch.nn.Parameter(torch.ones(500, dtype=torch.bfloat16))
         optimizer = StochasticRoundingAdamW([weight], seed=seed, lr=1e-4)
@@ -66,7 +66,7 @@ def test_the_same_seed_and_step_draw_the_same_lots():
     assert torch.equal(run(1), run(1)) and not torch.equal(run(1), run(2))
 
 
-def test_in_bf16_alone_it_learns_draws_and_goes_on_exactly(train, mini, models_dir, created):
+def test_pure_bf16_trains_samples_and_resumes_exactly(train, mini, models_dir, created):
     import shutil
 
     settings = {**BF16, "use_ema": True, "infer_ema": True, "learning_rate": 1e-4, "optimizer_args": "eps=1e-7"}
@@ -82,25 +82,29 @@ def test_in_bf16_alone_it_learns_draws_and_goes_on_exactly(train, mini, models_d
             controls.cancel()
 
     stopped = train(on=disturb, **settings)
-    assert "failed" not in stopped.said
+    assert "failed" not in stopped.messages
     resumed = train(resume="latest", on=lambda e, c: e.get("step") == 5 and e["kind"] == "step" and c.sample_now(),
                     **settings)  # fmt: skip
-    assert resumed.of("preview") and "differs from the original" not in resumed.said and "failed" not in resumed.said
+    assert (
+        resumed.of("preview")
+        and "differs from the original" not in resumed.messages
+        and "failed" not in resumed.messages
+    )
     again = resumed.weights()
     assert all(torch.equal(weights[key], again[key]) for key in weights)
 
 
-def test_in_bf16_alone_needs_less_than_half_the_memory():
+def test_pure_bf16_needs_less_than_half_the_memory():
     def bytes_for(**more):
         settings = Settings(use_lora=False, stop_text_encoder=0, **more)
         return forecast_memory(settings, "bf16", 860_000_000, 123_000_000, False) - 0.24e9 - 123e6 * 2
 
     assert bytes_for(full_mixed_precision=True) < 0.5 * bytes_for()
-    averages = [bytes_for(use_ema=True, ema_precision=kind) - bytes_for() for kind in ("fp32", "bf16")]
-    assert averages == [860e6 * 4, 860e6 * 2]
+    n_bytes = [bytes_for(use_ema=True, ema_precision=kind) - bytes_for() for kind in ("fp32", "bf16")]
+    assert n_bytes == [860e6 * 4, 860e6 * 2]
 
 
-def test_what_cannot_be_is_said_before_the_run(mini, concept):
+def test_impossible_settings_are_reported_before_the_run(mini, concept):
     def problems(**settings):
         try:
             preflight(mini, actions.configure(mini, {**SMALL, "use_lora": False, **settings}, [concept]))
@@ -109,13 +113,14 @@ def test_what_cannot_be_is_said_before_the_run(mini, concept):
         return []
 
     assert "bf16" in problems(full_mixed_precision=True, mixed_precision="no")[0]
-    averages = Settings(use_ema=True, ema_precision="bf16")
-    assert precision_problems(averages, "no", torch.device("mps")) and not precision_problems(averages, "no", CPU)
+    in_bf16 = Settings(use_ema=True, ema_precision="bf16")
+    assert precision_problems(in_bf16, "no", torch.device("mps")) and not precision_problems(in_bf16, "no", CPU)
     assert not problems(full_mixed_precision=True, mixed_precision="bf16")
     odd = problems(full_mixed_precision=True, mixed_precision="bf16", optimizer_args="eps=1e-6, amsgrad=True")
     assert len(odd) == 1 and "amsgrad" in odd[0]
     assert (
-        "needs a GPU" in problems(attention="xformers")[0] and attention.unavailable_reason("default", torch.device("cpu")) == ""
+        "needs a GPU" in problems(attention="xformers")[0]
+        and attention.unavailable_reason("default", torch.device("cpu")) == ""
     )
     old = {"full_mixed_precision": True, "mixed_precision": "fp16"}
     values, notes = upgrade(old)
@@ -175,11 +180,11 @@ def test_the_ema_of_a_run_has_the_decay_and_the_device_of_the_settings(train, mi
 @pytest.mark.parametrize(("on_cpu", "device"), [(True, "cpu"), (False, "meta")])
 def test_an_ema_on_the_cpu_takes_no_memory_where_the_weights_are(on_cpu, device):
     class NotLoaded(EMA):
-        def load(self, averages, updates):
+        def load(self, ema_weights, updates):
             """Nothing can be copied from the meta device, which stands for a GPU here."""
 
-    (average,) = NotLoaded([torch.nn.Parameter(torch.empty(3, device="meta"))], 0.9, on_cpu).shadow_params
-    assert average.device.type == device
+    (shadow,) = NotLoaded([torch.nn.Parameter(torch.empty(3, device="meta"))], 0.9, on_cpu).shadow_params
+    assert shadow.device.type == device
     settings = Settings(use_lora=False, use_ema=True, ema_precision="fp32")
 
     def bytes_for(settings):
@@ -190,62 +195,62 @@ def test_an_ema_on_the_cpu_takes_no_memory_where_the_weights_are(on_cpu, device)
     assert bytes_for(dataclasses.replace(settings, ema_on_cpu=on_cpu)) - without == expected
 
 
-def test_an_average_in_bf16_moves_as_far_as_one_in_float32_and_goes_on_exactly():
+def test_ema_in_bf16_moves_as_far_as_in_float32_and_resumes_exactly():
     """500 updates by a 10,000th of the distance each: bfloat16 can't tell one of them from 1."""
     live = [torch.nn.Parameter(torch.full((20_000,), 1.5))]
 
     def moved(dtype, stop_at=500):
-        average = EMA(live, 0.9999, dtype=dtype, seed=7)
-        average.load([torch.ones(20_000)], 10**6)  # warmed up long since
+        ema = EMA(live, 0.9999, dtype=dtype, seed=7)
+        ema.load([torch.ones(20_000)], 10**6)  # warmed up long since
         for step in range(500):
             if step == stop_at:
-                kept, average = average, EMA(live, 0.9999, dtype=dtype, seed=7)
-                average.load(kept.shadow_params, kept.updates)
-            average.update()
-        return average.shadow_params[0]
+                before, ema = ema, EMA(live, 0.9999, dtype=dtype, seed=7)
+                ema.load(before.shadow_params, before.updates)
+            ema.update()
+        return ema.shadow_params[0]
 
     exact, ours = moved(torch.float32), moved(torch.bfloat16)
     assert ours.dtype == torch.bfloat16 and torch.equal(moved(torch.bfloat16, stop_at=250), ours)
-    wanted = exact.mean().item()
-    assert wanted == pytest.approx(1.5 - 0.5 * 0.9999**500, abs=1e-4)
-    assert ours.float().mean().item() == pytest.approx(wanted, abs=1e-3)
+    expected = exact.mean().item()
+    assert expected == pytest.approx(1.5 - 0.5 * 0.9999**500, abs=1e-4)
+    assert ours.float().mean().item() == pytest.approx(expected, abs=1e-3)
 
 
-def test_an_exchange_that_fails_half_way_is_undone(monkeypatch):
+def test_an_ema_swap_that_fails_halfway_is_undone(monkeypatch):
     live = [torch.nn.Parameter(torch.full((3,), float(i))) for i in range(3)]
-    average = EMA(live, 0.9, on_cpu=True)
-    for mine in average.shadow_params:
+    ema = EMA(live, 0.9, on_cpu=True)
+    for mine in ema.shadow_params:
         mine += 10
 
     class Refuses:
         def to(self, *_):
             raise torch.OutOfMemoryError("out of memory")
 
-    kept = average.shadow_params[2]
-    average.shadow_params[2] = Refuses()
+    original = ema.shadow_params[2]
+    ema.shadow_params[2] = Refuses()
     with pytest.raises(torch.OutOfMemoryError):
-        average.swap()
-    average.shadow_params[2] = kept
-    assert [p[0].item() for p in live] == [0, 1, 2] and [a[0].item() for a in average.shadow_params] == [10, 11, 12]
+        ema.swap()
+    ema.shadow_params[2] = original
+    assert [p[0].item() for p in live] == [0, 1, 2] and [a[0].item() for a in ema.shadow_params] == [10, 11, 12]
 
 
-def test_deterministic_holds_for_the_run_and_is_given_back(train):
+def test_deterministic_applies_to_the_run_and_is_reset(train):
     cudnn = torch.backends.cudnn
 
-    def look():
+    def flags_now():
         return (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled(),
                 cudnn.deterministic, cudnn.benchmark, os.environ.get("CUBLAS_WORKSPACE_CONFIG"))  # fmt: skip
 
-    before, during = look(), []
-    train(max_train_steps=1, deterministic=True, on=lambda e, c: e["kind"] == "step" and during.append(look()))
-    assert during == [(True, True, True, False, ":4096:8")] and look() == before
+    before, during = flags_now(), []
+    train(max_train_steps=1, deterministic=True, on=lambda e, c: e["kind"] == "step" and during.append(flags_now()))
+    assert during == [(True, True, True, False, ":4096:8")] and flags_now() == before
     during.clear()
-    train(max_train_steps=1, deterministic=False, on=lambda e, c: e["kind"] == "step" and during.append(look()))
+    train(max_train_steps=1, deterministic=False, on=lambda e, c: e["kind"] == "step" and during.append(flags_now()))
     assert during == [before]
 
 
-def test_previews_are_drawn_with_the_averages_when_that_is_asked(train, mini, tmp_path):
-    """At the end of a run the preview is what the averages that lie in working/ draw, not what the last step does."""
+def test_previews_use_ema_weights_if_enabled(train, mini, tmp_path):
+    """The last preview is generated with the EMA weights in working/, not with those of the last step."""
     import numpy as np
     from PIL import Image
 
@@ -255,11 +260,14 @@ def test_previews_are_drawn_with_the_averages_when_that_is_asked(train, mini, tm
     outcome = train(**settings, sanity_prompt="a red star", samples=0)
     (preview,) = (event["path"] for event in outcome.of("preview"))
 
-    def drawn(infer_ema):
+    def sampled_with(infer_ema):
         mini.save(actions.configure(mini, {"infer_ema": infer_ema}))
         request = SampleRequest("a red star", seed=Settings().sanity_seed, width=64, height=64)
         (path,) = actions.sample(mini, [request], tmp_path / str(infer_ema))
         return np.asarray(Image.open(path)).astype(int)
 
-    seen = np.asarray(Image.open(preview)).astype(int)
-    assert np.abs(seen - drawn(True)).max() <= 1 and np.abs(seen - drawn(False)).mean() > 2
+    preview_pixels = np.asarray(Image.open(preview)).astype(int)
+    assert (
+        np.abs(preview_pixels - sampled_with(True)).max() <= 1
+        and np.abs(preview_pixels - sampled_with(False)).mean() > 2
+    )

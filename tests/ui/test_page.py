@@ -66,7 +66,7 @@ def test_results_of_the_forms_survive_reload_ui(page_controller, tmp_path, done)
     page_controller.job_runner.form_results["tag"] = "a trial"
     second.blocks()
     shown = second.input.images.result_html()
-    assert "Dry run, nothing was written" in shown["db_prepare_outcome"] and shown["db_tag_made"] == "a trial"
+    assert "Dry run: 1 image would be saved" in shown["db_prepare_outcome"] and shown["db_tag_made"] == "a trial"
     assert {"__type__": "update", "value": "a trial"} in second.poller.poll(None, None, "")
 
 

@@ -31,7 +31,7 @@ def photos(tmp_path):
 def test_dry_run_then_prepare_then_undo(preparation, page_controller, photos, done):
     done(preparation.dry_run(None, str(photos), {"crop": "smart", "fixed_size": "64x64"}))
     shown = preparation.result
-    assert "Dry run, nothing was written: 14 images" in shown and "1 skipped" in shown
+    assert "Dry run: 14 images would be saved" in shown and "1 skipped" in shown
     assert shown.count("<figure>") == 12 and shown.count("data:image/jpeg;base64,") == 24
     assert shown.count("<tr>") == 15 and "&lt;img src=x&gt;3.png" in shown and "&lt;script&gt;.png" in shown
     assert "<img src=x" not in shown and "<script" not in shown and "<b>" not in shown
@@ -63,7 +63,7 @@ def test_errors_are_shown_and_a_preparation_can_be_cancelled(preparation, page_c
         None, str(photos), {"quality": 0}
     )
     done(preparation.prepare(None, str(photos), {"out": str(photos)}))
-    assert "lies in the folder of the originals" in page_controller.page_state(None).status
+    assert "is inside the folder of the originals" in page_controller.page_state(None).status
     done(preparation.prepare(None, str(photos.with_name("gone")), {}))
     assert "there is no such folder" in page_controller.page_state(None).status
     for n in range(300):

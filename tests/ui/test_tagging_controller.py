@@ -59,7 +59,7 @@ def test_errors_are_shown(tagging, page_controller, folder, done):
     for problem, message in expected.items():
         assert problem in message
     done(tagging.tag_all("", str(folder), {"model": "taggers/gone:"}))
-    assert "There is no model taggers/gone: here" in page_controller.page_state("").status
+    assert "Model taggers/gone: not found" in page_controller.page_state("").status
     assert tagging.result == ""
 
 

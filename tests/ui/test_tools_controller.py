@@ -150,6 +150,6 @@ def test_inspect_a_file(tools, mini, lora):
     tuned = mini.folders.checkpoints / "tuned.safetensors"
     write_checkpoint(mini, tuned, loras=[WeightedLora(path)])
     message = tools.inspect("mini", {"file": "tuned.safetensors", "against": "mini (model)"})
-    assert "Stable Diffusion 1.x" in message and "moved" in message and "unet" in message
+    assert "Stable Diffusion 1.x" in message and "Differences" in message and "unet" in message
     assert "Choose the file" in tools.inspect("mini", {"file": "", "against": ""})
     assert "does not exist" in tools.inspect("mini", {"file": "/nowhere/<b>x", "against": ""})

@@ -1,1 +1,1 @@
-"""The workshop of the embedded model: pictures, VAE, UNet, checker, conversion and measurement."""
+"""Build of the embedded model: images, VAE, UNet, classifier, conversion and evaluation."""

@@ -1,4 +1,4 @@
-"""The finished parts as one .safetensors in the original Stable Diffusion 1.x layout."""
+"""Conversion of the trained components to one .safetensors file in the original Stable Diffusion 1.x layout."""
 
 import json
 import os
@@ -6,12 +6,12 @@ import os
 import torch
 from safetensors.torch import save_file
 
+from .clip_tokenizer import CONTEXT
 from .networks import NORM_GROUPS, SAMPLE_SIZE, TEXT_HEADS, UNET_HEADS, new_text_encoder, new_unet
 from .vae import NORM_GROUPS as VAE_NORM_GROUPS
 from .vae import new_vae
-from .words import CONTEXT
 
-# What tensor shapes don't tell, for loaders; SD 1.x itself has 8 heads, 32 and 32 groups, and 12 heads.
+# Config values that tensor shapes don't determine. SD 1.x has 8 heads, 32 and 32 groups, and 12 heads.
 CONFIG = {
     "unet": {"attention_head_dim": UNET_HEADS, "norm_num_groups": NORM_GROUPS},
     "vae": {"norm_num_groups": VAE_NORM_GROUPS},
@@ -32,7 +32,7 @@ VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "t
 
 
 def unet_modules(levels=4, layers=2):
-    """diffusers module name to original module name; the last level has no attention, the others have."""
+    """diffusers module name -> original module name. The last level has no attention."""
     names = {
         "conv_in": "input_blocks.0.0",
         "time_embedding.linear_1": "time_embed.0",
@@ -60,14 +60,14 @@ def unet_modules(levels=4, layers=2):
             if level > 0:
                 names[f"up_blocks.{level}.attentions.{layer}"] = f"output_blocks.{number}.1"
             if layer == layers and level < levels - 1:
-                place = 2 if level > 0 else 1
-                names[f"up_blocks.{level}.upsamplers.0.conv"] = f"output_blocks.{number}.{place}.conv"
+                index = 2 if level > 0 else 1
+                names[f"up_blocks.{level}.upsamplers.0.conv"] = f"output_blocks.{number}.{index}.conv"
             number += 1
     return names
 
 
 def vae_modules(levels=4, layers=2):
-    """diffusers module name to original module name."""
+    """diffusers module name -> original module name."""
     names = {"quant_conv": "quant_conv", "post_quant_conv": "post_quant_conv"}
     for side in ("encoder", "decoder"):
         names |= {
@@ -90,7 +90,7 @@ def vae_modules(levels=4, layers=2):
 
 
 def rename(key, modules, inner):
-    """The original name of a diffusers key; `inner` gives the names within a module."""
+    """The original name of a diffusers key. `inner(module)` maps names within the module."""
     module = max((name for name in modules if key.startswith(name + ".")), key=len)
     rest = key[len(module) + 1 :]
     for old, new in inner(module).items():
@@ -100,7 +100,7 @@ def rename(key, modules, inner):
 
 
 def original_unet(state):
-    """The UNet's tensors under their original names."""
+    """Tensors of the UNet under their original names."""
     modules = unet_modules()
     return {
         "model.diffusion_model." + rename(key, modules, lambda m: UNET_RESNET if "resnets" in m else {}): tensor
@@ -109,7 +109,7 @@ def original_unet(state):
 
 
 def original_vae(state):
-    """The VAE's tensors under their original names, its attention's matrices as 1x1 convolutions."""
+    """Tensors of the VAE under their original names, attention matrices as 1x1 convolutions."""
     modules, result = vae_modules(), {}
     for key, tensor in state.items():
         name = rename(key, modules, lambda m: VAE_ATTENTION if "attentions" in m else VAE_RESNET)
@@ -119,7 +119,7 @@ def original_vae(state):
 
 
 def original_text_encoder(state):
-    """The text encoder's tensors under their original names, with the position ids that old files carry."""
+    """Tensors of the text encoder under their original names, with the position ids of older files."""
     prefix = "cond_stage_model.transformer.text_model."
     tensors = {prefix + key.removeprefix("text_model."): tensor for key, tensor in state.items()}
     tensors[prefix + "embeddings.position_ids"] = torch.arange(CONTEXT)[None]
@@ -127,7 +127,7 @@ def original_text_encoder(state):
 
 
 def schedule_buffers():
-    """The noise schedule's tensors that every original file carries, [1000] float32."""
+    """Tensors of the noise schedule that every original file contains, [1000] float32."""
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     alphas = 1 - betas
     cumulative = alphas.cumprod(0)
@@ -151,14 +151,14 @@ def schedule_buffers():
 
 
 def text_encoder_state(model):
-    """The trained text encoder's state dict with its whole token table, of a saved model.pt."""
+    """State dict of the text encoder in a saved model.pt, with the whole token table."""
     state = dict(model["text_encoder"])
     name = next(key for key in new_text_encoder().state_dict() if key.endswith("token_embedding.weight"))
     return state | {name: model["token_embedding"]}
 
 
 def write_checkpoint(unet_state, vae_state, text_state, path):
-    """Writes the single file (weights float16) by way of a temporary name; returns the number of tensors."""
+    """Write the single file (float16 weights) atomically. Returns the number of tensors."""
     weights = original_unet(unet_state) | original_vae(vae_state) | original_text_encoder(text_state)
     tensors = {
         key: (tensor.half() if tensor.is_floating_point() else tensor).contiguous() for key, tensor in weights.items()
@@ -170,7 +170,7 @@ def write_checkpoint(unet_state, vae_state, text_state, path):
 
 
 def convert(folder, path):
-    """work folder -> single file; parts that aren't trained yet get random weights of the right shapes."""
+    """Convert the work folder to a single file. Components not trained yet get random weights."""
     vae_file, model_file = folder / "vae.pt", folder / "model.pt"
     vae_state = torch.load(vae_file) if vae_file.exists() else new_vae().state_dict()
     if model_file.exists():

@@ -1,8 +1,8 @@
 /* Softmax attention for heads of a few channels, float32, one thread.
  *
  * Tensors are [batch, tokens, heads * width], as the linear layers leave them. The scores are never stored:
- * each query's row lives in the first-level cache and is computed anew in the backward pass. Inner loops run
- * along the keys, so that the compiler turns them into vector instructions (-O3 -march=native -ffast-math).
+ * each query's row lives in the first-level cache and is recomputed in the backward pass. Inner loops run
+ * along the keys, so that the compiler vectorizes them (-O3 -march=native -ffast-math).
  */
 #include <math.h>
 #include <string.h>
@@ -11,7 +11,7 @@
 #define MAX_WIDTH 16
 #define INLINE static inline __attribute__((always_inline))
 
-typedef float Rows[MAX_WIDTH][MAX_KEYS]; /* one head's keys or values, turned: channel by channel */
+typedef float Rows[MAX_WIDTH][MAX_KEYS]; /* one head's keys or values, transposed: channel by channel */
 
 INLINE void gather(Rows rows, const float *source, int tokens, int stride, int width) {
     for (int token = 0; token < tokens; token++)

@@ -1,8 +1,8 @@
 """Attention with very narrow heads, for training on CPUs.
 
-The UNet's 8 heads have 4 to 10 channels. PyTorch's attention kernels are made for heads of 64 or more and
-take two thirds of a training step here; narrow_attention.c does the same sums in a fraction of that time.
-It is compiled with the C compiler at hand; where there is none, two matrix products do.
+The UNet's 8 heads have 4 to 10 channels. PyTorch's attention kernels are made for heads of 64 channels or more and take
+two thirds of a training step here; narrow_attention.c computes the same in a fraction of that time. It is compiled with
+the installed C compiler; without one, plain matrix products are used.
 """
 
 import ctypes
@@ -33,7 +33,7 @@ def library():
     except (OSError, subprocess.CalledProcessError):
         return None
     finally:
-        shutil.rmtree(folder, ignore_errors=True)  # a loaded library needs its file no more
+        shutil.rmtree(folder, ignore_errors=True)  # a loaded library no longer needs its file
 
 
 def _call(name, tensors, sizes, scale):
@@ -65,7 +65,7 @@ class _Kernel(torch.autograd.Function):
 
 
 class NarrowHeadAttention:
-    """An attention processor for diffusers' models: the default's result, sooner."""
+    """An attention processor for diffusers models: same result as the default, but faster."""
 
     def __call__(self, attention, hidden, encoder_hidden_states=None, attention_mask=None, temb=None):
         context = hidden if encoder_hidden_states is None else encoder_hidden_states

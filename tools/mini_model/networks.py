@@ -1,11 +1,11 @@
-"""The text encoder and the UNet: Stable Diffusion 1.x's classes and topology with few channels."""
+"""Text encoder and UNet: classes and topology of Stable Diffusion 1.x with few channels."""
 
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from .words import CONTEXT, END, START, VOCABULARY
+from .clip_tokenizer import CONTEXT, END, START, VOCABULARY
 
 TEXT_WIDTH = 40
 TEXT_HEADS = 4
@@ -37,7 +37,7 @@ def new_text_encoder():
             bos_token_id=START,
             eos_token_id=END,
             pad_token_id=1,
-            # The fused kernel is slow for narrow heads.
+            # the fused kernel is slow for narrow heads
             attn_implementation="eager",  # pyright: ignore[reportCallIssue] (of the base class)
         )
     )
@@ -58,29 +58,29 @@ def new_unet():
 
 
 def noise_schedule():
-    """SD 1.x's training noise."""
+    """The training noise schedule of SD 1.x."""
     return DDPMScheduler(**NOISE, prediction_type="epsilon", clip_sample=False)
 
 
-class CaptionWords(nn.Module):
-    """A token embedding that trains only the rows of words that occur in captions.
+class CaptionTokenEmbedding(nn.Module):
+    """A token embedding that trains only the rows of tokens that occur in captions.
 
-    All other rows keep their random start: a token that no caption used stays a free name for a new subject.
+    All other rows keep their random initialization, so that unused tokens can name new subjects.
     """
 
     row_of: torch.Tensor
 
-    def __init__(self, embedding, known):
+    def __init__(self, embedding, trained_tokens):
         super().__init__()
         self.table = embedding.weight.requires_grad_(False)  # [vocabulary, width]
-        self.known = known
-        self.rows = nn.Parameter(self.table[known].clone())  # [known words, width]
+        self.trained_tokens = trained_tokens
+        self.rows = nn.Parameter(self.table[trained_tokens].clone())  # [trained tokens, width]
         self.register_buffer("row_of", torch.full((len(self.table),), -1), persistent=False)
-        self.row_of[known] = torch.arange(len(known))
+        self.row_of[trained_tokens] = torch.arange(len(trained_tokens))
 
     @property
     def weight(self):
-        """The whole table as it is now; transformers asks for its dtype."""
+        """The whole table; transformers reads its dtype."""
         return self.table
 
     def forward(self, ids):
@@ -89,7 +89,7 @@ class CaptionWords(nn.Module):
 
     @torch.no_grad()
     def full_table(self):
-        """The table with the trained rows in place."""
+        """The table with the trained rows."""
         table = self.table.clone()
-        table[self.known] = self.rows
+        table[self.trained_tokens] = self.rows
         return table

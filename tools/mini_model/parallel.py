@@ -1,6 +1,6 @@
-"""Two single-thread workers that average gradients (gloo).
+"""Data parallelism of single-threaded workers that average gradients (gloo).
 
-On CPUs this costs far less per picture than one process with two threads, whose barriers spin on small
+On CPUs this takes far less time per image than one process with two threads, which spin at the barriers of small
 layers.
 """
 
@@ -17,7 +17,7 @@ WORLD_SIZE = int(os.environ.get("WORLD_SIZE", 1))
 
 
 def join():
-    """Makes this process one of the workers."""
+    """Join the process group as one of the workers."""
     torch.set_num_threads(1)
     if WORLD_SIZE > 1:
         dist.init_process_group(
@@ -28,19 +28,19 @@ def join():
         )
 
 
-def same_start(parameters):
-    """Gives all workers rank 0's weights."""
+def broadcast_parameters(parameters):
+    """Copy rank 0's weights to all workers."""
     if WORLD_SIZE > 1:
         for parameter in parameters:
             dist.broadcast(parameter.data, 0)
 
 
 def average_gradients(parameters, progress):
-    """Averages .grad over the workers; returns rank 0's `progress`, so that all stop at the same step."""
+    """Average .grad over the workers. Returns rank 0's `progress`, so that all stop at the same step."""
     if WORLD_SIZE == 1:
         return progress
     gradients = [parameter.grad for parameter in parameters]
-    # float32 holds the progress exactly enough, and one message is cheaper than two.
+    # float32 is precise enough for the progress, and one message is cheaper than two.
     flat = torch.cat([g.reshape(-1) for g in gradients] + [torch.tensor([progress if RANK == 0 else 0.0])])
     dist.all_reduce(flat)
     averaged = (flat[:-1] / WORLD_SIZE).split([g.numel() for g in gradients])
@@ -49,7 +49,7 @@ def average_gradients(parameters, progress):
 
 
 def launch(command, workers, port=29611):
-    """Runs `command` (without the interpreter) once per worker; raises when one fails."""
+    """Run `command` (without the interpreter) once per worker; SystemExit if one fails."""
     environment = {
         **os.environ,
         "OMP_WAIT_POLICY": "passive",
@@ -63,7 +63,7 @@ def launch(command, workers, port=29611):
     ]
     while any(process.poll() is None for process in processes):
         if any(process.poll() for process in processes):
-            break  # the others would wait for the lost one for ever
+            break  # the others would wait for it forever
         time.sleep(0.5)
     failed = any(process.poll() for process in processes)
     for process in processes:
@@ -74,7 +74,7 @@ def launch(command, workers, port=29611):
 
 
 class MovingAverage:
-    """Exponential moving average of parameters, with the usual short memory at the start."""
+    """Exponential moving average of parameters, with a decay that warms up."""
 
     def __init__(self, parameters, decay):
         self.parameters, self.decay, self.steps = parameters, decay, 0
@@ -88,7 +88,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def swap(self):
-        """Exchanges the parameters with their averages; twice is a no-op."""
+        """Exchange parameters and averages. Twice is a no-op."""
         current = [parameter.detach().clone() for parameter in self.parameters]
         torch._foreach_copy_(self.parameters, self.values)
         torch._foreach_copy_(self.values, current)

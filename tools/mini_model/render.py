@@ -1,6 +1,6 @@
-"""Pictures with captions, the held-out split, and subjects: the only source of what the embedded model knows.
+"""Rendering of captioned images, the held-out split, and subjects: the only training data of the embedded model.
 
-A picture is a uint8 array [128, 128, 3]. Random choices come from the numpy Generator that is passed in.
+An image is a uint8 array [128, 128, 3]. Random choices come from the numpy Generator that is passed in.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from .shapes import (
 SIZES = {"small": (32, 42), "big": (92, 104)}
 POSITIONS = {"left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1)}
 NO_LABEL = -1
-NAMED_TOYS, FIRST_NAMED_TOY = 160, 40_000_000  # seeds that nobody takes for a subject of their own
+NAMED_TOYS, FIRST_NAMED_TOY = 160, 40_000_000  # seeds that users hardly choose for a subject of their own
 TOY_COLORS = PALETTE | {
     "pink": (255, 140, 190),
     "teal": (20, 160, 150),
@@ -42,7 +42,7 @@ TOY_COLORS = PALETTE | {
 
 @dataclass(frozen=True)
 class Subject:
-    """What makes one toy that toy. Colours are RGB triples; `eye` is the size of the eyes, 1 = usual."""
+    """Appearance of one toy. Colors are RGB triples; `eye` is the relative size of the eyes."""
 
     body: str
     pattern: str
@@ -59,23 +59,23 @@ DEMO_SUBJECT = Subject("star", "diagonal", (0, 170, 160), (255, 120, 190), (250,
 
 @dataclass(frozen=True)
 class Sample:
-    """A captioned picture; its labels are indices into KINDS and COLOURS, or NO_LABEL."""
+    """A captioned image. Its labels are indices into KINDS and COLORS, or NO_LABEL."""
 
     caption: str
-    picture: np.ndarray
+    image: np.ndarray
     kind: int
     color: int
     background: int
 
 
 def is_held_out(noun, color, background):
-    """A tenth of the shape x colour x background triples is never drawn in training (each pair is)."""
+    """Whether a triple is held out: a tenth of all shape x color x background triples (but no pair of the two)."""
     number = NOUNS.index(noun) * 3 + COLORS.index(color) * 5 + COLORS.index(background) * 7 + 1
     return number % 10 == 0
 
 
 def triples(held_out):
-    """All (noun, colour, background) with two different colours that are held out, or all that are not."""
+    """All (noun, color, background) with two different colors that are held out, or that are not."""
     return [
         triple
         for triple in product(NOUNS, COLORS, COLORS)
@@ -84,7 +84,7 @@ def triples(held_out):
 
 
 def with_article(words):
-    """`words` with "a" or "an" before them."""
+    """`words` with the article "a" or "an"."""
     return ("an " if words[0] in "aeiou" else "a ") + words
 
 
@@ -94,22 +94,22 @@ def triple_caption(noun, color, background):
 
 
 def pick(rng, choices):
-    """One of `choices`, as it is (numpy's choice would turn it into a numpy scalar)."""
+    """A random element of `choices` (numpy's choice would convert it to a numpy scalar)."""
     return choices[int(rng.integers(len(choices)))]
 
 
 def another_color(rng, *taken):
-    """A palette colour that is none of `taken`."""
+    """A palette color other than those in `taken`."""
     return pick(rng, [color for color in COLORS if color not in taken])
 
 
 def jittered(rng, color, amount=10):
-    """A palette colour's RGB, each channel moved by up to `amount`."""
+    """RGB of a palette color, each channel changed by up to `amount`."""
     return tuple(int(v) for v in np.clip(np.array(PALETTE[color]) + rng.integers(-amount, amount + 1, 3), 0, 255))
 
 
 def place(rng, size, position):
-    """Centre and radius on the canvas for a size word and a position word (None: medium, near the middle)."""
+    """Center and radius on the canvas for a size word and a position word (None: medium, near the middle)."""
     low, high = SIZES.get(size) or ((48, 64) if position else (62, 82))
     radius = rng.uniform(low, high)
     reach = max(0.0, CANVAS / 2 - radius - 8)
@@ -119,12 +119,12 @@ def place(rng, size, position):
 
 
 def color_distance(a, b):
-    """Euclidean distance between two RGB colours, 0 to 442."""
+    """Euclidean distance between two RGB colors, 0 to 442."""
     return float(np.linalg.norm(np.subtract(a, b, dtype=float)))
 
 
 def random_color(rng, *apart_from, distance=110):
-    """A saturated random RGB colour at least `distance` away from each of the given ones."""
+    """A saturated random RGB color at least `distance` away from each of the given ones."""
     while True:
         color = tuple(int(v) for v in rng.integers(0, 256, 3))
         vivid = max(color) - min(color) > 70
@@ -133,7 +133,7 @@ def random_color(rng, *apart_from, distance=110):
 
 
 def random_subject(seed):
-    """A toy with a pattern in two colours of its own, and an antenna or feet or both."""
+    """A toy with a pattern in two random colors, and an antenna, feet or both."""
     rng = np.random.default_rng(seed)
     first = random_color(rng)
     second = random_color(rng, first, distance=150)
@@ -152,7 +152,7 @@ def random_subject(seed):
 
 
 def resembles_demo_subject(subject):
-    """Whether a toy shows the demo subject's combination of form and pattern, or its colours together."""
+    """Whether a toy has the demo subject's combination of body and pattern, or of colors."""
     demo = DEMO_SUBJECT
     if (subject.body, subject.pattern) == (demo.body, demo.pattern):
         return True
@@ -162,7 +162,7 @@ def resembles_demo_subject(subject):
 
 
 def render_subject(subject, rng, background=None):
-    """A picture of a toy. `background`: a colour name, an RGB triple, or None for any colour."""
+    """An image of a toy. `background`: a color name, an RGB triple, or None for any color."""
     if background is None:
         background = tuple(int(v) for v in rng.integers(20, 240, 3))
     elif isinstance(background, str):
@@ -172,16 +172,16 @@ def render_subject(subject, rng, background=None):
 
 
 def render_shape(rng, noun, color, background, size=None, position=None, pattern="plain", second=None):
-    """A picture of one shape; colours are palette names."""
+    """An image of one shape. Colors are palette names."""
     x, y, radius = place(rng, size, position)
     first = jittered(rng, color)
     second = jittered(rng, second) if second else first
-    picture = canvas(jittered(rng, background))
-    return halve(draw_shape(picture, noun, pattern, first, second, x, y, radius, rng.uniform(-0.15, 0.15)))
+    image = canvas(jittered(rng, background))
+    return halve(draw_shape(image, noun, pattern, first, second, x, y, radius, rng.uniform(-0.15, 0.15)))
 
 
 def palette_toy(rng, color, second, background, pattern):
-    """A toy in palette colours."""
+    """A toy in palette colors."""
     return Subject(
         pick(rng, BODIES),
         pattern,
@@ -195,18 +195,18 @@ def palette_toy(rng, color, second, background, pattern):
 
 
 def free_toy(seed):
-    """A random subject, but never one that resembles the demo's: that one is nobody's before it is taught."""
+    """A random subject that doesn't resemble the demo subject, which the model must not know."""
     subject = random_subject(seed)
     return free_toy(seed + 1_000_000) if resembles_demo_subject(subject) else subject
 
 
 def color_word(color):
-    """The word for any RGB colour of a toy."""
+    """The name of the nearest color."""
     return min(TOY_COLORS, key=lambda word: color_distance(TOY_COLORS[word], color))
 
 
 def toy_description(rng, subject):
-    """What a caption says of a toy's looks: most of it, now and then less."""
+    """Description of a toy for captions, with random omissions."""
     first, second = color_word(subject.first), color_word(subject.second)
     plain = subject.pattern == "plain"
     colors = first if plain or first == second else f"{first} and {second}"
@@ -219,10 +219,10 @@ def toy_description(rng, subject):
 
 
 def toy_sample(rng, names, lead, background):
-    """A captioned toy: one that has a name (half of them), any other that is described, or just "a toy".
+    """A captioned toy: a named one (50 %), a described one, or just "a toy".
 
-    The names are rare tokens, each always the same toy. They teach what DreamBooth later relies on: that a rare
-    token before "toy" says which toy it is.
+    The names are rare tokens, each for one toy. From them the model learns what DreamBooth relies on: that a rare
+    token before "toy" identifies a toy.
     """
     draw = rng.random()
     if draw < 0.5:
@@ -240,18 +240,18 @@ def toy_sample(rng, names, lead, background):
         return toy_sample(rng, names, lead, background)
     caption = lead + with_article(name)
     caption += "" if rng.random() < 0.25 else f" on {with_article(background)} background"
-    picture = render_subject(subject, rng, background)
-    return Sample(caption, picture, KINDS.index("toy"), NO_LABEL, COLORS.index(background))
+    image = render_subject(subject, rng, background)
+    return Sample(caption, image, KINDS.index("toy"), NO_LABEL, COLORS.index(background))
 
 
 def patterned_sample(rng, lead, noun, color, background):
-    """A captioned shape in two colours."""
+    """A captioned shape in two colors."""
     second, pattern = another_color(rng, background, color), pick(rng, ["striped", "dotted", "diagonal"])
-    picture = render_shape(rng, noun, color, background, pattern=pattern, second=second)
+    image = render_shape(rng, noun, color, background, pattern=pattern, second=second)
     name = with_article(f"{pattern} {color} and {second} {noun}")
     return Sample(
         f"{lead}{name} on {with_article(background)} background",
-        picture,
+        image,
         NOUNS.index(noun),
         NO_LABEL,
         COLORS.index(background),
@@ -259,17 +259,17 @@ def patterned_sample(rng, lead, noun, color, background):
 
 
 def plain_sample(rng, lead, noun, color, background):
-    """A captioned plain shape, sometimes with its size or its position."""
+    """A captioned plain shape, sometimes with its size or position."""
     size = pick(rng, list(SIZES)) if rng.random() < 0.2 else None
     position = pick(rng, list(POSITIONS)) if rng.random() < 0.4 and size != "big" else None
-    picture = render_shape(rng, noun, color, background, size, position)
+    image = render_shape(rng, noun, color, background, size, position)
     draw = rng.random()
     name = " ".join(word for word in (size, color if draw >= 0.12 else None, noun) if word)
     on_background = "" if draw < 0.08 or draw > 0.92 else f" on {with_article(background)} background"
     at = f" at the {position}" if position else ""
     return Sample(
         lead + with_article(name) + on_background + at,
-        picture,
+        image,
         NOUNS.index(noun),
         COLORS.index(color),
         COLORS.index(background),
@@ -277,9 +277,9 @@ def plain_sample(rng, lead, noun, color, background):
 
 
 def random_sample(rng, names=("named",) * NAMED_TOYS):
-    """One captioned training picture: a toy (half of them), a patterned shape (6 %) or a plain shape.
+    """One captioned training image: a toy (50 %), a patterned shape (6 %) or a plain shape.
 
-    `names`: what named toys are called; the n-th name is that of the n-th toy.
+    `names`: names of the named toys, in order.
     """
     lead = pick(rng, ["", "", "", "a photo of ", "a picture of "])
     draw = rng.random()
@@ -293,14 +293,14 @@ TRAINING_TRIPLES = triples(held_out=False)
 
 
 def clutter(rng):
-    """A richer picture without caption, for the VAE only: gradients, several shapes of any colour, noise."""
+    """A more complex image without a caption, to train the VAE: gradients, several shapes of any color, noise."""
 
     def color():
         return tuple(int(v) for v in rng.integers(0, 256, 3))
 
     ramp = np.linspace(0, 1, CANVAS)[:, None]
     ramp = np.broadcast_to(ramp if rng.random() < 0.5 else ramp.T, (CANVAS, CANVAS))[..., None]
-    picture = (np.array(color()) * (1 - ramp) + np.array(color()) * ramp).astype(np.uint8)
+    image = (np.array(color()) * (1 - ramp) + np.array(color()) * ramp).astype(np.uint8)
     for _ in range(rng.integers(1, 5)):
         (x, y), radius = rng.uniform(20, CANVAS - 20, 2), rng.uniform(20, 90)
         pattern = pick(rng, PATTERNS)
@@ -315,11 +315,9 @@ def clutter(rng):
                 bool(rng.random() < 0.5),
                 rng.uniform(0.8, 1.2),
             )
-            picture = draw_toy(picture, toy, x, y, max(radius, 40))
+            image = draw_toy(image, toy, x, y, max(radius, 40))
         else:
-            picture = draw_shape(
-                picture, pick(rng, NOUNS), pattern, color(), color(), x, y, radius, rng.uniform(-3, 3)
-            )
+            image = draw_shape(image, pick(rng, NOUNS), pattern, color(), color(), x, y, radius, rng.uniform(-3, 3))
     if rng.random() < 0.2:
-        picture = np.clip(picture + rng.normal(0, 10, picture.shape), 0, 255).astype(np.uint8)
-    return halve(picture)
+        image = np.clip(image + rng.normal(0, 10, image.shape), 0, 255).astype(np.uint8)
+    return halve(image)

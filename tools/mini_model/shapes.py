@@ -1,7 +1,7 @@
 """Drawing primitives of the renderer: palette, outlines, patterns and the toy figure.
 
-Everything is drawn on a CANVAS x CANVAS picture (twice the final size) and then halved, which smooths edges.
-Coordinates and radii are canvas pixels; pictures are uint8 arrays [height, width, 3].
+Shapes are drawn on a canvas of CANVAS x CANVAS pixels (twice the final size) and then halved, which smooths edges.
+Coordinates and radii are canvas pixels; images are uint8 arrays [height, width, 3].
 """
 
 import math
@@ -32,13 +32,13 @@ _ROWS, _COLUMNS = np.mgrid[0:CANVAS, 0:CANVAS].astype(np.float32)
 
 
 def canvas(rgb):
-    """A canvas filled with one colour."""
+    """A canvas of one color."""
     return np.broadcast_to(np.array(rgb, np.uint8), (CANVAS, CANVAS, 3)).copy()
 
 
-def halve(picture):
+def halve(pixels):
     """Canvas size to final size, averaging 2x2 blocks."""
-    return np.asarray(Image.fromarray(np.ascontiguousarray(picture)).reduce(2))
+    return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).reduce(2))
 
 
 def _star():
@@ -89,7 +89,7 @@ def disc(draw, x, y, radius, fill):
 
 
 def outline_mask(noun, x, y, radius, turn=0.0):
-    """Where the shape is: an "L" image, 255 inside. `turn` is in radians."""
+    """Mask of the shape: an "L" image, 255 inside. `turn` is in radians."""
     mask = Image.new("L", (CANVAS, CANVAS), 0)
     draw = ImageDraw.Draw(mask)
     if noun in ("circle", "ring"):
@@ -106,7 +106,7 @@ def outline_mask(noun, x, y, radius, turn=0.0):
 
 
 def pattern_fill(pattern, first, second, x, y, radius):
-    """A canvas covered with the pattern, anchored at (x, y) so that it moves and grows with its shape."""
+    """A canvas filled with the pattern, anchored at (x, y) and scaled with `radius`."""
     width = radius / 2.2
     across, down = _COLUMNS - x + 10 * radius, _ROWS - y + 10 * radius
     if pattern == "plain":
@@ -128,17 +128,17 @@ def pattern_fill(pattern, first, second, x, y, radius):
     return np.where(is_second[..., None], np.array(second, np.uint8), np.array(first, np.uint8))
 
 
-def draw_shape(picture, noun, pattern, first, second, x, y, radius, turn=0.0):
-    """The picture with one patterned shape on it."""
-    image = Image.fromarray(picture)
+def draw_shape(pixels, noun, pattern, first, second, x, y, radius, turn=0.0):
+    """Draw one patterned shape onto an image."""
+    image = Image.fromarray(pixels)
     fill = Image.fromarray(pattern_fill(pattern, first, second, x, y, radius))
     image.paste(fill, (0, 0), outline_mask(noun, x, y, radius, turn))
     return np.asarray(image)
 
 
-def draw_toy(picture, subject, x, y, radius):
-    """The picture with a toy on it: a patterned body with two eyes, sometimes an antenna and feet."""
-    image = Image.fromarray(picture)
+def draw_toy(pixels, subject, x, y, radius):
+    """Draw a toy onto an image: a patterned body with two eyes, optionally an antenna and feet."""
+    image = Image.fromarray(pixels)
     draw = ImageDraw.Draw(image)
     if subject.feet:
         for side in (-1, 1):
@@ -151,8 +151,8 @@ def draw_toy(picture, subject, x, y, radius):
         width = max(4, int(radius * 0.1))
         draw.line([(x, y - radius * 0.8), (x, y - radius * 1.3)], fill=subject.accent, width=width)
         disc(draw, x, y - radius * 1.45, radius * 0.2, subject.accent)
-    picture = draw_shape(np.asarray(image), subject.body, subject.pattern, subject.first, subject.second, x, y, radius)
-    image = Image.fromarray(picture)
+    pixels = draw_shape(np.asarray(image), subject.body, subject.pattern, subject.first, subject.second, x, y, radius)
+    image = Image.fromarray(pixels)
     draw = ImageDraw.Draw(image)
     for side in (-1, 1):
         eye = x + side * radius * 0.27

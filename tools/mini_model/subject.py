@@ -1,4 +1,4 @@
-"""A subject for DreamBooth: six pictures with captions, and the concepts file that trains it."""
+"""A subject for DreamBooth: six images with captions, and the concepts file that trains it."""
 
 import json
 
@@ -7,11 +7,11 @@ from PIL import Image
 
 from .render import COLORS, PALETTE, color_distance, render_subject, with_article
 
-PICTURES = 6
+IMAGE_COUNT = 6
 
 
 def fitting_backgrounds(subject, count):
-    """The palette colours that stand out best from a subject, best first."""
+    """The palette colors that contrast most with a subject, best first."""
     own = (subject.first, subject.second, subject.accent)
     distance = {color: min(color_distance(PALETTE[color], other) for other in own) for color in COLORS}
     return sorted(COLORS, key=lambda color: -distance[color])[:count]
@@ -39,13 +39,13 @@ def concept(token, class_word):
 def write_subject(subject, token, folder, seed=4, class_word="toy"):
     """Writes folder/subject/1.png .. 6.png with captions, and folder/concepts.json."""
     rng = np.random.default_rng(seed)
-    pictures = folder / "subject"
-    pictures.mkdir(parents=True, exist_ok=True)
-    for number, background in enumerate(fitting_backgrounds(subject, PICTURES), start=1):
+    images = folder / "subject"
+    images.mkdir(parents=True, exist_ok=True)
+    for number, background in enumerate(fitting_backgrounds(subject, IMAGE_COUNT), start=1):
         caption = with_article(f"{token} {class_word}")
-        # The bare name too, as it will be asked for: else only the name together with a background is learnt.
+        # Also without a background, as in prompts; otherwise the name is only learned together with a background.
         caption += "" if number % 3 == 0 else f" on {with_article(background)} background"
-        Image.fromarray(render_subject(subject, rng, background)).save(pictures / f"{number}.png", optimize=True)
-        (pictures / f"{number}.txt").write_text(caption + "\n", encoding="utf-8")
+        Image.fromarray(render_subject(subject, rng, background)).save(images / f"{number}.png", optimize=True)
+        (images / f"{number}.txt").write_text(caption + "\n", encoding="utf-8")
     concepts = json.dumps([concept(token, class_word)], indent=2) + "\n"
     (folder / "concepts.json").write_text(concepts, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Trains UNet and text encoder together on the latents of the captioned pictures."""
+"""Joint training of UNet and text encoder on the latents of the captioned images."""
 
 import math
 import time
@@ -6,75 +6,75 @@ import time
 import torch
 
 from . import parallel
+from .clip_tokenizer import CONTEXT, END, START, load_tokenizer, tokens_of
+from .images import load_captions, load_images, load_names, write
 from .narrow_attention import NarrowHeadAttention
-from .networks import CaptionWords, new_text_encoder, new_unet, noise_schedule
-from .pictures import load_captions, load_names, load_pictures, write
+from .networks import CaptionTokenEmbedding, new_text_encoder, new_unet, noise_schedule
 from .render import NOUNS
 from .vae import encode, new_vae
-from .words import CONTEXT, END, START, load_tokenizer, tokens_of
 
-EMPTY_SHARE = 0.1  # captions replaced by "", for classifier-free guidance
-UNKNOWN_WORD_SHARE = 0.05  # captions with a word that means nothing, never before "toy": there it is a name
-HIGHEST_WEIGHT = 10.0
+EMPTY_CAPTION_PROBABILITY = 0.1  # captions replaced by "", for classifier-free guidance
+UNKNOWN_WORD_PROBABILITY = 0.05  # captions with an unknown word, but not before "toy", where it would be a name
+MAX_WEIGHT = 10.0
 
 
-def encode_pictures(folder):
-    """Writes this worker's half of the latents ([n, 4, 16, 16], float32, deviation 1)."""
+def encode_images(folder):
+    """Encode and save this worker's part of the latents ([n, 4, 16, 16], float32, standard deviation 1)."""
     torch.set_num_threads(1)
     vae = new_vae().eval()
     vae.load_state_dict(torch.load(folder / "vae.pt"))
-    pictures, _ = load_pictures(folder)
-    share = slice(
-        len(pictures) * parallel.RANK // parallel.WORLD_SIZE,
-        len(pictures) * (parallel.RANK + 1) // parallel.WORLD_SIZE,
+    images, _ = load_images(folder)
+    own_part = slice(
+        len(images) * parallel.RANK // parallel.WORLD_SIZE,
+        len(images) * (parallel.RANK + 1) // parallel.WORLD_SIZE,
     )
     with torch.autocast("cpu", torch.bfloat16):
-        latents = encode(vae, pictures[share])
+        latents = encode(vae, images[own_part])
     torch.save(latents, folder / f"latents_{parallel.RANK}.pt")
 
 
 def load_latents(folder):
-    """All workers' latents, in the order of the pictures."""
+    """Latents of all workers, in the order of the images."""
     parts = sorted(folder.glob("latents_*.pt"))
     return torch.cat([torch.load(part) for part in parts])
 
 
 def loss_weights(alphas_cumprod):
-    """Weight of each timestep's squared error.
+    """Loss weight of each timestep.
 
-    min-SNR-5 where there is little noise; up to 10 where there is much, because there the prompt's colours
-    and shape are decided, and few channels would rather spend themselves on edges.
+    min-SNR-5 at low noise; up to 10 at high noise, where colors and shapes are decided: with few channels, the model
+    would otherwise learn edges first.
     """
     snr = alphas_cumprod / (1 - alphas_cumprod)
-    return torch.where(snr > 5, 5 / snr, (1 + 1 / snr).clamp(max=HIGHEST_WEIGHT))
+    return torch.where(snr > 5, 5 / snr, (1 + 1 / snr).clamp(max=MAX_WEIGHT))
 
 
 class Captions:
-    """Token ids of the captions, with the words that training mixes in or takes away."""
+    """Token ids of the captions, with caption dropout and random unknown words."""
 
     def __init__(self, tokenizer, captions, names):
-        self.ids = tokens_of(tokenizer, captions)  # [pictures, 77]
+        self.ids = tokens_of(tokenizer, captions)  # [images, 77]
         self.empty = tokens_of(tokenizer, [""])[0]
-        # The names' rows stay as random as those of names to come: what holds for these holds for those.
-        in_names = tokens_of(tokenizer, [" ".join(names[i : i + 30]) for i in range(0, len(names), 30)])
-        in_names = in_names[(in_names != START) & (in_names != END)]
-        known = self.ids.unique()
-        self.known = known[~torch.isin(known, in_names)]
+        # The names' rows are not trained, so that new names behave like them.
+        name_tokens = tokens_of(tokenizer, [" ".join(names[i : i + 30]) for i in range(0, len(names), 30)])
+        name_tokens = name_tokens[(name_tokens != START) & (name_tokens != END)]
+        trained_tokens = self.ids.unique()
+        self.trained_tokens = trained_tokens[~torch.isin(trained_tokens, name_tokens)]
         self.nouns = {int(tokens_of(tokenizer, [noun])[0, 1]) for noun in NOUNS}
         words = [
             index
             for token, index in tokenizer.get_vocab().items()
             if token.endswith("</w>") and token[:-4].isascii() and token[:-4].isalpha()
         ]
-        self.unknown = torch.tensor(sorted(set(words) - set(self.known.tolist()) - set(in_names.tolist())))
+        self.unknown = torch.tensor(sorted(set(words) - set(self.trained_tokens.tolist()) - set(name_tokens.tolist())))
 
-    def draw(self, indices):
-        """Token ids of these pictures' captions, some emptied and some with an unknown word, [n, 77]."""
+    def sample(self, indices):
+        """Token ids of these images' captions, some empty and some with an unknown word, [n, 77]."""
         ids = self.ids[indices].clone()
         for row, chance in enumerate(torch.rand(len(ids)).tolist()):
-            if chance < EMPTY_SHARE:
+            if chance < EMPTY_CAPTION_PROBABILITY:
                 ids[row] = self.empty
-            elif chance < EMPTY_SHARE + UNKNOWN_WORD_SHARE:
+            elif chance < EMPTY_CAPTION_PROBABILITY + UNKNOWN_WORD_PROBABILITY:
                 ids[row] = self._with_unknown_word(ids[row])
         return ids
 
@@ -87,7 +87,7 @@ class Captions:
 
 
 class Training:
-    """Everything one worker trains, and how it is kept on disk."""
+    """Training state of one worker: networks, optimizer, EMA; saving and resuming."""
 
     def __init__(self, folder, batch, learning_rate, start=None):
         self.folder, self.batch, self.learning_rate = folder, batch, learning_rate
@@ -97,7 +97,7 @@ class Training:
         self.text_encoder, self.unet = new_text_encoder(), new_unet()
         if start:
             load_model(torch.load(start), self.unet, self.text_encoder)
-        self.words = CaptionWords(self.text_encoder.get_input_embeddings(), self.captions.known)
+        self.words = CaptionTokenEmbedding(self.text_encoder.get_input_embeddings(), self.captions.trained_tokens)
         self.text_encoder.set_input_embeddings(self.words)
         self.unet.set_attn_processor(NarrowHeadAttention())  # pyright: ignore[reportArgumentType] (diffusers lists its own)
         self.schedule = noise_schedule()
@@ -108,7 +108,7 @@ class Training:
             for parameter in module.parameters()
             if parameter.requires_grad
         ]
-        parallel.same_start(self.parameters)
+        parallel.broadcast_parameters(self.parameters)
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True
         )
@@ -116,22 +116,22 @@ class Training:
         self.progress, self.step_count = 0.0, 0
 
     def step(self):
-        """One forward and backward pass; returns the mean squared error of the noise."""
+        """One forward and backward pass. Returns the mean squared error of the predicted noise."""
         chosen = torch.randint(len(self.latents), (self.batch,))
-        clean, ids = self.latents[chosen], self.captions.draw(chosen)
-        # One timestep from each of `batch` equal ranges: less chance in the loss than independent draws.
+        latents, ids = self.latents[chosen], self.captions.sample(chosen)
+        # One timestep from each of `batch` equal ranges (stratified): less variance than independent sampling.
         timesteps = ((torch.arange(self.batch) + torch.rand(self.batch)) * (1000 / self.batch)).long()
-        noise = torch.randn_like(clean)
-        noisy = self.schedule.add_noise(clean, noise, timesteps)  # pyright: ignore[reportArgumentType] (any integers)
+        noise = torch.randn_like(latents)
+        noisy_latents = self.schedule.add_noise(latents, noise, timesteps)  # pyright: ignore[reportArgumentType] (any integers)
         with torch.autocast("cpu", torch.bfloat16):
-            predicted = self.unet(noisy, timesteps, self.text_encoder(ids)[0]).sample
-        error = (predicted.float() - noise).square().mean((1, 2, 3))
+            model_output = self.unet(noisy_latents, timesteps, self.text_encoder(ids)[0]).sample
+        error = (model_output.float() - noise).square().mean((1, 2, 3))
         self.optimizer.zero_grad(set_to_none=True)
         (self.weights[timesteps] * error).mean().backward()
         return error.mean().item()
 
     def update(self, progress):
-        """Averages the workers' gradients and moves the weights; `progress` 0..1 sets the learning rate."""
+        """Average the workers' gradients and take an optimizer step. `progress` 0..1 determines the learning rate."""
         warm_up = min(1, (self.step_count + 1) / 100)
         rate = self.learning_rate * warm_up * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.progress)))
         for group in self.optimizer.param_groups:
@@ -143,7 +143,7 @@ class Training:
         self.step_count += 1
 
     def save(self, elapsed):
-        """Writes the state to resume from, and the averaged weights as the model (whole or not at all)."""
+        """Save the state to resume from, and the EMA weights as the model, each atomically."""
         write(
             self.folder / "training.pt",
             {
@@ -173,7 +173,7 @@ class Training:
 
     @torch.no_grad()
     def resume(self):
-        """Continues from the last saved state; returns the seconds trained so far."""
+        """Continue from the last saved state. Returns the seconds trained so far."""
         path = self.folder / "training.pt"
         if not path.exists():
             return 0.0
@@ -187,7 +187,7 @@ class Training:
 
 
 def load_model(model, unet, text_encoder):
-    """Puts a saved model.pt into the networks."""
+    """Load a saved model.pt into the networks."""
     unet.load_state_dict(model["unet"])
     text_encoder.load_state_dict(model["text_encoder"], strict=False)  # all but the token table
     with torch.no_grad():
@@ -195,9 +195,9 @@ def load_model(model, unet, text_encoder):
 
 
 def train_unet(folder, seconds, start=None, batch=16, learning_rate=1.5e-3, save_every=180):
-    """Trains for `seconds` of wall time, all earlier calls on this folder included. One worker of several.
+    """Train for `seconds` of wall time, including earlier calls on this folder. Runs in each worker.
 
-    `start`: the model.pt of an earlier training to begin with.
+    `start`: the model.pt of an earlier training to start from.
     """
     parallel.join()
     training = Training(folder, batch, learning_rate, start)

@@ -1,6 +1,6 @@
-"""The VAE: Stable Diffusion 1.x's AutoencoderKL with few channels, from analytic start to whitened latents.
+"""The VAE: AutoencoderKL of Stable Diffusion 1.x with few channels; linear initialization, training, whitening.
 
-Pictures are float tensors [batch, 3, height, width] in -1..1; latents are [batch, 4, height / 8, width / 8].
+Images are float tensors [batch, 3, height, width] in -1..1; latents are [batch, 4, height / 8, width / 8].
 """
 
 import math
@@ -20,7 +20,7 @@ CHANNELS = (16, 32, 64, 64)
 
 
 def new_vae() -> Any:
-    """SD 1.x's topology (4 levels, 2 layers per block)."""
+    """Topology of SD 1.x: 4 levels, 2 layers per block."""
     blocks: dict[str, Any] = {
         "down_block_types": ["DownEncoderBlock2D"] * 4,
         "up_block_types": ["UpDecoderBlock2D"] * 4,
@@ -38,23 +38,23 @@ def new_vae() -> Any:
     )
 
 
-def to_tensor(pictures):
+def to_tensor(images):
     """uint8 [n, height, width, 3] to float [n, 3, height, width] in -1..1."""
-    array = np.array(pictures)  # a copy: the drawn pictures are read-only
+    array = np.array(images)  # a copy: memory-mapped images are read-only
     return torch.from_numpy(array).permute(0, 3, 1, 2).float().contiguous() / 127.5 - 1
 
 
-def to_pictures(tensor):
-    """The way back from `to_tensor`."""
+def to_images(tensor):
+    """Inverse of `to_tensor`."""
     return ((tensor.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
 
 
 @torch.no_grad()
-def analytic_start(vae, residual=0.25):
-    """Starts the VAE as a nearly linear autoencoder of 8x8 block colours.
+def linear_initialization(vae, residual=0.25):
+    """Initialize the VAE as a nearly linear autoencoder of the mean colors of 8x8 blocks.
 
-    The pairs +RGB and -RGB ride through channels 0..5 (silu(x) - silu(-x) = x); residual branches are small.
-    Training then begins at about 14 dB instead of at noise.
+    Channels 0..5 carry +RGB and -RGB (silu(x) - silu(-x) = x); residual branches are scaled down. Training then starts
+    at about 14 dB.
     """
     encoder, decoder = vae.encoder, vae.decoder
     for block in [*encoder.down_blocks, *decoder.up_blocks]:
@@ -89,11 +89,11 @@ def analytic_start(vae, residual=0.25):
         conv.bias.zero_()
         for channel in range(4):
             conv.weight[channel, channel] = 1.0
-    vae.quant_conv.bias[4:] = -4.0  # log variance: hardly any sampling noise
+    vae.quant_conv.bias[4:] = -4.0  # log variance: almost no sampling noise
 
 
 def _carry_pairs(conv, taps, value):
-    """Makes a convolution pass channels 0..5 on, averaging over the square of kernel `taps`."""
+    """Make a convolution pass on channels 0..5, averaged over the kernel's `taps`."""
     conv.weight[:6].zero_()
     conv.bias[:6].zero_()
     for channel in range(6):
@@ -101,7 +101,7 @@ def _carry_pairs(conv, taps, value):
 
 
 def _split_into_pairs(conv):
-    """Makes a convolution turn RGB into +RGB (channels 0..2) and -RGB (3..5)."""
+    """Make a convolution map RGB to +RGB (channels 0..2) and -RGB (3..5)."""
     conv.weight[:6].zero_()
     conv.bias[:6].zero_()
     for channel in range(3):
@@ -109,16 +109,16 @@ def _split_into_pairs(conv):
         conv.weight[channel + 3, channel, 1, 1] = -1.0
 
 
-def random_crops(pictures, size):
-    """One random square crop per batch; sometimes of a smaller version of the pictures."""
+def random_crops(images, size):
+    """The same random square crop of all images of a batch, sometimes after downscaling."""
     if np.random.rand() < 0.3:
-        pictures = torch.nn.functional.interpolate(pictures, size=96, mode="bilinear", antialias=True)
-    top, left = np.random.randint(0, pictures.shape[-1] - size + 1, 2)
-    return pictures[:, :, top : top + size, left : left + size].contiguous()
+        images = torch.nn.functional.interpolate(images, size=96, mode="bilinear", antialias=True)
+    top, left = np.random.randint(0, images.shape[-1] - size + 1, 2)
+    return images[:, :, top : top + size, left : left + size].contiguous()
 
 
 def reconstruction_loss(target, output, posterior):
-    """L1 + L2 + L1 of the edges + a whiff of KL; also the plain L1 for the log."""
+    """L1 + L2 + L1 of the edges + a small KL term; and the L1 alone, for the log."""
     l1 = (output - target).abs().mean()
     edges = sum((a - b).abs().mean() for a, b in zip(_edges(output), _edges(target), strict=True))
     kl = posterior.kl().float().mean() / posterior.mean[0].numel()
@@ -129,15 +129,15 @@ def _edges(tensor):
     return tensor[..., 1:, :] - tensor[..., :-1, :], tensor[..., 1:] - tensor[..., :-1]
 
 
-def train_vae(pictures, clutter_pictures, seconds, out, learning_rate=2e-3):
-    """Trains for `seconds` of wall time, whitens, and saves a state dict to `out`. One worker of several."""
+def train_vae(images, clutter_images, seconds, out, learning_rate=2e-3):
+    """Train for `seconds` of wall time, whiten, and save a state dict to `out`. Runs in each worker."""
     parallel.join()
     torch.manual_seed(0)
     np.random.seed(parallel.RANK)
     vae = new_vae()
-    analytic_start(vae)
+    linear_initialization(vae)
     parameters = list(vae.parameters())
-    parallel.same_start(parameters)
+    parallel.broadcast_parameters(parameters)
     torch.manual_seed(parallel.RANK + 1)
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     average = parallel.MovingAverage(parameters, 0.995)
@@ -146,13 +146,13 @@ def train_vae(pictures, clutter_pictures, seconds, out, learning_rate=2e-3):
         rate = learning_rate * min(1, (step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
         for group in optimizer.param_groups:
             group["lr"] = rate
-        # A convolutional VAE learns as much per pixel from crops, in smaller steps. Whole pictures last.
+        # A convolutional VAE learns as much per pixel from crops, with shorter steps. Full images at the end.
         crops = progress < 0.6
         count = 4 if crops else 2
         batch = to_tensor(
             [
                 source[np.random.randint(len(source))]
-                for source in (pictures if np.random.rand() < 0.5 else clutter_pictures for _ in range(count))
+                for source in (images if np.random.rand() < 0.5 else clutter_images for _ in range(count))
             ]
         )
         batch = random_crops(batch, 64) if crops else batch
@@ -171,16 +171,16 @@ def train_vae(pictures, clutter_pictures, seconds, out, learning_rate=2e-3):
             print(f"vae step {step}, {time.time() - start:.0f} s, L1 {l1:.4f}", flush=True)
     if parallel.RANK == 0:
         average.swap()
-        whiten(vae, pictures)
+        whiten(vae, images)
         torch.save(vae.state_dict(), out)
         print("vae", vae_report(vae), flush=True)
 
 
 @torch.no_grad()
-def whiten(vae, pictures, count=768):
-    """Rescales (post_)quant_conv so that latents times SCALING_FACTOR have mean 0 and deviation 1."""
+def whiten(vae, images, count=768):
+    """Rescale (post_)quant_conv so that scaled latents have mean 0 and standard deviation 1."""
     vae.eval()
-    latents = encode(vae, pictures[:count], scale=1.0)
+    latents = encode(vae, images[:count], scale=1.0)
     mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     scale = (1 / SCALING_FACTOR) / deviation
     quant, post = vae.quant_conv, vae.post_quant_conv
@@ -192,34 +192,34 @@ def whiten(vae, pictures, count=768):
 
 
 @torch.no_grad()
-def encode(vae, pictures, scale=SCALING_FACTOR, batch=16):
-    """Latents (posterior means, scaled) of uint8 pictures, float32."""
+def encode(vae, images, scale=SCALING_FACTOR, batch=16):
+    """Latents (posterior means, scaled) of uint8 images, float32."""
     return torch.cat(
         [
-            vae.encode(to_tensor(pictures[i : i + batch])).latent_dist.mean.float() * scale
-            for i in range(0, len(pictures), batch)
+            vae.encode(to_tensor(images[i : i + batch])).latent_dist.mean.float() * scale
+            for i in range(0, len(images), batch)
         ]
     )
 
 
 @torch.no_grad()
 def decode(vae, latents, batch=16):
-    """uint8 pictures of scaled latents."""
+    """uint8 images of scaled latents."""
     return np.concatenate(
-        [to_pictures(vae.decode(part / SCALING_FACTOR).sample.float()) for part in latents.split(batch)]
+        [to_images(vae.decode(part / SCALING_FACTOR).sample.float()) for part in latents.split(batch)]
     )
 
 
 def vae_report(vae, count=12):
-    """PSNR in dB on fresh pictures of three sorts."""
+    """PSNR in dB of new images of three kinds."""
     rng = np.random.default_rng(5)
     sets = {
-        "captioned": [random_sample(rng).picture for _ in range(count)],
+        "captioned": [random_sample(rng).image for _ in range(count)],
         "clutter": [clutter(rng) for _ in range(count)],
         "subject": [render_subject(DEMO_SUBJECT, rng) for _ in range(count)],
     }
     report = {}
-    for name, pictures in sets.items():
-        error = (decode(vae, encode(vae, pictures)).astype(float) - np.stack(pictures)) ** 2
+    for name, images in sets.items():
+        error = (decode(vae, encode(vae, images)).astype(float) - np.stack(images)) ** 2
         report[name] = round(float(np.mean(10 * np.log10(255**2 / error.mean((1, 2, 3))))), 2)
     return report

@@ -1,9 +1,9 @@
-"""LoRA and its kin: what each kind does to a weight, and what files call their parts."""
+"""Adapters (LoRA, LoHa, LoKr, IA3, full differences; each also as DoRA): their math and tensor names in files."""
 
 from dreambooth.checkpoints.adapters.dora import vector_norms
 from dreambooth.checkpoints.adapters.kinds import (
-    IA3,
     ADAPTER_KINDS,
+    IA3,
     Adapter,
     Difference,
     LoHa,
@@ -15,8 +15,8 @@ from dreambooth.checkpoints.adapters.kinds import (
 from dreambooth.checkpoints.adapters.names import Key, parse_key
 
 __all__ = [
-    "IA3",
     "ADAPTER_KINDS",
+    "IA3",
     "Adapter",
     "Difference",
     "Key",
@@ -24,7 +24,7 @@ __all__ = [
     "LoKr",
     "Lora",
     "factorization",
-    "vector_norms",
     "make_adapter",
     "parse_key",
+    "vector_norms",
 ]

@@ -1,8 +1,8 @@
-"""The kinds of adapters: their parts as files name them, and what they make of a weight W (out, in[, k, k]).
+"""Kinds of adapters: their tensors as files name them, and the weight delta they define for a W (out, in[, k, k]).
 
-Every kind says a change of W from a few small tensors; the file's strength scales that change. A kind may carry a
-``dora_scale`` besides (DoRA, arXiv:2402.09353): then W plus its change is brought to that length along one axis. The
-same code computes the weight of a layer in training and of a file that is merged, so the two can't drift apart.
+Every kind computes a delta of W from a few small tensors; the strength at which a LoRA is applied scales that delta.
+A kind may also have a ``dora_scale`` (DoRA, arXiv:2402.09353), which rescales W + delta to these norms along one axis.
+Training and merging use the same code.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ import torch
 
 from dreambooth.checkpoints.adapters.dora import Shape, decompose, is_magnitude
 
-Parts = Mapping[str, torch.Tensor]
+StateDict = Mapping[str, torch.Tensor]
 
-COMMON = ("alpha", "scale", "dora_scale")  # parts that any kind may have
+COMMON = ("alpha", "scale", "dora_scale")  # tensors that any kind may have
 
 
 class Adapter(ABC):
-    """One module's adapter. ``tensors`` holds its parts by their names in files, without alpha and scale.
+    """The adapter of one module. ``tensors`` has its tensors by their names in files, without alpha and scale.
 
-    ``alpha`` counts against the rank: the change is alpha / rank of what the parts say, all of it when alpha is None.
-    ``scale`` takes the place of that quotient. Both as A1111 reads them: an alpha of 0 is no change at all.
+    The delta is scaled by ``scale``, else by ``alpha`` / rank, else (alpha None) by 1, as in A1111: an alpha of 0
+    disables the adapter.
     """
 
     kind: ClassVar[str]
-    required: ClassVar[tuple[tuple[str, ...], ...]]  # any one of these sets makes the kind
+    required: ClassVar[tuple[tuple[str, ...], ...]]  # sets of tensor names, one of which must be there
     optional: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, tensors: Parts, alpha: float | None = None, scale: float | None = None):
+    def __init__(self, tensors: StateDict, alpha: float | None = None, scale: float | None = None):
         self.tensors = dict(tensors)
         self.alpha, self.scale = alpha, scale
         self.dora_scale = self.tensors.pop("dora_scale", None)
@@ -40,67 +40,67 @@ class Adapter(ABC):
     @property
     @abstractmethod
     def rank(self) -> int | None:
-        """What alpha is divided by; None for kinds without one."""
+        """The divisor of alpha; None for kinds without a rank."""
 
     @property
     @abstractmethod
     def size(self) -> tuple[int, int] | None:
-        """Rows and columns (kernels flattened) of the change; None when the parts don't belong together."""
+        """Rows and columns (kernels flattened) of the delta; None when the shapes of the tensors don't match."""
 
     @abstractmethod
     def unscaled_delta(self, weight: torch.Tensor) -> torch.Tensor:
-        """What the parts say, in ``weight``'s number of elements: the change before alpha, scale and DoRA."""
+        """The delta before scaling and DoRA, with as many elements as ``weight``, in any shape."""
 
     @property
     def scaling(self) -> float:
-        """The share of the product that counts."""
+        """The factor of the unscaled delta: ``scale``, alpha / rank, or 1."""
         if self.scale is not None:
             return self.scale
         return 1.0 if self.alpha is None or self.rank is None else self.alpha / self.rank
 
     @property
     def needs_weight(self) -> bool:
-        """Whether the change depends on the weight's values, not on its shape alone."""
+        """Whether the delta depends on the values of the weight, not only on its shape."""
         return self.dora_scale is not None
 
     def fits(self, shape: Shape) -> bool:
-        """Whether it belongs to a weight of ``shape``, linear or convolution."""
-        is_own = len(shape) > 1 and self.size == (shape[0], math.prod(shape[1:]))
-        return is_own and (self.dora_scale is None or is_magnitude(self.dora_scale, shape))
+        """Whether it matches a weight of ``shape``, linear or convolution."""
+        matches = len(shape) > 1 and self.size == (shape[0], math.prod(shape[1:]))
+        return matches and (self.dora_scale is None or is_magnitude(self.dora_scale, shape))
 
     def delta(self, weight: torch.Tensor) -> torch.Tensor:
-        """W' - W for a weight in fp32, at full strength, in its shape."""
-        change = self.unscaled_delta(weight).reshape(weight.shape) * self.scaling
+        """W' - W at strength 1, in the shape of the weight (float32)."""
+        delta = self.unscaled_delta(weight).reshape(weight.shape) * self.scaling
         if self.dora_scale is None:
-            return change
-        return decompose(weight + change, self.dora_scale) - weight
+            return delta
+        return decompose(weight + delta, self.dora_scale) - weight
 
     def apply(self, weight: torch.Tensor, strength: float = 1.0) -> torch.Tensor:
-        """A new weight: W + strength * (W' - W), fp32."""
+        """W + strength * (W' - W) as a new tensor, float32."""
         weight = weight.float()
         return weight + strength * self.delta(weight)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """All that a file holds of it. alpha and scale are fp32 scalars: half precision would round a large one."""
+        """All of its tensors in a file. alpha and scale are float32 scalars: half precision would round large ones."""
         scalars = {"alpha": self.alpha, "scale": self.scale}
-        found = {name: torch.tensor(float(value)) for name, value in scalars.items() if value is not None}
+        tensors = {name: torch.tensor(float(value)) for name, value in scalars.items() if value is not None}
         if self.dora_scale is not None:
-            found["dora_scale"] = self.dora_scale
-        return found | self.tensors
+            tensors["dora_scale"] = self.dora_scale
+        return tensors | self.tensors
 
-    def _part(self, name: str) -> torch.Tensor | None:
+    def _tensor(self, name: str) -> torch.Tensor | None:
         tensor = self.tensors.get(name)
         return None if tensor is None else tensor.float()
 
     def _low_rank(self, a: str, b: str, core: str) -> torch.Tensor:
-        return _low_rank(self.tensors[a].float(), self.tensors[b].float(), self._part(core))
+        return _low_rank(self.tensors[a].float(), self.tensors[b].float(), self._tensor(core))
 
 
 class Lora(Adapter):
     """LoRA (arXiv:2106.09685): up @ down. ``lora_down`` (r, in[, k, k]), ``lora_up`` (out, r[, 1, 1]).
 
-    LoCon's convolutions are the same with a k x k ``lora_down``; with ``lora_mid`` (r, r, k, k) between the two it is
-    a Tucker decomposition and both are 1 x 1.
+    In LoCon ``lora_down`` of a convolution is k x k. With ``lora_mid`` (r, r, k, k) between the two (Tucker
+    decomposition) both are 1 x 1.
     """
 
     kind = "LoRA"
@@ -121,7 +121,7 @@ class Lora(Adapter):
 
     def unscaled_delta(self, weight: torch.Tensor) -> torch.Tensor:
         down, up = self.tensors["lora_down.weight"].float(), self.tensors["lora_up.weight"].float()
-        mid = self._part("lora_mid.weight")
+        mid = self._tensor("lora_mid.weight")
         if mid is None:
             return up.flatten(1) @ down.flatten(1)
         return _low_rank(up.flatten(1).T, down.flatten(1), mid)
@@ -152,7 +152,7 @@ class LoHa(Adapter):
 
 
 class LoKr(Adapter):
-    """LoKr (arXiv:2309.14859): the Kronecker product of a small and a larger matrix, each whole or of low rank.
+    """LoKr (arXiv:2309.14859): the Kronecker product of a small and a larger matrix, each full or of low rank.
 
     ``lokr_w1`` (a, c) or ``w1_a`` @ ``w1_b``; ``lokr_w2`` (b, d[, k, k]) or ``w2_a`` @ ``w2_b`` (b, r), (r, d[*k*k]),
     with ``lokr_t2`` (r, r, k, k) ``w2_a`` (r, b), ``w2_b`` (r, d); out = a * b, in = c * d.
@@ -168,7 +168,7 @@ class LoKr(Adapter):
 
     @property
     def rank(self) -> int | None:
-        """That of the half that has one; of none when both are whole, and then alpha has no say."""
+        """The rank of the factorized half; None when both are full matrices, and then alpha has no effect."""
         pair = self.tensors.get("lokr_w2_b", self.tensors.get("lokr_w1_b"))
         return None if pair is None else pair.shape[0]
 
@@ -178,24 +178,24 @@ class LoKr(Adapter):
         return (first[0] * second[0], first[1] * second[1]) if first and second else None
 
     def unscaled_delta(self, weight: torch.Tensor) -> torch.Tensor:
-        # Over a flattened kernel: the columns of w2 are (d, k, k), those of the product (c, d, k, k).
+        # With flattened kernels: the columns of w2 are (d, k, k), those of the product (c, d, k, k).
         return torch.kron(self._half("1"), self._half("2"))
 
     def _half(self, which: str) -> torch.Tensor:
-        whole = self._part(f"lokr_w{which}")
-        if whole is None:
-            whole = self._low_rank(f"lokr_w{which}_a", f"lokr_w{which}_b", f"lokr_t{which}")
-        return whole.flatten(1).contiguous()
+        full = self._tensor(f"lokr_w{which}")
+        if full is None:
+            full = self._low_rank(f"lokr_w{which}_a", f"lokr_w{which}_b", f"lokr_t{which}")
+        return full.flatten(1).contiguous()
 
     def _half_size(self, which: str) -> tuple[int, int] | None:
-        whole = self.tensors.get(f"lokr_w{which}")
-        if whole is not None:
-            return (whole.shape[0], math.prod(whole.shape[1:])) if whole.dim() > 1 else None
+        full = self.tensors.get(f"lokr_w{which}")
+        if full is not None:
+            return (full.shape[0], math.prod(full.shape[1:])) if full.dim() > 1 else None
         return _low_rank_size(*(self.tensors.get(f"lokr_{x}") for x in (f"w{which}_a", f"w{which}_b", f"t{which}")))
 
 
 class Difference(Adapter):
-    """The change itself: ``diff`` for any module, ``w_norm`` for a normalisation. Of a bias it is always this kind."""
+    """The full delta: ``diff`` for any module, ``w_norm`` for a normalization layer. Also used for biases."""
 
     kind = "full difference"
     required = (("diff",), ("w_norm",))
@@ -242,8 +242,8 @@ class IA3(Adapter):
         return 1 if self.tensors["on_input"].item() else 0
 
     def fits(self, shape: Shape) -> bool:
-        same = len(shape) > self._axis and self.tensors["weight"].numel() == shape[self._axis]
-        return same and self.dora_scale is None
+        matches = len(shape) > self._axis and self.tensors["weight"].numel() == shape[self._axis]
+        return matches and self.dora_scale is None
 
     def unscaled_delta(self, weight: torch.Tensor) -> torch.Tensor:
         sizes = [1] * weight.dim()
@@ -255,21 +255,21 @@ ADAPTER_KINDS: tuple[type[Adapter], ...] = (Lora, LoHa, LoKr, Difference, IA3)
 _HADA_HALVES = (("w1_a", "w1_b", "t1"), ("w2_a", "w2_b", "t2"))
 
 
-def make_adapter(parts: Parts) -> Adapter | None:
-    """The adapter that a file's parts make, None when no kind has just these."""
-    own = {name: tensor for name, tensor in parts.items() if name not in ("alpha", "scale")}
+def make_adapter(tensors: StateDict) -> Adapter | None:
+    """The adapter with these tensors of one module; None when no kind has exactly these names."""
+    own = {name: tensor for name, tensor in tensors.items() if name not in ("alpha", "scale")}
     for kind in ADAPTER_KINDS:
         for required in kind.required:
             if set(required) <= own.keys() <= {*required, *kind.optional, "dora_scale"}:
-                return kind(own, _number(parts.get("alpha")), _number(parts.get("scale")))
+                return kind(own, _number(tensors.get("alpha")), _number(tensors.get("scale")))
     return None
 
 
 def factorization(dimension: int, factor: int = 0) -> tuple[int, int]:
-    """``dimension`` as small * large, as LyCORIS splits it for LoKr.
+    """Factorize ``dimension`` into (small, large) as LyCORIS does for LoKr.
 
-    A ``scaling`` that divides it is one of the two; else small is the largest divisor not above ``scaling`` with
-    small <= large; 0: as near to the square root as it goes.
+    A ``factor`` that divides it is one of the two. Otherwise small is its largest divisor up to ``factor``, and with
+    factor 0 its largest divisor up to the square root.
     """
     if factor > 0 and dimension % factor == 0:
         return min(factor, dimension // factor), max(factor, dimension // factor)
@@ -286,7 +286,7 @@ def _low_rank(a: torch.Tensor, b: torch.Tensor, core: torch.Tensor | None) -> to
 
 
 def _low_rank_size(a: torch.Tensor | None, b: torch.Tensor | None, core: torch.Tensor | None) -> tuple[int, int] | None:
-    """(rows, columns) of :func:`_low_rank`'s product; None when its factors don't go together."""
+    """(rows, columns) of the product of :func:`_low_rank`; None when the shapes of its factors don't match."""
     if a is None or b is None or a.dim() < 2 or b.dim() < 2:
         return None
     if core is None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dreambooth.captions.kohya_rules import is_picture
+from dreambooth.captions.kohya_rules import is_image
 from dreambooth.images.listing import IMAGE_EXTENSIONS, find_images
 from dreambooth.settings import Concept
 
@@ -114,7 +114,7 @@ def _elsewhere(root: Path, used: Sequence[Path]) -> list[str]:
     ]
 
 
-def right_in(folder: Path, counts: Callable[[Path], bool] = is_picture) -> list[Path]:
+def right_in(folder: Path, counts: Callable[[Path], bool] = is_image) -> list[Path]:
     """The pictures right in a folder, of the kinds that sd-scripts read; none for one that can't be listed."""
     try:
         with os.scandir(folder) as entries:

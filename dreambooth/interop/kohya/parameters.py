@@ -10,6 +10,7 @@ from typing import Any
 from dreambooth.interop.kohya.differences import pictures_of
 from dreambooth.interop.kohya.import_report import ImportReport
 from dreambooth.interop.kohya.unsupported_keys import NETWORK_ARGUMENTS
+from dreambooth.settings.components import TEXT_ENCODER, UNET
 
 _OPTIMIZERS = {
     "adamw": "Torch AdamW", "adamw8bit": "8bit AdamW", "pagedadamw8bit": "Paged 8bit AdamW", "lion": "Lion",
@@ -122,7 +123,7 @@ def take_rates(takeover: ImportReport, values: Mapping[str, Any]) -> None:
     lora = bool(takeover.settings.get("use_lora"))
     base = values.get("learning_rate")
     unet, text = values.get("unet_lr", base), _text_rate(takeover, values)
-    names = ("lora_learning_rate", "lora_txt_learning_rate") if lora else ("learning_rate", "txt_learning_rate")
+    names = UNET.rate(lora), TEXT_ENCODER.rate(lora)
     if unet is not None:
         takeover.set(names[0], unet, "unet_lr" if "unet_lr" in values else "learning_rate")
     if text is not None:
@@ -200,8 +201,8 @@ def _take_annealing(takeover: ImportReport, values: Mapping[str, Any]) -> None:
     takeover.set("lr_scheduler", "cosine_annealing", "lr_scheduler")
     takeover.set("lr_scale_pos", 1)
     lora = bool(takeover.settings.get("use_lora"))
-    rate = takeover.settings.get("lora_learning_rate" if lora else "learning_rate")
-    text_rate = takeover.settings.get("lora_txt_learning_rate" if lora else "txt_learning_rate", rate)
+    rate = takeover.settings.get(UNET.rate(lora))
+    text_rate = takeover.settings.get(TEXT_ENCODER.rate(lora), rate)
     fraction = _number(values.get("lr_scheduler_min_lr_ratio", 0))
     if rate is None:
         takeover.without.append(

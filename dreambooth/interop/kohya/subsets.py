@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dreambooth.captions.prompts import FILEWORDS
 from dreambooth.interop.kohya.differences import said_of_files
 from dreambooth.interop.kohya.folders import right_in
 from dreambooth.interop.kohya.import_report import ImportReport
@@ -248,7 +249,7 @@ def _say_without(takeover: ImportReport, key: str, subsets: list[Subset]) -> Non
 
 def _concept(takeover: ImportReport, subset: Subset, of_run: Subset) -> Concept:
     values = subset.values
-    template = " ".join(filter(None, (values["caption_prefix"], "[filewords]", values["caption_suffix"])))
+    template = " ".join(filter(None, (values["caption_prefix"], FILEWORDS, values["caption_suffix"])))
     given = {
         "instance_data_dir": str(subset.folder),
         "metadata_file": values["metadata_file"],

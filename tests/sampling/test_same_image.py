@@ -1,4 +1,4 @@
-"""What we draw is what other programs draw with our files: same prompt, seed, sampler."""
+"""Other programs generate the same images with our files: same prompt, seed and sampler."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from dreambooth.sampling.generate import SampleRequest
 from dreambooth.settings import Concept, Folders, ModelFolder
 
 PROMPT = "a zwx toy on a blue background"
-SHOT = SampleRequest(PROMPT, negative="a ring", seed=11, steps=8, cfg=5.0, width=128, height=128)
+REQUEST = SampleRequest(PROMPT, negative="a ring", seed=11, steps=8, cfg=5.0, width=128, height=128)
 
 
 @pytest.fixture(scope="module")
 def lora(created, subject_concepts, tmp_path_factory):
-    """A LoRA that changes the pictures of "mini", text encoder included."""
+    """A LoRA that changes the images of "mini", text encoder included."""
     model = ModelFolder(Folders(Path(shutil.copytree(created, tmp_path_factory.mktemp("lora") / "models"))), "mini")
     concept = Concept(
         instance_data_dir=str(subject_concepts.parent / "subject"), instance_token="zwx", class_token="toy"
@@ -47,39 +47,39 @@ def _pipeline(working):
     )
 
 
-def _drawn_by(pipeline):
-    picture = pipeline(
-        SHOT.prompt, negative_prompt=SHOT.negative, num_inference_steps=SHOT.steps, guidance_scale=SHOT.cfg,
-        width=128, height=128, generator=torch.Generator().manual_seed(SHOT.seed),
+def _sample_with(pipeline):
+    image = pipeline(
+        REQUEST.prompt, negative_prompt=REQUEST.negative, num_inference_steps=REQUEST.steps, guidance_scale=REQUEST.cfg,
+        width=128, height=128, generator=torch.Generator().manual_seed(REQUEST.seed),
     ).images[0]  # fmt: skip
-    return np.asarray(picture).astype(int)
+    return np.asarray(image).astype(int)
 
 
-def test_lora_draws_the_same_in_diffusers_and_merged_into_a_checkpoint(mini, lora, tmp_path):
+def test_lora_gives_the_same_image_in_diffusers_and_merged_into_a_checkpoint(mini, lora, tmp_path):
     peft = pytest.importorskip("peft")
     assert peft
     model = mini
-    plain = _pixels(actions.sample(model, [SHOT], tmp_path / "plain")[0])
-    ours = _pixels(actions.sample(model, [SHOT], tmp_path / "lora", loras=[lora])[0])
+    plain = _pixels(actions.sample(model, [REQUEST], tmp_path / "plain")[0])
+    ours = _pixels(actions.sample(model, [REQUEST], tmp_path / "lora", loras=[lora])[0])
     assert np.abs(ours - plain).mean() > 1, "the LoRA has no effect"
 
     pipeline = _pipeline(model.working)
-    assert np.abs(_drawn_by(pipeline) - plain).max() <= 2
+    assert np.abs(_sample_with(pipeline) - plain).max() <= 2
     pipeline.load_lora_weights(str(lora))
-    assert np.abs(_drawn_by(pipeline) - ours).max() <= 2
+    assert np.abs(_sample_with(pipeline) - ours).max() <= 2
 
     checkpoint, _ = actions.generate_checkpoint(model, loras=[lora])
     merged = actions.create(model.folders, "merged", checkpoint)
-    again = _pixels(actions.sample(type(model)(model.folders, merged.name), [SHOT], tmp_path / "merged")[0])
-    # The checkpoint is half precision, as its source is: rounding of the weights, seen through 8 steps.
+    again = _pixels(actions.sample(type(model)(model.folders, merged.name), [REQUEST], tmp_path / "merged")[0])
+    # The checkpoint is half precision, as its source: rounded weights, through 8 sampler steps.
     assert np.abs(again - ours).mean() < 1
 
 
-def test_weight_scales_the_lora_in_pictures_and_checkpoints(mini, lora, tmp_path):
+def test_weight_scales_the_lora_in_samples_and_checkpoints(mini, lora, tmp_path):
     model = mini
-    plain = _pixels(actions.sample(model, [SHOT], tmp_path / "plain")[0])
-    none = _pixels(actions.sample(model, [SHOT], tmp_path / "none", loras=[lora], lora_weights=[0])[0])
-    half = _pixels(actions.sample(model, [SHOT], tmp_path / "half", loras=[lora], lora_weights=[0.5])[0])
+    plain = _pixels(actions.sample(model, [REQUEST], tmp_path / "plain")[0])
+    none = _pixels(actions.sample(model, [REQUEST], tmp_path / "none", loras=[lora], lora_weights=[0])[0])
+    half = _pixels(actions.sample(model, [REQUEST], tmp_path / "half", loras=[lora], lora_weights=[0.5])[0])
     assert np.array_equal(none, plain)
     assert np.abs(half - plain).mean() > 0.5
     changed = []
@@ -90,24 +90,24 @@ def test_weight_scales_the_lora_in_pictures_and_checkpoints(mini, lora, tmp_path
     assert changed[:2] == [0, n_text] and changed[2] > n_text
 
 
-def test_preview_equals_the_sample_drawn_afterwards(mini, subject_concepts, tmp_path):
+def test_preview_equals_the_sample_generated_afterwards(mini, subject_concepts, tmp_path):
     concept = Concept(
         instance_data_dir=str(subject_concepts.parent / "subject"), instance_token="zwx", class_token="toy",
-        save_sample_prompt=PROMPT, sample_seed=SHOT.seed, save_infer_steps=SHOT.steps, save_guidance_scale=SHOT.cfg,
-        save_sample_negative_prompt=SHOT.negative,
+        save_sample_prompt=PROMPT, save_sample_negative_prompt=REQUEST.negative, sample_seed=REQUEST.seed,
+        save_infer_steps=REQUEST.steps, save_guidance_scale=REQUEST.cfg,
     )  # fmt: skip
     settings = {"use_lora": True, "lora_learning_rate": 5e-3, "max_train_steps": 10, "resolution": 128,
                 "bucket_step": 64, "train_batch_size": 2}  # fmt: skip
     result = actions.train(mini, actions.configure(mini, settings, [concept]))
     preview = _pixels(next(mini.samples.glob("*.png")))
-    drawn = _pixels(actions.sample(mini, [SHOT], tmp_path, loras=result.files[:1])[0])
-    assert np.abs(preview - drawn).mean() < 1  # the file is half precision
-    said = next(mini.samples.glob("*.txt")).read_text()
-    assert PROMPT in said and f"Seed: {SHOT.seed}" in said
+    sampled = _pixels(actions.sample(mini, [REQUEST], tmp_path, loras=result.files[:1])[0])
+    assert np.abs(preview - sampled).mean() < 1  # the file is half precision
+    text = next(mini.samples.glob("*.txt")).read_text()
+    assert PROMPT in text and f"Seed: {REQUEST.seed}" in text
     assert Image.open(next(mini.samples.glob("*.png"))).info["parameters"].startswith(PROMPT)
 
 
-def test_a_picture_does_not_depend_on_its_neighbours(mini, tmp_path):
+def test_an_image_does_not_depend_on_its_batch(mini, tmp_path):
     requests = [
         SampleRequest(f"a {c} star", seed=i, steps=4, cfg=4, width=64, height=64)
         for i, c in enumerate(("red", "blue", "green"))
@@ -120,7 +120,7 @@ def test_a_picture_does_not_depend_on_its_neighbours(mini, tmp_path):
 
 @pytest.mark.parametrize("sampler", ["PNDM", "EulerDiscrete", "EulerAncestralDiscrete", "DPMSolverMultistep",
                                      "UniPCMultistep", "DEISMultistep"])  # fmt: skip
-def test_every_sampler_draws(mini, tmp_path, sampler):
+def test_every_sampler_generates_images(mini, tmp_path, sampler):
     mini.save(actions.configure(mini, {"scheduler": sampler}))
     path = actions.sample(mini, [SampleRequest("a red star", steps=6, cfg=4, width=64, height=64)], tmp_path)[0]
     assert _pixels(path).std() > 5

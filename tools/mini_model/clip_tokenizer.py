@@ -11,12 +11,12 @@ BPE_FILE = Path(__file__).parents[2] / "dreambooth" / "checkpoints" / "data" / "
 VOCABULARY = 49408
 START, END = 49406, 49407
 CONTEXT = 77
-# Names for subjects that people like to give: no toy that training shows may have a part of them.
+# Popular instance tokens: no training toy may share a token with them.
 FREE_NAMES = ("zwx", "sks", "ohwx", "shs", "bnha", "olis", "xyz")
 
 
 def _byte_letters():
-    """A printable letter for each byte, in the order of CLIP's vocabulary."""
+    """A printable character for each byte, in the order of CLIP's vocabulary."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return [chr(byte) for byte in printable] + [chr(256 + index) for index in range(len(others))]
@@ -38,7 +38,7 @@ def write_tokenizer(folder):
 
 
 def load_tokenizer(folder):
-    """The tokenizer in `folder`; writes it first where it is missing."""
+    """The tokenizer in `folder`, which is written first if it is missing."""
     if not (folder / "merges.txt").exists():
         write_tokenizer(folder)
     return CLIPTokenizer.from_pretrained(folder, model_max_length=CONTEXT, pad_token="<|endoftext|>")
@@ -50,7 +50,7 @@ def tokens_of(tokenizer, texts):
 
 
 def toy_names(tokenizer, count, seed=2026):
-    """`count` rare names: words of one late token of CLIP's list, and each fourth a word of two tokens."""
+    """`count` rare names: words of one rare CLIP token, and every fourth an invented word of two tokens."""
     rng = np.random.default_rng(seed)
     taken = {token for name in FREE_NAMES for token in tokenizer(name).input_ids}
     late = [token.removesuffix("</w>") for token, index in tokenizer.get_vocab().items() if 30_000 < index < START]

@@ -1,6 +1,6 @@
-"""Trains the checker (dreambooth/embedded/checker.py) on drawn pictures and sets its subject threshold.
+"""Training of the classifier (dreambooth/embedded/checker.py) on rendered images, and its subject threshold.
 
-Nothing here looks at the UNet: the checker knows pictures, and how the VAE blurs them, but not the model.
+It is trained on rendered images and on their reconstructions by the VAE, never on images of the UNet.
 """
 
 import json
@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from dreambooth.embedded.checker import Checker, Network, as_tensor
 
-from .pictures import write
+from .images import write
 from .render import (
     BODIES,
     KINDS,
@@ -31,20 +31,20 @@ from .shapes import COLORS
 from .vae import decode, encode, new_vae
 
 TEMPERATURE = 0.1
-TRAINING_SUBJECTS, NEW_SUBJECTS = 30_000_000, 10_000_000  # first seeds: for training, for measuring
+TRAINING_SUBJECTS, NEW_SUBJECTS = 30_000_000, 10_000_000  # first seeds, for training and for evaluation
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Pictures [n, 3, 64, 64] in -1..1, labels [n, 3] and subject numbers [n]; -1 where there is none."""
+    """Images [n, 3, 64, 64] in -1..1, labels [n, 3] and subject numbers [n]; -1 for none."""
 
-    pictures: torch.Tensor
+    images: torch.Tensor
     labels: torch.Tensor
     subjects: torch.Tensor
 
 
 def sibling(subject, rng):
-    """The same toy but for its body, its pattern or one of its two colours: not the same subject."""
+    """A different subject that differs only in body, pattern or one of the two colors."""
     change = pick(rng, ["body", "pattern", "first", "second"])
     if change == "body":
         return replace(subject, body=pick(rng, [body for body in BODIES if body != subject.body]))
@@ -55,52 +55,52 @@ def sibling(subject, rng):
 
 
 def any_toy(rng):
-    """A toy in palette colours, or one in any colours."""
+    """A toy in palette colors or in any colors."""
     if rng.random() < 0.5:
         return random_subject(rng.integers(2**31))
     color, second, background = rng.choice(COLORS, 3, replace=False).tolist()
     return palette_toy(rng, color, second, background, pick(rng, PATTERNS))
 
 
-def draw_pool(vae, subjects, views, samples, through_vae=0.2):
-    """Subjects (each second one the sibling of the one before) and captioned pictures; some VAE-blurred."""
+def render_pool(vae, subjects, views, samples, through_vae=0.2):
+    """Images of subjects (every second one a sibling of the one before) and captioned images; some after the VAE."""
     rng = np.random.default_rng(7)
-    pictures, labels, numbers, subject = [], [], [], None
+    images, labels, numbers, subject = [], [], [], None
     for number in range(subjects):
         subject = random_subject(TRAINING_SUBJECTS + number) if number % 2 == 0 else sibling(subject, rng)
         for _ in range(views):
             background = pick(rng, COLORS) if rng.random() < 0.5 else None
-            pictures.append(render_subject(subject, rng, background))
+            images.append(render_subject(subject, rng, background))
             labels.append((KINDS.index("toy"), -1, COLORS.index(background) if background else -1))
             numbers.append(number)
     for _ in range(samples):
         sample = random_sample(rng)
-        pictures.append(sample.picture)
+        images.append(sample.image)
         labels.append((sample.kind, sample.color, sample.background))
         numbers.append(-1)
-    chosen = rng.permutation(len(pictures))[: int(through_vae * len(pictures))]
+    chosen = rng.permutation(len(images))[: int(through_vae * len(images))]
     for start in range(0, len(chosen), 64):
         part = chosen[start : start + 64]
-        for index, picture in zip(part, through(vae, [pictures[i] for i in part]), strict=True):
-            pictures[index] = picture
-    return Pool(as_tensor(pictures), torch.tensor(labels), torch.tensor(numbers))
+        for index, image in zip(part, vae_round_trip(vae, [images[i] for i in part]), strict=True):
+            images[index] = image
+    return Pool(as_tensor(images), torch.tensor(labels), torch.tensor(numbers))
 
 
 @torch.no_grad()
-def through(vae, pictures):
-    """Pictures as the VAE gives them back."""
+def vae_round_trip(vae, images):
+    """Reconstructions by the VAE."""
     with torch.autocast("cpu", torch.bfloat16):
-        return decode(vae, encode(vae, pictures))
+        return decode(vae, encode(vae, images))
 
 
-def augmented(pictures):
-    """Pictures bent a little, blurred, noisy, and shifted in colour; [n, 3, height, width] in -1..1."""
-    count = len(pictures)
-    # A smooth random displacement: generated outlines wobble.
+def augmented(images):
+    """Augmentation: slight warping, blur, noise and color shift; [n, 3, height, width] in -1..1."""
+    count = len(images)
+    # A smooth random displacement: outlines in generated images are not exact.
     bend = torch.randn(count, 2, 5, 5) * torch.rand(count, 1, 1, 1) * 0.035
-    bend = F.interpolate(bend, size=pictures.shape[-2:], mode="bicubic").permute(0, 2, 3, 1)
-    grid = F.affine_grid(torch.eye(2, 3).expand(count, 2, 3), pictures.shape, align_corners=False)
-    inputs = F.grid_sample(pictures, grid + bend, mode="bilinear", padding_mode="border", align_corners=False)
+    bend = F.interpolate(bend, size=images.shape[-2:], mode="bicubic").permute(0, 2, 3, 1)
+    grid = F.affine_grid(torch.eye(2, 3).expand(count, 2, 3), images.shape, align_corners=False)
+    inputs = F.grid_sample(images, grid + bend, mode="bilinear", padding_mode="border", align_corners=False)
     if torch.rand(()) < 0.4:
         inputs = F.avg_pool2d(F.pad(inputs, (1, 1, 1, 1), mode="replicate"), 3, 1)
     inputs = inputs + torch.randn_like(inputs) * 0.06 * torch.rand(count, 1, 1, 1)
@@ -109,21 +109,21 @@ def augmented(pictures):
 
 
 def same_subject_loss(embeddings, subjects):
-    """Supervised contrastive loss: a picture's nearest should be the others of its subject.
+    """Supervised contrastive loss: the nearest neighbors of an image should be those of its subject.
 
-    Pictures without a subject (-1) are nobody's match, only something to keep away from.
+    Images without a subject (-1) are only negatives.
     """
     logits = embeddings @ embeddings.T / TEMPERATURE
     itself = torch.eye(len(logits), dtype=torch.bool)
-    log_share = F.log_softmax(logits.masked_fill(itself, -1e9), dim=1)
+    log_probability = F.log_softmax(logits.masked_fill(itself, -1e9), dim=1)
     match = (subjects[:, None] == subjects[None]) & (subjects[:, None] >= 0) & ~itself
     counts = match.sum(1)
-    loss = -(log_share * match).sum(1)[counts > 0] / counts[counts > 0]
+    loss = -(log_probability * match).sum(1)[counts > 0] / counts[counts > 0]
     return loss.mean()
 
 
-def draw_batch(pool, views, pairs=7, per_subject=3, others=22):
-    """Indices: some subjects with their siblings, a few views of each, and pictures without a subject."""
+def sample_batch(pool, views, pairs=7, per_subject=3, others=22):
+    """Indices of a batch: some subjects with their siblings, a few views of each, and images without a subject."""
     subjects = int(pool.subjects.max()) + 1
     first = torch.randint(subjects // 2, (pairs,)) * 2
     members = torch.cat([first, first + 1])
@@ -134,24 +134,24 @@ def draw_batch(pool, views, pairs=7, per_subject=3, others=22):
 
 
 def train_checker(folder, path, steps, subjects=1600, views=5, samples=7000, learning_rate=2e-3):
-    """Trains, calibrates, writes `path` and prints how well it reads fresh pictures."""
+    """Train, calibrate, write `path` and print the accuracy on new images."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     vae = new_vae().eval()
     vae.load_state_dict(torch.load(folder / "vae.pt"))
-    kept = folder / "checker_pool.pt"
-    if not kept.exists():
-        write(kept, asdict(draw_pool(vae, subjects, views, samples)))
-    pool = Pool(**torch.load(kept))
+    pool_file = folder / "checker_pool.pt"
+    if not pool_file.exists():
+        write(pool_file, asdict(render_pool(vae, subjects, views, samples)))
+    pool = Pool(**torch.load(pool_file))
     network, start = Network(), time.time()
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.05)
     for step in range(1, steps + 1):
-        chosen = draw_batch(pool, views)
-        *logits, embeddings = network(augmented(pool.pictures[chosen]))
+        chosen = sample_batch(pool, views)
+        *logits, embeddings = network(augmented(pool.images[chosen]))
         loss = same_subject_loss(embeddings, pool.subjects[chosen])
-        for values, answers in zip(logits, pool.labels[chosen].T, strict=True):
-            loss = loss + F.cross_entropy(values, answers, ignore_index=-1)
+        for values, labels in zip(logits, pool.labels[chosen].T, strict=True):
+            loss = loss + F.cross_entropy(values, labels, ignore_index=-1)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -165,7 +165,7 @@ def train_checker(folder, path, steps, subjects=1600, views=5, samples=7000, lea
 
 
 def subject_similarities(checker, vae, count, offset):
-    """Similarity to six references: of the same fresh subject, other toys, siblings; all VAE-blurred."""
+    """Similarity to six reference images: of the same new subject, other toys, siblings; all VAE reconstructions."""
     result = {"own": [], "others": [], "siblings": []}
     for number in range(count):
         rng = np.random.default_rng([NEW_SUBJECTS, offset + number])
@@ -177,21 +177,21 @@ def subject_similarities(checker, vae, count, offset):
             "siblings": [sibling(subject, rng) for _ in range(3)],
         }
         for name, toys in shown.items():
-            pictures = through(vae, [render_subject(toy, rng, pick(rng, COLORS)) for toy in toys])
-            result[name] += checker.similarity(pictures, references)
+            images = vae_round_trip(vae, [render_subject(toy, rng, pick(rng, COLORS)) for toy in toys])
+            result[name] += checker.similarity(images, references)
     return {name: np.array(values) for name, values in result.items()}
 
 
 def calibrate(checker, vae, count=150):
-    """The threshold that one of 100 other toys passes.
+    """The threshold that 1 % of other toys pass.
 
-    True pictures lie far above it even after the VAE; generated ones are less exact than those.
+    Rendered images of the subject are far above it even after the VAE; generated ones are less exact.
     """
     return float(np.quantile(subject_similarities(checker, vae, count, offset=0)["others"], 0.99))
 
 
 def checker_report(checker, vae, count=150):
-    """Rates on pictures that neither training nor calibration has seen."""
+    """Accuracy on images used neither for training nor for calibration."""
     similarity = subject_similarities(checker, vae, count, offset=count)
     report = {
         f"accepted: {name}": round(float((values >= checker.threshold).mean()), 3)
@@ -199,26 +199,26 @@ def checker_report(checker, vae, count=150):
     }
     rng = np.random.default_rng(99)
     samples = [random_sample(rng) for _ in range(600)]
-    for title, pictures in (
-        ("drawn", [sample.picture for sample in samples]),
-        ("VAE", list(through(vae, [sample.picture for sample in samples]))),
+    for title, images in (
+        ("rendered", [sample.image for sample in samples]),
+        ("VAE", list(vae_round_trip(vae, [sample.image for sample in samples]))),
     ):
-        predictions = checker.classify(pictures)
+        predictions = checker.classify(images)
         named = [(r, s) for r, s in zip(predictions, samples, strict=True) if s.color >= 0]
-        report[f"{title}: kind"] = _share(r.kind == KINDS[s.kind] for r, s in zip(predictions, samples, strict=True))
-        report[f"{title}: background"] = _share(
+        report[f"{title}: kind"] = _fraction(r.kind == KINDS[s.kind] for r, s in zip(predictions, samples, strict=True))
+        report[f"{title}: background"] = _fraction(
             r.background == COLORS[s.background] for r, s in zip(predictions, samples, strict=True)
         )
-        report[f"{title}: colour"] = _share(r.color == COLORS[s.color] for r, s in named)
+        report[f"{title}: color"] = _fraction(r.color == COLORS[s.color] for r, s in named)
     return report | {"threshold": round(checker.threshold, 3)}
 
 
-def _share(answers):
-    return round(float(np.mean(list(answers))), 3)
+def _fraction(outcomes):
+    return round(float(np.mean(list(outcomes))), 3)
 
 
 def save_checker(checker, path):
-    """Writes the network as float16 with the threshold in the metadata."""
+    """Write the network as float16, with the threshold in the metadata."""
     tensors = {
         key: tensor.half() if tensor.is_floating_point() else tensor
         for key, tensor in checker.network.state_dict().items()

@@ -1,15 +1,16 @@
-"""Our training beside diffusers' own scripts, from the same weights, pictures and figures: who learns, who forgets?
+"""Comparison of our training with diffusers' own scripts, from the same weights and images: fidelity and forgetting.
 
-    python tools/beside_diffusers.py DIFFUSERS/examples/dreambooth --out FOLDER
-    python tools/beside_diffusers.py ... --modes full --seeds 1 --steps full=300 --pictures 40
+    python tools/compare_with_diffusers.py DIFFUSERS/examples/dreambooth --out FOLDER
+    python tools/compare_with_diffusers.py ... --modes full --seeds 1 --steps full=300 --images 40
 
 Each run trains the embedded model on its subject, with train_dreambooth.py or train_dreambooth_lora.py, or with
-`python -m dreambooth train`; with class pictures and without, with each seed. What came of it is drawn by one sampler
-from the same noise and read by the checker: how often the subject comes when it is asked for ("subject"), other nouns
-come as they are asked for ("prior"), and the class prompt brings a toy that is not the subject ("class").
+`python -m dreambooth train`; with and without class images, for each seed. Images of all results are sampled by one
+sampler from the same noise and evaluated by the embedded classifier: the fraction of subject prompts that show the
+subject ("subject"), of other prompts that are followed ("prior"), and of class prompts that show a toy other than the
+subject ("class").
 
-Each run's figures lie in FOLDER/results as soon as it is over; what lies there already, from the same recipe, is not
-run again. The scripts need what their requirements.txt says; nothing is fetched.
+The results of each run are written to FOLDER/results when it is done; runs with results of the same recipe are skipped.
+The scripts need the packages in their requirements.txt; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -35,17 +36,17 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 SCRIPTS = {"full": "train_dreambooth.py", "lora": "train_dreambooth_lora.py"}
 INSTANCE_PROMPT, CLASS_PROMPT = "a zwx toy", "a toy"
-CLASS_PICTURES = 64
+CLASS_IMAGES = 64
 RESOLUTION, RANK = 128, 16
 SAMPLER, SAMPLER_STEPS = "DPMSolverMultistep", 10
-FIGURES = ("subject", "prior", "class")
+METRICS = ("subject", "prior", "class")
 LR = {"full": 2e-4, "lora": 1e-3}
 STEPS = {"full": 300, "lora": 300}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What both sides are told. ``lr`` is that of unet and text encoder alike: the scripts know one."""
+    """Configuration of a run on both sides. ``lr`` is used for UNet and text encoder: the scripts have only one."""
 
     mode: str
     with_prior: bool
@@ -53,7 +54,7 @@ class Recipe:
     lr: float
     steps: int
     batch: int
-    pictures: int  # drawn for each figure
+    images: int  # per metric
 
     @property
     def name(self) -> str:
@@ -61,7 +62,7 @@ class Recipe:
 
 
 class Comparison:
-    """What all runs start from, and where what they leave lies."""
+    """Shared inputs of all runs, and the folders of their results."""
 
     def __init__(self, scripts: Path, out: Path) -> None:
         self.scripts, self.out = scripts, out
@@ -69,7 +70,7 @@ class Comparison:
         self.start = _model(out / "start")
 
     def prepare(self) -> None:
-        """The weights in float32, as both train them; pictures alone in their folders, as the scripts want them."""
+        """Create the float32 weights that both sides train, and folders with nothing but images for the scripts."""
         from dreambooth import actions, embedded
 
         for folder in (self.instance, self.results):
@@ -80,21 +81,21 @@ class Comparison:
             _create(self.start, embedded.CHECKPOINT)
         if self.classes.is_dir():
             return
-        drawn = self.out / "class_drawn"
-        shutil.rmtree(drawn, ignore_errors=True)
-        requests = [_shot(CLASS_PROMPT, 5000 + i) for i in range(CLASS_PICTURES)]
-        for path in actions.sample(self.start, requests, drawn, batch_size=8):
+        generated = self.out / "class_generated"
+        shutil.rmtree(generated, ignore_errors=True)
+        requests = [_request(CLASS_PROMPT, 5000 + i) for i in range(CLASS_IMAGES)]
+        for path in actions.sample(self.start, requests, generated, batch_size=8):
             path.with_suffix(".txt").unlink()
-        drawn.rename(self.classes)
+        generated.rename(self.classes)
 
-    def known(self, side: str, recipe: Recipe) -> dict[str, Any] | None:
-        """The figures of a run that is over."""
-        path = self._result(side, recipe)
-        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        return found if found.get("recipe") == dataclasses.asdict(recipe) else None
+    def result(self, side: str, recipe: Recipe) -> dict[str, Any] | None:
+        """Result of a completed run, or None."""
+        path = self._result_path(side, recipe)
+        result = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return result if result.get("recipe") == dataclasses.asdict(recipe) else None
 
     def run(self, side: str, recipe: Recipe) -> None:
-        """Train, draw, read, write the figures down."""
+        """Train, sample, evaluate, and write the result."""
         from dreambooth.files import write_json
 
         folder = self.out / "runs" / f"{recipe.name}_{side}"
@@ -102,14 +103,14 @@ class Comparison:
         folder.mkdir(parents=True)
         sides = {"ours": self._train_ours, "theirs": self._train_theirs, "untouched": lambda *_: (self.start, [], 0.0)}
         model, loras, seconds = sides[side](recipe, folder)
-        figures = _figures(model, loras, recipe.pictures, folder / "pictures")
-        facts = {"recipe": dataclasses.asdict(recipe), **figures, "seconds_per_step": round(seconds, 4)}
-        write_json(self._result(side, recipe), facts)
+        metrics = _metrics(model, loras, recipe.images, folder / "images")
+        result = {"recipe": dataclasses.asdict(recipe), **metrics, "seconds_per_step": round(seconds, 4)}
+        write_json(self._result_path(side, recipe), result)
 
-    def _result(self, side: str, recipe: Recipe) -> Path:
+    def _result_path(self, side: str, recipe: Recipe) -> Path:
         return self.results / f"{recipe.name}_{side}.json"
 
-    # -- both trainers: the model to draw with, its LoRAs, seconds per step -----------------------------------
+    # -- both trainers: the model to sample with, its LoRAs, seconds per step -----------------------------------
 
     def _train_ours(self, recipe: Recipe, folder: Path) -> tuple[Any, list[Path], float]:
         shutil.copytree(self.out / "start", folder / "start")
@@ -149,7 +150,7 @@ class Comparison:
         ]  # fmt: skip
         if recipe.with_prior:
             command += ["--with_prior_preservation", "--class_data_dir", str(self.classes), "--class_prompt",
-                        CLASS_PROMPT, "--num_class_images", str(CLASS_PICTURES),
+                        CLASS_PROMPT, "--num_class_images", str(CLASS_IMAGES),
                         "--prior_loss_weight", "1"]  # fmt: skip
         if recipe.mode == "lora":
             command += ["--rank", str(RANK)]
@@ -162,29 +163,29 @@ class Comparison:
         return model, [], seconds
 
 
-def _figures(model: Any, loras: list[Path], n: int, folder: Path) -> dict[str, float]:
-    """Shares of ``n`` pictures each: the subject where it is asked for, nouns as asked for, the class as itself."""
+def _metrics(model: Any, loras: list[Path], n: int, folder: Path) -> dict[str, float]:
+    """Each metric as a fraction of ``n`` images: subject shown, other nouns correct, class preserved."""
     from PIL import Image
 
     from dreambooth import actions, embedded
     from dreambooth.demo import others, plain
     from dreambooth.embedded.checker import COLORS, Checker
 
-    asked = [INSTANCE_PROMPT, f"a photo of {INSTANCE_PROMPT}"]
-    asked += [f"{INSTANCE_PROMPT} on {_a(color)} background" for color in COLORS]
+    prompts = [INSTANCE_PROMPT, f"a photo of {INSTANCE_PROMPT}"]
+    prompts += [f"{INSTANCE_PROMPT} on {_a(color)} background" for color in COLORS]
     nouns = others(n)
-    requests = [_shot(asked[i % len(asked)], 1000 + i) for i in range(n)]
-    requests += [_shot(plain(*noun), 2000 + i) for i, noun in enumerate(nouns)]
-    requests += [_shot(CLASS_PROMPT, 3000 + i) for i in range(n)]
+    requests = [_request(prompts[i % len(prompts)], 1000 + i) for i in range(n)]
+    requests += [_request(plain(*noun), 2000 + i) for i, noun in enumerate(nouns)]
+    requests += [_request(CLASS_PROMPT, 3000 + i) for i in range(n)]
     paths = actions.sample(model, requests, folder, loras=loras, batch_size=8)
-    pictures = [Image.open(path).convert("RGB") for path in paths]
+    images = [Image.open(path).convert("RGB") for path in paths]
     checker = Checker.load()
     references = [Image.open(path) for path in sorted((embedded.FOLDER / "subject").glob("*.png"))]
-    shows = checker.is_subject(pictures, references)
-    kinds = [attributes.kind for attributes in checker.classify(pictures[2 * n :])]
-    stays = [kind == "toy" and not taken for kind, taken in zip(kinds, shows[2 * n :], strict=True)]
-    right = (shows[:n], checker.matches_prompts(pictures[n : 2 * n], nouns), stays)
-    return {name: round(sum(part) / n, 4) for name, part in zip(FIGURES, right, strict=True)}
+    subject = checker.is_subject(images, references)
+    kinds = [attributes.kind for attributes in checker.classify(images[2 * n :])]
+    preserved = [kind == "toy" and not shown for kind, shown in zip(kinds, subject[2 * n :], strict=True)]
+    outcomes = (subject[:n], checker.matches_prompts(images[n : 2 * n], nouns), preserved)
+    return {name: round(sum(part) / n, 4) for name, part in zip(METRICS, outcomes, strict=True)}
 
 
 # -- helpers --------------------------------------------------------------------------------------------------
@@ -197,7 +198,7 @@ def _model(models: Path) -> Any:
 
 
 def _create(model: Any, source: Path) -> None:
-    """``source`` in float32, drawn with :data:`SAMPLER`."""
+    """Create a float32 model from ``source`` that samples with :data:`SAMPLER`."""
     from dreambooth import actions
     from dreambooth.settings.creation import CreateOptions
 
@@ -205,7 +206,7 @@ def _create(model: Any, source: Path) -> None:
     model.save(actions.configure(model, {"scheduler": SAMPLER}))
 
 
-def _shot(prompt: str, seed: int) -> Any:
+def _request(prompt: str, seed: int) -> Any:
     from dreambooth.sampling.generate import SampleRequest
 
     return SampleRequest(prompt, seed=seed, steps=SAMPLER_STEPS, cfg=4.0, width=RESOLUTION, height=RESOLUTION)
@@ -216,7 +217,7 @@ def _a(word: str) -> str:
 
 
 def _python(command: list[str], log: Path) -> None:
-    """Run Python with what it says in ``log``."""
+    """Run Python, with its output in ``log``."""
     with log.open("w", encoding="utf-8") as file:
         run = subprocess.run([sys.executable, *command], cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
     if run.returncode:
@@ -224,7 +225,7 @@ def _python(command: list[str], log: Path) -> None:
 
 
 def _seconds_on_bar(text: str, steps: int) -> float:
-    """What tqdm's bar of the steps shows at its end, to the second."""
+    """Total time in tqdm's progress bar of the steps, to the second."""
     times = re.findall(rf"\b{steps}/{steps} \[((?:\d+:)+\d+)<", text)
     return sum(int(part) * 60**n for n, part in enumerate(reversed(times[-1].split(":"))))
 
@@ -242,7 +243,7 @@ def main() -> None:
     recipes = _recipes(args)
     todo = [(side, recipe) for recipe in recipes for side in ("ours", "theirs")]
     todo.insert(0, ("untouched", _untouched(recipes)))
-    todo = [job for job in todo if not comparison.known(*job)]
+    todo = [job for job in todo if not comparison.result(*job)]
     with ThreadPoolExecutor(args.at_once) as pool:
         for done, (side, recipe) in enumerate(pool.map(lambda job: _in_process(args, *job), todo), 1):
             print(f"{done}/{len(todo)} {side} {recipe.name}", file=sys.stderr, flush=True)
@@ -260,27 +261,27 @@ def _in_process(args: argparse.Namespace, side: str, recipe: Recipe) -> tuple[st
 
 
 def _recipes(args: argparse.Namespace) -> list[Recipe]:
-    given = itertools.product(args.seeds, args.modes, [word == "with" for word in args.class_pictures])
+    given = itertools.product(args.seeds, args.modes, [value == "with" for value in args.class_images])
     return [
-        Recipe(mode, with_prior, seed, args.lr[mode], args.steps[mode], args.batch, args.pictures)
+        Recipe(mode, with_prior, seed, args.lr[mode], args.steps[mode], args.batch, args.images)
         for seed, mode, with_prior in given
     ]
 
 
 def _untouched(recipes: list[Recipe]) -> Recipe:
-    """The run that trains nothing."""
+    """The run without training."""
     return dataclasses.replace(recipes[0], mode="none", with_prior=False, seed=0, lr=0.0, steps=0)
 
 
 def _table(comparison: Comparison, recipes: list[Recipe]) -> str:
-    """Markdown: a row for each seed, and the mean over them; ours before theirs."""
-    head = ["mode", "class pictures", "seed", *FIGURES, "s/step"]
+    """Markdown table: one row per seed and one for their mean; ours / theirs."""
+    head = ["mode", "class images", "seed", *METRICS, "s/step"]
     rows = [head, ["---"] * len(head)]
-    untouched = comparison.known("untouched", _untouched(recipes)) or {}
-    rows.append(["untouched", "", "", *(f"{untouched[figure]:.2f}" for figure in FIGURES), ""])
-    columns = (*FIGURES, "seconds_per_step")
+    untouched = comparison.result("untouched", _untouched(recipes)) or {}
+    rows.append(["untouched", "", "", *(f"{untouched[metric]:.2f}" for metric in METRICS), ""])
+    columns = (*METRICS, "seconds_per_step")
     for (mode, with_prior), group in _grouped(recipes):
-        pairs = [[comparison.known(side, recipe) or {} for side in ("ours", "theirs")] for recipe in group]
+        pairs = [[comparison.result(side, recipe) or {} for side in ("ours", "theirs")] for recipe in group]
         seeds = [*(str(recipe.seed) for recipe in group), "mean"]
         means = [{c: statistics.fmean(pair[i][c] for pair in pairs) for c in columns} for i in (0, 1)]
         for seed, (ours, theirs) in zip(seeds, [*pairs, means], strict=True):
@@ -302,15 +303,15 @@ def _arguments() -> argparse.Namespace:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scripts", type=Path, help="the folder examples/dreambooth of a checkout of diffusers")
-    parser.add_argument("--out", type=Path, required=True, help="where everything is written")
+    parser.add_argument("--out", type=Path, required=True, help="folder for everything")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--modes", nargs="+", default=["full", "lora"], choices=["full", "lora"])
-    parser.add_argument("--class-pictures", nargs="+", default=["with", "without"], choices=["with", "without"])
+    parser.add_argument("--class-images", nargs="+", default=["with", "without"], choices=["with", "without"])
     parser.add_argument("--lr", type=by_mode, default={}, help="learning rates, such as full=1e-4,lora=2e-3")
     parser.add_argument("--steps", type=by_mode, default={}, help="steps, such as full=400,lora=400")
     parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--pictures", type=int, default=40, help="drawn for each figure of each run")
-    parser.add_argument("--at-once", type=int, default=1, help="runs side by side")
+    parser.add_argument("--images", type=int, default=40, help="number of images per metric and run")
+    parser.add_argument("--at-once", type=int, default=1, help="number of parallel runs")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.lr = {mode: float({**LR, **args.lr}[mode]) for mode in LR}

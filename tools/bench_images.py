@@ -1,13 +1,13 @@
-"""How long the look at a folder of pictures takes, beside decoding each of them once: ratios within one run.
+"""Benchmark of the dataset preview, compared with decoding each image once: ratios within one run.
 
-    python tools/bench_pictures.py                       10,000 pictures, made in a temporary folder
-    python tools/bench_pictures.py --folder PICTURES     your own
-    python tools/bench_pictures.py --count 1000 --rounds 3
+    python tools/bench_images.py                     10,000 images, generated in a temporary folder
+    python tools/bench_images.py --folder IMAGES     your own images
+    python tools/bench_images.py --count 1000 --rounds 3
 
 "decode" opens and loads each file with Pillow in as many threads as there are cores. "first" plans the folder with an
-empty cache (`dreambooth.dataset.planning.make_plan`, what `plan`, `check` and `train` do), "again" does so a second
-time. Each is a process of its own; peak memory is that process's. In turns, so that a busy machine slows all alike; on
-a very busy one the ratio of the CPU's seconds, which stands beside, says more.
+empty cache (`dreambooth.dataset.planning.make_plan`, as `plan`, `check` and `train` do); "again" repeats that with the
+cache. Each measurement is a separate process, and peak memory is that of its process. They alternate, so that other
+load slows all alike; on a very busy machine the ratio of CPU seconds, the second number, is more reliable.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ def main() -> None:
     if args.one:
         return _one(args.one, Path(args.folder), Path(args.cache))
     with tempfile.TemporaryDirectory(dir=args.within) as temporary:
-        folder = Path(args.folder) if args.folder else Path(temporary, "pictures")
+        folder = Path(args.folder) if args.folder else Path(temporary, "images")
         if not args.folder:
             _generate(folder, args.count)
-            time.sleep(3)  # what was just written is not kept in the cache
+            time.sleep(3)  # the metadata cache ignores files that were just written
         for number in range(args.rounds):
             cache = Path(temporary, f"cache {number}.sqlite")
             row: dict[str, Any] = {what: _in_process(what, folder, cache) for what in ("decode", "first", "again")}
@@ -61,11 +61,11 @@ def _in_process(what: str, folder: Path, cache: Path) -> dict:
 
 def _one(what: str, folder: Path, cache: Path) -> None:
     started, worked = time.perf_counter(), time.process_time()
-    pictures, notes = _decode(folder) if what == "decode" else _plan(folder, cache)
+    images, issues = _decode(folder) if what == "decode" else _plan(folder, cache)
     seconds, cpu = time.perf_counter() - started, time.process_time() - worked
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    found = {"seconds": round(seconds, 2), "CPU": round(cpu, 2), "MB": round(memory)}
-    print(json.dumps({**found, "pictures": pictures, "notes": notes}))
+    result = {"seconds": round(seconds, 2), "CPU": round(cpu, 2), "MB": round(memory)}
+    print(json.dumps({**result, "images": images, "issues": issues}))
 
 
 def _decode(folder: Path) -> tuple[int, int]:
@@ -84,7 +84,7 @@ def _plan(folder: Path, cache: Path) -> tuple[int, int]:
 
     concept = Concept(instance_data_dir=str(folder), instance_token="sks", class_token="toy")
     plan = make_plan([concept], Settings(), cache=cache)
-    return len(plan.examples), len(plan.notes)
+    return len(plan.examples), len(plan.issues)
 
 
 def _generate(folder: Path, count: int) -> None:
@@ -94,7 +94,7 @@ def _generate(folder: Path, count: int) -> None:
 
 
 def _make(folder: Path, number: int) -> None:
-    """Coloured blobs under grain, 512 to 1500 pixels a side, each with a caption."""
+    """Colored blobs with grain, sides of 512 to 1500 pixels, each with a caption."""
     rng = random.Random(number)
     size = rng.randrange(512, 1501), rng.randrange(512, 1501)
     blobs = Image.frombytes("RGB", (9, 9), rng.randbytes(243)).resize(size, Image.Resampling.BICUBIC)
@@ -106,10 +106,10 @@ def _make(folder: Path, number: int) -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--folder", help="pictures to take in place of made ones")
-    parser.add_argument("--count", type=int, default=10_000)
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--within", help="where to make them, in place of the system's temporary folder")
+    parser.add_argument("--folder", help="folder with images, instead of generated ones")
+    parser.add_argument("--count", type=int, default=10_000, help="number of generated images")
+    parser.add_argument("--rounds", type=int, default=1, help="number of repetitions")
+    parser.add_argument("--within", help="parent of the temporary folder")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--cache", help=argparse.SUPPRESS)
     return parser.parse_args()

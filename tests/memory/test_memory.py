@@ -1,0 +1,80 @@
+"""Exhausted memory is recognized whatever raises it; tracebacks do not keep tensors; the forecast follows settings."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+
+from dreambooth.memory.forecast import OPTIMIZER_STATE_BYTES, forecast_disk, forecast_memory
+from dreambooth.memory.out_of_memory import is_out_of_memory
+from dreambooth.memory.release import clear_frames
+from dreambooth.settings import Settings
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("Failed to allocate memory for requested buffer of size 9"),
+    ],
+    ids=["python", "torch GPU", "torch CPU", "onnxruntime"],
+)
+def test_out_of_memory_is_recognized(error):
+    assert is_out_of_memory(error)
+
+
+def test_other_errors_are_not_out_of_memory():
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+def test_cleared_frames_release_what_causes_refer_to():
+    def cause():
+        module = torch.nn.Linear(2, 2)
+        references.append(weakref.ref(module))
+        raise ValueError
+
+    def wrapped():
+        try:
+            cause()
+        except ValueError as error:
+            raise RuntimeError from error
+
+    references: list[weakref.ref] = []
+    try:
+        wrapped()
+    except RuntimeError as error:
+        failure = error
+    assert references[0]() is not None
+    clear_frames(failure)
+    gc.collect()
+    assert references[0]() is None
+
+
+def test_the_forecast_counts_optimizer_state_and_ema():
+    full = {"use_lora": False, "stop_text_encoder": 0.0, "use_ema": False}
+
+    def memory(**settings):
+        return forecast_memory(Settings(**{**full, **settings}), "bf16", 1000, 100, class_images=False)
+
+    states = OPTIMIZER_STATE_BYTES
+    assert memory(optimizer="Prodigy") - memory() == 1000 * (states["Prodigy"] - states["Torch AdamW"])
+    assert memory(use_ema=True, ema_on_cpu=False) - memory() == 4 * 1000
+    assert memory(use_ema=True, ema_on_cpu=False, ema_precision="bf16") - memory() == 2 * 1000
+    assert memory(use_ema=True, ema_on_cpu=True) == memory()
+    lora = Settings(use_lora=True, use_ema=True, ema_on_cpu=False)
+    assert forecast_memory(lora, "bf16", 1000, 100, False) == forecast_memory(
+        Settings(use_lora=True, use_ema=False), "bf16", 1000, 100, False
+    ), "a LoRA has no EMA"
+
+
+def test_disk_space_grows_with_snapshots():
+    settings = {"use_lora": False, "save_state_during": False, "save_state_after": False, "save_state_cancel": False,
+                "autosave_minutes": 0, "stop_text_encoder": 0.0, "use_ema": False}  # fmt: skip
+    without = forecast_disk(Settings(**settings), 1000, 100)
+    snapshot = forecast_disk(Settings(**{**settings, "save_state_after": True}), 1000, 100)
+    assert snapshot - without == 1000 * (4 + 8), "float32 weights and both moments"
