@@ -55,10 +55,8 @@ def run_process(*args: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *RUN, *map(str, args)], capture_output=True, text=True)
 
 
-def wait_for_step(model: Path, n: int) -> None:
-    """Until the run's log on disk shows step ``n``."""
-    for _ in range(60_000):
-        if any(f'"step": {n},' in log.read_text() for log in model.glob("logging/run_*.jsonl")):
-            return
+def wait_for_step(model: Path, n: int, process: Any) -> None:
+    """Wait until the log on disk of the run in ``process`` contains step ``n``."""
+    while not any(f'"step": {n},' in log.read_text() for log in model.glob("logging/run_*.jsonl")):
+        assert process.poll() is None, f"the run ended before step {n}: {process.communicate()}"
         time.sleep(0.01)
-    raise AssertionError("the run never got there")

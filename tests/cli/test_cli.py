@@ -73,10 +73,10 @@ def test_check_shows_what_training_will_do(mini, subject_concepts):
 def test_ctrl_c_once_saves_and_the_run_can_be_resumed(mini, subject_concepts):
     args = ["--models-dir", mini.folders.models, "--json", "--set", *QUICK, "num_train_epochs=300"]
     process = start("train", "mini", "--concepts", subject_concepts, *args)
-    wait_for_step(mini.root, 3)
+    wait_for_step(mini.root, 3, process)
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=120)
-    assert process.returncode == 130
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
     assert json.loads(out)["state"] == "cancelled"
     assert list(mini.snapshots.glob("*/snapshot.json"))
     resumed = run("train", "mini", "--resume", *args[:-1], "num_train_epochs=3")
@@ -89,7 +89,7 @@ def test_ctrl_c_twice_stops_immediately_and_files_stay_intact(mini, subject_conc
     before = {p: (p.read_bytes(), described(p)) for p in mini.working.rglob("*.safetensors")}
     process = start("train", "mini", "--concepts", subject_concepts, "--models-dir", mini.folders.models,
                     "--set", *QUICK, "use_lora=false", "num_train_epochs=300")  # fmt: skip
-    wait_for_step(mini.root, 2)
+    wait_for_step(mini.root, 2, process)
     process.send_signal(signal.SIGINT)
     time.sleep(0.05)
     process.send_signal(signal.SIGINT)
@@ -110,7 +110,7 @@ def test_killed_while_it_saves_everything_is_whole(mini, subject_concepts, after
     process = start("train", "mini", "--concepts", subject_concepts, "--models-dir", mini.folders.models,
                     "--set", *QUICK, "use_lora=false", "save_embedding_every=1", "save_ckpt_during=true",
                     "save_state_during=true", "use_ema=true", "num_train_epochs=300")  # fmt: skip
-    wait_for_step(mini.root, 6)
+    wait_for_step(mini.root, 6, process)
     time.sleep(after_ms / 1000)
     process.kill()
     process.communicate()

@@ -84,7 +84,7 @@ def test_two_processes_equal_one_with_twice_the_accumulation(mini, twin, subject
 def test_canceling_one_rank_cancels_all(mini, subject_concepts, rank):
     args = ("train", "mini", "--concepts", subject_concepts, "--models-dir", mini.folders.models, "--json", "--set")
     processes = start_together(2, *args, *SET, *LORA, "num_train_epochs=1000")
-    wait_for_step(mini.root, 3)
+    wait_for_step(mini.root, 3, processes[0])
     processes[rank].send_signal(signal.SIGTERM)
     outputs = [process.communicate(timeout=600) for process in processes]
     assert [process.returncode for process in processes] == [130, 130], outputs
