@@ -39,8 +39,8 @@ def import_configuration(model: ModelFolder, path: Path, config: ModelConfig | N
     return {
         "concepts": len(found.concepts),
         "settings": dict(found.settings),
-        "taken": list(found.taken),
-        "without": list(found.without),
+        "taken": list(found.imported),
+        "without": list(found.unsupported),
     }
 
 
@@ -52,20 +52,20 @@ def _with_lora_shape(found: RecognizedInput, model: ModelFolder, settings: Setti
     return dataclasses.replace(
         found,
         settings={**found.settings, **needed},
-        taken=(*found.taken, *(f"dim_from_weights -> {key} = {value!r}" for key, value in needed.items())),
-        without=(*found.without, *(f"dim_from_weights: {problem}" for problem in problems)),
+        imported=(*found.imported, *(f"dim_from_weights -> {key} = {value!r}" for key, value in needed.items())),
+        unsupported=(*found.unsupported, *(f"dim_from_weights: {problem}" for problem in problems)),
     )
 
 
 def export_toml(config: ModelConfig, out: Path) -> dict[str, Any]:
     """Write concepts and settings as a dataset.toml for sd-scripts, under an unused name."""
-    from dreambooth.interop.kohya.export import exported
+    from dreambooth.interop.kohya.export import export_dataset
     from dreambooth.training.results import unused_path
 
-    text, without = exported(config.concepts, config.settings)
+    text, unsupported = export_dataset(config.concepts, config.settings)
     path = unused_path(expand_user(out))
     write_text(path, text)
-    return {"path": str(path), "without": without}
+    return {"path": str(path), "without": unsupported}
 
 
 def prepare(

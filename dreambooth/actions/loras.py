@@ -1,4 +1,4 @@
-"""What can be done with LoRA files, one function each; beside :mod:`dreambooth.actions`, for the same callers."""
+"""LoRA files: extract, resize and merge."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from dreambooth.errors import UserError
 from dreambooth.files import expand_user
 from dreambooth.settings import Folders, ModelFolder
+from dreambooth.text import count
 from dreambooth.types import ProgressCallback, dtype_of
 
 
@@ -50,7 +51,7 @@ def resize_lora(
     precision: str = "fp16",
     progress: ProgressCallback | None = None,
 ) -> dict[str, Any]:
-    """Write the LoRA with a smaller rank, or with as much of it as keeps this share of what it does."""
+    """Write the LoRA with a smaller rank, or with the smallest rank that keeps this fraction of its energy."""
     from dreambooth.checkpoints.lora_tools import RankLimit, resize_lora
 
     return _summary(
@@ -88,27 +89,27 @@ def _target(out: Path) -> Path:
     from dreambooth.training.results import unused_path
 
     if Path(out).suffix.lower() != ".safetensors":
-        raise UserError(f"{out}: a LoRA is written as .safetensors; give it that ending.")
+        raise UserError(f"{out}: LoRAs are saved as .safetensors. Use that file extension.")
     return unused_path(Path(out))
 
 
 def _summary(path: Path) -> dict[str, Any]:
-    """The written file, read back: its path, how many modules of which rank it has, the share of energy that it kept.
+    """The written file, read back: path, number of modules by rank, and the fraction of energy that was kept.
 
-    UserError when it does not hold numbers throughout, as when they are too large for its precision.
+    UserError if it has values that are NaN or infinite, for instance because they overflow its precision.
     """
     from dreambooth.checkpoints.lora import read_lora
     from dreambooth.checkpoints.lora_tools import ENERGY_KEY
     from dreambooth.checkpoints.writing import is_finite
 
     file = read_lora(path)
-    spoilt = [name for name, adapter in file.weights.items() if not all(map(is_finite, adapter.tensors.values()))]
-    if spoilt:
+    not_finite = [name for name, adapter in file.weights.items() if not all(map(is_finite, adapter.tensors.values()))]
+    if not_finite:
         raise UserError(
-            f"{path} was written but did not pass its check: {len(spoilt)} modules hold values that are not numbers "
-            f"(first {spoilt[0]}). Choose the precision fp32, or another source."
+            f"{path} was written but did not pass its check: {count(len(not_finite), 'module')} with NaN or "
+            f"infinite values (such as {not_finite[0]}). Choose the precision fp32, or another source."
         )
     ranks = Counter(adapter.rank for adapter in file.weights.values() if adapter.rank is not None)
-    told = {"lora": str(path), "modules": ranks.total(), "ranks": {str(rank): ranks[rank] for rank in sorted(ranks)}}
-    kept = file.metadata.get(ENERGY_KEY)
-    return told if kept is None else {**told, "energy_kept": float(kept)}
+    summary = {"lora": str(path), "modules": ranks.total(), "ranks": {str(rank): ranks[rank] for rank in sorted(ranks)}}
+    energy = file.metadata.get(ENERGY_KEY)
+    return summary if energy is None else {**summary, "energy_kept": float(energy)}

@@ -39,10 +39,10 @@ def create(
     model, options = ModelFolder(folders, name), options or CreateOptions()
     if not str(source).strip():
         raise UserError(
-            "The source is empty: give a checkpoint's file, a diffusers folder, or a model's id on the hub."
+            "The source is empty: enter a checkpoint file, a diffusers folder, or a model id of the hub."
         )
     if model.occupied() and not replace:
-        raise UserError(f"{model.root} exists already: choose another name, or say --replace to make it anew.")
+        raise UserError(f"{model.root} already exists: choose another name, or use --replace to recreate it.")
     on_hub = hub_id(str(source))
     facts = extract(
         download(str(source), options.token, progress) if on_hub else expand_user(source),
@@ -68,7 +68,7 @@ def _dtype(precision: str) -> torch.dtype | None:
 
 
 def native_resolution(model: ModelFolder) -> int:
-    """The picture size that the model was made for, in pixels."""
+    """The image size that the model was trained at, in pixels."""
     return int(read_json(model.working / "unet" / "config.json")["sample_size"]) * VAE_SCALE_FACTOR
 
 

@@ -75,8 +75,8 @@ class OnnxTagger:
         if device.type != "cuda" or self.session.get_providers()[0] == "CUDAExecutionProvider":
             return []
         return [
-            "onnxruntime runs on the CPU. Install onnxruntime-gpu instead to use the GPU, or use the tagger's .safetensors "
-            "version, which runs on the GPU through timm."
+            "onnxruntime runs on the CPU. Install onnxruntime-gpu instead to use the GPU, or use the tagger's "
+            ".safetensors version, which runs on the GPU through timm."
         ]
 
 

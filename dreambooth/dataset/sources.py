@@ -150,9 +150,9 @@ def read_sources(
     return usable
 
 
-def require_some(sources: Sequence[Source], kept: Iterable[Source], checks: Checks) -> None:
+def require_some(sources: Sequence[Source], usable: Iterable[Source], checks: Checks) -> None:
     """A problem for each folder none of whose images can be used, with the causes."""
-    left = {(source.concept, source.key) for source in kept}
+    left = {(source.concept, source.key) for source in usable}
     for concept, key in dict.fromkeys((source.concept, source.key) for source in sources):
         if (concept, key) in left:
             continue

@@ -18,7 +18,7 @@ def plan_of(
     progress: ProgressCallback | None = None,
     metadata_cache: Path | None = None,
 ) -> Plan:
-    """As things lie on disk now. UserError with all problems of pictures and captions.
+    """The plan for the files as they are now. UserError with all problems of images and captions.
 
     ``model``: None where there is none yet; ``metadata_cache``: the file of the image metadata cache, else the model's.
     """

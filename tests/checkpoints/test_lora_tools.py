@@ -142,7 +142,7 @@ def test_invalid_requests_are_refused_in_one_line(lora, mini_checkpoint, tmp_pat
     refused("differs in size", lambda: merge_loras([one, tmp_path / "1.safetensors"], out))
     refused("1 LoRA but 2 weights", lambda: merge_loras([one], out, lora_weights=[1, 2]))
     refused("nothing to merge", lambda: merge_loras([], out))
-    refused("give it that ending", lambda: merge_loras([one], tmp_path / "out.pt"))
+    refused("Use that file extension", lambda: merge_loras([one], tmp_path / "out.pt"))
     refused("Limit the size", lambda: resize_lora(one, out))
     refused("energy to keep is 7", lambda: resize_lora(one, out, energy=7))
     refused("equal weights", lambda: extract_lora(folders, mini_checkpoint, mini_checkpoint, out, rank=4))

@@ -45,7 +45,7 @@ def test_create_leaves_an_existing_model_alone(mini, mini_checkpoint):
     before = mini.config_path.read_bytes()
     refused = run("create", "mini", "--source", mini_checkpoint, "--models-dir", mini.folders.models)
     assert refused.returncode == 1
-    assert "exists already" in refused.stderr
+    assert "already exists" in refused.stderr
     assert mini.config_path.read_bytes() == before
 
 
