@@ -20,12 +20,19 @@ from tests.mini_models import create
 REQUEST = SampleRequest("a zwx toy", seed=3, steps=4, cfg=4.0, width=64, height=48)
 
 
-@pytest.mark.parametrize("negative", ["", "a ring"], ids=["no negative", "negative"])
-@pytest.mark.parametrize(
-    ("model_type", "marks"),
-    [("v2x", {}), ("v2x-512", {}), ("SDXL", {}), ("SDXL", {"v_pred": True, "ztsnr": True})],
-    ids=["SD2 768", "SD2 512", "SDXL", "SDXL v"],
-)
+KINDS = {"SD2 768": ("v2x", {}), "SD2 512": ("v2x-512", {}), "SDXL": ("SDXL", {}),
+         "SDXL v": ("SDXL", {"v_pred": True, "ztsnr": True})}  # fmt: skip
+NEGATIVES = {"no negative": "", "negative": "a ring"}
+NIGHTLY = {("SD2 768", "negative"), ("SD2 512", "no negative"), ("SDXL v", "no negative")}
+CASES = [
+    pytest.param(*kind, negative, id=f"{name}-{with_negative}",
+                 marks=[pytest.mark.nightly] if (name, with_negative) in NIGHTLY else [])
+    for name, kind in KINDS.items()
+    for with_negative, negative in NEGATIVES.items()
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("model_type", "marks", "negative"), CASES)
 def test_the_same_image_as_diffusers(tmp_path, model_type, marks, negative):
     pytest.importorskip("peft", reason="diffusers loads LoRAs through peft")
     model = create(Folders(tmp_path / "models"), "m", model_type, **marks)
