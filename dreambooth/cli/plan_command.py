@@ -55,11 +55,11 @@ def plan(args: argparse.Namespace, bar: ProgressBar) -> Any:
     report = in_job(
         "plan",
         lambda controls: preview_dataset(
-            concepts or found.with_pictures(), settings, model, progress=controls.cancellable(bar.show),
+            concepts or found.require_concepts(), settings, model, progress=controls.cancellable(bar.show),
             metadata_cache=folders(args).image_metadata_cache,
         ),
     )  # fmt: skip
-    result = {"state": "done", **report.as_dict(), "taken": list(found.taken), "without": list(found.without)}
+    result = {"state": "done", **report.as_dict(), "taken": list(found.imported), "without": list(found.unsupported)}
     return result if args.json else _readable(result)
 
 

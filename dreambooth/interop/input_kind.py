@@ -1,4 +1,4 @@
-"""What a path stands for: a folder of pictures, a concepts list, a configuration of another trainer."""
+"""Recognize and read an input path: a folder of images, a concepts list, or a configuration of another trainer."""
 
 from __future__ import annotations
 
@@ -17,89 +17,91 @@ from dreambooth.settings.concept import MAX_BYTES
 
 @dataclass(frozen=True)
 class RecognizedInput:
-    """What was found at a path, in our own terms."""
+    """Concepts and settings read from a path, and messages about the import."""
 
     concepts: tuple[Concept, ...]
-    settings: Mapping[str, Any] = field(default_factory=dict)  # to be laid over the defaults, by our keys
-    taken: tuple[str, ...] = ()  # one line for each thing that was taken over: what it was, what it became
-    unsupported: tuple[str, ...] = ()  # one line for each thing that has no counterpart here, and what that means
-    dim_from_weights: bool = False  # type, ranks and alphas are to be those of the LoRA in lora_start
+    settings: Mapping[str, Any] = field(default_factory=dict)  # values that replace the current settings, by key
+    imported: tuple[str, ...] = ()  # messages: each imported key, and the setting that it became
+    unsupported: tuple[str, ...] = ()  # messages: each key or file that is not supported, and the effect
+    dim_from_weights: bool = False  # read type, ranks and alphas from the LoRA in lora_start
 
     def require_concepts(self) -> tuple[Concept, ...]:
-        """The concepts; UserError that says why there is none."""
+        """The concepts. UserError with the reasons if there are none."""
         if self.unsupported and not self.concepts:
-            raise UserError.from_problems(["It brings no pictures to train.", *self.unsupported])
+            raise UserError.from_problems(["The import contains no images to train.", *self.unsupported])
         return self.concepts
 
 
 def recognize_input(path: Path) -> RecognizedInput:
-    """Read the path as what it is. UserError names what can't be used, all of it at once.
+    """Read the path according to its kind. UserError lists all problems at once.
 
-    A .json holds a concepts list, a model's settings, or a configuration of kohya's sd-scripts; a .toml one of those;
-    a folder is one of pictures, or of folders that are named as kohya's are (10_sls 1girl).
+    A .json file holds a concepts list, a model's settings, or a configuration of kohya's sd-scripts; a .toml file a
+    configuration of sd-scripts; a folder holds images, or folders named in kohya's way (10_sls 1girl).
     """
     suffix = path.suffix.lower()
-    if os.path.isdir(path):  # unlike Path's, it takes any name
-        return _in_folder(path)
+    if os.path.isdir(path):  # Path.is_dir raises for some invalid names
+        return _read_folder(path)
     if suffix == ".toml":
-        return _in_configuration(path)
+        return _read_configuration(path)
     if suffix == ".json":
-        return _in_json(path)
+        return _read_json_file(path)
     if os.path.isfile(path):
-        raise UserError(f"{path}: is neither a folder of pictures nor a .json or .toml that names some.")
+        raise UserError(f"{path}: is neither a folder of images nor a .json or .toml file. Choose one of these.")
     raise UserError(f"{path}: there is no such folder or file. Correct the path.")
 
 
-def _in_folder(path: Path) -> RecognizedInput:
+def _read_folder(path: Path) -> RecognizedInput:
     from dreambooth.interop.kohya.folders import find_concepts
 
     concepts, unsupported = find_concepts(path)
-    unsupported = [*_unread(path), *unsupported]
+    unsupported = [*_find_ignored_toml_files(path), *unsupported]
     if not concepts:
         return RecognizedInput((Concept(instance_data_dir=str(path)),), unsupported=tuple(unsupported))
-    taken = (
+    imported = (
         f"{concept.instance_data_dir} -> concept {number}"
-        f"{' of regularization pictures' if concept.regularization else ''}, repeats {concept.num_repeats}"
+        f"{' (regularization images)' if concept.regularization else ''}, repeats {concept.num_repeats}"
         for number, concept in enumerate(concepts, 1)
     )
     unsupported += [
-        "A folder says nothing of resolution, buckets and the order of tags: those of the settings hold. Captions are "
-        "tidied, and get the token where they lack it."
+        "Folder names do not set resolution, buckets and tag order, so the current settings are used. Captions are "
+        "normalized, and the instance token is added where it is missing."
     ]
-    return RecognizedInput(tuple(concepts), imported=tuple(taken), unsupported=tuple(unsupported))
+    return RecognizedInput(tuple(concepts), imported=tuple(imported), unsupported=tuple(unsupported))
 
 
-def _unread(folder: Path) -> list[str]:
-    """A line for each dataset.toml, or the like, right in a folder: only whoever names it asks for what it says."""
+def _find_ignored_toml_files(folder: Path) -> list[str]:
+    """A message for each dataset configuration in the folder, which is only read if its own path is given."""
     from dreambooth.interop.kohya.toml_file import read_toml
 
-    told = []
+    messages = []
     for path in sorted(folder.glob("*.toml")):
         with contextlib.suppress(UserError):
             if "datasets" in read_toml(path).values:
-                told.append(f"{path} was not read: name it in place of the folder to have its repeats and buckets.")
-    return told
+                messages.append(
+                    f"{path} was not read. Import this file instead of the folder to use its repeats and buckets."
+                )
+    return messages
 
 
-def _in_json(path: Path) -> RecognizedInput:
+def _read_json_file(path: Path) -> RecognizedInput:
     values = read_json(path, MAX_BYTES)
     if isinstance(values, dict) and ("datasets" in values or "general" in values):
-        return _in_configuration(path)
-    of_model = isinstance(values, dict) and "concepts_list" in values
-    listed = values["concepts_list"] if of_model else values
-    concepts, ignored = parse_concepts(listed, base_dir=path.resolve().parent, strict=not of_model)
-    settings, unsupported = {}, [f"{key} has no effect here." for key in ignored]
-    for key, value in values.items() if of_model else ():
+        return _read_configuration(path)
+    is_model_config = isinstance(values, dict) and "concepts_list" in values
+    rows = values["concepts_list"] if is_model_config else values
+    concepts, ignored = parse_concepts(rows, base_dir=path.resolve().parent, strict=not is_model_config)
+    settings, unsupported = {}, [f"{key} is not supported and has no effect." for key in ignored]
+    for key, value in values.items() if is_model_config else ():
         if key in SETTINGS:
             try:
                 settings[key] = SETTINGS[key].parse(value)
             except ValueError as error:
-                unsupported.append(f"{key}: {error}; it stays as it is.")
+                unsupported.append(f"{key}: {error}; the current value is kept.")
     return RecognizedInput(concepts, settings, unsupported=tuple(unsupported))
 
 
-def _in_configuration(path: Path) -> RecognizedInput:
-    """A dataset.toml, or the parameters of a training, which may name one."""
+def _read_configuration(path: Path) -> RecognizedInput:
+    """A dataset.toml, or training parameters, which may name one."""
     from dreambooth.interop.kohya.import_report import ImportReport
     from dreambooth.interop.kohya.subsets import import_datasets
     from dreambooth.interop.kohya.toml_file import read_toml
@@ -111,5 +113,10 @@ def _in_configuration(path: Path) -> RecognizedInput:
         report.require_concepts(path)
     else:
         import_training(report, file)
-    taken, unsupported = tuple(report.imported), tuple(report.unsupported)
-    return RecognizedInput(tuple(report.concepts), report.settings, taken, unsupported, report.dim_from_weights)
+    return RecognizedInput(
+        concepts=tuple(report.concepts),
+        settings=report.settings,
+        imported=tuple(report.imported),
+        unsupported=tuple(report.unsupported),
+        dim_from_weights=report.dim_from_weights,
+    )

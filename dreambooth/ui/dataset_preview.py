@@ -118,7 +118,7 @@ class DatasetPreviewController:
 
             found = recognize_input(expand_user(folder.strip()))
             merged = parse(Settings, {**settings, **found.settings})
-            return found, self._report(name, merged, found.with_pictures(), progress)
+            return found, self._report(name, merged, found.require_concepts(), progress)
 
         return self._start(old_key, read)
 
@@ -242,5 +242,5 @@ def _override(base: Concept, concept: Concept) -> Concept:
 
 def _import_report(found: RecognizedInput) -> str:
     """What was imported along with the images, and what is not supported."""
-    unsupported = [f"Not supported: {text}" for text in found.without]
-    return render.lines(found.taken) + render.lines(unsupported, "db_warning")
+    unsupported = [f"Not supported: {text}" for text in found.unsupported]
+    return render.lines(found.imported) + render.lines(unsupported, "db_warning")

@@ -104,7 +104,7 @@ def test_from_the_first_click_to_the_checkpoint(served, visitor, images, tmp_pat
 
 def test_bad_input_gets_a_line_and_loses_nothing(served, browser, visitor, images):
     visitor.tab("Create")
-    for name, error in {"a/b": "cannot be a model's name", "x" * 300: "too long", ".": "cannot be"}.items():
+    for name, error in {"a/b": "is not valid as", "x" * 300: "too long", ".": "is not valid as"}.items():
         visitor.fill(new_model_name=name)
         visitor.press("create")
         visitor.sees("create_said", error)

@@ -86,6 +86,6 @@ def test_every_option_has_its_control_and_buckets_come_from_the_settings(onlooke
     onlooker.open_accordion("db_pictures_prepare")
     ids = onlooker.page.evaluate("[...document.querySelectorAll('[id^=db_prepare_]')].map((e) => e.id)")
     assert {f"db_prepare_{key}" for key in PREPARE_OPTIONS} <= set(ids)
-    onlooker.choose("prepare_crop", "centre")
+    onlooker.choose("prepare_crop", "center")
     onlooker.press("prepare_as_in_settings")
     onlooker.sees_value("prepare_resolution", "768")

@@ -83,7 +83,7 @@ def test_captions_are_those_of_sd_scripts(tmp_path: Path, row: tuple[dict, str, 
     values, text, wanted = row
     make_image(tmp_path / "a/0.png").with_suffix(".txt").write_bytes(text.encode())
     found, plan = imported(tmp_path, caption_extension=".txt", **values)
-    assert training_captions(plan) == [sorted(wanted)] and not found.without
+    assert training_captions(plan) == [sorted(wanted)] and not found.unsupported
     assert any("has no caption for it" in issue.text for issue in plan.issues) == (wanted == [""])
 
 
@@ -129,8 +129,8 @@ def test_differences_in_files_are_reported(tmp_path: Path) -> None:
     Image.new("RGB", (96, 64)).save(tmp_path / "a/0.jpg", exif=exif)
     make_image(tmp_path / "a/1.png").with_suffix(".txt").write_text("sls", encoding="utf-8-sig")
     found, _ = imported(tmp_path, caption_extension=".txt", class_tokens="x")
-    turned, marked = found.without
-    assert "1 pictures are turned upright" in turned and "1 caption files begin with a byte order mark" in marked
+    turned, marked = found.unsupported
+    assert "1 image rotated upright" in turned and "captions of 1 caption file;" in marked
 
 
 # -- the parameters of a training ---------------------------------------------------------------------------------

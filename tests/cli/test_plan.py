@@ -1,4 +1,4 @@
-"""``plan``: what a run would be made of, before there is any model."""
+"""The ``plan`` command: images, buckets and steps of a run, without a model."""
 
 from __future__ import annotations
 
@@ -23,41 +23,41 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_folder(folder):
+def test_plan_of_a_folder(folder):
     done = run_fork("plan", folder, "--json", "--set", "num_train_epochs=7", "train_batch_size=2")
     assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
-    assert said["settings"]["num_train_epochs"] == 7
-    assert (said["totals"]["pictures"], said["totals"]["steps_per_epoch"], said["totals"]["steps"]) == (3, 3, 21)
-    assert [row["bucket"] for row in said["pictures"]] == [[576, 448], [512, 512], [448, 576]]
-    assert said["pictures"][0]["crop"] == pytest.approx([11.43, 0, 628.57, 480], abs=1.5)
-    assert said["pictures"][1]["cut_off"] and "token" in said["pictures"][1]["warnings"][0]
-    assert {"path", "repeats", "captions", "tokens"} <= said["pictures"][0].keys()
-    assert said["taken"] == said["without"] == said["other_files"] == []
+    plan = json.loads(done.stdout)
+    assert plan["settings"]["num_train_epochs"] == 7
+    assert (plan["totals"]["pictures"], plan["totals"]["steps_per_epoch"], plan["totals"]["steps"]) == (3, 3, 21)
+    assert [row["bucket"] for row in plan["pictures"]] == [[576, 448], [512, 512], [448, 576]]
+    assert plan["pictures"][0]["crop"] == pytest.approx([11.43, 0, 628.57, 480], abs=1.5)
+    assert plan["pictures"][1]["cut_off"] and "token" in plan["pictures"][1]["warnings"][0]
+    assert {"path", "repeats", "captions", "tokens"} <= plan["pictures"][0].keys()
+    assert plan["taken"] == plan["without"] == plan["other_files"] == []
 
     readable = run("plan", folder)
     assert readable.returncode == 0 and "576x448" in readable.stdout and "steps: 300" in readable.stdout
     assert "! " in readable.stdout and not readable.stdout.startswith("{")
 
 
-def test_a_concepts_list_and_a_model(folder, mini):
+def test_plan_of_a_concepts_list_with_a_model(folder, mini):
     concepts = folder.parent / "concepts.json"
     concept = {"instance_data_dir": folder.name, "instance_token": "sks", "class_token": "dog", "num_repeats": 5}
     concepts.write_text(json.dumps([concept]))
     settings = ["--set", "resolution=64", "bucket_step=32"]
-    said = json.loads(run("plan", concepts, "--json", *settings).stdout)
-    assert [row["repeats"] for row in said["pictures"]] == [5, 5, 5]
-    assert "memory_bytes" not in said["totals"]
+    plan = json.loads(run("plan", concepts, "--json", *settings).stdout)
+    assert [row["repeats"] for row in plan["pictures"]] == [5, 5, 5]
+    assert "memory_bytes" not in plan["totals"]
     models = ["--models-dir", mini.folders.models]
     with_model = json.loads(run("plan", concepts, "--json", "--model", "mini", *models, *settings).stdout)
     assert with_model["totals"]["memory_bytes"] > 0 and with_model["totals"]["seconds"] is None
-    assert with_model["pictures"] == said["pictures"]
+    assert with_model["pictures"] == plan["pictures"]
     checked = run("check", "mini", "--json", "--concepts", concepts, *models, *settings)
-    assert json.loads(checked.stdout)["table"] == said["pictures"]
+    assert json.loads(checked.stdout)["table"] == plan["pictures"]
     assert "sks dog" in run("check", "mini", "--concepts", concepts, *models, *settings).stdout
 
 
-def test_what_cannot_be_planned_is_said_at_once(folder, tmp_path):
+def test_all_problems_are_reported_at_once(folder, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     (tmp_path / "null.json").write_text(r'[{"instance_data_dir": "a\u0000b", "instance_token": ["x"]}]')
@@ -65,7 +65,7 @@ def test_what_cannot_be_planned_is_said_at_once(folder, tmp_path):
     os.truncate(tmp_path / "huge.toml", 2**40)
     if os.name != "nt":
         os.mkfifo(tmp_path / "pipe.json")
-    refused = {
+    expected = {
         tmp_path / "null.json": "contains an invalid character",
         tmp_path / "huge.toml": "expected at most",
         tmp_path / ("x" * 300): "there is no such folder",
@@ -75,11 +75,11 @@ def test_what_cannot_be_planned_is_said_at_once(folder, tmp_path):
         folder / "0.png": " folder",
     }
     if os.name != "nt":
-        refused[tmp_path / "pipe.json"] = "is a pipe"
-    for path, why in refused.items():
+        expected[tmp_path / "pipe.json"] = "is a pipe"
+    for path, message in expected.items():
         done = run("plan", path, "--json")
         assert done.returncode == 1 and "Traceback" not in done.stderr
-        assert why in "\n".join(json.loads(done.stdout)["problems"])
+        assert message in "\n".join(json.loads(done.stdout)["problems"])
     done = run(
         "plan",
         tmp_path / "nowhere.json",
@@ -93,12 +93,12 @@ def test_what_cannot_be_planned_is_said_at_once(folder, tmp_path):
         empty,
     )
     problems = "\n".join(json.loads(done.stdout)["problems"])
-    assert all(word in problems for word in ("resolution?", "oops", "nowhere.json", "There is no model"))
+    assert all(part in problems for part in ("resolution?", "oops", "nowhere.json", "There is no model"))
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="names that Windows doesn't allow")
-def test_of_many_pictures_a_person_reads_the_first_and_how_many_more(tmp_path):
-    """And names and captions can't write on the terminal, or over other lines."""
+@pytest.mark.skipif(sys.platform == "win32", reason="file names that Windows doesn't allow")
+def test_readable_output_is_shortened_and_has_no_control_characters(tmp_path):
+    """File names and captions can contain escape sequences and line breaks, which must not reach the terminal."""
     odd = tmp_path / "0 \x1b[31m\nred.png"
     Image.new("RGB", (64, 64), "red").save(odd)
     odd.with_suffix(".txt").write_text("a \x1b[31m toy, " + "very " * 9999 + "long")
@@ -113,8 +113,8 @@ def test_of_many_pictures_a_person_reads_the_first_and_how_many_more(tmp_path):
     assert "\x1b" not in done.stdout and sum(r"0 \x1b[31m\nred.png  " in line for line in lines) == 1
     assert len(json.loads(run("plan", tmp_path, "--json").stdout)["pictures"]) == 261
 
-    for word in ("captions", tmp_path, "--add", "x", "--dry-run"), ("prepare", tmp_path, "--dry-run"):
-        done = run(*word)
+    for command in ("captions", tmp_path, "--add", "x", "--dry-run"), ("prepare", tmp_path, "--dry-run"):
+        done = run(*command)
         assert done.returncode == 0, done.stderr
         assert "\x1b" not in done.stdout and len(done.stdout.splitlines()) < 450
         assert "more (--json has all)" in done.stdout

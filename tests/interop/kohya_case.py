@@ -1,4 +1,4 @@
-"""A folder as the guides have it, and dataset.toml files for it."""
+"""An image folder as in kohya's guides, and dataset.toml files for it."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from pathlib import Path
 
 from PIL import Image
 
-# width, height of what is learned, and of the regularization pictures
-LEARNED = ((512, 512), (768, 1024), (1024, 768), (640, 961), (1920, 1080), (601, 797), (533, 711), (400, 300),
+# (width, height) of the instance images and of the regularization images
+INSTANCE_SIZES = ((512, 512), (768, 1024), (1024, 768), (640, 961), (1920, 1080), (601, 797), (533, 711), (400, 300),
            (1000, 1003), (1500, 400))  # fmt: skip
-REGULAR = ((512, 512), (511, 768), (300, 200), (900, 1600), (2000, 700))
+REGULARIZATION_SIZES = ((512, 512), (511, 768), (300, 200), (900, 1600), (2000, 700))
 TAGS = ("1girl", "red hat", "smile", "from above", "grey floor", "blue eyes")
 
 
 def make(folder: Path) -> Path:
     """``10_sls 1girl`` with captions and ``1_1girl`` without, in ``folder``."""
-    for name, sizes in (("10_sls 1girl", LEARNED), ("1_1girl", REGULAR)):
+    for name, sizes in (("10_sls 1girl", INSTANCE_SIZES), ("1_1girl", REGULARIZATION_SIZES)):
         (folder / name).mkdir(parents=True)
         for number, size in enumerate(sizes):
-            picture = folder / name / f"{number:02d}.png"
-            Image.new("RGB", size, (20 * number, 90, len(name))).save(picture, compress_level=1)
-            if sizes is LEARNED:
-                picture.with_suffix(".txt").write_text(caption(number) + "\n")
+            path = folder / name / f"{number:02d}.png"
+            Image.new("RGB", size, (20 * number, 90, len(name))).save(path, compress_level=1)
+            if sizes is INSTANCE_SIZES:
+                path.with_suffix(".txt").write_text(caption(number) + "\n")
     return folder
 
 
@@ -33,7 +33,7 @@ def toml(**dataset: object) -> str:
     """The guides' dataset.toml, with other values for the dataset."""
     values = {"resolution": 512, "batch_size": 1, "enable_bucket": True, "min_bucket_reso": 256,
               "max_bucket_reso": 1024, "bucket_reso_steps": 64, "bucket_no_upscale": False} | dataset  # fmt: skip
-    said = "\n".join(f"{key} = {str(value).lower()}" for key, value in values.items())
+    rows = "\n".join(f"{key} = {str(value).lower()}" for key, value in values.items())
     return f"""
 [general]
 shuffle_caption = true
@@ -41,7 +41,7 @@ keep_tokens = 1
 caption_extension = ".txt"
 
 [[datasets]]
-{said}
+{rows}
 
   [[datasets.subsets]]
   image_dir = "10_sls 1girl"

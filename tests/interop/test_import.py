@@ -1,4 +1,4 @@
-"""Folders, dataset.toml files and training parameters as people have them, broken ones too."""
+"""Import of folders, dataset.toml files and training parameters, valid and invalid; and export to dataset.toml."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from dreambooth.dataset.planning import make_plan
 from dreambooth.dataset.table import table
 from dreambooth.errors import UserError
 from dreambooth.interop.input_kind import RecognizedInput, recognize_input
-from dreambooth.interop.kohya.export import exported
+from dreambooth.interop.kohya.export import export_dataset
 from dreambooth.settings import Concept, Settings, parse
 from tests.interop import kohya_case
 
 
-def pictures(folder: Path, count: int = 2) -> Path:
+def make_images(folder: Path, count: int = 2) -> Path:
     folder.mkdir(parents=True)
     for number in range(count):
         Image.new("RGB", (64, 64), (number, 0, 0)).save(folder / f"{number}.png")
@@ -37,33 +37,37 @@ SUBSET = "[[datasets]]\nresolution = 64\n[[datasets.subsets]]\nimage_dir = 'a'\n
 
 
 def test_a_flat_folder_is_one_concept(tmp_path: Path) -> None:
-    assert recognize_input(pictures(tmp_path / "a")) == RecognizedInput(
+    assert recognize_input(make_images(tmp_path / "a")) == RecognizedInput(
         (Concept(instance_data_dir=str(tmp_path / "a")),)
     )
 
 
-def test_folders_whose_names_say_repeats(tmp_path: Path) -> None:
+def test_folders_with_repeats_in_their_names(tmp_path: Path) -> None:
     root = tmp_path / "project"
     for name in ("img/10_sls 1girl", "img/5_other", "img/0_off", "img/notes", "reg/1_1girl", "log"):
-        pictures(root / name, 0 if name == "log" else 2)
-    pictures(root / "img/5_other/below")
+        make_images(root / name, 0 if name == "log" else 2)
+    make_images(root / "img/5_other/below")
     found = recognize_input(root)
-    seen = [(Path(c.instance_data_dir).name, c.num_repeats, c.regularization) for c in found.concepts]
-    assert seen == [("10_sls 1girl", 10, False), ("5_other", 5, False), ("1_1girl", 1, True)]
-    first, other, regular = found.concepts
+    rows = [(Path(c.instance_data_dir).name, c.num_repeats, c.regularization) for c in found.concepts]
+    assert rows == [("10_sls 1girl", 10, False), ("5_other", 5, False), ("1_1girl", 1, True)]
+    first, other, regularization = found.concepts
     assert (first.instance_token, first.class_token, first.default_caption) == ("sls", "1girl", "sls 1girl")
     assert (other.instance_token, other.default_caption) == ("", "other")
-    assert (regular.instance_token, regular.class_token, regular.default_caption) == ("", "", "1girl")
-    said = "\n".join(found.without)
-    for left_out in ("0_off", "notes", "below", "of resolution, buckets"):
-        assert left_out in said
+    assert (regularization.instance_token, regularization.class_token, regularization.default_caption) == (
+        "",
+        "",
+        "1girl",
+    )
+    messages = "\n".join(found.unsupported)
+    for reported in ("0_off", "notes: 2 images", "below", "do not set resolution, buckets"):
+        assert reported in messages
     (root / "img/kohya.toml").write_text("[[datasets]]\n")
     (root / "img/other.toml").write_text("[tool]\n")
-    assert recognize_input(root / "img").without[0].partition(" was not read")[0] == str(root / "img/kohya.toml")
-    assert "other.toml" not in "".join(recognize_input(root / "img").without)
+    assert recognize_input(root / "img").unsupported[0].partition(" was not read")[0] == str(root / "img/kohya.toml")
+    assert "other.toml" not in "".join(recognize_input(root / "img").unsupported)
     plan = make_plan(found.concepts, Settings(resolution=64))
     assert len(plan.examples) == 4 and [e.repeats for e in plan.regularization] == [15, 15]
-    assert recognize_input(pictures(tmp_path / "2023_summer")).concepts[0].num_repeats == 1, "a year"
+    assert recognize_input(make_images(tmp_path / "2023_summer")).concepts[0].num_repeats == 1, "a year"
     assert recognize_input(root / "img").concepts == found.concepts[:2]
     assert recognize_input(root / "img/10_sls 1girl").concepts == found.concepts[:1]
     assert (
@@ -71,18 +75,18 @@ def test_folders_whose_names_say_repeats(tmp_path: Path) -> None:
     )
 
 
-def test_concepts_lists_and_a_models_own_settings(tmp_path: Path) -> None:
+def test_concepts_list_and_settings_of_a_model(tmp_path: Path) -> None:
     concept = {"instance_data_dir": "a", "num_repeats": 3}
     (tmp_path / "list.json").write_text(json.dumps([{**concept, "is_valid": True}]))
     assert recognize_input(tmp_path / "list.json").concepts[0].num_repeats == 3
     (tmp_path / "db_config.json").write_text(json.dumps({"resolution": 640, "seed": "x", "concepts_list": [concept]}))
     found = recognize_input(tmp_path / "db_config.json")
-    assert found.settings == {"resolution": 640} and "seed" in found.without[0]
+    assert found.settings == {"resolution": 640} and "seed" in found.unsupported[0]
     assert found.concepts[0].instance_data_dir == str((tmp_path / "a").resolve())
 
 
 @pytest.mark.parametrize("name", ["missing", "missing.toml", "missing.json", "notes.txt"])
-def test_what_is_no_source_of_pictures(tmp_path: Path, name: str) -> None:
+def test_invalid_input_paths(tmp_path: Path, name: str) -> None:
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(UserError, match=name):
         recognize_input(tmp_path / name)
@@ -91,9 +95,9 @@ def test_what_is_no_source_of_pictures(tmp_path: Path, name: str) -> None:
 # -- dataset.toml -----------------------------------------------------------------------------------------------
 
 
-def test_what_one_level_says_holds_for_those_below(tmp_path: Path) -> None:
-    pictures(tmp_path / "a")
-    pictures(tmp_path / "b")
+def test_subsets_inherit_from_datasets_and_general(tmp_path: Path) -> None:
+    make_images(tmp_path / "a")
+    make_images(tmp_path / "b")
     found = dataset(
         tmp_path,
         """
@@ -122,7 +126,7 @@ class_tokens = "sks"
   caption_dropout_rate = 0.5
 """,
     )
-    assert not found.without
+    assert not found.unsupported
     first, second = found.concepts
     assert (first.num_repeats, second.num_repeats) == (3, 4)
     assert (first.instance_prompt, second.instance_prompt) == ("photo, [filewords] , wet", "[filewords]")
@@ -133,12 +137,12 @@ class_tokens = "sks"
     run = parse(Settings, found.settings)
     assert (run.resolution, run.resolution_height, run.keep_tokens) == (64, 128, 2)
     assert run.shuffle_tags and run.hflip and run.bucket_rule == "one size"
-    assert "keep_tokens -> keep_tokens = 2" in found.taken and not any("dropout" in line for line in found.taken)
+    assert "keep_tokens -> keep_tokens = 2" in found.imported and not any("dropout" in line for line in found.imported)
 
 
-def test_what_has_no_counterpart_is_said(tmp_path: Path) -> None:
-    pictures(tmp_path / "a")
-    odd = """color_aug = true
+def test_unsupported_and_invalid_keys_are_reported(tmp_path: Path) -> None:
+    make_images(tmp_path / "a")
+    invalid = """color_aug = true
 random_crop = false
 caption_separator = ";"
 token_warmup_step = 100
@@ -149,15 +153,19 @@ keep_tokens = 1000
 is_reg = 1
 resolution = 64
 """
-    found = dataset(tmp_path, SUBSET + odd + "[[datasets]]\nresolution = 128\n[[datasets.subsets]]\nimage_dir = 'b'\n")
-    said = "\n".join(found.without)
-    for line in ("line 10: subset 1 num_repeat: sd-scripts know no such key (did you mean num_repeats?)",
+    found = dataset(
+        tmp_path, SUBSET + invalid + "[[datasets]]\nresolution = 128\n[[datasets.subsets]]\nimage_dir = 'b'\n"
+    )
+    messages = "\n".join(found.unsupported)
+    for line in ("line 10: subset 1 num_repeat: unknown key in sd-scripts (did you mean num_repeats?)",
                  "line 11: subset 1 num_repeats = 'often' is not a whole number",
                  "line 13: subset 1 is_reg = 1 is not true or false", "line 14: subset 1 resolution: belongs in",
                  "color_aug = True (subset 1)", "caption_separator", "token_warmup_step", "face_crop_aug_range",
-                 "1000 is outside", "resolution = 128; a run has one", "there is no folder"):  # fmt: skip
-        assert line in said
-    assert "resolution is not said" not in said and "random_crop" not in said and "token_warmup_min" not in said
+                 "1000 is outside", "resolution = 128; the value of the first dataset", "does not exist"):  # fmt: skip
+        assert line in messages
+    assert (
+        "resolution is missing" not in messages and "random_crop" not in messages and "token_warmup_min" not in messages
+    )
     assert len(found.concepts) == 1 and found.concepts[0].num_repeats == 1
 
 
@@ -167,48 +175,51 @@ BROKEN = {
     "twice": (SUBSET + "num_repeats = 1\nnum_repeats = 2\n", "num_repeats"),
     "a Python list": ("[[datasets]]\nresolution = (512, 512)\n", "line 2"),
     "no subset": ("[[datasets]]\nresolution = 512\n", "nothing to train"),
-    "empty": ("", "no parameter that is known"),
+    "empty": ("", "no known parameter"),
     "words": ("hello world\n", "line 1"),
-    "datasets as a text": ("datasets = 'x'\n", r"write \[\[datasets\]\]"),
-    "a subset as a number": ("[[datasets]]\nsubsets = [3]\n", r"write \[\[subsets\]\]"),
+    "datasets as a text": ("datasets = 'x'\n", r"Write \[\[datasets\]\]"),
+    "a subset as a number": ("[[datasets]]\nsubsets = [3]\n", r"Write \[\[subsets\]\]"),
     "no folder": ("[[datasets]]\n[[datasets.subsets]]\nnum_repeats = 1\n", "image_dir is missing"),
-    "no metadata": (SUBSET + "metadata_file = 'x.json'", "no file"),
-    "an empty folder": ("[[datasets]]\n[[datasets.subsets]]\nimage_dir = 'empty'\n", "line 3.*no picture is right in"),
+    "no metadata": (SUBSET + "metadata_file = 'x.json'", "the file .*x.json does not exist"),
+    "an empty folder": (
+        "[[datasets]]\n[[datasets.subsets]]\nimage_dir = 'empty'\n",
+        "line 3.*empty contains no images",
+    ),
     "0 repeats": (SUBSET + "num_repeats = 0\n", "line 5.*0 repeats"),
     "only regularization": (SUBSET + "is_reg = true\n", "nothing to train"),
     "lost escapes": ('[[datasets]]\n[[datasets.subsets]]\nimage_dir = "D:\\new\\train"', "line 3.*double quotes"),
-    "nested too deep": ("a = " + "[" * 5000 + "]" * 5000, "is not TOML"),
+    "nested too deep": ("a = " + "[" * 5000 + "]" * 5000, "is not valid TOML"),
 }
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_configuration_is_named_with_its_line(tmp_path: Path, name: str) -> None:
-    pictures(tmp_path / "a")
+def test_invalid_configurations_are_reported_with_their_line(tmp_path: Path, name: str) -> None:
+    make_images(tmp_path / "a")
     (tmp_path / "empty").mkdir()
-    text, said = BROKEN[name]
-    with pytest.raises(UserError, match=f"(?s)dataset.toml.*{said}"):
+    text, message = BROKEN[name]
+    with pytest.raises(UserError, match=f"(?s)dataset.toml.*{message}"):
         dataset(tmp_path, text)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_encodings(tmp_path: Path, encoding: str) -> None:
-    pictures(tmp_path / "写真")
+    make_images(tmp_path / "写真")
     text = SUBSET.replace("'a'", "'写真'").replace("\n", "\r\n")
     assert Path(dataset(tmp_path, text, encoding=encoding).concepts[0].instance_data_dir).name == "写真"
     with pytest.raises(UserError, match="line 4: is not UTF-8"):
         dataset(tmp_path, text, encoding="gb18030")
 
 
-def test_json_too_and_paths_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures(tmp_path / "data/a")
+def test_json_and_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_images(tmp_path / "data/a")
     (tmp_path / "configs").mkdir()
     subsets = [{"image_dir": "data\\a"}, {"image_dir": "data/a"}, {"image_dir": str(tmp_path / "data/a")}]
     monkeypatch.chdir(tmp_path)
     found = dataset(tmp_path / "configs", json.dumps({"datasets": [{"subsets": subsets[1:]}]}), "dataset.json")
     assert [Path(c.instance_data_dir) for c in found.concepts] == [tmp_path / "data/a"]
-    assert "is subset 1 already" in "\n".join(found.without)
-    beside = dataset(tmp_path, SUBSET.replace("'a'", "'data\\a'"))
-    assert Path(beside.concepts[0].instance_data_dir) == tmp_path / "data/a"
+    assert "subset 1 already has the folder" in "\n".join(found.unsupported)
+    from_working_dir = dataset(tmp_path, SUBSET.replace("'a'", "'data\\a'"))
+    assert Path(from_working_dir.concepts[0].instance_data_dir) == tmp_path / "data/a"
 
 
 # -- training parameters ------------------------------------------------------------------------------------------
@@ -258,12 +269,12 @@ scale_weight_norms = 1.0
 
 
 def test_training_parameters(tmp_path: Path) -> None:
-    pictures(tmp_path / "img/10_sls 1girl")
-    pictures(tmp_path / "img/loose")
-    pictures(tmp_path / "reg/1_1girl")
+    make_images(tmp_path / "img/10_sls 1girl")
+    make_images(tmp_path / "img/loose")
+    make_images(tmp_path / "reg/1_1girl")
     (tmp_path / "prompts.txt").write_text("# mine\nsls, smile --n bad --w 512 --d 7 --s 30\nother\n")
     found = dataset(tmp_path, TRAINING, "train.toml")
-    run, wanted = parse(Settings, found.settings), {
+    run, expected = parse(Settings, found.settings), {
         "use_lora": True, "lora_type": "LoHa", "lora_unet_rank": 32, "lora_txt_alpha": 16, "use_lora_extended": True,
         "lora_conv_rank": 8, "lora_conv_alpha": 4, "lora_learning_rate": 1e-4, "lora_txt_learning_rate": 5e-5,
         "lr_scheduler": "cosine_with_restarts", "lr_cycles": 3, "lr_warmup_steps": 100, "optimizer": "8bit AdamW",
@@ -273,27 +284,29 @@ def test_training_parameters(tmp_path: Path) -> None:
         "shuffle_tags": True, "keep_tokens": 1, "train_batch_size": 2, "num_train_epochs": 8, "max_train_steps": 0,
         "prior_loss_weight": 1.0, "custom_model_name": "sls",
     }  # fmt: skip
-    assert {key: getattr(run, key) for key in wanted} == wanted
-    learned, regular = found.concepts
-    assert (learned.num_repeats, learned.default_caption, learned.instance_token) == (10, "sls 1girl", "")
-    assert regular.regularization and regular.default_caption == "1girl"
-    sample = learned.save_sample_prompt, learned.save_sample_negative_prompt, learned.sample_seed
-    assert sample == ("sls, smile", "bad", 7) and learned.save_infer_steps == 30
-    said = "\n".join(found.without)
-    for line in ("line 40: learning_rat = 3", "pretrained_model_name_or_path", "2 pictures in", "1 more of them",
+    assert {key: getattr(run, key) for key in expected} == expected
+    instance, regularization = found.concepts
+    assert (instance.num_repeats, instance.default_caption, instance.instance_token) == (10, "sls 1girl", "")
+    assert regularization.regularization and regularization.default_caption == "1girl"
+    sample = instance.save_sample_prompt, instance.save_sample_negative_prompt, instance.sample_seed
+    assert sample == ("sls, smile", "bad", 7) and instance.save_infer_steps == 30
+    messages = "\n".join(found.unsupported)
+    for line in ("line 40: learning_rat = 3", "pretrained_model_name_or_path", "2 images in", "1 more prompt ignored",
                  "cache_latents", "scale_weight_norms"):  # fmt: skip
-        assert line in said
-    assert "v2" not in said, "false is nothing that is lost"
+        assert line in messages
+    assert "v2" not in messages, "a parameter that is false is not reported"
 
 
-def test_parameters_that_name_a_dataset_or_none(tmp_path: Path) -> None:
-    pictures(tmp_path / "a")
+def test_parameters_with_and_without_a_dataset(tmp_path: Path) -> None:
+    make_images(tmp_path / "a")
     (tmp_path / "sub").mkdir()
     dataset(tmp_path / "sub", SUBSET.replace("'a'", "'../a'") + "num_repeats = 5\nenable_wildcard = true\n")
     steps = "max_train_steps = 100\ntrain_batch_size = 4\nlearning_rate = 1e-5\nnetwork_train_unet_only = true\n"
     text = (tmp_path / "sub/dataset.toml").read_text()
     (tmp_path / "sub/dataset.toml").write_text(text.replace("../a", "a"))
-    assert dataset(tmp_path, "dataset_config = 'sub/dataset.toml'", "train.toml").concepts, "from where both are"
+    assert dataset(tmp_path, "dataset_config = 'sub/dataset.toml'", "train.toml").concepts, (
+        "relative to the training configuration"
+    )
     (tmp_path / "sub/dataset.toml").write_text(text)
     named = dataset(tmp_path, "dataset_config = 'sub/dataset.toml'\n" + steps, "train.toml")
     assert named.concepts[0].num_repeats == 5 and named.concepts[0].wildcards
@@ -302,14 +315,14 @@ def test_parameters_that_name_a_dataset_or_none(tmp_path: Path) -> None:
     assert named.settings["learning_rate"] == 1e-5 and "use_lora" not in named.settings
     alone = dataset(tmp_path, steps, "train.toml")
     assert not alone.concepts and "bucket_rule" not in alone.settings
-    assert "names no pictures" in "\n".join(alone.without)
+    assert "names no images" in "\n".join(alone.unsupported)
     broken = dataset(tmp_path, "dataset_config = 'nowhere.toml'\n" + steps, "train.toml")
     with pytest.raises(UserError, match=r"dataset_config: .*nowhere\.toml"):
-        broken.with_pictures()
-    assert "dataset_config" in "\n".join(broken.without) and broken.settings["max_train_steps"] == 100
+        broken.require_concepts()
+    assert "dataset_config" in "\n".join(broken.unsupported) and broken.settings["max_train_steps"] == 100
 
 
-def test_odd_parameters_are_named_and_the_rest_is_taken(tmp_path: Path) -> None:
+def test_invalid_parameters_are_reported_and_the_others_imported(tmp_path: Path) -> None:
     found = dataset(tmp_path, """
 optimizer_type = "Sophia"
 lr_scheduler = "piecewise"
@@ -323,59 +336,59 @@ network_module = "networks.lora"
 optimizer_args = "weight_decay=much"
 resolution = "big"
 """, "train.toml")  # fmt: skip
-    said = "\n".join(found.without)
-    for word in ("Sophia", "piecewise", "line 4: max_train_epochs", "line 5: seed", "line 6: clip_skip", "boft",
+    messages = "\n".join(found.unsupported)
+    for text_part in ("Sophia", "piecewise", "line 4: max_train_epochs", "line 5: seed", "line 6: clip_skip", "boft",
                  "preset", "weight_decay", "resolution"):  # fmt: skip
-        assert word in said
+        assert text_part in messages
     assert found.settings["train_unet"] is False and found.settings["lora_txt_learning_rate"] == 1e-5
 
 
-# -- and back -----------------------------------------------------------------------------------------------------
+# -- export ---------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_exported_is_read_back_to_the_same(tmp_path: Path) -> None:
+def test_an_exported_dataset_is_imported_unchanged(tmp_path: Path) -> None:
     folder = kohya_case.make(tmp_path / "case")
     (folder / "dataset.toml").write_text(kohya_case.toml(batch_size=2))
     found = recognize_input(folder / "dataset.toml")
-    first, regular = found.concepts
+    first, regularization = found.concepts
     changed = dataclasses.replace(first, hflip="on", wildcards=True, caption_lines="random", keep_separator="|||",
                                   instance_prompt="a photo,  [filewords] , end", caption_dropout=0.25)  # fmt: skip
     settings = parse(Settings, {**found.settings, "tag_dropout": 0.1})
-    text, without = exported([changed, regular], settings)
-    assert len(without) == 1 and "Learning rates" in without[0]
-    again = dataset(tmp_path, text)
-    assert not again.without
-    before = make_plan([changed, regular], settings)
-    after = make_plan(again.concepts, parse(Settings, again.settings))
+    text, unsupported = export_dataset([changed, regularization], settings)
+    assert len(unsupported) == 1 and "Learning rates" in unsupported[0]
+    reimported = dataset(tmp_path, text)
+    assert not reimported.unsupported
+    before = make_plan([changed, regularization], settings)
+    after = make_plan(reimported.concepts, parse(Settings, reimported.settings))
     assert table(after) == table(before)
-    assert after.fingerprint() != make_plan([first, regular], settings).fingerprint()
+    assert after.fingerprint() != make_plan([first, regularization], settings).fingerprint()
     for epoch in range(3):
-        shown, again_shown = (
+        samples, reimported_samples = (
             [(e.path, e.caption, e.flipped) for batch in plan.epoch(0, epoch, 2) for e in batch.instances]
             for plan in (before, after)
         )
-        assert shown == again_shown
+        assert samples == reimported_samples
 
 
-def test_what_an_export_can_not_say(tmp_path: Path) -> None:
-    pictures(tmp_path / "a/below")
-    pictures(tmp_path / "class", 3)
+def test_an_export_reports_what_sd_scripts_do_not_support(tmp_path: Path) -> None:
+    make_images(tmp_path / "a/below")
+    make_images(tmp_path / "class", 3)
     concept = Concept(instance_data_dir=str(tmp_path / "a"), class_data_dir=str(tmp_path / "class"),
                       instance_token="sks", max_steps=5, class_prompt="a photo of a dog")  # fmt: skip
-    text, without = exported([concept], Settings())
-    said = "\n".join(without)
-    for word in (
+    text, unsupported = export_dataset([concept], Settings())
+    messages = "\n".join(unsupported)
+    for text_part in (
         "Bucket rule area",
         "Caption parsing own",
-        "partners",
+        "each instance image is trained with a class image",
         "tokens",
-        "maximum of steps",
-        "their names are captions",
+        "maximum number of steps",
+        "file names are used as captions",
     ):
-        assert word in said
+        assert text_part in messages
     found = dataset(tmp_path, text)
     assert [Path(c.instance_data_dir).name for c in found.concepts] == ["below", "class"]
     assert found.concepts[1].default_caption == "a photo of a dog"
-    assert "stands in 2 subsets" in "\n".join(exported([concept, concept], Settings())[1])
+    assert "is in 2 subsets" in "\n".join(export_dataset([concept, concept], Settings())[1])
     with pytest.raises(UserError, match="no concept"):
-        exported([], Settings())
+        export_dataset([], Settings())

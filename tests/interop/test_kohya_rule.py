@@ -1,6 +1,6 @@
-"""An imported dataset.toml gives what kohya's own code makes of it: buckets, repeats, steps, captions.
+"""An imported dataset.toml gives the same buckets, repeats, steps and captions as sd-scripts.
 
-The figures of RECORDED are those of sd-scripts' dataset code (commit 48d368f) on the folder of kohya_case.py.
+The values in RECORDED were recorded from sd-scripts' dataset code (commit 48d368f) on the folder of kohya_case.py.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dreambooth.interop.input_kind import recognize_input
 from dreambooth.settings import Concept, Settings, parse
 from tests.interop import kohya_case
 
-# steps of an epoch, and of each picture: bucket, size after resizing
+# steps per epoch; for each image: (bucket, size after resizing)
 RECORDED = {
     "512": (400, [
         ((512, 512), (512, 512)), ((448, 576), (448, 597)), ((576, 448), (597, 448)), ((384, 640), (426, 640)),
@@ -63,7 +63,7 @@ def imported(folder: Path, **dataset: object) -> tuple[Plan, Settings]:
     path = folder / "dataset.toml"
     path.write_text(kohya_case.toml(**dataset))
     found = recognize_input(path)
-    assert not found.without
+    assert not found.unsupported
     settings = parse(Settings, found.settings)
     return make_plan(found.concepts, settings), settings
 
@@ -72,9 +72,9 @@ def imported(folder: Path, **dataset: object) -> tuple[Plan, Settings]:
 def test_buckets_repeats_steps_and_captions_are_kohyas(folder: Path, name: str) -> None:
     plan, settings = imported(folder, **kohya_case.DATASETS[name])
     steps, rows = RECORDED[name]
-    shown = [*plan.examples, *plan.regularization]
-    assert [(e.bucket, (e.crop.resized_w, e.crop.resized_h)) for e in shown] == rows
-    assert [(e.repeats, e.is_class) for e in shown] == [(20, False)] * 10 + [(40, True)] * 5
+    examples = [*plan.examples, *plan.regularization]
+    assert [(e.bucket, (e.crop.resized_w, e.crop.resized_h)) for e in examples] == rows
+    assert [(e.repeats, e.is_class) for e in examples] == [(20, False)] * 10 + [(40, True)] * 5
     assert plan.steps_per_epoch(settings.train_batch_size) == steps
     for epoch in range(2):
         batches = plan.epoch(0, epoch, settings.train_batch_size)
@@ -87,7 +87,7 @@ def test_buckets_repeats_steps_and_captions_are_kohyas(folder: Path, name: str) 
                 assert example.caption == "1girl"
             else:
                 assert [first, *sorted(tags)] == _sorted(kohya_case.caption(int(example.path.stem)))
-        assert times == Counter({example.path: example.repeats for example in shown})
+        assert times == Counter({example.path: example.repeats for example in examples})
 
 
 def _sorted(caption: str) -> list[str]:
@@ -115,23 +115,23 @@ def test_bounds_of_kohyas_buckets() -> None:
         BucketRule(Settings(bucket_rule="one size", resolution=500))
 
 
-def test_regularization_pictures_are_shown_as_often_as_the_others(folder: Path) -> None:
+def test_regularization_images_are_repeated_to_match_the_instance_images(folder: Path) -> None:
     plan, _ = imported(folder)
-    asked = [dataclasses.replace(example, repeats=3) for example in plan.regularization]
+    regularization_examples = [dataclasses.replace(example, repeats=3) for example in plan.regularization]
 
-    def repeats(pictures: int, times: int) -> list[int]:
-        examples = [dataclasses.replace(example, repeats=times) for example in plan.examples[:pictures]]
-        return [example.repeats for example in balanced(examples, asked)]
+    def repeats(n_images: int, times: int) -> list[int]:
+        examples = [dataclasses.replace(example, repeats=times) for example in plan.examples[:n_images]]
+        return [example.repeats for example in balanced(examples, regularization_examples)]
 
     assert repeats(1, 15) == [3] * 5
-    assert repeats(1, 17) == [4, 4, 3, 3, 3]  # one more in turn
-    assert repeats(2, 4) == [3, 3, 3]  # the last one goes over, the others are not needed
-    assert balanced([], asked) == () and balanced(plan.examples, []) == ()
+    assert repeats(1, 17) == [4, 4, 3, 3, 3]  # the first ones are repeated once more
+    assert repeats(2, 4) == [3, 3, 3]  # the last one exceeds the number, the others are not needed
+    assert balanced([], regularization_examples) == () and balanced(plan.examples, []) == ()
 
 
-def test_regularization_alone_is_refused(folder: Path) -> None:
-    regular = Concept(instance_data_dir=str(folder / "1_1girl"), regularization=True)
+def test_regularization_without_instance_images_is_an_error(folder: Path) -> None:
+    regularization = Concept(instance_data_dir=str(folder / "1_1girl"), regularization=True)
     with pytest.raises(UserError, match="only regularization images"):
-        make_plan([regular], Settings())
+        make_plan([regularization], Settings())
     with pytest.raises(UserError, match="5 regularization images would also be trained as the subject"):
-        make_plan([Concept(instance_data_dir=str(folder)), regular], Settings())
+        make_plan([Concept(instance_data_dir=str(folder)), regularization], Settings())

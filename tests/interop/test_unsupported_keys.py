@@ -1,8 +1,8 @@
-"""No parameter of sd-scripts is called unsupported while a setting does the same.
+"""No parameter of sd-scripts is called unsupported if a setting does the same.
 
-Every unsupported key is compared with all settings: by its words, in the terms that the settings use. Where they
-resemble each other, REVIEWED says why the setting is not the counterpart; a new key, or a new setting that resembles
-one, has to be reviewed in the same way. Words that are compared are those by which all converted keys find theirs.
+Every unsupported key is compared with all settings by its words, translated to the terms of the settings. If they
+resemble each other, ROWS says why the setting is not equivalent; a new key, or a new setting that resembles one, has
+to be reviewed in the same way. The comparison finds the setting of every converted key.
 """
 
 from __future__ import annotations
@@ -12,15 +12,24 @@ from collections import Counter
 
 import pytest
 
-from dreambooth.interop.kohya.keys import BUCKETS, OF_THE_RUN, WITHOUT
-from dreambooth.interop.kohya.training_config import _SAME
-from dreambooth.interop.kohya.unsupported_keys import NEEDLESS, NETWORK_ARGUMENTS, WITHOUT_COUNTERPART
+from dreambooth.interop.kohya.keys import BUCKET_SETTINGS, RUN_SETTINGS, UNSUPPORTED_DATASET_KEYS
+from dreambooth.interop.kohya.training_config import _DIRECT_SETTINGS
+from dreambooth.interop.kohya.unsupported_keys import (
+    NO_EFFECT_KEYS,
+    UNSUPPORTED_NETWORK_ARGUMENTS,
+    UNSUPPORTED_TRAINING_KEYS,
+)
 from dreambooth.settings import CONCEPT, SETTINGS
 
-UNSUPPORTED = {**WITHOUT_COUNTERPART, **NEEDLESS, **NETWORK_ARGUMENTS, **WITHOUT}
+UNSUPPORTED = {
+    **UNSUPPORTED_TRAINING_KEYS,
+    **NO_EFFECT_KEYS,
+    **UNSUPPORTED_NETWORK_ARGUMENTS,
+    **UNSUPPORTED_DATASET_KEYS,
+}
 
-# Keys that are converted by a function of their own.
-CONVERTED = {
+# Keys with an import function of their own.
+IMPORTED = {
     "network_weights": "lora_start",
     "dim_from_weights": "lora_unet_rank",
     "network_dropout": "lora_unet_dropout",
@@ -61,8 +70,8 @@ CONVERTED = {
     "resolution": "resolution",
 }
 
-# Words of sd-scripts, and shortened ones of both sides, in the words of the settings' labels; "": of no meaning.
-TERMS = {
+# Words of sd-scripts and abbreviations -> words of the settings' labels; "" is ignored.
+TERMS: dict[str, str] = {
     "network": "lora", "module": "lora", "loraplus": "lora", "dim": "rank", "weights": "start lora", "padding": "pad",
     "te": "text encoder", "te1": "text encoder", "te2": "text encoder", "txt": "text encoder",
     "tenc": "text encoder", "lr": "learning rate", "sample": "preview", "samples": "preview", "sampler": "scheduler",
@@ -76,9 +85,9 @@ TERMS = {
                      "when"), ""),
 }  # fmt: skip
 TERMS["precision"] = "precision half"
-# These say something only together with another word.
-GENERAL = {"directory", "epoch", "file", "maximum", "minimum", "save", "scale", "step", "training"}
-MOST = 6  # settings that have a word which says something by itself
+# Words that are significant only together with another one.
+COMMON_WORDS = {"directory", "epoch", "file", "maximum", "minimum", "save", "scale", "step", "training"}
+MAX_FREQUENCY = 6  # a word in at most this many settings is significant by itself
 
 
 def words(text: str) -> set[str]:
@@ -86,26 +95,27 @@ def words(text: str) -> set[str]:
     return {word.removesuffix("s") for word in terms.split() if not word.isdigit()}
 
 
-OF_SETTINGS = {
+SETTING_WORDS = {
     **{key: (words(key), words(f"{key} {setting.label}")) for key, setting in SETTINGS.items()},
     **{f"concept.{key}": (words(key), words(f"{key} {setting.label}")) for key, setting in CONCEPT.items()},
 }
-FREQUENCY = Counter(word for of_key, _ in OF_SETTINGS.values() for word in of_key)
+FREQUENCY = Counter(word for key_words, _ in SETTING_WORDS.values() for word in key_words)
 
 
 def resembling(key: str) -> set[str]:
     """The settings that share a rare word of their own name with ``key``, or any two with their name and label."""
-    own = words(key)
+    own_words = words(key)
     return {
         setting
-        for setting, (of_key, of_all) in OF_SETTINGS.items()
-        if len(own & of_all) > 1 or any(FREQUENCY[word] <= MOST for word in (own & of_key) - GENERAL)
+        for setting, (key_words, label_words) in SETTING_WORDS.items()
+        if len(own_words & label_words) > 1
+        or any(FREQUENCY[word] <= MAX_FREQUENCY for word in (own_words & key_words) - COMMON_WORDS)
     }
 
 
 RATES = """imagic_learning_rate learning_rate learning_rate_min lora_learning_rate lora_txt_learning_rate lr_cycles
            lr_factor lr_power lr_scale_pos lr_scheduler lr_warmup_steps txt_learning_rate"""
-ADAPTERS_OF_UNET = "lora_unet_alpha lora_unet_dropout lora_unet_rank train_unet"
+UNET_ADAPTERS = "lora_unet_alpha lora_unet_dropout lora_unet_rank train_unet"
 TEXT_ENCODER = """lora_txt_alpha lora_txt_dropout lora_txt_learning_rate lora_txt_rank lora_txt_weight stop_text_encoder
                   tenc_grad_clip_norm tenc_weight_decay txt_learning_rate"""
 DROPOUTS = """caption_dropout concept.caption_dropout concept.tag_dropout lora_txt_dropout lora_unet_dropout
@@ -122,26 +132,26 @@ FREQUENCIES = """epoch_pause_frequency epoch_pause_time num_train_epochs preview
                  save_every_steps save_preview_every validation_every"""
 SEEDS = "concept.sample_seed sanity_seed seed"
 
-# (unsupported keys, settings that resemble them, why those are something else)
+# (unsupported keys, settings that resemble them, why those differ)
 ROWS = [
     ("pretrained_model_name_or_path log_tracker_name wandb_run_name metadata_title", "custom_model_name",
      "the name of files that are made: output_name"),
     ("scale_weight_norms train_norm", "max_grad_norm tenc_grad_clip_norm",
      "norms of gradients; not of weights, nor normalization layers"),
     ("base_weights base_weights_multiplier", LORA_FILES,
-     "a LoRA that is merged into the frozen model is no part of the file that is trained; lora_start goes on with it"),
+     "a LoRA merged into the frozen model is not part of the trained file; lora_start continues to train it"),
     ("weights", LORA_FILES, "an embedding of textual inversion"),
     ("noise_offset_random_strength ip_noise_gamma_random_strength adaptive_noise_scale "
      "scale_v_pred_loss_like_noise_pred", NOISE, "amounts of noise that are the same in each step"),
     ("noise_offset_random_strength ip_noise_gamma_random_strength", "imagic_strength", "that of an edit of one image"),
     ("ip_noise_gamma_random_strength", "input_perturbation min_snr_gamma",
      "ip_noise_gamma itself, the same in each step; and a weight of timesteps"),
-    ("scale_v_pred_loss_like_noise_pred", "prior_loss_scale", "lets the weight of class images fall over the epochs"),
+    ("scale_v_pred_loss_like_noise_pred", "prior_loss_scale", "decreases the weight of class images over the epochs"),
     ("huber_scale", "huber_c huber_schedule", "the threshold, not the loss' factor"),
     ("full_fp16 fp16_master_weights_and_gradients", PRECISIONS, "full training in half precision is in bf16 only"),
     ("fp8_base fp8_base_unet no_half_vae save_precision", PRECISIONS,
      "of what is trained and of checkpoints; save_precision is unsupported for LoRA files alone"),
-    ("fp8_base_unet", ADAPTERS_OF_UNET, "of adapters, not of the frozen unet"),
+    ("fp8_base_unet", UNET_ADAPTERS, "of adapters, not of the frozen unet"),
     ("lr_scheduler_timescale lr_decay_steps", RATES + " scheduler", "no schedule has such a parameter"),
     ("lr_decay_steps", "ema_decay tenc_weight_decay weight_decay", "decay of something else"),
     ("optimizer_schedulefree_wrapper schedulefree_wrapper_args offload_optimizer_device offload_optimizer_nvme_path "
@@ -149,9 +159,9 @@ ROWS = [
     ("block_lr down_lr_weight mid_lr_weight up_lr_weight block_lr_zero_threshold", RATES, "of the unet as a whole"),
     ("block_lr_zero_threshold zero_stage", "huber_c zero_terminal_snr", "zeros and thresholds of something else"),
     ("loraplus_lr_ratio loraplus_unet_lr_ratio loraplus_text_encoder_lr_ratio",
-     RATES + " " + ADAPTERS_OF_UNET + " " + TEXT_ENCODER, "one rate for both factors of an adapter"),
+     RATES + " " + UNET_ADAPTERS + " " + TEXT_ENCODER, "one rate for both factors of an adapter"),
     ("save_last_n_epochs save_last_n_steps", FREQUENCIES + " snapshots_to_keep concept.save_infer_steps",
-     "limit the number of LoRA files too, which no setting does; that of snapshots is taken"),
+     "limit the number of LoRA files too, which no setting does; that of snapshots is imported"),
     ("save_last_n_epochs save_last_n_steps", "concept.keep_separator concept.keep_tokens keep_tokens ema_on_cpu "
      "save_thumbnail", "keep something else"),
     ("skip_until_initial_step skip_cache_check", "clip_skip", "skips layers"),
@@ -181,7 +191,7 @@ ROWS = [
     ("metadata_is_negative_embedding", "concept.class_negative_prompt concept.save_sample_negative_prompt "
      "save_embedding_every imagic_learning_rate imagic_steps", "negative prompts, and no embedding"),
     ("caption_separator", CAPTIONS + " concept.keep_separator concept.second_separator",
-     "separators beside the comma, which itself is fixed"),
+     "separators in addition to the comma, which itself is fixed"),
     ("caption_dropout_every_n_epochs", CAPTIONS + " " + DROPOUTS + " " + FREQUENCIES,
      "dropout by probability, not in whole epochs"),
     ("token_warmup_min token_warmup_step", "lr_warmup_steps", "warm-up of the learning rate"),
@@ -200,18 +210,18 @@ for keys, settings, _ in ROWS:
 
 
 @pytest.mark.parametrize("key", UNSUPPORTED)
-def test_no_setting_does_what_is_called_unsupported(key: str) -> None:
+def test_no_setting_is_equivalent_to_an_unsupported_key(key: str) -> None:
     unknown = resembling(key) - REVIEWED.get(key, set())
-    assert not unknown, f"{key} resembles {sorted(unknown)}: convert it, or say in ROWS why it is something else"
+    assert not unknown, f"{key} resembles {sorted(unknown)}: import it, or explain in ROWS why it differs"
 
 
-def test_the_comparison_finds_the_counterparts_of_all_that_is_converted() -> None:
-    pairs = {**_SAME, **OF_THE_RUN, **BUCKETS, **CONVERTED}
+def test_the_comparison_finds_the_settings_of_all_converted_keys() -> None:
+    pairs = {**_DIRECT_SETTINGS, **RUN_SETTINGS, **BUCKET_SETTINGS, **IMPORTED}
     assert {key for key, setting in pairs.items() if setting not in resembling(key)} == set()
 
 
-def test_what_was_reviewed_is_still_there() -> None:
+def test_reviewed_keys_and_settings_exist() -> None:
     assert REVIEWED.keys() - UNSUPPORTED.keys() == set()
-    assert set().union(*REVIEWED.values()) - OF_SETTINGS.keys() == set()
-    assert CONVERTED.keys() & UNSUPPORTED.keys() <= {"save_precision"}, "converted, and called unsupported"
-    assert (_SAME.keys() | OF_THE_RUN.keys() | BUCKETS.keys()) & UNSUPPORTED.keys() == set()
+    assert set().union(*REVIEWED.values()) - SETTING_WORDS.keys() == set()
+    assert IMPORTED.keys() & UNSUPPORTED.keys() <= {"save_precision"}, "converted, and called unsupported"
+    assert (_DIRECT_SETTINGS.keys() | RUN_SETTINGS.keys() | BUCKET_SETTINGS.keys()) & UNSUPPORTED.keys() == set()

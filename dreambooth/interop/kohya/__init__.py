@@ -1,12 +1,13 @@
-"""What kohya's sd-scripts call things and how they mean them: read, and written back.
+"""Configurations of kohya's sd-scripts: import and export.
 
-buckets.py   their buckets, for runs that are to compare
-captions.py  their captions, word for word
-toml_file.py TOML as people write it, with the line of each complaint
-takeover.py  what is taken over, and what is not, as it is found
-folders.py   10_sls 1girl: repeats and words in a folder's name
-subsets.py   a dataset.toml: [general], [[datasets]], [[datasets.subsets]]
-training.py  the parameters of a training
-otherwise.py what of a folder's files is trained otherwise here, to be said
-export.py    a model's concepts and settings as dataset.toml
+toml_file.py         TOML files, with line numbers for messages
+import_report.py     ImportReport: concepts, settings and messages collected during an import
+folders.py           repeats and class tokens in folder names (10_sls 1girl)
+keys.py              the keys of a dataset configuration
+subsets.py           dataset.toml: [general], [[datasets]], [[datasets.subsets]]
+training_config.py   training parameters (--config_file), and the dataset that they name
+parameters.py        network, learning rates, optimizer, schedule, length and samples of a training
+unsupported_keys.py  training parameters without an equivalent setting
+differences.py       image and caption files that sd-scripts train differently
+export.py            concepts and settings as a dataset.toml
 """

@@ -1,4 +1,4 @@
-"""What lies in an imported folder that is trained otherwise here, on purpose; so that the import can say so."""
+"""Image and caption files that are deliberately trained differently than by sd-scripts, reported by the import."""
 
 from __future__ import annotations
 
@@ -12,53 +12,54 @@ from dreambooth.captions.reading import CaptionSource
 from dreambooth.errors import UserError
 from dreambooth.files import expand_user
 from dreambooth.images.color import exif_orientation
-from dreambooth.interop.kohya.folders import direct_images
+from dreambooth.interop.kohya.folders import list_direct_images
 from dreambooth.settings import Concept
+from dreambooth.text import count
 
 
 def list_images(concept: Concept) -> list[Path]:
-    """The pictures of an imported concept, as far as they can be listed."""
+    """Paths of an imported concept's images; empty if its folder or metadata file can't be read."""
     if not concept.metadata_file:
-        return direct_images(expand_user(concept.instance_data_dir))
+        return list_direct_images(expand_user(concept.instance_data_dir))
     with contextlib.suppress(UserError):
         return [Path(key) for key in MetadataFile.from_concept(concept).captions]
     return []
 
 
-def file_differences(concepts: Sequence[Concept]) -> list[str]:
-    """A line for each concept and each thing that is otherwise about its files. Only their first bytes are read."""
-    said = []
+def find_file_differences(concepts: Sequence[Concept]) -> list[str]:
+    """Messages on rotated images and on byte order marks, per concept. Only the first bytes of each file are read."""
+    messages = []
     for concept in concepts:
-        pictures = list_images(concept)
-        turned = sum(map(_is_turned, pictures))
-        if turned:
-            said.append(
-                f"{concept.instance_data_dir}: {turned} pictures are turned upright, as their EXIF data says; "
-                "sd-scripts train them as they are stored."
+        images = list_images(concept)
+        rotated = sum(map(_is_rotated, images))
+        if rotated:
+            messages.append(
+                f"{concept.instance_data_dir}: {count(rotated, 'image')} rotated upright by EXIF orientation, "
+                "which sd-scripts ignore."
             )
-        marked = _marked([] if concept.metadata_file else pictures, CaptionSource.from_concept(concept))
-        if marked:
-            said.append(
-                f"{concept.instance_data_dir}: {marked} caption files begin with a byte order mark; sd-scripts train "
-                "that sign too, it is left out here."
+        with_bom = _count_with_bom([] if concept.metadata_file else images, CaptionSource.from_concept(concept))
+        if with_bom:
+            messages.append(
+                f"{concept.instance_data_dir}: byte order mark removed from the captions of "
+                f"{count(with_bom, 'caption file')}; sd-scripts train it as a character."
             )
-    return said
+    return messages
 
 
-def _is_turned(picture: Path) -> bool:
+def _is_rotated(path: Path) -> bool:
     from PIL import Image
 
     try:
-        with Image.open(picture, formats=("JPEG", "MPO", "PNG", "WEBP")) as image:
-            # Pillow looks for a PNG's orientation behind its pixels too, which would decode all of it.
+        with Image.open(path, formats=("JPEG", "MPO", "PNG", "WEBP")) as image:
+            # Without this check, Pillow decodes a whole PNG to search for EXIF data after its pixels.
             return "exif" in image.info and (exif_orientation(image) or 1) != 1
-    except Exception:  # whoever reads it completely says what is wrong with it
+    except Exception:  # the training plan reports unreadable images
         return False
 
 
-def _marked(pictures: Iterable[Path], source: CaptionSource) -> int:
-    count = 0
-    for path in filter(None, map(source.find, pictures)):
+def _count_with_bom(images: Iterable[Path], source: CaptionSource) -> int:
+    with_bom = 0
+    for path in filter(None, map(source.find, images)):
         with contextlib.suppress(OSError), path.open("rb") as file:
-            count += file.read(3) == codecs.BOM_UTF8
-    return count
+            with_bom += file.read(3) == codecs.BOM_UTF8
+    return with_bom

@@ -1,4 +1,4 @@
-"""A model's concepts and settings as a dataset.toml that kohya's sd-scripts read to the same pictures and captions."""
+"""Export a model's concepts and settings as a dataset.toml with which sd-scripts train the same images and captions."""
 
 from __future__ import annotations
 
@@ -14,39 +14,40 @@ from dreambooth.dataset.variation import Variation
 from dreambooth.errors import UserError
 from dreambooth.files import expand_user
 from dreambooth.images.listing import find_images
-from dreambooth.interop.kohya.differences import file_differences
+from dreambooth.interop.kohya.differences import find_file_differences
 from dreambooth.settings import Concept, Settings
+from dreambooth.text import count
 
-_NO_CAPTION_EXTENSION = ".none"  # an ending that no caption file has: then class_tokens are the whole caption
+_NO_CAPTION_EXTENSION = ".none"  # no file has this extension, so that sd-scripts use class_tokens as the caption
 
 
 def export_dataset(concepts: Sequence[Concept], settings: Settings) -> tuple[str, list[str]]:
-    """(the text of the file, a line for each thing that sd-scripts have no word for). UserError without concepts."""
+    """(TOML text, messages on what sd-scripts do not support). UserError if there is no concept with images."""
     import tomlkit
 
     unsupported: list[str] = []
-    subsets = [subset for concept in concepts for subset in _subsets(concept, settings, unsupported)]
+    subsets = [subset for concept in concepts for subset in _make_subsets(concept, settings, unsupported)]
     if not subsets:
-        raise UserError("There is no concept with pictures to write: choose the folder with your pictures first.")
+        raise UserError("There is no concept with images to export. Choose a folder of images first.")
     document = tomlkit.document()
     document.add(tomlkit.comment("Written by DreamBooth for Stable Diffusion WebUI."))
     datasets = tomlkit.aot()
-    # Pictures with a metadata file can't share a dataset with others.
-    for listed in (False, True):
-        own = [subset for subset in subsets if ("metadata_file" in subset) == listed]
-        if own:
-            table = tomlkit.item(_dataset(settings))
+    # In sd-scripts, subsets with and without a metadata file need separate datasets.
+    for has_metadata in (False, True):
+        selected = [subset for subset in subsets if ("metadata_file" in subset) == has_metadata]
+        if selected:
+            table = tomlkit.item(_dataset_keys(settings))
             rows = tomlkit.aot()
-            for subset in own:
+            for subset in selected:
                 rows.append(tomlkit.item(subset))
             table.append("subsets", rows)
             datasets.append(table)
     document.append("datasets", datasets)
-    unsupported += [*_duplicate_folders(subsets), *_reading_differences(concepts), *_run_differences(settings)]
+    unsupported += [*_find_duplicates(subsets), *_caption_differences(concepts), *_run_differences(settings)]
     return tomlkit.dumps(document), unsupported
 
 
-def _dataset(settings: Settings) -> dict[str, Any]:
+def _dataset_keys(settings: Settings) -> dict[str, Any]:
     width, height = settings.resolution, settings.resolution_height
     rule, step = settings.bucket_rule, settings.bucket_step
     shape = [width, height] if height and rule != "area" else width
@@ -63,37 +64,38 @@ def _dataset(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _duplicate_folders(subsets: Sequence[dict[str, Any]]) -> list[str]:
-    places = Counter(subset.get("metadata_file", subset["image_dir"]) for subset in subsets)
+def _find_duplicates(subsets: Sequence[dict[str, Any]]) -> list[str]:
+    counts = Counter(subset.get("metadata_file", subset["image_dir"]) for subset in subsets)
     return [
-        f"{folder}: stands in {count} subsets; in a dataset of sd-scripts only the first counts."
-        for folder, count in places.items()
-        if count > 1
+        f"{folder}: is in {n} subsets; sd-scripts use only the first one in a dataset."
+        for folder, n in counts.items()
+        if n > 1
     ]
 
 
-def _reading_differences(concepts: Sequence[Concept]) -> list[str]:
-    said = file_differences([concept for concept in concepts if concept.reading_rule == "kohya"])
+def _caption_differences(concepts: Sequence[Concept]) -> list[str]:
+    messages = find_file_differences([concept for concept in concepts if concept.reading_rule == "kohya"])
     if any(concept.reading_rule != "kohya" for concept in concepts):
-        said.append(
-            "Caption parsing own: captions are tidied here, sd-scripts read them and choose pictures by their own rule. "
-            "Choose the reading rule kohya to train on the same."
+        messages.append(
+            "Caption parsing own: sd-scripts parse captions and choose images by other rules. Set Caption parsing to "
+            "kohya to train on the same captions."
         )
-    return said
+    return messages
 
 
 def _run_differences(settings: Settings) -> list[str]:
-    said = []
+    messages = []
     if settings.bucket_rule == "area":
-        said.append(
-            "Bucket rule area: sd-scripts choose buckets by their own rule. Choose the rule kohya to train on the same."
+        messages.append(
+            "Bucket rule area: sd-scripts choose buckets by another rule. Set Bucket rule to kohya to use "
+            "the same buckets."
         )
-    said.append("Learning rates, network and length are no part of a dataset.toml.")
-    return said
+    messages.append("Learning rates, network and training length are not part of a dataset.toml.")
+    return messages
 
 
-def _subsets(concept: Concept, settings: Settings, unsupported: list[str]) -> Iterator[dict[str, Any]]:
-    """A subset for each folder with pictures, since sd-scripts look into none below; then one for class pictures."""
+def _make_subsets(concept: Concept, settings: Settings, unsupported: list[str]) -> Iterator[dict[str, Any]]:
+    """A subset for each folder of images, as sd-scripts do not search subfolders; then those of the class images."""
     folder = concept.instance_data_dir.strip()
     if folder:
         common = _common_keys(concept, settings, concept.instance_prompt, unsupported)
@@ -104,23 +106,28 @@ def _subsets(concept: Concept, settings: Settings, unsupported: list[str]) -> It
             }  # fmt: skip
         else:
             regularization = {"is_reg": True} if concept.regularization else {}
-            for folder in _image_folders(expand_user(folder), concept.subfolders):
-                own = {"image_dir": _absolute_path(folder), **regularization, "num_repeats": concept.num_repeats}
-                yield {**own, **_caption_keys(concept, concept.instance_prompt, folder, unsupported), **common}
+            for image_dir in _image_folders(expand_user(folder), concept.subfolders):
+                keys = {"image_dir": _absolute_path(image_dir), **regularization, "num_repeats": concept.num_repeats}
+                yield {**keys, **_caption_keys(concept, concept.instance_prompt, image_dir, unsupported), **common}
     if concept.class_data_dir.strip() and not concept.regularization:
-        unsupported.append(f"{concept.class_data_dir}: partners of the pictures here; there they are shown among them.")
-        for folder in _image_folders(expand_user(concept.class_data_dir.strip()), True):
-            captions = _caption_keys(concept, concept.class_prompt, folder, unsupported)
-            yield {"image_dir": _absolute_path(folder), "is_reg": True, "num_repeats": 1, **captions,
+        unsupported.append(
+            f"{concept.class_data_dir}: each instance image is trained with a class image here; sd-scripts mix "
+            "both at random."
+        )
+        for image_dir in _image_folders(expand_user(concept.class_data_dir.strip()), True):
+            captions = _caption_keys(concept, concept.class_prompt, image_dir, unsupported)
+            yield {"image_dir": _absolute_path(image_dir), "is_reg": True, "num_repeats": 1, **captions,
                    **_common_keys(concept, settings, concept.class_prompt, [])}  # fmt: skip
 
 
 def _common_keys(concept: Concept, settings: Settings, template: str, unsupported: list[str]) -> dict[str, Any]:
     variation = Variation.of(settings, concept)
     if concept.instance_token.strip() or concept.class_token.strip():
-        unsupported.append(f"{concept.instance_data_dir}: captions without the tokens get them here, not there.")
+        unsupported.append(
+            f"{concept.instance_data_dir}: tokens are added to captions that lack them; sd-scripts do not add them."
+        )
     if concept.max_steps > 0:
-        unsupported.append(f"{concept.instance_data_dir}: there is no maximum of steps for one folder.")
+        unsupported.append(f"{concept.instance_data_dir}: sd-scripts have no maximum number of steps per folder.")
     values = {
         "shuffle_caption": variation.shuffle_tags,
         "keep_tokens": variation.keep_tokens,
@@ -131,52 +138,53 @@ def _common_keys(concept: Concept, settings: Settings, template: str, unsupporte
         "secondary_separator": variation.second_separator,
         "enable_wildcard": variation.wildcards or concept.caption_lines == "random",
     }
-    prefix, suffix = _text_around_filewords(template, concept.reading_rule == "kohya")
+    prefix, suffix = _split_template(template, concept.reading_rule == "kohya")
     values |= {"caption_prefix": prefix, "caption_suffix": suffix}
     return {key: value for key, value in values.items() if value not in (False, "", 0)}
 
 
-def _text_around_filewords(template: str, verbatim: bool) -> tuple[str, str]:
-    """What stands before and after [filewords]; ("", "") for a prompt without."""
+def _split_template(template: str, verbatim: bool) -> tuple[str, str]:
+    """The text before and after [filewords]; ("", "") for a prompt without it."""
     before, *parts = split_at_filewords(template, 1)
     if not parts:
         return "", ""
     [after] = parts
-    # Sd-scripts put a space between.
+    # sd-scripts join prefix, caption and suffix with spaces.
     return (before.removesuffix(" "), after.removeprefix(" ")) if verbatim else (before.strip(), after.strip())
 
 
 def _caption_keys(concept: Concept, template: str, folder: Path, unsupported: list[str]) -> dict[str, Any]:
-    """Where the captions of a folder's pictures come from."""
+    """The keys that say where the captions of a folder's images come from."""
     if template.strip() and not has_filewords(template):
         return {"caption_extension": _NO_CAPTION_EXTENSION, "class_tokens": template.strip()}
     source = CaptionSource.from_concept(concept)
-    pictures = [path for path in find_images(folder) if path.parent == folder]
-    counts = {
-        extension: sum(os.path.isfile(path.with_suffix(extension)) for path in pictures) for extension in source.extensions
-    }
+    images = [path for path in find_images(folder) if path.parent == folder]
+    counts = {ext: sum(os.path.isfile(path.with_suffix(ext)) for path in images) for ext in source.extensions}
     extension = max(counts, key=counts.__getitem__, default=_NO_CAPTION_EXTENSION)
-    uncaptioned = [path for path in pictures if not os.path.isfile(path.with_suffix(extension))]
-    said = {"caption_extension": extension}
+    uncaptioned = [path for path in images if not os.path.isfile(path.with_suffix(extension))]
+    keys = {"caption_extension": extension}
     if FILENAME not in source.default_caption.lower():
-        return {**said, "class_tokens": source.default_caption} if source.default_caption else said
+        return {**keys, "class_tokens": source.default_caption} if source.default_caption else keys
     if uncaptioned:
-        unsupported.append(f"{folder}: {len(uncaptioned)} pictures have no {extension}; their names are captions here, not there.")
-    if source.caption_lines == "joined" and any(_count_lines(path.with_suffix(extension)) > 1 for path in pictures):
-        unsupported.append(f"{folder}: of captions with several lines only the first counts there.")
-    return said
+        unsupported.append(
+            f"{folder}: {count(len(uncaptioned), 'image')} without a {extension} file; file names are used as "
+            "captions here, but not in sd-scripts."
+        )
+    if source.caption_lines == "joined" and any(_count_lines(path.with_suffix(extension)) > 1 for path in images):
+        unsupported.append(f"{folder}: sd-scripts use only the first line of captions with several lines.")
+    return keys
 
 
 def _count_lines(path: Path) -> int:
     try:
         return len((read_caption_bytes(path) or b"").strip().splitlines())
-    except UserError:  # whoever trains with it says so
+    except UserError:  # reported by the training plan
         return 0
 
 
-def _image_folders(folder: Path, subfolders: bool) -> list[Path]:
-    places = sorted({path.parent for path in find_images(folder)})
-    return places if subfolders else [folder for folder in places if folder == folder]
+def _image_folders(root: Path, subfolders: bool) -> list[Path]:
+    folders = sorted({path.parent for path in find_images(root)})
+    return folders if subfolders else [folder for folder in folders if folder == root]
 
 
 def _absolute_path(path: str | Path) -> str:

@@ -1,4 +1,4 @@
-"""Folders whose names say how often and as what their pictures are trained: ``10_sls 1girl``, ``1_1girl``."""
+"""Folders with repeats and class tokens in their names, as in kohya's guides: ``10_sls 1girl``, ``1_1girl``."""
 
 from __future__ import annotations
 
@@ -11,123 +11,128 @@ from pathlib import Path
 from dreambooth.captions.kohya_rules import is_image
 from dreambooth.images.listing import IMAGE_EXTENSIONS, find_images
 from dreambooth.settings import Concept
+from dreambooth.text import count
 
-_NAME = re.compile(r"(\d+)_(.*)", re.DOTALL)
-_DIGITS_OF_A_YEAR = 4  # 2023_summer says when, not how often
-_REGULAR = re.compile(
+_NAME_WITH_REPEATS = re.compile(r"(\d+)_(.*)", re.DOTALL)
+_YEAR_DIGITS = 4  # 2023_summer: a year, not repeats
+_REGULARIZATION_NAME = re.compile(
     r"(my_?)?(reg(s|ular|ulari[sz]ation)?|class(es|ification)?|prior)([ _-]?(ima?ge?s?|data|pictures|dir|folder))?",
     re.IGNORECASE,
 )
 
 
 @dataclass(frozen=True)
-class Named:
-    """What a folder's name says."""
+class NamedFolder:
+    """Repeats and class tokens from a folder's name."""
 
     path: Path
     repeats: int
-    words: str
+    class_tokens: str
 
 
-def named(folder: Path) -> Named | None:
-    """None for a folder whose name says no repeats; 0 repeats leave its pictures out."""
-    match = _NAME.fullmatch(folder.name)
-    return Named(folder, int(match[1]), match[2].strip()) if match and len(match[1]) < _DIGITS_OF_A_YEAR else None
+def parse_folder_name(folder: Path) -> NamedFolder | None:
+    """None for a folder without repeats in its name. Folders with 0 repeats are not trained."""
+    match = _NAME_WITH_REPEATS.fullmatch(folder.name)
+    return NamedFolder(folder, int(match[1]), match[2].strip()) if match and len(match[1]) < _YEAR_DIGITS else None
 
 
-def named_as_theirs(folder: Path) -> Named | None:
-    """What sd-scripts take a folder's name for: repeats is any number before the first _, and a year is one too."""
-    number, _, words = folder.name.partition("_")
+def parse_as_sd_scripts(folder: Path) -> NamedFolder | None:
+    """Parse as sd-scripts do: repeats are the number before the first _, even if it is a year."""
+    number, _, class_tokens = folder.name.partition("_")
     try:
-        return Named(folder, int(number), words)
+        return NamedFolder(folder, int(number), class_tokens)
     except ValueError:
         return None
 
 
-def named_below(root: Path, read: Callable[[Path], Named | None] = named) -> list[Named]:
-    """The folders right in ``root`` whose names say repeats, in order."""
-    return [found for folder in _folders(root) if (found := read(folder))]
+def find_named_folders(
+    root: Path, parse: Callable[[Path], NamedFolder | None] = parse_folder_name
+) -> list[NamedFolder]:
+    """The direct subfolders of ``root`` with repeats in their names, sorted."""
+    return [found for folder in _list_subfolders(root) if (found := parse(folder))]
 
 
-def is_regular(root: Path) -> bool:
-    """Whether a folder is called as those with regularization pictures are: reg, regularization images, class..."""
-    return bool(_REGULAR.fullmatch(root.name.strip()))
+def is_regularization_folder(root: Path) -> bool:
+    """Whether the folder has a usual name for regularization images: reg, regularization images, class..."""
+    return bool(_REGULARIZATION_NAME.fullmatch(root.name.strip()))
 
 
-def concepts_in(root: Path) -> tuple[list[Concept], list[str]]:
-    """The concepts of ``root``, and a line for whatever pictures are in none of them; ([], []) for a plain folder.
+def find_concepts(root: Path) -> tuple[list[Concept], list[str]]:
+    """The concepts below ``root``, and messages on images outside of them; ([], []) for a plain folder of images.
 
-    ``root`` is such a folder itself, holds some, or holds folders that do (img, reg); those of a folder called reg or
-    the like are regularization pictures.
+    ``root`` is a folder with repeats in its name, contains such folders, or contains folders that do (img, reg).
+    Images below a folder named reg or similar are regularization images.
     """
-    own = named(root)
-    if own and not named_below(root):
-        return _concepts([own], is_regular(root.parent))
-    concepts, without, used = [], [], []
-    for folder in (root, *(f for f in _folders(root) if not named(f))):
-        there = named_below(folder)
-        found, said = _concepts(there, is_regular(folder))
-        concepts, without, used = concepts + found, without + said, used + [each.path for each in there]
-    if not used:
+    own = parse_folder_name(root)
+    if own and not find_named_folders(root):
+        return _make_concepts([own], is_regularization_folder(root.parent))
+    concepts, unsupported, used_folders = [], [], []
+    for folder in (root, *(f for f in _list_subfolders(root) if not parse_folder_name(f))):
+        named_folders = find_named_folders(folder)
+        found, messages = _make_concepts(named_folders, is_regularization_folder(folder))
+        concepts += found
+        unsupported += messages
+        used_folders += [named.path for named in named_folders]
+    if not used_folders:
         return [], []
     concepts.sort(key=lambda concept: concept.regularization)
-    return concepts, [*without, *_elsewhere(root, used)]
+    return concepts, [*unsupported, *_find_unused_images(root, used_folders)]
 
 
-def _concepts(folders: Sequence[Named], regular: bool) -> tuple[list[Concept], list[str]]:
-    concepts, without = [], []
-    for each in folders:
-        if each.repeats < 1:
-            without.append(f"{each.path}: 0 repeats leave it out, as its name says.")
-        elif not right_in(each.path, lambda path: path.suffix.lower() in IMAGE_EXTENSIONS):
-            without.append(f"{each.path}: holds no picture.")
+def _make_concepts(folders: Sequence[NamedFolder], regularization: bool) -> tuple[list[Concept], list[str]]:
+    concepts, unsupported = [], []
+    for named in folders:
+        if named.repeats < 1:
+            unsupported.append(f"{named.path}: skipped, as its name sets 0 repeats.")
+        elif not list_direct_images(named.path, lambda path: path.suffix.lower() in IMAGE_EXTENSIONS):
+            unsupported.append(f"{named.path}: skipped, as it contains no images.")
         else:
-            concepts.append(_concept(each, regular))
-    return concepts, without
+            concepts.append(_make_concept(named, regularization))
+    return concepts, unsupported
 
 
-def _concept(folder: Named, regular: bool) -> Concept:
-    """With the token, the first of two or more words, where a caption lacks it."""
-    token, _, noun = folder.words.partition(" ")
-    has_token = bool(noun) and not regular
+def _make_concept(folder: NamedFolder, regularization: bool) -> Concept:
+    """The first of two or more words becomes the instance token, which is added to captions that lack it."""
+    token, _, noun = folder.class_tokens.partition(" ")
+    has_token = bool(noun) and not regularization
     return Concept(
         instance_data_dir=str(folder.path),
         subfolders=False,
-        regularization=regular,
+        regularization=regularization,
         num_repeats=folder.repeats,
-        default_caption=folder.words,
+        default_caption=folder.class_tokens,
         instance_token=token if has_token else "",
         class_token=noun.strip() if has_token else "",
     )
 
 
-def _elsewhere(root: Path, used: Sequence[Path]) -> list[str]:
-    """Pictures below ``root`` that lie right in none of the folders, a line for each place."""
-    places: dict[Path, int] = {}
+def _find_unused_images(root: Path, used_folders: Sequence[Path]) -> list[str]:
+    """Messages on images below ``root`` that are not directly in one of the folders, one for each of their folders."""
+    counts: dict[Path, int] = {}
     for path in find_images(root):
-        if path.parent not in used:
-            places[path.parent] = places.get(path.parent, 0) + 1
+        if path.parent not in used_folders:
+            counts[path.parent] = counts.get(path.parent, 0) + 1
     return [
-        f"{place}: {count} pictures are left out, for no folder name says how often they are shown "
-        f"(such as 10_sls 1girl)."
-        for place, count in places.items()
+        f"{parent}: {count(n, 'image')} skipped, as the folder name sets no repeats. Rename the folder, as in "
+        "10_sls 1girl."
+        for parent, n in counts.items()
     ]
 
 
-def right_in(folder: Path, counts: Callable[[Path], bool] = is_image) -> list[Path]:
-    """The pictures right in a folder, of the kinds that sd-scripts read; none for one that can't be listed."""
+def list_direct_images(folder: Path, accepts: Callable[[Path], bool] = is_image) -> list[Path]:
+    """The images directly in a folder, by default those that sd-scripts read; empty if it can't be listed."""
     try:
         with os.scandir(folder) as entries:
             names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_file()]
     except OSError:
         return []
-    return [path for path in map(folder.joinpath, sorted(names)) if counts(path)]
+    return [path for path in map(folder.joinpath, sorted(names)) if accepts(path)]
 
 
-def _folders(root: Path) -> list[Path]:
+def _list_subfolders(root: Path) -> list[Path]:
     try:
         with os.scandir(root) as entries:
             found = [root / entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
-    except OSError:  # whoever looks for its pictures says so
+    except OSError:  # reported when its images are listed
         return []
     return sorted(found)

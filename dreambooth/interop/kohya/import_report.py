@@ -1,4 +1,4 @@
-"""What is taken over from another program's configuration, and what is not, as it is found."""
+"""The result of importing a configuration of another trainer: concepts, settings and messages."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from dreambooth.settings import CONCEPT, SETTINGS, Concept
 
 
 class ImportReport:
-    """Concepts and settings so far. A value that can't be ours is named, and stays out."""
+    """Collects concepts, settings and messages during an import. Invalid values are reported and left out."""
 
-    def __init__(self, beside: Path) -> None:
-        """``beside``: the folder of the file, from which its relative paths are tried first."""
-        self.search_dirs = [beside]
+    def __init__(self, base_dir: Path) -> None:
+        """``base_dir``: folder of the configuration file, where its relative paths are searched first."""
+        self.search_dirs = [base_dir]
         self.concepts: list[Concept] = []
         self.settings: dict[str, Any] = {}
         self.dim_from_weights = False
         self.imported: list[str] = []
         self.unsupported: list[str] = []
 
-    def set(self, key: str, value: Any, said: str = "", location: str = "") -> None:
-        """Take ``value`` for our setting ``key``; ``said``: what it was called, empty: nothing is said of it."""
+    def set(self, key: str, value: Any, source: str = "", location: str = "") -> None:
+        """Set the setting ``key``. ``source``: name of the imported parameter; without one, no message is added."""
         try:
             self.settings[key] = SETTINGS[key].parse(value)
         except ValueError as error:
-            self.unsupported.append(f"{location}{said or key}: {error}; {key} stays as it is.")
+            self.unsupported.append(f"{location}{source or key}: {error}; the current value of {key} is kept.")
             return
-        if said:
-            self.imported.append(f"{said} -> {key} = {self.settings[key]!r}")
+        if source:
+            self.imported.append(f"{source} -> {key} = {self.settings[key]!r}")
 
     def make_concept(self, values: Mapping[str, Any], name: str) -> Concept:
-        """A concept of ``values``; one that is out of range is named and left at its default."""
+        """A concept with these values; invalid ones are reported and replaced by their default."""
         parsed = {}
         for key, value in values.items():
             try:
@@ -46,22 +46,22 @@ class ImportReport:
         return Concept(**parsed)
 
     def resolve_path(self, text: str) -> Path:
-        """A path of the file: as it stands, beside the file, or from the working directory; the first that is there."""
+        """The first existing path: absolute, relative to the configuration file, or to the working directory."""
         given = expand_user(text.strip())
         tried = [*(place / given for place in self.search_dirs), given.absolute()]
         if os.sep == "/" and "\\" in text:
             tried += [place / text.strip().replace("\\", "/") for place in self.search_dirs]
         return next((path for path in tried if os.path.exists(path)), tried[0])
 
-    def lost_backslashes(self, table: Table, key: str) -> bool:
-        """Whether a path lost its backslashes to TOML's escapes ("C:\\new" holds a line end); says so."""
+    def has_lost_backslashes(self, table: Table, key: str) -> bool:
+        """Whether TOML took backslashes of a path as escapes ("C:\\new" contains a line break). Reported if so."""
         value = table.values.get(key)
-        if not isinstance(value, str) or all(sign.isprintable() for sign in value):
+        if not isinstance(value, str) or value.isprintable():
             return False
-        self.unsupported.append(f"{table.location(key)}{key} = {value!r} is no path. {BACKSLASH_HINT}.")
+        self.unsupported.append(f"{table.location(key)}{key} = {value!r} is not a valid path. {BACKSLASH_HINT}.")
         return True
 
     def require_concepts(self, path: Path) -> None:
-        """UserError with all that was said, where nothing is left to train."""
+        """UserError with all messages if nothing is left to train."""
         if not self.concepts:
-            raise UserError.from_problems([f"{path}: there is nothing to train in it.", *self.unsupported])
+            raise UserError.from_problems([f"{path}: contains nothing to train.", *self.unsupported])

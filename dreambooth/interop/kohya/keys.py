@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-# What a key may hold, and what it is where nobody says: sd-scripts' own defaults.
-OF_SUBSETS: dict[str, tuple[tuple[type, ...], Any]] = {
+# Key -> (allowed types, default of sd-scripts). Subsets inherit these from [general] and [[datasets]].
+SUBSET_KEYS: dict[str, tuple[tuple[type, ...], Any]] = {
     "num_repeats": ((int,), 1),
     "class_tokens": ((str,), ""),
     "caption_extension": ((str,), ".caption"),
@@ -31,13 +31,13 @@ OF_SUBSETS: dict[str, tuple[tuple[type, ...], Any]] = {
     "resize_interpolation": ((str,), ""),
     "cache_info": ((bool,), False),
 }
-OF_ONE_SUBSET = {
+SUBSET_ONLY_KEYS = {
     "image_dir": ((str,), ""),
     "is_reg": ((bool,), False),
     "metadata_file": ((str,), ""),
     "conditioning_data_dir": ((str,), ""),
 }
-OF_DATASETS: dict[str, tuple[tuple[type, ...], Any]] = {
+DATASET_KEYS: dict[str, tuple[tuple[type, ...], Any]] = {
     "resolution": ((int, list, str), None),
     "batch_size": ((int,), 1),
     "enable_bucket": ((bool,), False),
@@ -49,33 +49,34 @@ OF_DATASETS: dict[str, tuple[tuple[type, ...], Any]] = {
     "validation_seed": ((int,), None),
     "network_multiplier": ((int, float), 1.0),
 }
-EVERYWHERE = OF_SUBSETS | OF_DATASETS  # allowed in [general] and [[datasets]]
-IN_SUBSETS = OF_SUBSETS | OF_ONE_SUBSET
-WITHOUT = {
-    "caption_separator": "captions are parted at commas only",
-    "color_aug": "colours are trained as they are",
-    "random_crop": "the crop is the middle of the picture",
-    "face_crop_aug_range": "the crop is the middle of the picture",
-    "caption_dropout_every_n_epochs": "captions are dropped by share, see Caption dropout",
-    "token_warmup_min": "all tags are shown from the first step",
-    "token_warmup_step": "all tags are shown from the first step",
-    "custom_attributes": "nothing here reads them",
-    "resize_interpolation": "pictures are resized with Lanczos",
-    "cache_info": "nothing is written among the pictures",
-    "validation_seed": "which pictures are held out follows from their content",
-    "network_multiplier": "every picture counts the same",
-    "conditioning_data_dir": "no ControlNet is trained",
+GENERAL_KEYS = SUBSET_KEYS | DATASET_KEYS  # allowed in [general] and [[datasets]]
+ALL_SUBSET_KEYS = SUBSET_KEYS | SUBSET_ONLY_KEYS
+# Dataset keys that are not supported -> explanation.
+UNSUPPORTED_DATASET_KEYS = {
+    "caption_separator": "captions are split at commas only",
+    "color_aug": "color augmentation is not supported",
+    "random_crop": "images are cropped at the center",
+    "face_crop_aug_range": "images are cropped at the center",
+    "caption_dropout_every_n_epochs": "captions are dropped with a probability, see Caption dropout",
+    "token_warmup_min": "all tags are used from the first step",
+    "token_warmup_step": "all tags are used from the first step",
+    "custom_attributes": "custom attributes are not used",
+    "resize_interpolation": "images are resized with Lanczos",
+    "cache_info": "no cache is written to image folders",
+    "validation_seed": "the validation split depends on the content of the images",
+    "network_multiplier": "all images have the same weight",
+    "conditioning_data_dir": "ControlNet training is not supported",
 }
-# Of these our run has one for all: theirs -> ours.
-OF_THE_RUN = {
+# sd-scripts key -> setting of the whole run, with per-concept overrides.
+RUN_SETTINGS = {
     "shuffle_caption": "shuffle_tags",
     "keep_tokens": "keep_tokens",
     "caption_tag_dropout_rate": "tag_dropout",
     "caption_dropout_rate": "caption_dropout",
     "flip_aug": "hflip",
 }
-# Theirs -> ours, where there are buckets.
-BUCKETS = {
+# sd-scripts key -> setting, if buckets are enabled.
+BUCKET_SETTINGS = {
     "bucket_reso_steps": "bucket_step",
     "min_bucket_reso": "bucket_min_side",
     "max_bucket_reso": "bucket_max_side",

@@ -1,4 +1,4 @@
-"""How a training with kohya's sd-scripts is set up: network, rates, optimizer, schedule, length, samples."""
+"""Import training parameters of kohya's sd-scripts: network, learning rates, optimizer, schedule, length, samples."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from dreambooth.interop.kohya.differences import pictures_of
+from dreambooth.interop.kohya.differences import list_images
 from dreambooth.interop.kohya.import_report import ImportReport
-from dreambooth.interop.kohya.unsupported_keys import NETWORK_ARGUMENTS
+from dreambooth.interop.kohya.unsupported_keys import UNSUPPORTED_NETWORK_ARGUMENTS
 from dreambooth.settings.components import TEXT_ENCODER, UNET
+from dreambooth.text import count
 
 _OPTIMIZERS = {
     "adamw": "Torch AdamW", "adamw8bit": "8bit AdamW", "pagedadamw8bit": "Paged 8bit AdamW", "lion": "Lion",
@@ -25,377 +26,375 @@ _SCHEDULES = {
     "polynomial": "polynomial", "constant": "constant", "constant_with_warmup": "constant_with_warmup",
     "adafactor": "adafactor", "rex": "rex",
 }  # fmt: skip
-# In the order in which sd-scripts look at them.
+# In the order of priority in sd-scripts.
 _ATTENTION = {"mem_eff_attn": "sliced", "xformers": "xformers", "diffusers_xformers": "xformers", "sdpa": "default"}
-_STEPS = 1600  # where nobody says how long
+_DEFAULT_STEPS = 1600  # default of sd-scripts
 _SAMPLERS = {
     "ddim": "DDIM", "pndm": "PNDM", "euler": "EulerDiscrete", "k_euler": "EulerDiscrete",
     "euler_a": "EulerAncestralDiscrete", "k_euler_a": "EulerAncestralDiscrete", "dpmsolver": "DPMSolverMultistep",
     "dpmsolver++": "DPMSolverMultistep", "dpmsingle": "DPMSolverMultistep",
 }  # fmt: skip
-
-
-# Custom schedulers of torch.optim.lr_scheduler -> ours, and their argument that says the length of a cycle.
+# Class of torch.optim.lr_scheduler -> (schedule, argument with the length of a cycle).
 _TORCH_SCHEDULES = {
     "CosineAnnealingLR": ("cosine_annealing", "T_max"),
     "CosineAnnealingWarmRestarts": ("cosine_annealing_with_restarts", "T_0"),
 }
-_OF_A_NETWORK = ("network_module", "network_dim", "network_weights", "network_dropout")
+_NETWORK_PARAMETERS = ("network_module", "network_dim", "network_weights", "network_dropout")
 
 
-def take_network(takeover: ImportReport, values: Mapping[str, Any]) -> None:
+def import_network(report: ImportReport, values: Mapping[str, Any]) -> None:
     module = str(values.get("network_module", ""))
-    if not any(values.get(key) for key in _OF_A_NETWORK):
+    if not any(values.get(key) for key in _NETWORK_PARAMETERS):
         return
-    takeover.set("use_lora", True, f"network_module {module}".strip())
+    report.set("use_lora", True, f"network_module {module}".strip())
     rank, alpha = values.get("network_dim", 4), values.get("network_alpha", 1)
     for part in ("unet", "txt"):
-        takeover.set(f"lora_{part}_rank", rank, "network_dim")
-        takeover.set(f"lora_{part}_alpha", alpha, "network_alpha")
-    arguments = _arguments(takeover, "network_args", values.get("network_args", []))
+        report.set(f"lora_{part}_rank", rank, "network_dim")
+        report.set(f"lora_{part}_alpha", alpha, "network_alpha")
+    arguments = _parse_arguments(report, "network_args", values.get("network_args", []))
     kind = arguments.pop("algo", "lora").lower()
     kinds = {"lora": "LoRA", "locon": "LoRA", "loha": "LoHa", "lokr": "LoKr"}
     if kind in kinds:
-        takeover.set("lora_type", kinds[kind], "algo" if kind != "lora" else "")
+        report.set("lora_type", kinds[kind], "algo" if kind != "lora" else "")
     else:
-        takeover.without.append(
-            f"network_args algo={kind}: adapters of this kind can't be trained here; LoRA is taken."
-        )
+        report.unsupported.append(f"network_args algo={kind}: this adapter type is not supported; LoRA is used.")
     if "conv_dim" in arguments:
-        takeover.set("use_lora_extended", True)
-        takeover.set("lora_conv_rank", arguments.pop("conv_dim"), "conv_dim")
-        takeover.set("lora_conv_alpha", arguments.pop("conv_alpha", 1), "conv_alpha")
+        report.set("use_lora_extended", True)
+        report.set("lora_conv_rank", arguments.pop("conv_dim"), "conv_dim")
+        report.set("lora_conv_alpha", arguments.pop("conv_alpha", 1), "conv_alpha")
     if "factor" in arguments:
-        takeover.set("lokr_factor", max(0, int(_number(arguments.pop("factor")))), "factor")
+        report.set("lokr_factor", max(0, int(_to_number(arguments.pop("factor")))), "factor")
     if arguments.pop("dora_wd", "").lower() in ("true", "1"):
-        takeover.set("lora_dora", True, "dora_wd")
+        report.set("lora_dora", True, "dora_wd")
     if arguments.get("wd_on_output", "").lower() in ("false", "0"):
-        arguments.pop("wd_on_output")  # that is how DoRA is trained here
-    _take_start(takeover, values)
-    _take_dropout(takeover, values, arguments)
+        arguments.pop("wd_on_output")  # DoRA is always trained in this way
+    _import_lora_start(report, values)
+    _import_dropout(report, values, arguments)
     for key, value in arguments.items():
-        takeover.without.append(f"network_args {key}={value}: {NETWORK_ARGUMENTS.get(key, 'is not known here')}.")
-
-
-def _take_start(takeover: ImportReport, values: Mapping[str, Any]) -> None:
-    """The LoRA that training starts from; without one, adapters start from nothing."""
-    text = str(values.get("network_weights", "")).strip()
-    wants_ranks = bool(values.get("dim_from_weights"))
-    if not text:
-        takeover.set("lora_start", "")
-        if wants_ranks:
-            takeover.without.append("dim_from_weights: network_weights is missing, so the ranks stay as they are.")
-        return
-    path = takeover.path(text)
-    found = path.is_file()
-    takeover.set("lora_start", str(path) if found else text, "network_weights")
-    if not found:
-        takeover.without.append(
-            f"network_weights: there is no file {path}. The run looks for this name in the LoRA folder; if it is not "
-            "there either, choose the file under Start from LoRA."
+        report.unsupported.append(
+            f"network_args {key}={value}: {UNSUPPORTED_NETWORK_ARGUMENTS.get(key, 'unknown argument, ignored')}."
         )
-    takeover.dim_from_weights = wants_ranks
 
 
-def _take_dropout(takeover: ImportReport, values: Mapping[str, Any], arguments: dict[str, str]) -> None:
+def _import_lora_start(report: ImportReport, values: Mapping[str, Any]) -> None:
+    """The LoRA from which training starts; without one, adapters are initialized as usual."""
+    name = str(values.get("network_weights", "")).strip()
+    dim_from_weights = bool(values.get("dim_from_weights"))
+    if not name:
+        report.set("lora_start", "")
+        if dim_from_weights:
+            report.unsupported.append("dim_from_weights: network_weights is missing, so the given ranks are used.")
+        return
+    path = report.resolve_path(name)
+    found = path.is_file()
+    report.set("lora_start", str(path) if found else name, "network_weights")
+    if not found:
+        report.unsupported.append(
+            f"network_weights: the file {path} does not exist. The run also searches the LoRA folder for this name; if "
+            "it is not there either, choose the file under Start from LoRA."
+        )
+    report.dim_from_weights = dim_from_weights
+
+
+def _import_dropout(report: ImportReport, values: Mapping[str, Any], arguments: dict[str, str]) -> None:
     """network_dropout, or LyCORIS' network argument that overrides it: the same probability for both components."""
     name, dropout = "network_dropout", values.get("network_dropout", 0)
     if "lycoris" in str(values.get("network_module", "")).lower() and "dropout" in arguments:
         name, dropout = "network_args dropout", arguments.pop("dropout")
-    takeover.set("lora_unet_dropout", dropout, name if _number(dropout) else "")
-    takeover.set("lora_txt_dropout", dropout, name if _number(dropout) else "")
-    if not _number(dropout):
+    report.set("lora_unet_dropout", dropout, name if _to_number(dropout) else "")
+    report.set("lora_txt_dropout", dropout, name if _to_number(dropout) else "")
+    if not _to_number(dropout):
         return
-    kind = "DoRA" if takeover.settings.get("lora_dora") else takeover.settings.get("lora_type", "LoRA")
+    kind = "DoRA" if report.settings.get("lora_dora") else report.settings.get("lora_type", "LoRA")
     if kind != "LoRA":
-        takeover.without.append(
-            f"{name} = {dropout!r}: LyCORIS trains {kind} without dropout; here it drops inputs of the adapters. Set "
+        report.unsupported.append(
+            f"{name} = {dropout!r}: LyCORIS trains {kind} without dropout, but here it is applied to the adapters. Set "
             "both LoRA dropouts to 0 to train as LyCORIS does."
         )
     if values.get("dim_from_weights"):
-        takeover.without.append(
-            f"{name} = {dropout!r}: sd-scripts ignore it beside dim_from_weights; here it has an effect. Set both LoRA "
+        report.unsupported.append(
+            f"{name} = {dropout!r}: sd-scripts ignore it with dim_from_weights, but here it is applied. Set both LoRA "
             "dropouts to 0 to train as sd-scripts do."
         )
 
 
-def take_rates(takeover: ImportReport, values: Mapping[str, Any]) -> None:
-    lora = bool(takeover.settings.get("use_lora"))
+def import_rates(report: ImportReport, values: Mapping[str, Any]) -> None:
+    lora = bool(report.settings.get("use_lora"))
     base = values.get("learning_rate")
-    unet, text = values.get("unet_lr", base), _text_rate(takeover, values)
+    unet, text_rate = values.get("unet_lr", base), _text_encoder_rate(report, values)
     names = UNET.rate(lora), TEXT_ENCODER.rate(lora)
     if unet is not None:
-        takeover.set(names[0], unet, "unet_lr" if "unet_lr" in values else "learning_rate")
-    if text is not None:
-        said = next((key for key in _TEXT_RATES if key in values), "learning_rate")
-        takeover.set(names[1], text, said)
-    if values.get("network_train_unet_only") or text == 0:
-        takeover.set("stop_text_encoder", 0, "the text encoder's rate, or network_train_unet_only")
+        report.set(names[0], unet, "unet_lr" if "unet_lr" in values else "learning_rate")
+    if text_rate is not None:
+        source = next((key for key in _TEXT_ENCODER_RATES if key in values), "learning_rate")
+        report.set(names[1], text_rate, source)
+    if values.get("network_train_unet_only") or text_rate == 0:
+        report.set("stop_text_encoder", 0, "text encoder learning rate 0 or network_train_unet_only")
     elif lora:
-        takeover.set("stop_text_encoder", 1)
+        report.set("stop_text_encoder", 1)
     elif "train_text_encoder" in values:
-        takeover.set("stop_text_encoder", int(bool(values["train_text_encoder"])), "train_text_encoder")
+        report.set("stop_text_encoder", int(bool(values["train_text_encoder"])), "train_text_encoder")
     if values.get("network_train_text_encoder_only") or unet == 0:
-        takeover.set("train_unet", False, "the unet's rate, or network_train_text_encoder_only")
+        report.set("train_unet", False, "UNet learning rate 0 or network_train_text_encoder_only")
 
 
-_TEXT_RATES = ("text_encoder_lr", "learning_rate_te", "learning_rate_te1", "learning_rate_te2")
+_TEXT_ENCODER_RATES = ("text_encoder_lr", "learning_rate_te", "learning_rate_te1", "learning_rate_te2")
 
 
-def _text_rate(takeover: ImportReport, values: Mapping[str, Any]) -> Any:
-    """The rate of the text encoders; several rates become the first one that is not 0."""
-    given = next((values[key] for key in _TEXT_RATES[:2] if key in values), None)
+def _text_encoder_rate(report: ImportReport, values: Mapping[str, Any]) -> Any:
+    """The learning rate of the text encoders: the first one that is not 0."""
+    given = next((values[key] for key in _TEXT_ENCODER_RATES[:2] if key in values), None)
     rates = given if isinstance(given, list) else [given]
     if given is None:
-        rates = [values[key] for key in _TEXT_RATES[2:] if key in values]
+        rates = [values[key] for key in _TEXT_ENCODER_RATES[2:] if key in values]
     if not rates:
         return values.get("learning_rate")
     chosen = next((rate for rate in rates if rate), rates[0])
     if any(rate != chosen for rate in rates):
-        takeover.without.append(
-            f"Learning rates of the text encoders {rates}: both have the same rate here, {chosen!r} is used."
+        report.unsupported.append(
+            f"Learning rates of the text encoders {rates}: different rates are not supported, {chosen!r} is used."
         )
     return chosen
 
 
-def take_optimizer(takeover: ImportReport, values: Mapping[str, Any]) -> None:
-    asked = str(values.get("optimizer_type", "")).split(".")[-1]
+def import_optimizer(report: ImportReport, values: Mapping[str, Any]) -> None:
+    requested = str(values.get("optimizer_type", "")).split(".")[-1]
     if values.get("use_8bit_adam"):
-        asked = asked or "AdamW8bit"
+        requested = requested or "AdamW8bit"
     if values.get("use_lion_optimizer"):
-        asked = asked or "Lion"
-    ours = _OPTIMIZERS.get((asked or "AdamW").lower())
-    if ours:
-        takeover.set("optimizer", ours, "optimizer_type" if asked else "")
+        requested = requested or "Lion"
+    mapped = _OPTIMIZERS.get((requested or "AdamW").lower())
+    if mapped:
+        report.set("optimizer", mapped, "optimizer_type" if requested else "")
     else:
-        takeover.without.append(f"optimizer_type = {asked!r}: there is none of this name here; Torch AdamW is taken.")
-        takeover.set("optimizer", "Torch AdamW")
-    arguments = _arguments(takeover, "optimizer_args", values.get("optimizer_args", []))
+        report.unsupported.append(f"optimizer_type = {requested!r} is not supported; Torch AdamW is used.")
+        report.set("optimizer", "Torch AdamW")
+    arguments = _parse_arguments(report, "optimizer_args", values.get("optimizer_args", []))
     decay = arguments.pop("weight_decay", None)
     if decay is not None:
-        takeover.set("weight_decay", decay, "weight_decay")
-        takeover.set("tenc_weight_decay", decay)
+        report.set("weight_decay", decay, "weight_decay")
+        report.set("tenc_weight_decay", decay)
     if arguments:
-        takeover.set(
-            "optimizer_args", ", ".join(f"{key}={value}" for key, value in arguments.items()), "optimizer_args"
-        )
+        report.set("optimizer_args", ", ".join(f"{key}={value}" for key, value in arguments.items()), "optimizer_args")
 
 
-def take_schedule(takeover: ImportReport, values: Mapping[str, Any]) -> None:
-    asked = str(values.get("lr_scheduler", "constant"))
-    arguments = _arguments(takeover, "lr_scheduler_args", values.get("lr_scheduler_args", []))
-    if _take_torch_schedule(takeover, values, arguments):
+def import_schedule(report: ImportReport, values: Mapping[str, Any]) -> None:
+    requested = str(values.get("lr_scheduler", "constant"))
+    arguments = _parse_arguments(report, "lr_scheduler_args", values.get("lr_scheduler_args", []))
+    if _import_torch_schedule(report, values, arguments):
         return
-    _say_unsupported(takeover, arguments)
-    if asked == "cosine_with_min_lr":
-        _take_annealing(takeover, values)
-    elif asked in _SCHEDULES:
-        takeover.set("lr_scheduler", _SCHEDULES[asked], "lr_scheduler" if "lr_scheduler" in values else "")
+    _warn_unsupported_arguments(report, arguments)
+    if requested == "cosine_with_min_lr":
+        _import_annealing(report, values)
+    elif requested in _SCHEDULES:
+        report.set("lr_scheduler", _SCHEDULES[requested], "lr_scheduler" if "lr_scheduler" in values else "")
     else:
-        takeover.without.append(f"lr_scheduler = {asked!r}: there is none of this name here; constant is taken.")
-        takeover.set("lr_scheduler", "constant")
+        report.unsupported.append(f"lr_scheduler = {requested!r} is not supported; constant is used.")
+        report.set("lr_scheduler", "constant")
 
 
-def _take_annealing(takeover: ImportReport, values: Mapping[str, Any]) -> None:
-    """cosine_with_min_lr: the rate falls to a fraction of itself over the whole run."""
-    takeover.set("lr_scheduler", "cosine_annealing", "lr_scheduler")
-    takeover.set("lr_scale_pos", 1)
-    lora = bool(takeover.settings.get("use_lora"))
-    rate = takeover.settings.get(UNET.rate(lora))
-    text_rate = takeover.settings.get(TEXT_ENCODER.rate(lora), rate)
-    fraction = _number(values.get("lr_scheduler_min_lr_ratio", 0))
+def _import_annealing(report: ImportReport, values: Mapping[str, Any]) -> None:
+    """cosine_with_min_lr: the learning rate decays to a fraction of itself over the whole run."""
+    report.set("lr_scheduler", "cosine_annealing", "lr_scheduler")
+    report.set("lr_scale_pos", 1)
+    lora = bool(report.settings.get("use_lora"))
+    rate = report.settings.get(UNET.rate(lora))
+    text_rate = report.settings.get(TEXT_ENCODER.rate(lora), rate)
+    fraction = _to_number(values.get("lr_scheduler_min_lr_ratio", 0))
     if rate is None:
-        takeover.without.append(
-            "lr_scheduler_min_lr_ratio: learning_rate is missing; set Minimum learning rate to this fraction of yours."
+        report.unsupported.append(
+            "lr_scheduler_min_lr_ratio: learning_rate is missing; set Minimum learning rate to this fraction "
+            "of your learning rate."
         )
         return
-    takeover.set("learning_rate_min", fraction * rate, "lr_scheduler_min_lr_ratio")
-    if text_rate != rate and takeover.settings.get("stop_text_encoder") != 0:
-        takeover.without.append(
-            "lr_scheduler_min_lr_ratio: the unet's minimum learning rate is used for the text encoder too."
-        )
+    report.set("learning_rate_min", fraction * rate, "lr_scheduler_min_lr_ratio")
+    if text_rate != rate and report.settings.get("stop_text_encoder") != 0:
+        report.unsupported.append("lr_scheduler_min_lr_ratio: the text encoder uses the UNet's minimum learning rate.")
     if values.get("lr_warmup_steps"):
-        takeover.without.append("lr_warmup_steps: the annealing schedules have no warm-up here.")
+        report.unsupported.append("lr_warmup_steps: annealing schedules do not support warmup.")
 
 
-def _take_torch_schedule(takeover: ImportReport, values: Mapping[str, Any], arguments: dict[str, str]) -> bool:
-    """lr_scheduler_type, a class of torch's, in place of lr_scheduler; False where there is none."""
+def _import_torch_schedule(report: ImportReport, values: Mapping[str, Any], arguments: dict[str, str]) -> bool:
+    """lr_scheduler_type, a torch class that overrides lr_scheduler; False if there is none or it is not supported."""
     name = str(values.get("lr_scheduler_type", "")).split(".")[-1]
     if not name:
         return False
-    ours, cycle = _TORCH_SCHEDULES.get(name, ("", ""))
-    length = int(_number(arguments.pop(cycle, 0)))
-    # The number of steps is unknown where the length is given in epochs.
-    steps = 0 if "max_train_epochs" in values else int(_number(values.get("max_train_steps", _STEPS)))
-    if not ours or not length or not steps or length > steps:
-        takeover.without.append(
+    mapped, cycle = _TORCH_SCHEDULES.get(name, ("", ""))
+    length = int(_to_number(arguments.pop(cycle, 0)))
+    # The number of steps is unknown if the length is given in epochs.
+    steps = 0 if "max_train_epochs" in values else int(_to_number(values.get("max_train_steps", _DEFAULT_STEPS)))
+    if not mapped or not length or not steps or length > steps:
+        report.unsupported.append(
             f"lr_scheduler_type = {values['lr_scheduler_type']!r}: only CosineAnnealingLR and "
             "CosineAnnealingWarmRestarts are supported, with a cycle no longer than max_train_steps; lr_scheduler is "
             "used."
         )
         return False
-    takeover.set("lr_scheduler", ours, "lr_scheduler_type")
-    takeover.set("lr_scale_pos", (length + 0.5) / steps if length < steps else 1, f"lr_scheduler_args {cycle}")
-    takeover.set("learning_rate_min", arguments.pop("eta_min", 0), "lr_scheduler_args eta_min")
-    _say_unsupported(takeover, arguments)
+    report.set("lr_scheduler", mapped, "lr_scheduler_type")
+    report.set("lr_scale_pos", (length + 0.5) / steps if length < steps else 1, f"lr_scheduler_args {cycle}")
+    report.set("learning_rate_min", arguments.pop("eta_min", 0), "lr_scheduler_args eta_min")
+    _warn_unsupported_arguments(report, arguments)
     return True
 
 
-def _say_unsupported(takeover: ImportReport, arguments: Mapping[str, str]) -> None:
+def _warn_unsupported_arguments(report: ImportReport, arguments: Mapping[str, str]) -> None:
     for key, value in arguments.items():
-        takeover.without.append(f"lr_scheduler_args {key}={value}: has no counterpart here.")
+        report.unsupported.append(f"lr_scheduler_args {key}={value} is not supported.")
 
 
-def _steps_per_epoch(takeover: ImportReport) -> int:
-    """About how many optimizer steps an epoch has (buckets that are not full add some); 0 where no images are named."""
-    # Regularization pictures only add to them, and are not all shown; too many epochs do no harm.
-    learned = [concept for concept in takeover.concepts if not concept.regularization]
-    if not learned:
+def _steps_per_epoch(report: ImportReport) -> int:
+    """Optimizer steps per epoch, at least (incomplete batches of buckets add some); 0 without images."""
+    # Regularization images would add steps. An estimate that is too low only gives more epochs than needed.
+    instance_concepts = [concept for concept in report.concepts if not concept.regularization]
+    if not instance_concepts:
         return 0
-    showings = sum(concept.num_repeats * len(pictures_of(concept)) for concept in learned)
-    batches = max(1, showings // int(takeover.settings.get("train_batch_size", 1)))
-    return max(1, batches // int(takeover.settings.get("gradient_accumulation_steps", 1)))
+    samples = sum(concept.num_repeats * len(list_images(concept)) for concept in instance_concepts)
+    batches = max(1, samples // int(report.settings.get("train_batch_size", 1)))
+    return max(1, batches // int(report.settings.get("gradient_accumulation_steps", 1)))
 
 
-def take_length(takeover: ImportReport, values: Mapping[str, Any]) -> None:
-    """max_train_steps, which max_train_epochs overrides, with epochs enough for them."""
+def import_length(report: ImportReport, values: Mapping[str, Any]) -> None:
+    """max_train_steps with enough epochs to reach them; max_train_epochs overrides it."""
     if "max_train_epochs" in values:
-        takeover.set("max_train_steps", 0)
+        report.set("max_train_steps", 0)
         return
-    steps = values.get("max_train_steps", _STEPS)
-    takeover.set("max_train_steps", steps, "max_train_steps" if "max_train_steps" in values else "no length said")
-    per_epoch = _steps_per_epoch(takeover)
-    if isinstance(steps, int) and per_epoch:
-        takeover.set("num_train_epochs", math.ceil(steps / per_epoch) + 1)
+    steps = values.get("max_train_steps", _DEFAULT_STEPS)
+    report.set("max_train_steps", steps, "max_train_steps" if "max_train_steps" in values else "default of sd-scripts")
+    steps_per_epoch = _steps_per_epoch(report)
+    if isinstance(steps, int) and steps_per_epoch:
+        report.set("num_train_epochs", math.ceil(steps / steps_per_epoch) + 1)
 
 
-def take_text_encoder_stop(takeover: ImportReport, values: Mapping[str, Any]) -> None:
-    """stop_text_encoder_training: after how many steps the text encoder is frozen, here a fraction of the run."""
+def import_text_encoder_stop(report: ImportReport, values: Mapping[str, Any]) -> None:
+    """stop_text_encoder_training: the step at which the text encoder is frozen, as a fraction of the run."""
     last = values.get("stop_text_encoder_training")
-    if last is None or takeover.settings.get("use_lora"):
-        return  # a parameter of full training alone
-    steps = takeover.settings.get("max_train_steps", 0)
-    if _number(last) <= 0:
-        takeover.set("stop_text_encoder", 0, "stop_text_encoder_training")
+    if last is None or report.settings.get("use_lora"):
+        return  # only for full fine-tuning
+    steps = report.settings.get("max_train_steps", 0)
+    if _to_number(last) <= 0:
+        report.set("stop_text_encoder", 0, "stop_text_encoder_training")
     elif steps:
-        takeover.set("stop_text_encoder", min(1.0, _number(last) / steps), "stop_text_encoder_training")
+        report.set("stop_text_encoder", min(1.0, _to_number(last) / steps), "stop_text_encoder_training")
     else:
-        takeover.without.append(
-            f"stop_text_encoder_training = {last!r}: the length of the run is given in epochs. Set Step ratio of text "
-            "encoder training to the fraction of all steps that this is."
+        report.unsupported.append(
+            f"stop_text_encoder_training = {last!r}: the number of steps in the run is unknown. Set Step ratio of text "
+            "encoder training to the matching fraction of all steps."
         )
 
 
-def take_saving(takeover: ImportReport, values: Mapping[str, Any]) -> None:
-    """How many files are saved and kept, and in what precision."""
-    ratio = int(_number(values.get("save_n_epoch_ratio", 0)))
-    per_epoch = _steps_per_epoch(takeover)
-    epochs = _number(values.get("max_train_epochs", 0))
-    if not epochs and per_epoch:
-        epochs = math.ceil(takeover.settings.get("max_train_steps", 0) / per_epoch)
+def import_saving(report: ImportReport, values: Mapping[str, Any]) -> None:
+    """How often files are saved, how many snapshots are kept, and the precision of checkpoints."""
+    ratio = int(_to_number(values.get("save_n_epoch_ratio", 0)))
+    steps_per_epoch = _steps_per_epoch(report)
+    epochs = _to_number(values.get("max_train_epochs", 0))
+    if not epochs and steps_per_epoch:
+        epochs = math.ceil(report.settings.get("max_train_steps", 0) / steps_per_epoch)
     if ratio > 0 and epochs:
-        takeover.set("save_embedding_every", max(1, int(epochs) // ratio), "save_n_epoch_ratio")
+        report.set("save_embedding_every", max(1, int(epochs) // ratio), "save_n_epoch_ratio")
     elif ratio > 0:
-        takeover.without.append(
+        report.unsupported.append(
             f"save_n_epoch_ratio = {ratio}: the number of epochs is unknown; set Save model frequency (epochs)."
         )
-    kept = _snapshots_to_keep(values)
-    if kept:
-        takeover.set("snapshots_to_keep", kept[1], kept[0])
+    limit = _snapshot_limit(values)
+    if limit:
+        report.set("snapshots_to_keep", limit[1], limit[0])
     precision = values.get("save_precision")
-    if precision and not takeover.settings.get("use_lora"):
-        takeover.set("half_model", precision in ("fp16", "bf16"), "save_precision")
+    if precision and not report.settings.get("use_lora"):
+        report.set("half_model", precision in ("fp16", "bf16"), "save_precision")
         if precision == "bf16":
-            takeover.without.append("save_precision = 'bf16': half-precision checkpoints are saved as fp16.")
+            report.unsupported.append("save_precision = 'bf16': half-precision checkpoints are saved as fp16.")
 
 
-def _snapshots_to_keep(values: Mapping[str, Any]) -> tuple[str, int] | None:
-    """(the parameter, how many) of a training that saves its state; that of states goes before that of all files."""
+def _snapshot_limit(values: Mapping[str, Any]) -> tuple[str, int] | None:
+    """(parameter, number of snapshots to keep) if states are saved. The ..._state parameters override the others."""
     if not values.get("save_state"):
         return None
     for key in ("save_last_n_epochs_state", "save_last_n_epochs"):
-        if _number(values.get(key)) > 0:
+        if _to_number(values.get(key)) > 0:
             return key, int(values[key])
-    every = int(_number(values.get("save_every_n_steps")))
-    for key in ("save_last_n_steps_state", "save_last_n_steps"):  # counted in steps: those up to so long ago
-        if every > 0 and _number(values.get(key)) > 0:
-            return key, int(values[key]) // every + 1
+    interval = int(_to_number(values.get("save_every_n_steps")))
+    for key in ("save_last_n_steps_state", "save_last_n_steps"):  # all states of the last N steps are kept
+        if interval > 0 and _to_number(values.get(key)) > 0:
+            return key, int(values[key]) // interval + 1
     return None
 
 
-def take_validation(takeover: ImportReport, values: Mapping[str, Any]) -> None:
-    """How often the validation loss is measured: every N steps, else every N epochs, else (with a split) each epoch."""
-    every = values.get("validate_every_n_steps")
-    if every:
-        takeover.set("validation_every", every, "validate_every_n_steps")
+def import_validation(report: ImportReport, values: Mapping[str, Any]) -> None:
+    """The validation interval: every N steps, every N epochs, or each epoch if there is a validation split."""
+    interval = values.get("validate_every_n_steps")
+    if interval:
+        report.set("validation_every", interval, "validate_every_n_steps")
         return
-    said = values.get("validate_every_n_epochs")
-    if not said and not takeover.settings.get("validation_share"):
+    epochs = values.get("validate_every_n_epochs")
+    if not epochs and not report.settings.get("validation_share"):
         return
-    per_epoch = _steps_per_epoch(takeover)
-    if per_epoch:
-        name = "validate_every_n_epochs" if said else "validation_split, in each epoch"
-        takeover.set("validation_every", per_epoch * max(1, int(_number(said))), name)
+    steps_per_epoch = _steps_per_epoch(report)
+    if steps_per_epoch:
+        name = "validate_every_n_epochs" if epochs else "validation_split, in each epoch"
+        report.set("validation_every", steps_per_epoch * max(1, int(_to_number(epochs))), name)
     else:
-        takeover.without.append(
-            "validate_every_n_epochs: without images the steps of an epoch are unknown; set Validation frequency."
+        report.unsupported.append(
+            "validate_every_n_epochs: without images the number of steps per epoch is unknown; set Validation "
+            "frequency (steps)."
         )
 
 
-def take_samples(takeover: ImportReport, values: Mapping[str, Any]) -> None:
+def import_samples(report: ImportReport, values: Mapping[str, Any]) -> None:
     if "sample_sampler" in values:
-        ours = _SAMPLERS.get(str(values["sample_sampler"]))
-        if ours:
-            takeover.set("scheduler", ours, "sample_sampler")
+        mapped = _SAMPLERS.get(str(values["sample_sampler"]))
+        if mapped:
+            report.set("scheduler", mapped, "sample_sampler")
         else:
-            takeover.without.append(f"sample_sampler = {values['sample_sampler']!r}: is not among the samplers here.")
-    if "sample_prompts" not in values or not takeover.concepts:
+            report.unsupported.append(f"sample_sampler = {values['sample_sampler']!r} is not supported.")
+    if "sample_prompts" not in values or not report.concepts:
         return
-    path = takeover.path(str(values["sample_prompts"]))
+    path = report.resolve_path(str(values["sample_prompts"]))
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, ValueError) as error:
-        takeover.without.append(f"sample_prompts: {path} can't be read ({error}).")
+        report.unsupported.append(f"sample_prompts: {path} can't be read ({error}).")
         return
     prompts = [line for line in lines if line and not line.startswith("#")]
     if prompts:
-        first, said = takeover.concepts[0], _sample(prompts[0])
-        values_of = {key: getattr(first, key) for key in first.__dataclass_fields__}
-        takeover.concepts[0] = takeover.concept({**values_of, **said}, "sample_prompts")
-        takeover.taken.append(f"sample_prompts -> concept 1, sample image prompt {said['save_sample_prompt']!r}")
+        first, sample = report.concepts[0], _parse_sample(prompts[0])
+        concept = {key: getattr(first, key) for key in first.__dataclass_fields__}
+        report.concepts[0] = report.make_concept({**concept, **sample}, "sample_prompts")
+        report.imported.append(f"sample_prompts -> concept 1, sample image prompt {sample['save_sample_prompt']!r}")
     if len(prompts) > 1:
-        takeover.without.append(f"sample_prompts: {len(prompts) - 1} more of them; a concept has one.")
+        report.unsupported.append(
+            f"sample_prompts: {count(len(prompts) - 1, 'more prompt')} ignored; a concept has only one."
+        )
 
 
-def _sample(line: str) -> dict[str, Any]:
-    """A line of a prompts file: the prompt, then --n negative, --d seed, --s steps, --l guidance."""
+def _parse_sample(line: str) -> dict[str, Any]:
+    """Concept values of a prompt line: the prompt, then --n negative, --d seed, --s steps, --l guidance scale."""
     prompt, *options = re.split(r"\s--(?=[a-z]{1,2}\s)", line)
     keys = {"n": "save_sample_negative_prompt", "d": "sample_seed", "s": "save_infer_steps", "l": "save_guidance_scale"}
-    said = {"save_sample_prompt": prompt.strip()}
+    sample = {"save_sample_prompt": prompt.strip()}
     for option in options:
         key, _, value = option.partition(" ")
         if key in keys:
-            said[keys[key]] = value.strip()
-    return said
+            sample[keys[key]] = value.strip()
+    return sample
 
 
-def take_memory(takeover: ImportReport, values: Mapping[str, Any]) -> None:
-    for key, ours in _ATTENTION.items():
+def import_attention(report: ImportReport, values: Mapping[str, Any]) -> None:
+    for key, mapped in _ATTENTION.items():
         if values.get(key):
-            takeover.set("attention", ours, key)
+            report.set("attention", mapped, key)
             return
 
 
-def _arguments(takeover: ImportReport, key: str, value: Any) -> dict[str, str]:
-    """["conv_dim=4", "conv_alpha=1"] by name."""
+def _parse_arguments(report: ImportReport, key: str, value: Any) -> dict[str, str]:
+    """{"conv_dim": "4", "conv_alpha": "1"} from ["conv_dim=4", "conv_alpha=1"]; other rows are reported."""
     rows = value if isinstance(value, list) else [value]
-    odd = [row for row in rows if "=" not in str(row)]
-    takeover.without += [f'{key}: {row!r} is not of the form "name=value"; it is left out.' for row in odd]
+    invalid = [row for row in rows if "=" not in str(row)]
+    report.unsupported += [f'{key}: {row!r} is not of the form "name=value"; ignored.' for row in invalid]
     pairs = (str(row).partition("=") for row in rows if "=" in str(row))
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
-def _number(value: Any) -> float:
+def _to_number(value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""A dataset configuration of kohya's sd-scripts ([[datasets]], [[datasets.subsets]]) as concepts and settings."""
+"""Import a dataset configuration of kohya's sd-scripts (dataset.toml) as concepts and settings."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.captions.prompts import FILEWORDS
-from dreambooth.interop.kohya.differences import said_of_files
-from dreambooth.interop.kohya.folders import right_in
+from dreambooth.interop.kohya.differences import find_file_differences
+from dreambooth.interop.kohya.folders import list_direct_images
 from dreambooth.interop.kohya.import_report import ImportReport
 from dreambooth.interop.kohya.keys import (
-    BUCKETS,
-    EVERYWHERE,
-    IN_SUBSETS,
-    OF_DATASETS,
-    OF_ONE_SUBSET,
-    OF_SUBSETS,
-    OF_THE_RUN,
-    WITHOUT,
+    ALL_SUBSET_KEYS,
+    BUCKET_SETTINGS,
+    DATASET_KEYS,
+    GENERAL_KEYS,
+    RUN_SETTINGS,
+    SUBSET_KEYS,
+    SUBSET_ONLY_KEYS,
+    UNSUPPORTED_DATASET_KEYS,
 )
 from dreambooth.interop.kohya.toml_file import Table, TomlFile
 from dreambooth.settings import Concept, nearest
@@ -28,174 +28,182 @@ from dreambooth.settings import Concept, nearest
 
 @dataclass(frozen=True)
 class Subset:
-    """One subset with everything that it inherits. ``name`` says which one it is, ``said`` what the file says."""
+    """One subset with inherited values. ``name`` is used in messages; ``given_keys`` are not defaults."""
 
     name: str
     values: Mapping[str, Any]
-    said: frozenset[str]
+    given_keys: frozenset[str]
     folder: Path
-    dataset: int
+    dataset: int  # index of its [[datasets]] table
 
 
-def take_datasets(
-    takeover: ImportReport, file: TomlFile, config: Mapping[str, Any], arguments: Mapping[str, Any] | None = None
+def import_datasets(
+    report: ImportReport, file: TomlFile, config: Mapping[str, Any], arguments: Mapping[str, Any] | None = None
 ) -> None:
-    """All of a configuration. ``arguments``: what the training's own parameters say, beneath [general]."""
-    general = _checked(takeover, file.table(config.get("general", {}), "general"), EVERYWHERE, "[general]")
+    """Import the whole configuration. ``arguments``: training parameters, which [general] and tables below override."""
+    general = _validate(report, file.table(config.get("general", {}), "general"), GENERAL_KEYS, "[general]")
     for key in config.keys() - {"general", "datasets"}:
-        takeover.without.append(f"{file.table(config).where(key)}{key}: is neither [general] nor [[datasets]].")
-    datasets = _tables(takeover, config.get("datasets", []), "datasets")
-    beneath = {**_checked(takeover, Table(arguments or {}), EVERYWHERE, "the training's"), **general}
+        report.unsupported.append(
+            f"{file.table(config).location(key)}{key}: ignored, as it is neither [general] nor [[datasets]]."
+        )
+    datasets = _valid_tables(report, config.get("datasets", []), "datasets")
+    defaults = {**_validate(report, Table(arguments or {}), GENERAL_KEYS, "training parameter"), **general}
     subsets: list[Subset] = []
     first: Mapping[str, Any] | None = None
     number = 0
-    for place, dataset in enumerate(datasets):
-        rest = {key: value for key, value in dataset.items() if key != "subsets"}
-        own = _checked(takeover, file.table(rest, "datasets", place), EVERYWHERE, f"[[datasets]] {place + 1}")
-        whole = {**beneath, **own}
-        for each in _tables(takeover, dataset.get("subsets", []), "subsets"):
-            table = file.table(each, "datasets.subsets", number)
+    for index, dataset in enumerate(datasets):
+        table = file.table({key: value for key, value in dataset.items() if key != "subsets"}, "datasets", index)
+        merged = {**defaults, **_validate(report, table, GENERAL_KEYS, f"[[datasets]] {index + 1}")}
+        for values in _valid_tables(report, dataset.get("subsets", []), "subsets"):
+            table = file.table(values, "datasets.subsets", number)
             number += 1
-            subset = _subset(takeover, table, whole, number, place)
-            if subset and not _known(takeover, subset, subsets):
+            subset = _make_subset(report, table, merged, number, index)
+            if subset and not _is_duplicate(report, subset, subsets):
                 subsets.append(subset)
         if first is None:
-            first = whole
+            first = merged
         else:
-            _say_differences(takeover, first, whole, place)
-    _take_dataset(takeover, first if first is not None else beneath)
-    if arguments is None and takeover.settings.get("validation_share"):
-        takeover.without.append(
-            "validation_split: how often the loss is validated is no part of a dataset.toml; choose Validation "
-            "frequency, or nothing is held out."
+            _warn_differences(report, first, merged, index)
+    _import_dataset_settings(report, first if first is not None else defaults)
+    if arguments is None and report.settings.get("validation_share"):
+        report.unsupported.append(
+            "validation_split: a dataset.toml does not set the validation interval. Set Validation frequency (steps), "
+            "or no images are held out."
         )
-    _take_concepts(takeover, subsets)
+    _import_concepts(report, subsets)
 
 
-def _tables(takeover: ImportReport, value: Any, name: str) -> list[Mapping[str, Any]]:
+def _valid_tables(report: ImportReport, value: Any, name: str) -> list[Mapping[str, Any]]:
     rows = value if isinstance(value, list) else [value]
-    odd = [row for row in rows if not isinstance(row, Mapping)]
-    if odd:
-        takeover.without.append(f"{name} = {odd[0]!r} is no table: write [[{name}]] above its keys.")
+    invalid = [row for row in rows if not isinstance(row, Mapping)]
+    if invalid:
+        report.unsupported.append(f"{name} = {invalid[0]!r} is not a table. Write [[{name}]] above its keys.")
     return [row for row in rows if isinstance(row, Mapping)]
 
 
-def _checked(takeover: ImportReport, table: Table, known: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The values that are what they should be; the others are named."""
-    fine = {}
+def _validate(report: ImportReport, table: Table, known_keys: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The valid values; others are reported. ``known_keys``: key -> (allowed types, default)."""
+    valid = {}
     for key, value in table.values.items():
-        if key not in known:
-            why = f"sd-scripts know no such key{nearest(key, known)}"
-            if key in OF_ONE_SUBSET or key in OF_DATASETS:
-                why = f"belongs in {'[[datasets.subsets]]' if key in OF_ONE_SUBSET else '[[datasets]]'}"
-            takeover.without.append(f"{table.where(key)}{name} {key}: {why}; it is left out.")
+        if key not in known_keys:
+            problem = f"unknown key in sd-scripts{nearest(key, known_keys)}"
+            if key in SUBSET_ONLY_KEYS or key in DATASET_KEYS:
+                problem = f"belongs in {'[[datasets.subsets]]' if key in SUBSET_ONLY_KEYS else '[[datasets]]'}"
+            report.unsupported.append(f"{table.location(key)}{name} {key}: {problem}; ignored.")
             continue
-        kinds, _ = known[key]
-        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            wanted = " or ".join(_KINDS[kind] for kind in kinds)
-            takeover.without.append(f"{table.where(key)}{name} {key} = {value!r} is not {wanted}; it is left out.")
+        types, _ = known_keys[key]
+        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+            expected = " or ".join(_TYPE_NAMES[allowed] for allowed in types)
+            report.unsupported.append(f"{table.location(key)}{name} {key} = {value!r} is not {expected}; ignored.")
         elif isinstance(value, float) and not math.isfinite(value):
-            takeover.without.append(f"{table.where(key)}{name} {key} = {value!r} is no number; it is left out.")
+            report.unsupported.append(f"{table.location(key)}{name} {key} = {value!r} is not a finite number; ignored.")
         else:
-            fine[key] = value
-    return fine
+            valid[key] = value
+    return valid
 
 
-_KINDS = {
+_TYPE_NAMES = {
     int: "a whole number",
     float: "a number",
-    str: 'a text in "quotes"',
+    str: 'a string in "quotes"',
     bool: "true or false",
     list: "a list",
     dict: "a table",
 }
 
 
-def _subset(takeover: ImportReport, table: Table, above: Mapping[str, Any], number: int, dataset: int) -> Subset | None:
-    """The subset with what it inherits, or None and a word on why not."""
+def _make_subset(
+    report: ImportReport, table: Table, parent: Mapping[str, Any], number: int, dataset: int
+) -> Subset | None:
+    """The subset with values inherited from ``parent``; None, with a message, if it can't be used."""
     name = f"subset {number}"
     paths = ("image_dir", "metadata_file")
-    spoilt = [key for key in paths if takeover.swallowed(table, key)]
-    values = _checked(takeover, table, IN_SUBSETS, name)
-    if spoilt:
+    invalid_paths = [key for key in paths if report.has_lost_backslashes(table, key)]
+    values = _validate(report, table, ALL_SUBSET_KEYS, name)
+    if invalid_paths:
         return None
     if not any(values.get(key, "").strip() for key in paths):
-        takeover.without.append(f"{name}: image_dir is missing, so it is left out.")
+        report.unsupported.append(f"{name}: skipped, as image_dir is missing.")
         return None
     metadata = values.get("metadata_file", "").strip()
     if metadata:
-        metadata = str(takeover.path(metadata))
+        metadata = str(report.resolve_path(metadata))
         if not Path(metadata).is_file():
-            takeover.without.append(
-                f"{table.where('metadata_file')}{name}: there is no file {metadata}, so it is left out."
+            report.unsupported.append(
+                f"{table.location('metadata_file')}{name}: skipped, as the file {metadata} does not exist."
             )
             return None
-    folder = takeover.path(values.get("image_dir", "") or str(Path(metadata).parent))
-    missing = "" if folder.is_dir() else "there is no folder"
-    if not missing and not metadata and not right_in(folder):
-        missing = "no picture is right in"
-    if missing:
-        takeover.without.append(f"{table.where('image_dir')}{name}: {missing} {folder}, so it is left out.")
+    folder = report.resolve_path(values.get("image_dir", "") or str(Path(metadata).parent))
+    problem = "" if folder.is_dir() else "does not exist"
+    if not problem and not metadata and not list_direct_images(folder):
+        problem = "contains no images (subfolders are not searched)"
+    if problem:
+        report.unsupported.append(f"{table.location('image_dir')}{name}: skipped, as the folder {folder} {problem}.")
         return None
-    defaults = {key: default for key, (_, default) in IN_SUBSETS.items()}
-    inherited = {key: value for key, value in above.items() if key in OF_SUBSETS}
-    whole = {**defaults, **inherited, **values, "metadata_file": metadata}
-    whole["keep_tokens"] = max(0, whole["keep_tokens"])  # less than none means none there
-    if whole["num_repeats"] < 1:
-        takeover.without.append(f"{table.where('num_repeats')}{name}: {whole['num_repeats']} repeats leave it out.")
+    defaults = {key: default for key, (_, default) in ALL_SUBSET_KEYS.items()}
+    inherited = {key: value for key, value in parent.items() if key in SUBSET_KEYS}
+    merged = {**defaults, **inherited, **values, "metadata_file": metadata}
+    merged["keep_tokens"] = max(0, merged["keep_tokens"])  # sd-scripts treat negative values as 0
+    if merged["num_repeats"] < 1:
+        report.unsupported.append(
+            f"{table.location('num_repeats')}{name}: skipped, as it has {merged['num_repeats']} repeats."
+        )
         return None
-    return Subset(name, whole, frozenset({**inherited, **values}), folder, dataset)
+    return Subset(name, merged, frozenset({**inherited, **values}), folder, dataset)
 
 
-def _known(takeover: ImportReport, subset: Subset, others: list[Subset]) -> bool:
-    """A folder counts once in each dataset."""
+def _is_duplicate(report: ImportReport, subset: Subset, others: list[Subset]) -> bool:
+    """Whether the dataset has a subset with the same folder and metadata file, as sd-scripts use only the first one."""
     for other in others:
         same = other.folder == subset.folder and other.values["metadata_file"] == subset.values["metadata_file"]
         if same and other.dataset == subset.dataset:
-            takeover.without.append(f"{subset.name}: {subset.folder} is {other.name} already, so it is left out.")
+            report.unsupported.append(
+                f"{subset.name}: skipped, as {other.name} already has the folder {subset.folder}."
+            )
             return True
     return False
 
 
-def _say_differences(takeover: ImportReport, first: Mapping[str, Any], other: Mapping[str, Any], place: int) -> None:
-    for key, (_, default) in OF_DATASETS.items():
-        if key not in WITHOUT and other.get(key, default) != first.get(key, default):
-            takeover.without.append(
-                f"[[datasets]] {place + 1}: {key} = {other.get(key, default)!r}; a run has one, the first dataset's."
+def _warn_differences(report: ImportReport, first: Mapping[str, Any], other: Mapping[str, Any], index: int) -> None:
+    for key, (_, default) in DATASET_KEYS.items():
+        if key not in UNSUPPORTED_DATASET_KEYS and other.get(key, default) != first.get(key, default):
+            report.unsupported.append(
+                f"[[datasets]] {index + 1}: {key} = {other.get(key, default)!r}; the value of the first dataset "
+                "is used for the whole run."
             )
-    if place == 1:
-        takeover.without.append(
-            "Several [[datasets]]: here they are one, so pictures of all of them share batches, and regularization "
-            "pictures are shown as often as the others of all together."
+    if index == 1:
+        report.unsupported.append(
+            "Several [[datasets]] are merged: images of all datasets share batches, and regularization images are "
+            "repeated to match the number of all other images."
         )
 
 
-def _take_dataset(takeover: ImportReport, given: Mapping[str, Any]) -> None:
-    values = {key: given.get(key, default) for key, (_, default) in OF_DATASETS.items()}
-    size = resolution_of(takeover, values["resolution"])
+def _import_dataset_settings(report: ImportReport, config: Mapping[str, Any]) -> None:
+    values = {key: config.get(key, default) for key, (_, default) in DATASET_KEYS.items()}
+    size = parse_resolution(report, values["resolution"])
     if size:
-        takeover.set("resolution", size[0], f"resolution {values['resolution']}")
-        takeover.set("resolution_height", size[1] if size[1] != size[0] else 0)
+        report.set("resolution", size[0], f"resolution {values['resolution']}")
+        report.set("resolution_height", size[1] if size[1] != size[0] else 0)
     elif values["resolution"] is None:
-        takeover.without.append("resolution is not said; that of the model's settings stays.")
+        report.unsupported.append("resolution is missing; the current value is kept.")
     bucketed = values["enable_bucket"]
-    ours = {
+    settings = {
         "batch_size": ("train_batch_size", values["batch_size"]),
         "enable_bucket": ("bucket_rule", "kohya" if bucketed else "one size"),
         "bucket_no_upscale": ("bucket_no_upscale", bucketed and values["bucket_no_upscale"]),
     }
-    ours |= {theirs: (key, values[theirs]) for theirs, key in BUCKETS.items() if bucketed}
-    if "validation_split" in given:
-        ours["validation_split"] = ("validation_share", values["validation_split"])
-    for theirs, (key, value) in ours.items():
-        takeover.set(key, value, theirs if theirs in given else "")
-    for key in OF_DATASETS:
-        if key in WITHOUT and values[key] != OF_DATASETS[key][1]:
-            takeover.without.append(f"{key} = {values[key]!r}: {WITHOUT[key]}.")
+    settings |= {parameter: (key, values[parameter]) for parameter, key in BUCKET_SETTINGS.items() if bucketed}
+    if "validation_split" in config:
+        settings["validation_split"] = ("validation_share", values["validation_split"])
+    for parameter, (key, value) in settings.items():
+        report.set(key, value, parameter if parameter in config else "")
+    for key in DATASET_KEYS:
+        if key in UNSUPPORTED_DATASET_KEYS and values[key] != DATASET_KEYS[key][1]:
+            report.unsupported.append(f"{key} = {values[key]!r}: {UNSUPPORTED_DATASET_KEYS[key]}.")
 
 
-def resolution_of(takeover: ImportReport, value: Any) -> tuple[int, int] | None:
-    """Width and height of 512, [512, 768], "512" or "512,768"; None and a word for anything else."""
+def parse_resolution(report: ImportReport, value: Any) -> tuple[int, int] | None:
+    """Width and height from 512, [512, 768], "512" or "512,768"; None, with a message, for other values."""
     if value is None:
         return None
     sides = value if isinstance(value, list) else str(value).split(",")
@@ -203,54 +211,54 @@ def resolution_of(takeover: ImportReport, value: Any) -> tuple[int, int] | None:
         numbers = [int(str(side).strip()) for side in sides]
         width, height = numbers if len(numbers) == 2 else numbers * 2
     except ValueError:
-        takeover.without.append(
-            f"resolution = {value!r} is neither a number nor a pair; that of the model's settings stays."
-        )
+        report.unsupported.append(f"resolution = {value!r} is neither a number nor a pair; the current value is kept.")
         return None
     return width, height
 
 
-def _take_concepts(takeover: ImportReport, subsets: list[Subset]) -> None:
-    of_run = next((subset for subset in subsets if not subset.values["is_reg"]), None)
-    if of_run is None:
+def _import_concepts(report: ImportReport, subsets: list[Subset]) -> None:
+    first_subset = next((subset for subset in subsets if not subset.values["is_reg"]), None)
+    if first_subset is None:
         return
-    for theirs, ours in OF_THE_RUN.items():
-        takeover.set(ours, of_run.values[theirs], theirs if theirs in of_run.said else "")
+    for parameter, setting in RUN_SETTINGS.items():
+        report.set(setting, first_subset.values[parameter], parameter if parameter in first_subset.given_keys else "")
     if any(subset.values["is_reg"] for subset in subsets):
-        takeover.set("prior_loss_weight", 1.0)
-        takeover.set("split_loss", True)
+        report.set("prior_loss_weight", 1.0)
+        report.set("split_loss", True)
     if any(subset.values["alpha_mask"] for subset in subsets):
-        takeover.set("masked_loss", True, "alpha_mask")
-        takeover.set("unmasked_weight", 0.0)
+        report.set("masked_loss", True, "alpha_mask")
+        report.set("unmasked_weight", 0.0)
         if not all(subset.values["alpha_mask"] for subset in subsets):
-            takeover.without.append("alpha_mask: what is transparent counts for nothing in all subsets, or in none.")
+            report.unsupported.append(
+                "alpha_mask: transparent areas are masked in all subsets, as the setting applies to the whole run."
+            )
     for subset in sorted(subsets, key=lambda subset: subset.values["is_reg"]):
-        concept = _concept(takeover, subset, of_run)
-        takeover.concepts.append(concept)
-        takeover.taken.append(
-            f"{subset.name}, {subset.folder} -> concept {len(takeover.concepts)}"
-            f"{' of regularization pictures' if concept.regularization else ''}, repeats {concept.num_repeats}"
+        concept = _make_concept(report, subset, first_subset)
+        report.concepts.append(concept)
+        report.imported.append(
+            f"{subset.name}, {subset.folder} -> concept {len(report.concepts)}"
+            f"{' (regularization images)' if concept.regularization else ''}, repeats {concept.num_repeats}"
         )
-    for key in IN_SUBSETS:
-        if key in WITHOUT:
-            _say_without(takeover, key, subsets)
-    takeover.without += said_of_files(takeover.concepts)
+    for key in ALL_SUBSET_KEYS:
+        if key in UNSUPPORTED_DATASET_KEYS:
+            _warn_unsupported_key(report, key, subsets)
+    report.unsupported += find_file_differences(report.concepts)
 
 
-def _say_without(takeover: ImportReport, key: str, subsets: list[Subset]) -> None:
-    default = IN_SUBSETS[key][1]
-    having = [subset for subset in subsets if subset.values[key] not in (default, None)]
-    if key == "token_warmup_min" and all(not subset.values["token_warmup_step"] for subset in having):
+def _warn_unsupported_key(report: ImportReport, key: str, subsets: list[Subset]) -> None:
+    default = ALL_SUBSET_KEYS[key][1]
+    affected = [subset for subset in subsets if subset.values[key] not in (default, None)]
+    if key == "token_warmup_min" and all(not subset.values["token_warmup_step"] for subset in affected):
         return
-    if having:
-        names = ", ".join(subset.name for subset in having)
-        takeover.without.append(f"{key} = {having[0].values[key]!r} ({names}): {WITHOUT[key]}.")
+    if affected:
+        names = ", ".join(subset.name for subset in affected)
+        report.unsupported.append(f"{key} = {affected[0].values[key]!r} ({names}): {UNSUPPORTED_DATASET_KEYS[key]}.")
 
 
-def _concept(takeover: ImportReport, subset: Subset, of_run: Subset) -> Concept:
+def _make_concept(report: ImportReport, subset: Subset, first_subset: Subset) -> Concept:
     values = subset.values
     template = " ".join(filter(None, (values["caption_prefix"], FILEWORDS, values["caption_suffix"])))
-    given = {
+    config = {
         "instance_data_dir": str(subset.folder),
         "metadata_file": values["metadata_file"],
         "subfolders": bool(values["metadata_file"]),
@@ -265,8 +273,8 @@ def _concept(takeover: ImportReport, subset: Subset, of_run: Subset) -> Concept:
         "keep_separator": values["keep_tokens_separator"],
         "second_separator": values["secondary_separator"],
     }
-    for theirs, ours in OF_THE_RUN.items():
-        if values[theirs] != of_run.values[theirs]:
-            value = values[theirs]
-            given[ours] = ("on" if value else "off") if isinstance(value, bool) else value
-    return takeover.concept(given, subset.name)
+    for parameter, setting in RUN_SETTINGS.items():
+        if values[parameter] != first_subset.values[parameter]:
+            value = values[parameter]
+            config[setting] = ("on" if value else "off") if isinstance(value, bool) else value
+    return report.make_concept(config, subset.name)

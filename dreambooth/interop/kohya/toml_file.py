@@ -1,4 +1,4 @@
-"""TOML files of other programs, as people write them: read into plain values, and every complaint with its line."""
+"""Read TOML files of other trainers into plain values, with line numbers for error messages."""
 
 from __future__ import annotations
 
@@ -14,24 +14,22 @@ from typing import Any
 from dreambooth.errors import UserError
 from dreambooth.files import as_user_error, read_bounded
 
-LARGEST = 4 * 2**20  # bytes; such files are written by hand
+MAX_BYTES = 4 * 2**20  # such files are written by hand
 
 _HEADER = re.compile(r"\s*(\[\[|\[)\s*([\w.\s\"'-]+?)\s*\]\]?\s*(#.*)?$")
 _KEY = re.compile(r"\s*[\"']?([\w-]+)[\"']?\s*=")
-SLASHES = (
-    r"In double quotes \ has a meaning of its own: write / in its place, or put the text between single quotes '...'"
-)
+BACKSLASH_HINT = r"In double quotes, \ starts an escape sequence. Use / instead, or put the text in single quotes '...'"
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table of a file: its values, and where each of them stands."""
+    """One table of a file: values by key, and line numbers by key."""
 
     values: Mapping[str, Any]
     lines: Mapping[str, int] = field(default_factory=dict)
 
-    def where(self, key: str) -> str:
-        """ "line 7: ", or "" where that isn't known."""
+    def location(self, key: str) -> str:
+        """Prefix for messages: "line 7: ", or "" if the line is unknown."""
         return f"line {self.lines[key]}: " if key in self.lines else ""
 
 
@@ -39,14 +37,14 @@ class Table:
 class TomlFile:
     path: Path
     values: dict[str, Any]
-    lines: Mapping[tuple[str, int], Mapping[str, int]]  # of (table's name, which of that name): key -> line
+    lines: Mapping[tuple[str, int], Mapping[str, int]]  # (table name, index among tables of that name) -> key -> line
 
-    def table(self, values: Any, name: str = "", number: int = 0) -> Table:
-        """``values`` of this file, with the lines of the ``number``-th table called ``name``."""
-        return Table(values if isinstance(values, dict) else {}, self.lines.get((name, number), {}))
+    def table(self, values: Any, name: str = "", index: int = 0) -> Table:
+        """``values`` as a table, with the line numbers of the ``index``-th table called ``name``."""
+        return Table(values if isinstance(values, dict) else {}, self.lines.get((name, index), {}))
 
     def flat(self) -> Table:
-        """All values in one table, whatever section they stand in."""
+        """All values in one table, regardless of their section."""
         values: dict[str, Any] = {}
         lines: dict[str, int] = {}
         for key, value in self.values.items():
@@ -57,20 +55,20 @@ class TomlFile:
 
 
 def read_toml(path: Path) -> TomlFile:
-    """Read a .toml (or .json of the same contents). UserError names the line that breaks it, and the fix."""
-    text = _text(path)
+    """Read a .toml file, or a .json file with the same contents. UserError names the invalid line and the fix."""
+    text = _read_text(path)
     if path.suffix.lower() == ".json":
         try:
             values = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}: is not JSON: {error}.") from error
+            raise UserError(f"{path}: is not valid JSON: {error}.") from error
         return TomlFile(path, values if isinstance(values, dict) else {}, {})
-    return TomlFile(path, _parsed(text, path), _lines(text))
+    return TomlFile(path, _parse(text, path), _find_key_lines(text))
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
-        data = read_bounded(path, LARGEST)
+        data = read_bounded(path, MAX_BYTES)
     except OSError as error:
         raise as_user_error(error, path, "read") from error
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -82,35 +80,39 @@ def _text(path: Path) -> str:
         raise UserError(f"{path}, line {line}: is not UTF-8. Save the file as UTF-8.") from error
 
 
-def _parsed(text: str, path: Path) -> dict[str, Any]:
+def _parse(text: str, path: Path) -> dict[str, Any]:
     try:
         import tomlkit
         from tomlkit.exceptions import TOMLKitError
     except ImportError as error:
-        raise UserError(f"{path}: reading TOML needs tomlkit: pip install tomlkit, into the WebUI's Python.") from error
+        raise UserError(
+            f"{path}: reading TOML needs tomlkit. Run pip install tomlkit in the WebUI's Python environment."
+        ) from error
     try:
         return tomlkit.parse(text).unwrap()
     except (TOMLKitError, ValueError, RecursionError) as error:
         number = getattr(error, "line", 0)
         line = text.split("\n")[number - 1] if 0 < number <= text.count("\n") + 1 else ""
-        advice = f" {SLASHES}." if "\\" in line else ""
-        where = f", line {number}" if number else ""
-        said = re.sub(r" at line \d+ col \d+$", "", str(error)) or type(error).__name__
-        said = said.rstrip(".")
-        raise UserError(f"{path}{where}: is not TOML: {said}. {line.strip()[:80]}{advice}".rstrip()) from error
+        advice = f" {BACKSLASH_HINT}." if "\\" in line else ""
+        location = f", line {number}" if number else ""
+        reason = re.sub(r" at line \d+ col \d+$", "", str(error)) or type(error).__name__
+        reason = reason.rstrip(".")
+        raise UserError(
+            f"{path}{location}: is not valid TOML: {reason}. {line.strip()[:80]}{advice}".rstrip()
+        ) from error
 
 
-def _lines(text: str) -> dict[tuple[str, int], dict[str, int]]:
-    """Where each key stands. Parsers don't tell; what stands in nested brackets is not found."""
+def _find_key_lines(text: str) -> dict[tuple[str, int], dict[str, int]]:
+    """The line of each key, which parsers don't return. Keys in nested brackets are not found."""
     found: dict[tuple[str, int], dict[str, int]] = {}
-    seen: Counter[str] = Counter()
-    here = "", 0
+    table_counts: Counter[str] = Counter()
+    current = "", 0
     for number, line in enumerate(text.split("\n"), 1):
         header, key = _HEADER.match(line), _KEY.match(line)
         if header:
             name = re.sub(r"[\s\"']", "", header[2])
-            here = name, seen[name]
-            seen[name] += 1
+            current = name, table_counts[name]
+            table_counts[name] += 1
         elif key:
-            found.setdefault(here, {}).setdefault(key[1], number)
+            found.setdefault(current, {}).setdefault(key[1], number)
     return found

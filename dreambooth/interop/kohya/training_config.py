@@ -1,7 +1,7 @@
-"""The parameters of a training with kohya's sd-scripts (--config_file), as settings; and the pictures that it names.
+"""Import training parameters of kohya's sd-scripts (--config_file) as settings, and the dataset that they name.
 
-Sections have no meaning in such a file. What is a matter of our own settings' form stands in _SAME; what needs a
-thought has a function; what has no counterpart is named with what that means.
+Sections have no meaning in such a file. Parameters that only need another name are listed in _DIRECT_SETTINGS,
+others have a function in parameters.py, and unsupported ones are reported.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from dreambooth.interop.kohya import folders
 from dreambooth.interop.kohya.import_report import ImportReport
 from dreambooth.interop.kohya.keys import BUCKET_SETTINGS, GENERAL_KEYS, RUN_SETTINGS
 from dreambooth.interop.kohya.parameters import (
-    import_length,
     import_attention,
+    import_length,
     import_network,
     import_optimizer,
     import_rates,
@@ -26,11 +26,12 @@ from dreambooth.interop.kohya.parameters import (
     import_text_encoder_stop,
     import_validation,
 )
-from dreambooth.interop.kohya.subsets import parse_resolution, import_datasets
+from dreambooth.interop.kohya.subsets import import_datasets, parse_resolution
 from dreambooth.interop.kohya.toml_file import Table, TomlFile, read_toml
 from dreambooth.interop.kohya.unsupported_keys import NO_EFFECT_KEYS, UNSUPPORTED_TRAINING_KEYS
+from dreambooth.text import count
 
-# Theirs -> ours, where a value means the same in both.
+# sd-scripts parameter -> setting with the same meaning and values.
 _DIRECT_SETTINGS = {
     "seed": "seed",
     "gradient_accumulation_steps": "gradient_accumulation_steps",
@@ -68,43 +69,48 @@ _DIRECT_SETTINGS = {
     "save_state_on_train_end": "save_state_after",
     "output_name": "custom_model_name",
 }
-# What sd-scripts do where nobody says, and we would not.
+# Defaults of sd-scripts that differ from those of the settings.
 _SD_SCRIPTS_DEFAULTS = {"prior_loss_weight": 1.0, "max_token_length": 75, "min_snr_gamma": 0.0, "clip_skip": 1}
-_DATASET_PARAMETERS = ("train_data_dir", "reg_data_dir", "dataset_config", "in_json", "dataset_repeats", "caption_extention")
+_DATASET_PARAMETERS = (
+    "train_data_dir",
+    "reg_data_dir",
+    "dataset_config",
+    "in_json",
+    "dataset_repeats",
+    "caption_extention",
+)
 
 
 def import_training(report: ImportReport, file: TomlFile) -> None:
-    """All of a training's parameters. What can't be used is named; UserError where nothing of it could."""
-    given = file.flat()
-    values = {key: value for key, value in given.values.items() if value is not None and value != ""}
-    _import_images(report, file, given, values)
-    for key, ours in _DIRECT_SETTINGS.items():
+    """Import all training parameters. Unsupported ones are reported; UserError if none is supported."""
+    table = file.flat()
+    values = {key: value for key, value in table.values.items() if value is not None and value != ""}
+    _import_images(report, file, table, values)
+    for key, setting in _DIRECT_SETTINGS.items():
         if key in values:
-            report.set(ours, _setting_value(values[key]), key, given.location(key))
+            report.set(setting, _setting_value(values[key]), key, table.location(key))
     for key, value in _SD_SCRIPTS_DEFAULTS.items():
         if key not in values:
             report.set(_DIRECT_SETTINGS[key], value)
-    if "network_weights" in values and report.lost_backslashes(given, "network_weights"):
+    if "network_weights" in values and report.has_lost_backslashes(table, "network_weights"):
         values.pop("network_weights")
     report.set("pad_tokens", not values.get("no_token_padding"), _name_if_given(values, "no_token_padding"))
-    for take in _IMPORTERS:
-        take(report, values)
+    for import_group in _IMPORTERS:
+        import_group(report, values)
     supported = _SUPPORTED | ({"save_precision"} if "half_model" in report.settings else set())
     for key in values:
         if key not in supported and key not in GENERAL_KEYS:
-            report.unsupported.append(_unsupported_message(given, key, values[key]))
+            report.unsupported.append(_describe_unsupported(table, key, values[key]))
     report.unsupported = [line for line in report.unsupported if line]
     if values.keys().isdisjoint(supported | GENERAL_KEYS.keys()):
-        raise UserError.from_problems([f"{file.path}: holds no parameter that is known.", *report.unsupported])
+        raise UserError.from_problems([f"{file.path}: contains no known parameter.", *report.unsupported])
 
 
-def _unsupported_message(given: Table, key: str, value: Any) -> str:
-    said = UNSUPPORTED_TRAINING_KEYS.get(key)
-    if said is None and key in NO_EFFECT_KEYS:
-        said = NO_EFFECT_KEYS[key]
-    if said is None:
-        return f"{given.location(key)}{key} = {value!r}: is not known here; it is left out."
-    return f"{key} = {value!r}: {said}." if value not in (False, 0, [], {}) else ""
+def _describe_unsupported(table: Table, key: str, value: Any) -> str:
+    explanation = UNSUPPORTED_TRAINING_KEYS.get(key) or NO_EFFECT_KEYS.get(key)
+    if explanation is None:
+        return f"{table.location(key)}{key} = {value!r}: unknown parameter, ignored."
+    return f"{key} = {value!r}: {explanation}." if value not in (False, 0, [], {}) else ""
 
 
 def _name_if_given(values: Mapping[str, Any], key: str) -> str:
@@ -115,17 +121,18 @@ def _setting_value(value: Any) -> Any:
     return "no" if value == "none" else value
 
 
-# -- pictures -------------------------------------------------------------------------------------------------------
+# -- images ---------------------------------------------------------------------------------------------------------
 
 
-def _import_images(report: ImportReport, file: TomlFile, given: Table, values: Mapping[str, Any]) -> None:
+def _import_images(report: ImportReport, file: TomlFile, table: Table, values: Mapping[str, Any]) -> None:
     arguments = {key: value for key, value in values.items() if key in GENERAL_KEYS}
-    for theirs, key in (("train_batch_size", "batch_size"), ("dataset_repeats", "num_repeats")):
-        if isinstance(values.get(theirs), int):
-            arguments[key] = values[theirs]
-    if "caption_extention" in values:  # their own slip of the pen, which they still read
+    for parameter, key in (("train_batch_size", "batch_size"), ("dataset_repeats", "num_repeats")):
+        if isinstance(values.get(parameter), int):
+            arguments[key] = values[parameter]
+    if "caption_extention" in values:  # a misspelling that sd-scripts accept
         arguments["caption_extension"] = values["caption_extention"]
-    if any(report.lost_backslashes(given, key) for key in ("train_data_dir", "reg_data_dir", "dataset_config", "in_json")):
+    paths = ("train_data_dir", "reg_data_dir", "dataset_config", "in_json")
+    if any(report.has_lost_backslashes(table, key) for key in paths):
         return
     if "dataset_config" in values:
         path = report.resolve_path(str(values["dataset_config"]))
@@ -139,31 +146,32 @@ def _import_images(report: ImportReport, file: TomlFile, given: Table, values: M
         report.search_dirs.pop(0)
         return
     if "train_data_dir" in values or "in_json" in values:
-        subsets = _subsets_by_folder(report, given, values)
+        subsets = _subsets_from_folders(report, table, values)
         import_datasets(report, file, {"datasets": [{"subsets": subsets}]}, arguments)
         return
     _import_image_settings(report, arguments)
 
 
 def _import_image_settings(report: ImportReport, arguments: Mapping[str, Any]) -> None:
-    """Of the dataset only what is said: the rest is in a file of its own."""
+    """Dataset settings of a configuration without images, whose dataset is in another file."""
     size = parse_resolution(report, arguments.get("resolution"))
     if size:
         report.set("resolution", size[0], "resolution")
         report.set("resolution_height", size[1] if size[1] != size[0] else 0)
     if "enable_bucket" in arguments:
         report.set("bucket_rule", "kohya" if arguments["enable_bucket"] else "one size", "enable_bucket")
-    ours = {**BUCKET_SETTINGS, **RUN_SETTINGS, "batch_size": "train_batch_size", "bucket_no_upscale": "bucket_no_upscale"}
-    for key in arguments.keys() & ours.keys():
-        report.set(ours[key], arguments[key], key)
+    settings = {**BUCKET_SETTINGS, **RUN_SETTINGS}
+    settings |= {"batch_size": "train_batch_size", "bucket_no_upscale": "bucket_no_upscale"}
+    for key in arguments.keys() & settings.keys():
+        report.set(settings[key], arguments[key], key)
     report.unsupported.append(
-        "It names no pictures (train_data_dir, dataset_config): the concepts stay as they are. Take over the "
+        "The file names no images (train_data_dir, dataset_config), so the concepts are unchanged. Import the "
         "dataset.toml too."
     )
 
 
-def _subsets_by_folder(report: ImportReport, given: Table, values: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The folders of train_data_dir and reg_data_dir whose names say repeats."""
+def _subsets_from_folders(report: ImportReport, table: Table, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A subset for each folder in train_data_dir and reg_data_dir with repeats in its name."""
     if "in_json" in values:
         return [{"image_dir": str(values.get("train_data_dir", "")), "metadata_file": str(values["in_json"])}]
     subsets: list[dict[str, Any]] = []
@@ -172,30 +180,35 @@ def _subsets_by_folder(report: ImportReport, given: Table, values: Mapping[str, 
             continue
         root = report.resolve_path(str(values[key]))
         if not root.is_dir():
-            report.unsupported.append(f"{given.location(key)}{key}: there is no folder {root}, so it is left out.")
+            report.unsupported.append(f"{table.location(key)}{key}: ignored, as the folder {root} does not exist.")
             continue
         named_folders = folders.find_named_folders(root, folders.parse_as_sd_scripts)
         subsets += [
-            {"image_dir": str(each.path), "num_repeats": each.repeats, "class_tokens": each.class_tokens, "is_reg": regularization}
-            for each in named_folders
+            {
+                "image_dir": str(named.path),
+                "num_repeats": named.repeats,
+                "class_tokens": named.class_tokens,
+                "is_reg": regularization,
+            }
+            for named in named_folders
         ]
-        unused = len([path for path in find_images(root) if path.parent not in [each.path for each in named_folders]])
+        unused = len([path for path in find_images(root) if path.parent not in [named.path for named in named_folders]])
         if unused:
             report.unsupported.append(
-                f"{key}: {unused} pictures in {root} are right in no folder whose name says repeats (10_sls 1girl), and "
-                "are left out."
+                f"{key}: {count(unused, 'image')} in {root} skipped, as the folder name sets no repeats. Rename the "
+                "folder, as in 10_sls 1girl."
             )
     return subsets
 
 
-# Later ones look at what earlier ones have set: the length at the batch size, a fraction of it at the length.
+# The order matters: the length depends on the batch size, and fractions of the run on its length.
 _IMPORTERS = (
-    import_network, import_rates, import_optimizer, import_schedule, import_length, import_text_encoder_stop, import_saving,
-    import_validation, import_samples, import_attention,
+    import_network, import_rates, import_optimizer, import_schedule, import_length, import_text_encoder_stop,
+    import_saving, import_validation, import_samples, import_attention,
 )  # fmt: skip
 _SUPPORTED = {
-    *_DIRECT_SETTINGS, *_DATASET_PARAMETERS, "train_batch_size", "network_module", "network_dim", "network_alpha", "network_args",
-    "learning_rate", "unet_lr", "text_encoder_lr", "learning_rate_te", "network_train_unet_only",
+    *_DIRECT_SETTINGS, *_DATASET_PARAMETERS, "train_batch_size", "network_module", "network_dim", "network_alpha",
+    "network_args", "learning_rate", "unet_lr", "text_encoder_lr", "learning_rate_te", "network_train_unet_only",
     "network_train_text_encoder_only", "optimizer_type", "optimizer_args", "use_8bit_adam", "use_lion_optimizer",
     "lr_scheduler", "max_train_steps", "sample_sampler", "sample_prompts", "xformers", "sdpa", "mem_eff_attn",
     "diffusers_xformers", "network_weights", "dim_from_weights", "network_dropout", "no_token_padding",
