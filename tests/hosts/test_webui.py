@@ -40,8 +40,8 @@ load_script(EXTENSION)
 from modules import script_callbacks
 [callback] = script_callbacks.tabs
 [(blocks, title, name)] = callback()
-rooms = {module.split(".")[1] for module in sys.modules if module.startswith("dreambooth.")}
-assert not rooms & {"captioning", "checkpoints", "dataset", "runs", "sampling"}  # they take start time
+packages = {module.split(".")[1] for module in sys.modules if module.startswith("dreambooth.")}
+assert not packages & {"captioning", "checkpoints", "dataset", "runs", "sampling"}  # they take start time
 assert (list(sys.path), list(logging.root.handlers), logging.root.level, torch.nn.Linear.forward, torch.load) == before
 print(title, name, *sorted(b.elem_id for b in blocks.blocks.values() if b.elem_id))
 for block in blocks.blocks.values():
@@ -130,7 +130,7 @@ def test_another_extension_with_our_packages_name_is_named(inside):
 
 BORROW = """
 import types
-load_script(EXTENSION).package()
+load_script(EXTENSION).import_package()
 from dreambooth.hosts import current_host
 from modules import call_queue, sd_models
 from modules.record import asked
@@ -172,7 +172,7 @@ def test_the_gpu_is_borrowed_and_given_back_whatever_happens(inside, manager, na
 
 
 FOLDERS = """
-load_script(EXTENSION).package()
+load_script(EXTENSION).import_package()
 import time, types
 from pathlib import Path
 from dreambooth.hosts import current_host
