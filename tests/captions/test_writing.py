@@ -30,10 +30,12 @@ ODD = {
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
+    """In a folder of its own, all of which a test can read."""
+    folder = tmp_path / "images"
     for name, data in ODD.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(data)
-    return tmp_path
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
 
 
 def bytes_in(folder: Path) -> dict[str, bytes]:
