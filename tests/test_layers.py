@@ -71,7 +71,9 @@ def test_packages_import_only_from_layers_below(name: str) -> None:
     for target in _imports(name):
         other = target.split(".")[0]
         if other != package and not LAYERS[other] == LAYERS[package] == 0:
-            assert LAYERS[other] < LAYERS[package], f"{name} (layer {LAYERS[package]}) imports {target} ({LAYERS[other]})"
+            assert LAYERS[other] < LAYERS[package], (
+                f"{name} (layer {LAYERS[package]}) imports {target} ({LAYERS[other]})"
+            )
 
 
 @pytest.mark.parametrize("subpackage", SUBPACKAGES)
@@ -105,7 +107,7 @@ def test_cycles_and_upward_imports_are_found(tmp_path: Path, monkeypatch: pytest
         monkeypatch.setitem(MODULES, name.removesuffix(".py").replace("/", "."), path)
     with pytest.raises(pytest.fail.Exception, match=r"images\.(one|two)"):
         test_no_modules_import_each_other_in_a_circle()
-    with pytest.raises(AssertionError, match="imports runs.preflight"):
+    with pytest.raises(AssertionError, match=r"imports runs\.preflight"):
         test_packages_import_only_from_layers_below("images.three")
 
 

@@ -1,4 +1,4 @@
-"""The baseline of the benchmark: a minimal torch loop over a session's modules, and its time beside ours."""
+"""The baseline of the benchmark: a minimal torch loop over a session's modules, and its time next to ours."""
 
 from __future__ import annotations
 

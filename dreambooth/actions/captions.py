@@ -57,7 +57,7 @@ def file_of(captions: Captions, name: str) -> CaptionFile:
         if path == file.path or path in file.images:
             return file
     names = [image.name for file in captions.files for image in file.images]
-    raise UserError(f"{name}: is not an image of {captions.folder}{nearest(name, names)}.")
+    raise UserError(f"{name} is not an image in {captions.folder}{nearest(name, names)}.")
 
 
 def _concept(path: str | Path) -> Concept:
@@ -71,11 +71,11 @@ def _concept(path: str | Path) -> Concept:
         return Concept(instance_data_dir=str(path))
     found = {concept.instance_data_dir: concept for concept in recognize_input(path).concepts}
     if len(found) != 1:
-        raise UserError(f"{path}: names {count(len(found), 'folder')}. Enter one of them: {', '.join(found)}.")
+        raise UserError(f"{path} lists {count(len(found), 'folder')}. Enter one of them: {', '.join(found)}.")
     [concept] = found.values()
     if concept.metadata_file.strip():
         raise UserError(
-            f"{path}: its captions are in {concept.metadata_file}, not in caption files next to the images."
+            f"{path} has its captions in {concept.metadata_file}, which can't be edited here. Edit that file."
         )
     return concept
 

@@ -38,9 +38,7 @@ def create(
 
     model, options = ModelFolder(folders, name), options or CreateOptions()
     if not str(source).strip():
-        raise UserError(
-            "The source is empty: enter a checkpoint file, a diffusers folder, or a model id of the hub."
-        )
+        raise UserError("The source is empty: enter a checkpoint file, a diffusers folder, or a model id of the hub.")
     if model.occupied() and not replace:
         raise UserError(f"{model.root} already exists: choose another name, or use --replace to recreate it.")
     on_hub = hub_id(str(source))

@@ -50,7 +50,7 @@ def tasks_in(folder: Path, options: TagOptions, summary: CaptioningSummary) -> l
     """The images to caption; skipped ones are counted in ``summary``. UserError if the folder has no images."""
     images = find_images(folder)
     if not images:
-        raise UserError(f"{folder}: contains no images.")
+        raise UserError(f"{folder} contains no images.")
     masks = set(masks_of(images).values())
     targets: dict[Path, list[Path]] = {}  # caption file: its images
     extension = options.caption_extension

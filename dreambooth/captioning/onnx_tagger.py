@@ -53,7 +53,7 @@ class OnnxTagger:
         scores = np.concatenate([np.asarray(output) for output in outputs])
         self.labels.require(scores.shape[-1])
         if not (scores.min() >= 0 and scores.max() <= 1):
-            raise UserError(f"{self.path}: its outputs are not between 0 and 1, so it is not a WD14 tagger.")
+            raise UserError(f"{self.path} is not a WD14 tagger: its outputs are not between 0 and 1.")
         options = self.options
         return [
             self.labels.predict(row, options.general_threshold, options.character_threshold) for row in scores.tolist()

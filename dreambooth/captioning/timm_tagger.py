@@ -64,7 +64,7 @@ def _model(folder: Path) -> torch.nn.Module:
     pretrained_cfg, arguments = config.get("pretrained_cfg"), config.get("model_args") or {}
     architecture = str(config.get("architecture"))
     if not isinstance(pretrained_cfg, Mapping) or not isinstance(arguments, Mapping):
-        raise UserError(f"{folder / 'config.json'}: is not in timm's format (pretrained_cfg, model_args).")
+        raise UserError(f"{folder / 'config.json'} is not in timm's format (pretrained_cfg, model_args).")
     if not re.fullmatch(r"\w+", architecture) or not timm.is_model(architecture):
         raise UserError(
             f"{folder / 'config.json'}: timm {timm.__version__} does not have the model {architecture!r}. Update timm."

@@ -119,7 +119,7 @@ def _changed(files: Iterable[CaptionFile], edited: Callable[[CaptionFile], str])
 def _line_edit(options: Any, captions: Captions) -> tuple[str, LineEdit]:
     """(description, function that edits a line)."""
     if isinstance(options, ReplaceText):
-        return f"replace {options.find} by {options.by or 'nothing'}", _replace(options)
+        return f"replace {options.find} with {options.by or 'nothing'}", _replace(options)
     if isinstance(options, MergeTags):
         return f"merge {options.tags} into {options.into}", _merge(options)
     if isinstance(options, AddTags):

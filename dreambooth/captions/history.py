@@ -73,7 +73,9 @@ class EditHistory:
             lock = filelock.FileLock(str(self.home / "lock"))
             lock.acquire(timeout=LOCK_TIMEOUT)
         except filelock.Timeout:
-            raise UserError(f"{self.folder}: its captions are being written by another process. Try again.") from None
+            raise UserError(
+                f"The captions of {self.folder} are being written by another process. Try again later."
+            ) from None
         except OSError as error:
             raise files.as_user_error(error, self.home) from error
         except NotImplementedError:  # a network drive without locks; changed files are still detected
@@ -186,7 +188,7 @@ class EditHistory:
             self._absolute(relative)
             return relative
         except ValueError:
-            raise UserError(f"{path}: is not in {self.folder}.") from None
+            raise UserError(f"{path} is not in {self.folder}.") from None
 
     def _absolute(self, relative: str) -> Path:
         path = PurePosixPath(relative)

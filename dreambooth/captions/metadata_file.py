@@ -97,9 +97,9 @@ def _entries(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise as_user_error(error, path, "read") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{path}: is not a metadata file ({error}).") from error
+        raise UserError(f"{path} is not a metadata file ({error}).") from error
     if not isinstance(entries, dict):
-        raise UserError(f"{path}: is not a metadata file (a JSON object with image paths as keys).")
+        raise UserError(f"{path} is not a metadata file (a JSON object with image paths as keys).")
     return entries
 
 

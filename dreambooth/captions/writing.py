@@ -126,9 +126,7 @@ def _finished_messages(finished: WriteResult) -> tuple[str, ...]:
     return (f"Finished the interrupted edit first: {finished.description}.", *finished.messages)
 
 
-def _move(
-    history: EditHistory, number: int, done: int, target: int, progress: ProgressCallback | None
-) -> WriteResult:
+def _move(history: EditHistory, number: int, done: int, target: int, progress: ProgressCallback | None) -> WriteResult:
     """Apply or revert an edit, in each file that was not changed by someone else."""
     edit, changes = history.edit(number), history.changes(number)
     if target < done:
@@ -141,7 +139,7 @@ def _move(
         elif state != AFTER:
             changed_by_others.append(change.path)
     _write_files(history, to_write, done, target, progress)
-    message = f"{_name_some(changed_by_others)} changed since then: left unchanged."
+    message = f"Skipped, as changed since then: {_name_some(changed_by_others)}."
     return WriteResult(edit.description, len(to_write), (message,) if changed_by_others else ())
 
 

@@ -117,7 +117,7 @@ _OTHERS = (
     ),
     (
         _starts("input_blocks.", "diffusion_model."),
-        f"a unet without VAE and text encoder: {_SUPPORTED} that has all three",
+        f"a UNet without VAE and text encoder: {_SUPPORTED} that has all three",
     ),
     (
         _starts("down_blocks.", "time_embedding.", "conv_in."),

@@ -186,7 +186,7 @@ def _require_one_family(files: Sequence[LoraFile]) -> None:
               for file in files for name in file.weights if name.startswith("lora_unet_")}  # fmt: skip
     if len(path_by_naming) > 1:
         paths = " and ".join(map(str, path_by_naming.values()))
-        raise UserError(f"{paths} use different module names of the unet (original and diffusers): "
+        raise UserError(f"{paths} use different module names for the UNet (original and diffusers): "
                         "merge LoRAs made by the same program.")  # fmt: skip
 
 

@@ -93,7 +93,7 @@ class PickleReader:
             if opcode.name == "STOP":
                 return self.stack.pop()
             self._step(opcode.name, argument)
-        raise ValueError("the pickle has no end")
+        raise ValueError("the pickle is truncated")
 
     def _step(self, name: str, argument: Any) -> None:
         if name in _ACTIONS:

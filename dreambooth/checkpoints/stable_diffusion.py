@@ -102,7 +102,7 @@ class StableDiffusion:
         width = sum(text["hidden_size"] for text in texts.values())
         if unet["cross_attention_dim"] != width:
             raise UserError(
-                f"its unet expects text embeddings of width {unet['cross_attention_dim']}, its text encoder has width "
+                f"its UNet expects text embeddings of width {unet['cross_attention_dim']}, its text encoder has width "
                 f"{width}: it mixes model families. Use another file"
             )
         return {"unet": unet, "vae": vae, **texts}

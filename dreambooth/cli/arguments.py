@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     create.add_argument("--replace", action="store_true", help="overwrite an existing model")
 
     train = _add_command(
-        subparsers, "train", commands.train, "train a model; Ctrl-C saves and stops, twice stops immediately"
+        subparsers, "train", commands.train, "train a model; Ctrl-C saves and stops, a second Ctrl-C stops immediately"
     )
     train.add_argument("name", metavar="NAME", help="name of the model")
     add_settings(train)

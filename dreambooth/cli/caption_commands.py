@@ -144,12 +144,16 @@ def _change(planned: Any) -> dict[str, Any]:
     return {"file": str(file.path), "before": file.text, "after": planned.text, "notes": list(planned.side_effects)}
 
 
+_STATES = {"broken off": "interrupted"}  # values in the JSON output, as people read them
+
+
 def _readable(result: dict[str, Any]) -> str:
     """The result as text for a terminal."""
     lines: list[str] = []
     if "history" in result:
         lines += [
-            f"{s['step']:6}  {s['when']}  {s['state']:10}  {count(s['files'], 'file'):>9}  {s['what']}"
+            f"{s['step']:6}  {s['when']}  {_STATES.get(s['state'], s['state']):11}  "
+            f"{count(s['files'], 'file'):>9}  {s['what']}"
             for s in result["history"]
         ]
         lines = lines or ["No edits yet."]

@@ -15,7 +15,7 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
     "kind": lambda row: row["kind"],
     "size": lambda row: "x".join(map(str, row.get("size", ()))),
     "bucket": lambda row: "x".join(map(str, row.get("bucket", ()))),
-    "kept": lambda row: f"{row['kept']:.0%}" if "kept" in row else "",
+    "kept area": lambda row: f"{row['kept']:.0%}" if "kept" in row else "",
     "repeats": lambda row: str(row.get("repeats", "")),
     "tokens": lambda row: str(row.get("tokens", "")),
     "caption": lambda row: " | ".join(row.get("captions", ())),

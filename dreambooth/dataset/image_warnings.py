@@ -40,7 +40,7 @@ def image_issues(
 def _crop_issues(example: Example) -> Iterator[FileIssue]:
     width, height = example.original_size
     if example.enlarged > _ENLARGED_TOO_MUCH:
-        text = f"is small ({width}x{height}): it is enlarged {example.enlarged:.1f} times, so the model learns blur."
+        text = f"is small ({width}x{height}) and upscaled {example.enlarged:.1f} times, so the model learns blur."
         yield FileIssue(example.path, "enlarged", text)
     if example.crop.kept_fraction < _KEPT_TOO_LITTLE:
         text = (
@@ -108,7 +108,7 @@ def _shared_captions(read: Sequence[SourceImage]) -> Iterator[FileIssue]:
 
 def _duplicates(read: Sequence[SourceImage]) -> Iterator[FileIssue]:
     for first, *others in _groups((_group_key(image, image.image.content), image) for image in read):
-        text = f"is the same file as {escape_unprintable(first.source.path)}."
+        text = f"is a duplicate of {escape_unprintable(first.source.path)}."
         yield from (FileIssue(other.source.path, "duplicate", text) for other in others)
 
 

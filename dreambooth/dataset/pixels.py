@@ -20,7 +20,7 @@ def load_pixels(example: Example) -> torch.Tensor:
     """
     data = read_bytes(example.path)
     if hashlib.sha256(data).hexdigest() != example.content:
-        raise UserError(f"{example.path}: changed since it was checked. Restart the training.")
+        raise UserError(f"{example.path} changed since it was checked. Restart the training.")
     image = apply_crop(decode_to_rgb(data, example.path), example.crop)
     # Through bytes rather than numpy: older torch builds can't take arrays from numpy 2.
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)

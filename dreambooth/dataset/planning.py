@@ -141,7 +141,7 @@ def _balanced(examples: Sequence[Example], regular: Sequence[Example], checks: C
     checks.add(
         sorted(unused),
         "surplus",
-        "is not needed: there are more regularization images than samples of the others.",
+        "is not used: there are more regularization images than samples of instance images.",
         left_out=True,
     )
     return used

@@ -160,8 +160,7 @@ def require_some(sources: Sequence[Source], usable: Iterable[Source], checks: Ch
         issues = [issue for issue in checks.issues if issue.left_out and issue.path in own]
         first = f"{escape_unprintable(issues[0].path)}: {issues[0].text}"
         checks.problems.append(
-            f"Concept {concept + 1}, {key}: no usable image among {len(own)} ({summarize(issues)}). "
-            f"First file: {first}"
+            f"Concept {concept + 1}, {key}: no usable image among {len(own)} ({summarize(issues)}). First file: {first}"
         )
 
 
@@ -211,7 +210,7 @@ def _own(concept: Concept, folder: Path, listing: Listing, checks: Checks) -> Li
         return Listing([*metadata.listed(listing.images), *elsewhere], unreadable_folders=listing.unreadable_folders)
     if concept.reading_rule == "kohya":
         unread = [path for path in listing.images if not is_image(path)]
-        text = "is in a format that sd-scripts do not read: convert it to PNG or JPEG, or choose the reading rule own."
+        text = "is in a format that sd-scripts do not read: convert it to PNG or JPEG, or set Caption parsing to own."
         checks.add(unread, "other-format", text, left_out=True)
         listing.images = [path for path in listing.images if is_image(path)]
     if concept.subfolders:

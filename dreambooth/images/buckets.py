@@ -112,9 +112,13 @@ def _require_square_within(resolution: int, step: int, min_side: int, max_side: 
     square = resolution // step * step
     problems = []
     if min_side > square:
-        problems.append(f"bucket_min_side: {min_side} is larger than the square of {square}. Set {square} or less.")
+        problems.append(
+            f"bucket_min_side: {min_side} is larger than the side of a square bucket ({square}). Set {square} or less."
+        )
     if max_side and max_side < square:
-        problems.append(f"bucket_max_side: {max_side} is smaller than the square of {square}. Set {square} or more.")
+        problems.append(
+            f"bucket_max_side: {max_side} is smaller than the side of a square bucket ({square}). Set {square} or more."
+        )
     if problems:
         raise UserError.from_problems(problems)
 

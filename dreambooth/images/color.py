@@ -151,7 +151,7 @@ def _convert_profile(image: Image.Image, profile: bytes, mode: str) -> tuple[Ima
         return ImageCms.applyTransform(image, transform), [("profile", f"colors converted from {name} to sRGB.")]
     except (ImageCms.PyCMSError, ImportError, OSError, ValueError, TypeError) as error:
         log.debug("unusable color profile", exc_info=True)
-        return None, [("profile-damaged", f"its color profile can't be used ({error}); its colors are taken as sRGB.")]
+        return None, [("profile-damaged", f"its color profile can't be used ({error}); sRGB is assumed.")]
 
 
 @functools.lru_cache(maxsize=32)

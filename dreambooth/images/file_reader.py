@@ -59,7 +59,7 @@ def drive_timeout(path: str | Path) -> Iterator[Heartbeat]:
     finally:
         reader.stop_timeout()
     if reader.is_abandoned:
-        raise UnusableFile(path, "stalled", "was read too late.")
+        raise UnusableFile(path, "stalled", "was not read in time.")
 
 
 def read_with_status(path: str | Path, heartbeat: Heartbeat = no_heartbeat) -> tuple[bytes, os.stat_result]:

@@ -48,7 +48,7 @@ ISSUE_KINDS = {
     "deep": IssueKind("More than 8 bits per channel, scaled to 8", is_warning=False),
     "cmyk": IssueKind("CMYK, converted to RGB", is_warning=False),
     "profile": IssueKind("Color profile other than sRGB, converted", is_warning=False),
-    "profile-damaged": IssueKind("Unusable color profile, colors taken as sRGB"),
+    "profile-damaged": IssueKind("Unusable color profile, assumed to be sRGB"),
     "transparent": IssueKind("Transparent, flattened on white"),
     # How it is trained.
     "mask": IssueKind("Used as masks of other images, not trained themselves"),

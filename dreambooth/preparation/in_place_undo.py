@@ -102,7 +102,7 @@ def undo(folder: Path) -> UndoResult:
             restored += 1
         if any(path.is_file() for path in (originals / _OLD).rglob("*")):
             raise UserError(
-                f"{originals}: contains files that are not in its {_UNDO_LIST}. Move them out, then delete the folder."
+                f"{originals} contains files that are not in its {_UNDO_LIST}. Move them out, then delete the folder."
             )
         shutil.rmtree(originals)
     except OSError as error:
@@ -180,6 +180,6 @@ def _read_undo_list(originals: Path) -> _UndoList:
             raise ValueError("a path leads out of the folder")
     except (TypeError, KeyError, ValueError) as error:
         raise UserError(
-            f"{originals / _UNDO_LIST}: is not a valid undo list ({error}). Restore the files in {originals} yourself."
+            f"{originals / _UNDO_LIST} is not a valid undo list ({error}). Restore the files in {originals} yourself."
         ) from error
     return undo_list

@@ -30,7 +30,7 @@ def pattern_problems(pattern: str) -> list[str]:
     elif pattern.startswith((".", " ")) or pattern.endswith((".", " ")):
         problems.append(f"rename (Names): {pattern!r} begins or ends with a dot or space. Remove it.")
     elif pattern.lower().endswith(MASK_SUFFIXES):
-        problems.append(f"rename (Names): {pattern!r} ends like the name of a mask. Choose another ending.")
+        problems.append(f"rename (Names): {pattern!r} ends like the name of a mask. Choose another suffix.")
     if pattern and not {"name", "n"} & {field["name"] for field in _FIELD.finditer(pattern)}:
         problems.append(f"rename (Names): {pattern!r} gives all images the same name. Add {{n}} or {{name}}.")
     if len(literal) > MAX_STEM // 2:

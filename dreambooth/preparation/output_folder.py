@@ -40,7 +40,7 @@ def write_prepared_files(preparation: Preparation, into: Path, progress: Progres
     def write_change(change: ImageChange) -> ImageChange:
         data = read_bytes(change.source)
         if hashlib.sha256(data).hexdigest() != change.content:
-            raise UserError(f"{change.source}: changed since it was read. Prepare it again.")
+            raise UserError(f"{change.source} changed since it was read. Prepare it again.")
         contents = [
             (into / destination.relative_to(out), _content(change, source, destination, data, options))
             for source, destination in change.writes()

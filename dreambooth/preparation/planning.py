@@ -56,7 +56,7 @@ def plan_preparation(folder: Path, options: PrepareOptions, progress: ProgressCa
     listing = list_files(folder)
     found = sorted([*listing.images, *listing.unsupported], key=natural_order)
     if not found:
-        raise UserError(f"{folder}: contains no images. Choose a folder with images.")
+        raise UserError(f"{folder} contains no images. Choose a folder with images.")
     buckets = _require_valid_options(folder, options)
     out = folder if options.in_place else _destination(folder, options)
     masks = masks_of(found)
@@ -89,7 +89,7 @@ def _require_valid_options(folder: Path, options: PrepareOptions) -> list[Size]:
     if options.flatten:
         problems += _color_problems(options.flatten)
     if options.in_place and not os.access(folder, os.W_OK):
-        problems.append(f"{folder}: is not writable, so it can't be prepared in place. Choose a destination folder.")
+        problems.append(f"{folder} is not writable, so it can't be prepared in place. Choose a destination folder.")
     if problems:
         raise UserError.from_problems(problems)
     return buckets
@@ -241,7 +241,7 @@ def _warnings(sources: Sequence[_SourceImage], changes: Sequence[ImageChange]) -
         counts["sides"] += change.transform.mirrored and bool(re.search(r"\b(left|right)\b", caption.text, re.I))
     if n := counts["renamed"]:
         images = count(n, "image without a caption file is", "images without a caption file are")
-        yield f"{images} renamed, but training uses the file name as the caption. Write captions first to keep it."
+        yield f"{images} renamed, but training uses the file name as the caption. Write caption files first to keep it."
     if n := counts["sides"]:
         captions_mention = count(n, "mirrored image has a caption", "mirrored images have captions")
         yield f"{captions_mention} with the word left or right. Correct the caption files."

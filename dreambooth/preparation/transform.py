@@ -79,9 +79,7 @@ class ImageTransform:
     steps: tuple[str, ...]  # descriptions
 
 
-def image_properties(
-    data: bytes, path: Path, decoded: DecodedImage, inspect_metadata: bool = False
-) -> ImageProperties:
+def image_properties(data: bytes, path: Path, decoded: DecodedImage, inspect_metadata: bool = False) -> ImageProperties:
     """The properties of an image. Inspecting metadata reads a PNG to its end once more."""
     from PIL import Image
 

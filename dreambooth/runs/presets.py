@@ -99,16 +99,16 @@ def for_object(has_class_images: bool) -> Recommendation:
 
 def _for_subject(result: Recommendation, has_class_images: bool, of_what: str) -> Recommendation:
     result.choose(
-        "Text encoder trained for the first 75 % of the steps: it binds the instance token to the subject.",
+        "Text encoder trained for the first 75% of the steps: it binds the instance token to the subject.",
         train_unet=True, stop_text_encoder=0.75,
     )  # fmt: skip
     if has_class_images:
         result.choose(
-            "Prior loss weight 0.75: the class images preserve what the model knows of the class.",
+            "Prior loss weight 0.75: the class images preserve what the model knows about the class.",
             prior_loss_weight=0.75,
         )
     else:
         result.reasons.append(
-            f"No class images: add a folder with images of {of_what} to preserve what the model knows of the class."
+            f"No class images: add a folder with images of {of_what} to preserve what the model knows about the class."
         )
     return result

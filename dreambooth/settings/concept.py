@@ -31,10 +31,10 @@ class Concept:
         "Folder with class images for prior preservation, such as other dogs. Empty uses none, or a folder of the "
         "model if class images are generated.")
     validation_data_dir: str = setting("", "Directories", "Validation dataset directory",
-        "Folder with images of the subject that are not trained, to measure the validation loss. Empty uses the "
-        "fraction set in Validation split.")
+        "Folder with images of the subject that are not used for training, to measure the validation loss. Empty uses "
+        "the fraction set in Validation split.")
     subfolders: bool = setting(True, "Directories", "Include subfolders",
-        "Also use the images in subfolders. Off uses only the images directly in the folder, as sd-scripts does.")
+        "Also use the images in subfolders. Off uses only the images directly in the folder, as sd-scripts do.")
     metadata_file: str = setting("", "Directories", "Metadata file",
         "JSON file with image names and captions, as written by sd-scripts' fine-tuning tools. Only the images it "
         "lists are used, and caption files are ignored.")
@@ -65,7 +65,7 @@ class Concept:
         "each time the image is used.", choices=LINE_MODES)
     reading_rule: str = setting("own", "Captions", "Caption parsing",
         "own: white space is normalized and tags with brackets stay whole; kohya: images and captions are read exactly "
-        "as sd-scripts reads them, for comparable runs.", choices=READING_RULES)
+        "as sd-scripts read them, for comparable runs.", choices=READING_RULES)
     wildcards: bool = setting(False, "Captions", "Wildcards",
         "{red|green|blue}: one is picked at random each time the image is used. {{ and }} are literal braces.")
     keep_separator: str = setting("", "Captions", "Keep-tags separator",

@@ -79,7 +79,7 @@ class Training:
         "Number of batches whose gradients are averaged for one optimizer step. Has the effect of a larger batch "
         "without its memory.", low=1, high=1024, step=1)
     gradient_checkpointing: bool = setting(True, "Batching", "Gradient checkpointing",
-        "Recompute activations in the backward pass. Saves much memory; steps take about 25 % longer.")
+        "Recompute activations in the backward pass. Saves much memory; steps take about 25% longer.")
     gradient_set_to_none: bool = setting(True, "Batching", "Set gradients to none when zeroing",
         "Free the gradients' memory between steps instead of filling it with zeros.", advanced=True)
     max_grad_norm: float = setting(1.0, "Batching", "Maximum gradient norm",
@@ -200,7 +200,7 @@ class Training:
         "Give small images buckets of their own size instead of enlarging them to the resolution.",
         applies="bucket_rule != 'one size'", advanced=True)
     hflip: bool = setting(False, "Image Processing", "Apply horizontal flip",
-        "Flip each image horizontally at random (50 %) each time it is used. Leave it off for faces, text and other "
+        "Flip each image horizontally at random (50%) each time it is used. Leave it off for faces, text and other "
         "asymmetric subjects.")
 
     optimizer: str = setting("Torch AdamW", "Tuning", "Optimizer",

@@ -75,7 +75,7 @@ def problems_of(config: ModelConfig, plan: Plan | None) -> list[str]:
         return []
     problems = []
     if not settings.train_unet:
-        problems.append("train_imagic: the unet is not trained. Switch on train_unet.")
+        problems.append("train_imagic: the UNet is not trained. Switch on train_unet.")
     if trains_text_encoder(settings):
         problems.append(
             "train_imagic: the text embedding is optimized instead of the text encoder. Set stop_text_encoder to 0."

@@ -53,7 +53,7 @@ def restore_snapshot(session: Session, snapshot: Snapshot) -> list[str]:
     current = session.trained_tensors()
     if {name: t.shape for name, t in current.items()} != _shapes_of_weights(snapshot.tensors):
         raise UserError(
-            "The snapshot has other weights than these settings train. Use the settings that it was saved with."
+            "The snapshot's weights don't match what these settings train. Use the settings that it was saved with."
         )
     for name, tensor in current.items():
         tensor.copy_(snapshot.tensors[name])

@@ -41,7 +41,7 @@ class ConceptsTab:
             self.export_path = control(
                 gr.Textbox,
                 label="Export path",
-                info="Path of a new dataset.toml for kohya's scripts with these concepts.",
+                info="Path of a new dataset.toml for sd-scripts with these concepts.",
                 max_lines=1,
                 elem_id="db_concepts_written",
             )

@@ -22,7 +22,7 @@ class ImagesTab:
         self.folder = control(
             gr.Textbox,
             label="Folder",
-            info="A folder of images, a folder with subfolders named as kohya's scripts expect, a concepts list "
+            info="A folder of images, a folder with subfolders named as sd-scripts expect, a concepts list "
             "(.json) or a dataset.toml.",
             max_lines=1,
             elem_id="db_pictures_folder",

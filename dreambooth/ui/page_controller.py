@@ -12,7 +12,6 @@ from dreambooth import actions, embedded
 from dreambooth.errors import UserError
 from dreambooth.hosts import Host
 from dreambooth.jobs import Controls, Ended, Events, FileSaved
-from dreambooth.runs.interrupted import interrupted_run
 from dreambooth.settings import (
     Concept,
     CreateOptions,
@@ -76,6 +75,8 @@ class PageController:
 
     def is_interrupted(self, name: str | None) -> bool:
         """Whether the model's last run was interrupted and can resume from one of its snapshots."""
+        from dreambooth.runs.interrupted import interrupted_run
+
         return name in self.model_names() and interrupted_run(self.model(name)) is not None
 
     # -- a model's parameters -----------------------------------------------------------------------------------

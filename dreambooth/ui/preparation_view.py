@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 COLUMNS = {
     "Image": lambda row: Path(row["file"]).name,
     "New name": lambda row: Path(row["becomes"]).name,
-    "With": lambda row: ", ".join(row["with"]),
+    "Caption, mask": lambda row: ", ".join(row["with"]),
     "Size": lambda row: " × ".join(map(str, row["size"])),
     "New size": lambda row: " × ".join(map(str, row["new_size"])),
-    "Kept": lambda row: f"{row['kept']:.0%}",
+    "Kept area": lambda row: f"{row['kept']:.0%}",
     "Changes": lambda row: row["done"],
 }
 

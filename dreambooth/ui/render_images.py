@@ -151,7 +151,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "Training caption": _caption,
     "Tokens": _tokens,
     "Bucket": lambda row: _size(row.get("bucket", ())),
-    "Kept": lambda row: f"{row['kept']:.0%}" if "kept" in row else "",
+    "Kept area": lambda row: f"{row['kept']:.0%}" if "kept" in row else "",
     "Repeats": lambda row: str(row.get("repeats", "")),
     "Class image": _class_images,
     "Size": lambda row: _size(row.get("size", ())),

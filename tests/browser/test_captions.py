@@ -108,12 +108,12 @@ def test_from_counts_to_undo(served, visitor, images, tmp_path):
     visitor.sees("captions_undo", "Undo: edit 6.txt (1)")
     visitor.screenshot(tmp_path / "opened.png")
 
-    for edited in ("edit 6.txt", "sort tags by name", "replace hat by cap"):
+    for edited in ("edit 6.txt", "sort tags by name", "replace hat with cap"):
         visitor.press("captions_undo")
         visitor.sees("captions_said", f"Undone in 1 file: {edited}" if "edit" in edited else f": {edited}")
     assert captions(images) == before | {"1": "solo, Smith, hat", "2": "Smith, red hat"}
     visitor.press("captions_redo")
-    visitor.sees("captions_said", "Redone in 4 files: replace hat by cap")
+    visitor.sees("captions_said", "Redone in 4 files: replace hat with cap")
     assert captions(images)["4"] == "cap, acap"
     assert not visitor.problems
 

@@ -112,7 +112,7 @@ def test_models_are_found_in_the_folders_of_hosts_and_in_the_cache(folder, hub_c
 
 def test_where_there_is_none_it_is_said_what_to_put_where(tmp_path):
     models = tmp_path / "models"
-    with pytest.raises(UserError, match="Choose a tagger or captioner. None is installed yet") as refused:
+    with pytest.raises(UserError, match=r"Choose a tagger or captioner\. None is installed yet") as refused:
         find_model(" ", models)
     assert str(models / "taggers") in str(refused.value) and "selected_tags.csv" in str(refused.value)
     with pytest.raises(UserError, match=r"Model no.such not found: put a model's folder"):

@@ -139,7 +139,7 @@ ROWS = {
     "VAE": (of_keys("encoder.conv_in.weight", "decoder.conv_in.weight"), "is a VAE, not"),
     "VAE of a checkpoint": (without(UNET, TEXT), "is a VAE, not"),
     "text encoder": (of_keys("text_model.embeddings.token_embedding.weight"), "is a text encoder, not"),
-    "unet alone": (of_keys("diffusion_model.input_blocks.0.0.weight"), "is a unet without VAE"),
+    "unet alone": (of_keys("diffusion_model.input_blocks.0.0.weight"), "is a UNet without VAE"),
     "unet of a folder": (of_keys("conv_in.weight", "time_embedding.linear_1.weight"), "one component of a diffusers"),
     "upscaler": (of_keys("model.0.weight", "model.1.sub.0.RDB1.conv1.0.weight"), "is an upscaler"),
     "ControlNet": (of_keys("control_model.time_embed.0.weight"), "is a ControlNet"),

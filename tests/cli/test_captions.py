@@ -68,7 +68,7 @@ def test_the_folder_of_a_concepts_list(folder, tmp_path_factory):
     file.write_text(json.dumps([{"instance_data_dir": str(folder)}]))
     assert run_json(file, "--count")["pictures"] == 4
     file.write_text(json.dumps([{"instance_data_dir": str(folder)}, {"instance_data_dir": str(file.parent)}]))
-    assert f"names 2 folders. Enter one of them: {folder}, {file.parent}" in run(file, "--count").stderr
+    assert f"lists 2 folders. Enter one of them: {folder}, {file.parent}" in run(file, "--count").stderr
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_the_folder_of_a_concepts_list(folder, tmp_path_factory):
         (["--add", "x", "--how", "tag"], "--how has no effect here"),
         (["--undo", "--dry-run"], "--dry-run has no effect here"),
         (["--sort", "size"], "order (Order): 'size' is not one of: name, count"),
-        (["--set", "d.png", "x"], "d.png: is not an image of"),
+        (["--set", "d.png", "x"], "d.png is not an image in"),
         (["--count", "--undo"], "not allowed with"),
         ([], "is required"),
     ],

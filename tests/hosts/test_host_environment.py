@@ -42,6 +42,6 @@ def test_an_environment_is_made_once_and_runs_the_suite(tool, tmp_path, capfd):
 
 
 def test_a_python_that_is_not_there_is_named(tool, tmp_path):
-    with pytest.raises(SystemExit, match=r"No Python 3\.99"):
+    with pytest.raises(SystemExit, match=r"Python 3\.99 was not found"):
         tool.main(["other", "--env", str(tmp_path / "environment")])
     assert not (tmp_path / "environment").exists()

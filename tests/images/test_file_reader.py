@@ -89,9 +89,7 @@ def test_a_lost_drive_is_reported_once(tmp_path: Path, hold, monkeypatch: pytest
         make_plan([Concept(instance_data_dir=str(tmp_path / "toys"))], SETTINGS)
 
 
-def test_preparation_and_captions_give_it_up_too(
-    tmp_path: Path, hold, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_preparation_and_captions_give_it_up_too(tmp_path: Path, hold, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "toys"
     paths = make_images(folder, 6)
     for path in paths:

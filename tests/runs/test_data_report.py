@@ -149,7 +149,9 @@ def test_two_epochs_show_what_the_table_says(mini, tmp_path, monkeypatch):
     shown, said = [], []
     latents, prompts = LatentStore.batch, CachedPromptEmbedder.batch
     monkeypatch.setattr(LatentStore, "batch", lambda self, e, g: shown.append(list(e)) or latents(self, e, g))
-    monkeypatch.setattr(CachedPromptEmbedder, "batch", lambda self, texts: said.append(list(texts)) or prompts(self, texts))
+    monkeypatch.setattr(
+        CachedPromptEmbedder, "batch", lambda self, texts: said.append(list(texts)) or prompts(self, texts)
+    )
     result = actions.train(mini, config)
     assert result.steps == found.totals["steps"] == 2 * found.totals["steps_per_epoch"]
 
@@ -160,7 +162,10 @@ def test_two_epochs_show_what_the_table_says(mini, tmp_path, monkeypatch):
             row = rows[str(example.path), example.bucket]
             assert list(example.box) == row["crop"]
             (caption,) = row["captions"]
-            assert sorted(split_tags(text)) == sorted(split_tags(caption)) and split_tags(text)[0] == split_tags(caption)[0]
+            assert (
+                sorted(split_tags(text)) == sorted(split_tags(caption))
+                and split_tags(text)[0] == split_tags(caption)[0]
+            )
             counts[row["kind"]] += 1
             counts[row["path"]] += row["kind"] == "instance"
     assert counts["instance"] == counts["class"] == 2 * found.totals["showings_per_epoch"]
