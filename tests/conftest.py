@@ -6,6 +6,7 @@ import gc
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 # Tests run in parallel, and so do the processes that they start: each uses one core.
@@ -17,6 +18,7 @@ import pytest
 import dreambooth
 from dreambooth.settings import Folders, ModelFolder
 from tests import nightly
+from tests.tokenizer_cache import cached_tokenizers  # noqa: F401 (a fixture)
 
 _STARTED = time.monotonic()
 EMBEDDED = Path(dreambooth.__file__).parent / "embedded"
@@ -40,6 +42,29 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip(f"may not end within the {max(0, remaining):.0f} s left of --end-within")
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    gc.collect()
+    gc.freeze()  # each run looks for garbage at its end: not in all that was imported
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_fsync() -> Iterator[None]:
+    """No waiting for the disk in this process, which is not cut off from it: what is read back comes from memory.
+
+    tests/test_files.py watches what is synced and when; processes that tests start, and kill, sync as always.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def freeze_garbage() -> None:
+    """What the modules before have imported is not searched again either."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def mini_checkpoint() -> Path:
     """The embedded model's single file."""
@@ -52,25 +77,28 @@ def models_dir(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def created(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def created(tmp_path_factory: pytest.TempPathFactory, cached_tokenizers: None) -> Path:  # noqa: F811
     """A models folder with the model "mini". Must not be changed: use ``mini``.
 
     It has few channels and random weights, because most invariants hold for any weights, and a thousand runs must
     finish soon. Tests that need weights which generate images, or a source next to them, replace it with
     :func:`created_embedded`.
     """
-    from dreambooth import actions
-    from tests.mini_models import make
+    from tests.mini_models import create
 
     folder = tmp_path_factory.mktemp("created")
-    actions.create(Folders(folder / "models"), "mini", make(folder / "mini.safetensors", "v1x"))
+    create(Folders(folder / "models"), "mini", "v1x")
     gc.collect()
     gc.freeze()  # each run collects garbage at its end: skip everything that was imported
     return folder / "models"
 
 
 @pytest.fixture(scope="session")
-def created_embedded(tmp_path_factory: pytest.TempPathFactory, mini_checkpoint: Path) -> Path:
+def created_embedded(
+    tmp_path_factory: pytest.TempPathFactory,
+    mini_checkpoint: Path,
+    cached_tokenizers: None,  # noqa: F811
+) -> Path:
     """The same with the embedded model."""
     from dreambooth import actions
 

@@ -5,16 +5,22 @@ The names come from our own tables, which tests/checkpoints compares with the pu
 
 from __future__ import annotations
 
+import functools
 import json
+import shutil
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from dreambooth import actions
 from dreambooth.checkpoints.family import FAMILIES, Family
 from dreambooth.checkpoints.layout import Layout, ema_key, join
 from dreambooth.checkpoints.ldm_names import TensorRef
 from dreambooth.checkpoints.modules import disk_shapes, meta_module
 from dreambooth.checkpoints.stable_diffusion import CONFIG_KEY, EMA, UNET
+from dreambooth.settings import Folders, ModelFolder
 from dreambooth.tensor_files import write_tensors
 
 CONFIG_OVERRIDES = {
@@ -27,7 +33,42 @@ CONFIG_OVERRIDES = {
 _BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
 
 
-def make(
+def make(path: Path, model_type: str, **how: Any) -> Path:
+    """Write one; ``how`` as for :func:`_write`. The same again is a copy of the first."""
+    shutil.copyfile(_made(model_type, tuple(sorted(how.items()))), path)
+    return path
+
+
+def create(folders: Folders, name: str, model_type: str, **how: Any) -> ModelFolder:
+    """The model ``name``, created from such a file. The same again is a copy of the first."""
+    model = ModelFolder(folders, name)
+    shutil.copytree(_created(name, model_type, tuple(sorted(how.items()))).root, model.root)
+    return model
+
+
+@functools.cache
+def _made(model_type: str, how: tuple[tuple[str, Any], ...]) -> Path:
+    return _write(_new_folder() / "mini.safetensors", model_type, **dict(how))
+
+
+@functools.cache
+def _created(name: str, model_type: str, how: tuple[tuple[str, Any], ...]) -> ModelFolder:
+    model = ModelFolder(Folders(_new_folder()), name)
+    actions.create(model.folders, name, _made(model_type, how))
+    return model
+
+
+@functools.cache
+def _cache() -> tempfile.TemporaryDirectory[str]:
+    """It is there as long as this process."""
+    return tempfile.TemporaryDirectory(prefix="mini-models-")
+
+
+def _new_folder() -> Path:
+    return Path(tempfile.mkdtemp(dir=_cache().name))
+
+
+def _write(
     path: Path,
     model_type: str,
     *,

@@ -33,6 +33,41 @@ def test_failure_leaves_the_old_folder_and_no_temporary_file(tmp_path):
     assert os.listdir(tmp_path) == ["f"]
 
 
+@pytest.fixture
+def order(monkeypatch, tmp_path):
+    """Names of what is synced, and "rename", in the order in which it happens."""
+    events: list[str] = []
+
+    def fsync(handle: int) -> None:
+        inode = os.fstat(handle).st_ino
+        (path,) = (path for path in [tmp_path, *tmp_path.rglob("*")] if path.stat().st_ino == inode)
+        events.append("folder" if path == tmp_path else path.name.partition(".part")[0][:3])
+
+    rename = os.replace
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", lambda *paths: events.append("rename") or rename(*paths))
+    return events
+
+
+@pytest.mark.skipif(os.name == "nt", reason="folders are synced by Windows itself")
+def test_a_file_is_on_the_disk_before_it_gets_its_name_and_its_name_afterwards(tmp_path, order):
+    """Renamed first, a power cut could leave an empty file under the name of a good one."""
+    files.write_text(tmp_path / "a", "x")
+    assert order == [".a.", "rename", "folder"]
+    order.clear()
+    with files.atomic_write(tmp_path / "a", durable=False) as beside:
+        beside.write_text("y")
+    assert order == ["rename"]
+    order.clear()
+    for _ in range(2):
+        with files.atomic_folder(tmp_path / "f") as beside:
+            (beside / "b").write_text("x")
+            (beside / "c").mkdir()
+            (beside / "c" / "d").write_text("x")
+    assert sorted(order[:2]) == ["b", "d"] and order[2:4] == ["rename", "folder"]
+    assert sorted(order[4:6]) == ["b", "d"] and order[6:] == ["rename", "rename", "folder"]  # the old one goes aside
+
+
 def test_killed_between_the_two_renames_of_a_folder_the_old_one_comes_back(tmp_path):
     (tmp_path / ".f.12345678.old").mkdir()
     (tmp_path / ".f.12345678.old" / "x").write_text("good")

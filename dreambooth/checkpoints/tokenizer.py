@@ -20,12 +20,8 @@ def write_tokenizer(folder: Path, model_max_length: int = 77, open_clip: bool = 
     ``open_clip``: for encoders trained with open_clip, which pad with id 0 ("!") instead of the end token.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    merges = gzip.decompress(_VOCABULARY.read_bytes()).decode("utf-8").split("\n")[1 : _N_MERGES + 1]
-    characters = byte_characters()
-    pieces = [*characters, *(c + "</w>" for c in characters), *("".join(m.split()) for m in merges), _START, _END]
-    vocabulary = {piece: number for number, piece in enumerate(pieces)}
-    _write_json(folder / "vocab.json", vocabulary)
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8", newline="\n")
+    for name, data in _vocabulary_files().items():
+        (folder / name).write_bytes(data)
     special = {"bos_token": _START, "eos_token": _END, "pad_token": "!" if open_clip else _END, "unk_token": _END}
     _write_json(folder / "special_tokens_map.json", special)
     _write_json(
@@ -39,6 +35,17 @@ def write_tokenizer(folder: Path, model_max_length: int = 77, open_clip: bool = 
             **special,
         },
     )
+
+
+@functools.cache
+def _vocabulary_files() -> dict[str, bytes]:
+    """Contents of vocab.json and merges.txt."""
+    merges = gzip.decompress(_VOCABULARY.read_bytes()).decode("utf-8").split("\n")[1 : _N_MERGES + 1]
+    characters = byte_characters()
+    pieces = [*characters, *(c + "</w>" for c in characters), *("".join(m.split()) for m in merges), _START, _END]
+    vocabulary = json.dumps({piece: number for number, piece in enumerate(pieces)}, ensure_ascii=False)
+    lines = "#version: 0.2\n" + "\n".join(merges) + "\n"
+    return {"vocab.json": vocabulary.encode(), "merges.txt": lines.encode()}
 
 
 @functools.cache

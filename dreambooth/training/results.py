@@ -28,6 +28,7 @@ from dreambooth.training.metadata import (
     thumbnail,
     training_metadata,
 )
+from dreambooth.training.scheduled_tasks import outputs_to_save
 from dreambooth.training.session import Session
 from dreambooth.training.snapshot import Snapshot, write_snapshot
 from dreambooth.training.snapshot_state import take_snapshot
@@ -98,29 +99,15 @@ class Results:
             )
 
     def _save_functions(self, when: str) -> list[Callable[[], None]]:
-        """The save functions of this occasion, in order.
-
-        At the end results come first: a snapshot that does not fit on the disk must not cost them. During the run the
-        snapshot comes first: a run that is killed after it resumes from there and writes the results again, which is
-        impossible when it is killed with working/ changed and no snapshot yet.
-
-        "now" is like "during", but always saves a LoRA.
-        """
-
-        def is_enabled(what: str) -> bool:
-            return getattr(self.settings, f"save_{what}_{'during' if when == 'now' else when}")
-
-        if when == "auto":
-            return [self._snapshot]
-        parts: list[Callable[[], None]] = []
-        if not self.settings.use_lora:
-            parts.append(self._working_and_checkpoint if is_enabled("ckpt") else self._working)
-        elif is_enabled("lora") or when == "now":
-            parts.append(self._lora)
-        snapshot = [self._snapshot] if is_enabled("state") else []
-        if when in ("during", "now"):
-            return [*snapshot, *parts, self._update_info]
-        return [*parts, *snapshot, self._update_info]
+        """The save functions of this occasion, in order."""
+        functions = {
+            "lora": self._lora,
+            "working": self._working,
+            "working and checkpoint": self._working_and_checkpoint,
+            "snapshot": self._snapshot,
+        }
+        saves = [functions[output] for output in outputs_to_save(self.settings, when)]
+        return saves if when == "auto" else [*saves, self._update_info]
 
     def _save_rescue_snapshot(self) -> None:
         with contextlib.suppress(Exception):

@@ -30,6 +30,30 @@ def due_tasks(settings: Settings, position: Position, epoch_ended: bool) -> set[
     return tasks
 
 
+def outputs_to_save(settings: Settings, when: str) -> list[str]:
+    """What is saved "during" the run, "after" it, on "cancel", "now" (a request) or as "auto" save, in this order.
+
+    At the end results come first: a snapshot that does not fit on the disk must not cost them. During the run the
+    snapshot comes first: a run that is killed after it resumes from there and writes the results again, which is
+    impossible when it is killed with working/ changed and no snapshot yet.
+
+    "now" is like "during", but always saves a LoRA. "auto" is a snapshot alone.
+    """
+
+    def is_enabled(what: str) -> bool:
+        return getattr(settings, f"save_{what}_{'during' if when == 'now' else when}")
+
+    if when == "auto":
+        return ["snapshot"]
+    results = []
+    if not settings.use_lora:
+        results.append("working and checkpoint" if is_enabled("ckpt") else "working")
+    elif is_enabled("lora") or when == "now":
+        results.append("lora")
+    snapshot = ["snapshot"] if is_enabled("state") else []
+    return [*snapshot, *results] if when in ("during", "now") else [*results, *snapshot]
+
+
 class Autosave:
     """Due whenever ``minutes`` have passed since the last autosave; 0: never."""
 

@@ -78,7 +78,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield page
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[object]:
     """The system's Chromium, headless, through Playwright. Nothing is downloaded."""
     api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
@@ -98,7 +98,7 @@ def visitor(served, browser) -> Iterator[Visitor]:
     visitor.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def onlooker(served, browser) -> Iterator[Visitor]:
     """A visitor shared by tests that save nothing, since the page takes seconds to open."""
     visitor = Visitor(browser, served.url)

@@ -158,12 +158,12 @@ def test_changes_by_others_are_shown_and_kept(served, browser, visitor, images):
     assert not visitor.problems
 
 
-def test_every_option_has_its_control(visitor):
-    visitor.tab("Images")
-    visitor.open_accordions()
+def test_every_option_has_its_control(onlooker):
+    onlooker.tab("Images")
+    onlooker.open_accordions()
     ids = set()
     for name in EDITS:
-        edit(visitor, name)
-        ids |= set(visitor.page.evaluate("[...document.querySelectorAll('[id^=db_]')].map((e) => e.id)"))
+        edit(onlooker, name)
+        ids |= set(onlooker.page.evaluate("[...document.querySelectorAll('[id^=db_]')].map((e) => e.id)"))
     assert {f"db_captions_{name}_{key}" for name, (_, declared, _) in EDITS.items() for key in declared} <= ids
     assert {f"db_captions_scope_{key}" for key in EDIT_SCOPE} <= ids

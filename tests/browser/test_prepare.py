@@ -78,14 +78,14 @@ def test_dry_run_prepare_and_undo(visitor, photos, tmp_path):
     assert not visitor.problems
 
 
-def test_every_option_has_its_control_and_buckets_come_from_the_settings(visitor):
-    visitor.tab("Settings")
-    visitor.open_accordion("db_group_settings_image_processing")
-    visitor.fill(resolution=768)
-    visitor.tab("Images")
-    visitor.open_accordion("db_pictures_prepare")
-    ids = visitor.page.evaluate("[...document.querySelectorAll('[id^=db_prepare_]')].map((e) => e.id)")
+def test_every_option_has_its_control_and_buckets_come_from_the_settings(onlooker):
+    onlooker.tab("Settings")
+    onlooker.open_accordion("db_group_settings_image_processing")
+    onlooker.fill(resolution=768)
+    onlooker.tab("Images")
+    onlooker.open_accordion("db_pictures_prepare")
+    ids = onlooker.page.evaluate("[...document.querySelectorAll('[id^=db_prepare_]')].map((e) => e.id)")
     assert {f"db_prepare_{key}" for key in PREPARE_OPTIONS} <= set(ids)
-    visitor.choose("prepare_crop", "center")
-    visitor.press("prepare_as_in_settings")
-    visitor.sees_value("prepare_resolution", "768")
+    onlooker.choose("prepare_crop", "center")
+    onlooker.press("prepare_as_in_settings")
+    onlooker.sees_value("prepare_resolution", "768")

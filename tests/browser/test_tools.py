@@ -80,12 +80,12 @@ def test_from_another_vae_to_merged_loras(served, visitor, files, mini_checkpoin
     assert not visitor.problems
 
 
-def test_every_option_has_its_control(visitor):
+def test_every_option_has_its_control(onlooker):
     ids = set()
     for tab in ("Create", "Tools"):
-        visitor.tab(tab)
-        visitor.open_accordions()
-        ids |= set(visitor.page.evaluate("[...document.querySelectorAll('[id^=db_]')].map((e) => e.id)"))
+        onlooker.tab(tab)
+        onlooker.open_accordions()
+        ids |= set(onlooker.page.evaluate("[...document.querySelectorAll('[id^=db_]')].map((e) => e.id)"))
     tools = {"extract": EXTRACT_OPTIONS, "resize": RESIZE_OPTIONS, "merge": MERGE_OPTIONS}
     assert {f"db_{key}" for key in CREATE_OPTIONS} <= ids
     assert {f"db_{tool}_{key}" for tool, declared in tools.items() for key in declared} <= ids

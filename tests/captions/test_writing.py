@@ -5,8 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from dreambooth.captions import history
 from dreambooth.captions.history import EditHistory, FileChange
 from dreambooth.captions.writing import redo, undo, write_captions, write_changes
 from dreambooth.errors import Cancelled, UserError
+from tests import fork_server
 
 ODD = {
     "utf8.txt": "a, 帽子\n".encode(),
@@ -31,10 +30,12 @@ ODD = {
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
+    """In a folder of its own, all of which a test can read."""
+    folder = tmp_path / "images"
     for name, data in ODD.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(data)
-    return tmp_path
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
 
 
 def bytes_in(folder: Path) -> dict[str, bytes]:
@@ -112,8 +113,7 @@ def test_killed_while_writing_nothing_is_lost(folder, operation, then):
         edit(folder, "two")
         if operation == "redo":
             undo(folder)
-    command = [sys.executable, "-c", KILLED, str(folder), operation]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
+    process = fork_server.start("-c", KILLED, folder, operation, cwd=fork_server.ROOT, imported=("pytest",))
     assert process.stdout.readline()
     process.kill()
     process.communicate()

@@ -12,7 +12,7 @@ from dreambooth.checkpoints.single_file import WeightedLora, write_checkpoint
 from dreambooth.checkpoints.verify import verify_lora
 from dreambooth.settings import Folders, ModelFolder
 from dreambooth.training.adapters import AdapterConfig, collect_adapters, inject
-from tests.mini_models import make
+from tests.mini_models import create
 
 FAMILIES = ("v1x", "v2x", "v2x-512", "SDXL")
 PIPELINES = {"SDXL": "StableDiffusionXLPipeline"}
@@ -28,10 +28,7 @@ NAMED = {
 
 @pytest.fixture
 def model(request, tmp_path) -> ModelFolder:
-    folders = Folders(tmp_path / "models")
-    source = make(tmp_path / "source.safetensors", request.param, dtype=torch.float32)
-    actions.create(folders, "small", source)
-    return ModelFolder(folders, "small")
+    return create(Folders(tmp_path / "models"), "small", request.param, dtype=torch.float32)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from dreambooth.checkpoints.text_encoding import encode_prompts
 from dreambooth.checkpoints.tokens import PromptEncoding, tokenize
 from dreambooth.files import read_json
 from dreambooth.settings import Folders, ModelFolder
-from tests.mini_models import make
+from tests.mini_models import create
 
 KINDS = {
     "SD1": ("v1x", {}),
@@ -34,9 +34,7 @@ PROMPTS = ["a photo of a cat", "", "one, two, three; a quick brown fox jumps ove
 @pytest.fixture
 def model(request, tmp_path: Path) -> ModelFolder:
     model_type, how = KINDS[request.param]
-    model = ModelFolder(Folders(tmp_path / "models"), "small")
-    extract(make(tmp_path / "source.safetensors", model_type, **how), model)
-    return model
+    return create(Folders(tmp_path / "models"), "small", model_type, **how)
 
 
 @pytest.mark.parametrize(

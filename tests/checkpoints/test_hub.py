@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,6 +13,7 @@ import pytest
 from dreambooth.checkpoints.extract import extract
 from dreambooth.checkpoints.hub import hub_id
 from dreambooth.checkpoints.single_file import write_checkpoint
+from tests import fork_server
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_right"
@@ -117,14 +116,15 @@ def ask(hub, tmp_path: Path):
             name: value for name, value in os.environ.items() if not name.upper().startswith(("HF_", "HUGGING"))
         }
         address = {"HF_ENDPOINT": hub.address, "NO_PROXY": "127.0.0.1", "HF_HOME": str(tmp_path / "hf")}
-        done = subprocess.run(
-            [sys.executable, "-c", CLIENT, json.dumps(asked)],
+        done = fork_server.run(
+            "-c",
+            CLIENT,
+            json.dumps(asked),
             env={**inherited, **address, "HF_HUB_DISABLE_TELEMETRY": "1", **env},
-            cwd=Path(__file__).parents[2],
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
+            cwd=fork_server.ROOT,
+            fresh=fork_server.HUB,
         )
+        assert done.returncode == 0, done.stderr
         return [(path, error) for path, error in json.loads(done.stdout)]
 
     return run

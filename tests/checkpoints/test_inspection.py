@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from dreambooth.checkpoints.adapters import Lora
 from dreambooth.checkpoints.lora import write_lora
 from dreambooth.checkpoints.stable_diffusion import CONFIG_KEY, UNET, VAE
 from dreambooth.errors import UserError
+from tests.cli.commands import run_fork
 from tests.mini_models import make
 
 
@@ -105,7 +104,7 @@ def test_other_kinds(mini, mini_checkpoint, tmp_path):
 
 
 def test_on_the_command_line(mini_checkpoint):
-    command = [sys.executable, "-m", "dreambooth", "inspect", str(mini_checkpoint), "--against", str(mini_checkpoint)]
-    done = subprocess.run([*command, "--json"], stdout=subprocess.PIPE, text=True, check=True)
+    done = run_fork("inspect", mini_checkpoint, "--against", mini_checkpoint, "--json")
+    assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["family"] == "Stable Diffusion 1.x" and not any(row["changed"] for row in found["moved"])

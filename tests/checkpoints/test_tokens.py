@@ -5,13 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dreambooth import actions
 from dreambooth.checkpoints.emphasis import apply_emphasis, parse_emphasis
 from dreambooth.checkpoints.modules import load_modules, load_tokenizer
 from dreambooth.checkpoints.text_encoding import encode_prompts
 from dreambooth.checkpoints.tokens import PromptEncoding, count_tokens, tokenize
 from dreambooth.settings import Folders, ModelFolder
-from tests.mini_models import make
+from tests.mini_models import create
 
 LONG = " ".join(["red", "star", "on", "blue"] * 25)  # 100 tokens
 
@@ -23,9 +22,7 @@ def sd1(created):
 
 @pytest.fixture(scope="module")
 def sdxl(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sdxl")
-    model = ModelFolder(Folders(folder / "models"), "m")
-    actions.create(model.folders, model.name, make(folder / "xl.safetensors", "SDXL", dtype=torch.float32))
+    model = create(Folders(tmp_path_factory.mktemp("sdxl")), "m", "SDXL", dtype=torch.float32)
     return load_modules(model.working, unet=False, vae=False)
 
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-
-def run(*args, **more):
-    command = [sys.executable, "-m", "dreambooth", "captions", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, **more)
+from tests.cli import commands
 
 
-def run_json(*args):
+def run(*args):
+    return commands.run("captions", *args)
+
+
+def run_json(*args, run=run):
     done = run(*args, "--json")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -36,7 +35,7 @@ def captions(folder: Path) -> dict[str, str]:
 
 def test_from_counts_to_undo(folder):
     before = captions(folder)
-    counted = run_json(folder, "--count")
+    counted = run_json("captions", folder, "--count", run=commands.run_fork)
     assert (counted["pictures"], counted["caption_files"]) == (4, 3)
     assert counted["tags"][:2] == [{"tag": "1boy", "pictures": 2}, {"tag": "hat", "pictures": 2}]
     assert len(run_json(folder, "--find", "hat", "--how", "tag", "--without-tags", "facial hair")["found"]) == 1

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,26 +12,9 @@ import pytest
 
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.writing import is_finite
+from tests.cli.commands import run, run_fork, run_process, start, wait_for_step
 
-RUN = [sys.executable, "-m", "dreambooth"]
 QUICK = ["resolution=64", "bucket_step=32", "train_batch_size=2", "use_lora=true", "save_preview_every=0"]
-
-
-def run(*args, **more):
-    return subprocess.run([*RUN, *map(str, args)], capture_output=True, text=True, **more)
-
-
-def start(*args):
-    return subprocess.Popen([*RUN, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for_step(model: Path, n: int) -> None:
-    """Wait until the run's log on disk contains step ``n``."""
-    for _ in range(12_000):
-        if any(f'"step": {n},' in log.read_text() for log in model.glob("logging/run_*.jsonl")):
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"step {n} was not reached")
 
 
 def described(path: Path) -> dict[str, tuple[object, ...]]:
@@ -44,16 +25,17 @@ def described(path: Path) -> dict[str, tuple[object, ...]]:
 
 def test_create_train_sample_and_generate_ckpt(tmp_path, mini_checkpoint, subject_concepts):
     models = ["--models-dir", tmp_path / "模型 folder", "--json"]
-    created = run("create", "my toy", "--source", mini_checkpoint, *models)
+    created = run_fork("create", "my toy", "--source", mini_checkpoint, *models)
     assert created.returncode == 0, created.stderr
-    trained = run("train", "my toy", "--concepts", subject_concepts, "--set", *QUICK, "max_train_steps=2", *models)
+    args = ("--concepts", subject_concepts, "--set", *QUICK, "max_train_steps=2", *models)
+    trained = run_process("train", "my toy", *args)
     assert trained.returncode == 0, trained.stderr
     lora = json.loads(trained.stdout)["files"][0]
-    sampled = run("sample", "my toy", "--prompt", "a zwx toy", "--steps", 2, "--width", 64, "--height", 64, "--count",
-                  2, "--lora", lora, "--out", tmp_path / "out", *models)  # fmt: skip
+    sampled = run_fork("sample", "my toy", "--prompt", "a zwx toy", "--steps", 2, "--width", 64, "--height", 64,
+                       "--count", 2, "--lora", lora, "--out", tmp_path / "out", *models)  # fmt: skip
     assert sampled.returncode == 0, sampled.stderr
     assert all(Path(path).exists() for path in json.loads(sampled.stdout)["samples"])
-    generated = run("generate-ckpt", "my toy", "--lora", lora, *models)
+    generated = run_fork("generate-ckpt", "my toy", "--lora", lora, *models)
     assert generated.returncode == 0, generated.stderr
     with open_tensors(json.loads(generated.stdout)["checkpoint"]) as made, open_tensors(mini_checkpoint) as source:
         assert set(made.keys()) == set(source.keys())
@@ -80,8 +62,8 @@ def test_all_problems_at_once_and_no_traceback(mini, tmp_path):
 
 
 def test_check_shows_what_training_will_do(mini, subject_concepts):
-    checked = run("check", "mini", "--models-dir", mini.folders.models, "--concepts", subject_concepts, "--json",
-                  "--set", "train_batch_size=4", "num_train_epochs=10")  # fmt: skip
+    checked = run_fork("check", "mini", "--models-dir", mini.folders.models, "--concepts", subject_concepts, "--json",
+                       "--set", "train_batch_size=4", "num_train_epochs=10")  # fmt: skip
     report = json.loads(checked.stdout)
     assert (report["pictures"], report["steps_per_epoch"], report["steps"]) == (6, 2, 20)
     assert all("zwx toy" in row["caption"] for row in report["table"])
@@ -91,10 +73,10 @@ def test_check_shows_what_training_will_do(mini, subject_concepts):
 def test_ctrl_c_once_saves_and_the_run_can_be_resumed(mini, subject_concepts):
     args = ["--models-dir", mini.folders.models, "--json", "--set", *QUICK, "num_train_epochs=300"]
     process = start("train", "mini", "--concepts", subject_concepts, *args)
-    wait_for_step(mini.root, 3)
+    wait_for_step(mini.root, 3, process)
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=120)
-    assert process.returncode == 130
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
     assert json.loads(out)["state"] == "cancelled"
     assert list(mini.snapshots.glob("*/snapshot.json"))
     resumed = run("train", "mini", "--resume", *args[:-1], "num_train_epochs=3")
@@ -107,7 +89,7 @@ def test_ctrl_c_twice_stops_immediately_and_files_stay_intact(mini, subject_conc
     before = {p: (p.read_bytes(), described(p)) for p in mini.working.rglob("*.safetensors")}
     process = start("train", "mini", "--concepts", subject_concepts, "--models-dir", mini.folders.models,
                     "--set", *QUICK, "use_lora=false", "num_train_epochs=300")  # fmt: skip
-    wait_for_step(mini.root, 2)
+    wait_for_step(mini.root, 2, process)
     process.send_signal(signal.SIGINT)
     time.sleep(0.05)
     process.send_signal(signal.SIGINT)
@@ -128,7 +110,7 @@ def test_killed_while_it_saves_everything_is_whole(mini, subject_concepts, after
     process = start("train", "mini", "--concepts", subject_concepts, "--models-dir", mini.folders.models,
                     "--set", *QUICK, "use_lora=false", "save_embedding_every=1", "save_ckpt_during=true",
                     "save_state_during=true", "use_ema=true", "num_train_epochs=300")  # fmt: skip
-    wait_for_step(mini.root, 6)
+    wait_for_step(mini.root, 6, process)
     time.sleep(after_ms / 1000)
     process.kill()
     process.communicate()

@@ -9,12 +9,13 @@ import signal
 import socket
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
 from dreambooth.distributed import ProcessGroup
 from dreambooth.settings import Folders, ModelFolder
-from tests.cli.test_cli import RUN, wait_for_step
+from tests.cli.commands import RUN, start, wait_for_step
 from tests.training.conftest import tensors
 
 pytest.importorskip("torch.distributed")
@@ -30,15 +31,11 @@ def environment(rank: int, size: int, port: int) -> dict[str, str]:
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}  # fmt: skip
 
 
-def start_together(size: int, *args) -> list[subprocess.Popen]:
+def start_together(size: int, *args) -> list[Any]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    return [
-        subprocess.Popen([*RUN, *map(str, args)], env=environment(rank, size, port), text=True,
-                         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        for rank in range(size)
-    ]  # fmt: skip
+    return [start(*args, env=environment(rank, size, port)) for rank in range(size)]
 
 
 def train(model: ModelFolder, concepts, size: int, *settings: str) -> list[tuple[int, str, str]]:
@@ -87,7 +84,7 @@ def test_two_processes_equal_one_with_twice_the_accumulation(mini, twin, subject
 def test_canceling_one_rank_cancels_all(mini, subject_concepts, rank):
     args = ("train", "mini", "--concepts", subject_concepts, "--models-dir", mini.folders.models, "--json", "--set")
     processes = start_together(2, *args, *SET, *LORA, "num_train_epochs=1000")
-    wait_for_step(mini.root, 3)
+    wait_for_step(mini.root, 3, processes[0])
     processes[rank].send_signal(signal.SIGTERM)
     outputs = [process.communicate(timeout=600) for process in processes]
     assert [process.returncode for process in processes] == [130, 130], outputs
@@ -118,7 +115,7 @@ def test_launchers_that_shard_the_model_are_refused():
 @NIGHTLY
 def test_torchrun(mini, subject_concepts):
     launched = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", *RUN[2:], "train", "mini",
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *RUN, "train", "mini",
          "--concepts", subject_concepts, "--models-dir", mini.folders.models, "--json", "--set", *SET, *LORA,
          "max_train_steps=2"],
         capture_output=True, text=True,

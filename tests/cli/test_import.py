@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from tests.cli.test_cli import run
+from tests.cli.commands import run, run_fork
 from tests.interop import kohya_case
 
 
@@ -12,7 +12,7 @@ def test_import_check_and_export(mini, tmp_path):
     folder = kohya_case.make(tmp_path / "例 case")
     (folder / "dataset.toml").write_text(kohya_case.toml() + "colour_aug = true\n", encoding="utf-8")
     models = ["--models-dir", mini.folders.models]
-    imported = run("import-toml", folder / "dataset.toml", "mini", *models, "--json")
+    imported = run_fork("import-toml", folder / "dataset.toml", "mini", *models, "--json")
     assert imported.returncode == 0, imported.stderr
     report = json.loads(imported.stdout)
     assert report["concepts"] == 2 and report["settings"]["bucket_rule"] == "kohya"
@@ -20,7 +20,7 @@ def test_import_check_and_export(mini, tmp_path):
     assert "\n  " in run("import-toml", folder / "dataset.toml", "mini", *models).stdout
     checked = json.loads(run("check", "mini", *models, "--json").stdout)
     assert (checked["steps_per_epoch"], checked["pictures"], checked["class_pictures"]) == (400, 10, 5)
-    exported = json.loads(run("export-toml", "mini", tmp_path / "new.toml", *models, "--json").stdout)
+    exported = json.loads(run_fork("export-toml", "mini", tmp_path / "new.toml", *models, "--json").stdout)
     assert exported["path"] == str(tmp_path / "new.toml") and (tmp_path / "new.toml").exists()
     failed = run("import-toml", tmp_path / "nowhere.toml", "mini", *models)
     assert failed.returncode == 1 and "nowhere.toml" in failed.stderr and "Traceback" not in failed.stderr

@@ -15,7 +15,7 @@ from PIL import Image
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.runs.interrupted import interrupted_run
 from dreambooth.settings import Folders, ModelFolder
-from tests.cli.test_cli import run, start
+from tests.cli.commands import run, run_fork, start
 from tests.training.conftest import tensors
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="uses POSIX signals")
@@ -92,7 +92,7 @@ def kill_and_resume(model: ModelFolder, args: list, seconds: float, times: int =
         process.communicate()
         require_intact_files(model)
     resume = ["--resume"] if model.snapshot_steps() else []
-    again = run("train", "mini", "--models-dir", model.folders.models, *args, *resume)
+    again = run_fork("train", "mini", "--models-dir", model.folders.models, *args, *resume)
     assert again.returncode == 0, again.stderr
     assert "differs from the original" not in again.stderr
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-
-def run(*args):
-    return subprocess.run([sys.executable, "-m", "dreambooth", *map(str, args)], capture_output=True, text=True)
+from tests.cli.commands import run, run_fork
 
 
 @pytest.fixture
@@ -27,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_plan_of_a_folder(folder):
-    done = run("plan", folder, "--json", "--set", "num_train_epochs=7", "train_batch_size=2")
+    done = run_fork("plan", folder, "--json", "--set", "num_train_epochs=7", "train_batch_size=2")
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
     assert plan["settings"]["num_train_epochs"] == 7

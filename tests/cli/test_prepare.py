@@ -6,14 +6,13 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 from PIL import Image
 
-from tests.cli.test_cli import run
+from tests import fork_server
+from tests.cli.commands import run, run_fork, start
 
 IN_PLACE = ["--in-place", "--rename", "{n}", "--format", "PNG", "--mirror", "instead"]
 
@@ -58,7 +57,7 @@ def test_dry_run_prepare_in_place_undo(folder, tmp_path):
     dry = run("prepare", folder, *options, "--dry-run", "--json")
     assert dry.returncode == 0, dry.stderr
     assert not out.exists() and contents(folder) == before
-    done = run("prepare", folder, *options, "--json")
+    done = run_fork("prepare", folder, *options, "--json")
     assert done.returncode == 0, done.stderr
     assert {**json.loads(done.stdout), "state": ""} == {**json.loads(dry.stdout), "state": ""}
     assert sorted(contents(out)) == ["x 001.bmp", "x 001.txt", "x 002.png", "x 003.bmp", "x 004.png", "x 004_mask.png"]
@@ -102,18 +101,15 @@ def test_killed_while_files_are_moved_undo_restores_the_originals(folder):
 def test_killed_at_any_time_nothing_is_incomplete(folder, where):
     for n in range(30):
         Image.effect_noise((400, 300), 90).save(folder / f"noise {n}.png")
-    before, command = (
-        contents(folder),
-        [sys.executable, "-m", "dreambooth", "prepare", str(folder), "--mirror", "instead"],
-    )
+    before, command = contents(folder), ["prepare", folder, "--mirror", "instead"]
     started = time.monotonic()
-    assert run("prepare", folder, "--mirror", "instead", "--out", folder.with_name("whole")).returncode == 0
+    assert run_fork(*command, "--out", folder.with_name("whole")).returncode == 0
     seconds, chance = time.monotonic() - started, random.Random(1)
     for _ in range(3):
-        process = subprocess.Popen([*command, *where], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = start(*command, *where)
         time.sleep(chance.uniform(0.3, 1) * seconds)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.communicate()
         made = folder.with_name(f"{folder.name}-prepared")
         if made.exists():  # it was finished before the kill
             assert len(contents(made)) == len(before)
@@ -124,6 +120,6 @@ def test_killed_at_any_time_nothing_is_incomplete(folder, where):
 
 def killed_at(n, *args) -> bool:
     """Whether the process was killed before its n-th move; False if it finished."""
-    ended = subprocess.run([sys.executable, "-c", KILLED, str(n), *map(str, args)], capture_output=True, text=True)
+    ended = fork_server.run("-c", KILLED, n, *args)
     assert ended.returncode in (0, -signal.SIGKILL), ended.stderr
     return ended.returncode != 0

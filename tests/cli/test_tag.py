@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import threading
 
 import pytest
 from PIL import Image
 
+from tests import fork_server
 from tests.captioning import tiny_models
 from tests.checkpoints.test_hub import AWAY, TOKEN, Hub
+from tests.cli import commands
 
 
 @pytest.fixture
@@ -37,8 +37,8 @@ def run(tmp_path):
     def command(*args, **env):
         kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(("HF_", "HUGGING"))}
         own = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "NO_PROXY": "127.0.0.1"}
-        words = [sys.executable, "-m", "dreambooth", "tag", *map(str, args), "--models-dir", str(tmp_path / "models")]
-        return subprocess.run(words, capture_output=True, text=True, env={**kept, **own, **env})
+        words = ("tag", *args, "--models-dir", tmp_path / "models")
+        return commands.run_fork(*words, env={**kept, **own, **env}, fresh=fork_server.HUB)
 
     return command
 

@@ -1,4 +1,4 @@
-"""The extension inside a WebUI, each time in a fresh process: the tab, the panel, the contract, no traces."""
+"""The extension inside a WebUI, in processes that have imported nothing of it: tab, panel, contract, no traces."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dreambooth.hosts import StandaloneHost, current_host
+from tests import fork_server
 from tests.hosts.webui import make_webui
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,9 +25,7 @@ def inside(tmp_path):
     def run(code: str, extension: Path = ROOT) -> str:
         code = f"import sys\nfrom load import load_script\nEXTENSION = {str(extension)!r}\n{code}"
         environment = {**os.environ, "PYTHONPATH": str(webui), "OMP_NUM_THREADS": "1", "GRADIO_ANALYTICS_ENABLED": "0"}
-        done = subprocess.run(
-            [sys.executable, "-c", code], cwd=webui, env=environment, capture_output=True, text=True, timeout=300
-        )
+        done = fork_server.run("-c", code, cwd=webui, env=environment, imported=("gradio", "torch"))
         assert done.returncode == 0, done.stderr
         return done.stdout
 

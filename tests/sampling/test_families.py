@@ -15,21 +15,27 @@ from dreambooth.checkpoints.lora import lora_name, target_modules, write_lora
 from dreambooth.checkpoints.modules import load_modules
 from dreambooth.sampling.generate import SampleRequest
 from dreambooth.settings import Folders, ModelFolder
-from tests.mini_models import make
+from tests.mini_models import create
 
 REQUEST = SampleRequest("a zwx toy", seed=3, steps=4, cfg=4.0, width=64, height=48)
 
 
-@pytest.mark.parametrize("negative", ["", "a ring"], ids=["no negative", "negative"])
-@pytest.mark.parametrize(
-    ("model_type", "marks"),
-    [("v2x", {}), ("v2x-512", {}), ("SDXL", {}), ("SDXL", {"v_pred": True, "ztsnr": True})],
-    ids=["SD2 768", "SD2 512", "SDXL", "SDXL v"],
-)
+KINDS = {"SD2 768": ("v2x", {}), "SD2 512": ("v2x-512", {}), "SDXL": ("SDXL", {}),
+         "SDXL v": ("SDXL", {"v_pred": True, "ztsnr": True})}  # fmt: skip
+NEGATIVES = {"no negative": "", "negative": "a ring"}
+NIGHTLY = {("SD2 768", "negative"), ("SD2 512", "no negative"), ("SDXL v", "no negative")}
+CASES = [
+    pytest.param(*kind, negative, id=f"{name}-{with_negative}",
+                 marks=[pytest.mark.nightly] if (name, with_negative) in NIGHTLY else [])
+    for name, kind in KINDS.items()
+    for with_negative, negative in NEGATIVES.items()
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("model_type", "marks", "negative"), CASES)
 def test_the_same_image_as_diffusers(tmp_path, model_type, marks, negative):
     pytest.importorskip("peft", reason="diffusers loads LoRAs through peft")
-    model = ModelFolder(Folders(tmp_path / "models"), "m")
-    actions.create(model.folders, model.name, make(tmp_path / "m.safetensors", model_type, **marks))
+    model = create(Folders(tmp_path / "models"), "m", model_type, **marks)
     lora = _random_lora(model, tmp_path / "lora.safetensors")
     request = SampleRequest(
         REQUEST.prompt, negative, REQUEST.seed, REQUEST.steps, REQUEST.cfg, REQUEST.width, REQUEST.height

@@ -25,6 +25,7 @@ from dreambooth.training.inpainting import InpaintingInputs, random_mask
 from dreambooth.training.inputs import time_ids
 from dreambooth.training.noise import NoiseSchedule, generator_for
 from dreambooth.training.objective import diffusion_losses
+from tests import mini_models
 from tests.mini_models import make
 
 KINDS = {
@@ -44,10 +45,7 @@ def create(tmp_path):
 
     def create(kind: str) -> ModelFolder:
         model_type, marks = KINDS[kind]
-        source = make(tmp_path / "source.safetensors", model_type, **marks)
-        model = ModelFolder(Folders(tmp_path / "models"), "m")
-        actions.create(model.folders, model.name, source)
-        return model
+        return mini_models.create(Folders(tmp_path / "models"), "m", model_type, **marks)
 
     return create
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
+
+import pytest
 
 from dreambooth.runs.interrupted import interrupted_run
 from dreambooth.settings import Settings
 from dreambooth.training import scheduled_tasks
-from dreambooth.training.scheduled_tasks import Autosave, due_tasks
+from dreambooth.training.scheduled_tasks import Autosave, due_tasks, outputs_to_save
 from dreambooth.training.snapshot import Position
 
 
@@ -30,6 +33,80 @@ def test_autosave_keeps_its_time():
     assert autosave.is_due() and not autosave.is_due() and not never.is_due()
     now = 242.0
     assert autosave.is_due()
+
+
+@pytest.mark.parametrize(("use_lora", "result"), [(True, "lora"), (False, "ckpt")])
+@pytest.mark.parametrize(("when", "setting"), [("during", "during"), ("now", "during"), ("after", "after"),
+                                               ("cancel", "cancel")])  # fmt: skip
+@pytest.mark.parametrize("saves_result", [True, False])
+@pytest.mark.parametrize("saves_state", [True, False])
+def test_what_is_saved_on_which_occasion(use_lora, result, when, setting, saves_result, saves_state):
+    """All other switches are the opposite, so that none of them is taken for another."""
+    occasions = {"during", "after", "cancel"} - {setting}
+    values = {f"save_{what}_{occasion}": not saves_result for what in ("lora", "ckpt") for occasion in occasions}
+    values |= {f"save_state_{occasion}": not saves_state for occasion in occasions}
+    values |= {f"save_{'ckpt' if use_lora else 'lora'}_{setting}": not saves_result}
+    values |= {f"save_{result}_{setting}": saves_result, f"save_state_{setting}": saves_state}
+    if use_lora:
+        results = ["lora"] if saves_result or when == "now" else []
+    else:
+        results = ["working and checkpoint" if saves_result else "working"]
+    snapshot = ["snapshot"] if saves_state else []
+    expected = results + snapshot if when in ("after", "cancel") else snapshot + results
+    assert outputs_to_save(Settings(use_lora=use_lora, **values), when) == expected
+    assert outputs_to_save(Settings(use_lora=use_lora, **values), "auto") == ["snapshot"]
+
+
+def test_each_result_has_a_switch_for_each_occasion():
+    assert outputs_to_save(Settings(use_lora=True, save_lora_during=True, save_lora_after=False), "during") == ["lora"]
+    assert outputs_to_save(Settings(use_lora=True, save_lora_during=False, save_lora_after=True), "during") == []
+    full = {"use_lora": False, "save_ckpt_during": False}
+    assert outputs_to_save(Settings(save_ckpt_after=True, **full), "after") == ["working and checkpoint"]
+    assert outputs_to_save(Settings(save_ckpt_after=False, **full), "after") == ["working"]
+
+
+NOTHING = {f"save_{what}_{when}": False for what in ("lora", "ckpt", "state") for when in ("during", "after", "cancel")}
+
+
+def saved(outcome) -> tuple[list[str], set[str]]:
+    """What was announced, in order, and the results that are there."""
+    folders, model = outcome.model.folders, outcome.model
+    roots = (folders.loras, folders.checkpoints, model.snapshots)
+    files = {path.relative_to(folders.models).as_posix() for root in roots for path in root.rglob("*.safetensors")}
+    files = {path.removeprefix("dreambooth/mini/") for path in files if not path.endswith("optimizer.safetensors")}
+    return [event["what"] for event in outcome.of("saved")], files
+
+
+def test_a_lora_run_saves_what_its_settings_say(train):
+    """Nine steps, three in an epoch."""
+    values = {**NOTHING, "save_lora_after": True, "save_state_during": True, "snapshots_to_keep": 1}
+    outcome = train(**values, num_train_epochs=3, save_embedding_every=1, custom_model_name="other")
+    events, files = saved(outcome)
+    assert events == ["snapshot", "snapshot", "lora"]
+    assert files == {"snapshots/6/weights.safetensors", "Lora/other_9.safetensors"}
+
+
+def test_a_full_run_saves_what_its_settings_say(train):
+    values = {**NOTHING, "save_ckpt_during": True, "save_state_after": True, "use_subdir": True, "use_lora": False}
+    events, files = saved(train(**values, num_train_epochs=2, save_embedding_every=1))
+    assert events == ["checkpoint", "snapshot"]
+    assert files == {"Stable-diffusion/mini/mini_3.safetensors", "snapshots/6/weights.safetensors"}
+
+
+def test_a_canceled_run_saves_what_its_settings_say(train, models_dir, created):
+    import shutil
+
+    def cancel(event, controls):
+        if event["kind"] == "step":
+            controls.cancel()
+
+    lora = train(**{**NOTHING, "save_lora_cancel": True}, on=cancel)
+    assert saved(lora) == (["lora"], {"Lora/mini_1.safetensors"})
+    shutil.rmtree(models_dir)
+    shutil.copytree(created, models_dir)
+    full = {**NOTHING, "save_ckpt_cancel": True, "save_state_cancel": True, "use_lora": False}
+    expected = {"Stable-diffusion/mini_1.safetensors", "snapshots/1/weights.safetensors"}
+    assert saved(train(**full, on=cancel)) == (["checkpoint", "snapshot"], expected)
 
 
 def test_saves_and_previews_follow_the_interval_in_steps(train):
@@ -63,16 +140,15 @@ def test_a_pause_between_epochs_ends_by_itself_and_changes_nothing(train, models
     assert rested.digest() == alone and "Pausing for 2 s" in rested.messages
 
 
+@pytest.mark.timeout(120)
 def test_a_pause_can_be_resumed_early(train):
-    def wake(event, controls):
-        if event["kind"] == "message" and "Resting" in event["text"]:
-            import threading
+    """Of ten minutes."""
 
-            threading.Timer(0.3, controls.resume).start()
+    def resume(event, controls):
+        if event["kind"] == "message" and "Pausing for 600 s" in event["text"]:
+            threading.Timer(0.2, controls.resume).start()
 
-    start = time.monotonic()
-    assert train(epoch_pause_frequency=1, epoch_pause_time=600, on=wake).result.state == "done"
-    assert time.monotonic() - start < 60
+    assert train(epoch_pause_frequency=1, epoch_pause_time=600, on=resume).result.state == "done"
 
 
 def test_a_run_that_broke_off_is_offered_to_go_on(train, mini):
