@@ -1,4 +1,4 @@
-"""What is written is whole or not there; what was there before stays."""
+"""A file is written completely or not at all; the old file stays until then."""
 
 from __future__ import annotations
 
@@ -55,15 +55,15 @@ def test_a_file_is_on_the_disk_before_it_gets_its_name_and_its_name_afterwards(t
     files.write_text(tmp_path / "a", "x")
     assert order == [".a.", "rename", "folder"]
     order.clear()
-    with files.atomic_write(tmp_path / "a", durable=False) as beside:
-        beside.write_text("y")
+    with files.atomic_write(tmp_path / "a", durable=False) as temporary:
+        temporary.write_text("y")
     assert order == ["rename"]
     order.clear()
     for _ in range(2):
-        with files.atomic_folder(tmp_path / "f") as beside:
-            (beside / "b").write_text("x")
-            (beside / "c").mkdir()
-            (beside / "c" / "d").write_text("x")
+        with files.atomic_folder(tmp_path / "f") as temporary:
+            (temporary / "b").write_text("x")
+            (temporary / "c").mkdir()
+            (temporary / "c" / "d").write_text("x")
     assert sorted(order[:2]) == ["b", "d"] and order[2:4] == ["rename", "folder"]
     assert sorted(order[4:6]) == ["b", "d"] and order[6:] == ["rename", "rename", "folder"]  # the old one goes aside
 

@@ -95,7 +95,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 
 def test_cycles_and_upward_imports_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests above look at what they should: two modules that import each other, and one that imports upwards."""
+    """The tests above find what they should: two modules that import each other, and one that imports upwards."""
     for name, text in {
         "images/one.py": "from dreambooth.images import two\n",
         "images/two.py": "if True:\n    from dreambooth.images.one import X\n",

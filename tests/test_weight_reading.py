@@ -1,4 +1,4 @@
-"""Weight files are opened in one place, which checks all of a header and executes nothing."""
+"""Weight files are read in one place, which validates the whole header and executes nothing."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import dreambooth
 
 PACKAGE = Path(dreambooth.__file__).parent
 
-# Whatever reads weights or runs what a file holds. Weight files are opened by checkpoints/reading.py and
-# tensor_files.py alone, which check all of a header and execute nothing.
+# Functions that read weights or execute code from files. Weight files are opened only by checkpoints/reading.py and
+# tensor_files.py, which validate the whole header and execute nothing.
 READER_MODULES = {"safetensors", "pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 READER_CALLS = {
     "torch.load", "torch.jit.load", "torch.from_file", "torch.package.PackageImporter",
@@ -22,7 +22,7 @@ ALLOWED = {("checkpoints/inspection.py", "safetensors")}  # compares our reading
 
 
 def _weight_readers(source: str) -> set[str]:
-    """Modules and functions among the above that the source imports or calls, under whatever name."""
+    """The modules and functions above that the source imports or calls, under any name."""
     tree, names, found = ast.parse(source), {}, set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

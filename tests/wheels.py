@@ -1,4 +1,4 @@
-"""Tiny packages for pip to install, so that installing can be tested without a network and in no time."""
+"""Tiny packages for pip to install, so that installation can be tested quickly and without a network."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def make_wheel(
 
 
 def offline(wheels: Path, **more: str) -> dict[str, str]:
-    """The environment of a process whose pip knows nothing but ``wheels``."""
+    """The environment of a process whose pip only finds ``wheels``."""
     ours = ("TORCH_COMMAND", "PYTHONPATH", "COMMANDLINE_ARGS", "INDEX_URL")
     clean = {k: v for k, v in os.environ.items() if not k.startswith("PIP_") and k not in ours}
     return {

@@ -46,7 +46,7 @@ def recognize_input(path: Path) -> RecognizedInput:
     if suffix == ".json":
         return _read_json_file(path)
     if os.path.isfile(path):
-        raise UserError(f"{path}: is neither a folder of images nor a .json or .toml file. Choose one of these.")
+        raise UserError(f"{path} is neither a folder of images nor a .json or .toml file. Choose one of these.")
     raise UserError(f"{path}: there is no such folder or file. Correct the path.")
 
 

@@ -67,8 +67,8 @@ def test_what_is_there_is_kept_replaced_or_joined_and_can_be_had_back(tag, image
     for _ in range(3):
         undo(folder)
     assert (folder / "red.txt").read_bytes() == "a café, red_picture".encode("cp1252")
-    tag(folder, caption_extension=".caption", additional_tags="beside")
-    assert (folder / "red.caption").read_text() == "beside, red picture"
+    tag(folder, caption_extension=".caption", additional_tags="extra")
+    assert (folder / "red.caption").read_text() == "extra, red picture"
     assert (folder / "red.txt").read_bytes() == "a café, red_picture".encode("cp1252")
 
 

@@ -133,7 +133,7 @@ def test_differences_in_files_are_reported(tmp_path: Path) -> None:
     assert "1 image rotated upright" in turned and "captions of 1 caption file;" in marked
 
 
-# -- the parameters of a training ---------------------------------------------------------------------------------
+# -- training parameters ------------------------------------------------------------------------------------------
 
 TRAINING = "train_data_dir = 'img'\nreg_data_dir = 'reg'\nresolution = '64'\ncaption_extension = '.no'\n"
 

@@ -1,4 +1,4 @@
-"""Files that other programs wrote: every naming and every kind means here what it means there."""
+"""Adapter files of other programs: every naming scheme and kind has the effect that it has there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Create: what lies in ``working`` is what the source held, and other programs open it."""
+"""Create: ``working`` has the tensors of the source, and other programs can load it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_modules_have_the_values_of_the_source(mini, mini_checkpoint, read_all):
 
 
 def test_diffusers_loads_the_folder_and_both_give_the_same_outputs(mini):
-    """Their loader and ours, from the same folder: unet, VAE and text encoder are bit-identical."""
+    """Their loader and ours, from the same folder: UNet, VAE and text encoder are bit-identical."""
     from diffusers import StableDiffusionPipeline
 
     theirs = StableDiffusionPipeline.from_pretrained(mini.working, local_files_only=True, torch_dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""EMA weights: stored, extracted, included in a checkpoint or written as its unet."""
+"""EMA weights: stored, extracted, included in a checkpoint or written as its UNet."""
 
 from __future__ import annotations
 

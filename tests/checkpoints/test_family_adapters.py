@@ -1,4 +1,4 @@
-"""Adapters of every family: their names, their way into a checkpoint and into diffusers."""
+"""Adapters of every family: their names, merged into a checkpoint, and loaded by diffusers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def model(request, tmp_path) -> ModelFolder:
 
 @pytest.fixture
 def lora(model, tmp_path):
-    """A LoRA in float32 with adapters for the unet's convolutions too."""
+    """A LoRA in float32 with adapters for the UNet's convolutions too."""
     modules = load_modules(model.working)
     parts = {"unet": modules.unet, **modules.text_encoders}
     layers = {}
@@ -85,7 +85,7 @@ def test_merged_checkpoint_and_diffusers_give_the_output_of_our_modules(model, l
 
 @torch.no_grad()
 def answers(modules) -> list[torch.Tensor]:
-    """The outputs of each text encoder for some tokens, and of the unet for noise."""
+    """The outputs of each text encoder for some tokens, and of the UNet for noise."""
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(0, 1000, (1, 77), generator=generator)
     encoders = [modules.text_encoder, getattr(modules, "text_encoder_2", None)]

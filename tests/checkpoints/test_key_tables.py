@@ -1,4 +1,4 @@
-"""The published models' own names and shapes: each tensor has its place in the modules, each module its tensor.
+"""Names and shapes of the published models: each tensor is mapped to the modules, and each module has its tensors.
 
 The tables were read off the original implementations' modules, not off any converter. Files here have the full size's
 header and a hole for data, so nothing large is read or written.
@@ -24,7 +24,7 @@ N_SCHEDULES = 12  # betas and what follows from them, in the file of each model 
 
 class Published(NamedTuple):
     n_tensors: int
-    n_rest: int  # those that modules don't carry
+    n_rest: int  # tensors that the modules don't have
     parameters: dict[str, int]  # as counted by those who published them, or by their own modules
     configs: dict[str, dict[str, Any]]  # as published in their diffusers folders
 

@@ -58,7 +58,7 @@ def lora(modules, tmp_path) -> Path:
 
 
 def test_targets_are_the_modules_of_kohyas_trainer(modules, key_table):
-    """SD1 has 16 transformer blocks in the unet with 12 modules each, and 6 per layer in the text encoder."""
+    """SD1 has 16 transformer blocks in the UNet with 12 modules each, and 6 per layer in the text encoder."""
     unet = {lora_name(modules.layout, "unet", path) for path in target_modules(modules.unet, "unet")}
     assert len(unet) == 16 * 12
     assert "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_out_0" in unet
@@ -105,7 +105,7 @@ def test_diffusers_our_modules_and_the_merged_checkpoint_generate_the_same_image
     pytest.importorskip("peft", reason="diffusers loads LoRAs through peft, which is not installed")
     from diffusers import StableDiffusionPipeline
 
-    plain = _draw(_pipeline(mini))
+    plain = _generate(_pipeline(mini))
     with_diffusers = _pipeline(mini)
     caplog.set_level(logging.WARNING)
     for name in ("diffusers", "transformers"):
@@ -115,7 +115,7 @@ def test_diffusers_our_modules_and_the_merged_checkpoint_generate_the_same_image
     loaded_te = {name for name, _ in with_diffusers.text_encoder.named_parameters() if ".lora_A." in name}
     assert len(loaded) + len(loaded_te) == len(read_lora(lora).weights)
     assert not [record for record in caplog.records if "key" in record.getMessage().lower()]
-    theirs = _draw(with_diffusers)
+    theirs = _generate(with_diffusers)
 
     assert apply_lora(modules, read_lora(lora)) == len(read_lora(lora).weights)
     ours = _pipeline(mini)
@@ -126,8 +126,8 @@ def test_diffusers_our_modules_and_the_merged_checkpoint_generate_the_same_image
         str(out), config=str(mini.working), local_files_only=True, torch_dtype=torch.float32
     )
     assert numpy.abs(theirs - plain).mean() > 0.005, "the LoRA must be seen"
-    assert numpy.abs(_draw(ours) - theirs).max() < 1e-3
-    assert numpy.abs(_draw(merged) - theirs).max() < 0.02  # the checkpoint's weights are rounded to fp16
+    assert numpy.abs(_generate(ours) - theirs).max() < 1e-3
+    assert numpy.abs(_generate(merged) - theirs).max() < 0.02  # the checkpoint's weights are rounded to fp16
 
     found = verify_checkpoint(out, mini)
     assert found.ok and found.n_changed == len(read_lora(lora).weights) and found.max_change > 0.01
@@ -220,7 +220,7 @@ def _pipeline(model):
     return StableDiffusionPipeline.from_pretrained(model.working, local_files_only=True, torch_dtype=torch.float32)
 
 
-def _draw(pipeline) -> numpy.ndarray:
+def _generate(pipeline) -> numpy.ndarray:
     """One image, (H, W, 3) in 0..1."""
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(3)

@@ -1,4 +1,4 @@
-"""LoRAs made of LoRAs and of checkpoints do what they were made of does."""
+"""LoRAs created from LoRAs and checkpoints have the same effect as their sources."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is read of a prompt: chunks of 75, brackets as the WebUI reads them, strict parts."""
+"""Tokens of a prompt: chunks of 75, emphasis as the WebUI parses it, strict parts."""
 
 from __future__ import annotations
 

@@ -60,9 +60,9 @@ def test_tried_and_written(run, folder, tagger):
 
 def test_what_is_wrong_is_told_at_once_and_in_one_line_each(run, folder):
     refused = run(folder, "--model", "nothing at all", "--json")
-    assert refused.returncode == 1 and "There is no model nothing at all here" in refused.stdout
+    assert refused.returncode == 1 and "Model nothing at all not found" in refused.stdout
     refused = run(folder)
-    assert refused.returncode == 1 and "none is here yet" in refused.stderr
+    assert refused.returncode == 1 and "None is installed yet" in refused.stderr
     refused = run(folder, "--model", "x", "--general-threshold", "high", "--batch-size", 0)
     assert refused.returncode == 1 and len(refused.stderr.splitlines()) == 2
     assert run(folder, "--existing", "burn").returncode == 2
@@ -95,4 +95,4 @@ def test_from_the_hub_and_then_from_its_cache(run, folder, hub):
     assert "org/wd-gated is gated" in run(*asked, "org/wd-gated", **online).stdout
     assert run(*asked, "org/wd-gated", "--token", TOKEN, **online).returncode == 0
     assert "nor a model on the hub" in run(*asked, "org/absent", **online).stdout
-    assert "org/none is no model that writes captions" in run(*asked, "org/none", **online).stdout
+    assert "org/none is not a captioning model" in run(*asked, "org/none", **online).stdout

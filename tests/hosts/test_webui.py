@@ -216,7 +216,7 @@ def test_folders_checkpoints_and_lists_are_the_hosts(inside, tmp_path):
     assert lines[1] == "/db /ckpt /lora"
     assert lines[2].endswith("/dreambooth /neo/ckpt /neo/lora")
     assert lines[3].startswith("A1111 cpu ('a.safetensors [hash]'") and "gguf" not in lines[3]
-    # Not while the WebUI may draw: it would look for its checkpoint in a list that has just been emptied.
+    # Not while the WebUI may generate: it would search for its checkpoint in a list that has just been cleared.
     expected = "the model back, queue given back, queue taken, checkpoints listed, VAEs listed, queue given back"
     assert lines[4:] == ["[]", expected, "/vae/b"]
 

@@ -1,4 +1,4 @@
-"""The least of a WebUI that our extension meets: the names it uses, and a record of what was asked of them.
+"""A minimal WebUI for our extension: the names it uses, and a record of the calls.
 
 Names, signatures and the way scripts are loaded are those of A1111 1.10 (Forge's list-valued flags included).
 """

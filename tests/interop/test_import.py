@@ -217,7 +217,7 @@ def test_json_and_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     found = dataset(tmp_path / "configs", json.dumps({"datasets": [{"subsets": subsets[1:]}]}), "dataset.json")
     assert [Path(c.instance_data_dir) for c in found.concepts] == [tmp_path / "data/a"]
-    assert "subset 1 already has the folder" in "\n".join(found.unsupported)
+    assert "subset 1 already uses the folder" in "\n".join(found.unsupported)
     from_working_dir = dataset(tmp_path, SUBSET.replace("'a'", "'data\\a'"))
     assert Path(from_working_dir.concepts[0].instance_data_dir) == tmp_path / "data/a"
 
@@ -315,7 +315,7 @@ def test_parameters_with_and_without_a_dataset(tmp_path: Path) -> None:
     assert named.settings["learning_rate"] == 1e-5 and "use_lora" not in named.settings
     alone = dataset(tmp_path, steps, "train.toml")
     assert not alone.concepts and "bucket_rule" not in alone.settings
-    assert "names no images" in "\n".join(alone.unsupported)
+    assert "lists no images" in "\n".join(alone.unsupported)
     broken = dataset(tmp_path, "dataset_config = 'nowhere.toml'\n" + steps, "train.toml")
     with pytest.raises(UserError, match=r"dataset_config: .*nowhere\.toml"):
         broken.require_concepts()

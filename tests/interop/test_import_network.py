@@ -166,7 +166,7 @@ def test_other_parameters_become_settings(tmp_path: Path, name: str) -> None:
     found = imported(tmp_path, text + "\n")
     assert {key: found.settings[key] for key in expected} == expected
     about_files = "save_last_n_epochs = 5" in text  # also limits LoRA files, which is not supported
-    assert [line for line in found.unsupported if "names no images" not in line and not about_files] == []
+    assert [line for line in found.unsupported if "lists no images" not in line and not about_files] == []
 
 
 @pytest.mark.parametrize(

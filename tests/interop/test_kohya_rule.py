@@ -16,7 +16,8 @@ from dreambooth.dataset.plan import Plan
 from dreambooth.dataset.planning import make_plan
 from dreambooth.errors import UserError
 from dreambooth.images.bucket_rules import BucketRule
-from dreambooth.images.kohya_buckets import kohya_sizes
+from dreambooth.images.buckets import Crop
+from dreambooth.images.kohya_buckets import kohya_fit, kohya_sizes
 from dreambooth.interop.input_kind import recognize_input
 from dreambooth.settings import Concept, Settings, parse
 from tests.interop import kohya_case
@@ -113,6 +114,11 @@ def test_bounds_of_kohyas_buckets() -> None:
         BucketRule(Settings(bucket_rule="kohya", bucket_no_upscale=True)).crop((600, 40))
     with pytest.raises(UserError, match="multiple of 8"):
         BucketRule(Settings(bucket_rule="one size", resolution=500))
+
+
+def test_half_a_pixel_is_rounded_up() -> None:
+    """As sd-scripts do; Python's round() would give the even neighbor."""
+    assert kohya_fit((1025, 1024), kohya_sizes(512, 512, 64)) == Crop(513, 512, 0, 0, 512, 512)
 
 
 def test_regularization_images_are_repeated_to_match_the_instance_images(folder: Path) -> None:

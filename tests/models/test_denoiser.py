@@ -1,4 +1,4 @@
-"""The denoiser's call of its unet: dtypes, conditioning arguments, extra channels."""
+"""The denoiser's call of its UNet: dtypes, conditioning arguments, extra channels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Short real runs on a very small model, and their outcomes."""
+"""Short real training runs of a very small model, and their results."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TAGS = "(soft) light, grey floor, from above"  # in every caption
 
 @dataclasses.dataclass
 class Outcome:
-    """A run: its result or its error, all its events, and a digest of each file that it made."""
+    """A run: its result or error, and all its events."""
 
     result: Any
     events: list[dict[str, Any]]
@@ -49,7 +49,7 @@ class Outcome:
         return "\n".join(event["text"] for event in self.of("message") + self.of("ended"))
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """All that was trained: of the newest LoRA file, or of working/."""
+        """All trained weights: from the newest LoRA file, or from working/."""
         loras = sorted(self.model.folders.loras.glob("*.safetensors"), key=lambda p: p.stat().st_mtime_ns)
         if loras:
             return tensors(loras[-1])
@@ -68,7 +68,7 @@ def tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def working_tensors(working: Path) -> dict[str, torch.Tensor]:
-    """Of the unet and the text encoder."""
+    """The weights of the UNet and the text encoder."""
     parts = {part: next((working / part).glob("*.safetensors")) for part in ("unet", "text_encoder")}
     return {f"{part}.{key}": t for part, path in parts.items() for key, t in tensors(path).items()}
 
@@ -79,7 +79,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     One of the images is transparent in its right half.
     """
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     for kind, n in (("instance", 5), ("class", 3)):
         (folder / kind).mkdir()
         for i in range(n):

@@ -1,4 +1,4 @@
-"""What a run comes to, and what can follow from a setting: two runs go in, whether they differ so comes out."""
+"""Summaries of runs, and the expected differences between two runs, as predicates."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _FULL = {"unet": "unet.", "te": "text_encoder."}  # a LoRA's are lora_unet_, lor
 
 @dataclass
 class RunSummary:
-    """What a run came to, kept after its files are gone."""
+    """The result of a run, without its files."""
 
     steps: list[dict[str, Any]]
     weights: dict[str, torch.Tensor]  # of the newest LoRA, or of working/
     metadata: dict[str, str]  # of the newest LoRA
-    sizes: dict[str, int]  # of all results, by their path in the models folder; pictures left out
+    sizes: dict[str, int]  # of all results, by their path in the models folder; without images
     middle: list[float]  # the middle blocks of checkpoints: enough to see whether EMA took their place
     images: list[bytes]
     start: dict[str, torch.Tensor]  # working/ before the run
@@ -46,13 +46,13 @@ class RunSummary:
         return sum(loss for loss, _ in self.losses) / len(self.steps)
 
     def moved(self, part: str) -> float:
-        """How far it is from where it began: LoRA's second factors begin at zero."""
+        """Distance of the weights from their initial values; LoRA's second matrices start at zero."""
         if any(key.startswith("lora_") for key in self.weights):
             return length(t for k, t in self.weights.items() if k.startswith(f"lora_{part}") and ".lora_up" in k)
         return length(t - self.start[k] for k, t in self.weights.items() if k.startswith(_FULL[part]))
 
     def check(self) -> bool:
-        """Each step is what is written out of the settings; AssertionError where it is not."""
+        """Compare each step with the reference computed from the settings; AssertionError if one differs."""
         if not self._checked:
             check_steps(self.recorded, [step["epoch"] for step in self.steps], self.settings, self.working)
             self._checked = True
@@ -63,13 +63,13 @@ class RunSummary:
 
 
 def length(parts: Any) -> float:
-    """Of all of them together, as one vector."""
+    """Norm of all tensors together, as one vector."""
     return sum(t.double().square().sum().item() for t in parts) ** 0.5
 
 
 Consequence = Callable[[RunSummary, RunSummary], bool]
 
-# -- what can follow from a setting ------------------------------------------------------------------------------
+# -- effects of a setting ----------------------------------------------------------------------------------------
 
 
 def same_weights(a: RunSummary, b: RunSummary) -> bool:
@@ -77,27 +77,27 @@ def same_weights(a: RunSummary, b: RunSummary) -> bool:
 
 
 def first_loss_differs(a: RunSummary, b: RunSummary) -> bool:
-    """The unet sees or is asked for something else from the first step on."""
+    """The UNet's input or target differs from the first step on."""
     return a.losses[0] != b.losses[0] and not same_weights(a, b)
 
 
 def as_written_out(a: RunSummary, b: RunSummary) -> bool:
-    """The first losses differ, and all steps of both are what the settings make of them: see reference_steps.py."""
+    """The first losses differ, and all steps of both runs equal the reference: see reference_steps.py."""
     return first_loss_differs(a, b) and a.check() and b.check()
 
 
 def total_as_written_out(a: RunSummary, b: RunSummary) -> bool:
-    """The losses of instance and class images are the same at first; how they are put together differs."""
+    """The first losses of instance and class images are equal; the way they are combined differs."""
     return steps_other(a, b) and a.check() and b.check()
 
 
 def steps_other(a: RunSummary, b: RunSummary) -> bool:
-    """The first step sees and is asked for the same, and moves the weights elsewhere."""
+    """The first step has the same input and target, and a different update."""
     return a.losses[0] == b.losses[0] and a.weights.keys() == b.weights.keys() and not same_weights(a, b)
 
 
 def rounds_other(a: RunSummary, b: RunSummary) -> bool:
-    """The same up to what rounding makes of it."""
+    """Equal up to rounding."""
     return not same_weights(a, b) and abs(a.loss - b.loss) < 0.02 * a.loss
 
 
@@ -110,7 +110,7 @@ def n_steps(before: int, after: int) -> Consequence:
 
 
 def moves(part: str, word: str, *, at_once: bool = True) -> Consequence:
-    """``part`` goes further or less far; with ``at_once`` the first loss is the same in both."""
+    """The weights of ``part`` move further or less far; with ``at_once`` the first losses are equal."""
 
     def holds(a: RunSummary, b: RunSummary) -> bool:
         further = b.moved(part) > 1.5 * a.moved(part) if word == "further" else b.moved(part) < a.moved(part) / 1.5
@@ -127,7 +127,7 @@ def shrinks(part: str) -> Consequence:
 
 
 def rates(holds: Callable[[list[float]], bool]) -> Consequence:
-    """The rates of the run are so with the second value, and not with the first."""
+    """The learning rates fulfill ``holds`` with the second value, and not with the first."""
     return lambda a, b: holds(b.rates) and not holds(a.rates)
 
 
@@ -136,7 +136,7 @@ def falls(lrs: list[float]) -> bool:
 
 
 def keys(part: str, there: str, *, gone: str = "") -> Consequence:
-    """Tensors of that name are in the second run's file alone; ``gone``: those that only the first has."""
+    """Only the second run's file has tensors with this name; ``gone``: tensors that only the first one has."""
 
     def has(summary: RunSummary, word: str) -> bool:
         return any(k.startswith(part) and word in k for k in summary.weights)
@@ -145,7 +145,7 @@ def keys(part: str, there: str, *, gone: str = "") -> Consequence:
 
 
 def shapes(part: str, suffix: str, before: Any, after: Any, of: Callable[[torch.Tensor], Any]) -> Consequence:
-    """What ``of`` says of each such tensor."""
+    """The value of ``of`` for each such tensor."""
 
     def messages(summary: RunSummary) -> set[Any]:
         return {of(t) for k, t in summary.weights.items() if k.startswith(part) and k.endswith(suffix)}
@@ -173,16 +173,16 @@ def buckets(before: set[tuple[int, int]], after: set[tuple[int, int]]) -> Conseq
 
 
 def n_files(before: int, after: int, *parts: str) -> Consequence:
-    """So many files with these words in their path."""
+    """Numbers of files with these strings in their path."""
     return lambda a, b: (a.n_files(*parts), b.n_files(*parts)) == (before, after)
 
 
-def n_pictures(before: int, after: int) -> Consequence:
+def n_images(before: int, after: int) -> Consequence:
     return lambda a, b: (len(a.images), len(b.images)) == (before, after) and same_weights(a, b)
 
 
-def draws_other(a: RunSummary, b: RunSummary) -> bool:
-    """The same weights, drawn otherwise."""
+def images_differ(a: RunSummary, b: RunSummary) -> bool:
+    """Equal weights, different images."""
     return same_weights(a, b) and len(a.images) == len(b.images) and a.images != b.images
 
 
@@ -198,7 +198,7 @@ def in_bf16(summary: RunSummary) -> bool:
 
 
 def stand_still(word: str) -> Consequence:
-    """Weights of that name move with the first value, not with the second; others move with both."""
+    """Weights with this name are trained with the first value, not with the second; others with both."""
 
     def moved(summary: RunSummary, those: bool) -> bool:
         part = {k: t for k, t in summary.weights.items() if k.startswith("text_encoder.") and (word in k) == those}

@@ -1,7 +1,7 @@
-"""The training steps of a run, recorded, and the same steps written out from the settings.
+"""The training steps of a run, recorded, and a reference of the same steps, computed from the settings.
 
-What is written out shares no code with the objective, the noise or the prompts: it uses diffusers' and transformers'
-modules of the model folder, and float64. Shared are the pixels of the planned crops and the random numbers.
+The reference shares no code with the objective, the noise or the prompts: it uses diffusers' and transformers' modules
+of the model folder, and float64. Only the pixels of the planned crops and the random numbers are shared.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from dreambooth.training import loop
 from dreambooth.training.noise import generator_for
 
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-HALF_TRANSPARENT = "1.png"  # of the test images: to the right of its middle
+HALF_TRANSPARENT = "1.png"  # of the test images: its right half
 
 
 @dataclass
@@ -56,17 +56,17 @@ class RecordedStep:
 
 @contextlib.contextmanager
 def recording() -> Iterator[list[RecordedStep]]:
-    """Within it, what the loop asks of the unet and what loss it makes of the answer are recorded, batch by batch."""
+    """Record the UNet calls of the loop and its losses, batch by batch."""
     steps: list[RecordedStep] = []
     calls: list[UnetCall] = []
     losses_of, forward = loop.diffusion_losses, UNet2DConditionModel.forward
 
     def recorded_forward(self: Any, sample: Any, timestep: Any, encoder_hidden_states: Any, *rest: Any, **more: Any):
-        answer = forward(self, sample, timestep, encoder_hidden_states, *rest, **more)
-        output = answer[0] if isinstance(answer, tuple) else answer.sample
+        result = forward(self, sample, timestep, encoder_hidden_states, *rest, **more)
+        output = result[0] if isinstance(result, tuple) else result.sample
         parts = (sample, timestep, encoder_hidden_states, output)
         calls.append(UnetCall(*(part.detach().clone() for part in parts)))
-        return answer
+        return result
 
     def recorded_losses(*arguments: Any, **more: Any) -> Any:
         calls.clear()
@@ -83,7 +83,7 @@ def recording() -> Iterator[list[RecordedStep]]:
 
 
 def check_steps(steps: Sequence[RecordedStep], epochs: Sequence[int], settings: Settings, working: Path) -> None:
-    """AssertionError where a step is not what is written out below. Text encoders are those before the run."""
+    """AssertionError if a step differs from the reference below, which uses the text encoders before the run."""
     assert steps
     for number, (step, epoch) in enumerate(zip(steps, epochs, strict=True)):
         generator = generator_for(settings.seed, "noise", number, 0)
@@ -94,7 +94,7 @@ def check_steps(steps: Sequence[RecordedStep], epochs: Sequence[int], settings: 
 
 
 def check_captions(examples: Sequence[Example], settings: Settings) -> None:
-    """A caption is its file's; shuffled, its tags after the first are in any order."""
+    """Each caption is that of its file; if shuffled, its tags after the first are in any order."""
     for example in examples:
         caption = example.path.with_suffix(".txt").read_text()
         if settings.shuffle_tags:

@@ -1,4 +1,4 @@
-"""What a trained adapter's file says is what its layer did, for every kind."""
+"""The file of a trained adapter has the same effect as its layer in training, for every kind."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FORMS = {
 
 @pytest.fixture
 def trained(mini):
-    """``trained(config)``: modules whose adapters took a few steps, and the adapters by name."""
+    """``trained(config)``: modules whose adapters were trained for a few steps, and the adapters by name."""
 
     def make(config: AdapterConfig):
         modules = load_modules(mini.working)
@@ -43,7 +43,7 @@ def trained(mini):
 
 
 def _answer(modules, seed: int = 0) -> torch.Tensor:
-    """What the unet says to noise, with the text encoder's embeddings of some tokens."""
+    """The UNet's output for noise and the text encoder's embeddings of some tokens."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(2, 4, 16, 16, generator=generator)
     tokens = torch.randint(0, 1000, (2, 77), generator=generator)

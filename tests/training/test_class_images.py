@@ -18,7 +18,7 @@ from tests.training.conftest import SMALL, TAGS
 
 @pytest.fixture
 def concept(concept):
-    """As everywhere here, but without class images."""
+    """The usual concept, but without class images."""
     return dataclasses.replace(concept, class_data_dir="", num_class_images_per=2, class_infer_steps=1,
                                class_prompt="photo of [filewords]")  # fmt: skip
 
@@ -74,7 +74,7 @@ def test_existing_class_images_count_by_their_shape(mini, concept, images):
     own = dataclasses.replace(concept, class_data_dir=str(images / "class"), num_class_images_per=1)
     checked = preflight(mini, config_of(mini, own))
     shapes = Counter((request.width, request.height) for _, request in checked.class_images)
-    assert sum(shapes.values()) == 2  # 3 are there: one square of the 2, 2 wide of the 3
+    assert sum(shapes.values()) == 2  # 3 exist: 1 of 2 square ones, 2 of 3 wide ones
     assert all(path.parent == images / "class" for path, _ in checked.class_images)
     as_they_are = preflight(mini, config_of(mini, own, disable_class_matching=True))
     assert not as_they_are.class_images

@@ -1,4 +1,4 @@
-"""A run that is paused, previewed, stopped and resumed has, bit for bit, the weights of one that was left alone."""
+"""A run that is paused, previewed, stopped and resumed has, bit for bit, the weights of an undisturbed one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every family trains, in adapters and in full, with the target, the conditions and the masks that are its own."""
+"""Every family trains, in adapters and in full, with its own target, conditioning and masks."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def create(tmp_path):
 
 @pytest.fixture
 def concept(tmp_path) -> Concept:
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     for i in range(3):
         pixels = np.random.default_rng(i).integers(0, 255, (70, 64 + 8 * i, 3), dtype=np.uint8)
@@ -86,7 +86,7 @@ def test_trains_previews_and_exports(create, concept, kind, use_lora):
     after = load_modules(model.working)
     for part in ("unet", *family.text_prefixes):
         old, new = dict(getattr(before, part).named_parameters()), dict(getattr(after, part).named_parameters())
-        assert any(not torch.equal(old[name], new[name]) for name in old), f"{part} has not learnt"
+        assert any(not torch.equal(old[name], new[name]) for name in old), f"{part} was not trained"
     found = actions.generate_checkpoint(model)[1]
     assert found.ok and found.n_changed > 100
 
@@ -95,7 +95,7 @@ def test_trains_previews_and_exports(create, concept, kind, use_lora):
     ("kind", "target"), [("SD2 768", "v"), ("SDXL v", "v"), ("SDXL", "eps"), ("SD2 512", "eps")]
 )  # fmt: skip
 def test_a_unet_that_is_exact_for_its_target_has_no_loss(create, kind, target):
-    """A unet that knows the latents predicts exactly; with the other target, its loss is large."""
+    """A UNet that is given the latents predicts exactly; with the other target, its loss is large."""
     schedule = NoiseSchedule(read_json(create(kind).working / "scheduler" / "scheduler_config.json"))
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     exact = {kind: _loss(_ExactUnet(latents, schedule, kind), schedule, latents) for kind in ("v", "eps")}
@@ -104,7 +104,7 @@ def test_a_unet_that_is_exact_for_its_target_has_no_loss(create, kind, target):
 
 
 class _ExactUnet(torch.nn.Module):
-    """Answers with the velocity or the noise in what it sees, since it knows what it was made of."""
+    """Predicts the velocity or the noise of its input exactly, since it is given the latents."""
 
     def __init__(self, latents: torch.Tensor, schedule: NoiseSchedule, prediction: str) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ def test_zero_terminal_snr_leaves_no_signal_at_the_last_timestep(create):
 
 
 def test_what_a_checkpoint_predicts_is_marked_for_other_programs(tmp_path, concept):
-    """Where the source does not say it, and where training changed it."""
+    """If the source lacks the marker, and if training changed the prediction type."""
     folders = Folders(tmp_path / "models")
     source = make(tmp_path / "source.safetensors", "SDXL", declare_prediction=False)
     actions.create(folders, "m", source, CreateOptions(prediction_type="v_prediction"))

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from dreambooth.checkpoints.verify import Verification
 from dreambooth.settings import Folders, ModelFolder
+from dreambooth.training import results
 from tests.training.conftest import short_run
 
 
@@ -17,7 +19,7 @@ from tests.training.conftest import short_run
 def test_a_nan_loss_stops_the_run_and_damages_nothing(train, mini, use_lora):
     before = {p: p.read_bytes() for p in mini.working.rglob("*.safetensors")}
     rates = {"lora_learning_rate": 1, "lora_txt_learning_rate": 1, "learning_rate": 1, "txt_learning_rate": 1}
-    rates |= {"lora_unet_alpha": 4096, "lora_txt_alpha": 4096}  # a thousandfold adapter goes wrong at once
+    rates |= {"lora_unet_alpha": 4096, "lora_txt_alpha": 4096}  # an adapter scaled by 1000 diverges at once
     outcome = train(use_lora=use_lora, num_train_epochs=200, max_grad_norm=0, mixed_precision="no", **rates)
     assert "became NaN" in str(outcome.error)
     assert "Lower the learning rate" in str(outcome.error)
@@ -57,7 +59,7 @@ def test_no_checkpoint_is_made_of_weights_that_could_not_be_saved(
     resource = pytest.importorskip("resource")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def let_no_large_file_be_written(event, controls):  # its unet in float32 is larger than its checkpoint
+    def let_no_large_file_be_written(event, controls):  # its UNet in float32 is larger than its checkpoint
         if event["kind"] == "step":
             resource.setrlimit(resource.RLIMIT_FSIZE, (mini_checkpoint.stat().st_size + 2**20, limits[1]))
 
@@ -68,6 +70,17 @@ def test_no_checkpoint_is_made_of_weights_that_could_not_be_saved(
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "Could not write" in str(outcome.error)
     assert not list(model.folders.checkpoints.glob("*"))
+
+
+@pytest.mark.parametrize("use_lora", [True, False])
+def test_a_saved_file_that_fails_verification_is_an_error(train, monkeypatch, use_lora):
+    def verify(path, model):
+        return Verification(path, not_finite=["conv_in.weight"])
+
+    monkeypatch.setattr(results, "verify_lora" if use_lora else "verify_checkpoint", verify)
+    outcome = train(use_lora=use_lora, save_ckpt_after=True, max_train_steps=1)
+    assert "failed verification" in str(outcome.error) and "conv_in.weight" in str(outcome.error)
+    assert outcome.of("ended")[-1]["state"] == "failed"
 
 
 def test_cancel_ends_a_preview_in_its_middle(train):

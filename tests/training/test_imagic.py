@@ -46,7 +46,7 @@ def afresh(models_dir, created):
 
 
 def test_the_optimized_embedding_reconstructs_the_image_better(train, mini):
-    """Measured with the untrained unet, with fixed noise."""
+    """Measured with the untrained UNet and fixed noise."""
     outcome = train(**{**EDIT, "imagic_steps": 60, "max_train_steps": 1})
     assert outcome.error is None and "embedding" in [event["what"] for event in outcome.of("saved")]
     imagic, modules = load_embeddings(mini), load_modules(mini.working)

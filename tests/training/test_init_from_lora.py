@@ -1,4 +1,4 @@
-"""A run that starts from a LoRA: exactly its values, or all that stands in the way, in words, before the run."""
+"""A run that starts from a LoRA has exactly its values, or is refused with all reasons before it starts."""
 
 from __future__ import annotations
 

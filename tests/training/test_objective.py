@@ -51,7 +51,7 @@ class RecordingUnet(torch.nn.Module):
 
 
 def _step(settings, kind="epsilon", n=3, classes=0, output=lambda x, t: 0.5 * x, step=0, weight=0.75, **more):
-    """(losses, unet, clean latents) of one batch through the code that trains."""
+    """(losses, unet, latents) of one batch through the training code."""
     latents = _random(1, n + classes)
     examples = tuple(_example(i) for i in range(n)), tuple(_example(i, True) for i in range(classes))
     prompts = SimpleNamespace(batch=lambda captions: PromptEmbedding(torch.zeros(len(captions), 77, 8)))
@@ -118,7 +118,7 @@ def test_zero_terminal_snr_rescales_as_its_paper():
     assert training_scheduler_config({"a": 1}, False) == {"a": 1}
 
 
-# -- distances --------------------------------------------------------------------------------------------------------
+# -- losses -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("schedule", ["snr", "exponential", "constant"])
@@ -198,13 +198,13 @@ def test_timesteps_stay_in_their_range():
     assert torch.equal(_step(Settings())[1].inputs[0][1], _sampled(3)[0])
 
 
-# -- the whole --------------------------------------------------------------------------------------------------------
+# -- combined ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("power", [0.5, 2.0])
 def test_dream(kind, power):
-    """arXiv:2312.00210, algorithm 1, for both targets; the first answer gives no gradients."""
+    """arXiv:2312.00210, algorithm 1, for both targets; the first prediction gives no gradients."""
     settings = Settings(use_dream=True, dream_detail_preservation=power)
     losses, unet, latents = _step(settings, kind)
     losses.total.backward()
@@ -281,16 +281,16 @@ def test_the_prior_loss_weight_falls_to_its_minimum():
 
 
 def test_masked_loss_counts_what_is_white_or_visible(tmp_path):
-    beside, see_through, plain = tmp_path / "mask.png", tmp_path / "b.png", tmp_path / "c.png"
+    with_mask, transparent, plain = tmp_path / "mask.png", tmp_path / "b.png", tmp_path / "c.png"
     mask = Image.new("L", (64, 64), 0)
     mask.paste(255, (0, 0, 32, 64))  # the left half
-    mask.save(beside)
+    mask.save(with_mask)
     visible = Image.new("RGBA", (64, 64), (200, 0, 0, 255))
     visible.paste((0, 0, 0, 0), (0, 0, 64, 48))  # opaque: the left part of the lowest quarter
     visible.paste((0, 0, 0, 0), (48, 48, 64, 64))
-    visible.save(see_through)
+    visible.save(transparent)
     Image.new("RGB", (64, 64)).save(plain)
-    examples = [_example(0, mask=beside), _example(1, path=see_through), _example(2, path=plain)]
+    examples = [_example(0, mask=with_mask), _example(1, path=transparent), _example(2, path=plain)]
     weights = LossMasks(0.25, torch.device("cpu")).batch(examples)
     expected = torch.full((3, 1, 8, 8), 0.25)
     expected[0, :, :, :4] = expected[1, :, 6:, :6] = expected[2] = 1.0

@@ -33,7 +33,7 @@ STEPS, STOP_AT, TEXT_STOPS = 9, 4, 6
 
 
 def _made_here(name: str) -> bool:
-    """Also the 8-bit ones on a CPU, where people are refused them: newer bitsandbytes computes them there too."""
+    """Also the 8-bit ones on a CPU, where users can't choose them: newer versions of bitsandbytes support it."""
     kind = OPTIMIZER_KINDS[name]
     return name in available_optimizers(CPU) or (kind.gpu and importlib.util.find_spec("bitsandbytes") is not None)
 

@@ -29,7 +29,7 @@ PICTURES = 40
 
 
 def test_class_images_prevent_the_class_from_drifting(tmp_path: Path):
-    _, untouched = _rates(_model(tmp_path / "untouched"), tmp_path / "drawn")
+    _, untouched = _rates(_model(tmp_path / "untouched"), tmp_path / "samples")
     subject_rate, prior_rate = _rates(_trained(tmp_path / "with", **TWELVE_EACH), tmp_path / "drawn_with")
     sure, drifted = _rates(_trained(tmp_path / "without"), tmp_path / "drawn_without")
     assert prior_rate >= untouched - 0.05, (untouched, prior_rate)

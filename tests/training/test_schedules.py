@@ -109,6 +109,22 @@ def test_the_plotted_curve_is_the_trained_one_resumed_or_not(train, models_dir, 
     assert checked.as_dict()["learning_rates"]["unet"] == logged
 
 
+def test_the_text_encoder_is_trained_for_its_fraction_of_the_steps(train, models_dir, created):
+    """Trained in half of 6 steps, it has the weights of a run of 3 steps that trains it throughout."""
+    import shutil
+
+    def text_encoder_weights(**settings):
+        weights = train(seed=5, **settings).weights()
+        return {key: tensor for key, tensor in weights.items() if key.startswith("lora_te")}
+
+    half = text_encoder_weights(stop_text_encoder=0.5)
+    shutil.rmtree(models_dir)
+    shutil.copytree(created, models_dir)
+    throughout = text_encoder_weights(stop_text_encoder=1, max_train_steps=3)
+    assert half.keys() == throughout.keys() and half
+    assert all(torch.equal(half[key], throughout[key]) for key in half)
+
+
 def test_the_page_plots_a_planned_run():
     svg = learning_rate_chart(lr_curves(Settings(lr_scheduler="cosine", lr_warmup_steps=0.1), 1000))
     assert svg.count("<polyline") == 2 and "step 1000" in svg and "UNet up to 2e-06" in svg

@@ -1,9 +1,9 @@
-"""Every setting does what it says: one row each, with two values and what a run shows to differ between them.
+"""Every setting has its effect: one row each, with two values and the expected difference between their runs.
 
-Three kinds of effect are told apart by the losses. What a setting feeds the unet or asks of it changes the very first
-loss; what it does to the step leaves that as it was, to the bit, and changes the weights; what it does to files or
-pictures changes neither. What the unet gets and the loss of its answer are compared, step by step, with what
-reference_steps.py writes out from the settings.
+The losses distinguish three kinds of effect. A setting that changes the UNet's input or target changes the very first
+loss; one that changes the optimizer step leaves the first loss bit-identical and changes the weights; one that changes
+files or images changes neither. The UNet's inputs and the losses are compared, step by step, with the reference in
+reference_steps.py, which is computed from the settings.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from tests.training.consequences import (
     as_written_out,
     buckets,
     conv_rank,
-    draws_other,
     falls,
+    images_differ,
     in_bf16,
     keys,
     loss_is,
     moves,
     n_files,
-    n_pictures,
+    n_images,
     n_steps,
     rank,
     rates,
@@ -66,13 +66,13 @@ SGD = {"optimizer": "SGD Nesterov"}
 
 @dataclass
 class Row:
-    """A setting's two values, what has to be set beside it, and what differs."""
+    """A setting's two values, other settings that it needs, and the expected difference."""
 
     before: Any
     after: Any
     consequence: Consequence
     under: Mapping[str, Any] = field(default_factory=dict)
-    draws: bool = False
+    samples: bool = False
     planned: bool = False  # of the learning rates alone, which test_schedules.py compares with those of a run
 
     def settings(self, key: str, value: Any) -> dict[str, Any]:
@@ -90,7 +90,7 @@ class PlannedRates:
         return cls([rate for _, rate in lr_curves(Settings(**values), 3)["unet"]])
 
 
-# Five pictures of two shapes and a batch of two make three steps an epoch.
+# Five images of two shapes and batch size 2: three steps per epoch.
 TABLE = {
     "train_unet": Row(True, False, lambda a, b: a.moved("unet") > 0 == b.moved("unet") and b.moved("te") > 0),
     "stop_text_encoder": Row(1.0, 0.4, moves("te", "less")),
@@ -149,7 +149,7 @@ TABLE = {
     "multires_noise_iterations": Row(0, 3, as_written_out),
     "multires_noise_discount": Row(0.3, 0.8, as_written_out, {"multires_noise_iterations": 3}),
     "input_perturbation": Row(0.0, 0.1, as_written_out),
-    "min_timestep": Row(0, 500, loss_is("less")),  # much noise is easily found
+    "min_timestep": Row(0, 500, loss_is("less")),  # the loss is smaller where there is much noise
     "max_timestep": Row(1000, 500, loss_is("more")),
     "zero_terminal_snr": Row(False, True, as_written_out),
     "loss_type": Row("l2", "huber", as_written_out),
@@ -174,23 +174,23 @@ TABLE = {
     "weighted_captions": Row(False, True, as_written_out),
     "freeze_clip_normalization": Row(False, True, stand_still("layer_norm"), FULL),
     # files
-    "save_preview_every": Row(0, 1, n_pictures(1, 2), TWO, draws=True),
+    "save_preview_every": Row(0, 1, n_images(1, 2), TWO, samples=True),
     "use_ema": Row(False, True, n_files(0, 1, "ema_unet", ".safetensors"), FULL),
-    "sanity_prompt": Row("", "a red star", n_pictures(1, 2), draws=True),
+    "sanity_prompt": Row("", "a red star", n_images(1, 2), samples=True),
     "save_ema": Row(
         True, False, takes_less("Stable-diffusion/"), {**FULL, "use_ema": True, "save_ckpt_after": True}
     ),
     "infer_ema": Row(
-        False, True, lambda a, b: draws_other(a, b) and a.middle != b.middle,
+        False, True, lambda a, b: images_differ(a, b) and a.middle != b.middle,
         {**FULL, "use_ema": True, "save_ckpt_after": True, "learning_rate": 1e-3},
-        draws=True,
+        samples=True,
     ),
     "ema_precision": Row(
         "fp32", "bf16", takes_less("snapshots/"), {**FULL, "use_ema": True, "save_state_after": True}
     ),
-    # pictures
-    "scheduler": Row("DDIM", "EulerAncestralDiscrete", draws_other, draws=True),
-    "sanity_seed": Row(420420, 1, draws_other, {"sanity_prompt": "a red star"}, draws=True),
+    # images
+    "scheduler": Row("DDIM", "EulerAncestralDiscrete", images_differ, samples=True),
+    "sanity_seed": Row(420420, 1, images_differ, {"sanity_prompt": "a red star"}, samples=True),
 }  # fmt: skip
 # Measured elsewhere: the named test fails when the setting has no effect.
 ELSEWHERE = {
@@ -264,7 +264,7 @@ def test_every_setting_is_measured():
 
 @pytest.mark.parametrize("key", ELSEWHERE)
 def test_what_is_measured_elsewhere_is(key):
-    """The test is there, and sets this setting by its name."""
+    """The test exists, and uses the setting's name."""
     path, _, name = ELSEWHERE[key].partition("::")
     source = (Path(__file__).parents[2] / path).read_text(encoding="utf-8")
     (test,) = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == name]
@@ -275,13 +275,13 @@ def test_what_is_measured_elsewhere_is(key):
 
 @pytest.fixture(scope="module")
 def summary():
-    """Runs that came to their end, by their settings: rows that start from the same share one."""
+    """Finished runs by their settings: rows with the same settings share one."""
     return {}
 
 
 @pytest.fixture(scope="module")
 def warm(created, tmp_path_factory):
-    """The created model, to which the runs' caches are added: what is encoded once need not be again."""
+    """The created model, with the caches of earlier runs, so that images are encoded only once."""
     folder = tmp_path_factory.mktemp("warm") / "models"
     shutil.copytree(created, folder)
     return folder
@@ -289,15 +289,15 @@ def warm(created, tmp_path_factory):
 
 @pytest.fixture
 def run_row(warm, models_dir, mini, train, summary):
-    """``run_row(row, settings)``: what a run of the model, as it was created, comes to."""
+    """``run_row(row, settings)``: the summary of a run of the newly created model."""
 
     def run(row: Row, settings: dict[str, Any]) -> RunSummary:
-        key = json.dumps([{**dataclasses.asdict(Settings()), **SMALL, **settings}, row.draws])
+        key = json.dumps([{**dataclasses.asdict(Settings()), **SMALL, **settings}, row.samples])
         if key not in summary:
             shutil.rmtree(models_dir)
             shutil.copytree(warm, models_dir)
             with recording() as recorded:
-                outcome = train(samples=int(row.draws), **settings)
+                outcome = train(samples=int(row.samples), **settings)
             summary[key] = _summarize(outcome, warm / mini.working.relative_to(models_dir), recorded)
             shutil.copytree(mini.cache, warm / mini.cache.relative_to(models_dir), dirs_exist_ok=True)
         return summary[key]

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-# Those in bf16 first: what torch and oneDNN keep for good once a CPU has computed in it (some 140 MB of kernels, more
-# for each new shape) is theirs, and no leak.
+# Those in bf16 first: the kernels that torch and oneDNN cache forever once a CPU has computed in bf16 (some 140 MB,
+# more for each new shape) are not a leak.
 FIRST = {"use_lora": False, "full_mixed_precision": True, "mixed_precision": "bf16", "use_ema": True, "seed": 5,
          "sanity_prompt": "a red star", "save_state_after": True}  # fmt: skip
 RUNS = [
@@ -34,9 +34,9 @@ RUNS = [
 
 
 def memory() -> int:
-    """Bytes of this process in memory, after what can go has gone."""
+    """Memory of this process in bytes, after garbage collection."""
     gc.collect()
-    try:  # glibc keeps freed memory in case it is wanted again
+    try:  # glibc does not return freed memory at once
         import ctypes
 
         ctypes.CDLL("libc.so.6").malloc_trim(0)

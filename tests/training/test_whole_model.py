@@ -37,7 +37,7 @@ def test_stochastic_rounding_is_exact_on_average_and_gives_a_neighbor():
         assert ((rounded.float() - exact).abs() <= exact.abs() / 128).all()
         sums += rounded.double()
     assert torch.allclose(sums / n, exact.double(), rtol=3e-4)
-    assert rounded[3:].tolist() == [0.0, 1.5]  # what fits stays as it is
+    assert rounded[3:].tolist() == [0.0, 1.5]  # exactly representable values are unchanged
 
 
 def test_small_steps_add_up_where_rounding_to_nearest_would_lose_them():
@@ -201,7 +201,7 @@ def test_ema_in_bf16_moves_as_far_as_in_float32_and_resumes_exactly():
 
     def moved(dtype, stop_at=500):
         ema = EMA(live, 0.9999, dtype=dtype, seed=7)
-        ema.load([torch.ones(20_000)], 10**6)  # warmed up long since
+        ema.load([torch.ones(20_000)], 10**6)  # long after the warm-up
         for step in range(500):
             if step == stop_at:
                 before, ema = ema, EMA(live, 0.9999, dtype=dtype, seed=7)

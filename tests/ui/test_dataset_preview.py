@@ -1,4 +1,4 @@
-"""Dataset previews on the server: run beside a job, are shown in pages, and can be used as concepts."""
+"""Dataset previews on the server: run next to a job, are shown in pages, and can be used as concepts."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from dreambooth.ui.page import Page
 
 
 def test_a_poll_from_before_create_does_not_clear_the_pending_model(page_controller, mini):
-    """Its answer arrives after Create has set the new model's name, and must not reset it."""
+    """Its response arrives after Create has set the new model's name, and must not reset it."""
     page = Page(page_controller)
     page.blocks()
 

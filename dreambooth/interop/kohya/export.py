@@ -67,7 +67,7 @@ def _dataset_keys(settings: Settings) -> dict[str, Any]:
 def _find_duplicates(subsets: Sequence[dict[str, Any]]) -> list[str]:
     counts = Counter(subset.get("metadata_file", subset["image_dir"]) for subset in subsets)
     return [
-        f"{folder}: is in {n} subsets; sd-scripts use only the first one in a dataset."
+        f"{folder} is in {n} subsets; sd-scripts use only the first one in a dataset."
         for folder, n in counts.items()
         if n > 1
     ]

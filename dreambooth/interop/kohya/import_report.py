@@ -64,4 +64,4 @@ class ImportReport:
     def require_concepts(self, path: Path) -> None:
         """UserError with all messages if nothing is left to train."""
         if not self.concepts:
-            raise UserError.from_problems([f"{path}: contains nothing to train.", *self.unsupported])
+            raise UserError.from_problems([f"{path} contains nothing to train.", *self.unsupported])

@@ -158,7 +158,7 @@ def _is_duplicate(report: ImportReport, subset: Subset, others: list[Subset]) ->
         same = other.folder == subset.folder and other.values["metadata_file"] == subset.values["metadata_file"]
         if same and other.dataset == subset.dataset:
             report.unsupported.append(
-                f"{subset.name}: skipped, as {other.name} already has the folder {subset.folder}."
+                f"{subset.name}: skipped, as {other.name} already uses the folder {subset.folder}."
             )
             return True
     return False

@@ -61,7 +61,7 @@ def read_toml(path: Path) -> TomlFile:
         try:
             values = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}: is not valid JSON: {error}.") from error
+            raise UserError(f"{path} is not valid JSON ({error}). Correct the file.") from error
         return TomlFile(path, values if isinstance(values, dict) else {}, {})
     return TomlFile(path, _parse(text, path), _find_key_lines(text))
 

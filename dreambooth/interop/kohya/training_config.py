@@ -103,7 +103,7 @@ def import_training(report: ImportReport, file: TomlFile) -> None:
             report.unsupported.append(_describe_unsupported(table, key, values[key]))
     report.unsupported = [line for line in report.unsupported if line]
     if values.keys().isdisjoint(supported | GENERAL_KEYS.keys()):
-        raise UserError.from_problems([f"{file.path}: contains no known parameter.", *report.unsupported])
+        raise UserError.from_problems([f"{file.path} contains no known parameter.", *report.unsupported])
 
 
 def _describe_unsupported(table: Table, key: str, value: Any) -> str:
@@ -165,7 +165,7 @@ def _import_image_settings(report: ImportReport, arguments: Mapping[str, Any]) -
     for key in arguments.keys() & settings.keys():
         report.set(settings[key], arguments[key], key)
     report.unsupported.append(
-        "The file names no images (train_data_dir, dataset_config), so the concepts are unchanged. Import the "
+        "The file lists no images (train_data_dir, dataset_config), so the concepts are unchanged. Import the "
         "dataset.toml too."
     )
 
