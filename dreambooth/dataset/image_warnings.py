@@ -40,13 +40,15 @@ def image_issues(
 def _crop_issues(example: Example) -> Iterator[FileIssue]:
     width, height = example.original_size
     if example.enlarged > _ENLARGED_TOO_MUCH:
-        text = f"is small ({width}x{height}) and upscaled {example.enlarged:.1f} times, so the model learns blur."
+        text = (
+            f"is small ({width}x{height}) and upscaled {example.enlarged:.1f} times, so the model learns blur: "
+            "replace it, or lower the resolution."
+        )
         yield FileIssue(example.path, "enlarged", text)
     if example.crop.kept_fraction < _KEPT_TOO_LITTLE:
         text = (
             f"{1 - example.crop.kept_fraction:.0%} of it is cut off to fit {example.bucket[0]}x{example.bucket[1]} "
-            "(it is "
-            f"{width}x{height}): crop it to the subject."
+            f"(it is {width}x{height}): crop it to the subject."
         )
         yield FileIssue(example.path, "cropped", text)
 

@@ -47,7 +47,7 @@ def learning_rate_chart(rates: Mapping[str, Points]) -> str:
 
 
 def _ceiling(values: Sequence[float]) -> float:
-    """Top of the axis: 25 % above the highest smoothed value. Single raw peaks are clipped."""
+    """Top of the axis: 25% above the highest smoothed value. Single raw peaks are clipped."""
     return 1.25 * max(values, default=0.0) or 1.0
 
 

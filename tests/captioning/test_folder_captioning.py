@@ -54,7 +54,7 @@ def test_every_image_gets_its_caption_whatever_else_is_in_the_folder(tag, images
     assert tag(folder, trigger_word="zwx")["left"] == 6  # two of them share a caption file
 
 
-def test_what_is_there_is_kept_replaced_or_joined_and_can_be_had_back(tag, images):
+def test_existing_captions_are_left_replaced_or_joined_and_can_be_restored(tag, images):
     folder = images("red.png")
     (folder / "red.txt").write_bytes("a café, red_picture".encode("cp1252"))
     result = tag(folder, existing="append", additional_tags="new")
@@ -152,7 +152,7 @@ class Full:
     [torch.cuda.OutOfMemoryError("CUDA out of memory."), MemoryError(), RuntimeError("Failed to allocate memory")],
     ids=["GPU", "machine", "onnxruntime"],
 )  # fmt: skip
-def test_memory_that_runs_out_is_said_in_words_and_given_back(tag, images, monkeypatch, error):
+def test_exhausted_memory_is_reported_and_released(tag, images, monkeypatch, error):
     folder, held = images(*(f"{number}red.png" for number in range(4))), []
 
     def load(*_):
@@ -168,7 +168,7 @@ def test_memory_that_runs_out_is_said_in_words_and_given_back(tag, images, monke
     assert refused.value is not None and held[0]() is None  # the error does not keep the model in memory
 
 
-def test_the_host_lends_its_gpu_and_has_it_back(tag, images, monkeypatch):
+def test_the_gpu_is_borrowed_and_given_back(tag, images, monkeypatch):
     """Only if a GPU is used, and for as long as the model is in memory."""
     folder, order = images("red.png"), []
 
@@ -217,7 +217,7 @@ def test_images_are_decoded_while_the_model_is_at_work_but_not_all_at_once(image
     assert all(seen <= 2 * (number + 2) for number, seen in enumerate(most)) and len(prepared) == 12
 
 
-def test_a_picture_for_which_there_is_no_memory_is_left_out_alone(images, monkeypatch):
+def test_only_the_image_that_exceeds_the_memory_is_skipped(images, monkeypatch):
     folder, options, summary = images("red.png", "blue.png", "lime.png"), TagOptions(), CaptioningSummary()
 
     class Heavy:

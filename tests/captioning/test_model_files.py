@@ -46,7 +46,7 @@ def vision(model_class, **more):
     return {"architectures": [model_class], "vision_config": {}, **more}
 
 
-def test_kinds_are_told_by_what_lies_in_the_folder(folder, monkeypatch):
+def test_kinds_are_detected_from_the_files(folder, monkeypatch):
     for library in ("onnxruntime", "timm"):
         pytest.importorskip(library)
     empty = {"model__safetensors": ""}
@@ -72,7 +72,7 @@ def test_kinds_are_told_by_what_lies_in_the_folder(folder, monkeypatch):
         model_kind_of(kinds[TIMM])
 
 
-def test_what_is_no_model_is_told_what_it_lacks(folder):
+def test_messages_for_folders_that_are_no_models(folder):
     clip = folder("clip", config__json=vision("CLIPModel"), preprocessor_config__json={}, model__safetensors="")
     questions = folder("vqa", config__json=vision("BlipForQuestionAnswering"), model__safetensors="")
     for path in (folder("empty"), clip, questions, folder("listed", config__json="[1]", model__safetensors="")):

@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 ALL = TagOptions(general_threshold=0, character_threshold=0)
 
 
-def said(captioner, *images: Image.Image) -> list[dict[str, float]]:
+def scores(captioner, *images: Image.Image) -> list[dict[str, float]]:
     answers = captioner.predict([captioner.prepare(image) for image in images])
     return [{tag.name: round(tag.score, 3) for tag in prediction.tags} for prediction in answers]
 
@@ -33,8 +33,8 @@ def test_onnx_is_fed_blue_green_red_of_0_to_255_on_a_white_square(onnx_tagger):
     tagger = load(onnx_tagger, ALL, CPU)
     wide = Image.new("RGB", (40, 20), (255, 0, 0))  # half of the square around it is white
     mixed = Image.new("RGB", (8, 8), (51, 102, 153))
-    one_by_one = [said(tagger, image)[0] for image in (wide, mixed)]
-    assert one_by_one == said(tagger, wide, mixed)
+    one_by_one = [scores(tagger, image)[0] for image in (wide, mixed)]
+    assert one_by_one == scores(tagger, wide, mixed)
     assert one_by_one[0] == {
         "red_picture": 1, "green_picture": 0.5, "blue_picture": 0.5, "^_^": 0.25, "someone_(film)": 0.5,
     }  # fmt: skip
@@ -61,7 +61,7 @@ def test_onnx_images_are_centered_and_are_resized_bicubic(onnx_tagger):
 
 def test_an_extremely_wide_image_does_not_fill_the_memory(onnx_tagger):
     tagger = load(onnx_tagger, ALL, CPU)
-    [prediction] = said(tagger, Image.new("RGB", (60000, 2), "black"))  # a square around it would take 10 GB
+    [prediction] = scores(tagger, Image.new("RGB", (60000, 2), "black"))  # a square around it would take 10 GB
     assert prediction["red_picture"] > 0.95
 
 
@@ -69,15 +69,15 @@ def test_thresholds_are_by_kind(onnx_tagger):
     image = Image.new("RGB", (8, 8), (230, 230, 100))  # red 0.9, green 0.9, so the character 0.81
     below = load(onnx_tagger, TagOptions(general_threshold=0.85, character_threshold=0.85), CPU)
     above = load(onnx_tagger, TagOptions(general_threshold=0.95, character_threshold=0.8), CPU)
-    assert set(said(below, image)[0]) == {"red_picture", "green_picture"}
-    assert set(said(above, image)[0]) == {"someone_(film)"}
+    assert set(scores(below, image)[0]) == {"red_picture", "green_picture"}
+    assert set(scores(above, image)[0]) == {"someone_(film)"}
 
 
-def test_a_model_that_takes_one_picture_at_a_time(tmp_path):
+def test_a_model_with_a_fixed_batch_size_of_one(tmp_path):
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     tagger = load(tiny_models.onnx_tagger(tmp_path, batch=1), TagOptions(), CPU)
-    red, blue = said(tagger, make_image("red"), make_image("blue"))
+    red, blue = scores(tagger, make_image("red"), make_image("blue"))
     assert set(red) == {"red_picture"} and set(blue) == {"blue_picture", "^_^"}
 
 
@@ -152,7 +152,7 @@ def test_bad_onnx_folders_are_named(tmp_path, what):
     spoil, expected = BAD[what]
     spoil(tiny_models.onnx_tagger(tmp_path))
     with pytest.raises(UserError, match=expected) as refused:
-        said(load(tmp_path, ALL, CPU), make_image("red"))
+        scores(load(tmp_path, ALL, CPU), make_image("red"))
     assert str(tmp_path) in str(refused.value) and "\n" not in str(refused.value)
 
 

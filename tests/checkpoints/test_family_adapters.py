@@ -76,15 +76,15 @@ def test_merged_checkpoint_and_diffusers_give_the_output_of_our_modules(model, l
     pipeline = getattr(diffusers, name).from_pretrained(model.working, local_files_only=True)
     pipeline.load_lora_weights(str(lora))
 
-    wanted, plain = answers(ours), answers(load_modules(model.working))
+    wanted, plain = outputs(ours), outputs(load_modules(model.working))
     assert all((a - b).abs().mean() > 1e-3 for a, b in zip(wanted, plain, strict=True)), "the LoRA does nothing"
     for others in (merged, pipeline):
-        for theirs, answer in zip(answers(others), wanted, strict=True):
+        for theirs, answer in zip(outputs(others), wanted, strict=True):
             assert torch.allclose(theirs, answer, atol=1e-3 * answer.abs().max().item())
 
 
 @torch.no_grad()
-def answers(modules) -> list[torch.Tensor]:
+def outputs(modules) -> list[torch.Tensor]:
     """The outputs of each text encoder for some tokens, and of the UNet for noise."""
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(0, 1000, (1, 77), generator=generator)

@@ -46,10 +46,10 @@ def run(tmp_path):
 def test_tried_and_written(run, folder, tagger):
     tried = run(folder, "--model", "taggers/wd-tiny", "--general-threshold", 0.55, "--dry-run", "--json")
     assert tried.returncode == 0, tried.stderr
-    told = json.loads(tried.stdout)
-    rows = {row["picture"]: (row["caption"], row["tags"]) for row in told["captions"]}
+    result = json.loads(tried.stdout)
+    rows = {row["picture"]: (row["caption"], row["tags"]) for row in result["captions"]}
     assert rows[str(folder / "red.png")] == ("red picture", {"red_picture": 1.0})
-    assert "broken.jpg: is not a readable image" in told["notes"][0] and not list(folder.glob("*.txt"))
+    assert "broken.jpg: is not a readable image" in result["notes"][0] and not list(folder.glob("*.txt"))
     done = run(folder, "--model", tagger, "--no-replace-underscores", "--trigger-word", "zwx", "--excluded-tags", "g*")
     assert done.returncode == 0, done.stderr
     assert "written: 2" in done.stdout and "broken.jpg: is not a readable image" in done.stderr
@@ -58,7 +58,7 @@ def test_tried_and_written(run, folder, tagger):
     assert json.loads(again.stdout)["left"] == 2
 
 
-def test_what_is_wrong_is_told_at_once_and_in_one_line_each(run, folder):
+def test_all_problems_are_reported_at_once_in_one_line_each(run, folder):
     refused = run(folder, "--model", "nothing at all", "--json")
     assert refused.returncode == 1 and "Model nothing at all not found" in refused.stdout
     refused = run(folder)

@@ -104,7 +104,7 @@ def test_a_concept_varies_as_it_says_and_the_others_as_the_run(tmp_path: Path) -
     assert Variation.of(run, dataclasses.replace(own, keep_tokens=2)).keep_tokens == 2
 
 
-def test_two_pictures_with_one_caption_file(tmp_path: Path) -> None:
+def test_two_images_with_one_caption_file(tmp_path: Path) -> None:
     made = concept(tmp_path / "a", {"a.txt": "a dog"})
     Image.new("RGB", (64, 64), "red").save(tmp_path / "a/a.jpg")
     plan = make_plan([made], FIXED)
@@ -145,11 +145,11 @@ def test_captions_of_a_metadata_file(tmp_path: Path) -> None:
         make_plan([dataclasses.replace(listed, metadata_file="nowhere.json")], FIXED)
 
 
-def test_a_picture_without_a_caption_file(tmp_path: Path) -> None:
+def test_an_image_without_a_caption_file(tmp_path: Path) -> None:
     assert read_caption(tmp_path / "1_a_dog.png", CaptionSource(default_caption="sks dog")).text == "sks dog"
 
 
-def test_the_table_says_what_is_drawn_each_time(tmp_path: Path) -> None:
+def test_the_table_shows_what_varies_each_time(tmp_path: Path) -> None:
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text("zwx ||| {red|blue}, hat, cup ||| end\nanother line")
     concept = Concept(instance_data_dir=str(tmp_path), caption_lines="random", wildcards=True, keep_separator="|||")

@@ -53,7 +53,7 @@ def test_cropping_first_equals_resizing_first(tmp_path: Path, size: tuple[int, i
     assert (load_pixels(example) - wanted).abs().max() < 0.05
 
 
-def test_a_picture_that_changed_after_the_plan_is_refused(tmp_path: Path) -> None:
+def test_an_image_that_changed_after_the_plan_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.new("RGB", (64, 64), "red").save(path)
     example = example_of(path, (64, 64))

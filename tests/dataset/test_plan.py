@@ -176,7 +176,7 @@ def test_warnings_name_files(tmp_path: Path) -> None:
     ]
 
 
-def test_notes_of_words_masks_and_lookalikes(tmp_path: Path) -> None:
+def test_warnings_on_captions_masks_and_near_duplicates(tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
     for number, words in enumerate(("a dog", "a sks dog", "a toy", "the SKS dog runs")):

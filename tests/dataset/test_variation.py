@@ -72,7 +72,7 @@ def test_setting_changes_what_is_shown(concept: Concept, change: dict, under: di
     assert [name for name, *_ in sorted(shown(with_it))] == [name for name, *_ in sorted(shown(without))]
 
 
-def test_tags_are_shuffled_anew_each_time_and_the_first_stays(concept: Concept) -> None:
+def test_tags_are_shuffled_each_time_and_the_first_stays(concept: Concept) -> None:
     plan = make_plan([concept], dataclasses.replace(FIXED, shuffle_tags=True))
     captions = [caption for _, caption, *_ in shown(plan, 20)]
     assert {caption.partition(", ")[0] for caption in captions} == {"sks dog"}
@@ -81,18 +81,18 @@ def test_tags_are_shuffled_anew_each_time_and_the_first_stays(concept: Concept) 
     assert plan.prompts_vary() and plan.prompts() == []
 
 
-def test_shares_are_kept(concept: Concept) -> None:
+def test_dropout_probabilities(concept: Concept) -> None:
     settings = dataclasses.replace(FIXED, tag_dropout=0.25, caption_dropout=0.2, keep_tokens=2, hflip=True)
     captions = [caption for _, caption, *_ in shown(make_plan([concept], settings), 200)]
-    told = [caption for caption in captions if caption]
-    assert 1 - len(told) / len(captions) == pytest.approx(0.2, abs=0.04)
-    assert all(caption.startswith("sks dog, red hat") for caption in told)
-    assert sum(len(split_tags(c)) - 2 for c in told) / (3 * len(told)) == pytest.approx(0.75, abs=0.04)
+    used = [caption for caption in captions if caption]
+    assert 1 - len(used) / len(captions) == pytest.approx(0.2, abs=0.04)
+    assert all(caption.startswith("sks dog, red hat") for caption in used)
+    assert sum(len(split_tags(c)) - 2 for c in used) / (3 * len(used)) == pytest.approx(0.75, abs=0.04)
     flips = [flipped for _, _, flipped, _ in shown(make_plan([concept], settings), 200)]
     assert sum(flips) / len(flips) == pytest.approx(0.5, abs=0.05)
 
 
-def test_switching_one_on_leaves_the_others_draws_alone(concept: Concept) -> None:
+def test_each_variation_has_its_own_random_numbers(concept: Concept) -> None:
     alone = make_plan([concept], dataclasses.replace(FIXED, hflip=True))
     both = make_plan([concept], dataclasses.replace(FIXED, hflip=True, shuffle_tags=True, caption_dropout=0.5))
     assert [row[2] for row in shown(alone, 3)] == [row[2] for row in shown(both, 3)]
@@ -118,11 +118,11 @@ def test_tags(caption: str, tags: list[str]) -> None:
     assert split_tags(caption) == tags
 
 
-def test_a_mirrored_picture_brings_its_mask(tmp_path: Path) -> None:
-    picture, mask = Image.new("RGB", (64, 64), "black"), Image.new("L", (64, 64), 0)
-    picture.paste("white", (0, 0, 16, 64))
+def test_a_flipped_image_has_a_flipped_mask(tmp_path: Path) -> None:
+    image, mask = Image.new("RGB", (64, 64), "black"), Image.new("L", (64, 64), 0)
+    image.paste("white", (0, 0, 16, 64))
     mask.paste(255, (0, 0, 16, 64))
-    picture.save(tmp_path / "a.png")
+    image.save(tmp_path / "a.png")
     mask.save(tmp_path / "a_mask.png")
     settings = Settings(resolution=64, bucket_step=64, hflip=True)
     plain, mirrored = make_plan([Concept(instance_data_dir=str(tmp_path))], settings).images()
@@ -158,7 +158,7 @@ def test_a_concept_rests_after_its_maximum(tmp_path: Path) -> None:
     assert plan.epoch_lengths(4, 1) == [5, 5, 3, 2] and plan.epoch_lengths(4, 2) == [3, 3, 2, 1]
 
 
-def test_small_pictures_are_not_enlarged(tmp_path: Path) -> None:
+def test_small_images_are_not_upscaled(tmp_path: Path) -> None:
     sizes = [(300, 300), (100, 70), (130, 128), (40, 200), (127, 640)]
     folder = folder_of(tmp_path / "a", sizes)
     settings = dataclasses.replace(FIXED, bucket_no_upscale=True)
@@ -201,7 +201,7 @@ def test_a_resolution_between_two_steps_is_said(concept: Concept) -> None:
     assert warning.startswith("resolution: 130") and "128x128" in warning and "Set 128 or 160" in warning
 
 
-def test_class_pictures_without_words_are_refused(concept: Concept, tmp_path: Path) -> None:
+def test_class_images_without_a_prompt_are_refused(concept: Concept, tmp_path: Path) -> None:
     classes = folder_of(tmp_path / "classes", [(128, 128)] * 2, caption=" ")
     with pytest.raises(UserError, match=r"Concept 1: 2 class images without a prompt .*Enter class_prompt"):
         make_plan([dataclasses.replace(concept, class_data_dir=str(classes))], FIXED)

@@ -77,7 +77,7 @@ def work(controls, events):
     events.progress(3, 12, "steps")
     started.set()
     go_on.wait(60)
-    print("cancelled" if controls.cancelled else "not told")
+    print("cancelled" if controls.cancelled else "not requested")
 
 page().page_controller.job_runner.start("train", "my toy", work, model="my toy")
 started.wait(60)

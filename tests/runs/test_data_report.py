@@ -87,7 +87,7 @@ def test_the_words_that_are_cut_off(prompt, limit, lost):
         assert bool(said) == (tokens > limit) and "<|" not in said and prompt.casefold().endswith(said.casefold()[-3:])
 
 
-def test_a_row_tells_all_of_a_picture(tmp_path):
+def test_a_row_has_all_fields_of_an_image(tmp_path):
     folder = images(tmp_path / "dogs", (64, 64), (64, 64), (200, 100), caption=LONG)
     classes = images(tmp_path / "others", *[(64, 64)] * 5)
     concept = Concept(instance_data_dir=str(folder), class_data_dir=str(classes), instance_token="sks",
@@ -112,7 +112,7 @@ def test_a_row_tells_all_of_a_picture(tmp_path):
     assert "the limit of 75 tokens" in "\n".join(found.warnings)
 
 
-def test_what_is_noted_stands_with_its_picture_or_is_left_out(tmp_path, monkeypatch):
+def test_issues_are_listed_with_their_image_or_under_other_files(tmp_path, monkeypatch):
     folder = images(tmp_path / "p", (64, 64), (64, 64))
     noted = (
         plans.FileIssue(folder / "0.png", "turned", "The camera's note turns it."),
@@ -177,7 +177,7 @@ def test_two_epochs_show_what_the_table_says(mini, tmp_path, monkeypatch):
     assert again["memory_bytes"] > 0
 
 
-def test_class_images_that_a_model_would_draw(mini, tmp_path):
+def test_class_images_that_a_model_would_generate(mini, tmp_path):
     folder = images(tmp_path / "dogs", (64, 64), (64, 64), caption="sks dog")
     concept = Concept(instance_data_dir=str(folder), num_class_images_per=3, class_prompt="a dog",
                       class_data_dir=str(tmp_path / "not there yet"))  # fmt: skip

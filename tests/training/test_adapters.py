@@ -34,7 +34,7 @@ def trained(mini):
         parameters = [p for layer in layers.values() for p in layer.trainable_parameters().values()]
         optimizer = torch.optim.AdamW(parameters, lr=1e-2)
         for step in range(4):
-            _answer(modules, step).square().mean().backward()
+            _output(modules, step).square().mean().backward()
             optimizer.step()
             optimizer.zero_grad()
         return modules, layers
@@ -42,7 +42,7 @@ def trained(mini):
     return make
 
 
-def _answer(modules, seed: int = 0) -> torch.Tensor:
+def _output(modules, seed: int = 0) -> torch.Tensor:
     """The UNet's output for noise and the text encoder's embeddings of some tokens."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(2, 4, 16, 16, generator=generator)
@@ -69,7 +69,7 @@ def test_a_file_read_and_merged_does_what_the_layers_did(trained, mini, tmp_path
                 change = after[name].weight - before[name].weight
                 assert (change - expected).norm() < 1e-3 * expected.norm(), name
     with torch.no_grad():
-        base, ours, theirs = _answer(fresh), _answer(live), _answer(merged)
+        base, ours, theirs = _output(fresh), _output(live), _output(merged)
     assert (ours - base).abs().mean() > 1e-3, "the adapters do nothing"
     assert (ours - theirs).abs().mean() < 0.01 * (ours - base).abs().mean()
 
@@ -79,7 +79,7 @@ def test_at_first_nothing_changes(mini, config):
     fresh, modules = load_modules(mini.working), load_modules(mini.working)
     inject(modules.unet, "unet", config, modules.layout, seed=1)
     with torch.no_grad():
-        assert torch.allclose(_answer(modules), _answer(fresh), atol=1e-5)
+        assert torch.allclose(_output(modules), _output(fresh), atol=1e-5)
 
 
 def test_dora_trains_directions_with_constant_norms(mini):

@@ -126,7 +126,7 @@ def test_samples_use_the_whole_prompt(mini):
     assert images(150, 2) == long, "other images in the batch have no influence"
 
 
-def test_normalisation_layers_stay_as_they_are(train, mini):
+def test_normalization_layers_are_not_trained(train, mini):
     def changed() -> set[str]:
         after = tensors(next((mini.working / "text_encoder").glob("*.safetensors")))
         return {name for name in before if not torch.equal(before[name], after[name])}

@@ -230,12 +230,12 @@ ELSEWHERE = {
     "validation_every": "tests/training/test_validation.py::test_measuring_changes_nothing",
     "validation_share": "tests/training/test_validation.py::test_the_validation_fraction_depends_on_the_images_alone",
     **dict.fromkeys(
-        ("keep_tokens", "tag_dropout", "caption_dropout"), "tests/dataset/test_variation.py::test_shares_are_kept"
+        ("keep_tokens", "tag_dropout", "caption_dropout"), "tests/dataset/test_variation.py::test_dropout_probabilities"
     ),
     **dict.fromkeys(
         ("bucket_min_side", "bucket_max_side"), "tests/dataset/test_variation.py::test_bounds_of_buckets"
     ),
-    "bucket_no_upscale": "tests/dataset/test_variation.py::test_small_pictures_are_not_enlarged",
+    "bucket_no_upscale": "tests/dataset/test_variation.py::test_small_images_are_not_upscaled",
     **dict.fromkeys(
         ("bucket_rule", "resolution_height"),
         "tests/interop/test_kohya_rule.py::test_each_rule_gives_its_own_crops",

@@ -113,7 +113,7 @@ def test_a_preview_is_used_as_concepts(previews, folder, tmp_path):
     assert [concept.num_repeats for concept in added] == [1, 3, 3]
 
 
-def test_a_preview_runs_beside_a_training_of_the_same_model(previews, mini, folder):
+def test_a_preview_runs_during_a_training_of_the_same_model(previews, mini, folder):
     release = threading.Event()
     previews.page_controller.job_runner.start("train", "mini", lambda *_: release.wait(60), model="mini")
     try:

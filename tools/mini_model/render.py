@@ -219,7 +219,7 @@ def toy_description(rng, subject):
 
 
 def toy_sample(rng, names, lead, background):
-    """A captioned toy: a named one (50 %), a described one, or just "a toy".
+    """A captioned toy: a named one (50%), a described one, or just "a toy".
 
     The names are rare tokens, each for one toy. From them the model learns what DreamBooth relies on: that a rare
     token before "toy" identifies a toy.
@@ -277,7 +277,7 @@ def plain_sample(rng, lead, noun, color, background):
 
 
 def random_sample(rng, names=("named",) * NAMED_TOYS):
-    """One captioned training image: a toy (50 %), a patterned shape (6 %) or a plain shape.
+    """One captioned training image: a toy (50%), a patterned shape (6%) or a plain shape.
 
     `names`: names of the named toys, in order.
     """
