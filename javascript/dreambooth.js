@@ -12,7 +12,7 @@
         if (document.title !== title) document.title = title;
     }, 1000);
 
-    // Polling. At each answer Gradio goes through the whole page, including a WebUI's other tabs (4.x renders all of it
+    // Polling. At each response Gradio goes through the whole page, including a WebUI's other tabs (4.x renders all of it
     // again). So we poll less often while no job is running, and seldom while the tab isn't visible.
     const IDLE = 5, HIDDEN = 15, RECENT = 20; // seconds
     const active = () => (window.gradio_config?.version?.startsWith("4.") ? 3 : 1);
