@@ -99,7 +99,7 @@ import os, runpy, sys
 class EndsAtTorch:
     def find_spec(self, name, path=None, target=None):
         if name == "torch":
-            print(os.environ.get("OMP_WAIT_POLICY"), flush=True)
+            print(os.environ.get("OMP_WAIT_POLICY"), os.environ.get("GOMP_SPINCOUNT"), flush=True)
             os._exit(0)
 sys.meta_path.insert(0, EndsAtTorch())
 module = sys.argv.pop(1)
@@ -112,11 +112,13 @@ import torch
 @pytest.mark.parametrize("policy", ["", "active"])
 def test_wait_policy_is_set_before_torch_is_imported_without_the_launcher_too(arguments, policy, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": policy}
+    environment.pop("GOMP_SPINCOUNT", None)
     if not policy:
         del environment["OMP_WAIT_POLICY"]
     command = [sys.executable, "-c", ENDS_AT_TORCH, *arguments]
     run = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert (run.returncode, run.stdout) == (0, f"{policy or 'passive'}\n"), run.stderr
+    expected = f"{policy} None\n" if policy else "passive 2000\n"
+    assert (run.returncode, run.stdout) == (0, expected), run.stderr
 
 
 def test_changed_requirements_are_installed(copy):
