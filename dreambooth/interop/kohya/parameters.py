@@ -1,4 +1,4 @@
-"""Import training parameters of kohya's sd-scripts: network, learning rates, optimizer, schedule, length, samples."""
+"""Import training parameters of kohya's sd-scripts: learning rates, optimizer, schedule, length, samples."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 from dreambooth.interop.kohya.differences import list_images
 from dreambooth.interop.kohya.import_report import ImportReport
-from dreambooth.interop.kohya.unsupported_keys import UNSUPPORTED_NETWORK_ARGUMENTS
 from dreambooth.settings.components import TEXT_ENCODER, UNET
 from dreambooth.text import count
 
@@ -39,83 +38,6 @@ _TORCH_SCHEDULES = {
     "CosineAnnealingLR": ("cosine_annealing", "T_max"),
     "CosineAnnealingWarmRestarts": ("cosine_annealing_with_restarts", "T_0"),
 }
-_NETWORK_PARAMETERS = ("network_module", "network_dim", "network_weights", "network_dropout")
-
-
-def import_network(report: ImportReport, values: Mapping[str, Any]) -> None:
-    module = str(values.get("network_module", ""))
-    if not any(values.get(key) for key in _NETWORK_PARAMETERS):
-        return
-    report.set("use_lora", True, f"network_module {module}".strip())
-    rank, alpha = values.get("network_dim", 4), values.get("network_alpha", 1)
-    for part in ("unet", "txt"):
-        report.set(f"lora_{part}_rank", rank, "network_dim")
-        report.set(f"lora_{part}_alpha", alpha, "network_alpha")
-    arguments = _parse_arguments(report, "network_args", values.get("network_args", []))
-    kind = arguments.pop("algo", "lora").lower()
-    kinds = {"lora": "LoRA", "locon": "LoRA", "loha": "LoHa", "lokr": "LoKr"}
-    if kind in kinds:
-        report.set("lora_type", kinds[kind], "algo" if kind != "lora" else "")
-    else:
-        report.unsupported.append(f"network_args algo={kind}: this adapter type is not supported; LoRA is used.")
-    if "conv_dim" in arguments:
-        report.set("use_lora_extended", True)
-        report.set("lora_conv_rank", arguments.pop("conv_dim"), "conv_dim")
-        report.set("lora_conv_alpha", arguments.pop("conv_alpha", 1), "conv_alpha")
-    if "factor" in arguments:
-        report.set("lokr_factor", max(0, int(_to_number(arguments.pop("factor")))), "factor")
-    if arguments.pop("dora_wd", "").lower() in ("true", "1"):
-        report.set("lora_dora", True, "dora_wd")
-    if arguments.get("wd_on_output", "").lower() in ("false", "0"):
-        arguments.pop("wd_on_output")  # DoRA is always trained in this way
-    _import_lora_start(report, values)
-    _import_dropout(report, values, arguments)
-    for key, value in arguments.items():
-        report.unsupported.append(
-            f"network_args {key}={value}: {UNSUPPORTED_NETWORK_ARGUMENTS.get(key, 'unknown argument, ignored')}."
-        )
-
-
-def _import_lora_start(report: ImportReport, values: Mapping[str, Any]) -> None:
-    """The LoRA from which training starts; without one, adapters are initialized as usual."""
-    name = str(values.get("network_weights", "")).strip()
-    dim_from_weights = bool(values.get("dim_from_weights"))
-    if not name:
-        report.set("lora_start", "")
-        if dim_from_weights:
-            report.unsupported.append("dim_from_weights: network_weights is missing, so the given ranks are used.")
-        return
-    path = report.resolve_path(name)
-    found = path.is_file()
-    report.set("lora_start", str(path) if found else name, "network_weights")
-    if not found:
-        report.unsupported.append(
-            f"network_weights: the file {path} does not exist. The run also searches the LoRA folder for this name; if "
-            "it is not there either, choose the file under Start from LoRA."
-        )
-    report.dim_from_weights = dim_from_weights
-
-
-def _import_dropout(report: ImportReport, values: Mapping[str, Any], arguments: dict[str, str]) -> None:
-    """network_dropout, or LyCORIS' network argument that overrides it: the same probability for both components."""
-    name, dropout = "network_dropout", values.get("network_dropout", 0)
-    if "lycoris" in str(values.get("network_module", "")).lower() and "dropout" in arguments:
-        name, dropout = "network_args dropout", arguments.pop("dropout")
-    report.set("lora_unet_dropout", dropout, name if _to_number(dropout) else "")
-    report.set("lora_txt_dropout", dropout, name if _to_number(dropout) else "")
-    if not _to_number(dropout):
-        return
-    kind = "DoRA" if report.settings.get("lora_dora") else report.settings.get("lora_type", "LoRA")
-    if kind != "LoRA":
-        report.unsupported.append(
-            f"{name} = {dropout!r}: LyCORIS trains {kind} without dropout, but here it is applied to the adapters. Set "
-            "both LoRA dropouts to 0 to train as LyCORIS does."
-        )
-    if values.get("dim_from_weights"):
-        report.unsupported.append(
-            f"{name} = {dropout!r}: sd-scripts ignore it with dim_from_weights, but here it is applied. Set both LoRA "
-            "dropouts to 0 to train as sd-scripts do."
-        )
 
 
 def import_rates(report: ImportReport, values: Mapping[str, Any]) -> None:
@@ -169,7 +91,7 @@ def import_optimizer(report: ImportReport, values: Mapping[str, Any]) -> None:
     else:
         report.unsupported.append(f"optimizer_type = {requested!r} is not supported; Torch AdamW is used.")
         report.set("optimizer", "Torch AdamW")
-    arguments = _parse_arguments(report, "optimizer_args", values.get("optimizer_args", []))
+    arguments = parse_arguments(report, "optimizer_args", values.get("optimizer_args", []))
     decay = arguments.pop("weight_decay", None)
     if decay is not None:
         report.set("weight_decay", decay, "weight_decay")
@@ -180,7 +102,7 @@ def import_optimizer(report: ImportReport, values: Mapping[str, Any]) -> None:
 
 def import_schedule(report: ImportReport, values: Mapping[str, Any]) -> None:
     requested = str(values.get("lr_scheduler", "constant"))
-    arguments = _parse_arguments(report, "lr_scheduler_args", values.get("lr_scheduler_args", []))
+    arguments = parse_arguments(report, "lr_scheduler_args", values.get("lr_scheduler_args", []))
     if _import_torch_schedule(report, values, arguments):
         return
     _warn_unsupported_arguments(report, arguments)
@@ -200,7 +122,7 @@ def _import_annealing(report: ImportReport, values: Mapping[str, Any]) -> None:
     lora = bool(report.settings.get("use_lora"))
     rate = report.settings.get(UNET.rate(lora))
     text_rate = report.settings.get(TEXT_ENCODER.rate(lora), rate)
-    fraction = _to_number(values.get("lr_scheduler_min_lr_ratio", 0))
+    fraction = to_number(values.get("lr_scheduler_min_lr_ratio", 0))
     if rate is None:
         report.unsupported.append(
             "lr_scheduler_min_lr_ratio: learning_rate is missing; set Minimum learning rate to this fraction "
@@ -220,9 +142,9 @@ def _import_torch_schedule(report: ImportReport, values: Mapping[str, Any], argu
     if not name:
         return False
     mapped, cycle = _TORCH_SCHEDULES.get(name, ("", ""))
-    length = int(_to_number(arguments.pop(cycle, 0)))
+    length = int(to_number(arguments.pop(cycle, 0)))
     # The number of steps is unknown if the length is given in epochs.
-    steps = 0 if "max_train_epochs" in values else int(_to_number(values.get("max_train_steps", _DEFAULT_STEPS)))
+    steps = 0 if "max_train_epochs" in values else int(to_number(values.get("max_train_steps", _DEFAULT_STEPS)))
     if not mapped or not length or not steps or length > steps:
         report.unsupported.append(
             f"lr_scheduler_type = {values['lr_scheduler_type']!r}: only CosineAnnealingLR and "
@@ -271,10 +193,10 @@ def import_text_encoder_stop(report: ImportReport, values: Mapping[str, Any]) ->
     if last is None or report.settings.get("use_lora"):
         return  # only for full fine-tuning
     steps = report.settings.get("max_train_steps", 0)
-    if _to_number(last) <= 0:
+    if to_number(last) <= 0:
         report.set("stop_text_encoder", 0, "stop_text_encoder_training")
     elif steps:
-        report.set("stop_text_encoder", min(1.0, _to_number(last) / steps), "stop_text_encoder_training")
+        report.set("stop_text_encoder", min(1.0, to_number(last) / steps), "stop_text_encoder_training")
     else:
         report.unsupported.append(
             f"stop_text_encoder_training = {last!r}: the number of steps in the run is unknown. Set Step ratio of text "
@@ -284,9 +206,9 @@ def import_text_encoder_stop(report: ImportReport, values: Mapping[str, Any]) ->
 
 def import_saving(report: ImportReport, values: Mapping[str, Any]) -> None:
     """How often files are saved, how many snapshots are kept, and the precision of checkpoints."""
-    ratio = int(_to_number(values.get("save_n_epoch_ratio", 0)))
+    ratio = int(to_number(values.get("save_n_epoch_ratio", 0)))
     steps_per_epoch = _steps_per_epoch(report)
-    epochs = _to_number(values.get("max_train_epochs", 0))
+    epochs = to_number(values.get("max_train_epochs", 0))
     if not epochs and steps_per_epoch:
         epochs = math.ceil(report.settings.get("max_train_steps", 0) / steps_per_epoch)
     if ratio > 0 and epochs:
@@ -310,11 +232,11 @@ def _snapshot_limit(values: Mapping[str, Any]) -> tuple[str, int] | None:
     if not values.get("save_state"):
         return None
     for key in ("save_last_n_epochs_state", "save_last_n_epochs"):
-        if _to_number(values.get(key)) > 0:
+        if to_number(values.get(key)) > 0:
             return key, int(values[key])
-    interval = int(_to_number(values.get("save_every_n_steps")))
+    interval = int(to_number(values.get("save_every_n_steps")))
     for key in ("save_last_n_steps_state", "save_last_n_steps"):  # all states of the last N steps are kept
-        if interval > 0 and _to_number(values.get(key)) > 0:
+        if interval > 0 and to_number(values.get(key)) > 0:
             return key, int(values[key]) // interval + 1
     return None
 
@@ -331,7 +253,7 @@ def import_validation(report: ImportReport, values: Mapping[str, Any]) -> None:
     steps_per_epoch = _steps_per_epoch(report)
     if steps_per_epoch:
         name = "validate_every_n_epochs" if epochs else "validation_split, in each epoch"
-        report.set("validation_every", steps_per_epoch * max(1, int(_to_number(epochs))), name)
+        report.set("validation_every", steps_per_epoch * max(1, int(to_number(epochs))), name)
     else:
         report.unsupported.append(
             "validate_every_n_epochs: without images the number of steps per epoch is unknown; set Validation "
@@ -385,7 +307,7 @@ def import_attention(report: ImportReport, values: Mapping[str, Any]) -> None:
             return
 
 
-def _parse_arguments(report: ImportReport, key: str, value: Any) -> dict[str, str]:
+def parse_arguments(report: ImportReport, key: str, value: Any) -> dict[str, str]:
     """{"conv_dim": "4", "conv_alpha": "1"} from ["conv_dim=4", "conv_alpha=1"]; other rows are reported."""
     rows = value if isinstance(value, list) else [value]
     invalid = [row for row in rows if "=" not in str(row)]
@@ -394,7 +316,7 @@ def _parse_arguments(report: ImportReport, key: str, value: Any) -> dict[str, st
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
-def _to_number(value: Any) -> float:
+def to_number(value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):

@@ -14,10 +14,10 @@ from dreambooth.images.listing import find_images
 from dreambooth.interop.kohya import folders
 from dreambooth.interop.kohya.import_report import ImportReport
 from dreambooth.interop.kohya.keys import BUCKET_SETTINGS, GENERAL_KEYS, RUN_SETTINGS
+from dreambooth.interop.kohya.network import import_network
 from dreambooth.interop.kohya.parameters import (
     import_attention,
     import_length,
-    import_network,
     import_optimizer,
     import_rates,
     import_samples,
