@@ -37,7 +37,8 @@ class CreateOptions:
         "Precision of the working copy. fp16 and bf16 take half the disk space of fp32 and are slightly less exact.",
         choices=PRECISIONS)
     extract_ema: bool = setting(False, "Create", "Extract EMA weights",
-        "Also extract the checkpoint's EMA weights, if it has any. Use EMA then continues from them.")
+        "Also extract the checkpoint's EMA weights, if it has any, for samples and checkpoints. Training starts "
+        "its own EMA from the regular weights.")
     token: str = setting("", "Create", "Hugging Face token",
         "For gated or private models of the hub. It is used once and never saved; empty uses your login.",
         secret=True)
