@@ -52,7 +52,7 @@ class Session:
         self.position = Position()
         try:
             self.accelerator = make_accelerator(self.device, self.precision)
-            self.latents = self._encode_images()
+            self._encode_images()
             self.inpainting, self.loss_masks = self._load_masks()
             self.prompts = self._encode_prompts()
             self._load_unet()
@@ -66,18 +66,17 @@ class Session:
 
     # -- loading, encoding, assembling: in this order, so that no more than is needed is in memory -------------
 
-    def _encode_images(self) -> LatentStore:
-        """The latents of all images, from the cache or encoded now; on a CPU by a background thread."""
+    def _encode_images(self) -> None:
+        """Provide the latents of all images, from the cache or encoded now; on a CPU by a background thread."""
         working = self.model.working
         self.events.phase("latents")
         cache = LatentCache(self.model.cache / "latents", fingerprint(working, "vae"))
         scaling_factor = read_json(working / "vae" / "config.json")["scaling_factor"]
-        latents = self.latents = LatentStore(cache, scaling_factor, self.device)  # set first: close() stops its thread
+        self.latents = LatentStore(cache, scaling_factor, self.device)  # before preparing: close() stops its thread
         in_background = self.device.type == "cpu"  # then the training loop handles Cancel
         progress = self.events.progress if in_background else self.controls.cancellable(self.events.progress)
         with contextlib.nullcontext() if in_background else self.process_group.main_process_first():
-            latents.prepare(self._in_order_of_use(), self._take_vae, progress)
-        return latents
+            self.latents.prepare(self._in_order_of_use(), self._take_vae, progress)
 
     def _load_masks(self) -> tuple[InpaintingInputs | None, LossMasks | None]:
         """The extra channels of an inpainting unet, and the masks of the loss; None where they are not used."""
