@@ -6,9 +6,12 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import importlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ import pytest
 import dreambooth
 
 PACKAGE = Path(dreambooth.__file__).parent
+ROOT = PACKAGE.parent
 LAYERS = {
     "errors": 0, "types": 0, "text": 0, "threads": 0, "files": 0, "settings": 0,
     "safetensors_header": 0, "tensor_files": 0,
@@ -109,6 +113,25 @@ def test_cycles_and_upward_imports_are_found(tmp_path: Path, monkeypatch: pytest
         test_no_modules_import_each_other_in_a_circle()
     with pytest.raises(AssertionError, match=r"imports runs\.preflight"):
         test_packages_import_only_from_layers_below("images.three")
+
+
+SCRIPT_IMPORT = re.compile(r"^from (dreambooth[\w.]*) import ([\w, ]+)$", re.MULTILINE)
+
+
+def test_scripts_in_strings_import_what_exists() -> None:
+    """Tests start processes with scripts in strings; a name that a renaming missed would only show in a nightly run."""
+    missing = []
+    for path in [*(ROOT / "tests").rglob("*.py"), *(ROOT / "tools").rglob("*.py")]:
+        nodes = ast.walk(ast.parse(path.read_text("utf-8")))
+        scripts = [n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+        for module, names in SCRIPT_IMPORT.findall("\n".join(text for text in scripts if text.count("\n") > 1)):
+            found = importlib.import_module(module)
+            missing += [
+                f"{path.name}: {module}.{name}"
+                for name in (name.split(" as ")[0].strip() for name in names.split(","))
+                if not hasattr(found, name) and not find_spec(f"{module}.{name}")
+            ]
+    assert not missing
 
 
 QUIET = """

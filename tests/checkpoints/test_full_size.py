@@ -23,12 +23,12 @@ from pathlib import Path
 from dreambooth.actions import create
 from dreambooth.checkpoints.single_file import write_checkpoint
 from dreambooth.checkpoints.verify import verify_checkpoint
-from dreambooth.settings import Creation, Folders, ModelFolder
+from dreambooth.settings import CreateOptions, Folders, ModelFolder
 
 models, source, out = map(Path, sys.argv[1:4])
 model, ema = ModelFolder(Folders(models), "big"), sys.argv[4]
 steps = [
-    lambda: create(model.folders, model.name, source, Creation(extract_ema=ema != "none")),
+    lambda: create(model.folders, model.name, source, CreateOptions(extract_ema=ema != "none")),
     lambda: write_checkpoint(model, out, ema=ema),
     lambda: verify_checkpoint(out, model).ok or sys.exit("not ok"),
 ]
