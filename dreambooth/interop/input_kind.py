@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.errors import UserError
-from dreambooth.files import read_json
 from dreambooth.settings import SETTINGS, Concept, parse_concepts
-from dreambooth.settings.concept import MAX_BYTES
 
 
 @dataclass(frozen=True)
@@ -35,18 +33,13 @@ class RecognizedInput:
 def recognize_input(path: Path) -> RecognizedInput:
     """Read the path according to its kind. UserError lists all problems at once.
 
-    A .json file holds a concepts list, a model's settings, or a configuration of kohya's sd-scripts; a .toml file a
-    configuration of sd-scripts; a folder holds images, or folders named in kohya's way (10_sls 1girl).
+    A folder holds images, or folders named in kohya's way (10_sls 1girl). What a file holds is recognized by its
+    content: a concepts list, a model's settings, or a configuration of one of the programs in programs.py.
     """
-    suffix = path.suffix.lower()
     if os.path.isdir(path):  # Path.is_dir raises for some invalid names
         return _read_folder(path)
-    if suffix == ".toml":
-        return _read_configuration(path)
-    if suffix == ".json":
-        return _read_json_file(path)
     if os.path.isfile(path):
-        raise UserError(f"{path} is neither a folder of images nor a .json or .toml file. Choose one of these.")
+        return _read_file(path)
     raise UserError(f"{path}: there is no such folder or file. Correct the path.")
 
 
@@ -83,11 +76,38 @@ def _find_ignored_toml_files(folder: Path) -> list[str]:
     return messages
 
 
-def _read_json_file(path: Path) -> RecognizedInput:
-    values = read_json(path, MAX_BYTES)
-    if isinstance(values, dict) and ("datasets" in values or "general" in values):
-        return _read_configuration(path)
-    is_model_config = isinstance(values, dict) and "concepts_list" in values
+def _read_file(path: Path) -> RecognizedInput:
+    from dreambooth.interop.data_file import read_data
+    from dreambooth.interop.kohya.import_report import ImportReport
+    from dreambooth.interop.programs import describe_unknown, find_program
+
+    file = read_data(path)
+    if _is_own_file(file.data):
+        return _read_own_file(path, file.data)
+    program = find_program(file.data)
+    if program is None:
+        raise UserError(describe_unknown(file))
+    report = ImportReport(path.resolve().parent)
+    program.import_file(report, file)
+    return RecognizedInput(
+        concepts=tuple(report.concepts),
+        settings=report.settings,
+        imported=tuple(report.imported),
+        unsupported=tuple(report.unsupported),
+        dim_from_weights=report.dim_from_weights,
+    )
+
+
+def _is_own_file(data: Any) -> bool:
+    """Whether these are concepts, or the settings of a model, of this program or of the extension before it."""
+    if isinstance(data, dict):
+        return "concepts_list" in data
+    rows = data if isinstance(data, list) else []
+    return data == [] or any(isinstance(row, dict) and "instance_data_dir" in row for row in rows)
+
+
+def _read_own_file(path: Path, values: Any) -> RecognizedInput:
+    is_model_config = isinstance(values, dict)
     rows = values["concepts_list"] if is_model_config else values
     concepts, ignored = parse_concepts(rows, base_dir=path.resolve().parent, strict=not is_model_config)
     settings, unsupported = {}, [f"{key} is not supported and has no effect." for key in ignored]
@@ -98,25 +118,3 @@ def _read_json_file(path: Path) -> RecognizedInput:
             except ValueError as error:
                 unsupported.append(f"{key}: {error}; the current value is kept.")
     return RecognizedInput(concepts, settings, unsupported=tuple(unsupported))
-
-
-def _read_configuration(path: Path) -> RecognizedInput:
-    """A dataset.toml, or training parameters, which may name one."""
-    from dreambooth.interop.kohya.import_report import ImportReport
-    from dreambooth.interop.kohya.subsets import import_datasets
-    from dreambooth.interop.kohya.toml_file import read_toml
-    from dreambooth.interop.kohya.training_config import import_training
-
-    file, report = read_toml(path), ImportReport(path.resolve().parent)
-    if "datasets" in file.values or file.values.keys() == {"general"}:
-        import_datasets(report, file, file.values)
-        report.require_concepts(path)
-    else:
-        import_training(report, file)
-    return RecognizedInput(
-        concepts=tuple(report.concepts),
-        settings=report.settings,
-        imported=tuple(report.imported),
-        unsupported=tuple(report.unsupported),
-        dim_from_weights=report.dim_from_weights,
-    )

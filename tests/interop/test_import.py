@@ -175,7 +175,7 @@ BROKEN = {
     "twice": (SUBSET + "num_repeats = 1\nnum_repeats = 2\n", "num_repeats"),
     "a Python list": ("[[datasets]]\nresolution = (512, 512)\n", "line 2"),
     "no subset": ("[[datasets]]\nresolution = 512\n", "nothing to train"),
-    "empty": ("", "no known parameter"),
+    "empty": ("", "contains nothing"),
     "words": ("hello world\n", "line 1"),
     "datasets as a text": ("datasets = 'x'\n", r"Write \[\[datasets\]\]"),
     "a subset as a number": ("[[datasets]]\nsubsets = [3]\n", r"Write \[\[subsets\]\]"),

@@ -56,19 +56,20 @@ class TomlFile:
 
 def read_toml(path: Path) -> TomlFile:
     """Read a .toml file, or a .json file with the same contents. UserError names the invalid line and the fix."""
-    text = _read_text(path)
+    text = read_text(path)
     if path.suffix.lower() == ".json":
         try:
             values = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path} is not valid JSON ({error}). Correct the file.") from error
         return TomlFile(path, values if isinstance(values, dict) else {}, {})
-    return TomlFile(path, _parse(text, path), _find_key_lines(text))
+    return TomlFile(path, parse_toml(text, path), find_key_lines(text))
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
+    """The text of a file in UTF-8 or UTF-16, with line feeds only."""
     try:
-        data = read_bounded(path, MAX_BYTES)
+        data = read_bounded(path, max_bytes)
     except OSError as error:
         raise as_user_error(error, path, "read") from error
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -80,7 +81,8 @@ def _read_text(path: Path) -> str:
         raise UserError(f"{path}, line {line}: is not UTF-8. Save the file as UTF-8.") from error
 
 
-def _parse(text: str, path: Path) -> dict[str, Any]:
+def parse_toml(text: str, path: Path) -> dict[str, Any]:
+    """Plain values. UserError names the invalid line and the fix."""
     try:
         import tomlkit
         from tomlkit.exceptions import TOMLKitError
@@ -102,7 +104,7 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _find_key_lines(text: str) -> dict[tuple[str, int], dict[str, int]]:
+def find_key_lines(text: str) -> dict[tuple[str, int], dict[str, int]]:
     """The line of each key, which parsers don't return. Keys in nested brackets are not found."""
     found: dict[tuple[str, int], dict[str, int]] = {}
     table_counts: Counter[str] = Counter()

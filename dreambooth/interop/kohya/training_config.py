@@ -216,3 +216,4 @@ _SUPPORTED = {
     "lr_scheduler_args", "lr_scheduler_min_lr_ratio", "save_n_epoch_ratio", "save_last_n_epochs_state",
     "save_last_n_steps_state", "validate_every_n_steps", "validate_every_n_epochs",
 }  # fmt: skip
+KNOWN_PARAMETERS = {*_SUPPORTED, *GENERAL_KEYS, *UNSUPPORTED_TRAINING_KEYS, *NO_EFFECT_KEYS}
