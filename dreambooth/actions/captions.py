@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import Cancelled, UserError
-from dreambooth.files import expand_user
+from dreambooth.paths import clean_path
 from dreambooth.settings import Concept, Folders, nearest
 from dreambooth.settings.tagging import CPU, TagOptions
 from dreambooth.text import count
@@ -30,12 +30,12 @@ def captions(path: str | Path, progress: ProgressCallback | None = None) -> Capt
     from dreambooth.captions.reading import CaptionSource
 
     concept = _concept(path)
-    return read_captions(expand_user(concept.instance_data_dir), CaptionSource.from_concept(concept), progress)
+    return read_captions(clean_path(concept.instance_data_dir), CaptionSource.from_concept(concept), progress)
 
 
 def folder_of(path: str | Path) -> Path:
     """The caption folder that ``path`` stands for. UserError if it does not exist."""
-    folder = expand_user(_concept(path).instance_data_dir)
+    folder = clean_path(_concept(path).instance_data_dir)
     if not os.path.isdir(folder):  # unlike Path's, it takes any name
         raise UserError(f"{folder}: there is no such folder. Correct the path.")
     return folder
@@ -66,7 +66,7 @@ def _concept(path: str | Path) -> Concept:
 
     if not str(path).strip():
         raise UserError("Enter the folder that holds the images.")
-    path = expand_user(str(path).strip())
+    path = clean_path(path)
     if not os.path.isfile(path):
         return Concept(instance_data_dir=str(path))
     found = {concept.instance_data_dir: concept for concept in recognize_input(path).concepts}
@@ -171,8 +171,8 @@ def _folders_of(source: str | Path) -> list[Path]:
 
     if not str(source).strip():
         raise UserError("Enter the folder that holds the images.")
-    concepts = recognize_input(expand_user(str(source).strip())).concepts
-    return list(dict.fromkeys(expand_user(concept.instance_data_dir) for concept in concepts))
+    concepts = recognize_input(clean_path(source)).concepts
+    return list(dict.fromkeys(clean_path(concept.instance_data_dir) for concept in concepts))
 
 
 def _row(image: CaptionedImage) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import UserError
-from dreambooth.files import expand_user, write_text
+from dreambooth.files import write_text
+from dreambooth.paths import clean_path
 from dreambooth.settings import ModelConfig, ModelFolder, Settings, parse
 from dreambooth.types import ProgressCallback
 
@@ -29,7 +30,7 @@ def import_configuration(model: ModelFolder, path: Path, config: ModelConfig | N
     from dreambooth.interop.input_kind import recognize_input
 
     before = model.require().load()
-    found, config = recognize_input(expand_user(path)), config or before
+    found, config = recognize_input(clean_path(path)), config or before
     settings = parse(Settings, found.settings, base=config.settings)
     if found.dim_from_weights:
         found = _with_lora_shape(found, model, settings)
@@ -63,7 +64,7 @@ def export_toml(config: ModelConfig, out: Path) -> dict[str, Any]:
     from dreambooth.training.results import unused_path
 
     text, unsupported = export_dataset(config.concepts, config.settings)
-    path = unused_path(expand_user(out))
+    path = unused_path(clean_path(out))
     write_text(path, text)
     return {"path": str(path), "without": unsupported}
 
@@ -81,8 +82,8 @@ def prepare(
 
     if not str(folder).strip():
         raise UserError("Enter the folder that holds the images.")
-    require_no_interrupted(expand_user(folder))
-    planned = plan_preparation(expand_user(folder), options, progress)
+    require_no_interrupted(clean_path(folder))
+    planned = plan_preparation(clean_path(folder), options, progress)
     if dry_run:
         return planned
     return (replace_originals if options.in_place else write_new_folder)(planned, progress)
@@ -103,7 +104,7 @@ def undo_preparation(folder: str | Path) -> dict[str, Any]:
     """Restore the originals of the last preparation in place."""
     from dreambooth.preparation.in_place_undo import undo
 
-    undone = undo(expand_user(folder))
+    undone = undo(clean_path(folder))
     return {
         "restored": undone.restored,
         "removed": undone.removed,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.errors import UserError
-from dreambooth.files import expand_user
+from dreambooth.paths import clean_path
 from dreambooth.settings import Folders, ModelFolder
 from dreambooth.text import count
 from dreambooth.types import ProgressCallback, dtype_of
@@ -78,19 +78,20 @@ def merge_loras(
 
 def _source(folders: Folders, source: str | Path) -> Path:
     """The file or folder, or that of the model with this name."""
-    path = expand_user(source)
+    path = clean_path(source)
     if path.exists() or not str(source).strip() or path.parent != Path():
         return path
-    model = ModelFolder(folders, str(source))
+    model = ModelFolder(folders, str(path))
     return model.working if model.occupied() else path
 
 
 def _target(out: Path) -> Path:
     from dreambooth.training.results import unused_path
 
-    if Path(out).suffix.lower() != ".safetensors":
+    path = clean_path(out)
+    if path.suffix.lower() != ".safetensors":
         raise UserError(f"{out}: LoRAs are saved as .safetensors. Use that file extension.")
-    return unused_path(Path(out))
+    return unused_path(path)
 
 
 def _summary(path: Path) -> dict[str, Any]:

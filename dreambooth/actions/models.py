@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import UserError
-from dreambooth.files import expand_user, read_json
+from dreambooth.files import read_json
+from dreambooth.paths import clean_path, clean_text
 from dreambooth.settings import Concept, CreateOptions, Folders, ModelConfig, ModelFolder, Settings, parse
 from dreambooth.settings.creation import AS_IS
 from dreambooth.types import VAE_SCALE_FACTOR, ProgressCallback, dtype_of
@@ -36,21 +37,21 @@ def create(
     from dreambooth.checkpoints.extract import extract
     from dreambooth.checkpoints.hub import download, hub_id
 
-    model, options = ModelFolder(folders, name), options or CreateOptions()
+    model, options, source = ModelFolder(folders, name), options or CreateOptions(), clean_text(str(source))
     if not str(source).strip():
         raise UserError("The source is empty: enter a checkpoint file, a diffusers folder, or a model id of the hub.")
     if model.occupied() and not replace:
         raise UserError(f"{model.root} already exists: choose another name, or use --replace to recreate it.")
-    on_hub = hub_id(str(source))
+    on_hub = hub_id(source)
     facts = extract(
-        download(str(source), options.token, progress) if on_hub else expand_user(source),
+        download(source, options.token, progress) if on_hub else clean_path(source),
         model,
         model_type=options.model_type,
         prediction_type=options.prediction_type,
-        vae=expand_user(options.vae) if options.vae.strip() else None,
+        vae=clean_path(options.vae) if options.vae.strip() else None,
         extract_ema=options.extract_ema,
         dtype=_dtype(options.precision),
-        origin=str(source).strip() if on_hub else "",
+        origin=source if on_hub else "",
         progress=progress,
     )
     shutil.rmtree(model.snapshots, ignore_errors=True)  # of the model that was replaced

@@ -21,7 +21,7 @@ from dreambooth.captioning.model_kind import (
 )
 from dreambooth.checkpoints.hub import download_files, hub_id
 from dreambooth.errors import UserError
-from dreambooth.files import expand_user
+from dreambooth.paths import clean_path
 from dreambooth.types import ProgressCallback
 
 # Below the models folder: ours, those of tagger extensions, those of the WebUI's interrogator.
@@ -58,7 +58,7 @@ def find_model(source: str, models: Path, token: str = "", progress: ProgressCal
     source = source.strip()
     if not source:
         raise UserError(_no_model_chosen(models))
-    path = expand_user(source)
+    path = clean_path(source)
     if os.path.isfile(path):
         return path if path.suffix == ".onnx" else path.parent
     if os.path.isdir(path):

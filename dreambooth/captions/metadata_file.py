@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from dreambooth.captions import kohya_rules as kohya
 from dreambooth.captions.reading import Caption, CaptionSource, read_caption, split_captions
 from dreambooth.errors import UserError
-from dreambooth.files import as_user_error, expand_user, read_bounded
+from dreambooth.files import as_user_error, read_bounded
+from dreambooth.paths import clean_path
 
 if TYPE_CHECKING:
     from dreambooth.settings import Concept
@@ -37,12 +38,12 @@ class MetadataFile:
     @classmethod
     def from_concept(cls, concept: Concept) -> MetadataFile:
         """Read a concept's metadata file. UserError names what is wrong with it."""
-        path = expand_user(concept.metadata_file.strip())
+        path = clean_path(concept.metadata_file)
         try:
             modified = path.stat().st_mtime_ns
         except OSError as error:
             raise UserError(f"metadata_file: {path} can't be read ({error.strerror or error}).") from error
-        folder = os.path.abspath(expand_user(concept.instance_data_dir.strip()))
+        folder = os.path.abspath(clean_path(concept.instance_data_dir))
         return _read(path, modified, folder, concept.caption_lines, concept.reading_rule == "kohya")
 
     def listed(self, images: Sequence[Path]) -> list[Path]:

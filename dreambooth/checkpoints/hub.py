@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dreambooth.checkpoints.folder_source import preferred_weights
 from dreambooth.errors import UserError
+from dreambooth.paths import is_web_address
 from dreambooth.types import ProgressCallback
 
 ChooseFiles = Callable[[list[str]], list[str]]  # from all file names of a repository, those to download
@@ -23,7 +24,7 @@ _CONFIGS = (_INDEX, "scheduler/scheduler_config.json", *(f"{part}/config.json" f
 def hub_id(source: str) -> tuple[str, str] | None:
     """(repository, file in it or "") if ``source`` is a hub id; None if it is a local path."""
     match = _ID.fullmatch(source.strip())
-    if not match or os.path.exists(source) or os.path.isdir(source.split("/")[0]):
+    if not match or is_web_address(source) or os.path.exists(source) or os.path.isdir(source.split("/")[0]):
         return None
     repo, file = match["repo"], match["file"] or ""
     return None if not file and repo.lower().endswith((".safetensors", ".ckpt")) else (repo, file)

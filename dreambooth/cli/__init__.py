@@ -24,6 +24,7 @@ from dreambooth.cli.readable import label, with_unit
 from dreambooth.cli.truncation import first_lines, truncated
 from dreambooth.distributed import ProcessGroup
 from dreambooth.errors import Cancelled, UserError
+from dreambooth.paths import clean_path
 from dreambooth.terminal import ProgressBar
 from dreambooth.text import escape_unprintable
 
@@ -105,7 +106,7 @@ def _log_to_stderr() -> None:
 
 def _log_traceback(args: argparse.Namespace) -> Path:
     """Append the traceback to errors.log in the models folder, or in the temporary folder if that isn't writable."""
-    for folder in (Path(args.models_dir) / "dreambooth", Path(tempfile.gettempdir())):
+    for folder in (clean_path(args.models_dir) / "dreambooth", Path(tempfile.gettempdir())):
         with contextlib.suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / "errors.log"

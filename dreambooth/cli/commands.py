@@ -11,15 +11,14 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from dreambooth import actions
 from dreambooth.cli.image_table import image_table
 from dreambooth.distributed import ProcessGroup
 from dreambooth.errors import UserError
-from dreambooth.files import expand_user
 from dreambooth.jobs import Controls, Events, Job, jobs
+from dreambooth.paths import clean_path
 from dreambooth.runs.interrupted import interrupted_run
 from dreambooth.settings import (
     CREATE_OPTIONS,
@@ -103,7 +102,7 @@ def sample(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     paths = in_job(
         "sample",
         lambda controls: actions.sample(
-            model, requests, Path(args.out), **_loras(args), progress=controls.cancellable(bar.show),
+            model, requests, clean_path(args.out), **_loras(args), progress=controls.cancellable(bar.show),
         ),
     )  # fmt: skip
     return {"state": "done", "samples": [str(path) for path in paths]}
@@ -114,7 +113,7 @@ def generate(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
         "generate-ckpt",
         lambda controls: actions.generate_checkpoint(
             _model(args), **_loras(args), precision="fp16" if args.half else args.precision,
-            out=args.out and Path(args.out),
+            out=args.out and clean_path(args.out),
             progress=controls.cancellable(bar.show),
         ),
     )  # fmt: skip
@@ -123,18 +122,18 @@ def generate(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
 
 def lora_extract(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     return _run_lora_tool(args, ExtractOptions, bar, functools.partial(
-        actions.loras.extract_lora, folders(args), args.base, args.tuned, Path(args.out)
+        actions.loras.extract_lora, folders(args), args.base, args.tuned, clean_path(args.out)
     ))  # fmt: skip
 
 
 def lora_resize(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
-    work = functools.partial(actions.loras.resize_lora, Path(args.lora), Path(args.out))
+    work = functools.partial(actions.loras.resize_lora, clean_path(args.lora), clean_path(args.out))
     return _run_lora_tool(args, ResizeOptions, bar, work)
 
 
 def lora_merge(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     loras = _loras(args)
-    work = functools.partial(actions.loras.merge_loras, loras.pop("loras"), Path(args.out), **loras)
+    work = functools.partial(actions.loras.merge_loras, loras.pop("loras"), clean_path(args.out), **loras)
     return _run_lora_tool(args, MergeOptions, bar, work)
 
 
@@ -162,10 +161,10 @@ def check(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
 def inspect(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     from dreambooth.checkpoints import inspection
 
-    against = expand_user(args.against) if args.against else None
+    against = clean_path(args.against) if args.against else None
     found = in_job(
         "inspect",
-        lambda controls: inspection.inspect(expand_user(args.file), against, controls.cancellable(bar.show)),
+        lambda controls: inspection.inspect(clean_path(args.file), against, controls.cancellable(bar.show)),
     )
     return {"state": "done", **found.as_dict()}
 
@@ -186,12 +185,12 @@ def settings(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any] | str
 def folders(args: argparse.Namespace) -> Folders:
     if not args.models_dir.strip():
         raise UserError("--models-dir is empty. Set it to the WebUI's models folder.")
-    return Folders(expand_user(args.models_dir))
+    return Folders(clean_path(args.models_dir))
 
 
 def _loras(args: argparse.Namespace) -> dict[str, Any]:
     return {
-        "loras": [Path(path) for path in args.lora],
+        "loras": [clean_path(path) for path in args.lora],
         "lora_weights": args.lora_weight,
         "lora_text_weights": args.lora_text_weight,
     }

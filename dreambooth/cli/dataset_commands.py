@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from dreambooth import actions
@@ -13,6 +12,7 @@ from dreambooth.cli.commands import folders
 from dreambooth.cli.plan_command import add_plan
 from dreambooth.cli.prepare_command import add_prepare
 from dreambooth.cli.tag_command import add_tag
+from dreambooth.paths import clean_path
 from dreambooth.settings import ModelFolder
 from dreambooth.terminal import ProgressBar
 
@@ -39,11 +39,15 @@ def add_commands(subparsers: Any, add_command: Callable[..., Any]) -> None:
 
 
 def import_toml(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
-    return {"state": "done", "model": args.name, **actions.images.import_configuration(_model(args), Path(args.file))}
+    return {
+        "state": "done",
+        "model": args.name,
+        **actions.images.import_configuration(_model(args), clean_path(args.file)),
+    }
 
 
 def export_toml(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
-    return {"state": "done", **actions.images.export_toml(_model(args).require().load(), Path(args.file))}
+    return {"state": "done", **actions.images.export_toml(_model(args).require().load(), clean_path(args.file))}
 
 
 def _model(args: argparse.Namespace) -> ModelFolder:

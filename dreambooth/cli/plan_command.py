@@ -12,7 +12,7 @@ from dreambooth.cli.options import add_settings
 from dreambooth.cli.readable import label, with_unit
 from dreambooth.cli.truncation import first_lines, truncated
 from dreambooth.errors import UserError
-from dreambooth.files import expand_user
+from dreambooth.paths import clean_path
 from dreambooth.settings import ModelFolder, Settings, parse
 from dreambooth.terminal import ProgressBar
 
@@ -43,7 +43,7 @@ def plan(args: argparse.Namespace, bar: ProgressBar) -> Any:
     except UserError as error:
         problems += error.problems
     try:
-        found = recognize_input(expand_user(args.path))
+        found = recognize_input(clean_path(args.path))
     except UserError as error:
         problems += error.problems
     try:

@@ -18,6 +18,7 @@ from dreambooth.images.issues import FileIssue, UnusableFile, summarize
 from dreambooth.images.listing import Listing, list_files, masks_of
 from dreambooth.images.metadata_cache import ImageMetadataCache
 from dreambooth.images.probe import ProbedImage, probe
+from dreambooth.paths import clean_path
 from dreambooth.text import count, escape_unprintable
 from dreambooth.types import ProgressCallback
 
@@ -166,9 +167,10 @@ def require_some(sources: Sequence[Source], usable: Iterable[Source], checks: Ch
 
 def require_apart(classes: Path, instance_dir: str) -> None:
     """UserError if one folder is inside the other. Missing folders are reported elsewhere."""
-    if not os.path.isdir(instance_dir):
+    instances = clean_path(instance_dir)
+    if not instance_dir.strip() or not os.path.isdir(instances):
         return
-    own, instances = classes.resolve(), Path(instance_dir).resolve()
+    own, instances = classes.resolve(), instances.resolve()
     if own.is_relative_to(instances):
         raise UserError(
             f"{classes} is inside instance_data_dir, so its images would be trained as the subject. Move it elsewhere."
@@ -180,16 +182,16 @@ def require_apart(classes: Path, instance_dir: str) -> None:
 
 
 def _image_files(concept: Concept, key: str, name: str, checks: Checks) -> list[Path]:
-    text = getattr(concept, key).strip()
-    if not text:
+    text = getattr(concept, key)
+    if not text.strip():
         raise UserError(f"{name}: {key} is empty. Enter the folder with the images to train on.")
-    folder = Path(os.path.expanduser(text))  # unlike Path.expanduser, it accepts an unknown user
     try:
+        folder = clean_path(text)
         listing = list_files(folder)
         if key == "instance_data_dir":
             listing = _own(concept, folder, listing, checks)
         if key == "class_data_dir":
-            require_apart(folder, os.path.expanduser(concept.instance_data_dir.strip()))
+            require_apart(folder, concept.instance_data_dir)
     except UserError as error:
         raise UserError.from_problems([f"{name}, {key}: {problem}" for problem in error.problems]) from error
     _report_other_files(listing, checks)

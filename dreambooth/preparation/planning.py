@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dreambooth import files
 from dreambooth.captions.reading import FROM_FILE_NAME, Caption, read_caption
 from dreambooth.errors import UserError
 from dreambooth.images.buckets import Crop, Size, bucket_sizes
@@ -25,6 +24,7 @@ from dreambooth.images.file_reader import read_bytes
 from dreambooth.images.issues import UnusableFile
 from dreambooth.images.listing import list_files, masks_of, natural_order
 from dreambooth.images.parallel import map_files
+from dreambooth.paths import clean_path
 from dreambooth.preparation.changes import ImageChange, Preparation
 from dreambooth.preparation.names import (
     UniqueNames,
@@ -124,7 +124,7 @@ def _destination(folder: Path, options: PrepareOptions) -> Path:
         resolved = folder.resolve()
         names = (f"{resolved.name}-prepared{'' if n == 1 else f'-{n}'}" for n in itertools.count(1))
         return next(path for path in map(resolved.with_name, names) if not os.path.lexists(path))
-    out = files.expand_user(options.out.strip())
+    out = clean_path(options.out)
     resolved, originals = out.resolve(), folder.resolve()
     if resolved == originals or resolved.is_relative_to(originals):
         raise UserError(

@@ -6,15 +6,15 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from dreambooth.files import expand_user
 from dreambooth.images.listing import find_images
+from dreambooth.paths import clean_path
 from dreambooth.settings import Concept, ModelFolder
 
 
 def folder_of(model: ModelFolder, number: int, concept: Concept) -> Path:
     """The class image folder of concept ``number``, counted from 0."""
     chosen = concept.class_data_dir.strip()
-    return expand_user(chosen) if chosen else model.root / f"classifiers_{number}"
+    return clean_path(chosen) if chosen else model.root / f"classifiers_{number}"
 
 
 def with_folders(model: ModelFolder | None, concepts: Sequence[Concept]) -> tuple[Concept, ...]:
@@ -34,5 +34,5 @@ def _filled_folder(model: ModelFolder | None, number: int, concept: Concept) -> 
     """The class image folder; "" while it has no images."""
     if model is None and not concept.class_data_dir.strip():
         return ""
-    folder = folder_of(model, number, concept) if model else expand_user(concept.class_data_dir.strip())
+    folder = folder_of(model, number, concept) if model else clean_path(concept.class_data_dir)
     return str(folder) if folder.is_dir() and find_images(folder) else ""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -47,7 +46,7 @@ def problems_of(model: ModelFolder, concepts: Sequence[Concept]) -> list[str]:
         if not concept.class_prompt.strip():
             problems.append(f"{where} ({key}): a class prompt is needed to generate class images.")
         try:
-            require_apart(folder_of(model, number, concept), os.path.expanduser(concept.instance_data_dir.strip()))
+            require_apart(folder_of(model, number, concept), concept.instance_data_dir)
         except UserError as error:
             problems += [f"Concept {number + 1}, class_data_dir: {problem}" for problem in error.problems]
     return problems

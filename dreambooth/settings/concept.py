@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dreambooth.errors import UserError
-from dreambooth.files import expand_user, read_json
+from dreambooth.files import read_json
+from dreambooth.paths import clean_path
 from dreambooth.settings.declare import declared, parse, setting
 
 LINE_MODES = ("joined", "first", "random")
@@ -26,18 +28,18 @@ class Concept:
 
     # fmt: off
     instance_data_dir: str = setting("", "Directories", "Dataset directory",
-        "Folder with the training images.")
+        "Folder with the training images.", path=True)
     class_data_dir: str = setting("", "Directories", "Classification dataset directory",
         "Folder with class images for prior preservation, such as other dogs. Empty uses none, or a folder of the "
-        "model if class images are generated.")
+        "model if class images are generated.", path=True)
     validation_data_dir: str = setting("", "Directories", "Validation dataset directory",
         "Folder with images of the subject that are not used for training, to measure the validation loss. Empty uses "
-        "the fraction set in Validation split.")
+        "the fraction set in Validation split.", path=True)
     subfolders: bool = setting(True, "Directories", "Include subfolders",
         "Also use the images in subfolders. Off uses only the images directly in the folder, as sd-scripts do.")
     metadata_file: str = setting("", "Directories", "Metadata file",
         "JSON file with image names and captions, as written by sd-scripts' fine-tuning tools. Only the images it "
-        "lists are used, and caption files are ignored.")
+        "lists are used, and caption files are ignored.", path=True)
     regularization: bool = setting(False, "Directories", "Regularization images",
         "These are class images, used as regularization as in sd-scripts: together as often as all instance images, "
         "with the prior loss weight.")
@@ -112,7 +114,7 @@ class Concept:
 CONCEPT = declared(Concept)
 # Keys of the old extension's concepts that have no effect here.
 UNSUPPORTED_KEYS = ("save_sample_template", "is_valid")
-_PATHS = ("instance_data_dir", "class_data_dir", "validation_data_dir", "metadata_file")
+_PATHS = [key for key, declaration in CONCEPT.items() if declaration.path]
 
 
 def parse_concepts(
@@ -133,7 +135,8 @@ def parse_concepts(
             ignored += given.keys() - CONCEPT.keys()
             given = {key: item for key, item in given.items() if key in CONCEPT}
         try:
-            concepts.append(_resolve(parse(Concept, given, where=f"concept {number}: "), base_dir))
+            joined = _join_paths(given, base_dir)
+            concepts.append(_resolve(parse(Concept, joined, where=f"concept {number}: "), base_dir))
         except UserError as error:
             problems += error.problems
     if problems:
@@ -148,7 +151,7 @@ def read_concepts(source: str | Path) -> tuple[tuple[Concept, ...], list[str]]:
             return parse_concepts(json.loads(source))
         except (ValueError, RecursionError) as error:
             raise UserError(f"The concepts are not valid JSON ({error}).") from error
-    path = expand_user(source)
+    path = clean_path(source)
     return parse_concepts(read_json(path, MAX_BYTES), base_dir=path.resolve().parent)
 
 
@@ -156,10 +159,17 @@ def concept_values(concept: Concept) -> dict[str, Any]:
     return dataclasses.asdict(concept)
 
 
+def _join_paths(values: Mapping[str, Any], base_dir: Path | None) -> dict[str, Any]:
+    def join(value: Any) -> Any:
+        return str(clean_path(value, base_dir or "")) if isinstance(value, str) and value.strip() else value
+
+    return {key: join(value) if key in _PATHS and base_dir is not None else value for key, value in values.items()}
+
+
 def _resolve(concept: Concept, base_dir: Path | None) -> Concept:
     changed = {}
     for key in _PATHS:
         folder = getattr(concept, key)
         if folder and base_dir is not None:
-            changed[key] = str((base_dir / expand_user(folder)).resolve())
+            changed[key] = str(Path(folder).resolve()) if os.path.isabs(folder) else folder
     return dataclasses.replace(concept, **changed)

@@ -32,7 +32,8 @@ class CreateOptions:
         "auto detects it, or uses the default of the model type. Select v_prediction for v-prediction models that are "
         "not marked as such.", choices=PREDICTIONS)
     vae: str = setting("", "Create", "VAE",
-        "File or folder of a VAE that replaces the checkpoint's own. Empty uses the checkpoint's.", file_list="vaes")
+        "File or folder of a VAE that replaces the checkpoint's own. Empty uses the checkpoint's.", file_list="vaes",
+        path=True)
     precision: str = setting(AS_IS, "Create", "Precision",
         "Precision of the working copy. fp16 and bf16 take half the disk space of fp32 and are slightly less exact.",
         choices=PRECISIONS)

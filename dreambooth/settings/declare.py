@@ -16,6 +16,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from dreambooth.errors import UserError
+from dreambooth.paths import clean_text
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -43,6 +44,7 @@ class Setting:
     applies: str = ""  # condition on other settings under which it has an effect, e.g. "use_lora"
     advanced: bool = False
     file_list: str = ""  # list of files that the page offers (ui/file_choices.py); a path is accepted too
+    path: bool = False  # a path, or a name in place of one: cleaned of what pasting adds
     secret: bool = False  # hidden while it is typed, and never saved
     tab: str = "Settings"  # tab of the page: Settings, Saving or Select
 
@@ -57,6 +59,8 @@ class Setting:
     def parse(self, value: Any) -> Any:
         """``value`` converted to this setting's type; ValueError with a readable reason if it is invalid."""
         value = _convert(self.type, value)
+        if self.path:
+            value = clean_text(value)
         value = self.aliases.get(value, value)
         if self.choices and value not in self.choices:
             same = [choice for choice in self.choices if str(choice).lower() == str(value).lower()]

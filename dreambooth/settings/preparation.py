@@ -33,7 +33,7 @@ class PrepareOptions:
     # fmt: off
     out: str = setting("", "Destination", "Destination folder",
         "A new or empty folder. Empty creates one next to the image folder, with -prepared appended to its name.",
-        applies="not in_place")
+        applies="not in_place", path=True)
     in_place: bool = setting(False, "Destination", "In place",
         "Replace the original files. The originals are kept in a hidden subfolder (.originals-DATE), and undo restores "
         "them.")

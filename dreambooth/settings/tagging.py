@@ -20,7 +20,7 @@ class TagOptions:
     # fmt: off
     model: str = setting("", "Model", "Tagger or captioner",
         "A model from the list, a folder, or a Hugging Face id (org/name). Supported: WD14 taggers, BLIP, GIT and "
-        "vision-language models.", file_list="taggers")
+        "vision-language models.", file_list="taggers", path=True)
     existing: str = setting(LEAVE, "Captions", "Existing captions",
         "leave: caption only images without a caption; append, prepend: add new text after or before the existing "
         "caption; replace: overwrite it.", choices=EXISTING)

@@ -41,9 +41,9 @@ class ExtractOptions:
     # fmt: off
     base: str = setting("", "Sources", "Base checkpoint",
         "Checkpoint that the fine-tuned one was made from; the LoRA is used with it. A path may be entered.",
-        file_list="sources")
+        file_list="sources", path=True)
     tuned: str = setting("", "Sources", "Fine-tuned checkpoint",
-        "Fine-tuned checkpoint; its difference from the base becomes the LoRA.", file_list="sources")
+        "Fine-tuned checkpoint; its difference from the base becomes the LoRA.", file_list="sources", path=True)
     rank: int = _rank()
     conv_rank: int = setting(0, SIZE, "Convolution rank",
         "Maximum rank of 3x3 convolutions. 0 leaves them out of the LoRA.", low=0, high=LARGEST_RANK)
@@ -58,7 +58,8 @@ class ResizeOptions:
     """Reduce the rank of a LoRA."""
 
     # fmt: off
-    lora: str = setting("", "Sources", "LoRA", "A LoRA from the list; a path may be entered.", file_list="loras")
+    lora: str = setting("", "Sources", "LoRA", "A LoRA from the list; a path may be entered.", file_list="loras",
+        path=True)
     rank: int = _rank()
     energy: float = _energy()
     precision: str = _precision()
@@ -71,7 +72,7 @@ class MergeInput:
     """One of the LoRAs to merge."""
 
     # fmt: off
-    lora: str = setting("", "Sources", "LoRA", "", file_list="loras")
+    lora: str = setting("", "Sources", "LoRA", "", file_list="loras", path=True)
     weight: float = setting(1.0, "Weights", "Weight", "", low=-4, high=4)
     text_weight: float = setting(1.0, "Weights", "Text weight", "", low=-4, high=4)
     # fmt: on
@@ -91,9 +92,10 @@ class InspectOptions:
 
     # fmt: off
     file: str = setting("", "Sources", "File",
-        "Checkpoint, LoRA, VAE or embedding: one from the list, or a path.", file_list="files")
+        "Checkpoint, LoRA, VAE or embedding: one from the list, or a path.", file_list="files", path=True)
     against: str = setting("", "Sources", "Compare with",
-        "Another file of the same kind, such as the base checkpoint. Empty compares with nothing.", file_list="files")
+        "Another file of the same kind, such as the base checkpoint. Empty compares with nothing.", file_list="files",
+        path=True)
     # fmt: on
 
 

@@ -135,7 +135,7 @@ class Training:
         "in WebUIs, but not in every other program.", choices=LORA_TYPES, applies="use_lora")
     lora_start: str = setting("", "LoRA", "Start from LoRA",
         "Initialize the adapters from this LoRA (a path, or a name in the LoRA folder); its type, ranks and alphas "
-        "must match those set here. Empty starts from zero.", applies="use_lora", advanced=True)
+        "must match those set here. Empty starts from zero.", applies="use_lora", advanced=True, path=True)
     lora_unet_rank: int = setting(4, "LoRA", "LoRA UNET rank",
         "Dimension of the UNet's adapters; larger learns more detail and makes larger files. 4 to 16 suits a subject, "
         "more a style.",

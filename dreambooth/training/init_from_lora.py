@@ -17,7 +17,7 @@ from dreambooth.checkpoints.lora import LoraFile, match_adapters, read_lora
 from dreambooth.checkpoints.manifest import Manifest
 from dreambooth.checkpoints.modules import load_layout
 from dreambooth.errors import UserError
-from dreambooth.files import expand_user
+from dreambooth.paths import clean_path
 from dreambooth.settings import SETTINGS, Folders, ModelFolder, Settings, parse
 from dreambooth.settings.components import CONV_ALPHA, CONV_RANK, TEXT_ENCODER, UNET, keys_of
 from dreambooth.training.adapters import AdapterConfig, AdapterLayer, adapter_config
@@ -30,7 +30,7 @@ _DETERMINED = {"lora_type", "lora_dora", UNET.rank, UNET.alpha, TEXT_ENCODER.ran
 def find_lora(folders: Folders, chosen: str) -> Path:
     """The file that lora_start names: a path, or a name in the folder of LoRAs. UserError if there is none."""
     chosen = chosen.strip()
-    for path in (expand_user(chosen), folders.loras / chosen, folders.loras / f"{chosen}.safetensors"):
+    for path in (clean_path(chosen), folders.loras / chosen, folders.loras / f"{chosen}.safetensors"):
         if path.is_file():
             return path
     raise UserError(f"lora_start: there is no file {chosen}, neither as a path nor in {folders.loras}.")

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import Cancelled, UserError
-from dreambooth.files import expand_user
 from dreambooth.jobs import Controls
+from dreambooth.paths import clean_path
 from dreambooth.settings import CONCEPT, Concept, ModelFolder, Settings, concept_values, parse, parse_concepts
 from dreambooth.types import ProgressCallback
 from dreambooth.ui import render, render_images
@@ -116,7 +116,7 @@ class DatasetPreviewController:
                 raise UserError("Enter the folder with your images above.")
             from dreambooth.interop.input_kind import recognize_input
 
-            found = recognize_input(expand_user(folder.strip()))
+            found = recognize_input(clean_path(folder))
             merged = parse(Settings, {**settings, **found.settings})
             return found, self._report(name, merged, found.require_concepts(), progress)
 

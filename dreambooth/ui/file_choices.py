@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dreambooth.files import expand_user
 from dreambooth.hosts import Host
+from dreambooth.paths import clean_path
 from dreambooth.settings import ModelFolder
 
 OWN_VAE = "the checkpoint's own"
@@ -27,7 +27,7 @@ class FileChoices:
         chosen = (chosen or "").strip()
         if not chosen or (kind == "vaes" and chosen == OWN_VAE):
             return ""
-        return str(getattr(self, f"_{kind}")().get(chosen) or expand_user(chosen))
+        return str(getattr(self, f"_{kind}")().get(chosen) or clean_path(chosen))
 
     def available_choices(self) -> dict[str, list[str]]:
         """By setting, the choices that work on this machine, where not all do."""

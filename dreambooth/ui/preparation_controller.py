@@ -8,8 +8,8 @@ from typing import Any
 
 from dreambooth import actions
 from dreambooth.errors import UserError
-from dreambooth.files import expand_user
 from dreambooth.jobs import Controls, Ended, Events
+from dreambooth.paths import clean_path
 from dreambooth.settings import parse
 from dreambooth.settings.preparation import PrepareOptions
 from dreambooth.text import count, printable
@@ -78,4 +78,4 @@ def _path(folder: str | None) -> Path:
     folder = (folder or "").strip()
     if not folder:
         raise UserError("Enter the folder with the images, at the top of this tab.")
-    return expand_user(folder)
+    return clean_path(folder)

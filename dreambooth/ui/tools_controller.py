@@ -8,8 +8,8 @@ from typing import Any
 
 from dreambooth import actions
 from dreambooth.errors import UserError
-from dreambooth.files import expand_user
 from dreambooth.jobs import Controls, Ended, Events, FileSaved
+from dreambooth.paths import clean_path
 from dreambooth.settings import parse
 from dreambooth.settings.model_folder import MAX_NAME_BYTES, require_name
 from dreambooth.settings.tools import ExtractOptions, InspectOptions, MergeInput, MergeOptions, ResizeOptions
@@ -45,7 +45,7 @@ class ToolsController:
         against = self.file_choices.path("files", options.against)
         from dreambooth.checkpoints.inspection import inspect
 
-        inspection = inspect(expand_user(file), expand_user(against) if against else None)
+        inspection = inspect(clean_path(file), clean_path(against) if against else None)
         return render.definitions(_rows(inspection.as_dict()))
 
     @errors_as_html

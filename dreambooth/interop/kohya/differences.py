@@ -10,9 +10,9 @@ from pathlib import Path
 from dreambooth.captions.metadata_file import MetadataFile
 from dreambooth.captions.reading import CaptionSource
 from dreambooth.errors import UserError
-from dreambooth.files import expand_user
 from dreambooth.images.color import exif_orientation
 from dreambooth.interop.kohya.folders import list_direct_images
+from dreambooth.paths import clean_path
 from dreambooth.settings import Concept
 from dreambooth.text import count
 
@@ -20,7 +20,7 @@ from dreambooth.text import count
 def list_images(concept: Concept) -> list[Path]:
     """Paths of an imported concept's images; empty if its folder or metadata file can't be read."""
     if not concept.metadata_file:
-        return list_direct_images(expand_user(concept.instance_data_dir))
+        return list_direct_images(clean_path(concept.instance_data_dir))
     with contextlib.suppress(UserError):
         return [Path(key) for key in MetadataFile.from_concept(concept).captions]
     return []

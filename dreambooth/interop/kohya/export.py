@@ -12,9 +12,9 @@ from dreambooth.captions.prompts import has_filewords, split_at_filewords
 from dreambooth.captions.reading import FILENAME, CaptionSource, read_caption_bytes
 from dreambooth.dataset.variation import Variation
 from dreambooth.errors import UserError
-from dreambooth.files import expand_user
 from dreambooth.images.listing import find_images
 from dreambooth.interop.kohya.differences import find_file_differences
+from dreambooth.paths import clean_path
 from dreambooth.settings import Concept, Settings
 from dreambooth.text import count
 
@@ -106,7 +106,7 @@ def _make_subsets(concept: Concept, settings: Settings, unsupported: list[str]) 
             }  # fmt: skip
         else:
             regularization = {"is_reg": True} if concept.regularization else {}
-            for image_dir in _image_folders(expand_user(folder), concept.subfolders):
+            for image_dir in _image_folders(clean_path(folder), concept.subfolders):
                 keys = {"image_dir": _absolute_path(image_dir), **regularization, "num_repeats": concept.num_repeats}
                 yield {**keys, **_caption_keys(concept, concept.instance_prompt, image_dir, unsupported), **common}
     if concept.class_data_dir.strip() and not concept.regularization:
@@ -114,7 +114,7 @@ def _make_subsets(concept: Concept, settings: Settings, unsupported: list[str]) 
             f"{concept.class_data_dir}: each instance image is trained with a class image here; sd-scripts mix "
             "both at random."
         )
-        for image_dir in _image_folders(expand_user(concept.class_data_dir.strip()), True):
+        for image_dir in _image_folders(clean_path(concept.class_data_dir), True):
             captions = _caption_keys(concept, concept.class_prompt, image_dir, unsupported)
             yield {"image_dir": _absolute_path(image_dir), "is_reg": True, "num_repeats": 1, **captions,
                    **_common_keys(concept, settings, concept.class_prompt, [])}  # fmt: skip
@@ -188,4 +188,4 @@ def _image_folders(root: Path, subfolders: bool) -> list[Path]:
 
 
 def _absolute_path(path: str | Path) -> str:
-    return expand_user(str(path).strip()).absolute().as_posix()
+    return clean_path(path).absolute().as_posix()

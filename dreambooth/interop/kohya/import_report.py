@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.errors import UserError
-from dreambooth.files import expand_user
 from dreambooth.interop.kohya.toml_file import BACKSLASH_HINT, Table
+from dreambooth.paths import clean_path
 from dreambooth.settings import CONCEPT, SETTINGS, Concept
 
 
@@ -47,10 +47,7 @@ class ImportReport:
 
     def resolve_path(self, text: str) -> Path:
         """The first existing path: absolute, relative to the configuration file, or to the working directory."""
-        given = expand_user(text.strip())
-        tried = [*(place / given for place in self.search_dirs), given.absolute()]
-        if os.sep == "/" and "\\" in text:
-            tried += [place / text.strip().replace("\\", "/") for place in self.search_dirs]
+        tried = [clean_path(text, place) for place in (*self.search_dirs, Path.cwd())]
         return next((path for path in tried if os.path.exists(path)), tried[0])
 
     def has_lost_backslashes(self, table: Table, key: str) -> bool:
