@@ -270,13 +270,15 @@ def import_samples(report: ImportReport, values: Mapping[str, Any]) -> None:
             report.unsupported.append(f"sample_sampler = {values['sample_sampler']!r} is not supported.")
     if "sample_prompts" not in values or not report.concepts:
         return
-    path = report.resolve_path(str(values["sample_prompts"]))
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, ValueError) as error:
-        report.unsupported.append(f"sample_prompts: {path} can't be read ({error}).")
-        return
-    prompts = [line for line in lines if line and not line.startswith("#")]
+    lines = values["sample_prompts"]  # other programs have the prompts themselves in place of a file's name
+    if not isinstance(lines, list):
+        path = report.resolve_path(str(lines))
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, ValueError) as error:
+            report.unsupported.append(f"sample_prompts: {path} can't be read ({error}).")
+            return
+    prompts = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
     if prompts:
         first, sample = report.concepts[0], _parse_sample(prompts[0])
         concept = {key: getattr(first, key) for key in first.__dataclass_fields__}

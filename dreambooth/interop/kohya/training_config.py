@@ -6,7 +6,7 @@ others have a function in parameters.py, and unsupported ones are reported.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dreambooth.errors import UserError
@@ -81,11 +81,14 @@ _DATASET_PARAMETERS = (
 )
 
 
-def import_training(report: ImportReport, file: TomlFile) -> None:
-    """Import all training parameters. Unsupported ones are reported; UserError if none is supported."""
+def import_training(report: ImportReport, file: TomlFile, datasets: Sequence[Mapping[str, Any]] | None = None) -> None:
+    """Import all training parameters. Unsupported ones are reported; UserError if none is supported.
+
+    ``datasets``: the [[datasets]] of programs that have parameters and datasets in one file.
+    """
     table = file.flat()
     values = {key: value for key, value in table.values.items() if value is not None and value != ""}
-    _import_images(report, file, table, values)
+    _import_images(report, file, table, values, datasets)
     for key, setting in _DIRECT_SETTINGS.items():
         if key in values:
             report.set(setting, _setting_value(values[key]), key, table.location(key))
@@ -124,13 +127,22 @@ def _setting_value(value: Any) -> Any:
 # -- images ---------------------------------------------------------------------------------------------------------
 
 
-def _import_images(report: ImportReport, file: TomlFile, table: Table, values: Mapping[str, Any]) -> None:
+def _import_images(
+    report: ImportReport,
+    file: TomlFile,
+    table: Table,
+    values: Mapping[str, Any],
+    datasets: Sequence[Mapping[str, Any]] | None,
+) -> None:
     arguments = {key: value for key, value in values.items() if key in GENERAL_KEYS}
     for parameter, key in (("train_batch_size", "batch_size"), ("dataset_repeats", "num_repeats")):
         if isinstance(values.get(parameter), int):
             arguments[key] = values[parameter]
     if "caption_extention" in values:  # a misspelling that sd-scripts accept
         arguments["caption_extension"] = values["caption_extention"]
+    if datasets is not None:
+        import_datasets(report, TomlFile(file.path, {}, {}), {"datasets": list(datasets)}, arguments)
+        return
     paths = ("train_data_dir", "reg_data_dir", "dataset_config", "in_json")
     if any(report.has_lost_backslashes(table, key) for key in paths):
         return
