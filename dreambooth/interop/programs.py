@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from dreambooth.interop import kohya_gui
 from dreambooth.interop.data_file import DataFile
 from dreambooth.interop.kohya.import_report import ImportReport
 from dreambooth.interop.kohya.subsets import import_datasets
@@ -48,6 +49,7 @@ def _import_training_config(report: ImportReport, file: DataFile) -> None:
 
 
 PROGRAMS: tuple[Program, ...] = (
+    Program(kohya_gui.NAME, kohya_gui.recognize, kohya_gui.import_file),
     Program("sd-scripts (dataset.toml)", _is_dataset_config, _import_dataset_config),
     Program("sd-scripts (training parameters)", _is_training_config, _import_training_config),
 )

@@ -1,0 +1,306 @@
+"""Presets and saved settings (JSON) of kohya_ss, the GUI of sd-scripts: LoRA, DreamBooth and finetuning.
+
+The file holds the fields of a page, most of them empty or 0 where they are not used. They are translated into what the
+GUI hands to sd-scripts. Names that older versions of the GUI used are known too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dreambooth.errors import UserError
+from dreambooth.interop.data_file import DataFile
+from dreambooth.interop.kohya.folders import find_named_folders, list_direct_images, parse_as_sd_scripts
+from dreambooth.interop.kohya.import_report import ImportReport
+from dreambooth.interop.kohya_gui_network import is_lora, network_values
+from dreambooth.interop.translation import (
+    Translation,
+    import_translation,
+    parse_command_line,
+    split_arguments,
+    to_bool,
+    to_float,
+    to_whole,
+)
+
+NAME = "kohya_ss GUI"
+# Fields that sd-scripts' own files don't have. Two of them identify a file of the GUI.
+_GUI_FIELDS = {
+    "LoRA_type", "max_resolution", "lr_warmup", "epoch", "optimizer", "additional_parameters", "noise_offset_type",
+    "stop_text_encoder_training_pct", "num_cpu_threads_per_process", "model_list", "lora_network_weights",
+    "sdxl_cache_text_encoder_outputs", "sdxl_no_half_vae", "cache_latent", "caption_metadata_filename",
+    "latent_metadata_filename", "image_folder", "use_latent_files", "use_wandb", "save_as_bool", "sdxl_checkbox",
+    "LyCORIS_preset", "flux1_checkbox", "sd3_checkbox",
+}  # fmt: skip
+_OTHER_FAMILIES = {
+    "flux1_checkbox": "FLUX.1", "sd3_checkbox": "Stable Diffusion 3", "hunyuan_image_checkbox": "HunyuanImage",
+    "anima_checkbox": "Anima", "lumina_checkbox": "Lumina Image 2.0",
+}  # fmt: skip
+_OLD_NAMES = {
+    "cache_latent": "cache_latents", "caption_extention": "caption_extension", "sdxl_checkbox": "sdxl",
+    "lora_network_weights": "network_weights", "stop_text_encoder_training_pct": "stop_text_encoder_training",
+    "unet": "unet_lr", "text_encoder": "text_encoder_lr", "enable_buckets": "enable_bucket",
+    "create_buckets": "enable_bucket",
+}  # fmt: skip
+# Value of a field that a file lacks, as on a new page.
+_PAGE_DEFAULTS: dict[str, Any] = {
+    "max_resolution": "512,512", "train_batch_size": 1, "epoch": 1, "enable_bucket": True, "min_bucket_reso": 256,
+    "max_bucket_reso": 2048, "bucket_reso_steps": 64, "lr_scheduler": "cosine", "learning_rate": 1e-4,
+    "text_encoder_lr": 1e-4, "unet_lr": 1e-4, "network_dim": 8, "network_alpha": 1, "mixed_precision": "fp16",
+}  # fmt: skip
+_WHOLE_FIELDS = (
+    "gradient_accumulation_steps", "keep_tokens", "bucket_reso_steps", "min_bucket_reso", "max_bucket_reso",
+    "train_batch_size", "clip_skip", "max_timestep", "min_timestep", "save_every_n_epochs", "save_every_n_steps",
+    "save_last_n_epochs", "save_last_n_epochs_state", "save_last_n_steps", "save_last_n_steps_state",
+    "sample_every_n_epochs", "sample_every_n_steps", "caption_dropout_every_n_epochs", "dataset_repeats",
+    "vae_batch_size", "fused_optimizer_groups",
+)  # fmt: skip
+_NUMBER_FIELDS = (
+    "learning_rate", "max_grad_norm", "prior_loss_weight", "caption_dropout_rate", "ip_noise_gamma", "huber_c",
+    "huber_scale", "min_snr_gamma", "v_pred_like_loss", "lr_scheduler_power", "noise_offset", "adaptive_noise_scale",
+)  # fmt: skip
+_CHECK_BOXES = (
+    "bucket_no_upscale", "cache_latents", "cache_latents_to_disk", "color_aug", "debiased_estimation_loss",
+    "enable_bucket", "flip_aug", "fp8_base", "full_bf16", "full_fp16", "gradient_checkpointing", "highvram",
+    "ip_noise_gamma_random_strength", "masked_loss", "mem_eff_attn", "no_token_padding", "noise_offset_random_strength",
+    "persistent_data_loader_workers", "random_crop", "save_state", "save_state_on_train_end",
+    "scale_v_pred_loss_like_noise_pred", "shuffle_caption", "skip_cache_check", "weighted_captions", "v2",
+    "v_parameterization", "sdxl", "async_upload", "fused_backward_pass",
+)  # fmt: skip
+_TEXT_FIELDS = (
+    "caption_extension", "dataset_config", "huber_schedule", "loss_type", "lr_scheduler", "lr_scheduler_type",
+    "mixed_precision", "output_name", "pretrained_model_name_or_path", "reg_data_dir", "resume", "sample_sampler",
+    "save_precision", "train_data_dir", "vae", "block_lr",
+)  # fmt: skip
+# Text fields that concern only the GUI, files and logs.
+_OTHER_TEXT_FIELDS = (
+    "output_dir", "logging_dir", "log_with", "save_model_as", "training_comment", "wandb_api_key", "wandb_run_name",
+    "log_tracker_name", "log_tracker_config", "metadata_author", "metadata_description", "metadata_license",
+    "metadata_tags", "metadata_title", "huggingface_repo_id", "huggingface_token", "gpu_ids",
+    "extra_accelerate_launch_args",
+)  # fmt: skip
+# sd-scripts' default of fields whose 0 the LoRA page does not hand over.
+_DEFAULT_FOR_0 = {"max_grad_norm": 1.0, "prior_loss_weight": 1.0, "network_alpha": 1, "huber_c": 0.1}
+
+
+def recognize(data: Any) -> bool:
+    """Whether these are the fields of a training page."""
+    return isinstance(data, Mapping) and len(_GUI_FIELDS & data.keys()) >= 2
+
+
+def import_file(report: ImportReport, file: DataFile) -> None:
+    """Import the fields of a page. UserError names a kind of training or model family that is not supported."""
+    fields = {_OLD_NAMES.get(key, key): value for key, value in file.data.items() if value is not None}
+    _refuse_unsupported(file.path, fields)
+    import_translation(report, file.path, translate(fields, report))
+    if not is_lora(fields):
+        report.set("use_lora", False, "DreamBooth or finetuning page")
+
+
+def _refuse_unsupported(path: Path, fields: Mapping[str, Any]) -> None:
+    lora_type = str(fields.get("LoRA_type", ""))
+    families = [name for key, name in _OTHER_FAMILIES.items() if to_bool(fields.get(key))]
+    if lora_type.startswith(("Flux1", "HunyuanImage", "Anima", "Lumina")) and not families:
+        families = [lora_type]
+    if families:
+        raise UserError(
+            f"{path} is a {NAME} preset for {families[0]}. Only Stable Diffusion 1.x, 2.x and XL are supported; choose "
+            "a preset for one of these."
+        )
+    if {"token_string", "init_word", "num_vectors_per_token"} & fields.keys():
+        raise UserError(
+            f"{path} is a {NAME} preset for textual inversion, which is not supported. Choose a preset for LoRA, "
+            "DreamBooth or finetuning."
+        )
+
+
+def translate(fields: Mapping[str, Any], report: ImportReport) -> Translation:
+    """The parameters that the GUI hands to sd-scripts. ``report`` resolves the image folders, to count steps."""
+    fields = {**_PAGE_DEFAULTS, **{key: value for key, value in fields.items() if value is not None}}
+    result = Translation(NAME)
+    values = result.values
+    values |= {key: to_whole(fields[key]) for key in _WHOLE_FIELDS if key in fields}
+    values |= {key: to_float(fields[key]) for key in _NUMBER_FIELDS if key in fields and fields[key] != ""}
+    values |= {key: True for key in _CHECK_BOXES if to_bool(fields.get(key))}
+    values |= {key: str(fields[key]).strip() for key in _TEXT_FIELDS if str(fields.get(key, "")).strip()}
+    values["resolution"] = str(fields["max_resolution"])
+    values["max_token_length"] = to_whole(fields.get("max_token_length"), 75) or 75
+    values["lr_scheduler_num_cycles"] = to_whole(fields.get("lr_scheduler_num_cycles"), 1)
+    values["seed"] = to_whole(fields.get("seed")) or -1  # 0 is a random seed
+    _add_optimizer(values, fields)
+    _add_attention(values, fields)
+    _add_samples(values, fields)
+    if is_lora(fields):
+        values |= network_values(fields, result)
+        _add_noise(values, fields)
+        _replace_0(result)
+    else:
+        _add_full_training(values, fields)
+    _drop_unused(values)
+    _add_additional_parameters(result, fields)
+    _add_images(result, fields, report)
+    _add_length(result, fields, report)
+    _add_warnings(result, fields)
+    return result
+
+
+def _add_optimizer(values: dict[str, Any], fields: Mapping[str, Any]) -> None:
+    default = "AdamW8bit" if to_bool(fields.get("use_8bit_adam")) else "AdamW"
+    values["optimizer_type"] = str(fields.get("optimizer") or default)
+    for key in ("optimizer_args", "lr_scheduler_args"):
+        if fields.get(key):
+            values[key] = split_arguments(fields[key])
+
+
+def _add_attention(values: dict[str, Any], fields: Mapping[str, Any]) -> None:
+    """A choice of xformers and sdpa; once a check box."""
+    choice = fields.get("xformers", "xformers")
+    name = choice if isinstance(choice, str) and choice.lower() not in ("true", "false") else ""
+    if name in ("xformers", "sdpa") or (not name and to_bool(choice)):
+        values[name or "xformers"] = True
+
+
+def _add_samples(values: dict[str, Any], fields: Mapping[str, Any]) -> None:
+    prompts = str(fields.get("sample_prompts", "")).splitlines()
+    if any(line.strip() for line in prompts):
+        values["sample_prompts"] = prompts
+    else:
+        values.pop("sample_sampler", None)
+
+
+def _add_noise(values: dict[str, Any], fields: Mapping[str, Any]) -> None:
+    """Of the two kinds of noise offset, the LoRA page hands over the chosen one."""
+    multires = fields.get("noise_offset_type", "Original") == "Multires"
+    if multires:
+        for key in ("noise_offset", "adaptive_noise_scale", "noise_offset_random_strength"):
+            values.pop(key, None)
+    iterations = to_whole(fields.get("multires_noise_iterations")) if multires else 0
+    if iterations:
+        values["multires_noise_iterations"] = iterations
+        values["multires_noise_discount"] = to_float(fields.get("multires_noise_discount"))
+
+
+def _add_full_training(values: dict[str, Any], fields: Mapping[str, Any]) -> None:
+    """Parameters of the DreamBooth and finetuning pages."""
+    if to_whole(fields.get("multires_noise_iterations")):
+        values["multires_noise_iterations"] = to_whole(fields["multires_noise_iterations"])
+        values["multires_noise_discount"] = to_float(fields.get("multires_noise_discount"))
+    sdxl = to_bool(fields.get("sdxl"))
+    for key in ("learning_rate_te1", "learning_rate_te2") if sdxl else ("learning_rate_te",):
+        if str(fields.get(key, "")) != "":
+            values[key] = to_float(fields[key])
+    if sdxl or _is_finetuning(fields):
+        values["train_text_encoder"] = to_bool(fields.get("train_text_encoder"))
+    if _is_finetuning(fields):
+        values["enable_bucket"] = True
+
+
+def _is_finetuning(fields: Mapping[str, Any]) -> bool:
+    return bool({"image_folder", "caption_metadata_filename", "latent_metadata_filename"} & fields.keys())
+
+
+def _replace_0(result: Translation) -> None:
+    for key, default in _DEFAULT_FOR_0.items():
+        if result.values.get(key) == 0:
+            result.values[key] = default
+            result.unsupported.append(
+                f"{key} = 0: the LoRA page of {NAME} does not hand 0 to sd-scripts, so their default {default} is used."
+            )
+
+
+def _drop_unused(values: dict[str, Any]) -> None:
+    """0 means "not set" in these fields; what they would do is also what a missing parameter does."""
+    for key in ("clip_skip", "max_timestep", "vae_batch_size", "fused_optimizer_groups", "v_pred_like_loss",
+                "adaptive_noise_scale", "save_last_n_epochs", "save_last_n_epochs_state", "save_last_n_steps",
+                "save_last_n_steps_state", "caption_dropout_every_n_epochs", "scale_weight_norms"):  # fmt: skip
+        if not values.get(key):
+            values.pop(key, None)
+    if values.get("huber_scale") == 1:
+        del values["huber_scale"]
+
+
+def _add_additional_parameters(result: Translation, fields: Mapping[str, Any]) -> None:
+    """The field for further command line arguments, which override all others."""
+    text = str(fields.get("additional_parameters", "") or "")
+    given, stray = parse_command_line(text)
+    result.values |= given
+    if stray:
+        result.unsupported.append(f"additional_parameters: {' '.join(stray)!r} belongs to no --parameter; ignored.")
+
+
+def _add_images(result: Translation, fields: Mapping[str, Any], report: ImportReport) -> None:
+    """The finetuning page has a folder and a metadata file in place of folders with repeats in their names."""
+    if not _is_finetuning(fields) or result.values.get("dataset_config"):
+        return
+    folder = str(fields.get("image_folder", "")).strip()
+    if not folder:
+        return
+    subset: dict[str, Any] = {"image_dir": folder, "num_repeats": to_whole(fields.get("dataset_repeats"), 1)}
+    uses_latents = str(fields.get("use_latent_files", "No")) == "Yes"
+    name = str(fields.get("latent_metadata_filename" if uses_latents else "caption_metadata_filename", ""))
+    metadata = report.resolve_path(str(Path(str(fields.get("train_dir", "")), name))) if name else Path()
+    if not to_bool(fields.get("generate_caption_database")) and metadata.is_file():
+        subset["metadata_file"] = str(metadata)
+    result.values.pop("dataset_repeats", None)
+    result.datasets = [{"subsets": [subset]}]
+
+
+def _add_length(result: Translation, fields: Mapping[str, Any], report: ImportReport) -> None:
+    """The number of steps, which the GUI computes from the images if it is not given, and the warm-up."""
+    values = result.values
+    epochs, steps = to_whole(fields.get("max_train_epochs")), to_whole(fields.get("max_train_steps"))
+    if epochs:
+        values["max_train_epochs"] = epochs
+    elif not steps and not values.get("dataset_config"):
+        steps = _steps_of_gui(values, fields, report)
+        if not steps:
+            values["max_train_epochs"] = max(1, to_whole(fields["epoch"], 1))
+    if steps and not epochs:
+        values["max_train_steps"] = steps
+    fraction = to_float(fields.get("lr_warmup")) / 100
+    warmup = to_whole(fields.get("lr_warmup_steps"))
+    if not warmup and fraction:
+        warmup = int(fraction * steps) if steps and not epochs else min(fraction, 0.999)
+    values["lr_warmup_steps"] = warmup
+    percent = to_float(fields.get("stop_text_encoder_training"))
+    if not percent:
+        return
+    if is_lora(fields):
+        result.unsupported.append(f"stop_text_encoder_training: {NAME} ignores it for LoRA, and so does the import.")
+    elif percent > 0:
+        result.settings["stop_text_encoder"] = (min(1.0, percent / 100), "stop_text_encoder_training")
+    else:
+        result.settings["stop_text_encoder"] = (0, "stop_text_encoder_training")
+
+
+def _steps_of_gui(values: Mapping[str, Any], fields: Mapping[str, Any], report: ImportReport) -> int:
+    """Images x repeats x epochs / batch size, twice that with regularization images; 0 without images."""
+    if _is_finetuning(fields):
+        folder, repeats = str(fields.get("image_folder", "")).strip(), to_whole(fields.get("dataset_repeats"), 1)
+        samples = repeats * _count_images(report.resolve_path(folder)) if folder else 0
+    else:
+        folder = str(values.get("train_data_dir", ""))
+        folders = find_named_folders(report.resolve_path(folder), parse_as_sd_scripts) if folder else []
+        samples = sum(named.repeats * _count_images(named.path) for named in folders)
+    per_step = max(1, values["train_batch_size"]) * max(1, values.get("gradient_accumulation_steps", 1))
+    factor = 2 if values.get("reg_data_dir") else 1
+    return math.ceil(samples / per_step * max(1, to_whole(fields["epoch"], 1)) * factor)
+
+
+def _count_images(folder: Path) -> int:
+    return len(list_direct_images(folder, lambda path: path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp")))
+
+
+def _add_warnings(result: Translation, fields: Mapping[str, Any]) -> None:
+    result.ignored += [key for key in _OTHER_TEXT_FIELDS if str(fields.get(key, "")).strip() not in ("", "False")]
+    if to_bool(fields.get("train_inpainting")):
+        result.unsupported.append("train_inpainting: inpainting models are not trained.")
+    cycles_missing = str(fields.get("lr_scheduler_num_cycles", "1")).strip() == ""
+    if cycles_missing and result.values.get("lr_scheduler") == "cosine_with_restarts":
+        result.unsupported.append(
+            "lr_scheduler_num_cycles is empty, which the GUI reads as 1. Versions before 24 restarted in each epoch; "
+            "set Number of hard resets to do the same."
+        )

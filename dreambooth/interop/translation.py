@@ -1,0 +1,134 @@
+"""What programs built on kohya's sd-scripts hand to them, imported with the functions for sd-scripts' own files."""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dreambooth.interop.kohya.import_report import ImportReport
+from dreambooth.interop.kohya.parameters import to_number
+from dreambooth.interop.kohya.toml_file import TomlFile
+from dreambooth.interop.kohya.training_config import import_training
+from dreambooth.interop.kohya.unsupported_keys import NO_EFFECT_KEYS
+
+_LIST_PARAMETERS = {"network_args", "optimizer_args", "lr_scheduler_args", "base_weights", "base_weights_multiplier"}
+# Settings that a training with sd-scripts determines even if its parameter is missing -> their value then.
+_VALUES_IF_MISSING: dict[str, Any] = {
+    "gradient_accumulation_steps": 1, "gradient_checkpointing": False, "max_grad_norm": 1.0,
+    "weighted_captions": False, "mixed_precision": "no", "full_mixed_precision": False, "offset_noise": 0.0,
+    "multires_noise_iterations": 0, "input_perturbation": 0.0, "debiased_estimation": False,
+    "zero_terminal_snr": False, "min_timestep": 0, "max_timestep": 1000, "loss_type": "l2", "masked_loss": False,
+    "lr_warmup_steps": 0.0, "lr_cycles": 1, "lr_power": 1.0, "save_embedding_every": 0, "save_every_steps": 0,
+    "save_preview_every": 0, "preview_every_steps": 0, "save_state_during": False, "save_state_after": False,
+    "train_unet": True, "train_batch_size": 1, "optimizer_args": "", "attention": "default",
+}  # fmt: skip
+# The same for the adapters of a LoRA.
+_LORA_VALUES_IF_MISSING: dict[str, Any] = {"use_lora_extended": False, "lora_dora": False, "lora_type": "LoRA"}
+_WEIGHT_DECAY_IF_MISSING = {"Torch AdamW": 0.01, "8bit AdamW": 0.01, "Paged 8bit AdamW": 0.01}  # 0 for all others
+
+
+@dataclass
+class Translation:
+    """The parameters that a program hands to sd-scripts, and messages on what is lost on the way."""
+
+    program: str
+    values: dict[str, Any] = field(default_factory=dict)  # parameters of sd-scripts
+    datasets: list[dict[str, Any]] | None = None  # [[datasets]]; None: the values name the images
+    unsupported: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)  # parameters that do not change what is trained
+    settings: dict[str, tuple[Any, str]] = field(default_factory=dict)  # setting -> (value, its parameter)
+
+
+def import_translation(report: ImportReport, path: Path, translation: Translation) -> None:
+    """Import the parameters and everything that they leave at its default in sd-scripts."""
+    ignored = list(translation.ignored)
+    ignored += [key for key, value in translation.values.items() if key in NO_EFFECT_KEYS and value]
+    values = {key: value for key, value in translation.values.items() if key not in NO_EFFECT_KEYS}
+    values |= {key: translation.values[key] for key in ("save_precision",) if key in translation.values}
+    values.setdefault("max_token_length", 75)
+    import_training(report, TomlFile(path, values, {}), translation.datasets)
+    for key, (value, parameter) in translation.settings.items():
+        report.set(key, value, parameter)
+    decay = _WEIGHT_DECAY_IF_MISSING.get(report.settings["optimizer"], 0.0)
+    defaults = {**_VALUES_IF_MISSING, "weight_decay": decay, "tenc_weight_decay": decay}
+    defaults |= _LORA_VALUES_IF_MISSING if report.settings.get("use_lora") else {}
+    for key, value in defaults.items():
+        if key not in report.settings:
+            report.set(key, value)
+    report.unsupported[:0] = translation.unsupported
+    if ignored:
+        report.unsupported.append(
+            f"Not needed here: {', '.join(sorted(set(ignored)))}. They concern files, logs, memory or the pages of "
+            f"{translation.program}."
+        )
+
+
+def split_arguments(text: Any) -> list[str]:
+    """["decouple=True", "betas=0.9,0.99"] from one text, with or without quotes and commas between the arguments."""
+    if isinstance(text, Mapping):
+        return [f"{key}={value}" for key, value in text.items()]
+    if isinstance(text, list):
+        return [str(row) for row in text if str(row).strip()]
+    text = re.sub(r"[\"']", "", str(text or "")).strip()
+    return [part.strip(" ,") for part in re.split(r"[\s,]+(?=[\w.]+\s*=)", text) if part.strip(" ,")]
+
+
+def parse_command_line(text: str, known: Iterable[str] = ()) -> tuple[dict[str, Any], list[str]]:
+    """(parameters, words that belong to none) of a command line such as ``--max_grad_norm=0 --flip_aug``."""
+    try:
+        words = shlex.split(text, posix=True)
+    except ValueError:  # a quote without its pair
+        words = text.replace('"', "").split()
+    values: dict[str, Any] = {}
+    stray, current = [], ""
+    for word in words:
+        if word.startswith("--"):
+            current, has_value, value = word[2:].partition("=")
+            current = current.replace("-", "_")
+            values[current] = ([value] if current in _LIST_PARAMETERS else _plain(value)) if has_value else True
+            if current in _LIST_PARAMETERS and not has_value:
+                values[current] = []
+            current = current if not has_value or current in _LIST_PARAMETERS else ""
+        elif not current:
+            stray.append(word)
+        elif current in _LIST_PARAMETERS:
+            values[current].append(word)
+        else:
+            values[current], current = _plain(word), ""
+    return values, stray
+
+
+def _plain(text: str) -> Any:
+    """A number, boolean or text, as a configuration file would have it."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def to_bool(value: Any) -> bool:
+    """Check boxes are booleans in most files, and words or 0 and 1 in some."""
+    return value.strip().lower() in ("true", "1", "yes", "on") if isinstance(value, str) else bool(value)
+
+
+def to_whole(value: Any, default: int = 0) -> int:
+    """A whole number from 4, 4.0, "4" or "4.0"; the default for anything else."""
+    number = to_number(value) if not isinstance(value, bool) else math.nan
+    is_number = str(value).strip() != "" and math.isfinite(number) and (number or re.match(r"\s*[-+]?0", str(value)))
+    return int(number) if is_number else default
+
+
+def to_float(value: Any, default: float = 0.0) -> float:
+    """A number from 0.5 or "5e-5"; the default for anything else."""
+    number = to_number(value) if not isinstance(value, bool) else math.nan
+    is_number = math.isfinite(number) and (number or re.match(r"\s*[-+]?\.?0", str(value)))
+    return number if is_number else default
