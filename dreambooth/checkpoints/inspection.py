@@ -10,7 +10,7 @@ from typing import Any
 
 from dreambooth.checkpoints.extract import plan_extraction
 from dreambooth.checkpoints.family import FAMILIES, Family, describe_kind
-from dreambooth.checkpoints.lora import read_lora
+from dreambooth.checkpoints.lora import UNKNOWN_FAMILY, is_adapter_file, read_lora
 from dreambooth.checkpoints.manifest import UNMAPPED, dtype_name
 from dreambooth.checkpoints.recognition import component_configs, recognize_family
 from dreambooth.checkpoints.sources import open_source
@@ -67,7 +67,8 @@ def inspect(path: Path, against: Path | None = None, progress: ProgressCallback 
     with open_source(Path(path)) as file:
         shapes = {key: file.shape(key) for key in file}
         family = next((family for family in FAMILIES if family.matches(shapes)), None)
-        inspection = Inspection(Path(path), "checkpoint" if family else describe_kind(shapes), n_tensors=len(shapes))
+        kind = "checkpoint" if family else "LoRA" if is_adapter_file(shapes) else describe_kind(shapes)
+        inspection = Inspection(Path(path), kind, n_tensors=len(shapes))
         inspection.precision = dict(Counter(dtype_name(file.dtype(key)) for key in file).most_common())
         inspection.metadata = _displayed_metadata(file.metadata)
         if family:
@@ -113,7 +114,9 @@ def _inspect_adapters(inspection: Inspection) -> None:
     except UserError as error:
         inspection.issues.append(str(error))
         return
-    inspection.kind = "LoRA"
+    inspection.family = "" if file.made_for == UNKNOWN_FAMILY else file.made_for
+    if file.no_effect:
+        inspection.issues.append(file.no_effect)
     kinds: Counter[str] = Counter()
     for adapter in file.weights.values():
         rank = "" if adapter.rank is None else f", rank {adapter.rank}"

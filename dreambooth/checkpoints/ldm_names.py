@@ -61,6 +61,11 @@ def _translate(name: str, modules: Mapping[str, str]) -> str | None:
 
 def unet_names(config: Mapping[str, Any]) -> PrefixNameMap:
     """Names of a unet with diffusers' ``config``, without the original prefix ``model.diffusion_model.``."""
+    return PrefixNameMap(unet_prefixes(config))
+
+
+def unet_prefixes(config: Mapping[str, Any]) -> dict[str, str]:
+    """The prefixes of :func:`unet_names`: those of diffusers by those of the original."""
     n_levels, n_layers = len(config["block_out_channels"]), config["layers_per_block"]
     down_attends = ["CrossAttn" in kind for kind in config["down_block_types"]]
     up_attends = ["CrossAttn" in kind for kind in config["up_block_types"]]
@@ -91,7 +96,7 @@ def unet_names(config: Mapping[str, Any]) -> PrefixNameMap:
         if level < n_levels - 1:
             index = 2 if up_attends[level] else 1
             modules[f"output_blocks.{first + n_layers}.{index}.conv"] = f"up_blocks.{level}.upsamplers.0.conv"
-    return PrefixNameMap(modules | {"out.0": "conv_norm_out", "out.2": "conv_out"})
+    return modules | {"out.0": "conv_norm_out", "out.2": "conv_out"}
 
 
 def vae_names(config: Mapping[str, Any]) -> PrefixNameMap:

@@ -1,7 +1,7 @@
 """Adapter files (LoRA and the other kinds in ``adapters/``): reading, writing, and applying them to a model.
 
-Files are written in kohya's format, and read in the formats of kohya, diffusers and peft. Embeddings of pivotal tuning
-in the same file (``bundle_emb.*``) are ignored.
+Files are written in kohya's format, and read in those of kohya, LyCORIS, diffusers, peft, OneTrainer, ComfyUI and
+cloneofsimo. Embeddings of pivotal tuning in the same file (``bundle_emb.*``) are ignored.
 """
 
 from __future__ import annotations
@@ -15,23 +15,26 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from dreambooth.checkpoints.adapters import Adapter, Difference, make_adapter
+from dreambooth.checkpoints.adapters import IA3, Adapter, Difference, make_adapter
+from dreambooth.checkpoints.adapters.dora import could_be_magnitude
+from dreambooth.checkpoints.adapters.module_names import other_names
 from dreambooth.checkpoints.adapters.names import (
     BIAS_TENSORS,
     UNSUPPORTED,
     Key,
-    diffusers_names,
+    is_adapter_key,
     normalize_shape,
     parse_key,
     peft_alpha,
 )
+from dreambooth.checkpoints.adapters.positional import is_positional, positional_keys
 from dreambooth.checkpoints.family import Family
-from dreambooth.checkpoints.layout import Layout
+from dreambooth.checkpoints.layout import Layout, Shape
 from dreambooth.checkpoints.ldm_names import TensorRef
 from dreambooth.checkpoints.lora_hashes import data_hash, legacy_hash
 from dreambooth.checkpoints.modules import Modules, disk_name
 from dreambooth.checkpoints.reading import open_tensors
-from dreambooth.checkpoints.writing import cast
+from dreambooth.checkpoints.writing import cast, is_finite
 from dreambooth.errors import UserError
 from dreambooth.files import atomic_write
 from dreambooth.tensor_files import Tensors, write_tensors
@@ -41,11 +44,13 @@ Adapters = Mapping[str, Adapter]
 
 _ATTENTION_BLOCK = "Transformer2DModel"
 _CONVOLUTION_BLOCKS = ("ResnetBlock2D", "Downsample2D", "Upsample2D")
-_FAMILY_OF_WIDTH = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2", 2048: "SDXL"}  # of text embeddings
-_FAMILY_OF_VERSION = {"sd_v1": "Stable Diffusion 1.x", "sd_v2": "Stable Diffusion 2", "sdxl": "SDXL"}
+SDXL = "SDXL"
+_FAMILY_OF_WIDTH = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2", 2048: SDXL}  # of text embeddings
+_FAMILY_OF_VERSION = {"sd_v1": "Stable Diffusion 1.x", "sd_v2": "Stable Diffusion 2", "sdxl": SDXL}
 _FAMILY_OF_MODULE = {
     "_double_blocks_": "FLUX", "single_transformer_blocks_": "FLUX", "_joint_blocks_": "Stable Diffusion 3",
-    "transformer_transformer_blocks_": "Stable Diffusion 3 or FLUX", "lora_te2_": "SDXL", "text_encoder_2_": "SDXL",
+    "transformer_transformer_blocks_": "Stable Diffusion 3 or FLUX", "lora_te2_": SDXL, "text_encoder_2_": SDXL,
+    "clip_g_": SDXL,
 }  # fmt: skip
 
 
@@ -91,6 +96,18 @@ class LoraFile:
     weights: Adapters
     metadata: dict[str, str] = field(default_factory=dict)
     biases: Adapters = field(default_factory=dict)
+
+    @property
+    def no_effect(self) -> str:
+        """Why it changes nothing in any model, in one line; empty when it does change something."""
+        adapters = [*self.weights.values(), *self.biases.values()]
+        if not all(adapter.changes_nothing for adapter in adapters):
+            return ""
+        only_alpha = all(adapter.scaling == 0 for adapter in adapters)
+        reason = "alpha is 0" if only_alpha else "alpha or a matrix is all zeros, as before the first step,"
+        return (
+            f"{self.path} changes nothing: {reason} in all of its {count(len(adapters), 'module')}. Use another LoRA."
+        )
 
     @property
     def made_for(self) -> str:
@@ -160,6 +177,10 @@ def match_adapters(
                 unmatched.append(name)
             elif not adapter.fits(shapes[ref]):
                 mismatched.append(name)
+            elif ref in matched:
+                raise UserError(
+                    f"{file.path} has two adapters for {ref.name}, under different names. Use another LoRA."
+                )
             else:
                 matched[ref] = adapter
     for names, problem in (
@@ -167,7 +188,7 @@ def match_adapters(
         (mismatched, "of the wrong size for this model"),
     ):
         if names:
-            raise UserError(_mismatch_message(file, names, problem))
+            raise UserError(_mismatch_message(file, names, problem, n_matched=len(matched)))
     return matched
 
 
@@ -219,12 +240,21 @@ def write_lora(path: Path, weights: Adapters, metadata: Mapping[str, str], dtype
         write_tensors(temporary, tensors, {**metadata, **hashes})
 
 
+def is_adapter_file(shapes: Mapping[str, Shape]) -> bool:
+    """Whether a file with these tensors is a LoRA or another adapter file, of any naming scheme."""
+    if is_positional(shapes):
+        return True
+    parsed = [parse_key(key) for key in shapes if is_adapter_key(key)]
+    return any(key is not None and key.tensor not in ("weight", "alpha", "scale", "magnitude") for key in parsed)
+
+
 def read_lora(path: Path) -> LoraFile:
     """Read an adapter file of any kind and naming scheme. UserError when it is something else or not supported."""
     with open_tensors(path) as file:
         tensors: dict[str, dict[str, torch.Tensor]] = {}
         for key, (module, tensor_name) in _parse_keys(file).items():
             tensors.setdefault(module, {})[tensor_name] = normalize_shape(key, file.get(key))
+        _require_finite(file.path, tensors)
         config = _peft_config(file)
         biases = {
             module: Difference({"diff": own.pop(name)})
@@ -239,17 +269,23 @@ def read_lora(path: Path) -> LoraFile:
 def _modules_by_name(shapes: Iterable[TensorRef], layout: Layout) -> dict[str, TensorRef]:
     """The modules of a model by all of their names in adapter files."""
     modules: dict[str, TensorRef] = {}
+    only_text_encoder = not any(ref.component == "text_encoder_2" for ref in shapes)
     for ref in shapes:
         module, _, leaf = ref.name.rpartition(".")
         if leaf == "weight" and (names := layout.adapter_names(ref)):
-            for name in (*names, *diffusers_names(ref.component, module)):
+            for name in (*names, *other_names(ref.component, names, only_text_encoder)):
                 modules.setdefault(name, TensorRef(ref.component, module))
     return modules
 
 
-def _mismatch_message(file: LoraFile, names: list[str], problem: str) -> str:
+def _mismatch_message(file: LoraFile, names: list[str], problem: str, n_matched: int) -> str:
     shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
     total = len({*file.weights, *file.biases})
+    if n_matched > len(names):
+        return (
+            f"{file.path} fits this model only in part: {len(names)} of {count(total, 'module')} {problem} ({shown}). "
+            "It is damaged, or was made for a model with other modules. Use another LoRA."
+        )
     return (
         f"{file.path} was made for {file.made_for}: {len(names)} of {count(total, 'module')} {problem} ({shown}). "
         "Use a LoRA of this model's family."
@@ -258,7 +294,9 @@ def _mismatch_message(file: LoraFile, names: list[str], problem: str) -> str:
 
 def _parse_keys(file: Tensors) -> dict[str, Key]:
     """Every key as module and tensor name. UserError when the file is no LoRA, or of an unsupported kind."""
-    keys = {key: parse_key(key) for key in file if not key.startswith("bundle_emb.")}
+    if is_positional(shapes := {key: file.shape(key) for key in file}):
+        return positional_keys(file.path, shapes)
+    keys = {key: parse_key(key) for key in file if is_adapter_key(key)}
     names = {key.tensor for key in keys.values() if key}
     if not names - {"weight", "alpha", "scale"}:  # any model has a "weight"
         raise UserError(f"{file.path} is not a LoRA: choose one in the format of kohya, LyCORIS or diffusers.")
@@ -279,14 +317,30 @@ def _adapter(path: Path, module: str, tensors: dict[str, torch.Tensor], config: 
     if adapter is None:
         names = ", ".join(tensors)
         raise UserError(f"{path} is damaged or a LoRA of an unsupported kind: {module} has {names}. Use another file.")
-    if adapter.size is None and not adapter.needs_weight:
+    if adapter.size is None and not isinstance(adapter, IA3):
         raise UserError(f"{path} is damaged: the shapes of {module} don't match. Download or copy it again.")
+    if adapter.size and adapter.dora_scale is not None and not could_be_magnitude(adapter.dora_scale, adapter.size):
+        rows, columns = adapter.size
+        raise UserError(
+            f"{path} is damaged: the DoRA magnitudes of {module} have the shape {tuple(adapter.dora_scale.shape)}, "
+            f"which fits neither its {rows} rows nor its {columns} columns. Download or copy it again."
+        )
     if adapter.alpha is None and adapter.rank:
         try:
             adapter.alpha = peft_alpha(config, module, adapter.rank)
         except (AttributeError, TypeError, ValueError) as error:
             raise UserError(f"{path} has invalid lora_adapter_metadata ({error}). Use another file.") from error
     return adapter
+
+
+def _require_finite(path: Path, tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+    broken = [module for module, own in tensors.items() if not all(map(is_finite, own.values()))]
+    if broken:
+        raise UserError(
+            f"{path} is damaged: it has NaN or infinite values in {len(broken)} of {count(len(tensors), 'module')} "
+            f"({broken[0]}{', ...' if len(broken) > 1 else ''}), as after a training that diverged. Use an earlier "
+            "save of it, or another file."
+        )
 
 
 def _has_valid_size(name: str, tensor: torch.Tensor) -> bool:

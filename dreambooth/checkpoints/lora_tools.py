@@ -9,14 +9,13 @@ from pathlib import Path
 import torch
 
 from dreambooth.checkpoints.adapters import Adapter, Lora
+from dreambooth.checkpoints.adapters.module_names import TEXT, TEXT_1, TEXT_2, UNET, is_original_name, kohya_name
 from dreambooth.checkpoints.ldm_names import TensorRef
-from dreambooth.checkpoints.lora import UNKNOWN_FAMILY, LoraFile, WeightedLora, read_lora, write_lora
+from dreambooth.checkpoints.lora import SDXL, UNKNOWN_FAMILY, LoraFile, WeightedLora, read_lora, write_lora
 from dreambooth.checkpoints.lora_hashes import HASHES
 from dreambooth.errors import UserError
 from dreambooth.types import ProgressCallback
 
-_PREFIXES = (("text_encoder_2_", "lora_te2_"), ("text_encoder_", "lora_te_"), ("unet_", "lora_unet_"))
-_ORIGINAL_NAMES = ("lora_unet_input_blocks_", "lora_unet_middle_block_", "lora_unet_output_blocks_", "lora_unet_out_")
 ENERGY_KEY = "dreambooth_energy_kept"  # metadata: retained fraction of the original delta's energy, 0 to 1
 
 
@@ -97,19 +96,18 @@ def merge_loras(
 ) -> Path:
     """Write the weighted sum of ``loras`` as one LoRA; a negative weight subtracts.
 
-    The sum is exact: factors are concatenated, so the ranks add up. UserError when a file is not a plain LoRA, or when
-    the files are for different model families or use different module names.
+    The sum is exact: factors are concatenated, so the ranks add up. UserError when a file is not a plain LoRA or
+    changes nothing, or when the files are for different model families.
     """
     if not loras:
         raise UserError("There is nothing to merge: give at least one LoRA.")
-    files = [_read_plain_lora(lora.path) for lora in loras]
+    files = _with_one_naming([_read_plain_lora(lora.path) for lora in loras])
     _require_one_family(files)
-    has_second_encoder = any(name.startswith("lora_te2_") for file in files for name in file.weights)
     by_module: dict[str, list[tuple[Adapter, float]]] = {}
     for lora, file in zip(loras, files, strict=True):
         for name, adapter in file.weights.items():
-            strength = lora.strength(TensorRef("unet" if name.startswith("lora_unet_") else "text_encoder", name))
-            by_module.setdefault(_text_encoder_name(name, has_second_encoder), []).append((adapter, strength))
+            strength = lora.strength(TensorRef("unet" if name.startswith(UNET) else "text_encoder", name))
+            by_module.setdefault(name, []).append((adapter, strength))
     merged = {}
     for number, (name, adapters) in enumerate(by_module.items(), 1):
         merged[name] = _concatenate(name, adapters)
@@ -128,7 +126,7 @@ def resize_lora(
     progress: ProgressCallback | None = None,
 ) -> Path:
     """Write the LoRA with the ranks reduced to ``limit``, each module as close to the original as possible."""
-    file, energy = _read_plain_lora(path), RetainedEnergy()
+    [file], energy = _with_one_naming([_read_plain_lora(path)]), RetainedEnergy()
     resized = {}
     for number, (name, adapter) in enumerate(file.weights.items(), 1):
         up, down = _balanced(adapter, 1.0)
@@ -149,32 +147,38 @@ def rank_metadata(adapters: Iterable[Adapter]) -> dict[str, str]:
 
 
 def _read_plain_lora(path: Path) -> LoraFile:
-    """Read a file, which may only have plain LoRA adapters, with module names converted to kohya's."""
+    """Read a file, which may only have plain LoRA adapters. UserError for others, and for one without any effect."""
     file = read_lora(path)
     others = {adapter.kind if adapter.dora_scale is None else "DoRA" for adapter in file.weights.values()}
     others |= {"bias differences"} if file.biases else set()
     if kinds := sorted(others - {Lora.kind}):
         raise UserError(f"{file.path} has {' and '.join(kinds)}: only plain LoRAs can be merged or resized.")
-    weights = {_kohya_name(name): adapter for name, adapter in file.weights.items()}
+    if file.no_effect:
+        raise UserError(file.no_effect)
+    return file
+
+
+def _with_one_naming(files: Sequence[LoraFile]) -> list[LoraFile]:
+    """The files with one name for each module: kohya's, that of the original code where all files have it (SDXL).
+
+    The first text encoder is numbered where there may be a second one.
+    """
+    unet = [name for file in files for name in file.weights if kohya_name(name).startswith(UNET)]
+    original = bool(unet) and all(map(is_original_name, unet))
+    is_sdxl = any(file.made_for == SDXL for file in files)
+    is_sdxl = is_sdxl or any(kohya_name(name).startswith(TEXT_2) for file in files for name in file.weights)
+    return [_renamed(file, original, TEXT_1 if is_sdxl else TEXT) for file in files]
+
+
+def _renamed(file: LoraFile, original: bool, text_prefix: str) -> LoraFile:
+    weights: dict[str, Adapter] = {}
+    for old, adapter in file.weights.items():
+        name = kohya_name(old, original)
+        name = text_prefix + name.removeprefix(TEXT) if name.startswith(TEXT) else name
+        if name in weights:
+            raise UserError(f"{file.path} has two adapters for {name}, under different names. Use another file.")
+        weights[name] = adapter
     return LoraFile(file.path, weights, file.metadata)
-
-
-def _kohya_name(name: str) -> str:
-    """Convert a module name of diffusers (with underscores) to kohya's prefixes."""
-    for diffusers_prefix, kohya_prefix in _PREFIXES:
-        if name.startswith(diffusers_prefix):
-            module = name.removeprefix(diffusers_prefix)
-            is_complete = kohya_prefix == "lora_unet_" or module.startswith("text_model_")
-            return kohya_prefix + (module if is_complete else f"text_model_{module}")
-    return name if name.startswith("lora_") else f"lora_unet_{name}"
-
-
-def _text_encoder_name(name: str, has_second_encoder: bool) -> str:
-    """The name with the prefix of the first text encoder: numbered if there is a second one, else without number."""
-    for prefix in ("lora_te_", "lora_te1_"):
-        if name.startswith(prefix):
-            return ("lora_te1_" if has_second_encoder else "lora_te_") + name.removeprefix(prefix)
-    return name
 
 
 def _require_one_family(files: Sequence[LoraFile]) -> None:
@@ -182,12 +186,6 @@ def _require_one_family(files: Sequence[LoraFile]) -> None:
     if len(families) > 1:
         listed = ", ".join(f"{path} was made for {family}" for family, path in families.items())
         raise UserError(f"{listed}: merge only LoRAs of one model family.")
-    path_by_naming = {name.startswith(_ORIGINAL_NAMES): file.path
-              for file in files for name in file.weights if name.startswith("lora_unet_")}  # fmt: skip
-    if len(path_by_naming) > 1:
-        paths = " and ".join(map(str, path_by_naming.values()))
-        raise UserError(f"{paths} use different module names for the UNet (original and diffusers): "
-                        "merge LoRAs made by the same program.")  # fmt: skip
 
 
 def _balanced(adapter: Adapter, strength: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -113,7 +113,12 @@ def _contiguous_stride(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _named_tensors(value: Any) -> Iterator[tuple[str, PickledTensor]]:
-    """Tensors with their names: those of ``state_dict`` if there is one, else all, with dots between nested names."""
+    """Tensors with their names: those of ``state_dict`` if there is one, else all, with dots between nested names.
+
+    The names of a list's tensors are their positions.
+    """
+    if isinstance(value, (list, tuple)):
+        value = dict(enumerate(value))
     if isinstance(value, dict) and isinstance(value.get("state_dict"), dict):
         value = value["state_dict"]
     pending: list[tuple[str, Any, int]] = [("", value, 0)]

@@ -133,7 +133,11 @@ def _additions(manifest: Manifest, layout: Layout, loras: Sequence[WeightedLora]
     """The adapters of all LoRAs by the weight they change."""
     additions: dict[TensorRef, list[_Addition]] = {}
     for use in loras:
-        for ref, adapter in match_adapters(read_lora(use.path), manifest.shapes(), layout).items():
+        file = read_lora(use.path)
+        adapters = match_adapters(file, manifest.shapes(), layout)
+        if file.no_effect:
+            raise UserError(file.no_effect)
+        for ref, adapter in adapters.items():
             additions.setdefault(ref, []).append(_Addition(use.path, adapter, use.strength(ref)))
     return additions
 

@@ -123,7 +123,8 @@ def _add_command(subparsers: Any, name: str, run: Callable[..., Any], help: str)
 
 def _add_loras(parser: argparse.ArgumentParser) -> None:
     repeatable = {"action": "append", "default": []}
-    parser.add_argument("--lora", **repeatable, metavar="FILE", help="may be given several times")
+    parser.add_argument("--lora", **repeatable, metavar="LORA",
+                        help="file, or name in the folder of LoRAs; may be given several times")  # fmt: skip
     parser.add_argument("--lora-weight", **repeatable, type=float, metavar="X",
                         help="UNet weight; once per --lora, or omit it")  # fmt: skip
     parser.add_argument("--lora-text-weight", **repeatable, type=float, metavar="X",

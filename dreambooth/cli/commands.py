@@ -127,7 +127,10 @@ def lora_extract(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
 
 
 def lora_resize(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
-    work = functools.partial(actions.loras.resize_lora, clean_path(args.lora), clean_path(args.out))
+    from dreambooth.checkpoints.lora_tags import find_lora
+
+    lora = find_lora(folders(args), args.lora, "lora-resize")
+    work = functools.partial(actions.loras.resize_lora, lora, clean_path(args.out))
     return _run_lora_tool(args, ResizeOptions, bar, work)
 
 
@@ -189,8 +192,10 @@ def folders(args: argparse.Namespace) -> Folders:
 
 
 def _loras(args: argparse.Namespace) -> dict[str, Any]:
+    from dreambooth.checkpoints.lora_tags import find_lora
+
     return {
-        "loras": [clean_path(path) for path in args.lora],
+        "loras": [find_lora(folders(args), lora, "--lora") for lora in args.lora],
         "lora_weights": args.lora_weight,
         "lora_text_weights": args.lora_text_weight,
     }

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from dreambooth.checkpoints.lora import WeightedLora, apply_lora, read_lora
-from dreambooth.checkpoints.modules import load_modules, load_unet
+from dreambooth.checkpoints.lora import LoraFile, WeightedLora, apply_lora, read_lora
+from dreambooth.checkpoints.lora_tags import has_lora_tags, take_loras
+from dreambooth.checkpoints.modules import Modules, load_modules, load_unet
 from dreambooth.checkpoints.text_encoding import PromptEmbedding
 from dreambooth.checkpoints.tokens import PromptEncoding
+from dreambooth.errors import UserError
 from dreambooth.hosts.standalone import best_device
 from dreambooth.sampling.generate import SampleRequest, generate_images
 from dreambooth.sampling.saving import save_sample
-from dreambooth.settings import ModelFolder, Settings
+from dreambooth.settings import Folders, ModelFolder, Settings
 from dreambooth.training.imagic import load_embeddings
 from dreambooth.training.results import unused_path
 from dreambooth.types import ProgressCallback
@@ -27,31 +32,67 @@ def sample(
     batch_size: int = 1,
     progress: ProgressCallback | None = None,
 ) -> list[Path]:
-    """Generate images with the weights in ``working`` and ``loras`` into the folder ``out``. Returns their files."""
+    """Generate images with the weights in ``working`` and LoRAs into the folder ``out``. Returns their files.
+
+    The LoRAs are ``loras``, and for each request those that its prompt names (``<lora:name:0.8>``).
+    """
     config = model.require().load()
     settings = config.settings
-    adapters = [(read_lora(use.path), use) for use in loras]
+    groups = list(_by_loras(requests, loras, model.folders))
+    files = {use.path: read_lora(use.path) for group in groups for use in group.loras}
+    stem, paths = f"{model.name}_{time.strftime('%Y%m%d-%H%M%S')}", []
+    for group in groups:
+        images = generate_images(
+            _modules(model, settings, [(files[use.path], use) for use in group.loras]),
+            [request for _, request in group.requests],
+            sampler=settings.scheduler,
+            prompt_encoding=PromptEncoding.of(settings),
+            batch_size=batch_size,
+            prompt_embeddings=_imagic_embedding(model, settings),
+            progress=progress and _from(progress, len(paths), len(requests)),
+        )
+        for (request, _), image in zip(group.requests, images, strict=True):
+            path = unused_path(Path(out) / f"{stem}_{len(paths):03d}_{request.seed}.png")
+            paths.append(save_sample(path, image, request, settings.scheduler))
+    return paths
+
+
+class _Group(NamedTuple):
+    """Consecutive requests with the same LoRAs: each as given, and with its prompt without their tags."""
+
+    requests: list[tuple[SampleRequest, SampleRequest]]
+    loras: tuple[WeightedLora, ...]
+
+
+def _by_loras(requests: Sequence[SampleRequest], loras: Sequence[WeightedLora], folders: Folders) -> Iterator[_Group]:
+    """The requests in order, by ``loras`` and those that their prompts name."""
+    taken = []
+    for request in requests:
+        if has_lora_tags(request.negative):
+            raise UserError("The negative prompt names a LoRA, which has no effect there: move it to the prompt.")
+        prompt, named = take_loras(request.prompt, folders)
+        taken.append(((*loras, *named), (request, dataclasses.replace(request, prompt=prompt))))
+    for uses, group in itertools.groupby(taken, key=lambda item: item[0]):
+        yield _Group([pair for _, pair in group], uses)
+
+
+def _modules(model: ModelFolder, settings: Settings, loras: Sequence[tuple[LoraFile, WeightedLora]]) -> Modules:
+    """The model's modules on the device, with LoRAs applied. UserError for a LoRA that changes nothing."""
     modules = load_modules(model.working)
     if settings.use_ema and settings.infer_ema and (model.working / "ema_unet").is_dir():
         modules.unet = load_unet(model.working, name="ema_unet")
-    for adapter, use in adapters:
-        apply_lora(modules, adapter, use.unet, use.text)
+    for file, use in loras:
+        if file.no_effect:
+            raise UserError(file.no_effect)
+        apply_lora(modules, file, use.unet, use.text)
     for module in (modules.unet, modules.vae, *modules.text_encoders.values()):
         module.to(best_device()).eval()
-    images = generate_images(
-        modules,
-        requests,
-        sampler=settings.scheduler,
-        prompt_encoding=PromptEncoding.of(settings),
-        batch_size=batch_size,
-        prompt_embeddings=_imagic_embedding(model, settings),
-        progress=progress,
-    )
-    stem = f"{model.name}_{time.strftime('%Y%m%d-%H%M%S')}"
-    return [
-        save_sample(unused_path(Path(out) / f"{stem}_{n:03d}_{request.seed}.png"), image, request, settings.scheduler)
-        for n, (request, image) in enumerate(zip(requests, images, strict=True))
-    ]
+    return modules
+
+
+def _from(progress: ProgressCallback, start: int, total: int) -> ProgressCallback:
+    """Progress of a group as progress of all images."""
+    return lambda done, _total, phase: progress(start + done, total, phase)
 
 
 def _imagic_embedding(model: ModelFolder, settings: Settings) -> dict[str, PromptEmbedding]:

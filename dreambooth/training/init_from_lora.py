@@ -14,26 +14,17 @@ from dreambooth.checkpoints.family import family_of
 from dreambooth.checkpoints.layout import Layout
 from dreambooth.checkpoints.ldm_names import TensorRef
 from dreambooth.checkpoints.lora import LoraFile, match_adapters, read_lora
+from dreambooth.checkpoints.lora_tags import find_lora
 from dreambooth.checkpoints.manifest import Manifest
 from dreambooth.checkpoints.modules import load_layout
 from dreambooth.errors import UserError
-from dreambooth.paths import clean_path
-from dreambooth.settings import SETTINGS, Folders, ModelFolder, Settings, parse
+from dreambooth.settings import SETTINGS, ModelFolder, Settings, parse
 from dreambooth.settings.components import CONV_ALPHA, CONV_RANK, TEXT_ENCODER, UNET, keys_of
 from dreambooth.training.adapters import AdapterConfig, AdapterLayer, adapter_config
 
 # Settings of adapters that a LoRA file determines.
 _DETERMINED = {"lora_type", "lora_dora", UNET.rank, UNET.alpha, TEXT_ENCODER.rank, TEXT_ENCODER.alpha, CONV_RANK,
                CONV_ALPHA}  # fmt: skip
-
-
-def find_lora(folders: Folders, chosen: str) -> Path:
-    """The file that lora_start names: a path, or a name in the folder of LoRAs. UserError if there is none."""
-    chosen = chosen.strip()
-    for path in (clean_path(chosen), folders.loras / chosen, folders.loras / f"{chosen}.safetensors"):
-        if path.is_file():
-            return path
-    raise UserError(f"lora_start: there is no file {chosen}, neither as a path nor in {folders.loras}.")
 
 
 def problems_of(model: ModelFolder, settings: Settings) -> list[str]:

@@ -11,6 +11,7 @@ from dreambooth.checkpoints.adapters import factorization, make_adapter
 from dreambooth.checkpoints.ldm_names import TensorRef
 from dreambooth.checkpoints.lora import apply_lora, match_adapters, read_lora
 from dreambooth.checkpoints.modules import disk_shapes, load_modules
+from dreambooth.errors import UserError
 
 QUERY = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
 OUT = "mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0"
@@ -30,6 +31,15 @@ NAMINGS = {
     "diffusers, text": (
         f"text_encoder.{FC1}", ("lora_linear_layer.down.weight", "lora_linear_layer.up.weight"), ("text_encoder", FC1)
     ),
+    "OneTrainer": ("unet.middle_block.1.transformer_blocks.0.attn1.to_q", KOHYA, ("unet", QUERY)),
+    "OneTrainer, text": (f"clip_l.{FC1}", KOHYA, ("text_encoder", FC1)),
+    "ComfyUI": ("diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q", KOHYA, ("unet", QUERY)),
+    "ComfyUI, text": (f"text_encoders.clip_l.transformer.{FC1}", KOHYA, ("text_encoder", FC1)),
+    "peft's own file": (f"base_model.model.{QUERY}", ("lora_A.weight", "lora_B.weight"), ("unet", QUERY)),
+    "peft's own file, text": (f"base_model.model.{FC1}", ("lora_A.weight", "lora_B.weight"), ("text_encoder", FC1)),
+    "peft, a named adapter": (f"unet.{QUERY}", ("lora_A.my_style.weight", "lora_B.my_style.weight"), ("unet", QUERY)),
+    "torch.compile": (f"_orig_mod.{QUERY}", KOHYA, ("unet", QUERY)),
+    "wrapped text encoder": (f"lora_te_wrapped_transformer_{FC1}".replace(".", "_"), KOHYA, ("text_encoder", FC1)),
     "attention processors": (
         f"{QUERY.removesuffix('.to_q')}.processor", ("to_q_lora.down.weight", "to_q_lora.up.weight"), ("unet", QUERY)
     ),
@@ -69,6 +79,55 @@ def test_every_naming_scheme_matches_its_module(modules, matched, tmp_path, nami
     [(found, adapter)] = matched(path).items()
     assert found == TensorRef(ref[0], f"{ref[1]}.weight")
     assert torch.allclose(adapter.delta(weight), tensors[f"{module}.{up}"] @ tensors[f"{module}.{down}"], atol=1e-4)
+
+
+def _cloneofsimos(modules, feed_forward_last: bool) -> tuple[dict[str, torch.Tensor], dict[TensorRef, torch.Tensor]]:
+    """A file in the format of cloneofsimo/lora as its code wrote it, and the deltas of the weights.
+
+    Its code visited the modules of the model of its time in the order of their creation.
+    """
+    attention = ["to_q", "to_k", "to_v", "to_out.0"]
+    first, second = [f"attn1.{part}" for part in attention], [f"attn2.{part}" for part in attention]
+    in_block = [*first, *second, "ff.net.0.proj"] if feed_forward_last else [*first, "ff.net.0.proj", *second]
+    names = {"unet": [], "text_encoder": []}
+    for block in ("down_blocks", "up_blocks", "mid_block"):
+        for name, module in getattr(modules.unet, block).named_modules():
+            if type(module).__name__ == "BasicTransformerBlock":
+                names["unet"] += [f"{block}.{name}.{part}" for part in in_block]
+    for name, module in modules.text_encoder.named_modules():
+        if type(module).__name__ == "CLIPAttention":
+            names["text_encoder"] += [f"{name}.{part}_proj" for part in ("k", "v", "q", "out")]
+    tensors, deltas, generator = {}, {}, torch.Generator().manual_seed(0)
+    for component, listed in names.items():
+        for number, name in enumerate(listed):
+            rows, columns = getattr(modules, component).get_submodule(name).weight.shape
+            up, down = (torch.randn(size, generator=generator) for size in ((rows, 2), (2, columns)))
+            tensors |= {f"{component}:{number}:up": up, f"{component}:{number}:down": down}
+            on_disk = name if component == "unet" or name.startswith("text_model.") else f"text_model.{name}"
+            deltas[TensorRef(component, f"{on_disk}.weight")] = up @ down
+    return tensors, deltas
+
+
+@pytest.mark.parametrize("form", ["feed-forward before", "feed-forward after", "list"])
+def test_modules_without_names_are_found_by_their_order(modules, matched, tmp_path, form):
+    tensors, deltas = _cloneofsimos(modules, feed_forward_last=form == "feed-forward after")
+    path = tmp_path / "x"
+    if form == "list":  # one file for each component
+        torch.save([tensor for key, tensor in tensors.items() if key.startswith("unet:")], path)
+        deltas = {ref: delta for ref, delta in deltas.items() if ref.component == "unet"}
+    else:
+        safetensors.torch.save_file(tensors | {"<s1>": torch.ones(32)}, path, {"unet": '["CrossAttention"]'})
+    found = matched(path)
+    assert found.keys() == deltas.keys()
+    assert all(torch.allclose(found[ref].delta(torch.zeros_like(deltas[ref])), deltas[ref], atol=1e-4) for ref in found)
+
+
+def test_an_unknown_order_of_modules_is_refused(modules, tmp_path):
+    tensors, _ = _cloneofsimos(modules, feed_forward_last=True)
+    del tensors["unet:7:up"]
+    safetensors.torch.save_file(tensors, tmp_path / "x.safetensors")
+    with pytest.raises(UserError, match=r"x.safetensors is a LoRA in the format of cloneofsimo.* have no names"):
+        read_lora(tmp_path / "x.safetensors")
 
 
 @pytest.mark.parametrize("use_rslora", [False, True], ids=["plain", "rslora"])

@@ -176,6 +176,15 @@ NO_LORAS = {
     ),
     "two scales": ({**_pair(MID), f"{MID}.alpha": torch.ones(2)}, "is damaged"),
     "empty": ({**_pair(MID), f"{MID}.alpha": torch.ones(0)}, "is damaged"),
+    "NaN": (
+        {**_pair(CROSS), **_pair(MID), f"{MID}.lora_up.weight": torch.full((32, 2), torch.nan)},
+        rf"NaN or infinite values in 1 of 2 modules \({MID}\)",
+    ),
+    "infinite": ({**_pair(MID), f"{MID}.alpha": torch.tensor(torch.inf)}, "NaN or infinite values in 1 of 1 module"),
+    "DoRA magnitudes": (
+        {**_pair(MID), f"{MID}.dora_scale": torch.ones(3, 1)},
+        r"is damaged: the DoRA magnitudes of .* have the shape \(3, 1\), which fits neither its 32 rows nor",
+    ),
     "broken metadata": (_pair(MID), r"lora_adapter_metadata\) that is not JSON"),
     "odd metadata": (_pair(MID), r"invalid lora_adapter_metadata"),
 }
@@ -197,6 +206,7 @@ OTHER_MODELS = {
     "SDXL by size": (_pair(CROSS, inner=2048), {}, "was made for SDXL"),
     "SD2 by metadata": (_pair(CROSS, inner=3), {"ss_base_model_version": "sd_v2_v"}, "made for Stable Diffusion 2"),
     "FLUX": (_pair("lora_unet_double_blocks_0_img_attn_proj"), {}, "was made for FLUX"),
+    "two names": (_pair(MID) | _pair("unet.middle_block.1.proj_in"), {}, "has two adapters for mid_block"),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import safetensors.torch
 import torch
 
 from dreambooth.checkpoints.adapters import LoHa, Lora
@@ -120,6 +121,39 @@ def test_the_commands_extract_resize_and_merge(mini, mini_checkpoint, lora, tmp_
     assert both["modules"] == len(read_lora(path).weights)
 
 
+def _as_original(tensors: dict) -> dict:
+    """The same LoRA with the names that OneTrainer writes: those of the original code, with dots."""
+    from dreambooth.checkpoints.ldm_names import unet_names
+
+    config = {"block_out_channels": "1234", "layers_per_block": 2, "down_block_types": ["CrossAttn"] * 3 + [""],
+              "up_block_types": ["", *["CrossAttn"] * 3]}  # fmt: skip
+    names, renamed = unet_names(config), {}
+    modules = {name.replace(".", "_"): name for name in names._to_original}
+    for key, tensor in tensors.items():
+        flat, _, rest = key.removeprefix("lora_unet_").partition(".")
+        head = max((name for name in modules if flat == name or flat.startswith(f"{name}_")), key=len)
+        renamed[f"unet.{names.to_original(modules[head])}{flat[len(head) :].replace('_', '.')}.{rest}"] = tensor
+    return renamed
+
+
+def test_files_of_several_programs_are_merged_into_one_with_one_name_for_each_module(mini, lora, tmp_path):
+    """kohya names the modules as diffusers does, OneTrainer as the original code; each alone keeps its names."""
+    one, other = lora("one", 2), tmp_path / "other.safetensors"
+    tensors = {key: t for key, t in safetensors.torch.load_file(lora("two", 2, seed=1)).items() if "lora_unet" in key}
+    plain = tmp_path / "plain.safetensors"
+    safetensors.torch.save_file(tensors, plain)
+    safetensors.torch.save_file(_as_original(tensors), other)
+    assert_close(changes(mini, other), changes(mini, plain), 1e-6)
+    merged = merge_loras([WeightedLora(one), WeightedLora(other)], tmp_path / "merged.safetensors", torch.float32)
+    wanted = changes(mini, one)
+    wanted |= {ref: wanted[ref] + delta for ref, delta in changes(mini, plain).items()}
+    assert_close(changes(mini, merged), wanted, 1e-5)
+    assert read_lora(merged).weights.keys() == read_lora(one).weights.keys()
+    alone = merge_loras([WeightedLora(other)], tmp_path / "alone.safetensors", torch.float32)
+    assert any("lora_unet_middle_block_1_" in name for name in read_lora(alone).weights)
+    assert_close(changes(mini, alone), changes(mini, plain), 1e-5)
+
+
 def refused(what: str, do) -> None:
     with pytest.raises(UserError, match=what) as refusal:
         do()
@@ -142,6 +176,14 @@ def test_invalid_requests_are_refused_in_one_line(lora, mini_checkpoint, tmp_pat
     refused("differs in size", lambda: merge_loras([one, tmp_path / "1.safetensors"], out))
     refused("1 LoRA but 2 weights", lambda: merge_loras([one], out, lora_weights=[1, 2]))
     refused("nothing to merge", lambda: merge_loras([], out))
+    tensors = safetensors.torch.load_file(one)
+    zero, broken = tmp_path / "zero.safetensors", tmp_path / "broken.safetensors"
+    safetensors.torch.save_file({k: t * (0 if k.endswith("alpha") else 1) for k, t in tensors.items()}, zero)
+    safetensors.torch.save_file({k: t * (1 if k.endswith("alpha") else torch.nan) for k, t in tensors.items()}, broken)
+    refused("zero.safetensors changes nothing: alpha is 0 in all", lambda: merge_loras([one, zero], out))
+    refused("zero.safetensors changes nothing: alpha is 0 in all", lambda: resize_lora(zero, out, rank=1))
+    refused("broken.safetensors is damaged: it has NaN", lambda: resize_lora(broken, out, rank=1))
+    refused("broken.safetensors is damaged: it has NaN", lambda: merge_loras([one, broken], out))
     refused("Use that file extension", lambda: merge_loras([one], tmp_path / "out.pt"))
     refused("Limit the size", lambda: resize_lora(one, out))
     refused("energy to keep is 7", lambda: resize_lora(one, out, energy=7))

@@ -25,6 +25,14 @@ def vector_norms(weight: torch.Tensor, axis: int) -> torch.Tensor:
     return torch.linalg.vector_norm(weight, dim=[dim for dim in range(weight.dim()) if dim != axis], keepdim=True)
 
 
+def could_be_magnitude(magnitude: torch.Tensor, size: tuple[int, int]) -> bool:
+    """Whether a ``dora_scale`` fits some weight of ``size``: rows and columns, the latter with flattened kernels."""
+    rows, columns = size
+    n = magnitude.numel()
+    per_row, per_column = tuple(magnitude.shape[:2]) == (rows, 1), magnitude.shape[0] == 1
+    return magnitude.dim() > 1 and ((per_row and n == rows) or (per_column and n > 0 and columns % n == 0))
+
+
 def is_magnitude(magnitude: torch.Tensor, shape: Shape) -> bool:
     """Whether a ``dora_scale`` fits a weight of ``shape``: (1, in, ...) or (out, 1, ...)."""
     axes = ((1, shape[1]), (shape[0], 1))

@@ -63,6 +63,12 @@ class Adapter(ABC):
         """Whether the delta depends on the values of the weight, not only on its shape."""
         return self.dora_scale is not None
 
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether the delta is zero: the scaling is, or one of the matrices whose product it is (as initialized)."""
+        factors = [tensor for name, tensor in self.tensors.items() if name != "on_input"]
+        return self.dora_scale is None and (self.scaling == 0 or not all(bool(factor.any()) for factor in factors))
+
     def fits(self, shape: Shape) -> bool:
         """Whether it matches a weight of ``shape``, linear or convolution."""
         matches = len(shape) > 1 and self.size == (shape[0], math.prod(shape[1:]))

@@ -22,24 +22,26 @@ _TENSORS = {name for kind in ADAPTER_KINDS for names in (*kind.required, kind.op
 _ALIASES = {
     "lora_A.weight": "lora_down.weight",
     "lora_B.weight": "lora_up.weight",
-    "lora_A.default.weight": "lora_down.weight",
-    "lora_B.default.weight": "lora_up.weight",
     "lora.down.weight": "lora_down.weight",
     "lora.up.weight": "lora_up.weight",
     "lora_linear_layer.down.weight": "lora_down.weight",
     "lora_linear_layer.up.weight": "lora_up.weight",
     "lora_magnitude_vector": "dora_scale",
     "lora_magnitude_vector.weight": "dora_scale",
-    "lora_magnitude_vector.default.weight": "dora_scale",
+    "magnitude": "dora_scale",
 }
 # Unsupported kinds, so that messages can name them: their layouts are ambiguous.
 UNSUPPORTED = {
     "a1.weight": "GLoRA", "a2.weight": "GLoRA", "b1.weight": "GLoRA", "b2.weight": "GLoRA", "bm.weight": "GLoRA",
-    "oft_blocks": "OFT", "oft_diag": "OFT", "rescale": "OFT",
+    "oft_blocks": "OFT", "oft_diag": "OFT", "rescale": "OFT", "oft_R.weight": "OFT",
     "bias_indices": "LoRA with a sparse bias", "bias_values": "LoRA with a sparse bias",
     "bias_size": "LoRA with a sparse bias",
 }  # fmt: skip
 _ALL_TENSORS = sorted({*_TENSORS, *COMMON, *BIAS_TENSORS, *_ALIASES, *UNSUPPORTED}, key=len, reverse=True)
+# Wrappers of peft, accelerate and torch.compile around the model.
+_WRAPPER = re.compile(r"^(base_model\.model\.|base_model\.|module\.)+|_orig_mod\.")
+_ADAPTER_NAME = re.compile(r"\.(lora_[AB]|lora_magnitude_vector)\.[\w-]+\.weight$")  # peft's; "default" if not given
+_NO_ADAPTERS = ("bundle_emb.", "_aux.", "<")  # embeddings of pivotal tuning, notes of other programs
 _ATTENTION_PROCESSOR = re.compile(r"\.processor\.(to_[qkv]|to_out)_lora\.(down|up)\.weight$")
 
 
@@ -52,6 +54,7 @@ class Key(NamedTuple):
 
 def parse_key(key: str) -> Key | None:
     """Split a key of a file into module and tensor name; None when it belongs to no adapter."""
+    key = _ADAPTER_NAME.sub(r".\1.weight", _WRAPPER.sub("", key))
     if match := _ATTENTION_PROCESSOR.search(key):  # diffusers before 0.22 stored them under the attention processor
         layer = "to_out.0" if match[1] == "to_out" else match[1]
         return Key(_flat(f"{key[: match.start()]}.{layer}"), f"lora_{match[2]}.weight")
@@ -61,22 +64,14 @@ def parse_key(key: str) -> Key | None:
     return None
 
 
+def is_adapter_key(key: str) -> bool:
+    """Whether the file has it for an adapter, not as an embedding or a note beside them."""
+    return not key.startswith(_NO_ADAPTERS)
+
+
 def normalize_shape(key: str, tensor: torch.Tensor) -> torch.Tensor:
     """The tensor in the shape of LyCORIS: magnitudes of peft are (out,), or (1, out, 1, 1) for a convolution."""
-    return tensor.reshape(-1, 1) if "lora_magnitude_vector" in key else tensor
-
-
-def diffusers_names(component: str, module: str) -> tuple[str, ...]:
-    """Names of a module in files with diffusers' naming.
-
-    Text encoder modules also have their names of transformers 5; unet modules also the bare name and the one of
-    LyCORIS' own wrapper.
-    """
-    if component == "unet":
-        names = [f"unet.{module}", module, f"lycoris_{module}"]
-    else:
-        names = [f"{component}.{module}", f"{component}.{module.removeprefix('text_model.')}"]
-    return tuple(map(_flat, names))
+    return tensor.reshape(-1, 1) if "magnitude" in key else tensor
 
 
 def peft_alpha(config: Mapping[str, Any], name: str, rank: int) -> float | None:
