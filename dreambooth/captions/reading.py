@@ -15,8 +15,8 @@ from dreambooth.captions import kohya_rules as kohya
 from dreambooth.captions.prompts import collapse_whitespace
 from dreambooth.errors import UserError
 from dreambooth.files import as_user_error, read_bounded
+from dreambooth.images.file_kinds import CAPTION_EXTENSIONS
 from dreambooth.images.file_reader import drive_timeout
-from dreambooth.images.listing import CAPTION_EXTENSIONS
 
 if TYPE_CHECKING:
     from dreambooth.settings import Concept
@@ -57,7 +57,8 @@ class CaptionSource:
         else:  # .TXT too, from Windows
             stem = os.path.splitext(image)[0]
             paths = (stem + suffix for extension in self.extensions for suffix in (extension, extension.upper()))
-        return next((Path(path) for path in paths if os.path.exists(path)), None)  # also of names of any length
+        others = (path for path in map(Path, paths) if path != image)  # an image may be called .txt
+        return next((path for path in others if os.path.exists(path)), None)  # also of names of any length
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from dreambooth.captions.kohya_rules import is_image
 from dreambooth.captions.metadata_file import MetadataFile, caption_of
-from dreambooth.captions.reading import Caption
+from dreambooth.captions.reading import Caption, CaptionSource
 from dreambooth.errors import UserError
+from dreambooth.images.file_kinds import advice
 from dreambooth.images.file_reader import Reader, read_all
 from dreambooth.images.issues import FileIssue, UnusableFile, summarize
 from dreambooth.images.listing import Listing, list_files, masks_of
@@ -194,10 +196,11 @@ def _image_files(concept: Concept, key: str, name: str, checks: Checks) -> list[
             require_apart(folder, concept.instance_data_dir)
     except UserError as error:
         raise UserError.from_problems([f"{name}, {key}: {problem}" for problem in error.problems]) from error
-    _report_other_files(listing, checks)
+    _report_other_files(listing, concept, checks)
     if not listing.images:
-        unsupported = f", only unsupported formats such as {listing.unsupported[0].name}" if listing.unsupported else ""
-        raise UserError(f"{name}, {key}: {folder} {_NO_IMAGES}{unsupported}.")
+        only = [f", only unsupported formats such as {path.name}" for path in listing.unsupported]
+        only += [f", but {path.name}, which {advice(path.name).rstrip('.')}" for path in listing.not_images]
+        raise UserError(f"{name}, {key}: {folder} {_NO_IMAGES}{''.join(only[:1])}.")
     return listing.images
 
 
@@ -223,16 +226,32 @@ def _own(concept: Concept, folder: Path, listing: Listing, checks: Checks) -> Li
     def here(paths: list[Path]) -> list[Path]:
         return [path for path in paths if path.parent == folder]
 
-    return Listing(here(listing.images), here(listing.unsupported), here(listing.hidden), here(listing.orphans))
+    return Listing(*map(here, listing.lists()))
 
 
-def _report_other_files(listing: Listing, checks: Checks) -> None:
-    cause = "is in an unsupported format: convert it to PNG or JPEG."
-    checks.add(listing.unsupported, "other-format", cause, left_out=True)
+def _report_other_files(listing: Listing, concept: Concept, checks: Checks) -> None:
+    for kind, paths in (("other-format", listing.unsupported), ("not-image", listing.not_images)):
+        for path in paths:
+            checks.add([path], kind, advice(path.name), left_out=True)
+    _report_side_files(listing.side_files, concept, checks)
     checks.add(listing.hidden, "hidden", "is a hidden or system file, or a thumbnail.", left_out=True)
     checks.add(listing.orphans, "orphan", "is a caption without an image: check the file name.")
     for error in listing.unreadable_folders:
         checks.leave_out(error)
+
+
+def _report_side_files(paths: Iterable[Path], concept: Concept, checks: Checks) -> None:
+    """One issue per file extension, as there may be as many of these files as images."""
+    captions = CaptionSource.from_concept(concept).extensions
+    by_extension: dict[str, list[Path]] = defaultdict(list)
+    for path in paths:
+        if not path.name.endswith(captions) and path != clean_path(concept.metadata_file):
+            by_extension[path.suffix.lower()].append(path)
+    for extension, (first, *others) in by_extension.items():
+        same = f"other {extension} file" if extension else "other file without an extension"
+        plural = f"other {extension} files" if extension else "other files without an extension"
+        more = f", as {'is' if len(others) == 1 else 'are'} {count(len(others), same, plural)}" if others else ""
+        checks.add([first], "side-file", f"is not an image and is ignored{more}.")
 
 
 def _read(source: Source, concept: Concept, metadata_cache: ImageMetadataCache | None, reader: Reader) -> SourceImage:

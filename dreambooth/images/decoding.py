@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from dreambooth.images.color import Finding, apply_orientation, has_alpha, is_high_bit_depth, to_rgb
 from dreambooth.images.damage import detect_other_format, require_complete
+from dreambooth.images.file_kinds import FORMATS
 from dreambooth.images.file_reader import read_bytes
 from dreambooth.images.issues import UnusableFile
 
@@ -23,21 +24,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dreambooth.dataset")
 
-# Formats that are decoded, whatever the file's extension. A closed list, because some of Pillow's readers
-# (EPS) start other programs. MPO is what many phones write into a .jpg.
-_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "AVIF", "GIF", "TIFF")
-
 # Pillow's default limit against decompression bombs, 256 MiB of RGB. A constant, because WebUIs lift Pillow's.
 MAX_PIXELS = (256 * 2**20) // 3
 
 # Larger images are decoded one at a time: several at once would need gigabytes.
 _LARGE = 24 * 10**6  # pixels
 _large_image_lock = threading.Lock()
-
-_EXTENSIONS = {
-    "PNG": {".png"}, "JPEG": {".jpg", ".jpeg", ".jfif"}, "MPO": {".jpg", ".jpeg", ".jfif"}, "WEBP": {".webp"},
-    "BMP": {".bmp"}, "AVIF": {".avif"}, "GIF": {".gif"}, "TIFF": {".tif", ".tiff"},
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -68,7 +60,9 @@ def decode_image(data: bytes, path: str | Path) -> DecodedImage:
     from PIL import Image, UnidentifiedImageError
 
     Image.init()
-    formats = [name for name in _FORMATS if name in Image.OPEN]
+    formats = [name for name in FORMATS if name in Image.OPEN]
+    if Path(path).suffix.lower() not in FORMATS["DIB"]:  # a bitmap without the header that would tell its format
+        formats.remove("DIB")
     require_complete(data, path)
     stream = _Stream(data)
     try:
@@ -128,7 +122,7 @@ def _load(image: Image.Image, stream: _Stream, path: str | Path) -> DecodedImage
     """Decode the pixels of an opened image of allowed size."""
     findings: list[Finding] = []
     extension, format_name = Path(path).suffix.lower(), image.format or ""
-    if extension and extension not in _EXTENSIONS[format_name]:
+    if extension and extension not in FORMATS[format_name]:
         findings.append(("mislabelled", f"is a {format_name} file with the extension {extension}."))
     if is_high_bit_depth(image):
         findings.append(("deep", "has more than 8 bits per channel, scaled to 8."))
@@ -147,4 +141,4 @@ def _unidentified_message(data: bytes, path: str | Path, formats: list[str]) -> 
         return f"is {other_format}, despite its name. Convert it to PNG or JPEG, or remove it."
     if Path(path).suffix.lower() == ".avif" and "AVIF" not in formats:
         return "the installed Pillow can't read AVIF. Convert it to PNG or JPEG, or update Pillow."
-    return "is not a readable image (PNG, JPEG, WebP, BMP, AVIF, GIF, TIFF). Replace or remove it."
+    return "is not a readable image (PNG, JPEG, WebP, BMP, AVIF, GIF, TIFF, PPM). Replace or remove it."

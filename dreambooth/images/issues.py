@@ -34,10 +34,12 @@ ISSUE_KINDS = {
     "changing": IssueKind("Left out: written to while being read"),
     "stalled": IssueKind("Left out: the drive did not respond"),
     "other-format": IssueKind("Left out: unsupported format, convert to PNG or JPEG"),
+    "not-image": IssueKind("Left out: not images (videos, archives, shortcuts and similar)"),
     "caption-unreadable": IssueKind("Left out: unreadable caption"),
     "elsewhere": IssueKind("Left out: in a subfolder, and subfolders are off"),
     "surplus": IssueKind("Left out: more regularization images than needed"),
     "hidden": IssueKind("Hidden files and thumbnails", is_warning=False),
+    "side-file": IssueKind("Other files, not used", is_warning=False),
     "absent": IssueKind("Missing, but listed in the metadata file"),
     "orphan": IssueKind("Captions without an image"),
     # How an image is decoded.

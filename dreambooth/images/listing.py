@@ -9,29 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dreambooth.errors import UserError
+from dreambooth.images.file_kinds import IMAGE_EXTENSIONS, FileKind, has_image_content, is_hidden, kind_of
 from dreambooth.images.file_reader import Heartbeat, no_heartbeat, read_all
 from dreambooth.images.issues import UnusableFile
 from dreambooth.text import escape_unprintable
-
-CAPTION_EXTENSIONS = (".txt", ".caption")  # the default of a concept
-
-IMAGE_EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".avif", ".gif", ".tif", ".tiff"})
-
-# Image formats that are not supported, but reported.
-UNSUPPORTED_EXTENSIONS = frozenset({
-    ".heic", ".heif", ".jxl", ".jp2", ".j2k", ".psd", ".xcf", ".kra", ".svg", ".exr", ".hdr", ".tga", ".ppm", ".pgm",
-    ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2",
-})  # fmt: skip
 
 # Ends of the names of masks: as OneTrainer has them, and the most common one.
 MASK_SUFFIXES = ("-masklabel", "_mask")
 
 _TIMEOUT = 60.0  # seconds without a response of the drive while a folder is listed
-_NOT_CAPTIONS = re.compile(r"(readme|licen[cs]e|requirements|metadata|classes|changelog)\b.*", re.IGNORECASE)
-
 _OUR_FOLDERS = (".dreambooth", ".originals-", ".changed-")  # for undo: hidden, and not worth a note
-# Files of cameras, NAS systems, archives and operating systems among images.
-_SYSTEM_FILES = frozenset({"@eadir", "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin"})
 
 
 @dataclass
@@ -40,9 +27,15 @@ class Listing:
 
     images: list[Path] = field(default_factory=list)
     unsupported: list[Path] = field(default_factory=list)  # images of unsupported formats
+    not_images: list[Path] = field(default_factory=list)  # videos, archives, shortcuts...
+    side_files: list[Path] = field(default_factory=list)  # of programs and people
     hidden: list[Path] = field(default_factory=list)  # hidden files, thumbnails and their folders
     orphans: list[Path] = field(default_factory=list)  # captions without an image
     unreadable_folders: list[UnusableFile] = field(default_factory=list)
+
+    def lists(self) -> tuple[list[Path], ...]:
+        """All lists of files."""
+        return self.images, self.unsupported, self.not_images, self.side_files, self.hidden, self.orphans
 
 
 def find_images(folder: str | Path) -> list[Path]:
@@ -83,14 +76,14 @@ def scan_folder(folder: str | Path, heartbeat: Heartbeat = no_heartbeat) -> List
             continue
         visited.add(real)
         listing.hidden += [
-            Path(here, name) for name in folders if _is_hidden(name) and not name.startswith(_OUR_FOLDERS)
+            Path(here, name) for name in folders if is_hidden(name) and not name.startswith(_OUR_FOLDERS)
         ]
-        folders[:] = sorted(name for name in folders if not _is_hidden(name))
-        _add_files(here, names, listing)
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        _add_files(here, names, listing, heartbeat)
         if not names and not folders and _extension(here) in IMAGE_EXTENSIONS:
             listing.images.append(Path(here))  # an empty folder named like an image: reading it reports the cause
     root = os.path.join(folder, "")
-    for paths in (listing.images, listing.unsupported, listing.hidden, listing.orphans):
+    for paths in listing.lists():
         paths.sort(key=lambda path: natural_order(str(path).removeprefix(root)))
     return listing
 
@@ -117,31 +110,41 @@ def natural_order(path: str | Path) -> tuple:
     return parts, str(path)
 
 
-def _add_files(folder: str, names: Sequence[str], listing: Listing) -> None:
+def _add_files(folder: str, names: Sequence[str], listing: Listing, heartbeat: Heartbeat) -> None:
+    lists = {
+        FileKind.IMAGE: listing.images,
+        FileKind.UNSUPPORTED: listing.unsupported,
+        FileKind.NOT_IMAGE: listing.not_images,
+        FileKind.SIDE: listing.side_files,
+        FileKind.HIDDEN: listing.hidden,
+    }
     stems: set[str] = set()
     captions = []
+
+    def looks_like_image(name: str) -> bool:
+        heartbeat()
+        return has_image_content(os.path.join(folder, name))
+
     for name in names:
-        stem, extension = os.path.splitext(name)
-        extension = extension.lower()
-        if _is_hidden(name):
-            listing.hidden.append(Path(folder, name))
-        elif extension in IMAGE_EXTENSIONS or extension in UNSUPPORTED_EXTENSIONS:
-            (listing.images if extension in IMAGE_EXTENSIONS else listing.unsupported).append(Path(folder, name))
-            stems.add(stem)
-        elif extension in CAPTION_EXTENSIONS and not _NOT_CAPTIONS.fullmatch(name):
-            captions.append((stem, name))
-    listing.orphans += [Path(folder, name) for stem, name in captions if stem not in stems]
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name.lower() in _SYSTEM_FILES
+        kind = kind_of(name)
+        if kind is FileKind.UNKNOWN:
+            kind = FileKind.IMAGE if looks_like_image(name) else FileKind.SIDE
+        if kind is FileKind.CAPTION:
+            captions.append(name)
+            continue
+        lists[kind].append(Path(folder, name))
+        if kind in (FileKind.IMAGE, FileKind.UNSUPPORTED):
+            stems.add(_stem(name))
+    for name in captions:
+        if _stem(name) not in stems:
+            (listing.images if looks_like_image(name) else listing.orphans).append(Path(folder, name))
 
 
 def _extension(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
-def _stem(path: Path) -> str:
+def _stem(path: str | Path) -> str:
     return os.path.splitext(path)[0]
 
 

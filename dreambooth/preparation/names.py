@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dreambooth.captions.reading import CaptionSource
-from dreambooth.images.listing import CAPTION_EXTENSIONS, MASK_SUFFIXES
+from dreambooth.images.file_kinds import CAPTION_EXTENSIONS
+from dreambooth.images.listing import MASK_SUFFIXES
 
 MAX_STEM = 200  # characters of a name without its extension: file systems allow 255 bytes or more with it
 

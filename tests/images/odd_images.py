@@ -200,8 +200,28 @@ def _of_containers(of: Callable[[str, bytes, str], None]) -> None:
     of("phone.HEIC", b"\0\0\0\x18ftypheic" + bytes(99), "*other-format")
     of("vectors.svg", b"<svg/>", "*other-format")
     of("twin 1.png", encoded(noise(80), "PNG"), "")
+    _of_endings(of)
     of("twin 2.png", encoded(noise(80), "PNG"), "duplicate")
     of("twin 3, nearly.jpg", encoded(noise(80).resize((300, 300)), "JPEG", quality=60), "near-duplicate")
+
+
+def _of_endings(of: Callable[[str, bytes, str], None]) -> None:
+    """Unusual file extensions, none, and wrong ones."""
+    formats = {"MPO": ["phone.mpo"], "JPEG": ["a.jpe", "b.JIF", "c.pjpeg"], "PNG": ["d.apng", "no ending"],
+               "PPM": ["e.pnm", "f.PGM"], "DIB": ["g.dib"], "BMP": ["h.dib"]}  # fmt: skip
+    named = [(format_name, name) for format_name, names in formats.items() for name in names]
+    for number, (format_name, name) in enumerate(named):
+        of(name, encoded(noise(200 + number), format_name), "")
+    of("2024.01.02 a photo", encoded(noise(220), "JPEG"), "mislabelled")
+    of("thumbnail.dat", encoded(noise(221), "WEBP"), "mislabelled")
+    of("cut.pgm", encoded(noise(222), "PPM")[:-90], "*truncated")
+    of("no ending, HEIC", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99), "*unreadable")
+    for name in ("raw.DNG", "layers.psd", "icon.ico"):
+        of(name, encoded(noise(223), "PNG"), "*other-format")
+    for name in ("clip.MOV", "all.zip", "brochure.pdf", "photo.jpg.lnk", "half.png.crdownload", "e.png.bak", "e.png~"):
+        of(name, encoded(noise(224), "PNG"), "*not-image")
+    for name in ("whole.npz", "meta.json", "words.md", "no ending, a program", "unknown.xyz", "BM no bitmap.x"):
+        of(name, b"BM" + bytes(2) + b"it is no bitmap", "side-file")
 
 
 def _of_names(of: Callable[[str, bytes, str], None], made: dict[str, tuple[Make, str]]) -> None:
@@ -241,6 +261,7 @@ def _of_files(made: dict[str, tuple[Make, str]]) -> None:
     made["z, a link.png"] = (lambda path: path.symlink_to("whole.png"), "duplicate")
     made["sparse.png"] = (lambda path: (path.touch(), os.truncate(path, 2**40)), "*too-large")
     made["socket.png"] = (_socket, "*not-a-file")
+    made["pipe"] = (os.mkfifo, "")
 
 
 def _socket(path: Path) -> None:

@@ -12,7 +12,8 @@ from PIL import Image, ImageChops, ImageCms, ImageFile, ImageStat
 
 from dreambooth.errors import UserError
 from dreambooth.images.decoding import MAX_PIXELS, open_image
-from dreambooth.images.listing import IMAGE_EXTENSIONS, find_images, scan_folder
+from dreambooth.images.file_kinds import FORMATS, IMAGE_EXTENSIONS
+from dreambooth.images.listing import find_images, scan_folder
 from dreambooth.images.probe import probe
 from tests.images.odd_images import header, png, wide_gamut
 
@@ -41,7 +42,8 @@ def test_every_format_opens(tmp_path: Path, suffix: str) -> None:
         with pytest.raises(UserError, match=r"a\.avif: the installed Pillow can't read AVIF"):
             probe(path)
         return
-    red_left_blue_right().save(path, quality=95)
+    format_name = next(name for name, extensions in FORMATS.items() if suffix in extensions)
+    red_left_blue_right().save(path, format_name, quality=95)
     assert_red_left_blue_right(path)
     assert probe(path).size == (64, 32)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dreambooth.captions.kohya_rules import is_image
-from dreambooth.images.listing import IMAGE_EXTENSIONS, find_images
+from dreambooth.images.listing import find_images
 from dreambooth.settings import Concept
 from dreambooth.text import count
 
@@ -84,7 +84,7 @@ def _make_concepts(folders: Sequence[NamedFolder], regularization: bool) -> tupl
     for named in folders:
         if named.repeats < 1:
             unsupported.append(f"{named.path}: skipped, as its name sets 0 repeats.")
-        elif not list_direct_images(named.path, lambda path: path.suffix.lower() in IMAGE_EXTENSIONS):
+        elif not any(path.parent == named.path for path in find_images(named.path)):
             unsupported.append(f"{named.path}: skipped, as it contains no images.")
         else:
             concepts.append(_make_concept(named, regularization))
