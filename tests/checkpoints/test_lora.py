@@ -206,7 +206,11 @@ OTHER_MODELS = {
     "SDXL by size": (_pair(CROSS, inner=2048), {}, "was made for SDXL"),
     "SD2 by metadata": (_pair(CROSS, inner=3), {"ss_base_model_version": "sd_v2_v"}, "made for Stable Diffusion 2"),
     "FLUX": (_pair("lora_unet_double_blocks_0_img_attn_proj"), {}, "was made for FLUX"),
-    "two names": (_pair(MID) | _pair("unet.middle_block.1.proj_in"), {}, "has two adapters for mid_block"),
+    "two names": (
+        _pair(MID, inner=80, out=80) | _pair("unet.middle_block.1.proj_in", inner=80, out=80),
+        {},
+        "has two adapters for mid_block",
+    ),
 }
 
 

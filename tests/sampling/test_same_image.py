@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import shutil
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from PIL import Image
 
 from dreambooth import actions
 from dreambooth.checkpoints.lora import read_lora
+from dreambooth.cli import main
 from dreambooth.sampling.generate import SampleRequest
 from dreambooth.settings import Concept, Folders, ModelFolder
 
@@ -73,6 +76,36 @@ def test_lora_gives_the_same_image_in_diffusers_and_merged_into_a_checkpoint(min
     again = _pixels(actions.sample(type(model)(model.folders, merged.name), [REQUEST], tmp_path / "merged")[0])
     # The checkpoint is half precision, as its source: rounded weights, through 8 sampler steps.
     assert np.abs(again - ours).mean() < 1
+
+
+def test_prompts_name_loras_as_in_the_webuis(mini, lora, tmp_path, capsys):
+    """Text encoder and UNet weights, a subfolder, and a second prompt without it in the same call."""
+
+    def images(*prompts, **options):
+        requests = [dataclasses.replace(REQUEST, prompt=prompt) for prompt in prompts]
+        return [_pixels(path) for path in actions.sample(mini, requests, tmp_path / "out", **options)]
+
+    own = mini.folders.loras / "people" / "My Style.safetensors"
+    own.parent.mkdir(parents=True)
+    shutil.copy(lora, own)
+    plain, tagged, named = images(
+        REQUEST.prompt, f"<lora:My Style:0.5:1> {REQUEST.prompt}", f"{REQUEST.prompt} <LoRA: my style : te=0.5:unet=1>"
+    )
+    (given,) = images(REQUEST.prompt, loras=[own], lora_weights=[1], lora_text_weights=[0.5])
+    assert np.array_equal(tagged, given) and np.array_equal(named, given)
+    assert np.abs(given - plain).mean() > 0.5
+    models = ["--models-dir", str(mini.folders.models), "--out", str(tmp_path / "cli"), "--steps", "1"]
+    assert main(["sample", mini.name, "--prompt", "a toy", "--lora", "My Style", *models]) == 0
+    for prompt, message in (
+        ("<lora:My Stile:1> x", "<lora:My Stile:1>: there is no file My Stile, .*Did you mean My Style?"),
+        ("<lora:My Style:much> x", "'much' is not a weight"),
+        ("<hypernet:x:1> x", "hypernetworks can't be used"),
+    ):
+        capsys.readouterr()
+        assert main(["sample", mini.name, "--prompt", prompt, *models]) == 1
+        assert re.search(message, capsys.readouterr().err)
+    assert main(["sample", mini.name, "--prompt", "x", "--negative", "<lora:My Style:1>", *models]) == 1
+    assert "move it to the prompt" in capsys.readouterr().err
 
 
 def test_weight_scales_the_lora_in_samples_and_checkpoints(mini, lora, tmp_path):
