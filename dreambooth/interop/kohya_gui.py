@@ -49,7 +49,8 @@ _OLD_NAMES = {
 _PAGE_DEFAULTS: dict[str, Any] = {
     "max_resolution": "512,512", "train_batch_size": 1, "epoch": 1, "enable_bucket": True, "min_bucket_reso": 256,
     "max_bucket_reso": 2048, "bucket_reso_steps": 64, "lr_scheduler": "cosine", "learning_rate": 1e-4,
-    "text_encoder_lr": 1e-4, "unet_lr": 1e-4, "network_dim": 8, "network_alpha": 1, "mixed_precision": "fp16",
+    "save_every_n_epochs": 1, "caption_extension": ".txt",
+    "mixed_precision": "fp16",
 }  # fmt: skip
 _WHOLE_FIELDS = (
     "gradient_accumulation_steps", "keep_tokens", "bucket_reso_steps", "min_bucket_reso", "max_bucket_reso",
@@ -119,7 +120,7 @@ def _refuse_unsupported(path: Path, fields: Mapping[str, Any]) -> None:
 
 def translate(fields: Mapping[str, Any], report: ImportReport) -> Translation:
     """The parameters that the GUI hands to sd-scripts. ``report`` resolves the image folders, to count steps."""
-    fields = {**_PAGE_DEFAULTS, **{key: value for key, value in fields.items() if value is not None}}
+    fields = {**_PAGE_DEFAULTS, **fields}
     result = Translation(NAME)
     values = result.values
     values |= {key: to_whole(fields[key]) for key in _WHOLE_FIELDS if key in fields}

@@ -14,7 +14,7 @@ _BLOCKS = (
 _DROPOUTS = ("rank_dropout", "module_dropout")
 _CONV = ("conv_dim", "conv_alpha")
 _LYCORIS = (*_CONV, *_DROPOUTS, "rank_dropout_scale", "train_norm", "use_tucker", "use_cp")
-# LoRA type -> (network module, algorithm of LyCORIS, fields that are handed over as network arguments).
+# LoRA type -> (network module, algorithm of LyCORIS, network arguments).
 _TYPES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "Standard": ("networks.lora", "", (*_BLOCKS, *_DROPOUTS)),
     "Kohya LoCon": ("networks.lora", "", (*_CONV, *_BLOCKS, *_DROPOUTS)),
@@ -28,15 +28,16 @@ _TYPES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "lycoris.kohya", "lokr", (*_LYCORIS, "bypass_mode", "dora_wd", "use_scalar", "factor", "decompose_both"),
     ),
     "LyCORIS/iA3": ("lycoris.kohya", "ia3", (*_CONV, "train_on_input")),
-    "LyCORIS/DyLoRA": ("lycoris.kohya", "dylora", (*_CONV, *_DROPOUTS, "use_tucker", "unit", "train_norm")),
+    "LyCORIS/DyLoRA": ("lycoris.kohya", "dylora", (*_CONV, *_DROPOUTS, "use_tucker", "block_size", "train_norm")),
     "LyCORIS/GLoRA": ("lycoris.kohya", "glora", _LYCORIS),
     "LyCORIS/BOFT": ("lycoris.kohya", "boft", _LYCORIS),
-    "LyCORIS/Diag-OFT": ("lycoris.kohya", "diag-oft", (*_LYCORIS, "constrain", "rescaled")),
+    "LyCORIS/Diag-OFT": ("lycoris.kohya", "diag-oft", (*_LYCORIS, "constraint", "rescaled")),
     "LyCORIS/Native Fine-Tuning": ("lycoris.kohya", "full", (*_DROPOUTS, "rank_dropout_scale", "train_norm")),
 }  # fmt: skip
-_RENAMED = {"constrain": "constraint", "unit": "unit"}
+_FIELD_OF_ARGUMENT = {"constraint": "constrain", "block_size": "unit"}  # where the names differ
 _ALWAYS = ("conv_dim", "conv_alpha")  # also if they are 0
-_ALGORITHM_OF_MODULE = {"networks.loha": "loha", "networks.lokr": "lokr"}
+# Value of a field that a file lacks, as on a new page.
+_PAGE_DEFAULTS = {"network_dim": 8, "network_alpha": 1, "unet_lr": 1e-4, "text_encoder_lr": 1e-4}
 
 
 def is_lora(fields: Mapping[str, Any]) -> bool:
@@ -45,6 +46,7 @@ def is_lora(fields: Mapping[str, Any]) -> bool:
 
 def network_values(fields: Mapping[str, Any], result: Translation) -> dict[str, Any]:
     """Parameters of the network, and the learning rates of its two components."""
+    fields = {**_PAGE_DEFAULTS, **fields}
     values: dict[str, Any] = {
         "network_dim": to_whole(fields["network_dim"], 8),
         "network_alpha": to_float(fields["network_alpha"], 1),
@@ -68,10 +70,10 @@ def _adapter(fields: Mapping[str, Any], result: Translation) -> dict[str, Any]:
     module, algorithm, names = _TYPES[lora_type]
     arguments = []
     for name in names:
-        value = fields.get(name, "")
+        value = fields.get(_FIELD_OF_ARGUMENT.get(name, name), "")
         if str(value).strip().lower() in ("", "false", "none") or (name not in _ALWAYS and value in (0, "0")):
             continue
-        arguments.append(f"{_RENAMED.get(name, name)}={str(value).strip()}")
+        arguments.append(f"{name}={str(value).strip()}")
     arguments += [f"algo={algorithm}"] if algorithm else []
     preset = str(fields.get("LyCORIS_preset", "full")).strip()
     arguments += [f"preset={preset}"] if algorithm and preset not in ("", "full") else []

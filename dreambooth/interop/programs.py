@@ -9,11 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from dreambooth.interop import kohya_gui
+from dreambooth.interop import easy_training, kohya_gui, lora_scripts
 from dreambooth.interop.data_file import DataFile
 from dreambooth.interop.kohya.import_report import ImportReport
 from dreambooth.interop.kohya.subsets import import_datasets
 from dreambooth.interop.kohya.training_config import KNOWN_PARAMETERS, import_training
+from dreambooth.interop.onetrainer.concepts import is_concepts
+from dreambooth.interop.onetrainer.config_file import is_config
+from dreambooth.interop.onetrainer.training import import_concepts_file, import_config
 from dreambooth.text import escape_unprintable
 
 
@@ -49,7 +52,11 @@ def _import_training_config(report: ImportReport, file: DataFile) -> None:
 
 
 PROGRAMS: tuple[Program, ...] = (
+    Program("OneTrainer (config.json)", is_config, import_config),
+    Program("OneTrainer (concepts.json)", is_concepts, import_concepts_file),
     Program(kohya_gui.NAME, kohya_gui.recognize, kohya_gui.import_file),
+    Program(easy_training.NAME, easy_training.recognize, easy_training.import_file),
+    Program(lora_scripts.NAME, lora_scripts.recognize, lora_scripts.import_file),
     Program("sd-scripts (dataset.toml)", _is_dataset_config, _import_dataset_config),
     Program("sd-scripts (training parameters)", _is_training_config, _import_training_config),
 )

@@ -16,6 +16,8 @@ from dreambooth.interop.kohya.toml_file import TomlFile
 from dreambooth.interop.kohya.training_config import import_training
 from dreambooth.interop.kohya.unsupported_keys import NO_EFFECT_KEYS
 
+_CHUNK = 75  # tokens that a text encoder reads at once
+_LATENT_STEP = 8  # pixels
 _LIST_PARAMETERS = {"network_args", "optimizer_args", "lr_scheduler_args", "base_weights", "base_weights_multiplier"}
 # Settings that a training with sd-scripts determines even if its parameter is missing -> their value then.
 _VALUES_IF_MISSING: dict[str, Any] = {
@@ -49,8 +51,10 @@ def import_translation(report: ImportReport, path: Path, translation: Translatio
     ignored = list(translation.ignored)
     ignored += [key for key, value in translation.values.items() if key in NO_EFFECT_KEYS and value]
     values = {key: value for key, value in translation.values.items() if key not in NO_EFFECT_KEYS}
-    values |= {key: translation.values[key] for key in ("save_precision",) if key in translation.values}
-    values.setdefault("max_token_length", 75)
+    if "network_module" not in values and "save_precision" in translation.values:  # of a checkpoint
+        values["save_precision"] = translation.values["save_precision"]
+        ignored = [key for key in ignored if key != "save_precision"]
+    _fit_to_settings(values, translation.unsupported)
     import_training(report, TomlFile(path, values, {}), translation.datasets)
     for key, (value, parameter) in translation.settings.items():
         report.set(key, value, parameter)
@@ -66,6 +70,27 @@ def import_translation(report: ImportReport, path: Path, translation: Translatio
             f"Not needed here: {', '.join(sorted(set(ignored)))}. They concern files, logs, memory or the pages of "
             f"{translation.program}."
         )
+
+
+def _fit_to_settings(values: dict[str, Any], unsupported: list[str]) -> None:
+    """Values that sd-scripts accept and the settings don't, replaced by the nearest with the same effect."""
+    tokens = to_whole(values.get("max_token_length"), _CHUNK) or _CHUNK
+    values["max_token_length"] = max(_CHUNK, tokens // _CHUNK * _CHUNK)  # sd-scripts use complete chunks only
+    step = to_whole(values.get("bucket_reso_steps"), _LATENT_STEP)
+    if step < _LATENT_STEP:
+        values["bucket_reso_steps"] = _LATENT_STEP
+        unsupported.append(
+            f"bucket_reso_steps = {step}: sides of buckets are multiples of {_LATENT_STEP}, as one value of the "
+            f"latents covers {_LATENT_STEP} pixels."
+        )
+
+
+def flatten(data: Mapping[str, Any]) -> dict[str, Any]:
+    """All parameters, regardless of their section."""
+    values: dict[str, Any] = {}
+    for key, value in data.items():
+        values |= value if isinstance(value, Mapping) else {key: value}
+    return values
 
 
 def split_arguments(text: Any) -> list[str]:
