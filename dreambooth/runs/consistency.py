@@ -6,7 +6,8 @@ import torch
 
 from dreambooth.errors import UserError
 from dreambooth.settings import SETTINGS, Settings
-from dreambooth.settings.components import is_pure_bf16, keys_of, trains_ema
+from dreambooth.settings.components import is_pure_bf16, keys_of, trained_components, trains_ema
+from dreambooth.settings.optimizer_arguments import own_weight_decay
 from dreambooth.text import count
 from dreambooth.training.attention import unavailable_reason as attention_unavailable_reason
 from dreambooth.training.optimizer_kinds import OPTIMIZER_KINDS, require_available
@@ -86,6 +87,11 @@ def likely_mistakes(settings: Settings) -> list[str]:
         annealing = SETTINGS["learning_rate_min"].applies_to({"lr_scheduler": settings.lr_scheduler})
         if annealing and rate <= settings.learning_rate_min:
             warnings.append(f"{key}: it is not above learning_rate_min, so it stays constant.")
+    own_decay = own_weight_decay(settings.optimizer, settings.optimizer_args)
+    for keys in trained_components(settings).values():
+        decay = getattr(settings, keys.weight_decay)
+        if own_decay not in (None, decay):
+            warnings.append(f"{keys.weight_decay}: weight_decay={own_decay:g} in optimizer_args replaces {decay:g}.")
     if settings.optimizer == "Schedule-Free AdamW" and settings.lr_scheduler not in UNSCHEDULED:
         warnings.append(
             "lr_scheduler: Schedule-Free AdamW is designed for a constant learning rate, with or without warm-up."

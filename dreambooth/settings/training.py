@@ -59,9 +59,9 @@ class Training:
     validation_share: float = setting(0.0, "Intervals", "Validation split",
         "Fraction of each concept's images that is used for validation instead of training. Concepts with a validation "
         "directory are not split.", low=0, high=0.5, step=0.05, applies="validation_every > 0", advanced=True)
-    autosave_minutes: float = setting(0.0, "Intervals", "Autosave (minutes)",
-        "Save a snapshot every N minutes, to resume from after a crash; 0 turns it off. Autosaves count toward "
-        "Snapshots to keep.", low=0, high=100_000)
+    autosave_minutes: float = setting(10.0, "Intervals", "Autosave (minutes)",
+        "Save a snapshot after N minutes without one, to resume from after a crash; 0 turns it off. Only the last "
+        "automatic one is kept, until the run has finished; the check shows its size.", low=0, high=100_000)
     epoch_pause_frequency: int = setting(0, "Intervals", "Pause after N epochs",
         "Pause every N epochs to let the GPU cool. 0 never pauses.", low=0, high=100_000, step=1, advanced=True)
     epoch_pause_time: int = setting(0, "Intervals", "Amount of time to pause between epochs (s)",
@@ -207,7 +207,8 @@ class Training:
         "8bit optimizers need the least memory, bitsandbytes and a GPU; most others need pytorch-optimizer. "
         "Dadaptation and Prodigy find the learning rate themselves: set it to 1.", choices=OPTIMIZERS)
     optimizer_args: str = setting("", "Tuning", "Optimizer arguments",
-        "Additional arguments of the optimizer, such as betas=(0.9, 0.99), eps=1e-6.", advanced=True)
+        "Additional arguments of the optimizer, such as betas=(0.9, 0.99), eps=1e-6. Those of sd-scripts work too: "
+        "decouple=True d_coef=2 betas=0.9,0.99.", advanced=True)
     mixed_precision: str = setting("auto", "Tuning", "Mixed precision",
         "Precision of computations; half precision is faster and needs less memory. auto uses bf16 where the GPU "
         "supports it, fp16 on other GPUs, and none on a CPU.", choices=("auto", "no", "fp16", "bf16"))

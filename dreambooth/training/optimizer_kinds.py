@@ -7,7 +7,6 @@ implementation of most others; bitsandbytes (MIT) has the 8-bit ones.
 
 from __future__ import annotations
 
-import ast
 import functools
 import importlib
 import importlib.util
@@ -19,21 +18,17 @@ from typing import Any
 import torch
 
 from dreambooth.errors import UserError
+from dreambooth.settings.arguments import parse_arguments as arguments_of_text
+from dreambooth.settings.optimizer_arguments import WEIGHT_DECAY, describe_unknown, resolve_arguments
 from dreambooth.settings.training import OPTIMIZERS
 from dreambooth.training.fused_adamw import FusedAdamW, has_fused_adamw
 
 PACKAGES = {"bitsandbytes": "bitsandbytes", "pytorch_optimizer": "pytorch-optimizer"}  # module -> package on PyPI
-RESERVED_ARGUMENTS = (
-    "params",
-    "lr",
-    "weight_decay",
-    "maximize",
-)  # not allowed in optimizer_args: settings of their own, or meaningless
 
 
 @dataclass(frozen=True)
 class OptimizerKind:
-    """``library``: the module of the class; ``fixed``: arguments that the name implies."""
+    """``library``: the module of the class; ``fixed``: arguments that the name implies, unless others are given."""
 
     library: str
     cls: str
@@ -94,28 +89,28 @@ def build_optimizer(
 
 
 def parse_arguments(name: str, more: str) -> dict[str, Any]:
-    """``more`` ("betas=(0.9, 0.99), eps=1e-6") as arguments of that optimizer. ValueError says what is wrong."""
-    try:
-        call = ast.parse(f"dict({more})", mode="eval").body
-        if not isinstance(call, ast.Call) or call.args or any(keyword.arg is None for keyword in call.keywords):
-            raise ValueError
-        given = {keyword.arg or "": ast.literal_eval(keyword.value) for keyword in call.keywords}
-    except (SyntaxError, ValueError):
-        raise ValueError(f"{more!r} does not have the form betas=(0.9, 0.99), eps=1e-6") from None
-    if not given:
-        return {}
-    cls = FusedAdamW if name == "Torch AdamW" else _optimizer_class(OPTIMIZER_KINDS[name])
-    excluded = (*RESERVED_ARGUMENTS, "args", "kwargs", *OPTIMIZER_KINDS[name].fixed)
-    supported = [p for p in inspect.signature(cls).parameters if p not in excluded]
-    unsupported = [key for key in given if key not in supported]
-    if unsupported:
-        raise ValueError(f"{name} does not support {unsupported[0]}; it supports {', '.join(supported)}")
-    return given
+    """``more`` ("betas=(0.9, 0.99), eps=1e-6") as arguments of that optimizer. ValueError says what is wrong.
+
+    A weight decay among them is left out: it belongs to the parameter groups.
+    """
+    arguments, invalid = arguments_of_text(more)
+    if invalid:
+        raise ValueError(f"{invalid[0]!r} does not have the form name=value, as in betas=(0.9, 0.99), eps=1e-6")
+    given, unknown, problems = resolve_arguments(name, arguments)
+    if problems:
+        raise ValueError(problems[0])
+    if unknown:
+        supported = inspect.signature(_optimizer_class(OPTIMIZER_KINDS[name])).parameters
+        unsupported = [key for key in unknown if key not in supported or key == "kwargs"]
+        if unsupported or name == "Torch AdamW":
+            raise ValueError(describe_unknown(name, (unsupported or list(unknown))[0]))
+    return {key: value for key, value in {**given, **unknown}.items() if key != WEIGHT_DECAY}
 
 
-def available_optimizers(device: torch.device) -> list[str]:
-    """Optimizers whose library is installed and that run on this type of device. Nothing is imported."""
-    return [name for name, kind in OPTIMIZER_KINDS.items() if not _missing_requirement(kind, device)]
+def missing_requirements(device: torch.device) -> dict[str, str]:
+    """Optimizers that can't be used on this machine, and what each of them needs. Nothing is imported."""
+    missing = {name: _missing_requirement(kind, device) for name, kind in OPTIMIZER_KINDS.items()}
+    return {name: needed for name, needed in missing.items() if needed}
 
 
 @functools.cache
@@ -124,7 +119,7 @@ def unavailable_reason(name: str, device: torch.device, scheduler: str = "consta
     kind = OPTIMIZER_KINDS[name]
     missing = _missing_requirement(kind, device)
     if missing:
-        return missing
+        return f"it needs {missing}."
     try:
         parse_arguments(name, more)
     except ValueError as error:
@@ -154,11 +149,12 @@ def require_available(name: str, device: torch.device, scheduler: str, more: str
 
 
 def _missing_requirement(kind: OptimizerKind, device: torch.device) -> str:
+    """What the optimizer needs and this machine lacks, as a noun; "" if nothing."""
     if kind.gpu and device.type != "cuda":
-        return "it needs an NVIDIA GPU."
+        return "an NVIDIA GPU"
     module = kind.library.partition(".")[0]
     if importlib.util.find_spec(module) is None:
-        return f"{module} is not installed (pip install {PACKAGES[module]})."
+        return f"{PACKAGES[module]} (pip install {PACKAGES[module]})"
     return ""
 
 

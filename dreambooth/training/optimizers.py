@@ -11,6 +11,7 @@ import torch
 from dreambooth.errors import UserError
 from dreambooth.settings import Settings
 from dreambooth.settings.components import TEXT_ENCODER, UNET, is_pure_bf16
+from dreambooth.settings.optimizer_arguments import own_weight_decay
 from dreambooth.training.fused_adamw import FusedAdamW
 from dreambooth.training.optimizer_kinds import build_optimizer, parse_arguments, require_available
 from dreambooth.training.schedules import base_learning_rates, learning_rate
@@ -25,12 +26,13 @@ def parameter_groups(
     """One group per trained component, with its learning rate and weight decay. Schedules scale ``base_lr``."""
     components = {"unet": (unet, UNET), "text_encoder": (text_encoder, TEXT_ENCODER)}
     rates = base_learning_rates(settings)
+    own_decay = own_weight_decay(settings.optimizer, settings.optimizer_args)
     groups: list[dict[str, Any]] = [
         {
             "name": name,
             "params": list(params),
             "lr": rates[name],
-            "weight_decay": getattr(settings, keys.weight_decay),
+            "weight_decay": getattr(settings, keys.weight_decay) if own_decay is None else own_decay,
             "base_lr": rates[name],
         }
         for name, (params, keys) in components.items()

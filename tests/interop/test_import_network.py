@@ -10,6 +10,8 @@ from PIL import Image
 
 from dreambooth.interop.input_kind import RecognizedInput, recognize_input
 from dreambooth.settings import Settings, parse
+from dreambooth.settings.arguments import parse_arguments
+from dreambooth.training import optimizer_kinds
 
 NETWORK = "network_module = 'networks.lora'\nnetwork_dim = 8\nnetwork_alpha = 4\nmax_train_steps = 100\n"
 FULL = "learning_rate = 1e-5\nmax_train_steps = 100\n"
@@ -106,6 +108,182 @@ def test_a_dropout_out_of_range_is_reported(tmp_path: Path) -> None:
     found = imported(tmp_path, NETWORK + "network_dropout = 1.0\n")
     assert "lora_unet_dropout" not in found.settings
     assert "outside the range 0 to 0.9" in messages_about(found, "network_dropout")[0]
+
+
+# -- LyCORIS ---------------------------------------------------------------------------------------------------
+
+LYCORIS = "network_module = 'lycoris.kohya'\nnetwork_dim = 16\nnetwork_alpha = 8\nmax_train_steps = 10\n"
+
+
+def adapters(found: RecognizedInput) -> tuple[Any, ...]:
+    """(type, rank, alpha), and (rank, alpha) of the convolutions if they are trained."""
+    run = parse(Settings, found.settings)
+    assert (run.lora_txt_rank, run.lora_txt_alpha) == (run.lora_unet_rank, run.lora_unet_alpha)
+    convolutions = (run.lora_conv_rank, run.lora_conv_alpha) if run.use_lora_extended else ()
+    return run.lora_type, run.lora_unet_rank, run.lora_unet_alpha, *convolutions
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (LYCORIS, ("LoRA", 16, 8, 16, 8)),
+        (LYCORIS + "network_args = ['algo=locon', 'conv_dim=4']", ("LoRA", 16, 8, 4, 8)),
+        (LYCORIS + "network_args = ['algo=loha', 'conv_alpha=2']", ("LoHa", 16, 8, 16, 2)),
+        (LYCORIS + "network_args = ['conv_dim=0']", ("LoRA", 16, 8)),
+        (LYCORIS + "network_args = ['conv_dim=4', 'conv_alpha=0']", ("LoRA", 16, 8, 4, 0)),  # 0: alpha = rank
+        (LYCORIS + "network_args = 'preset=attn-mlp algo=lokr'", ("LoKr", 16, 8)),
+        (LYCORIS + "[network_args]\nconv_dim = 2\nalgo = 'lora'", ("LoRA", 16, 8, 2, 8)),
+        ("network_module = 'lycoris.kohya'\n", ("LoRA", 4, 1, 4, 1)),
+        ("network_module = 'locon.locon_kohya'\nnetwork_dim = 2\n", ("LoRA", 2, 1, 2, 1)),
+        ("network_module = 'networks.lora'\n", ("LoRA", 4, 1)),
+        ("network_module = 'networks.lora'\nnetwork_args = ['conv_dim=8']", ("LoRA", 4, 1, 8, 1)),
+        ("network_module = 'networks.lora'\nnetwork_args = ['conv_dim=0', 'conv_alpha=0']", ("LoRA", 4, 1)),
+        ("network_module = 'networks.loha'\nnetwork_dim = 2\n", ("LoHa", 2, 1)),
+        (LYCORIS.replace("16", "100000") + "network_args = ['algo=lokr']", ("LoKr", 1024, 8, 1024, 8)),
+    ],
+)
+def test_adapters_are_those_of_the_original(tmp_path: Path, text: str, expected: tuple[Any, ...]) -> None:
+    assert adapters(imported(tmp_path, text + "\n")) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["algo=ia3"], "algo=ia3: (IA)^3 is not supported; LoRA is trained instead"),
+        (["algo=full", "preset=full"], "algo=full: full weight differences are not supported; turn off Use LoRA"),
+        (["algo=boft"], "algo=boft: OFT is not supported"),
+        (["preset=unet-convblock-only"], "preset=unet-convblock-only: the transformer blocks are trained here too"),
+        (["preset=D:/my preset.toml"], "preset=D:/my preset.toml: this choice of layers is not supported"),
+        (["dora_wd=True"], "dora_wd: the magnitudes of DoRA are per input here"),
+        (["rank_dropout=0.1"], "rank_dropout=0.1: dropout applies to individual values"),
+        (["use_tucker=True"], "use_tucker=True: convolution adapters are trained without Tucker decomposition"),
+        (["loraplus_lr_ratio=16"], "loraplus_lr_ratio=16: LoRA+ is not supported"),
+        (["down_lr_weight=1,0.5"], "down_lr_weight=1,0.5: all UNet blocks have the same learning rate"),
+        (["dim=4", "conv dim"], "'conv dim' is not of the form"),
+    ],
+)
+def test_what_lycoris_trains_differently_is_reported(tmp_path: Path, arguments: list[str], message: str) -> None:
+    found = imported(tmp_path, LYCORIS + f"network_args = {arguments}\n")
+    assert any(message in line for line in messages_about(found, "network_args"))
+
+
+def test_arguments_without_effect_are_not_reported(tmp_path: Path) -> None:
+    neutral = ["algo=locon", "preset=attn-mlp", "rank_dropout=0", "module_dropout=0.0", "use_tucker=False",
+               "train_norm=False", "factor=-1", "down_lr_weight=1,1,1", "wd_on_output=True"]  # fmt: skip
+    assert not messages_about(imported(tmp_path, LYCORIS + f"network_args = {neutral}\n"), "network_args")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("network_module = 'networks.lora_fa'", "networks.lora_fa: LoRA-FA trains only one of the two matrices"),
+        ("network_module = 'networks.dylora'", "networks.dylora: DyLoRA is not supported"),
+        ("network_module = 'networks.lora_flux'", "networks.lora_flux: it is for another model family"),
+        ("network_module = 'mine.lora'", "mine.lora: it is not known here"),
+        ("network_module = 'networks.lora'\nnetwork_args = ['algo=loha']", "networks.lora has no such argument"),
+    ],
+)
+def test_other_modules_are_reported(tmp_path: Path, text: str, message: str) -> None:
+    found = imported(tmp_path, text + "\n")
+    assert message in "\n".join(found.unsupported) and found.settings["lora_type"] == "LoRA"
+
+
+def test_a_preset_without_text_encoder_trains_none(tmp_path: Path) -> None:
+    found = imported(tmp_path, LYCORIS + "network_args = ['preset=unet-transformer-only']\nlearning_rate = 1e-4\n")
+    assert found.settings["stop_text_encoder"] == 0 and not found.settings["use_lora_extended"]
+
+
+# -- optimizer -------------------------------------------------------------------------------------------------
+
+PRODIGY = NETWORK + "learning_rate = 1.0\noptimizer_type = 'Prodigy'\n"
+STANDARD_LINE = "decouple=True weight_decay=0.02 d_coef=2 use_bias_correction=True safeguard_warmup=True betas=0.9,0.99"
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        repr(STANDARD_LINE.split()),
+        repr(STANDARD_LINE),
+        repr(STANDARD_LINE.replace(" ", ", ")),
+        repr([STANDARD_LINE]),
+        repr('"' + STANDARD_LINE.replace(" ", '" "') + '"'),
+    ],
+)
+def test_the_usual_arguments_of_prodigy(tmp_path: Path, written: str) -> None:
+    run = parse(Settings, imported(tmp_path, PRODIGY + f"optimizer_args = {written}\n").settings)
+    assert (run.optimizer, run.weight_decay, run.tenc_weight_decay) == ("Prodigy", 0.02, 0.02)
+    assert parse_arguments(run.optimizer_args)[0] == {
+        "d_coef": 2, "use_bias_correction": True, "safeguard_warmup": True, "betas": (0.9, 0.99),
+    }  # fmt: skip
+
+
+def test_arguments_of_the_optimizer_as_a_table(tmp_path: Path) -> None:
+    run = parse(Settings, imported(tmp_path, PRODIGY + "[optimizer_args]\nd_coef = 3\nbetas = [0.9, 0.99]\n").settings)
+    assert "d_coef=3" in run.optimizer_args and "betas=(0.9, 0.99)" in run.optimizer_args
+
+
+OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "the defaults of AdamW": ("", {"optimizer": "Torch AdamW", "weight_decay": 0.01, "optimizer_args": ""}),
+    "the defaults of Prodigy": (
+        "optimizer_type = 'prodigyopt.Prodigy'",
+        {"weight_decay": 0.0, "optimizer_args": "use_bias_correction=False, safeguard_warmup=False"},
+    ),
+    "the defaults of Lion": ("optimizer_type = 'Lion'", {"weight_decay": 0.0, "optimizer_args": ""}),
+    "Adafactor's own schedule": (
+        "optimizer_type = 'Adafactor'\nlr_scheduler = 'cosine'",
+        {"lr_scheduler": "adafactor", "optimizer_args": ""},
+    ),
+    "Adafactor with another schedule": (
+        "optimizer_type = 'AdaFactor'\nlr_scheduler = 'cosine'\noptimizer_args = ['relative_step=False']",
+        {"lr_scheduler": "cosine", "optimizer_args": "scale_parameter=True"},
+    ),
+    "8 bits by module": (
+        "optimizer_type = 'bitsandbytes.optim.PagedAdamW8bit'\noptimizer_args = ['percentile_clipping=100']",
+        {"optimizer": "Paged 8bit AdamW", "optimizer_args": ""},
+    ),
+    "CAME by module": (
+        "optimizer_type = 'pytorch_optimizer.CAME'\noptimizer_args = ['eps=1e-30,1e-16']",
+        {"optimizer": "CAME", "optimizer_args": "eps=(1e-30, 1e-16)"},
+    ),
+    "a schedule-free one": (
+        "optimizer_type = 'AdamWScheduleFree'\nlr_scheduler = 'cosine'",
+        {"optimizer": "Schedule-Free AdamW", "lr_scheduler": "constant"},
+    ),
+    "one rate for all": (
+        "optimizer_type = 'Prodigy'\nlearning_rate = 1\ntext_encoder_lr = 0.5",
+        {"lora_learning_rate": 1.0, "lora_txt_learning_rate": 1.0},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizers_are_those_of_the_original(tmp_path: Path, name: str) -> None:
+    text, expected = OPTIMIZERS[name]
+    found = imported(tmp_path, NETWORK + text + "\n")
+    assert {key: found.settings[key] for key in expected} == expected
+    assert optimizer_kinds.parse_arguments(found.settings["optimizer"], found.settings["optimizer_args"]) is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("optimizer_args = ['betas=0.9']", "betas=0.9 must be two numbers"),
+        ("optimizer_args = ['d_coef=2']", "Torch AdamW does not support d_coef"),
+        ("optimizer_args = ['decouple']", "'decouple' does not have the form name=value"),
+        ("optimizer_type = 'Prodigy'\noptimizer_args = ['slice_p=11']", "slice_p=11 is not supported for Prodigy"),
+        ("optimizer_type = 'Adafactor'\noptimizer_args = ['warmup_init=True']", "warmup_init=True is not supported"),
+        ("optimizer_type = 'DAdaptation'", "its successor DAdaptAdam is used"),
+        ("optimizer_type = 'torch.optim.RMSprop'", "'torch.optim.RMSprop' is not supported; Torch AdamW is used"),
+        ("lr_scheduler = 'adafactor'", "needs the optimizer Adafactor; constant is used"),
+        ("lr_scheduler = 'inverse_sqrt'\nlr_warmup_steps = 5", "is not supported; constant_with_warmup is used"),
+        ("lr_scheduler = 'constant'\nlr_warmup_steps = 5", "the schedule constant has no warm-up"),
+    ],
+)
+def test_what_the_optimizer_does_differently_is_reported(tmp_path: Path, text: str, message: str) -> None:
+    """And left out, so that the check accepts what was imported."""
+    found = imported(tmp_path, NETWORK + text + "\n")
+    assert message in "\n".join(found.unsupported)
+    optimizer_kinds.parse_arguments(found.settings["optimizer"], found.settings["optimizer_args"])
 
 
 # -- padding ---------------------------------------------------------------------------------------------------

@@ -5,16 +5,19 @@ from __future__ import annotations
 import copy
 import dataclasses
 import importlib.util
+import inspect
 
 import pytest
 import torch
 
 from dreambooth.runs.consistency import conflicts, likely_mistakes, too_short
 from dreambooth.settings import Folders, ModelFolder, Settings
+from dreambooth.settings.arguments import format_arguments, split_arguments
+from dreambooth.settings.optimizer_arguments import ARGUMENTS
 from dreambooth.training import optimizer_kinds
 from dreambooth.training.optimizer_kinds import (
     OPTIMIZER_KINDS,
-    available_optimizers,
+    missing_requirements,
     parse_arguments,
     unavailable_reason,
 )
@@ -35,7 +38,7 @@ STEPS, STOP_AT, TEXT_STOPS = 9, 4, 6
 def _made_here(name: str) -> bool:
     """Also the 8-bit ones on a CPU, where users can't choose them: newer versions of bitsandbytes support it."""
     kind = OPTIMIZER_KINDS[name]
-    return name in available_optimizers(CPU) or (kind.gpu and importlib.util.find_spec("bitsandbytes") is not None)
+    return name not in missing_requirements(CPU) or (kind.gpu and importlib.util.find_spec("bitsandbytes") is not None)
 
 
 class Toy:
@@ -103,7 +106,7 @@ def test_a_step_that_is_not_finite_changes_nothing(name):
     assert all(torch.equal(a, b) for a, b in zip(toy.parameters, before, strict=True))
 
 
-@pytest.mark.skipif("Schedule-Free AdamW" not in available_optimizers(CPU), reason="pytorch-optimizer is not installed")
+@pytest.mark.skipif("Schedule-Free AdamW" in missing_requirements(CPU), reason="pytorch-optimizer is not installed")
 def test_schedule_free_samples_with_its_average_and_continues_training():
     """arXiv:2405.15682: x is the average of the z, weighted by the square of the largest rate so far."""
     toy = Toy("Schedule-Free AdamW")
@@ -121,7 +124,7 @@ def test_schedule_free_samples_with_its_average_and_continues_training():
     assert all(group["train_mode"] for group in toy.optimizer.param_groups)
 
 
-@pytest.mark.skipif("Prodigy" not in available_optimizers(CPU), reason="pytorch-optimizer is not installed")
+@pytest.mark.skipif("Prodigy" in missing_requirements(CPU), reason="pytorch-optimizer is not installed")
 @pytest.mark.parametrize("optimizer", ["Prodigy", "Schedule-Free AdamW"])
 def test_a_disturbed_run_equals_one_left_alone(train, models_dir, created, optimizer):
     import shutil
@@ -155,11 +158,10 @@ def test_what_is_not_there_is_not_listed_and_refused_in_words(monkeypatch):
     lacking = ("pytorch_optimizer", "bitsandbytes")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in lacking else there(name))
     unavailable_reason.cache_clear()
-    assert set(available_optimizers(CPU)) == {"Torch AdamW", "Adafactor", "SGD Nesterov"}
+    assert set(OPTIMIZER_KINDS) - set(missing_requirements(CPU)) == {"Torch AdamW", "Adafactor", "SGD Nesterov"}
     (messages,) = conflicts(Settings(optimizer="CAME"), CPU)
     assert messages == (
-        "optimizer: CAME can't be used: pytorch_optimizer is not installed (pip install pytorch-optimizer). "
-        "Choose Torch AdamW."
+        "optimizer: CAME can't be used: it needs pytorch-optimizer (pip install pytorch-optimizer). Choose Torch AdamW."
     )
     (messages,) = conflicts(Settings(optimizer="8bit Lion"), CPU)
     assert messages.startswith("optimizer: 8bit Lion can't be used: it needs an NVIDIA GPU.")
@@ -171,6 +173,66 @@ def test_a_library_that_does_not_work_says_so(monkeypatch):
     unavailable_reason.cache_clear()
     assert "torch.optim does not work with this torch and cpu" in unavailable_reason("SGD Nesterov", CPU)
     unavailable_reason.cache_clear()
+
+
+STANDARD = {
+    "Torch AdamW": ("weight_decay=0.1 betas=.9,.99 eps=1e-06", {"betas": (0.9, 0.99), "eps": 1e-6}),
+    "Prodigy": (
+        "decouple=True weight_decay=0.01 d_coef=2 use_bias_correction=True safeguard_warmup=False betas=0.9,0.99",
+        {"d_coef": 2, "bias_correction": True, "safeguard_warmup": False, "betas": (0.9, 0.99)},
+    ),
+    "AdamW Dadaptation": (
+        ["decouple=False", "use_bias_correction=True", "d0=1e-5", "growth_rate=1.02"],
+        {"weight_decouple": False, "bias_correction": True, "d0": 1e-5, "growth_rate": 1.02},
+    ),
+    "Adan Dadaptation": ('["no_prox=True"]', {"weight_decouple": True}),
+    "SGD Dadaptation": ("momentum=0.5;log_every=10", {"momentum": 0.5}),
+    "Adafactor": (
+        "relative_step=False, scale_parameter=False, warmup_init=False, eps=(1e-30, 1e-3)",
+        {"scale_parameter": False, "eps": (1e-30, 1e-3)},
+    ),
+    "SGD Nesterov": ("momentum=0.8", {"momentum": 0.8}),
+    "CAME": ("betas=0.9,0.999,0.9999 eps=1e-30,1e-16", {"betas": (0.9, 0.999, 0.9999), "eps1": 1e-30, "eps2": 1e-16}),
+    "Lion": ({"betas": [0.95, 0.98], "use_triton": "False"}, {"betas": (0.95, 0.98)}),
+    "Schedule-Free AdamW": ("warmup_steps=10 r=0.5", {"warmup_steps": 10, "r": 0.5}),
+}
+
+
+@pytest.mark.parametrize("name", STANDARD)
+def test_arguments_of_sd_scripts_have_their_effect(name):
+    """As people write them there, under the names of the libraries that are used there."""
+    text, expected = STANDARD[name]
+    more = format_arguments(split_arguments(text)[0]) if not isinstance(text, str) else text
+    assert parse_arguments(name, more) == expected
+    if not _made_here(name):
+        pytest.skip(f"{OPTIMIZER_KINDS[name].library} is not installed")
+    assert unavailable_reason(name, CPU, more=more) == ""
+    optimizer = optimizer_kinds.build_optimizer(name, [{"params": Toy(name).parameters}], more=more)
+    group = optimizer.param_groups[0]
+    assert {key: value for key, value in expected.items() if key in group and group[key] != value} == {}
+    assert group.get("d", 0) == expected.get("d0", group.get("d", 0))
+
+
+@pytest.mark.parametrize("name", OPTIMIZER_KINDS)
+def test_every_listed_argument_exists(name):
+    if not _made_here(name):
+        pytest.skip(f"{OPTIMIZER_KINDS[name].library} is not installed")
+    kind = OPTIMIZER_KINDS[name]
+    cls = optimizer_kinds.FusedAdamW if name == "Torch AdamW" else optimizer_kinds._optimizer_class(kind)
+    assert ARGUMENTS[name].kinds.keys() | kind.fixed.keys() <= inspect.signature(cls).parameters.keys()
+
+
+def test_a_weight_decay_among_the_arguments_replaces_both_settings():
+    given = Settings(optimizer_args="decouple=True weight_decay=0.25", optimizer="Prodigy", learning_rate=1.0,
+                     txt_learning_rate=1.0)  # fmt: skip
+    weights = Toy("SGD Nesterov").parameters
+    assert [group["weight_decay"] for group in parameter_groups(given, weights[:3], weights[3:])] == [0.25, 0.25]
+    assert [line for line in likely_mistakes(given) if "weight_decay" in line] == [
+        "weight_decay: weight_decay=0.25 in optimizer_args replaces 0.01.",
+        "tenc_weight_decay: weight_decay=0.25 in optimizer_args replaces 0.01.",
+    ]
+    same = dataclasses.replace(given, weight_decay=0.25, tenc_weight_decay=0.25)
+    assert not likely_mistakes(same)
 
 
 def test_arguments_of_the_optimizers_own():
@@ -186,11 +248,14 @@ def test_arguments_of_the_optimizers_own():
     ("more", "messages"),
     [
         ("beta=0.9", "does not support beta; it supports betas, eps"),
-        ("lr=1", "does not support lr"),
+        ("lr=1", "set the learning rate under Learning Rate instead"),
         ("betas", "does not have the form"),
         ("betas=__import__('os')", "does not have the form"),
         ("**{}", "does not have the form"),
-        ("eps='x'", "does not work"),
+        ("eps='x'", "does not have the form"),
+        ("eps=-1", "eps=-1 must be a number above 0"),
+        ("betas=0.9", "betas=0.9 must be two numbers"),
+        ("amsgrad=True", "amsgrad=True is not supported for Torch AdamW"),
     ],
 )
 def test_other_arguments_are_refused(more, messages):

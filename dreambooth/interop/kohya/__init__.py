@@ -7,7 +7,9 @@ keys.py              the keys of a dataset configuration
 subsets.py           dataset.toml: [general], [[datasets]], [[datasets.subsets]]
 training_config.py   training parameters (--config_file), and the dataset that they name
 network.py           network type, ranks, dropout, and the LoRA to start from
-parameters.py        learning rates, optimizer, schedule, length and samples of a training
+optimizer.py         optimizer and optimizer_args
+schedule.py          learning rate schedule
+parameters.py        learning rates, length, saving, validation and samples of a training
 unsupported_keys.py  training parameters without an equivalent setting
 differences.py       image and caption files that sd-scripts train differently
 export.py            concepts and settings as a dataset.toml

@@ -11,6 +11,7 @@ from dreambooth.errors import UserError
 from dreambooth.interop.kohya.toml_file import BACKSLASH_HINT, Table
 from dreambooth.paths import clean_path
 from dreambooth.settings import CONCEPT, SETTINGS, Concept
+from dreambooth.settings.names import clean_name
 
 
 class ImportReport:
@@ -30,6 +31,10 @@ class ImportReport:
         try:
             self.settings[key] = SETTINGS[key].parse(value)
         except ValueError as error:
+            if SETTINGS[key].file_name and isinstance(value, str) and (name := clean_name(value)):
+                self.settings[key] = name
+                self.imported.append(f"{location}{source or key}: {error}. {name!r} is used instead.")
+                return
             self.unsupported.append(f"{location}{source or key}: {error}; the current value of {key} is kept.")
             return
         if source:

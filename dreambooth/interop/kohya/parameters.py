@@ -1,4 +1,4 @@
-"""Import training parameters of kohya's sd-scripts: learning rates, optimizer, schedule, length, samples."""
+"""Import training parameters of kohya's sd-scripts: learning rates, length, saving, validation, samples."""
 
 from __future__ import annotations
 
@@ -12,32 +12,14 @@ from dreambooth.interop.kohya.import_report import ImportReport
 from dreambooth.settings.components import TEXT_ENCODER, UNET
 from dreambooth.text import count
 
-_OPTIMIZERS = {
-    "adamw": "Torch AdamW", "adamw8bit": "8bit AdamW", "pagedadamw8bit": "Paged 8bit AdamW", "lion": "Lion",
-    "lion8bit": "8bit Lion", "pagedlion8bit": "Paged 8bit Lion", "sgdnesterov": "SGD Nesterov",
-    "sgdnesterov8bit": "8bit SGD", "dadaptation": "AdamW Dadaptation", "dadaptadam": "AdamW Dadaptation",
-    "dadaptadampreprint": "AdamW Dadaptation", "dadaptadan": "Adan Dadaptation", "dadaptlion": "Lion Dadaptation",
-    "dadaptsgd": "SGD Dadaptation", "prodigy": "Prodigy", "adafactor": "Adafactor", "came": "CAME",
-    "adamwschedulefree": "Schedule-Free AdamW", "tiger": "Tiger",
-}  # fmt: skip
-_SCHEDULES = {
-    "linear": "linear_with_warmup", "cosine": "cosine", "cosine_with_restarts": "cosine_with_restarts",
-    "polynomial": "polynomial", "constant": "constant", "constant_with_warmup": "constant_with_warmup",
-    "adafactor": "adafactor", "rex": "rex",
-}  # fmt: skip
 # In the order of priority in sd-scripts.
 _ATTENTION = {"mem_eff_attn": "sliced", "xformers": "xformers", "diffusers_xformers": "xformers", "sdpa": "default"}
-_DEFAULT_STEPS = 1600  # default of sd-scripts
+DEFAULT_STEPS = 1600  # default of sd-scripts
 _SAMPLERS = {
     "ddim": "DDIM", "pndm": "PNDM", "euler": "EulerDiscrete", "k_euler": "EulerDiscrete",
     "euler_a": "EulerAncestralDiscrete", "k_euler_a": "EulerAncestralDiscrete", "dpmsolver": "DPMSolverMultistep",
     "dpmsolver++": "DPMSolverMultistep", "dpmsingle": "DPMSolverMultistep",
 }  # fmt: skip
-# Class of torch.optim.lr_scheduler -> (schedule, argument with the length of a cycle).
-_TORCH_SCHEDULES = {
-    "CosineAnnealingLR": ("cosine_annealing", "T_max"),
-    "CosineAnnealingWarmRestarts": ("cosine_annealing_with_restarts", "T_0"),
-}
 
 
 def import_rates(report: ImportReport, values: Mapping[str, Any]) -> None:
@@ -50,7 +32,9 @@ def import_rates(report: ImportReport, values: Mapping[str, Any]) -> None:
     if text_rate is not None:
         source = next((key for key in _TEXT_ENCODER_RATES if key in values), "learning_rate")
         report.set(names[1], text_rate, source)
-    if values.get("network_train_unet_only") or text_rate == 0:
+    if report.settings.get("stop_text_encoder") == 0:
+        pass  # the network has no adapters there
+    elif values.get("network_train_unet_only") or text_rate == 0:
         report.set("stop_text_encoder", 0, "text encoder learning rate 0 or network_train_unet_only")
     elif lora:
         report.set("stop_text_encoder", 1)
@@ -79,91 +63,6 @@ def _text_encoder_rate(report: ImportReport, values: Mapping[str, Any]) -> Any:
     return chosen
 
 
-def import_optimizer(report: ImportReport, values: Mapping[str, Any]) -> None:
-    requested = str(values.get("optimizer_type", "")).split(".")[-1]
-    if values.get("use_8bit_adam"):
-        requested = requested or "AdamW8bit"
-    if values.get("use_lion_optimizer"):
-        requested = requested or "Lion"
-    mapped = _OPTIMIZERS.get((requested or "AdamW").lower())
-    if mapped:
-        report.set("optimizer", mapped, "optimizer_type" if requested else "")
-    else:
-        report.unsupported.append(f"optimizer_type = {requested!r} is not supported; Torch AdamW is used.")
-        report.set("optimizer", "Torch AdamW")
-    arguments = parse_arguments(report, "optimizer_args", values.get("optimizer_args", []))
-    decay = arguments.pop("weight_decay", None)
-    if decay is not None:
-        report.set("weight_decay", decay, "weight_decay")
-        report.set("tenc_weight_decay", decay)
-    if arguments:
-        report.set("optimizer_args", ", ".join(f"{key}={value}" for key, value in arguments.items()), "optimizer_args")
-
-
-def import_schedule(report: ImportReport, values: Mapping[str, Any]) -> None:
-    requested = str(values.get("lr_scheduler", "constant"))
-    arguments = parse_arguments(report, "lr_scheduler_args", values.get("lr_scheduler_args", []))
-    if _import_torch_schedule(report, values, arguments):
-        return
-    _warn_unsupported_arguments(report, arguments)
-    if requested == "cosine_with_min_lr":
-        _import_annealing(report, values)
-    elif requested in _SCHEDULES:
-        report.set("lr_scheduler", _SCHEDULES[requested], "lr_scheduler" if "lr_scheduler" in values else "")
-    else:
-        report.unsupported.append(f"lr_scheduler = {requested!r} is not supported; constant is used.")
-        report.set("lr_scheduler", "constant")
-
-
-def _import_annealing(report: ImportReport, values: Mapping[str, Any]) -> None:
-    """cosine_with_min_lr: the learning rate decays to a fraction of itself over the whole run."""
-    report.set("lr_scheduler", "cosine_annealing", "lr_scheduler")
-    report.set("lr_scale_pos", 1)
-    lora = bool(report.settings.get("use_lora"))
-    rate = report.settings.get(UNET.rate(lora))
-    text_rate = report.settings.get(TEXT_ENCODER.rate(lora), rate)
-    fraction = to_number(values.get("lr_scheduler_min_lr_ratio", 0))
-    if rate is None:
-        report.unsupported.append(
-            "lr_scheduler_min_lr_ratio: learning_rate is missing; set Minimum learning rate to this fraction "
-            "of your learning rate."
-        )
-        return
-    report.set("learning_rate_min", fraction * rate, "lr_scheduler_min_lr_ratio")
-    if text_rate != rate and report.settings.get("stop_text_encoder") != 0:
-        report.unsupported.append("lr_scheduler_min_lr_ratio: the text encoder uses the UNet's minimum learning rate.")
-    if values.get("lr_warmup_steps"):
-        report.unsupported.append("lr_warmup_steps: annealing schedules do not support warmup.")
-
-
-def _import_torch_schedule(report: ImportReport, values: Mapping[str, Any], arguments: dict[str, str]) -> bool:
-    """lr_scheduler_type, a torch class that overrides lr_scheduler; False if there is none or it is not supported."""
-    name = str(values.get("lr_scheduler_type", "")).split(".")[-1]
-    if not name:
-        return False
-    mapped, cycle = _TORCH_SCHEDULES.get(name, ("", ""))
-    length = int(to_number(arguments.pop(cycle, 0)))
-    # The number of steps is unknown if the length is given in epochs.
-    steps = 0 if "max_train_epochs" in values else int(to_number(values.get("max_train_steps", _DEFAULT_STEPS)))
-    if not mapped or not length or not steps or length > steps:
-        report.unsupported.append(
-            f"lr_scheduler_type = {values['lr_scheduler_type']!r}: only CosineAnnealingLR and "
-            "CosineAnnealingWarmRestarts are supported, with a cycle no longer than max_train_steps; lr_scheduler is "
-            "used."
-        )
-        return False
-    report.set("lr_scheduler", mapped, "lr_scheduler_type")
-    report.set("lr_scale_pos", (length + 0.5) / steps if length < steps else 1, f"lr_scheduler_args {cycle}")
-    report.set("learning_rate_min", arguments.pop("eta_min", 0), "lr_scheduler_args eta_min")
-    _warn_unsupported_arguments(report, arguments)
-    return True
-
-
-def _warn_unsupported_arguments(report: ImportReport, arguments: Mapping[str, str]) -> None:
-    for key, value in arguments.items():
-        report.unsupported.append(f"lr_scheduler_args {key}={value} is not supported.")
-
-
 def _steps_per_epoch(report: ImportReport) -> int:
     """Optimizer steps per epoch, at least (incomplete batches of buckets add some); 0 without images."""
     # Regularization images would add steps. An estimate that is too low only gives more epochs than needed.
@@ -180,7 +79,7 @@ def import_length(report: ImportReport, values: Mapping[str, Any]) -> None:
     if "max_train_epochs" in values:
         report.set("max_train_steps", 0)
         return
-    steps = values.get("max_train_steps", _DEFAULT_STEPS)
+    steps = values.get("max_train_steps", DEFAULT_STEPS)
     report.set("max_train_steps", steps, "max_train_steps" if "max_train_steps" in values else "default of sd-scripts")
     steps_per_epoch = _steps_per_epoch(report)
     if isinstance(steps, int) and steps_per_epoch:
@@ -307,15 +206,6 @@ def import_attention(report: ImportReport, values: Mapping[str, Any]) -> None:
         if values.get(key):
             report.set("attention", mapped, key)
             return
-
-
-def parse_arguments(report: ImportReport, key: str, value: Any) -> dict[str, str]:
-    """{"conv_dim": "4", "conv_alpha": "1"} from ["conv_dim=4", "conv_alpha=1"]; other rows are reported."""
-    rows = value if isinstance(value, list) else [value]
-    invalid = [row for row in rows if "=" not in str(row)]
-    report.unsupported += [f'{key}: {row!r} is not of the form "name=value"; ignored.' for row in invalid]
-    pairs = (str(row).partition("=") for row in rows if "=" in str(row))
-    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def to_number(value: Any) -> float:

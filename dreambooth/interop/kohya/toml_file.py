@@ -16,6 +16,9 @@ from dreambooth.files import as_user_error, read_bounded
 
 MAX_BYTES = 4 * 2**20  # such files are written by hand
 
+# Parameters that may be written as a table.
+ARGUMENT_TABLES = ("optimizer_args", "network_args", "lr_scheduler_args")
+
 _HEADER = re.compile(r"\s*(\[\[|\[)\s*([\w.\s\"'-]+?)\s*\]\]?\s*(#.*)?$")
 _KEY = re.compile(r"\s*[\"']?([\w-]+)[\"']?\s*=")
 BACKSLASH_HINT = r"In double quotes, \ starts an escape sequence. Use / instead, or put the text in single quotes '...'"
@@ -48,7 +51,8 @@ class TomlFile:
         values: dict[str, Any] = {}
         lines: dict[str, int] = {}
         for key, value in self.values.items():
-            table = self.table(value, key) if isinstance(value, dict) else self.table({key: value})
+            is_section = isinstance(value, dict) and key not in ARGUMENT_TABLES
+            table = self.table(value, key) if is_section else self.table({key: value})
             values |= table.values
             lines |= {name: line for name, line in table.lines.items() if name in table.values}
         return Table(values, lines)

@@ -15,17 +15,17 @@ from dreambooth.interop.kohya import folders
 from dreambooth.interop.kohya.import_report import ImportReport
 from dreambooth.interop.kohya.keys import BUCKET_SETTINGS, GENERAL_KEYS, RUN_SETTINGS
 from dreambooth.interop.kohya.network import import_network
+from dreambooth.interop.kohya.optimizer import import_optimizer
 from dreambooth.interop.kohya.parameters import (
     import_attention,
     import_length,
-    import_optimizer,
     import_rates,
     import_samples,
     import_saving,
-    import_schedule,
     import_text_encoder_stop,
     import_validation,
 )
+from dreambooth.interop.kohya.schedule import import_schedule
 from dreambooth.interop.kohya.subsets import import_datasets, parse_resolution
 from dreambooth.interop.kohya.toml_file import Table, TomlFile, read_toml
 from dreambooth.interop.kohya.unsupported_keys import NO_EFFECT_KEYS, UNSUPPORTED_TRAINING_KEYS

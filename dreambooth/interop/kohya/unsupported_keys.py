@@ -64,10 +64,36 @@ UNSUPPORTED_NETWORK_ARGUMENTS = {
                     "convolution adapters are trained without Tucker decomposition"),
     **dict.fromkeys(("train_norm", "use_scalar", "decompose_both", "full_matrix", "bypass_mode", "rs_lora",
                      "unbalanced_factorization"), "this adapter option is not supported"),
-    "preset": "Use LoRA Extended chooses the layers",
-    "wd_on_output": "DoRA magnitudes are per input (wd_on_output=False)",
+    **dict.fromkeys(("block_size", "unit"), "DyLoRA is not supported"),
+    **dict.fromkeys(("constraint", "rescaled"), "OFT is not supported"),
+    "train_t5xxl": "models with this text encoder are not supported",
     "dropout": "networks.lora has no such argument; use network_dropout",
 }  # fmt: skip
+# Arguments that LyCORIS has, and the modules of sd-scripts ignore.
+LYCORIS_ARGUMENTS = frozenset({
+    "algo", "preset", "factor", "dora_wd", "wd_on_output", "use_tucker", "use_cp", "use_conv_cp", "disable_conv_cp",
+    "train_norm", "use_scalar", "decompose_both", "full_matrix", "bypass_mode", "rs_lora", "unbalanced_factorization",
+    "block_size", "constraint", "rescaled",
+})  # fmt: skip
+
+_OTHER_MODEL = "it is for another model family"
+# network_module without an equivalent -> explanation.
+OTHER_MODULES = {
+    "networks.dylora": "DyLoRA is not supported",
+    "networks.oft": "OFT is not supported",
+    "networks.lora_fa": "LoRA-FA trains only one of the two matrices",
+    **dict.fromkeys(("networks.lora_flux", "networks.lora_sd3", "networks.lora_lumina", "networks.lora_hunyuan_image",
+                     "networks.lora_anima", "networks.oft_flux", "networks.control_net_lllite"), _OTHER_MODEL),
+}  # fmt: skip
+# LyCORIS' algo without an equivalent -> explanation.
+OTHER_ALGORITHMS = {
+    "full": "full weight differences are not supported; turn off Use LoRA to train all weights",
+    "ia3": "(IA)^3 is not supported",
+    "dylora": "DyLoRA is not supported",
+    "glora": "GLoRA is not supported",
+    **dict.fromkeys(("diag-oft", "boft", "oft"), "OFT is not supported"),
+    "norm": "training only normalization layers is not supported",
+}
 
 # Parameters that are not needed or do not change the trained weights.
 NO_EFFECT_KEYS = {
