@@ -12,6 +12,7 @@ from dreambooth.interop.data_file import DataFile
 from dreambooth.interop.easy_training_json import recognize_json, translate_json
 from dreambooth.interop.kohya.import_report import ImportReport
 from dreambooth.interop.translation import Translation, import_translation, to_bool, to_float, to_whole
+from dreambooth.settings.arguments import split_arguments
 
 NAME = "LoRA_Easy_Training_Scripts"
 # Section of a model family that is not supported -> its name.
@@ -103,7 +104,6 @@ def translate(data: Mapping[str, Any]) -> Translation:
         if result.values.pop(key, None):
             result.ignored.append(key)
     _add_network(result.values, is_fa)
-    _join_arguments(result.values)
     _add_schedule(result)
     if result.values.get("max_train_steps") and result.values.get("max_train_epochs"):
         del result.values["max_train_steps"]
@@ -147,7 +147,7 @@ def _replace_name(values: dict[str, Any]) -> None:
 
 
 def _add_network(values: dict[str, Any], is_fa: bool) -> None:
-    arguments = dict(_table(values.get("network_args")))
+    arguments, _ = split_arguments(values.get("network_args"))
     module = "networks.lora"
     if "algo" in arguments:
         module = "lycoris.kohya"
@@ -159,22 +159,6 @@ def _add_network(values: dict[str, Any], is_fa: bool) -> None:
     if isinstance(values.get("dim_from_weights"), str):  # the page has a file there
         values.setdefault("network_weights", values["dim_from_weights"])
         values["dim_from_weights"] = True
-    if isinstance(values.get("network_args"), Mapping):
-        values["network_args"] = {
-            key: ",".join(map(str, value)) if isinstance(value, list) else value
-            for key, value in arguments.items()
-            if value not in ("", False, None, [])
-        }
-
-
-def _join_arguments(values: dict[str, Any]) -> None:
-    """Tables of arguments as the lists that sd-scripts have."""
-    for key in ("network_args", "optimizer_args", "lr_scheduler_args"):
-        if isinstance(values.get(key), Mapping):
-            values[key] = [
-                f"{name}={str(value).capitalize() if str(value) in ('true', 'false') else value}"
-                for name, value in values[key].items()
-            ]
 
 
 def _add_schedule(result: Translation) -> None:
@@ -190,7 +174,7 @@ def _add_schedule(result: Translation) -> None:
 
 def _replace_own_schedule(result: Translation, own: str, warmup: float) -> None:
     values = result.values
-    arguments = dict(str(row).split("=", 1) for row in values.pop("lr_scheduler_args", []) if "=" in str(row))
+    arguments, _ = split_arguments(values.pop("lr_scheduler_args", None))
     cycles = max(1, to_whole(values.pop("lr_scheduler_num_cycles", 1), 1))
     minimum = to_float(arguments.get("min_lr", 1e-6))
     del values["lr_scheduler_type"]

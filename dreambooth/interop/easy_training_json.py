@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dreambooth.interop.kohya.import_report import ImportReport
-from dreambooth.interop.translation import Translation, split_arguments, to_bool, to_float, to_whole
+from dreambooth.interop.translation import Translation, to_bool, to_float, to_whole
 
 # Its name -> that of sd-scripts.
 _NAMES = {
@@ -52,11 +52,9 @@ def translate_json(data: Mapping[str, Any], report: ImportReport, program: str) 
     is_lycoris = to_bool(given.get("lyco"))
     plain = "networks.dylora" if "unit" in arguments else "networks.lora"
     values["network_module"] = "lycoris.kohya" if is_lycoris else plain
-    values["network_args"] = split_arguments(arguments)
-    for key in ("optimizer_args", "lr_scheduler_args"):
-        values[key] = split_arguments(values.get(key))
+    values["network_args"] = arguments
     if values.get("optimizer_type") == "DAdaptation":
-        values["optimizer_args"].append("decouple=True")
+        values["optimizer_args"] = [values.get("optimizer_args", {}), "decouple=True"]
     _add_length(values, given)
     if "resolution" in values:
         values["resolution"] = str(values["resolution"])

@@ -20,7 +20,6 @@ from dreambooth.interop.translation import (
     Translation,
     import_translation,
     parse_command_line,
-    split_arguments,
     to_bool,
     to_float,
     to_whole,
@@ -35,6 +34,7 @@ _GUI_FIELDS = {
     "latent_metadata_filename", "image_folder", "use_latent_files", "use_wandb", "save_as_bool", "sdxl_checkbox",
     "LyCORIS_preset", "flux1_checkbox", "sd3_checkbox",
 }  # fmt: skip
+_FINETUNING_FIELDS = {"image_folder", "caption_metadata_filename", "latent_metadata_filename", "dataset_repeats"}
 _OTHER_FAMILIES = {
     "flux1_checkbox": "FLUX.1", "sd3_checkbox": "Stable Diffusion 3", "hunyuan_image_checkbox": "HunyuanImage",
     "anima_checkbox": "Anima", "lumina_checkbox": "Lumina Image 2.0",
@@ -153,7 +153,7 @@ def _add_optimizer(values: dict[str, Any], fields: Mapping[str, Any]) -> None:
     values["optimizer_type"] = str(fields.get("optimizer") or default)
     for key in ("optimizer_args", "lr_scheduler_args"):
         if fields.get(key):
-            values[key] = split_arguments(fields[key])
+            values[key] = fields[key]
 
 
 def _add_attention(values: dict[str, Any], fields: Mapping[str, Any]) -> None:
@@ -200,7 +200,7 @@ def _add_full_training(values: dict[str, Any], fields: Mapping[str, Any]) -> Non
 
 
 def _is_finetuning(fields: Mapping[str, Any]) -> bool:
-    return bool({"image_folder", "caption_metadata_filename", "latent_metadata_filename"} & fields.keys())
+    return bool(_FINETUNING_FIELDS & fields.keys())
 
 
 def _replace_0(result: Translation) -> None:

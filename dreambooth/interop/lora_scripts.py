@@ -17,7 +17,6 @@ from dreambooth.interop.translation import (
     Translation,
     flatten,
     import_translation,
-    split_arguments,
     to_bool,
     to_float,
     to_whole,
@@ -161,19 +160,16 @@ def _add_network_arguments(given: dict[str, Any]) -> None:
     if "enable_base_weight" in given and not to_bool(given["enable_base_weight"]):
         given.pop("base_weights", None)
         given.pop("base_weights_multiplier", None)
-    arguments += split_arguments(given.get("network_args"))
-    arguments += split_arguments(given.get("network_args_custom"))
-    given["network_args"] = arguments
+    given["network_args"] = [*arguments, given.get("network_args"), given.get("network_args_custom")]
 
 
 def _add_optimizer_arguments(given: dict[str, Any]) -> None:
     """The page's own arguments of adaptive optimizers, if the file is from the page and not what it runs."""
     kind = str(given.get("optimizer_type", "")).lower()
-    own = split_arguments(given.get("optimizer_args"))
-    if own:  # already translated
-        given["optimizer_args"] = own + split_arguments(given.get("optimizer_args_custom"))
-        return
-    is_page = not _PAGE_PARAMETERS.isdisjoint(given.keys() - {"model_train_type", "gpu_ids"})
+    own: list[str] = []
+    is_page = not given.get("optimizer_args") and not _PAGE_PARAMETERS.isdisjoint(
+        given.keys() - {"model_train_type", "gpu_ids"}
+    )
     if is_page and kind.startswith("dada"):
         own = ["decouple=True", "weight_decay=0.01"] if kind in ("dadaptation", "dadaptadam") else []
         given |= {"learning_rate": 1.0, "unet_lr": 1.0, "text_encoder_lr": 1.0}
@@ -182,7 +178,7 @@ def _add_optimizer_arguments(given: dict[str, Any]) -> None:
         own += [f"d_coef={given.get('prodigy_d_coef', '2.0')}"]
         own += ["safeguard_warmup=True"] if to_whole(given.get("lr_warmup_steps")) else []
         own += [f"d0={given['prodigy_d0']}"] if given.get("prodigy_d0") else []
-    given["optimizer_args"] = own + split_arguments(given.get("optimizer_args_custom"))
+    given["optimizer_args"] = [*own, given.get("optimizer_args"), given.get("optimizer_args_custom")]
 
 
 def _add_samples(result: Translation, given: dict[str, Any], report: ImportReport) -> None:

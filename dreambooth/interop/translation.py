@@ -18,6 +18,7 @@ from dreambooth.interop.kohya.unsupported_keys import NO_EFFECT_KEYS
 
 _CHUNK = 75  # tokens that a text encoder reads at once
 _LATENT_STEP = 8  # pixels
+_NOT_NEEDED = {*NO_EFFECT_KEYS, "output_dir"}
 _LIST_PARAMETERS = {"network_args", "optimizer_args", "lr_scheduler_args", "base_weights", "base_weights_multiplier"}
 # Settings that a training with sd-scripts determines even if its parameter is missing -> their value then.
 _VALUES_IF_MISSING: dict[str, Any] = {
@@ -27,11 +28,8 @@ _VALUES_IF_MISSING: dict[str, Any] = {
     "zero_terminal_snr": False, "min_timestep": 0, "max_timestep": 1000, "loss_type": "l2", "masked_loss": False,
     "lr_warmup_steps": 0.0, "lr_cycles": 1, "lr_power": 1.0, "save_embedding_every": 0, "save_every_steps": 0,
     "save_preview_every": 0, "preview_every_steps": 0, "save_state_during": False, "save_state_after": False,
-    "train_unet": True, "train_batch_size": 1, "optimizer_args": "", "attention": "default",
+    "train_unet": True, "train_batch_size": 1, "attention": "default",
 }  # fmt: skip
-# The same for the adapters of a LoRA.
-_LORA_VALUES_IF_MISSING: dict[str, Any] = {"use_lora_extended": False, "lora_dora": False, "lora_type": "LoRA"}
-_WEIGHT_DECAY_IF_MISSING = {"Torch AdamW": 0.01, "8bit AdamW": 0.01, "Paged 8bit AdamW": 0.01}  # 0 for all others
 
 
 @dataclass
@@ -48,9 +46,9 @@ class Translation:
 
 def import_translation(report: ImportReport, path: Path, translation: Translation) -> None:
     """Import the parameters and everything that they leave at its default in sd-scripts."""
-    ignored = list(translation.ignored)
-    ignored += [key for key, value in translation.values.items() if key in NO_EFFECT_KEYS and value]
-    values = {key: value for key, value in translation.values.items() if key not in NO_EFFECT_KEYS}
+    ignored = [*translation.ignored]
+    ignored += [key for key, value in translation.values.items() if key in _NOT_NEEDED and value]
+    values = {key: value for key, value in translation.values.items() if key not in _NOT_NEEDED}
     if "network_module" not in values and "save_precision" in translation.values:  # of a checkpoint
         values["save_precision"] = translation.values["save_precision"]
         ignored = [key for key in ignored if key != "save_precision"]
@@ -58,10 +56,7 @@ def import_translation(report: ImportReport, path: Path, translation: Translatio
     import_training(report, TomlFile(path, values, {}), translation.datasets)
     for key, (value, parameter) in translation.settings.items():
         report.set(key, value, parameter)
-    decay = _WEIGHT_DECAY_IF_MISSING.get(report.settings["optimizer"], 0.0)
-    defaults = {**_VALUES_IF_MISSING, "weight_decay": decay, "tenc_weight_decay": decay}
-    defaults |= _LORA_VALUES_IF_MISSING if report.settings.get("use_lora") else {}
-    for key, value in defaults.items():
+    for key, value in _VALUES_IF_MISSING.items():
         if key not in report.settings:
             report.set(key, value)
     report.unsupported[:0] = translation.unsupported
@@ -91,16 +86,6 @@ def flatten(data: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in data.items():
         values |= value if isinstance(value, Mapping) else {key: value}
     return values
-
-
-def split_arguments(text: Any) -> list[str]:
-    """["decouple=True", "betas=0.9,0.99"] from one text, with or without quotes and commas between the arguments."""
-    if isinstance(text, Mapping):
-        return [f"{key}={value}" for key, value in text.items()]
-    if isinstance(text, list):
-        return [str(row) for row in text if str(row).strip()]
-    text = re.sub(r"[\"']", "", str(text or "")).strip()
-    return [part.strip(" ,") for part in re.split(r"[\s,]+(?=[\w.]+\s*=)", text) if part.strip(" ,")]
 
 
 def parse_command_line(text: str, known: Iterable[str] = ()) -> tuple[dict[str, Any], list[str]]:

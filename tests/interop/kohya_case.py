@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 from PIL import Image
+
+XFORMERS = "xformers" if importlib.util.find_spec("xformers") else "default"  # what xformers = true becomes
 
 # (width, height) of the instance images and of the regularization images
 INSTANCE_SIZES = ((512, 512), (768, 1024), (1024, 768), (640, 961), (1920, 1080), (601, 797), (533, 711), (400, 300),

@@ -280,7 +280,8 @@ def test_training_parameters(tmp_path: Path) -> None:
         "lr_scheduler": "cosine_with_restarts", "lr_cycles": 3, "lr_warmup_steps": 100, "optimizer": "8bit AdamW",
         "optimizer_args": "betas=(0.9, 0.99)", "weight_decay": 0.1, "min_snr_gamma": 5, "offset_noise": 0.05,
         "clip_skip": 2, "max_token_length": 225, "mixed_precision": "fp16", "save_embedding_every": 1, "seed": 1337,
-        "attention": "xformers", "scheduler": "EulerAncestralDiscrete", "resolution": 512, "bucket_rule": "kohya",
+        "attention": kohya_case.XFORMERS, "scheduler": "EulerAncestralDiscrete", "resolution": 512,
+        "bucket_rule": "kohya",
         "shuffle_tags": True, "keep_tokens": 1, "train_batch_size": 2, "num_train_epochs": 8, "max_train_steps": 0,
         "prior_loss_weight": 1.0, "custom_model_name": "sls",
     }  # fmt: skip
@@ -316,10 +317,66 @@ def test_parameters_with_and_without_a_dataset(tmp_path: Path) -> None:
     alone = dataset(tmp_path, steps, "train.toml")
     assert not alone.concepts and "bucket_rule" not in alone.settings
     assert "lists no images" in "\n".join(alone.unsupported)
-    broken = dataset(tmp_path, "dataset_config = 'nowhere.toml'\n" + steps, "train.toml")
     with pytest.raises(UserError, match=r"dataset_config: .*nowhere\.toml"):
-        broken.require_concepts()
-    assert "dataset_config" in "\n".join(broken.unsupported) and broken.settings["max_train_steps"] == 100
+        dataset(tmp_path, "dataset_config = 'nowhere.toml'\n" + steps, "train.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train_data_dir = 'img/5_zwx toy'", "sd-scripts search the subfolders and would find none. Name its parent"),
+        ("train_data_dir = '.'", "contains no folders with repeats in their names, but {root}/img does"),
+        ("train_data_dir = 'flat'", "2 images in {root}/flat skipped, as sd-scripts only train folders with repeats"),
+        ("train_data_dir = 'empty'", "{root}/empty contains no images"),
+        ("train_data_dir = 'none'", "the folder {root}/none/10_a contains no images"),
+        ("train_data_dir = 'D:/photos/zwx'", "D:/photos/zwx is a folder of a Windows computer"),
+        ("train_data_dir = '/home/someone/photos'", "the folder /home/someone/photos does not exist on this machine"),
+        ("train_data_dir = 'train.toml'", "{root}/train.toml is a file"),
+        ("train_data_dir = 'img/5_zwx toy'\nreg_data_dir = 'img'", "Name its parent"),
+        ("train_data_dir = 'flat'\nin_json = 'gone.json'", "{root}/gone.json does not exist"),
+        ("dataset_config = 'gone.toml'", "gone.toml"),
+        ('train_data_dir = "D:\\new\\toys"', "is not a valid path"),
+    ],
+)
+def test_nothing_is_imported_without_images(tmp_path: Path, text: str, message: str) -> None:
+    make_images(tmp_path / "img/5_zwx toy")
+    make_images(tmp_path / "flat")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "none/10_a").mkdir(parents=True)
+    with pytest.raises(UserError) as error:
+        dataset(tmp_path, f"{text}\nnetwork_module = 'networks.lora'\nlearning_rate = 1e-4\n", "train.toml")
+    first, *reasons = error.value.problems
+    assert "there is nothing to train, so nothing was imported. Correct " in first
+    assert message.format(root=tmp_path) in "\n".join(reasons)
+
+
+def test_one_of_two_folders_is_gone(tmp_path: Path) -> None:
+    make_images(tmp_path / "img/5_zwx toy")
+    found = dataset(tmp_path, "train_data_dir = 'img'\nreg_data_dir = 'E:/reg'\n", "train.toml")
+    assert len(found.concepts) == 1 and "reg_data_dir: E:/reg is a folder of a Windows" in "\n".join(found.unsupported)
+
+
+@pytest.mark.parametrize(
+    ("text", "extension", "reason"),
+    [
+        ("", "txt", "caption_extension is '.caption', the default of sd-scripts, as the file has no caption_extension"),
+        ("caption_extension = '.caption'\n", "txt", "caption_extension is '.caption'. Write"),
+        ("caption_extension = '.txt'\n", "caption", "caption_extension is '.txt'. Write"),
+        ("caption_extension = '.wd14'\n", "TXT", 'Write caption_extension = ".TXT"'),
+    ],
+)
+def test_captions_with_another_extension_are_reported(tmp_path: Path, text: str, extension: str, reason: str) -> None:
+    """By the import and, file by file, by the plan; as in sd-scripts they are not read."""
+    make_images(tmp_path / "img/5_zwx toy", 3)
+    for number in range(2):
+        (tmp_path / f"img/5_zwx toy/{number}.{extension}").write_text("a zwx toy on a table")
+    found = dataset(tmp_path, f"train_data_dir = 'img'\nresolution = 64\n{text}", "train.toml")
+    (message,) = [line for line in found.unsupported if "which are not read" in line]
+    assert f"the captions of 2 images are in .{extension} files" in message and reason in message
+    plan = make_plan(found.concepts, parse(Settings, found.settings))
+    assert [issue.path.name for issue in plan.issues if issue.kind == "other-caption"] == ["0.png", "1.png"]
+    assert {example.caption for example in plan.examples} == {"zwx toy"}
+    assert any("caption_extension" in warning for warning in plan.warnings)
 
 
 def test_invalid_parameters_are_reported_and_the_others_imported(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from dreambooth.interop.input_kind import RecognizedInput, recognize_input
 from dreambooth.settings import Settings, parse
 from dreambooth.settings.arguments import parse_arguments
 from dreambooth.training import optimizer_kinds
+from tests.interop import kohya_case
 
 NETWORK = "network_module = 'networks.lora'\nnetwork_dim = 8\nnetwork_alpha = 4\nmax_train_steps = 100\n"
 FULL = "learning_rate = 1e-5\nmax_train_steps = 100\n"
@@ -333,7 +334,7 @@ CONVERTED: dict[str, tuple[str, dict[str, Any]]] = {
     "checkpoints in half precision": (FULL + "save_precision = 'fp16'", {"half_model": True}),
     "checkpoints in full precision": (FULL + "save_precision = 'float'", {"half_model": False}),
     "frugal attention": (FULL + "mem_eff_attn = true", {"attention": "sliced"}),
-    "diffusers' xformers": (FULL + "diffusers_xformers = true", {"attention": "xformers"}),
+    "diffusers' xformers": (FULL + "diffusers_xformers = true", {"attention": kohya_case.XFORMERS}),
     "an older name": (FULL + "debiased_estimation = true", {"debiased_estimation": True}),
 }
 

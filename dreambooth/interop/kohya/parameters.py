@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import re
 from collections.abc import Mapping
@@ -203,9 +204,12 @@ def _parse_sample(line: str) -> dict[str, Any]:
 
 def import_attention(report: ImportReport, values: Mapping[str, Any]) -> None:
     for key, mapped in _ATTENTION.items():
-        if values.get(key):
-            report.set("attention", mapped, key)
-            return
+        if not values.get(key):
+            continue
+        if mapped == "xformers" and not importlib.util.find_spec("xformers"):
+            mapped, key = "default", f"{key} (not installed; PyTorch's attention computes the same)"
+        report.set("attention", mapped, key)
+        return
 
 
 def to_number(value: Any) -> float:
