@@ -1,7 +1,8 @@
-"""Read a JSON or TOML file of another program into plain values; which of the two it is, its content says."""
+"""Read a JSON, TOML or YAML file of another program into plain values; which of them it is, its content says."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 
 from dreambooth.errors import UserError
 from dreambooth.interop.kohya.toml_file import TomlFile, find_key_lines, parse_toml, read_text
+from dreambooth.interop.yaml_file import parse_yaml
 from dreambooth.settings.concept import MAX_BYTES
 
 
@@ -27,7 +29,7 @@ class DataFile:
 
 
 def read_data(path: Path) -> DataFile:
-    """The values in a file, whatever its name is. UserError if it contains neither JSON nor TOML."""
+    """The values in a file, whatever its name is. UserError if it contains neither JSON nor TOML nor YAML."""
     text = read_text(path, MAX_BYTES)
     start = text.lstrip()[:1]
     is_json = path.suffix.lower() == ".json" or start == "{"
@@ -37,4 +39,20 @@ def read_data(path: Path) -> DataFile:
         except (ValueError, RecursionError) as error:
             if is_json:
                 raise UserError(f"{path} is not valid JSON ({error}). Correct the file.") from error
-    return DataFile(path, parse_toml(text, path), find_key_lines(text))
+    if path.suffix.lower() in (".yaml", ".yml"):
+        return DataFile(path, parse_yaml(text, path))
+    try:
+        return DataFile(path, parse_toml(text, path), find_key_lines(text))
+    except UserError:
+        data = _parse_as_yaml(text, path) if path.suffix.lower() != ".toml" else None
+        if data is None:
+            raise
+        return DataFile(path, data)
+
+
+def _parse_as_yaml(text: str, path: Path) -> Any:
+    """The values in a file without a telling name, if they are a table or a list; any text is a value in YAML."""
+    with contextlib.suppress(UserError):
+        data = parse_yaml(text, path)
+        return data if isinstance(data, (dict, list)) else None
+    return None

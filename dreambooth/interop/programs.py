@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from dreambooth.interop import easy_training, kohya_gui, lora_scripts
+from dreambooth.interop.ai_toolkit.job_file import is_job
+from dreambooth.interop.ai_toolkit.training import import_job
 from dreambooth.interop.data_file import DataFile
 from dreambooth.interop.kohya.import_report import ImportReport
 from dreambooth.interop.kohya.subsets import import_datasets
@@ -52,6 +54,7 @@ def _import_training_config(report: ImportReport, file: DataFile) -> None:
 
 
 PROGRAMS: tuple[Program, ...] = (
+    Program("ai-toolkit", is_job, import_job),
     Program("OneTrainer (config.json)", is_config, import_config),
     Program("OneTrainer (concepts.json)", is_concepts, import_concepts_file),
     Program(kohya_gui.NAME, kohya_gui.recognize, kohya_gui.import_file),

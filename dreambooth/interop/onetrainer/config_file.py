@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from dreambooth.errors import UserError
@@ -73,20 +74,20 @@ def _has_concepts(data: Mapping[str, Any]) -> bool:
     return isinstance(rows, list) and bool(rows) and all(isinstance(row, Mapping) and "path" in row for row in rows)
 
 
-def read_config(values: Mapping[str, Any]) -> NestedValues:
+def read_config(path: Path, values: Mapping[str, Any]) -> NestedValues:
     """The values of a configuration. UserError for methods and models that can't be trained here."""
     config = NestedValues(_upgrade(values), DEFAULTS)
     method, model_type = config.word("training_method"), config.word("model_type")
     problems = []
     if method not in _METHODS:
         problems.append(
-            f"training_method = {method}: this OneTrainer configuration can't be imported, as only full training "
-            "(FINE_TUNE) and LoRA training (LORA) are supported."
+            f"{path}: training_method = {method}: this OneTrainer configuration can't be imported, as only full "
+            "training (FINE_TUNE) and LoRA training (LORA) are supported."
         )
     if model_type not in _MODEL_TYPES:
         problems.append(
-            f"model_type = {model_type}: this OneTrainer configuration can't be imported, as only Stable Diffusion "
-            "1.5, 2.0, 2.1 and XL are supported."
+            f"{path}: model_type = {model_type}: this OneTrainer configuration can't be imported, as only Stable "
+            "Diffusion 1.5, 2.0, 2.1 and XL are supported."
         )
     if problems:
         raise UserError.from_problems(problems)

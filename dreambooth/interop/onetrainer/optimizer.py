@@ -10,83 +10,87 @@ from typing import Any
 from dreambooth.interop.kohya.import_report import ImportReport
 from dreambooth.interop.nested_values import NestedValues, as_number
 from dreambooth.interop.onetrainer.config_file import is_sdxl
+from dreambooth.settings.arguments import format_arguments
 from dreambooth.settings.components import TEXT_ENCODER, UNET
+from dreambooth.settings.optimizer_arguments import ARGUMENTS, describe_unknown, resolve_arguments
 
 
 @dataclass(frozen=True)
 class _Optimizer:
-    """``arguments``: argument here -> keys in OneTrainer; ``own``: its value without that argument.
-
-    ``defaults``: of OneTrainer. ``fixed``: what the optimizer here always does, and the message if OneTrainer does not.
-    """
+    """``arguments``: argument -> keys in OneTrainer; ``own``: its value here if it is not given."""
 
     name: str
-    defaults: Mapping[str, Any]
+    defaults: Mapping[str, Any]  # of OneTrainer
     arguments: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     own: Mapping[str, Any] = field(default_factory=dict)
-    fixed: Mapping[str, Any] = field(default_factory=dict)
     paged: str = ""  # its name if is_paged is set
 
 
-_BETAS = {"betas": ("beta1", "beta2"), "eps": ("eps",)}
+_BETAS = {"betas": ("beta1", "beta2")}
 _ADAM = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
-_OWN_ADAM = {"betas": (0.9, 0.999), "eps": 1e-8}
-_ESTIMATES = {**_ADAM, "weight_decay": 0, "d0": 1e-6}
+_ADAM_ARGUMENTS, _ADAM_VALUES = {**_BETAS, "eps": ("eps",)}, {"betas": (0.9, 0.999), "eps": 1e-8}
+_ADAPTED = {"d0": ("d0",), "growth_rate": ("growth_rate",)}
+_ADAPTED_VALUES = {"d0": 1e-6, "growth_rate": None}
+_CORRECTIONS = {"use_bias_correction": ("use_bias_correction",)}
 
 _OPTIMIZERS = {
-    "ADAMW": _Optimizer("Torch AdamW", {**_ADAM, "weight_decay": 0.01}, _BETAS, _OWN_ADAM),
-    "ADAM": _Optimizer("Torch AdamW", {**_ADAM, "weight_decay": 0}, _BETAS, _OWN_ADAM),
-    "ADAMW_8BIT": _Optimizer(
-        "8bit AdamW", {**_ADAM, "weight_decay": 0.01}, _BETAS, _OWN_ADAM, paged="Paged 8bit AdamW"),
-    "ADAM_8BIT": _Optimizer("8bit AdamW", {**_ADAM, "weight_decay": 0}, _BETAS, _OWN_ADAM, paged="Paged 8bit AdamW"),
-    "LION": _Optimizer(
-        "Lion", {"beta1": 0.9, "beta2": 0.99, "weight_decay": 0}, {"betas": ("beta1", "beta2")},
-        {"betas": (0.9, 0.99)}),
-    "LION_8BIT": _Optimizer(
-        "8bit Lion", {"beta1": 0.9, "beta2": 0.999, "weight_decay": 0}, {"betas": ("beta1", "beta2")},
-        {"betas": (0.9, 0.99)}, paged="Paged 8bit Lion"),
+    "ADAMW": _Optimizer("Torch AdamW", {**_ADAM, "weight_decay": 0.01}, _ADAM_ARGUMENTS, _ADAM_VALUES),
+    "ADAM": _Optimizer("Torch AdamW", {**_ADAM, "weight_decay": 0}, _ADAM_ARGUMENTS, _ADAM_VALUES),
+    "ADAMW_8BIT": _Optimizer("8bit AdamW", {**_ADAM, "weight_decay": 0.01}, _ADAM_ARGUMENTS, _ADAM_VALUES,
+                             "Paged 8bit AdamW"),
+    "ADAM_8BIT": _Optimizer("8bit AdamW", {**_ADAM, "weight_decay": 0}, _ADAM_ARGUMENTS, _ADAM_VALUES,
+                            "Paged 8bit AdamW"),
+    "LION": _Optimizer("Lion", {"beta1": 0.9, "beta2": 0.99, "weight_decay": 0}, _BETAS, {"betas": (0.9, 0.99)}),
+    "LION_8BIT": _Optimizer("8bit Lion", {"beta1": 0.9, "beta2": 0.999, "weight_decay": 0}, _BETAS,
+                            {"betas": (0.9, 0.99)}, "Paged 8bit Lion"),
     "TIGER": _Optimizer("Tiger", {"beta1": 0.965, "weight_decay": 0.01}, {"beta": ("beta1",)}, {"beta": 0.965}),
     "ADAFACTOR": _Optimizer(
         "Adafactor",
         {"eps": 1e-30, "eps2": 1e-3, "clip_threshold": 1.0, "decay_rate": -0.8, "weight_decay": 0,
-         "scale_parameter": False},
-        {"eps": ("eps", "eps2"), "clip_threshold": ("clip_threshold",), "decay_rate": ("decay_rate",),
-         "beta1": ("beta1",), "scale_parameter": ("scale_parameter",)},
-        {"eps": (1e-30, 1e-3), "clip_threshold": 1.0, "decay_rate": -0.8, "beta1": None, "scale_parameter": False},
-        fixed={"relative_step": False}),
+         "scale_parameter": False, "relative_step": False, "warmup_init": False},
+        {"eps": ("eps", "eps2"), **{key: (key,) for key in (
+            "clip_threshold", "decay_rate", "beta1", "scale_parameter", "relative_step", "warmup_init")}},
+        {"eps": (1e-30, 1e-3), "clip_threshold": 1.0, "decay_rate": -0.8, "beta1": None, "scale_parameter": False,
+         "relative_step": False, "warmup_init": False}),
     "CAME": _Optimizer(
         "CAME", {"beta1": 0.9, "beta2": 0.999, "beta3": 0.9999, "eps": 1e-30, "eps2": 1e-16, "weight_decay": 0.01},
         {"betas": ("beta1", "beta2", "beta3"), "eps1": ("eps",), "eps2": ("eps2",)},
         {"betas": (0.9, 0.999, 0.9999), "eps1": 1e-30, "eps2": 1e-16}),
-    "SGD": _Optimizer("SGD Nesterov", {"momentum": 0, "weight_decay": 0, "nesterov": False},
-                      fixed={"momentum": 0.9, "nesterov": True}),
-    "SGD_8BIT": _Optimizer("8bit SGD", {"momentum": 0, "weight_decay": 0}, fixed={"momentum": 0.9}),
+    "SGD": _Optimizer("SGD Nesterov", {"momentum": 0, "weight_decay": 0, "nesterov": False, "dampening": 0},
+                      {"momentum": ("momentum",), "nesterov": ("nesterov",), "dampening": ("dampening",)},
+                      {"momentum": 0.9, "nesterov": True, "dampening": 0}),
+    "SGD_8BIT": _Optimizer("8bit SGD", {"momentum": 0, "weight_decay": 0}, {"momentum": ("momentum",)},
+                           {"momentum": 0.9}),
     "PRODIGY": _Optimizer(
         "Prodigy",
-        {**_ESTIMATES, "d_coef": 1.0, "decouple": True, "use_bias_correction": False, "safeguard_warmup": False},
-        {**_BETAS, "beta3": ("beta3",), "d0": ("d0",), "d_coef": ("d_coef",), "weight_decouple": ("decouple",)},
-        {**_OWN_ADAM, "beta3": None, "d0": 1e-6, "d_coef": 1.0, "weight_decouple": True},
-        fixed={"use_bias_correction": True, "safeguard_warmup": True}),
+        {**_ADAM, "weight_decay": 0, "d0": 1e-6, "d_coef": 1.0, "decouple": True, "use_bias_correction": False,
+         "safeguard_warmup": False},
+        {**_ADAM_ARGUMENTS, **_ADAPTED, **_CORRECTIONS, **{key: (key,) for key in (
+            "beta3", "d_coef", "decouple", "safeguard_warmup", "slice_p")}},
+        {**_ADAM_VALUES, **_ADAPTED_VALUES, "beta3": None, "d_coef": 1.0, "decouple": True, "slice_p": None}),
     "DADAPT_ADAM": _Optimizer(
-        "AdamW Dadaptation", {**_ESTIMATES, "decouple": False}, {**_BETAS, "d0": ("d0",)}, {**_OWN_ADAM, "d0": 1e-6}),
+        "AdamW Dadaptation",
+        {**_ADAM, "weight_decay": 0, "d0": 1e-6, "decouple": False, "use_bias_correction": False},
+        {**_ADAM_ARGUMENTS, **_ADAPTED, **_CORRECTIONS, "decouple": ("decouple",)},
+        {**_ADAM_VALUES, **_ADAPTED_VALUES, "use_bias_correction": False}),
     "DADAPT_ADAN": _Optimizer(
         "Adan Dadaptation",
-        {"beta1": 0.98, "beta2": 0.92, "beta3": 0.99, "eps": 1e-8, "weight_decay": 0.02, "d0": 1e-6},
-        {"betas": ("beta1", "beta2", "beta3"), "eps": ("eps",), "d0": ("d0",)},
-        {"betas": (0.98, 0.92, 0.99), "eps": 1e-8, "d0": 1e-6}),
+        {"beta1": 0.98, "beta2": 0.92, "beta3": 0.99, "eps": 1e-8, "weight_decay": 0.02, "d0": 1e-6, "no_prox": False},
+        {"betas": ("beta1", "beta2", "beta3"), "eps": ("eps",), **_ADAPTED, "no_prox": ("no_prox",)},
+        {"betas": (0.98, 0.92, 0.99), "eps": 1e-8, **_ADAPTED_VALUES}),
     "DADAPT_LION": _Optimizer(
-        "Lion Dadaptation", {"beta1": 0.9, "beta2": 0.999, "weight_decay": 0, "d0": 1e-6},
-        {"betas": ("beta1", "beta2"), "d0": ("d0",)}, {"betas": (0.9, 0.999), "d0": 1e-6}),
+        "Lion Dadaptation", {"beta1": 0.9, "beta2": 0.999, "weight_decay": 0, "d0": 1e-6, "decouple": True},
+        {**_BETAS, "d0": ("d0",), "decouple": ("decouple",)}, {"betas": (0.9, 0.999), "d0": 1e-6}),
     "DADAPT_SGD": _Optimizer(
         "SGD Dadaptation", {"momentum": 0.0, "weight_decay": 0, "d0": 1e-6},
-        {"momentum": ("momentum",), "d0": ("d0",)}, {"momentum": 0.9, "d0": 1e-6}),
+        {"momentum": ("momentum",), **_ADAPTED}, {"momentum": 0.9, **_ADAPTED_VALUES}),
     "SCHEDULE_FREE_ADAMW": _Optimizer(
         "Schedule-Free AdamW", {**_ADAM, "weight_decay": 0.01, "r": 0.0, "weight_lr_power": 2.0},
-        {**_BETAS, "r": ("r",), "weight_lr_power": ("weight_lr_power",)},
-        {**_OWN_ADAM, "r": 0.0, "weight_lr_power": 2.0}),
+        {**_ADAM_ARGUMENTS, "r": ("r",), "weight_lr_power": ("weight_lr_power",)},
+        {**_ADAM_VALUES, "r": 0.0, "weight_lr_power": 2.0}),
 }  # fmt: skip
 # Optimizers that adapt Adam without decoupled weight decay: the same as AdamW if there is none.
-_COUPLED = ("ADAM", "ADAM_8BIT", "DADAPT_ADAM")
+_COUPLED = ("ADAM", "ADAM_8BIT")
 # Without an effect on the weights, or only on those of other optimizers.
 _IGNORED = ("fused", "fused_back_pass", "foreach", "stochastic_rounding", "is_paged", "optim_bits", "min_8bit_size",
             "percentile_clipping", "block_wise", "log_every", "fsdp_in_use", "capturable", "use_triton")  # fmt: skip
@@ -101,14 +105,18 @@ def import_optimizer(report: ImportReport, config: NestedValues) -> None:
     optimizer = _OPTIMIZERS.get(requested)
     if optimizer is None:
         report.unsupported.append(f"optimizer = {requested}: not supported; Torch AdamW is used.")
-        optimizer = _OPTIMIZERS["ADAMW"]
+        for key, value in (("optimizer", "Torch AdamW"), ("optimizer_args", ""), ("weight_decay", 0.01)):
+            report.set(key, value)
+        report.set("tenc_weight_decay", 0.01)
+        config.skip(name for name in config.unread() if name.startswith("optimizer."))
+        return
     paged = bool(optimizer.paged) and config.flag("optimizer.is_paged")
     report.set("optimizer", optimizer.paged if paged else optimizer.name, source)
     values = {key: _value(config, key, default) for key, default in optimizer.defaults.items()}
     decay = values.get("weight_decay", 0)
     report.set("weight_decay", decay, config.source("optimizer.weight_decay"))
     report.set("tenc_weight_decay", decay)
-    if requested in _COUPLED and decay and not _value(config, "decouple", False):
+    if requested in _COUPLED and decay:
         report.unsupported.append(
             f"weight_decay = {decay}: {requested} adds it to the gradients; here it is decoupled (AdamW)."
         )
@@ -116,17 +124,20 @@ def import_optimizer(report: ImportReport, config: NestedValues) -> None:
     for name, keys in optimizer.arguments.items():
         parts = tuple(values.get(key, _value(config, key, None)) for key in keys)
         value = parts if len(parts) > 1 else parts[0]
-        if value != optimizer.own[name] and None not in parts:
+        if None not in parts and value != optimizer.own.get(name):
             arguments[name] = value
     if optimizer.name == "Schedule-Free AdamW":
         arguments["warmup_steps"] = int(config.number("learning_rate_warmup_steps"))
-    text = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+    usable, unknown, problems = resolve_arguments(optimizer.name, arguments)
+    problems += [describe_unknown(optimizer.name, name) for name in unknown]
+    report.unsupported += [f"optimizer: {problem}." for problem in problems]
+    text = format_arguments({name: value for name, value in arguments.items() if _is_usable(optimizer, name, usable)})
     report.set("optimizer_args", text, "optimizer" if text else "")
-    for key, fixed in optimizer.fixed.items():
-        given = _value(config, key, optimizer.defaults.get(key, fixed))
-        if given != fixed:
-            report.unsupported.append(f"optimizer.{key} = {given}: {optimizer.name} is always used with {fixed} here.")
     _report_other_arguments(report, config, optimizer)
+
+
+def _is_usable(optimizer: _Optimizer, name: str, usable: Mapping[str, Any]) -> bool:
+    return ARGUMENTS[optimizer.name].aliases.get(name, name) in usable
 
 
 def _value(config: NestedValues, key: str, default: Any) -> Any:
@@ -135,8 +146,10 @@ def _value(config: NestedValues, key: str, default: Any) -> Any:
         return default
     if isinstance(value, bool):
         return value
-    number = as_number(value)
-    return default if number is None else number
+    number = as_number(value)  # None for an infinite growth rate, the default
+    if number is None:
+        return default
+    return value if isinstance(value, int) else number
 
 
 def _report_other_arguments(report: ImportReport, config: NestedValues, optimizer: _Optimizer) -> None:

@@ -34,7 +34,7 @@ from dreambooth.text import count
 
 def import_config(report: ImportReport, file: DataFile) -> None:
     """A config.json or preset, with the concepts in it or in the file that it names."""
-    config = read_config(file.data)
+    config = read_config(file.path, file.data)
     base = file.path.resolve().parent
     report.search_dirs = [base, base.parent]  # paths are relative to OneTrainer's folder, which contains those of files
     report.set("use_lora", config.word("training_method") == "LORA", "training_method")
