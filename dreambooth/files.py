@@ -107,6 +107,19 @@ def recover_folder(path: Path) -> None:
         return
 
 
+def remove_folder(path: Path) -> None:
+    """Delete a folder. It is renamed first, so that a kill leaves a temporary file and not half a folder.
+
+    Errors are ignored: what can't be deleted stays.
+    """
+    temporary = _temporary_path(Path(path))
+    try:
+        os.replace(path, temporary)
+    except OSError:
+        temporary = Path(path)
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
 def clear_leftovers(folder: Path, older_than: float = 3600) -> None:
     """Remove what killed processes left behind. Files younger than ``older_than`` seconds may still be in use."""
     if not folder.is_dir():

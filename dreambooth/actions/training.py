@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreambooth.actions.models import opened
 from dreambooth.distributed import SINGLE_PROCESS, ProcessGroup
 from dreambooth.errors import UserError
 from dreambooth.files import clear_leftovers
@@ -37,7 +38,7 @@ def recommend(kind: str, model: ModelFolder, config: ModelConfig, device: Any = 
         return presets.for_person(has_class_images)
     if kind == "object":
         return presets.for_object(has_class_images)
-    sizes = sizes_of(model.require())
+    sizes = sizes_of(opened(model))
     return presets.for_machine(config.settings, device or best_device(), *sizes, has_class_images)
 
 
@@ -54,7 +55,8 @@ def train(
 ) -> RunResult:
     """Save ``config`` and train the model with it. Returns when the run is done or cancelled.
 
-    ``resume``: "latest", "best" or the revision of a snapshot to resume from; "": a new run. ``device``: None takes
+    ``resume``: "latest", "best" or the name of a snapshot to resume from; "": a new run. A resume with nothing left to
+    train is done at once and writes nothing; the result's message says why. ``device``: None takes
     the best device of this machine. ``borrow_gpu``: the host's context manager that frees the GPU for the run and
     gives it back afterwards. ``process_group``: the processes that train together, all called with the same arguments.
     UserError, before anything is loaded, with every reason why the run cannot start.
@@ -64,7 +66,7 @@ def train(
     from dreambooth.runs.run_log import log_file, outcome_text, report_outcome
 
     controls, events = controls or Controls(), events or Events(model.logging)
-    events.send(Started("train", dataclasses.asdict(config.settings)))
+    events.send(Started("train", dataclasses.asdict(config.settings), resume))
     log_folder = model.logging if process_group.is_main_process else None
     with log_file(log_folder), report_outcome(events), ExitStack() as borrowed:
         events.phase("preflight")
@@ -73,6 +75,9 @@ def train(
         for warning in checked.warnings:
             events.message(warning, level="warning")
         controls.check()
+        if resume and (result := _nothing_left(checked)):
+            events.send(Ended(result.state, text=result.message))
+            return result
         if process_group.is_main_process:
             _save_start(model, config)
         if borrow_gpu:
@@ -87,6 +92,15 @@ def train(
         result = run(context)
         events.send(Ended(result.state, text=outcome_text(result)))
     return result
+
+
+def _nothing_left(checked: PreflightResult) -> RunResult | None:
+    """The result of a run that has nothing left to train, and writes nothing."""
+    from dreambooth.runs import resume_checks
+    from dreambooth.runs.run import RunResult
+
+    found = resume_checks.nothing_left(checked.model, checked.config, checked.resume, checked.steps)
+    return RunResult("done", checked.config, (), found[0], 0.0, found[1]) if found else None
 
 
 def _save_start(model: ModelFolder, config: ModelConfig) -> None:
@@ -149,4 +163,5 @@ def sample(
     from dreambooth.checkpoints.lora import weighted_loras
     from dreambooth.runs.samples import sample
 
-    return sample(model, requests, out, weighted_loras(loras, lora_weights, lora_text_weights), batch_size, progress)
+    model, uses = opened(model), weighted_loras(loras, lora_weights, lora_text_weights)
+    return sample(model, requests, out, uses, batch_size, progress)

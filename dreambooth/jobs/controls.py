@@ -19,6 +19,7 @@ class Controls:
         self._changed = threading.Condition()
         self._pause_end: float | None = None  # on the monotonic clock; None: the pause has no time limit
         self._paused = self._cancelled = self._stopped = self._sample = self._save = False
+        self._shutting_down = False
 
     def pause(self, seconds: float | None = None) -> None:
         """Pause until resumed, or for ``seconds`` at most."""
@@ -32,6 +33,10 @@ class Controls:
     def cancel(self) -> None:
         """Finish the current step, save as the settings for canceled runs say, and stop."""
         self._set(_cancelled=True, _paused=False)
+
+    def shut_down(self) -> None:
+        """Finish the current step, save a snapshot and nothing else, and stop: the process is about to end."""
+        self._set(_cancelled=True, _shutting_down=True, _paused=False)
 
     def stop_now(self) -> None:
         """Stop after the current step without saving."""
@@ -60,6 +65,10 @@ class Controls:
     @property
     def stopped(self) -> bool:
         return self._stopped
+
+    @property
+    def shutting_down(self) -> bool:
+        return self._shutting_down
 
     @property
     def sample_requested(self) -> bool:

@@ -39,11 +39,14 @@ class Event:
 
 @dataclass(frozen=True)
 class Started(Event):
-    """A job began. ``settings``: those of a training run, by their keys in db_config.json."""
+    """A job began. ``settings``: those of a training run, by their keys in db_config.json; ``resume``: the snapshot
+    that it was asked to resume from.
+    """
 
     kind = "started"
     what: str
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    resume: str = ""
 
 
 @dataclass(frozen=True)

@@ -44,17 +44,28 @@ def forecast_memory(settings: Settings, precision: str, n_unet: int, n_text: int
 
 
 def forecast_disk(settings: Settings, n_unet: int, n_text: int) -> int:
-    """Bytes on disk of the results of one save. A snapshot holds float32 weights and the optimizer state."""
+    """Bytes on disk of the results of one save that the settings ask for. Autosaves don't count: they may fail."""
     saves_state = settings.save_state_during or settings.save_state_after or settings.save_state_cancel
-    snapshot = saves_state or settings.autosave_minutes > 0
+    snapshot = forecast_snapshot(settings, n_unet, n_text) if saves_state else 0
+    if settings.use_lora:
+        return 2 * _adapter_parameters(settings, n_unet, n_text) + snapshot
+    checkpoint = settings.save_ckpt_during or settings.save_ckpt_after or settings.save_ckpt_cancel
+    copies = 2 if checkpoint else 1
+    ema = 4 * n_unet if trains_ema(settings) else 0
+    return 4 * copies * _trained_parameters(settings, n_unet, n_text) + ema + snapshot
+
+
+def forecast_snapshot(settings: Settings, n_unet: int, n_text: int) -> int:
+    """Bytes on disk of a snapshot: float32 weights, the optimizer state and the EMA weights."""
     moments = OPTIMIZER_STATE_BYTES[settings.optimizer]
     if settings.use_lora:
-        return int(_adapter_parameters(settings, n_unet, n_text) * (2 + (4 + moments if snapshot else 0)))
-    trained = (n_unet if settings.train_unet else 0) + (n_text if trains_text_encoder(settings) else 0)
-    checkpoint = settings.save_ckpt_during or settings.save_ckpt_after or settings.save_ckpt_cancel
-    copies = 1 + (1 + moments / 4 if snapshot else 0) + (1 if checkpoint else 0)
-    ema = 4 + (_ema_bytes(settings) if snapshot else 0) if trains_ema(settings) else 0
-    return int(trained * 4 * copies + n_unet * ema)
+        return int(_adapter_parameters(settings, n_unet, n_text) * (4 + moments))
+    ema = n_unet * _ema_bytes(settings) if trains_ema(settings) else 0
+    return int(_trained_parameters(settings, n_unet, n_text) * (4 + moments)) + ema
+
+
+def _trained_parameters(settings: Settings, n_unet: int, n_text: int) -> int:
+    return (n_unet if settings.train_unet else 0) + (n_text if trains_text_encoder(settings) else 0)
 
 
 def _ema_bytes(settings: Settings) -> int:

@@ -127,6 +127,7 @@ def preflight(
         *_memory_warnings(device, memory),
         *_settings_without_effect(model, settings),
         *likely_mistakes(settings),
+        *(resume_checks.warnings_of(model) if resume else ()),
     )
     return PreflightResult(
         model, config, plan, device, precision, process_group, resume, steps, per_epoch, lr_curves(settings, steps),

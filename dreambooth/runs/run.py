@@ -9,35 +9,42 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
+from dreambooth.checkpoints.lora_tags import find_lora
+from dreambooth.errors import UserError
 from dreambooth.jobs import FileSaved
 from dreambooth.memory.release import clear_frames, free_memory
+from dreambooth.runs import resume_checks
 from dreambooth.runs.previews import Previews
 from dreambooth.settings import ModelConfig
 from dreambooth.training.context import RunContext
 from dreambooth.training.imagic import optimize_embedding, save_embeddings
-from dreambooth.training.init_from_lora import find_lora, init_adapters
+from dreambooth.training.init_from_lora import init_adapters
+from dreambooth.training.lineage import SnapshotEntry
 from dreambooth.training.loop import NO_HOOKS, Hooks, Loop
 from dreambooth.training.reproducible import reproducible
 from dreambooth.training.results import Results, unused_path
 from dreambooth.training.session import Session
-from dreambooth.training.snapshot import Snapshot, read_snapshot
+from dreambooth.training.snapshot import Snapshot, find_entry, mark_resumed, read_snapshot
+from dreambooth.training.snapshot_list import format_time
 from dreambooth.training.snapshot_state import restore_snapshot
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a run ended ("done" or "cancelled") and the files that it made."""
+    """How a run ended ("done" or "cancelled") and the files that it made. ``message``: why it had nothing to do."""
 
     state: str
     config: ModelConfig
     files: tuple[Path, ...]
     steps: int
     seconds_per_step: float
+    message: str = ""
 
 
 def run(context: RunContext) -> RunResult:
     """Train to the end, or until cancelled."""
-    snapshot = read_snapshot(context.model, context.resume) if context.resume else None
+    entry = find_entry(context.model, context.resume) if context.resume else None
+    snapshot = read_snapshot(context.model, entry.name) if entry else None
     context = _with_seed(context, snapshot)
     try:
         with (
@@ -45,8 +52,8 @@ def run(context: RunContext) -> RunResult:
             contextlib.closing(Session(context)) as session,
         ):
             results = Results(session)
-            if snapshot:
-                _resume(session, results, snapshot)
+            if snapshot and entry:
+                _resume(session, results, snapshot, entry)
                 snapshot = None  # as large as the weights and the optimizer state: not held while training
             else:
                 _begin(session, results)
@@ -75,11 +82,18 @@ def _with_seed(context: RunContext, snapshot: Snapshot | None) -> RunContext:
     return dataclasses.replace(context, config=config)
 
 
-def _resume(session: Session, results: Results, snapshot: Snapshot) -> None:
-    results.continue_run(snapshot)
+def _resume(session: Session, results: Results, snapshot: Snapshot, entry: SnapshotEntry) -> None:
+    results.continue_run(snapshot, session.model.snapshots / entry.name)
     for difference in restore_snapshot(session, snapshot):
         session.events.message(f"The resumed run differs from the original: {difference}.", level="warning")
-    session.events.message(f"Resuming from step {session.position.step}.")
+    session.events.message(
+        f"Resuming from step {session.position.step} (snapshot {entry.name}, saved {format_time(entry.saved)})."
+    )
+    if session.process_group.is_main_process:
+        for text in resume_checks.left_behind(session.model, entry, session.settings.snapshots_to_keep):
+            session.events.message(text)
+        with contextlib.suppress(UserError):  # a snapshot that can't be written to can still be resumed
+            mark_resumed(session.model, entry.name)
 
 
 def _begin(session: Session, results: Results) -> None:

@@ -55,6 +55,7 @@ class Results:
     save_state_cancel: bool = setting(True, "Diffusion Weights", "Save a snapshot when training is canceled",
         "Save a snapshot when a run is canceled, so that it can be resumed.", tab="Saving")
     snapshots_to_keep: int = setting(2, "Diffusion Weights", "Snapshots to keep",
-        "Number of snapshots to keep; older ones are deleted after a new one is complete. 0 keeps all.",
+        "Number of snapshots to keep, of the current run and of abandoned branches; older ones are deleted after a new "
+        "one is complete. 0 keeps all; automatic ones don't count.",
         low=0, high=1000, step=1, tab="Saving")
     # fmt: on

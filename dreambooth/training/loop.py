@@ -18,7 +18,7 @@ from dreambooth.training.noise import generator_for
 from dreambooth.training.objective import Losses, diffusion_losses, prior_weight_at
 from dreambooth.training.optimizers import set_learning_rates
 from dreambooth.training.precision import memory_used
-from dreambooth.training.scheduled_tasks import Autosave, due_tasks
+from dreambooth.training.scheduled_tasks import Autosave, due_tasks, outputs_to_save
 from dreambooth.training.schedules import run_length, text_encoder_steps
 from dreambooth.training.session import Session
 from dreambooth.training.step_metrics import StepMetrics
@@ -166,7 +166,7 @@ class Loop:
                 self.hooks.preview()
             elif controls.consume_save_request():
                 self._flush()
-                self.hooks.save("now")
+                self._save("now")
             elif controls.paused:
                 if not was_paused and controls.pause_remaining is None:
                     events.message(f"Paused after step {self.position.step}.")
@@ -191,8 +191,7 @@ class Loop:
         if not self.process_group.is_main_process:
             return  # the other ranks wait before the next step
         tasks = due_tasks(self.settings, self.position, epoch_ended)
-        autosave = self._autosave.is_due()
-        if not tasks and not autosave:
+        if not tasks and not self._autosave.is_due():
             return
         self._flush()
         if "preview" in tasks:
@@ -200,21 +199,29 @@ class Loop:
         if "validate" in tasks:
             self.hooks.validate()
         if "save" in tasks:
-            self.hooks.save("during")
-        if autosave:
-            self.hooks.save("auto")
+            self._save("during")
+        if self._autosave.is_due():
+            self._save("auto")
         if "pause" in tasks:
             self.session.events.message(f"Pausing for {self.settings.epoch_pause_time} s.")
             self.session.controls.pause(self.settings.epoch_pause_time)
         self._clock = time.perf_counter()
 
+    def _save(self, occasion: str) -> None:
+        self.hooks.save(occasion)
+        if "snapshot" in outputs_to_save(self.settings, occasion):
+            self._autosave.restart()
+
     def _end(self, state: str) -> str:
         self._flush()
-        if self.session.controls.stopped:
+        controls = self.session.controls
+        if controls.stopped:
             return "cancelled"
         if state == "done":
             self.hooks.validate()
-        self.hooks.save("after" if state == "done" else "cancel")
+            self.hooks.save("after")
+        else:
+            self.hooks.save("shutdown" if controls.shutting_down else "cancel")
         if state == "done":
             self.hooks.preview()
         return state

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
+import math
 import time
 import uuid
 from collections.abc import Callable
@@ -28,9 +30,9 @@ from dreambooth.training.metadata import (
     thumbnail,
     training_metadata,
 )
-from dreambooth.training.scheduled_tasks import outputs_to_save
+from dreambooth.training.scheduled_tasks import AUTOMATIC, outputs_to_save, saves_final_results
 from dreambooth.training.session import Session
-from dreambooth.training.snapshot import Snapshot, write_snapshot
+from dreambooth.training.snapshot import Snapshot, is_saved, mark_snapshot, remove_automatic, write_snapshot
 from dreambooth.training.snapshot_state import take_snapshot
 from dreambooth.training.validation import Validation
 
@@ -46,8 +48,13 @@ class Results:
         self.revision_at_start = session.config.info.revision
         self.epoch_at_start = session.config.info.epoch
         self.run, self.run_before = uuid.uuid4().hex, session.config.info.run
+        self.branch = uuid.uuid4().hex  # of this start of the run, see lineage.py
+        self.path: list[tuple[str, int]] = []
+        self.resumed_from: Path | None = None
+        self.first_step = 0
         self.started = time.time()
         self.files: list[Path] = []
+        self._autosave_failed = False
         self.validation = Validation(session) if self.settings.validation_every else None
 
     @property
@@ -58,13 +65,14 @@ class Results:
     def save(self, when: str) -> None:
         """Save what the settings ask for on this occasion.
 
-        ``when``: "during" (an interval), "after", "cancel", "now" (a request) or "auto" (a snapshot alone).
+        ``when``: "during" (an interval), "after", "cancel", "now" (a request), "auto" or "shutdown" (a snapshot alone).
 
         A failure does not prevent the other results. During the run it is reported and training continues, since the
         weights are still in memory; at the end a rescue snapshot is saved if possible.
         """
-        if self.session.position.step == 0:
-            return
+        step = self.session.position.step
+        if step == 0 or (step == self.first_step and when in ("cancel", *AUTOMATIC)):
+            return  # nothing was trained: the snapshot that the run was resumed from is still there
         problems: list[str] = []
         for save in self._save_functions(when):
             try:
@@ -73,8 +81,13 @@ class Results:
                 log.error("saving failed", exc_info=error)
                 problems += error.problems if isinstance(error, UserError) else [f"{type(error).__name__}: {error}."]
         if not problems:
+            if when == "after":
+                self._finish()
             return
-        if when in ("during", "now", "auto"):
+        if when == "auto":
+            self._report_failed_autosave(problems)
+            return
+        if when in ("during", "now"):
             self.session.events.message(f"Saving failed; training continues. {' '.join(problems)}", level="error")
             return
         if not getattr(self.settings, f"save_state_{when}"):
@@ -104,43 +117,74 @@ class Results:
             "lora": self._lora,
             "working": self._working,
             "working and checkpoint": self._working_and_checkpoint,
-            "snapshot": self._snapshot,
+            "snapshot": functools.partial(self._snapshot, when),
         }
         saves = [functions[output] for output in outputs_to_save(self.settings, when)]
-        return saves if when == "auto" else [*saves, self._update_info]
+        return saves if when in AUTOMATIC else [*saves, self._update_info]
+
+    def _finish(self) -> None:
+        """All results are saved: automatic snapshots are of no use, and resuming this state has nothing left to do."""
+        with contextlib.suppress(Exception):
+            if self.resumed_from and self.session.position.step == self.first_step:
+                mark_snapshot(self.resumed_from, results_saved=True)
+            remove_automatic(self.model)
+
+    def _report_failed_autosave(self, problems: list[str]) -> None:
+        if not self._autosave_failed:
+            minutes = f"{self.settings.autosave_minutes:g}"
+            self.session.events.message(
+                f"The automatic snapshot could not be saved; training continues and tries again every {minutes} min, "
+                f"without further messages. {' '.join(problems)}",
+                level="warning",
+            )
+        self._autosave_failed = True
 
     def _save_rescue_snapshot(self) -> None:
         with contextlib.suppress(Exception):
-            self._snapshot()
+            self._snapshot("rescue")
             self.session.events.message(
                 "Your progress is in a snapshot. Fix the cause, then resume to save it.", level="warning"
             )
 
-    def _snapshot(self) -> None:
-        self.validate()
+    def _snapshot(self, when: str) -> None:
+        automatic = when in AUTOMATIC
+        if automatic and is_saved(self.model, self.revision, self.branch):
+            return
+        if not automatic:
+            self.validate()
         validation = self.validation
         losses = {}
-        if validation and validation.last:
-            losses = {"validation_loss": validation.last.loss, "validation_lowest": validation.lowest}
+        if validation and math.isfinite(validation.lowest):
+            losses = {"validation_lowest": validation.lowest}
+        if validation and validation.last and not automatic:
+            losses["validation_loss"] = validation.last.loss
         snapshot = take_snapshot(
             self.session,
             run=self.run,
             run_before=self.run_before,
+            branch=self.branch,
+            path=self.path,
             revision_at_start=self.revision_at_start,
             epoch_at_start=self.epoch_at_start,
+            automatic=automatic,
+            results_saved=when != "rescue" and saves_final_results(self.settings, when),
             **losses,
         )
         folder = write_snapshot(self.model, self.revision, snapshot, self.settings.snapshots_to_keep)
         self._update_info()
-        self.session.events.send(FileSaved("snapshot", str(folder), summary=f"step {self.revision}"))
+        summary = f"step {self.revision}{', automatic' if automatic else ''}"
+        self.session.events.send(FileSaved("snapshot", str(folder), summary=summary))
 
-    def continue_run(self, snapshot: Snapshot) -> None:
-        """Continue the run of ``snapshot``: its id, counters and lowest validation loss."""
+    def continue_run(self, snapshot: Snapshot, folder: Path) -> None:
+        """Continue the run of ``snapshot``, which is in ``folder``: its id, counters and lowest validation loss."""
         facts = snapshot.facts
         if self.validation:
             self.validation.lowest = facts.get("validation_lowest", self.validation.lowest)
         self.run, self.run_before = facts["run"], facts.get("run_before")
         self.revision_at_start, self.epoch_at_start = facts["revision_at_start"], facts["epoch_at_start"]
+        self.resumed_from, self.first_step = folder, snapshot.position.step
+        revision = self.revision_at_start + self.first_step
+        self.path = [*facts.get("path", ()), (facts.get("branch", self.run), revision)]
 
     def _lora(self) -> None:
         session = self.session

@@ -31,13 +31,16 @@ def due_tasks(settings: Settings, position: Position, epoch_ended: bool) -> set[
 
 
 def outputs_to_save(settings: Settings, when: str) -> list[str]:
-    """What is saved "during" the run, "after" it, on "cancel", "now" (a request) or as "auto" save, in this order.
+    """What is saved "during" the run, "after" it, on "cancel", "now" (a request), as "auto" save or on "shutdown".
+
+    The order is that of saving.
 
     At the end results come first: a snapshot that does not fit on the disk must not cost them. During the run the
     snapshot comes first: a run that is killed after it resumes from there and writes the results again, which is
     impossible when it is killed with working/ changed and no snapshot yet.
 
-    "now" is like "during", but always saves a LoRA. "auto" is a snapshot alone.
+    "now" is like "during", but always saves a LoRA. "auto" and "shutdown" (the process is told to end) are a snapshot
+    alone.
     """
 
     def is_enabled(what: str) -> bool:
@@ -45,6 +48,8 @@ def outputs_to_save(settings: Settings, when: str) -> list[str]:
 
     if when == "auto":
         return ["snapshot"]
+    if when == "shutdown":
+        return ["snapshot"] if settings.save_state_cancel or settings.autosave_minutes else []
     results = []
     if not settings.use_lora:
         results.append("working and checkpoint" if is_enabled("ckpt") else "working")
@@ -54,19 +59,28 @@ def outputs_to_save(settings: Settings, when: str) -> list[str]:
     return [*snapshot, *results] if when in ("during", "now") else [*results, *snapshot]
 
 
+AUTOMATIC = ("auto", "shutdown")  # the occasions whose snapshots nobody asked for: only the last one is kept
+
+
+def saves_final_results(settings: Settings, when: str) -> bool:
+    """Whether this occasion saves all results that the end of the run saves."""
+    final, saved = ({what for what in outputs_to_save(settings, w) if what != "snapshot"} for w in ("after", when))
+    return final <= saved or saved == {"working and checkpoint"}
+
+
 class Autosave:
-    """Due whenever ``minutes`` have passed since the last autosave; 0: never."""
+    """Due once ``minutes`` have passed since the last snapshot of any kind, or the start; 0: never."""
 
     def __init__(self, minutes: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.seconds, self._clock = 60 * minutes, clock
-        self._last = clock()
+        self.restart()
+
+    def restart(self) -> None:
+        """Call it after a snapshot was saved, so that a slow disk is not written to all the time."""
+        self._last = self._clock()
 
     def is_due(self) -> bool:
-        """True restarts the interval."""
-        if not self.seconds or self._clock() - self._last < self.seconds:
-            return False
-        self._last = self._clock()
-        return True
+        return bool(self.seconds) and self._clock() - self._last >= self.seconds
 
 
 def _is_multiple(count: int, interval: int) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
+import os
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ import torch
 
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.errors import UserError
-from dreambooth.files import atomic_folder, read_json, require_free_space, write_json
+from dreambooth.files import atomic_folder, read_json, remove_folder, require_free_space, write_json
 from dreambooth.settings import ModelFolder
 from dreambooth.tensor_files import write_tensors
+from dreambooth.training import lineage
+from dreambooth.training.lineage import SnapshotEntry
+from dreambooth.training.snapshot_list import SnapshotList, list_snapshots, read_entry
 
 LATEST, BEST = "latest", "best"
 _GROUP_PREFIX = "group."
@@ -49,41 +53,90 @@ class Snapshot:
 
 
 def write_snapshot(model: ModelFolder, revision: int, snapshot: Snapshot, keep: int) -> Path:
-    """Write ``snapshots/REVISION`` atomically, then delete all but the ``keep`` newest (0: delete none).
+    """Write ``snapshots/REVISION`` atomically, then delete what :func:`lineage.outdated` names (``keep`` 0: keep all).
 
-    The snapshot with the lowest validation loss, if it was measured, is never deleted.
+    A snapshot of another branch with the same revision is renamed to REVISION-2, -3, ... first.
     """
     state, scalars = _flatten(snapshot.optimizer)
     n_bytes = sum(t.numel() * t.element_size() for t in (*snapshot.tensors.values(), *state.values()))
     require_free_space(model.snapshots, n_bytes, "A snapshot")
+    before = list_snapshots(model)
     folder = model.snapshots / str(revision)
+    facts = {**snapshot.facts, "order": _next_order(before), "saved": round(time.time(), 3)}
     with atomic_folder(folder) as tmp:
         write_tensors(tmp / "weights.safetensors", snapshot.tensors)
         write_tensors(tmp / "optimizer.safetensors", state)
         write_json(tmp / "snapshot.json", {
             "position": snapshot.position.as_dict(),
             "settings": snapshot.settings,
-            "facts": snapshot.facts,
+            "facts": facts,
             "optimizer": scalars,
         })  # fmt: skip
-    if keep:
-        # Not by number: a restored backup of the settings may count from a lower revision.
-        others = [step for step in model.snapshot_steps() if step != revision]
-        for old in set(others[: max(0, len(others) + 1 - keep)]) - {best_snapshot(model)}:
-            shutil.rmtree(model.snapshots / str(old), ignore_errors=True)
+        _set_aside(folder, before, read_entry(tmp))
+    written = list_snapshots(model)
+    head = written.named(folder.name)
+    for entry in lineage.outdated(written.entries, head, keep) if head else ():
+        remove_folder(model.snapshots / entry.name)
     return folder
 
 
-def find_snapshot(model: ModelFolder, which: str = LATEST) -> Path:
-    """The folder of a revision's snapshot, the latest or the best one. UserError when there is none."""
-    steps = model.snapshot_steps()
-    if not steps:
+def is_saved(model: ModelFolder, revision: int, branch: str) -> bool:
+    """Whether this state is in a snapshot that was asked for, which an automatic one must not replace."""
+    entry = list_snapshots(model).named(str(revision))
+    return bool(entry) and not entry.problem and not entry.automatic and entry.branch == branch
+
+
+def remove_automatic(model: ModelFolder) -> None:
+    """Delete the automatic snapshots, once the run has ended and saved its results."""
+    for entry in list_snapshots(model).usable:
+        if entry.automatic and lineage.is_snapshot_name(entry.name):
+            remove_folder(model.snapshots / entry.name)
+
+
+def mark_snapshot(folder: Path, **facts: Any) -> None:
+    """Change facts of a saved snapshot. Its tensors stay as they are. UserError if it can't be written."""
+    saved = read_json(folder / "snapshot.json")
+    saved["facts"] |= facts
+    write_json(folder / "snapshot.json", saved)
+
+
+def mark_resumed(model: ModelFolder, name: str) -> None:
+    """Make a snapshot the newest, because a run continues from it: the next resume takes this branch too."""
+    snapshots = list_snapshots(model)
+    entry = snapshots.named(name)
+    newest = snapshots.usable[0] if snapshots.usable else None
+    if entry and not (entry == newest and entry.order):
+        mark_snapshot(model.snapshots / name, order=_next_order(snapshots), saved=entry.saved)
+
+
+def find_entry(model: ModelFolder, which: str = LATEST) -> SnapshotEntry:
+    """The snapshot of this name, the latest or the best one. UserError when there is none or it is damaged."""
+    snapshots = list_snapshots(model)
+    if not snapshots.entries:
         raise UserError(f"{model.name} has no snapshot to resume from. Start a new run.")
+    special = {LATEST: snapshots.newest, BEST: snapshots.best}
+    entry = special[which] if which in special else snapshots.named(which)
+    if entry and entry.problem:
+        instead = f"resume from {snapshots.newest.name}" if snapshots.newest else "start a new run"
+        raise UserError(
+            f"The snapshot {model.snapshots / entry.name} is damaged ({entry.problem}). Delete it, and {instead}."
+        )
+    if entry:
+        return entry
+    if not snapshots.usable:
+        names = ", ".join(found.name for found in snapshots.damaged)
+        raise UserError(f"All snapshots of {model.name} are damaged ({names}): delete them and start a new run.")
     if which == BEST:
-        which = str(best_snapshot(model) or BEST)
-    if which != LATEST and which not in map(str, steps):
-        raise UserError(f"{model.name} has no snapshot {which}; there are: {', '.join(map(str, steps))}, {LATEST}.")
-    return model.snapshots / (str(steps[-1]) if which == LATEST else which)
+        raise UserError(
+            f"{model.name} has no best snapshot, because no validation loss was measured: use {LATEST} or one of "
+            f"{_names(snapshots)}."
+        )
+    raise UserError(f"{model.name} has no snapshot {which}; there are: {_names(snapshots)}, {LATEST}.")
+
+
+def find_snapshot(model: ModelFolder, which: str = LATEST) -> Path:
+    """The folder of :func:`find_entry`."""
+    return model.snapshots / find_entry(model, which).name
 
 
 def read_snapshot(model: ModelFolder, which: str = LATEST, tensors: bool = True) -> Snapshot:
@@ -110,18 +163,27 @@ def read_snapshot(model: ModelFolder, which: str = LATEST, tensors: bool = True)
 
 
 def best_snapshot(model: ModelFolder) -> int | None:
-    """The newest run's snapshot with the lowest validation loss; None if it was not measured."""
-    losses: dict[int, float] = {}
-    run = None
-    for step in reversed(model.snapshot_steps()):
-        try:
-            facts = read_json(model.snapshots / str(step) / "snapshot.json")["facts"]
-        except (UserError, KeyError, TypeError):
-            continue
-        run = run or facts.get("run")
-        if facts.get("run") == run and facts.get("validation_loss") is not None:
-            losses[step] = facts["validation_loss"]
-    return min(losses, key=losses.__getitem__, default=None)
+    """Revision of the snapshot with the lowest validation loss, of those that led to the newest; None without one."""
+    best = list_snapshots(model).best
+    return best.revision if best else None
+
+
+def _names(snapshots: SnapshotList) -> str:
+    """The names of all usable snapshots, in order of their revisions."""
+    return ", ".join(entry.name for entry in sorted(snapshots.usable, key=lambda entry: (entry.revision, entry.name)))
+
+
+def _next_order(snapshots: SnapshotList) -> int:
+    return 1 + max((entry.order for entry in snapshots.entries), default=0)
+
+
+def _set_aside(folder: Path, before: SnapshotList, new: SnapshotEntry | None) -> None:
+    """Rename the folder that the ``new`` snapshot would replace, if it belongs to another branch."""
+    existing = before.named(folder.name)
+    if not existing or not new or existing.problem or existing.automatic:
+        return
+    if not existing.leads_to(replace(new, revision=existing.revision)):
+        os.replace(folder, folder.with_name(lineage.aside_name(folder.name, os.listdir(folder.parent))))
 
 
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
