@@ -27,3 +27,10 @@ class UserError(Exception):
 
 class Cancelled(Exception):
     """The user canceled the task. Files saved so far are complete."""
+
+
+def describe_unexpected(error: BaseException, log: str) -> str:
+    """One line about an error that is not a :class:`UserError`. ``log``: where its traceback is."""
+    first_line = next(iter(str(error).strip().splitlines()), "")
+    reason = f": {first_line.rstrip('.')}" if first_line else ""
+    return f"Unexpected {type(error).__name__}{reason}. The traceback is in {log}."

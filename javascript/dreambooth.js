@@ -23,7 +23,7 @@
         const visible = !document.hidden && root().querySelector("#db_page")?.offsetParent;
         const running = root().querySelector("#db_page .db_moving") || Date.now() - lastClick < RECENT * 1000;
         const wait = visible ? (running ? active() : IDLE) : HIDDEN;
-        if (!button || Date.now() - lastPoll < wait * 1000 - 50) return;
+        if (!button || isOffline() || Date.now() - lastPoll < wait * 1000 - 50) return;
         lastPoll = Date.now();
         if (button === knownButton) button.click();
         else { // the page has just been loaded, and its load events fill it
@@ -49,6 +49,52 @@
     function observeTextAreas() {
         if (!window.gradio_config?.version?.startsWith("3.")) return;
         for (const field of root().querySelectorAll("#db_page textarea")) resizeObserver.observe(field);
+    }
+
+    // Is the server there? Gradio's own requests hang or fail without a word, so we ask with one of our own, while the
+    // page is visible. Each answer counts, except that of a proxy whose server is gone.
+    const PING = 2, PATIENCE = 7; // seconds
+    let lastAnswer = Date.now(), lastPing = 0, lastTick = Date.now(), serverId = null, restarted = false;
+    const isOffline = () => Date.now() - lastAnswer > PATIENCE * 1000;
+
+    async function ping() {
+        lastPing = Date.now();
+        const prefix = window.gradio_config?.api_prefix || ""; // since Gradio 5
+        const url = location.pathname.replace(/[^/]*$/, "") + prefix.replace(/^\//, "") + (prefix ? "/" : "") + "app_id";
+        try {
+            const response = await fetch(url, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE * 1000) });
+            if ([502, 503, 504].includes(response.status)) return;
+            lastAnswer = Date.now();
+            const id = response.ok ? (await response.json()).app_id : null; // differs after each start of the server
+            if (id && serverId && id !== serverId) restarted = true;
+            serverId = serverId || id;
+        } catch { /* no answer, or one that is no JSON */ }
+    }
+
+    setInterval(() => {
+        const now = Date.now(), late = now - lastTick > 3000; // the computer slept, or the browser delayed this page
+        const visible = !document.hidden && root().querySelector("#db_page")?.offsetParent;
+        lastTick = now;
+        if (!visible || late) lastAnswer = now;
+        else if (now - lastPing > PING * 1000) ping();
+        showConnection();
+    }, 1000);
+
+    function showConnection() {
+        const bar = root().querySelector("#db_bar");
+        if (!bar) return;
+        let notice = bar.querySelector("#db_connection");
+        if (!notice) {
+            notice = Object.assign(document.createElement("div"), { id: "db_connection" });
+            notice.setAttribute("role", "alert");
+            bar.prepend(notice);
+        }
+        const time = new Date(lastAnswer).toLocaleTimeString();
+        const text = isOffline()
+            ? `The WebUI does not answer (last answer: ${time}). Check its console. This page continues when it answers again.`
+            : restarted ? "The WebUI was restarted. Reload this page; changes that were not saved are lost." : "";
+        if (notice.textContent !== text) notice.textContent = text;
+        bar.parentElement.style.setProperty("--db-bar", `${bar.offsetHeight}px`); // what is below leaves room for it
     }
 
     document.addEventListener("click", (event) => {
@@ -83,21 +129,32 @@
         }
     }, 300);
 
-    // Show a field, which may be in a hidden tab (newer Gradio renders a tab only when it is opened) or accordion.
-    async function reveal(target) {
+    // Show a field, which may be in a hidden tab and in closed accordions. Gradio 6 renders neither before they are
+    // opened, so a link names its tab and the outermost accordion.
+    async function reveal(target, tab, accordion) {
         const field = () => root().querySelector(target);
-        for (const name of Object.keys(TABS)) {
-            if (field()?.closest("[id^=db_tab_]")?.offsetParent) break;
-            openTab(name);
-            await sleep(150);
+        const closed = (part) => part && [...part.querySelectorAll(".label-wrap:not(.open)")];
+        const found = async (find) => {
+            for (let waited = 0; waited < 20 && !find(); waited++) await sleep(50);
+            return find();
+        };
+        if (!root().querySelector(`#db_tab_${tab}:not(button)`)?.offsetParent) openTab(tab);
+        if (accordion) {
+            const outer = await found(() => root().querySelector(`#${accordion}`));
+            closed(outer)?.find((header) => header.parentElement === outer || header.parentElement.parentElement === outer)?.click();
+            await found(field);
+            if (!field()) closed(outer)?.forEach((header) => header.click()); // it is in one of the inner accordions
         }
+        await found(field);
         for (let part = field()?.parentElement; part; part = part.parentElement) {
-            const header = part.querySelector(":scope > .label-wrap");
-            if (header && !header.classList.contains("open")) header.click();
+            part.querySelector(":scope > .label-wrap:not(.open)")?.click();
         }
-        await sleep(150);
+        await sleep(200);
         field()?.scrollIntoView({ block: "center" });
-        field()?.querySelector("input, textarea")?.focus();
+        field()?.querySelector("input, textarea")?.focus({ preventScroll: true });
+        field()?.classList.add("db_revealed");
+        await sleep(2000);
+        field()?.classList.remove("db_revealed");
     }
 
     // Gradio 3 reads a dropdown's text field at keyup, so that text pasted with the mouse would be lost.
@@ -105,6 +162,31 @@
         const field = event.composedPath()[0];
         if (window.gradio_config?.version?.startsWith("3.") && field.closest?.("#db_page") && field.matches("input")) {
             field.dispatchEvent(new KeyboardEvent("keyup"));
+        }
+    });
+
+    // An error is about the value that a field had: hide it when that field is edited. The next click shows all again,
+    // until its answer arrives.
+    const problems = () => [...root().querySelectorAll("#db_page .db_problem")];
+    for (const kind of ["input", "change"]) document.addEventListener(kind, (event) => {
+        if (!event.isTrusted) return;
+        const ids = new Set(event.composedPath().map((part) => part.id).filter(Boolean));
+        for (const problem of problems()) {
+            const target = problem.querySelector(".db_goto")?.getAttribute("href").slice(1);
+            if (ids.has(target)) problem.hidden = true;
+        }
+    });
+    document.addEventListener("click", (event) => {
+        if (!event.isTrusted || !event.composedPath().some((part) => part.tagName === "BUTTON" && part.id?.startsWith("db_"))) return;
+        for (const problem of problems()) problem.hidden = false;
+    });
+
+    // Gray out the choices in an opened list that can't be used on this machine (Fields.missing).
+    document.addEventListener("focusin", async (event) => {
+        if (!event.composedPath().some((part) => part.id === "db_page")) return;
+        await sleep(100);
+        for (const choice of root().querySelectorAll("#db_page [role=option], #db_page ul.options li")) {
+            if (/ \u2014 needs /.test(choice.textContent)) choice.classList.add("db_unusable_choice");
         }
     });
 
@@ -164,10 +246,25 @@
         root().querySelector("#db_captions_one")?.scrollIntoView({ block: "nearest" });
     }
 
+    // A WebUI lists new files only when it is asked to: on every open page its dropdowns of checkpoints and the cards of
+    // LoRAs and checkpoints have a refresh button. We press them when the list of saved files has changed.
+    const HOST_REFRESH = ["refresh_sd_model_checkpoint", "forge_refresh_checkpoint"].concat(
+        ["txt2img", "img2img"].flatMap((tab) => ["lora", "checkpoints"].map((cards) => `${tab}_${cards}_extra_refresh_internal`)));
+    let knownFiles = null;
+
+    setInterval(() => {
+        const files = root().querySelector("#db_files");
+        const paths = files && [...files.querySelectorAll("[data-db-saved]")].map((item) => item.dataset.dbSaved).join("\n");
+        if (paths === null || paths === undefined || paths === knownFiles) return;
+        const isNew = knownFiles !== null && paths && !isOffline();
+        knownFiles = paths;
+        if (isNew) for (const id of HOST_REFRESH) root().querySelector(`#${id}`)?.dispatchEvent(new Event("click"));
+    }, 1000);
+
     document.addEventListener("click", (event) => {
         const link = event.composedPath().find((part) => part.classList?.contains("db_goto"));
         if (!link) return;
         event.preventDefault();
-        reveal(link.getAttribute("href"));
+        reveal(link.getAttribute("href"), link.dataset.tab, link.dataset.accordion);
     });
 })();

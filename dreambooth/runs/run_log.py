@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dreambooth.errors import Cancelled, UserError
+from dreambooth.errors import Cancelled, UserError, describe_unexpected
 from dreambooth.files import as_user_error
 from dreambooth.jobs import Ended, Events
 from dreambooth.memory.out_of_memory import is_out_of_memory
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dreambooth.runs.run import RunResult
 
 log = logging.getLogger("dreambooth")
+LOG_NAME = "log.txt"  # next to the event logs
 
 
 @contextmanager
@@ -28,7 +29,7 @@ def log_file(folder: Path | None) -> Iterator[None]:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+        handler = logging.FileHandler(folder / LOG_NAME, encoding="utf-8")
     except OSError as error:
         raise as_user_error(error, folder) from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
@@ -55,7 +56,7 @@ def report_outcome(events: Events) -> Iterator[None]:
         raise
     except BaseException as error:
         log.exception("the run failed")
-        text = f"{type(error).__name__}: {error}"
+        text = describe_unexpected(error, str(events.path.parent / LOG_NAME) if events.path else "the console")
         if is_out_of_memory(error):
             text = "Out of memory. Lower the batch size or resolution, use gradient checkpointing, or train a LoRA."
             events.send(Ended("failed", text=text))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 import torch
@@ -15,20 +16,26 @@ def use_attention(unet: Any, kind: str) -> None:
         unet.set_attention_slice("auto")
 
 
+def missing_requirements(device: torch.device) -> dict[str, str]:
+    """Kinds that can't be used on this machine, and what each of them needs. Nothing is imported."""
+    if device.type != "cuda":
+        return {"xformers": "a GPU"}
+    installed = importlib.util.find_spec("xformers") is not None
+    return {} if installed else {"xformers": "the package xformers (pip install xformers)"}
+
+
 def unavailable_reason(kind: str, device: torch.device) -> str:
     """Why this kind of attention can't be trained with on ``device``; empty if it can."""
+    if missing := missing_requirements(device).get(kind):
+        return f"it needs {missing}."
     if kind != "xformers":
         return ""
-    if device.type != "cuda":
-        return "it needs a GPU."
     try:
         from xformers.ops import memory_efficient_attention
 
         probe = torch.ones(1, 64, 2, 40, device=device, dtype=torch.float16, requires_grad=True)
         memory_efficient_attention(probe, probe, probe).sum().backward()
         return ""
-    except ImportError:
-        return "it is not installed (pip install xformers)."
     except Exception as error:
         message = str(error).strip() or type(error).__name__
         return f"it does not work with this GPU ({message.splitlines()[0]})."

@@ -33,6 +33,13 @@ def supported_precisions(device: torch.device) -> tuple[str, ...]:
     return ("bf16", "fp16", "no") if in_hardware else ("fp16", "no")
 
 
+def missing_requirements(device: torch.device) -> dict[str, str]:
+    """Precisions that training on ``device`` does not support, and what each of them needs."""
+    needed = {"fp16": "an NVIDIA or AMD GPU", "bf16": "an AMD GPU, or an NVIDIA GPU of the RTX 30 series or newer"}
+    supported = supported_precisions(device)
+    return {precision: gpu for precision, gpu in needed.items() if precision not in supported}
+
+
 def compute_dtype(precision: str) -> torch.dtype:
     """The dtype of a value of ``mixed_precision``."""
     return torch.float32 if precision == "no" else dtype_of(precision)

@@ -15,8 +15,9 @@ from dreambooth.ui.concepts_tab import ConceptsTab
 from dreambooth.ui.fields import Fields
 from dreambooth.ui.gradio_versions import control, with_change_event
 from dreambooth.ui.images_tab import ImagesTab
-from dreambooth.ui.page_controller import NONE
+from dreambooth.ui.page_controller import CHOSEN_MODEL, NONE
 from dreambooth.ui.run_view import RunView
+from dreambooth.ui.signposts import CONCEPT_LIST, EXTRAS, signposts
 from dreambooth.ui.tools_tab import ToolsTab
 
 
@@ -24,25 +25,16 @@ class TopRow:
     """The buttons that start a run and control it."""
 
     def __init__(self) -> None:
-        with gr.Row(elem_id="db_top"):
-            self.save_params = button("Save Params", "db_save_params", interactive=False)
-            self.load_from = control(
-                gr.Dropdown,
-                label="Model to load params from",
-                choices=[],
-                show_label=False,
-                container=False,
-                min_width=120,
-                elem_id="db_load_params_from",
-            )
-            self.load_params = button("Load Params", "db_load_params")
-            self.train = button("Train", "db_train", interactive=False, variant="primary")
-            self.generate_ckpt = button("Generate Ckpt", "db_generate_ckpt", interactive=False)
-            self.pause = button("Pause", "db_pause", interactive=False)
-            self.sample_now = button("Generate Samples", "db_sample_now", interactive=False)
-            self.save_now = button("Save Weights", "db_save_now", interactive=False)
-            self.cancel = button("Cancel", "db_cancel", interactive=False, variant="stop")
-        self.disabled_reason = control(gr.HTML, elem_id="db_why")
+        with gr.Column(elem_id="db_bar"):  # stays in view, see style.css
+            with gr.Row(elem_id="db_top"):
+                self.save_params = button("Save Params", "db_save_params", interactive=False)
+                self.train = button("Train", "db_train", interactive=False, variant="primary")
+                self.generate_ckpt = button("Generate Ckpt", "db_generate_ckpt", interactive=False)
+                self.pause = button("Pause", "db_pause", interactive=False)
+                self.sample_now = button("Generate Samples", "db_sample_now", interactive=False)
+                self.save_now = button("Save Weights", "db_save_now", interactive=False)
+                self.cancel = button("Cancel", "db_cancel", interactive=False, variant="stop")
+            self.disabled_reason = control(gr.HTML, elem_id="db_why")
         # Name of the model whose parameters the fields hold. "?" until the first ones have arrived, because they
         # overwrite whatever is typed before.
         self.filled = control(gr.Textbox, value="?", elem_id="db_filled", elem_classes=["db_hidden"])
@@ -62,8 +54,9 @@ class TopRow:
 class ModelColumn:
     """The Select and Create tabs, with a summary of the chosen model."""
 
-    def __init__(self, choices: Mapping[str, list[str]]) -> None:
-        self.fields = Fields(SETTINGS, choices=choices)  # all settings of the page; this column has the first of them
+    def __init__(self, missing: Mapping[str, Mapping[str, str]]) -> None:
+        """``missing``: as of :class:`Fields`."""
+        self.fields = Fields(SETTINGS, missing=missing)  # all settings of the page; this column has the first of them
         self.options = Fields(CREATE_OPTIONS)
         with gr.Column(scale=2, min_width=260, elem_id="db_model_column"):
             with control(gr.Tabs, elem_id="db_model_tabs") as self.tabs:
@@ -76,6 +69,17 @@ class ModelColumn:
     def _add_select(self) -> None:
         self.name = control(gr.Dropdown, label="Model", choices=[], elem_id="db_model_name")
         self.summary = control(gr.HTML, elem_id="db_facts")
+        with gr.Row(elem_id="db_load_row"):
+            self.load_from = control(
+                gr.Dropdown,
+                label="Load params from",
+                info="Load Params fills this page with the saved parameters of this model. Save Params always saves to "
+                "the model chosen above.",
+                choices=[CHOSEN_MODEL],
+                value=CHOSEN_MODEL,
+                elem_id="db_load_params_from",
+            )
+            self.load_params = button("Load Params", "db_load_params")
         self.snapshot = control(
             gr.Dropdown,
             label="Snapshot to resume",
@@ -134,15 +138,19 @@ class InputColumn:
                     self.performance = button("Performance Wizard", "db_performance_wizard")
                     self.person = button("Training Wizard (Person)", "db_training_wizard_person")
                     self.object = button("Training Wizard (Object/Style)", "db_training_wizard_object")
-                self.settings.add_groups("Settings", first_open=3)
+                notes = signposts("Settings")
+                self.settings.add_groups("Settings", first_open=3, notes=notes)
+                with gr.Accordion(EXTRAS, open=False, elem_id="db_group_settings_extras"):
+                    control(gr.HTML, notes[EXTRAS], elem_classes=["db_signposts"])
             with gr.TabItem("Concepts", id="concepts", elem_id="db_tab_concepts"):
+                control(gr.HTML, signposts("Concepts")[CONCEPT_LIST], elem_classes=["db_signposts"])
                 self.concepts = ConceptsTab()
                 self.check = control(gr.Button, "Check and preview captions", elem_id="db_check")
                 self.table = control(gr.HTML, elem_id="db_captions")
             with gr.TabItem("Images", id="pictures", elem_id="db_tab_pictures"):
                 self.images = ImagesTab()
             with gr.TabItem("Saving", id="saving", elem_id="db_tab_saving"):
-                self.settings.add_groups("Saving", first_open=10)
+                self.settings.add_groups("Saving", first_open=10, notes=signposts("Saving"))
             with gr.TabItem("Tools", id="tools", elem_id="db_tab_tools"):
                 self.tools = ToolsTab()
 

@@ -10,6 +10,7 @@ import gradio as gr
 from dreambooth.settings import Setting
 from dreambooth.settings.declare import by_group
 from dreambooth.ui.gradio_versions import control
+from dreambooth.ui.links import group_id
 
 MAX_SLIDER_POSITIONS = 1000  # a slider with more can't be set precisely with the mouse
 
@@ -17,28 +18,36 @@ MAX_SLIDER_POSITIONS = 1000  # a slider with more can't be set precisely with th
 class Fields:
     """The controls of some settings, in the order of their declarations.
 
-    ``prefix``: of the controls' elem_ids ("db_" gives "db_resolution"). ``choices``: by setting, those that work on
-    this machine, where not all do.
+    ``prefix``: of the controls' elem_ids ("db_" gives "db_resolution"). ``missing``: by setting and choice, what a
+    choice needs that this machine lacks.
     """
 
     def __init__(
-        self, declared: Mapping[str, Setting], prefix: str = "db_", choices: Mapping[str, list[str]] | None = None
+        self,
+        declared: Mapping[str, Setting],
+        prefix: str = "db_",
+        missing: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
-        self.declared, self.prefix, self.choices = declared, prefix, dict(choices or {})
+        self.declared, self.prefix, self.missing = declared, prefix, dict(missing or {})
         self.controls: dict[str, Any] = {}
 
     def add(self, key: str, **options: Any) -> Any:
         """Create the control of one setting at this point of the layout."""
-        if key in self.choices:
-            options = {"choices": self.choices[key], **options}
+        if self.missing.get(key):
+            options = {"choices": choices_with_reasons(self.declared[key], self.missing[key]), **options}
         self.controls[key] = create_control(self.declared[key], self.prefix, **options)
         return self.controls[key]
 
-    def add_groups(self, tab: str, first_open: int = 1) -> None:
-        """Create the other controls of a tab: an accordion per group, with the advanced settings closed within."""
+    def add_groups(self, tab: str, first_open: int = 1, notes: Mapping[str, str] | None = None) -> None:
+        """Create the other controls of a tab: an accordion per group, with the advanced settings closed within.
+
+        ``notes``: by group, HTML above its controls.
+        """
         remaining = [s for s in self.declared.values() if s.tab == tab and s.key not in self.controls]
         for number, (group, settings) in enumerate(by_group(remaining)):
-            with gr.Accordion(group, open=number < first_open, elem_id=f"{self.prefix}group_{slug(tab, group)}"):
+            with gr.Accordion(group, open=number < first_open, elem_id=group_id(tab, group, self.prefix)):
+                if notes and group in notes:
+                    control(gr.HTML, notes[group], elem_classes=["db_signposts"])
                 self._add_all([s for s in settings if not s.advanced])
                 advanced = [s for s in settings if s.advanced]
                 if advanced:
@@ -70,15 +79,18 @@ class Fields:
         return [self.controls[key] for key, setting in self.declared.items() if setting.secret]
 
     def update(self, key: str, value: Any) -> Any:
-        """Update that sets a control to ``value``, even to one saved elsewhere that is no choice on this machine."""
-        choices = self.choices.get(key)
-        if choices is None:
-            return gr.update(value=control_value(self.declared[key], value))
-        return gr.update(value=value, choices=choices if value in choices else [*choices, value])
+        """Update that sets a control to ``value``."""
+        return gr.update(value=control_value(self.declared[key], value))
 
     def updates(self, changes: Mapping[str, Any]) -> list[Any]:
         """Updates of :meth:`components`: those in ``changes`` get new values, the others stay as they are."""
         return [self.update(key, changes[key]) if key in changes else gr.update() for key in self.declared]
+
+    def unusable_choice(self, key: str, value: Any) -> str:
+        """Why this choice can't be used on this machine, in one line; "" if it can."""
+        needed = self.missing.get(key, {}).get(value)
+        label = self.declared[key].label
+        return f"{key} ({label}): {value} can't be used on this machine: it needs {needed}." if needed else ""
 
     def dependencies(self) -> list[str]:
         """The settings on which it depends whether others have an effect."""
@@ -117,13 +129,18 @@ def create_control(setting: Setting, prefix: str, **options: Any) -> Any:
     return control(gr.Number, precision=0 if setting.type is int else None, **common)
 
 
+def choices_with_reasons(setting: Setting, missing: Mapping[str, str]) -> list[tuple[str, str]]:
+    """(title, choice) of all choices; the titles of those that can't be used on this machine say what they need.
+
+    javascript/dreambooth.js grays these out in the opened list. Gradio can't disable single choices.
+    """
+    titles = {choice: f"{choice} — needs {needed.partition(' (')[0]}" for choice, needed in missing.items()}
+    return [(titles.get(choice, str(choice)), control_value(setting, choice)) for choice in setting.choices]
+
+
 def control_value(setting: Setting, value: Any) -> Any:
     """A value as its control holds it: choices as text, because dropdowns of Gradio 3 don't show numbers."""
     return str(value) if setting.choices else value
-
-
-def slug(*words: str) -> str:
-    return "_".join(words).lower().replace(" ", "_")
 
 
 def _parsed_or_default(setting: Setting, value: Any) -> Any:

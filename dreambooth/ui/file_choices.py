@@ -29,12 +29,6 @@ class FileChoices:
             return ""
         return str(getattr(self, f"_{kind}")().get(chosen) or clean_path(chosen))
 
-    def available_choices(self) -> dict[str, list[str]]:
-        """By setting, the choices that work on this machine, where not all do."""
-        from dreambooth.training.optimizer_kinds import available_optimizers
-
-        return {"optimizer": available_optimizers(self.host.device())}
-
     def _checkpoints(self) -> dict[str, Path]:
         return dict(self.host.checkpoints())
 

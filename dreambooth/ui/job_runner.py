@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dreambooth.errors import Cancelled, UserError
+from dreambooth.errors import Cancelled, UserError, describe_unexpected
 from dreambooth.hosts import Host
-from dreambooth.jobs import Controls, Ended, Events, jobs
+from dreambooth.jobs import Controls, Ended, Events, FileSaved, jobs
 from dreambooth.ui import render
 from dreambooth.ui.run_view import JOB_TITLES, RunView
 
@@ -24,7 +24,7 @@ def errors_as_html(handler: Callable[..., str]) -> Callable[..., str]:
         try:
             return handler(*args)
         except UserError as error:
-            return render.problems(error.problems)
+            return render.refusal(error.problems)
 
     return handle
 
@@ -109,7 +109,7 @@ class JobRunner:
         run_view.feed({"kind": "started", "what": kind})
 
         def job(controls: Controls) -> None:
-            events = Events(log_folder, run_view.feed)
+            events = Events(log_folder, self._receiver(run_view))
             try:
                 work(controls, events)
             except BaseException as error:
@@ -123,6 +123,16 @@ class JobRunner:
         jobs.start(f"{JOB_TITLES.get(kind, kind)} {name}", job)
         self.kind, self.model, self.run_view, self.shown_models = kind, model, run_view, {model, shown_model}
         return ""
+
+    def _receiver(self, run_view: RunView) -> Callable[[dict[str, Any]], None]:
+        """What gets the events of a job. The host lists a new LoRA or checkpoint while the job still runs."""
+
+        def receive(event: dict[str, Any]) -> None:
+            run_view.feed(event)
+            if event["kind"] == FileSaved.kind and event["what"] in ("lora", "checkpoint"):
+                self.host.files_changed()
+
+        return receive
 
     @errors_as_html
     def request(self, name: str) -> str:
@@ -144,5 +154,6 @@ def _outcome(error: BaseException) -> Ended:
     """The event of a job that raised ``error``."""
     if isinstance(error, Cancelled):
         return Ended("cancelled", "Canceled. No partial files remain.")
-    unexpected = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-    return Ended("failed", f"{unexpected}{error}")
+    if isinstance(error, UserError):
+        return Ended("failed", str(error))
+    return Ended("failed", describe_unexpected(error, "the console"))

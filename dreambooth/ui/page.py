@@ -15,7 +15,7 @@ from dreambooth.ui.concept_import import ConceptImport
 from dreambooth.ui.concepts_tab import INITIALLY_VISIBLE, MAX_CONCEPTS
 from dreambooth.ui.gradio_versions import control, on
 from dreambooth.ui.job_runner import errors_as_html
-from dreambooth.ui.page_controller import LATEST, NONE, PageController
+from dreambooth.ui.page_controller import CHOSEN_MODEL, LATEST, NONE, PageController
 from dreambooth.ui.poller import Poller
 from dreambooth.ui.tools_controller import ToolsController
 
@@ -35,7 +35,7 @@ class Page:
             with gr.Column(elem_id="db_page"):
                 self.top = TopRow()
                 with gr.Row(elem_id="db_columns"):
-                    self.model = ModelColumn(self.page_controller.file_choices.available_choices())
+                    self.model = ModelColumn(self.page_controller.missing_requirements())
                     self.input = InputColumn(self.model.fields)
                     self.output = OutputColumn()
             self._wire(page)
@@ -70,15 +70,17 @@ class Page:
 
     def _wire_lists(self, page: gr.Blocks) -> None:
         name, source, file_dropdowns = self.model.name, self.model.source, self.model.file_dropdowns()
-        lists = [name, source, self.top.load_from, self.top.filled, *self._host_file_dropdowns()]
+        lists = [name, source, self.model.load_from, self.top.filled, *self._host_file_dropdowns()]
         on(page.load, self._update_lists, outputs=lists)
         on(page.load, self._initial_tab, outputs=self.model.tabs)
         on(self.model.refresh.click, self._refresh, [name, source], lists)
         on(self.model.refresh.click, self._update_model_files, name, file_dropdowns)
         outputs = [*self.parameter_outputs, self.input.tabs, self.top.disabled]
-        on(name.change, self._show_model, name, [*outputs, self.top.filled])
+        messages = [self.output.message, self.output.forecast, self.input.table]  # about the model that was chosen
+        on(name.change, self._show_model, name, [*outputs, self.top.filled, *messages])
         on(name.change, self._update_model_files, name, file_dropdowns)
-        on(self.top.load_params.click, self._load_params, self.top.load_from, outputs)
+        load = [self.model.load_from, name]
+        on(self.model.load_params.click, self._load_params_from, load, [*outputs, self.output.message])
 
     def _wire_parameters(self) -> None:
         concepts, message = self.input.concepts, self.output.message
@@ -92,6 +94,8 @@ class Page:
         on(concepts.export_button.click, self._export_concepts, [concepts.export_path, *self.inputs], message)
         for wizard, kind in self.input.wizards():
             on(wizard.click, self._recommend(kind), self.inputs, [*self.fields.components(), message])
+        for key in self.fields.missing:
+            on(self.fields.controls[key].input, self._refuse_unusable(key), self.fields.controls[key], message)
         changes = [component.change for component in (self.top.locked, *self.dependencies)]
         on(changes, self._disabled, [self.model.name, *self.dependencies], self.top.disabled, always_last=True)
 
@@ -123,8 +127,8 @@ class Page:
         chosen = name if name in names else self.page_controller.current_model()
         return [
             gr.update(choices=names, value=chosen),
-            gr.update(choices=sources, value=source or next(iter(sources), None)),
-            gr.update(choices=names, value=chosen),
+            gr.update(choices=sources, value=source or self.page_controller.host.preselected_checkpoint()),
+            gr.update(choices=[CHOSEN_MODEL, *names]),
             gr.update() if chosen else "",
             *self._update_host_files(),
         ]
@@ -163,7 +167,14 @@ class Page:
         return [*self._setting_updates(settings), *self._concept_updates(concepts), tab, disabled]
 
     def _show_model(self, name: str | None) -> Updates:
-        return [*self._load_params(name), name or ""]
+        no_messages = ["", "", ""]
+        return [*self._load_params(name), name or "", *no_messages]
+
+    def _load_params_from(self, source: str | None, name: str | None) -> Updates:
+        """Fill the fields with the parameters of the model ``source``, while the model ``name`` stays chosen."""
+        source = name if source in (None, CHOSEN_MODEL) else source
+        loaded = render.lines([self.page_controller.loaded_text(source, name)])
+        return [*self._load_params(source), loaded]
 
     def _saved_parameters(self, name: str | None) -> Updates:
         settings, concepts = self.page_controller.parameters(name)
@@ -182,10 +193,12 @@ class Page:
 
         ``values``: of the dependencies.
         """
+        without_effect = self.fields.without_effect(list(values))
         if self.page_controller.job_runner.is_locked(name):
-            buttons = [button.elem_id for button in (self.top.load_params, *self.input.editing_buttons())]
-            return render.disabled([*self.fields.elem_ids(), *self.input.concepts.elem_ids(), *buttons])
-        return render.disabled(self.fields.without_effect(list(values)))
+            buttons = [button.elem_id for button in (self.model.load_params, *self.input.editing_buttons())]
+            locked = [*self.fields.elem_ids(), *self.input.concepts.elem_ids(), *buttons]
+            return render.locked(locked, without_effect)
+        return render.disabled(without_effect)
 
     def _submitted(self, values: tuple[Any, ...]) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
         """(model name, settings, concepts) of the submitted values of ``self.inputs``.
@@ -207,7 +220,7 @@ class Page:
         try:
             return self.page_controller.check(*self._submitted(values))
         except UserError as error:
-            return render.problems(error.problems), "", ""
+            return render.refusal(error.problems), "", ""
 
     @errors_as_html
     def _train(self, snapshot: str, *values: Any) -> str:
@@ -242,12 +255,21 @@ class Page:
     def _send_request(self, request: str) -> Any:
         return lambda: self.page_controller.job_runner.request(request)
 
+    def _refuse_unusable(self, key: str) -> Any:
+        """Handler that says at once why a choice can't be used on this machine."""
+
+        def refuse(choice: str) -> Any:
+            problem = self.fields.unusable_choice(key, choice)
+            return render.refusal([f"{problem} Choose another one."]) if problem else gr.update()
+
+        return refuse
+
     def _recommend(self, kind: str) -> Any:
         def recommend(*values: Any) -> Updates:
             try:
                 changes, message = self.page_controller.recommend(kind, *self._submitted(values))
             except UserError as error:
-                changes, message = {}, render.problems(error.problems)
+                changes, message = {}, render.refusal(error.problems)
             return [*self.fields.updates(changes), message]
 
         return recommend

@@ -33,6 +33,7 @@ from dreambooth.ui.run_view import RunView
 
 NONE = "none"
 LATEST, BEST = "latest", "best"
+CHOSEN_MODEL = "(the chosen model)"  # the first choice of Load params from
 REFRESH_SECONDS = 5.0
 
 
@@ -45,6 +46,7 @@ class PageController:
         self.file_choices = FileChoices(host)
         self._logs = LogReader()
         self._planned_charts: dict[str, str] = {}  # by model, of the run that was checked but not started yet
+        self._settled: dict[str, float] = {}  # by model, time of a failed run after which a check passed
 
     # -- lists ------------------------------------------------------------------------------------------------
 
@@ -79,6 +81,12 @@ class PageController:
 
         return name in self.model_names() and interrupted_run(self.model(name)) is not None
 
+    def missing_requirements(self) -> dict[str, dict[str, str]]:
+        """By setting and choice, what a choice needs that this machine lacks."""
+        from dreambooth.training.availability import missing_requirements
+
+        return missing_requirements(self.host.device())
+
     # -- a model's parameters -----------------------------------------------------------------------------------
 
     def parameters(self, name: str | None) -> tuple[Settings, tuple[Concept, ...]]:
@@ -90,6 +98,14 @@ class PageController:
             except UserError:
                 pass  # the model's summary shows the error
         return Settings(), ()
+
+    def loaded_text(self, source: str | None, name: str | None) -> str:
+        """What Load Params has done: the parameters of ``source`` on the page, with the model ``name`` chosen."""
+        if source not in self.model_names():
+            return "Choose a model under Load params from." if source else "Choose a model, then its parameters load."
+        if source == name:
+            return f"Loaded the saved parameters of {source}."
+        return f"Loaded the parameters of {source}." + (f" Save Params saves them to {name}." if name else "")
 
     @errors_as_html
     def save(self, name: str, settings: Mapping[str, Any], concepts: Sequence[Mapping[str, Any]]) -> str:
@@ -108,10 +124,11 @@ class PageController:
             config = self.edited_config(model, settings, concepts)
             checked = preflight(model, config, self.host.device()).as_dict()
         except UserError as error:
-            return render.problems(error.problems), "", ""
+            return render.refusal(error.problems), "", ""
         seconds_per_step = self._training_run(name).seconds_per_step()
         table = render_images.image_table([*checked["table"], *checked["other_files"]])
         self._planned_charts[name] = learning_rate_chart(checked["learning_rates"])
+        self._settled[name] = self._shown_run(name).time
         message = render.warnings(checked["warnings"]) + render.lines(["Ready to train."])
         return message, render.forecast(checked, config.settings, seconds_per_step), table
 
@@ -124,7 +141,7 @@ class PageController:
             config = self.edited_config(model, settings, concepts)
             recommendation = actions.recommend(kind, model, config, self.host.device())
         except UserError as error:
-            return {}, render.problems(error.problems)
+            return {}, render.refusal(error.problems)
         saving = "Filled in on this page. Click Save Params to keep these settings."
         return recommendation.changes, render.lines([*recommendation.reasons, saving])
 
@@ -228,20 +245,24 @@ class PageController:
         job_runner, names = self.job_runner, self.model_names()
         busy, paused = job_runner.busy, job_runner.paused
         run = job_runner.run_view if busy and job_runner.run_view else self._shown_run(name)
+        training = run if run.job in ("train", "") else self._training_run(name)  # its chart and samples stay
         alive = busy or self._logs.is_alive(self.model(name).logging if name in names else None)
-        line = run.status_line(alive) or self._next_step(name, names)
+        is_settled = not busy and run.state == "failed" and self._settled.get(name or "") == run.time
+        state = "" if is_settled else run.state
+        line = (run.status_line(alive) if state else "") or self._next_step(name, names)
         if run.state == "working" and not alive and self.is_interrupted(name):
             line += " Train resumes from the latest snapshot (Snapshot to resume, under Select)."
         parts = [_paused_text(job_runner.pause_remaining) if paused else "", job_runner.pending_requests(), line]
+        shown_state = "paused" if paused else state
         fraction = run.fraction_done() if run.state == "working" and alive else None
         return PageState(
             names=tuple(names),
-            status=render.status(" ".join(filter(None, parts)), "paused" if paused else run.state, run.warning),
+            status=render.status(" ".join(filter(None, parts)), shown_state, run.warning, run.result()),
             progress_bar=render.progress_bar(fraction, busy and not paused),
-            chart=loss_chart(run) if alive else self._planned_charts.get(name or "") or loss_chart(run),
+            chart=(not alive and self._planned_charts.get(name or "")) or loss_chart(training),
             model_summary=self._model_summary(name, names),
-            samples=tuple(run.gallery()),
-            files=render.saved_files(run.saved, run),
+            samples=tuple(run.gallery() or training.gallery()),
+            files=render.saved_files(training.saved if training is run else [*training.saved, *run.saved]),
             idle=not busy,
             training=job_runner.training,
             paused=paused,
@@ -250,8 +271,10 @@ class PageController:
         )
 
     def _training_run(self, name: str | None) -> RunView:
-        """The model's last run, of this process or from its log on disk."""
-        return self._latest(name, name in self.model_names() and name == self.job_runner.model)
+        """The model's last training run, of this process or from its log on disk."""
+        own = self.job_runner.run_view
+        is_own = name in self.model_names() and name == self.job_runner.model and own is not None
+        return self._latest(name, is_own and own.job == "train")
 
     def _shown_run(self, name: str | None) -> RunView:
         """What the page shows with a model: its last run, or a later job that was started while it was shown."""
@@ -301,7 +324,7 @@ class PageController:
         Raises:
             UserError: with all invalid values at once.
         """
-        config, problems = model.require().load(), []
+        config, problems = actions.opened(model).load(), []
         new_settings, new_concepts = config.settings, config.concepts
         try:
             new_settings = parse(Settings, settings, base=new_settings)

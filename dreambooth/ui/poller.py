@@ -9,7 +9,7 @@ import gradio as gr
 
 from dreambooth.ui.columns import InputColumn, ModelColumn, OutputColumn, TopRow
 from dreambooth.ui.gradio_versions import poll_while_open
-from dreambooth.ui.page_controller import PageController
+from dreambooth.ui.page_controller import CHOSEN_MODEL, PageController
 from dreambooth.ui.page_state import PageState
 
 Updates = list[Any]
@@ -34,7 +34,7 @@ class Poller:
         shown = gr.State(value=None)
         outputs = [
             self.model.name,
-            self.top.load_from,
+            self.model.load_from,
             self.model.tabs,
             pending_model,
             self.output.status,
@@ -71,7 +71,7 @@ class Poller:
             self._names(state, name, pending_model if created else "")
             if "names" in changed or created
             else gr.update(),
-            self._load_from(state, before) if "names" in changed else gr.update(),
+            gr.update(choices=[CHOSEN_MODEL, *state.names]) if "names" in changed else gr.update(),
             gr.update(selected="select") if created else gr.update(),
             "" if created else gr.update(),  # Create may have set it after this poll was sent
             value("status", state.status),
@@ -94,13 +94,6 @@ class Poller:
         if name in names and not created:
             return gr.update(choices=names)
         return gr.update(choices=names, value=created or next(iter(names), None))
-
-    @staticmethod
-    def _load_from(state: PageState, before: dict[str, Any]) -> Any:
-        names = list(state.names)
-        if before.get("names"):
-            return gr.update(choices=names)
-        return gr.update(choices=names, value=next(iter(names), None))
 
     def _button_count(self) -> int:
         """Number of the updates from :meth:`_buttons`."""

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import html
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dreambooth.settings import CONCEPT, SETTINGS, Settings
 from dreambooth.text import count, format_bytes, format_duration
-from dreambooth.ui.run_view import RunView, SavedFile
+from dreambooth.ui.links import concept_link, setting_link
+from dreambooth.ui.run_view import SavedFile
 
 MAX_ROWS = 200
 FILE_KINDS = {
     "lora": "LoRA", "checkpoint": "Checkpoint", "snapshot": "Snapshot", "model": "Model", "embedding": "Embedding",
 }  # fmt: skip
+
+
+_message_numbers = itertools.count()
 
 
 def lines(texts: Iterable[str], css_class: str = "db_said") -> str:
@@ -24,8 +29,16 @@ def lines(texts: Iterable[str], css_class: str = "db_said") -> str:
 
 
 def problems(texts: Sequence[str]) -> str:
-    """Errors, one paragraph each, with a link to the field that it names."""
+    """Errors, one paragraph each, with a link to the field that it names. Editing that field hides the error."""
     return _linked_lines(texts, "db_problem")
+
+
+def refusal(texts: Sequence[str]) -> str:
+    """As :func:`problems`, for the answer to a click.
+
+    The number makes each answer differ, so that the browser shows the same error again after it was hidden.
+    """
+    return f'{problems(texts)}<i data-message="{next(_message_numbers)}"></i>'
 
 
 def warnings(texts: Sequence[str]) -> str:
@@ -42,16 +55,13 @@ def _linked(text: str) -> str:
     start, _, rest = text.partition(": ") if text.startswith("concept ") else ("", "", text)
     key = rest.split(" ", 1)[0].rstrip(":")
     if start and key in CONCEPT:
-        target = f"db_c{start.removeprefix('concept ')}_{key}"
-    elif key in SETTINGS:
-        target = f"db_{key}"
-    else:
-        return html.escape(text)
-    label = (CONCEPT if start else SETTINGS)[key].label
-    return f'<a href="#{html.escape(target)}" class="db_goto">{html.escape(label)}</a>: {html.escape(text)}'
+        return f"{concept_link(start.removeprefix('concept '), key)}: {html.escape(text)}"
+    if not start and key in SETTINGS:
+        return f"{setting_link(key)}: {html.escape(text)}"
+    return html.escape(text)
 
 
-def disabled(elem_ids: Sequence[str]) -> str:
+def disabled(elem_ids: Sequence[str], style: str = "opacity: 0.7") -> str:
     """Style sheet that grays out controls; javascript/dreambooth.js makes them inert for the keyboard too.
 
     Gradio's own ``interactive`` is not used, because Gradio 6 loses it on a control in a closed accordion.
@@ -59,13 +69,33 @@ def disabled(elem_ids: Sequence[str]) -> str:
     if not elem_ids:
         return "<i></i>"
     selector = ", ".join(f"#{elem_id}" for elem_id in elem_ids)
-    return f'<style>{selector} {{ opacity: 0.45; pointer-events: none }}</style><i data-ids="{" ".join(elem_ids)}"></i>'
+    return f'<style>{selector} {{ {style}; pointer-events: none }}</style><i data-ids="{" ".join(elem_ids)}"></i>'
 
 
-def status(line: str, state: str, warning: str = "") -> str:
-    """The status line; ``state``: of a :class:`RunView`, or "paused"."""
+def locked(elem_ids: Sequence[str], without_effect: Sequence[str]) -> str:
+    """As :func:`disabled`, for controls whose values matter to the running job: without colors, but well readable.
+
+    ``without_effect``: those of them that are grayed out as at other times.
+    """
+    return disabled(elem_ids, "filter: grayscale(1)") + disabled(without_effect)
+
+
+def status(line: str, state: str, warning: str = "", result: SavedFile | None = None) -> str:
+    """The status line; ``state``: of a :class:`RunView`, or "paused". ``result``: the file that can be used now."""
+    text = problems(line.splitlines()) if state == "failed" else f"<p>{html.escape(line)}</p>"
     below = f'<p class="db_warning">{html.escape(warning)}</p>' if warning else ""
-    return f'<div class="db_run db_state_{state or "idle"}" aria-live="polite"><p>{html.escape(line)}</p>{below}</div>'
+    use = _use_now(result) if result else ""
+    return f'<div class="db_run db_state_{state or "idle"}" aria-live="polite">{text}{use}{below}</div>'
+
+
+def _use_now(file: SavedFile) -> str:
+    """How to use a LoRA or checkpoint in the WebUI."""
+    path = Path(file.path)
+    if file.kind == "lora":
+        text = f"Use it now: add <code>{html.escape(f'<lora:{path.stem}:1>')}</code> to a prompt."
+    else:
+        text = f"Use it now: choose the checkpoint <code>{html.escape(path.name)}</code>."
+    return f'<p class="db_use">{text}<small>{html.escape(file.path)}</small></p>'
 
 
 def progress_bar(fraction: float | None, moving: bool) -> str:
@@ -83,22 +113,19 @@ def definitions(rows: Mapping[str, str]) -> str:
     return f'<dl class="db_facts">{cells}</dl>'
 
 
-def saved_files(saved: Sequence[SavedFile], run: RunView) -> str:
-    """List of the files that a run wrote; after the run, with the prompt tag of its last LoRA."""
+def saved_files(saved: Sequence[SavedFile]) -> str:
+    """List of saved files, newest first."""
     items = "".join(_file(item) for item in reversed(saved))
-    loras = [item for item in saved if item.kind == "lora"]
-    use = ""
-    if loras and run.state in ("done", "cancelled"):
-        tag = f"<lora:{Path(loras[-1].path).stem}:1>"
-        use = f'<p class="db_use">To use the LoRA, add <code>{html.escape(tag)}</code> to a prompt.</p>'
-    return f"{use}<ul>{items}</ul>" if items else ""
+    return f"<ul>{items}</ul>" if items else ""
 
 
 def _file(item: SavedFile) -> str:
     name, path = Path(item.path).name, html.escape(item.path)
     kind = FILE_KINDS.get(item.kind, item.kind)
+    # The page's script refreshes a WebUI's own lists when there is another one.
+    listed = f' data-db-saved="{path}"' if item.kind in ("lora", "checkpoint") else ""
     return (
-        f'<li title="{path}"><span class="db_kind">{html.escape(kind)}</span> <code>{html.escape(name)}</code>'
+        f'<li title="{path}"{listed}><span class="db_kind">{html.escape(kind)}</span> <code>{html.escape(name)}</code>'
         f"<small>{path}{' · ' + html.escape(item.summary) if item.summary else ''}</small></li>"
     )
 

@@ -213,6 +213,12 @@ class RunView:
             parts.append(format_bytes(step["memory"]))
         return " · ".join(parts)
 
+    def result(self) -> SavedFile | None:
+        """The LoRA or checkpoint that the job saved last; None while it is running or after it failed."""
+        if self.state not in ("done", "cancelled"):
+            return None
+        return next((file for file in reversed(self.saved) if file.kind in ("lora", "checkpoint")), None)
+
     def gallery(self) -> list[tuple[str, str]]:
         """(path, caption), newest first. After the run, each prompt's first and last sample come before the others."""
         samples = [sample for sample in self.samples if Path(sample.path).is_file()]

@@ -100,10 +100,11 @@ class Visitor:
         return self.page.inner_text(f"#db_{name}")
 
     def sees_disabled(self, key: str, disabled: bool = True) -> None:
-        """The setting is disabled (or not): for mouse and keyboard, and grayed out."""
+        """The setting is disabled (or not): for mouse and keyboard, and grayed out or, if locked, without colors."""
         self.page.wait_for_function(
             "([id, disabled]) => { const field = document.getElementById(id);"
-            " return field && field.inert === disabled && getComputedStyle(field).opacity < 1 === disabled }",
+            " const { opacity, filter } = field ? getComputedStyle(field) : {};"
+            " return field && field.inert === disabled && (opacity < 1 || filter !== 'none') === disabled }",
             arg=[f"db_{key}", disabled],
         )
 

@@ -9,7 +9,7 @@ import threading
 from PIL import Image
 
 from dreambooth.jobs import jobs
-from dreambooth.settings import Settings
+from dreambooth.settings import SETTINGS, Settings
 from dreambooth.ui.page import Page
 
 
@@ -75,7 +75,8 @@ def test_parameters_of_a_model_in_use_are_disabled(page_controller, mini):
     page.blocks()
     before = mini.config_path.read_bytes()
     assert page_controller.job_runner.start("train", "mini", lambda controls, events: end.wait(60), model="mini") == ""
-    disabled = page._disabled("mini")
+    defaults = [SETTINGS[key].default for key in page.fields.dependencies()]
+    disabled = page._disabled("mini", *defaults)
     ids = set(re.search(r'data-ids="(.*?)"', disabled)[1].split())
     assert {"db_add_concept", "db_load_params", "db_look_use", "db_resolution"} <= ids
     message = page.concept_import.import_from("mini", '[{"instance_data_dir": "x"}]', dataclasses.asdict(Settings()))

@@ -82,14 +82,18 @@ def test_check_shows_the_planned_learning_rates(page_controller, mini, subject_c
     assert "Planned learning rates" in chart and chart.count("<polyline") == 1
 
 
-def test_only_available_optimizers_are_choices(page_controller):
-    """One that was saved on another machine is added, because a dropdown without it would change the setting."""
-    choices = page_controller.file_choices.available_choices()
-    assert "Torch AdamW" in choices["optimizer"] and set(choices["optimizer"]) <= set(OPTIMIZERS)
-    fields = Fields(SETTINGS, choices={"optimizer": ["Torch AdamW"]})
-    assert fields.update("optimizer", "CAME")["choices"] == ["Torch AdamW", "CAME"]
-    assert fields.update("optimizer", "Torch AdamW")["choices"] == ["Torch AdamW"]
-    assert "choices" not in fields.update("seed", 3)
+def test_choices_that_cannot_be_used_here_are_shown_with_the_reason(page_controller):
+    """Also those of settings saved on another machine."""
+    fields = Fields(SETTINGS, missing=page_controller.missing_requirements())
+    titles = {choice: title for title, choice in fields.add("optimizer").choices}
+    assert list(titles) == list(OPTIMIZERS) and titles["Torch AdamW"] == "Torch AdamW"
+    assert titles["8bit AdamW"] == "8bit AdamW — needs an NVIDIA GPU"
+    assert fields.unusable_choice("optimizer", "8bit AdamW") == (
+        "optimizer (Optimizer): 8bit AdamW can't be used on this machine: it needs an NVIDIA GPU."
+    )
+    assert fields.unusable_choice("optimizer", "Torch AdamW") == ""
+    for key, choice in (("attention", "xformers"), ("mixed_precision", "fp16")):
+        assert "needs" in dict((value, title) for title, value in fields.add(key).choices)[choice]
 
 
 def test_a_request_is_shown_until_it_is_carried_out(page_controller, mini):

@@ -84,8 +84,10 @@ def test_users_texts_are_escaped():
            "tokens": 1, "cut_off": evil, "repeats": 1, "class_partners": 1, "class_partner_names": [evil],
            "warnings": [evil], "warning_kinds": ["odd"]}  # fmt: skip
     shown = [
-        render.lines([evil]), render.problems([evil, f"learning_rate ({evil}): wrong"]), render.status(evil, "", evil),
-        render.saved_files([SavedFile("lora", evil, evil)], RunView(state="done")), render_images.image_table([row]),
+        render.lines([evil]), render.problems([evil, f"learning_rate ({evil}): wrong"]),
+        render.status(evil, "failed", evil),
+        render.status(evil, "done", "", SavedFile("lora", evil, evil)),
+        render.saved_files([SavedFile("lora", evil, evil)]), render_images.image_table([row]),
         json.dumps(loss_chart(RunView(step={"lr": 0.0}))),
     ]  # fmt: skip
     shown += [render_images.gallery([row], [0], [""], 0, 1), render_images.large(row, "")]

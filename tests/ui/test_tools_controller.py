@@ -65,7 +65,7 @@ def test_a_merged_lora_is_extracted_again(tools, mini, lora, done):
         and "rank 2" in state.status
         and "% of the energy kept" in state.status
     )
-    assert html.escape("<lora:tuned-lora-2:1>") in state.files and state.idle
+    assert html.escape("<lora:tuned-lora-2:1>") in state.status and state.idle
 
 
 def test_resized_and_merged(tools, mini, lora, done):
