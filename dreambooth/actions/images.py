@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreambooth.actions.models import opened
 from dreambooth.errors import UserError
 from dreambooth.files import write_text
 from dreambooth.paths import clean_path
-from dreambooth.settings import ModelConfig, ModelFolder, Settings, parse
+from dreambooth.settings import Concept, ModelConfig, ModelFolder, Settings, parse
 from dreambooth.types import ProgressCallback
 
 if TYPE_CHECKING:
@@ -29,8 +31,11 @@ def import_configuration(model: ModelFolder, path: Path, config: ModelConfig | N
     """
     from dreambooth.interop.input_kind import recognize_input
 
-    before = model.require().load()
+    before = opened(model).load()
     found, config = recognize_input(clean_path(path)), config or before
+    missing = require_images(found.concepts)
+    if not found.concepts and not found.settings:
+        raise UserError.from_problems([f"{path}: there is nothing to import.", *found.unsupported])
     settings = parse(Settings, found.settings, base=config.settings)
     if found.dim_from_weights:
         found = _with_lora_shape(found, model, settings)
@@ -41,8 +46,27 @@ def import_configuration(model: ModelFolder, path: Path, config: ModelConfig | N
         "concepts": len(found.concepts),
         "settings": dict(found.settings),
         "taken": list(found.imported),
-        "without": list(found.unsupported),
+        "without": [*missing, *found.unsupported],
     }
+
+
+def require_images(concepts: Sequence[Concept]) -> list[str]:
+    """A message for each concept without images. UserError if no concept has any: then nothing is imported."""
+    from dreambooth.images.listing import find_images
+
+    problems = []
+    for number, concept in enumerate(concepts, 1):
+        if concept.metadata_file.strip():  # it may list images anywhere
+            continue
+        name, folder = f"Concept {number}, instance_data_dir", concept.instance_data_dir.strip()
+        try:
+            if not folder or not find_images(clean_path(folder)):
+                problems.append(f"{name}: {folder} contains no images." if folder else f"{name} is empty.")
+        except UserError as error:
+            problems += [f"{name}: {problem}" for problem in error.problems]
+    if concepts and len(problems) >= len(concepts):
+        raise UserError.from_problems(["There are no images to train, so nothing was imported.", *problems])
+    return problems
 
 
 def _with_lora_shape(found: RecognizedInput, model: ModelFolder, settings: Settings) -> RecognizedInput:

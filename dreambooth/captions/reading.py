@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreambooth.captions import kohya_rules as kohya
+from dreambooth.captions.encodings import recognize_text
 from dreambooth.captions.prompts import collapse_whitespace
 from dreambooth.errors import UserError
 from dreambooth.files import as_user_error, read_bounded
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 FROM_FILE_NAME, FROM_DEFAULT = "file name", "default"  # values of Caption.source
 FILENAME = "[filename]"
+_USUAL_EXTENSIONS = (".txt", ".caption", ".tags", ".tag", ".cap")
 MAX_BYTES = 2**20  # of a caption file: a larger file is not a caption, and could exhaust memory
 
 
@@ -60,6 +62,14 @@ class CaptionSource:
         others = (path for path in map(Path, paths) if path != image)  # an image may be called .txt
         return next((path for path in others if os.path.exists(path)), None)  # also of names of any length
 
+    def find_unread(self, image: Path) -> Path | None:
+        """A caption file next to an image that has none with the right extension; None where files are not used."""
+        if not self.extensions or self.find(image):
+            return None
+        usual = (ending for extension in _USUAL_EXTENSIONS for ending in (extension, extension.upper()))
+        paths = (image.with_suffix(ending) for ending in usual)
+        return next((path for path in paths if path != image and os.path.isfile(path)), None)
+
 
 @dataclass(frozen=True, slots=True)
 class Caption:
@@ -67,32 +77,40 @@ class Caption:
 
     text: str  # one line; with CaptionSource.verbatim all lines
     source: str  # name of the caption file, FROM_FILE_NAME or FROM_DEFAULT
-    warning: str = ""  # about the file's encoding or emptiness; names the file
+    encoding: str = ""  # of the caption file, where it is not Unicode
+    is_file_empty: bool = False
     alternatives: tuple[str, ...] = ()  # further captions, if each line of the file is one
 
 
 def read_caption(image: Path, source: CaptionSource = CaptionSource()) -> Caption:
-    """The caption of an image: its caption file, else the default caption, usually from its file name.
+    """The caption of an image: its caption file, a metadata.jsonl, or the default, usually from its file name.
 
-    A caption file is UTF-8 (with or without a byte order mark), or UTF-16 or UTF-32 with one; anything else is read
-    as Windows-1252, with a warning. Of a file name, leading digits, hyphens and underscores are removed (they number
-    the images), and underscores become spaces: "03_a_red-hat.png" gives "a red-hat".
-    UserError for a caption file that can't be read or is not text.
+    A caption file is UTF-8 (with or without a byte order mark), or UTF-16 or UTF-32 with one. Other encodings are
+    recognized where they are certain (:mod:`dreambooth.captions.encodings`). Of a file name, leading digits, hyphens
+    and underscores are removed (they number the images), and underscores become spaces: "03_a_red-hat.png" gives
+    "a red-hat". UserError for a caption file that can't be read, is not text, or whose encoding is uncertain.
     """
     path = source.find(image)
     data = None if path is None else read_caption_bytes(path)
     if path is None or data is None:
+        if source.extensions and not source.verbatim and (listed := _listed_caption(image, source.caption_lines)):
+            return listed
         default = source.default_caption
         text = re.sub(re.escape(FILENAME), lambda _: _text_of_file_name(image), default, flags=re.IGNORECASE)
         kind = FROM_FILE_NAME if FILENAME in default.lower() else FROM_DEFAULT
         return Caption(text if source.verbatim else collapse_whitespace(text), kind)
-    text, warning = decode_caption(data, path)
-    if not text.strip():
-        warning = f"{path}: the caption file is empty."
+    text, encoding = decode_caption(data, path)
+    is_empty = not text.strip()
     if source.verbatim:
-        return Caption(kohya.caption_of_text(text, source.caption_lines), path.name, warning)
+        return Caption(kohya.caption_of_text(text, source.caption_lines), path.name, encoding, is_empty)
     first, *alternatives = split_captions(text, source.caption_lines)
-    return Caption(first, path.name, warning, tuple(alternatives))
+    return Caption(first, path.name, encoding, is_empty, tuple(alternatives))
+
+
+def _listed_caption(image: Path, caption_lines: str) -> Caption | None:
+    from dreambooth.captions.folder_metadata import caption_near  # which reads captions itself
+
+    return caption_near(image, caption_lines)
 
 
 def read_caption_bytes(path: Path) -> bytes | None:
@@ -126,20 +144,33 @@ def _text_of_file_name(image: Path) -> str:
 
 
 def decode_caption(data: bytes, path: Path) -> tuple[str, str]:
-    """(text of a caption file, warning about its encoding or ""). UserError for a file that is not text."""
-    text, warning = _decode(data, path)
-    if "\0" in text:
+    """(text of a caption file, its encoding if it is not Unicode with a mark or UTF-8, else "").
+
+    UserError for a file that is not text, and for one whose encoding is uncertain: it would be trained as garbage.
+    """
+    text = _decode_unicode(data)
+    if text is not None and "\0" not in text:
+        return text, ""
+    text, encoding, possible = recognize_text(data)
+    if text:
+        return text, encoding
+    if b"\0" in data:
         raise UserError(f"{path}: is not a text file. Save the caption as UTF-8 text.")
-    return text, warning
+    guess = f" (it may be {' or '.join(possible)})" if possible else ""
+    raise UserError(f"{path}: is not UTF-8, and its encoding can't be recognized{guess}. Save it as UTF-8.")
 
 
-def _decode(data: bytes, path: Path) -> tuple[str, str]:
+def encoding_note(path: Path, encoding: str) -> str:
+    """A message for a caption file whose encoding was recognized; "" for Unicode."""
+    return f"{path}: is not UTF-8, read as {encoding}. If the text looks wrong, save it as UTF-8." if encoding else ""
+
+
+def _decode_unicode(data: bytes) -> str | None:
     if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):  # before UTF-16, whose mark is a prefix of it
-        return data.decode("utf-32", errors="replace"), ""
+        return data.decode("utf-32", errors="replace")
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return data.decode("utf-16", errors="replace"), ""
+        return data.decode("utf-16", errors="replace")
     try:
-        return data.decode("utf-8-sig"), ""
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        text = data.decode("cp1252", errors="replace")
-        return text, f"{path}: is not UTF-8, read as Windows-1252. If the caption looks wrong, save it as UTF-8."
+        return None

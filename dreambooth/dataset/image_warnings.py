@@ -8,8 +8,9 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dreambooth.captions.literal_syntax import damaged_text, webui_syntax
 from dreambooth.captions.prompts import FILEWORDS, contains_token, fill_filewords, has_filewords
-from dreambooth.captions.reading import FROM_FILE_NAME
+from dreambooth.captions.reading import FROM_DEFAULT, FROM_FILE_NAME, CaptionSource
 from dreambooth.dataset.plan import Example
 from dreambooth.dataset.sources import SourceImage
 from dreambooth.images.issues import FileIssue
@@ -25,14 +26,18 @@ _KEPT_TOO_LITTLE = 0.75  # fraction of an image's area
 
 
 def image_issues(
-    read: Sequence[SourceImage], examples: Sequence[Example], concepts: Sequence[Concept]
+    read: Sequence[SourceImage], examples: Sequence[Example], concepts: Sequence[Concept], weighted: bool = False
 ) -> list[FileIssue]:
-    """All issues of the images; ``examples`` are those of ``read``, in the same order."""
+    """All issues of the images; ``examples`` are those of ``read``, in the same order.
+
+    ``weighted``: whether weights in captions, as in (word:1.2), have an effect.
+    """
     found: list[FileIssue] = []
     for image, example in zip(read, examples, strict=True):
         found += [FileIssue(example.path, kind, text) for kind, text in image.image.findings]
         found += _crop_issues(example)
         found += _caption_issues(image, example, concepts[example.concept])
+        found += _text_issues(image, concepts[example.concept], weighted)
     found += [*_shared_captions(read), *_duplicates(read), *_near_duplicates(read)]
     return [*found, *_token_issues(concepts)]
 
@@ -55,6 +60,7 @@ def _crop_issues(example: Example) -> Iterator[FileIssue]:
 
 def _caption_issues(read: SourceImage, example: Example, concept: Concept) -> Iterator[FileIssue]:
     caption, path = read.caption, example.path
+    yield from _unread_caption(read, concept)
     template = (concept.class_prompt if read.source.is_class_image else concept.instance_prompt).strip() or FILEWORDS
     if has_filewords(template):
         if caption.source == FROM_FILE_NAME:
@@ -68,14 +74,12 @@ def _caption_issues(read: SourceImage, example: Example, concept: Concept) -> It
             yield FileIssue(
                 path,
                 "empty-caption",
-                empty if caption.warning else f"{escape_unprintable(caption.source)} has no caption for it.",
+                empty if caption.is_file_empty else f"{escape_unprintable(caption.source)} has no caption for it.",
             )
-        elif caption.warning:
-            yield FileIssue(
-                path,
-                "caption-encoding",
-                f"its caption {escape_unprintable(caption.source)} is not UTF-8, read as Windows-1252.",
-            )
+        elif caption.encoding:
+            name = escape_unprintable(caption.source)
+            text = f"its caption {name} is not UTF-8, read as {caption.encoding}. If it looks wrong, save it as UTF-8."
+            yield FileIssue(path, "caption-encoding", text, detail=caption.encoding)
     if example.is_class:
         return
     prompt = fill_filewords(template, caption.text)
@@ -85,6 +89,42 @@ def _caption_issues(read: SourceImage, example: Example, concept: Concept) -> It
         inserted = escape_unprintable(example.caption)
         text = f'"{concept.instance_token}" is missing from its caption and is inserted: "{inserted}".'
         yield FileIssue(path, "token-missing", text)
+
+
+def _unread_caption(read: SourceImage, concept: Concept) -> Iterator[FileIssue]:
+    if concept.metadata_file.strip() and not read.source.is_class_image:
+        return
+    source = CaptionSource.from_concept(concept, read.source.is_class_image)
+    unread = None if read.caption.source not in (FROM_FILE_NAME, FROM_DEFAULT) else source.find_unread(read.source.path)
+    if unread:
+        text = (
+            f"its caption {escape_unprintable(unread.name)} is not read: set Caption file extension "
+            f"(caption_extension) to {unread.suffix}."
+        )
+        yield FileIssue(read.source.path, "other-caption", text)
+
+
+def _text_issues(read: SourceImage, concept: Concept, weighted: bool) -> Iterator[FileIssue]:
+    """Captions with parts that have no effect, or that no one wrote."""
+    caption, path = read.caption, read.source.path
+    text = " ".join((caption.text, *caption.alternatives))
+    names = {FROM_FILE_NAME: "file name", FROM_DEFAULT: "default caption"}
+    name = names.get(caption.source) or f"caption {escape_unprintable(caption.source)}"
+    if caption.source not in names and (parts := list(dict.fromkeys(damaged_text(text)))):
+        listed = ", ".join(parts)
+        cause = f"its {name} contains {listed}, from a wrong conversion of the text. Correct it."
+        yield FileIssue(path, "caption-damaged", cause, detail=parts[0])
+    if parts := list(dict.fromkeys(webui_syntax(text, weighted, concept.wildcards))):
+        listed = escape_unprintable(", ".join(parts))
+        cause = f"its {name} contains {listed}, which is trained as plain words. Remove it{_settings_for(parts, concept)}."
+        yield FileIssue(path, "caption-syntax", cause, detail=escape_unprintable(parts[0]))
+
+
+def _settings_for(parts: Iterable[str], concept: Concept) -> str:
+    """The settings with which a part would have an effect."""
+    names = {"(": "Weighted captions"} if concept.wildcards else {"{": "Wildcards", "(": "Weighted captions"}
+    off = [name for start, name in names.items() if any(part.startswith(start) for part in parts)]
+    return f", or turn on {' and '.join(off)}" if off else ""
 
 
 def _token_issues(concepts: Sequence[Concept]) -> Iterator[FileIssue]:

@@ -61,9 +61,12 @@ ISSUE_KINDS = {
     "near-duplicate": IssueKind("Near duplicates"),
     # Its caption.
     "no-caption": IssueKind("No caption file, so the file name is the caption"),
+    "other-caption": IssueKind("Captions in files that Caption file extension (caption_extension) does not name"),
     "empty-caption": IssueKind("Empty captions"),
     "no-words": IssueKind("Neither caption nor token, trained with an empty prompt"),
-    "caption-encoding": IssueKind("Captions that are not UTF-8, read as Windows-1252"),
+    "caption-encoding": IssueKind("Captions that are not UTF-8, whose encoding was recognized"),
+    "caption-damaged": IssueKind("Captions with traces of a wrong conversion"),
+    "caption-syntax": IssueKind("Captions with syntax of WebUIs, which is trained as plain words"),
     "caption-shared": IssueKind("Images that share one caption file"),
     "token-missing": IssueKind("Instance token missing in the caption, so it is inserted"),
     "class-in-token": IssueKind("Instance token that contains the class token"),
@@ -79,6 +82,7 @@ class FileIssue:
     kind: str  # a key of ISSUE_KINDS
     text: str  # one line with the cause and the fix, without the path
     left_out: bool = False  # the file is not trained
+    detail: str = ""  # one or two words for the warning that lists the files
 
 
 class UnusableFile(UserError):
@@ -109,6 +113,9 @@ def summarize(issues: Sequence[FileIssue]) -> str:
 
 
 def _warning_line(kind: IssueKind, issues: Sequence[FileIssue]) -> str:
-    names = ", ".join(escape_unprintable(issue.path) for issue in issues[:_MAX_NAMED])
+    names = ", ".join(
+        f"{escape_unprintable(issue.path)}{f' ({issue.detail})' if issue.detail else ''}"
+        for issue in issues[:_MAX_NAMED]
+    )
     more = f" and {len(issues) - _MAX_NAMED} more" if len(issues) > _MAX_NAMED else ""
     return f"{kind.title} ({len(issues)}): {names}{more}"

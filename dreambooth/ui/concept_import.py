@@ -39,9 +39,10 @@ class ConceptImport:
         if not source.startswith("["):
             report = actions.images.import_configuration(model, Path(source), config)
             return _summary(report["concepts"], report["taken"], report["without"])
-        concepts, ignored = read_concepts(source)
+        concepts, notices = read_concepts(source)
+        missing = actions.images.require_images(concepts)
         model.save(dataclasses.replace(config, concepts=concepts))
-        return _summary(len(concepts), [], [f"{key} has no effect here." for key in ignored])
+        return _summary(len(concepts), [], [*missing, *notices])
 
     @errors_as_html
     def export_to(self, name: str, path: str, settings: Values, concepts: Sequence[Values]) -> str:

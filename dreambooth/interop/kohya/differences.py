@@ -16,6 +16,8 @@ from dreambooth.paths import clean_path
 from dreambooth.settings import Concept
 from dreambooth.text import count
 
+_EXTENSION = "caption_extension"
+
 
 def list_images(concept: Concept) -> list[Path]:
     """Paths of an imported concept's images; empty if its folder or metadata file can't be read."""
@@ -42,6 +44,25 @@ def find_file_differences(concepts: Sequence[Concept]) -> list[str]:
             messages.append(
                 f"{concept.instance_data_dir}: byte order mark removed from the captions of "
                 f"{count(with_bom, 'caption file')}; sd-scripts train it as a character."
+            )
+    return messages
+
+
+def find_unread_captions(concepts: Sequence[Concept], extension_given: bool) -> list[str]:
+    """Messages on captions in files with another extension than the configuration's, per concept."""
+    messages = []
+    for number, concept in enumerate(concepts, 1):
+        source = CaptionSource.from_concept(concept)
+        images = [] if concept.metadata_file else list_images(concept)
+        unread = [path for path in map(source.find_unread, images) if path]
+        if unread:
+            other = unread[0].suffix
+            reason = "" if extension_given else f", the default of sd-scripts, as the file has no {_EXTENSION}"
+            messages.append(
+                f"{concept.instance_data_dir}: the captions of {count(len(unread), 'image')} are in {other} files, "
+                f"which are not read: {_EXTENSION} is {concept.caption_extension!r}{reason}. Write {_EXTENSION} = "
+                f'"{other}" in the file and import it again, or set Caption file extension of concept {number} to '
+                f"{other}."
             )
     return messages
 

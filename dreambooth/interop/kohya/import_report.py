@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,13 @@ class ImportReport:
         self.unsupported.append(f"{table.location(key)}{key} = {value!r} is not a valid path. {BACKSLASH_HINT}.")
         return True
 
-    def require_concepts(self, path: Path) -> None:
-        """UserError with all messages if nothing is left to train."""
-        if not self.concepts:
-            raise UserError.from_problems([f"{path} contains nothing to train.", *self.unsupported])
+    def require_concepts(self, path: Path, parameters: Collection[str] = ()) -> None:
+        """UserError with all messages if nothing is left to train. ``parameters``: those that name the images."""
+        if self.concepts:
+            return
+        fix = ""
+        if parameters:
+            fix = f" Correct {', '.join(sorted(parameters))}, or remove it to import the other parameters alone."
+        raise UserError.from_problems(
+            [f"{path}: there is nothing to train, so nothing was imported.{fix}", *self.unsupported]
+        )

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.captions.prompts import FILEWORDS
-from dreambooth.interop.kohya.differences import find_file_differences
+from dreambooth.interop.kohya.data_dirs import describe_missing
+from dreambooth.interop.kohya.differences import find_file_differences, find_unread_captions
 from dreambooth.interop.kohya.folders import list_direct_images
 from dreambooth.interop.kohya.import_report import ImportReport
 from dreambooth.interop.kohya.keys import (
@@ -24,6 +25,7 @@ from dreambooth.interop.kohya.keys import (
 )
 from dreambooth.interop.kohya.toml_file import Table, TomlFile
 from dreambooth.settings import Concept, nearest
+from dreambooth.text import escape_unprintable
 
 
 @dataclass(frozen=True)
@@ -134,11 +136,11 @@ def _make_subset(
             )
             return None
     folder = report.resolve_path(values.get("image_dir", "") or str(Path(metadata).parent))
-    problem = "" if folder.is_dir() else "does not exist"
+    problem = describe_missing(folder)
     if not problem and not metadata and not list_direct_images(folder):
-        problem = "contains no images (subfolders are not searched)"
+        problem = f"the folder {escape_unprintable(folder)} contains no images (subfolders are not searched)."
     if problem:
-        report.unsupported.append(f"{table.location('image_dir')}{name}: skipped, as the folder {folder} {problem}.")
+        report.unsupported.append(f"{table.location('image_dir')}{name}: skipped, as {problem}")
         return None
     defaults = {key: default for key, (_, default) in ALL_SUBSET_KEYS.items()}
     inherited = {key: value for key, value in parent.items() if key in SUBSET_KEYS}
@@ -242,6 +244,8 @@ def _import_concepts(report: ImportReport, subsets: list[Subset]) -> None:
     for key in ALL_SUBSET_KEYS:
         if key in UNSUPPORTED_DATASET_KEYS:
             _warn_unsupported_key(report, key, subsets)
+    given = any("caption_extension" in subset.given_keys for subset in subsets)
+    report.unsupported += find_unread_captions(report.concepts, given)
     report.unsupported += find_file_differences(report.concepts)
 
 

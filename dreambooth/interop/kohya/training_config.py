@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dreambooth.errors import UserError
-from dreambooth.images.listing import find_images
-from dreambooth.interop.kohya import folders
+from dreambooth.interop.kohya.data_dirs import subsets_of_folders
 from dreambooth.interop.kohya.import_report import ImportReport
 from dreambooth.interop.kohya.keys import BUCKET_SETTINGS, GENERAL_KEYS, RUN_SETTINGS
 from dreambooth.interop.kohya.network import import_network
@@ -29,7 +28,6 @@ from dreambooth.interop.kohya.schedule import import_schedule
 from dreambooth.interop.kohya.subsets import import_datasets, parse_resolution
 from dreambooth.interop.kohya.toml_file import Table, TomlFile, read_toml
 from dreambooth.interop.kohya.unsupported_keys import NO_EFFECT_KEYS, UNSUPPORTED_TRAINING_KEYS
-from dreambooth.text import count
 
 # sd-scripts parameter -> setting with the same meaning and values.
 _DIRECT_SETTINGS = {
@@ -71,14 +69,8 @@ _DIRECT_SETTINGS = {
 }
 # Defaults of sd-scripts that differ from those of the settings.
 _SD_SCRIPTS_DEFAULTS = {"prior_loss_weight": 1.0, "max_token_length": 75, "min_snr_gamma": 0.0, "clip_skip": 1}
-_DATASET_PARAMETERS = (
-    "train_data_dir",
-    "reg_data_dir",
-    "dataset_config",
-    "in_json",
-    "dataset_repeats",
-    "caption_extention",
-)
+_IMAGE_PARAMETERS = frozenset({"train_data_dir", "reg_data_dir", "dataset_config", "in_json"})
+_DATASET_PARAMETERS = _IMAGE_PARAMETERS | {"dataset_repeats", "caption_extention"}
 
 
 def import_training(report: ImportReport, file: TomlFile, datasets: Sequence[Mapping[str, Any]] | None = None) -> None:
@@ -89,6 +81,8 @@ def import_training(report: ImportReport, file: TomlFile, datasets: Sequence[Map
     table = file.flat()
     values = {key: value for key, value in table.values.items() if value is not None and value != ""}
     _import_images(report, file, table, values, datasets)
+    if datasets is not None or not _IMAGE_PARAMETERS.isdisjoint(values):
+        report.require_concepts(file.path, _IMAGE_PARAMETERS.intersection(values))
     for key, setting in _DIRECT_SETTINGS.items():
         if key in values:
             report.set(setting, _setting_value(values[key]), key, table.location(key))
@@ -143,8 +137,7 @@ def _import_images(
     if datasets is not None:
         import_datasets(report, TomlFile(file.path, {}, {}), {"datasets": list(datasets)}, arguments)
         return
-    paths = ("train_data_dir", "reg_data_dir", "dataset_config", "in_json")
-    if any(report.has_lost_backslashes(table, key) for key in paths):
+    if any(report.has_lost_backslashes(table, key) for key in sorted(_IMAGE_PARAMETERS)):
         return
     if "dataset_config" in values:
         path = report.resolve_path(str(values["dataset_config"]))
@@ -158,7 +151,7 @@ def _import_images(
         report.search_dirs.pop(0)
         return
     if "train_data_dir" in values or "in_json" in values:
-        subsets = _subsets_from_folders(report, table, values)
+        subsets = subsets_of_folders(report, table, values)
         import_datasets(report, file, {"datasets": [{"subsets": subsets}]}, arguments)
         return
     _import_image_settings(report, arguments)
@@ -180,37 +173,6 @@ def _import_image_settings(report: ImportReport, arguments: Mapping[str, Any]) -
         "The file lists no images (train_data_dir, dataset_config), so the concepts are unchanged. Import the "
         "dataset.toml too."
     )
-
-
-def _subsets_from_folders(report: ImportReport, table: Table, values: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A subset for each folder in train_data_dir and reg_data_dir with repeats in its name."""
-    if "in_json" in values:
-        return [{"image_dir": str(values.get("train_data_dir", "")), "metadata_file": str(values["in_json"])}]
-    subsets: list[dict[str, Any]] = []
-    for key, regularization in (("train_data_dir", False), ("reg_data_dir", True)):
-        if key not in values:
-            continue
-        root = report.resolve_path(str(values[key]))
-        if not root.is_dir():
-            report.unsupported.append(f"{table.location(key)}{key}: ignored, as the folder {root} does not exist.")
-            continue
-        named_folders = folders.find_named_folders(root, folders.parse_as_sd_scripts)
-        subsets += [
-            {
-                "image_dir": str(named.path),
-                "num_repeats": named.repeats,
-                "class_tokens": named.class_tokens,
-                "is_reg": regularization,
-            }
-            for named in named_folders
-        ]
-        unused = len([path for path in find_images(root) if path.parent not in [named.path for named in named_folders]])
-        if unused:
-            report.unsupported.append(
-                f"{key}: {count(unused, 'image')} in {root} skipped, as the folder name sets no repeats. Rename the "
-                "folder, as in 10_sls 1girl."
-            )
-    return subsets
 
 
 # The order matters: the length depends on the batch size, and fractions of the run on its length.
