@@ -7,6 +7,7 @@ the code checks for the feature, not for the fork.
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from dreambooth.hosts.contract import CHECKPOINT_SUFFIXES, EMBEDDED
+from dreambooth.hosts.file_list import FileList
 from dreambooth.settings import Folders
 
 if TYPE_CHECKING:
@@ -28,6 +30,11 @@ FORGE, REFORGE = "backend.memory_management", "ldm_patched.modules.model_managem
 
 class A1111Host:
     """See :class:`dreambooth.hosts.contract.Host`."""
+
+    def __init__(self) -> None:
+        self._checkpoints = FileList(_checkpoints, self._checkpoints_on_disk)
+        self._vaes = FileList(_vaes, set)
+        self._queue_is_ours, self._handing_back = False, threading.Lock()
 
     @property
     def name(self) -> str:
@@ -48,14 +55,17 @@ class A1111Host:
         return Folders(models, **{name: folder for name, folder in chosen.items() if folder})
 
     def checkpoints(self) -> list[tuple[str, Path]]:
-        from modules import sd_models
+        return [*self._checkpoints.get(), EMBEDDED]
 
-        found = [(info.title, Path(info.filename)) for info in list(sd_models.checkpoints_list.values())]
-        return [*((title, path) for title, path in found if path.suffix.lower() in CHECKPOINT_SUFFIXES), EMBEDDED]
+    def preselected_checkpoint(self) -> str | None:
+        from modules import shared
+
+        chosen = _without_hash(getattr(shared.opts, "sd_model_checkpoint", None) or "")
+        titles = [title for title, _ in self._checkpoints.get()]
+        return next((title for title in titles if chosen and _without_hash(title) == chosen), next(iter(titles), None))
 
     def vaes(self) -> list[tuple[str, Path]]:
-        vae_dict = getattr(sys.modules.get("modules.sd_vae"), "vae_dict", {})
-        return [(name, Path(path)) for name, path in list(vae_dict.items())]
+        return self._vaes.get()
 
     def device(self) -> torch.device:
         from modules import devices
@@ -79,34 +89,74 @@ class A1111Host:
                 elif model is not None:  # without a loaded model A1111 would load one just to unload it
                     sd_models.unload_model_weights()
                 devices.torch_gc()
+                self._queue_is_ours = True
                 yield
             finally:
+                with self._handing_back:
+                    self._queue_is_ours = False
                 devices.torch_gc()
                 if model is not None:
                     sd_models.send_model_to_device(model)
 
     def files_changed(self, wait: float = 0.0) -> None:
-        """Refresh the lists of checkpoints, VAEs and LoRAs in a thread, as soon as the WebUI's queue is free.
+        """Refresh the lists of checkpoints, VAEs and LoRAs in a thread, while nothing is generated.
 
         The WebUI clears a list before it refills it; a generation that runs meanwhile would not find its checkpoint.
+        So it is done at once while the queue is ours, and otherwise as soon as it is free.
         """
         refreshing = threading.Thread(target=self._refresh, name="dreambooth-lists", daemon=True)
         refreshing.start()
         refreshing.join(wait)
 
     def _refresh(self) -> None:
-        from modules import call_queue, sd_models
+        from modules import call_queue
 
-        # The module "networks" belongs to the Lora extension, which can be disabled.
-        optional = (("modules.sd_vae", "refresh_vae_list"), ("networks", "list_available_networks"))
-        functions = [getattr(sys.modules.get(module), name, None) for module, name in optional]
+        with self._handing_back:
+            if self._queue_is_ours:
+                _refresh_lists()
+                return
         with call_queue.queue_lock:
-            for refresh in (sd_models.list_models, *functions):
-                try:
-                    if refresh:
-                        refresh()
-                except Exception:  # a stale list must not stop the others
-                    log.warning("Could not refresh a file list of the WebUI", exc_info=True)
+            _refresh_lists()
+
+    def _checkpoints_on_disk(self) -> set[Path]:
+        """The files at the top of the folder; those in others, or in subfolders, are not waited for."""
+        folder = self.folders().checkpoints
+        return {path for path in folder.glob("*") if _is_checkpoint(path)} if folder.is_dir() else set()
+
+
+def _refresh_lists() -> None:
+    from modules import sd_models
+
+    # The module "networks" belongs to the Lora extension, which can be disabled.
+    optional = (("modules.sd_vae", "refresh_vae_list"), ("networks", "list_available_networks"))
+    functions = [getattr(sys.modules.get(module), name, None) for module, name in optional]
+    for refresh in (sd_models.list_models, *functions):
+        try:
+            if refresh:
+                refresh()
+        except Exception:  # a stale list must not stop the others
+            log.warning("Could not refresh a file list of the WebUI", exc_info=True)
+
+
+def _checkpoints() -> list[tuple[str, Path]]:
+    from modules import sd_models
+
+    found = [(info.title, Path(info.filename)) for info in list(sd_models.checkpoints_list.values())]
+    return [(title, path) for title, path in found if path.suffix.lower() in CHECKPOINT_SUFFIXES]
+
+
+def _vaes() -> list[tuple[str, Path]]:
+    vae_dict = getattr(sys.modules.get("modules.sd_vae"), "vae_dict", {})
+    return [(name, Path(path)) for name, path in list(vae_dict.items())]
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return path.suffix.lower() in CHECKPOINT_SUFFIXES and not path.stem.lower().endswith(".vae")
+
+
+def _without_hash(title: str) -> str:
+    """A checkpoint's title without the short hash that the WebUI adds once it knows it: "name.ckpt [1234abcd]"."""
+    return re.sub(r"\s*\[\w+\]$", "", str(title)).strip()
 
 
 def _memory_manager() -> ModuleType | None:

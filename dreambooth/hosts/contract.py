@@ -30,6 +30,10 @@ class Host(Protocol):
         """Checkpoints to create a model from: (title in the host, file). Includes the embedded model."""
         ...
 
+    def preselected_checkpoint(self) -> str | None:
+        """The title of the checkpoint that Create offers first: the one that the host uses; None if it has none."""
+        ...
+
     def vaes(self) -> list[tuple[str, Path]]:
         """VAEs that can replace the one of a checkpoint: (title in the host, file)."""
         ...

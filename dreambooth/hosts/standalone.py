@@ -30,6 +30,9 @@ class StandaloneHost:
         """The embedded model first, so that the list is never empty."""
         return [EMBEDDED, *_files(self.folders().checkpoints, CHECKPOINT_SUFFIXES)]
 
+    def preselected_checkpoint(self) -> str | None:
+        return EMBEDDED[0]
+
     def vaes(self) -> list[tuple[str, Path]]:
         return _files(self.folders().models / "VAE", VAE_SUFFIXES)
 

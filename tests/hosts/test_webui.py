@@ -176,8 +176,9 @@ load_script(EXTENSION).import_package()
 import time, types
 from pathlib import Path
 from dreambooth.hosts import current_host
-from modules import sd_models, shared
+from modules import call_queue, sd_models, shared
 from modules.record import asked
+shared.opts = types.SimpleNamespace()
 host = current_host()
 def show():
     folders = host.folders()
@@ -198,14 +199,22 @@ sys.modules["networks"] = types.SimpleNamespace(list_available_networks=fails)
 print(host.vaes())
 sd_vae = sys.modules["modules.sd_vae"] = types.SimpleNamespace(vae_dict={"a.vae.pt": "/vae/a.vae.pt"})
 sd_vae.refresh_vae_list = lambda: (asked.append("VAEs listed"), sd_vae.vae_dict.update({"b": "/vae/b"}))
-with host.borrow_gpu():
+with call_queue.queue_lock:  # the WebUI generates
     host.files_changed()
     time.sleep(0.3)
 while "checkpoints listed" not in asked or asked[-1] != "queue given back":
     time.sleep(0.05)
-print(*asked[asked.index("the model back"):], sep=", ")
-host.files_changed(wait=60)
+print(*asked, sep=", ")
+asked.clear()
+with host.borrow_gpu():
+    host.files_changed(wait=60)
+print(*asked, sep=", ")
 print(dict(host.vaes())["b"].as_posix())
+print(host.preselected_checkpoint())
+shared.opts = types.SimpleNamespace(sd_model_checkpoint="b.ckpt [0123abcdef]")
+print(host.preselected_checkpoint())
+sd_models.checkpoints_list.clear()
+print(host.preselected_checkpoint(), current_host() is host)
 """
 
 
@@ -217,8 +226,12 @@ def test_folders_checkpoints_and_lists_are_the_hosts(inside, tmp_path):
     assert lines[2].endswith("/dreambooth /neo/ckpt /neo/lora")
     assert lines[3].startswith("A1111 cpu ('a.safetensors [hash]'") and "gguf" not in lines[3]
     # Not while the WebUI may generate: it would search for its checkpoint in a list that has just been cleared.
-    expected = "the model back, queue given back, queue taken, checkpoints listed, VAEs listed, queue given back"
-    assert lines[4:] == ["[]", expected, "/vae/b"]
+    after = "queue taken, queue given back, queue taken, checkpoints listed, VAEs listed, queue given back"
+    # While a run of ours has the queue nothing is generated, and the files it saves are listed at once.
+    during = "queue taken, unloaded, gc, checkpoints listed, VAEs listed, gc, the model back, queue given back"
+    assert lines[4:8] == ["[]", after, during, "/vae/b"]
+    # The WebUI's own checkpoint; nothing that was never listed, such as the embedded model, when there is none.
+    assert lines[8:] == ["a.safetensors [hash]", "b.ckpt [hash]", "None True"]
 
 
 def test_preload_adds_the_flag():
