@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.errors import UserError
+from dreambooth.json_text import decode_json
 from dreambooth.text import format_bytes
 
 _BLOCK = 2**16  # bytes per read: the buffer is this large however short the file is
@@ -69,8 +70,11 @@ def atomic_write(path: Path, durable: bool = True) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """As :func:`atomic_write`, for a whole folder. The old folder is renamed first and removed last."""
+def atomic_folder(path: Path, keep_old_as: Path | None = None) -> Iterator[Path]:
+    """As :func:`atomic_write`, for a whole folder. The old folder is renamed first and removed last.
+
+    ``keep_old_as``: an unused path in the same folder, to which the old folder is moved instead of being removed.
+    """
     path = Path(path)
     temporary = _temporary_path(path)
     old_folder = temporary.with_suffix(".old")
@@ -89,6 +93,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             if old_folder.exists():
                 os.replace(old_folder, path)
             raise
+        if keep_old_as is not None and old_folder.exists():
+            os.replace(old_folder, keep_old_as)
         _sync(path.parent)
     except OSError as error:
         raise as_user_error(error, path) from error
@@ -164,16 +170,20 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
     return data
 
 
-def read_json(path: Path, max_bytes: int = _LARGEST_JSON) -> Any:
-    """The parsed file. UserError when it is missing, unreadable, larger than ``max_bytes`` or not JSON."""
+def read_json(path: Path, max_bytes: int = _LARGEST_JSON, by_hand: bool = False) -> Any:
+    """The parsed file. UserError when it is missing, unreadable, larger than ``max_bytes`` or not JSON.
+
+    ``by_hand``: people write such files, so single backslashes in paths are expected.
+    """
     try:
-        return json.loads(read_bounded(Path(path), max_bytes).decode("utf-8-sig"))
+        data = read_bounded(Path(path), max_bytes)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: check the path.") from None
     except OSError as error:
         raise as_user_error(error, Path(path), "read") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}): correct or replace the file.") from error
+    except ValueError as error:
+        raise UserError(f"{str(path)!r} is not a valid file name: correct the path.") from error
+    return decode_json(data, str(path), by_hand)
 
 
 def require_free_space(folder: Path, n_bytes: int, task: str) -> None:

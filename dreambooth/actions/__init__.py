@@ -1,7 +1,7 @@
 """What a person can do, one function each; called by the command line and the page. Importing it loads no torch."""
 
 from dreambooth.actions import captions, images, loras
-from dreambooth.actions.models import configure, create, generate_checkpoint, native_resolution
+from dreambooth.actions.models import configure, create, generate_checkpoint, native_resolution, opened
 from dreambooth.actions.training import class_images, recommend, sample, train
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "images",
     "loras",
     "native_resolution",
+    "opened",
     "recommend",
     "sample",
     "train",

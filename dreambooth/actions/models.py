@@ -71,11 +71,23 @@ def native_resolution(model: ModelFolder) -> int:
     return int(read_json(model.working / "unet" / "config.json")["sample_size"]) * VAE_SCALE_FACTOR
 
 
+def opened(model: ModelFolder, progress: ProgressCallback | None = None) -> ModelFolder:
+    """The model, if it exists; a model folder of the old extension is adopted first.
+
+    UserError when there is no such model, or when it can't be adopted.
+    """
+    if (model.require().source / "manifest.json").is_file() and not model.load().is_of_old_extension:
+        return model
+    from dreambooth.checkpoints.adoption import adopt
+
+    return adopt(model, progress)
+
+
 def configure(
     model: ModelFolder, overrides: Mapping[str, Any] | None = None, concepts: Sequence[Concept] | None = None
 ) -> ModelConfig:
     """The model's saved parameters with changes laid over them; nothing is written."""
-    config = model.require().load()
+    config = opened(model).load()
     if overrides:
         config = dataclasses.replace(config, settings=parse(Settings, overrides, base=config.settings))
     return config if concepts is None else dataclasses.replace(config, concepts=tuple(concepts))
@@ -102,7 +114,7 @@ def generate_checkpoint(
     from dreambooth.training.metadata import checkpoint_metadata
     from dreambooth.training.results import checkpoint_path, ema_choice, unused_path
 
-    config = model.require().load()
+    config = opened(model, progress).load()
     precision = precision or ("fp16" if config.settings.half_model else AS_IS)
     own_weights = config.settings.lora_weight, config.settings.lora_txt_weight
     uses = weighted_loras(loras, lora_weights, lora_text_weights, own_weights)

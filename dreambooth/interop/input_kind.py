@@ -11,6 +11,7 @@ from typing import Any
 
 from dreambooth.errors import UserError
 from dreambooth.settings import SETTINGS, Concept, parse_concepts
+from dreambooth.settings.legacy import upgrade
 
 
 @dataclass(frozen=True)
@@ -108,9 +109,13 @@ def _is_own_file(data: Any) -> bool:
 
 def _read_own_file(path: Path, values: Any) -> RecognizedInput:
     is_model_config = isinstance(values, dict)
+    unsupported: list[str] = []
+    if is_model_config:
+        values, unsupported = upgrade(dict(values))
     rows = values["concepts_list"] if is_model_config else values
-    concepts, ignored = parse_concepts(rows, base_dir=path.resolve().parent, strict=not is_model_config)
-    settings, unsupported = {}, [f"{key} is not supported and has no effect." for key in ignored]
+    concepts, notices = parse_concepts(rows, base_dir=path.resolve().parent, strict=not is_model_config)
+    unsupported += notices
+    settings = {}
     for key, value in values.items() if is_model_config else ():
         if key in SETTINGS:
             try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +11,10 @@ from typing import Any
 
 from dreambooth.errors import UserError
 from dreambooth.files import read_json
+from dreambooth.json_text import parse_json
 from dreambooth.paths import clean_path
 from dreambooth.settings.declare import declared, parse, setting
+from dreambooth.settings.old_concepts import images_per_instance, upgrade_concept
 
 LINE_MODES = ("joined", "first", "random")
 MAX_BYTES = 2**24  # of a concepts file; what people write is far smaller
@@ -112,47 +113,67 @@ class Concept:
 
 
 CONCEPT = declared(Concept)
-# Keys of the old extension's concepts that have no effect here.
-UNSUPPORTED_KEYS = ("save_sample_template", "is_valid")
+_MOST_CLASS_IMAGES = int(CONCEPT["num_class_images_per"].high or 0)
 _PATHS = [key for key, declaration in CONCEPT.items() if declaration.path]
 
 
 def parse_concepts(
     values: Any, base_dir: Path | None = None, strict: bool = True
 ) -> tuple[tuple[Concept, ...], list[str]]:
-    """Concepts from plain values, and the names of keys in them that have no effect.
+    """Concepts from plain values, and a notice for each key of the old extension that has another or no effect.
 
     ``base_dir``: the folder that relative paths refer to (that of a concepts file). ``strict=False`` reports unknown
-    keys instead of refusing them.
+    keys and invalid values instead of refusing them.
     """
+    if isinstance(values, Mapping) and values.keys() & {"concepts_list", "instance_data_dir"}:
+        values = values.get("concepts_list", [values])  # else it is a single concept
     if not isinstance(values, Sequence) or not all(isinstance(value, Mapping) for value in values):
         raise UserError('Concepts must be a list of objects, such as [{"instance_data_dir": "photos", ...}].')
-    concepts, ignored, problems = [], [], []
+    concepts, notices, problems = [], [], []
     for number, value in enumerate(values, 1):
-        ignored += [key for key in value if key in UNSUPPORTED_KEYS and value[key] not in ("", None, 0)]
-        given = {key: item for key, item in value.items() if key not in UNSUPPORTED_KEYS and item is not None}
+        where = f"concept {number}: "
+        given, changed, total_class_images = upgrade_concept(value, where)
         if not strict:
-            ignored += given.keys() - CONCEPT.keys()
-            given = {key: item for key, item in given.items() if key in CONCEPT}
+            given, invalid = _valid(given, where)
+            changed += invalid
         try:
-            joined = _join_paths(given, base_dir)
-            concepts.append(_resolve(parse(Concept, joined, where=f"concept {number}: "), base_dir))
+            concept = _resolve(parse(Concept, _join_paths(given, base_dir), where=where), base_dir)
         except UserError as error:
             problems += error.problems
+            continue
+        if total_class_images:
+            per_image, notice = images_per_instance(total_class_images, concept.instance_data_dir, where)
+            concept = dataclasses.replace(concept, num_class_images_per=min(per_image, _MOST_CLASS_IMAGES))
+            changed.append(notice)
+        concepts.append(concept)
+        notices += changed
     if problems:
         raise UserError.from_problems(problems)
-    return tuple(concepts), sorted(set(ignored))
+    return tuple(concepts), notices
 
 
 def read_concepts(source: str | Path) -> tuple[tuple[Concept, ...], list[str]]:
     """Concepts from a JSON file, or from JSON text."""
-    if isinstance(source, str) and source.lstrip().startswith("["):
-        try:
-            return parse_concepts(json.loads(source))
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"The concepts are not valid JSON ({error}).") from error
+    if isinstance(source, str) and source.lstrip().startswith(("[", "{")):
+        return parse_concepts(parse_json(source, "The concepts", by_hand=True))
     path = clean_path(source)
-    return parse_concepts(read_json(path, MAX_BYTES), base_dir=path.resolve().parent)
+    return parse_concepts(read_json(path, MAX_BYTES, by_hand=True), base_dir=path.resolve().parent)
+
+
+def _valid(values: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
+    """The known and valid values, and a notice for each other."""
+    valid, notices = {}, []
+    for key, value in values.items():
+        if key not in CONCEPT:
+            notices.append(f"{where}{key} has no effect: there is no such setting.")
+            continue
+        try:
+            CONCEPT[key].parse(value)
+        except ValueError as error:
+            notices.append(f"{where}{key}: {error}; the default {CONCEPT[key].default!r} is used instead.")
+            continue
+        valid[key] = value
+    return valid, notices
 
 
 def concept_values(concept: Concept) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from dreambooth.errors import UserError
 from dreambooth.paths import clean_text
+from dreambooth.settings.names import output_name_problem
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -44,6 +45,7 @@ class Setting:
     applies: str = ""  # condition on other settings under which it has an effect, e.g. "use_lora"
     advanced: bool = False
     file_list: str = ""  # list of files that the page offers (ui/file_choices.py); a path is accepted too
+    file_name: bool = False  # the name of saved files, without folder and extension; empty is allowed
     path: bool = False  # a path, or a name in place of one: cleaned of what pasting adds
     secret: bool = False  # hidden while it is typed, and never saved
     tab: str = "Settings"  # tab of the page: Settings, Saving or Select
@@ -61,6 +63,10 @@ class Setting:
         value = _convert(self.type, value)
         if self.path:
             value = clean_text(value)
+        if self.file_name:
+            value = value.strip()
+            if value and (problem := output_name_problem(value)):
+                raise ValueError(problem)
         value = self.aliases.get(value, value)
         if self.choices and value not in self.choices:
             same = [choice for choice in self.choices if str(choice).lower() == str(value).lower()]

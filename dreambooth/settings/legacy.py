@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from dreambooth.settings.old_extension import is_old_file, upgrade_old_file
+
 # Renamed choices. A choice without a counterpart is left unchanged and reported as invalid later.
 _CHOICES = {
     "optimizer": {"8Bit Adam": "8bit AdamW", "AdamW": "Torch AdamW"},
@@ -23,7 +25,7 @@ _RANK_KEYS = {"lora_rank": ("lora_unet_rank", "lora_txt_rank")}
 
 def upgrade(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The values of an older db_config.json under today's names, and a notice for each change."""
-    notices = []
+    notices = upgrade_old_file(values) if is_old_file(values) else []
     for old, new in _RANK_KEYS.items():
         if old in values:
             rank = values.pop(old)

@@ -13,16 +13,15 @@ from typing import Any
 
 from dreambooth.errors import UserError
 from dreambooth.files import expand_user, read_json, recover_folder, write_json
-from dreambooth.settings.concept import Concept, concept_values, parse_concepts
+from dreambooth.settings.concept import Concept, concept_values, parse_concepts, read_concepts
 from dreambooth.settings.declare import nearest, parse
 from dreambooth.settings.legacy import REMOVED, upgrade
+from dreambooth.settings.names import require_name
+from dreambooth.settings.old_extension import OLD_KEYS, is_old_file
 from dreambooth.settings.run import SETTINGS, Settings
+from dreambooth.text import count
 
 log = logging.getLogger("dreambooth.settings")
-
-MAX_NAME_BYTES = 100  # a step number and a file extension follow, and file systems allow 255 in total
-RESERVED_NAMES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))}
-
 
 _IN_MODELS = Path()  # stands for the folder of that purpose in ``models``
 
@@ -62,6 +61,8 @@ class ModelInfo:
     model_type: str = ""
     src: str = ""
     prediction_type: str = "epsilon"
+    recognized: str = ""  # the prediction type and what says so, for users
+    source_warnings: str = ""  # what users should know about the source before they train, in lines
     has_ema: bool = False
     revision: int = 0  # optimizer steps over the model's lifetime
     epoch: int = 0
@@ -77,21 +78,11 @@ class ModelConfig:
     concepts: tuple[Concept, ...] = ()
     info: ModelInfo = field(default_factory=ModelInfo)
     unknown: dict[str, Any] = field(default_factory=dict)
+    is_of_old_extension: bool = False
 
     @property
     def output_name(self) -> str:
         return self.settings.custom_model_name or self.name
-
-
-def require_name(name: str, what: str) -> str:
-    """``name``, if it is a valid file name on every system; otherwise a UserError that calls it ``what``."""
-    if not name or name != name.strip(" .") or any(c in '/\\:*?"<>|' or not c.isprintable() for c in name):
-        raise UserError(f"{name[:60]!r} is not valid as {what}: use letters, digits, spaces, - and _.")
-    if len(name.encode()) > MAX_NAME_BYTES:
-        raise UserError(f"{name[:60]}... is too long for {what}: use at most {MAX_NAME_BYTES} letters.")
-    if name.partition(".")[0].upper() in RESERVED_NAMES:
-        raise UserError(f"{name!r} is not valid as {what}: Windows reserves it for a device. Choose another name.")
-    return name
 
 
 @dataclass(frozen=True)
@@ -136,7 +127,7 @@ class ModelFolder:
 
     def load(self) -> ModelConfig:
         """Read db_config.json, including that of the old extension."""
-        values = read_json(self.config_path)
+        values = read_json(self.config_path, by_hand=True)
         if not isinstance(values, dict):
             raise UserError(f"{self.config_path} contains no settings: it must be a JSON object.")
         return config_from(self.name, values)
@@ -178,9 +169,11 @@ def config_from(name: str, values: dict[str, Any]) -> ModelConfig:
     Unknown keys are kept, invalid values are replaced by their defaults, and both are logged as warnings, so that no
     file makes a model unusable.
     """
+    is_old = is_old_file(values)
     values, notices = upgrade(dict(values))
     values.pop("model_name", None)
-    concepts, ignored = parse_concepts(values.pop("concepts_list", None) or [], strict=False)
+    concepts, concept_notices = _concepts_of(values, is_old)
+    notices += concept_notices
     info_keys = {f.name for f in dataclasses.fields(ModelInfo)}
     info = ModelInfo(**{key: values.pop(key) for key in list(values) if key in info_keys})
     chosen = {}
@@ -189,9 +182,24 @@ def config_from(name: str, values: dict[str, Any]) -> ModelConfig:
             chosen[key] = SETTINGS[key].parse(values.pop(key))
         except ValueError as error:
             notices.append(f"{key}: {error}; the default {SETTINGS[key].default!r} is used instead")
-    ignored += sorted(set(values) - set(REMOVED))  # upgrade() reports removed features that are switched on
+    ignored = sorted(values.keys() - OLD_KEYS - REMOVED.keys())  # upgrade() reports those that have another effect
     if ignored:
         notices.append(f"these keys of db_config.json have no effect: {', '.join(ignored)}")
     for notice in notices:
         _warn_once(f"{name}: {notice}")
-    return ModelConfig(name, parse(Settings, chosen), concepts, info, values)
+    return ModelConfig(name, parse(Settings, chosen), concepts, info, values, is_old)
+
+
+def _concepts_of(values: dict[str, Any], is_old: bool) -> tuple[tuple[Concept, ...], list[str]]:
+    """The concepts, which are removed from ``values``; in files of the old extension they may be in a file."""
+    listed, path = values.pop("concepts_list", None) or [], str(values.get("concepts_path") or "").strip()
+    in_file = is_old and path and str(values.get("use_concepts")).lower() == "true"
+    problems: list[str] = []
+    if in_file:
+        try:
+            concepts, notices = read_concepts(path)
+            return concepts, [f"concepts_path: {count(len(concepts), 'concept')} taken from {path[:200]}", *notices]
+        except UserError as error:
+            problems = [f"concepts_path: {problem}" for problem in error.problems]
+    concepts, notices = parse_concepts(listed, strict=False)
+    return concepts, [*problems, *notices]

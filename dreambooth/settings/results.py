@@ -23,7 +23,7 @@ class Results:
         "Seed of the sanity sample. -1 uses the training seed.", low=-1, high=2**32 - 1)
 
     custom_model_name: str = setting("", "General", "Custom model name",
-        "Name of the saved checkpoints and LoRAs. Empty uses the model's name.", tab="Saving")
+        "Name of the saved checkpoints and LoRAs. Empty uses the model's name.", file_name=True, tab="Saving")
     save_thumbnail: bool = setting(False, "General", "Embed last sample",
         "Embed the last sample as a thumbnail in saved files. Anyone who receives the file can see it.", tab="Saving")
     half_model: bool = setting(False, "Checkpoints", "Half model",

@@ -11,7 +11,7 @@ from dreambooth.errors import UserError
 from dreambooth.jobs import Controls, Ended, Events, FileSaved
 from dreambooth.paths import clean_path
 from dreambooth.settings import parse
-from dreambooth.settings.model_folder import MAX_NAME_BYTES, require_name
+from dreambooth.settings.names import MAX_NAME_BYTES, require_name
 from dreambooth.settings.tools import ExtractOptions, InspectOptions, MergeInput, MergeOptions, ResizeOptions
 from dreambooth.text import count, format_bytes
 from dreambooth.ui import render

@@ -1,0 +1,291 @@
+"""Adoption of model folders of the old extension: a diffusers folder ``working``, without the manifest in ``source``.
+
+Both folders are made again from the weights in ``working``, as Create makes them from a file. What a single file has
+and a diffusers folder lacks (the order of tensors, tensors without a module) comes from the checkpoint that the model
+was created from, if it is still there. The folder's own files are kept: ``working`` is moved aside, and db_config.json
+is copied to ``backups``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import re
+import shutil
+import time
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+import torch
+
+from dreambooth.checkpoints.extract import TensorCopy, extract_tensors
+from dreambooth.checkpoints.folder_source import FolderSource
+from dreambooth.checkpoints.manifest import Manifest
+from dreambooth.checkpoints.modules import load_scheduler_config
+from dreambooth.checkpoints.reading import open_tensors
+from dreambooth.checkpoints.recognition import recognize
+from dreambooth.checkpoints.stable_diffusion import CONFIG_KEY, EMA, UNET
+from dreambooth.errors import UserError
+from dreambooth.files import as_user_error, read_json
+from dreambooth.settings import ModelConfig, ModelFolder, ModelInfo
+from dreambooth.settings.creation import AUTO
+from dreambooth.tensor_files import Tensors
+from dreambooth.text import count, format_bytes
+from dreambooth.types import ProgressCallback
+
+log = logging.getLogger("dreambooth.checkpoints")
+
+KEPT = "working_before_adoption"
+_UNSET_SAMPLE_SIZE = 32  # in folders by early versions of diffusers, whatever the model's resolution
+_WAIT_SECONDS = 3600  # of other processes of a distributed run, while the main one copies
+
+
+def is_adopted(model: ModelFolder) -> bool:
+    """Whether the model has what exporting it needs, as every model that was created here."""
+    return (model.source / "manifest.json").is_file()
+
+
+def adopt(model: ModelFolder, progress: ProgressCallback | None = None) -> ModelFolder:
+    """``model``, made usable if it is a folder of the old extension or has lost its ``source``.
+
+    UserError, with nothing changed, when ``working`` is incomplete or of an unsupported family, or the disk is full.
+    """
+    if is_adopted(model):
+        _complete_info(model)
+        return model
+    if not _is_main_process():
+        _wait_for_main_process(model)
+        return model
+    config = model.load()
+    who = "was created by the old extension" if config.is_of_old_extension else "has lost its folder source"
+    try:
+        notes = _adopt(model, config, progress)
+    except OSError as error:
+        raise UserError(f"{model.name} {who}. {as_user_error(error, model.root)} Nothing was changed.") from error
+    except UserError as error:
+        raise UserError(
+            f"{model.name} {who}, and can't be used as it is: {error} Nothing was changed. If its folder working is "
+            "damaged or incomplete, copy it again, or create a new model from a checkpoint that was saved from it"
+            f"{f' or from its source, {config.info.src}' if config.info.src else ''}."
+        ) from error
+    log.warning("%s %s and was adopted. %s", model.name, who, " ".join(notes))
+    return model
+
+
+def _adopt(model: ModelFolder, config: ModelConfig, progress: ProgressCallback | None) -> list[str]:
+    """Returns what the user should know, in sentences."""
+    folder, is_own = _weights_folder(model, config)
+    kept = _unused(model.root / KEPT) if is_own else None
+    with contextlib.ExitStack() as stack:
+        working = stack.enter_context(FolderSource(folder, working=True))
+        tensors = _Adopted(working, *_open_original(model, config, stack))
+        tensors.correct_metadata(config.unknown.get("v2") is True)
+        found = recognize(tensors, AUTO, _stated_prediction(config))
+        _back_up_config(model)
+        copies = extract_tensors(
+            tensors, model, found.family, found.prediction, recognition=found, extract_ema=True,
+            source=tensors.original_path or kept or folder, keep_working_as=kept, progress=progress,
+        )  # fmt: skip
+        notes = [*found.warnings, *_notes(tensors, copies, config)]
+    has_ema = any(copy.component == "ema_unet" for copy in copies)
+    info = dataclasses.replace(
+        config.info,
+        model_type=found.family.model_type,
+        prediction_type=found.prediction,
+        has_ema=has_ema,
+        recognized=found.reason,
+        source_warnings="\n".join(found.warnings),
+    )
+    model.save(dataclasses.replace(config, info=info))
+    if kept is not None:
+        size = sum(file.stat().st_size for file in kept.rglob("*") if file.is_file())
+        notes.append(f"The old folder is now {kept} ({format_bytes(size)}): delete it when you no longer need it.")
+    return notes
+
+
+class _Adopted(Tensors):
+    """The weights of a working folder, in the order of the original checkpoint and with its further tensors."""
+
+    def __init__(self, working: FolderSource, original: Tensors | None, problem: str) -> None:
+        self._working, self._original, self.problem = working, original, problem
+        self.path, self.metadata = working.path, dict(working.metadata)
+        self.left_out = 0  # EMA tensors of the original, which are older than the trained weights
+        weights = [key for key in working if not working.is_filler(key)]
+        if original is not None and not self.problem:
+            lacking = [key for key in weights if key not in original and not key.startswith(EMA)]
+            differing = [key for key in weights if key in original and not _same_size(working, original, key)]
+            if lacking or differing:
+                self.problem = f"it is another model ({(lacking or differing)[0]} differs)"
+        if original is None or self.problem:
+            self._original, self._keys = None, working.keys()
+            return
+        self.metadata = {**original.metadata, **self.metadata}
+        shared = [key for key in original if key in working or not key.startswith(EMA)]
+        self._keys = list(dict.fromkeys([*shared, *weights]))
+        self.left_out = len(original.keys()) - len(shared)
+
+    @property
+    def original_path(self) -> Path | None:
+        return self._original.path if self._original else None
+
+    def correct_metadata(self, is_v2: bool) -> None:
+        """Leave out values that old folders have without meaning them."""
+        values: dict[str, Any] = json.loads(self.metadata[CONFIG_KEY])
+        if values.get("sample_size") == _UNSET_SAMPLE_SIZE and self.shape(UNET + "input_blocks.0.0.weight")[0] >= 320:
+            values.pop("sample_size")
+        stated = read_json(self.path / "scheduler" / "scheduler_config.json") if self._has_scheduler() else {}
+        if "prediction_type" not in stated and (is_v2 or values.get("prediction_type") is None):
+            values.pop("prediction_type", None)
+        self.metadata[CONFIG_KEY] = json.dumps(values)
+
+    def _has_scheduler(self) -> bool:
+        return (self.path / "scheduler" / "scheduler_config.json").is_file()
+
+    def close(self) -> None:
+        self._working.close()
+
+    def keys(self) -> list[str]:
+        return list(self._keys)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._working or (self._original is not None and key in self._original)
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        return self._of(key).shape(key)
+
+    def dtype(self, key: str) -> torch.dtype:
+        file = self._working if key in self._working and not self._working.is_filler(key) else self._of(key)
+        return file.dtype(key)
+
+    def get(self, key: str) -> torch.Tensor:
+        if key in self._working and not self._working.is_filler(key):
+            return self._working.get(key).reshape(self.shape(key))
+        return self._of(key).get(key)
+
+    def _of(self, key: str) -> Tensors:
+        return self._original if self._original is not None and key in self._original else self._working
+
+    def original_dtype(self, key: str) -> torch.dtype | None:
+        return self._original.dtype(key) if self._original is not None and key in self._original else None
+
+
+def _same_size(working: Tensors, original: Tensors, key: str) -> bool:
+    """The same shape, apart from the last dimensions of a 1x1 convolution."""
+    shapes = [file.shape(key) for file in (working, original)]
+    squeezed = [shape[:2] if shape[2:] == (1, 1) else shape for shape in shapes]
+    return squeezed[0] == squeezed[1]
+
+
+def _notes(tensors: _Adopted, copies: list[TensorCopy], config: ModelConfig) -> list[str]:
+    """What cannot be restored bit for bit."""
+    notes = []
+    if tensors.original_path is None:
+        source = config.info.src or "not named in db_config.json"
+        reason = f" ({tensors.problem})" if tensors.problem else ""
+        notes.append(
+            f"Its source checkpoint ({source}) was not used{reason or ', as it was not found'}: exported checkpoints "
+            "have the weights of working in the standard order, without further tensors of the source."
+        )
+    else:
+        notes.append(f"Order and further tensors of exported checkpoints are those of {tensors.original_path}.")
+        changed = {
+            (tensors.original_dtype(copy.key), tensors.dtype(copy.key))
+            for copy in copies
+            if copy.key in tensors and tensors.original_dtype(copy.key) and tensors.dtype(copy.key).is_floating_point
+        }
+        texts = sorted(f"{_short(a)} became {_short(b)}" for a, b in changed if a is not None and a != b)
+        if texts:
+            notes.append(f"Precision is that of working, not of the source: {', '.join(texts)}.")
+    if tensors.left_out:
+        notes.append(
+            f"{count(tensors.left_out, 'EMA tensor')} of the source left out: they don't belong to the trained weights."
+        )
+    if config.info.has_ema and not any(copy.component == "ema_unet" for copy in copies):
+        notes.append("db_config.json names EMA weights (has_ema), but working has none.")
+    return notes
+
+
+def _short(dtype: torch.dtype | None) -> str:
+    return {torch.float16: "fp16", torch.float32: "fp32", torch.bfloat16: "bf16"}.get(
+        dtype or torch.float32, str(dtype).removeprefix("torch.")
+    )
+
+
+def _weights_folder(model: ModelFolder, config: ModelConfig) -> tuple[Path, bool]:
+    """The folder with the weights, and whether it is the model's own: LoRA models could share one."""
+    if (model.working / "unet").is_dir():
+        return model.working, True
+    for key in ("shared_diffusers_path", "pretrained_model_name_or_path"):
+        shared = str(config.unknown.get(key) or "").strip()
+        if shared and os.path.isdir(os.path.join(shared, "unet")):
+            return Path(shared), False
+    if not model.working.is_dir():
+        raise UserError(f"{model.working} does not exist.")
+    raise UserError(f"{model.working} has no unet.")
+
+
+def _open_original(model: ModelFolder, config: ModelConfig, stack: contextlib.ExitStack) -> tuple[Tensors | None, str]:
+    """The checkpoint that the model was created from, and why it can't be used."""
+    path = _original_path(model, config.info.src)
+    if path is None:
+        return None, ""
+    try:
+        return stack.enter_context(open_tensors(path)), ""
+    except UserError as error:
+        return None, str(error).removesuffix(".")
+
+
+def _original_path(model: ModelFolder, src: str) -> Path | None:
+    """``src`` as the old extension saved it: a path, possibly of another machine, or a title, "name.ckpt [hash]"."""
+    name = re.sub(r"\s*\[\w+\]$", "", str(src).strip())
+    if not name:
+        return None
+    checkpoints = model.folders.checkpoints
+    for path in (Path(name), checkpoints / name, checkpoints / PureWindowsPath(name).name):
+        if path.is_absolute() and os.path.isfile(path):
+            return path
+    return None
+
+
+def _stated_prediction(config: ModelConfig) -> str:
+    """The prediction type that later versions of the old extension saved with a Stable Diffusion 2 model."""
+    return {"v2x": "v_prediction", "v2x-512": "epsilon"}.get(config.info.model_type, AUTO)
+
+
+def _back_up_config(model: ModelFolder) -> None:
+    model.backups.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(model.config_path, _unused(model.backups / "db_config_before_adoption.json"))
+
+
+def _unused(path: Path) -> Path:
+    number, candidate = 2, path
+    while os.path.lexists(candidate):
+        candidate, number = path.with_name(f"{path.stem}_{number}{path.suffix}"), number + 1
+    return candidate
+
+
+def _complete_info(model: ModelFolder) -> None:
+    """Save the family of an adopted model in its db_config.json, if the adoption was interrupted before that."""
+    config = model.load()
+    if not config.is_of_old_extension:
+        return
+    manifest = Manifest.load(model.source)
+    prediction = load_scheduler_config(model.working).get("prediction_type", ModelInfo.prediction_type)
+    info = dataclasses.replace(config.info, model_type=manifest.family, prediction_type=prediction)
+    model.save(dataclasses.replace(config, info=info))
+
+
+def _is_main_process() -> bool:
+    """Of a distributed run on this machine, before its process group exists."""
+    return os.environ.get("LOCAL_RANK", "0") in ("", "0")
+
+
+def _wait_for_main_process(model: ModelFolder) -> None:
+    started = time.monotonic()
+    while not is_adopted(model):
+        if time.monotonic() - started > _WAIT_SECONDS:
+            raise UserError(f"{model.name} was not adopted by the main process: see its error.")
+        time.sleep(0.5)
