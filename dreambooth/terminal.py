@@ -52,7 +52,8 @@ class ProgressBar:
         if kind == "step":
             left = (event["total"] - event["step"]) * event["seconds"]
             prior = f" prior {event['prior_loss']:.4f}" if event["prior_loss"] is not None else ""
-            more = f"loss {event['loss']:.4f}{prior} lr {event['lr']:.1e}, {format_duration(left)} left"
+            epoch = f"epoch {event['epoch'] + 1} of {event['epochs']}"
+            more = f"{epoch}, loss {event['loss']:.4f}{prior} lr {event['lr']:.1e}, {format_duration(left)} left"
             self.show(event["step"], event["total"], "training", more)
         elif kind == "validation":
             drift = "" if event["class_loss"] is None else f", on class images {event['class_loss']:.4f}"

@@ -20,7 +20,7 @@ from dreambooth.runs.throughput import seconds_per_step
 from dreambooth.runs.token_counts import TokenCount, count_tokens, rows_with_tokens, tokenizer_of, too_long
 from dreambooth.settings import Concept, ModelConfig, ModelFolder, Settings
 from dreambooth.settings.components import trains_text_encoder
-from dreambooth.training.schedules import run_length
+from dreambooth.training.schedules import epochs_trained, run_length, steps_of_epochs
 from dreambooth.types import VAE_SCALE_FACTOR, ProgressCallback
 
 # Stable Diffusion 1: text embeddings of width 768, no pooled ones.
@@ -91,7 +91,7 @@ def totals_of(plan: Plan, settings: Settings) -> dict[str, Any]:
         "validation_pictures": len(plan.validation),
         "showings_per_epoch": sum(example.repeats for example in trained(plan)),
         "steps_per_epoch": per_epoch,
-        "epochs": settings.num_train_epochs,
+        "epochs": epochs_trained(steps, steps_of_epochs(settings, lengths)),
         "steps": steps,
         "buckets": bucket_counts(plan),
     }

@@ -19,7 +19,7 @@ from dreambooth.training.objective import Losses, diffusion_losses, prior_weight
 from dreambooth.training.optimizers import set_learning_rates
 from dreambooth.training.precision import memory_used
 from dreambooth.training.scheduled_tasks import Autosave, due_tasks, outputs_to_save
-from dreambooth.training.schedules import run_length, text_encoder_steps
+from dreambooth.training.schedules import epochs_trained, run_length, steps_of_epochs, text_encoder_steps
 from dreambooth.training.session import Session
 from dreambooth.training.step_metrics import StepMetrics
 
@@ -63,7 +63,11 @@ class Loop:
         self.settings, self.position = session.settings, session.position
         self.process_group = session.process_group
         lengths = session.plan.epoch_lengths(self.settings.num_train_epochs, self.settings.train_batch_size)
-        self.total_steps, _ = run_length(self.settings, lengths, self.process_group.world_size)
+        world_size, position = self.process_group.world_size, self.position
+        self.total_steps, _ = run_length(self.settings, lengths, world_size)
+        steps = steps_of_epochs(self.settings, lengths, world_size)
+        at = (position.step, position.epoch, position.steps_in_epoch)
+        self.epochs = epochs_trained(self.total_steps, steps, *at)  # that will be trained, including earlier ones
         self.step_seconds: list[float] = []
         self._pending: _StepRecord | None = None
         self._autosave = Autosave(self.settings.autosave_minutes)
@@ -220,8 +224,11 @@ class Loop:
         if state == "done":
             self.hooks.validate()
             self.hooks.save("after")
+        elif controls.shutting_down:
+            self.session.events.message("The process was told to end: saving a snapshot.")
+            self.hooks.save("shutdown")
         else:
-            self.hooks.save("shutdown" if controls.shutting_down else "cancel")
+            self.hooks.save("cancel")
         if state == "done":
             self.hooks.preview()
         return state
@@ -260,7 +267,7 @@ class Loop:
                 step=record.step,
                 total=self.total_steps,
                 epoch=record.epoch,
-                epochs=self.settings.num_train_epochs,
+                epochs=self.epochs,
                 loss=round(loss, 6),
                 prior_loss=None if prior is None else round(prior, 6),
                 lr=record.lr,

@@ -17,10 +17,28 @@ def run_length(settings: Settings, epoch_lengths: Sequence[int], processes: int 
 
     ``epoch_lengths``: batches of each epoch, see ``Plan.epoch_lengths``; they are distributed over ``processes``.
     """
-    batches_per_step = settings.gradient_accumulation_steps * processes
-    steps = [math.ceil(batches / batches_per_step) for batches in epoch_lengths]
+    steps = steps_of_epochs(settings, epoch_lengths, processes)
     total, per_epoch = sum(steps), steps[0]
     return min(total, settings.max_train_steps) if settings.max_train_steps else total, per_epoch
+
+
+def steps_of_epochs(settings: Settings, epoch_lengths: Sequence[int], processes: int = 1) -> list[int]:
+    """Optimizer steps of each epoch; arguments as of :func:`run_length`."""
+    batches_per_step = settings.gradient_accumulation_steps * processes
+    return [math.ceil(batches / batches_per_step) for batches in epoch_lengths]
+
+
+def epochs_trained(total: int, steps: Sequence[int], step: int = 0, epoch: int = 0, steps_in_epoch: int = 0) -> int:
+    """Number of epochs that a run of ``total`` steps begins: fewer than are set if its steps are limited.
+
+    ``steps``: of each epoch. The run is at optimizer step ``step``, in epoch ``epoch``, of which it has done
+    ``steps_in_epoch``; a resumed run may have had other epochs before.
+    """
+    while step < total:
+        of_epoch = steps[epoch] if epoch < len(steps) else max(1, steps[-1])
+        step += max(0, of_epoch - steps_in_epoch)  # fewer than it has done, if it was resumed with larger batches
+        epoch, steps_in_epoch = epoch + 1, 0
+    return epoch + (steps_in_epoch > 0)
 
 
 def text_encoder_steps(settings: Settings, total: int) -> int:

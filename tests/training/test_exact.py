@@ -58,6 +58,7 @@ def test_disturbed_run_equals_undisturbed_run(train, mini, models_dir, created, 
         stopped = train(resume=resume, on=disturb, **settings, **EPOCHS)
         assert (stopped.result.state, stopped.result.steps) == ("cancelled", stop_at)
     resumed = train(resume="latest", on=disturb, **settings, **EPOCHS)
+    assert {step["epochs"] for step in resumed.of("step")} == {EPOCHS["num_train_epochs"]}
     assert "Resuming from step 4" in resumed.messages
     assert "differs from the original" not in resumed.messages
     assert resumed.of("preview"), "a preview was requested in between"

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dreambooth.settings import Settings
-from dreambooth.training.schedules import base_learning_rates, learning_rate, lr_curves, warmup_steps
+from dreambooth.training.schedules import base_learning_rates, epochs_trained, learning_rate, lr_curves, warmup_steps
 from dreambooth.ui.chart import learning_rate_chart
 
 TOTAL, BASE = 40, 2e-4
@@ -128,3 +128,18 @@ def test_the_text_encoder_is_trained_for_its_fraction_of_the_steps(train, models
 def test_the_page_plots_a_planned_run():
     svg = learning_rate_chart(lr_curves(Settings(lr_scheduler="cosine", lr_warmup_steps=0.1), 1000))
     assert svg.count("<polyline") == 2 and "step 1000" in svg and "UNet up to 2e-06" in svg
+
+
+@pytest.mark.parametrize(
+    ("total", "steps", "position", "epochs"),
+    [
+        (30, [3] * 10, (0, 0, 0), 10),
+        (7, [3] * 10, (0, 0, 0), 3),  # limited steps: the third epoch is not finished
+        (9, [3, 3, 3, 0, 0], (0, 0, 0), 3),  # all concepts have reached their limits
+        (40, [4] * 10, (6, 2, 0), 11),  # began with 3 steps per epoch
+        (30, [2] * 15, (7, 1, 3), 14),  # was resumed with larger batches in the middle of an epoch
+        (30, [3] * 10, (30, 10, 0), 10),  # nothing left
+    ],
+)
+def test_epochs_that_will_be_trained(total, steps, position, epochs):
+    assert epochs_trained(total, steps, *position) == epochs

@@ -41,6 +41,7 @@ def test_measuring_changes_nothing(train, models_dir, created, settings):
 
 def test_the_same_weights_always_measure_the_same(train, models_dir, created):
     first = train(validation_every=100, max_train_steps=1)
+    assert [(step["epochs"], step["total"]) for step in first.of("step")] == [(1, 1)]  # that are trained, of more
     shutil.rmtree(models_dir)
     shutil.copytree(created, models_dir)
     again = train(validation_every=100, max_train_steps=1, seed=77, train_batch_size=5, offset_noise=0.1)
