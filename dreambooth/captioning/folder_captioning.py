@@ -13,7 +13,7 @@ from typing import Any
 from dreambooth import files
 from dreambooth.captioning.base import Captioner, CaptioningSummary, Prediction
 from dreambooth.captioning.caption_text import caption
-from dreambooth.captions.reading import CaptionSource, decode_caption, read_caption_bytes
+from dreambooth.captions.reading import CaptionSource, decode_caption, encoding_note, read_caption_bytes
 from dreambooth.captions.writing import write_captions
 from dreambooth.errors import UserError
 from dreambooth.images.decoding import open_image
@@ -65,11 +65,11 @@ def tasks_in(folder: Path, options: TagOptions, summary: CaptioningSummary) -> l
         if isinstance(result, UserError):
             summary.notes.append(f"{result} The image was skipped.")
             continue
-        existing, note = result
+        existing, encoding = result
         if existing.strip() and options.existing == LEAVE:
             summary.left += len(sharing)
             continue
-        summary.notes += [note] if note else []
+        summary.notes += [encoding_note(target, encoding)] if encoding else []
         shares = f"shares the caption file of {sharing[0].name}. Rename one of them."
         summary.notes += [f"{image}: {shares}" for image in sharing[1:]]
         tasks.append(CaptionTask(sharing[0], target, existing))

@@ -116,7 +116,9 @@ def _text_issues(read: SourceImage, concept: Concept, weighted: bool) -> Iterato
         yield FileIssue(path, "caption-damaged", cause, detail=parts[0])
     if parts := list(dict.fromkeys(webui_syntax(text, weighted, concept.wildcards))):
         listed = escape_unprintable(", ".join(parts))
-        cause = f"its {name} contains {listed}, which is trained as plain words. Remove it{_settings_for(parts, concept)}."
+        cause = (
+            f"its {name} contains {listed}, which is trained as plain words. Remove it{_settings_for(parts, concept)}."
+        )
         yield FileIssue(path, "caption-syntax", cause, detail=escape_unprintable(parts[0]))
 
 

@@ -41,6 +41,7 @@ ISSUE_KINDS = {
     "hidden": IssueKind("Hidden files and thumbnails", is_warning=False),
     "side-file": IssueKind("Other files, not used", is_warning=False),
     "absent": IssueKind("Missing, but listed in the metadata file"),
+    "unlisted": IssueKind("Not listed in the metadata file"),
     "orphan": IssueKind("Captions without an image"),
     # How an image is decoded.
     "mislabelled": IssueKind("Wrong file extension", is_warning=False),
@@ -54,6 +55,8 @@ ISSUE_KINDS = {
     "transparent": IssueKind("Transparent, flattened on white"),
     # How it is trained.
     "mask": IssueKind("Used as masks of other images, not trained themselves"),
+    "mask-missing": IssueKind("Without a mask in the mask directory, trained as a whole"),
+    "mask-unused": IssueKind("Masks without an image"),
     "mask-shape": IssueKind("Masks with another aspect ratio than their image, stretched to fit"),
     "enlarged": IssueKind("Small images, upscaled more than 2 times"),
     "cropped": IssueKind("Far from every bucket's aspect ratio, more than a quarter is cropped"),

@@ -165,7 +165,7 @@ def test_warnings_name_files(tmp_path: Path) -> None:
     assert small.startswith("Small images, upscaled") and small.endswith(str(folder / "a.png"))
     assert nameless.endswith(f"(2): {folder / '1.png'}, {folder / 'a.png'}")
     assert "empty prompt" in wordless and wordless.endswith(str(folder / "1.png"))
-    assert "not UTF-8" in encoding and encoding.endswith(str(folder / "b.png"))
+    assert "not UTF-8" in encoding and encoding.endswith(f"{folder / 'b.png'} (Windows-1252)")
     assert [(note.path.name, note.kind) for note in plan.issues] == [
         ("1.png", "no-caption"),
         ("1.png", "no-words"),
