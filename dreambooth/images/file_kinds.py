@@ -27,6 +27,7 @@ _ARCHIVE = "is an archive: unpack it into the folder, or remove it."
 _DOCUMENT = "is a document: save its images as PNG or JPEG, or remove it from the folder."
 _SHORTCUT = "is a shortcut: copy the image itself into the folder."
 _UNFINISHED = "is an unfinished download: complete it, or remove it."
+_PACKED = "is a packed dataset: export its images as files, with their captions in a metadata.jsonl (file_name, text)."
 _BACKUP = "is a backup copy: rename it to use it, or remove it."
 
 # Images that are not supported, and the advice.
@@ -44,6 +45,7 @@ _NOT_IMAGES = {
     _DOCUMENT: ".pdf .doc .docx .ppt .pptx .odt .odp .epub .htm .html .mht .mhtml",
     _SHORTCUT: ".lnk .url .webloc .desktop",
     _UNFINISHED: ".part .crdownload .partial .download .opdownload .aria2",
+    _PACKED: ".parquet .arrow",
     _BACKUP: ".bak .orig .old",
 }
 _ADVICE = {ending: text for text, endings in {**_UNSUPPORTED, **_NOT_IMAGES}.items() for ending in endings.split()}
@@ -51,7 +53,7 @@ UNSUPPORTED_EXTENSIONS = frozenset(ending for endings in _UNSUPPORTED.values() f
 # Files of trainers, taggers and people, which are never images. What is in none of these lists is looked into.
 _SIDE = (
     ".npz .npy .safetensors .pt .pth .ckpt .bin .onnx .json .jsonl .csv .tsv .toml .yaml .yml .xml .ini .cfg .md .log "
-    ".db .sqlite .parquet .arrow .py .bat .sh .ps1 .exe .js .css .xmp .thm .aae .mp3 .wav .m4a .xlsx .xls .torrent "
+    ".db .sqlite .py .bat .sh .ps1 .exe .js .css .xmp .thm .aae .mp3 .wav .m4a .xlsx .xls .torrent "
     ".ttf .otf .lock .tags .cap .prompt"
 )
 _SIDE_EXTENSIONS = frozenset(_SIDE.split())

@@ -126,7 +126,8 @@ def test_captions_of_a_metadata_file(tmp_path: Path) -> None:
     entries = {"a.png": {"caption": "a dog\na hound", "tags": "brown, wet"}, "b": {"tags": "cat"}}
     (tmp_path / "meta.json").write_text(json.dumps(entries))
     listed = dataclasses.replace(made, metadata_file=str(tmp_path / "meta.json"))
-    assert not make_plan([listed], FIXED).warnings
+    (unlisted,) = make_plan([listed], FIXED).warnings
+    assert unlisted.startswith("Not listed in the metadata file (1)") and unlisted.endswith("c.png")
     (tmp_path / "more.json").write_text(json.dumps({**entries, "gone.png": {}}))
     more = dataclasses.replace(made, metadata_file=str(tmp_path / "more.json"))
     assert "gone.png" in make_plan([more], FIXED).warnings[0]
@@ -137,7 +138,7 @@ def test_captions_of_a_metadata_file(tmp_path: Path) -> None:
     (tmp_path / "meta.jsonl").write_text("\n".join(map(json.dumps, rows)))
     as_lines = dataclasses.replace(listed, metadata_file=str(tmp_path / "meta.jsonl"))
     assert make_plan([as_lines], FIXED).fingerprint()
-    for text in ("[]", "{", '{"a.png": "a dog"}'):
+    for text in ("[]", "{", '{"a.png": 3}'):
         (tmp_path / "meta.json").write_text(text)
         with pytest.raises(UserError, match=r"meta\.json"):
             make_plan([listed], FIXED)

@@ -79,7 +79,7 @@ def _read(report: ImportReport, job: Job, row: Any, number: int) -> Dataset | No
             return _with_images(report, Dataset(name, values, path, None, find_images(path)))
         if path.is_file():
             concept = Concept(instance_data_dir=str(path.parent), metadata_file=str(path))
-            images = [Path(key) for key in MetadataFile.from_concept(concept).captions]
+            images = MetadataFile.from_concept(concept).paths
             return _with_images(report, Dataset(name, values, path.parent, path, images))
     except UserError as error:
         report.unsupported += [f"{name}, {key}: {problem}" for problem in error.problems]

@@ -24,7 +24,7 @@ def list_images(concept: Concept) -> list[Path]:
     if not concept.metadata_file:
         return list_direct_images(clean_path(concept.instance_data_dir))
     with contextlib.suppress(UserError):
-        return [Path(key) for key in MetadataFile.from_concept(concept).captions]
+        return MetadataFile.from_concept(concept).paths
     return []
 
 
