@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from dreambooth.captions.literal_syntax import damaged_text, webui_syntax
 from dreambooth.captions.prompts import FILEWORDS, contains_token, fill_filewords, has_filewords
 from dreambooth.captions.reading import FROM_DEFAULT, FROM_FILE_NAME, CaptionSource
+from dreambooth.dataset.folder_names import repeats_hint
 from dreambooth.dataset.plan import Example
 from dreambooth.dataset.sources import SourceImage
 from dreambooth.images.issues import FileIssue
@@ -39,7 +40,7 @@ def image_issues(
         found += _caption_issues(image, example, concepts[example.concept])
         found += _text_issues(image, concepts[example.concept], weighted)
     found += [*_shared_captions(read), *_duplicates(read), *_near_duplicates(read)]
-    return [*found, *_token_issues(concepts)]
+    return [*found, *_token_issues(concepts), *_folder_issues(read, concepts)]
 
 
 def _crop_issues(example: Example) -> Iterator[FileIssue]:
@@ -135,6 +136,15 @@ def _token_issues(concepts: Sequence[Concept]) -> Iterator[FileIssue]:
         if token and word and contains_token(token, word):
             text = f'the instance token "{token}" contains the class token "{word}". Use a rare word alone.'
             yield FileIssue(Path(concept.instance_data_dir), "class-in-token", text)
+
+
+def _folder_issues(read: Sequence[SourceImage], concepts: Sequence[Concept]) -> Iterator[FileIssue]:
+    """Folders whose names look like repeats, of concepts without any."""
+    sources = [image.source for image in read if not image.source.is_class_image]
+    folders = (source.path.parent for source in sources if concepts[source.concept].num_repeats == 1)
+    for folder in dict.fromkeys(folders):
+        if hint := repeats_hint(folder.name):
+            yield FileIssue(folder, "folder-name", hint)
 
 
 def _shared_captions(read: Sequence[SourceImage]) -> Iterator[FileIssue]:

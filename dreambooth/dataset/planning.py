@@ -63,7 +63,7 @@ def make_plan(
     checks.raise_problems()
     examples = [example for example in everything if not example.is_class]
     regularization = _balanced(examples, regular, checks)
-    issues = image_issues([image for image, _ in fitted], everything, concepts)
+    issues = image_issues([image for image, _ in fitted], everything, concepts, settings.weighted_captions)
     issues = list(dict.fromkeys([*checks.issues, *issues]))  # concepts may share a folder
     checks.warnings += [*rule.warnings(), *warning_lines(issues)]
     return Plan(
@@ -106,6 +106,7 @@ def _example(
         original_size=image.size,
         crop=crop,
         mask=source.mask,
+        has_soft_mask=source.mask is not None and source.has_soft_mask,
         repeats=1 if source.is_class_image else concept.num_repeats,
     )
 

@@ -72,6 +72,7 @@ ISSUE_KINDS = {
     "caption-syntax": IssueKind("Captions with syntax of WebUIs, which is trained as plain words"),
     "caption-shared": IssueKind("Images that share one caption file"),
     "token-missing": IssueKind("Instance token missing in the caption, so it is inserted"),
+    "folder-name": IssueKind("Folder names with a number that is not used as repeats"),
     "class-in-token": IssueKind("Instance token that contains the class token"),
 }
 # fmt: on

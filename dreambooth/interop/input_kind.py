@@ -23,9 +23,12 @@ class RecognizedInput:
     imported: tuple[str, ...] = ()  # messages: each imported key, and the setting that it became
     unsupported: tuple[str, ...] = ()  # messages: each key or file that is not supported, and the effect
     dim_from_weights: bool = False  # read type, ranks and alphas from the LoRA in lora_start
+    image_problems: tuple[str, ...] = ()  # why none of the images that a configuration names can be used
 
     def require_concepts(self) -> tuple[Concept, ...]:
         """The concepts. UserError with the reasons if there are none."""
+        if self.image_problems:
+            raise UserError.from_problems(self.image_problems)
         if self.unsupported and not self.concepts:
             raise UserError.from_problems(["The import contains no images to train.", *self.unsupported])
         return self.concepts
@@ -57,8 +60,8 @@ def _read_folder(path: Path) -> RecognizedInput:
         for number, concept in enumerate(concepts, 1)
     )
     unsupported += [
-        "Folder names do not set resolution, buckets and tag order, so the current settings are used. Captions are "
-        "normalized, and the instance token is added where it is missing."
+        "Folder names do not set resolution, buckets and tag order, so the current settings are used. The name is the "
+        "caption of images that have none; other captions stay as they are. Set an instance token to add it to them."
     ]
     return RecognizedInput(tuple(concepts), imported=tuple(imported), unsupported=tuple(unsupported))
 
@@ -80,22 +83,21 @@ def _find_ignored_toml_files(folder: Path) -> list[str]:
 def _read_file(path: Path) -> RecognizedInput:
     from dreambooth.interop.data_file import read_data
     from dreambooth.interop.kohya.import_report import ImportReport
-    from dreambooth.interop.programs import describe_unknown, find_program
+    from dreambooth.interop.programs import recognize_file
 
     file = read_data(path)
     if _is_own_file(file.data):
         return _read_own_file(path, file.data)
-    program = find_program(file.data)
-    if program is None:
-        raise UserError(describe_unknown(file))
+    program, part = recognize_file(file)
     report = ImportReport(path.resolve().parent)
-    program.import_file(report, file)
+    program.import_file(report, part)
     return RecognizedInput(
         concepts=tuple(report.concepts),
         settings=report.settings,
         imported=tuple(report.imported),
         unsupported=tuple(report.unsupported),
         dim_from_weights=report.dim_from_weights,
+        image_problems=tuple(report.image_problems),
     )
 
 

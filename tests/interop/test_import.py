@@ -50,14 +50,8 @@ def test_folders_with_repeats_in_their_names(tmp_path: Path) -> None:
     found = recognize_input(root)
     rows = [(Path(c.instance_data_dir).name, c.num_repeats, c.regularization) for c in found.concepts]
     assert rows == [("10_sls 1girl", 10, False), ("5_other", 5, False), ("1_1girl", 1, True)]
-    first, other, regularization = found.concepts
-    assert (first.instance_token, first.class_token, first.default_caption) == ("sls", "1girl", "sls 1girl")
-    assert (other.instance_token, other.default_caption) == ("", "other")
-    assert (regularization.instance_token, regularization.class_token, regularization.default_caption) == (
-        "",
-        "",
-        "1girl",
-    )
+    assert [concept.default_caption for concept in found.concepts] == ["sls 1girl", "other", "1girl"]
+    assert not any(concept.instance_token or concept.class_token for concept in found.concepts)
     messages = "\n".join(found.unsupported)
     for reported in ("0_off", "notes: 2 images", "below", "do not set resolution, buckets"):
         assert reported in messages
@@ -318,7 +312,7 @@ def test_parameters_with_and_without_a_dataset(tmp_path: Path) -> None:
     assert not alone.concepts and "bucket_rule" not in alone.settings
     assert "lists no images" in "\n".join(alone.unsupported)
     with pytest.raises(UserError, match=r"dataset_config: .*nowhere\.toml"):
-        dataset(tmp_path, "dataset_config = 'nowhere.toml'\n" + steps, "train.toml")
+        dataset(tmp_path, "dataset_config = 'nowhere.toml'\n" + steps, "train.toml").require_concepts()
 
 
 @pytest.mark.parametrize(
@@ -343,10 +337,11 @@ def test_nothing_is_imported_without_images(tmp_path: Path, text: str, message: 
     make_images(tmp_path / "flat")
     (tmp_path / "empty").mkdir()
     (tmp_path / "none/10_a").mkdir(parents=True)
+    found = dataset(tmp_path, f"{text}\nnetwork_module = 'networks.lora'\nlearning_rate = 1e-4\n", "train.toml")
     with pytest.raises(UserError) as error:
-        dataset(tmp_path, f"{text}\nnetwork_module = 'networks.lora'\nlearning_rate = 1e-4\n", "train.toml")
+        found.require_concepts()
     first, *reasons = error.value.problems
-    assert "there is nothing to train, so nothing was imported. Correct " in first
+    assert "there are no images to train, so nothing was imported. Correct " in first
     assert message.format(root=tmp_path) in "\n".join(reasons)
 
 

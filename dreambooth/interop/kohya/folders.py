@@ -92,17 +92,13 @@ def _make_concepts(folders: Sequence[NamedFolder], regularization: bool) -> tupl
 
 
 def _make_concept(folder: NamedFolder, regularization: bool) -> Concept:
-    """The first of two or more words becomes the instance token, which is added to captions that lack it."""
-    token, _, noun = folder.class_tokens.partition(" ")
-    has_token = bool(noun) and not regularization
+    """The name is the caption of images without one. As in sd-scripts, other captions stay as they are."""
     return Concept(
         instance_data_dir=str(folder.path),
         subfolders=False,
         regularization=regularization,
         num_repeats=folder.repeats,
         default_caption=folder.class_tokens,
-        instance_token=token if has_token else "",
-        class_token=noun.strip() if has_token else "",
     )
 
 
