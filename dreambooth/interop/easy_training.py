@@ -56,6 +56,10 @@ def _sections(data: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any],
             if name != "subsets":
                 yield name, _table(groups[0].get(name)), _table(groups[1].get(name))
         return
+    is_own = "warmup_ratio" in data or isinstance(data.get("train_mode"), str)
+    if is_own and not {"network_dim", "network_args", "unet_lr"}.isdisjoint(data):  # without sections
+        own = ("train_mode", "subsets", "datasets")
+        yield "args", {key: value for key, value in data.items() if key not in own}, {}
     for name, section in data.items():
         if name.endswith("_args") and isinstance(section, Mapping):
             args, dataset_args = section.get("args"), section.get("dataset_args")
@@ -94,7 +98,7 @@ def translate(data: Mapping[str, Any]) -> Translation:
         result.values |= {key: True if _is_word(value, "true") else value for key, value in given.items()}
         dataset |= {key: value for key, value in dataset_args.items() if value}
         result.unsupported += [
-            f"{key} = 0: {NAME} does not hand 0 to sd-scripts, so {_IF_0[key]} is used, as there."
+            f"{key} = 0: {_IF_0[key]} is used, as {NAME} does not hand 0 to sd-scripts."
             for key in args.keys() & _IF_0.keys()
             if args[key] == 0
         ]
@@ -123,10 +127,15 @@ def _is_word(value: Any, word: str) -> bool:
 
 
 def _datasets(data: Mapping[str, Any], general: Mapping[str, Any]) -> list[dict[str, Any]] | None:
-    rows = data.get("subsets", _table(data.get("dataset")).get("subsets"))
-    rows = [rows] if isinstance(rows, Mapping) else rows
-    subsets = [_subset(row) for row in rows or [] if isinstance(row, Mapping) and row.get("image_dir")]
-    return [{**general, "subsets": subsets}] if subsets else None
+    """Its subsets, or datasets with several resolutions. None if no folder is given."""
+    tables = data.get("datasets") or [{"subsets": data.get("subsets", _table(data.get("dataset")).get("subsets"))}]
+    datasets = []
+    for table in tables if isinstance(tables, list) else []:
+        rows = _table(table).get("subsets") or []
+        rows = [rows] if isinstance(rows, Mapping) else rows
+        subsets = [_subset(row) for row in rows if isinstance(row, Mapping) and row.get("image_dir")]
+        datasets += [{**general, **table, "subsets": subsets}] if subsets else []
+    return datasets or None
 
 
 def _subset(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -195,9 +204,10 @@ def _replace_own_schedule(result: Translation, own: str, warmup: float) -> None:
     shape = to_float(arguments.get("d", 0.9))
     if own == "RexAnnealingWarmRestarts" and shape != _REX_SHAPE:
         result.unsupported.append(
-            f"lr_scheduler_args d={shape:g}: the rex schedule here has d={_REX_SHAPE:g}, which decays earlier."
+            f"lr_scheduler_args d={shape:g}: the rex schedule here has d={_REX_SHAPE:g}, which decays "
+            f"{'earlier' if shape > _REX_SHAPE else 'later'}."
         )
-    if cycles > 1 and to_float(arguments.get("gamma", 1), 1) != 1:
+    if cycles > 1 and own == "CosineAnnealingWarmRestarts" and to_float(arguments.get("gamma", 1), 1) != 1:
         result.unsupported.append(
             f"lr_scheduler_args gamma={arguments['gamma']}: each cycle starts at the full learning rate here."
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.errors import UserError
+from dreambooth.interop.data_file import DataFile
+from dreambooth.json_text import parse_json
+from dreambooth.paths import clean_path
 from dreambooth.settings import SETTINGS, Concept, parse_concepts
+from dreambooth.settings.concept import AS_THE_RUN
 from dreambooth.settings.legacy import upgrade
 
 
@@ -45,6 +50,51 @@ def recognize_input(path: Path) -> RecognizedInput:
     if os.path.isfile(path):
         return _read_file(path)
     raise UserError(f"{path}: there is no such folder or file. Correct the path.")
+
+
+def recognize_concepts(source: str | Path) -> RecognizedInput:
+    """As :func:`recognize_input`, where only concepts are asked for; also JSON text. UserError if there are none.
+
+    What the source sets for the whole run is not used, except where it decides how captions and images vary: that
+    becomes a part of the concepts. The rest is reported.
+    """
+    text = str(source).strip()
+    if text.startswith(("[", "{")) and not os.path.lexists(text):
+        found = _read_values(DataFile(Path("The pasted text"), parse_json(text, "The pasted text", by_hand=True)), None)
+    else:
+        found = recognize_input(clean_path(source))
+    concepts = found.require_concepts()
+    if not concepts:
+        raise UserError(f"{text[:200]} contains no concepts. Choose a folder of images, or a file that lists some.")
+    unused = [key for key in found.settings if key not in _VARIATION]
+    unsupported = found.unsupported
+    if unused:
+        names = ", ".join(unused[:_SHOWN_SETTINGS])
+        more = f" and {len(unused) - _SHOWN_SETTINGS} more" if len(unused) > _SHOWN_SETTINGS else ""
+        unsupported += (f"Only the concepts are used, not the settings ({names}{more}). Import the file to use both.",)
+    return dataclasses.replace(
+        found,
+        concepts=tuple(_with_variation(concept, found.settings) for concept in concepts),
+        settings={},
+        unsupported=unsupported,
+    )
+
+
+# Settings of a run that concepts can override, and the value of a concept that does not.
+_VARIATION: dict[str, Any] = {
+    "shuffle_tags": AS_THE_RUN, "hflip": AS_THE_RUN, "keep_tokens": -1, "tag_dropout": -1, "caption_dropout": -1,
+}  # fmt: skip
+_SHOWN_SETTINGS = 4
+
+
+def _with_variation(concept: Concept, settings: Mapping[str, Any]) -> Concept:
+    """The concept with the run's values where it has none of its own."""
+    changed = {}
+    for key, as_the_run in _VARIATION.items():
+        if key in settings and getattr(concept, key) == as_the_run:
+            value = settings[key]
+            changed[key] = ("on" if value else "off") if isinstance(value, bool) else value
+    return dataclasses.replace(concept, **changed)
 
 
 def _read_folder(path: Path) -> RecognizedInput:
@@ -82,14 +132,19 @@ def _find_ignored_toml_files(folder: Path) -> list[str]:
 
 def _read_file(path: Path) -> RecognizedInput:
     from dreambooth.interop.data_file import read_data
+
+    return _read_values(read_data(path), path.resolve().parent)
+
+
+def _read_values(file: DataFile, base_dir: Path | None) -> RecognizedInput:
+    """``base_dir``: the folder that relative paths refer to; None for text, whose paths stay as they are."""
     from dreambooth.interop.kohya.import_report import ImportReport
     from dreambooth.interop.programs import recognize_file
 
-    file = read_data(path)
     if _is_own_file(file.data):
-        return _read_own_file(path, file.data)
+        return _read_own_file(file.data, base_dir)
     program, part = recognize_file(file)
-    report = ImportReport(path.resolve().parent)
+    report = ImportReport(base_dir or Path.cwd())
     program.import_file(report, part)
     return RecognizedInput(
         concepts=tuple(report.concepts),
@@ -104,18 +159,18 @@ def _read_file(path: Path) -> RecognizedInput:
 def _is_own_file(data: Any) -> bool:
     """Whether these are concepts, or the settings of a model, of this program or of the extension before it."""
     if isinstance(data, dict):
-        return "concepts_list" in data
+        return not data.keys().isdisjoint(("concepts_list", "instance_data_dir"))
     rows = data if isinstance(data, list) else []
     return data == [] or any(isinstance(row, dict) and "instance_data_dir" in row for row in rows)
 
 
-def _read_own_file(path: Path, values: Any) -> RecognizedInput:
-    is_model_config = isinstance(values, dict)
+def _read_own_file(values: Any, base_dir: Path | None) -> RecognizedInput:
+    is_model_config = isinstance(values, dict) and "concepts_list" in values
     unsupported: list[str] = []
     if is_model_config:
         values, unsupported = upgrade(dict(values))
     rows = values["concepts_list"] if is_model_config else values
-    concepts, notices = parse_concepts(rows, base_dir=path.resolve().parent, strict=not is_model_config)
+    concepts, notices = parse_concepts(rows, base_dir=base_dir, strict=not is_model_config)
     unsupported += notices
     settings = {}
     for key, value in values.items() if is_model_config else ():

@@ -94,11 +94,16 @@ def recognize(data: Any) -> bool:
 
 def import_file(report: ImportReport, file: DataFile) -> None:
     """Import the fields of a page. UserError names a kind of training or model family that is not supported."""
-    fields = {_OLD_NAMES.get(key, key): value for key, value in file.data.items() if value is not None}
+    fields = rename_old_fields(file.data)
     _refuse_unsupported(file.path, fields)
     import_translation(report, file.path, translate(fields, report))
     if not is_lora(fields):
         report.set("use_lora", False, "DreamBooth or finetuning page")
+
+
+def rename_old_fields(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields under their present names, without those that are null."""
+    return {_OLD_NAMES.get(key, key): value for key, value in data.items() if value is not None}
 
 
 def _refuse_unsupported(path: Path, fields: Mapping[str, Any]) -> None:
@@ -193,9 +198,10 @@ def _add_full_training(values: dict[str, Any], fields: Mapping[str, Any]) -> Non
     for key in ("learning_rate_te1", "learning_rate_te2") if sdxl else ("learning_rate_te",):
         if str(fields.get(key, "")) != "":
             values[key] = to_float(fields[key])
-    if sdxl or _is_finetuning(fields):
-        values["train_text_encoder"] = to_bool(fields.get("train_text_encoder"))
+    rates = [to_float(fields.get(key, 1)) for key in ("learning_rate_te1", "learning_rate_te2")]
+    values["train_text_encoder"] = not sdxl or any(rates)
     if _is_finetuning(fields):
+        values["train_text_encoder"] = to_bool(fields.get("train_text_encoder", True))
         values["enable_bucket"] = True
 
 

@@ -24,12 +24,16 @@ from dreambooth.interop.translation import (
 from dreambooth.text import count
 
 NAME = "lora-scripts"
-# Parameters of the page that sd-scripts don't have; one of them identifies its file.
+# Parameters of the page that sd-scripts don't have.
 _PAGE_PARAMETERS = {
     "model_train_type", "lycoris_algo", "network_args_custom", "optimizer_args_custom", "enable_preview",
     "enable_block_weights", "enable_base_weight", "prodigy_d0", "prodigy_d_coef", "ui_custom_params", "dylora_unit",
     "lokr_factor", "randomly_choice_prompt", "positive_prompts", "negative_prompts", "prompt_file", "sample_cfg",
     "sample_width", "sample_height", "sample_seed", "sample_steps", "lr_restart_cycles", "gpu_ids", "dropout",
+}  # fmt: skip
+_COMMON_PARAMETERS = {
+    "pretrained_model_name_or_path", "train_data_dir", "resolution", "network_module", "network_dim", "unet_lr",
+    "learning_rate", "optimizer_type", "max_train_epochs",
 }  # fmt: skip
 _TRAIN_TYPES = {"sd-lora": True, "sdxl-lora": True, "sd-dreambooth": False, "sdxl-finetune": False}  # -> is LoRA
 _ONLY_SD = ("v2", "v_parameterization", "clip_skip", "learning_rate_te", "stop_text_encoder_training")
@@ -49,8 +53,18 @@ _FULL_DEFAULTS: dict[str, Any] = {"learning_rate": 1e-6, "shuffle_caption": True
 
 
 def recognize(data: Any) -> bool:
-    """Whether a parameter is one of the page. Sections have no meaning."""
-    return bool(_history(data)) or (isinstance(data, Mapping) and not _PAGE_PARAMETERS.isdisjoint(flatten(data)))
+    """Whether this is a run, preset or history with a parameter of the page. Sections have no meaning."""
+    if _history(data):
+        return True
+    if not isinstance(data, Mapping):
+        return False
+    names = flatten(data).keys()
+    has_own = not _PAGE_PARAMETERS.isdisjoint(names) or _is_preset(data)
+    return "model_train_type" in names or (has_own and not _COMMON_PARAMETERS.isdisjoint(names))
+
+
+def _is_preset(data: Mapping[str, Any]) -> bool:
+    return isinstance(data.get("data"), Mapping) and isinstance(data.get("metadata"), Mapping)
 
 
 def _history(data: Any) -> list[Mapping[str, Any]]:
@@ -58,14 +72,14 @@ def _history(data: Any) -> list[Mapping[str, Any]]:
     if not isinstance(data, list) or not data:
         return []
     is_history = all(isinstance(row, Mapping) and isinstance(row.get("value"), Mapping) for row in data)
-    return data if is_history and all("time" in row or "name" in row for row in data) else []
+    return data if is_history and all("time" in row for row in data) else []
 
 
 def import_file(report: ImportReport, file: DataFile) -> None:
     """Import a run, preset or the last entry of a history. UserError names what kind of training is not supported."""
     entries = _history(file.data)
     values = flatten(entries[-1]["value"]) if entries else flatten(file.data)
-    is_preset = not entries and isinstance(file.data.get("data"), Mapping) and "metadata" in file.data
+    is_preset = not entries and _is_preset(file.data)
     if is_preset:
         values = dict(file.data["data"])
         values.setdefault("model_train_type", file.data["metadata"].get("train_type", ""))
@@ -105,7 +119,10 @@ def translate(values: Mapping[str, Any], report: ImportReport, is_partial: bool 
     if is_partial:
         given = {**_PAGE_DEFAULTS, **(_LORA_DEFAULTS if _is_lora(given) else _FULL_DEFAULTS), **given}
     _add_custom_parameters(result, given)
-    is_sdxl = str(given.pop("model_train_type", "")).startswith("sdxl")
+    kind = str(given.pop("model_train_type", ""))
+    is_sdxl = kind.startswith("sdxl")
+    if kind == "sd-dreambooth":  # train_db.py trains the text encoder too
+        given.setdefault("train_text_encoder", True)
     for key in _ONLY_SD if is_sdxl else ("learning_rate_te1", "learning_rate_te2"):
         if given.pop(key, None) and is_sdxl and key == "clip_skip":
             result.ignored.append(key)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from dreambooth.errors import UserError
 from dreambooth.interop import easy_training, kohya_gui, lora_scripts
 from dreambooth.interop.ai_toolkit.job_file import is_job
 from dreambooth.interop.ai_toolkit.training import import_job
@@ -19,7 +20,8 @@ from dreambooth.interop.kohya.training_config import KNOWN_PARAMETERS, import_tr
 from dreambooth.interop.onetrainer.concepts import is_concepts
 from dreambooth.interop.onetrainer.config_file import is_config
 from dreambooth.interop.onetrainer.training import import_concepts_file, import_config
-from dreambooth.text import escape_unprintable
+from dreambooth.interop.translation import flatten, refuse_other_family
+from dreambooth.interop.unknown_files import describe_content
 
 
 @dataclass(frozen=True)
@@ -42,14 +44,14 @@ def _import_dataset_config(report: ImportReport, file: DataFile) -> None:
 
 
 def _is_training_config(data: Any) -> bool:
-    """Whether any key is a parameter of sd-scripts, in whatever section."""
-    if not isinstance(data, dict):
-        return False
-    names = {name for key, value in data.items() for name in (value if isinstance(value, dict) else (key,))}
-    return not KNOWN_PARAMETERS.isdisjoint(names)
+    """Whether at least a third of the keys are parameters of sd-scripts, in whatever section."""
+    names = flatten(data).keys() if isinstance(data, dict) else set()
+    known = names & KNOWN_PARAMETERS
+    return bool(known) and 3 * len(known) >= len(names)
 
 
 def _import_training_config(report: ImportReport, file: DataFile) -> None:
+    refuse_other_family(file.path, flatten(file.data))
     import_training(report, file.as_toml())
 
 
@@ -65,29 +67,41 @@ PROGRAMS: tuple[Program, ...] = (
 )
 
 
+_SD_SCRIPTS = PROGRAMS[-2:]
+_MAX_NESTED = 100  # tables and lists in which a program is searched
+
+
 def find_program(data: Any) -> Program | None:
     """The program that a file with these values was written by; None if it is not known."""
     return next((program for program in PROGRAMS if program.recognize(data)), None)
 
 
-def describe_unknown(file: DataFile) -> str:
-    """The message for a file of no known program: what it holds, and what can be imported."""
-    known = ", ".join(dict.fromkeys(program.name for program in PROGRAMS))
-    return (
-        f"{file.path} was not recognized: it contains {_describe_content(file.data)}. Choose a concepts list "
-        f'([{{"instance_data_dir": ...}}]), a db_config.json, or a file of one of these programs: {known}.'
-    )
+def recognize_file(file: DataFile) -> tuple[Program, DataFile]:
+    """The program that the file was written by, and its part that the program reads. UserError if it is not known.
+
+    Presets are also found inside of other tables or lists, such as {"settings": {...}}.
+    """
+    program = find_program(file.data)
+    if program is None or program is _SD_SCRIPTS[-1]:  # whose parameters may be in any section
+        for part in _nested(file.data):
+            found = find_program(part)
+            if found and found not in _SD_SCRIPTS:
+                return found, DataFile(file.path, part)
+    if program is None:
+        raise UserError(
+            f"{file.path} was not recognized: {describe_content(file.data)}. Choose a concepts list "
+            f'([{{"instance_data_dir": ...}}]), a db_config.json, or a file of one of these programs: '
+            f"{', '.join(program.name for program in PROGRAMS)}."
+        )
+    return program, file
 
 
-def _describe_content(data: Any) -> str:
-    if isinstance(data, dict) and data:
-        names = [escape_unprintable(key)[:40] for key in data]
-        more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
-        return f"the names {', '.join(names[:_SHOWN_NAMES])}{more}"
-    if isinstance(data, list) and data:
-        kinds = "objects" if all(isinstance(row, dict) for row in data) else "values"
-        return f"a list of {len(data)} {kinds}" + (f" with {_describe_content(data[0])}" if kinds == "objects" else "")
-    return "nothing" if data in ({}, []) else "a single value"
-
-
-_SHOWN_NAMES = 6
+def _nested(data: Any) -> list[Any]:
+    """The tables and lists inside of the data, outer ones first."""
+    found = [data]
+    for part in found:
+        values = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+        found += [value for value in values if isinstance(value, (dict, list)) and value]
+        if len(found) > _MAX_NESTED:
+            break
+    return found[1 : _MAX_NESTED + 1]

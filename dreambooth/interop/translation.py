@@ -5,17 +5,24 @@ from __future__ import annotations
 import math
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dreambooth.errors import UserError
 from dreambooth.interop.kohya.import_report import ImportReport
 from dreambooth.interop.kohya.parameters import to_number
 from dreambooth.interop.kohya.toml_file import TomlFile
 from dreambooth.interop.kohya.training_config import import_training
 from dreambooth.interop.kohya.unsupported_keys import NO_EFFECT_KEYS
 
+# End of the names of network modules -> model family.
+_OTHER_FAMILIES = {
+    "flux": "FLUX.1", "sd3": "Stable Diffusion 3", "lumina": "Lumina Image 2.0", "anima": "Anima",
+    "hunyuan_image": "HunyuanImage", "hunyuan": "HunyuanVideo", "wan": "Wan", "qwen_image": "Qwen-Image",
+    "framepack": "FramePack", "zimage": "Z-Image", "chroma": "Chroma",
+}  # fmt: skip
 _CHUNK = 75  # tokens that a text encoder reads at once
 _LATENT_STEP = 8  # pixels
 _NOT_NEEDED = {*NO_EFFECT_KEYS, "output_dir"}
@@ -44,8 +51,22 @@ class Translation:
     settings: dict[str, tuple[Any, str]] = field(default_factory=dict)  # setting -> (value, its parameter)
 
 
+def refuse_other_family(path: Path, values: Mapping[str, Any]) -> None:
+    """UserError if these parameters of sd-scripts train a model of another family, such as FLUX.1."""
+    module = str(values.get("network_module", "")).rpartition(".")[2]
+    family = next((name for end, name in _OTHER_FAMILIES.items() if module.endswith(f"_{end}")), "")
+    if not family and {"t5xxl", "ae"} & {key for key in values if values[key]}:
+        family = "FLUX.1 or Stable Diffusion 3"
+    if family:
+        raise UserError(
+            f"{path} is a configuration for {family}. Only Stable Diffusion 1.x, 2.x and XL are supported; choose a "
+            "configuration for one of these."
+        )
+
+
 def import_translation(report: ImportReport, path: Path, translation: Translation) -> None:
     """Import the parameters and everything that they leave at its default in sd-scripts."""
+    refuse_other_family(path, translation.values)
     ignored = [*translation.ignored]
     ignored += [key for key, value in translation.values.items() if key in _NOT_NEEDED and value]
     values = {key: value for key, value in translation.values.items() if key not in _NOT_NEEDED}
@@ -88,7 +109,7 @@ def flatten(data: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def parse_command_line(text: str, known: Iterable[str] = ()) -> tuple[dict[str, Any], list[str]]:
+def parse_command_line(text: str) -> tuple[dict[str, Any], list[str]]:
     """(parameters, words that belong to none) of a command line such as ``--max_grad_norm=0 --flip_aug``."""
     try:
         words = shlex.split(text, posix=True)

@@ -1,0 +1,62 @@
+"""Files that can't be imported: what they look like, for messages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dreambooth.text import count, escape_unprintable
+
+_SHOWN_NAMES = 6
+_METADATA_KEYS = {"caption", "tags", "train_resolution"}
+
+
+def describe_content(data: Any) -> str:
+    """What a file with these values is, or at least what it contains: "the names model, data and 3 more"."""
+    if isinstance(data, Mapping):
+        for looks_like, description in _KINDS:
+            if looks_like(data):
+                return description
+    return f"it contains {_names(data)}"
+
+
+def _names(data: Any) -> str:
+    if isinstance(data, Mapping) and data:
+        names = [_shortened(escape_unprintable(key)) for key in data]
+        more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
+        return f"the names {', '.join(names[:_SHOWN_NAMES])}{more}"
+    if isinstance(data, list) and data:
+        if all(isinstance(row, Mapping) for row in data):
+            return f"a list of {count(len(data), 'object')} with {_names(data[0])}"
+        return f"a list of {count(len(data), 'value')}"
+    return "nothing" if data in ({}, []) else "a single value"
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= 40 else f"{name[:37]}..."
+
+
+def _has(*names: str) -> Callable[[Mapping[str, Any]], bool]:
+    return lambda data: all(name in data for name in names)
+
+
+def _is_image_metadata(data: Mapping[str, Any]) -> bool:
+    rows = list(data.values())
+    return bool(rows) and all(isinstance(row, Mapping) and not _METADATA_KEYS.isdisjoint(row) for row in rows)
+
+
+def _is_comfyui_prompt(data: Mapping[str, Any]) -> bool:
+    return bool(data) and all(isinstance(node, Mapping) and "class_type" in node for node in data.values())
+
+
+_KINDS: tuple[tuple[Callable[[Mapping[str, Any]], bool], str], ...] = (
+    (_is_image_metadata, "it looks like a metadata file of sd-scripts (in_json), which belongs in the field Metadata "
+                         "file of a concept"),
+    (_has("nodes", "links"), "it looks like a workflow of ComfyUI, which holds no training"),
+    (_is_comfyui_prompt, "it looks like a workflow of ComfyUI, which holds no training"),
+    (_has("peft_type"), "it looks like the adapter_config.json of a LoRA in peft's format"),
+    (_has("_class_name"), "it looks like a part of a model in the diffusers format"),
+    (_has("weight_map"), "it looks like the index of a model in several files"),
+    (_has("sd_model_checkpoint"), "it looks like the settings of a WebUI"),
+    (_has("architectures", "model_type"), "it looks like the config.json of a model"),
+)  # fmt: skip
