@@ -33,6 +33,8 @@ def import_configuration(model: ModelFolder, path: Path, config: ModelConfig | N
 
     before = opened(model).load()
     found, config = recognize_input(clean_path(path)), config or before
+    if found.image_problems:
+        raise UserError.from_problems(found.image_problems)
     missing = require_images(found.concepts)
     if not found.concepts and not found.settings:
         raise UserError.from_problems([f"{path}: there is nothing to import.", *found.unsupported])

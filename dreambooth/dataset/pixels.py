@@ -30,13 +30,17 @@ def load_pixels(example: Example) -> torch.Tensor:
 
 
 def load_mask(example: Example) -> torch.Tensor | None:
-    """The example's mask, resized, cropped and mirrored with it: float32 (1, H, W) of 0 and 1; None without one."""
+    """The example's mask, resized, cropped and mirrored with it: float32 (1, H, W) of 0 and 1; None without one.
+
+    A soft mask has the values of its red channel, from 0 to 1, as in sd-scripts.
+    """
     if example.mask is None:
         return None
     mask = decode_to_rgb(read_bytes(example.mask), example.mask).resize(example.original_size)
-    mask = apply_crop(mask, example.crop).convert("L")
+    mask = apply_crop(mask, example.crop)
+    mask = mask.getchannel("R") if example.has_soft_mask else mask.convert("L")
     values = torch.frombuffer(bytearray(mask.tobytes()), dtype=torch.uint8).view(1, mask.height, mask.width)
-    values = (values > 127).float()
+    values = values.float() / 255 if example.has_soft_mask else (values > 127).float()
     return values.flip(2) if example.flipped else values
 
 

@@ -37,6 +37,7 @@ class Example:
     mask: Path | None = None  # an image next to it, white where an inpainting model paints
     repeats: int = 1  # how often it is used in each epoch
     variants: tuple[str, ...] = ()  # the captions to choose from, where they vary: see Variation.settled
+    has_soft_mask: bool = False  # the mask's gray is a weight, as in sd-scripts; otherwise it is black or white
     flipped: bool = False  # horizontally, after cropping; only in examples of Plan.epoch and Plan.images
 
     @property

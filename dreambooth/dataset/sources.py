@@ -10,9 +10,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from dreambooth.captions.folder_metadata import NAMES as METADATA_NAMES
 from dreambooth.captions.kohya_rules import is_image
 from dreambooth.captions.metadata_file import MetadataFile, caption_of
 from dreambooth.captions.reading import Caption, CaptionSource
+from dreambooth.dataset.folder_captions import report_folder_metadata
+from dreambooth.dataset.mask_folder import find_masks
 from dreambooth.errors import UserError
 from dreambooth.images.file_kinds import advice
 from dreambooth.images.file_reader import Reader, read_all
@@ -42,6 +45,7 @@ class Source:
     is_class_image: bool  # from class_data_dir
     is_regular: bool = False  # of a concept of regularization images
     mask: Path | None = None
+    has_soft_mask: bool = False  # from mask_data_dir: its gray is a weight
 
     @property
     def is_class(self) -> bool:
@@ -102,14 +106,34 @@ def find_sources(concepts: Sequence[Concept], checks: Checks) -> list[Source]:
             if is_class_image and (regular or not concept.class_data_dir.strip()):
                 continue
             paths = checks.collect(_image_files, concept, key, f"Concept {index + 1}", checks) or []
-            # sd-scripts have no masks next to images: they train NAME_mask.png as an image.
-            masks = {} if concept.reading_rule == "kohya" and not is_class_image else masks_of(paths)
-            taken = set(masks.values())
-            checks.add(masks.values(), "mask", "is used as a mask and not trained.")
+            masks, taken = _masks(concept, index, paths, is_class_image, checks)
+            checks.add([path for path in paths if path in taken], "mask", "is used as a mask and not trained.")
             images = [path for path in paths if path not in taken]
-            sources += [Source(path, index, is_class_image, regular, masks.get(path)) for path in images]
+            if not is_class_image:
+                report_folder_metadata(concept, images, checks)
+            own_masks = bool(concept.mask_data_dir.strip()) and not is_class_image
+            sources += [Source(path, index, is_class_image, regular, masks.get(path), own_masks) for path in images]
     _require_no_overlap(sources, checks)
     return sources
+
+
+def _masks(
+    concept: Concept, index: int, images: Sequence[Path], is_class_image: bool, checks: Checks
+) -> tuple[dict[Path, Path], set[Path]]:
+    """The masks of images (of the concept's mask folder, or next to them), and all paths that are masks."""
+    if not concept.mask_data_dir.strip() or is_class_image:
+        # sd-scripts have no masks next to images: they train NAME_mask.png as an image.
+        masks = {} if concept.reading_rule == "kohya" and not is_class_image else masks_of(images)
+        return masks, set(masks.values())
+    try:
+        masks, unused = find_masks(concept.mask_data_dir, clean_path(concept.instance_data_dir), images)
+    except UserError as error:
+        checks.problems += [f"Concept {index + 1}, mask_data_dir: {problem}" for problem in error.problems]
+        return {}, set()
+    without = [path for path in images if path not in masks and path not in unused]
+    checks.add(without, "mask-missing", f"has no mask in {concept.mask_data_dir}, so all of it is trained.")
+    checks.add(unused, "mask-unused", "is a mask without an image.")
+    return masks, {*masks.values(), *unused}
 
 
 def _require_no_overlap(sources: Sequence[Source], checks: Checks) -> None:
@@ -212,7 +236,12 @@ def _own(concept: Concept, folder: Path, listing: Listing, checks: Checks) -> Li
         elsewhere = [path for path in others if path.is_file()]
         absent = [path for path in others if path not in elsewhere]
         checks.add(absent, "absent", f"is listed in {concept.metadata_file.strip()} but does not exist.")
-        return Listing([*metadata.listed(listing.images), *elsewhere], unreadable_folders=listing.unreadable_folders)
+        checks.warnings += metadata.notes
+        listed = metadata.listed(listing.images)
+        masks = set(masks_of(listing.images).values())
+        unlisted = set(listing.images) - set(listed) - masks
+        checks.add(sorted(unlisted), "unlisted", f"is not listed in {metadata.path}, so it is not used.", left_out=True)
+        return Listing([*listed, *elsewhere], unreadable_folders=listing.unreadable_folders)
     if concept.reading_rule == "kohya":
         unread = [path for path in listing.images if not is_image(path)]
         text = "is in a format that sd-scripts do not read: convert it to PNG or JPEG, or set Caption parsing to own."
@@ -245,7 +274,8 @@ def _report_side_files(paths: Iterable[Path], concept: Concept, checks: Checks) 
     captions = CaptionSource.from_concept(concept).extensions
     by_extension: dict[str, list[Path]] = defaultdict(list)
     for path in paths:
-        if not path.name.endswith(captions) and path != clean_path(concept.metadata_file):
+        is_metadata = path.name in METADATA_NAMES or path == clean_path(concept.metadata_file)
+        if not path.name.endswith(captions) and not is_metadata:
             by_extension[path.suffix.lower()].append(path)
     for extension, (first, *others) in by_extension.items():
         same = f"other {extension} file" if extension else "other file without an extension"

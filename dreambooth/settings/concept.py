@@ -15,6 +15,7 @@ from dreambooth.json_text import parse_json
 from dreambooth.paths import clean_path
 from dreambooth.settings.declare import declared, parse, setting
 from dreambooth.settings.old_concepts import images_per_instance, upgrade_concept
+from dreambooth.settings.other_names import unknown_key
 
 LINE_MODES = ("joined", "first", "random")
 MAX_BYTES = 2**24  # of a concepts file; what people write is far smaller
@@ -36,6 +37,9 @@ class Concept:
     validation_data_dir: str = setting("", "Directories", "Validation dataset directory",
         "Folder with images of the subject that are not used for training, to measure the validation loss. Empty uses "
         "the fraction set in Validation split.", path=True)
+    mask_data_dir: str = setting("", "Directories", "Mask directory",
+        "Folder with masks that have the names of the images, for Masked loss (white is trained, gray partly) and "
+        "inpainting models. Empty uses masks next to the images (NAME_mask.png).", path=True)
     subfolders: bool = setting(True, "Directories", "Include subfolders",
         "Also use the images in subfolders. Off uses only the images directly in the folder, as sd-scripts do.")
     metadata_file: str = setting("", "Directories", "Metadata file",
@@ -165,7 +169,7 @@ def _valid(values: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[
     valid, notices = {}, []
     for key, value in values.items():
         if key not in CONCEPT:
-            notices.append(f"{where}{key} has no effect: there is no such setting.")
+            notices.append(f"{where}{key} has no effect: there is no such setting{unknown_key(key, CONCEPT)}.")
             continue
         try:
             CONCEPT[key].parse(value)

@@ -56,4 +56,4 @@ def random_mask(width: int, height: int, generator: torch.Generator) -> torch.Te
 
 def _mask(example: Example, generator: torch.Generator) -> torch.Tensor:
     mask = load_mask(example)
-    return random_mask(*example.bucket, generator) if mask is None else mask
+    return random_mask(*example.bucket, generator) if mask is None else (mask > 0.5).float()

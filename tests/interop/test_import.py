@@ -168,7 +168,7 @@ BROKEN = {
     "escapes": ('[[datasets]]\n[[datasets.subsets]]\nimage_dir = "D:\\pictures\\10_sls"', "line 3.*double quotes"),
     "twice": (SUBSET + "num_repeats = 1\nnum_repeats = 2\n", "num_repeats"),
     "a Python list": ("[[datasets]]\nresolution = (512, 512)\n", "line 2"),
-    "no subset": ("[[datasets]]\nresolution = 512\n", "nothing to train"),
+    "no subset": ("[[datasets]]\nresolution = 512\n", "no images to train"),
     "empty": ("", "contains nothing"),
     "words": ("hello world\n", "line 1"),
     "datasets as a text": ("datasets = 'x'\n", r"Write \[\[datasets\]\]"),
@@ -180,7 +180,7 @@ BROKEN = {
         "line 3.*empty contains no images",
     ),
     "0 repeats": (SUBSET + "num_repeats = 0\n", "line 5.*0 repeats"),
-    "only regularization": (SUBSET + "is_reg = true\n", "nothing to train"),
+    "only regularization": (SUBSET + "is_reg = true\n", "no images to train"),
     "lost escapes": ('[[datasets]]\n[[datasets.subsets]]\nimage_dir = "D:\\new\\train"', "line 3.*double quotes"),
     "nested too deep": ("a = " + "[" * 5000 + "]" * 5000, "is not valid TOML"),
 }

@@ -179,7 +179,6 @@ def test_arguments_without_effect_are_not_reported(tmp_path: Path) -> None:
     [
         ("network_module = 'networks.lora_fa'", "networks.lora_fa: LoRA-FA trains only one of the two matrices"),
         ("network_module = 'networks.dylora'", "networks.dylora: DyLoRA is not supported"),
-        ("network_module = 'networks.lora_flux'", "networks.lora_flux: it is for another model family"),
         ("network_module = 'mine.lora'", "mine.lora: it is not known here"),
         ("network_module = 'networks.lora'\nnetwork_args = ['algo=loha']", "networks.lora has no such argument"),
     ],

@@ -61,6 +61,7 @@ IMPORTED = {
     "sample_prompts": "concept.save_sample_prompt",
     "num_repeats": "concept.num_repeats",
     "is_reg": "concept.regularization",
+    "masked_loss": "masked_loss",
     "metadata_file": "concept.metadata_file",
     "caption_extension": "concept.caption_extension",
     "keep_tokens_separator": "concept.keep_separator",

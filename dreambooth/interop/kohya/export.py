@@ -108,6 +108,8 @@ def _make_subsets(concept: Concept, settings: Settings, unsupported: list[str]) 
             regularization = {"is_reg": True} if concept.regularization else {}
             for image_dir in _image_folders(clean_path(folder), concept.subfolders):
                 keys = {"image_dir": _absolute_path(image_dir), **regularization, "num_repeats": concept.num_repeats}
+                if settings.masked_loss and concept.mask_data_dir.strip():
+                    keys["conditioning_data_dir"] = _absolute_path(concept.mask_data_dir)
                 yield {**keys, **_caption_keys(concept, concept.instance_prompt, image_dir, unsupported), **common}
     if concept.class_data_dir.strip() and not concept.regularization:
         unsupported.append(

@@ -25,6 +25,7 @@ class ImportReport:
         self.dim_from_weights = False
         self.imported: list[str] = []
         self.unsupported: list[str] = []
+        self.image_problems: list[str] = []  # why none of the images that the file names can be used
 
     def set(self, key: str, value: Any, source: str = "", location: str = "") -> None:
         """Set the setting ``key``. ``source``: name of the imported parameter; without one, no message is added."""
@@ -63,13 +64,17 @@ class ImportReport:
         self.unsupported.append(f"{table.location(key)}{key} = {value!r} is not a valid path. {BACKSLASH_HINT}.")
         return True
 
-    def require_concepts(self, path: Path, parameters: Collection[str] = ()) -> None:
-        """UserError with all messages if nothing is left to train. ``parameters``: those that name the images."""
+    def find_missing_images(self, path: Path, parameters: Collection[str]) -> None:
+        """Note why there are no images, if the file names some. ``parameters``: those that name them."""
         if self.concepts:
             return
-        fix = ""
-        if parameters:
-            fix = f" Correct {', '.join(sorted(parameters))}, or remove it to import the other parameters alone."
-        raise UserError.from_problems(
-            [f"{path}: there is nothing to train, so nothing was imported.{fix}", *self.unsupported]
-        )
+        names = ", ".join(sorted(parameters))
+        fix = f" Correct {names}, or remove it to import the other parameters alone." if names else ""
+        self.image_problems = [f"{path}: there are no images to train, so nothing was imported.{fix}"]
+        self.image_problems += self.unsupported
+
+    def require_concepts(self, path: Path) -> None:
+        """UserError with all messages if nothing is left to train."""
+        self.find_missing_images(path, ())
+        if self.image_problems:
+            raise UserError.from_problems(self.image_problems)

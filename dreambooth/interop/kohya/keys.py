@@ -65,7 +65,6 @@ UNSUPPORTED_DATASET_KEYS = {
     "cache_info": "no cache is written to image folders",
     "validation_seed": "the validation split depends on the content of the images",
     "network_multiplier": "all images have the same weight",
-    "conditioning_data_dir": "ControlNet training is not supported",
 }
 # sd-scripts key -> setting of the whole run, with per-concept overrides.
 RUN_SETTINGS = {

@@ -9,16 +9,15 @@ from dreambooth.interop.kohya.import_report import ImportReport
 from dreambooth.settings.arguments import format_arguments, parse_arguments
 from dreambooth.settings.components import TEXT_ENCODER, UNET
 from dreambooth.settings.optimizer_arguments import WEIGHT_DECAY, describe_unknown, resolve_arguments
+from dreambooth.settings.training import OPTIMIZER_ALIASES
 
 # optimizer_type in lower case, without its module -> optimizer
 _OPTIMIZERS = {
-    "adamw": "Torch AdamW", "adamw8bit": "8bit AdamW", "pagedadamw8bit": "Paged 8bit AdamW", "lion": "Lion",
-    "lion8bit": "8bit Lion", "pagedlion8bit": "Paged 8bit Lion", "sgdnesterov": "SGD Nesterov",
-    "sgdnesterov8bit": "8bit SGD", "sgd8bit": "8bit SGD", "dadaptation": "AdamW Dadaptation",
-    "dadaptadam": "AdamW Dadaptation", "dadaptadampreprint": "AdamW Dadaptation", "dadaptadan": "Adan Dadaptation",
-    "dadaptlion": "Lion Dadaptation", "dadaptsgd": "SGD Dadaptation", "prodigy": "Prodigy", "adafactor": "Adafactor",
-    "came": "CAME", "adamwschedulefree": "Schedule-Free AdamW", "schedulefreeadamw": "Schedule-Free AdamW",
-    "tiger": "Tiger", "pagedadamw": "Torch AdamW", "pagedadamw32bit": "Torch AdamW", "adamw32bit": "Torch AdamW",
+    **OPTIMIZER_ALIASES,
+    "lion": "Lion", "sgdnesterov": "SGD Nesterov", "dadaptation": "AdamW Dadaptation",
+    "dadaptadampreprint": "AdamW Dadaptation", "dadaptadan": "Adan Dadaptation", "prodigy": "Prodigy",
+    "adafactor": "Adafactor", "came": "CAME", "schedulefreeadamw": "Schedule-Free AdamW", "tiger": "Tiger",
+    "pagedadamw": "Torch AdamW", "pagedadamw32bit": "Torch AdamW",
 }  # fmt: skip
 # What is trained differently, although the optimizer has the same name.
 _DIFFERENCES = {

@@ -67,6 +67,11 @@ def import_datasets(
         else:
             _warn_differences(report, first, merged, index)
     _import_dataset_settings(report, first if first is not None else defaults)
+    if arguments is None and any(subset.values["conditioning_data_dir"] for subset in subsets):
+        report.unsupported.append(
+            "conditioning_data_dir: a dataset.toml does not say whether these are masks. Switch on Masked loss and set "
+            "Unmasked weight to 0 to train as with masked_loss in sd-scripts."
+        )
     if arguments is None and report.settings.get("validation_share"):
         report.unsupported.append(
             "validation_split: a dataset.toml does not set the validation interval. Set Validation frequency (steps), "
@@ -262,8 +267,10 @@ def _warn_unsupported_key(report: ImportReport, key: str, subsets: list[Subset])
 def _make_concept(report: ImportReport, subset: Subset, first_subset: Subset) -> Concept:
     values = subset.values
     template = " ".join(filter(None, (values["caption_prefix"], FILEWORDS, values["caption_suffix"])))
+    masks = values["conditioning_data_dir"].strip()
     config = {
         "instance_data_dir": str(subset.folder),
+        "mask_data_dir": str(report.resolve_path(masks)) if masks else "",
         "metadata_file": values["metadata_file"],
         "subfolders": bool(values["metadata_file"]),
         "regularization": values["is_reg"],

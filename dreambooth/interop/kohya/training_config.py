@@ -13,6 +13,7 @@ from dreambooth.errors import UserError
 from dreambooth.interop.kohya.data_dirs import subsets_of_folders
 from dreambooth.interop.kohya.import_report import ImportReport
 from dreambooth.interop.kohya.keys import BUCKET_SETTINGS, GENERAL_KEYS, RUN_SETTINGS
+from dreambooth.interop.kohya.masks import import_masked_loss
 from dreambooth.interop.kohya.network import import_network
 from dreambooth.interop.kohya.optimizer import import_optimizer
 from dreambooth.interop.kohya.parameters import (
@@ -54,7 +55,6 @@ _DIRECT_SETTINGS = {
     "loss_type": "loss_type",
     "huber_schedule": "huber_schedule",
     "huber_c": "huber_c",
-    "masked_loss": "masked_loss",
     "lr_warmup_steps": "lr_warmup_steps",
     "lr_scheduler_num_cycles": "lr_cycles",
     "lr_scheduler_power": "lr_power",
@@ -82,7 +82,7 @@ def import_training(report: ImportReport, file: TomlFile, datasets: Sequence[Map
     values = {key: value for key, value in table.values.items() if value is not None and value != ""}
     _import_images(report, file, table, values, datasets)
     if datasets is not None or not _IMAGE_PARAMETERS.isdisjoint(values):
-        report.require_concepts(file.path, _IMAGE_PARAMETERS.intersection(values))
+        report.find_missing_images(file.path, _IMAGE_PARAMETERS.intersection(values))
     for key, setting in _DIRECT_SETTINGS.items():
         if key in values:
             report.set(setting, _setting_value(values[key]), key, table.location(key))
@@ -95,6 +95,8 @@ def import_training(report: ImportReport, file: TomlFile, datasets: Sequence[Map
     for import_group in _IMPORTERS:
         import_group(report, values)
     supported = _SUPPORTED | ({"save_precision"} if "half_model" in report.settings else set())
+    if values.get("masked_loss") and any(concept.mask_data_dir for concept in report.concepts):
+        supported |= {"conditioning_data_dir"}
     for key in values:
         if key not in supported and key not in GENERAL_KEYS:
             report.unsupported.append(_describe_unsupported(table, key, values[key]))
@@ -152,6 +154,9 @@ def _import_images(
         return
     if "train_data_dir" in values or "in_json" in values:
         subsets = subsets_of_folders(report, table, values)
+        if values.get("masked_loss") and "conditioning_data_dir" in values:
+            masks = {"conditioning_data_dir": str(values["conditioning_data_dir"])}
+            subsets = [subset if subset.get("is_reg") else subset | masks for subset in subsets]
         import_datasets(report, file, {"datasets": [{"subsets": subsets}]}, arguments)
         return
     _import_image_settings(report, arguments)
@@ -177,8 +182,8 @@ def _import_image_settings(report: ImportReport, arguments: Mapping[str, Any]) -
 
 # The order matters: the length depends on the batch size, and fractions of the run on its length.
 _IMPORTERS = (
-    import_network, import_rates, import_optimizer, import_schedule, import_length, import_text_encoder_stop,
-    import_saving, import_validation, import_samples, import_attention,
+    import_masked_loss, import_network, import_rates, import_optimizer, import_schedule, import_length,
+    import_text_encoder_stop, import_saving, import_validation, import_samples, import_attention,
 )  # fmt: skip
 _SUPPORTED = {
     *_DIRECT_SETTINGS, *_DATASET_PARAMETERS, "train_batch_size", "network_module", "network_dim", "network_alpha",
@@ -188,6 +193,6 @@ _SUPPORTED = {
     "diffusers_xformers", "network_weights", "dim_from_weights", "network_dropout", "no_token_padding",
     "learning_rate_te1", "learning_rate_te2", "train_text_encoder", "stop_text_encoder_training", "lr_scheduler_type",
     "lr_scheduler_args", "lr_scheduler_min_lr_ratio", "save_n_epoch_ratio", "save_last_n_epochs_state",
-    "save_last_n_steps_state", "validate_every_n_steps", "validate_every_n_epochs",
+    "save_last_n_steps_state", "validate_every_n_steps", "validate_every_n_epochs", "masked_loss",
 }  # fmt: skip
 KNOWN_PARAMETERS = {*_SUPPORTED, *GENERAL_KEYS, *UNSUPPORTED_TRAINING_KEYS, *NO_EFFECT_KEYS}

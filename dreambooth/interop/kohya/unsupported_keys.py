@@ -45,7 +45,7 @@ UNSUPPORTED_TRAINING_KEYS = {
     **dict.fromkeys(("token_string", "init_word", "num_vectors_per_token", "weights", "use_object_template",
                      "use_style_template"), "textual inversion is not supported"),
     "dataset_class": "images are read from folders only",
-    "conditioning_data_dir": "ControlNet training is not supported; for masks next to the images see Masked loss",
+    "conditioning_data_dir": "ControlNet training is not supported; masks are used with masked_loss = true",
     "fp16_master_weights_and_gradients": "small updates are lost in fp16; mixed precision keeps weights in fp32",
 }  # fmt: skip
 
@@ -76,15 +76,13 @@ LYCORIS_ARGUMENTS = frozenset({
     "block_size", "constraint", "rescaled",
 })  # fmt: skip
 
-_OTHER_MODEL = "it is for another model family"
 # network_module without an equivalent -> explanation.
 OTHER_MODULES = {
     "networks.dylora": "DyLoRA is not supported",
     "networks.oft": "OFT is not supported",
     "networks.lora_fa": "LoRA-FA trains only one of the two matrices",
-    **dict.fromkeys(("networks.lora_flux", "networks.lora_sd3", "networks.lora_lumina", "networks.lora_hunyuan_image",
-                     "networks.lora_anima", "networks.oft_flux", "networks.control_net_lllite"), _OTHER_MODEL),
-}  # fmt: skip
+    "networks.control_net_lllite": "ControlNet training is not supported",
+}
 # LyCORIS' algo without an equivalent -> explanation.
 OTHER_ALGORITHMS = {
     "full": "full weight differences are not supported; turn off Use LoRA to train all weights",
