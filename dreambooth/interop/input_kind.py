@@ -47,7 +47,7 @@ def recognize_input(path: Path) -> RecognizedInput:
     """
     if os.path.isdir(path):  # Path.is_dir raises for some invalid names
         return _read_folder(path)
-    if os.path.isfile(path):
+    if os.path.exists(path):
         return _read_file(path)
     raise UserError(f"{path}: there is no such folder or file. Correct the path.")
 
@@ -132,7 +132,9 @@ def _find_ignored_toml_files(folder: Path) -> list[str]:
 
 def _read_file(path: Path) -> RecognizedInput:
     from dreambooth.interop.data_file import read_data
+    from dreambooth.interop.unknown_files import refuse_binary
 
+    refuse_binary(path)
     return _read_values(read_data(path), path.resolve().parent)
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import codecs
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import Any
 
+from dreambooth.errors import UserError
+from dreambooth.images.listing import IMAGE_EXTENSIONS
 from dreambooth.text import count, escape_unprintable
 
 _SHOWN_NAMES = 6
@@ -59,4 +63,35 @@ _KINDS: tuple[tuple[Callable[[Mapping[str, Any]], bool], str], ...] = (
     (_has("weight_map"), "it looks like the index of a model in several files"),
     (_has("sd_model_checkpoint"), "it looks like the settings of a WebUI"),
     (_has("architectures", "model_type"), "it looks like the config.json of a model"),
+)  # fmt: skip
+
+
+def refuse_binary(path: Path) -> None:
+    """UserError for an image, a model or another file that is no text, which says what to choose instead."""
+    try:
+        if not path.is_file():  # opening a pipe would wait
+            return
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError:  # reported when the whole file is read
+        return
+    if head.startswith(_UTF16):
+        return
+    for kind, advice, suffixes, signatures in _BINARY_KINDS:
+        if head.startswith(signatures) or (path.suffix.lower() in suffixes and b"\0" in head):
+            raise UserError(f"{path} is {kind}. {advice}")
+    if b"\0" in head:
+        raise UserError(f"{path} is not a text file. Choose a folder of images, or a configuration (.json, .toml).")
+
+
+_HEAD_BYTES = 512
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+# What it is, what to do, file extensions, first bytes.
+_BINARY_KINDS: tuple[tuple[str, str, Collection[str], tuple[bytes, ...]], ...] = (
+    ("an image", "Choose the folder that contains it.", IMAGE_EXTENSIONS,
+     (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")),
+    ("an archive", "Extract it, and choose the folder with the images.", (".zip", ".7z", ".rar", ".gz", ".tar"),
+     (b"PK\x03\x04", b"7z\xbc\xaf", b"Rar!", b"\x1f\x8b")),
+    ("a model file", "Choose a folder of images, or a configuration (.json, .toml).",
+     (".safetensors", ".ckpt", ".pt", ".pth", ".bin"), ()),
 )  # fmt: skip

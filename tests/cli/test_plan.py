@@ -70,9 +70,9 @@ def test_all_problems_are_reported_at_once(folder, tmp_path):
         tmp_path / "huge.toml": "expected at most",
         tmp_path / ("x" * 300): "there is no such folder",
         tmp_path / "nowhere": "there is no such folder",
-        tmp_path / "nowhere.json": "does not exist",
+        tmp_path / "nowhere.json": "there is no such folder",
         empty: "contains no images",
-        folder / "0.png": " folder",
+        folder / "0.png": "is an image",
     }
     if os.name != "nt":
         expected[tmp_path / "pipe.json"] = "is a pipe"

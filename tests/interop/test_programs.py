@@ -86,6 +86,22 @@ def test_an_unknown_file_is_described(tmp_path: Path, data: Any, looks_like: str
     assert looks_like in message and "kohya_ss GUI" in message and "lora-scripts" in message and len(message) < 700
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "is an image. Choose the folder"),
+        ("a.jpg", b"\xff\xd8\xff\xe0JFIF", "is an image. Choose the folder"),
+        ("a.zip", b"PK\x03\x04\x14", "is an archive. Extract it"),
+        ("a.safetensors", b"\x40\0\0\0\0\0\0\0{}", "is a model file."),
+        ("a.json", b"\0\1\2", "is not a text file."),
+    ],
+)
+def test_a_file_that_is_no_text_is_described(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        recognize_input(tmp_path / name)
+
+
 def test_a_command_line_is_parsed() -> None:
     text = '--lr_scheduler_type "CosineAnnealingLR" --lr_scheduler_args "T_max=100" "eta_min=0" --seed=-3 --flip-aug x'
     values, stray = parse_command_line(text)
