@@ -61,7 +61,7 @@ def test_all_problems_are_reported_at_once(folder, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     (tmp_path / "null.json").write_text(r'[{"instance_data_dir": "a\u0000b", "instance_token": ["x"]}]')
-    (tmp_path / "huge.toml").touch()
+    (tmp_path / "huge.toml").write_text("#" * 1000)
     os.truncate(tmp_path / "huge.toml", 2**40)
     if os.name != "nt":
         os.mkfifo(tmp_path / "pipe.json")
