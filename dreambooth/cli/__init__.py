@@ -1,6 +1,7 @@
 """The command line: ``python -m dreambooth COMMAND ...``. Results on standard output, all else on standard error.
 
-Exit codes: 0 done, 1 refused with one line per problem, 130 canceled.
+Exit codes: 0 done (also a resume that has nothing left to train), 1 refused with one line per problem, 130 canceled by
+Ctrl-C, SIGTERM or SIGHUP.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.cli.arguments import parser
-from dreambooth.cli.commands import CANCELLED, train
+from dreambooth.cli.commands import train
+from dreambooth.cli.in_job import CANCELLED
 from dreambooth.cli.readable import label, with_unit
 from dreambooth.cli.truncation import first_lines, truncated
 from dreambooth.distributed import ProcessGroup

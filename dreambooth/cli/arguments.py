@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from dreambooth.cli import commands, dataset_commands
+from dreambooth.cli import commands, dataset_commands, snapshot_command
 from dreambooth.cli.options import add_option, add_settings
 from dreambooth.hosts.standalone import StandaloneHost
 from dreambooth.settings import CREATE_OPTIONS
@@ -35,13 +35,18 @@ def parser() -> argparse.ArgumentParser:
     create.add_argument("--replace", action="store_true", help="overwrite an existing model")
 
     train = _add_command(
-        subparsers, "train", commands.train, "train a model; Ctrl-C saves and stops, a second Ctrl-C stops immediately"
+        subparsers,
+        "train",
+        commands.train,
+        "train a model; Ctrl-C or SIGTERM saves and stops (exit code 130), a second one stops immediately",
     )
     train.add_argument("name", metavar="NAME", help="name of the model")
     add_settings(train)
-    train.add_argument("--resume", nargs="?", const="latest", default="", metavar="STEP",
-                       help="resume from the snapshot of this step, from the one with the lowest validation loss "
-                            "(best), or without a value from the latest")  # fmt: skip
+    train.add_argument("--resume", nargs="?", const="latest", default="", metavar="NAME",
+                       help="resume from the snapshot of this name (its step; see the command snapshots), from the one "
+                            "with the lowest validation loss (best), or without a value from the latest: the newest of "
+                            "the run that was trained last. If nothing is left to train, it says so and "
+                            "writes nothing")  # fmt: skip
 
     classes = _add_command(subparsers, "class-images", commands.class_images, "generate the missing class images")
     classes.add_argument("name", metavar="NAME", help="name of the model")
@@ -81,6 +86,7 @@ def parser() -> argparse.ArgumentParser:
     add_settings(check)
 
     dataset_commands.add_commands(subparsers, _add_command)
+    snapshot_command.add_command(subparsers, _add_command)
 
     inspect = _add_command(subparsers, "inspect", commands.inspect, "report type, metadata and issues of a model file")
     inspect.add_argument("file", metavar="FILE", help="a checkpoint, LoRA, VAE or embedding; or a diffusers folder")

@@ -9,7 +9,7 @@ from typing import Any
 from dreambooth import actions
 from dreambooth.captions import edits
 from dreambooth.captions.folder import preview_line
-from dreambooth.cli.commands import in_job
+from dreambooth.cli.in_job import in_job
 from dreambooth.cli.options import add_option
 from dreambooth.cli.truncation import first_lines, truncated
 from dreambooth.errors import UserError

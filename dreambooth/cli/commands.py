@@ -5,21 +5,19 @@ from __future__ import annotations
 import argparse
 import functools
 import logging
-import os
 import shutil
-import signal
-import sys
-import threading
 from collections.abc import Callable
 from typing import Any
 
 from dreambooth import actions
 from dreambooth.cli.image_table import image_table
+from dreambooth.cli.in_job import in_job
 from dreambooth.distributed import ProcessGroup
 from dreambooth.errors import UserError
-from dreambooth.jobs import Controls, Events, Job, jobs
+from dreambooth.hosts.standalone import StandaloneHost
+from dreambooth.jobs import Events
 from dreambooth.paths import clean_path
-from dreambooth.runs.interrupted import interrupted_run
+from dreambooth.runs.interrupted import interrupted_run, resume_command
 from dreambooth.settings import (
     CREATE_OPTIONS,
     SETTINGS,
@@ -35,7 +33,6 @@ from dreambooth.settings.declare import declared
 from dreambooth.settings.tools import SIZE, ExtractOptions, MergeOptions, ResizeOptions
 from dreambooth.terminal import ProgressBar
 
-CANCELLED = 130
 TABLE_WIDTH = 120  # characters, if the output is not a terminal
 
 
@@ -61,7 +58,7 @@ def train(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     config, process_group = _config(args, model), ProcessGroup.from_environment()
     interrupted = None if args.resume else interrupted_run(model)
     if interrupted:
-        bar.line(interrupted.offer(model.name))
+        bar.line(interrupted.offer(model.name, _resume_command(model, args)))
     events = Events(model.logging, bar.listen) if process_group.is_main_process else Events()
     result = in_job(
         "train",
@@ -69,6 +66,9 @@ def train(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
             model, config, resume=args.resume, controls=controls, events=events, process_group=process_group
         ),
     )
+    message = _how_to_continue(model, args) if result.state == "cancelled" else result.message
+    if message:
+        bar.line(message)
     return {
         "state": result.state,
         "steps": result.steps,
@@ -77,6 +77,21 @@ def train(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
         "files": [str(path) for path in result.files],
         "log": str(events.path),
     }
+
+
+def _how_to_continue(model: ModelFolder, args: argparse.Namespace) -> str:
+    """One line about a canceled run: the snapshot that it can be resumed from, and the command."""
+    found = interrupted_run(model)
+    if found is None:
+        return "No snapshot of this run was saved (see save_state_cancel), so it can't be continued."
+    snapshot = found.snapshot
+    return f"To continue from step {snapshot.step} (snapshot {snapshot.name}): {_resume_command(model, args)}"
+
+
+def _resume_command(model: ModelFolder, args: argparse.Namespace) -> str:
+    """The command that continues a run whose settings and concepts are saved."""
+    is_default = args.models_dir == str(StandaloneHost().models_dir)
+    return resume_command(model.name) + ("" if is_default else f' --models-dir "{args.models_dir}"')
 
 
 def class_images(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
@@ -235,35 +250,3 @@ def overrides_of(args: argparse.Namespace) -> tuple[dict[str, str], Any, list[st
         except UserError as error:
             problems += error.problems
     return overrides, concepts, problems
-
-
-def in_job(what: str, work: Callable[[Controls], Any]) -> Any:
-    """Run ``work`` in the job thread while this thread handles Ctrl-C: once cancels, twice stops immediately.
-
-    SIGTERM, which cluster schedulers and ``kill`` send, cancels too.
-    """
-    job = jobs.start(what, work)
-    previous = signal.signal(signal.SIGINT, lambda *_: _interrupt(job))
-    previous_term = signal.signal(signal.SIGTERM, lambda *_: job.controls.cancel())
-    try:
-        while not job.wait(0.2):
-            pass
-    finally:
-        signal.signal(signal.SIGINT, previous)
-        signal.signal(signal.SIGTERM, previous_term)
-    if job.error:
-        raise job.error
-    return job.result
-
-
-def _interrupt(job: Job) -> None:
-    if not job.controls.cancelled:
-        job.controls.cancel()
-        how = "Stopping after this step and saving." if job.what == "train" else "Stopping."
-        print(f"\n{how} Press Ctrl-C again to stop immediately.", file=sys.stderr)
-        return
-    job.controls.stop_now()
-    # Files are replaced by atomic renames, so exiting at any point leaves all of them intact.
-    exit_timer = threading.Timer(2.0, os._exit, (CANCELLED,))
-    exit_timer.daemon = True
-    exit_timer.start()

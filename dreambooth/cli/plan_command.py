@@ -6,8 +6,9 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from dreambooth.cli.commands import folders, in_job, overrides_of
+from dreambooth.cli.commands import folders, overrides_of
 from dreambooth.cli.image_table import image_table
+from dreambooth.cli.in_job import in_job
 from dreambooth.cli.options import add_settings
 from dreambooth.cli.readable import label, with_unit
 from dreambooth.cli.truncation import first_lines, truncated

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dreambooth import actions
-from dreambooth.cli.commands import in_job
+from dreambooth.cli.in_job import in_job
 from dreambooth.cli.options import add_option
 from dreambooth.errors import UserError
 from dreambooth.settings import parse

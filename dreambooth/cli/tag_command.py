@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from dreambooth import actions
-from dreambooth.cli.commands import folders, in_job
+from dreambooth.cli.commands import folders
+from dreambooth.cli.in_job import in_job
 from dreambooth.cli.options import add_option
 from dreambooth.cli.truncation import first_lines, truncated
 from dreambooth.settings import parse

@@ -50,9 +50,9 @@ class InterruptedRun:
         minutes = round(seconds / 60)
         return f"{when}, {f'{minutes} min' if minutes < 120 else f'{round(minutes / 60)} h'} before the interruption"
 
-    def offer(self, name: str) -> str:
+    def offer(self, name: str, command: str = "") -> str:
         """One line for the user, with the command that resumes the run."""
-        return f"{self.summary(name)} To continue it instead of starting over: {resume_command(name)}"
+        return f"{self.summary(name)} To continue it instead of starting over: {command or resume_command(name)}"
 
 
 def resume_command(name: str) -> str:

@@ -20,7 +20,7 @@ from dreambooth.errors import UserError
 from dreambooth.files import require_free_space
 from dreambooth.hosts.standalone import best_device
 from dreambooth.jobs import Controls, Events
-from dreambooth.memory.forecast import forecast_disk, forecast_memory
+from dreambooth.memory.forecast import forecast_disk, forecast_memory, forecast_snapshot
 from dreambooth.runs import class_image_generation, resume_checks
 from dreambooth.runs.class_image_generation import MissingImage
 from dreambooth.runs.consistency import conflicts, likely_mistakes, precision_problems, too_short
@@ -53,6 +53,7 @@ class PreflightResult:
         str, list[tuple[int, float]]
     ]  # of each trained component: (step, rate), thinned out for a chart
     memory_bytes: int
+    snapshot_bytes: int  # on disk
     warnings: tuple[str, ...]
     token_counts: dict[str, TokenCount]  # of each caption
     class_images: tuple[MissingImage, ...] = ()  # generated before training starts
@@ -75,6 +76,7 @@ class PreflightResult:
             "device": str(self.device),
             "precision": self.precision,
             "memory_gb": round(self.memory_bytes / 1e9, 2),
+            "snapshot_bytes": self.snapshot_bytes,
             "warnings": list(self.warnings),
             "table": rows_with_tokens(self.plan, self.token_counts),
             "other_files": other_files(self.plan),
@@ -131,7 +133,7 @@ def preflight(
     )
     return PreflightResult(
         model, config, plan, device, precision, process_group, resume, steps, per_epoch, lr_curves(settings, steps),
-        memory, warnings, token_counts, missing,
+        memory, forecast_snapshot(settings, *sizes), warnings, token_counts, missing,
     )  # fmt: skip
 
 

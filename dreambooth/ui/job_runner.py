@@ -76,6 +76,8 @@ class JobRunner:
         controls = job.controls
         if controls.stopped:
             return "Stopping now, without saving."
+        if controls.shutting_down:
+            return "The process is ending: finishing this step and saving a snapshot."
         if controls.cancelled:
             if self.kind != "train":
                 return "Stopping. No partial files will remain."

@@ -12,6 +12,7 @@ from dreambooth import actions, embedded
 from dreambooth.errors import UserError
 from dreambooth.hosts import Host
 from dreambooth.jobs import Controls, Ended, Events, FileSaved
+from dreambooth.jobs.shutdown import saved_at_shutdown
 from dreambooth.settings import (
     Concept,
     CreateOptions,
@@ -178,16 +179,17 @@ class PageController:
         resume = "" if snapshot in (NONE, None) else snapshot
 
         def work(controls: Controls, events: Events) -> None:
-            model.save(config)
-            actions.train(
-                model,
-                config,
-                resume=resume,
-                controls=controls,
-                events=events,
-                device=self.host.device(),
-                borrow_gpu=self.host.borrow_gpu,
-            )
+            with saved_at_shutdown(controls, events):
+                model.save(config)
+                actions.train(
+                    model,
+                    config,
+                    resume=resume,
+                    controls=controls,
+                    events=events,
+                    device=self.host.device(),
+                    borrow_gpu=self.host.borrow_gpu,
+                )
 
         self._planned_charts.pop(model.name, None)
         return self.job_runner.start("train", model.name, work, model=model.name, log_folder=model.logging)
