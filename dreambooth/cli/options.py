@@ -3,13 +3,35 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable, Sequence
 
 from dreambooth.settings import Setting
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], nargs="+", metavar="key=value", help="change a setting")
-    parser.add_argument("--concepts", metavar="FILE.json", help="concepts file")
+    parser.add_argument(
+        "--concepts",
+        metavar="PATH",
+        help="use these concepts instead of the model's: a folder of images, a concepts file (.json), a dataset.toml, "
+        "or a file of another trainer",
+    )
+
+
+def assignments(groups: Iterable[Sequence[str]]) -> tuple[dict[str, str], list[str]]:
+    """(values by key of all --set, problems); ``groups``: the arguments of each --set."""
+    values, problems = {}, []
+    for group in groups:
+        pairs = [item.partition("=") for item in group]
+        if all(key.strip() and equals for key, equals, _ in pairs):
+            values |= {key.strip(): value.strip() for key, _, value in pairs}
+            continue
+        broken = next(item for item, (key, equals, _) in zip(group, pairs, strict=True) if not (key.strip() and equals))
+        problems.append(
+            f"--set {' '.join(group)}: {broken} is not of the form key=value. Write no spaces around =, and quotes "
+            'around a value with spaces: "sanity_prompt=a red car".'
+        )
+    return values, problems
 
 
 def add_option(parser: argparse.ArgumentParser, setting: Setting) -> None:

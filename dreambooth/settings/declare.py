@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 from dreambooth.errors import UserError
 from dreambooth.paths import clean_text
 from dreambooth.settings.names import output_name_problem
+from dreambooth.settings.other_names import unknown_key, value_advice
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -41,7 +43,7 @@ class Setting:
     high: float | None = None
     step: float | None = None
     choices: tuple[Any, ...] = ()
-    aliases: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)  # alias -> choice
+    aliases: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)  # alias, as of _spelling: choice
     applies: str = ""  # condition on other settings under which it has an effect, e.g. "use_lora"
     advanced: bool = False
     file_list: str = ""  # list of files that the page offers (ui/file_choices.py); a path is accepted too
@@ -67,9 +69,9 @@ class Setting:
             value = value.strip()
             if value and (problem := output_name_problem(value)):
                 raise ValueError(problem)
-        value = self.aliases.get(value, value)
+        value = self.aliases.get(_spelling(value), value) if self.aliases else value
         if self.choices and value not in self.choices:
-            same = [choice for choice in self.choices if str(choice).lower() == str(value).lower()]
+            same = [choice for choice in self.choices if _spelling(choice) == _spelling(value)]
             if not same:
                 raise ValueError(f"{value!r} is not one of: {', '.join(map(str, self.choices))}")
             value = same[0]
@@ -110,12 +112,12 @@ def parse(cls: type[T], values: Mapping[str, Any], base: T | None = None, where:
     settings, parsed, problems = declared(cls), {}, []
     for key, value in values.items():
         if key not in settings:
-            problems.append(f"{where}{key}: there is no such setting{nearest(key, settings)}.")
+            problems.append(f"{where}{key}: there is no such setting{unknown_key(key, settings)}.")
             continue
         try:
             parsed[key] = settings[key].parse(value)
         except ValueError as error:
-            problems.append(f"{where}{key} ({settings[key].label}): {error}.")
+            problems.append(f"{where}{key} ({settings[key].label}): {error}{value_advice(key, value)}.")
     if problems:
         raise UserError.from_problems(problems)
     return dataclasses.replace(base, **parsed) if base is not None else cls(**parsed)
@@ -125,6 +127,11 @@ def nearest(name: str, names: Iterable[str]) -> str:
     """ " (did you mean X?)", or "" if no name is similar."""
     close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
     return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _spelling(value: Any) -> str:
+    """Without what people write in different ways: capitals, spaces, hyphens and underscores."""
+    return re.sub(r"[\s_-]", "", str(value)).lower()
 
 
 def _convert(kind: type, value: Any) -> Any:

@@ -18,6 +18,7 @@ from dreambooth.settings.declare import nearest, parse
 from dreambooth.settings.legacy import REMOVED, upgrade
 from dreambooth.settings.names import require_name
 from dreambooth.settings.old_extension import OLD_KEYS, is_old_file
+from dreambooth.settings.other_names import unknown_key
 from dreambooth.settings.run import SETTINGS, Settings
 from dreambooth.text import count
 
@@ -61,7 +62,7 @@ class ModelInfo:
     model_type: str = ""
     src: str = ""
     prediction_type: str = "epsilon"
-    recognized: str = ""  # the prediction type and what says so, for users
+    recognized: str = ""  # family and prediction type, and what says so, for users
     source_warnings: str = ""  # what users should know about the source before they train, in lines
     has_ema: bool = False
     revision: int = 0  # optimizer steps over the model's lifetime
@@ -183,8 +184,10 @@ def config_from(name: str, values: dict[str, Any]) -> ModelConfig:
         except ValueError as error:
             notices.append(f"{key}: {error}; the default {SETTINGS[key].default!r} is used instead")
     ignored = sorted(values.keys() - OLD_KEYS - REMOVED.keys())  # upgrade() reports those that have another effect
-    if ignored:
-        notices.append(f"these keys of db_config.json have no effect: {', '.join(ignored)}")
+    advice = {key: unknown_key(key, SETTINGS) for key in ignored}
+    notices += [f"{key} of db_config.json has no effect{text}" for key, text in advice.items() if text]
+    if unknown := [key for key, text in advice.items() if not text]:
+        notices.append(f"these keys of db_config.json have no effect: {', '.join(unknown)}")
     for notice in notices:
         _warn_once(f"{name}: {notice}")
     return ModelConfig(name, parse(Settings, chosen), concepts, info, values, is_old)

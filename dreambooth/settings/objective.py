@@ -38,7 +38,7 @@ class Objective:
         "v-prediction models only; the sampler must use zero terminal SNR too.", advanced=True)
     loss_type: str = setting("l2", "Objective", "Loss",
         "l2 is the mean squared error. huber, smooth_l1 and l1 give less weight to outliers, such as damaged images.",
-        choices=LOSSES)
+        choices=LOSSES, aliases={"mse": "l2", "mae": "l1"})
     huber_schedule: str = setting("snr", "Objective", "Huber schedule",
         "How the Huber threshold depends on the timestep. snr and exponential use a larger one where there is little "
         "noise.", choices=HUBER_SCHEDULES, applies="loss_type in ('huber', 'smooth_l1')", advanced=True)

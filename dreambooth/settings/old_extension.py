@@ -281,3 +281,8 @@ def _number(value: Any, default: float, whole: bool = False) -> Any:
     if not math.isfinite(number):
         return default
     return int(number) if whole else number
+
+
+def reason_without_effect(key: str) -> str:
+    """Why a key of the old extension has no effect, or what has its effect; "" if nothing is known of it."""
+    return _WITHOUT_EFFECT.get(key, ((), ""))[1]

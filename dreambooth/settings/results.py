@@ -8,6 +8,11 @@ from dreambooth.settings.declare import setting
 
 SAMPLERS = ("DDIM", "PNDM", "EulerDiscrete", "EulerAncestralDiscrete", "DPMSolverMultistep", "UniPCMultistep",
             "DEISMultistep")  # fmt: skip
+SAMPLER_ALIASES = {
+    "euler": "EulerDiscrete", "eulera": "EulerAncestralDiscrete", "eulerancestral": "EulerAncestralDiscrete",
+    "dpm++2m": "DPMSolverMultistep", "dpmsolver++": "DPMSolverMultistep", "unipc": "UniPCMultistep",
+    "deis": "DEISMultistep",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +21,7 @@ class Results:
 
     # fmt: off
     scheduler: str = setting("DDIM", "Image Generation", "Sampler",
-        "Sampling method of previews, samples and class images.", choices=SAMPLERS)
+        "Sampling method of previews, samples and class images.", choices=SAMPLERS, aliases=SAMPLER_ALIASES)
     sanity_prompt: str = setting("", "Image Generation", "Sanity sample prompt",
         "Generated with every preview, to check that other subjects still look right.")
     sanity_seed: int = setting(420420, "Image Generation", "Sanity sample seed",

@@ -11,6 +11,13 @@ OPTIMIZERS = (
     "CAME", "SGD Nesterov", "8bit SGD", "AdamW Dadaptation", "Adan Dadaptation", "Lion Dadaptation", "SGD Dadaptation",
     "Prodigy", "Schedule-Free AdamW",
 )  # fmt: skip
+# Names in other trainers, for exactly the same.
+OPTIMIZER_ALIASES = {
+    "adamw": "Torch AdamW", "adamw32bit": "Torch AdamW", "adamw8bit": "8bit AdamW",
+    "pagedadamw8bit": "Paged 8bit AdamW", "lion8bit": "8bit Lion", "pagedlion8bit": "Paged 8bit Lion",
+    "sgdnesterov8bit": "8bit SGD", "sgd8bit": "8bit SGD", "dadaptadam": "AdamW Dadaptation",
+    "dadaptlion": "Lion Dadaptation", "dadaptsgd": "SGD Dadaptation", "adamwschedulefree": "Schedule-Free AdamW",
+}  # fmt: skip
 LR_SCHEDULES = ("constant", "constant_with_warmup", "linear", "linear_with_warmup", "cosine", "cosine_with_restarts",
                 "cosine_annealing", "cosine_annealing_with_restarts", "polynomial", "rex", "adafactor")  # fmt: skip
 BUCKET_RULES = ("area", "kohya", "one size")
@@ -104,7 +111,8 @@ class Training:
     lr_scheduler: str = setting("constant_with_warmup", "Learning Rate", "Learning rate scheduler",
         "Shape of the learning rate over the run. linear, cosine, polynomial and rex decay to 0; cosine_annealing "
         "decays to the minimum and rises again or restarts; adafactor uses that optimizer's own schedule.",
-        choices=LR_SCHEDULES)
+        choices=LR_SCHEDULES,
+        aliases={"cosinewithwarmup": "cosine", "cosinewithhardrestarts": "cosine_with_restarts"})
     lr_warmup_steps: float = setting(0.0, "Learning Rate", "Learning rate warm-up steps",
         "Optimizer steps over which the learning rate rises to its full value. Values below 1 are a fraction of the "
         "run.", low=0, high=1_000_000,
@@ -205,19 +213,22 @@ class Training:
 
     optimizer: str = setting("Torch AdamW", "Tuning", "Optimizer",
         "8bit optimizers need the least memory, bitsandbytes and a GPU; most others need pytorch-optimizer. "
-        "Dadaptation and Prodigy find the learning rate themselves: set it to 1.", choices=OPTIMIZERS)
+        "Dadaptation and Prodigy find the learning rate themselves: set it to 1.", choices=OPTIMIZERS,
+        aliases=OPTIMIZER_ALIASES)
     optimizer_args: str = setting("", "Tuning", "Optimizer arguments",
         "Additional arguments of the optimizer, such as betas=(0.9, 0.99), eps=1e-6. Those of sd-scripts work too: "
         "decouple=True d_coef=2 betas=0.9,0.99.", advanced=True)
     mixed_precision: str = setting("auto", "Tuning", "Mixed precision",
         "Precision of computations; half precision is faster and needs less memory. auto uses bf16 where the GPU "
-        "supports it, fp16 on other GPUs, and none on a CPU.", choices=("auto", "no", "fp16", "bf16"))
+        "supports it, fp16 on other GPUs, and none on a CPU.", choices=("auto", "no", "fp16", "bf16"),
+        aliases={"float16": "fp16", "half": "fp16", "bfloat16": "bf16", "fp32": "no", "float32": "no", "none": "no"})
     full_mixed_precision: bool = setting(False, "Tuning", "Full mixed precision",
         "Also keep trainable weights in bf16, with stochastic rounding so that small updates are not lost. Takes less "
         "than half the memory; needs mixed precision bf16 and Torch AdamW.", applies="not use_lora", advanced=True)
     attention: str = setting("default", "Tuning", "Memory attention",
         "default: PyTorch's attention, fast and memory-efficient on most GPUs; xformers: needs that package; sliced: "
-        "slower, for GPUs where neither saves memory.", choices=("default", "xformers", "sliced"), advanced=True)
+        "slower, for GPUs where neither saves memory.", choices=("default", "xformers", "sliced"),
+        aliases={"sdpa": "default", "sdp": "default"}, advanced=True)
     deterministic: bool = setting(False, "Tuning", "Deterministic",
         "Use only deterministic algorithms, so that a GPU gives identical results each time. Slower; on a CPU training "
         "is always deterministic.", advanced=True)
