@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
+from dreambooth.checkpoints.lora_tags import has_lora_tags
 from dreambooth.errors import UserError
-from dreambooth.settings import SETTINGS, Settings
+from dreambooth.settings import SETTINGS, Concept, Settings
 from dreambooth.settings.components import is_pure_bf16, keys_of, trained_components, trains_ema
 from dreambooth.settings.optimizer_arguments import own_weight_decay
 from dreambooth.text import count
@@ -97,3 +100,16 @@ def likely_mistakes(settings: Settings) -> list[str]:
             "lr_scheduler: Schedule-Free AdamW is designed for a constant learning rate, with or without warm-up."
         )
     return warnings
+
+
+def prompts_with_loras(settings: Settings, concepts: Sequence[Concept]) -> list[str]:
+    """Prompts of previews and class images that name LoRAs, which only ``sample`` uses."""
+    prompts = {"sanity_prompt": settings.sanity_prompt}
+    for number, concept in enumerate(concepts, 1):
+        for key in ("save_sample_prompt", "save_sample_negative_prompt", "class_prompt", "class_negative_prompt"):
+            prompts[f"concept {number}: {key}"] = getattr(concept, key)
+    return [
+        f"{where}: it names a LoRA, which is not used here, so the tag is read as text. Remove <lora:...>."
+        for where, prompt in prompts.items()
+        if has_lora_tags(prompt)
+    ]

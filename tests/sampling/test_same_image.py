@@ -15,8 +15,9 @@ from PIL import Image
 from dreambooth import actions
 from dreambooth.checkpoints.lora import read_lora
 from dreambooth.cli import main
+from dreambooth.runs.consistency import prompts_with_loras
 from dreambooth.sampling.generate import SampleRequest
-from dreambooth.settings import Concept, Folders, ModelFolder
+from dreambooth.settings import Concept, Folders, ModelFolder, Settings
 
 PROMPT = "a zwx toy on a blue background"
 REQUEST = SampleRequest(PROMPT, negative="a ring", seed=11, steps=8, cfg=5.0, width=128, height=128)
@@ -157,3 +158,9 @@ def test_every_sampler_generates_images(mini, tmp_path, sampler):
     mini.save(actions.configure(mini, {"scheduler": sampler}))
     path = actions.sample(mini, [SampleRequest("a red star", steps=6, cfg=4, width=64, height=64)], tmp_path)[0]
     assert _pixels(path).std() > 5
+
+
+def test_loras_in_the_prompts_of_previews_and_class_images_are_warned_of():
+    concepts = [Concept(save_sample_prompt="zwx <b> toy"), Concept(class_prompt="toy, <lora:style:1>")]
+    warnings = prompts_with_loras(Settings(sanity_prompt="<lyco:x> a cup"), concepts)
+    assert [line.split(": it names")[0] for line in warnings] == ["sanity_prompt", "concept 2: class_prompt"]
