@@ -186,12 +186,37 @@ def read_json(path: Path, max_bytes: int = _LARGEST_JSON, by_hand: bool = False)
     return decode_json(data, str(path), by_hand)
 
 
+def existing_part(path: Path) -> Path:
+    """``path``, or the nearest folder above it that exists."""
+    path = Path(path)
+    while not os.path.exists(path) and path != path.parent:
+        path = path.parent
+    return path
+
+
+def write_problem(path: Path) -> str:
+    """Why a file could not be written to ``path``, with the fix; "" if it could. Missing folders are not made."""
+    folder = existing_part(Path(path).parent)
+    broken = next(
+        (place for place in (path, *Path(path).parents) if os.path.islink(place) and not place.exists()), None
+    )
+    if broken is not None:
+        return f"{broken} is a link to a place that does not exist: connect its drive, or remove the link."
+    if not os.path.isdir(folder):
+        return f"{folder} is a file, but a folder is needed there: rename or move the file."
+    probe = folder / _temporary_path(path).name
+    try:
+        with open(probe, "xb"):
+            pass
+        os.unlink(probe)
+    except OSError as error:
+        return str(as_user_error(error, path))
+    return ""
+
+
 def require_free_space(folder: Path, n_bytes: int, task: str) -> None:
     """UserError when ``folder`` has less than ``n_bytes`` free, so that ``task`` does not fail halfway."""
-    existing = Path(folder)
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
-    free = shutil.disk_usage(existing).free
+    free = shutil.disk_usage(existing_part(folder)).free
     if free < n_bytes:
         raise UserError(
             f"{task} needs {format_bytes(n_bytes)} in {folder}, but only {format_bytes(free)} is free: free some space."

@@ -60,6 +60,7 @@ class Tensors(ABC):
 
     path: Path
     metadata: dict[str, str]
+    notes: tuple[str, ...] = ()  # what a reader changed, for users
 
     def __enter__(self) -> Tensors:
         return self

@@ -18,10 +18,12 @@ import torch
 
 from dreambooth.checkpoints.family import Family
 from dreambooth.checkpoints.layout import Layout, Shape, TensorSlice, part_shape, split
+from dreambooth.checkpoints.ldm_config import ldm_config_path
 from dreambooth.checkpoints.ldm_names import TensorRef
 from dreambooth.checkpoints.manifest import UNMAPPED, Manifest, ManifestEntry, dtype_name, unmapped_path
 from dreambooth.checkpoints.modules import TOKENIZERS, WEIGHTS, disk_shapes, fingerprint, meta_module
-from dreambooth.checkpoints.recognition import component_configs, recognize_family
+from dreambooth.checkpoints.prediction import with_prediction
+from dreambooth.checkpoints.recognition import Recognition, component_configs, recognize
 from dreambooth.checkpoints.sources import open_source
 from dreambooth.checkpoints.tokenizer import write_tokenizer
 from dreambooth.checkpoints.writing import cast, is_finite, tensor_hash
@@ -74,29 +76,72 @@ def extract(
     """
     source = Path(source).absolute()
     with open_source(source, vae) as tensors, _remove_if_empty(model.root):
-        family, prediction = recognize_family(tensors, model_type, prediction_type)
-        configs = component_configs(family, tensors)
-        copies = plan_extraction(tensors, family.layout(configs), configs, extract_ema=extract_ema, dtype=dtype)
-        clear_leftovers(model.root)
-        n_bytes = sum(spec.n_bytes for copy in copies for spec in copy.specs)
-        require_free_space(model.root, n_bytes + 20_000_000, f"Creating {model.name}")
-        shapes = {key: tensors.shape(key) for key in tensors}
-        scheduler = family.scheduler_config(prediction, shapes, tensors.metadata)
-        # Both are renamed when the block ends, ``working`` first, with only an instant between the two.
-        with atomic_folder(model.source) as source_folder, atomic_folder(model.working) as working:
-            _write_configs(working, family, configs, copies, scheduler)
-            entries = _copy_all(tensors, copies, working, source_folder, progress)
-            components = {copy.component for copy in copies} - {UNMAPPED}
-            fingerprints = {component: fingerprint(working, component) for component in sorted(components)}
-            Manifest(family.model_type, str(source), tensors.metadata, fingerprints, entries).save(source_folder)
+        recognition = recognize(tensors, model_type, prediction_type)
+        copies = extract_tensors(
+            tensors, model, recognition.family, recognition.prediction, recognition=recognition, source=source,
+            extract_ema=extract_ema, dtype=dtype, progress=progress,
+        )  # fmt: skip
+        has_fp8 = any(tensors.dtype(copy.key) in FP8 for copy in copies if copy.component != UNMAPPED)
     has_ema = any(copy.component == "ema_unet" for copy in copies)
-    if dtype is None and any(tensors.dtype(copy.key) in FP8 for copy in copies if copy.component != UNMAPPED):
+    for line in (*recognition.notes, *recognition.warnings):
+        log.warning("%s: %s", source.name, line)
+    if dtype is None and has_fp8:
         log.warning("%s is in fp8: the model was created in fp16, and its checkpoints will be fp16.", source)
     if extract_ema and not has_ema:
         log.warning("%s has no EMA weights: only the regular weights were extracted.", source)
     return ModelInfo(
-        model_type=family.model_type, src=origin or str(source), prediction_type=prediction, has_ema=has_ema
+        model_type=recognition.family.model_type,
+        src=origin or str(source),
+        prediction_type=recognition.prediction,
+        has_ema=has_ema,
+        recognized=recognition.reason,
+        source_warnings="\n".join(recognition.warnings),
     )
+
+
+def extract_tensors(
+    tensors: Tensors,
+    model: ModelFolder,
+    family: Family,
+    prediction: str,
+    *,
+    source: Path,
+    extract_ema: bool,
+    recognition: Recognition | None = None,
+    dtype: torch.dtype | None = None,
+    keep_working_as: Path | None = None,
+    progress: ProgressCallback | None = None,
+) -> list[TensorCopy]:
+    """Write ``model.working`` and ``model.source`` from an open source, and return what was copied where.
+
+    ``source``: its path for the manifest. ``recognition``: noise schedule and configuration of the source, where they
+    are not those of the family. ``keep_working_as``: where an existing ``working`` is moved to instead of
+    being removed.
+    """
+    configs = component_configs(family, tensors)
+    if recognition and recognition.sample_size:
+        configs["unet"]["sample_size"] = recognition.sample_size
+    copies = plan_extraction(tensors, family.layout(configs), configs, extract_ema=extract_ema, dtype=dtype)
+    clear_leftovers(model.root)
+    n_bytes = sum(spec.n_bytes for copy in copies for spec in copy.specs)
+    require_free_space(model.root, n_bytes + 20_000_000, f"Creating {model.name}")
+    shapes = {key: tensors.shape(key) for key in tensors}
+    scheduler = family.scheduler_config(prediction, shapes, tensors.metadata)
+    scheduler |= recognition.schedule if recognition else {}
+    metadata = with_prediction(tensors.metadata, prediction)
+    # Both are renamed when the block ends, ``working`` first, with only an instant between the two.
+    with (
+        atomic_folder(model.source) as source_folder,
+        atomic_folder(model.working, keep_old_as=keep_working_as) as working,
+    ):
+        _write_configs(working, family, configs, copies, scheduler)
+        entries = _copy_all(tensors, copies, working, source_folder, progress)
+        components = {copy.component for copy in copies} - {UNMAPPED}
+        fingerprints = {component: fingerprint(working, component) for component in sorted(components)}
+        Manifest(family.model_type, str(source), metadata, fingerprints, entries).save(source_folder)
+        if recognition and recognition.ldm_config:
+            ldm_config_path(source_folder).write_bytes(recognition.ldm_config.text)
+    return copies
 
 
 def plan_extraction(

@@ -13,15 +13,13 @@ import torch
 from dreambooth.checkpoints.family import Family, family_of_folder
 from dreambooth.checkpoints.layout import join
 from dreambooth.checkpoints.ldm_names import TensorRef
-from dreambooth.checkpoints.modules import WEIGHTS, disk_name
+from dreambooth.checkpoints.modules import WEIGHTS
+from dreambooth.checkpoints.other_models import describe_folder
 from dreambooth.checkpoints.reading import open_tensors
+from dreambooth.checkpoints.spellings import current_name
 from dreambooth.errors import UserError
 from dreambooth.files import read_json
 from dreambooth.tensor_files import Tensors
-
-# Names of the VAE's attention in diffusers before 0.13, still found in many folders.
-_OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
-
 
 # Components whose config.json determines the family; others (safety checker, feature extractor) are ignored.
 _CONFIGURED = ("unet", "vae", "text_encoder", "text_encoder_2")
@@ -30,14 +28,22 @@ _CONFIGURED = ("unet", "vae", "text_encoder", "text_encoder_2")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}")
 
 
-class FolderSource(Tensors):
-    """The components' tensors under the names of the family's single file."""
+# Folders of EMA weights next to ``unet``: that of the old extension, and the other order of words.
+_EMA_FOLDERS = ("ema_unet", "unet_ema")
 
-    def __init__(self, path: Path):
+
+class FolderSource(Tensors):
+    """The components' tensors under the names of the family's single file.
+
+    ``working``: the folder is the working folder of a model, which may lack model_index.json, and whose EMA weights
+    are in a folder of their own.
+    """
+
+    def __init__(self, path: Path, working: bool = False):
         self.path = path
-        configs = _configs(path)
+        configs = _configs(path, index_required=not working)
         try:
-            family = _family(path, configs)
+            family = _family(path, configs, _index(path))
             self.metadata = family.config_metadata(configs)
             self._layout = family.layout(configs)
         except (AttributeError, LookupError, TypeError, ValueError) as error:
@@ -51,6 +57,8 @@ class FolderSource(Tensors):
                     file = stack.enter_context(open_tensors(weights))
                     located |= {TensorRef(component, current_name(component, name)): (file, name) for name in file}
                 located |= self._ema_weights(path, component, stack)
+            if working:
+                located |= self._ema_folder(path, stack)
             self._assign(located)
             self._files = stack.pop_all()
         with contextlib.suppress(LookupError, ValueError):  # it is incomplete; extracting it gives the message
@@ -60,6 +68,10 @@ class FolderSource(Tensors):
 
     def close(self) -> None:
         self._files.close()
+
+    def is_filler(self, key: str) -> bool:
+        """Whether the folder lacks this tensor, which strict readers of single files expect."""
+        return key not in self._sources
 
     def keys(self) -> list[str]:
         return [*self._sources, *(key for key in self._filler_tensors if key not in self._sources)]
@@ -107,33 +119,41 @@ class FolderSource(Tensors):
             located |= {TensorRef("ema_unet", current_name(component, name)): (file, name) for name in file}
         return located
 
+    @staticmethod
+    def _ema_folder(path: Path, stack: contextlib.ExitStack) -> dict[TensorRef, tuple[Tensors, str]]:
+        """The EMA weights of a working folder."""
+        located: dict[TensorRef, tuple[Tensors, str]] = {}
+        for folder in (path / name for name in _EMA_FOLDERS):
+            for name in preferred_weights(_names_in(folder), "unet") if not located else ():
+                file = stack.enter_context(open_tensors(folder / name))
+                located |= {TensorRef("ema_unet", current_name("unet", key)): (file, key) for key in file}
+        return located
 
-def current_name(component: str, name: str) -> str:
-    """The tensor's name in current versions of diffusers."""
-    if component == "vae" and ".attentions." in name:
-        for old, new in _OLD_ATTENTION.items():
-            name = name.replace(old, new)
-    return disk_name(component, name)
 
-
-def _configs(path: Path) -> dict[str, dict[str, Any]]:
-    if not (path / "model_index.json").is_file():
+def _configs(path: Path, index_required: bool = True) -> dict[str, dict[str, Any]]:
+    if index_required and not (path / "model_index.json").is_file():
         raise UserError(f"{path} is a folder without model_index.json: choose a checkpoint file or a diffusers folder.")
     files = {name: path / name / "config.json" for name in _CONFIGURED}
     files["scheduler"] = path / "scheduler" / "scheduler_config.json"
     return {name: read_json(file) for name, file in files.items() if file.is_file()}
 
 
-def _family(path: Path, configs: Mapping[str, Mapping[str, Any]]) -> Family:
+def _index(path: Path) -> dict[str, Any]:
+    file = path / "model_index.json"
+    index = read_json(file) if file.is_file() else {}
+    return index if isinstance(index, dict) else {}
+
+
+def _family(path: Path, configs: Mapping[str, Mapping[str, Any]], index: Mapping[str, Any]) -> Family:
+    if kind := describe_folder(index, configs):
+        raise UserError(f"{path} is {kind}.")
     family = family_of_folder(configs)
     if family:
         return family
     missing = [name for name in ("unet", "vae", "text_encoder") if name not in configs]
     if missing:
         raise UserError(f"{path} has no {' and no '.join(missing)}: choose a complete Stable Diffusion folder.")
-    unet = configs["unet"]
-    kind = "an instruct-pix2pix model" if unet.get("in_channels") == 8 else "of an unsupported model family"
-    raise UserError(f"{path} is {kind}: choose a folder of Stable Diffusion 1.x, 2.x or XL.")
+    raise UserError(f"{path} is of an unsupported model family: choose a folder of Stable Diffusion 1.x, 2.x or XL.")
 
 
 def preferred_weights(names: Iterable[str], component: str) -> list[str]:

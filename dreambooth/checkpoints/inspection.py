@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.checkpoints.extract import plan_extraction
-from dreambooth.checkpoints.family import FAMILIES, Family, describe_kind
+from dreambooth.checkpoints.family import FAMILIES, Family
 from dreambooth.checkpoints.lora import UNKNOWN_FAMILY, is_adapter_file, read_lora
 from dreambooth.checkpoints.manifest import UNMAPPED, dtype_name
-from dreambooth.checkpoints.recognition import component_configs, recognize_family
+from dreambooth.checkpoints.other_models import describe_kind, unsupported_variant
+from dreambooth.checkpoints.reading import open_tensors
+from dreambooth.checkpoints.recognition import component_configs, recognize
 from dreambooth.checkpoints.sources import open_source
 from dreambooth.checkpoints.stable_diffusion import CONFIG_KEY, UNET, VAE, conv_in_channels
 from dreambooth.checkpoints.verify import DifferenceStats
@@ -34,6 +36,7 @@ class Inspection:
     kind: str
     family: str = ""
     prediction: str = ""
+    recognized: str = ""  # family and prediction type, and what says so, for users
     inpainting: bool = False
     ema: str = ""
     n_tensors: int = 0
@@ -50,6 +53,7 @@ class Inspection:
         """The values that apply to this file, in display order."""
         values = {
             "path": str(self.path), "kind": self.kind, "family": self.family, "prediction": self.prediction,
+            "recognized": self.recognized,
             "inpainting": self.inpainting or "", "ema": self.ema, "tensors": self.n_tensors,
             "parameters": self.n_parameters, "precision": self.precision, "beside": self.n_unmapped or "",
             "adapters": self.adapters, "claims": self.metadata, "foreign_reader": self.foreign_reader,
@@ -66,7 +70,8 @@ def inspect(path: Path, against: Path | None = None, progress: ProgressCallback 
     """
     with open_source(Path(path)) as file:
         shapes = {key: file.shape(key) for key in file}
-        family = next((family for family in FAMILIES if family.matches(shapes)), None)
+        variant = unsupported_variant(shapes)
+        family = None if variant else next((family for family in FAMILIES if family.matches(shapes)), None)
         kind = "checkpoint" if family else "LoRA" if is_adapter_file(shapes) else describe_kind(shapes)
         inspection = Inspection(Path(path), kind, n_tensors=len(shapes))
         inspection.precision = dict(Counter(dtype_name(file.dtype(key)) for key in file).most_common())
@@ -75,8 +80,10 @@ def inspect(path: Path, against: Path | None = None, progress: ProgressCallback 
             _inspect_checkpoint(inspection, family, file)
         elif "LoRA" in inspection.kind:
             _inspect_adapters(inspection)
+        elif variant:
+            inspection.issues.append(f"It is {variant}.")
         _check_values(inspection, file, progress)
-        inspection.foreign_reader = _foreign_reader(inspection, file)
+        inspection.foreign_reader = _foreign_reader(inspection)
         if against is not None:
             with open_source(Path(against)) as base:
                 _compare(inspection, family, file, base)
@@ -93,8 +100,10 @@ def _inspect_checkpoint(inspection: Inspection, family: Family, file: Tensors) -
     if inspection.issues:
         return
     try:
-        family, inspection.prediction = recognize_family(file)
-        inspection.family = family.title
+        recognition = recognize(file)
+        family, inspection.prediction = recognition.family, recognition.prediction
+        inspection.family, inspection.recognized = family.title, recognition.reason
+        inspection.issues += [*recognition.notes, *recognition.warnings]
         configs = component_configs(family, file)
         copies = plan_extraction(file, family.layout(configs), configs, extract_ema=bool(n_ema), dtype=None)
     except UserError as error:
@@ -151,7 +160,7 @@ def _displayed_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _foreign_reader(inspection: Inspection, file: Tensors) -> str:
+def _foreign_reader(inspection: Inspection) -> str:
     """The result of opening the file with the safetensors library."""
     path = inspection.path
     if path.is_dir():
@@ -167,7 +176,9 @@ def _foreign_reader(inspection: Inspection, file: Tensors) -> str:
     except Exception as error:
         inspection.issues.append(f"the safetensors library can't open it: {' '.join(str(error).split())}")
         return "safetensors can't open it"
-    if names != set(file):
+    with open_tensors(path) as own:  # ``file`` may have other names than the file itself
+        is_same = names == set(own)
+    if not is_same:
         inspection.issues.append(f"the safetensors library finds {count(len(names), 'tensor')}")
     return f"safetensors finds {count(len(names), 'tensor')}"
 

@@ -1,22 +1,36 @@
-"""The family and prediction type of a source: from its tensors, its metadata, a forward pass, or the user's choice.
+"""The family and prediction type of a source, and what says so.
 
-The two variants of Stable Diffusion 2 have the same tensors. If the metadata has no prediction type, the unet is run on
-pure noise: an epsilon model predicts about the input, a velocity model something far from it (the WebUI does the same).
+The prediction type is the user's choice, what the file or the ``.yaml`` beside it states, or that of the family. The
+two variants of Stable Diffusion 2 have the same tensors: if nothing is stated, the unet is run on pure noise. An
+epsilon model predicts about the input, a velocity model something far from it (the WebUI does the same).
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from dreambooth.checkpoints.distilled import distillation_of
 from dreambooth.checkpoints.family import Family, candidate_families
 from dreambooth.checkpoints.layout import split
+from dreambooth.checkpoints.ldm_config import LdmConfig, mismatch, read_ldm_config
 from dreambooth.checkpoints.ldm_names import TensorRef
 from dreambooth.checkpoints.modules import disk_shapes, load_parameters, meta_module
+from dreambooth.checkpoints.prediction import (
+    SELECTED,
+    TITLES,
+    Claim,
+    claims,
+    contradictions,
+    has_zero_terminal_snr,
+    is_named_velocity,
+)
+from dreambooth.checkpoints.stable_diffusion import ZERO_SNR_SCHEDULE, conv_in_channels
 from dreambooth.errors import UserError
 from dreambooth.settings.creation import AUTO
 from dreambooth.tensor_files import Tensors
@@ -27,9 +41,35 @@ log = logging.getLogger("dreambooth.checkpoints")
 # The mean of (model_output - input) is below the first value for velocity models, above the second for epsilon models.
 _MAX_VELOCITY, _MIN_EPSILON = -1.0, -0.25
 
+_USUAL = "the usual type of this family: the file doesn't say"
 
-def recognize_family(file: Tensors, model_type: str = AUTO, prediction: str = AUTO) -> tuple[Family, str]:
-    """The family, and "epsilon" or "v_prediction". UserError for other files, or one that is not ``model_type``."""
+
+@dataclass(frozen=True)
+class Recognition:
+    """What a source is.
+
+    ``warnings``: what users should know before they train it. ``notes``: what was changed when it was read. One line
+    each.
+    """
+
+    family: Family
+    prediction: str
+    place: str  # what says the prediction type
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    schedule: Mapping[str, Any] = field(default_factory=dict)  # of the scheduler config, where it is not the usual one
+    sample_size: int = 0  # side of the latents, where it is not the usual one
+    ldm_config: LdmConfig | None = None  # the ``.yaml`` beside the checkpoint
+
+    @property
+    def reason(self) -> str:
+        """Family and prediction type, and what says so, for users."""
+        place = self.place if self.place in (SELECTED, _USUAL) else f"from {self.place}"
+        return f"{self.family.title}, {TITLES[self.prediction]}, {place}"
+
+
+def recognize(file: Tensors, model_type: str = AUTO, prediction: str = AUTO) -> Recognition:
+    """Recognize an open source. UserError for one that can't be trained, or that is not ``model_type``."""
     families = candidate_families(file)
     if model_type != AUTO:
         chosen = [family for family in families if family.model_type.lower() == model_type.lower()]
@@ -37,13 +77,41 @@ def recognize_family(file: Tensors, model_type: str = AUTO, prediction: str = AU
             title = families[0].title
             raise UserError(f"model_type: {file.path} is a {title} checkpoint, not {model_type}: choose auto.")
         families = chosen
-    if prediction == AUTO:
-        prediction = _declared_prediction(families[0], file) or AUTO
-    if len(families) > 1:
-        if prediction == AUTO:
-            prediction = _measured_prediction(families[0], file) or _prediction_by_file_name(file)
-        families = [family for family in families if family.default_prediction == prediction]
-    return families[0], prediction if prediction != AUTO else families[0].default_prediction
+    config, warnings = _ldm_config(file, families[0])
+    stated = _claims(file, config, prediction, warnings)
+    used = _choose(families, file, stated, prediction, warnings)
+    family = next((family for family in families if family.default_prediction == used.prediction), families[0])
+    warnings += contradictions(used, stated)
+    if used.place == _USUAL and used.prediction == "epsilon" and is_named_velocity(file):
+        warnings.append(
+            f"The name of {file.path.name} suggests v-prediction, but neither the file nor a .yaml beside it says so: "
+            "noise prediction (epsilon) is assumed. If it is a v-prediction model, create it with the prediction type "
+            "v_prediction."
+        )
+    schedule = dict(config.schedule) if config else {}
+    if has_zero_terminal_snr(file) or (config and config.zero_snr):
+        if used.prediction == "v_prediction":
+            schedule |= ZERO_SNR_SCHEDULE
+        else:
+            warnings.append(
+                "It is marked as trained with zero terminal SNR, which needs v-prediction: this was ignored."
+            )
+    return Recognition(
+        family,
+        used.prediction,
+        used.place,
+        tuple(dict.fromkeys([*warnings, *filter(None, [distillation_of(file)])])),
+        file.notes,
+        schedule,
+        config.sample_size if config else 0,
+        config,
+    )
+
+
+def recognize_family(file: Tensors, model_type: str = AUTO, prediction: str = AUTO) -> tuple[Family, str]:
+    """The family, and "epsilon" or "v_prediction". UserError as for :func:`recognize`."""
+    recognition = recognize(file, model_type, prediction)
+    return recognition.family, recognition.prediction
 
 
 def component_configs(family: Family, file: Tensors) -> dict[str, dict[str, Any]]:
@@ -51,8 +119,46 @@ def component_configs(family: Family, file: Tensors) -> dict[str, dict[str, Any]
     return _call(family.configs, file)
 
 
-def _declared_prediction(family: Family, file: Tensors) -> str | None:
-    return _call(family.prediction_type, file)
+def _ldm_config(file: Tensors, family: Family) -> tuple[LdmConfig | None, list[str]]:
+    """The ``.yaml`` beside the file, if it can be that of this model; and what users should know of it."""
+    config, warnings = read_ldm_config(file.path)
+    if config is None:
+        return None, warnings
+    reason = mismatch(config, family.model_type, conv_in_channels({key: file.shape(key) for key in file}))
+    if not reason:
+        return config, warnings
+    warnings.append(
+        f"{config.path.name} beside the checkpoint is of another model: {reason}. It was ignored. Remove or rename it, "
+        "since a WebUI reads it too."
+    )
+    return None, warnings
+
+
+def _claims(file: Tensors, config: LdmConfig | None, prediction: str, warnings: list[str]) -> list[Claim]:
+    """What states the prediction type. A type that can't be trained is only reported if the user has chosen another."""
+    try:
+        return claims(file, config)
+    except UserError as error:
+        if prediction == AUTO:
+            raise UserError(f"{file.path}: {error}.") from error
+        warnings.append(f"{error}. {TITLES[prediction]} was selected and is used.")
+        return []
+
+
+def _choose(
+    families: Sequence[Family], file: Tensors, stated: Sequence[Claim], prediction: str, warnings: list[str]
+) -> Claim:
+    if prediction != AUTO:
+        return Claim(prediction, SELECTED)
+    is_disputed = len({claim.prediction for claim in stated}) > 1
+    if stated and not (is_disputed and len(families) > 1):
+        return stated[0]
+    if len(families) == 1:
+        return Claim(families[0].default_prediction, _USUAL)
+    measured = _measured_prediction(families[0], file)
+    if measured:
+        return Claim(measured, "a test of its UNet")
+    return stated[0] if stated else _by_file_name(file, warnings)
 
 
 def _call(method: Callable[..., Any], file: Tensors) -> Any:
@@ -63,15 +169,15 @@ def _call(method: Callable[..., Any], file: Tensors) -> Any:
         raise UserError(f"{file.path}: {error}.") from error
 
 
-def _prediction_by_file_name(file: Tensors) -> str:
+def _by_file_name(file: Tensors, warnings: list[str]) -> Claim:
     """The last resort: names of 512 px models usually contain "512" or "base"."""
     is_velocity = not re.search(r"512|base", file.path.stem)
-    log.warning(
-        "%s: could not detect whether it is a 768 px (v-prediction) or 512 px model; assuming %s px. "
-        "If that is wrong, create the model again with model type %s.",
-        file.path, *((768, "v2x-512") if is_velocity else (512, "v2x")),
-    )  # fmt: skip
-    return "v_prediction" if is_velocity else "epsilon"
+    assumed, other = (768, "v2x-512") if is_velocity else (512, "v2x")
+    warnings.append(
+        f"Could not detect whether it is a 768 px (v-prediction) or 512 px model; assuming {assumed} "
+        f"px. If that is wrong, create the model again with model type {other}."
+    )
+    return Claim("v_prediction" if is_velocity else "epsilon", "a guess by the file name")
 
 
 @torch.no_grad()

@@ -20,7 +20,9 @@ from dreambooth.checkpoints.sizes import clip_config, open_clip_sizes, transform
 from dreambooth.checkpoints.stable_diffusion import (
     INPAINTING_CHANNELS,
     UNET,
+    V_PREDICTION,
     VAE,
+    ZERO_SNR,
     Configs,
     Shapes,
     StableDiffusion,
@@ -30,7 +32,6 @@ from dreambooth.settings.creation import FAMILIES
 
 TEXT_1 = "conditioner.embedders.0.transformer."
 TEXT_2 = "conditioner.embedders.1.model."
-V_PREDICTION, ZERO_SNR = "v_pred", "ztsnr"
 
 
 class StableDiffusionXL(StableDiffusion):
@@ -59,15 +60,6 @@ class StableDiffusionXL(StableDiffusion):
         unet = configs.get("unet", {})
         is_xl = unet.get("in_channels") in (4, INPAINTING_CHANNELS) and unet.get("addition_embed_type") == "text_time"
         return is_xl and all(part in configs for part in self.components)
-
-    def prediction_type(self, shapes: Shapes, metadata: Mapping[str, str]) -> str | None:
-        return "v_prediction" if V_PREDICTION in shapes else super().prediction_type(shapes, metadata)
-
-    def scheduler_config(self, prediction_type: str, shapes: Shapes, metadata: Mapping[str, str]) -> dict[str, Any]:
-        config = super().scheduler_config(prediction_type, shapes, metadata)
-        if ZERO_SNR in shapes:
-            config |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-        return config
 
     def layout(self, configs: Configs) -> Layout:
         text_2 = OpenClipNameMap(configs["text_encoder_2"]["num_hidden_layers"], has_projection=True)

@@ -17,6 +17,7 @@ import torch
 from dreambooth.checkpoints.adapters import Adapter
 from dreambooth.checkpoints.family import Family, family_of
 from dreambooth.checkpoints.layout import Layout, join
+from dreambooth.checkpoints.ldm_config import ENDING, config_to_write
 from dreambooth.checkpoints.ldm_names import TensorRef
 from dreambooth.checkpoints.lora import WeightedLora, match_adapters, read_lora
 from dreambooth.checkpoints.lora_hashes import HASHES
@@ -56,8 +57,9 @@ def write_checkpoint(
     ``loras`` are merged in fp32, one after the other. ``dtype`` converts the components, otherwise each tensor has the
     dtype of the source. ``ema``: "include" adds the EMA unet as model_ema.*, "replace" writes it as the unet. The
     source's own model_ema.* are written as long as the unet is unchanged. Marker tensors of the family are added if the
-    source lacks them. ``metadata`` is merged over that of the source. UserError when a LoRA does not match, the disk is
-    full, or the model is incomplete.
+    source lacks them, and a ``.yaml`` is written beside the file if the source has one or WebUIs need it (see
+    :func:`dreambooth.checkpoints.ldm_config.config_to_write`). ``metadata`` is merged over that of the source.
+    UserError when a LoRA does not match, the disk is full, or the model is incomplete.
     """
     out = Path(out)
     if out.suffix.lower() != ".safetensors":
@@ -74,6 +76,10 @@ def write_checkpoint(
     new_markers = {key: marker for key, marker in markers.items() if key not in specs}
     specs |= {key: TensorSpec(tuple(marker.shape), marker.dtype) for key, marker in new_markers.items()}
     require_free_space(out.parent, sum(spec.n_bytes for spec in specs.values()), f"Writing {out.name}")
+    config = config_to_write(model.working, model.source, family.model_type)
+    if config is not None:  # first, so that there is never a checkpoint without it
+        with atomic_write(out.with_suffix(ENDING)) as temporary:
+            temporary.write_bytes(config)
     with contextlib.ExitStack() as stack:
         files = _open_components(model, entries, stack)
         temporary = stack.enter_context(atomic_write(out))

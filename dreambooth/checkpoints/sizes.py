@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dreambooth.checkpoints.layout import Shape
+from dreambooth.text import count
 
 Shapes = Mapping[str, Shape]
 
@@ -60,24 +61,66 @@ def unet_sizes(shapes: Shapes) -> dict[str, Any]:
     n_levels = 1 + len(_numbers(shapes, r"input_blocks\.(\d+)\.0\.op\.weight"))
     n_layers = len(resnets) // n_levels
     levels = [resnets[level * n_layers : (level + 1) * n_layers] for level in range(n_levels)]
-    depths = [
-        len(_numbers(shapes, rf"input_blocks\.{level[0]}\.1\.transformer_blocks\.(\d+)\.norm1\.weight"))
-        for level in levels
+    depths = [[_depth(shapes, f"input_blocks.{number}") for number in level] for level in levels]
+    up_depths = [
+        [_depth(shapes, f"output_blocks.{level * (n_layers + 1) + layer}") for layer in range(n_layers + 1)]
+        for level in range(n_levels)
     ]
+    attends = [bool(max(level)) for level in depths]
     config = {
         "in_channels": shapes["input_blocks.0.0.weight"][1],
         "out_channels": shapes["out.2.weight"][0],
         "block_out_channels": [shapes[f"input_blocks.{i[-1]}.0.in_layers.2.weight"][0] for i in levels],
         "layers_per_block": n_layers,
-        "down_block_types": ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in depths],
-        "up_block_types": ["CrossAttnUpBlock2D" if depth else "UpBlock2D" for depth in reversed(depths)],
-        "cross_attention_dim": shapes["middle_block.1.transformer_blocks.0.attn2.to_k.weight"][1],
+        "down_block_types": ["CrossAttnDownBlock2D" if attention else "DownBlock2D" for attention in attends],
+        "up_block_types": ["CrossAttnUpBlock2D" if attention else "UpBlock2D" for attention in reversed(attends)],
+        "cross_attention_dim": _context_width(shapes),
+        **_middle_sizes(shapes, max(depths[-1])),
+        **_depth_sizes(depths, up_depths),
     }
-    if max(depths) > 1:
-        config["transformer_layers_per_block"] = [depth or 1 for depth in depths]
-    if len(shapes["middle_block.1.proj_in.weight"]) == 2:
+    if len(shapes[_first(shapes, r"input_blocks\.\d+\.1\.proj_in\.weight")]) == 2:
         config["use_linear_projection"] = True
     return config
+
+
+def _depth(shapes: Shapes, block: str) -> int:
+    """The number of transformer layers of a block."""
+    return len(_numbers(shapes, rf"{re.escape(block)}\.1\.transformer_blocks\.(\d+)\.norm1\.weight"))
+
+
+def _depth_sizes(depths: list[list[int]], up_depths: list[list[int]]) -> dict[str, Any]:
+    """Transformer layers per level or, in models that were pruned (SSD-1B, Segmind Vega), per layer of each level."""
+    if max(map(max, depths)) == 1 == max(map(max, up_depths)):
+        return {}
+    is_regular = all(set(up) == {level[0]} == set(level) for level, up in zip(depths, reversed(up_depths), strict=True))
+    if is_regular:
+        return {"transformer_layers_per_block": [level[0] or 1 for level in depths]}
+    return {
+        "transformer_layers_per_block": [[depth or 1 for depth in level] for level in depths],
+        "reverse_transformer_layers_per_block": [[depth or 1 for depth in level] for level in up_depths],
+    }
+
+
+def _middle_sizes(shapes: Shapes, depth: int) -> dict[str, Any]:
+    """The kind of middle block, if it is not the usual one. ValueError if diffusers has none like it."""
+    middle = _depth(shapes, "middle_block")
+    if middle:
+        if middle != (depth or 1):
+            raise ValueError(f"middle_block with {count(middle, 'transformer layer')}")
+        return {}
+    return {"mid_block_type": "UNetMidBlock2D" if "middle_block.0.in_layers.2.weight" in shapes else None}
+
+
+def _context_width(shapes: Shapes) -> int:
+    return shapes[_first(shapes, r".*\.transformer_blocks\.0\.attn2\.to_k\.weight")][1]
+
+
+def _first(shapes: Shapes, pattern: str) -> str:
+    """The first name that matches; KeyError if none does."""
+    for key in shapes:
+        if re.fullmatch(pattern, key):
+            return key
+    raise KeyError(pattern.replace("\\", ""))
 
 
 def vae_sizes(shapes: Shapes) -> dict[str, Any]:

@@ -7,9 +7,14 @@ from pathlib import Path
 
 import torch
 
-from dreambooth.checkpoints.folder_source import FolderSource, current_name
-from dreambooth.checkpoints.ldm_names import PrefixNameMap, vae_names
+from dreambooth.checkpoints.folder_source import FolderSource
 from dreambooth.checkpoints.reading import open_tensors
+from dreambooth.checkpoints.spellings import (
+    diffusers_vae_names,
+    is_vae_attention,
+    original_vae_name,
+    with_original_names,
+)
 from dreambooth.checkpoints.stable_diffusion import VAE
 from dreambooth.errors import UserError
 from dreambooth.tensor_files import Tensors
@@ -22,7 +27,7 @@ def open_source(path: Path, vae: Path | None = None) -> Tensors:
     UserError when it is neither, or a folder of an unsupported family.
     """
     path = Path(path)
-    source = FolderSource(path) if os.path.isdir(path) else open_tensors(path)
+    source = FolderSource(path) if os.path.isdir(path) else with_original_names(open_tensors(path))
     if vae is None:
         return source
     try:
@@ -36,7 +41,7 @@ class _WithVae(Tensors):
     """A source with another VAE."""
 
     def __init__(self, source: Tensors, vae: Path):
-        self.path, self.metadata, self._source = source.path, source.metadata, source
+        self.path, self.metadata, self.notes, self._source = source.path, source.metadata, source.notes, source
         self._file = open_tensors(_vae_file(vae))
         self._names = _original_names(self._file)
         expected = {key for key in source if key.startswith(VAE)}
@@ -61,7 +66,7 @@ class _WithVae(Tensors):
         if key not in self._names:
             return self._source.shape(key)
         shape = self._file.shape(self._names[key])
-        return (*shape, 1, 1) if ".attn_1." in key and len(shape) == 2 else shape
+        return (*shape[:2], 1, 1) if is_vae_attention(key) and len(shape) in (2, 3) else shape
 
     def dtype(self, key: str) -> torch.dtype:
         return self._file.dtype(self._names[key]) if key in self._names else self._source.dtype(key)
@@ -86,20 +91,12 @@ def _vae_file(path: Path) -> Path:
 
 def _original_names(file: Tensors) -> dict[str, str]:
     """A map from the original names of a VAE's tensors to those of the file. UserError when it has no VAE."""
-    prefixed = {key: key for key in file if key.startswith(VAE)}
-    if prefixed:
-        return prefixed
-    if "encoder.conv_in.weight" not in file:
+    prefix = next((prefix for prefix in (VAE, "vae.") if any(key.startswith(prefix) for key in file)), "")
+    if prefix + "encoder.conv_in.weight" not in file:
         raise UserError(f"{file.path} is not a VAE: choose the file of a VAE, or a checkpoint that includes one.")
-    keys = [key for key in file if key.startswith(("encoder.", "decoder.", "quant_conv.", "post_quant_conv."))]
-    if not any(".down_blocks." in key for key in keys):
-        return {VAE + key: key for key in keys}
-    names = _names_for(keys)
-    return {VAE + (names.to_original(current_name("vae", key)) or key): key for key in keys}
-
-
-def _names_for(keys: list[str]) -> PrefixNameMap:
-    """The name map of a VAE with diffusers' names, whose numbers of levels and layers are taken from ``keys``."""
-    levels = {key.split(".")[2] for key in keys if key.startswith("encoder.down_blocks.")}
-    layers = {key.split(".")[4] for key in keys if key.startswith("encoder.down_blocks.0.resnets.")}
-    return vae_names({"block_out_channels": [0] * len(levels), "layers_per_block": len(layers)})
+    parts = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
+    names = [key.removeprefix(prefix) for key in file if key.startswith(prefix)]
+    names = [name for name in names if prefix or name.startswith(parts)]
+    if any(".down_blocks." in name for name in names):
+        return {VAE + original: prefix + name for name, original in diffusers_vae_names(names).items()}
+    return {VAE + original_vae_name(name): prefix + name for name in names}

@@ -28,6 +28,9 @@ UNET = "model.diffusion_model."
 VAE = "first_stage_model."
 EMA = "model_ema."
 
+V_PREDICTION, ZERO_SNR = "v_pred", "ztsnr"  # names of empty tensors that mark a checkpoint
+ZERO_SNR_SCHEDULE = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+
 INPAINTING_CHANNELS = 9  # noisy latents (4), the mask (1), latents of the masked image (4)
 
 Configs = Mapping[str, Mapping[str, Any]]
@@ -107,15 +110,6 @@ class StableDiffusion:
             )
         return {"unet": unet, "vae": vae, **texts}
 
-    def prediction_type(self, shapes: Shapes, metadata: Mapping[str, str]) -> str | None:
-        """The prediction type in the file's metadata or marker tensors; None when it has neither."""
-        declared = _config_overrides(metadata).get("prediction_type")
-        if declared:
-            return str(declared)
-        return {"v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon"}.get(
-            metadata.get("modelspec.prediction_type", "")
-        )
-
     def config_metadata(self, configs: Configs) -> dict[str, str]:
         """The configs of a diffusers folder as metadata for :meth:`configs`.
 
@@ -128,7 +122,8 @@ class StableDiffusion:
         }
         size = configs["unet"].get("sample_size") or self.sample_size
         overrides["sample_size"] = max(size) if isinstance(size, list) else size
-        overrides["prediction_type"] = configs.get("scheduler", {}).get("prediction_type", "epsilon")
+        if "scheduler" in configs:
+            overrides["prediction_type"] = configs["scheduler"].get("prediction_type", "epsilon")
         return {CONFIG_KEY: json.dumps(overrides)}
 
     def layout(self, configs: Configs) -> Layout:
@@ -161,7 +156,11 @@ class StableDiffusion:
         }
 
     def scheduler_config(self, prediction_type: str, shapes: Shapes, metadata: Mapping[str, str]) -> dict[str, Any]:
-        """The scheduler config with the noise schedule that the model was trained with."""
+        """The scheduler config with the noise schedule that the model was trained with.
+
+        A checkpoint with the tensor ``ztsnr`` was trained with zero terminal SNR (arXiv:2305.08891).
+        """
+        is_zero = ZERO_SNR in shapes and prediction_type == "v_prediction"
         return {
             "_class_name": "DDIMScheduler",
             "_diffusers_version": DIFFUSERS_VERSION,
@@ -176,6 +175,7 @@ class StableDiffusion:
             "timestep_spacing": "leading",
             "skip_prk_steps": True,  # for PNDM
             **_config_overrides(metadata)["scheduler"],
+            **(ZERO_SNR_SCHEDULE if is_zero else {}),
         }
 
     def architecture(self, unet: Mapping[str, Any]) -> str:
@@ -233,6 +233,11 @@ def conv_in_channels(shapes: Shapes) -> int:
 def has_label_embedding(shapes: Shapes) -> bool:
     """Whether the unet takes a vector conditioning besides the text, as in SDXL and unCLIP."""
     return any(key.startswith(UNET + "label_emb.") for key in shapes)
+
+
+def declared_prediction(metadata: Mapping[str, str]) -> str:
+    """The prediction type in the source's own config; "" if it has none. UserError for an unknown one."""
+    return _config_overrides(metadata).get("prediction_type", "")
 
 
 _NO_OVERRIDES: dict[str, Any] = {part: {} for part in _CONFIG_FIELDS}

@@ -1,0 +1,231 @@
+"""Single files whose tensors have other names than the original code gave them, presented with the original names.
+
+Converters wrote the VAE's attention as diffusers names it (``to_q``, ``query``), wrapped all names in a prefix
+(``module.``), left one out (``diffusion_model.``), or stored a text encoder of open_clip with the names that
+transformers gives it. WebUIs read few of these spellings, so checkpoints are written with the original names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+import torch
+
+from dreambooth.checkpoints.clip_names import PROJECTION, OpenClipNameMap
+from dreambooth.checkpoints.layout import join
+from dreambooth.checkpoints.ldm_names import PrefixNameMap, vae_names
+from dreambooth.checkpoints.modules import disk_name
+from dreambooth.checkpoints.sd2 import SD2_768
+from dreambooth.checkpoints.stable_diffusion import UNET, VAE
+from dreambooth.tensor_files import Tensors
+from dreambooth.text import count
+
+_FIRST_LAYER = "diffusion_model.input_blocks.0.0.weight"  # of every UNet in the original layout
+_PARTS = (UNET, VAE, "cond_stage_model.", "conditioner.", "model_ema.", "edm_vpred.")
+
+# The VAE's attention as each version of diffusers names it, in the original names.
+_VAE_ATTENTION = {"to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out",
+                  "query": "q", "key": "k", "value": "v", "proj_attn": "proj_out"}  # fmt: skip
+_OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+
+_OTHER_PREFIXES = {
+    "vae.": VAE,
+    "cond_stage_model.text_model.": "cond_stage_model.transformer.text_model.",
+    "cond_stage_model.clip_l.transformer.": "cond_stage_model.transformer.",
+    "cond_stage_model.clip_h.transformer.": "cond_stage_model.transformer.",
+    "conditioner.embedders.0.text_model.": "conditioner.embedders.0.transformer.text_model.",
+    "conditioner.embedders.1.text_model.": "conditioner.embedders.1.transformer.text_model.",
+}
+_OPEN_CLIP_2 = "cond_stage_model.model."
+# Text encoders of open_clip that may be stored with the names of transformers: that prefix, and the original one.
+_OPEN_CLIP = {
+    "cond_stage_model.transformer.": _OPEN_CLIP_2,
+    "conditioner.embedders.1.transformer.": "conditioner.embedders.1.model.",
+}
+_N_OPEN_CLIP_LAYERS = 24  # of which Stable Diffusion 2 uses all but the last, which transformers' files lack
+_MAX_SD1_WIDTH = 768  # of text embeddings; a wider encoder is that of Stable Diffusion 2
+
+
+def with_original_names(file: Tensors) -> Tensors:
+    """``file`` itself if it has the original names, else a view of it that does."""
+    names, notes = _without_wrapping(file.keys())
+    sources = {_original_name(name): (key,) for name, key in names.items()}
+    shapes = {key: file.shape(own[0]) for key, own in sources.items()}
+    sources = _with_diffusers_vae(_with_fused_text_encoders(sources, shapes))
+    changed = [key for key, own in sources.items() if own != (key,)]
+    linear = [key for key in sources if is_vae_attention(key) and len(shapes.get(key, ())) in (2, 3)]
+    if not changed and not linear and len(sources) == len(file.keys()):
+        return file
+    if changed:
+        notes.insert(0, f"{_renamed(sources, changed)} Checkpoints are written with the original names.")
+    view = _OriginalNames(file, sources, tuple(notes))
+    if _lacks_last_layer(sources):
+        view.filler_tensors = SD2_768.filler_tensors({key: view.shape(key) for key in view}, {})
+    return view
+
+
+def is_vae_attention(key: str) -> bool:
+    """Whether this weight is a linear layer in diffusers and a 1x1 convolution in the original."""
+    return key.startswith(VAE) and ".attn_1." in key and key.endswith(".weight") and ".norm." not in key
+
+
+def original_vae_name(name: str) -> str:
+    """The original name of a tensor in the VAE's attention; other names are unchanged."""
+    head, attention, tail = name.partition(".mid.attn_1.")
+    for other, original in _VAE_ATTENTION.items():
+        if attention and tail.startswith(other + "."):
+            return head + attention + original + tail.removeprefix(other)
+    return name
+
+
+def current_name(component: str, name: str) -> str:
+    """The tensor's name in current versions of diffusers and transformers."""
+    if component == "vae" and ".attentions." in name:
+        for old, new in _OLD_ATTENTION.items():
+            name = name.replace(old, new)
+    return disk_name(component, name)
+
+
+def diffusers_vae_names(names: Iterable[str]) -> dict[str, str]:
+    """Original names of the tensors of a VAE that has the names of diffusers."""
+    mapped = _vae_names_for(list(names))
+    return {name: mapped.to_original(current_name("vae", name)) or name for name in names}
+
+
+def _vae_names_for(names: list[str]) -> PrefixNameMap:
+    """The name map of a VAE, whose numbers of levels and layers are taken from ``names``."""
+    levels = {name.split(".")[2] for name in names if name.startswith("encoder.down_blocks.")}
+    layers = {name.split(".")[4] for name in names if name.startswith("encoder.down_blocks.0.resnets.")}
+    return vae_names({"block_out_channels": [0] * len(levels), "layers_per_block": len(layers)})
+
+
+class _OriginalNames(Tensors):
+    """A view of ``file``: original names, each with the names of the file's tensors that it consists of."""
+
+    def __init__(self, file: Tensors, sources: Mapping[str, tuple[str, ...]], notes: tuple[str, ...]):
+        self.path, self.metadata, self.notes = file.path, file.metadata, notes
+        self._file, self._sources = file, sources
+        self.filler_tensors: Mapping[str, torch.Tensor] = {}  # of the original that the file lacks
+
+    def close(self) -> None:
+        self._file.close()
+
+    def keys(self) -> list[str]:
+        return [*self._sources, *(key for key in self.filler_tensors if key not in self._sources)]
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._sources or key in self.filler_tensors
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        if key not in self._sources:
+            return tuple(self.filler_tensors[key].shape)
+        first, *others = (self._file.shape(name) for name in self._sources[key])
+        if self._is_transposed(key):
+            return first[::-1]
+        if others:
+            return (first[0] + sum(other[0] for other in others), *first[1:])
+        return (*first[:2], 1, 1) if is_vae_attention(key) and len(first) in (2, 3) else first
+
+    def dtype(self, key: str) -> torch.dtype:
+        if key not in self._sources:
+            return self.filler_tensors[key].dtype
+        return self._file.dtype(self._sources[key][0])
+
+    def get(self, key: str) -> torch.Tensor:
+        if key not in self._sources:
+            return self.filler_tensors[key]
+        parts = [self._file.get(name) for name in self._sources[key]]
+        return join(parts, self.shape(key), self._is_transposed(key))
+
+    def _is_transposed(self, key: str) -> bool:
+        """transformers stores a projection as a linear layer, open_clip its transpose."""
+        return key.endswith(PROJECTION) and self._sources[key][0].endswith(f"{PROJECTION}.weight")
+
+
+def _lacks_last_layer(sources: Mapping[str, tuple[str, ...]]) -> bool:
+    """Whether the text encoder of Stable Diffusion 2 comes from transformers, without the layer that is not used."""
+    [own] = sources.get(_OPEN_CLIP_2 + "ln_final.weight", ("",))
+    has_all = any(f".resblocks.{_N_OPEN_CLIP_LAYERS - 1}." in key for key in sources)
+    return own.endswith("final_layer_norm.weight") and not has_all
+
+
+def _without_wrapping(keys: list[str]) -> tuple[dict[str, str], list[str]]:
+    """The names without a prefix that all parts of the model share, each with the file's own name; and notes."""
+    anchor = next((key for key in keys if key.endswith(_FIRST_LAYER) and "control" not in key), "")
+    wrapping = anchor.removesuffix(_FIRST_LAYER)
+    if wrapping in ("", "model."):
+        lacks_prefix = bool(anchor) and not wrapping
+        return {
+            ("model." + key if lacks_prefix and key.startswith("diffusion_model.") else key): key for key in keys
+        }, []
+    wrapping = wrapping.removesuffix("model.")
+    names: dict[str, str] = {}
+    for key in keys:
+        name = key.removeprefix(wrapping)
+        name = "model." + name if name.startswith("diffusion_model.") else name
+        if key.startswith((wrapping, *_PARTS)) or "." not in key:
+            names.setdefault(name, key)
+    n_left_out = len(keys) - len(names)
+    left_out = f"{count(n_left_out, 'tensor')} outside of {wrapping}* (such as optimizer states) left out."
+    return names, [left_out] if n_left_out else []
+
+
+def _original_name(name: str) -> str:
+    for prefix, original in _OTHER_PREFIXES.items():
+        if name.startswith(prefix):
+            name = original + name.removeprefix(prefix)
+    return VAE + original_vae_name(name.removeprefix(VAE)) if name.startswith(VAE) else name
+
+
+def _with_diffusers_vae(sources: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    names = [key.removeprefix(VAE) for key in sources if key.startswith(VAE)]
+    if not any(".down_blocks." in name for name in names):
+        return sources
+    original = {VAE + name: VAE + other for name, other in diffusers_vae_names(names).items()}
+    return {original.get(key, key): own for key, own in sources.items()}
+
+
+def _with_fused_text_encoders(
+    sources: dict[str, tuple[str, ...]], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[str, ...]]:
+    for prefix, original in _OPEN_CLIP.items():
+        own = {disk_name("text_encoder", key.removeprefix(prefix)): key for key in sources if key.startswith(prefix)}
+        embedding = own.get("text_model.embeddings.token_embedding.weight")
+        is_open_clip = original.startswith("conditioner.") or _is_sd2(sources, shapes, embedding)
+        if embedding is None or not is_open_clip or any(key.startswith(original) for key in sources):
+            continue
+        layers = {match[1] for name in own if (match := re.match(r"text_model\.encoder\.layers\.(\d+)\.", name))}
+        fused = _fused(own, OpenClipNameMap(len(layers), has_projection=True), original)
+        joined: dict[str, tuple[str, ...]] = {}
+        for key, names in sources.items():
+            if not key.startswith(prefix):
+                joined[key] = names
+            elif key in fused:
+                whole, parts = fused[key]
+                joined[whole] = tuple(name for part in parts for name in sources[part])
+        sources = joined
+    return sources
+
+
+def _is_sd2(sources: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]], embedding: str | None) -> bool:
+    """Whether a text encoder with transformers' names is that of Stable Diffusion 2, whose UNet projects linearly."""
+    is_linear = len(shapes.get(UNET + "middle_block.1.proj_in.weight", ())) == 2
+    return embedding is not None and (is_linear or shapes[embedding][-1] > _MAX_SD1_WIDTH)
+
+
+def _fused(own: Mapping[str, str], names: OpenClipNameMap, prefix: str) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """For the first part of each tensor of open_clip: its name, and the keys of all parts in order."""
+    fused = {}
+    for name in own:
+        original = names.to_original(name)
+        parts = names.to_modules(original) if original else ()
+        if original and parts[0] == name and all(part in own for part in parts):
+            fused[own[name]] = (prefix + original, tuple(own[part] for part in parts))
+    return fused
+
+
+def _renamed(sources: Mapping[str, tuple[str, ...]], changed: list[str]) -> str:
+    """What was renamed, with one example."""
+    tensors_have = count(len(changed), "tensor has", "tensors have")
+    return f"{tensors_have} other names than usual, such as {sources[changed[0]][0]} instead of {changed[0]}."
