@@ -43,16 +43,14 @@ def forecast_memory(settings: Settings, precision: str, n_unet: int, n_text: int
     return int(total + activations * (half / 2) * images * pixels * n_unet / 860e6)
 
 
-def forecast_disk(settings: Settings, n_unet: int, n_text: int) -> int:
-    """Bytes on disk of the results of one save that the settings ask for. Autosaves don't count: they may fail."""
-    saves_state = settings.save_state_during or settings.save_state_after or settings.save_state_cancel
-    snapshot = forecast_snapshot(settings, n_unet, n_text) if saves_state else 0
-    if settings.use_lora:
-        return 2 * _adapter_parameters(settings, n_unet, n_text) + snapshot
-    checkpoint = settings.save_ckpt_during or settings.save_ckpt_after or settings.save_ckpt_cancel
-    copies = 2 if checkpoint else 1
-    ema = 4 * n_unet if trains_ema(settings) else 0
-    return 4 * copies * _trained_parameters(settings, n_unet, n_text) + ema + snapshot
+def forecast_lora(settings: Settings, n_unet: int, n_text: int) -> int:
+    """Bytes on disk of a LoRA."""
+    return 2 * _adapter_parameters(settings, n_unet, n_text)
+
+
+def forecast_working(settings: Settings, n_unet: int, n_text: int) -> int:
+    """Bytes on disk of the trained components and the EMA weights, in float32, while the old ones are still there."""
+    return 4 * (_trained_parameters(settings, n_unet, n_text) + (n_unet if trains_ema(settings) else 0))
 
 
 def forecast_snapshot(settings: Settings, n_unet: int, n_text: int) -> int:

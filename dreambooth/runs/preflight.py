@@ -17,14 +17,20 @@ from dreambooth.dataset.plan import Plan
 from dreambooth.dataset.table import other_files
 from dreambooth.distributed import SINGLE_PROCESS, ProcessGroup
 from dreambooth.errors import UserError
-from dreambooth.files import require_free_space
 from dreambooth.hosts.standalone import best_device
 from dreambooth.jobs import Controls, Events
-from dreambooth.memory.forecast import forecast_disk, forecast_memory, forecast_snapshot
+from dreambooth.memory.forecast import forecast_memory, forecast_snapshot
 from dreambooth.runs import class_image_generation, resume_checks
 from dreambooth.runs.class_image_generation import MissingImage
-from dreambooth.runs.consistency import conflicts, likely_mistakes, precision_problems, too_short
+from dreambooth.runs.consistency import (
+    conflicts,
+    likely_mistakes,
+    precision_problems,
+    prompts_with_loras,
+    too_short,
+)
 from dreambooth.runs.data_plan import plan_of
+from dreambooth.runs.outputs import planned_outputs, space_problems, writing_problems
 from dreambooth.runs.token_counts import TokenCount, count_tokens, rows_with_tokens, tokenizer_of, too_long
 from dreambooth.settings import ModelConfig, ModelFolder, Settings
 from dreambooth.text import format_bytes
@@ -33,6 +39,7 @@ from dreambooth.training.context import RunContext
 from dreambooth.training.optimizers import NOTHING_TO_TRAIN
 from dreambooth.training.precision import resolve_precision
 from dreambooth.training.schedules import lr_curves, run_length
+from dreambooth.training.snapshot_list import list_snapshots
 from dreambooth.types import ProgressCallback
 
 
@@ -66,7 +73,9 @@ class PreflightResult:
         )  # fmt: skip
 
     def as_dict(self) -> dict[str, Any]:
+        recognized = self.config.info.recognized
         return {
+            **({"model": recognized} if recognized else {}),
             "pictures": len(self.plan.examples),
             "class_pictures": len({e.path for e in self.plan.all_examples() if e.is_class}),
             "class_images_to_draw": len(self.class_images),
@@ -115,21 +124,25 @@ def preflight(
         *(f"{part} is missing: create {model.name} again." for part in _missing_parts(model)),
         *(too_short(settings, steps) if plan else []),
         *_starting_problems(model, config, resume),
+        *writing_problems(model, config, steps),
     ]
     if problems or plan is None or precision is None:
         raise UserError.from_problems(problems)
     missing = tuple(class_image_generation.missing(model, config.concepts, plan, settings))
     sizes = sizes_of(model)
-    require_free_space(model.root, forecast_disk(settings, *sizes), "This run")
+    if problems := space_problems(planned_outputs(model, config, sizes, steps, per_epoch, missing)):
+        raise UserError.from_problems(problems)
     memory = forecast_memory(settings, precision, *sizes, bool(plan.class_examples or missing))
     token_counts = count_tokens(tokenizer_of(model), plan, PromptEncoding.of(settings, training=True))
     warnings = (
         *(text for text in plan.warnings if not (missing and NO_MATCHING_SHAPE in text)),
         *too_long(plan, token_counts, settings.max_token_length),
+        *config.info.source_warnings.splitlines(),
         *_memory_warnings(device, memory),
         *_settings_without_effect(model, settings),
         *likely_mistakes(settings),
-        *(resume_checks.warnings_of(model) if resume else ()),
+        *prompts_with_loras(settings, config.concepts),
+        *(list_snapshots(model).warnings(model.snapshots) if resume else ()),
     )
     return PreflightResult(
         model, config, plan, device, precision, process_group, resume, steps, per_epoch, lr_curves(settings, steps),

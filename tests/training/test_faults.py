@@ -30,19 +30,32 @@ def test_a_nan_loss_stops_the_run_and_damages_nothing(train, mini, use_lora):
     assert not held, "a reference to the error must not keep the model in memory"
 
 
+def blocks(folder: Path):
+    """A listener that puts a file where ``folder`` should be, once the preflight has found that all can be written."""
+    blocked = []
+
+    def block(event, controls):
+        if event["kind"] == "phase" and event["name"] != "preflight" and not blocked:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.parent.mkdir(exist_ok=True)
+            folder.write_text("a file where the folder should be")
+            blocked.append(folder)
+
+    return block
+
+
 def test_a_failed_preview_is_reported_and_training_continues(train, mini):
-    mini.samples.write_text("a file where the folder should be")
-    outcome = train(save_preview_every=1)
+    outcome = train(save_preview_every=1, on=blocks(mini.samples))
     assert outcome.error is None
     assert "preview failed; training continues" in outcome.messages
     assert outcome.result.files
 
 
 def test_a_failed_save_during_training_is_a_message_and_the_run_goes_on(train, mini):
-    mini.folders.loras.parent.mkdir(exist_ok=True)
-    mini.folders.loras.write_text("a file where the folder should be")
+    block = blocks(mini.folders.loras)
 
     def make_room(event, controls):
+        block(event, controls)
         if event["kind"] == "message" and "Saving failed" in event["text"]:
             mini.folders.loras.unlink()
 
@@ -140,8 +153,7 @@ def test_the_text_encoder_alone_is_trained_to_the_end(train):
 
 
 def test_tracebacks_go_to_the_log(train, mini):
-    mini.samples.write_text("a file where the folder should be")
-    train(save_preview_every=1)
+    train(save_preview_every=1, on=blocks(mini.samples))
     assert "Traceback" in (mini.logging / "log.txt").read_text()
 
 
@@ -179,8 +191,7 @@ def test_nothing_is_overwritten(train):
 
 
 def test_results_that_could_not_be_saved_at_the_end_can_be_saved_later(train, mini):
-    mini.folders.loras.write_text("a file where the folder should be")
-    outcome = train(save_state_cancel=False)
+    outcome = train(save_state_cancel=False, on=blocks(mini.folders.loras))
     assert outcome.error is not None
     assert "Your progress is in a snapshot" in outcome.messages
     mini.folders.loras.unlink()
