@@ -9,7 +9,6 @@ from typing import Any
 
 from dreambooth import actions
 from dreambooth.errors import UserError
-from dreambooth.settings import read_concepts
 from dreambooth.text import count
 from dreambooth.ui import render
 from dreambooth.ui.job_runner import errors_as_html
@@ -36,13 +35,15 @@ class ConceptImport:
             raise UserError(f"{name} is in use by a running job. Import the concepts when it has finished.")
         if not source:
             raise UserError("Paste a concepts list (JSON), or enter the path of one, of a dataset.toml or of a folder.")
-        if not source.startswith("["):
+        if not source.startswith(("[", "{")):
             report = actions.images.import_configuration(model, Path(source), config)
             return _summary(report["concepts"], report["taken"], report["without"])
-        concepts, notices = read_concepts(source)
-        missing = actions.images.require_images(concepts)
-        model.save(dataclasses.replace(config, concepts=concepts))
-        return _summary(len(concepts), [], [*missing, *notices])
+        from dreambooth.interop.input_kind import recognize_concepts
+
+        found = recognize_concepts(source)
+        missing = actions.images.require_images(found.concepts)
+        model.save(dataclasses.replace(config, concepts=found.concepts))
+        return _summary(len(found.concepts), found.imported, [*missing, *found.unsupported])
 
     @errors_as_html
     def export_to(self, name: str, path: str, settings: Values, concepts: Sequence[Values]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,14 +216,16 @@ def import_masks(report: ImportReport, datasets: Sequence[Dataset]) -> None:
     if len(masked) < len(datasets):
         report.unsupported.append("alpha_mask, mask_path: masks and transparency are used for all concepts.")
     report.unsupported.append("alpha_mask, mask_path: ai-toolkit divides the loss by the mean of the masks.")
-    for dataset in masked:
-        folder = dataset.values.text("mask_path")
-        if folder and not dataset.values.flag("alpha_mask"):
-            _use_mask_folder(report, dataset, report.resolve_path(folder))
-
-
-def _use_mask_folder(report: ImportReport, dataset: Dataset, folder: Path) -> None:
-    report.unsupported.append(
-        f"{dataset.name}, mask_path = {folder}: masks are read from next to their images. Copy each mask there as "
-        "NAME_mask.png, or the whole images are trained."
-    )
+    for number, dataset in enumerate(datasets):
+        given = dataset.values.text("mask_path")
+        if not given or dataset.values.flag("alpha_mask"):
+            continue
+        folder = report.resolve_path(given)
+        if folder.is_dir():
+            report.concepts[number] = dataclasses.replace(report.concepts[number], mask_data_dir=str(folder))
+            report.imported.append(f"{dataset.name}, mask_path -> mask directory {folder}")
+        else:
+            report.unsupported.append(
+                f"{dataset.name}, mask_path: the folder {folder} does not exist, so whole images are trained. Correct "
+                "it, or turn off Masked loss."
+            )

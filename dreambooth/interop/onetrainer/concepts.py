@@ -219,13 +219,13 @@ def _prompts_of_file(report: ImportReport, row: ConceptRow) -> dict[str, Any]:
         return {}
     if len(prompts) == 1:
         return {"instance_prompt": prompts[0]}
-    usable = [prompt for prompt in prompts if "|" not in prompt]
+    usable = [prompt for prompt in prompts if not set(prompt) & set("{|}")]
     if len(usable) < len(prompts):
         report.unsupported.append(
-            f"{row.name}, prompt_path: {count(len(prompts) - len(usable), 'prompt')} left out, as | separates prompts."
+            f"{row.name}, prompt_path: {count(len(prompts) - len(usable), 'prompt')} left out, as {{ | }} separate "
+            "prompts here."
         )
-    escaped = (prompt.replace("{", "{{").replace("}", "}}") for prompt in usable)
-    return {"instance_prompt": "{" + "|".join(escaped) + "}", "wildcards": True} if usable else {}
+    return {"instance_prompt": "{" + "|".join(usable) + "}", "wildcards": True} if usable else {}
 
 
 def _dropout(report: ImportReport, row: ConceptRow) -> tuple[float, float]:
