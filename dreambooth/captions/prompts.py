@@ -6,6 +6,7 @@ import functools
 import re
 
 FILEWORDS = "[filewords]"
+TRIGGER = "[trigger]"  # in captions for ai-toolkit: stands for the trigger word
 _FILEWORDS = re.compile(re.escape(FILEWORDS), re.IGNORECASE)
 
 # A letter or digit of a script that separates words by spaces. Chinese, Japanese and Korean don't (or attach
@@ -40,13 +41,16 @@ def build_prompt(template: str, caption: str, instance_token: str, class_token: 
     3. The prompt of a class image never contains the instance token: it is removed where a class token is present
        elsewhere, else replaced by the class token. A class token that is still missing is put in front.
     4. A comma-separated part that only repeats the class token is removed.
-    5. Extra white space and empty parts between commas are removed; backslashes stay ("name_\\(film\\)").
+    5. "[trigger]" stands for the instance token, if there is one.
+    6. Extra white space and empty parts between commas are removed; backslashes stay ("name_\\(film\\)").
 
     Tokens match as whole words in any case, and literally. The class word inside an instance token
     ("sks dog") is part of that token, not a class token. An empty token has no rule.
     """
     instance_token, class_token = collapse_whitespace(instance_token), collapse_whitespace(class_token)
     prompt = fill_filewords(template.strip() or FILEWORDS, caption)
+    if instance_token:
+        prompt = prompt.replace(TRIGGER, instance_token)
     if is_class:
         prompt = _class_prompt(prompt, instance_token, class_token)
     elif instance_token:

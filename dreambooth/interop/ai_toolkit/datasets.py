@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.captions.metadata_file import MetadataFile
-from dreambooth.captions.prompts import contains_token
+from dreambooth.captions.prompts import TRIGGER, contains_token
 from dreambooth.captions.reading import CaptionSource, read_caption
 from dreambooth.errors import UserError
 from dreambooth.images.listing import find_images
@@ -21,7 +21,6 @@ from dreambooth.settings import Concept
 from dreambooth.text import count
 
 _EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")  # ai-toolkit's
-_TRIGGER = "[trigger]"
 _CONTROLS = "_controls_"  # folder of control images, which ai-toolkit does not train
 
 
@@ -134,18 +133,18 @@ def _trigger(report: ImportReport, job: Job, dataset: Dataset, common: Mapping[s
     """
     word = job.filled(dataset.values.text("trigger_word") or job.values.text("trigger_word"))
     captions = _captions(dataset, common)
-    placeholders = sum(_TRIGGER in caption for caption in captions) if captions else 0
+    placeholders = sum(TRIGGER in caption for caption in captions) if captions else 0
     default = str(common["default_caption"])
     if not word or dataset.is_regularization:
-        replaced = {"default_caption": default.replace(_TRIGGER, word)}
+        replaced = {"default_caption": default.replace(TRIGGER, word)}
         if placeholders:
             report.unsupported.append(
                 f"{dataset.name}: {count(placeholders, 'caption')} contain [trigger], which stays as it is"
                 f"{'' if dataset.is_regularization else ', as there is no trigger_word'}. Edit the captions."
             )
         return replaced
-    contained = sum(contains_token(caption, word) or _TRIGGER in caption for caption in captions)
-    default = default.replace(_TRIGGER, word)
+    contained = sum(contains_token(caption, word) or TRIGGER in caption for caption in captions)
+    default = default.replace(TRIGGER, word)
     if not contained and not contains_token(default, word):
         report.imported.append(f"{dataset.name}, trigger_word -> instance prompt '{word} [filewords]'")
         return {"instance_prompt": f"{word} [filewords]", "default_caption": default}
