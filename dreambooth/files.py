@@ -157,7 +157,7 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
-        raise UserError(f"{path} is {kind}, but a file is expected here: remove or rename it.")
+        raise UserError(f"{path} is {kind}, but a file is expected here: choose a file.")
     blocks, remaining = [], max_bytes + 1  # not the file's size, which may grow
     with open(path, "rb", buffering=0) as file:
         while remaining and (block := file.read(min(remaining, _BLOCK))):
