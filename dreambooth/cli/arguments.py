@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from dreambooth.cli import commands, dataset_commands, snapshot_command
@@ -84,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
     )
     check.add_argument("name", metavar="NAME", help="name of the model")
     add_settings(check)
+    check.add_argument("--verbose", action="store_true", help="also list each image with its caption, and all warnings")
 
     dataset_commands.add_commands(subparsers, _add_command)
     snapshot_command.add_command(subparsers, _add_command)
@@ -117,9 +118,11 @@ def _add_lora_commands(subparsers: Any) -> None:
         command.add_argument("--out", required=True, metavar="FILE.safetensors", help="the new LoRA")
 
 
-def _add_command(subparsers: Any, name: str, run: Callable[..., Any], help: str) -> argparse.ArgumentParser:
+def _add_command(
+    subparsers: Any, name: str, run: Callable[..., Any], help: str, aliases: Sequence[str] = ()
+) -> argparse.ArgumentParser:
     """The parser of a new command, with the options that all commands share."""
-    parser = subparsers.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+    parser = subparsers.add_parser(name, aliases=aliases, help=help, description=help[0].upper() + help[1:] + ".")
     parser.add_argument("--models-dir", default=str(StandaloneHost().models_dir), metavar="DIR",
                         help="the WebUI's models folder (default: %(default)s)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="machine-readable output")

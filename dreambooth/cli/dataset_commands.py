@@ -22,9 +22,14 @@ def add_commands(subparsers: Any, add_command: Callable[..., Any]) -> None:
     add_plan(subparsers, add_command)
 
     importing = add_command(
-        subparsers, "import-toml", import_toml, "import a configuration of kohya's sd-scripts into a model"
+        subparsers, "import-toml", import_toml, "import a configuration of another trainer into a model", ("import",)
     )
-    importing.add_argument("file", metavar="FILE", help="a dataset.toml, a training TOML, or a folder of images")
+    importing.add_argument(
+        "file",
+        metavar="FILE",
+        help="a file (TOML, JSON, YAML) of sd-scripts, kohya_ss, LoRA_Easy_Training_Scripts, lora-scripts, OneTrainer "
+        "or ai-toolkit, a concepts file, or a folder of images",
+    )
     importing.add_argument("name", metavar="NAME", help="name of an existing model")
 
     exporting = add_command(

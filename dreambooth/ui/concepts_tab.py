@@ -31,8 +31,9 @@ class ConceptsTab:
             self.source = control(
                 gr.Textbox,
                 label="Concepts list",
-                info="JSON, or the path of a concepts list (.json), of a dataset.toml or training .toml of kohya's "
-                "scripts, or of a folder named like 10_sls 1girl or with such subfolders.",
+                info="JSON, or the path of a concepts list (.json), of a configuration of another trainer (sd-scripts, "
+                "kohya_ss, LoRA_Easy_Training_Scripts, lora-scripts, OneTrainer, ai-toolkit), or of a folder named "
+                "like 10_sls 1girl or with such subfolders.",
                 lines=3,
                 max_lines=12,
                 elem_id="db_concepts_path",

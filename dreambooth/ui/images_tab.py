@@ -23,7 +23,7 @@ class ImagesTab:
             gr.Textbox,
             label="Folder",
             info="A folder of images, a folder with subfolders named as sd-scripts expect, a concepts list "
-            "(.json) or a dataset.toml.",
+            "(.json), or a configuration of another trainer.",
             max_lines=1,
             elem_id="db_pictures_folder",
         )
