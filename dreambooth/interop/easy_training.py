@@ -22,7 +22,7 @@ _OTHER_FAMILIES = {
 }  # fmt: skip
 # Parameters of the program itself.
 _OWN_PARAMETERS = (
-    "easy_name", "tag_occurrence", "tag_file_location", "save_toml", "save_toml_location", "sdxl", "fa",
+    "easy_name", "tag_occurrence", "tag_file_location", "save_toml", "save_toml_location", "fa",
 )  # fmt: skip
 # Its own schedules: class -> schedule of the settings.
 _OWN_SCHEDULES = {"CosineAnnealingWarmRestarts": "cosine_with_restarts", "RexAnnealingWarmRestarts": "rex"}

@@ -36,6 +36,7 @@ _COMMON_PARAMETERS = {
     "learning_rate", "optimizer_type", "max_train_epochs",
 }  # fmt: skip
 _TRAIN_TYPES = {"sd-lora": True, "sdxl-lora": True, "sd-dreambooth": False, "sdxl-finetune": False}  # -> is LoRA
+_CONTRASTIVE = ("negative_sampling_method", "noise_strength", "contrastive_weight", "contrastive_warmup_steps")
 _ONLY_SD = ("v2", "v_parameterization", "clip_skip", "learning_rate_te", "stop_text_encoder_training")
 # What a page that was not changed has, of what its presets and its history leave out.
 _PAGE_DEFAULTS: dict[str, Any] = {
@@ -59,12 +60,15 @@ def recognize(data: Any) -> bool:
     if not isinstance(data, Mapping):
         return False
     names = flatten(data).keys()
-    has_own = not _PAGE_PARAMETERS.isdisjoint(names) or _is_preset(data)
-    return "model_train_type" in names or (has_own and not _COMMON_PARAMETERS.isdisjoint(names))
+    is_run = not _PAGE_PARAMETERS.isdisjoint(names) and not _COMMON_PARAMETERS.isdisjoint(names)
+    return is_run or "model_train_type" in names or _is_preset(data)
 
 
 def _is_preset(data: Mapping[str, Any]) -> bool:
-    return isinstance(data.get("data"), Mapping) and isinstance(data.get("metadata"), Mapping)
+    metadata, values = data.get("metadata"), data.get("data")
+    if not isinstance(metadata, Mapping) or not isinstance(values, Mapping):
+        return False
+    return "train_type" in metadata or not _COMMON_PARAMETERS.isdisjoint(values)
 
 
 def _history(data: Any) -> list[Mapping[str, Any]]:
@@ -121,6 +125,7 @@ def translate(values: Mapping[str, Any], report: ImportReport, is_partial: bool 
     _add_custom_parameters(result, given)
     kind = str(given.pop("model_train_type", ""))
     is_sdxl = kind.startswith("sdxl")
+    given |= {"sdxl": True} if is_sdxl else {}
     if kind == "sd-dreambooth":  # train_db.py trains the text encoder too
         given.setdefault("train_text_encoder", True)
     for key in _ONLY_SD if is_sdxl else ("learning_rate_te1", "learning_rate_te2"):
@@ -134,6 +139,10 @@ def translate(values: Mapping[str, Any], report: ImportReport, is_partial: bool 
             f"lr_restart_cycles = {restarts}: sd-scripts ignore this name and train one cycle, and so does the import. "
             f"Set Number of hard resets to {restarts} to train with restarts."
         )
+    for key in _CONTRASTIVE:
+        given.pop(key, None)
+    if to_bool(given.pop("enable_contrastive", False)):
+        result.unsupported.append("enable_contrastive: contrastive learning is not supported.")
     _add_network_arguments(given)
     _add_optimizer_arguments(given)
     _add_samples(result, given, report)

@@ -23,19 +23,18 @@ _OTHER_FAMILIES = {
     "hunyuan_image": "HunyuanImage", "hunyuan": "HunyuanVideo", "wan": "Wan", "qwen_image": "Qwen-Image",
     "framepack": "FramePack", "zimage": "Z-Image", "chroma": "Chroma",
 }  # fmt: skip
+_MODEL_KINDS = {"sdxl": "SDXL", "v2": "Stable Diffusion 2.x", "v_parameterization": "v-prediction"}
+_NO_IMAGES = "The file lists no images"  # start of a message of import_training
 _CHUNK = 75  # tokens that a text encoder reads at once
 _LATENT_STEP = 8  # pixels
 _NOT_NEEDED = {*NO_EFFECT_KEYS, "output_dir"}
 _LIST_PARAMETERS = {"network_args", "optimizer_args", "lr_scheduler_args", "base_weights", "base_weights_multiplier"}
-# Settings that a training with sd-scripts determines even if its parameter is missing -> their value then.
+# Settings that the import of sd-scripts' own files leaves as they are if their parameter is missing -> the value that
+# the programs mean then.
 _VALUES_IF_MISSING: dict[str, Any] = {
-    "gradient_accumulation_steps": 1, "gradient_checkpointing": False, "max_grad_norm": 1.0,
-    "weighted_captions": False, "mixed_precision": "no", "full_mixed_precision": False, "offset_noise": 0.0,
-    "multires_noise_iterations": 0, "input_perturbation": 0.0, "debiased_estimation": False,
-    "zero_terminal_snr": False, "min_timestep": 0, "max_timestep": 1000, "loss_type": "l2", "masked_loss": False,
-    "lr_warmup_steps": 0.0, "lr_cycles": 1, "lr_power": 1.0, "save_embedding_every": 0, "save_every_steps": 0,
-    "save_preview_every": 0, "preview_every_steps": 0, "save_state_during": False, "save_state_after": False,
-    "train_unet": True, "train_batch_size": 1, "attention": "default",
+    "gradient_checkpointing": False, "mixed_precision": "no", "masked_loss": False, "save_embedding_every": 0,
+    "save_every_steps": 0, "save_preview_every": 0, "preview_every_steps": 0, "save_state_during": False,
+    "save_state_after": False, "train_batch_size": 1, "attention": "default",
 }  # fmt: skip
 
 
@@ -68,7 +67,7 @@ def import_translation(report: ImportReport, path: Path, translation: Translatio
     """Import the parameters and everything that they leave at its default in sd-scripts."""
     refuse_other_family(path, translation.values)
     ignored = [*translation.ignored]
-    ignored += [key for key, value in translation.values.items() if key in _NOT_NEEDED and value]
+    ignored += [key for key, value in translation.values.items() if key in _NOT_NEEDED - _MODEL_KINDS.keys() and value]
     values = {key: value for key, value in translation.values.items() if key not in _NOT_NEEDED}
     if "network_module" not in values and "save_precision" in translation.values:  # of a checkpoint
         values["save_precision"] = translation.values["save_precision"]
@@ -80,12 +79,27 @@ def import_translation(report: ImportReport, path: Path, translation: Translatio
     for key, value in _VALUES_IF_MISSING.items():
         if key not in report.settings:
             report.set(key, value)
-    report.unsupported[:0] = translation.unsupported
+    report.unsupported = [
+        f"{_NO_IMAGES}, so the concepts are unchanged. Choose the images under Concepts."
+        if line.startswith(_NO_IMAGES)
+        else line
+        for line in [*translation.unsupported, *_describe_model(translation.values), *report.unsupported]
+    ]
     if ignored:
         report.unsupported.append(
             f"Not needed here: {', '.join(sorted(set(ignored)))}. They concern files, logs, memory or the pages of "
             f"{translation.program}."
         )
+
+
+def _describe_model(values: Mapping[str, Any]) -> list[str]:
+    """A message on the kind of model that the file is for, if it says so."""
+    kinds = [name for key, name in _MODEL_KINDS.items() if values.get(key)]
+    return (
+        [f"The file is for {' '.join(kinds)} models. The kind of yours is detected from its checkpoint."]
+        if kinds
+        else []
+    )
 
 
 def _fit_to_settings(values: dict[str, Any], unsupported: list[str]) -> None:

@@ -12,7 +12,6 @@ from dreambooth.images.listing import IMAGE_EXTENSIONS
 from dreambooth.text import count, escape_unprintable
 
 _SHOWN_NAMES = 6
-_METADATA_KEYS = {"caption", "tags", "train_resolution"}
 
 
 def describe_content(data: Any) -> str:
@@ -44,18 +43,11 @@ def _has(*names: str) -> Callable[[Mapping[str, Any]], bool]:
     return lambda data: all(name in data for name in names)
 
 
-def _is_image_metadata(data: Mapping[str, Any]) -> bool:
-    rows = list(data.values())
-    return bool(rows) and all(isinstance(row, Mapping) and not _METADATA_KEYS.isdisjoint(row) for row in rows)
-
-
 def _is_comfyui_prompt(data: Mapping[str, Any]) -> bool:
     return bool(data) and all(isinstance(node, Mapping) and "class_type" in node for node in data.values())
 
 
 _KINDS: tuple[tuple[Callable[[Mapping[str, Any]], bool], str], ...] = (
-    (_is_image_metadata, "it looks like a metadata file of sd-scripts (in_json), which belongs in the field Metadata "
-                         "file of a concept"),
     (_has("nodes", "links"), "it looks like a workflow of ComfyUI, which holds no training"),
     (_is_comfyui_prompt, "it looks like a workflow of ComfyUI, which holds no training"),
     (_has("peft_type"), "it looks like the adapter_config.json of a LoRA in peft's format"),

@@ -70,7 +70,6 @@ def test_other_models_are_refused_by_name(tmp_path: Path, name: str) -> None:
         ({"last_node_id": 4, "nodes": [{"id": 1}], "links": []}, "ComfyUI"),
         ({"_class_name": "UNet2DConditionModel", "sample_size": 64}, "diffusers"),
         ({"samples_save": True, "sd_model_checkpoint": "m"}, "settings of a WebUI"),
-        ({"a.png": {"caption": "a lamp", "tags": "x"}}, "metadata file of sd-scripts"),
         ({"peft_type": "LORA", "r": 8}, "peft"),
         ({"fruit": "apple", "colour": "red"}, "the names fruit, colour"),
         ([{"fruit": "apple"}, {"fruit": "pear"}], "a list of 2 objects"),
