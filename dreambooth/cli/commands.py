@@ -10,8 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 from dreambooth import actions
+from dreambooth.cli.check_report import rate_range, short_report
 from dreambooth.cli.image_table import image_table
 from dreambooth.cli.in_job import in_job
+from dreambooth.cli.options import assignments
 from dreambooth.distributed import ProcessGroup
 from dreambooth.errors import UserError
 from dreambooth.hosts.standalone import StandaloneHost
@@ -24,9 +26,7 @@ from dreambooth.settings import (
     CreateOptions,
     Folders,
     ModelFolder,
-    nearest,
     parse,
-    read_concepts,
     reference,
 )
 from dreambooth.settings.declare import declared
@@ -50,7 +50,13 @@ def create(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
             progress=controls.cancellable(bar.show),
         ),
     )
-    return {"state": "done", "model": config.name, "path": str(_model(args).root), "type": config.info.model_type}
+    return {
+        "state": "done",
+        "model": config.name,
+        "path": str(_model(args).root),
+        "type": config.info.model_type,
+        "recognized": config.info.recognized,
+    }
 
 
 def train(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
@@ -71,6 +77,7 @@ def train(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
         bar.line(message)
     return {
         "state": result.state,
+        **({"message": message} if message and args.json else {}),
         "steps": result.steps,
         "revision": result.config.info.revision,
         "seconds_per_step": round(result.seconds_per_step, 5),
@@ -106,7 +113,7 @@ def class_images(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
 def sample(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     from dreambooth.sampling.generate import SampleRequest
 
-    model = _model(args).require()
+    model = actions.opened(_model(args), bar.show)
     side = actions.native_resolution(model)
     requests = [
         SampleRequest(
@@ -166,14 +173,18 @@ def _run_lora_tool(
     return {"state": "done", **result}
 
 
-def check(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
+def check(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any] | str:
     from dreambooth.runs.preflight import preflight
 
     model = _model(args)
-    checked = preflight(model, _config(args, model), progress=bar.show).as_dict()
+    result = preflight(model, _config(args, model), progress=bar.show)
+    if not (args.json or args.verbose):
+        return short_report(result)
+    checked = {"state": "done", **result.as_dict()}
     if not args.json:
+        checked["learning_rates"] = {part: rate_range(curve) for part, curve in result.learning_rates.items()}
         checked["table"] = image_table(checked["table"], checked.pop("other_files"))
-    return {"state": "done", **checked}
+    return checked
 
 
 def inspect(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
@@ -234,19 +245,16 @@ def _config(args: argparse.Namespace, model: ModelFolder) -> Any:
 
 def overrides_of(args: argparse.Namespace) -> tuple[dict[str, str], Any, list[str]]:
     """(values of --set, concepts of --concepts or None, problems with both)."""
-    problems: list[str] = []
-    overrides = {}
-    for item in (item for group in args.set for item in group):
-        key, equals, value = item.partition("=")
-        if not equals:
-            problems.append(f"--set {item}: write it as key=value{nearest(key, SETTINGS)}.")
-        overrides[key.strip()] = value.strip()
+    overrides, problems = assignments(args.set)
     concepts = None
     if args.concepts:
+        from dreambooth.interop.input_kind import recognize_concepts
+
         try:
-            concepts, ignored = read_concepts(args.concepts)
-            for key in ignored:
-                logging.getLogger("dreambooth").warning("concepts: the key %s has no effect", key)
+            found = recognize_concepts(args.concepts)
+            concepts = found.concepts
+            for message in found.unsupported:
+                logging.getLogger("dreambooth").warning("--concepts: %s", message)
         except UserError as error:
             problems += error.problems
     return overrides, concepts, problems

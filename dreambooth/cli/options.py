@@ -13,7 +13,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--concepts",
         metavar="PATH",
-        help="use these concepts instead of the model's: a folder of images, a concepts file (.json), a dataset.toml, "
+        help="concepts to use instead of the model's: a folder of images, a concepts file, a dataset.toml, "
         "or a file of another trainer",
     )
 

@@ -23,7 +23,11 @@ def add_plan(subparsers: Any, add_command: Callable[..., Any]) -> None:
     parser = add_command(
         subparsers, "plan", plan, "show each image with its final caption, bucket and warnings; needs no model"
     )
-    parser.add_argument("path", metavar="PATH", help="a folder of images, a concepts file (.json) or a dataset.toml")
+    parser.add_argument(
+        "path",
+        metavar="PATH",
+        help="a folder of images, a concepts file (.json), a dataset.toml, or a file of another trainer",
+    )
     parser.add_argument(
         "--model", metavar="NAME", help="the model to train; adds its settings, token counts, memory and time"
     )

@@ -30,7 +30,7 @@ from dreambooth.runs.consistency import (
     too_short,
 )
 from dreambooth.runs.data_plan import plan_of
-from dreambooth.runs.outputs import planned_outputs, space_problems, writing_problems
+from dreambooth.runs.outputs import Output, planned_outputs, space_problems, writing_problems
 from dreambooth.runs.token_counts import TokenCount, count_tokens, rows_with_tokens, tokenizer_of, too_long
 from dreambooth.settings import ModelConfig, ModelFolder, Settings
 from dreambooth.text import format_bytes
@@ -148,6 +148,14 @@ def preflight(
         model, config, plan, device, precision, process_group, resume, steps, per_epoch, lr_curves(settings, steps),
         memory, forecast_snapshot(settings, *sizes), warnings, token_counts, missing,
     )  # fmt: skip
+
+
+def outputs_of(result: PreflightResult) -> list[Output]:
+    """What the run writes until its end."""
+    sizes = sizes_of(result.model)
+    return planned_outputs(
+        result.model, result.config, sizes, result.steps, result.steps_per_epoch, result.class_images
+    )
 
 
 def _run_length(plan: Plan, settings: Settings, process_group: ProcessGroup) -> tuple[int, int]:
