@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from dreambooth.errors import UserError
 from dreambooth.interop.kohya.toml_file import TomlFile, find_key_lines, parse_toml, read_text
 from dreambooth.interop.yaml_file import parse_yaml
+from dreambooth.json_text import parse_json
 from dreambooth.settings.concept import MAX_BYTES
 
 
@@ -35,10 +35,10 @@ def read_data(path: Path) -> DataFile:
     is_json = path.suffix.lower() == ".json" or start == "{"
     if is_json or start == "[":  # [ also starts the first table of a TOML file
         try:
-            return DataFile(path, json.loads(text))
-        except (ValueError, RecursionError) as error:
+            return DataFile(path, parse_json(text, str(path), by_hand=True))
+        except UserError:
             if is_json:
-                raise UserError(f"{path} is not valid JSON ({error}). Correct the file.") from error
+                raise
     if path.suffix.lower() in (".yaml", ".yml"):
         return DataFile(path, parse_yaml(text, path))
     try:

@@ -132,10 +132,14 @@ def _find_ignored_toml_files(folder: Path) -> list[str]:
 
 def _read_file(path: Path) -> RecognizedInput:
     from dreambooth.interop.data_file import read_data
+    from dreambooth.interop.metadata_input import SUFFIXES, read_metadata
     from dreambooth.interop.unknown_files import refuse_binary
 
+    base_dir = path.resolve().parent
+    if path.suffix.lower() in SUFFIXES:
+        return _read_values(read_metadata(path), base_dir)
     refuse_binary(path)
-    return _read_values(read_data(path), path.resolve().parent)
+    return _read_values(read_data(path), base_dir)
 
 
 def _read_values(file: DataFile, base_dir: Path | None) -> RecognizedInput:

@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from dreambooth.errors import UserError
-from dreambooth.interop import easy_training, kohya_gui, lora_scripts
+from dreambooth.interop import easy_training, kohya_gui, lora_scripts, metadata_input
 from dreambooth.interop.ai_toolkit.job_file import is_job
 from dreambooth.interop.ai_toolkit.training import import_job
 from dreambooth.interop.data_file import DataFile
 from dreambooth.interop.kohya.import_report import ImportReport
 from dreambooth.interop.kohya.subsets import import_datasets
-from dreambooth.interop.kohya.training_config import KNOWN_PARAMETERS, import_training
+from dreambooth.interop.kohya.training_config import KNOWN_PARAMETERS, has_training_parameters, import_training
 from dreambooth.interop.onetrainer.concepts import is_concepts
 from dreambooth.interop.onetrainer.config_file import is_config
+from dreambooth.interop.onetrainer.samples import is_samples, refuse_samples
 from dreambooth.interop.onetrainer.training import import_concepts_file, import_config
 from dreambooth.interop.translation import flatten, refuse_other_family
 from dreambooth.interop.unknown_files import describe_content
@@ -39,6 +40,9 @@ def _is_dataset_config(data: Any) -> bool:
 
 def _import_dataset_config(report: ImportReport, file: DataFile) -> None:
     toml = file.as_toml()
+    if has_training_parameters(toml):
+        import_training(report, toml)
+        return
     import_datasets(report, toml, toml.values)
     report.require_concepts(file.path)
 
@@ -59,6 +63,8 @@ PROGRAMS: tuple[Program, ...] = (
     Program("ai-toolkit", is_job, import_job),
     Program("OneTrainer (config.json)", is_config, import_config),
     Program("OneTrainer (concepts.json)", is_concepts, import_concepts_file),
+    Program("OneTrainer (samples.json)", is_samples, refuse_samples),
+    Program(metadata_input.NAME, metadata_input.recognize, metadata_input.import_file),
     Program(kohya_gui.NAME, kohya_gui.recognize, kohya_gui.import_file),
     Program(easy_training.NAME, easy_training.recognize, easy_training.import_file),
     Program(lora_scripts.NAME, lora_scripts.recognize, lora_scripts.import_file),

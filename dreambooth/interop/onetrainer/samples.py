@@ -7,6 +7,7 @@ from typing import Any
 
 from dreambooth.errors import UserError
 from dreambooth.files import read_json
+from dreambooth.interop.data_file import DataFile
 from dreambooth.interop.kohya.import_report import ImportReport
 from dreambooth.interop.nested_values import NestedValues
 from dreambooth.settings import concept_values
@@ -23,6 +24,18 @@ _FIELDS = {"prompt": "save_sample_prompt", "negative_prompt": "save_sample_negat
 def is_sample_row(row: Any) -> bool:
     """Whether an object is a sample definition of OneTrainer."""
     return isinstance(row, Mapping) and "prompt" in row and not {"diffusion_steps", "cfg_scale"}.isdisjoint(row)
+
+
+def is_samples(data: Any) -> bool:
+    """Whether these are the values of a samples.json."""
+    return isinstance(data, list) and bool(data) and all(map(is_sample_row, data))
+
+
+def refuse_samples(report: ImportReport, file: DataFile) -> None:
+    raise UserError(
+        f"{file.path} contains OneTrainer's sample prompts, not images to train. Choose its config.json, which names "
+        "both, or its concepts.json."
+    )
 
 
 def import_samples(report: ImportReport, config: NestedValues) -> None:
