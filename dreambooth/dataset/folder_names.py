@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 _AS_KOHYA = re.compile(r"(?P<repeats>\d{1,3})_(?P<name>.*)", re.DOTALL)
 _SIMILAR = (
@@ -12,15 +13,24 @@ _SIMILAR = (
 )
 
 
-def repeats_hint(folder_name: str) -> str:
-    """What to do if the number in the name is meant as repeats; "" for other names."""
+class RepeatsHint(NamedTuple):
+    """What to do if the number in the name is meant as repeats."""
+
+    text: str
+    short: str
+
+
+def repeats_hint(folder_name: str) -> RepeatsHint | None:
+    """None for names without such a number."""
     exact = _AS_KOHYA.fullmatch(folder_name)
     if exact and int(exact["repeats"]) > 1:
         n = int(exact["repeats"])
-        return f"has {n} repeats in its name, which only an import of the folder reads. Set Repeats to {n} to use them."
+        text = f"has {n} repeats in its name, which only an import of the folder reads. Set Repeats to {n} to use them."
+        return RepeatsHint(text, f"set Repeats to {n} to use it")
     for pattern in _SIMILAR:
         match = pattern.fullmatch(folder_name.strip())
         if match and int(match["repeats"]) > 1:
-            n, name = int(match["repeats"]), match["name"].strip()
-            return f"sets no repeats: if {n} repeats are meant, rename the folder to {n}_{name}, or set Repeats to {n}."
-    return ""
+            n, name = int(match["repeats"]), f"{int(match['repeats'])}_{match['name'].strip()}"
+            text = f"sets no repeats: if {n} repeats are meant, rename the folder to {name}, or set Repeats to {n}."
+            return RepeatsHint(text, f"rename it to {name} to use it")
+    return None

@@ -144,7 +144,7 @@ def _folder_issues(read: Sequence[SourceImage], concepts: Sequence[Concept]) -> 
     folders = (source.path.parent for source in sources if concepts[source.concept].num_repeats == 1)
     for folder in dict.fromkeys(folders):
         if hint := repeats_hint(folder.name):
-            yield FileIssue(folder, "folder-name", hint)
+            yield FileIssue(folder, "folder-name", hint.text, detail=hint.short)
 
 
 def _shared_captions(read: Sequence[SourceImage]) -> Iterator[FileIssue]:

@@ -50,7 +50,7 @@ def test_a_name_that_looks_like_repeats_gets_a_hint(tmp_path: Path, name: str, r
         plan = make_plan(recognize_input(path).concepts, SETTINGS)
         [hint] = [issue for issue in plan.issues if issue.kind == "folder-name"]
         assert hint.path.name == name and f"rename the folder to {right}," in hint.text
-        assert any(name in warning for warning in plan.warnings)
+        assert any(f"{name} (rename it to {right} to use it)" in warning for warning in plan.warnings)
         assert {example.repeats for example in plan.examples} == {1}
 
 
