@@ -43,14 +43,6 @@ def problems_of(model: ModelFolder, config: ModelConfig, which: str) -> list[str
         return [f"{place} cannot be read ({error}): delete it to resume from an older snapshot."]
 
 
-def warnings_of(model: ModelFolder) -> list[str]:
-    """Damaged snapshots, which a resume skips."""
-    return [
-        f"The snapshot {model.snapshots / entry.name} is damaged ({entry.problem}) and is skipped: delete it."
-        for entry in list_snapshots(model).damaged
-    ]
-
-
 def left_behind(model: ModelFolder, entry: SnapshotEntry, keep: int) -> list[str]:
     """What resuming from ``entry`` means for snapshots of its run that were saved later, as at most one line."""
     later = [e.name for e in list_snapshots(model).usable if e.run == entry.run and not e.leads_to(entry)]

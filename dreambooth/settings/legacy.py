@@ -33,7 +33,7 @@ def upgrade(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
                 values.setdefault(key, rank)
             notices.append(f"{old} is now {' and '.join(new)}")
     for key, renamed in _CHOICES.items():
-        if values.get(key) in renamed:
+        if isinstance(values.get(key), str) and values[key] in renamed:
             notices.append(f"{key} {values[key]!r} is now {renamed[values[key]]!r}")
             values[key] = renamed[values[key]]
     if values.get("full_mixed_precision") is True and values.get("mixed_precision") == "fp16":

@@ -128,10 +128,20 @@ class ModelFolder:
 
     def load(self) -> ModelConfig:
         """Read db_config.json, including that of the old extension."""
-        values = read_json(self.config_path, by_hand=True)
-        if not isinstance(values, dict):
-            raise UserError(f"{self.config_path} contains no settings: it must be a JSON object.")
-        return config_from(self.name, values)
+        try:
+            values = read_json(self.config_path, by_hand=True)
+            if not isinstance(values, dict):
+                raise UserError(f"{self.config_path} contains no settings: it must be a JSON object.")
+            return config_from(self.name, values)
+        except UserError as error:
+            raise UserError(f"{error}{self._backup_hint()}") from error.__cause__
+        except Exception as error:  # values of types that no check expects
+            raise UserError(f"{self.config_path} is damaged ({error}): correct it.{self._backup_hint()}") from error
+
+    def _backup_hint(self) -> str:
+        """Where older versions of db_config.json are, if there are any."""
+        has_backups = any(self.backups.glob("db_config_*.json"))
+        return f" Or restore it from a backup in {self.backups}." if has_backups and self.exists() else ""
 
     def save(self, config: ModelConfig) -> None:
         write_json(self.config_path, values_of(config))
@@ -175,8 +185,8 @@ def config_from(name: str, values: dict[str, Any]) -> ModelConfig:
     values.pop("model_name", None)
     concepts, concept_notices = _concepts_of(values, is_old)
     notices += concept_notices
-    info_keys = {f.name for f in dataclasses.fields(ModelInfo)}
-    info = ModelInfo(**{key: values.pop(key) for key in list(values) if key in info_keys})
+    info, info_notices = _info_from(values)
+    notices += info_notices
     chosen = {}
     for key in [key for key in values if key in SETTINGS]:
         try:
@@ -191,6 +201,31 @@ def config_from(name: str, values: dict[str, Any]) -> ModelConfig:
     for notice in notices:
         _warn_once(f"{name}: {notice}")
     return ModelConfig(name, parse(Settings, chosen), concepts, info, values, is_old)
+
+
+def _info_from(values: dict[str, Any]) -> tuple[ModelInfo, list[str]]:
+    """The state of the model, which is removed from ``values``. Values of the wrong type become the defaults."""
+    chosen, notices = {}, []
+    for info in dataclasses.fields(ModelInfo):
+        value = values.pop(info.name, None)
+        if value is None:
+            continue
+        try:
+            chosen[info.name] = _info_value(value, info.default)
+        except (TypeError, ValueError, OverflowError):
+            notices.append(f"{info.name}: {str(value)[:60]!r} is not valid; {info.default!r} is used instead")
+    return ModelInfo(**chosen), notices
+
+
+def _info_value(value: Any, default: Any) -> Any:
+    """``value`` as the type of ``default``; ValueError if it can't be that."""
+    if isinstance(default, bool):
+        return value.lower() == "true" if isinstance(value, str) else bool(value)
+    if isinstance(default, int):
+        return int(value)
+    if not isinstance(value, str):
+        raise ValueError
+    return value
 
 
 def _concepts_of(values: dict[str, Any], is_old: bool) -> tuple[tuple[Concept, ...], list[str]]:

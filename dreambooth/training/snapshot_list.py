@@ -52,6 +52,13 @@ class SnapshotList:
     def named(self, name: str) -> SnapshotEntry | None:
         return next((entry for entry in self.entries if entry.name == name), None)
 
+    def warnings(self, folder: Path) -> list[str]:
+        """A line for each damaged snapshot, which a resume skips. ``folder``: of the snapshots."""
+        return [
+            f"The snapshot {folder / entry.name} is damaged ({entry.problem}) and is skipped: delete it."
+            for entry in self.damaged
+        ]
+
     def describe(self, entry: SnapshotEntry) -> str:
         """One line: name, epoch, step, time, size, and the branch that it belongs to."""
         if entry.problem:

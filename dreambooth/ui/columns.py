@@ -15,7 +15,8 @@ from dreambooth.ui.concepts_tab import ConceptsTab
 from dreambooth.ui.fields import Fields
 from dreambooth.ui.gradio_versions import control, with_change_event
 from dreambooth.ui.images_tab import ImagesTab
-from dreambooth.ui.page_controller import CHOSEN_MODEL, NONE
+from dreambooth.ui.page_controller import CHOSEN_MODEL
+from dreambooth.ui.resume_offer import NONE
 from dreambooth.ui.run_view import RunView
 from dreambooth.ui.signposts import CONCEPT_LIST, EXTRAS, signposts
 from dreambooth.ui.tools_tab import ToolsTab
@@ -69,6 +70,8 @@ class ModelColumn:
     def _add_select(self) -> None:
         self.name = control(gr.Dropdown, label="Model", choices=[], elem_id="db_model_name")
         self.summary = control(gr.HTML, elem_id="db_facts")
+        self.resume_offer = control(gr.HTML, elem_id="db_resume_offer")
+        self.resume = button("Continue interrupted run", "db_resume", visible=False, variant="primary")
         with gr.Row(elem_id="db_load_row"):
             self.load_from = control(
                 gr.Dropdown,
@@ -83,7 +86,7 @@ class ModelColumn:
         self.snapshot = control(
             gr.Dropdown,
             label="Snapshot to resume",
-            info="Train resumes exactly from this snapshot. none starts a new run.",
+            info="Train resumes exactly from it. latest is the newest of the last run; none starts a new run.",
             choices=[NONE],
             value=NONE,
             elem_id="db_snapshot",

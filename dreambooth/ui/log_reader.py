@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -24,15 +25,16 @@ class LogReader:
         if log is None:
             return RunView(name=name)
         run, position = self._runs.get(log, (RunView(name=name), 0))
-        with log.open("rb") as file:
-            file.seek(position)
-            new = file.read()
+        try:
+            with log.open("rb") as file:
+                file.seek(position)
+                new = file.read()
+        except OSError:  # not a file, or not ours to read
+            return run
         complete = new.rfind(b"\n") + 1  # a half-written last line is read next time
         for line in new[:complete].splitlines():
-            try:
+            with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):  # a damaged line
                 run.feed(json.loads(line))
-            except ValueError:
-                continue
         self._runs[log] = run, position + complete
         return run
 

@@ -13,6 +13,7 @@ from dreambooth.settings import ModelFolder, ModelInfo
 from dreambooth.settings.creation import FAMILIES
 from dreambooth.text import count, format_bytes
 from dreambooth.types import VAE_SCALE_FACTOR
+from dreambooth.ui.resume_offer import snapshots_in_short
 
 INPAINTING_CHANNELS = 9  # latent, mask, masked latent
 PREDICTIONS = {"epsilon": "ε-prediction", "v_prediction": "v-prediction"}
@@ -27,6 +28,7 @@ def rows(model: ModelFolder, info: ModelInfo) -> dict[str, str]:
         "Working copy": _weights(model),
         "Revision": f"{count(info.revision, 'step')} · epoch {info.epoch}",
         "EMA": "yes" if info.has_ema else "no",
+        "Snapshots": snapshots_in_short(model),
         "Folder": str(model.root),
     }
 

@@ -15,8 +15,9 @@ from dreambooth.ui.concept_import import ConceptImport
 from dreambooth.ui.concepts_tab import INITIALLY_VISIBLE, MAX_CONCEPTS
 from dreambooth.ui.gradio_versions import control, on
 from dreambooth.ui.job_runner import errors_as_html
-from dreambooth.ui.page_controller import CHOSEN_MODEL, LATEST, NONE, PageController
+from dreambooth.ui.page_controller import CHOSEN_MODEL, PageController
 from dreambooth.ui.poller import Poller
+from dreambooth.ui.resume_offer import LATEST, NONE
 from dreambooth.ui.tools_controller import ToolsController
 
 Updates = list[Any]
@@ -106,6 +107,7 @@ class Page:
         outputs = [model.create_message, self.pending_model, *options.secrets()]
         on(model.create.click, self._create, inputs, outputs)
         on(self.top.train.click, self._train, [model.snapshot, *self.inputs], message)
+        on(model.resume.click, self._resume, self.inputs, message)
         on(self.top.generate_ckpt.click, self._generate_checkpoint, [model.lora, *self.inputs], message)
         for request, button in self.top.run_controls().items():
             on(button.click, self._send_request(request), outputs=message)
@@ -225,6 +227,11 @@ class Page:
     @errors_as_html
     def _train(self, snapshot: str, *values: Any) -> str:
         return self.page_controller.train(*self._submitted(values), snapshot)
+
+    @errors_as_html
+    def _resume(self, *values: Any) -> str:
+        """Continue the interrupted run."""
+        return self.page_controller.train(*self._submitted(values), LATEST)
 
     @errors_as_html
     def _import_concepts(self, source: str, *values: Any) -> str:

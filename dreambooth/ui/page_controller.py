@@ -30,10 +30,9 @@ from dreambooth.ui.file_choices import FileChoices
 from dreambooth.ui.job_runner import JobRunner, errors_as_html
 from dreambooth.ui.log_reader import LogReader
 from dreambooth.ui.page_state import PageState
+from dreambooth.ui.resume_offer import NONE, damaged_snapshots, resume_offer, snapshot_choices
 from dreambooth.ui.run_view import RunView
 
-NONE = "none"
-LATEST, BEST = "latest", "best"
 CHOSEN_MODEL = "(the chosen model)"  # the first choice of Load params from
 REFRESH_SECONDS = 5.0
 
@@ -61,15 +60,9 @@ class PageController:
         """Have the host read its folders again; wait only briefly if it is busy."""
         self.host.files_changed(wait=REFRESH_SECONDS)
 
-    def snapshot_choices(self, name: str | None) -> list[str]:
-        """Snapshots that a run can resume from, newest first."""
-        if name not in self.model_names():
-            return [NONE]
-        from dreambooth.training.snapshot import best_snapshot
-
-        model = self.model(name)
-        steps = [str(step) for step in reversed(model.snapshot_steps())]
-        return [NONE, *([LATEST] if steps else []), *([BEST] if best_snapshot(model) else []), *steps]
+    def snapshot_choices(self, name: str | None) -> list[tuple[str, str]]:
+        """(title, name) of the snapshots that a run can resume from, newest first."""
+        return snapshot_choices(self.model(name)) if name in self.model_names() else [(NONE, NONE)]
 
     def current_model(self) -> str | None:
         """The model of the last job, else the first one."""
@@ -252,8 +245,9 @@ class PageController:
         is_settled = not busy and run.state == "failed" and self._settled.get(name or "") == run.time
         state = "" if is_settled else run.state
         line = (run.status_line(alive) if state else "") or self._next_step(name, names)
-        if run.state == "working" and not alive and self.is_interrupted(name):
-            line += " Train resumes from the latest snapshot (Snapshot to resume, under Select)."
+        offer = self._resume_offer(name, names, busy or (run.state == "working" and alive))
+        if run.state == "working" and offer:
+            line += " Continue it under Select."
         parts = [_paused_text(job_runner.pause_remaining) if paused else "", job_runner.pending_requests(), line]
         shown_state = "paused" if paused else state
         fraction = run.fraction_done() if run.state == "working" and alive else None
@@ -263,6 +257,7 @@ class PageController:
             progress_bar=render.progress_bar(fraction, busy and not paused),
             chart=(not alive and self._planned_charts.get(name or "")) or loss_chart(training),
             model_summary=self._model_summary(name, names),
+            resume_offer=offer,
             samples=tuple(run.gallery() or training.gallery()),
             files=render.saved_files(training.saved if training is run else [*training.saved, *run.saved]),
             idle=not busy,
@@ -301,9 +296,12 @@ class PageController:
             return ""
         model = self.model(name)
         try:
-            return render.definitions(model_summary.rows(model, model.load().info))
+            return render.definitions(model_summary.rows(model, model.load().info)) + damaged_snapshots(model)
         except UserError as error:
             return render.problems(error.problems)
+
+    def _resume_offer(self, name: str | None, names: Sequence[str], is_running: bool) -> str:
+        return resume_offer(self.model(name)) if name in names and not is_running else ""
 
     def _disabled_reason(self, name: str | None, names: Sequence[str], busy: bool) -> str:
         if busy:

@@ -14,6 +14,7 @@ class PageState:
     progress_bar: str
     chart: str
     model_summary: str
+    resume_offer: str  # what can be continued, "" if nothing
     samples: tuple[tuple[str, str], ...]  # (path, caption)
     files: str
     idle: bool  # no job is running

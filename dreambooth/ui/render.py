@@ -151,6 +151,10 @@ def table(
     return f'<div class="db_table"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{more}'
 
 
+def _autosave(settings: Settings) -> str:
+    return f", an automatic one every {settings.autosave_minutes:g} min" if settings.autosave_minutes else ""
+
+
 def forecast(checked: Mapping[str, Any], settings: Settings, seconds_per_step: float | None) -> str:
     """What the checked run would do: images, batch, steps, memory, time. ``checked``: PreflightResult.as_dict()."""
     precision = {"no": "float32"}.get(checked["precision"], checked["precision"])
@@ -166,6 +170,7 @@ def forecast(checked: Mapping[str, Any], settings: Settings, seconds_per_step: f
         "per step",
         count(checked["steps"], "step"),
         f"about {format_bytes(checked['memory_gb'] * 1e9)} of memory",
+        f"snapshots of about {format_bytes(checked['snapshot_bytes'])}{_autosave(settings)}",
         f"{precision} on {checked['device']}",
     ]
     if seconds_per_step:

@@ -95,6 +95,11 @@ class SavedFile:
     path: str
     summary: str
 
+    @property
+    def is_automatic(self) -> bool:
+        """Whether it is a snapshot that the next one replaces."""
+        return self.kind == "snapshot" and self.summary.endswith("automatic")
+
 
 @dataclass
 class RunView:
@@ -143,6 +148,8 @@ class RunView:
         self.progress = event.get("done", 0), event.get("total", 0), str(event.get("phase", ""))
 
     def _on_step(self, event: Event) -> None:
+        if not all(isinstance(event.get(key), (int, float)) for key in ("step", "total")):
+            return  # damaged
         self.step, self.phase, self.progress = event, "training", None
         if event.get("seconds"):
             self._step_seconds.append(event["seconds"])
@@ -160,6 +167,8 @@ class RunView:
         self.samples.insert(0, SampleImage(path, prompt, event.get("seed"), event.get("step")))
 
     def _on_saved(self, event: Event) -> None:
+        if event.get("what") == "snapshot":
+            self._forget_automatic()
         self.saved.append(SavedFile(str(event.get("what")), str(event.get("path")), str(event.get("summary", ""))))
 
     def _on_message(self, event: Event) -> None:
@@ -169,6 +178,12 @@ class RunView:
     def _on_ended(self, event: Event) -> None:
         self.state = str(event.get("state"))
         self.outcome = str(event.get("text") or OUTCOMES.get(self.state, self.state))
+        if self.state == "done":
+            self._forget_automatic()
+
+    def _forget_automatic(self) -> None:
+        """The last automatic snapshot has been deleted."""
+        self.saved = [file for file in self.saved if not file.is_automatic]
 
     def seconds_per_step(self) -> float | None:
         """Median of the last 20 steps; None before the first one."""
