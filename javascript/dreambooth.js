@@ -134,23 +134,26 @@
     async function reveal(target, tab, accordion) {
         const field = () => root().querySelector(target);
         const closed = (part) => part && [...part.querySelectorAll(".label-wrap:not(.open)")];
-        const found = async (find) => {
-            for (let waited = 0; waited < 20 && !find(); waited++) await sleep(50);
+        const found = async (find, seconds) => {
+            for (let waited = 0; waited < seconds && !find(); waited += 0.05) await sleep(50);
             return find();
         };
         if (!root().querySelector(`#db_tab_${tab}:not(button)`)?.offsetParent) openTab(tab);
         if (accordion) {
-            const outer = await found(() => root().querySelector(`#${accordion}`));
+            const outer = await found(() => root().querySelector(`#${accordion}`), 5);
             closed(outer)?.find((header) => header.parentElement === outer || header.parentElement.parentElement === outer)?.click();
-            await found(field);
+            await found(field, 1);
             if (!field()) closed(outer)?.forEach((header) => header.click()); // it is in one of the inner accordions
         }
-        await found(field);
+        await found(field, 5);
         for (let part = field()?.parentElement; part; part = part.parentElement) {
             part.querySelector(":scope > .label-wrap:not(.open)")?.click();
         }
-        await sleep(200);
-        field()?.scrollIntoView({ block: "center" });
+        for (const settled of [200, 400]) { // what was opened is rendered bit by bit
+            await sleep(settled);
+            const tall = field()?.offsetHeight > innerHeight / 2;
+            field()?.scrollIntoView({ block: tall ? "start" : "center" });
+        }
         field()?.querySelector("input, textarea")?.focus({ preventScroll: true });
         field()?.classList.add("db_revealed");
         await sleep(2000);
@@ -165,20 +168,17 @@
         }
     });
 
-    // An error is about the value that a field had: hide it when that field is edited. The next click shows all again,
-    // until its answer arrives.
-    const problems = () => [...root().querySelectorAll("#db_page .db_problem")];
-    for (const kind of ["input", "change"]) document.addEventListener(kind, (event) => {
-        if (!event.isTrusted) return;
+    // An error is about the value that a field had: hide it when that field is edited. Each answer of the server differs
+    // (render.refusal), so that a new error is shown.
+    const isChoice = (part) => part.matches?.("[role=option], ul.options li");
+    for (const kind of ["input", "change", "mousedown", "keydown"]) document.addEventListener(kind, (event) => {
+        const chosen = kind === "keydown" ? event.key === "Enter" : kind !== "mousedown" || event.composedPath().some(isChoice);
+        if (!event.isTrusted || !chosen) return;
         const ids = new Set(event.composedPath().map((part) => part.id).filter(Boolean));
-        for (const problem of problems()) {
+        for (const problem of root().querySelectorAll("#db_page .db_problem")) {
             const target = problem.querySelector(".db_goto")?.getAttribute("href").slice(1);
             if (ids.has(target)) problem.hidden = true;
         }
-    });
-    document.addEventListener("click", (event) => {
-        if (!event.isTrusted || !event.composedPath().some((part) => part.tagName === "BUTTON" && part.id?.startsWith("db_"))) return;
-        for (const problem of problems()) problem.hidden = false;
     });
 
     // Gray out the choices in an opened list that can't be used on this machine (Fields.missing).

@@ -45,7 +45,7 @@ def _in_session(handler: Callable[..., Parts]) -> Callable[..., Parts]:
                 raise UserError("Show the captions of a folder first.")
             parts = handler(self, self.sessions[key], *args)
         except UserError as error:
-            parts = {"message": render.problems(error.problems)}
+            parts = {"message": render.refusal(error.problems)}
         return _printable(parts)
 
     return handle
@@ -64,7 +64,7 @@ class CaptionController:
         try:
             session = CaptionSession(folder or "")
         except UserError as error:
-            return _printable({"message": render.problems(error.problems)})
+            return _printable({"message": render.refusal(error.problems)})
         self.sessions.pop(key, None)
         key = uuid.uuid4().hex
         self.sessions[key] = session
@@ -199,7 +199,7 @@ class CaptionController:
             changed = (
                 "These captions were edited elsewhere in the meantime. Check the button's new label, then try again."
             )
-            return {**self._all_parts(session, text), "message": render.problems([changed])}
+            return {**self._all_parts(session, text), "message": render.refusal([changed])}
         step, act = steps[direction], actions.captions.undo if direction == "undo" else actions.captions.redo
         work = functools.partial(act, session.path)
         written = self._run(f"{direction} {step['what']}", step["files"], work)

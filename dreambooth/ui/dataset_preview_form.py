@@ -100,7 +100,7 @@ class DatasetPreviewForm:
                 if len(merged) > MAX_CONCEPTS:
                     raise UserError(f"The page has fields for {MAX_CONCEPTS} concepts, but this makes {len(merged)}.")
             except UserError as error:
-                return [*[gr.update()] * (n + len(concept_outputs)), render.problems(error.problems)]
+                return [*[gr.update()] * (n + len(concept_outputs)), render.refusal(error.problems)]
             added = _used(merged) - sum(bool(concept["instance_data_dir"]) for concept in before)
             lines = [_summary(added, use_as), *_changed(settings)]
             return [*self._settings.updates(settings), *concept_updates(merged), render.lines(lines)]

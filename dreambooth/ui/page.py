@@ -106,6 +106,7 @@ class Page:
         inputs = [model.name, model.new_name, model.source, *options.components()]
         outputs = [model.create_message, self.pending_model, *options.secrets()]
         on(model.create.click, self._create, inputs, outputs)
+        on(self.top.train.click, lambda: "", outputs=self.output.forecast)  # it may be of other settings
         on(self.top.train.click, self._train, [model.snapshot, *self.inputs], message)
         on(model.resume.click, self._resume, self.inputs, message)
         on(self.top.generate_ckpt.click, self._generate_checkpoint, [model.lora, *self.inputs], message)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import itertools
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,14 +52,17 @@ def _linked_lines(texts: Sequence[str], css_class: str) -> str:
 
 
 def _linked(text: str) -> str:
-    """HTML of ``key (Label): problem`` or ``concept 2: key (Label): problem``, preceded by a link to that control."""
-    start, _, rest = text.partition(": ") if text.startswith("concept ") else ("", "", text)
-    key = rest.split(" ", 1)[0].rstrip(":")
-    if start and key in CONCEPT:
-        return f"{concept_link(start.removeprefix('concept '), key)}: {html.escape(text)}"
-    if not start and key in SETTINGS:
-        return f"{setting_link(key)}: {html.escape(text)}"
-    return html.escape(text)
+    """HTML of ``key (Label): problem`` or ``concept 2: key: problem``, with a link in place of the key."""
+    named = re.match(r"(concept (\d+)[:,] )?(\w+)", text, re.IGNORECASE)
+    start, number, key = named.groups() if named else (None, None, "")
+    if number and key in CONCEPT:
+        link, label = concept_link(number, key), CONCEPT[key].label
+    elif not number and key in SETTINGS:
+        link, label = setting_link(key), SETTINGS[key].label
+    else:
+        return html.escape(text)
+    problem = text[named.end() :].removeprefix(f" ({label})") if named else ""
+    return f"{html.escape(start or '')}{link}{html.escape(problem)}"
 
 
 def disabled(elem_ids: Sequence[str], style: str = "opacity: 0.7") -> str:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 pytest.importorskip("gradio")
+
+import gradio as gr
 
 from dreambooth.hosts import StandaloneHost
 from dreambooth.settings import CONCEPT, CREATE_OPTIONS, SETTINGS, Setting, Settings, parse
@@ -12,6 +16,8 @@ from dreambooth.ui import build
 from dreambooth.ui.concepts_tab import MAX_CONCEPTS
 from dreambooth.ui.fields import Fields
 from dreambooth.ui.gradio_versions import MAJOR, MAX_DIRECT_INPUTS
+from dreambooth.ui.links import concept_link, setting_link
+from dreambooth.ui.signposts import SIGNPOSTS, signposts
 
 
 def ids(page) -> dict[str, object]:
@@ -62,3 +68,33 @@ def test_settings_without_effect_are_disabled():
     assert "db_learning_rate" in disabled and not {"db_lora_unet_rank", "db_seed"} & set(disabled)
     disabled = fields.without_effect(list({**values, "use_lora": False}.values()))
     assert "db_lora_unet_rank" in disabled and "db_learning_rate" not in disabled
+
+
+def test_links_name_the_tab_and_accordion_of_their_control(tmp_path):
+    """Gradio 6 renders a control only when both are open, so that the browser can't search for it."""
+    controls = ids(build(StandaloneHost(tmp_path)))
+    texts = [html for tab in {tab for tab, _ in SIGNPOSTS} for html in signposts(tab).values()]
+    texts += [*map(setting_link, SETTINGS), *(concept_link(2, key) for key in CONCEPT)]
+    links = re.findall(r'href="#(.*?)" class="db_goto" data-tab="(.*?)" data-accordion="(.*?)"', "".join(texts))
+    assert len(links) > len(SETTINGS) + len(CONCEPT)
+    for target, tab, accordion in links:
+        around = [controls[target]]
+        while around[-1].parent is not None:
+            around.append(around[-1].parent)
+        assert tab in [getattr(block, "id", None) for block in around if isinstance(block, gr.TabItem)], target
+        outermost = [block.elem_id for block in around if isinstance(block, gr.Accordion)][-1:]
+        assert outermost == ([accordion] if accordion else []), target
+
+
+@pytest.mark.parametrize(
+    ("tab", "group", "text", "targets"),
+    [
+        ("Saving", "LoRA", "LoRA rank", {"db_lora_unet_rank", "db_lora_learning_rate"}),
+        ("Settings", "General", "LoRA", {"db_lora_learning_rate"}),
+        ("Settings", "Tuning", "Cache Latents: always on", {"db_train_unet"}),
+        ("Saving", "Checkpoints", "", {"db_half_model"}),
+    ],
+)
+def test_places_of_the_old_extension_lead_to_the_controls(tab, group, text, targets):
+    html = signposts(tab)[group]
+    assert text in html and targets <= set(re.findall(r'href="#(.*?)"', html))

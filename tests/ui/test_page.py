@@ -11,6 +11,7 @@ from PIL import Image
 from dreambooth.jobs import jobs
 from dreambooth.settings import SETTINGS, Settings
 from dreambooth.ui.page import Page
+from dreambooth.ui.page_controller import CHOSEN_MODEL
 
 
 def test_a_poll_from_before_create_does_not_clear_the_pending_model(page_controller, mini):
@@ -83,3 +84,29 @@ def test_parameters_of_a_model_in_use_are_disabled(page_controller, mini):
     assert "mini is in use by a running job" in message and mini.config_path.read_bytes() == before
     end.set()
     assert jobs.current.wait(60)
+
+
+def test_load_params_says_whose_parameters_the_page_shows(page_controller, mini, done):
+    done(page_controller.create("other", "Embedded mini model", {}))
+    page = Page(page_controller)
+    page.blocks()
+    steps = list(page.fields.declared).index("num_train_epochs")
+    mini.save(dataclasses.replace(mini.load(), settings=Settings(num_train_epochs=77)))
+    of_mini, of_itself = (page._load_params_from(source, "other") for source in ("mini", CHOSEN_MODEL))
+    assert of_mini[steps]["value"] == 77 and "Save Params saves them to other" in of_mini[-1]
+    assert of_itself[steps]["value"] != 77 and "saved parameters of other" in of_itself[-1]
+
+
+def test_another_model_clears_the_messages_about_the_last_one(page_controller, mini):
+    page = Page(page_controller)
+    page.blocks()
+    assert page._show_model("mini")[-3:] == ["", "", ""]
+
+
+def test_a_choice_that_cannot_be_used_here_is_refused_when_chosen(page_controller):
+    page = Page(page_controller)
+    page.blocks()
+    refused = page._refuse_unusable("optimizer")("8bit AdamW")
+    assert "needs an NVIDIA GPU" in refused and 'href="#db_optimizer"' in refused
+    assert refused != page._refuse_unusable("optimizer")("8bit AdamW")  # or the browser would not show it again
+    assert "value" not in page._refuse_unusable("optimizer")("Torch AdamW")

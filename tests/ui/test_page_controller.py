@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import logging
 import threading
 import time
 
 from dreambooth.checkpoints import hub
-from dreambooth.jobs import jobs
+from dreambooth.jobs import Ended, FileSaved, jobs
+from dreambooth.jobs.events import PreviewSaved, Step
 from dreambooth.settings import SETTINGS, concept_values, read_concepts
 from dreambooth.settings.training import OPTIMIZERS
 from dreambooth.ui.fields import Fields
@@ -130,3 +132,53 @@ def _until(holds):
             return
         time.sleep(0.01)
     raise AssertionError("the condition never became true")
+
+
+def test_a_failed_run_is_shown_until_a_check_passes(page_controller, mini, subject_concepts, done, tmp_path):
+    done(page_controller.create("other", "Embedded mini model", {}))
+    concepts = [concept_values(concept) for concept in read_concepts(subject_concepts)[0]]
+    lost = [{**concepts[0], "instance_data_dir": str(tmp_path / "moved")}]
+    done(page_controller.train("mini", {"resolution": 64}, lost))
+    failed = page_controller.page_state("mini").status
+    assert "moved" in failed and 'href="#db_c1_instance_data_dir"' in failed
+    assert "moved" not in page_controller.page_state("other").status
+    page_controller.check("other", {"resolution": 64}, concepts)
+    page_controller.check("mini", {"resolution": 64}, lost)  # neither another model nor a check that fails
+    assert page_controller.page_state("mini").status == failed
+    page_controller.check("mini", {"resolution": 64}, concepts)
+    assert "moved" not in page_controller.page_state("mini").status
+    done(page_controller.train("mini", {"resolution": 64}, lost))
+    assert "moved" in page_controller.page_state("mini").status
+
+
+def test_chart_and_samples_of_the_training_stay_after_generate_ckpt(page_controller, mini, done, tmp_path):
+    def work(controls, events):
+        for step in (1, 2, 3):
+            events.send(Step(step, 3, 0, 1, 0.1 * step, None, 1e-4, 0.1, None))
+        sample = tmp_path / "sample.png"
+        sample.touch()
+        events.send(PreviewSaved(str(sample), "a toy", 1, 3))
+        events.send(FileSaved("lora", str(mini.folders.loras / "mini_3.safetensors"), "verified"))
+        events.send(Ended("done", "Training finished."))
+
+    done(page_controller.job_runner.start("train", "mini", work, model="mini", log_folder=mini.logging))
+    trained = page_controller.page_state("mini")
+    assert "<polyline" in trained.chart and trained.samples
+    assert f"add <code>{html.escape('<lora:mini_3:1>')}</code> to a prompt" in trained.status
+    done(page_controller.generate_checkpoint("mini", "none", {}))
+    after = page_controller.page_state("mini")
+    assert (after.chart, after.samples) == (trained.chart, trained.samples)
+    [checkpoint] = mini.folders.checkpoints.glob("*.safetensors")
+    assert "Use it now: choose the checkpoint" in after.status and str(checkpoint) in after.status
+    assert after.files.index(checkpoint.name) < after.files.index("mini_3.safetensors")
+
+
+def test_an_unexpected_error_is_one_line_without_a_traceback(page_controller, mini):
+    def work(controls, events):
+        raise RuntimeError("first\nTraceback (most recent call last):\n  File x")
+
+    page_controller.job_runner.start("generate", "mini", work, model="mini")
+    assert jobs.current.wait(30)
+    status = page_controller.page_state("mini").status
+    assert "Unexpected RuntimeError: first. " in status and "The traceback is in the console." in status
+    assert "File x" not in status and status.count("<p") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -115,3 +116,25 @@ def test_class_images_are_generated_from_the_page(mini, models_dir, subject_conc
     page_controller.class_images("mini", settings, [{**asked, "class_prompt": ""}])
     assert jobs.current.wait(60)
     assert "class_prompt" in page_controller.page_state("mini").status
+
+
+@pytest.mark.parametrize(
+    ("text", "link", "shown"),
+    [
+        ("seed: -5 is too low.", "db_seed", "Training seed: -5 is too low."),
+        ("num_train_epochs (Training steps per image (epochs)): no.", "db_num_train_epochs",
+         "Training steps per image (epochs): no."),
+        ("full_mixed_precision needs bf16.", "db_full_mixed_precision", "Full mixed precision needs bf16."),
+        ("concept 2: num_repeats (Repeats): no.", "db_c2_num_repeats", "concept 2: Repeats: no."),
+        ("Concept 1, instance_data_dir: none.", "db_c1_instance_data_dir", "Concept 1, Dataset directory: none."),
+        ("Concept 1, seed: none.", "", "Concept 1, seed: none."),
+        ("seeds are missing.", "", "seeds are missing."),
+        ("", "", ""),
+    ],
+)  # fmt: skip
+def test_errors_link_to_their_field(text, link, shown):
+    from dreambooth.ui import render
+
+    problem = render.problems([text])
+    assert re.findall(r'href="#(.*?)"', problem) == ([link] if link else [])
+    assert re.sub("<.*?>", "", problem) == shown
