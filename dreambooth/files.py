@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -184,6 +185,13 @@ def read_json(path: Path, max_bytes: int = _LARGEST_JSON, by_hand: bool = False)
     except ValueError as error:
         raise UserError(f"{str(path)!r} is not a valid file name: correct the path.") from error
     return decode_json(data, str(path), by_hand)
+
+
+def numbered_names(path: Path) -> Iterator[Path]:
+    """``path``, then the same with _2, _3, ... before the file extension."""
+    yield path
+    for number in itertools.count(2):
+        yield path.with_name(f"{path.stem}_{number}{path.suffix}")
 
 
 def existing_part(path: Path) -> Path:

@@ -29,7 +29,7 @@ from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.recognition import recognize
 from dreambooth.checkpoints.stable_diffusion import CONFIG_KEY, EMA, UNET
 from dreambooth.errors import UserError
-from dreambooth.files import as_user_error, read_json
+from dreambooth.files import as_user_error, numbered_names, read_json
 from dreambooth.settings import ModelConfig, ModelFolder, ModelInfo
 from dreambooth.settings.creation import AUTO
 from dreambooth.tensor_files import Tensors
@@ -86,8 +86,8 @@ def _adopt(model: ModelFolder, config: ModelConfig, progress: ProgressCallback |
         found = recognize(tensors, AUTO, _stated_prediction(config))
         _back_up_config(model)
         copies = extract_tensors(
-            tensors, model, found.family, found.prediction, recognition=found, extract_ema=True,
-            source=tensors.original_path or kept or folder, keep_working_as=kept, progress=progress,
+            tensors, model, found, source=tensors.original_path or kept or folder, extract_ema=True,
+            keep_working_as=kept, progress=progress,
         )  # fmt: skip
         notes = [*found.warnings, *_notes(tensors, copies, config)]
     has_ema = any(copy.component == "ema_unet" for copy in copies)
@@ -120,11 +120,11 @@ class _Adopted(Tensors):
             if lacking or differing:
                 self.problem = f"it is another model ({(lacking or differing)[0]} differs)"
         if original is None or self.problem:
-            self._original, self._keys = None, working.keys()
+            self._original, self._keys = None, dict.fromkeys(working.keys())
             return
         self.metadata = {**original.metadata, **self.metadata}
         shared = [key for key in original if key in working or not key.startswith(EMA)]
-        self._keys = list(dict.fromkeys([*shared, *weights]))
+        self._keys = dict.fromkeys([*shared, *weights])
         self.left_out = len(original.keys()) - len(shared)
 
     @property
@@ -151,7 +151,7 @@ class _Adopted(Tensors):
         return list(self._keys)
 
     def __contains__(self, key: str) -> bool:
-        return key in self._working or (self._original is not None and key in self._original)
+        return key in self._keys
 
     def shape(self, key: str) -> tuple[int, ...]:
         return self._of(key).shape(key)
@@ -261,10 +261,7 @@ def _back_up_config(model: ModelFolder) -> None:
 
 
 def _unused(path: Path) -> Path:
-    number, candidate = 2, path
-    while os.path.lexists(candidate):
-        candidate, number = path.with_name(f"{path.stem}_{number}{path.suffix}"), number + 1
-    return candidate
+    return next(name for name in numbered_names(path) if not os.path.lexists(name))
 
 
 def _complete_info(model: ModelFolder) -> None:

@@ -78,9 +78,8 @@ def extract(
     with open_source(source, vae) as tensors, _remove_if_empty(model.root):
         recognition = recognize(tensors, model_type, prediction_type)
         copies = extract_tensors(
-            tensors, model, recognition.family, recognition.prediction, recognition=recognition, source=source,
-            extract_ema=extract_ema, dtype=dtype, progress=progress,
-        )  # fmt: skip
+            tensors, model, recognition, source=source, extract_ema=extract_ema, dtype=dtype, progress=progress
+        )
         has_fp8 = any(tensors.dtype(copy.key) in FP8 for copy in copies if copy.component != UNMAPPED)
     has_ema = any(copy.component == "ema_unet" for copy in copies)
     for line in (*recognition.notes, *recognition.warnings):
@@ -102,33 +101,31 @@ def extract(
 def extract_tensors(
     tensors: Tensors,
     model: ModelFolder,
-    family: Family,
-    prediction: str,
+    recognition: Recognition,
     *,
     source: Path,
     extract_ema: bool,
-    recognition: Recognition | None = None,
     dtype: torch.dtype | None = None,
     keep_working_as: Path | None = None,
     progress: ProgressCallback | None = None,
 ) -> list[TensorCopy]:
     """Write ``model.working`` and ``model.source`` from an open source, and return what was copied where.
 
-    ``source``: its path for the manifest. ``recognition``: noise schedule and configuration of the source, where they
-    are not those of the family. ``keep_working_as``: where an existing ``working`` is moved to instead of
+    ``source``: its path for the manifest. ``keep_working_as``: where an existing ``working`` is moved to instead of
     being removed.
     """
+    family = recognition.family
     configs = component_configs(family, tensors)
-    if recognition and recognition.sample_size:
+    if recognition.sample_size:
         configs["unet"]["sample_size"] = recognition.sample_size
     copies = plan_extraction(tensors, family.layout(configs), configs, extract_ema=extract_ema, dtype=dtype)
     clear_leftovers(model.root)
     n_bytes = sum(spec.n_bytes for copy in copies for spec in copy.specs)
     require_free_space(model.root, n_bytes + 20_000_000, f"Creating {model.name}")
     shapes = {key: tensors.shape(key) for key in tensors}
-    scheduler = family.scheduler_config(prediction, shapes, tensors.metadata)
-    scheduler |= recognition.schedule if recognition else {}
-    metadata = with_prediction(tensors.metadata, prediction)
+    scheduler = family.scheduler_config(recognition.prediction, shapes, tensors.metadata)
+    scheduler |= recognition.schedule
+    metadata = with_prediction(tensors.metadata, recognition.prediction)
     # Both are renamed when the block ends, ``working`` first, with only an instant between the two.
     with (
         atomic_folder(model.source) as source_folder,
@@ -139,7 +136,7 @@ def extract_tensors(
         components = {copy.component for copy in copies} - {UNMAPPED}
         fingerprints = {component: fingerprint(working, component) for component in sorted(components)}
         Manifest(family.model_type, str(source), metadata, fingerprints, entries).save(source_folder)
-        if recognition and recognition.ldm_config:
+        if recognition.ldm_config:
             ldm_config_path(source_folder).write_bytes(recognition.ldm_config.text)
     return copies
 

@@ -24,6 +24,9 @@ from dreambooth.tensor_files import Tensors
 # Components whose config.json determines the family; others (safety checker, feature extractor) are ignored.
 _CONFIGURED = ("unet", "vae", "text_encoder", "text_encoder_2")
 
+_REQUIRED = ("unet", "vae", "text_encoder")
+_INDEX = "model_index.json"
+
 # The suffix of each file of a sharded component.
 _SHARD = re.compile(r"-\d{5}-of-\d{5}")
 
@@ -131,15 +134,37 @@ class FolderSource(Tensors):
 
 
 def _configs(path: Path, index_required: bool = True) -> dict[str, dict[str, Any]]:
-    if index_required and not (path / "model_index.json").is_file():
-        raise UserError(f"{path} is a folder without model_index.json: choose a checkpoint file or a diffusers folder.")
+    has_components = all((path / name / "config.json").is_file() for name in _REQUIRED)
+    if index_required and not has_components and not (path / _INDEX).is_file():
+        raise UserError(f"{path} {_other_folder(path)}.")
     files = {name: path / name / "config.json" for name in _CONFIGURED}
     files["scheduler"] = path / "scheduler" / "scheduler_config.json"
     return {name: read_json(file) for name, file in files.items() if file.is_file()}
 
 
+def _other_folder(path: Path) -> str:
+    """What a folder is that has no diffusers model, and what to choose instead."""
+    names = _names_in(path)
+    if "config.json" in names and (path.parent / _INDEX).is_file():
+        return f"is one component of a diffusers model: choose the whole folder, {path.parent}"
+    if "adapter_config.json" in names or "pytorch_lora_weights.safetensors" in names:
+        return "is the folder of a LoRA, not a checkpoint: choose the checkpoint that it was made for"
+    inner = sorted(index.parent for pattern in ("*", "snapshots/*") for index in path.glob(f"{pattern}/{_INDEX}"))
+    if inner:
+        return f"has no {_INDEX}, but a folder in it has: choose {inner[0]}"
+    found = [name for name in _REQUIRED if name in names]
+    if found:
+        missing = [name for name in _REQUIRED if name not in names]
+        lacks = f"and no {' and no '.join(missing)}" if missing else "without their config.json"
+        return f"has {' and '.join(found)} {lacks}: choose a complete diffusers folder"
+    files = [name for name in names if name.lower().endswith((".safetensors", ".ckpt"))]
+    if files:
+        return f"is a folder without {_INDEX}: choose a file in it, such as {files[0]}, or a diffusers folder"
+    return f"is a folder without {_INDEX}: choose a checkpoint file or a diffusers folder"
+
+
 def _index(path: Path) -> dict[str, Any]:
-    file = path / "model_index.json"
+    file = path / _INDEX
     index = read_json(file) if file.is_file() else {}
     return index if isinstance(index, dict) else {}
 
@@ -150,7 +175,7 @@ def _family(path: Path, configs: Mapping[str, Mapping[str, Any]], index: Mapping
     family = family_of_folder(configs)
     if family:
         return family
-    missing = [name for name in ("unet", "vae", "text_encoder") if name not in configs]
+    missing = [name for name in _REQUIRED if name not in configs]
     if missing:
         raise UserError(f"{path} has no {' and no '.join(missing)}: choose a complete Stable Diffusion folder.")
     raise UserError(f"{path} is of an unsupported model family: choose a folder of Stable Diffusion 1.x, 2.x or XL.")

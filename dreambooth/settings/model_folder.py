@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.errors import UserError
-from dreambooth.files import expand_user, read_json, recover_folder, write_json
+from dreambooth.files import expand_user, numbered_names, read_json, recover_folder, write_json
 from dreambooth.settings.concept import Concept, concept_values, parse_concepts, read_concepts
 from dreambooth.settings.declare import nearest, parse
 from dreambooth.settings.legacy import REMOVED, upgrade
@@ -152,9 +152,14 @@ class ModelFolder:
         return sorted(int(name) for name in complete if name.isdigit())
 
     def back_up(self, revision: int) -> None:
-        """Copy db_config.json as it is at the start of a run."""
+        """Copy db_config.json as it is at the start of a run. Other copies of this revision stay."""
         self.backups.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(self.config_path, self.backups / f"db_config_{revision}.json")
+        content = self.config_path.read_bytes()
+        for copy in numbered_names(self.backups / f"db_config_{revision}.json"):
+            if not copy.exists():
+                shutil.copyfile(self.config_path, copy)
+            if copy.read_bytes() == content:
+                return
 
 
 @functools.cache
