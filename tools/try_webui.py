@@ -3,12 +3,14 @@
     python tools/try_webui.py DIR --kind a1111 --python DIR/venv/bin/python --out FOLDER
     python tools/try_webui.py DIR --kind forge ... --no-page --lora NAME --merged NAME
     python tools/try_webui.py DIR --kind forge ... --no-page --tests
+    python tools/try_webui.py DIR --kind neo ... --no-page --interrupt
 
 DIR is an installed WebUI with a Stable Diffusion 1.x checkpoint (random weights suffice). This repository is copied
 into its extensions; the WebUI is started, tested and stopped, and new files in its models folder are removed. --lora
 and --merged name results of `python -m dreambooth train` and `generate-ckpt` for that checkpoint, in the WebUI's
-folders. --tests runs tests/browser on the tab. Results are printed, one line per check, and written to FOLDER with the
-WebUI's log and screenshots. Needs the requirements of `python launch.py test`, and Chromium.
+folders. --tests runs tests/browser on the tab. --interrupt ends the WebUI in mid-training with SIGINT, SIGTERM and
+SIGKILL, starts it again and continues the run from its page. Results are printed, one line per check, and written to
+FOLDER with the WebUI's log and screenshots. Needs the requirements of `python launch.py test`, and Chromium.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -60,7 +63,7 @@ class WebUI:
         self.url = f"http://127.0.0.1:{self.port}"
 
     @contextlib.contextmanager
-    def running(self, timeout: float = 900) -> Iterator[None]:
+    def running(self, timeout: float = 900) -> Iterator[subprocess.Popen[bytes]]:
         # A1111 only reports unmatched LoRA keys at this level
         quiet = {"HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "0", "SD_WEBUI_LOG_LEVEL": "DEBUG"}
         with self.log.open("w") as out:
@@ -75,7 +78,7 @@ class WebUI:
                         f"The WebUI did not start; see {self.log}"
                     )
                     time.sleep(1)
-                yield
+                yield process
             finally:
                 process.terminate()
                 process.wait(60)
@@ -107,7 +110,7 @@ class WebUI:
 
     def install_extension(self, at: Path) -> None:
         """Copy this repository, compiled as at every start of a WebUI but the first."""
-        shutil.copytree(ROOT, at, ignore=shutil.ignore_patterns(".*", "__pycache__", "build", "models", "tests"))
+        shutil.copytree(ROOT, at, ignore=_not_installed)
         subprocess.run([self.python, "-m", "compileall", "-q", str(at)], check=True)
 
     def packages(self) -> set[str]:
@@ -151,16 +154,12 @@ class Trial:
 
     def page(self) -> None:
         """A user's tour: create from the embedded model, train, and use txt2img meanwhile."""
-        from playwright.sync_api import sync_playwright
-
         before, state = self.webui.txt2img(), self.webui.request("/dreambooth-probe")["now"]
         self.check("txt2img works before", before.std() > 0, f"contrast {before.std():.1f}")
-        with sync_playwright() as playwright:
-            chromium = shutil.which("chromium") or shutil.which("google-chrome")
-            browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-            visitor = visitors()(browser, self.webui.url)
+        with self._visitor() as visitor:
             visitor.screenshot(self.out / "tab.png")
             self.check("the tab exists", visitor.page.is_visible("#db_page"))
+            self._fresh_pages(visitor)
             self._tour(visitor, before)
             self.check("the browser's console has no errors", not visitor.problems, visitor.problems)
             self.check("txt2img works after", not difference(self.webui.txt2img(), before))
@@ -168,8 +167,35 @@ class Trial:
             changed = {name: [state[name], now[name]] for name in now if state[name] != now[name]}
             self.check("creating, training and exporting changed no global state", not changed, changed)
             self._reload_ui(visitor)
-            browser.close()
         self.check("txt2img works after Reload UI", not difference(self.webui.txt2img(), before))
+
+    def _fresh_pages(self, visitor: Any, n: int = 20) -> None:
+        """Create offers the WebUI's own checkpoint first, on every page, although the WebUI refills its list then."""
+        titles = {model["title"] for model in self.webui.request("/sdapi/v1/sd-models")}
+        chosen = self.webui.request("/sdapi/v1/options").get("sd_model_checkpoint") or next(iter(titles))
+        found = []
+        for _ in range(n):
+            visitor.reload()
+            visitor.tab("Create")
+            found.append(visitor.value("new_model_src"))
+        right = [title for title in found if _stem(title) == _stem(chosen)]
+        self.check(f"{n} fresh pages in a row preselect the WebUI's checkpoint", len(right) == n, sorted({*found}))
+
+    def _lists(self, visitor: Any, lora: str, checkpoint: str) -> None:
+        """New files are in the WebUI's lists and on the cards of the page that was open all the time."""
+        names = [model["name"] for model in self.webui.request("/sdapi/v1/loras")]
+        self.check("the WebUI lists the new LoRA", lora in names, names)
+        titles = [model["title"] for model in self.webui.request("/sdapi/v1/sd-models")]
+        self.check("the WebUI lists the new checkpoint", any(_stem(title) == checkpoint for title in titles), titles)
+        for cards, name in (("lora", lora), ("checkpoints", checkpoint)):
+            found = visitor.page.evaluate(
+                "async ([id, name]) => { for (let n = 0; n < 120; n++) {"
+                " const cards = document.getElementById(id);"
+                " if (cards && cards.innerHTML.includes(name)) return true;"
+                " await new Promise((done) => setTimeout(done, 500)); } return false }",
+                [f"txt2img_{cards}_cards", name],
+            )
+            self.check(f"the open page has a card for it: {cards}", found, name)
 
     def _tour(self, visitor: Any, before: np.ndarray) -> None:
         name = f"toy-{int(time.time())}"
@@ -180,6 +206,7 @@ class Trial:
         visitor.sees_value("model_name", name)
         visitor.tab("Settings")
         visitor.fill(num_train_epochs=20)
+        visitor.check("use_lora")
         visitor.tab("Concepts")
         visitor.open_accordions()
         visitor.fill(c1_num_class_images_per=1, c1_class_prompt="a toy", c1_class_infer_steps=4)
@@ -200,8 +227,13 @@ class Trial:
         visitor.screenshot(self.out / "done.png")
         self.check("txt2img waits during training", answered > done - 2, f"{answered - requested:.1f} s")
         self.check("and then generates the identical image", not difference(image, before))
+        loras = sorted((self.webui.models / "Lora").glob(f"{name}*.safetensors"))
+        self.check("the LoRA is saved", len(loras) == 1, [path.name for path in loras])
         visitor.press("generate_ckpt")
         visitor.sees("files", "Checkpoint")
+        visitor.screenshot(self.out / "generated.png")
+        checkpoints = sorted((self.webui.models / "Stable-diffusion").glob(f"{name}*.safetensors"))
+        self._lists(visitor, loras[-1].stem, checkpoints[-1].stem)
 
     def _reload_ui(self, visitor: Any) -> None:
         """During a run, which continues and is controlled from the rebuilt page."""
@@ -229,6 +261,49 @@ class Trial:
         visitor.press("cancel")
         visitor.sees("status", "Training was canceled")
         self.check("and runs until it is canceled", True, visitor.text("status"))
+
+    def interruptions(self, minutes: float = 0.2) -> None:
+        """The WebUI ends while a run trains; after its next start the page offers to continue the run.
+
+        ``minutes``: between two automatic snapshots, for SIGKILL, which leaves no time for one. The other signals are
+        tried with the default.
+        """
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+            name = f"{number.name.lower()}-{int(time.time())}"
+            with self.webui.running() as process, self._visitor() as visitor:
+                visitor.create(name)
+                visitor.tab("Settings")
+                visitor.fill(num_train_epochs=100_000)
+                if number == signal.SIGKILL:
+                    visitor.fill(autosave_minutes=minutes)
+                visitor.press("train")
+                visitor.sees("status", ": step ")
+                visitor.page.wait_for_timeout(3 * minutes * 60_000)
+                before = step(visitor)
+                process.send_signal(number)
+                process.wait(300)
+            with self.webui.running(), self._visitor() as visitor:
+                visitor.choose("model_name", name)
+                visitor.page.wait_for_selector("#db_resume", state="visible")
+                offer = visitor.text("resume_offer")
+                visitor.screenshot(self.out / f"{number.name.lower()}.png")
+                visitor.press("resume")
+                visitor.sees("status", ": step ")
+                after = step(visitor)
+                least = 1 if number == signal.SIGKILL else before
+                self.check(f"after {number.name} the page continues the run", after > least, [before, after, offer])
+                visitor.press("cancel")
+                visitor.sees("status", "canceled")
+
+    @contextlib.contextmanager
+    def _visitor(self) -> Iterator[Any]:
+        from playwright.sync_api import sync_playwright
+
+        with sync_playwright() as playwright:
+            chromium = shutil.which("chromium") or shutil.which("google-chrome")
+            browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+            yield visitors()(browser, self.webui.url)
+            browser.close()
 
     def tests(self, arguments: list[str]) -> None:
         """Run the browser tests on the WebUI's tab instead of the standalone page."""
@@ -270,24 +345,37 @@ def main(argv: list[str]) -> int:
         extension(webui.folder, "dreambooth", webui.install_extension),
         extension(webui.folder, "dreambooth-probe", put_probe),
         removing_new_files(webui.models),
-        webui.running(),
     ):
-        trial.installing(before)
-        trial.traces()
-        if args.lora:
-            trial.files(args.lora, args.merged)
-        if args.tests is not None:
-            trial.tests(args.tests or ["tests/browser"])
-        if args.page:
-            trial.page()
+        with webui.running():
+            trial.installing(before)
+            trial.traces()
+            if args.lora:
+                trial.files(args.lora, args.merged)
+            if args.tests is not None:
+                trial.tests(args.tests or ["tests/browser"])
+            if args.page:
+                trial.page()
+        if args.interrupt:
+            trial.interruptions()
         renamed = sorted(map(str, webui.folder.glob("models/**/*.corrupted")))
         trial.check("no file of the user was renamed", not renamed, renamed)
     return int(not all(ok for _, ok, _ in trial.results))
 
 
+def _not_installed(folder: str, names: list[str]) -> set[str]:
+    """What a copy of the repository leaves out: caches, and the user's models and tests at the top."""
+    top = {"build", "models", "tests"} if Path(folder) == ROOT else set()
+    return {name for name in names if name.startswith(".") or name == "__pycache__" or name in top}
+
+
 def difference(one: np.ndarray, other: np.ndarray) -> float:
     """Mean absolute difference of two images, 0 to 255."""
     return float(np.abs(one - other).mean())
+
+
+def _stem(title: str) -> str:
+    """The file name in a checkpoint's title, without its ending and hash."""
+    return Path(title.split(" [")[0]).stem
 
 
 def step(visitor: Any) -> int:
@@ -342,6 +430,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--lora", metavar="NAME")
     parser.add_argument("--merged", metavar="NAME")
     parser.add_argument("--tests", nargs="*", metavar="ARG", help="also run the browser tests; arguments go to pytest")
+    parser.add_argument("--interrupt", action="store_true", help="end the WebUI in mid-training, and continue")
     parser.add_argument("--no-page", dest="page", action="store_false", help="skip the tour in the browser")
     return parser.parse_args(argv)
 
