@@ -12,6 +12,7 @@ from PIL import Image
 from dreambooth.dataset.planning import make_plan
 from dreambooth.dataset.table import table
 from dreambooth.errors import UserError
+from dreambooth.images.bucket_rules import BucketRule
 from dreambooth.interop.input_kind import RecognizedInput, recognize_input
 from dreambooth.interop.kohya.export import export_dataset
 from dreambooth.settings import Concept, Settings, parse
@@ -99,7 +100,7 @@ def test_subsets_inherit_from_datasets_and_general(tmp_path: Path) -> None:
 num_repeats = 2
 keep_tokens = 2
 flip_aug = true
-caption_extension = "txt"
+caption_extension = ".txt"
 resolution = 768
 [[datasets]]
 resolution = [64, 128]
@@ -127,7 +128,7 @@ class_tokens = "sks"
     assert (first.caption_lines, first.wildcards, first.keep_separator) == ("random", True, "|||")
     assert (first.keep_tokens, first.hflip, first.caption_dropout) == (-1, "as the run", -1)
     assert (second.keep_tokens, second.hflip, second.caption_dropout) == (0, "off", 0.5)
-    assert first.default_caption == "sks" and first.caption_extension == "txt" and not first.subfolders
+    assert first.default_caption == "sks" and first.caption_extension == ".txt" and not first.subfolders
     run = parse(Settings, found.settings)
     assert (run.resolution, run.resolution_height, run.keep_tokens) == (64, 128, 2)
     assert run.shuffle_tags and run.hflip and run.bucket_rule == "one size"
@@ -349,6 +350,98 @@ def test_one_of_two_folders_is_gone(tmp_path: Path) -> None:
     make_images(tmp_path / "img/5_zwx toy")
     found = dataset(tmp_path, "train_data_dir = 'img'\nreg_data_dir = 'E:/reg'\n", "train.toml")
     assert len(found.concepts) == 1 and "reg_data_dir: E:/reg is a folder of a Windows" in "\n".join(found.unsupported)
+
+
+@pytest.mark.parametrize(("given", "read"), [("txt", ".txt"), ("*.caption", ".caption")])
+def test_a_caption_extension_without_its_dot_is_corrected(tmp_path: Path, given: str, read: str) -> None:
+    make_images(tmp_path / "a")
+    found = dataset(tmp_path, SUBSET + f"caption_extension = '{given}'\n")
+    assert found.concepts[0].caption_extension == read
+    assert f"caption_extension = '{given}' is read as '{read}'" in found.unsupported[0]
+
+
+SIZES: dict[str, tuple[str, dict[str, object], str]] = {
+    "not a multiple of 8": ("resolution = '128,150'", {"resolution": 128, "resolution_height": 144}, "144 is used"),
+    "a pair with x": ("resolution = '128x192'", {"resolution": 128, "resolution_height": 192}, ""),
+    "decimals": ("resolution = 128.0\nkeep_tokens = 1.0", {"resolution": 128, "keep_tokens": 1}, ""),
+    "quoted": (
+        "resolution = '128'\nenable_bucket = 'true'\nmin_bucket_reso = '64'\nshuffle_caption = 'True'",
+        {"bucket_rule": "kohya", "bucket_min_side": 64, "shuffle_tags": True},
+        "",
+    ),
+    "a minimum above": (
+        "resolution = 128\nenable_bucket = true",
+        {"bucket_min_side": 128},
+        "min_bucket_reso = 256 is above the resolution 128",
+    ),
+    "a maximum below": (
+        "resolution = 512\nenable_bucket = true\nmax_bucket_reso = 256",
+        {"bucket_max_side": 512},
+        "max_bucket_reso = 256 is below the resolution 512",
+    ),
+    "a step of 1": (
+        "resolution = 512\nenable_bucket = true\nbucket_reso_steps = 1",
+        {"bucket_step": 64},
+        "bucket_reso_steps = 1 is not a multiple of 8",
+    ),
+    "timesteps": (
+        "resolution = 512\nmin_timestep = 900\nmax_timestep = 900",
+        {"min_timestep": 0, "max_timestep": 1000},
+        "min_timestep = 900 is not below max_timestep = 900",
+    ),
+    "zeros for nothing": (
+        "resolution = 512\nmax_train_epochs = 0\nclip_skip = 0\nmax_train_steps = 10",
+        {"max_train_steps": 10, "clip_skip": 1},
+        "",
+    ),
+    "nothing to learn": (
+        "resolution = 512\nunet_lr = 0\ntext_encoder_lr = 0",
+        {"train_unet": False, "stop_text_encoder": 0},
+        "so nothing is trained",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_numbers_that_no_run_takes_are_replaced_and_reported(tmp_path: Path, name: str) -> None:
+    make_images(tmp_path / "img/1_a")
+    text, expected, message = SIZES[name]
+    found = dataset(tmp_path, f"train_data_dir = 'img'\n{text}\n", "train.toml")
+    assert {key: found.settings[key] for key in expected} == expected
+    messages = [line for line in found.unsupported if "BOM" not in line]
+    assert (len(messages) == 1 and message in messages[0]) if message else not messages
+    BucketRule(parse(Settings, found.settings))
+
+
+def test_defaults_of_sd_scripts_replace_earlier_settings(tmp_path: Path) -> None:
+    make_images(tmp_path / "img/1_a")
+    found = dataset(tmp_path, "train_data_dir = 'img'\nresolution = 64\n", "train.toml")
+    earlier = Settings(
+        offset_noise=0.1,
+        zero_terminal_snr=True,
+        learning_rate=1e-4,
+        lr_warmup_steps=5,
+        loss_type="huber",
+        train_unet=False,
+        debiased_estimation=True,
+        optimizer_args="eps=1e-3",
+        weight_decay=0.5,
+    )
+    run = parse(Settings, found.settings, base=earlier)
+    assert run == parse(Settings, found.settings) and (run.learning_rate, run.weight_decay) == (2e-6, 0.01)
+
+
+def test_training_parameters_and_datasets_in_one_file(tmp_path: Path) -> None:
+    make_images(tmp_path / "a")
+    found = dataset(
+        tmp_path,
+        "[general]\noutput_dir = 'out'\nflip_aug = true\n[training]\nlearning_rate = 1e-4\nmax_train_epochs = 3\n"
+        "network_module = 'networks.lora'\nnetwork_dim = 32\n" + SUBSET + "num_repeats = 20\ntypo = 1\n",
+    )
+    assert found.concepts[0].num_repeats == 20 and found.settings["hflip"]
+    assert (found.settings["lora_unet_rank"], found.settings["num_train_epochs"]) == (32, 3)
+    messages = "\n".join(found.unsupported)
+    assert "here both are imported" in messages and "line 14: subset 1 typo: unknown key" in messages
 
 
 @pytest.mark.parametrize(

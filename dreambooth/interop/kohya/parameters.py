@@ -15,7 +15,7 @@ from dreambooth.text import count
 
 # In the order of priority in sd-scripts.
 _ATTENTION = {"mem_eff_attn": "sliced", "xformers": "xformers", "diffusers_xformers": "xformers", "sdpa": "default"}
-DEFAULT_STEPS = 1600  # default of sd-scripts
+_DEFAULT_RATE, DEFAULT_STEPS = 2e-6, 1600  # defaults of sd-scripts
 _SAMPLERS = {
     "ddim": "DDIM", "pndm": "PNDM", "euler": "EulerDiscrete", "k_euler": "EulerDiscrete",
     "euler_a": "EulerAncestralDiscrete", "k_euler_a": "EulerAncestralDiscrete", "dpmsolver": "DPMSolverMultistep",
@@ -25,14 +25,12 @@ _SAMPLERS = {
 
 def import_rates(report: ImportReport, values: Mapping[str, Any]) -> None:
     lora = bool(report.settings.get("use_lora"))
-    base = values.get("learning_rate")
-    unet, text_rate = values.get("unet_lr", base), _text_encoder_rate(report, values)
-    names = UNET.rate(lora), TEXT_ENCODER.rate(lora)
-    if unet is not None:
-        report.set(names[0], unet, "unet_lr" if "unet_lr" in values else "learning_rate")
-    if text_rate is not None:
-        source = next((key for key in _TEXT_ENCODER_RATES if key in values), "learning_rate")
-        report.set(names[1], text_rate, source)
+    base = values.get("learning_rate", _DEFAULT_RATE)
+    base_name = "learning_rate" if "learning_rate" in values else "default of sd-scripts"
+    unet, text_rate = values.get("unet_lr", base), _text_encoder_rate(report, values, base)
+    report.set(UNET.rate(lora), unet, "unet_lr" if "unet_lr" in values else base_name)
+    text_name = next((key for key in _TEXT_ENCODER_RATES if key in values), base_name)
+    report.set(TEXT_ENCODER.rate(lora), text_rate, text_name)
     if report.settings.get("stop_text_encoder") == 0:
         pass  # the network has no adapters there
     elif values.get("network_train_unet_only") or text_rate == 0:
@@ -43,19 +41,23 @@ def import_rates(report: ImportReport, values: Mapping[str, Any]) -> None:
         report.set("stop_text_encoder", int(bool(values["train_text_encoder"])), "train_text_encoder")
     if values.get("network_train_text_encoder_only") or unet == 0:
         report.set("train_unet", False, "UNet learning rate 0 or network_train_text_encoder_only")
+    else:
+        report.set("train_unet", True)
+    if report.settings.get("train_unet") is False and report.settings.get("stop_text_encoder") == 0:
+        report.unsupported.append("Neither UNet nor text encoder has a learning rate above 0, so nothing is trained.")
 
 
 _TEXT_ENCODER_RATES = ("text_encoder_lr", "learning_rate_te", "learning_rate_te1", "learning_rate_te2")
 
 
-def _text_encoder_rate(report: ImportReport, values: Mapping[str, Any]) -> Any:
+def _text_encoder_rate(report: ImportReport, values: Mapping[str, Any], base: Any) -> Any:
     """The learning rate of the text encoders: the first one that is not 0."""
     given = next((values[key] for key in _TEXT_ENCODER_RATES[:2] if key in values), None)
     rates = given if isinstance(given, list) else [given]
     if given is None:
         rates = [values[key] for key in _TEXT_ENCODER_RATES[2:] if key in values]
     if not rates:
-        return values.get("learning_rate")
+        return base
     chosen = next((rate for rate in rates if rate), rates[0])
     if any(rate != chosen for rate in rates):
         report.unsupported.append(

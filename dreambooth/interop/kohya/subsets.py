@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,8 +24,10 @@ from dreambooth.interop.kohya.keys import (
     SUBSET_ONLY_KEYS,
     UNSUPPORTED_DATASET_KEYS,
 )
+from dreambooth.interop.kohya.sizes import make_trainable, parse_resolution, usable_step
 from dreambooth.interop.kohya.toml_file import Table, TomlFile
 from dreambooth.settings import Concept, nearest
+from dreambooth.settings.arguments import parse_value
 from dreambooth.text import escape_unprintable
 
 
@@ -99,6 +102,7 @@ def _validate(report: ImportReport, table: Table, known_keys: Mapping[str, Any],
             report.unsupported.append(f"{table.location(key)}{name} {key}: {problem}; ignored.")
             continue
         types, _ = known_keys[key]
+        value = _as_meant(value, types)
         if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
             expected = " or ".join(_TYPE_NAMES[allowed] for allowed in types)
             report.unsupported.append(f"{table.location(key)}{name} {key} = {value!r} is not {expected}; ignored.")
@@ -107,6 +111,16 @@ def _validate(report: ImportReport, table: Table, known_keys: Mapping[str, Any],
         else:
             valid[key] = value
     return valid
+
+
+def _as_meant(value: Any, types: tuple[type, ...]) -> Any:
+    """The value without needless quotes or decimals: "true", "2", 2.0."""
+    if isinstance(value, str) and str not in types:
+        with contextlib.suppress(ValueError):
+            value = parse_value(value)
+    if isinstance(value, float) and float not in types and int in types and value.is_integer():
+        return int(value)
+    return value
 
 
 _TYPE_NAMES = {
@@ -194,6 +208,8 @@ def _import_dataset_settings(report: ImportReport, config: Mapping[str, Any]) ->
     elif values["resolution"] is None:
         report.unsupported.append("resolution is missing; the current value is kept.")
     bucketed = values["enable_bucket"]
+    if bucketed:
+        values["bucket_reso_steps"] = usable_step(report, values["bucket_reso_steps"])
     settings = {
         "batch_size": ("train_batch_size", values["batch_size"]),
         "enable_bucket": ("bucket_rule", "kohya" if bucketed else "one size"),
@@ -204,23 +220,10 @@ def _import_dataset_settings(report: ImportReport, config: Mapping[str, Any]) ->
         settings["validation_split"] = ("validation_share", values["validation_split"])
     for parameter, (key, value) in settings.items():
         report.set(key, value, parameter if parameter in config else "")
+    make_trainable(report)
     for key in DATASET_KEYS:
         if key in UNSUPPORTED_DATASET_KEYS and values[key] != DATASET_KEYS[key][1]:
             report.unsupported.append(f"{key} = {values[key]!r}: {UNSUPPORTED_DATASET_KEYS[key]}.")
-
-
-def parse_resolution(report: ImportReport, value: Any) -> tuple[int, int] | None:
-    """Width and height from 512, [512, 768], "512" or "512,768"; None, with a message, for other values."""
-    if value is None:
-        return None
-    sides = value if isinstance(value, list) else str(value).split(",")
-    try:
-        numbers = [int(str(side).strip()) for side in sides]
-        width, height = numbers if len(numbers) == 2 else numbers * 2
-    except ValueError:
-        report.unsupported.append(f"resolution = {value!r} is neither a number nor a pair; the current value is kept.")
-        return None
-    return width, height
 
 
 def _import_concepts(report: ImportReport, subsets: list[Subset]) -> None:
@@ -264,6 +267,17 @@ def _warn_unsupported_key(report: ImportReport, key: str, subsets: list[Subset])
         report.unsupported.append(f"{key} = {affected[0].values[key]!r} ({names}): {UNSUPPORTED_DATASET_KEYS[key]}.")
 
 
+def _caption_extension(report: ImportReport, given: str) -> str:
+    extension = given.strip().lstrip("*")
+    if extension and not extension.startswith("."):
+        extension = f".{extension}"
+    if extension != given.strip():
+        message = f"caption_extension = {given!r} is read as {extension!r}; sd-scripts would find no such captions."
+        if message not in report.unsupported:
+            report.unsupported.append(message)
+    return extension
+
+
 def _make_concept(report: ImportReport, subset: Subset, first_subset: Subset) -> Concept:
     values = subset.values
     template = " ".join(filter(None, (values["caption_prefix"], FILEWORDS, values["caption_suffix"])))
@@ -276,7 +290,7 @@ def _make_concept(report: ImportReport, subset: Subset, first_subset: Subset) ->
         "regularization": values["is_reg"],
         "num_repeats": values["num_repeats"],
         "instance_prompt": template,
-        "caption_extension": values["caption_extension"],
+        "caption_extension": _caption_extension(report, values["caption_extension"]),
         "default_caption": values["class_tokens"],
         "reading_rule": "kohya",
         "caption_lines": "random" if values["enable_wildcard"] else "first",

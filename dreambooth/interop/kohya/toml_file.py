@@ -16,8 +16,8 @@ from dreambooth.files import as_user_error, read_bounded
 
 MAX_BYTES = 4 * 2**20  # such files are written by hand
 
-# Parameters that may be written as a table.
-ARGUMENT_TABLES = ("optimizer_args", "network_args", "lr_scheduler_args")
+# Tables that are not sections.
+_VALUE_TABLES = ("optimizer_args", "network_args", "lr_scheduler_args", "datasets")
 
 _HEADER = re.compile(r"\s*(\[\[|\[)\s*([\w.\s\"'-]+?)\s*\]\]?\s*(#.*)?$")
 _KEY = re.compile(r"\s*[\"']?([\w-]+)[\"']?\s*=")
@@ -51,7 +51,7 @@ class TomlFile:
         values: dict[str, Any] = {}
         lines: dict[str, int] = {}
         for key, value in self.values.items():
-            is_section = isinstance(value, dict) and key not in ARGUMENT_TABLES
+            is_section = isinstance(value, dict) and key not in _VALUE_TABLES
             table = self.table(value, key) if is_section else self.table({key: value})
             values |= table.values
             lines |= {name: line for name, line in table.lines.items() if name in table.values}

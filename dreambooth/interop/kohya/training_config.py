@@ -24,9 +24,11 @@ from dreambooth.interop.kohya.parameters import (
     import_saving,
     import_text_encoder_stop,
     import_validation,
+    to_number,
 )
 from dreambooth.interop.kohya.schedule import import_schedule
-from dreambooth.interop.kohya.subsets import import_datasets, parse_resolution
+from dreambooth.interop.kohya.sizes import make_trainable, parse_resolution, usable_step
+from dreambooth.interop.kohya.subsets import import_datasets
 from dreambooth.interop.kohya.toml_file import Table, TomlFile, read_toml
 from dreambooth.interop.kohya.unsupported_keys import NO_EFFECT_KEYS, UNSUPPORTED_TRAINING_KEYS
 
@@ -67,10 +69,22 @@ _DIRECT_SETTINGS = {
     "save_state_on_train_end": "save_state_after",
     "output_name": "custom_model_name",
 }
-# Defaults of sd-scripts that differ from those of the settings.
-_SD_SCRIPTS_DEFAULTS = {"prior_loss_weight": 1.0, "max_token_length": 75, "min_snr_gamma": 0.0, "clip_skip": 1}
+# Defaults of sd-scripts, for parameters that are not in the file.
+_SD_SCRIPTS_DEFAULTS: dict[str, Any] = {
+    "prior_loss_weight": 1.0, "max_token_length": 75, "min_snr_gamma": 0.0, "clip_skip": 1,
+    "gradient_accumulation_steps": 1, "max_grad_norm": 1.0, "weighted_captions": False, "full_bf16": False,
+    "noise_offset": 0.0, "multires_noise_iterations": 0, "multires_noise_discount": 0.3, "ip_noise_gamma": 0.0,
+    "zero_terminal_snr": False, "min_timestep": 0, "max_timestep": 1000, "loss_type": "l2", "huber_schedule": "snr",
+    "huber_c": 0.1, "lr_warmup_steps": 0, "lr_scheduler_num_cycles": 1, "lr_scheduler_power": 1.0,
+}  # fmt: skip
+_UNSET_IF_ZERO = ("max_train_epochs", "clip_skip", "lr_scheduler_num_cycles")  # as interfaces write what is not set
 _IMAGE_PARAMETERS = frozenset({"train_data_dir", "reg_data_dir", "dataset_config", "in_json"})
 _DATASET_PARAMETERS = _IMAGE_PARAMETERS | {"dataset_repeats", "caption_extention"}
+
+
+def has_training_parameters(file: TomlFile) -> bool:
+    """Whether a file with [[datasets]] also holds training parameters, in whatever section."""
+    return not file.flat().values.keys().isdisjoint(_SUPPORTED - GENERAL_KEYS.keys() - _DATASET_PARAMETERS)
 
 
 def import_training(report: ImportReport, file: TomlFile, datasets: Sequence[Mapping[str, Any]] | None = None) -> None:
@@ -80,6 +94,14 @@ def import_training(report: ImportReport, file: TomlFile, datasets: Sequence[Map
     """
     table = file.flat()
     values = {key: value for key, value in table.values.items() if value is not None and value != ""}
+    values = {key: value for key, value in values.items() if value != 0 or key not in _UNSET_IF_ZERO}
+    if datasets is None and "datasets" in values:
+        given = values["datasets"]
+        datasets = given if isinstance(given, list) else [given]
+        report.unsupported.append(
+            "sd-scripts do not read training parameters and [[datasets]] from one file; here both are imported."
+        )
+    values.pop("datasets", None)
     _import_images(report, file, table, values, datasets)
     if datasets is not None or not _IMAGE_PARAMETERS.isdisjoint(values):
         report.find_missing_images(file.path, _IMAGE_PARAMETERS.intersection(values))
@@ -89,6 +111,9 @@ def import_training(report: ImportReport, file: TomlFile, datasets: Sequence[Map
     for key, value in _SD_SCRIPTS_DEFAULTS.items():
         if key not in values:
             report.set(_DIRECT_SETTINGS[key], value)
+    if "debiased_estimation_loss" not in values and "debiased_estimation" not in values:
+        report.set("debiased_estimation", False)
+    _require_timesteps(report)
     if "network_weights" in values and report.has_lost_backslashes(table, "network_weights"):
         values.pop("network_weights")
     report.set("pad_tokens", not values.get("no_token_padding"), _name_if_given(values, "no_token_padding"))
@@ -103,6 +128,14 @@ def import_training(report: ImportReport, file: TomlFile, datasets: Sequence[Map
     report.unsupported = [line for line in report.unsupported if line]
     if values.keys().isdisjoint(supported | GENERAL_KEYS.keys()):
         raise UserError.from_problems([f"{file.path} contains no known parameter.", *report.unsupported])
+
+
+def _require_timesteps(report: ImportReport) -> None:
+    first, last = report.settings.get("min_timestep", 0), report.settings.get("max_timestep", 1000)
+    if first >= last:
+        report.unsupported.append(f"min_timestep = {first} is not below max_timestep = {last}; 0 and 1000 are used.")
+        report.set("min_timestep", 0)
+        report.set("max_timestep", 1000)
 
 
 def _describe_unsupported(table: Table, key: str, value: Any) -> str:
@@ -137,7 +170,7 @@ def _import_images(
     if "caption_extention" in values:  # a misspelling that sd-scripts accept
         arguments["caption_extension"] = values["caption_extention"]
     if datasets is not None:
-        import_datasets(report, TomlFile(file.path, {}, {}), {"datasets": list(datasets)}, arguments)
+        import_datasets(report, file, {"datasets": list(datasets)}, arguments)
         return
     if any(report.has_lost_backslashes(table, key) for key in sorted(_IMAGE_PARAMETERS)):
         return
@@ -170,10 +203,14 @@ def _import_image_settings(report: ImportReport, arguments: Mapping[str, Any]) -
         report.set("resolution_height", size[1] if size[1] != size[0] else 0)
     if "enable_bucket" in arguments:
         report.set("bucket_rule", "kohya" if arguments["enable_bucket"] else "one size", "enable_bucket")
+    if "bucket_reso_steps" in arguments:
+        step = usable_step(report, int(to_number(arguments["bucket_reso_steps"])))
+        arguments = {**arguments, "bucket_reso_steps": step}
     settings = {**BUCKET_SETTINGS, **RUN_SETTINGS}
     settings |= {"batch_size": "train_batch_size", "bucket_no_upscale": "bucket_no_upscale"}
-    for key in arguments.keys() & settings.keys():
+    for key in sorted(arguments.keys() & settings.keys()):
         report.set(settings[key], arguments[key], key)
+    make_trainable(report)
     report.unsupported.append(
         "The file lists no images (train_data_dir, dataset_config), so the concepts are unchanged. Import the "
         "dataset.toml too."
