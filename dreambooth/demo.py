@@ -24,6 +24,7 @@ from dreambooth.errors import UserError
 from dreambooth.images.decoding import open_image
 from dreambooth.images.listing import find_images
 from dreambooth.jobs import Events
+from dreambooth.paths import clean_path
 from dreambooth.sampling.generate import SampleRequest
 from dreambooth.settings import Concept, Folders, ModelFolder, read_concepts
 from dreambooth.terminal import ProgressBar
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _arguments().parse_args(argv)
     bar = ProgressBar()
     try:
-        outcome = Demo(Path(args.out), Path(args.concepts), args.token, bar).run()
+        outcome = Demo(clean_path(args.out), clean_path(args.concepts), args.token, bar).run()
     except UserError as error:
         bar.line(f"dreambooth: {error}")
         return 1

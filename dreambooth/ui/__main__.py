@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from dreambooth.errors import UserError
+from dreambooth.paths import clean_path
 from dreambooth.threads import wait_passively
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="launch.py ui", description="Serve the page on this machine.")
     parser.add_argument("--port", type=int, default=7861, help="port to serve on (default: 7861)")
-    parser.add_argument("--models-dir", type=Path, help="models folder, for example of a WebUI (default: models/)")
+    parser.add_argument("--models-dir", metavar="DIR", help="models folder, for example of a WebUI (default: models/)")
     parser.add_argument("--listen", default="127.0.0.1", metavar="ADDRESS", help="address to serve on; requires --auth")
     parser.add_argument("--auth", default="", metavar="NAME:PASSWORD", help="login required to open the page")
     parser.add_argument(
@@ -24,7 +24,8 @@ def main(argv: list[str] | None = None) -> int:
     from dreambooth import ui  # not for --help: Gradio takes seconds to import
 
     try:
-        ui.serve(args.port, args.models_dir, args.listen, args.share, args.auth)
+        models_dir = clean_path(args.models_dir) if args.models_dir else None
+        ui.serve(args.port, models_dir, args.listen, args.share, args.auth)
     except UserError as error:
         print(error, file=sys.stderr)
         return 1

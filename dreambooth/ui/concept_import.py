@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from dreambooth import actions
 from dreambooth.errors import UserError
+from dreambooth.paths import clean_path
 from dreambooth.text import count
 from dreambooth.ui import render
 from dreambooth.ui.job_runner import errors_as_html
@@ -36,7 +36,7 @@ class ConceptImport:
         if not source:
             raise UserError("Paste a concepts list (JSON), or enter the path of one, of a dataset.toml or of a folder.")
         if not source.startswith(("[", "{")):
-            report = actions.images.import_configuration(model, Path(source), config)
+            report = actions.images.import_configuration(model, clean_path(source), config)
             return _summary(report["concepts"], report["taken"], report["without"])
         from dreambooth.interop.input_kind import recognize_concepts
 
@@ -51,7 +51,7 @@ class ConceptImport:
         config = self.page_controller.edited_config(self.page_controller.model(name), settings, concepts)
         if not (path or "").strip():
             raise UserError("Enter the path of the dataset.toml to write.")
-        written = actions.images.export_toml(config, Path(path.strip()))
+        written = actions.images.export_toml(config, clean_path(path))
         return render.lines([f"Wrote {written['path']}.", *written["without"]])
 
 

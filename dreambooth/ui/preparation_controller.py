@@ -75,7 +75,6 @@ class PreparationController:
 
 
 def _path(folder: str | None) -> Path:
-    folder = (folder or "").strip()
-    if not folder:
+    if not (folder or "").strip():
         raise UserError("Enter the folder with the images, at the top of this tab.")
-    return clean_path(folder)
+    return clean_path(folder or "")

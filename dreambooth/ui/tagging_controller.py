@@ -11,6 +11,7 @@ from typing import Any
 from dreambooth import actions
 from dreambooth.errors import UserError
 from dreambooth.jobs import Controls, Ended, Events
+from dreambooth.paths import clean_path
 from dreambooth.settings import parse
 from dreambooth.settings.tagging import LEAVE, REPLACE, TagOptions
 from dreambooth.text import count
@@ -114,4 +115,4 @@ def _options(folder: str, values: Values) -> TagOptions:
 
 
 def _name(folder: str) -> str:
-    return Path(folder.strip()).name or folder.strip()
+    return clean_path(folder).name or folder.strip()
