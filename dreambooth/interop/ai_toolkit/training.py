@@ -73,7 +73,7 @@ def _import_resolution(report: ImportReport, datasets: Sequence[Dataset]) -> Non
         report.set(key, value)
     report.set("bucket_no_upscale", True)
     report.unsupported.append(
-        "Buckets: small images keep their size, as in ai-toolkit, but the sides of buckets may differ by 16 pixels."
+        "Buckets: small images keep their size, as in ai-toolkit, but the sides of buckets differ, by about 16 pixels."
     )
 
 

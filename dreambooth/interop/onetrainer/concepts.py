@@ -11,7 +11,7 @@ from typing import Any
 
 from dreambooth.captions.reading import decode_caption, read_caption_bytes
 from dreambooth.errors import UserError
-from dreambooth.images.listing import IMAGE_EXTENSIONS, find_images
+from dreambooth.images.listing import IMAGE_EXTENSIONS, find_images, masks_of
 from dreambooth.interop.kohya.folders import list_direct_images
 from dreambooth.interop.kohya.import_report import ImportReport
 from dreambooth.interop.nested_values import NestedValues
@@ -112,6 +112,8 @@ def _read_row(report: ImportReport, row: Any, number: int) -> ConceptRow | None:
         return None
     subfolders = values.flag("include_subdirectories")
     images = find_images(folder) if subfolders else list_direct_images(folder, _is_readable_here)
+    masks = set(masks_of(images).values())
+    images = [path for path in images if path not in masks]
     if not images:
         below = "" if subfolders else " (include_subdirectories is off)"
         report.unsupported.append(f"{name}: skipped, as the folder {folder} contains no images{below}.")
