@@ -43,7 +43,7 @@ def clean_path(text: str | os.PathLike[str], base: str | Path = "") -> Path:
         raise UserError(f"{escape_unprintable(given)} contains no path: enter a path.")
     if not _exists(cleaned, base):
         _refuse_other_input(cleaned)
-    if not _IS_WINDOWS and PureWindowsPath(cleaned).is_absolute():  # of another machine, shown as given
+    if is_windows_path(cleaned):  # of another machine, shown as given
         return Path(cleaned)
     return Path(base, os.path.expanduser(cleaned))
 
@@ -58,6 +58,11 @@ def clean_text(text: str, base: str | Path = "") -> str:
             return next((other for other in _other_spellings(text) if _exists(other, base)), _with_variables(text))
         text = unwrapped
     return text
+
+
+def is_windows_path(path: str | os.PathLike[str]) -> bool:
+    """Whether it is an absolute path of Windows, on another system."""
+    return not _IS_WINDOWS and PureWindowsPath(path).is_absolute()
 
 
 def is_web_address(text: str) -> bool:

@@ -12,6 +12,7 @@ from dreambooth.errors import UserError
 from dreambooth.images.file_kinds import IMAGE_EXTENSIONS, FileKind, has_image_content, is_hidden, kind_of
 from dreambooth.images.file_reader import Heartbeat, no_heartbeat, read_all
 from dreambooth.images.issues import UnusableFile
+from dreambooth.paths import is_windows_path
 from dreambooth.text import escape_unprintable
 
 # Ends of the names of masks: as OneTrainer has them, and the most common one.
@@ -61,6 +62,10 @@ def scan_folder(folder: str | Path, heartbeat: Heartbeat = no_heartbeat) -> List
     if os.path.isfile(folder):  # unlike Path.is_file, it takes any name
         raise UserError(f"{escape_unprintable(folder)}: is a file. Enter the folder that contains the images.")
     if not os.path.isdir(folder):
+        if is_windows_path(folder):
+            raise UserError(
+                f"{escape_unprintable(folder)} is a folder of a Windows computer. Enter the path on this one."
+            )
         raise UserError(f"{escape_unprintable(folder)}: there is no such folder. Correct the path, or create it.")
     listing = Listing()
     visited: set[str] = set()
