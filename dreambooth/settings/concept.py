@@ -43,8 +43,8 @@ class Concept:
     subfolders: bool = setting(True, "Directories", "Include subfolders",
         "Also use the images in subfolders. Off uses only the images directly in the folder, as sd-scripts do.")
     metadata_file: str = setting("", "Directories", "Metadata file",
-        "JSON file with image names and captions, as written by sd-scripts' fine-tuning tools. Only the images it "
-        "lists are used, and caption files are ignored.", path=True)
+        "File with image names and captions: a metadata.jsonl or .csv of a dataset, or the JSON of sd-scripts' "
+        "fine-tuning tools. Only the images it lists are used, and caption files are ignored.", path=True)
     regularization: bool = setting(False, "Directories", "Regularization images",
         "These are class images, used as regularization as in sd-scripts: together as often as all instance images, "
         "with the prior loss weight.")
