@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from dreambooth import files
 from dreambooth.captions.history import EditHistory, FileChange
 from dreambooth.captions.reading import MAX_BYTES, read_caption_bytes
 from dreambooth.errors import UserError
+from dreambooth.images.file_kinds import has_image_content
 from dreambooth.types import ProgressCallback
 
 MAX_NAMED = 5  # files that a message names; more are counted
@@ -42,6 +43,7 @@ def write_captions(
     UserError when a file can't be written, and Cancelled from ``progress``; then no file is changed.
     """
     contents = {Path(path): encode_caption(path, text) for path, text in texts.items()}
+    _refuse_images(contents)
     if not any(read_caption_bytes(path) != data for path, data in contents.items()):
         return 0
     with _locked_history(Path(folder), progress) as (history, _):
@@ -55,6 +57,7 @@ def write_changes(
     """Write planned changes as one edit. UserError, and nothing is written, if a file changed since the planning."""
     if not changes:
         return WriteResult(description)
+    _refuse_images(change.path for change in changes)
     with _locked_history(Path(folder), progress) as (history, finished):
         changed = [change.path for change in changes if _state(change) != BEFORE]
         if changed:
@@ -184,6 +187,14 @@ def _state(change: FileChange) -> str:
     except UserError:
         return OTHER
     return BEFORE if data == change.before else AFTER if data == change.after else OTHER
+
+
+def _refuse_images(paths: Iterable[Path]) -> None:
+    """UserError for an image whose extension is that of captions: it would be overwritten."""
+    if images := [path for path in paths if has_image_content(path)]:
+        raise UserError(
+            f"{_name_some(images)}: is an image, which a caption would overwrite. Rename it to .jpg or .png."
+        )
 
 
 def encode_caption(path: Path, text: str) -> bytes:

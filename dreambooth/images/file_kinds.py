@@ -21,6 +21,7 @@ CAPTION_EXTENSIONS = (".txt", ".caption")  # the default of a concept
 
 _CONVERT = "is in an unsupported format: convert it to PNG or JPEG."
 _RAW = "is a raw photo: export it as JPEG or PNG."
+_CALLED_CAPTION = "is an image that is called like a caption: rename it to .jpg or .png."
 _EXPORT = "is a file of a paint program: export it as PNG."
 _VIDEO = "is a video: save frames of it as PNG or JPEG, or remove it from the folder."
 _ARCHIVE = "is an archive: unpack it into the folder, or remove it."
@@ -36,6 +37,7 @@ _UNSUPPORTED = {
     ".icns .cur .sgi .qoi .flif .bpg .eps .ai .wmf .emf .pfm .xbm .xpm .pict .avci",
     _RAW: ".dng .cr2 .cr3 .crw .nef .nrw .arw .sr2 .srf .orf .raf .rw2 .pef .srw .x3f .rwl .3fr .iiq .erf .kdc .mrw "
     ".mef .mos .dcr .raw",
+    _CALLED_CAPTION: " ".join(CAPTION_EXTENSIONS),
     _EXPORT: ".psd .psb .xcf .kra .ora .clip .sai .sai2 .mdp .afphoto .afdesign .pdn .cdr .procreate .pxd",
 }
 # Files that people took for images, or that hold images.
@@ -100,7 +102,7 @@ def kind_of(name: str) -> FileKind:
 
 
 def advice(name: str) -> str:
-    """Why a file of kind UNSUPPORTED or NOT_IMAGE is not trained, and what to do."""
+    """Why a file that is no usable image is not trained, and what to do."""
     return _ADVICE.get(os.path.splitext(name)[1].lower(), _BACKUP if name.endswith("~") else _CONVERT)
 
 
@@ -108,7 +110,7 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in _SYSTEM_FILES
 
 
-def has_image_content(path: str) -> bool:
+def has_image_content(path: str | os.PathLike[str]) -> bool:
     """Whether the first bytes are those of an image. False for what can't be read."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for its other end

@@ -142,7 +142,7 @@ def _add_files(folder: str, names: Sequence[str], listing: Listing, heartbeat: H
             stems.add(_stem(name))
     for name in captions:
         if _stem(name) not in stems:
-            (listing.images if looks_like_image(name) else listing.orphans).append(Path(folder, name))
+            (listing.unsupported if looks_like_image(name) else listing.orphans).append(Path(folder, name))
 
 
 def _extension(name: str) -> str:

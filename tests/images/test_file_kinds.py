@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dreambooth.captions.writing import write_captions
 from dreambooth.dataset.planning import make_plan
 from dreambooth.errors import UserError
 from dreambooth.images.file_kinds import FileKind, advice, kind_of
@@ -16,15 +17,19 @@ from tests.images.odd_images import encoded, noise
 SETTINGS = Settings(resolution=128, bucket_step=32)
 
 
-def test_an_image_named_like_a_caption_is_used_unless_it_is_the_caption_of_another(tmp_path: Path) -> None:
-    for name in ("alone.txt", "taken.png", "taken.txt", "b.caption"):
+def test_an_image_named_like_a_caption_is_named_and_never_overwritten(tmp_path: Path) -> None:
+    for name in ("plain.png", "alone.txt", "taken.png", "taken.txt", "b.CAPTION"):
         (tmp_path / name).write_bytes(encoded(noise(len(name)), "JPEG"))
     plan = make_plan([Concept(instance_data_dir=str(tmp_path))], SETTINGS)
-    assert [(example.path.name, example.caption) for example in plan.examples] == [
-        ("alone.txt", "alone"),
-        ("b.caption", "b"),
-    ]
-    assert [issue.path.name for issue in plan.issues if issue.kind == "caption-unreadable"] == ["taken.png"]
+    assert [example.path.name for example in plan.examples] == ["plain.png"]
+    issues = {issue.path.name: issue for issue in plan.issues if issue.left_out}
+    assert {name: issue.kind for name, issue in issues.items()} == {
+        "alone.txt": "other-format", "b.CAPTION": "other-format", "taken.png": "caption-unreadable",
+    }  # fmt: skip
+    assert "rename it to .jpg" in issues["alone.txt"].text
+    with pytest.raises(UserError, match=r"alone\.txt: is an image, which a caption would overwrite"):
+        write_captions(tmp_path, {tmp_path / "alone.txt": "a toy", tmp_path / "new.txt": "a toy"}, "test")
+    assert not (tmp_path / "new.txt").exists()
 
 
 def test_a_caption_beside_an_image_without_an_extension_is_its_caption(tmp_path: Path) -> None:
