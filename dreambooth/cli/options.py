@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterable, Sequence
 
-from dreambooth.settings import Setting
+from dreambooth.settings import SETTINGS, Setting
+from dreambooth.settings.other_names import ADVICE
+
+_PAIR = re.compile(r"\s*[^\s=][^=]*=")
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -22,16 +26,27 @@ def assignments(groups: Iterable[Sequence[str]]) -> tuple[dict[str, str], list[s
     """(values by key of all --set, problems); ``groups``: the arguments of each --set."""
     values, problems = {}, []
     for group in groups:
-        pairs = [item.partition("=") for item in group]
-        if all(key.strip() and equals for key, equals, _ in pairs):
-            values |= {key.strip(): value.strip() for key, _, value in pairs}
+        broken = [number for number, item in enumerate(group) if not _PAIR.match(item)]
+        if broken:
+            meant = _meant(group, broken[0])
+            text = " ".join(group)
+            problems.append(
+                f"--set {text}: write each setting as key=value, in quotes if it has spaces, as in {meant}."
+            )
             continue
-        broken = next(item for item, (key, equals, _) in zip(group, pairs, strict=True) if not (key.strip() and equals))
-        problems.append(
-            f"--set {' '.join(group)}: {broken} is not of the form key=value. Write no spaces around =, and quotes "
-            'around a value with spaces: "sanity_prompt=a red car".'
-        )
+        values |= {key.strip(): value.strip() for key, _, value in (item.partition("=") for item in group)}
     return values, problems
+
+
+def _meant(group: Sequence[str], broken: int) -> str:
+    """The setting that the item at ``broken`` is a part of, as one argument."""
+    is_key = group[broken] in SETTINGS or group[broken] in ADVICE
+    start = broken if is_key else max(0, broken - 1)
+    end = next((number for number in range(broken + 1, len(group)) if _PAIR.match(group[number])), len(group))
+    text = re.sub(r"\s*=\s*", "=", " ".join(group[start:end]), count=1)
+    if "=" not in text:
+        text = text.replace(" ", "=", 1)
+    return f'"{text}"' if " " in text else text
 
 
 def add_option(parser: argparse.ArgumentParser, setting: Setting) -> None:

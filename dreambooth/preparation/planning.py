@@ -22,7 +22,7 @@ from dreambooth.images.cropping import crop_to_bucket, resize_only, smart_crop
 from dreambooth.images.decoding import decode_image, decode_to_rgb
 from dreambooth.images.file_reader import read_bytes
 from dreambooth.images.issues import UnusableFile
-from dreambooth.images.listing import list_files, masks_of, natural_order
+from dreambooth.images.listing import Listing, list_files, masks_of, natural_order
 from dreambooth.images.parallel import map_files
 from dreambooth.paths import clean_path
 from dreambooth.preparation.changes import ImageChange, Preparation
@@ -72,7 +72,8 @@ def plan_preparation(folder: Path, options: PrepareOptions, progress: ProgressCa
     if not sources:
         raise UserError.from_problems([f"{folder}: none of its images can be prepared.", *skipped])
     changes = _changes(sources, folder, out, options, masks)
-    return Preparation(folder, out, options, tuple(changes), tuple(skipped), tuple(_warnings(sources, changes)))
+    warnings = [*_warnings(sources, changes), *([] if options.in_place else _not_copied(listing))]
+    return Preparation(folder, out, options, tuple(changes), tuple(skipped), tuple(warnings))
 
 
 # -- options and destination ----------------------------------------------------------------------------------
@@ -226,6 +227,11 @@ def _other_files(sources: Sequence[_SourceImage], masks: Mapping[Path, Path]) ->
     replaced = {*paths, *(masks[path] for path in paths if path in masks), *captions}
     for folder in {path.parent for path in paths}:
         yield from (path for path in folder.iterdir() if path not in replaced)
+
+
+def _not_copied(listing: Listing) -> Iterator[str]:
+    if others := [*listing.not_images, *listing.side_files]:
+        yield f"{count(len(others), 'other file')} not copied, such as {others[0].name}: only images are prepared."
 
 
 def _warnings(sources: Sequence[_SourceImage], changes: Sequence[ImageChange]) -> Iterator[str]:

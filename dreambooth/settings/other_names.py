@@ -151,7 +151,8 @@ def value_advice(key: str, value: object) -> str:
     size = re.fullmatch(r"(\d{2,5})\s*[x×*,;]\s*(\d{2,5})", text, re.IGNORECASE)
     if key == "resolution" and size:
         width, height = size.groups()
-        return f"; use resolution={width}" + (f" and resolution_height={height}" if height != width else "")
+        other = f', and resolution_height={height} with bucket_rule=kohya or "one size"' if height != width else ""
+        return f"; use resolution={width}{other}"
     if key == "lora_type" and re.sub(r"\W|_", "", text.lower()) in ("locon", "lycorislocon", "lierla", "standard"):
         return "; use lora_type=LoRA, with use_lora_extended=true for convolutions"
     number = re.fullmatch(r"([+-]?\d*[.,]?\d+(?:[eE][+-]?\d+)?)[,;]?", text)

@@ -75,7 +75,7 @@ def test_equal_values_are_accepted(key: str, given: str, value: str) -> None:
 @pytest.mark.parametrize(
     ("key", "given", "expected"),
     [
-        ("resolution", "512x768", "use resolution=512 and resolution_height=768."),
+        ("resolution", "512x768", "use resolution=512, and resolution_height=768 with bucket_rule"),
         ("resolution", "512, 512", "use resolution=512."),
         ("learning_rate", "0,0001", "write 0.0001."),
         ("learning_rate", "1e-4,", "write 1e-4."),
