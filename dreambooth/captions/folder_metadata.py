@@ -15,8 +15,12 @@ from dreambooth.captions.metadata_file import MetadataFile
 from dreambooth.captions.reading import Caption
 from dreambooth.errors import UserError
 
-NAMES = ("metadata.jsonl", "metadata.csv")
+_NAMES = ("metadata.jsonl", "metadata.csv")
 _LEVELS = 4  # the folder of an image and those above it, in which files that list it are looked for
+
+
+def is_metadata_name(name: str) -> bool:
+    return name.lower() in _NAMES
 
 
 def caption_near(image: Path, caption_lines: str) -> Caption | None:
@@ -61,5 +65,9 @@ def _files_near(folder: str) -> Iterator[Path]:
 @functools.lru_cache(maxsize=4096)
 def _files_in(folder: str, modified: int) -> tuple[Path, ...]:
     """``modified``: of the folder, so that new files are found."""
-    paths = (Path(folder, name) for name in NAMES)
-    return tuple(path for path in paths if os.path.isfile(path))
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return ()
+    found = sorted(filter(is_metadata_name, names), key=lambda name: _NAMES.index(name.lower()))
+    return tuple(Path(folder, name) for name in found)

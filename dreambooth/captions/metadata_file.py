@@ -53,6 +53,11 @@ class MetadataFile:
         """What the file lists, with or without extension."""
         return [Path(key) for key in self.rows]
 
+    def existing(self) -> list[Path]:
+        """The listed paths that exist, with some extension if they have none."""
+        locate = _Locator(())
+        return [path for path in self.paths if locate.exists(str(path))]
+
     def lists(self, image: Path) -> bool:
         return self._key(image) is not None
 
@@ -149,7 +154,7 @@ class _Locator:
         if len(self.folders) == 1 and not is_foreign and not os.path.isabs(file):
             return first
         candidates = [first, *(os.path.abspath(os.path.join(folder, file)) for folder in self.folders[1:])]
-        existing = next((path for path in candidates if self._exists(path)), "")
+        existing = next((path for path in candidates if self.exists(path)), "")
         if existing:
             return existing
         return self._by_end(file, is_foreign) or first
@@ -162,12 +167,12 @@ class _Locator:
         for start in range(len(parts)) if is_absolute else [0]:
             for folder in self.folders:
                 path = os.path.abspath(os.path.join(folder, *parts[start:]))
-                if self._exists(path):
+                if self.exists(path):
                     self.moved += [file] if is_absolute else []
                     return path
         return ""
 
-    def _exists(self, path: str) -> bool:
+    def exists(self, path: str) -> bool:
         """Whether there is such a file, or one with this name and some extension."""
         folder, name = os.path.split(path)
         if folder not in self._names:

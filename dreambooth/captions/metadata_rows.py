@@ -126,7 +126,7 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 
 def _parse_lines(path: Path, text: str) -> Iterator[Mapping[str, Any]]:
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: strings may contain other line separators
         if not line.strip():
             continue
         try:
@@ -140,9 +140,12 @@ def _parse_lines(path: Path, text: str) -> Iterator[Mapping[str, Any]]:
 
 def _parse_table(path: Path, text: str) -> list[Mapping[str, Any]]:
     header = text.lstrip("\ufeff").split("\n", 1)[0]
-    delimiter = max(",;\t", key=header.count)
+    delimiter = max(",;\t|", key=header.count)
+    first = header.split(delimiter)[0].strip(' "\r')
+    columns = ["file_name", "text"] if _is_image_name(first) else None  # a table without a header
     try:
-        rows = list(csv.DictReader(io.StringIO(text.lstrip("\ufeff"), newline=""), delimiter=delimiter))
+        lines = io.StringIO(text.lstrip("\ufeff"), newline="")
+        rows = list(csv.DictReader(lines, fieldnames=columns, delimiter=delimiter))
     except csv.Error as error:
         raise UserError(f"{path} is not a valid table ({error}). Save it as CSV with UTF-8 text.") from error
     return [{str(key).strip(): value for key, value in row.items() if key is not None} for row in rows]

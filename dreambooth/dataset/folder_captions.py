@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,7 +47,7 @@ def _report(metadata: MetadataFile, source: CaptionSource, images: Sequence[Path
             own.append(image)
         else:
             n_listed += 1
-    absent = [listed for listed in metadata.not_among(images) if not listed.is_file()]
+    absent = [listed for listed in metadata.not_among(images) if not os.path.isfile(listed)]
     checks.add(absent, "absent", f"is listed in {path} but does not exist.")
     checks.add(unlisted, "unlisted", f"has no caption file and is not listed in {path}.")
     if own:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from dreambooth.captions.folder_metadata import NAMES as METADATA_NAMES
+from dreambooth.captions.folder_metadata import is_metadata_name
 from dreambooth.captions.kohya_rules import is_image
 from dreambooth.captions.metadata_file import MetadataFile, caption_of
 from dreambooth.captions.reading import Caption, CaptionSource
@@ -274,7 +274,7 @@ def _report_side_files(paths: Iterable[Path], concept: Concept, checks: Checks) 
     captions = CaptionSource.from_concept(concept).extensions
     by_extension: dict[str, list[Path]] = defaultdict(list)
     for path in paths:
-        is_metadata = path.name in METADATA_NAMES or path == clean_path(concept.metadata_file)
+        is_metadata = is_metadata_name(path.name) or path == clean_path(concept.metadata_file)
         if not path.name.endswith(captions) and not is_metadata:
             by_extension[path.suffix.lower()].append(path)
     for extension, (first, *others) in by_extension.items():

@@ -35,7 +35,7 @@ def import_file(report: ImportReport, file: DataFile) -> None:
     """A concept of the listed images, which are in the file's folder or below it, or named with their whole path."""
     concept = Concept(instance_data_dir=str(file.path.absolute().parent), metadata_file=str(file.path.absolute()))
     metadata = MetadataFile.from_concept(concept)
-    existing = [path for path in metadata.paths if path.is_file() or any(path.parent.glob(f"{path.name}.*"))]
+    existing = metadata.existing()
     if not existing:
         raise UserError(
             f"{file.path} lists {count(len(metadata.paths), 'image')}, but none of them exists (such as "

@@ -56,6 +56,11 @@ FILES = {
     ),
     "table": ("m.csv", "file_name,text\r\na.png,a\r\nb.png,b\r\n"),
     "table of a spreadsheet": ("m.csv", "\ufeffid;file_name;caption\n1;a.png;a\n2;b.png;b\n"),
+    "table without a header": ("m.csv", 'a.png,a\n"b.png","b"\n'),
+    "separators in texts": (
+        "m.jsonl",
+        lines({"file_name": "a.png", "text": "a\u2028"}, {"file_name": "./b.png", "text": "\u0085b"}) + "\r\n",
+    ),
     "tabs": ("m.tsv", "text\tfile_name\na\ta.png\nb\tb.png\n"),
     "list": ("m.json", json.dumps([{"file_name": "a.png", "text": "a"}, {"file_name": "b.png", "text": "b"}])),
     "texts by name": ("m.json", json.dumps({"a.png": "a", "b.png": "b"})),
@@ -75,14 +80,14 @@ def test_a_concepts_metadata_file(tmp_path: Path, name: str, inside: bool) -> No
     assert captions(plan) == {"a.png": "a", "b.png": "b"} and not plan.warnings
 
 
-@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv"])
+@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv", "Metadata.JSONL"])
 def test_a_file_in_the_folder_gives_captions_to_images_without_a_caption_file(tmp_path: Path, name: str) -> None:
     folder = make_images(tmp_path / "d", "a.png", "b.png", "c.png", "below/e.png")
     (folder / "b.txt").write_text("own")
     rows = [{"file_name": f"{stem}.png", "text": f"of {stem}"} for stem in ("a", "b", "gone")]
     rows += [{"file_name": "below/e.png", "text": "of e"}]
     table = "file_name,text\n" + "".join(f"{row['file_name']},{row['text']}\n" for row in rows)
-    (folder / name).write_text(lines(*rows) if name.endswith("jsonl") else table)
+    (folder / name).write_text(lines(*rows) if name.lower().endswith("jsonl") else table)
     plan = plan_of(folder)
     assert captions(plan) == {"a.png": "of a", "b.png": "own", "c.png": "c", "e.png": "of e"}
     warnings = "\n".join(plan.warnings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,9 +76,9 @@ def _read(report: ImportReport, job: Job, row: Any, number: int) -> Dataset | No
         return None
     try:
         path = report.resolve_path(text)
-        if path.is_dir():
+        if os.path.isdir(path):
             return _with_images(report, Dataset(name, values, path, None, find_images(path)))
-        if path.is_file():
+        if os.path.isfile(path):
             concept = Concept(instance_data_dir=str(path.parent), metadata_file=str(path))
             images = MetadataFile.from_concept(concept).paths
             return _with_images(report, Dataset(name, values, path.parent, path, images))
@@ -220,7 +221,7 @@ def import_masks(report: ImportReport, datasets: Sequence[Dataset]) -> None:
         if not given or dataset.values.flag("alpha_mask"):
             continue
         folder = report.resolve_path(given)
-        if folder.is_dir():
+        if os.path.isdir(folder):
             report.concepts[number] = dataclasses.replace(report.concepts[number], mask_data_dir=str(folder))
             report.imported.append(f"{dataset.name}, mask_path -> mask directory {folder}")
         else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from dreambooth.interop.kohya.import_report import ImportReport
 from dreambooth.interop.nested_values import NestedValues
 
@@ -49,7 +51,7 @@ def import_network(report: ImportReport, values: NestedValues) -> None:
 def _import_lora_start(report: ImportReport, values: NestedValues) -> None:
     start = values.text("network.pretrained_lora_path")
     path = report.resolve_path(start) if start else None
-    found = path is not None and path.is_file()
+    found = path is not None and os.path.isfile(path)
     report.set("lora_start", str(path) if found else start, values.source("network.pretrained_lora_path"))
     if start and not found:
         report.unsupported.append(

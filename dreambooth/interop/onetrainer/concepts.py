@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -106,8 +107,8 @@ def _read_row(report: ImportReport, row: Any, number: int) -> ConceptRow | None:
     except UserError as error:
         report.unsupported += [f"{name}, path: {problem}" for problem in error.problems]
         return None
-    if not folder.is_dir():
-        what = "is a file, not a folder" if folder.is_file() else "does not exist"
+    if not os.path.isdir(folder):
+        what = "is a file, not a folder" if os.path.isfile(folder) else "does not exist"
         report.unsupported.append(f"{name}: skipped, as the folder {folder} {what}. Correct its path.")
         return None
     subfolders = values.flag("include_subdirectories")

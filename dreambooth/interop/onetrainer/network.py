@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from dreambooth.interop.kohya.import_report import ImportReport
 from dreambooth.interop.nested_values import NestedValues
 
@@ -35,7 +37,7 @@ def import_network(report: ImportReport, config: NestedValues) -> None:
         config.skip(key for key in _NETWORK_KEYS if key.startswith("lokr_"))
     start = config.text("lora_model_name")
     path = report.resolve_path(start) if start else None
-    found = path is not None and path.is_file()
+    found = path is not None and os.path.isfile(path)
     report.set("lora_start", str(path) if found else start, config.source("lora_model_name") if start else "")
     if start and not found:
         report.unsupported.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -70,7 +71,7 @@ def _rows(report: ImportReport, config: NestedValues) -> list[Any]:
         return rows if isinstance(rows, list) else []
     try:
         path = report.resolve_path(name)
-        rows = read_json(path, MAX_BYTES) if path.is_file() else []
+        rows = read_json(path, MAX_BYTES) if os.path.isfile(path) else []
     except UserError as error:
         report.unsupported += [f"sample_definition_file_name: {problem}" for problem in error.problems]
         rows = []
