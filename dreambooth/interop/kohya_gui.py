@@ -33,6 +33,7 @@ _GUI_FIELDS = {
     "latent_metadata_filename", "image_folder", "use_latent_files", "use_wandb", "save_as_bool", "sdxl_checkbox",
     "LyCORIS_preset", "flux1_checkbox", "sd3_checkbox",
 }  # fmt: skip
+_SCRIPT_PARAMETERS = frozenset({"network_module", "optimizer_type"})  # LoRA_type and optimizer on the page
 _OTHER_FAMILIES = {
     "flux1_checkbox": "FLUX.1", "sd3_checkbox": "Stable Diffusion 3", "hunyuan_image_checkbox": "HunyuanImage",
     "anima_checkbox": "Anima", "lumina_checkbox": "Lumina Image 2.0",
@@ -86,8 +87,10 @@ _DEFAULT_FOR_0 = {"max_grad_norm": 1.0, "prior_loss_weight": 1.0, "network_alpha
 
 
 def recognize(data: Any) -> bool:
-    """Whether these are the fields of a training page."""
-    return isinstance(data, Mapping) and len(_GUI_FIELDS & data.keys()) >= 2
+    """Whether these are the fields of a training page, not what it hands to sd-scripts when a training starts."""
+    if not isinstance(data, Mapping) or not _SCRIPT_PARAMETERS.isdisjoint(data):
+        return False
+    return len(_GUI_FIELDS & data.keys()) >= 2
 
 
 def import_file(report: ImportReport, file: DataFile) -> None:

@@ -431,6 +431,20 @@ def test_defaults_of_sd_scripts_replace_earlier_settings(tmp_path: Path) -> None
     assert run == parse(Settings, found.settings) and (run.learning_rate, run.weight_decay) == (2e-6, 0.01)
 
 
+def test_what_the_gui_hands_to_sd_scripts_is_not_a_preset_of_the_gui(tmp_path: Path) -> None:
+    make_images(tmp_path / "img/10_a")
+    text = (
+        "train_data_dir = 'img'\nresolution = '1024,1024'\nepoch = 30\nnoise_offset_type = 'Multires'\n"
+        "max_train_epochs = 30\noptimizer_type = 'Prodigy'\noptimizer_args = []\nnetwork_module = 'networks.lora'\n"
+        "network_dim = 32\nnetwork_alpha = 16\nunet_lr = 1\ntext_encoder_lr = 1\n"
+    )
+    found = dataset(tmp_path, text, "config_lora-20260101-000000.toml")
+    expected = {"resolution": 1024, "optimizer": "Prodigy", "lora_learning_rate": 1.0, "lora_unet_rank": 32,
+                "lora_unet_alpha": 16.0, "num_train_epochs": 30, "lr_scheduler": "constant"}  # fmt: skip
+    assert {key: found.settings[key] for key in expected} == expected
+    assert all("unknown parameter" not in line for line in found.unsupported)
+
+
 def test_training_parameters_and_datasets_in_one_file(tmp_path: Path) -> None:
     make_images(tmp_path / "a")
     found = dataset(

@@ -120,7 +120,7 @@ def list_direct_images(folder: Path, accepts: Callable[[Path], bool] = is_image)
     try:
         with os.scandir(folder) as entries:
             names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_file()]
-    except OSError:
+    except (OSError, ValueError):
         return []
     return [path for path in map(folder.joinpath, sorted(names)) if accepts(path)]
 
@@ -129,6 +129,6 @@ def _list_subfolders(root: Path) -> list[Path]:
     try:
         with os.scandir(root) as entries:
             found = [root / entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
-    except OSError:  # reported when its images are listed
+    except (OSError, ValueError):  # reported when its images are listed
         return []
     return sorted(found)

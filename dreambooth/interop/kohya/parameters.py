@@ -215,7 +215,9 @@ def import_attention(report: ImportReport, values: Mapping[str, Any]) -> None:
 
 
 def to_number(value: Any) -> float:
+    """0 for what is no finite number."""
     try:
-        return float(value)
-    except (TypeError, ValueError):
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
         return 0.0
+    return number if math.isfinite(number) else 0.0

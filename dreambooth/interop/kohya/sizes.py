@@ -80,6 +80,6 @@ def _replace(report: ImportReport, key: str, parameter: str, value: int, reason:
 
 def _whole_number(side: Any) -> int:
     number = float(str(side).strip())
-    if number != int(number):
+    if not number.is_integer():
         raise ValueError(side)
     return int(number)

@@ -112,6 +112,8 @@ NO_EFFECT_KEYS = {
                      "disable_mmap_load_safetensors", "fused_backward_pass", "fused_optimizer_groups",
                      "blocks_to_swap"),
                     "does not change the trained weights"),
+    "epoch": "max_train_epochs sets the length",
+    "noise_offset_type": "noise_offset and multires_noise_iterations choose the noise",
     **dict.fromkeys(("no_metadata", "training_comment", "output_config", "config_file", "debug_dataset",
                      "tokenizer_cache_dir", "console_log_file", "console_log_level", "console_log_simple",
                      "metadata_title", "metadata_author", "metadata_description", "metadata_license",
