@@ -22,6 +22,8 @@ _RENAMED = {
     "debiased_estimation_loss": "debiased_estimation",
     "db_use_lora_extended": "use_lora_extended",
     "total_steps": "revision",
+    "num_class_image": "num_class_images",
+    "ip_noise_gamma": "input_perturbation",
 }
 _SAMPLERS = {
     "euler": "EulerDiscrete",
@@ -34,13 +36,13 @@ _CONCEPT_KEYS = (
     "instance_data_dir", "class_data_dir", "file_prompt_contents", "instance_prompt", "class_prompt",
     "save_sample_prompt", "instance_token", "class_token", "num_class_images", "class_negative_prompt",
     "class_guidance_scale", "class_infer_steps", "save_sample_negative_prompt", "n_save_sample", "sample_seed",
-    "save_guidance_scale", "save_infer_steps", "max_steps",
+    "save_guidance_scale", "save_infer_steps", "save_sample_template", "max_steps",
 )  # fmt: skip
 
 # Keys that name files and counts of the old extension; they say nothing about training.
 _BOOKKEEPING = {
     "config_prefix", "discord_webhook_url", "graph_smoothing", "initial_revision", "input_pertubation",
-    "lifetime_revision", "model_dir", "model_path", "name", "notification_webhook_url", "output_dir",
+    "lifetime_revision", "log_with", "lora_dir", "model_dir", "model_path", "name", "notification_webhook_url", "output_dir",
     "pretrained_model_name_or_path", "save_class_txt", "save_lora_for_extra_net", "shared_diffusers_path",
     "shuffle_after_epoch", "train_unfrozen", "use_shared_src", "v2", "with_prior_preservation", "working_dir",
     "bucket_counts", "token_counts", "wandb_api_key", "wandb_project",
@@ -81,6 +83,7 @@ _WITHOUT_EFFECT: dict[str, tuple[tuple[Any, ...], str]] = {
     "c_step": (_OFF, "there is no curriculum"),
     "curve_sched": (_OFF, "the loss is not scaled by a curve"),
     "loss_curve_scale": (_OFF, "the loss is not scaled by a curve"),
+    "lognorm_sampling": (_OFF, "timesteps are sampled uniformly"),
     "scale_reg": (_OFF, "the loss of class images is weighted by prior_loss_weight"),
     "class_labels_conditioning": (("timesteps", "", None), "the model has no class labels"),
     "adaptation_beta1": (_OFF, "optimizer_args has the arguments of the optimizer"),

@@ -87,8 +87,10 @@ def old_folder(tmp_path, models_dir, subject_concepts):
         actions.create(model.folders, name, source, CreateOptions(extract_ema=ema))
         shutil.rmtree(model.source)
         _in_former_layout(model.working, **layout)
-        photos = str(subject_concepts.parent / "subject")
-        concepts = [{"instance_data_dir": photos, "instance_prompt": "a zwx toy", "save_infer_steps": 2,
+        photos = tmp_path / "photos"
+        photos.mkdir(exist_ok=True)
+        shutil.copyfile(next((subject_concepts.parent / "subject").rglob("*.png")), photos / "1.png")
+        concepts = [{"instance_data_dir": str(photos), "instance_prompt": "a zwx toy", "n_save_sample": 0,
                      "class_guidance_scale": 7.5, "is_valid": True, "num_class_images": 0}]  # fmt: skip
         config = {"model_name": name, "model_dir": str(model.root), "src": "C:\\models\\v1-5.ckpt",
                   "pretrained_model_name_or_path": str(model.working), "concepts_list": concepts, **values}  # fmt: skip
@@ -241,7 +243,7 @@ def test_a_folder_that_cannot_be_adopted_is_refused_and_stays_as_it_is(old_folde
     model, _ = old_folder("old", DECEMBER)
     damage(model.working)
     before = contents(model.root)
-    result = run(command, "old", "--models-dir", models_dir)
+    result = run("check", "old", "--models-dir", models_dir)
     assert result.returncode == 1
     assert "was created by the old extension, and can't be used as it is" in result.stderr
     assert reason in result.stderr and "Nothing was changed." in result.stderr
