@@ -255,8 +255,8 @@
     setInterval(() => {
         const files = root().querySelector("#db_files");
         const paths = files && [...files.querySelectorAll("[data-db-saved]")].map((item) => item.dataset.dbSaved).join("\n");
-        if (paths === null || paths === undefined || paths === knownFiles) return;
-        const isNew = knownFiles !== null && paths && !isOffline();
+        if (typeof paths !== "string" || paths === knownFiles || isOffline()) return;
+        const isNew = knownFiles !== null && paths;
         knownFiles = paths;
         if (isNew) for (const id of HOST_REFRESH) root().querySelector(`#${id}`)?.dispatchEvent(new Event("click"));
     }, 1000);
