@@ -132,7 +132,7 @@ def _datasets(data: Mapping[str, Any], general: Mapping[str, Any]) -> list[dict[
     datasets = []
     for table in tables if isinstance(tables, list) else []:
         rows = _table(table).get("subsets") or []
-        rows = [rows] if isinstance(rows, Mapping) else rows
+        rows = rows if isinstance(rows, list) else [rows]
         subsets = [_subset(row) for row in rows if isinstance(row, Mapping) and row.get("image_dir")]
         datasets += [{**general, **table, "subsets": subsets}] if subsets else []
     return datasets or None
