@@ -54,7 +54,8 @@ def create(
         origin=source if on_hub else "",
         progress=progress,
     )
-    shutil.rmtree(model.snapshots, ignore_errors=True)  # of the model that was replaced
+    for folder in (model.snapshots, model.abandoned):  # of the model that was replaced
+        shutil.rmtree(folder, ignore_errors=True)
     settings = parse(Settings, {"resolution": native_resolution(model)})
     config = ModelConfig(name, settings, (), facts)
     model.save(config)
@@ -76,7 +77,7 @@ def opened(model: ModelFolder, progress: ProgressCallback | None = None) -> Mode
 
     UserError when there is no such model, or when it can't be adopted.
     """
-    if (model.require().source / "manifest.json").is_file() and not model.load().is_of_old_extension:
+    if model.require().has_manifest() and not model.load().is_of_old_extension:
         return model
     from dreambooth.checkpoints.adoption import adopt
 

@@ -105,7 +105,14 @@ def _nothing_left(checked: PreflightResult) -> RunResult | None:
 
 def _save_start(model: ModelFolder, config: ModelConfig) -> None:
     """Remove temporary files of interrupted writes, then save and back up the parameters that the run starts with."""
-    for folder in (model.root, model.working, model.snapshots, model.folders.loras, model.folders.checkpoints):
+    for folder in (
+        model.root,
+        model.working,
+        model.snapshots,
+        model.abandoned,
+        model.folders.loras,
+        model.folders.checkpoints,
+    ):
         clear_leftovers(folder)
     model.save(config)
     model.back_up(config.info.revision)

@@ -142,7 +142,7 @@ def preflight(
         *_settings_without_effect(model, settings),
         *likely_mistakes(settings),
         *prompts_with_loras(settings, config.concepts),
-        *(list_snapshots(model).warnings(model.snapshots) if resume else ()),
+        *(list_snapshots(model).warnings() if resume else ()),
     )
     return PreflightResult(
         model, config, plan, device, precision, process_group, resume, steps, per_epoch, lr_curves(settings, steps),

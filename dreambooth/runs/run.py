@@ -83,7 +83,7 @@ def _with_seed(context: RunContext, snapshot: Snapshot | None) -> RunContext:
 
 
 def _resume(session: Session, results: Results, snapshot: Snapshot, entry: SnapshotEntry) -> None:
-    results.continue_run(snapshot, session.model.snapshots / entry.name)
+    results.continue_run(snapshot, entry.folder)
     for difference in restore_snapshot(session, snapshot):
         session.events.message(f"The resumed run differs from the original: {difference}.", level="warning")
     session.events.message(

@@ -24,6 +24,7 @@ from dreambooth.text import count
 
 log = logging.getLogger("dreambooth.settings")
 
+_PARTS = ("working", "source", "snapshots", "abandoned", "samples", "logging", "cache", "backups", "embeddings")
 _IN_MODELS = Path()  # stands for the folder of that purpose in ``models``
 
 
@@ -105,7 +106,7 @@ class ModelFolder:
         return self.root / "db_config.json"
 
     def __getattr__(self, part: str) -> Path:
-        if part in ("working", "source", "snapshots", "samples", "logging", "cache", "backups", "embeddings"):
+        if part in _PARTS:
             return self.root / part
         raise AttributeError(part)
 

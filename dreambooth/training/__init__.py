@@ -14,6 +14,7 @@ fused_adamw.py       AdamW with little overhead         stochastic_rounding.py  
 schedules.py         run length and learning rates      ema.py                exponential moving average
 precision.py         compute precision                  reproducible.py       deterministic algorithms
 snapshot.py          snapshots on disk                  snapshot_state.py     a session's state in a snapshot
+lineage.py           branches of snapshots              snapshot_list.py      all snapshots, without tensors
 scheduled_tasks.py   which periodic tasks are due       validation.py         loss on a fixed set of images
 results.py           LoRAs, checkpoints, working/       metadata.py           metadata of results
 step_metrics.py      losses read asynchronously

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 Standing = Literal["current", "abandoned", "earlier run"]
@@ -32,6 +33,7 @@ class SnapshotEntry:
     results_saved: bool = True  # whether what the run saves at its end was saved from this state
     validation_loss: float | None = None
     n_bytes: int = 0
+    folder: Path = Path()
     problem: str = ""  # why it can't be used
 
     def leads_to(self, other: SnapshotEntry) -> bool:

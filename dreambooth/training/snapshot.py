@@ -55,7 +55,7 @@ class Snapshot:
 def write_snapshot(model: ModelFolder, revision: int, snapshot: Snapshot, keep: int) -> Path:
     """Write ``snapshots/REVISION`` atomically, then delete what :func:`lineage.outdated` names (``keep`` 0: keep all).
 
-    A snapshot of another branch with the same revision is renamed to REVISION-2, -3, ... first.
+    A snapshot of another branch with the same revision is moved to ``abandoned/REVISION-2``, -3, ... first.
     """
     state, scalars = _flatten(snapshot.optimizer)
     n_bytes = sum(t.numel() * t.element_size() for t in (*snapshot.tensors.values(), *state.values()))
@@ -72,11 +72,11 @@ def write_snapshot(model: ModelFolder, revision: int, snapshot: Snapshot, keep: 
             "facts": facts,
             "optimizer": scalars,
         })  # fmt: skip
-        _set_aside(folder, before, read_entry(tmp))
+        _set_aside(model, folder, before, read_entry(tmp))
     written = list_snapshots(model)
     head = written.named(folder.name)
     for entry in lineage.outdated(written.entries, head, keep) if head else ():
-        remove_folder(model.snapshots / entry.name)
+        remove_folder(entry.folder)
     return folder
 
 
@@ -90,7 +90,7 @@ def remove_automatic(model: ModelFolder) -> None:
     """Delete the automatic snapshots, once the run has ended and saved its results."""
     for entry in list_snapshots(model).usable:
         if entry.automatic and lineage.is_snapshot_name(entry.name):
-            remove_folder(model.snapshots / entry.name)
+            remove_folder(entry.folder)
 
 
 def mark_snapshot(folder: Path, **facts: Any) -> None:
@@ -106,21 +106,20 @@ def mark_resumed(model: ModelFolder, name: str) -> None:
     entry = snapshots.named(name)
     newest = snapshots.usable[0] if snapshots.usable else None
     if entry and not (entry == newest and entry.order):
-        mark_snapshot(model.snapshots / name, order=_next_order(snapshots), saved=entry.saved)
+        mark_snapshot(entry.folder, order=_next_order(snapshots), saved=entry.saved)
 
 
 def find_entry(model: ModelFolder, which: str = LATEST) -> SnapshotEntry:
     """The snapshot of this name, the latest or the best one. UserError when there is none or it is damaged."""
     snapshots = list_snapshots(model)
+    which = which.strip().replace("\\", "/").rstrip("/").rpartition("/")[2]  # also a path
     if not snapshots.entries:
         raise UserError(f"{model.name} has no snapshot to resume from. Start a new run.")
     special = {LATEST: snapshots.newest, BEST: snapshots.best}
     entry = special[which] if which in special else snapshots.named(which)
     if entry and entry.problem:
         instead = f"resume from {snapshots.newest.name}" if snapshots.newest else "start a new run"
-        raise UserError(
-            f"The snapshot {model.snapshots / entry.name} is damaged ({entry.problem}). Delete it, and {instead}."
-        )
+        raise UserError(f"The snapshot {entry.folder} is damaged ({entry.problem}). Delete it, and {instead}.")
     if entry:
         return entry
     if not snapshots.usable:
@@ -136,7 +135,7 @@ def find_entry(model: ModelFolder, which: str = LATEST) -> SnapshotEntry:
 
 def find_snapshot(model: ModelFolder, which: str = LATEST) -> Path:
     """The folder of :func:`find_entry`."""
-    return model.snapshots / find_entry(model, which).name
+    return find_entry(model, which).folder
 
 
 def read_snapshot(model: ModelFolder, which: str = LATEST, tensors: bool = True) -> Snapshot:
@@ -177,13 +176,14 @@ def _next_order(snapshots: SnapshotList) -> int:
     return 1 + max((entry.order for entry in snapshots.entries), default=0)
 
 
-def _set_aside(folder: Path, before: SnapshotList, new: SnapshotEntry | None) -> None:
-    """Rename the folder that the ``new`` snapshot would replace, if it belongs to another branch."""
+def _set_aside(model: ModelFolder, folder: Path, before: SnapshotList, new: SnapshotEntry | None) -> None:
+    """Move the snapshot that the ``new`` one would replace to ``abandoned``, if it belongs to another branch."""
     existing = before.named(folder.name)
     if not existing or not new or existing.problem or existing.automatic:
         return
     if not existing.leads_to(replace(new, revision=existing.revision)):
-        os.replace(folder, folder.with_name(lineage.aside_name(folder.name, os.listdir(folder.parent))))
+        model.abandoned.mkdir(exist_ok=True)
+        os.replace(folder, model.abandoned / lineage.aside_name(folder.name, os.listdir(model.abandoned)))
 
 
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -52,10 +52,10 @@ class SnapshotList:
     def named(self, name: str) -> SnapshotEntry | None:
         return next((entry for entry in self.entries if entry.name == name), None)
 
-    def warnings(self, folder: Path) -> list[str]:
-        """A line for each damaged snapshot, which a resume skips. ``folder``: of the snapshots."""
+    def warnings(self) -> list[str]:
+        """A line for each damaged snapshot, which a resume skips."""
         return [
-            f"The snapshot {folder / entry.name} is damaged ({entry.problem}) and is skipped: delete it."
+            f"The snapshot {entry.folder} is damaged ({entry.problem}) and is skipped: delete it."
             for entry in self.damaged
         ]
 
@@ -93,16 +93,20 @@ class SnapshotList:
 
 
 def list_snapshots(model: ModelFolder) -> SnapshotList:
-    """All snapshots in the model's folder. Never raises."""
-    try:
-        folders = [path for path in model.snapshots.iterdir() if not path.name.startswith(".") and path.is_dir()]
-    except OSError:
-        folders = []
-    entries = [entry for entry in map(read_entry, sorted(folders)) if entry]
+    """All snapshots of the model, also those that were moved to ``abandoned``. Never raises."""
+    folders = [*_folders_in(model.snapshots), *_folders_in(model.abandoned)]
+    entries = [entry for entry in map(read_entry, folders) if entry]
     last = last_record(model)
     ordered = lineage.newest_first(entries, last)
     damaged = [entry for entry in entries if entry.problem]
     return SnapshotList((*ordered, *damaged), lineage.newest(entries, last))
+
+
+def _folders_in(parent: Path) -> list[Path]:
+    try:
+        return sorted(path for path in parent.iterdir() if not path.name.startswith(".") and path.is_dir())
+    except OSError:
+        return []
 
 
 def last_record(model: ModelFolder) -> LastRecord:
@@ -183,10 +187,11 @@ def _entry(
         results_saved=bool(facts.get("results_saved", True)),
         validation_loss=None if loss is None else float(loss),
         n_bytes=sum(size for _, size in state),
+        folder=folder,
     )
 
 
 def _damaged(folder: Path, problem: str) -> SnapshotEntry:
     name = folder.name
     revision = int(name.partition("-")[0]) if lineage.is_snapshot_name(name) else 0
-    return SnapshotEntry(name, revision, problem=problem)
+    return SnapshotEntry(name, revision, problem=problem, folder=folder)

@@ -36,7 +36,7 @@ def damaged_snapshots(model: ModelFolder) -> str:
     """HTML: the snapshots that can't be used; "" if there are none."""
     from dreambooth.training.snapshot_list import list_snapshots
 
-    return render.lines(list_snapshots(model).warnings(model.snapshots), "db_warning")
+    return render.lines(list_snapshots(model).warnings(), "db_warning")
 
 
 def snapshots_in_short(model: ModelFolder) -> str:

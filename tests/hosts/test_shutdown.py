@@ -1,4 +1,4 @@
-"""A WebUI that ends while it trains: the run saves a snapshot first, and the WebUI's own signal handlers stay as they are.
+"""A WebUI that ends while it trains: the run saves a snapshot first, and the WebUI keeps its own signal handlers.
 
 The processes are those of WebUIs as far as signals go: how they handle them, which thread builds the tab, and what the
 main thread does meanwhile.
@@ -22,7 +22,8 @@ from tests.cli.commands import run, wait_for_step
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="uses POSIX signals")
 SET = {"resolution": 64, "bucket_step": 32, "train_batch_size": 2, "num_train_epochs": 300, "save_preview_every": 0,
-       "save_embedding_every": 0, "use_lora": True, "gradient_checkpointing": False, "save_lora_cancel": True}  # fmt: skip
+       "save_embedding_every": 0, "use_lora": True, "gradient_checkpointing": False,
+       "save_lora_cancel": True}  # fmt: skip
 
 WEBUI = """
 import atexit, json, os, signal, sys, threading, time

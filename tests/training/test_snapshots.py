@@ -106,7 +106,7 @@ def test_an_abandoned_branch_can_be_resumed_by_its_name_and_is_then_the_current_
 
 
 def test_snapshots_of_older_versions_and_copied_ones_are_told_apart(branched):
-    shutil.rmtree(branched.snapshots / "6-2")  # older versions replaced it
+    shutil.rmtree(branched.abandoned)  # older versions replaced it
     as_older_version(branched)
     for name, seconds in (("3", 100), ("9", 200), ("6", 300)):
         os.utime(branched.snapshots / name / "snapshot.json", (seconds, seconds))
