@@ -43,17 +43,12 @@ _UNSET_SAMPLE_SIZE = 32  # in folders by early versions of diffusers, whatever t
 _WAIT_SECONDS = 3600  # of other processes of a distributed run, while the main one copies
 
 
-def is_adopted(model: ModelFolder) -> bool:
-    """Whether the model has what exporting it needs, as every model that was created here."""
-    return (model.source / "manifest.json").is_file()
-
-
 def adopt(model: ModelFolder, progress: ProgressCallback | None = None) -> ModelFolder:
     """``model``, made usable if it is a folder of the old extension or has lost its ``source``.
 
     UserError, with nothing changed, when ``working`` is incomplete or of an unsupported family, or the disk is full.
     """
-    if is_adopted(model):
+    if model.has_manifest():
         _complete_info(model)
         return model
     if not _is_main_process():
@@ -282,7 +277,7 @@ def _is_main_process() -> bool:
 
 def _wait_for_main_process(model: ModelFolder) -> None:
     started = time.monotonic()
-    while not is_adopted(model):
+    while not model.has_manifest():
         if time.monotonic() - started > _WAIT_SECONDS:
             raise UserError(f"{model.name} was not adopted by the main process: see its error.")
         time.sleep(0.5)

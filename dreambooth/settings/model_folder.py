@@ -113,6 +113,10 @@ class ModelFolder:
     def exists(self) -> bool:
         return os.path.exists(self.config_path)  # False without permission to look, too
 
+    def has_manifest(self) -> bool:
+        """Whether it has what exporting needs, as every model that was created or adopted here."""
+        return (self.source / "manifest.json").is_file()
+
     def occupied(self) -> bool:
         """Whether the folder holds anything other than temporary files of an interrupted creation."""
         return os.path.isdir(self.root) and any(not path.name.startswith(".") for path in self.root.iterdir())

@@ -42,8 +42,8 @@ _CONCEPT_KEYS = (
 # Keys that name files and counts of the old extension; they say nothing about training.
 _BOOKKEEPING = {
     "config_prefix", "discord_webhook_url", "graph_smoothing", "initial_revision", "input_pertubation",
-    "lifetime_revision", "log_with", "lora_dir", "model_dir", "model_path", "name", "notification_webhook_url", "output_dir",
-    "pretrained_model_name_or_path", "save_class_txt", "save_lora_for_extra_net", "shared_diffusers_path",
+    "lifetime_revision", "log_with", "lora_dir", "model_dir", "model_path", "name", "notification_webhook_url",
+    "output_dir", "pretrained_model_name_or_path", "save_class_txt", "save_lora_for_extra_net", "shared_diffusers_path",
     "shuffle_after_epoch", "train_unfrozen", "use_shared_src", "v2", "with_prior_preservation", "working_dir",
     "bucket_counts", "token_counts", "wandb_api_key", "wandb_project",
 }  # fmt: skip

@@ -22,7 +22,9 @@ SAFETENSORS_DTYPES = {"F16": "fp16", "BF16": "bf16", "F32": "fp32"}
 
 def rows(model: ModelFolder, info: ModelInfo) -> dict[str, str]:
     """Labels and values of the summary."""
+    unadopted = {"Layout": "of the old extension; it is adopted when it is first checked, trained or exported"}
     return {
+        **({} if model.has_manifest() else unadopted),
         "Source": Path(info.src).name or "unknown source",
         "Family": _family(model, info),
         "Working copy": _weights(model),
@@ -42,7 +44,7 @@ def _family(model: ModelFolder, info: ModelInfo) -> str:
     parts.append(PREDICTIONS.get(info.prediction_type, info.prediction_type))
     if "sample_size" in config and " px" not in parts[0]:
         parts.append(f"{config['sample_size'] * VAE_SCALE_FACTOR} px")
-    return ", ".join(parts)
+    return ", ".join(filter(None, parts))
 
 
 def _weights(model: ModelFolder) -> str:
