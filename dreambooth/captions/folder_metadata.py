@@ -16,6 +16,7 @@ from dreambooth.captions.reading import Caption
 from dreambooth.errors import UserError
 
 _NAMES = ("metadata.jsonl", "metadata.csv")
+METADATA_NAMES = " or ".join(_NAMES)
 _LEVELS = 4  # the folder of an image and those above it, in which files that list it are looked for
 
 

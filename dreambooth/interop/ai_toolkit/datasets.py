@@ -16,6 +16,7 @@ from dreambooth.errors import UserError
 from dreambooth.images.listing import find_images
 from dreambooth.interop.ai_toolkit.job_file import DATASET_DEFAULTS, Job
 from dreambooth.interop.ai_toolkit.keys import NO_EFFECT_DATASET_KEYS, UNSUPPORTED_DATASET_KEYS
+from dreambooth.interop.kohya.data_dirs import describe_missing
 from dreambooth.interop.kohya.import_report import ImportReport
 from dreambooth.interop.nested_values import NestedValues, as_number
 from dreambooth.settings import Concept
@@ -85,7 +86,7 @@ def _read(report: ImportReport, job: Job, row: Any, number: int) -> Dataset | No
     except UserError as error:
         report.unsupported += [f"{name}, {key}: {problem}" for problem in error.problems]
         return None
-    report.unsupported.append(f"{name}: skipped, as the folder {path} does not exist. Correct its {key}.")
+    report.unsupported.append(f"{name}, {key}: skipped, as {describe_missing(path)}")
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -46,10 +47,10 @@ def subsets_of_folders(report: ImportReport, table: Table, values: Mapping[str, 
 
 def describe_missing(folder: Path) -> str:
     """Why a path is not a folder, and what to do; "" for a folder."""
-    if folder.is_dir():
+    if os.path.isdir(folder):  # Path.is_dir raises for some invalid names
         return ""
     shown = escape_unprintable(folder)
-    if folder.is_file():
+    if os.path.isfile(folder):
         return f"{shown} is a file. Name the folder that contains the images."
     if isinstance(folder, Path) and not folder.is_absolute() and PureWindowsPath(str(folder)).is_absolute():
         return f"{shown} is a folder of a Windows computer. Replace it with the path on this machine."

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from dreambooth.captions.folder_metadata import METADATA_NAMES, caption_near
+from dreambooth.captions.metadata_rows import read_rows
 from dreambooth.captions.prompts import has_filewords, split_at_filewords
 from dreambooth.captions.reading import FILENAME, CaptionSource, read_caption_bytes
 from dreambooth.dataset.variation import Variation
@@ -100,6 +102,10 @@ def _make_subsets(concept: Concept, settings: Settings, unsupported: list[str]) 
     if folder:
         common = _common_keys(concept, settings, concept.instance_prompt, unsupported)
         if concept.metadata_file.strip():
+            if not read_rows(clean_path(concept.metadata_file)).by_key:
+                unsupported.append(
+                    f"{concept.metadata_file}: sd-scripts read only JSON with a key for each image. Convert the file."
+                )
             yield {
                 "image_dir": _absolute_path(folder), "metadata_file": _absolute_path(concept.metadata_file),
                 "num_repeats": concept.num_repeats, **{k: v for k, v in common.items() if k != "class_tokens"},
@@ -165,6 +171,13 @@ def _caption_keys(concept: Concept, template: str, folder: Path, unsupported: li
     extension = max(counts, key=counts.__getitem__, default=_NO_CAPTION_EXTENSION)
     uncaptioned = [path for path in images if not os.path.isfile(path.with_suffix(extension))]
     keys = {"caption_extension": extension}
+    listed = [] if source.verbatim else [path for path in uncaptioned if caption_near(path, source.caption_lines)]
+    if listed:
+        unsupported.append(
+            f"{folder}: {count(len(listed), 'image')} with a caption in {METADATA_NAMES}, which sd-scripts do not "
+            "read. Write these captions into text files."
+        )
+        uncaptioned = [path for path in uncaptioned if path not in listed]
     if FILENAME not in source.default_caption.lower():
         return {**keys, "class_tokens": source.default_caption} if source.default_caption else keys
     if uncaptioned:

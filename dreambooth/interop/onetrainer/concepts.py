@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 from dreambooth.captions.reading import decode_caption, read_caption_bytes
 from dreambooth.errors import UserError
 from dreambooth.images.listing import IMAGE_EXTENSIONS, find_images, masks_of
+from dreambooth.interop.kohya.data_dirs import describe_missing
 from dreambooth.interop.kohya.folders import list_direct_images
 from dreambooth.interop.kohya.import_report import ImportReport
 from dreambooth.interop.nested_values import NestedValues
@@ -107,9 +107,9 @@ def _read_row(report: ImportReport, row: Any, number: int) -> ConceptRow | None:
     except UserError as error:
         report.unsupported += [f"{name}, path: {problem}" for problem in error.problems]
         return None
-    if not os.path.isdir(folder):
-        what = "is a file, not a folder" if os.path.isfile(folder) else "does not exist"
-        report.unsupported.append(f"{name}: skipped, as the folder {folder} {what}. Correct its path.")
+    problem = describe_missing(folder)
+    if problem:
+        report.unsupported.append(f"{name}: skipped, as {problem}")
         return None
     subfolders = values.flag("include_subdirectories")
     images = find_images(folder) if subfolders else list_direct_images(folder, _is_readable_here)
