@@ -21,6 +21,9 @@ _NEGATIONS = {"non", "no", "not", "without"}
 _METADATA_KEYS = ("modelspec.title", "modelspec.architecture", "modelspec.description", "modelspec.tags")
 # Files that download managers write beside a model, with the key of its base model.
 _SIDECARS = ((".civitai.info", "baseModel"), (".cm-info.json", "BaseModel"), (".metadata.json", "base_model"))
+# In diffusers folders: where the model came from, and the sampler it is meant for.
+_FOLDER_FILES = (("model_index.json", "_name_or_path"), ("unet/config.json", "_name_or_path"),
+                 ("scheduler/scheduler_config.json", "_class_name"))  # fmt: skip
 _MAX_BYTES = 2_000_000
 
 
@@ -49,12 +52,23 @@ def kind_in(text: str) -> str:
 
 
 def _texts(file: Tensors) -> Iterator[tuple[str, str]]:
-    yield f"The name {file.path.name}", file.path.stem if file.path.suffix else file.path.name
+    if file.path.is_dir():
+        yield from _texts_of_folder(file.path)
+        return
+    yield f"The name {file.path.name}", file.path.stem
     for key in _METADATA_KEYS:
         yield f"Its metadata ({key})", file.metadata.get(key, "")[:500]
     for ending, key in _SIDECARS:
         path = file.path.with_suffix(ending)
         yield f"{path.name} beside it", _value(path, key)
+
+
+def _texts_of_folder(path: Path) -> Iterator[tuple[str, str]]:
+    in_cache = path.parent.name == "snapshots"  # of the hub, where the folder above has the model's name
+    name = path.parents[1].name if in_cache else path.name
+    yield f"The name {name}", name
+    for file, key in _FOLDER_FILES:
+        yield f"{file} ({key})", _value(path / file, key)
 
 
 def _value(path: Path, key: str) -> str:

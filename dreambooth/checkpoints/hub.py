@@ -6,9 +6,10 @@ import contextlib
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from dreambooth.checkpoints.folder_source import preferred_weights
+from dreambooth.checkpoints.ldm_config import ENDING
 from dreambooth.errors import UserError
 from dreambooth.paths import is_web_address
 from dreambooth.types import ProgressCallback
@@ -42,9 +43,12 @@ def download(source: str, token: str = "", progress: ProgressCallback | None = N
     if not file:
         return download_files(repo, lambda names: _diffusers_files(repo, names), [_INDEX], token, progress)
     with _as_user_errors(repo, file):
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import errors, hf_hub_download
 
-        return Path(hf_hub_download(repo, file, token=token or None))
+        path = Path(hf_hub_download(repo, file, token=token or None))
+        with contextlib.suppress(errors.EntryNotFoundError):  # few have one; it says what the model predicts
+            hf_hub_download(repo, str(PurePosixPath(file).with_suffix(ENDING)), token=token or None)
+        return path
 
 
 def download_files(

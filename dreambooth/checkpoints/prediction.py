@@ -109,7 +109,8 @@ def has_zero_terminal_snr(file: Tensors) -> bool:
     if key not in file or len(file.shape(key)) != 1 or not 0 < file.shape(key)[0] <= 10_000:
         return False
     values = file.get(key)
-    return values.is_floating_point() and 0 <= values[-1].item() < 1e-6 and bool(torch.isfinite(values).all())
+    is_schedule = values.is_floating_point() and values[0].item() > 0.5 and bool(torch.isfinite(values).all())
+    return is_schedule and 0 <= values[-1].item() < 1e-6
 
 
 def with_prediction(metadata: Mapping[str, str], prediction: str) -> dict[str, str]:

@@ -22,7 +22,8 @@ from dreambooth.safetensors_header import require_text
 from dreambooth.tensor_files import TensorEntry, TensorFile, open_safetensors
 
 _OTHER_FORMATS = {
-    b"version https://git-lfs": "is a Git LFS pointer, not the model: download the actual file",
+    b"version https://git-lfs": "is a Git LFS pointer, not the model: download the actual file (git lfs pull, or the "
+    "download button of the website)",
     b"GGUF": "is a GGUF (quantized) file, which can't be trained: use the .safetensors checkpoint it was made from",
     b"\x89PNG": "is an image, not a model: choose a model file",
     b"\xff\xd8\xff": "is an image, not a model: choose a model file",
@@ -30,6 +31,9 @@ _OTHER_FORMATS = {
     b"Rar!": "is a RAR archive, not a model: unpack it first",
     b"\x1f\x8b": "is a gzip archive, not a model: unpack it first",
 }
+# What download programs append to the name of an incomplete file.
+_UNFINISHED = (".crdownload", ".part", ".partial", ".aria2", ".download", ".opdownload", ".!qB", ".!ut", ".tmp",
+               ".incomplete")  # fmt: skip
 
 
 def open_tensors(path: Path) -> TensorFile:
@@ -39,12 +43,14 @@ def open_tensors(path: Path) -> TensorFile:
     which is not run.
     """
     path = Path(path)
+    if os.path.exists(f"{path}.aria2"):  # aria2 gives the file its full size at the start
+        raise UserError(f"{path} is still being downloaded ({path.name}.aria2 exists): wait until it is complete.")
     if os.path.isdir(path):  # unlike Path.is_dir, it accepts any name
         raise UserError(f"{path} is a folder: choose a model file.")
     try:
         file = open(path, "rb", buffering=0)  # noqa: SIM115 (TensorFile closes it)
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist: check the path.") from None
+        raise UserError(f"{path} {_missing_reason(path)}.") from None
     except OSError as error:
         raise as_user_error(error, path, "read") from error
     except ValueError as error:
@@ -54,6 +60,13 @@ def open_tensors(path: Path) -> TensorFile:
     except BaseException:
         file.close()
         raise
+
+
+def _missing_reason(path: Path) -> str:
+    unfinished = next((ending for ending in _UNFINISHED if os.path.exists(f"{path}{ending}")), "")
+    if unfinished:
+        return f"does not exist, but {path.name}{unfinished} does: the download is not complete. Finish it first"
+    return "does not exist: check the path"
 
 
 def _open(path: Path, file: FileIO) -> TensorFile:

@@ -30,6 +30,7 @@ from dreambooth.checkpoints.prediction import (
     has_zero_terminal_snr,
     is_named_velocity,
 )
+from dreambooth.checkpoints.sdxl import is_pruned
 from dreambooth.checkpoints.stable_diffusion import ZERO_SNR_SCHEDULE, conv_in_channels
 from dreambooth.errors import UserError
 from dreambooth.settings.creation import AUTO
@@ -96,6 +97,11 @@ def recognize(file: Tensors, model_type: str = AUTO, prediction: str = AUTO) -> 
             warnings.append(
                 "It is marked as trained with zero terminal SNR, which needs v-prediction: this was ignored."
             )
+    if is_pruned({key: file.shape(key) for key in file}):
+        warnings.append(
+            "Its UNet is a pruned one of SDXL (as SSD-1B, Segmind Vega and KOALA): LoRAs trained on it fit only models "
+            "of this kind."
+        )
     return Recognition(
         family,
         used.prediction,

@@ -34,6 +34,11 @@ TEXT_1 = "conditioner.embedders.0.transformer."
 TEXT_2 = "conditioner.embedders.1.model."
 
 
+def is_pruned(shapes: Shapes) -> bool:
+    """Whether the UNet is one of SDXL without its middle transformer, as SSD-1B, Segmind Vega and KOALA have it."""
+    return UNET + "label_emb.0.0.weight" in shapes and UNET + "middle_block.1.proj_in.weight" not in shapes
+
+
 class StableDiffusionXL(StableDiffusion):
     """Use the instance :data:`SDXL`."""
 

@@ -17,6 +17,9 @@ from dreambooth.checkpoints.layout import join
 from dreambooth.checkpoints.ldm_names import PrefixNameMap, vae_names
 from dreambooth.checkpoints.modules import disk_name
 from dreambooth.checkpoints.sd2 import SD2_768
+from dreambooth.checkpoints.sd2 import TEXT as SD2_TEXT
+from dreambooth.checkpoints.sdxl import SDXL
+from dreambooth.checkpoints.sdxl import TEXT_2 as SDXL_TEXT_2
 from dreambooth.checkpoints.stable_diffusion import UNET, VAE
 from dreambooth.tensor_files import Tensors
 from dreambooth.text import count
@@ -37,13 +40,12 @@ _OTHER_PREFIXES = {
     "conditioner.embedders.0.text_model.": "conditioner.embedders.0.transformer.text_model.",
     "conditioner.embedders.1.text_model.": "conditioner.embedders.1.transformer.text_model.",
 }
-_OPEN_CLIP_2 = "cond_stage_model.model."
 # Text encoders of open_clip that may be stored with the names of transformers: that prefix, and the original one.
 _OPEN_CLIP = {
-    "cond_stage_model.transformer.": _OPEN_CLIP_2,
-    "conditioner.embedders.1.transformer.": "conditioner.embedders.1.model.",
+    "cond_stage_model.transformer.": SD2_TEXT,
+    "conditioner.embedders.1.transformer.": SDXL_TEXT_2,
 }
-_N_OPEN_CLIP_LAYERS = 24  # of which Stable Diffusion 2 uses all but the last, which transformers' files lack
+_N_SD2_LAYERS = 24  # of which Stable Diffusion 2 uses all but the last, which transformers' files lack
 _MAX_SD1_WIDTH = 768  # of text embeddings; a wider encoder is that of Stable Diffusion 2
 
 
@@ -60,8 +62,7 @@ def with_original_names(file: Tensors) -> Tensors:
     if changed:
         notes.insert(0, f"{_renamed(sources, changed)} Checkpoints are written with the original names.")
     view = _OriginalNames(file, sources, tuple(notes))
-    if _lacks_last_layer(sources):
-        view.filler_tensors = SD2_768.filler_tensors({key: view.shape(key) for key in view}, {})
+    view.filler_tensors = _filler_tensors(view, sources)
     return view
 
 
@@ -143,11 +144,19 @@ class _OriginalNames(Tensors):
         return key.endswith(PROJECTION) and self._sources[key][0].endswith(f"{PROJECTION}.weight")
 
 
-def _lacks_last_layer(sources: Mapping[str, tuple[str, ...]]) -> bool:
-    """Whether the text encoder of Stable Diffusion 2 comes from transformers, without the layer that is not used."""
-    [own] = sources.get(_OPEN_CLIP_2 + "ln_final.weight", ("",))
-    has_all = any(f".resblocks.{_N_OPEN_CLIP_LAYERS - 1}." in key for key in sources)
-    return own.endswith("final_layer_norm.weight") and not has_all
+def _filler_tensors(view: Tensors, sources: Mapping[str, tuple[str, ...]]) -> dict[str, torch.Tensor]:
+    """What strict readers of single files expect and text encoders of transformers lack. It doesn't affect images."""
+    converted = [
+        prefix
+        for prefix in _OPEN_CLIP.values()
+        if sources.get(prefix + "ln_final.weight", ("",))[0].endswith("final_layer_norm.weight")
+    ]
+    if not converted:
+        return {}
+    if converted == [SD2_TEXT]:
+        has_all_layers = any(f".resblocks.{_N_SD2_LAYERS - 1}." in key for key in sources)
+        return {} if has_all_layers else SD2_768.filler_tensors({key: view.shape(key) for key in view}, {})
+    return SDXL.filler_tensors({}, {})
 
 
 def _without_wrapping(keys: list[str]) -> tuple[dict[str, str], list[str]]:
