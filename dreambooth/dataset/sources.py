@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from dreambooth.captions.folder_metadata import is_metadata_name
 from dreambooth.captions.kohya_rules import is_image
 from dreambooth.captions.metadata_file import MetadataFile, caption_of
-from dreambooth.captions.reading import Caption, CaptionSource
+from dreambooth.captions.reading import Caption
 from dreambooth.dataset.folder_captions import report_folder_metadata
 from dreambooth.dataset.mask_folder import find_masks
+from dreambooth.dataset.unused_files import unused_file_issues
 from dreambooth.errors import UserError
 from dreambooth.images.file_kinds import advice
 from dreambooth.images.file_reader import Reader, read_all
@@ -220,7 +219,7 @@ def _image_files(concept: Concept, key: str, name: str, checks: Checks) -> list[
             require_apart(folder, concept.instance_data_dir)
     except UserError as error:
         raise UserError.from_problems([f"{name}, {key}: {problem}" for problem in error.problems]) from error
-    _report_other_files(listing, concept, checks)
+    checks.issues += unused_file_issues(listing, concept)
     if not listing.images:
         only = [f", only unsupported formats such as {path.name}" for path in listing.unsupported]
         only += [f", but {path.name}, which {advice(path.name).rstrip('.')}" for path in listing.not_images]
@@ -255,33 +254,14 @@ def _own(concept: Concept, folder: Path, listing: Listing, checks: Checks) -> Li
     def here(paths: list[Path]) -> list[Path]:
         return [path for path in paths if path.parent == folder]
 
-    return Listing(*map(here, listing.lists()))
-
-
-def _report_other_files(listing: Listing, concept: Concept, checks: Checks) -> None:
-    for kind, paths in (("other-format", listing.unsupported), ("not-image", listing.not_images)):
-        for path in paths:
-            checks.add([path], kind, advice(path.name), left_out=True)
-    _report_side_files(listing.side_files, concept, checks)
-    checks.add(listing.hidden, "hidden", "is a hidden or system file, or a thumbnail.", left_out=True)
-    checks.add(listing.orphans, "orphan", "is a caption without an image: check the file name.")
-    for error in listing.unreadable_folders:
-        checks.leave_out(error)
-
-
-def _report_side_files(paths: Iterable[Path], concept: Concept, checks: Checks) -> None:
-    """One issue per file extension, as there may be as many of these files as images."""
-    captions = CaptionSource.from_concept(concept).extensions
-    by_extension: dict[str, list[Path]] = defaultdict(list)
-    for path in paths:
-        is_metadata = is_metadata_name(path.name) or path == clean_path(concept.metadata_file)
-        if not path.name.endswith(captions) and not is_metadata:
-            by_extension[path.suffix.lower()].append(path)
-    for extension, (first, *others) in by_extension.items():
-        same = f"other {extension} file" if extension else "other file without an extension"
-        plural = f"other {extension} files" if extension else "other files without an extension"
-        more = f", as {'is' if len(others) == 1 else 'are'} {count(len(others), same, plural)}" if others else ""
-        checks.add([first], "side-file", f"is not an image and is ignored{more}.")
+    return Listing(
+        images=here(listing.images),
+        unsupported=here(listing.unsupported),
+        not_images=here(listing.not_images),
+        side_files=here(listing.side_files),
+        hidden=here(listing.hidden),
+        orphans=here(listing.orphans),
+    )
 
 
 def _read(source: Source, concept: Concept, metadata_cache: ImageMetadataCache | None, reader: Reader) -> SourceImage:
