@@ -10,6 +10,7 @@ from typing import Any
 
 from dreambooth.errors import UserError
 from dreambooth.interop.kohya.toml_file import TomlFile, find_key_lines, parse_toml, read_text
+from dreambooth.interop.script_text import read_script
 from dreambooth.interop.yaml_file import parse_yaml
 from dreambooth.json_text import parse_json
 from dreambooth.settings.concept import MAX_BYTES
@@ -44,7 +45,9 @@ def read_data(path: Path) -> DataFile:
     try:
         return DataFile(path, parse_toml(text, path), find_key_lines(text))
     except UserError:
-        data = _parse_as_yaml(text, path) if path.suffix.lower() != ".toml" else None
+        data = None
+        if path.suffix.lower() != ".toml":
+            data = read_script(text) or _parse_as_yaml(text, path)
         if data is None:
             raise
         return DataFile(path, data)

@@ -15,6 +15,7 @@ from dreambooth.interop.data_file import DataFile
 from dreambooth.interop.kohya.import_report import ImportReport
 from dreambooth.interop.kohya_gui_images import add_images, add_length, is_finetuning
 from dreambooth.interop.kohya_gui_network import is_lora, network_values
+from dreambooth.interop.script_text import split_words
 from dreambooth.interop.translation import (
     Translation,
     import_translation,
@@ -229,7 +230,7 @@ def _drop_unused(values: dict[str, Any]) -> None:
 def _add_additional_parameters(result: Translation, fields: Mapping[str, Any]) -> None:
     """The field for further command line arguments, which override all others."""
     text = str(fields.get("additional_parameters", "") or "")
-    given, stray = parse_command_line(text)
+    given, stray = parse_command_line(split_words(text))
     result.values |= given
     if stray:
         result.unsupported.append(f"additional_parameters: {' '.join(stray)!r} belongs to no --parameter; ignored.")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dreambooth.errors import UserError
-from dreambooth.interop import easy_training, kohya_gui, lora_scripts, metadata_input
+from dreambooth.interop import command_script, easy_training, kohya_gui, lora_scripts, metadata_input
 from dreambooth.interop.ai_toolkit.job_file import is_job
 from dreambooth.interop.ai_toolkit.training import import_job
 from dreambooth.interop.data_file import DataFile
@@ -68,6 +68,7 @@ PROGRAMS: tuple[Program, ...] = (
     Program(kohya_gui.NAME, kohya_gui.recognize, kohya_gui.import_file),
     Program(easy_training.NAME, easy_training.recognize, easy_training.import_file),
     Program(lora_scripts.NAME, lora_scripts.recognize, lora_scripts.import_file),
+    Program(command_script.NAME, command_script.recognize, command_script.import_file),
     Program("sd-scripts (dataset.toml)", _is_dataset_config, _import_dataset_config),
     Program("sd-scripts (training parameters)", _is_training_config, _import_training_config),
 )

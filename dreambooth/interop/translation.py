@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -123,12 +122,8 @@ def flatten(data: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def parse_command_line(text: str) -> tuple[dict[str, Any], list[str]]:
+def parse_command_line(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """(parameters, words that belong to none) of a command line such as ``--max_grad_norm=0 --flip_aug``."""
-    try:
-        words = shlex.split(text, posix=True)
-    except ValueError:  # a quote without its pair
-        words = text.replace('"', "").split()
     values: dict[str, Any] = {}
     stray, current = [], ""
     for word in words:

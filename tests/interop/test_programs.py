@@ -13,6 +13,7 @@ import tomlkit
 from dreambooth.errors import UserError
 from dreambooth.interop.input_kind import recognize_input
 from dreambooth.interop.programs import find_program
+from dreambooth.interop.script_text import split_words
 from dreambooth.interop.translation import parse_command_line
 from dreambooth.settings import SETTINGS
 from tests.cli import commands
@@ -103,10 +104,11 @@ def test_a_file_that_is_no_text_is_described(tmp_path: Path, name: str, content:
 
 def test_a_command_line_is_parsed() -> None:
     text = '--lr_scheduler_type "CosineAnnealingLR" --lr_scheduler_args "T_max=100" "eta_min=0" --seed=-3 --flip-aug x'
-    values, stray = parse_command_line(text)
+    values, stray = parse_command_line(split_words(text))
     assert values == {"lr_scheduler_type": "CosineAnnealingLR", "lr_scheduler_args": ["T_max=100", "eta_min=0"],
                       "seed": -3, "flip_aug": "x"}  # fmt: skip
-    assert parse_command_line('--a "b') == ({"a": "b"}, []) and parse_command_line("b --a") == ({"a": True}, ["b"])
+    assert parse_command_line(split_words('--a "b')) == ({"a": "b"}, [])
+    assert parse_command_line(split_words(r"b --a=C:\d --e")) == ({"a": r"C:\d", "e": True}, ["b"])
     assert stray == []
 
 
