@@ -78,6 +78,16 @@ def as_number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def describe_ignored(names: Iterable[str]) -> str:
+    """A message for keys without an effect on what is trained; the first of them are named."""
+    listed = list(dict.fromkeys(names))
+    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+    return f"{', '.join(listed[:_SHOWN])}{more}: no effect on the trained weights, so not imported."
+
+
+_SHOWN = 8
+
+
 def _flatten(values: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():

@@ -12,7 +12,7 @@ from dreambooth.interop.ai_toolkit.optimizer import import_components, import_le
 from dreambooth.interop.ai_toolkit.samples import import_samples, import_saving
 from dreambooth.interop.data_file import DataFile
 from dreambooth.interop.kohya.import_report import ImportReport
-from dreambooth.interop.nested_values import NestedValues, as_number
+from dreambooth.interop.nested_values import NestedValues, as_number, describe_ignored
 from dreambooth.text import count
 
 _PRECISIONS = {"fp32": "no", "float32": "no", "fp16": "fp16", "float16": "fp16", "bf16": "bf16", "bfloat16": "bf16"}
@@ -157,6 +157,6 @@ def _report_the_rest(report: ImportReport, job: Job) -> None:
     if job.others:
         report.unsupported.append(f"process: only the first training is imported, not {', '.join(job.others)}.")
     if ignored:
-        report.unsupported.append(f"{', '.join(ignored)}: no effect on the trained weights, so not imported.")
+        report.unsupported.append(describe_ignored(ignored))
     if unknown:
         report.unsupported.append(f"{count(len(unknown), 'unknown key')} ignored: {', '.join(unknown)}.")

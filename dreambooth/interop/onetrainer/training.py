@@ -12,7 +12,7 @@ from dreambooth.errors import UserError
 from dreambooth.files import read_json
 from dreambooth.interop.data_file import DataFile
 from dreambooth.interop.kohya.import_report import ImportReport
-from dreambooth.interop.nested_values import NestedValues, as_number
+from dreambooth.interop.nested_values import NestedValues, as_number, describe_ignored
 from dreambooth.interop.onetrainer.concepts import import_concepts
 from dreambooth.interop.onetrainer.config_file import describe_model, is_sdxl, read_config
 from dreambooth.interop.onetrainer.intervals import Length, import_intervals, import_parts, import_validation
@@ -164,10 +164,9 @@ def _report_the_rest(report: ImportReport, config: NestedValues) -> None:
             ignored.append(part if part in NO_EFFECT_PARTS else name)
         elif as_number(value) != 0 and value not in (False, "", []):
             unknown.append(name)
+    ignored = [name for name in ignored if not name.endswith("__version")]
     if ignored:
-        names = [name for name in dict.fromkeys(ignored) if not name.endswith("__version")]
-        if names:
-            report.unsupported.append(f"{', '.join(names)}: no effect on the trained weights, so not imported.")
+        report.unsupported.append(describe_ignored(ignored))
     if unknown:
         report.unsupported.append(f"{count(len(unknown), 'unknown key')} ignored: {', '.join(unknown)}.")
 
