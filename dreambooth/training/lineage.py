@@ -91,7 +91,7 @@ def newest(entries: Iterable[SnapshotEntry], last: LastRecord) -> SnapshotEntry 
 def best(entries: Sequence[SnapshotEntry], head: SnapshotEntry | None) -> SnapshotEntry | None:
     """The snapshot with the lowest validation loss that led to ``head``; None if it was not measured."""
     measured = [e for e in entries if head and not e.problem and e.validation_loss is not None and e.leads_to(head)]
-    return min(measured, key=lambda e: (e.validation_loss, -e.revision), default=None)
+    return min(measured, key=lambda e: (e.validation_loss or 0.0, -e.revision), default=None)
 
 
 def outdated(entries: Sequence[SnapshotEntry], head: SnapshotEntry, keep: int) -> list[SnapshotEntry]:

@@ -83,7 +83,7 @@ def write_snapshot(model: ModelFolder, revision: int, snapshot: Snapshot, keep: 
 def is_saved(model: ModelFolder, revision: int, branch: str) -> bool:
     """Whether this state is in a snapshot that was asked for, which an automatic one must not replace."""
     entry = list_snapshots(model).named(str(revision))
-    return bool(entry) and not entry.problem and not entry.automatic and entry.branch == branch
+    return entry is not None and not entry.problem and not entry.automatic and entry.branch == branch
 
 
 def remove_automatic(model: ModelFolder) -> None:
@@ -116,6 +116,7 @@ def find_entry(model: ModelFolder, which: str = LATEST) -> SnapshotEntry:
     if not snapshots.entries:
         raise UserError(f"{model.name} has no snapshot to resume from. Start a new run.")
     special = {LATEST: snapshots.newest, BEST: snapshots.best}
+    which = which.lower() if which.lower() in special else which
     entry = special[which] if which in special else snapshots.named(which)
     if entry and entry.problem:
         instead = f"resume from {snapshots.newest.name}" if snapshots.newest else "start a new run"

@@ -9,6 +9,8 @@ import time
 
 import pytest
 
+from dreambooth.cli import in_job
+from dreambooth.jobs import Job
 from dreambooth.training.snapshot_list import list_snapshots
 from tests.cli.commands import run, start, wait_for_step
 
@@ -76,3 +78,21 @@ def test_what_a_kill_leaves_is_offered(training, mini):
     again = run("train", "mini", *args, "--resume")
     assert f"Resuming from step {entry.step}" in again.stderr and again.returncode == 0
     assert not list_snapshots(mini).entries
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_launcher_that_repeats_the_terminals_signal_is_no_second_request(monkeypatch, world_size):
+    """Ctrl-C reaches all processes of a terminal, and torchrun sends it to its own once more."""
+    if world_size > 1:
+        for key, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1"}.items():
+            monkeypatch.setenv(key, value)
+    monkeypatch.setattr(in_job.threading.Timer, "start", lambda self: None)  # it would end this process
+    job = Job("train", lambda controls: None)
+    handler = in_job._Interruption(job)
+    handler(signal.SIGINT, None)
+    assert job.controls.cancelled and not job.controls.stopped
+    handler(signal.SIGTERM, None)
+    assert job.controls.stopped == (world_size == 1)
+    monkeypatch.setattr(in_job.time, "monotonic", lambda: 1e9)
+    handler(signal.SIGTERM, None)
+    assert job.controls.stopped
