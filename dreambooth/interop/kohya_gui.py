@@ -148,9 +148,13 @@ def translate(fields: Mapping[str, Any], report: ImportReport) -> Translation:
     else:
         _add_full_training(values, fields)
     _drop_unused(values)
-    _add_additional_parameters(result, fields)
+    further = _additional_parameters(result, fields)
+    values |= further
     add_images(result, fields, report)
     add_length(result, fields, report)
+    values |= further  # they override all others
+    if "max_train_steps" in further and not to_whole(fields.get("max_train_epochs")):
+        values.pop("max_train_epochs", None)
     _add_warnings(result, fields)
     return result
 
@@ -227,13 +231,12 @@ def _drop_unused(values: dict[str, Any]) -> None:
         del values["huber_scale"]
 
 
-def _add_additional_parameters(result: Translation, fields: Mapping[str, Any]) -> None:
-    """The field for further command line arguments, which override all others."""
-    text = str(fields.get("additional_parameters", "") or "")
-    given, stray = parse_command_line(split_words(text))
-    result.values |= given
+def _additional_parameters(result: Translation, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The field for further command line arguments."""
+    given, stray = parse_command_line(split_words(str(fields.get("additional_parameters", "") or "")))
     if stray:
         result.unsupported.append(f"additional_parameters: {' '.join(stray)!r} belongs to no --parameter; ignored.")
+    return given
 
 
 def _add_warnings(result: Translation, fields: Mapping[str, Any]) -> None:

@@ -48,7 +48,7 @@ def read_script(text: str) -> dict[str, Any] | None:
         if "--pretrained_model_name_or_path" in line:
             command = line
         if (condition is None and re.match(r"\s*(}|fi\b)", line)) or re.search(r";\s*fi\b", line):
-            is_active, was_active = True, False
+            is_active = True
     words = [_filled(word, variables) for word in split_words(command)]
     place = next((index for index, word in enumerate(words) if _SCRIPT.search(word)), 0)
     script = _SCRIPT.search(words[place]) if words else None

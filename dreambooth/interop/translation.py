@@ -78,12 +78,10 @@ def import_translation(report: ImportReport, path: Path, translation: Translatio
     for key, value in _VALUES_IF_MISSING.items():
         if key not in report.settings:
             report.set(key, value)
-    report.unsupported = [
-        f"{_NO_IMAGES}, so the concepts are unchanged. Choose the images under Concepts."
-        if line.startswith(_NO_IMAGES)
-        else line
-        for line in [*translation.unsupported, *_describe_model(translation.values), *report.unsupported]
-    ]
+    messages = [line for line in report.unsupported if not line.startswith(_NO_IMAGES)]
+    if len(messages) < len(report.unsupported):
+        messages.append(f"{_NO_IMAGES}, so the concepts are unchanged. Choose the images under Concepts.")
+    report.unsupported[:] = [*translation.unsupported, *_describe_model(translation.values), *messages]
     if ignored:
         report.unsupported.append(
             f"Not needed here: {', '.join(sorted(set(ignored)))}. They concern files, logs, memory or the pages of "
@@ -93,12 +91,8 @@ def import_translation(report: ImportReport, path: Path, translation: Translatio
 
 def _describe_model(values: Mapping[str, Any]) -> list[str]:
     """A message on the kind of model that the file is for, if it says so."""
-    kinds = [name for key, name in _MODEL_KINDS.items() if values.get(key)]
-    return (
-        [f"The file is for {' '.join(kinds)} models. The kind of yours is detected from its checkpoint."]
-        if kinds
-        else []
-    )
+    kinds = " ".join(name for key, name in _MODEL_KINDS.items() if values.get(key))
+    return [f"The file is for {kinds} models. The kind of yours is detected from its checkpoint."] if kinds else []
 
 
 def _fit_to_settings(values: dict[str, Any], unsupported: list[str]) -> None:

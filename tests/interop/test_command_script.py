@@ -48,7 +48,7 @@ $trainer = "./train_network.py"
 if ($kind -eq "sd1.5") {
   [void]$extra.Add("--clip_skip=2")
 }
-elseif ($kind -eq "sdxl") {
+else {
   $trainer = "./sdxl_train_network.py"
 }
 if ($only_unet) {

@@ -68,6 +68,10 @@ PAGE_CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"additional_parameters": '--max_grad_norm=0.5 --network_train_unet_only --optimizer_args "eps=1e-7"'},
         {"max_grad_norm": 0.5, "network_train_unet_only": True, "optimizer_args": "eps=1e-7"},
     ),
+    "further parameters override": (
+        {"additional_parameters": "--max_train_steps 70 --lr_warmup_steps=9 --vae=C:\\vae.pt", "vae": "D:/x"},
+        {"max_train_steps": 70, "max_train_epochs": None, "lr_warmup_steps": 9, "vae": "C:\\vae.pt"},
+    ),
     "0 is not handed over": ({"max_grad_norm": 0, "network_alpha": 0, "prior_loss_weight": 0}, {
         "max_grad_norm": 1.0, "network_alpha": 1, "prior_loss_weight": 1.0,
     }),
