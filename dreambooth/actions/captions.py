@@ -51,10 +51,10 @@ def within(captions: Captions, scope: EditScope) -> Captions:
 
 
 def file_of(captions: Captions, name: str) -> CaptionFile:
-    """The caption file of an image, by the relative name of the image or of the caption file."""
-    path = captions.folder / name
+    """The caption file of an image, by the path or relative name of either; of an image also without its extension."""
+    path = clean_path(name, captions.folder)
     for file in captions.files:
-        if path == file.path or path in file.images:
+        if path == file.path or path in file.images or path == file.path.with_suffix(""):
             return file
     names = [image.name for file in captions.files for image in file.images]
     raise UserError(f"{name} is not an image in {captions.folder}{nearest(name, names)}.")
@@ -69,7 +69,7 @@ def _concept(path: str | Path) -> Concept:
     path = clean_path(path)
     if not os.path.isfile(path):
         return Concept(instance_data_dir=str(path))
-    found = {concept.instance_data_dir: concept for concept in recognize_input(path).concepts}
+    found = {concept.instance_data_dir: concept for concept in recognize_input(path).require_concepts()}
     if len(found) != 1:
         raise UserError(f"{path} lists {count(len(found), 'folder')}. Enter one of them: {', '.join(found)}.")
     [concept] = found.values()
@@ -171,7 +171,7 @@ def _folders_of(source: str | Path) -> list[Path]:
 
     if not str(source).strip():
         raise UserError("Enter the folder that holds the images.")
-    concepts = recognize_input(clean_path(source)).concepts
+    concepts = recognize_input(clean_path(source)).require_concepts()
     return list(dict.fromkeys(clean_path(concept.instance_data_dir) for concept in concepts))
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import errno
 import functools
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,13 +64,23 @@ class CaptionSource:
         others = (path for path in map(Path, paths) if path != image)  # an image may be called .txt
         return next((path for path in others if os.path.exists(path)), None)  # also of names of any length
 
-    def find_unread(self, image: Path) -> Path | None:
-        """A caption file next to an image that has none with the right extension; None where files are not used."""
-        if not self.extensions or self.find(image):
-            return None
-        usual = (ending for extension in _USUAL_EXTENSIONS for ending in (extension, extension.upper()))
-        paths = (image.with_suffix(ending) for ending in usual)
-        return next((path for path in paths if path != image and os.path.isfile(path)), None)
+    def find_unread(self, images: Iterable[Path]) -> dict[Path, Path]:
+        """Caption files with other extensions, of images that have none with the right one. Lists each folder once."""
+        if not self.extensions:  # caption files are not used
+            return {}
+        usual = [ending for extension in _USUAL_EXTENSIONS for ending in (extension, extension.upper())]
+        names: dict[Path, set[str]] = {}
+        found = {}
+        for image in images:
+            if image.parent not in names:
+                with contextlib.suppress(OSError):
+                    names[image.parent] = set(os.listdir(image.parent))
+            candidates = (image.with_suffix(ending) for ending in usual)
+            others = (path for path in candidates if path != image and path.name in names.get(image.parent, ()))
+            other = next(others, None)
+            if other and not self.find(image):
+                found[image] = other
+        return found
 
 
 @dataclass(frozen=True, slots=True)

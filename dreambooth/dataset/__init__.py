@@ -1,6 +1,7 @@
 """Training data: concepts to examples, buckets and batches.
 
 sources.py           the images of all concepts, each read once with its caption
+mask_folder.py       masks in a folder of their own
 image_warnings.py    issues of single images
 planning.py          concepts to a plan, with all problems reported at once
 plan.py              the examples of a run and the batches of its epochs, as plain values

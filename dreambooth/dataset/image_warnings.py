@@ -39,7 +39,7 @@ def image_issues(
         found += _crop_issues(example)
         found += _caption_issues(image, example, concepts[example.concept])
         found += _text_issues(image, concepts[example.concept], weighted)
-    found += [*_shared_captions(read), *_duplicates(read), *_near_duplicates(read)]
+    found += [*_unread_captions(read, concepts), *_shared_captions(read), *_duplicates(read), *_near_duplicates(read)]
     return [*found, *_token_issues(concepts), *_folder_issues(read, concepts)]
 
 
@@ -61,7 +61,6 @@ def _crop_issues(example: Example) -> Iterator[FileIssue]:
 
 def _caption_issues(read: SourceImage, example: Example, concept: Concept) -> Iterator[FileIssue]:
     caption, path = read.caption, example.path
-    yield from _unread_caption(read, concept)
     template = (concept.class_prompt if read.source.is_class_image else concept.instance_prompt).strip() or FILEWORDS
     if has_filewords(template):
         if caption.source == FROM_FILE_NAME:
@@ -92,17 +91,20 @@ def _caption_issues(read: SourceImage, example: Example, concept: Concept) -> It
         yield FileIssue(path, "token-missing", text)
 
 
-def _unread_caption(read: SourceImage, concept: Concept) -> Iterator[FileIssue]:
-    if concept.metadata_file.strip() and not read.source.is_class_image:
-        return
-    source = CaptionSource.from_concept(concept, read.source.is_class_image)
-    unread = None if read.caption.source not in (FROM_FILE_NAME, FROM_DEFAULT) else source.find_unread(read.source.path)
-    if unread:
-        text = (
-            f"its caption {escape_unprintable(unread.name)} is not read: set Caption file extension "
-            f"(caption_extension) to {unread.suffix}."
-        )
-        yield FileIssue(read.source.path, "other-caption", text)
+def _unread_captions(read: Sequence[SourceImage], concepts: Sequence[Concept]) -> Iterator[FileIssue]:
+    uncaptioned: dict[CaptionSource, list[Path]] = defaultdict(list)
+    for image in read:
+        concept, is_class_image = concepts[image.source.concept], image.source.is_class_image
+        has_metadata = bool(concept.metadata_file.strip()) and not is_class_image
+        if image.caption.source in (FROM_FILE_NAME, FROM_DEFAULT) and not has_metadata:
+            uncaptioned[CaptionSource.from_concept(concept, is_class_image)].append(image.source.path)
+    for source, paths in uncaptioned.items():
+        for path, unread in source.find_unread(paths).items():
+            text = (
+                f"its caption {escape_unprintable(unread.name)} is not read: set Caption file extension "
+                f"(caption_extension) to {unread.suffix}."
+            )
+            yield FileIssue(path, "other-caption", text)
 
 
 def _text_issues(read: SourceImage, concept: Concept, weighted: bool) -> Iterator[FileIssue]:

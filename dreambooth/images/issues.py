@@ -64,7 +64,7 @@ ISSUE_KINDS = {
     "near-duplicate": IssueKind("Near duplicates"),
     # Its caption.
     "no-caption": IssueKind("No caption file, so the file name is the caption"),
-    "other-caption": IssueKind("Captions in files that Caption file extension (caption_extension) does not name"),
+    "other-caption": IssueKind("Captions that are not read: Caption file extension (caption_extension) is another"),
     "empty-caption": IssueKind("Empty captions"),
     "no-words": IssueKind("Neither caption nor token, trained with an empty prompt"),
     "caption-encoding": IssueKind("Captions that are not UTF-8, whose encoding was recognized"),

@@ -140,7 +140,7 @@ def adapters(found: RecognizedInput) -> tuple[Any, ...]:
         ("network_module = 'networks.lora'\nnetwork_args = ['conv_dim=8']", ("LoRA", 4, 1, 8, 1)),
         ("network_module = 'networks.lora'\nnetwork_args = ['conv_dim=0', 'conv_alpha=0']", ("LoRA", 4, 1)),
         ("network_module = 'networks.loha'\nnetwork_dim = 2\n", ("LoHa", 2, 1)),
-        (LYCORIS.replace("16", "100000") + "network_args = ['algo=lokr']", ("LoKr", 1024, 8, 1024, 8)),
+        (LYCORIS.replace("16", "102400") + "network_args = ['algo=lokr']", ("LoKr", 1024, 0.08, 1024, 0.08)),
     ],
 )
 def test_adapters_are_those_of_the_original(tmp_path: Path, text: str, expected: tuple[Any, ...]) -> None:
@@ -274,6 +274,8 @@ def test_optimizers_are_those_of_the_original(tmp_path: Path, name: str) -> None
         ("optimizer_type = 'Adafactor'\noptimizer_args = ['warmup_init=True']", "warmup_init=True is not supported"),
         ("optimizer_type = 'DAdaptation'", "its successor DAdaptAdam is used"),
         ("optimizer_type = 'torch.optim.RMSprop'", "'torch.optim.RMSprop' is not supported; Torch AdamW is used"),
+        ("full_bf16 = true", "full_bf16: adapters are trained in fp32"),
+        ("lr_scheduler = 'cosine'\nlr_warmup_steps = 100", "the run has only about 100 steps"),
         ("lr_scheduler = 'adafactor'", "needs the optimizer Adafactor; constant is used"),
         ("lr_scheduler = 'inverse_sqrt'\nlr_warmup_steps = 5", "is not supported; constant_with_warmup is used"),
         ("lr_scheduler = 'constant'\nlr_warmup_steps = 5", "the schedule constant has no warm-up"),
@@ -299,6 +301,15 @@ def test_no_token_padding_disables_pad_tokens(tmp_path: Path, text: str, padded:
 
 
 # -- other parameters ------------------------------------------------------------------------------------------
+
+
+def test_weights_in_bf16_need_the_optimizer_that_rounds_them(tmp_path: Path) -> None:
+    full = FULL + "full_bf16 = true\nmixed_precision = 'bf16'\n"
+    assert imported(tmp_path, full).settings["full_mixed_precision"] is True
+    for other in ("optimizer_type = 'Adafactor'\n", "optimizer_type = 'AdamW8bit'\n"):
+        found = imported(tmp_path, full + other)
+        assert found.settings["full_mixed_precision"] is False and messages_about(found, "full_bf16")
+
 
 CONVERTED: dict[str, tuple[str, dict[str, Any]]] = {
     "validation in steps": (NETWORK + "validate_every_n_steps = 20", {"validation_every": 20}),

@@ -54,7 +54,7 @@ def find_unread_captions(concepts: Sequence[Concept], extension_given: bool) -> 
     for number, concept in enumerate(concepts, 1):
         source = CaptionSource.from_concept(concept)
         images = [] if concept.metadata_file else list_images(concept)
-        unread = [path for path in map(source.find_unread, images) if path]
+        unread = list(source.find_unread(images).values())
         if unread:
             other = unread[0].suffix
             reason = "" if extension_given else f", the default of sd-scripts, as the file has no {_EXTENSION}"

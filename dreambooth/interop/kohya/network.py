@@ -49,7 +49,7 @@ def import_network(report: ImportReport, values: Mapping[str, Any]) -> None:
     is_lycoris = not module.startswith("networks.") if module else not LYCORIS_ARGUMENTS.isdisjoint(arguments)
     kind = _import_type(report, module, arguments)
     _import_ranks(report, values, kind, arguments.get("factor", ""))
-    _import_convolutions(report, values, arguments, is_lycoris)
+    _import_convolutions(report, values, arguments, is_lycoris, kind)
     factor = arguments.pop("factor", "-1")
     report.set("lokr_factor", max(0, int(to_number(factor))), "factor" if to_number(factor) > 0 else "")
     _import_dora(report, arguments)
@@ -82,23 +82,30 @@ def _import_type(report: ImportReport, module: str, arguments: dict[str, str]) -
 
 
 def _import_ranks(report: ImportReport, values: Mapping[str, Any], kind: str, factor: str) -> None:
-    rank, alpha = values.get("network_dim", 4), values.get("network_alpha", 1)
-    source = "network_dim"
-    limit = SETTINGS["lora_unet_rank"].high or 0
-    if to_number(rank) > limit and kind in ("lokr", "full"):
-        # Above half of its sides, LyCORIS trains LoKr's large matrix whole: every such rank is the same.
-        source, rank = f"network_dim {rank}", int(limit)
-        if 0 < to_number(factor) < 4:
-            report.unsupported.append(
-                f"network_dim: {rank} is the largest rank here; with factor={factor} some layers are not trained whole."
-            )
+    if kind == "full":  # it has no ranks
+        report.unsupported.append("network_dim, network_alpha: algo=full has no ranks; those of the settings are kept.")
+        return
+    given, alpha = values.get("network_dim", 4), values.get("network_alpha", 1)
+    rank, alpha = _limit_rank(kind, given, alpha)
+    if rank != given and 0 < to_number(factor) < 4:
+        report.unsupported.append(
+            f"network_dim: {rank} is the largest rank here; with factor={factor} some layers are not trained whole."
+        )
     for part in ("unet", "txt"):
-        report.set(f"lora_{part}_rank", rank, source)
+        report.set(f"lora_{part}_rank", rank, "network_dim" if rank == given else f"network_dim {given}")
         report.set(f"lora_{part}_alpha", alpha, "network_alpha")
 
 
+def _limit_rank(kind: str, rank: Any, alpha: Any) -> tuple[Any, Any]:
+    """Above half of its sides, LyCORIS trains LoKr's large matrix whole: every such rank is the same."""
+    limit = SETTINGS["lora_unet_rank"].high or 0
+    if kind != "lokr" or to_number(rank) <= limit:
+        return rank, alpha
+    return int(limit), to_number(alpha) * limit / to_number(rank)
+
+
 def _import_convolutions(
-    report: ImportReport, values: Mapping[str, Any], arguments: dict[str, str], is_lycoris: bool
+    report: ImportReport, values: Mapping[str, Any], arguments: dict[str, str], is_lycoris: bool, kind: str
 ) -> None:
     given = {key: arguments.pop(key).strip() for key in ("conv_dim", "conv_alpha") if key in arguments}
     preset = arguments.pop("preset", "full").strip() or "full" if is_lycoris else ""
@@ -111,11 +118,9 @@ def _import_convolutions(
     excluded = is_lycoris and preset.lower() in _PRESETS and preset.lower() not in _PRESETS_WITH_CONVOLUTIONS
     trained = to_number(rank) > 0 and not excluded
     report.set("use_lora_extended", trained, "conv_dim" if given else f"preset {preset}" if trained else "")
-    if not trained:
+    if not trained or kind == "full":
         return
-    limit = int(SETTINGS["lora_conv_rank"].high or 0)
-    if report.settings.get("lora_type") == "LoKr":
-        rank = min(int(to_number(rank)), limit)
+    rank, alpha = _limit_rank(kind, rank, alpha)
     report.set("lora_conv_rank", rank, "conv_dim" if "conv_dim" in given else "network_dim")
     report.set("lora_conv_alpha", alpha, "conv_alpha" if "conv_alpha" in given else "network_alpha")
 

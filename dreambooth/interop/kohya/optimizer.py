@@ -53,8 +53,26 @@ def import_optimizer(report: ImportReport, values: Mapping[str, Any]) -> None:
     if kind in _DIFFERENCES:
         report.unsupported.append(f"optimizer_type = {requested!r}: {_DIFFERENCES[kind]}.")
     _import_arguments(report, optimizer, values)
+    _limit_bf16(report, optimizer)
     if optimizer == "Prodigy" or optimizer.endswith("Dadaptation"):
         _use_one_rate(report, optimizer)
+
+
+def _limit_bf16(report: ImportReport, optimizer: str) -> None:
+    """full_bf16: weights in bf16 are trained with stochastic rounding here, which only one optimizer has."""
+    if not report.settings.get("full_mixed_precision"):
+        return
+    precision = report.settings.get("mixed_precision", "bf16")
+    if report.settings.get("use_lora"):
+        reason = "adapters are trained in fp32"
+    elif optimizer != "Torch AdamW":
+        reason = f"weights in bf16 need the optimizer Torch AdamW; with {optimizer} they are trained in fp32"
+    elif precision not in ("auto", "bf16"):
+        reason = f"weights in bf16 need mixed precision bf16, not {precision}; they are trained in fp32"
+    else:
+        return
+    report.set("full_mixed_precision", False)
+    report.unsupported.append(f"full_bf16: {reason}.")
 
 
 def _use_one_rate(report: ImportReport, optimizer: str) -> None:

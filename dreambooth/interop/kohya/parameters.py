@@ -77,6 +77,19 @@ def _steps_per_epoch(report: ImportReport) -> int:
     return max(1, batches // int(report.settings.get("gradient_accumulation_steps", 1)))
 
 
+def warn_long_warmup(report: ImportReport, values: Mapping[str, Any]) -> None:
+    """Whether the learning rate would never be reached; the check refuses such a run."""
+    steps = report.settings.get("max_train_steps", 0)
+    if "max_train_epochs" in values:
+        steps = _steps_per_epoch(report) * report.settings.get("num_train_epochs", 0)
+    warmup = report.settings.get("lr_warmup_steps", 0)
+    if warmup >= 1 and 0 < steps <= warmup and report.settings.get("lr_scheduler") not in ("constant", "adafactor"):
+        report.unsupported.append(
+            f"lr_warmup_steps = {warmup:g}: the run has only about {count(steps, 'step')}, so the learning rate is "
+            "never reached. Set Learning rate warm-up steps to less, or to a fraction such as 0.1."
+        )
+
+
 def import_length(report: ImportReport, values: Mapping[str, Any]) -> None:
     """max_train_steps with enough epochs to reach them; max_train_epochs overrides it."""
     if "max_train_epochs" in values:

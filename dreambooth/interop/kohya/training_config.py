@@ -25,6 +25,7 @@ from dreambooth.interop.kohya.parameters import (
     import_text_encoder_stop,
     import_validation,
     to_number,
+    warn_long_warmup,
 )
 from dreambooth.interop.kohya.schedule import import_schedule
 from dreambooth.interop.kohya.sizes import make_trainable, parse_resolution, usable_step
@@ -220,7 +221,7 @@ def _import_image_settings(report: ImportReport, arguments: Mapping[str, Any]) -
 # The order matters: the length depends on the batch size, and fractions of the run on its length.
 _IMPORTERS = (
     import_masked_loss, import_network, import_rates, import_optimizer, import_schedule, import_length,
-    import_text_encoder_stop, import_saving, import_validation, import_samples, import_attention,
+    warn_long_warmup, import_text_encoder_stop, import_saving, import_validation, import_samples, import_attention,
 )  # fmt: skip
 _SUPPORTED = {
     *_DIRECT_SETTINGS, *_DATASET_PARAMETERS, "train_batch_size", "network_module", "network_dim", "network_alpha",
