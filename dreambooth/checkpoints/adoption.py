@@ -27,6 +27,7 @@ from dreambooth.checkpoints.manifest import Manifest
 from dreambooth.checkpoints.modules import load_scheduler_config
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.recognition import recognize
+from dreambooth.checkpoints.spellings import with_original_names
 from dreambooth.checkpoints.stable_diffusion import CONFIG_KEY, EMA, UNET
 from dreambooth.errors import UserError
 from dreambooth.files import as_user_error, numbered_names, read_json
@@ -38,7 +39,7 @@ from dreambooth.types import ProgressCallback
 
 log = logging.getLogger("dreambooth.checkpoints")
 
-KEPT = "working_before_adoption"
+KEPT, KEPT_SOURCE = "working_before_adoption", "source_before_adoption"
 _UNSET_SAMPLE_SIZE = 32  # in folders by early versions of diffusers, whatever the model's resolution
 _WAIT_SECONDS = 3600  # of other processes of a distributed run, while the main one copies
 
@@ -77,12 +78,12 @@ def _adopt(model: ModelFolder, config: ModelConfig, progress: ProgressCallback |
     with contextlib.ExitStack() as stack:
         working = stack.enter_context(FolderSource(folder, working=True))
         tensors = _Adopted(working, *_open_original(model, config, stack))
-        tensors.correct_metadata(config.unknown.get("v2") is True)
+        tensors.correct_metadata()
         found = recognize(tensors, AUTO, _stated_prediction(config))
         _back_up_config(model)
         copies = extract_tensors(
             tensors, model, found, source=tensors.original_path or kept or folder, extract_ema=True,
-            keep_working_as=kept, progress=progress,
+            keep_working_as=kept, keep_source_as=_unused(model.root / KEPT_SOURCE), progress=progress,
         )  # fmt: skip
         notes = [*found.warnings, *_notes(tensors, copies, config)]
     has_ema = any(copy.component == "ema_unet" for copy in copies)
@@ -126,18 +127,15 @@ class _Adopted(Tensors):
     def original_path(self) -> Path | None:
         return self._original.path if self._original else None
 
-    def correct_metadata(self, is_v2: bool) -> None:
-        """Leave out values that old folders have without meaning them."""
+    def correct_metadata(self) -> None:
+        """Leave out values that old folders have, or get by default, without meaning them."""
         values: dict[str, Any] = json.loads(self.metadata[CONFIG_KEY])
         if values.get("sample_size") == _UNSET_SAMPLE_SIZE and self.shape(UNET + "input_blocks.0.0.weight")[0] >= 320:
             values.pop("sample_size")
-        stated = read_json(self.path / "scheduler" / "scheduler_config.json") if self._has_scheduler() else {}
-        if "prediction_type" not in stated and (is_v2 or values.get("prediction_type") is None):
+        scheduler = self.path / "scheduler" / "scheduler_config.json"
+        if not (scheduler.is_file() and "prediction_type" in read_json(scheduler)):
             values.pop("prediction_type", None)
         self.metadata[CONFIG_KEY] = json.dumps(values)
-
-    def _has_scheduler(self) -> bool:
-        return (self.path / "scheduler" / "scheduler_config.json").is_file()
 
     def close(self) -> None:
         self._working.close()
@@ -178,11 +176,13 @@ def _notes(tensors: _Adopted, copies: list[TensorCopy], config: ModelConfig) -> 
     """What cannot be restored bit for bit."""
     notes = []
     if tensors.original_path is None:
-        source = config.info.src or "not named in db_config.json"
-        reason = f" ({tensors.problem})" if tensors.problem else ""
+        problem = tensors.problem or "it was not found"
+        source = f"Its source {config.info.src} was not used, since {problem}" if config.info.src else (
+            "db_config.json names no source"
+        )  # fmt: skip
         notes.append(
-            f"Its source checkpoint ({source}) was not used{reason or ', as it was not found'}: exported checkpoints "
-            "have the weights of working in the standard order, without further tensors of the source."
+            f"{source}: exported checkpoints have the weights of working in the standard order, without further "
+            "tensors of the source."
         )
     else:
         notes.append(f"Order and further tensors of exported checkpoints are those of {tensors.original_path}.")
@@ -228,7 +228,7 @@ def _open_original(model: ModelFolder, config: ModelConfig, stack: contextlib.Ex
     if path is None:
         return None, ""
     try:
-        return stack.enter_context(open_tensors(path)), ""
+        return stack.enter_context(with_original_names(open_tensors(path))), ""
     except UserError as error:
         return None, str(error).removesuffix(".")
 

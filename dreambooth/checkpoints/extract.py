@@ -107,12 +107,13 @@ def extract_tensors(
     extract_ema: bool,
     dtype: torch.dtype | None = None,
     keep_working_as: Path | None = None,
+    keep_source_as: Path | None = None,
     progress: ProgressCallback | None = None,
 ) -> list[TensorCopy]:
     """Write ``model.working`` and ``model.source`` from an open source, and return what was copied where.
 
-    ``source``: its path for the manifest. ``keep_working_as``: where an existing ``working`` is moved to instead of
-    being removed.
+    ``source``: its path for the manifest. ``keep_working_as``, ``keep_source_as``: where existing folders are moved to
+    instead of being removed.
     """
     family = recognition.family
     configs = component_configs(family, tensors)
@@ -128,7 +129,7 @@ def extract_tensors(
     metadata = with_prediction(tensors.metadata, recognition.prediction)
     # Both are renamed when the block ends, ``working`` first, with only an instant between the two.
     with (
-        atomic_folder(model.source) as source_folder,
+        atomic_folder(model.source, keep_old_as=keep_source_as) as source_folder,
         atomic_folder(model.working, keep_old_as=keep_working_as) as working,
     ):
         _write_configs(working, family, configs, copies, scheduler)

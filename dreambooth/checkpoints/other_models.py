@@ -39,16 +39,18 @@ def describe_folder(index: Mapping[str, Any], configs: Mapping[str, Mapping[str,
     unet, scheduler = configs.get("unet", {}), configs.get("scheduler", {})
     pipeline, scheduler_class = str(index.get("_class_name", "")), str(scheduler.get("_class_name", ""))
     if scheduler_class.startswith("EDM"):
-        if scheduler.get("prediction_type") == "v_prediction":
-            return _COSXL
+        return _COSXL if scheduler.get("prediction_type") == "v_prediction" else _PLAYGROUND
+    if configs.get("vae", {}).get("latents_mean") and "text_encoder_2" in configs:  # with another scheduler
         return _PLAYGROUND
     if unet.get("time_cond_proj_dim"):
         return _LCM
-    if "Unclip" in pipeline.title() or unet.get("class_embed_type") == "projection":
+    if "unclip" in pipeline.lower() or unet.get("class_embed_type") == "projection":
         return _UNCLIP
     for word, text in _PIPELINES:
         if word in pipeline:
             return text
+    if scheduler.get("trained_betas"):
+        return _later("a model with a noise schedule of its own (trained_betas)")
     if scheduler_class.startswith("FlowMatch"):
         return _later("a flow-matching model")
     if unet.get("encoder_hid_dim_type"):

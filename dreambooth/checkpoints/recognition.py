@@ -31,7 +31,7 @@ from dreambooth.checkpoints.prediction import (
     is_named_velocity,
 )
 from dreambooth.checkpoints.sdxl import is_pruned
-from dreambooth.checkpoints.stable_diffusion import ZERO_SNR_SCHEDULE, conv_in_channels
+from dreambooth.checkpoints.stable_diffusion import EMA, ZERO_SNR_SCHEDULE, conv_in_channels
 from dreambooth.errors import UserError
 from dreambooth.settings.creation import AUTO
 from dreambooth.tensor_files import Tensors
@@ -107,7 +107,7 @@ def recognize(file: Tensors, model_type: str = AUTO, prediction: str = AUTO) -> 
         used.prediction,
         used.place,
         tuple(dict.fromkeys([*warnings, *filter(None, [distillation_of(file)])])),
-        file.notes,
+        (*file.notes, *_ema_notes(file, config)),
         schedule,
         config.sample_size if config else 0,
         config,
@@ -138,6 +138,12 @@ def _ldm_config(file: Tensors, family: Family) -> tuple[LdmConfig | None, list[s
         "since a WebUI reads it too."
     )
     return None, warnings
+
+
+def _ema_notes(file: Tensors, config: LdmConfig | None) -> list[str]:
+    if config is None or not config.use_ema or not any(key.startswith(EMA) for key in file):
+        return []
+    return [f"{config.path.name} says use_ema: the regular weights are trained; extract_ema also gets the others."]
 
 
 def _claims(file: Tensors, config: LdmConfig | None, prediction: str, warnings: list[str]) -> list[Claim]:

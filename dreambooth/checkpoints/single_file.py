@@ -17,7 +17,8 @@ import torch
 from dreambooth.checkpoints.adapters import Adapter
 from dreambooth.checkpoints.family import Family, family_of
 from dreambooth.checkpoints.layout import Layout, join
-from dreambooth.checkpoints.ldm_config import ENDING, config_to_write
+from dreambooth.checkpoints.ldm_config import ENDING
+from dreambooth.checkpoints.ldm_config_writing import config_to_write
 from dreambooth.checkpoints.ldm_names import TensorRef
 from dreambooth.checkpoints.lora import WeightedLora, match_adapters, read_lora
 from dreambooth.checkpoints.lora_hashes import HASHES
@@ -58,7 +59,7 @@ def write_checkpoint(
     dtype of the source. ``ema``: "include" adds the EMA unet as model_ema.*, "replace" writes it as the unet. The
     source's own model_ema.* are written as long as the unet is unchanged. Marker tensors of the family are added if the
     source lacks them, and a ``.yaml`` is written beside the file if the source has one or WebUIs need it (see
-    :func:`dreambooth.checkpoints.ldm_config.config_to_write`). ``metadata`` is merged over that of the source.
+    :func:`dreambooth.checkpoints.ldm_config_writing.config_to_write`). ``metadata`` is merged over that of the source.
     UserError when a LoRA does not match, the disk is full, or the model is incomplete.
     """
     out = Path(out)

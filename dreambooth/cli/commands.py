@@ -139,7 +139,14 @@ def generate(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
             progress=controls.cancellable(bar.show),
         ),
     )  # fmt: skip
-    return {"state": "done", "checkpoint": str(path), "summary": verification.summary(), **verification.as_dict()}
+    config = path.with_suffix(".yaml")  # which WebUIs read with it
+    return {
+        "state": "done",
+        "checkpoint": str(path),
+        **({"config": str(config)} if config.is_file() else {}),
+        "summary": verification.summary(),
+        **verification.as_dict(),
+    }
 
 
 def lora_extract(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from dreambooth.checkpoints.ldm_config import ENDING
 from dreambooth.checkpoints.lora import write_lora
 from dreambooth.checkpoints.modules import save_component
 from dreambooth.checkpoints.single_file import Ema, write_checkpoint
@@ -277,11 +278,14 @@ def checkpoint_path(model: ModelFolder, config: ModelConfig, suffix: str = "") -
 
 
 def unused_path(path: Path) -> Path:
-    """``path``, or with -2, -3, ... appended if the file exists: no file is overwritten."""
+    """``path``, or with -2, -3, ... appended if the file exists: no file is overwritten.
+
+    A ``.yaml`` of the same name counts too: it would be taken for the configuration of a new checkpoint.
+    """
     if path.is_dir():
         raise UserError(f"{path} is a folder. Add a file name.")
     candidate, n = path, 2
-    while candidate.exists():
+    while candidate.exists() or (candidate.suffix == ".safetensors" and candidate.with_suffix(ENDING).exists()):
         candidate = path.with_name(f"{path.stem}-{n}{path.suffix}")
         n += 1
     return candidate
