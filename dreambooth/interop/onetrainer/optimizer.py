@@ -122,8 +122,8 @@ def import_optimizer(report: ImportReport, config: NestedValues) -> None:
         )
     arguments = {}
     for name, keys in optimizer.arguments.items():
-        parts = tuple(values.get(key, _value(config, key, None)) for key in keys)
-        value = parts if len(parts) > 1 else parts[0]
+        parts = [values.get(key, _value(config, key, None)) for key in keys]
+        value = tuple(parts) if len(parts) > 1 else parts[0]
         if None not in parts and value != optimizer.own.get(name):
             arguments[name] = value
     if optimizer.name == "Schedule-Free AdamW":
