@@ -60,3 +60,10 @@ def test_a_web_address_says_how_to_go_on(photos: Path, tmp_path: Path) -> None:
         assert refused.returncode == 1 and f"{url} is a web address, not a path. Download" in refused.stderr, arguments
     refused = run("create", "m", "--source", "https://huggingface.co/org/model", *models)
     assert "org/model works too" in refused.stderr
+
+
+def test_the_image_whose_caption_is_set(photos: Path) -> None:
+    for number, name in enumerate(("0", "0.png", "0.txt", str(photos / "0.png"), f'"{photos / "0.png"}"')):
+        assert run("captions", photos, "--set", name, f"a toy, {number}").returncode == 0, name
+        assert (photos / "0.txt").read_text() == f"a toy, {number}"
+    assert "is not an image in" in run("captions", photos, "--set", "5", "a toy").stderr
