@@ -201,8 +201,19 @@ def test_encodings(tmp_path: Path, encoding: str) -> None:
     make_images(tmp_path / "写真")
     text = SUBSET.replace("'a'", "'写真'").replace("\n", "\r\n")
     assert Path(dataset(tmp_path, text, encoding=encoding).concepts[0].instance_data_dir).name == "写真"
-    with pytest.raises(UserError, match="line 4: is not UTF-8"):
-        dataset(tmp_path, text, encoding="gb18030")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "name"), [("gb18030", "照片"), ("cp932", "写真"), ("cp1252", "Büro"), ("cp949", "사진")]
+)
+def test_an_encoding_of_windows_is_certain_if_a_path_exists_that_way(tmp_path: Path, encoding: str, name: str) -> None:
+    text = f"# {name}\n" + SUBSET.replace("'a'", f"'{name}'")
+    with pytest.raises(UserError, match="line 1: is not UTF-8"):
+        dataset(tmp_path, text, encoding=encoding)
+    make_images(tmp_path / name)
+    assert Path(dataset(tmp_path, text, encoding=encoding).concepts[0].instance_data_dir).name == name
+    make_images(tmp_path / "a")
+    assert dataset(tmp_path, f"# {name}\n{SUBSET}", encoding=encoding).concepts
 
 
 def test_json_and_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -19,6 +21,8 @@ MAX_BYTES = 4 * 2**20  # such files are written by hand
 # Tables that are not sections.
 _VALUE_TABLES = ("optimizer_args", "network_args", "lr_scheduler_args", "datasets")
 
+_WINDOWS_ENCODINGS = ("gb18030", "cp932", "cp949", "cp950", "cp1252", "cp1251", "cp1250")
+_QUOTED = re.compile(r"[\"']([^\"'\n]+)[\"']")
 _HEADER = re.compile(r"\s*(\[\[|\[)\s*([\w.\s\"'-]+?)\s*\]\]?\s*(#.*)?$")
 _KEY = re.compile(r"\s*[\"']?([\w-]+)[\"']?\s*=")
 BACKSLASH_HINT = r"In double quotes, \ starts an escape sequence. Use / instead, or put the text in single quotes '...'"
@@ -71,7 +75,7 @@ def read_toml(path: Path) -> TomlFile:
 
 
 def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
-    """The text of a file in UTF-8 or UTF-16, with line feeds only."""
+    """The text of a file, with line feeds only: in UTF-8 or UTF-16, or in the encoding that the paths in it show."""
     try:
         data = read_bounded(path, max_bytes)
     except OSError as error:
@@ -81,8 +85,27 @@ def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
     try:
         return data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
+        text = _decode_by_paths(data, path.resolve().parent)
+        if text is not None:
+            return text.replace("\r\n", "\n")
         line = data[: error.start].count(b"\n") + 1
         raise UserError(f"{path}, line {line}: is not UTF-8. Save the file as UTF-8.") from error
+
+
+def _decode_by_paths(data: bytes, folder: Path) -> str | None:
+    """Text in an encoding of Windows, as some programs save it there, if it is certain: a path in it exists that way.
+
+    Where only comments have such characters, they are replaced.
+    """
+    if all(line.isascii() for line in re.sub(rb"#[^\n]*", b"", data).split(b"\n")):
+        return data.decode("ascii", errors="replace")
+    for encoding in _WINDOWS_ENCODINGS:
+        with contextlib.suppress(UnicodeDecodeError):
+            text = data.decode(encoding)
+            found = [quoted for quoted in _QUOTED.findall(text) if not quoted.isascii()]
+            if any(os.path.exists(folder / quoted) for quoted in found if "\0" not in quoted):
+                return text
+    return None
 
 
 def parse_toml(text: str, path: Path) -> dict[str, Any]:
