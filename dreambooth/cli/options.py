@@ -33,8 +33,9 @@ def assignments(groups: Iterable[Sequence[str]]) -> tuple[dict[str, str], list[s
             problems.append(
                 f"--set {text}: write each setting as key=value, in quotes if it has spaces, as in {meant}."
             )
-            continue
-        values |= {key.strip(): value.strip() for key, _, value in (item.partition("=") for item in group)}
+        for key, _, value in (item.partition("=") for item in group if _PAIR.match(item)):
+            if value.strip() or not broken:  # the value of a broken item may be in the next one
+                values[key.strip()] = value.strip()
     return values, problems
 
 

@@ -26,4 +26,4 @@ def test_values_of_all_options() -> None:
 )
 def test_other_spellings_are_refused_with_what_to_write(group: list[str], meant: str) -> None:
     values, [problem] = assignments([group, ["seed=1"]])
-    assert values == {"seed": "1"} and problem.endswith(f"as in {meant}.")
+    assert values["seed"] == "1" and problem.endswith(f"as in {meant}.")
