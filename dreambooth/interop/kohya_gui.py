@@ -91,7 +91,7 @@ def recognize(data: Any) -> bool:
     """Whether these are the fields of a training page, not what it hands to sd-scripts when a training starts."""
     if not isinstance(data, Mapping) or not _SCRIPT_PARAMETERS.isdisjoint(data):
         return False
-    return len(_GUI_FIELDS & data.keys()) >= 2
+    return "LoRA_type" in data or len(_GUI_FIELDS & data.keys()) >= 2
 
 
 def import_file(report: ImportReport, file: DataFile) -> None:

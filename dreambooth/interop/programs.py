@@ -22,7 +22,7 @@ from dreambooth.interop.onetrainer.config_file import is_config
 from dreambooth.interop.onetrainer.samples import is_samples, refuse_samples
 from dreambooth.interop.onetrainer.training import import_concepts_file, import_config
 from dreambooth.interop.translation import flatten, refuse_other_family
-from dreambooth.interop.unknown_files import describe_content
+from dreambooth.interop.unknown_files import describe_content, known_kind
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def _is_training_config(data: Any) -> bool:
     """Whether at least a third of the keys are parameters of sd-scripts, in whatever section."""
     names = flatten(data).keys() if isinstance(data, dict) else set()
     known = names & KNOWN_PARAMETERS
-    return bool(known) and 3 * len(known) >= len(names)
+    return bool(known) and 3 * len(known) >= len(names) and not known_kind(data)
 
 
 def _import_training_config(report: ImportReport, file: DataFile) -> None:

@@ -16,11 +16,14 @@ _SHOWN_NAMES = 6
 
 def describe_content(data: Any) -> str:
     """What a file with these values is, or at least what it contains: "the names model, data and 3 more"."""
-    if isinstance(data, Mapping):
-        for looks_like, description in _KINDS:
-            if looks_like(data):
-                return description
-    return f"it contains {_names(data)}"
+    return known_kind(data) or f"it contains {_names(data)}"
+
+
+def known_kind(data: Any) -> str:
+    """The kind of a file that is known, but holds no training; "" for any other."""
+    if not isinstance(data, Mapping):
+        return ""
+    return next((description for looks_like, description in _KINDS if looks_like(data)), "")
 
 
 def _names(data: Any) -> str:
@@ -50,6 +53,8 @@ def _is_comfyui_prompt(data: Mapping[str, Any]) -> bool:
 _KINDS: tuple[tuple[Callable[[Mapping[str, Any]], bool], str], ...] = (
     (_has("nodes", "links"), "it looks like a workflow of ComfyUI, which holds no training"),
     (_is_comfyui_prompt, "it looks like a workflow of ComfyUI, which holds no training"),
+    (_has("basic", "advanced", "folders"), "it looks like the config.toml of kohya_ss, the defaults of its pages; save a "
+                                           "configuration on one of the pages, and import that"),
     (_has("peft_type"), "it looks like the adapter_config.json of a LoRA in peft's format"),
     (_has("_class_name"), "it looks like a part of a model in the diffusers format"),
     (_has("weight_map"), "it looks like the index of a model in several files"),
