@@ -279,6 +279,9 @@ def test_optimizers_are_those_of_the_original(tmp_path: Path, name: str) -> None
         ("lr_scheduler = 'adafactor'", "needs the optimizer Adafactor; constant is used"),
         ("lr_scheduler = 'inverse_sqrt'\nlr_warmup_steps = 5", "is not supported; constant_with_warmup is used"),
         ("lr_scheduler = 'constant'\nlr_warmup_steps = 5", "the schedule constant has no warm-up"),
+        ("optimizer_type = 'Adafactor'\nlr_warmup_steps = 5", "the schedule adafactor has no warm-up"),
+        ("lr_scheduler = 'linear'\nlr_warmup_steps = 5.0", "sd-scripts take a decimal number as a fraction"),
+        ("optimizer_type = 'ProdigyPlus'\nlearning_rate = 1.0", "Lower its learning rate of 1 to about 1e-4"),
     ],
 )
 def test_what_the_optimizer_does_differently_is_reported(tmp_path: Path, text: str, message: str) -> None:

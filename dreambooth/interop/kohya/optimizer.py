@@ -38,6 +38,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 _DEFAULT_DECAY = {"Torch AdamW": 0.01, "8bit AdamW": 0.01, "Paged 8bit AdamW": 0.01, "Adan Dadaptation": 0.02,
                   "Tiger": 0.01}  # fmt: skip
 
+_LARGE_RATE = 0.1
 _HANDLED = {("Prodigy", "decouple"), ("Adafactor", "relative_step")}
 
 
@@ -48,7 +49,8 @@ def import_optimizer(report: ImportReport, values: Mapping[str, Any]) -> None:
     if optimizer:
         report.set("optimizer", optimizer, "optimizer_type" if "optimizer_type" in values else "")
     else:
-        report.unsupported.append(f"optimizer_type = {requested!r} is not supported; Torch AdamW is used.")
+        advice = _advice(report)
+        report.unsupported.append(f"optimizer_type = {requested!r} is not supported; Torch AdamW is used.{advice}")
         report.set("optimizer", optimizer := "Torch AdamW")
     if kind in _DIFFERENCES:
         report.unsupported.append(f"optimizer_type = {requested!r}: {_DIFFERENCES[kind]}.")
@@ -56,6 +58,12 @@ def import_optimizer(report: ImportReport, values: Mapping[str, Any]) -> None:
     _limit_bf16(report, optimizer)
     if optimizer == "Prodigy" or optimizer.endswith("Dadaptation"):
         _use_one_rate(report, optimizer)
+
+
+def _advice(report: ImportReport) -> str:
+    """What to do about a learning rate that was meant for an optimizer that estimates it."""
+    rate = report.settings.get(UNET.rate(bool(report.settings.get("use_lora"))), 0)
+    return f" Lower its learning rate of {rate:g} to about 1e-4, or choose Prodigy." if rate >= _LARGE_RATE else ""
 
 
 def _limit_bf16(report: ImportReport, optimizer: str) -> None:

@@ -23,6 +23,11 @@ _TORCH_SCHEDULES = {
 
 
 def import_schedule(report: ImportReport, values: Mapping[str, Any]) -> None:
+    _choose_schedule(report, values)
+    _warn_warmup(report, str(report.settings.get("lr_scheduler")), values.get("lr_warmup_steps"))
+
+
+def _choose_schedule(report: ImportReport, values: Mapping[str, Any]) -> None:
     arguments, invalid = split_arguments(values.get("lr_scheduler_args"))
     report.unsupported += [f"lr_scheduler_args: {text!r} is not of the form name=value; ignored." for text in invalid]
     if own := own_schedule(values):
@@ -41,7 +46,6 @@ def import_schedule(report: ImportReport, values: Mapping[str, Any]) -> None:
         _import_annealing(report, values)
     elif requested in _SCHEDULES:
         report.set("lr_scheduler", _SCHEDULES[requested], "lr_scheduler" if values.get("lr_scheduler") else "")
-        _warn_warmup(report, requested, values.get("lr_warmup_steps"))
     else:
         used = "constant_with_warmup" if to_number(values.get("lr_warmup_steps")) else "constant"
         reason = "needs the optimizer Adafactor" if requested == "adafactor" else "is not supported"
@@ -52,10 +56,10 @@ def import_schedule(report: ImportReport, values: Mapping[str, Any]) -> None:
 def _warn_warmup(report: ImportReport, schedule: str, warmup: Any) -> None:
     if not to_number(warmup):
         return
-    if schedule == "constant":
+    if schedule in ("constant", "adafactor") or schedule.startswith("cosine_annealing"):
         report.unsupported.append(
-            f"lr_warmup_steps = {warmup!r}: the schedule constant has no warm-up, and sd-scripts refuse it. Choose "
-            "constant_with_warmup to use it."
+            f"lr_warmup_steps = {warmup!r}: the schedule {schedule} has no warm-up. Choose another one, such as "
+            "constant_with_warmup, to use it."
         )
     elif isinstance(warmup, float) and warmup >= 1:
         report.unsupported.append(
@@ -81,8 +85,6 @@ def _import_annealing(report: ImportReport, values: Mapping[str, Any]) -> None:
     report.set("learning_rate_min", fraction * rate, "lr_scheduler_min_lr_ratio")
     if text_rate != rate and report.settings.get("stop_text_encoder") != 0:
         report.unsupported.append("lr_scheduler_min_lr_ratio: the text encoder uses the UNet's minimum learning rate.")
-    if values.get("lr_warmup_steps"):
-        report.unsupported.append("lr_warmup_steps: annealing schedules do not support warmup.")
 
 
 def _import_torch_schedule(report: ImportReport, values: Mapping[str, Any], arguments: dict[str, str]) -> bool:
