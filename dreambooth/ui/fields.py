@@ -29,12 +29,17 @@ class Fields:
         missing: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
         self.declared, self.prefix, self.missing = declared, prefix, dict(missing or {})
+        # By setting, the choices that its dropdown shows under other titles. Gradio 3 has no titles for choices.
+        self._titles = {key: titles_with_reasons(needed) for key, needed in self.missing.items()}
+        self._choices = {
+            key: {title: choice for choice, title in titles.items()} for key, titles in self._titles.items()
+        }
         self.controls: dict[str, Any] = {}
 
     def add(self, key: str, **options: Any) -> Any:
         """Create the control of one setting at this point of the layout."""
-        if self.missing.get(key):
-            options = {"choices": choices_with_reasons(self.declared[key], self.missing[key]), **options}
+        if self._titles.get(key):
+            options = {"choices": [self._title(key, choice) for choice in self.declared[key].choices], **options}
         self.controls[key] = create_control(self.declared[key], self.prefix, **options)
         return self.controls[key]
 
@@ -68,7 +73,7 @@ class Fields:
 
     def values(self, submitted: list[Any]) -> dict[str, Any]:
         """The submitted values of :meth:`components`, by key."""
-        return dict(zip(self.declared, submitted, strict=True))
+        return {key: self._choice(key, value) for key, value in zip(self.declared, submitted, strict=True)}
 
     def file_controls(self) -> list[tuple[str, Any]]:
         """(kind of files, control) for the settings that offer files of the host."""
@@ -80,14 +85,23 @@ class Fields:
 
     def update(self, key: str, value: Any) -> Any:
         """Update that sets a control to ``value``."""
-        return gr.update(value=control_value(self.declared[key], value))
+        return gr.update(value=self._title(key, value))
 
     def updates(self, changes: Mapping[str, Any]) -> list[Any]:
         """Updates of :meth:`components`: those in ``changes`` get new values, the others stay as they are."""
         return [self.update(key, changes[key]) if key in changes else gr.update() for key in self.declared]
 
-    def unusable_choice(self, key: str, value: Any) -> str:
-        """Why this choice can't be used on this machine, in one line; "" if it can."""
+    def _title(self, key: str, value: Any) -> Any:
+        """A value as its control holds it."""
+        return self._titles.get(key, {}).get(value, control_value(self.declared[key], value))
+
+    def _choice(self, key: str, title: Any) -> Any:
+        """The value of a setting whose control holds ``title``."""
+        return self._choices[key].get(title, title) if key in self._choices else title
+
+    def unusable_choice(self, key: str, title: Any) -> str:
+        """Why the chosen ``title`` can't be used on this machine, in one line; "" if it can."""
+        value = self._choice(key, title)
         needed = self.missing.get(key, {}).get(value)
         label = self.declared[key].label
         return f"{key} ({label}): {value} can't be used on this machine: it needs {needed}." if needed else ""
@@ -101,7 +115,7 @@ class Fields:
         """The elem_ids of controls without effect, given the submitted values of :meth:`dependencies`."""
         values = {key: setting.default for key, setting in self.declared.items()}
         for key, value in zip(self.dependencies(), submitted, strict=True):
-            values[key] = _parsed_or_default(self.declared[key], value)
+            values[key] = _parsed_or_default(self.declared[key], self._choice(key, value))
         return [self.prefix + key for key, setting in self.declared.items() if not setting.applies_to(values)]
 
     def elem_ids(self) -> list[str]:
@@ -129,13 +143,12 @@ def create_control(setting: Setting, prefix: str, **options: Any) -> Any:
     return control(gr.Number, precision=0 if setting.type is int else None, **common)
 
 
-def choices_with_reasons(setting: Setting, missing: Mapping[str, str]) -> list[tuple[str, str]]:
-    """(title, choice) of all choices; the titles of those that can't be used on this machine say what they need.
+def titles_with_reasons(missing: Mapping[str, str]) -> dict[str, str]:
+    """By choice, a title that says what it needs.
 
     javascript/dreambooth.js grays these out in the opened list. Gradio can't disable single choices.
     """
-    titles = {choice: f"{choice} — needs {needed.partition(' (')[0]}" for choice, needed in missing.items()}
-    return [(titles.get(choice, str(choice)), control_value(setting, choice)) for choice in setting.choices]
+    return {choice: f"{choice} — needs {needed.partition(' (')[0]}" for choice, needed in missing.items()}
 
 
 def control_value(setting: Setting, value: Any) -> Any:

@@ -17,7 +17,7 @@ from dreambooth.ui.gradio_versions import control, on
 from dreambooth.ui.job_runner import errors_as_html
 from dreambooth.ui.page_controller import CHOSEN_MODEL, PageController
 from dreambooth.ui.poller import Poller
-from dreambooth.ui.resume_offer import LATEST, NONE
+from dreambooth.ui.resume_offer import LATEST, NONE, snapshot_name
 from dreambooth.ui.tools_controller import ToolsController
 
 Updates = list[Any]
@@ -157,7 +157,7 @@ class Page:
         snapshots = self.page_controller.snapshot_choices(name)
         chosen = LATEST if self.page_controller.is_interrupted(name) else NONE
         loras = self.page_controller.lora_choices()
-        return [gr.update(choices=snapshots, value=chosen), gr.update(choices=loras)]
+        return [gr.update(choices=[title for title, _ in snapshots], value=chosen), gr.update(choices=loras)]
 
     def _load_params(self, name: str | None) -> Updates:
         """Fill the fields with a model's parameters, and turn to the Concepts tab if it has none yet.
@@ -227,7 +227,7 @@ class Page:
 
     @errors_as_html
     def _train(self, snapshot: str, *values: Any) -> str:
-        return self.page_controller.train(*self._submitted(values), snapshot)
+        return self.page_controller.train(*self._submitted(values), snapshot_name(snapshot))
 
     @errors_as_html
     def _resume(self, *values: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,14 +23,13 @@ from dreambooth.settings import (
 )
 from dreambooth.settings.creation import FAMILIES
 from dreambooth.text import count
-from dreambooth.ui import model_summary, render, render_images
-from dreambooth.ui.chart import learning_rate_chart, loss_chart
+from dreambooth.ui import render, render_images
+from dreambooth.ui.chart import learning_rate_chart
 from dreambooth.ui.file_choices import FileChoices
 from dreambooth.ui.job_runner import JobRunner, errors_as_html
-from dreambooth.ui.log_reader import LogReader
 from dreambooth.ui.page_state import PageState
-from dreambooth.ui.resume_offer import NONE, damaged_snapshots, resume_offer, snapshot_choices
-from dreambooth.ui.run_view import RunView
+from dreambooth.ui.page_view import PageView
+from dreambooth.ui.resume_offer import NONE, snapshot_choices
 
 CHOSEN_MODEL = "(the chosen model)"  # the first choice of Load params from
 REFRESH_SECONDS = 5.0
@@ -44,9 +42,11 @@ class PageController:
         self.host = host
         self.job_runner = JobRunner(host)
         self.file_choices = FileChoices(host)
-        self._logs = LogReader()
-        self._planned_charts: dict[str, str] = {}  # by model, of the run that was checked but not started yet
-        self._settled: dict[str, float] = {}  # by model, time of a failed run after which a check passed
+        self.view = PageView(host, self.job_runner)
+
+    def page_state(self, name: str | None) -> PageState:
+        """The state with model ``name`` chosen."""
+        return self.view.state(name)
 
     # -- lists ------------------------------------------------------------------------------------------------
 
@@ -119,10 +119,10 @@ class PageController:
             checked = preflight(model, config, self.host.device()).as_dict()
         except UserError as error:
             return render.refusal(error.problems), "", ""
-        seconds_per_step = self._training_run(name).seconds_per_step()
+        seconds_per_step = self.view.training_run(name).seconds_per_step()
         table = render_images.image_table([*checked["table"], *checked["other_files"]])
-        self._planned_charts[name] = learning_rate_chart(checked["learning_rates"])
-        self._settled[name] = self._shown_run(name).time
+        self.view.planned_charts[name] = learning_rate_chart(checked["learning_rates"])
+        self.view.settled[name] = self.view.shown_run(name).time
         message = render.warnings(checked["warnings"]) + render.lines(["Ready to train."])
         return message, render.forecast(checked, config.settings, seconds_per_step), table
 
@@ -158,7 +158,10 @@ class PageController:
             config = actions.create(model.folders, model.name, path, chosen, progress=progress)
             if path == embedded.CHECKPOINT:  # comes with images and settings, so that a first trial needs nothing else
                 model.save(embedded.with_demo_settings(config))
-            events.send(Ended("done", text=f"Created {model.name} ({FAMILIES[config.info.model_type]})."))
+            title = FAMILIES[config.info.model_type]
+            for warning in config.info.source_warnings.splitlines():
+                events.message(warning, level="warning")
+            events.send(Ended("done", text=f"Created {model.name} ({title}). Recognized: {config.info.recognized}."))
 
         return self.job_runner.start("create", model.name, work, model=model.name, shown_model=shown_model)
 
@@ -184,7 +187,7 @@ class PageController:
                     borrow_gpu=self.host.borrow_gpu,
                 )
 
-        self._planned_charts.pop(model.name, None)
+        self.view.planned_charts.pop(model.name, None)
         return self.job_runner.start("train", model.name, work, model=model.name, log_folder=model.logging)
 
     @errors_as_html
@@ -233,81 +236,7 @@ class PageController:
 
         return self.job_runner.start("generate", model.name, work, model=model.name)
 
-    # -- state of the page ------------------------------------------------------------------------------------
-
-    def page_state(self, name: str | None) -> PageState:
-        """The state with model ``name`` chosen: of the running job, else of the model's last run."""
-        job_runner, names = self.job_runner, self.model_names()
-        busy, paused = job_runner.busy, job_runner.paused
-        run = job_runner.run_view if busy and job_runner.run_view else self._shown_run(name)
-        training = run if run.job in ("train", "") else self._training_run(name)  # its chart and samples stay
-        alive = busy or self._logs.is_alive(self.model(name).logging if name in names else None)
-        is_settled = not busy and run.state == "failed" and self._settled.get(name or "") == run.time
-        state = "" if is_settled else run.state
-        line = (run.status_line(alive) if state else "") or self._next_step(name, names)
-        offer = self._resume_offer(name, names, busy or (run.state == "working" and alive))
-        if run.state == "working" and offer:
-            line += " Continue it under Select."
-        parts = [_paused_text(job_runner.pause_remaining) if paused else "", job_runner.pending_requests(), line]
-        shown_state = "paused" if paused else state
-        fraction = run.fraction_done() if run.state == "working" and alive else None
-        return PageState(
-            names=tuple(names),
-            status=render.status(" ".join(filter(None, parts)), shown_state, run.warning, run.result()),
-            progress_bar=render.progress_bar(fraction, busy and not paused),
-            chart=(not alive and self._planned_charts.get(name or "")) or loss_chart(training),
-            model_summary=self._model_summary(name, names),
-            resume_offer=offer,
-            samples=tuple(run.gallery() or training.gallery()),
-            files=render.saved_files(training.saved if training is run else [*training.saved, *run.saved]),
-            idle=not busy,
-            training=job_runner.training,
-            paused=paused,
-            locked=job_runner.is_locked(name),
-            disabled_reason=self._disabled_reason(name, names, busy),
-        )
-
-    def _training_run(self, name: str | None) -> RunView:
-        """The model's last training run, of this process or from its log on disk."""
-        own = self.job_runner.run_view
-        is_own = name in self.model_names() and name == self.job_runner.model and own is not None
-        return self._latest(name, is_own and own.job == "train")
-
-    def _shown_run(self, name: str | None) -> RunView:
-        """What the page shows with a model: its last run, or a later job that was started while it was shown."""
-        return self._latest(name, (name or "") in self.job_runner.shown_models)
-
-    def _latest(self, name: str | None, include_own: bool) -> RunView:
-        logged = self._logs.run(name, self.model(name).logging) if name in self.model_names() else RunView()
-        own = self.job_runner.run_view if include_own else None
-        return own if own and own.time >= logged.time else logged
-
-    def _next_step(self, name: str | None, names: Sequence[str]) -> str:
-        """What to do next, for a model that has never been trained."""
-        if not names:
-            return "No model yet. Create one from a checkpoint."
-        if name not in names:
-            return "Choose a model, or create one."
-        _, concepts = self.parameters(name)
-        return "Ready." if concepts else "Choose the folder with your images, under Concepts."
-
-    def _model_summary(self, name: str | None, names: Sequence[str]) -> str:
-        if name not in names:
-            return ""
-        model = self.model(name)
-        try:
-            return render.definitions(model_summary.rows(model, model.load().info)) + damaged_snapshots(model)
-        except UserError as error:
-            return render.problems(error.problems)
-
-    def _resume_offer(self, name: str | None, names: Sequence[str], is_running: bool) -> str:
-        return resume_offer(self.model(name)) if name in names and not is_running else ""
-
-    def _disabled_reason(self, name: str | None, names: Sequence[str], busy: bool) -> str:
-        if busy:
-            locked = " The settings of this model are locked until then." if self.job_runner.is_locked(name) else ""
-            return f"{self.job_runner.description()} is running; other jobs can start when it finishes.{locked}"
-        return "" if name in names else "Train, Generate Ckpt and Save Params need a model. Create or choose one."
+    # -- helpers ----------------------------------------------------------------------------------------------
 
     def model(self, name: str | None) -> ModelFolder:
         if not name:
@@ -339,7 +268,3 @@ class PageController:
             raise UserError.from_problems(problems)
         new_concepts = tuple(concept for concept in new_concepts if concept.instance_data_dir)
         return dataclasses.replace(config, settings=new_settings, concepts=new_concepts)
-
-
-def _paused_text(remaining: float | None) -> str:
-    return "Paused." if remaining is None else f"Paused. Resumes in {math.ceil(remaining)} s."

@@ -24,6 +24,11 @@ def snapshot_choices(model: ModelFolder) -> list[tuple[str, str]]:
     return [*((name, name) for name in (NONE, *special)), *entries]
 
 
+def snapshot_name(title: str | None) -> str:
+    """The name of the snapshot with this title. Gradio 3 has no titles for choices, so the page sends the title."""
+    return (title or NONE).partition(" · ")[0]
+
+
 def resume_offer(model: ModelFolder) -> str:
     """HTML: what was interrupted and can be continued; "" if nothing."""
     from dreambooth.runs.interrupted import interrupted_run

@@ -61,6 +61,10 @@ def test_from_the_first_click_to_the_checkpoint(served, visitor, images, tmp_pat
     visitor.page.wait_for_selector("#db_gallery img")
     visitor.sees("loss_chart", "learning rate")
     visitor.screenshot(tmp_path / "training.png")
+    for width, height in ((390, 844), (1366, 768)):
+        visitor.page.set_viewport_size({"width": width, "height": height})
+        visitor.page.evaluate("scrollTo(0, document.body.scrollHeight)")
+        visitor.sees_in_view("train", "cancel", "status")
 
     visitor.press("pause")
     visitor.sees("status", "Paused.")
@@ -86,7 +90,12 @@ def test_from_the_first_click_to_the_checkpoint(served, visitor, images, tmp_pat
     assert list((served.models / "Lora").glob("first toy_*.safetensors"))
 
     visitor.press("generate_ckpt")
+    visitor.sees("status", "Use it now: choose the checkpoint")
+    visitor.sees_in_view("status")
     visitor.sees("files", "Checkpoint")
+    visitor.sees("files", "Snapshot")
+    visitor.sees("loss_chart", "learning rate")
+    visitor.page.wait_for_selector("#db_gallery img")
     assert list((served.models / "Stable-diffusion").rglob("*.safetensors"))
 
     visitor.create("second toy")
@@ -129,6 +138,16 @@ def test_bad_input_gets_a_line_and_loses_nothing(served, browser, visitor, image
     visitor.page.wait_for_selector("#db_num_train_epochs", state="visible")
 
     visitor.fill(num_train_epochs=50_000)
+    visitor.sees_no_error("message")  # the field was edited
+    visitor.open_accordion("db_group_settings_tuning")
+    visitor.choose("optimizer", "Paged 8bit AdamW — needs an NVIDIA GPU")
+    visitor.sees("message", "Paged 8bit AdamW can't be used on this machine: it needs an NVIDIA GPU")
+    visitor.choose("optimizer", "Torch AdamW")
+    visitor.sees_no_error("message")
+    visitor.tab("Concepts")
+    visitor.press("check")
+    visitor.sees("message", "Ready to train")
+    visitor.sees("status", "Ready.")  # instead of the error of the failed run
     second = Visitor(browser, served.url)
     second.tab("Select")
     second.choose("model_name", "bad 🧸 input")
@@ -151,6 +170,26 @@ def test_settings_without_effect_are_disabled(onlooker):
     onlooker.check("use_lora", False)
     onlooker.sees_disabled("lora_learning_rate")
     onlooker.sees_disabled("learning_rate", False)
+
+
+def test_places_of_the_old_extension_lead_to_the_controls(onlooker):
+    for tab, link, field in (("Saving", "LoRA UNET rank", "lora_unet_rank"), ("Saving", "Half model", "half_model"),
+                             ("Concepts", "Training Wizard", "training_wizard_person")):  # fmt: skip
+        onlooker.tab(tab)
+        onlooker.page.locator(".db_signpost .db_goto:visible", has_text=link).first.click()
+        onlooker.sees_in_view(field)
+
+
+def test_a_server_that_does_not_answer_or_was_restarted_is_shown(onlooker):
+    onlooker.page.route("**/app_id", lambda route: route.abort())
+    onlooker.sees("connection", "The WebUI does not answer")
+    onlooker.page.unroute("**/app_id")
+    onlooker.page.wait_for_function("!document.querySelector('#db_connection').innerText")
+    onlooker.page.route("**/app_id", lambda route: route.fulfill(json={"app_id": 1}))
+    onlooker.sees("connection", "The WebUI was restarted. Reload this page")
+    onlooker.page.unroute("**/app_id")
+    onlooker.reload()
+    assert onlooker.text("connection") == ""
 
 
 def test_every_declared_setting_has_its_control(onlooker):

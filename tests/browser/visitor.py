@@ -108,6 +108,22 @@ class Visitor:
             arg=[f"db_{key}", disabled],
         )
 
+    def sees_in_view(self, *names: str) -> None:
+        """These parts are within the window, and nothing covers them."""
+        self.page.wait_for_function(
+            "(ids) => ids.every((id) => { const part = document.getElementById(id);"
+            " const { left, top, width, height } = part?.getBoundingClientRect() || {};"
+            " const shown = document.elementFromPoint(left + width / 2, top + Math.min(height / 2, 10));"
+            " return shown && part.contains(shown) })",
+            arg=[f"db_{name}" for name in names],
+        )
+
+    def sees_no_error(self, name: str) -> None:
+        self.page.wait_for_function(
+            "(id) => [...document.querySelectorAll(`#${id} .db_problem`)].every((line) => !line.offsetParent)",
+            arg=f"db_{name}",
+        )
+
     def enabled(self, name: str) -> bool:
         return self.page.is_enabled(f"#db_{name}")
 

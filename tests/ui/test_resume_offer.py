@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from dreambooth.jobs import jobs
 from dreambooth.settings import Folders, ModelConfig, ModelFolder
 from dreambooth.settings.model_folder import ModelInfo
-from dreambooth.ui.resume_offer import LATEST
+from dreambooth.ui.resume_offer import LATEST, snapshot_name
 from dreambooth.ui.run_view import RunView
 
 
@@ -56,6 +56,7 @@ def test_the_page_offers_to_continue_and_lists_the_snapshots(page_controller, in
     assert "3 min before the interruption" in state.resume_offer and "2 steps to repeat" in state.resume_offer
     assert "Continue it under Select." in state.status and "3 snapshots, " in state.model_summary
     titles = {name: title for title, name in page_controller.snapshot_choices("mini")}
+    assert [snapshot_name(title) for title in titles.values()] == list(titles)
     assert list(titles) == ["none", LATEST, "410", "300", "600"]
     assert "epoch 136, step 410" in titles["410"] and titles["410"].endswith("current run, automatic")
     assert titles["300"].endswith("current run") and titles["600"].endswith("abandoned branch")
