@@ -24,12 +24,15 @@ from dreambooth.interop.translation import (
 from dreambooth.text import count
 
 NAME = "lora-scripts"
-# Parameters of the page that sd-scripts don't have.
-_PAGE_PARAMETERS = {
+# Parameters of the page that no other program has.
+_OWN_PARAMETERS = {
     "model_train_type", "lycoris_algo", "network_args_custom", "optimizer_args_custom", "enable_preview",
     "enable_block_weights", "enable_base_weight", "prodigy_d0", "prodigy_d_coef", "ui_custom_params", "dylora_unit",
-    "lokr_factor", "randomly_choice_prompt", "positive_prompts", "negative_prompts", "prompt_file", "sample_cfg",
-    "sample_width", "sample_height", "sample_seed", "sample_steps", "lr_restart_cycles", "gpu_ids", "dropout",
+    "lokr_factor", "randomly_choice_prompt", "positive_prompts", "lr_restart_cycles",
+}  # fmt: skip
+_PAGE_PARAMETERS = _OWN_PARAMETERS | {
+    "negative_prompts", "prompt_file", "sample_cfg", "sample_width", "sample_height", "sample_seed", "sample_steps",
+    "gpu_ids", "dropout",
 }  # fmt: skip
 _COMMON_PARAMETERS = {
     "pretrained_model_name_or_path", "train_data_dir", "resolution", "network_module", "network_dim", "unet_lr",
@@ -60,7 +63,7 @@ def recognize(data: Any) -> bool:
     if not isinstance(data, Mapping):
         return False
     names = flatten(data).keys()
-    is_run = not _PAGE_PARAMETERS.isdisjoint(names) and not _COMMON_PARAMETERS.isdisjoint(names)
+    is_run = not _OWN_PARAMETERS.isdisjoint(names) and not _COMMON_PARAMETERS.isdisjoint(names)
     return is_run or "model_train_type" in names or _is_preset(data)
 
 

@@ -53,8 +53,8 @@ def _is_comfyui_prompt(data: Mapping[str, Any]) -> bool:
 _KINDS: tuple[tuple[Callable[[Mapping[str, Any]], bool], str], ...] = (
     (_has("nodes", "links"), "it looks like a workflow of ComfyUI, which holds no training"),
     (_is_comfyui_prompt, "it looks like a workflow of ComfyUI, which holds no training"),
-    (_has("basic", "advanced", "folders"), "it looks like the config.toml of kohya_ss, the defaults of its pages; save a "
-                                           "configuration on one of the pages, and import that"),
+    (_has("basic", "advanced", "folders"), "it looks like the config.toml of kohya_ss, the defaults of its pages; save "
+                                           "a configuration on one of the pages, and import that"),
     (_has("peft_type"), "it looks like the adapter_config.json of a LoRA in peft's format"),
     (_has("_class_name"), "it looks like a part of a model in the diffusers format"),
     (_has("weight_map"), "it looks like the index of a model in several files"),
