@@ -90,7 +90,7 @@ def recognize_file(file: DataFile) -> tuple[Program, DataFile]:
     """
     program = find_program(file.data)
     if program is None or program is _SD_SCRIPTS[-1]:  # whose parameters may be in any section
-        for part in _nested(file.data):
+        for part in [] if known_kind(file.data) else _nested(file.data):
             found = find_program(part)
             if found and found not in _SD_SCRIPTS:
                 return found, DataFile(file.path, part)

@@ -72,7 +72,10 @@ def test_other_models_are_refused_by_name(tmp_path: Path, name: str) -> None:
         ({"_class_name": "UNet2DConditionModel", "sample_size": 64}, "diffusers"),
         ({"samples_save": True, "sd_model_checkpoint": "m"}, "settings of a WebUI"),
         ({"peft_type": "LORA", "r": 8}, "peft"),
-        ({"basic": {"seed": 1, "epoch": 2}, "advanced": {"clip_skip": 1}, "folders": {}}, "config.toml of kohya_ss"),
+        (
+            {"basic": {"optimizer": "Lion", "epoch": 2}, "advanced": {"clip_skip": 1}, "folders": {}},
+            "config.toml of kohya_ss",
+        ),
         ({"fruit": "apple", "colour": "red"}, "the names fruit, colour"),
         ([{"fruit": "apple"}, {"fruit": "pear"}], "a list of 2 objects"),
         ([1, 2], "a list of 2 values"),
