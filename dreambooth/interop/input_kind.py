@@ -16,7 +16,9 @@ from dreambooth.json_text import parse_json
 from dreambooth.paths import clean_path
 from dreambooth.settings import SETTINGS, Concept, parse_concepts
 from dreambooth.settings.concept import AS_THE_RUN
-from dreambooth.settings.legacy import upgrade
+from dreambooth.settings.legacy import REMOVED, upgrade
+from dreambooth.settings.model_folder import MODEL_KEYS, take_concepts
+from dreambooth.settings.old_extension import OLD_KEYS, is_old_file
 
 
 @dataclass(frozen=True)
@@ -171,18 +173,20 @@ def _is_own_file(data: Any) -> bool:
 
 
 def _read_own_file(values: Any, base_dir: Path | None) -> RecognizedInput:
-    is_model_config = isinstance(values, dict) and "concepts_list" in values
-    unsupported: list[str] = []
-    if is_model_config:
-        values, unsupported = upgrade(dict(values))
-    rows = values["concepts_list"] if is_model_config else values
-    concepts, notices = parse_concepts(rows, base_dir=base_dir, strict=not is_model_config)
-    unsupported += notices
-    settings = {}
-    for key, value in values.items() if is_model_config else ():
+    if not (isinstance(values, dict) and values.keys() & {"concepts_list", "learning_rate"}):
+        concepts, notices = parse_concepts(values, base_dir)
+        return RecognizedInput(concepts, unsupported=tuple(notices))
+    is_old = is_old_file(values)
+    values, changes = upgrade(dict(values))
+    concepts, notices = take_concepts(values, is_old, base_dir)
+    unsupported, settings = [*(text for text in changes if "no effect" in text), *notices], {}
+    for key, value in values.items():
         if key in SETTINGS:
             try:
                 settings[key] = SETTINGS[key].parse(value)
             except ValueError as error:
                 unsupported.append(f"{key}: {error}; the current value is kept.")
-    return RecognizedInput(concepts, settings, unsupported=tuple(unsupported))
+        elif key not in OLD_KEYS and key not in REMOVED and key not in MODEL_KEYS:
+            unsupported.append(f"{key} has no effect: there is no such setting.")
+    imported = tuple(text for text in changes if "no effect" not in text)
+    return RecognizedInput(concepts, settings, imported=imported, unsupported=tuple(unsupported))

@@ -13,6 +13,7 @@ from typing import Any
 
 from dreambooth.errors import UserError
 from dreambooth.files import expand_user, numbered_names, read_json, recover_folder, write_json
+from dreambooth.paths import clean_path
 from dreambooth.settings.concept import Concept, concept_values, parse_concepts, read_concepts
 from dreambooth.settings.declare import nearest, parse
 from dreambooth.settings.legacy import REMOVED, upgrade
@@ -69,6 +70,9 @@ class ModelInfo:
     revision: int = 0  # optimizer steps over the model's lifetime
     epoch: int = 0
     run: str = ""  # id of the last run; only its snapshots can be resumed from the current weights
+
+
+MODEL_KEYS = frozenset({"model_name", *(field.name for field in dataclasses.fields(ModelInfo))})
 
 
 @dataclass(frozen=True)
@@ -193,7 +197,7 @@ def config_from(name: str, values: dict[str, Any]) -> ModelConfig:
     is_old = is_old_file(values)
     values, notices = upgrade(dict(values))
     values.pop("model_name", None)
-    concepts, concept_notices = _concepts_of(values, is_old)
+    concepts, concept_notices = take_concepts(values, is_old)
     notices += concept_notices
     info, info_notices = _info_from(values)
     notices += info_notices
@@ -238,16 +242,22 @@ def _info_value(value: Any, default: Any) -> Any:
     return value
 
 
-def _concepts_of(values: dict[str, Any], is_old: bool) -> tuple[tuple[Concept, ...], list[str]]:
-    """The concepts, which are removed from ``values``; in files of the old extension they may be in a file."""
+def take_concepts(
+    values: dict[str, Any], is_old: bool, base_dir: Path | None = None
+) -> tuple[tuple[Concept, ...], list[str]]:
+    """The concepts, which are removed from ``values``, and notices. The old extension could have them in a file.
+
+    ``base_dir``: the folder that relative paths refer to.
+    """
     listed, path = values.pop("concepts_list", None) or [], str(values.get("concepts_path") or "").strip()
     in_file = is_old and path and str(values.get("use_concepts")).lower() == "true"
     problems: list[str] = []
     if in_file:
         try:
-            concepts, notices = read_concepts(path)
+            is_text = path.startswith(("[", "{"))
+            concepts, notices = read_concepts(path if is_text or base_dir is None else clean_path(path, base_dir))
             return concepts, [f"concepts_path: {count(len(concepts), 'concept')} taken from {path[:200]}", *notices]
         except UserError as error:
             problems = [f"concepts_path: {problem}" for problem in error.problems]
-    concepts, notices = parse_concepts(listed, strict=False)
+    concepts, notices = parse_concepts(listed, base_dir, strict=False)
     return concepts, [*problems, *notices]

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from dreambooth import actions
-from dreambooth.checkpoints.adoption import KEPT
+from dreambooth.checkpoints.adoption import KEPT, KEPT_SOURCE
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.errors import UserError
 from dreambooth.settings import CreateOptions, Folders, ModelFolder
@@ -97,6 +97,8 @@ def old_folder(tmp_path, models_dir, subject_concepts):
         model.config_path.write_text(json.dumps(config, indent=4))
         (model.backups).mkdir()
         (model.backups / "db_config_500.json").write_text("{}")
+        model.source.mkdir()
+        (model.source / "notes.txt").write_text("of the user")
         (model.root / "classifiers_0").mkdir()
         (model.root / "classifiers_0" / "1.jpg").write_bytes(b"a class image")
         return model, source
@@ -169,6 +171,7 @@ def test_a_folder_is_adopted_trained_exported_and_merged(old_folder, name, model
     now = contents(model.root)
     for path, digest in before.items():
         kept = path.replace("working", KEPT, 1) if path.startswith("working") else path
+        kept = path.replace("source", KEPT_SOURCE, 1) if path.startswith("source") else kept
         assert now.get(kept) == digest or digest == now["backups/db_config_before_adoption.json"], path
     lora = ["--lora", *models_dir.glob("Lora/*")] if values.get("use_lora") else []
     exported = run("generate-ckpt", name, *lora, "--models-dir", models_dir, "--out", models_dir / "out.safetensors")

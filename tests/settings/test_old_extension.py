@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import shutil
 
 import pytest
 
@@ -257,3 +258,18 @@ def test_each_default_of_ours_that_an_old_file_would_change_is_decided():
     """A setting that changes what is trained and that old files lack needs the value that they trained with."""
     assert Training().shuffle_tags is True and Training().keep_tokens == 1 and Training().bucket_rule == "area"
     assert Training().max_grad_norm == 1 and Training().txt_learning_rate != Training().learning_rate
+
+
+def test_an_old_file_is_imported_into_another_model(mini, models_dir, subject_concepts, tmp_path):
+    """import-toml and the page's Concepts list read it as the model that it belongs to does."""
+    shutil.copytree(subject_concepts.parent / "subject", tmp_path / "photos")
+    values = {**NOVEMBER, "train_text_encoder": False, "snapshot": "500", "mystery": 1, "concepts_list": None,
+              "instance_data_dir": "photos", "instance_prompt": "photo of sks dog"}  # fmt: skip
+    (tmp_path / "db_config.json").write_text(json.dumps(values))
+    result = run("import-toml", tmp_path / "db_config.json", "mini", "--models-dir", models_dir)
+    assert result.returncode == 0, result.stderr
+    config = mini.load()
+    assert config.settings.stop_text_encoder == 0 and config.settings.bucket_rule == "one size"
+    assert config.concepts[0].instance_data_dir == str(tmp_path / "photos")
+    assert "train_text_encoder False is now stop_text_encoder 0" in result.stdout
+    assert "snapshot '500' has no effect" in result.stdout and "mystery has no effect" in result.stdout
