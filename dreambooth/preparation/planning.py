@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dreambooth.captions.folder_metadata import is_metadata_name
 from dreambooth.captions.reading import FROM_FILE_NAME, Caption, read_caption
 from dreambooth.errors import UserError
 from dreambooth.images.buckets import Crop, Size, bucket_sizes
@@ -244,10 +245,17 @@ def _warnings(sources: Sequence[_SourceImage], changes: Sequence[ImageChange]) -
             continue
         is_renamed = change.source.stem != change.destination.stem
         counts["renamed"] += is_renamed and caption.source == FROM_FILE_NAME
+        counts["listed"] += is_metadata_name(caption.source) and change.source != change.destination
         counts["sides"] += change.transform.mirrored and bool(re.search(r"\b(left|right)\b", caption.text, re.I))
     if n := counts["renamed"]:
         images = count(n, "image without a caption file is", "images without a caption file are")
         yield f"{images} renamed, but training uses the file name as the caption. Write caption files first to keep it."
+    if n := counts["listed"]:
+        images = count(n, "image has its caption", "images have their captions")
+        yield (
+            f"{images} in a metadata.jsonl or .csv, which does not list the new files. Write caption files first, or "
+            "copy it and correct the names."
+        )
     if n := counts["sides"]:
         captions_mention = count(n, "mirrored image has a caption", "mirrored images have captions")
         yield f"{captions_mention} with the word left or right. Correct the caption files."

@@ -60,6 +60,12 @@ def test_subfolders_are_kept_and_numbered_separately(folder):
     assert any("training uses the file name as the caption" in line for line in done.warnings)
 
 
+def test_captions_in_one_file_are_not_lost_silently(folder):
+    scene().save(folder / "a.png")
+    (folder / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "a dog"}')
+    assert any("1 image has its caption in a metadata" in line for line in prepare(folder, PrepareOptions()).warnings)
+
+
 def test_all_problems_are_reported_at_once_and_nothing_is_written(folder, tmp_path):
     scene().save(folder / "a.png")
     full = tmp_path / "full"
