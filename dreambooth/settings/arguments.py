@@ -50,8 +50,8 @@ def parse_value(text: str) -> Any:
     parts = [part.strip(_AROUND) for part in re.split(r"[\s,;]+", text.strip("()[]{} \t")) if part.strip(_AROUND)]
     if not parts:
         raise ValueError("a value is missing")
-    values = tuple(parse_value(part) if part.lower() in _WORDS else _number(part) for part in parts)
-    return values if len(values) > 1 or text[0] in "([" else values[0]
+    values = [parse_value(part) if part.lower() in _WORDS else _number(part) for part in parts]
+    return tuple(values) if len(values) > 1 or text[0] in "([" else values[0]
 
 
 def format_arguments(arguments: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ import_report.py     ImportReport: concepts, settings and messages collected dur
 folders.py           repeats and class tokens in folder names (10_sls 1girl)
 data_dirs.py         train_data_dir and reg_data_dir
 keys.py              the keys of a dataset configuration
+values.py            values of a dataset configuration, by key and type
 subsets.py           dataset.toml: [general], [[datasets]], [[datasets.subsets]]
 sizes.py             resolution and buckets
 masks.py             masked loss

@@ -117,7 +117,8 @@ def _import_convolutions(
         rank, alpha = given.get("conv_dim") or 0, given.get("conv_alpha") or 1
     excluded = is_lycoris and preset.lower() in _PRESETS and preset.lower() not in _PRESETS_WITH_CONVOLUTIONS
     trained = to_number(rank) > 0 and not excluded
-    report.set("use_lora_extended", trained, "conv_dim" if given else f"preset {preset}" if trained else "")
+    source = f"preset {preset}" if excluded or (trained and not given) else "conv_dim" if given else ""
+    report.set("use_lora_extended", trained, source)
     if not trained or kind == "full":
         return
     rank, alpha = _limit_rank(kind, rank, alpha)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +19,12 @@ from dreambooth.interop.kohya.keys import (
     GENERAL_KEYS,
     RUN_SETTINGS,
     SUBSET_KEYS,
-    SUBSET_ONLY_KEYS,
     UNSUPPORTED_DATASET_KEYS,
 )
 from dreambooth.interop.kohya.sizes import make_trainable, parse_resolution, usable_step
 from dreambooth.interop.kohya.toml_file import Table, TomlFile
-from dreambooth.settings import Concept, nearest
-from dreambooth.settings.arguments import parse_value
+from dreambooth.interop.kohya.values import validate
+from dreambooth.settings import Concept
 from dreambooth.text import escape_unprintable
 
 
@@ -46,19 +43,19 @@ def import_datasets(
     report: ImportReport, file: TomlFile, config: Mapping[str, Any], arguments: Mapping[str, Any] | None = None
 ) -> None:
     """Import the whole configuration. ``arguments``: training parameters, which [general] and tables below override."""
-    general = _validate(report, file.table(config.get("general", {}), "general"), GENERAL_KEYS, "[general]")
+    general = validate(report, file.table(config.get("general", {}), "general"), GENERAL_KEYS, "[general]")
     for key in config.keys() - {"general", "datasets"}:
         report.unsupported.append(
             f"{file.table(config).location(key)}{key}: ignored, as it is neither [general] nor [[datasets]]."
         )
     datasets = _valid_tables(report, config.get("datasets", []), "datasets")
-    defaults = {**_validate(report, Table(arguments or {}), GENERAL_KEYS, "training parameter"), **general}
+    defaults = {**validate(report, Table(arguments or {}), GENERAL_KEYS, "training parameter"), **general}
     subsets: list[Subset] = []
     first: Mapping[str, Any] | None = None
     number = 0
     for index, dataset in enumerate(datasets):
         table = file.table({key: value for key, value in dataset.items() if key != "subsets"}, "datasets", index)
-        merged = {**defaults, **_validate(report, table, GENERAL_KEYS, f"[[datasets]] {index + 1}")}
+        merged = {**defaults, **validate(report, table, GENERAL_KEYS, f"[[datasets]] {index + 1}")}
         for values in _valid_tables(report, dataset.get("subsets", []), "subsets"):
             table = file.table(values, "datasets.subsets", number)
             number += 1
@@ -91,48 +88,6 @@ def _valid_tables(report: ImportReport, value: Any, name: str) -> list[Mapping[s
     return [row for row in rows if isinstance(row, Mapping)]
 
 
-def _validate(report: ImportReport, table: Table, known_keys: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The valid values; others are reported. ``known_keys``: key -> (allowed types, default)."""
-    valid = {}
-    for key, value in table.values.items():
-        if key not in known_keys:
-            problem = f"unknown key in sd-scripts{nearest(key, known_keys)}"
-            if key in SUBSET_ONLY_KEYS or key in DATASET_KEYS:
-                problem = f"belongs in {'[[datasets.subsets]]' if key in SUBSET_ONLY_KEYS else '[[datasets]]'}"
-            report.unsupported.append(f"{table.location(key)}{name} {key}: {problem}; ignored.")
-            continue
-        types, _ = known_keys[key]
-        value = _as_meant(value, types)
-        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-            expected = " or ".join(_TYPE_NAMES[allowed] for allowed in types)
-            report.unsupported.append(f"{table.location(key)}{name} {key} = {value!r} is not {expected}; ignored.")
-        elif isinstance(value, float) and not math.isfinite(value):
-            report.unsupported.append(f"{table.location(key)}{name} {key} = {value!r} is not a finite number; ignored.")
-        else:
-            valid[key] = value
-    return valid
-
-
-def _as_meant(value: Any, types: tuple[type, ...]) -> Any:
-    """The value without needless quotes or decimals: "true", "2", 2.0."""
-    if isinstance(value, str) and str not in types:
-        with contextlib.suppress(ValueError):
-            value = parse_value(value)
-    if isinstance(value, float) and float not in types and int in types and value.is_integer():
-        return int(value)
-    return value
-
-
-_TYPE_NAMES = {
-    int: "a whole number",
-    float: "a number",
-    str: 'a string in "quotes"',
-    bool: "true or false",
-    list: "a list",
-    dict: "a table",
-}
-
-
 def _make_subset(
     report: ImportReport, table: Table, parent: Mapping[str, Any], number: int, dataset: int
 ) -> Subset | None:
@@ -140,7 +95,7 @@ def _make_subset(
     name = f"subset {number}"
     paths = ("image_dir", "metadata_file")
     invalid_paths = [key for key in paths if report.has_lost_backslashes(table, key)]
-    values = _validate(report, table, ALL_SUBSET_KEYS, name)
+    values = validate(report, table, ALL_SUBSET_KEYS, name)
     if invalid_paths:
         return None
     if not any(values.get(key, "").strip() for key in paths):

@@ -97,7 +97,7 @@ def import_training(report: ImportReport, file: TomlFile, datasets: Sequence[Map
     values = {key: value for key, value in table.values.items() if value is not None and value != ""}
     values = {key: value for key, value in values.items() if value != 0 or key not in _UNSET_IF_ZERO}
     if datasets is None and "datasets" in values:
-        given = values["datasets"]
+        given: Any = values["datasets"]
         datasets = given if isinstance(given, list) else [given]
         report.unsupported.append(
             "sd-scripts do not read training parameters and [[datasets]] from one file; here both are imported."
