@@ -24,7 +24,7 @@ _DOUBLE_QUOTES = '"“”„＂'  # never part of a name in Windows; curly ones 
 _UNUSUAL = re.compile(
     rf"^\s|\s$|^file:|[\\%$]|^[{''.join(_QUOTES)}]|[{''.join(_QUOTES)}][,;]?$|{_INVISIBLE.pattern}", re.IGNORECASE
 )
-_SEVERAL = re.compile(r"""(["']).+\1[\s,;]+\1.+\1""", re.DOTALL)
+_SEVERAL = re.compile(r"""(["'])[^"']+\1(?:[\s,;]+\1[^"']+\1)+""")
 _WEB_ADDRESS = re.compile(r"(?:(?!file:)[a-z][a-z0-9+.-]+:/+|(?:www\.|civitai\.com/|huggingface\.co/|hf\.co/)).*", re.I)
 _ON_THE_HUB = re.compile(
     r"(?:https?:/+)?(?:www\.)?(?:huggingface\.co|hf\.co)/(?!(?:datasets|spaces|api)/)(?P<repo>[\w.-]+/[\w.-]+)"

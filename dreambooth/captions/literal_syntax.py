@@ -8,11 +8,12 @@ from collections.abc import Iterator
 
 _NETWORK = re.compile(r"<(?:lora|lyco|lycoris|hypernet|embedding)\s*:[^<>\n]*>", re.IGNORECASE)
 _KEYWORD = re.compile(r"(?<![\w-])(?:BREAK|ADDCOMM|ADDROW|ADDCOL|ADDBASE)(?![\w-])|(?<=[\w,)])\s+AND\s+(?=[\w(])")
-_WILDCARD_FILE = re.compile(r"__[\w./*-]*[A-Za-z0-9*][\w./*-]*?__")
-_CHOICE = re.compile(r"\{[^{}\n]*\|[^{}\n]*\}")
-_DYNAMIC_CHOICE = re.compile(r"\{\s*[\d.:-]*\s*\$\$[^{}\n]*\}|\{\s*[\d.]+::[^{}\n]*\}")
-_WEIGHT = re.compile(r"(?<!\\)\([^()\n]*:\s*[+-]?\d*\.?\d+\s*(?<!\\)\)|(?<!\\)\(\([^()\n]+(?<!\\)\)\)")
-_SCHEDULE = re.compile(r"(?<!\\)\[[^\[\]\n]*:\s*\d*\.?\d+\s*\]|(?<!\\)\[[^\[\]\n]*\|[^\[\]\n]*\]")
+_WILDCARD_FILE = re.compile(r"(?<!\w)__[A-Za-z0-9*][\w./*-]{0,100}?__(?!\w)")
+_CHOICE = re.compile(r"\{[^{}|\n]*\|[^{}\n]*\}")
+_DYNAMIC_CHOICE = re.compile(r"\{\s*[\d.:-]{0,20}\$\$[^{}\n]*\}|\{\s*[\d.]{1,20}::[^{}\n]*\}")
+_NUMBER = r"[+-]?\d{0,9}(?:\.\d{1,9}|\d)\s*"  # bounded, so that long texts take no quadratic time
+_WEIGHT = re.compile(rf"(?<!\\)\([^()\n]*:\s*{_NUMBER}(?<!\\)\)|(?<!\\)\(\([^()\n]+(?<!\\)\)\)")
+_SCHEDULE = re.compile(rf"(?<!\\)\[[^\[\]\n]*:\s*{_NUMBER}\]|(?<!\\)\[[^\[\]|\n]*\|[^\[\]\n]*\]")
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});")
 _REPLACEMENT = "\ufffd"
 
