@@ -84,7 +84,7 @@ def looks_like_metadata(data: Any) -> bool:
         texts = all(isinstance(value, str) for value in values) and all(_is_image_name(key) for key in data)
         return named or texts
     rows = isinstance(data, list) and bool(data) and all(isinstance(row, Mapping) for row in data)
-    return rows and all(_file_column(row) in FILE_COLUMNS[:4] for row in data)
+    return rows and all(_file_column(row) in FILE_COLUMNS[:4] or any(map(_is_image_name, _files(row))) for row in data)
 
 
 def _is_image_name(name: str) -> bool:

@@ -32,6 +32,7 @@ def _inputs(folder: Path) -> dict[str, Path]:
         "job.yaml": "job: extension\nconfig:\n  process:\n  - type: sd_trainer\n    model: {name_or_path: x}\n"
         "    datasets: [{folder_path: plain}]\n",
         "rows.jsonl": '{"file_name": "plain/one.png", "text": "first"}\n',
+        "list.json": json.dumps([{"path": "plain/one.png", "text": "first"}, {"path": "plain/two.png", "text": ""}]),
         "meta.json": json.dumps({"plain/one.png": {"caption": "first"}}),
     }
     for name, text in texts.items():
@@ -40,7 +41,7 @@ def _inputs(folder: Path) -> dict[str, Path]:
 
 
 KINDS = ["folder", "named", "concepts.json", "db_config.json", "dataset.toml", "train.toml", "onetrainer.json",
-         "job.yaml", "rows.jsonl", "meta.json"]  # fmt: skip
+         "job.yaml", "rows.jsonl", "list.json", "meta.json"]  # fmt: skip
 
 
 def _captions(concepts: Sequence[Concept], settings: Settings) -> list[tuple[Path, set[str]]]:

@@ -56,6 +56,7 @@ def is_concepts(data: Any) -> bool:
         and bool(data)
         and all(isinstance(row, Mapping) and "path" in row for row in data)
         and any(not parts.isdisjoint(row) for row in data)
+        and not any(isinstance(row.get(part), str) for row in data for part in ("text", "image"))  # metadata of images
     )
 
 
