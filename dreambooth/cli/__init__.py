@@ -22,6 +22,7 @@ from typing import Any
 from dreambooth.cli.arguments import parser
 from dreambooth.cli.commands import train
 from dreambooth.cli.in_job import CANCELLED
+from dreambooth.cli.options import unknown_option_hint
 from dreambooth.cli.readable import label, with_unit
 from dreambooth.cli.truncation import first_lines, truncated
 from dreambooth.distributed import ProcessGroup
@@ -35,7 +36,11 @@ DONE, REFUSED = 0, 1
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code."""
-    args = parser().parse_args(argv)
+    whole = parser()
+    args, unknown = whole.parse_known_args(argv)
+    if unknown:
+        hint = unknown_option_hint(unknown) if hasattr(args, "set") and args.command != "captions" else ""
+        whole.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     if ProcessGroup.from_environment().rank:  # only the main process prints
         if args.run is not train:
             return DONE

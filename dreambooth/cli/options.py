@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from dreambooth.settings import SETTINGS, Setting
-from dreambooth.settings.other_names import ADVICE
+from dreambooth.settings.other_names import ADVICE, unknown_key
 
 _PAIR = re.compile(r"\s*[^\s=][^=]*=")
 
@@ -37,6 +37,20 @@ def assignments(groups: Iterable[Sequence[str]]) -> tuple[dict[str, str], list[s
             if value.strip() or not broken:  # the value of a broken item may be in the next one
                 values[key.strip()] = value.strip()
     return values, problems
+
+
+def unknown_option_hint(arguments: Sequence[str]) -> str:
+    """What to write if a setting was given as an option, as in ``--learning_rate 1e-4``; "" for other arguments."""
+    option, _, value = arguments[0].partition("=")
+    key = option.lstrip("-").replace("-", "_")
+    if not option.startswith("-"):
+        return ""
+    if key not in SETTINGS:
+        advice = unknown_key(key, SETTINGS)
+        return f". Settings are given as --set key=value{advice}." if advice else ""
+    following = arguments[1] if len(arguments) > 1 and not arguments[1].startswith("--") else ""
+    value = value or following or ("true" if SETTINGS[key].type is bool else "VALUE")
+    return f". Settings are given as --set key=value: write --set {key}={value}"
 
 
 def _meant(group: Sequence[str], broken: int) -> str:
