@@ -109,12 +109,12 @@ class Visitor:
         )
 
     def sees_in_view(self, *names: str) -> None:
-        """These parts are within the window, and nothing covers them."""
+        """These parts are within the window, and nothing but what contains them covers them, as of disabled ones."""
         self.page.wait_for_function(
             "(ids) => ids.every((id) => { const part = document.getElementById(id);"
             " const { left, top, width, height } = part?.getBoundingClientRect() || {};"
             " const shown = document.elementFromPoint(left + width / 2, top + Math.min(height / 2, 10));"
-            " return shown && part.contains(shown) })",
+            " return shown && (part.contains(shown) || shown.contains(part)) })",
             arg=[f"db_{name}" for name in names],
         )
 
