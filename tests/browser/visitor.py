@@ -145,6 +145,10 @@ class Visitor:
             "() => { const [name, filled] = ['model_name', 'filled'].map((key) =>"
             " document.querySelector(`#db_${key} input, #db_${key} textarea`)?.value); return name === filled }"
         )
+        # A WebUI that is still loading turns back to its first tab.
+        while tab.count() and not self.page.is_visible("#db_page"):
+            tab.first.click()
+            self.page.wait_for_timeout(500)
 
     def create(self, name: str) -> None:
         self.tab("Create")
