@@ -6,7 +6,7 @@ import functools
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,7 @@ class MetadataFile:
     rows: Mapping[str, tuple[Row, ...]]  # by absolute path, with or without extension
     caption_lines: str
     verbatim: bool = False  # as sd-scripts read them
+    folded: Mapping[str, str] = field(default_factory=dict)  # path in lower case -> path: names written otherwise
     notes: tuple[str, ...] = ()  # on paths of another computer, and images that are listed twice
 
     @classmethod
@@ -81,7 +82,9 @@ class MetadataFile:
 
     def _key(self, image: Path) -> str | None:
         path = os.path.abspath(image)
-        return next((key for key in (path, os.path.splitext(path)[0]) if key in self.rows), None)
+        stem = os.path.splitext(path)[0]
+        key = next((key for key in (path, stem) if key in self.rows), None)
+        return key or self.folded.get(path.lower()) or self.folded.get(stem.lower())
 
 
 def caption_of(image: Path, concept: Concept, is_class_image: bool = False) -> Caption:
@@ -103,8 +106,14 @@ def _read(path: Path, modified: int, folder: str, caption_lines: str, verbatim: 
     rows: dict[str, list[Row]] = {}
     for row in found.rows:
         rows.setdefault(locate(row.file), []).append(row)
+    folded = {} if verbatim else {key.lower(): key for key in rows}
     return MetadataFile(
-        path, {key: tuple(own) for key, own in rows.items()}, caption_lines, verbatim, _notes(path, rows, locate)
+        path,
+        {key: tuple(own) for key, own in rows.items()},
+        caption_lines,
+        verbatim,
+        folded,
+        _notes(path, rows, locate),
     )
 
 
@@ -173,12 +182,13 @@ class _Locator:
         return ""
 
     def exists(self, path: str) -> bool:
-        """Whether there is such a file, or one with this name and some extension."""
+        """Whether there is such a file, in capitals or not, or one with this name and some extension."""
         folder, name = os.path.split(path)
         if folder not in self._names:
             try:
                 names = os.listdir(folder)
             except (OSError, ValueError):
                 names = []
+            names = [other.lower() for other in names]
             self._names[folder] = {*names, *(os.path.splitext(other)[0] for other in names)}
-        return name in self._names[folder]
+        return name.lower() in self._names[folder]

@@ -71,7 +71,7 @@ _PACKED = (
     "(file_name, text) or in a text file each."
 )
 _EXPECTED = (
-    'Expected is JSON like {"photo.png": {"caption": "a dog"}}, or lines (.jsonl) like {"file_name": "photo.png", '
+    'It should be JSON like {"photo.png": {"caption": "a dog"}}, or lines (.jsonl) like {"file_name": "photo.png", '
     '"text": "a dog"}, or a table (.csv) with these columns.'
 )
 
@@ -80,11 +80,30 @@ def looks_like_metadata(data: Any) -> bool:
     """Whether parsed JSON is a metadata file: file names with captions."""
     if isinstance(data, Mapping) and data:
         values = list(data.values())
+        if _nested_rows(data):
+            return True
         named = all(isinstance(value, Mapping) and not {"caption", "tags"}.isdisjoint(value) for value in values)
         texts = all(isinstance(value, str) for value in values) and all(_is_image_name(key) for key in data)
         return named or texts
     rows = isinstance(data, list) and bool(data) and all(isinstance(row, Mapping) for row in data)
-    return rows and all(_file_column(row) in FILE_COLUMNS[:4] or any(map(_is_image_name, _files(row))) for row in data)
+    return rows and all(map(_is_row, data))
+
+
+def _nested_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows of an object that contains them in a list, with the captions that COCO has in another one."""
+    lists = [value for value in data.values() if isinstance(value, list) and all(isinstance(r, Mapping) for r in value)]
+    rows = next((value for value in lists if value and all(map(_is_row, value))), [])
+    texts: dict[Any, list[Any]] = {}
+    for note in data.get("annotations") or [] if isinstance(data.get("annotations"), list) else []:
+        if isinstance(note, Mapping) and "caption" in note:
+            texts.setdefault(str(note.get("image_id")), []).append(note["caption"])
+    if texts:
+        rows = [{**row, "caption": texts.get(str(row.get("id")))} for row in rows]
+    return [dict(row) for row in rows]
+
+
+def _is_row(row: Mapping[str, Any]) -> bool:
+    return _file_column(row) in FILE_COLUMNS[:4] or any(map(_is_image_name, _files(row)))
 
 
 def _is_image_name(name: str) -> bool:
@@ -101,6 +120,9 @@ def rows_of(path: Path, data: Any) -> Rows:
         return Rows(tuple(_rows_of_table(path, data)))
     if not isinstance(data, Mapping):
         raise UserError(f"{path} is not a metadata file (a JSON object with image paths as keys). {_EXPECTED}")
+    nested = _nested_rows(data)
+    if nested:
+        return Rows(tuple(_rows_of_table(path, nested)))
     return Rows(tuple(_row_of_entry(path, str(key), entry) for key, entry in data.items()), by_key=True)
 
 

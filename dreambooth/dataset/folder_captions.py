@@ -1,4 +1,4 @@
-"""What metadata.jsonl and metadata.csv files in image folders are used for, and what in them is not used."""
+"""Metadata files of concepts and in image folders: which images they select, and what of them is not used."""
 
 from __future__ import annotations
 
@@ -11,11 +11,34 @@ from dreambooth.captions import folder_metadata
 from dreambooth.captions.metadata_file import MetadataFile
 from dreambooth.captions.reading import CaptionSource
 from dreambooth.errors import UserError
+from dreambooth.images.listing import Listing, masks_of
+from dreambooth.paths import clean_path
 from dreambooth.text import count
 
 if TYPE_CHECKING:
     from dreambooth.dataset.sources import Checks
     from dreambooth.settings import Concept
+
+
+def select_listed(concept: Concept, folder: Path, listing: Listing, checks: Checks) -> Listing:
+    """The images that a concept's metadata file lists, in the folder or elsewhere. UserError if there are none."""
+    metadata = MetadataFile.from_concept(concept)
+    others = metadata.not_among([*listing.images, *listing.unsupported])
+    elsewhere, absent = [], []
+    for path in others:
+        (elsewhere if os.path.isfile(path) else absent).append(path)
+    checks.add(absent, "absent", f"is listed in {concept.metadata_file.strip()} but does not exist.")
+    checks.warnings += metadata.notes
+    listed = metadata.listed(listing.images)
+    masks = set(masks_of(listing.images).values())
+    unlisted = set(listing.images) - set(listed) - masks
+    if not listed and not elsewhere and listing.images:
+        raise UserError(
+            f"{metadata.path} lists none of the {count(len(listing.images), 'image')} in {folder}, but for example "
+            f"{metadata.paths[0]}. Correct the file names in it, or choose their folder."
+        )
+    checks.add(sorted(unlisted), "unlisted", f"is not listed in {metadata.path}, so it is not used.", left_out=True)
+    return Listing([*listed, *elsewhere], unreadable_folders=listing.unreadable_folders)
 
 
 def report_folder_metadata(concept: Concept, images: Sequence[Path], checks: Checks) -> None:
@@ -33,6 +56,10 @@ def report_folder_metadata(concept: Concept, images: Sequence[Path], checks: Che
         below = [image for image in images if image.is_relative_to(path.parent)]
         if any(metadata.lists(image) for image in below):
             _report(metadata, source, below, checks)
+        elif path.is_relative_to(clean_path(concept.instance_data_dir)):
+            checks.warnings.append(
+                f"{path} is not used, as it lists none of the images (but {metadata.paths[0].name}, for example)."
+            )
 
 
 def _report(metadata: MetadataFile, source: CaptionSource, images: Sequence[Path], checks: Checks) -> None:

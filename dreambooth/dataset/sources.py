@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from dreambooth.captions.kohya_rules import is_image
-from dreambooth.captions.metadata_file import MetadataFile, caption_of
+from dreambooth.captions.metadata_file import caption_of
 from dreambooth.captions.reading import Caption
-from dreambooth.dataset.folder_captions import report_folder_metadata
+from dreambooth.dataset.folder_captions import report_folder_metadata, select_listed
 from dreambooth.dataset.mask_folder import find_masks
 from dreambooth.dataset.unused_files import unused_file_issues
 from dreambooth.errors import UserError
@@ -230,17 +230,7 @@ def _image_files(concept: Concept, key: str, name: str, checks: Checks) -> list[
 def _own(concept: Concept, folder: Path, listing: Listing, checks: Checks) -> Listing:
     """The files of a folder that belong to the concept: all, those of its metadata file, or none of its subfolders."""
     if concept.metadata_file.strip():
-        metadata = MetadataFile.from_concept(concept)
-        others = metadata.not_among([*listing.images, *listing.unsupported])
-        elsewhere = [path for path in others if path.is_file()]
-        absent = [path for path in others if path not in elsewhere]
-        checks.add(absent, "absent", f"is listed in {concept.metadata_file.strip()} but does not exist.")
-        checks.warnings += metadata.notes
-        listed = metadata.listed(listing.images)
-        masks = set(masks_of(listing.images).values())
-        unlisted = set(listing.images) - set(listed) - masks
-        checks.add(sorted(unlisted), "unlisted", f"is not listed in {metadata.path}, so it is not used.", left_out=True)
-        return Listing([*listed, *elsewhere], unreadable_folders=listing.unreadable_folders)
+        return select_listed(concept, folder, listing, checks)
     if concept.reading_rule == "kohya":
         unread = [path for path in listing.images if not is_image(path)]
         text = "is in a format that sd-scripts do not read: convert it to PNG or JPEG, or set Caption parsing to own."

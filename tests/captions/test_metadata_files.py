@@ -65,6 +65,20 @@ FILES = {
     "list": ("m.json", json.dumps([{"file_name": "a.png", "text": "a"}, {"file_name": "b.png", "text": "b"}])),
     "texts by name": ("m.json", json.dumps({"a.png": "a", "b.png": "b"})),
     "objects by name": ("m.json", json.dumps({"a": {"caption": "a"}, "b.png": {"caption": "b"}})),
+    "names in capitals": ("m.csv", "file_name,text\nA.PNG,a\nB.png,b\n"),
+    "rows in an object": (
+        "m.json",
+        json.dumps({"data": [{"filename": "a.png", "text": "a"}, {"filename": "b.png", "text": "b"}]}),
+    ),
+    "coco": (
+        "m.json",
+        json.dumps(
+            {
+                "images": [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "b.png"}],
+                "annotations": [{"image_id": 2, "caption": "b"}, {"image_id": 1, "caption": "a"}],
+            }
+        ),
+    ),
     "rows of sd-scripts": ("m.jsonl", lines({"image_path": "a.png", "tags": "a"}, {"image_path": "b", "caption": "b"})),
 }
 
@@ -134,6 +148,12 @@ def test_a_damaged_file_in_the_folder_is_reported_and_stops_nothing(tmp_path: Pa
     assert warning.startswith("Not used for captions") and "line 2" in warning
 
 
+def test_a_file_that_lists_other_images_is_reported(tmp_path: Path) -> None:
+    folder = make_images(tmp_path / "d", "a.png")
+    (folder / "metadata.csv").write_text("file_name,text\nx.png,x\n")
+    assert any("lists none of the images" in warning for warning in plan_of(folder).warnings)
+
+
 def test_several_captions_of_an_image_are_chosen_at_random(tmp_path: Path) -> None:
     folder = make_images(tmp_path / "d", "a.png", "b.png")
     (folder / "m.jsonl").write_text(
@@ -171,6 +191,7 @@ def test_without_captions_an_image_is_trained_with_an_empty_one(tmp_path: Path) 
 DAMAGED = {
     "no.jsonl": ('{"file_name": "a.png"}\n[1]\n', "line 2"),
     "names.csv": ("name,text\na.png,a\n", "file_name"),
+    "other.csv": ("file_name,text\nx.png,x\n", "lists none of the 1 image"),
     "several.csv": ("file_name,one,two\na.png,a,b\n", "one, two"),
     "none.jsonl": ('{"file_name": "a.png", "n": 1}', "text"),
     "nameless.jsonl": ('{"file_name": "a.png", "text": "a"}\n{"file_name": "", "text": "b"}', "row 2"),
