@@ -126,3 +126,8 @@ def test_the_command_line_refuses_another_model_family(tmp_path: Path) -> None:
     (tmp_path / "flux.json").write_text(json.dumps(page({"flux1_checkbox": True})))
     done = commands.run("plan", tmp_path / "flux.json")
     assert done.returncode == 1 and "FLUX.1" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_import_is_short_for_import_toml(tmp_path: Path) -> None:
+    done = commands.run("import", tmp_path / "a.json", "nobody", "--models-dir", tmp_path)
+    assert done.returncode == 1 and "There is no model 'nobody'" in done.stderr
