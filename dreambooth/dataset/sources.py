@@ -275,7 +275,10 @@ def _masked(
         ) from error
     (width, height), (own_width, own_height) = image.size, mask.size
     if abs(width * own_height / (height * own_width) - 1) <= _SAME_SHAPE:
-        return image
+        if not source.has_soft_mask or mask.size == image.size:
+            return image
+        text = f"has a mask of another size ({own_width}x{own_height} for {width}x{height}), which is resized."
+        return replace(image, findings=(*image.findings, ("mask-size", text)))
     text = f"has a mask with another aspect ratio ({own_width}x{own_height} for {width}x{height}), which is stretched."
     return replace(image, findings=(*image.findings, ("mask-shape", text)))
 

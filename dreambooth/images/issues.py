@@ -57,6 +57,7 @@ ISSUE_KINDS = {
     "mask": IssueKind("Used as masks of other images, not trained themselves"),
     "mask-missing": IssueKind("Without a mask in the mask directory, trained as a whole"),
     "mask-unused": IssueKind("Masks without an image"),
+    "mask-size": IssueKind("Masks of another size than their image, resized"),
     "mask-shape": IssueKind("Masks with another aspect ratio than their image, stretched to fit"),
     "enlarged": IssueKind("Small images, upscaled more than 2 times"),
     "cropped": IssueKind("Far from every bucket's aspect ratio, more than a quarter is cropped"),

@@ -62,10 +62,11 @@ def test_masks_of_a_folder_weigh_the_loss(folder: Path, images: str) -> None:
 def test_odd_masks_are_reported(folder: Path) -> None:
     Image.new("L", (64, 32), 255).save(folder / "masks/2.webp")
     Image.new("L", (64, 64), 255).save(folder / "masks/9.png")
+    Image.new("L", (32, 32), 255).save(folder / "masks/0.png")
     (folder / "masks/1.png").write_bytes(b"")
     plan = make_plan(imported(folder, "dataset_config = 'dataset.toml'\n").concepts, Settings(resolution=64))
     kinds = {(issue.path.name, issue.kind) for issue in plan.issues}
-    assert {("2.jpg", "mask-shape"), ("9.png", "mask-unused"), ("1.jpg", "empty")} <= kinds
+    assert {("0.jpg", "mask-size"), ("2.jpg", "mask-shape"), ("9.png", "mask-unused"), ("1.jpg", "empty")} <= kinds
 
 
 def test_masked_loss_is_never_dropped_silently(folder: Path) -> None:
