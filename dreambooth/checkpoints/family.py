@@ -45,7 +45,7 @@ def candidate_families(file: Tensors) -> list[Family]:
 
 def _incomplete(family: Family, missing: list[str]) -> str:
     """What a checkpoint without these components is, and what to do."""
-    if len(missing) == len(family.components) - 1 and not missing[0].startswith("unet"):
+    if len(missing) == len(family.components) - 1 and missing[0].startswith("VAE ("):
         return f"a UNet without VAE and text encoder ({family.title}): use a checkpoint that has all three"
     fix = "use a complete one (with VAE and text encoder)"
     if len(missing) == 1 and missing[0].startswith("VAE"):

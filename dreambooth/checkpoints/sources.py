@@ -45,7 +45,9 @@ class _WithVae(Tensors):
         self._file = open_tensors(_vae_file(vae))
         self._names = _original_names(self._file)
         expected = {key for key in source if key.startswith(VAE)}
-        if expected and (differing := sorted(expected ^ self._names.keys())):
+        halves = {_half(key) for key in expected}  # a checkpoint may lack the encoder
+        differing = sorted(expected ^ {key for key in self._names if _half(key) in halves})
+        if expected and differing:
             self._file.close()
             n_tensors = count(len(differing), "tensor")
             raise UserError(
@@ -75,6 +77,11 @@ class _WithVae(Tensors):
         if key not in self._names:
             return self._source.get(key)
         return self._file.get(self._names[key]).reshape(self.shape(key))
+
+
+def _half(key: str) -> str:
+    """The part of a VAE that a tensor belongs to: encoder, decoder, quant_conv, post_quant_conv."""
+    return key.removeprefix(VAE).partition(".")[0]
 
 
 def _vae_file(path: Path) -> Path:

@@ -40,6 +40,11 @@ _OTHER_PREFIXES = {
     "conditioner.embedders.0.text_model.": "conditioner.embedders.0.transformer.text_model.",
     "conditioner.embedders.1.text_model.": "conditioner.embedders.1.transformer.text_model.",
 }
+# Stable Diffusion 1 and 2 as the code of SDXL (generative-models) names them.
+_GENERATIVE_MODELS = {
+    "conditioner.embedders.0.transformer.": "cond_stage_model.transformer.",
+    "conditioner.embedders.0.model.": SD2_TEXT,
+}
 # Text encoders of open_clip that may be stored with the names of transformers: that prefix, and the original one.
 _OPEN_CLIP = {
     "cond_stage_model.transformer.": SD2_TEXT,
@@ -52,7 +57,7 @@ _MAX_SD1_WIDTH = 768  # of text embeddings; a wider encoder is that of Stable Di
 def with_original_names(file: Tensors) -> Tensors:
     """``file`` itself if it has the original names, else a view of it that does."""
     names, notes = _without_wrapping(file.keys())
-    sources = {_original_name(name): (key,) for name, key in names.items()}
+    sources = _renamed_sources(names)
     shapes = {key: file.shape(own[0]) for key, own in sources.items()}
     sources = _with_diffusers_vae(_with_fused_text_encoders(sources, shapes))
     changed = [key for key, own in sources.items() if own != (key,)]
@@ -180,8 +185,20 @@ def _without_wrapping(keys: list[str]) -> tuple[dict[str, str], list[str]]:
     return names, [left_out] if n_left_out else []
 
 
-def _original_name(name: str) -> str:
-    for prefix, original in _OTHER_PREFIXES.items():
+def _renamed_sources(names: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """The original names, each with the file's own name. A tensor that is there under both keeps its other name."""
+    has_unet, is_xl = UNET + "input_blocks.0.0.weight" in names, UNET + "label_emb.0.0.weight" in names
+    is_older = has_unet and not is_xl and not any(name.startswith("conditioner.embedders.1.") for name in names)
+    prefixes = {**_OTHER_PREFIXES, **(_GENERATIVE_MODELS if is_older else {})}
+    sources = {}
+    for name, key in names.items():
+        original = _original_name(name, prefixes)
+        sources[name if original in names else original] = (key,)
+    return sources
+
+
+def _original_name(name: str, prefixes: Mapping[str, str]) -> str:
+    for prefix, original in prefixes.items():
         if name.startswith(prefix):
             name = original + name.removeprefix(prefix)
     return VAE + original_vae_name(name.removeprefix(VAE)) if name.startswith(VAE) else name
@@ -229,7 +246,7 @@ def _fused(own: Mapping[str, str], names: OpenClipNameMap, prefix: str) -> dict[
     for name in own:
         original = names.to_original(name)
         parts = names.to_modules(original) if original else ()
-        if original and parts[0] == name and all(part in own for part in parts):
+        if original and parts[:1] == (name,) and all(part in own for part in parts):
             fused[own[name]] = (prefix + original, tuple(own[part] for part in parts))
     return fused
 

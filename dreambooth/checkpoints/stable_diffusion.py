@@ -78,7 +78,10 @@ class StableDiffusion:
         """Descriptions of the components that the file lacks."""
         texts = {prefix: f"text encoder{'' if len(self.text_prefixes) == 1 else f' {number}'}"
                  for number, prefix in enumerate(self.text_prefixes.values(), 1)}  # fmt: skip
-        parts = {UNET: "unet", VAE: "VAE", **texts}
+        parts: dict[str, str] = {UNET: "unet", VAE: "VAE", **texts}
+        if any(key.startswith(VAE) for key in shapes):  # some checkpoints were saved with half of it
+            parts.pop(VAE)
+            parts |= {f"{VAE}{half}.": f"VAE {half}" for half in ("encoder", "decoder")}
         present = {prefix for prefix in parts if any(key.startswith(prefix) for key in shapes)}
         return [f"{name} ({prefix}*)" for prefix, name in parts.items() if prefix not in present]
 

@@ -58,6 +58,7 @@ def scaled(files: Files) -> Tensors:
 WHOLE = r"is a Stable Diffusion {} checkpoint without "
 ROWS: dict[str, tuple[Callable[[Files], Tensors], str]] = {
     "SDXL, VAE baked out": (without("SDXL", VAE), WHOLE.format("XL") + "VAE .*: select a VAE too"),
+    "SDXL, half of the VAE": (without("SDXL", VAE + "encoder"), "without VAE encoder .*: select a VAE too"),
     "SD2, VAE baked out": (without("v2x", VAE), "without VAE .*: select a VAE too"),
     "SD2, no text encoder": (without("v2x", SD2_TEXT), "without text encoder"),
     "SDXL, one text encoder": (without("SDXL", TEXT_2), "without text encoder 2"),
@@ -128,6 +129,19 @@ def test_a_bad_vae_is_refused(what, minis, new, tmp_path, read_all):
     with pytest.raises(UserError, match=expected) as refusal:
         extract(minis["SDXL"], new, vae=vae)
     assert "\n" not in str(refusal.value) and not new.root.exists()
+
+
+def test_a_vae_completes_a_checkpoint_that_has_half_of_one(minis, new, tmp_path, read_all):
+    tensors = read_all(minis["SDXL"])
+    half, vae = tmp_path / "half.safetensors", tmp_path / "vae.safetensors"
+    with open_tensors(minis["SDXL"]) as file:
+        kept = {key: tensor for key, tensor in tensors.items() if not key.startswith(VAE + "encoder")}
+        safetensors.torch.save_file(kept, half, file.metadata)
+    own = {key.removeprefix(VAE): tensor for key, tensor in tensors.items() if key.startswith(VAE)}
+    safetensors.torch.save_file(own, vae)
+    extract(half, new, vae=vae)
+    written = read_all(write_checkpoint(new, tmp_path / "out.safetensors"))
+    assert all(torch.equal(written[key], tensor) for key, tensor in tensors.items())
 
 
 def test_links_and_non_ascii_names(minis, new, tmp_path, assert_same):

@@ -89,6 +89,8 @@ ROWS = {
     "parallel training": ("SDXL", prefixed("module.")),
     "with optimizer": ("v1x", prefixed("state.", **{"optimizer.0.exp_avg": torch.ones(3)})),
     "SD1 text encoder": ("v1x", replaced("cond_stage_model.transformer.", "cond_stage_model.")),
+    "SD1 in the layout of SDXL": ("v1x", replaced("cond_stage_model.", "conditioner.embedders.0.")),
+    "SD2 in the layout of SDXL": ("v2x", replaced("cond_stage_model.", "conditioner.embedders.0.")),
     "SD2 text encoder": ("v2x", of_transformers(SD2_TEXT, "cond_stage_model.transformer.")),
     "SDXL text encoder": ("SDXL", of_transformers(TEXT_2, "conditioner.embedders.1.transformer.")),
 }
