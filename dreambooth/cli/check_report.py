@@ -99,4 +99,20 @@ def _resources(result: PreflightResult) -> Iterator[tuple[str, str]]:
     outputs = outputs_of(result)
     free = shutil.disk_usage(existing_part(result.model.root)).free
     parts = ", ".join(map(str, outputs)) or "nothing"
-    yield "disk", f"up to {format_bytes(sum(output.total for output in outputs))}: {parts}; {format_bytes(free)} free"
+    text = f"up to {format_bytes(sum(output.total for output in outputs))}: {parts}{_autosave(result)}"
+    yield "disk", f"{text}; {format_bytes(free)} free"
+    yield from _interrupted(result)
+
+
+def _autosave(result: PreflightResult) -> str:
+    minutes = result.config.settings.autosave_minutes
+    size = format_bytes(result.snapshot_bytes)
+    return f", an automatic snapshot of {size} every {minutes:g} min (only the last is kept)" if minutes else ""
+
+
+def _interrupted(result: PreflightResult) -> Iterator[tuple[str, str]]:
+    """What the run before this one can be resumed from, if it was interrupted."""
+    from dreambooth.runs.interrupted import interrupted_run
+
+    if found := interrupted_run(result.model):
+        yield "interrupted", f"{found.summary(result.model.name)} Use train --resume."

@@ -46,14 +46,15 @@ def serve():
     concept["instance_data_dir"] = str(Path(concepts).parent / concept["instance_data_dir"])
     print(controller.train("mini", json.loads(settings), [concept]), flush=True)
 
-threading.Thread(target=serve).start()
+server = threading.Thread(target=serve)
+server.start()
 if host == "returns":  # the main thread ends, as after the API's server-stop
     while not os.path.exists(models + "/stop"):
         time.sleep(0.05)
     sys.exit(0)
 from dreambooth.jobs import jobs
 try:
-    while not (jobs.current and not jobs.current.running):
+    while server.is_alive() or jobs.current.running:
         time.sleep(0.05)
 except KeyboardInterrupt:  # as Gradio's own server handles it
     print("closing", flush=True)
