@@ -32,6 +32,7 @@ from dreambooth.settings import (
 from dreambooth.settings.declare import declared
 from dreambooth.settings.tools import SIZE, ExtractOptions, MergeOptions, ResizeOptions
 from dreambooth.terminal import ProgressBar
+from dreambooth.training.snapshot_list import list_snapshots
 
 TABLE_WIDTH = 120  # characters, if the output is not a terminal
 
@@ -89,9 +90,10 @@ def train(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
 def _how_to_continue(model: ModelFolder, args: argparse.Namespace) -> str:
     """One line about a canceled run: the snapshot that it can be resumed from, and the command."""
     found = interrupted_run(model)
-    if found is None:
+    resumed = list_snapshots(model).newest if args.resume else None  # canceled before its first step
+    snapshot = found.snapshot if found else resumed
+    if snapshot is None:
         return "No snapshot of this run was saved (see save_state_cancel), so it can't be continued."
-    snapshot = found.snapshot
     return f"To continue from step {snapshot.step} (snapshot {snapshot.name}): {_resume_command(model, args)}"
 
 
