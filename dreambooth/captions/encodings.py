@@ -17,34 +17,38 @@ _MARGIN = 5.0  # by which the log likelihood of the best candidate must exceed t
 _ENOUGH = 1500  # bytes that are looked at; captions are shorter
 
 _HANZI = (
-    "的一是不了在人有我他个中上大为和国地到以说时要就出会可也你生能而子那得于着下自之年发后作里用道行所然家种成方多经去学如同现"
-    "没动面起看定天分还进好小其些主样理心她本前开但因只从想实日者意无力它与长把机十第公此已工使情明性知全三又关点正外将两高间由"
-    "问很最重手应头文体美相见被什二等新己身果加西月话合回特代内信表化老给世位次度门常先海通教儿东声提立比水名真走各入口几花女男"
-    "红绿蓝黄黑白灰紫粉橙棕色玩具背景桌衣服裙裤鞋帽发眼睛脸嘴笑站坐躺跑穿戴拿着手臂腿脚孩子少年青猫狗鸟马龙房屋树木草叶山河湖海"
-    "云雪雨夜光阳影室窗床椅书包车路城市街风格画像照片动漫插图写真正侧全半近远景镜头孤独可爱漂亮初音未来张王李陈刘女生裸肩短长直卷"
-    "双单马尾辫蝴蝶结耳环项链眼镜口罩校制服泳装婚纱旗袍汉武器剑刀枪盾翅膀魔法火焰水晶宝石金银铁布皮毛绒玻璃瓷塑料杯碗盘蛋糕苹果"
+    "的一是不了在人有我他个中上大为和国地到以说时要就出会可也你生能而子那得于着下自之年发后作里用道行所然家种成方多经去学如同现没"
+    "动面起看定天分还进好小其些主样理心她本前开但因只从想实日者意无力它与长把机十第公此已工使情明性知全三又关点正外将两高间由问很"
+    "最重手应头文体美相见被什二等新己身果加西月话合回特代内信表化老给世位次度门常先海通教儿东声提立比水名真走各入口几花女男红绿蓝"
+    "黄黑白灰紫粉橙棕色玩具背景桌衣服裙裤鞋帽眼睛脸嘴笑站坐躺跑穿戴拿臂腿脚孩少青猫狗鸟马龙房屋树木草叶山河湖云雪雨夜光阳影室窗床"
+    "椅书包车路城市街风格画像照片漫插图写侧半近远镜孤独爱漂亮初音未来张王李陈刘裸肩短直卷双单尾辫蝴蝶结耳环项链罩校制泳装婚纱旗袍"
+    "汉武器剑刀枪盾翅膀魔法火焰晶宝石金银铁布皮毛绒玻璃瓷塑料杯碗盘蛋糕苹边落古宫殿建筑战士甲台舞歌唱咖啡瓶虎狼熊鱼兔鸡牛羊猪蛇象"
+    "狮猴狐桥塔楼墙顶院庭柱场港船飞轮骑兵仙妖鬼神佛僧侠争军队盔械科幻赛博朋克霓虹灯典抽油素描墨铅笔雕复梦暗柔质量佳杰肖俯视仰跪蹲"
+    "趴奔跳跃翔游睡觉吃饭喝茶运球足篮"
 )
 _HANZI_TRADITIONAL = (
-    "的一是不了在人有我他個中上大為和國地到以說時要就出會可也你生能而子那得於著下自之年發後作裡用道行所然家種成方多經去學如同現"
-    "沒動面起看定天分還進好小其些主樣理心她本前開但因只從想實日者意無力它與長把機十第公此已工使情明性知全三又關點正外將兩高間由"
-    "問很最重手應頭文體美相見被什二等新己身果加西月話合回特代內信表化老給世位次度門常先海通教兒東聲提立比水名真走各入口幾花女男"
-    "紅綠藍黃黑白灰紫粉橙棕色玩具背景桌衣服裙褲鞋帽髮眼睛臉嘴笑站坐躺跑穿戴拿臂腿腳孩少青貓狗鳥馬龍房屋樹木草葉山河湖雲雪雨夜光"
-    "陽影室窗床椅書包車路城市街風格畫像照片漫插圖寫側半近遠鏡孤獨愛漂亮初音未來張王李陳劉裸肩短直捲雙單尾辮蝴蝶結耳環項鍊罩校制泳"
-    "裝婚紗旗袍漢武器劍刀槍盾翅膀魔法火焰晶寶石金銀鐵布皮毛絨玻璃瓷塑料杯碗盤蛋糕蘋"
+    "的一是不了在人有我他個中上大為和國地到以說時要就出會可也你生能而子那得於著下自之年發後作裡用道行所然家種成方多經去學如同現沒"
+    "動面起看定天分還進好小其些主樣理心她本前開但因只從想實日者意無力它與長把機十第公此已工使情明性知全三又關點正外將兩高間由問很"
+    "最重手應頭文體美相見被什二等新己身果加西月話合回特代內信表化老給世位次度門常先海通教兒東聲提立比水名真走各入口幾花女男紅綠藍"
+    "黃黑白灰紫粉橙棕色玩具背景桌衣服裙褲鞋帽髮眼睛臉嘴笑站坐躺跑穿戴拿臂腿腳孩少青貓狗鳥馬龍房屋樹木草葉山河湖雲雪雨夜光陽影室窗"
+    "床椅書包車路城市街風格畫像照片漫插圖寫側半近遠鏡孤獨愛漂亮初音未來張王李陳劉裸肩短直捲雙單尾辮蝴蝶結耳環項鍊罩校制泳裝婚紗旗"
+    "袍漢武器劍刀槍盾翅膀魔法火焰晶寶石金銀鐵布皮毛絨玻璃瓷塑料杯碗盤蛋糕蘋邊落古宮殿建築戰士甲台舞歌唱咖啡瓶虎狼熊魚兔雞牛羊豬蛇"
+    "象獅猴狐橋塔樓牆頂院庭柱場港船飛輪騎兵仙妖鬼神佛僧俠爭軍隊盔械科幻賽博朋克霓虹燈典抽油素描墨鉛筆雕復夢暗柔質量佳傑肖俯視仰跪"
+    "蹲趴奔跳躍翔游睡覺吃飯喝茶運球足籃品級員投籠"
 )
 _KANJI = (
-    "日一国人年大十二本中長出三時行見月分後前生五間上東四今金九入学高円子外八六下来気小七山話女北午百書先名川千水半男西電校語土"
-    "木聞食車何南万毎白天母火右読友左休父雨赤青黄黒緑紫茶色髪目眼顔口耳手足肩腕服制帽靴眼鏡背景机椅子窓部屋室内外空海森花猫犬鳥馬"
-    "少女少年美可愛笑立座歩走着持正面横全身半身写真絵画風景街夜朝夕雪光影初音未来短長二重単色玩具玉桜着物浴衣水剣武器翼羽魔法使"
+    "日一国人年大十二本中長出三時行見月分後前生五間上東四今金九入学高円子外八六下来気小七山話女北午百書先名川千水半男西電校語土木"
+    "聞食車何南万毎白天母火右読友左休父雨赤青黄黒緑紫茶色髪目眼顔口耳手足肩腕服制帽靴鏡背景机椅窓部屋室内空海森花猫犬鳥馬少美可愛"
+    "笑立座歩走着持正面横全身写真絵画風街夜朝夕雪光影初音未短重単玩具玉桜物浴衣剣武器翼羽魔法使点交差谷駅橋塔城寺神社湖紅葉狼狐虎"
+    "竜騎士姫王巫忍者侍刀鎧機械都古遺跡廃墟油墨肖像品質兎魚熊牛羊豚蛇象焼夏冬春秋嵐波浜岸島路道店館門根階段灯星太陽瓶酒飯肉果野菜"
+    "供性若老々"
 )
 _HANGUL = (
-    "이다는을의에가한고하를로은기사지도어자인그나리아해서대시들수있었부정상스일보장주제으과면여것전게라안비만오동소지게성구신공우국경"
-    "원세미방간연화관조유선위무회물물생문말마모물분개용내학되된할했적중할거네야요와까지때데두로명몸바밖밤밝방배백벽별병보복볼부불붉비"
-    "빨빛사산살상새색생서석선설성세소손수순숲스시식신실심쓰아안앉않알앞야양어얼없여연열영예오옷와왕외요용우운원월위유은음의이인일입"
-    "있자작잔장재저적전점정제조족종좌주중지진집차창책처천첫청체초추출치카커코크큰타태테토통트특티파팔패평포표푸풀품프피필하학한할함합해"
-    "행향허현형호홍화확환황회효후흑흰희히힘개강거건검것게겨결경계고곡곰공과관광교구국군그극근글금급기긴길김깊까깨꽃꿈끝끼나난날남내너"
-    "널넣네녀노녹놀높누눈늘능니님다단달담당대더덕데도독돌동되된두둘뒤드득든들등디따때떠또뜨라란람랑래러런레려로록론료루류르른름리린림립"
-    "고양강아지머리치마모자안경배경얼굴입술테이블장난감인형빨간파란노란초록하얀검은분홍보라회색갈색소녀소년여자남자"
+    "이다는을의에가한고하를로은기사지도어자인그나리아해서대시들수있었부정상스일보장주제으과면여것전게라안비만오동소성구신공우국경"
+    "원세미방간연화관조유선위무회물생문말마모분개용내학되된할했적중거네야요와까때데두명몸바밖밤밝배백벽별병복볼불붉빨빛산살새색석"
+    "설손순숲식실심쓰앉않알앞양얼없열영예옷왕외운월음입작잔재저점족종좌진집차창책처천첫청체초추출치카커코크큰타태테토통트특티파팔"
+    "패평포표푸풀품프피필함합행향허현형호홍확환황효후흑흰희히힘강건검겨결계곡곰광교군극근글금급긴길김깊깨꽃꿈끝끼난날남너널넣녀노"
+    "녹놀높누눈늘능니님단달담당더덕독돌둘뒤드득든등디따떠또뜨란람랑래러런레려록론료루류르른름린림립머굴술블감얀갈년"
 )
 _CYRILLIC_PAIRS = (  # of letters in Russian and Ukrainian words, the frequent ones
     "ст но то на ен ов ни ра во ко ро по ос ер пр ре не ал ли от ел ан ка ет та ом ол те ва за го ор ть ло ог ри "
@@ -61,13 +65,15 @@ _CYRILLIC_PAIRS = (  # of letters in Russian and Ukrainian words, the frequent o
 _LATIN = "éèêëàâäáãåæçíìîïñóòôöõøúùûüýÿßœšžðþ"
 _KNOWN_PAIRS = frozenset(_CYRILLIC_PAIRS.split())
 _LATIN_LETTERS = frozenset(_LATIN + _LATIN.upper())
-_TYPOGRAPHIC = "–—‘’“”…•€™©®°·×¡¿«»½¼¾²³\u00a0"
+_TYPOGRAPHIC = "–—‘’“”…•€™©®°·×¡¿«»½¼¾²³£¥§\u00a0"
 _IN_WORDS = "–—‘’“”…"  # may be next to a letter
 # Letters of Central European, Turkish and other languages, read as Windows-1252: "hraèka", "aðaç", "erdõ".
 _MISREAD = re.compile(
     "[ýþð]|õ(?!e)|œ(?![uiedcls])|\\bè(?!re)|è[aeiouykáí]|[ìø][áéíóú]|û.*[áöó]|[áöó].*û", re.IGNORECASE | re.DOTALL
 )
-_ONLY_ACCENTED = re.compile(f"(?<![^\\W\\d_])[{_LATIN}]{{2,}}(?![^\\W\\d_])", re.IGNORECASE)  # a word
+_ONLY_ACCENTED = re.compile(  # a word of accented letters, or of a single one that is no word
+    f"(?<![^\\W\\d_])(?:[{_LATIN}]{{2,}}|(?![àèéóåøö])[{_LATIN}])(?![^\\W\\d_])", re.IGNORECASE
+)
 _CJK_PUNCTUATION = "，。、；：？！“”‘’（）《》「」『』【】…—～·　"
 
 _NOISE_PRIOR, _NOISE = 0.02, -5.0
@@ -105,10 +111,13 @@ def recognize_text(data: bytes) -> tuple[str, str, tuple[str, ...]]:
             if text not in scores or score > scores[text][0]:  # several encodings may give the same text
                 scores[text] = score, candidate
     ranked = sorted(scores.values(), key=lambda pair: -pair[0])
-    if not ranked or (ranked[0][1].is_wide and ranked[0][0] < _score_of_noise(data[:_ENOUGH]) + _MARGIN):
+    if not ranked:
         return "", "", ()
     best = ranked[0][1]
     text = _decoded(data, best.codec, is_cut=False)
+    is_noise = ranked[0][0] < _score_of_noise(data[:_ENOUGH]) + _MARGIN or not _has_common(text, best.character)
+    if best.is_wide and is_noise:
+        return "", "", ()
     close = [candidate.name for score, candidate in ranked if ranked[0][0] - score < _MARGIN]
     return (text, best.name, ()) if text and len(close) == 1 else ("", "", tuple(close))
 
@@ -169,14 +178,19 @@ def _east_asian(common: str, share: float, codec: str, rows: range, n_usual: int
     return character
 
 
+def _has_common(text: str, character: Callable[[str], float]) -> bool:
+    """Whether a third of the characters that are not ASCII is common. In a wrong encoding they are rare."""
+    rates = [character(sign) for sign in text[:_ENOUGH] if not sign.isascii()]
+    return len(rates) <= 3 * sum(rate > _COMMON for rate in rates)
+
+
 def _mostly_usual(character: Callable[[str], float], least: int = 2) -> Callable[[str], bool]:
     """``least``: number of characters that are not ASCII; one says too little."""
 
     def is_plausible(text: str) -> bool:
         rates = [character(sign) for sign in text if not sign.isascii()]
-        n_rare, n_common = (sum(map(test, rates)) for test in (lambda rate: rate <= _RARE, lambda rate: rate > _COMMON))
-        is_usual = 10 * n_rare <= len(rates) <= 3 * n_common
-        return is_usual and len(rates) >= least and not _GLUED_IDEOGRAPH.search(text)
+        n_rare = sum(rate <= _RARE for rate in rates)
+        return 10 * n_rare <= len(rates) and len(rates) >= least and not _GLUED_IDEOGRAPH.search(text)
 
     return is_plausible
 
@@ -220,6 +234,8 @@ def _western(sign: str) -> float:
 
 def _is_western(text: str) -> bool:
     """Accented letters in words of other letters; symbols not inside of words."""
+    if sum(sign.isascii() and sign.isalnum() for sign in text) <= 1:  # "“ú" or "ŠG" may be one character of others
+        return False
     for before, sign, after in zip(" " + text, text, text[1:] + " ", strict=False):
         if sign.isascii():
             continue
@@ -230,7 +246,9 @@ def _is_western(text: str) -> bool:
         elif sign in _IN_WORDS:
             if sign != "’" and before.islower() and after.islower():
                 return False
-        elif sign not in _TYPOGRAPHIC or (before.isalpha() and (after.isalpha() or sign in "€¡¿×½¼¾")):
+        elif sign not in _TYPOGRAPHIC or (before.isalpha() and (after.isalpha() or sign in "€¡¿×½¼¾¥")):
+            return False
+        if sign in "½¼¾²³¥§" and after.isalpha():
             return False
     return not _MISREAD.search(text) and not _ONLY_ACCENTED.search(text)
 
