@@ -27,14 +27,16 @@ class ConceptImport:
     def import_from(self, name: str, source: str, settings: Values) -> str:
         """Import concepts into model ``name``, and save the settings that the page shows.
 
-        ``source``: a concepts list as JSON, or the path of a configuration or folder.
+        ``source``: concepts as JSON, or the path of a configuration or folder.
         """
         model, source = self.page_controller.model(name), (source or "").strip()
         config = self.page_controller.edited_config(model, settings, None)
         if self.page_controller.job_runner.is_locked(name):
             raise UserError(f"{name} is in use by a running job. Import the concepts when it has finished.")
         if not source:
-            raise UserError("Paste a concepts list (JSON), or enter the path of one, of a dataset.toml or of a folder.")
+            raise UserError(
+                "Paste a concepts list (JSON), or enter the path of one, of another trainer's file or of a folder."
+            )
         if not source.startswith(("[", "{")):
             report = actions.images.import_configuration(model, clean_path(source), config)
             return _summary(report["concepts"], report["taken"], report["without"])
