@@ -40,6 +40,7 @@ def test_a_dataset_is_imported_and_exported_again(concept_import, mini, tmp_path
 def test_a_failed_import_changes_nothing(concept_import, mini, tmp_path):
     before = mini.config_path.read_bytes()
     (tmp_path / "broken.toml").write_text("image_dir = \n")
+    (tmp_path / "gone.toml").write_text("train_data_dir = 'D:/gone'\nresolution = 512\n")
     settings = dataclasses.asdict(Settings())
     expected = {
         "": "Paste a concepts list",
@@ -47,6 +48,8 @@ def test_a_failed_import_changes_nothing(concept_import, mini, tmp_path):
         '[{"num_repeats": 0}]': "num_repeats",
         str(tmp_path / "x"): "no such folder",
         str(tmp_path / "broken.toml"): "line 1",
+        '[{"instance_data_dir": "D:/gone"}]': "There are no images to train, so nothing was imported",
+        str(tmp_path / "gone.toml"): "D:/gone is a folder of a Windows computer",
     }
     for source, problem in expected.items():
         assert problem in concept_import.import_from("mini", source, settings)
