@@ -141,7 +141,8 @@
         if (!root().querySelector(`#db_tab_${tab}:not(button)`)?.offsetParent) openTab(tab);
         if (accordion) {
             const outer = await found(() => root().querySelector(`#${accordion}`), 5);
-            closed(outer)?.find((header) => header.parentElement === outer || header.parentElement.parentElement === outer)?.click();
+            const isOwn = (header) => [header.parentElement, header.parentElement.parentElement].includes(outer);
+            closed(outer)?.find(isOwn)?.click();
             await found(field, 1);
             if (!field()) closed(outer)?.forEach((header) => header.click()); // it is in one of the inner accordions
         }
@@ -156,7 +157,7 @@
         }
         field()?.querySelector("input, textarea")?.focus({ preventScroll: true });
         field()?.classList.add("db_revealed");
-        await sleep(2000);
+        await sleep(5000);
         field()?.classList.remove("db_revealed");
     }
 

@@ -217,7 +217,9 @@ class Page:
 
     @errors_as_html
     def _save(self, *values: Any) -> str:
-        return self.page_controller.save(*self._submitted(values))
+        name, settings, concepts = self._submitted(values)
+        unusable = [self.fields.unusable_choice(key, settings[key]) for key in self.fields.missing]
+        return self.page_controller.save(name, settings, concepts) + render.warnings([*filter(None, unusable)])
 
     def _check(self, *values: Any) -> tuple[str, str, str]:
         try:
