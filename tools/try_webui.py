@@ -284,11 +284,12 @@ class Trial:
                 process.wait(300)
             with self.webui.running(), self._visitor() as visitor:
                 visitor.choose("model_name", name)
+                visitor.sees("resume_offer", name)
                 visitor.page.wait_for_selector("#db_resume", state="visible")
                 offer = visitor.text("resume_offer")
                 visitor.screenshot(self.out / f"{number.name.lower()}.png")
                 visitor.press("resume")
-                visitor.sees("status", ": step ")
+                visitor.sees("status", f"{name}: step ")
                 after = step(visitor)
                 least = 1 if number == signal.SIGKILL else before
                 self.check(f"after {number.name} the page continues the run", after > least, [before, after, offer])
