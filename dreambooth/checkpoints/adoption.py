@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
 import os
 import re
 import shutil
 import time
 from pathlib import Path, PureWindowsPath
-from typing import Any
 
 import torch
 
+from dreambooth.checkpoints.adopted_source import AdoptedSource
 from dreambooth.checkpoints.extract import TensorCopy, extract_tensors
 from dreambooth.checkpoints.folder_source import FolderSource
 from dreambooth.checkpoints.manifest import Manifest
@@ -28,9 +27,8 @@ from dreambooth.checkpoints.modules import load_scheduler_config
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.recognition import recognize
 from dreambooth.checkpoints.spellings import with_original_names
-from dreambooth.checkpoints.stable_diffusion import CONFIG_KEY, EMA, UNET
 from dreambooth.errors import UserError
-from dreambooth.files import as_user_error, numbered_names, read_json
+from dreambooth.files import as_user_error, numbered_names
 from dreambooth.settings import ModelConfig, ModelFolder, ModelInfo
 from dreambooth.settings.creation import AUTO
 from dreambooth.tensor_files import Tensors
@@ -40,7 +38,6 @@ from dreambooth.types import ProgressCallback
 log = logging.getLogger("dreambooth.checkpoints")
 
 KEPT, KEPT_SOURCE = "working_before_adoption", "source_before_adoption"
-_UNSET_SAMPLE_SIZE = 32  # in folders by early versions of diffusers, whatever the model's resolution
 _WAIT_SECONDS = 3600  # of other processes of a distributed run, while the main one copies
 
 
@@ -76,13 +73,14 @@ def _adopt(model: ModelFolder, config: ModelConfig, progress: ProgressCallback |
     folder, is_own = _weights_folder(model, config)
     kept = _unused(model.root / KEPT) if is_own else None
     with contextlib.ExitStack() as stack:
-        working = stack.enter_context(FolderSource(folder, working=True))
-        tensors = _Adopted(working, *_open_original(model, config, stack))
+        working = FolderSource(folder, working=True)
+        stack.enter_context(working)
+        tensors = AdoptedSource(working, *_open_original(model, config, stack))
         tensors.correct_metadata()
         found = recognize(tensors, AUTO, _stated_prediction(config))
         _back_up_config(model)
         copies = extract_tensors(
-            tensors, model, found, source=tensors.original_path or kept or folder, extract_ema=True,
+            tensors, model, found, source=tensors.original_path or kept or folder, extract_ema=tensors.has_own_ema(),
             keep_working_as=kept, keep_source_as=_unused(model.root / KEPT_SOURCE), progress=progress,
         )  # fmt: skip
         notes = [*found.warnings, *_notes(tensors, copies, config)]
@@ -102,77 +100,7 @@ def _adopt(model: ModelFolder, config: ModelConfig, progress: ProgressCallback |
     return notes
 
 
-class _Adopted(Tensors):
-    """The weights of a working folder, in the order of the original checkpoint and with its further tensors."""
-
-    def __init__(self, working: FolderSource, original: Tensors | None, problem: str) -> None:
-        self._working, self._original, self.problem = working, original, problem
-        self.path, self.metadata = working.path, dict(working.metadata)
-        self.left_out = 0  # EMA tensors of the original, which are older than the trained weights
-        weights = [key for key in working if not working.is_filler(key)]
-        if original is not None and not self.problem:
-            lacking = [key for key in weights if key not in original and not key.startswith(EMA)]
-            differing = [key for key in weights if key in original and not _same_size(working, original, key)]
-            if lacking or differing:
-                self.problem = f"it is another model ({(lacking or differing)[0]} differs)"
-        if original is None or self.problem:
-            self._original, self._keys = None, dict.fromkeys(working.keys())
-            return
-        self.metadata = {**original.metadata, **self.metadata}
-        shared = [key for key in original if key in working or not key.startswith(EMA)]
-        self._keys = dict.fromkeys([*shared, *weights])
-        self.left_out = len(original.keys()) - len(shared)
-
-    @property
-    def original_path(self) -> Path | None:
-        return self._original.path if self._original else None
-
-    def correct_metadata(self) -> None:
-        """Leave out values that old folders have, or get by default, without meaning them."""
-        values: dict[str, Any] = json.loads(self.metadata[CONFIG_KEY])
-        if values.get("sample_size") == _UNSET_SAMPLE_SIZE and self.shape(UNET + "input_blocks.0.0.weight")[0] >= 320:
-            values.pop("sample_size")
-        scheduler = self.path / "scheduler" / "scheduler_config.json"
-        if not (scheduler.is_file() and "prediction_type" in read_json(scheduler)):
-            values.pop("prediction_type", None)
-        self.metadata[CONFIG_KEY] = json.dumps(values)
-
-    def close(self) -> None:
-        self._working.close()
-
-    def keys(self) -> list[str]:
-        return list(self._keys)
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._keys
-
-    def shape(self, key: str) -> tuple[int, ...]:
-        return self._of(key).shape(key)
-
-    def dtype(self, key: str) -> torch.dtype:
-        file = self._working if key in self._working and not self._working.is_filler(key) else self._of(key)
-        return file.dtype(key)
-
-    def get(self, key: str) -> torch.Tensor:
-        if key in self._working and not self._working.is_filler(key):
-            return self._working.get(key).reshape(self.shape(key))
-        return self._of(key).get(key)
-
-    def _of(self, key: str) -> Tensors:
-        return self._original if self._original is not None and key in self._original else self._working
-
-    def original_dtype(self, key: str) -> torch.dtype | None:
-        return self._original.dtype(key) if self._original is not None and key in self._original else None
-
-
-def _same_size(working: Tensors, original: Tensors, key: str) -> bool:
-    """The same shape, apart from the last dimensions of a 1x1 convolution."""
-    shapes = [file.shape(key) for file in (working, original)]
-    squeezed = [shape[:2] if shape[2:] == (1, 1) else shape for shape in shapes]
-    return squeezed[0] == squeezed[1]
-
-
-def _notes(tensors: _Adopted, copies: list[TensorCopy], config: ModelConfig) -> list[str]:
+def _notes(tensors: AdoptedSource, copies: list[TensorCopy], config: ModelConfig) -> list[str]:
     """What cannot be restored bit for bit."""
     notes = []
     if tensors.original_path is None:

@@ -183,9 +183,13 @@ def test_a_folder_is_adopted_trained_exported_and_merged(old_folder, name, model
     assert has_ema == bool(layout.get("ema"))
 
 
-def test_with_its_source_the_exported_checkpoint_is_the_source(old_folder, models_dir, caplog):
+@pytest.mark.parametrize("ema", [False, True])
+def test_with_its_source_the_exported_checkpoint_of_an_untrained_model_is_the_source(
+    old_folder, models_dir, caplog, ema
+):
     values = {**JANUARY, "src": "january.safetensors [e1441589a6]"}
-    model, source = old_folder("january", values, former=True, pickles=True)
+    model, source = old_folder("january", values, former=True, pickles=True, ema=ema)
+    shutil.rmtree(model.working / "ema_unet", ignore_errors=True)
     (models_dir / "Stable-diffusion").mkdir()
     shutil.move(source, models_dir / "Stable-diffusion" / source.name)
     path, _ = actions.generate_checkpoint(model)
@@ -200,6 +204,9 @@ def test_ema_weights_of_a_trained_model_come_from_its_folder_and_not_from_the_so
     values = {**DECEMBER, "src": "december.safetensors"}
     model, source = old_folder("december", values, ema=True, former=True)
     shutil.rmtree(model.working / "ema_unet")
+    path = model.working / "unet" / "diffusion_pytorch_model.safetensors"
+    trained = {key: value + 0.01 if key == "conv_out.bias" else value for key, value in values_in(path)}
+    write_tensors(path, trained, {})
     (models_dir / "Stable-diffusion").mkdir()
     shutil.move(source, models_dir / "Stable-diffusion" / source.name)
     path, _ = actions.generate_checkpoint(model)
