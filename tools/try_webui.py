@@ -316,7 +316,7 @@ class Trial:
         (self.out / "tests.log").write_text(done.stdout + done.stderr)
         self.check("the browser tests pass", not done.returncode, (done.stdout.splitlines() or [done.stderr])[-1])
 
-    def files(self, lora: str, merged: str) -> None:
+    def files(self, lora: str, merged: str, weight: float) -> None:
         """A LoRA, and the checkpoint with it merged in: the WebUI generates the same images with both."""
         self.webui.request("/sdapi/v1/refresh-loras", {})
         self.webui.request("/sdapi/v1/refresh-checkpoints", {})
@@ -324,7 +324,7 @@ class Trial:
         log_size = len(self.webui.log_text())
         self.webui.use(next(title for title in titles if not title.startswith(merged)))
         plain = self.webui.txt2img()
-        with_lora = self.webui.txt2img(f"a cup on a table <lora:{lora}:1>")
+        with_lora = self.webui.txt2img(f"a cup on a table <lora:{lora}:{weight:g}>")
         change = difference(with_lora, plain)
         self.check("the LoRA changes the image", change > 1, f"by {change:.2f} of 255")
         self.check("without the LoRA the image is unchanged", not difference(self.webui.txt2img(), plain))
@@ -351,7 +351,7 @@ def main(argv: list[str]) -> int:
             trial.installing(before)
             trial.traces()
             if args.lora:
-                trial.files(args.lora, args.merged)
+                trial.files(args.lora, args.merged, args.lora_weight)
             if args.tests is not None:
                 trial.tests(args.tests or ["tests/browser"])
             if args.page:
@@ -430,6 +430,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("webui-trial"), metavar="FOLDER")
     parser.add_argument("--lora", metavar="NAME")
     parser.add_argument("--merged", metavar="NAME")
+    parser.add_argument("--lora-weight", type=float, default=1.0, metavar="X", help="of the LoRA, also in --merged")
     parser.add_argument("--tests", nargs="*", metavar="ARG", help="also run the browser tests; arguments go to pytest")
     parser.add_argument("--interrupt", action="store_true", help="end the WebUI in mid-training, and continue")
     parser.add_argument("--no-page", dest="page", action="store_false", help="skip the tour in the browser")
