@@ -191,7 +191,7 @@ def test_mutated_files_are_refused_or_harmless(n_files, seed, whole, tmp_path):
     before = peak_memory()
     counts = run(n_files, seed, whole, tmp_path)
     assert counts["refused"] > n_files / 3 and counts["created"] > n_files / 20, counts
-    assert peak_memory() < max(before, 1_000_000_000)
+    assert peak_memory() <= max(before, 1_000_000_000)
 
 
 def peak_memory() -> int:

@@ -18,9 +18,9 @@ QUICK = ["resolution=64", "bucket_step=32", "train_batch_size=2", "use_lora=true
 
 
 def described(path: Path) -> dict[str, tuple[object, ...]]:
-    """Shape, dtype and finiteness of each tensor. Reading all of them shows that the file is complete."""
+    """Shape and finiteness of each tensor. Reading all of them shows that the file is complete."""
     with open_tensors(path) as file:
-        return {key: (file.shape(key), file.dtype(key), is_finite(file.get(key))) for key in file}
+        return {key: (file.shape(key), is_finite(file.get(key))) for key in file}
 
 
 def test_create_train_sample_and_generate_ckpt(tmp_path, mini_checkpoint, subject_concepts):
@@ -91,7 +91,8 @@ def test_ctrl_c_twice_stops_immediately_and_files_stay_intact(mini, subject_conc
                     "--set", *QUICK, "use_lora=false", "num_train_epochs=300")  # fmt: skip
     wait_for_step(mini.root, 2, process)
     process.send_signal(signal.SIGINT)
-    time.sleep(0.05)
+    while "to stop immediately" not in process.stderr.readline():  # two signals at once would be one
+        pass
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     assert process.returncode == 130

