@@ -1,8 +1,10 @@
-"""Numbers and sizes in words, for people."""
+"""Numbers, sizes and similar names in words, for people."""
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 
 # Control characters, line and paragraph separators, changes of direction, and undecodable bytes of file names.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -37,3 +39,9 @@ def printable(text: str) -> str:
 def escape_unprintable(text: object) -> str:
     """A path or other text on one line: line breaks, changes of direction and undecodable bytes become escapes."""
     return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode(), str(text))
+
+
+def nearest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str:
+    """ " (did you mean X?)", or "" if no name is similar; ``cutoff``: the least similarity, up to 1."""
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=cutoff)
+    return f" (did you mean {close[0]}?)" if close else ""

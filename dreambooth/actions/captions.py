@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import Cancelled, UserError
 from dreambooth.paths import clean_path
-from dreambooth.settings import Concept, Folders, nearest
+from dreambooth.settings import Concept, Folders
 from dreambooth.settings.tagging import CPU, TagOptions
-from dreambooth.text import count
+from dreambooth.text import count, nearest
 from dreambooth.types import ProgressCallback
 
 if TYPE_CHECKING:

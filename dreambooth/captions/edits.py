@@ -17,7 +17,6 @@ from dreambooth.captions.history import FileChange
 from dreambooth.captions.tags import split_tags_and_wildcards as split_tags
 from dreambooth.captions.writing import encode_caption
 from dreambooth.errors import UserError
-from dreambooth.settings import nearest
 from dreambooth.settings.caption_edits import (
     ANY,
     BY_COUNT,
@@ -34,6 +33,7 @@ from dreambooth.settings.caption_edits import (
     SortTags,
     TidyTags,
 )
+from dreambooth.text import nearest
 
 LineEdit = Callable[[str], str]
 REGEX_TIMEOUT = 20.0  # seconds for all captions; some regular expressions never finish

@@ -37,11 +37,10 @@ def find_lora(folders: Folders, chosen: str, what: str = "lora_start") -> Path:
             return path
     files = _lora_files(folders.loras)
     wanted = name.replace("\\", "/")
-    for matches in (lambda path: _names(path, folders.loras), lambda path: map(str.lower, _names(path, folders.loras))):
-        found = next((path for path in files if wanted in matches(path)), None)
-        if found:
-            return found
-        wanted = wanted.lower()
+    for spelled in (str, str.lower):  # the exact name first
+        for path in files:
+            if spelled(wanted) in map(spelled, _names(path, folders.loras)):
+                return path
     similar = difflib.get_close_matches(name, [path.stem for path in files], n=3)
     hint = f" Did you mean {' or '.join(similar)}?" if similar else ""
     raise UserError(f"{what}: there is no file {name}, neither as a path nor in {folders.loras}.{hint}")

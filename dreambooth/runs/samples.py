@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import time
 from collections.abc import Iterator, Sequence
@@ -67,10 +68,11 @@ class _Group(NamedTuple):
 def _by_loras(requests: Sequence[SampleRequest], loras: Sequence[WeightedLora], folders: Folders) -> Iterator[_Group]:
     """The requests in order, by ``loras`` and those that their prompts name."""
     taken = []
+    take = functools.cache(lambda prompt: take_loras(prompt, folders))  # requests often differ only in their seed
     for request in requests:
         if has_lora_tags(request.negative):
             raise UserError("The negative prompt names a LoRA, which has no effect there: move it to the prompt.")
-        prompt, named = take_loras(request.prompt, folders)
+        prompt, named = take(request.prompt)
         taken.append(((*loras, *named), (request, dataclasses.replace(request, prompt=prompt))))
     for uses, group in itertools.groupby(taken, key=lambda item: item[0]):
         yield _Group([pair for _, pair in group], uses)

@@ -2,7 +2,7 @@
 
 from dreambooth.settings.concept import CONCEPT, Concept, concept_values, parse_concepts, read_concepts
 from dreambooth.settings.creation import CREATE_OPTIONS, CreateOptions
-from dreambooth.settings.declare import Setting, nearest, parse
+from dreambooth.settings.declare import Setting, parse
 from dreambooth.settings.model_folder import Folders, ModelConfig, ModelFolder, ModelInfo
 from dreambooth.settings.run import SETTINGS, Settings
 
@@ -19,7 +19,6 @@ __all__ = [
     "Setting",
     "Settings",
     "concept_values",
-    "nearest",
     "parse",
     "parse_concepts",
     "read_concepts",

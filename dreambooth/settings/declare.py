@@ -8,11 +8,10 @@ metadata. Controls, validation, the command line and the documentation are gener
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
@@ -121,12 +120,6 @@ def parse(cls: type[T], values: Mapping[str, Any], base: T | None = None, where:
     if problems:
         raise UserError.from_problems(problems)
     return dataclasses.replace(base, **parsed) if base is not None else cls(**parsed)
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """ " (did you mean X?)", or "" if no name is similar."""
-    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
-    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def _spelling(value: Any) -> str:

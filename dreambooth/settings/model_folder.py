@@ -15,13 +15,13 @@ from dreambooth.errors import UserError
 from dreambooth.files import expand_user, numbered_names, read_json, recover_folder, write_json
 from dreambooth.paths import clean_path
 from dreambooth.settings.concept import Concept, concept_values, parse_concepts, read_concepts
-from dreambooth.settings.declare import nearest, parse
+from dreambooth.settings.declare import parse
 from dreambooth.settings.legacy import REMOVED, upgrade
 from dreambooth.settings.names import require_name
 from dreambooth.settings.old_extension import OLD_KEYS, is_old_file
 from dreambooth.settings.other_names import unknown_key
 from dreambooth.settings.run import SETTINGS, Settings
-from dreambooth.text import count
+from dreambooth.text import count, nearest
 
 log = logging.getLogger("dreambooth.settings")
 

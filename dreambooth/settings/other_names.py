@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from dreambooth.settings.legacy import REMOVED
 from dreambooth.settings.old_extension import reason_without_effect
+from dreambooth.text import nearest
 
 if TYPE_CHECKING:
     from dreambooth.settings.declare import Setting
@@ -137,8 +137,7 @@ def unknown_key(key: str, settings: Mapping[str, Setting]) -> str:
         return f"; set {by_label}"
     if (is_concept or is_run) and (advice := _advice(plain)):
         return f"; {advice.replace(f' {_OF_CONCEPT}', '') if is_concept else advice}"
-    close = difflib.get_close_matches(plain, list(settings), n=1, cutoff=_SIMILAR)
-    return f" (did you mean {close[0]}?)" if close else ""
+    return nearest(plain, settings, _SIMILAR)
 
 
 def _advice(key: str) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 from dreambooth.interop.kohya.import_report import ImportReport
 from dreambooth.interop.kohya.keys import DATASET_KEYS, SUBSET_ONLY_KEYS
 from dreambooth.interop.kohya.toml_file import Table
-from dreambooth.settings import nearest
 from dreambooth.settings.arguments import parse_value
+from dreambooth.text import nearest
 
 
 def validate(report: ImportReport, table: Table, known_keys: Mapping[str, Any], name: str) -> dict[str, Any]:

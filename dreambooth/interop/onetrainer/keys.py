@@ -113,7 +113,7 @@ NO_EFFECT_KEYS = frozenset({
     "lora_decompose_norm_epsilon", "oft_block_size", "oft_block_share", "oft_scaled", "oft_coft", "coft_eps",
     "lokr_vec_trick", "sample_definition_file_name", "sample_image_format", "sample_video_format",
     "sample_audio_format", "samples_to_tensorboard", "non_ema_sampling", "backup_before_save",
-    "ema_update_step_interval", "lokr_dim", "lokr_weight_decompose", "lokr_dora_on_output", "lokr_decompose_factor",
+    "lokr_dim", "lokr_weight_decompose", "lokr_dora_on_output", "lokr_decompose_factor",
     "unmasked_probability", "attention_mechanism", "learning_rate_cycles", "huber_delta", "loss_weight_strength",
 })  # fmt: skip
 # Parts of a configuration without an effect on the trained weights; secrets are never shown.
