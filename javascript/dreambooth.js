@@ -94,7 +94,12 @@
             ? `The WebUI does not answer (last answer: ${time}). Check its console. This page continues when it answers again.`
             : restarted ? "The WebUI was restarted. Reload this page; changes that were not saved are lost." : "";
         if (notice.textContent !== text) notice.textContent = text;
-        bar.parentElement.style.setProperty("--db-bar", `${bar.offsetHeight}px`); // what is below leaves room for it
+        // The output column is as high as the window, except for the bar and what the host shows below the page.
+        bar.parentElement.style.setProperty("--db-bar", `${bar.offsetHeight}px`);
+        const columns = root().querySelector("#db_columns");
+        if (!columns?.offsetParent) return;
+        const footer = document.documentElement.scrollHeight - scrollY - columns.getBoundingClientRect().bottom;
+        bar.parentElement.style.setProperty("--db-footer", `${Math.max(0, Math.ceil(footer))}px`);
     }
 
     document.addEventListener("click", (event) => {

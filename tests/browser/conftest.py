@@ -95,6 +95,7 @@ def browser() -> Iterator[object]:
 def visitor(served, browser) -> Iterator[Visitor]:
     visitor = Visitor(browser, served.url)
     yield visitor
+    visitor.cancel_job()
     visitor.close()
 
 

@@ -42,7 +42,7 @@ def test_from_the_first_click_to_the_checkpoint(served, visitor, images, tmp_pat
     visitor.sees_value("model_name", "first toy")
     visitor.sees("facts", "mini-sd.safetensors")
 
-    quick(visitor, images, num_train_epochs=100_000, save_preview_every=2)
+    quick(visitor, images, num_train_epochs=100_000, save_preview_every=20)
     visitor.press("check")
     visitor.sees("captions", "a zwx toy on a black background")
     visitor.sees("forecast", "6 images")

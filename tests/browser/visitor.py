@@ -83,6 +83,12 @@ class Visitor:
     def press(self, name: str) -> None:
         self.page.wait_for_selector(f"#db_{name}:enabled").click()
 
+    def cancel_job(self) -> None:
+        """Cancel the job of a test that failed, which would lock the page for the tests after it."""
+        if self.page.query_selector("#db_cancel:enabled"):
+            self.press("cancel")
+            self.page.wait_for_selector("#db_cancel:disabled")
+
     def sees(self, name: str, text: str) -> None:
         self.page.wait_for_function(
             "([name, text]) => document.querySelector(`#db_${name}`)?.innerText.includes(text)", arg=[name, text]
