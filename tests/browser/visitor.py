@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +74,19 @@ class Visitor:
         return self.field(key).input_value()
 
     def choose(self, key: str, option: str) -> None:
-        self.page.locator(f"#db_{key} input").first.click()
+        from playwright.sync_api import TimeoutError  # not at the top: without Playwright these tests are skipped
+
         offered = f"#db_{key} [role=option], #db_{key} ul.options li"
-        self.page.locator(offered).filter(has_text=option).first.click()
+        until = time.monotonic() + PATIENCE / 1000
+        while True:  # a page that scrolls to another field closes the list
+            self.page.locator(f"#db_{key} input").first.click()
+            try:
+                self.page.locator(offered).filter(has_text=option).first.click(timeout=3000)
+                break
+            except TimeoutError:
+                if time.monotonic() > until:
+                    raise
+                self.page.keyboard.press("Escape")
         self.page.wait_for_function(
             "([key, option]) => document.querySelector(`#db_${key} input`).value === option", arg=[key, option]
         )
