@@ -15,11 +15,10 @@ from typing import Any
 import torch
 
 from dreambooth import actions
-from dreambooth.checkpoints.family import FAMILIES, Family
-from dreambooth.checkpoints.layout import Layout, ema_key, join
-from dreambooth.checkpoints.ldm_names import TensorRef
-from dreambooth.checkpoints.modules import disk_shapes, meta_module
-from dreambooth.checkpoints.stable_diffusion import CONFIG_KEY, EMA, UNET
+from dreambooth.models.family import Family
+from dreambooth.models.layout import Layout, TensorRef, ema_key, join
+from dreambooth.models.registry import FAMILIES
+from dreambooth.models.sd.keys import CONFIG_KEY, EMA, UNET
 from dreambooth.settings import Folders, ModelFolder
 from dreambooth.tensor_files import write_tensors
 
@@ -113,8 +112,10 @@ def _tensors(
 ) -> dict[str, torch.Tensor]:
     """Random weights with a scale that preserves the magnitude of activations."""
     tensors = {}
-    for component in family.components:
-        for name, shape in disk_shapes(component, meta_module(component, configs[component])).items():
+    for component in family.component_names:
+        for name, shape in (
+            family.component(component).disk_shapes(family.make_module(component, configs[component])).items()
+        ):
             key = layout.key(TensorRef(component, name))
             tensor_slice = layout.tensor_slice(key)
             if key in tensors:

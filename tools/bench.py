@@ -219,8 +219,8 @@ def _make_medium(folder: Path) -> Path:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from dreambooth.checkpoints.sd1 import SD1
-    from dreambooth.checkpoints.tokenizer import write_tokenizer
+    from dreambooth.models.sd.sd1 import SD1
+    from dreambooth.models.sd.tokenizer import write_tokenizer
 
     torch.manual_seed(0)
     width = MEDIUM["text"]

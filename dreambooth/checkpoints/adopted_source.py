@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from dreambooth.checkpoints.folder_source import FolderSource
-from dreambooth.checkpoints.stable_diffusion import CONFIG_KEY, EMA, UNET
 from dreambooth.files import read_json
+from dreambooth.models.sd.keys import CONFIG_KEY, EMA, UNET
 from dreambooth.tensor_files import Tensors
 
 _UNSET_SAMPLE_SIZE = 32  # in folders by early versions of diffusers, whatever the model's resolution

@@ -26,9 +26,9 @@ from dreambooth.checkpoints.manifest import Manifest
 from dreambooth.checkpoints.modules import load_scheduler_config
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.recognition import recognize
-from dreambooth.checkpoints.spellings import with_original_names
 from dreambooth.errors import UserError
 from dreambooth.files import as_user_error, numbered_names
+from dreambooth.models.registry import with_original_names
 from dreambooth.settings import ModelConfig, ModelFolder, ModelInfo
 from dreambooth.settings.creation import AUTO
 from dreambooth.tensor_files import Tensors
@@ -84,7 +84,7 @@ def _adopt(model: ModelFolder, config: ModelConfig, progress: ProgressCallback |
             keep_working_as=kept, keep_source_as=_unused(model.root / KEPT_SOURCE), progress=progress,
         )  # fmt: skip
         notes = [*found.warnings, *_notes(tensors, copies, config)]
-    has_ema = any(copy.component == "ema_unet" for copy in copies)
+    has_ema = any(copy.component == found.family.denoiser.ema_name for copy in copies)
     info = dataclasses.replace(
         config.info,
         model_type=found.family.model_type,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,19 +16,16 @@ from typing import Any
 
 import torch
 
-from dreambooth.checkpoints.family import Family
-from dreambooth.checkpoints.layout import Layout, Shape, TensorSlice, part_shape, split
-from dreambooth.checkpoints.ldm_config import ldm_config_path
-from dreambooth.checkpoints.ldm_names import TensorRef
 from dreambooth.checkpoints.manifest import UNMAPPED, Manifest, ManifestEntry, dtype_name, unmapped_path
-from dreambooth.checkpoints.modules import TOKENIZERS, WEIGHTS, disk_shapes, fingerprint, meta_module
-from dreambooth.checkpoints.prediction import with_prediction
-from dreambooth.checkpoints.recognition import Recognition, component_configs, recognize
+from dreambooth.checkpoints.modules import fingerprint
+from dreambooth.checkpoints.recognition import recognize
 from dreambooth.checkpoints.sources import open_source
-from dreambooth.checkpoints.tokenizer import write_tokenizer
 from dreambooth.checkpoints.writing import cast, is_finite, tensor_hash
 from dreambooth.errors import UserError
 from dreambooth.files import atomic_folder, clear_leftovers, require_free_space, write_json
+from dreambooth.models.family import Family
+from dreambooth.models.layout import Layout, Shape, TensorRef, TensorSlice, part_shape, split
+from dreambooth.models.recognition import Recognition, component_configs
 from dreambooth.settings import ModelFolder, ModelInfo
 from dreambooth.settings.creation import AUTO
 from dreambooth.tensor_files import DTYPES, Tensors, TensorSpec, TensorWriter
@@ -81,7 +78,7 @@ def extract(
             tensors, model, recognition, source=source, extract_ema=extract_ema, dtype=dtype, progress=progress
         )
         has_fp8 = any(tensors.dtype(copy.key) in FP8 for copy in copies if copy.component != UNMAPPED)
-    has_ema = any(copy.component == "ema_unet" for copy in copies)
+    has_ema = any(copy.component == recognition.family.denoiser.ema_name for copy in copies)
     for line in (*recognition.notes, *recognition.warnings):
         log.warning("%s: %s", source.name, line)
     if dtype is None and has_fp8:
@@ -118,43 +115,45 @@ def extract_tensors(
     family = recognition.family
     configs = component_configs(family, tensors)
     if recognition.sample_size:
-        configs["unet"]["sample_size"] = recognition.sample_size
-    copies = plan_extraction(tensors, family.layout(configs), configs, extract_ema=extract_ema, dtype=dtype)
+        configs[family.denoiser.name]["sample_size"] = recognition.sample_size
+    copies = plan_extraction(tensors, family, configs, extract_ema=extract_ema, dtype=dtype)
     clear_leftovers(model.root)
     n_bytes = sum(spec.n_bytes for copy in copies for spec in copy.specs)
     require_free_space(model.root, n_bytes + 20_000_000, f"Creating {model.name}")
     shapes = {key: tensors.shape(key) for key in tensors}
     scheduler = family.scheduler_config(recognition.prediction, shapes, tensors.metadata)
     scheduler |= recognition.schedule
-    metadata = with_prediction(tensors.metadata, recognition.prediction)
+    metadata = family.with_prediction(tensors.metadata, recognition.prediction)
     # Both are renamed when the block ends, ``working`` first, with only an instant between the two.
     with (
         atomic_folder(model.source, keep_old_as=keep_source_as) as source_folder,
         atomic_folder(model.working, keep_old_as=keep_working_as) as working,
     ):
         _write_configs(working, family, configs, copies, scheduler)
-        entries = _copy_all(tensors, copies, working, source_folder, progress)
+        entries = _copy_all(tensors, family, copies, working, source_folder, progress)
         components = {copy.component for copy in copies} - {UNMAPPED}
         fingerprints = {component: fingerprint(working, component) for component in sorted(components)}
         Manifest(family.model_type, str(source), metadata, fingerprints, entries).save(source_folder)
-        if recognition.ldm_config:
-            ldm_config_path(source_folder).write_bytes(recognition.ldm_config.text)
+        for name, contents in recognition.kept_files.items():
+            (source_folder / name).write_bytes(contents)
     return copies
 
 
 def plan_extraction(
     tensors: Tensors,
-    layout: Layout,
+    family: Family,
     configs: Mapping[str, Mapping[str, Any]],
     *,
     extract_ema: bool,
     dtype: torch.dtype | None,
 ) -> list[TensorCopy]:
     """Where each tensor of the source is copied to. UserError when the components would be incomplete."""
-    expected = {component: _expected(tensors.path, component, config) for component, config in configs.items()}
+    layout, denoiser = family.layout(configs), family.denoiser
+    expected = {component: _expected(tensors.path, family, component, config) for component, config in configs.items()}
     shapes = {TensorRef(part, name): shape for part, names in expected.items() for name, shape in names.items()}
-    ema_slices = _ema_slices(tensors, layout, expected["unet"]) if extract_ema else {}
-    shapes |= {ref: expected["unet"][ref.name] for tensor_slice in ema_slices.values() for ref in tensor_slice.refs}
+    ema_refs = [TensorRef(denoiser.ema_name, name) for name in expected[denoiser.name]]
+    ema_slices = _ema_slices(tensors, layout, ema_refs) if extract_ema else {}
+    shapes |= {ref: expected[denoiser.name][ref.name] for ref in ema_refs if ema_slices}
     copies: list[TensorCopy] = []
     assigned: set[TensorRef] = set()
     for key in tensors:
@@ -212,18 +211,18 @@ def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
 
 
-def _expected(source: Path, component: str, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+def _expected(source: Path, family: Family, component: str, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     try:
-        return disk_shapes(component, meta_module(component, config))
+        return family.component(component).disk_shapes(family.make_module(component, config))
     except Exception as error:  # the types of the libraries' exceptions differ between versions
         reason = " ".join(str(error).split())
         raise UserError(f"{source}: its {component} has invalid sizes ({reason}): use another file.") from error
 
 
-def _ema_slices(tensors: Tensors, layout: Layout, unet: Mapping[str, Any]) -> dict[str, TensorSlice]:
-    """The EMA keys with their tensors in ema_unet; {} unless the source has all of them."""
+def _ema_slices(tensors: Tensors, layout: Layout, refs: Sequence[TensorRef]) -> dict[str, TensorSlice]:
+    """The keys of the EMA weights ``refs``; {} unless the source has all of them."""
     tensor_slices = {}
-    for ref in (TensorRef("ema_unet", name) for name in unet):
+    for ref in refs:
         key = layout.key(ref)
         if key is None or key not in tensors:
             return {}
@@ -240,21 +239,25 @@ def _write_configs(
 ) -> None:
     for component in sorted({copy.component for copy in copies} - {UNMAPPED}):
         (working / component).mkdir()
-        write_json(working / component / "config.json", configs[component.removeprefix("ema_")])
-    write_json(working / "model_index.json", family.model_index(configs["unet"]))
+        write_json(working / component / "config.json", configs[family.component(component).name])
+    write_json(working / "model_index.json", family.model_index(configs))
     write_json(working / "scheduler" / "scheduler_config.json", scheduler)
-    for component, prefix in family.text_prefixes.items():
-        length = configs[component]["max_position_embeddings"]
-        write_tokenizer(working / TOKENIZERS[component], length, open_clip=not prefix.endswith("transformer."))
+    family.write_tokenizers(working, configs)
 
 
 def _copy_all(
-    tensors: Tensors, copies: list[TensorCopy], working: Path, source: Path, progress: ProgressCallback | None
+    tensors: Tensors,
+    family: Family,
+    copies: list[TensorCopy],
+    working: Path,
+    source: Path,
+    progress: ProgressCallback | None,
 ) -> tuple[ManifestEntry, ...]:
     with contextlib.ExitStack() as stack:
         writers: dict[str, TensorWriter] = {}
         for component in {copy.component for copy in copies} | {UNMAPPED}:
-            path = unmapped_path(source) if component == UNMAPPED else working / component / WEIGHTS[component]
+            is_unmapped = component == UNMAPPED
+            path = unmapped_path(source) if is_unmapped else working / component / family.component(component).weights
             own = [copy for copy in copies if copy.component == component]
             specs = {name: spec for copy in own for name, spec in zip(copy.names, copy.specs, strict=True)}
             writers[component] = stack.enter_context(TensorWriter(path, specs, {"format": "pt"}))

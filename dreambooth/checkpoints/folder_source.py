@@ -10,15 +10,14 @@ from typing import Any
 
 import torch
 
-from dreambooth.checkpoints.family import Family, family_of_folder
-from dreambooth.checkpoints.layout import join
-from dreambooth.checkpoints.ldm_names import TensorRef
-from dreambooth.checkpoints.modules import WEIGHTS
-from dreambooth.checkpoints.other_models import describe_folder
 from dreambooth.checkpoints.reading import open_tensors
-from dreambooth.checkpoints.spellings import current_name
 from dreambooth.errors import UserError
 from dreambooth.files import read_json
+from dreambooth.models.family import Family
+from dreambooth.models.layout import TensorRef, join
+from dreambooth.models.registry import family_of_folder
+from dreambooth.models.sd.other_models import describe_folder
+from dreambooth.models.sd.spellings import current_name
 from dreambooth.tensor_files import Tensors
 
 # Components whose config.json determines the family; others (safety checker, feature extractor) are ignored.
@@ -26,6 +25,7 @@ _CONFIGURED = ("unet", "vae", "text_encoder", "text_encoder_2")
 
 _REQUIRED = ("unet", "vae", "text_encoder")
 _INDEX = "model_index.json"
+_STEM = "diffusion_pytorch_model"  # of the weight files of diffusers' modules
 
 # The suffix of each file of a sharded component.
 _SHARD = re.compile(r"-\d{5}-of-\d{5}")
@@ -55,7 +55,7 @@ class FolderSource(Tensors):
         self._filler_tensors: dict[str, torch.Tensor] = {}
         with contextlib.ExitStack() as stack:
             located: dict[TensorRef, tuple[Tensors, str]] = {}
-            for component in family.components:
+            for component in family.component_names:
                 for weights in _weights(path / component, component):
                     file = stack.enter_context(open_tensors(weights))
                     located |= {TensorRef(component, current_name(component, name)): (file, name) for name in file}
@@ -113,9 +113,9 @@ class FolderSource(Tensors):
     def _ema_weights(path: Path, component: str, stack: contextlib.ExitStack) -> dict[TensorRef, tuple[Tensors, str]]:
         """The EMA weights: the main file, if there is a variant non_ema with the plain weights."""
         files = _variants(_names_in(path / component), component)
-        main_files = files.get(WEIGHTS[component], [])
         if component != "unet" or not any(".non_ema." in name for name in files):
             return {}
+        main_files = files.get(_STEM + ".safetensors", [])
         located = {}
         for name in main_files:
             file = stack.enter_context(open_tensors(path / component / name))
@@ -202,8 +202,13 @@ def preferred_weights(names: Iterable[str], component: str) -> list[str]:
 def _weights(folder: Path, component: str) -> list[Path]:
     names = preferred_weights(_names_in(folder), component)
     if not names:
-        raise UserError(f"{folder} has no weights ({WEIGHTS[component]}): copy the whole folder again.")
+        raise UserError(f"{folder} has no weights ({_stem(component)}.safetensors): copy the whole folder again.")
     return [folder / name for name in names]
+
+
+def _stem(component: str) -> str:
+    """The name of a component's weight file in diffusers folders, without its ending."""
+    return "model" if component.startswith("text_encoder") else _STEM
 
 
 def _names_in(folder: Path) -> list[str]:
@@ -212,7 +217,7 @@ def _names_in(folder: Path) -> list[str]:
 
 def _variants(names: Iterable[str], component: str) -> dict[str, list[str]]:
     """The weight files of each variant, by the file name without shard numbers."""
-    stems = {Path(WEIGHTS[component]).stem, "pytorch_model"}
+    stems = {_stem(component), "pytorch_model"}
     variants: dict[str, list[str]] = {}
     for name in sorted(names):
         variant = _SHARD.sub("", name)

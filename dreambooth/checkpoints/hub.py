@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from dreambooth.checkpoints.folder_source import preferred_weights
-from dreambooth.checkpoints.ldm_config import ENDING
 from dreambooth.errors import UserError
+from dreambooth.models.sd.ldm_config import ENDING
 from dreambooth.paths import is_web_address
 from dreambooth.types import ProgressCallback
 

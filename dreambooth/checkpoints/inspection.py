@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.checkpoints.extract import plan_extraction
-from dreambooth.checkpoints.family import FAMILIES, Family
 from dreambooth.checkpoints.lora import UNKNOWN_FAMILY, is_adapter_file, read_lora
 from dreambooth.checkpoints.manifest import UNMAPPED, dtype_name
-from dreambooth.checkpoints.other_models import describe_kind, unsupported_variant
 from dreambooth.checkpoints.reading import open_tensors
-from dreambooth.checkpoints.recognition import component_configs, recognize
+from dreambooth.checkpoints.recognition import recognize
 from dreambooth.checkpoints.sources import open_source
-from dreambooth.checkpoints.stable_diffusion import CONFIG_KEY, UNET, VAE, conv_in_channels
 from dreambooth.checkpoints.verify import DifferenceStats
 from dreambooth.checkpoints.writing import is_finite
 from dreambooth.errors import UserError
+from dreambooth.models.family import Family
+from dreambooth.models.recognition import component_configs
+from dreambooth.models.registry import FAMILIES
+from dreambooth.models.sd.keys import CONFIG_KEY, UNET, VAE, conv_in_channels
+from dreambooth.models.sd.other_models import describe_kind, unsupported_variant
 from dreambooth.tensor_files import Tensors
 from dreambooth.text import count
 from dreambooth.types import ProgressCallback
@@ -93,7 +95,7 @@ def inspect(path: Path, against: Path | None = None, progress: ProgressCallback 
 def _inspect_checkpoint(inspection: Inspection, family: Family, file: Tensors) -> None:
     shapes = {key: file.shape(key) for key in file}
     inspection.inpainting = conv_in_channels(shapes) > 4
-    n_ema = sum(key.startswith(family.ema_prefix) for key in file)
+    n_ema = sum(key.startswith(family.ema_prefix) for key in file) if family.ema_prefix else 0
     inspection.ema = count(n_ema, "tensor") if n_ema else "none"
     inspection.issues += [f"missing: {part}" for part in family.missing(shapes)]
     inspection.family = family.title
@@ -105,14 +107,14 @@ def _inspect_checkpoint(inspection: Inspection, family: Family, file: Tensors) -
         inspection.family, inspection.recognized = family.title, recognition.reason
         inspection.issues += [*recognition.notes, *recognition.warnings]
         configs = component_configs(family, file)
-        copies = plan_extraction(file, family.layout(configs), configs, extract_ema=bool(n_ema), dtype=None)
+        copies = plan_extraction(file, family, configs, extract_ema=bool(n_ema), dtype=None)
     except UserError as error:
         inspection.issues.append(str(error))
         return
     unmapped = [copy.key for copy in copies if copy.component == UNMAPPED]
     inspection.n_unmapped = len(unmapped)
-    # In the unet and the VAE the modules have every tensor of the original.
-    unknown = [key for key in unmapped if key.startswith((UNET, VAE))]
+    # In the denoiser and the VAE the modules have every tensor of the original.
+    unknown = [key for key in unmapped if key.startswith((family.denoiser.prefix, family.vae.prefix))]
     if unknown:
         inspection.issues.append(f"{count(len(unknown), 'tensor')} of unknown modules ({_listed(unknown)})")
 
@@ -220,7 +222,8 @@ def _compare(inspection: Inspection, family: Family | None, file: Tensors, base:
 def _component(key: str, family: Family | None) -> str:
     prefixes = {UNET: "unet", VAE: "vae"}
     if family:
-        prefixes |= {family.ema_prefix: "ema_unet"} | {prefix: name for name, prefix in family.text_prefixes.items()}
+        prefixes = {component.prefix: component.name for component in family.components}
+        prefixes |= {family.ema_prefix: family.denoiser.ema_name} if family.ema_prefix else {}
     else:
         prefixes |= {"lora_unet": "unet", "lora_te1": "text_encoder", "lora_te2": "text_encoder_2",
                      "lora_te": "text_encoder"}  # fmt: skip

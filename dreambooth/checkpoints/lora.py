@@ -28,15 +28,14 @@ from dreambooth.checkpoints.adapters.names import (
     peft_alpha,
 )
 from dreambooth.checkpoints.adapters.positional import is_positional, positional_keys
-from dreambooth.checkpoints.family import Family
-from dreambooth.checkpoints.layout import Layout, Shape
-from dreambooth.checkpoints.ldm_names import TensorRef
 from dreambooth.checkpoints.lora_hashes import data_hash, legacy_hash
-from dreambooth.checkpoints.modules import Modules, disk_name
+from dreambooth.checkpoints.modules import Modules
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.writing import cast, is_finite
 from dreambooth.errors import UserError
 from dreambooth.files import atomic_write
+from dreambooth.models.layout import Layout, Shape, TensorRef
+from dreambooth.models.registry import Family
 from dreambooth.tensor_files import Tensors, write_tensors
 from dreambooth.text import count
 
@@ -156,7 +155,7 @@ def target_modules(module: nn.Module, component: str, convolutions: bool = False
 
 def lora_name(layout: Layout, component: str, module_path: str) -> str:
     """The name of a module in the LoRA files that we write."""
-    return layout.adapter_names(TensorRef(component, f"{disk_name(component, module_path)}.weight"))[0]
+    return layout.adapter_names(TensorRef(component, f"{layout.disk_name(component, module_path)}.weight"))[0]
 
 
 def match_adapters(
@@ -199,11 +198,9 @@ def apply_lora(modules: Modules, file: LoraFile, unet_weight: float = 1.0, text_
     when an adapter matches no loaded module.
     """
     lora = WeightedLora(file.path, unet_weight, unet_weight if text_weight is None else text_weight)
-    loaded = {name: getattr(modules, name, None) for name in modules.family.components}
     parameters = {
-        TensorRef(component, disk_name(component, name)): parameter
-        for component, module in loaded.items()
-        if module is not None
+        TensorRef(component, modules.layout.disk_name(component, name)): parameter
+        for component, module in modules.parts.items()
         for name, parameter in module.named_parameters()
     }
     shapes = {ref: tuple(parameter.shape) for ref, parameter in parameters.items()}

@@ -13,16 +13,15 @@ import torch
 from torch import nn
 
 from dreambooth.checkpoints.adapters import Adapter
-from dreambooth.checkpoints.family import Family
-from dreambooth.checkpoints.layout import Layout, TensorSlice, part_shape, split
-from dreambooth.checkpoints.ldm_names import TensorRef
 from dreambooth.checkpoints.lora import family_metadata, target_modules, write_lora
 from dreambooth.checkpoints.lora_tools import RankLimit, RetainedEnergy, low_rank_factors, make_lora, rank_metadata
-from dreambooth.checkpoints.modules import disk_name, meta_module
-from dreambooth.checkpoints.recognition import component_configs, recognize_family
+from dreambooth.checkpoints.recognition import recognize_family
 from dreambooth.checkpoints.sources import open_source
 from dreambooth.checkpoints.writing import is_finite
 from dreambooth.errors import UserError
+from dreambooth.models.layout import Layout, TensorRef, TensorSlice, part_shape, split
+from dreambooth.models.recognition import component_configs
+from dreambooth.models.registry import Family
 from dreambooth.tensor_files import Tensors
 from dreambooth.types import ProgressCallback
 
@@ -80,7 +79,7 @@ def extract_lora(
     """
     with open_source(base) as base_file, open_source(tuned) as tuned_file:
         before, after = _Weights.of(base_file), _Weights.of(tuned_file)
-        if before.family.components != after.family.components:
+        if before.family.component_names != after.family.component_names:
             families = f"{base} is {before.family.title}, {tuned} is {after.family.title}"
             raise UserError(f"{families}: choose two checkpoints of one model family.")
         targets = _targets(before, with_convolutions=conv_limit is not None)
@@ -104,10 +103,10 @@ def extract_lora(
 def _targets(weights: _Weights, with_convolutions: bool) -> dict[TensorRef, nn.Module]:
     """The modules that get an adapter, by the references of their weights."""
     targets = {}
-    for component in weights.configs.keys() - {"vae"}:
-        module = meta_module(component, weights.configs[component])
+    for component in weights.configs.keys() - {weights.family.vae.name}:
+        module = weights.family.make_module(component, weights.configs[component])
         for path, layer in target_modules(module, component, with_convolutions).items():
-            ref = TensorRef(component, f"{disk_name(component, path)}.weight")
+            ref = TensorRef(component, f"{weights.layout.disk_name(component, path)}.weight")
             if weights.shape(ref):
                 targets[ref] = layer
     return dict(sorted(targets.items()))

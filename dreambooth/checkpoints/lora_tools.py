@@ -10,10 +10,10 @@ import torch
 
 from dreambooth.checkpoints.adapters import Adapter, Lora
 from dreambooth.checkpoints.adapters.module_names import TEXT, TEXT_1, TEXT_2, UNET, is_original_name, kohya_name
-from dreambooth.checkpoints.ldm_names import TensorRef
 from dreambooth.checkpoints.lora import SDXL, UNKNOWN_FAMILY, LoraFile, WeightedLora, read_lora, write_lora
 from dreambooth.checkpoints.lora_hashes import HASHES
 from dreambooth.errors import UserError
+from dreambooth.models.layout import TensorRef
 from dreambooth.types import ProgressCallback
 
 ENERGY_KEY = "dreambooth_energy_kept"  # metadata: retained fraction of the original delta's energy, 0 to 1

@@ -13,10 +13,9 @@ from typing import Any
 
 import torch
 
-from dreambooth.checkpoints.layout import part_shape
-from dreambooth.checkpoints.ldm_names import TensorRef
 from dreambooth.errors import UserError
 from dreambooth.files import read_json
+from dreambooth.models.layout import TensorRef, part_shape
 from dreambooth.tensor_files import DTYPES, TensorSpec
 
 UNMAPPED = "rest"  # the pseudo component of tensors that the modules don't have

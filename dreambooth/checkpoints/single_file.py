@@ -15,11 +15,6 @@ from typing import Literal
 import torch
 
 from dreambooth.checkpoints.adapters import Adapter
-from dreambooth.checkpoints.family import Family, family_of
-from dreambooth.checkpoints.layout import Layout, join
-from dreambooth.checkpoints.ldm_config import ENDING
-from dreambooth.checkpoints.ldm_config_writing import config_to_write
-from dreambooth.checkpoints.ldm_names import TensorRef
 from dreambooth.checkpoints.lora import WeightedLora, match_adapters, read_lora
 from dreambooth.checkpoints.lora_hashes import HASHES
 from dreambooth.checkpoints.manifest import UNMAPPED, Manifest, ManifestEntry, dtype_name, unmapped_path
@@ -27,6 +22,9 @@ from dreambooth.checkpoints.modules import fingerprint, load_layout, load_schedu
 from dreambooth.checkpoints.writing import cast, is_finite
 from dreambooth.errors import UserError
 from dreambooth.files import atomic_write, require_free_space
+from dreambooth.models.family import Family
+from dreambooth.models.layout import Layout, TensorRef, join
+from dreambooth.models.registry import family_of
 from dreambooth.settings import ModelFolder
 from dreambooth.tensor_files import Tensors, TensorSpec, TensorWriter
 from dreambooth.types import ProgressCallback
@@ -59,7 +57,7 @@ def write_checkpoint(
     dtype of the source. ``ema``: "include" adds the EMA unet as model_ema.*, "replace" writes it as the unet. The
     source's own model_ema.* are written as long as the unet is unchanged. Marker tensors of the family are added if the
     source lacks them, and a ``.yaml`` is written beside the file if the source has one or WebUIs need it (see
-    :func:`dreambooth.checkpoints.ldm_config_writing.config_to_write`). ``metadata`` is merged over that of the source.
+    :func:`dreambooth.models.sd.ldm_config_writing.config_to_write`). ``metadata`` is merged over that of the source.
     UserError when a LoRA does not match, the disk is full, or the model is incomplete.
     """
     out = Path(out)
@@ -68,19 +66,23 @@ def write_checkpoint(
     manifest = Manifest.load(model.source)
     family = family_of(manifest.family)
     additions = _additions(manifest, load_layout(model.working, family), loras)
-    lora_on_unet = any(ref.component == "unet" for ref in additions)
-    if ema == "replace":  # LoRAs apply to the weights that are written as the unet
-        additions = {_in_ema_unet(ref): added for ref, added in additions.items()}
-    entries = output_entries(model, manifest, family, ema, lora_on_unet=lora_on_unet)
+    denoiser = family.denoiser
+    changes_denoiser = any(ref.component == denoiser.name for ref in additions)
+    if ema == "replace":  # LoRAs apply to the weights that are written as those of the denoiser
+        renamed = {denoiser.name: denoiser.ema_name}
+        additions = {
+            ref._replace(component=renamed.get(ref.component, ref.component)): added for ref, added in additions.items()
+        }
+    entries = output_entries(model, manifest, family, ema, changes_denoiser=changes_denoiser)
     specs = {entry.key: _spec(entry, dtype) for entry in entries}
     markers = family.marker_tensors(load_scheduler_config(model.working))
     new_markers = {key: marker for key, marker in markers.items() if key not in specs}
     specs |= {key: TensorSpec(tuple(marker.shape), marker.dtype) for key, marker in new_markers.items()}
     require_free_space(out.parent, sum(spec.n_bytes for spec in specs.values()), f"Writing {out.name}")
-    config = config_to_write(model.working, model.source, family.model_type)
-    if config is not None:  # first, so that there is never a checkpoint without it
-        with atomic_write(out.with_suffix(ENDING)) as temporary:
-            temporary.write_bytes(config)
+    if sidecar := family.sidecar(model.working, model.source):  # first, so that no checkpoint is ever without it
+        ending, contents = sidecar
+        with atomic_write(out.with_suffix(ending)) as temporary:
+            temporary.write_bytes(contents)
     with contextlib.ExitStack() as stack:
         files = _open_components(model, entries, stack)
         temporary = stack.enter_context(atomic_write(out))
@@ -98,18 +100,19 @@ def write_checkpoint(
 
 
 def output_entries(
-    model: ModelFolder, manifest: Manifest, family: Family, ema: Ema, *, lora_on_unet: bool = False
+    model: ModelFolder, manifest: Manifest, family: Family, ema: Ema, *, changes_denoiser: bool = False
 ) -> list[ManifestEntry]:
     """The tensors of the file to write, in order, each with the location of its values."""
-    regular = [entry for entry in manifest.entries if not entry.key.startswith(family.ema_prefix)]
+    prefix, denoiser = family.ema_prefix, family.denoiser
+    regular = [entry for entry in manifest.entries if not (prefix and entry.key.startswith(prefix))]
     if ema == "none":
         has_ema = len(regular) < len(manifest.entries)
-        include_source_ema = has_ema and not lora_on_unet and _is_unet_unchanged(model, manifest)
+        include_source_ema = has_ema and not changes_denoiser and _is_denoiser_unchanged(model, manifest, family)
         return list(manifest.entries) if include_source_ema else regular
-    if not weights_path(model.working, "ema_unet").exists():
+    if not weights_path(model.working, denoiser.ema_name).exists():
         raise UserError(f"{model.name} has no EMA weights: train with use_ema, or write it without EMA weights.")
     if ema == "replace":
-        return [replace(e, component="ema_unet") if e.component == "unet" else e for e in regular]
+        return [replace(e, component=denoiser.ema_name) if e.component == denoiser.name else e for e in regular]
     ema_entries = {entry.key: entry for entry in _ema_entries(model, family)}
     updated = [_with_ema_values(entry, ema_entries.pop(entry.key, None)) for entry in manifest.entries]
     return [*updated, *ema_entries.values()]
@@ -120,20 +123,21 @@ def _with_ema_values(entry: ManifestEntry, ema_entry: ManifestEntry | None) -> M
     return entry if ema_entry is None else replace(entry, component=ema_entry.component, names=ema_entry.names)
 
 
-def _is_unet_unchanged(model: ModelFolder, manifest: Manifest) -> bool:
-    """Whether unet and ema_unet (if any) are those of the source, so that its EMA weights still belong to them."""
-    parts = [part for part in ("unet", "ema_unet") if part in manifest.fingerprints]
+def _is_denoiser_unchanged(model: ModelFolder, manifest: Manifest, family: Family) -> bool:
+    """Whether the denoiser and its EMA (if any) are those of the source, so that its EMA weights still belong to it."""
+    names = (family.denoiser.name, family.denoiser.ema_name)
+    parts = [part for part in names if part in manifest.fingerprints]
     return all(fingerprint(model.working, part) == manifest.fingerprints[part] for part in parts)
 
 
 def _ema_entries(model: ModelFolder, family: Family) -> Iterable[ManifestEntry]:
-    """The entries of model_ema.* from working/ema_unet, with original names and shapes."""
-    layout = load_layout(model.working, family)
-    with open_component(weights_path(model.working, "ema_unet")) as file:
+    """The entries of model_ema.* from the EMA folder in working/, with original names and shapes."""
+    layout, component = load_layout(model.working, family), family.denoiser.ema_name
+    with open_component(weights_path(model.working, component)) as file:
         for name in file:
-            key = layout.key(TensorRef("ema_unet", name))
+            key = layout.key(TensorRef(component, name))
             if key:
-                yield ManifestEntry(key, dtype_name(file.dtype(name)), file.shape(name), "", "ema_unet", (name,))
+                yield ManifestEntry(key, dtype_name(file.dtype(name)), file.shape(name), "", component, (name,))
 
 
 def _additions(manifest: Manifest, layout: Layout, loras: Sequence[WeightedLora]) -> dict[TensorRef, list[_Addition]]:
@@ -147,10 +151,6 @@ def _additions(manifest: Manifest, layout: Layout, loras: Sequence[WeightedLora]
         for ref, adapter in adapters.items():
             additions.setdefault(ref, []).append(_Addition(use.path, adapter, use.strength(ref)))
     return additions
-
-
-def _in_ema_unet(ref: TensorRef) -> TensorRef:
-    return ref._replace(component="ema_unet") if ref.component == "unet" else ref
 
 
 def _with_loras(tensor: torch.Tensor, additions: Sequence[_Addition]) -> torch.Tensor:

@@ -9,14 +9,14 @@ import torch
 
 from dreambooth.checkpoints.folder_source import FolderSource
 from dreambooth.checkpoints.reading import open_tensors
-from dreambooth.checkpoints.spellings import (
+from dreambooth.errors import UserError
+from dreambooth.models.registry import with_original_names
+from dreambooth.models.sd.keys import VAE
+from dreambooth.models.sd.spellings import (
     diffusers_vae_names,
     is_vae_attention,
     original_vae_name,
-    with_original_names,
 )
-from dreambooth.checkpoints.stable_diffusion import VAE
-from dreambooth.errors import UserError
 from dreambooth.tensor_files import Tensors
 from dreambooth.text import count
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from dreambooth.checkpoints.family import family_of
 from dreambooth.checkpoints.lora import match_adapters, read_lora
 from dreambooth.checkpoints.manifest import UNMAPPED, Manifest, ManifestEntry
 from dreambooth.checkpoints.modules import load_layout, load_scheduler_config, open_component, weights_path
@@ -18,6 +17,7 @@ from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.sources import open_source
 from dreambooth.checkpoints.writing import is_finite, tensor_hash
 from dreambooth.errors import UserError
+from dreambooth.models.registry import family_of
 from dreambooth.settings import ModelFolder
 from dreambooth.tensor_files import Tensors
 from dreambooth.text import count

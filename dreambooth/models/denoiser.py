@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from dreambooth.checkpoints.text_encoding import PromptEmbedding
+from dreambooth.models.sd.text_encoding import PromptEmbedding
 
 
 class Conditioning(NamedTuple):

@@ -17,8 +17,7 @@ import torch
 
 from dreambooth.captions.metadata_file import caption_of
 from dreambooth.captions.prompts import build_prompt
-from dreambooth.checkpoints.modules import Modules, load_modules, load_vae
-from dreambooth.checkpoints.tokens import PromptEncoding
+from dreambooth.checkpoints.modules import Modules, load_component, load_modules
 from dreambooth.dataset.plan import Plan
 from dreambooth.dataset.sources import require_apart
 from dreambooth.dataset.variation import Variation
@@ -26,6 +25,7 @@ from dreambooth.errors import UserError
 from dreambooth.files import write_text
 from dreambooth.images.buckets import Size, fit
 from dreambooth.memory.release import free_memory
+from dreambooth.models.sd.tokens import PromptEncoding
 from dreambooth.runs.class_folders import folder_of
 from dreambooth.sampling.generate import SampleRequest, generate_images
 from dreambooth.sampling.saving import save_png
@@ -90,8 +90,9 @@ def generate_missing(context: RunContext, missing: Sequence[MissingImage]) -> No
 def _load(model: ModelFolder, device: torch.device, dtype: torch.dtype) -> Modules:
     """The modules for sampling; the VAE in float32, since some overflow in half precision."""
     modules = load_modules(model.working, vae=False, dtype=dtype)
-    modules.vae = load_vae(model.working)
-    for module in (modules.unet, modules.vae, *modules.text_encoders.values()):
+    name = modules.family.vae.name
+    modules.parts[name] = load_component(model.working, name)
+    for module in modules.parts.values():
         module.to(device).eval()
     return modules
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dreambooth.checkpoints.tokens import CHUNK_LENGTH, PromptEncoding
 from dreambooth.dataset.plan import Plan
 from dreambooth.dataset.table import LEFT_OUT, Row, bucket_counts, other_files, trained
 from dreambooth.errors import UserError
 from dreambooth.files import read_json
 from dreambooth.hosts.standalone import best_device
+from dreambooth.models.sd.tokens import CHUNK_LENGTH, PromptEncoding
 from dreambooth.runs.data_plan import plan_of
 from dreambooth.runs.throughput import seconds_per_step
 from dreambooth.runs.token_counts import TokenCount, count_tokens, rows_with_tokens, tokenizer_of, too_long

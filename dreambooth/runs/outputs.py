@@ -116,7 +116,7 @@ def _manifest_problems(model: ModelFolder) -> list[str]:
 def _component_problem(model: ModelFolder, component: str, expected: dict[str, tuple[int, ...]]) -> str:
     is_unmapped = component == UNMAPPED
     path = unmapped_path(model.source) if is_unmapped else weights_path(model.working, component)
-    if not is_unmapped and not path.exists() and component in load_family(model.working).components:
+    if not is_unmapped and not path.exists() and component in load_family(model.working).component_names:
         return ""  # reported as missing
     try:
         with open_tensors(path) as file:
@@ -210,7 +210,8 @@ def _checkpoint_bytes(model: ModelFolder, settings: Settings) -> int:
         halved = settings.half_model and entry.component != UNMAPPED and entry.spec.dtype.itemsize == 4
         total += entry.spec.n_bytes // (2 if halved else 1)
     includes_ema = settings.use_ema and settings.save_ema and not settings.infer_ema
-    has_own = any(entry.component == "ema_unet" for entry in manifest.entries)
+    denoiser = load_family(model.working).denoiser
+    has_own = any(entry.component == denoiser.ema_name for entry in manifest.entries)
     if includes_ema and not has_own:
-        total += sum(entry.spec.n_bytes for entry in manifest.entries if entry.component == "unet")
+        total += sum(entry.spec.n_bytes for entry in manifest.entries if entry.component == denoiser.name)
     return total

@@ -11,7 +11,6 @@ import torch
 
 from dreambooth.checkpoints.modules import load_family, load_scheduler_config, weights_path
 from dreambooth.checkpoints.reading import open_tensors
-from dreambooth.checkpoints.tokens import PromptEncoding
 from dreambooth.dataset.class_images import NO_MATCHING_SHAPE
 from dreambooth.dataset.plan import Plan
 from dreambooth.dataset.table import other_files
@@ -20,6 +19,7 @@ from dreambooth.errors import UserError
 from dreambooth.hosts.standalone import best_device
 from dreambooth.jobs import Controls, Events
 from dreambooth.memory.forecast import forecast_memory, forecast_snapshot
+from dreambooth.models.sd.tokens import PromptEncoding
 from dreambooth.runs import class_image_generation, resume_checks
 from dreambooth.runs.class_image_generation import MissingImage
 from dreambooth.runs.consistency import (
@@ -205,14 +205,15 @@ def _memory_warnings(device: torch.device, needed: int) -> list[str]:
 
 
 def _missing_parts(model: ModelFolder) -> list[Path]:
-    paths = [weights_path(model.working, part) for part in load_family(model.working).components]
+    paths = [weights_path(model.working, part) for part in load_family(model.working).component_names]
     return [path for path in paths if not path.exists()]
 
 
 def sizes_of(model: ModelFolder) -> tuple[int, int]:
     """Numbers of parameters of the unet, and of all text encoders together."""
-    texts = load_family(model.working).text_prefixes
-    return _parameters(model, "unet"), sum(_parameters(model, part) for part in texts)
+    family = load_family(model.working)
+    texts = sum(_parameters(model, part.name) for part in family.text_encoders)
+    return _parameters(model, family.denoiser.name), texts
 
 
 def _parameters(model: ModelFolder, component: str) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 
 from dreambooth.captions.prompts import FILEWORDS, fill_filewords, has_filewords
-from dreambooth.checkpoints.tokens import PromptEncoding
 from dreambooth.errors import Cancelled
 from dreambooth.jobs.events import PreviewSaved
+from dreambooth.models.sd.tokens import PromptEncoding
 from dreambooth.sampling.generate import NO_EMBEDDINGS, SampleRequest, generate_images
 from dreambooth.sampling.saving import save_sample
 from dreambooth.settings import Concept

@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 from dreambooth.checkpoints.lora import LoraFile, WeightedLora, apply_lora, read_lora
 from dreambooth.checkpoints.lora_tags import has_lora_tags, take_loras
-from dreambooth.checkpoints.modules import Modules, load_modules, load_unet
-from dreambooth.checkpoints.text_encoding import PromptEmbedding
-from dreambooth.checkpoints.tokens import PromptEncoding
+from dreambooth.checkpoints.modules import Modules, load_component, load_modules
 from dreambooth.errors import UserError
 from dreambooth.hosts.standalone import best_device
+from dreambooth.models.sd.text_encoding import PromptEmbedding
+from dreambooth.models.sd.tokens import PromptEncoding
 from dreambooth.sampling.generate import SampleRequest, generate_images
 from dreambooth.sampling.saving import save_sample
 from dreambooth.settings import Folders, ModelFolder, Settings
@@ -81,13 +81,14 @@ def _by_loras(requests: Sequence[SampleRequest], loras: Sequence[WeightedLora], 
 def _modules(model: ModelFolder, settings: Settings, loras: Sequence[tuple[LoraFile, WeightedLora]]) -> Modules:
     """The model's modules on the device, with LoRAs applied. UserError for a LoRA that changes nothing."""
     modules = load_modules(model.working)
-    if settings.use_ema and settings.infer_ema and (model.working / "ema_unet").is_dir():
-        modules.unet = load_unet(model.working, name="ema_unet")
+    denoiser = modules.family.denoiser
+    if settings.use_ema and settings.infer_ema and (model.working / denoiser.ema_name).is_dir():
+        modules.parts[denoiser.name] = load_component(model.working, denoiser.ema_name)
     for file, use in loras:
         if file.no_effect:
             raise UserError(file.no_effect)
         apply_lora(modules, file, use.unet, use.text)
-    for module in (modules.unet, modules.vae, *modules.text_encoders.values()):
+    for module in modules.parts.values():
         module.to(best_device()).eval()
     return modules
 

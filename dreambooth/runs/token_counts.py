@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from dreambooth.checkpoints.tokenizer import shipped_tokenizer
-from dreambooth.checkpoints.tokens import PromptEncoding, count_with_overflow
 from dreambooth.dataset.plan import Plan
 from dreambooth.dataset.table import Row, table
+from dreambooth.models.sd.tokenizer import shipped_tokenizer
+from dreambooth.models.sd.tokens import PromptEncoding, count_with_overflow
 from dreambooth.settings import SETTINGS, ModelFolder
 
 CUT_OFF = "cut-off"  # the kind of warning

@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 
 from dreambooth.checkpoints.modules import Modules
-from dreambooth.checkpoints.stable_diffusion import INPAINTING_CHANNELS
-from dreambooth.checkpoints.text_encoding import PromptEmbedding, concatenate_embeddings, encode_prompts
-from dreambooth.checkpoints.tokens import PromptEncoding, count_chunks, tokenize
 from dreambooth.errors import UserError
 from dreambooth.models.denoiser import Conditioning, UNetDenoiser
+from dreambooth.models.sd.keys import INPAINTING_CHANNELS
+from dreambooth.models.sd.text_encoding import PromptEmbedding, concatenate_embeddings, encode_prompts
+from dreambooth.models.sd.tokens import PromptEncoding, count_chunks, tokenize
 from dreambooth.types import VAE_SCALE_FACTOR, ProgressCallback
 
 
@@ -79,8 +79,8 @@ def _generate_batch(
     prompt_embeddings: Mapping[str, PromptEmbedding],
     check: Callable[[], None] | None,
 ) -> list[Image.Image]:
-    denoiser, vae = UNetDenoiser(modules.unet), modules.vae
-    device, dtype = modules.unet.device, denoiser.dtype
+    denoiser, vae = UNetDenoiser(modules.denoiser), modules.vae
+    device, dtype = modules.denoiser.device, denoiser.dtype
     first = requests[0]
     is_guided = first.cfg > 1
     # torch before 2.5 rejects the device type mps in autocast, even if disabled.
@@ -92,7 +92,7 @@ def _generate_batch(
         channels = vae.config.latent_channels
         latents = _initial_noise(first, generators, channels).to(device) * scheduler.init_noise_sigma
         extra_channels = None
-        if modules.unet.config.in_channels == INPAINTING_CHANNELS:
+        if modules.denoiser.config.in_channels == INPAINTING_CHANNELS:
             extra_channels = _full_mask_channels(modules, latents)
             extra_channels = torch.cat([extra_channels, extra_channels]) if is_guided else extra_channels
         for t in scheduler.timesteps:
@@ -117,9 +117,10 @@ def _conditioning(
     prompt_embeddings: Mapping[str, PromptEmbedding],
 ) -> Conditioning:
     """Of all requests; with guidance, the negative prompts come first."""
-    device, n = modules.unet.device, len(requests) * (2 if is_guided else 1)
+    device, n = modules.denoiser.device, len(requests) * (2 if is_guided else 1)
     texts = [request.prompt for request in requests] + [request.negative for request in requests if is_guided]
-    tokens = tokenize(modules.tokenizers, texts, prompt_encoding)  # in one call, so that all have as many chunks
+    # In one call, so that all have as many chunks.
+    tokens = tokenize(list(modules.tokenizers.values()), texts, prompt_encoding)
     tokens = tokens._replace(ids=tokens.ids.to(device))
     embedding = encode_prompts(modules, tokens.part(0, len(requests)), prompt_encoding.clip_skip)
     embedding = _replace_embeddings(embedding, requests, prompt_embeddings)
@@ -191,7 +192,7 @@ def _batches(
 
     def key(request: SampleRequest) -> tuple[float, ...]:
         prompts = request.prompt, request.negative
-        chunks = (count_chunks(modules.tokenizers[0], prompt, prompt_encoding) for prompt in prompts)
+        chunks = (count_chunks(next(iter(modules.tokenizers.values())), prompt, prompt_encoding) for prompt in prompts)
         return request.width, request.height, request.steps, request.cfg, max(chunks)
 
     for _, group in itertools.groupby(requests, key):

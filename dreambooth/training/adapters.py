@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from dreambooth.checkpoints.adapters import Adapter, LoHa, LoKr, Lora, factorization, vector_norms
-from dreambooth.checkpoints.layout import Layout
 from dreambooth.checkpoints.lora import lora_name, target_modules
+from dreambooth.models.layout import Layout
 from dreambooth.settings import Settings
 from dreambooth.settings.components import keys_of
 from dreambooth.training.dropout import AdapterDropout

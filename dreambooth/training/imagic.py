@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from dreambooth.checkpoints.reading import open_tensors
-from dreambooth.checkpoints.text_encoding import PromptEmbedding
 from dreambooth.dataset.plan import Batch, Plan
 from dreambooth.errors import UserError
 from dreambooth.files import atomic_write
+from dreambooth.models.sd.text_encoding import PromptEmbedding
 from dreambooth.settings import ModelConfig, ModelFolder, Settings
 from dreambooth.settings.components import trains_text_encoder
 from dreambooth.tensor_files import write_tensors
@@ -97,7 +97,7 @@ def optimize_embedding(session: Session, imagic: Imagic) -> None:
     progress = session.controls.cancellable(session.events.progress)
     parameters = [part.requires_grad_() for part in imagic.optimized if part is not None]
     optimizer = torch.optim.Adam(parameters, lr=settings.imagic_learning_rate)
-    frozen = [parameter for parameter in session.modules.unet.parameters() if parameter.requires_grad]
+    frozen = [parameter for parameter in session.modules.denoiser.parameters() if parameter.requires_grad]
     try:
         for parameter in frozen:
             parameter.requires_grad_(False)

@@ -10,14 +10,13 @@ from typing import Any
 import torch
 
 from dreambooth.checkpoints.adapters import Adapter
-from dreambooth.checkpoints.family import family_of
-from dreambooth.checkpoints.layout import Layout
-from dreambooth.checkpoints.ldm_names import TensorRef
 from dreambooth.checkpoints.lora import LoraFile, match_adapters, read_lora
 from dreambooth.checkpoints.lora_tags import find_lora
 from dreambooth.checkpoints.manifest import Manifest
 from dreambooth.checkpoints.modules import load_layout
 from dreambooth.errors import UserError
+from dreambooth.models.layout import Layout, TensorRef
+from dreambooth.models.registry import family_of
 from dreambooth.settings import SETTINGS, ModelFolder, Settings, parse
 from dreambooth.settings.components import CONV_ALPHA, CONV_RANK, TEXT_ENCODER, UNET, keys_of
 from dreambooth.training.adapters import AdapterConfig, AdapterLayer, adapter_config

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth import __version__
-from dreambooth.checkpoints.family import Family, family_of
 from dreambooth.checkpoints.lora import family_metadata
 from dreambooth.checkpoints.modules import load_scheduler_config
 from dreambooth.dataset.plan import Plan
 from dreambooth.files import read_json
+from dreambooth.models.family import Family
+from dreambooth.models.registry import family_of
 from dreambooth.settings import ModelConfig, ModelFolder, Settings
 from dreambooth.settings.components import UNET
 from dreambooth.training.adapters import adapter_config

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from dreambooth.checkpoints.modules import Modules
-from dreambooth.checkpoints.text_encoding import PromptEmbedding, encode_prompts
-from dreambooth.checkpoints.tokens import CHUNK_LENGTH, PromptEncoding, Tokens, collate_tokens, tokenize_prompt
 from dreambooth.dataset.cache import TextCache, store
+from dreambooth.models.sd.text_encoding import PromptEmbedding, encode_prompts
+from dreambooth.models.sd.tokens import CHUNK_LENGTH, PromptEncoding, Tokens, collate_tokens, tokenize_prompt
 from dreambooth.training.precision import to_device
 
 LRU_BYTES = 64 * 2**20  # of embeddings of prompts that were not known in advance, such as shuffled tags
@@ -121,10 +121,11 @@ class CachedPromptEmbedder:
     def _tokenized(self, prompts: Sequence[str]) -> Tokens:
         if len(self._tokens) > MAX_TOKENIZED:
             self._tokens.clear()
+        tokenizers = list(self.modules.tokenizers.values())
         for prompt in prompts:
             if prompt not in self._tokens:
-                self._tokens[prompt] = tokenize_prompt(self.modules.tokenizers, prompt, self.prompt_encoding)
-        return collate_tokens([self._tokens[prompt] for prompt in prompts], self.modules.tokenizers)
+                self._tokens[prompt] = tokenize_prompt(tokenizers, prompt, self.prompt_encoding)
+        return collate_tokens([self._tokens[prompt] for prompt in prompts], tokenizers)
 
     def _stack(self, embeddings: Sequence[PromptEmbedding]) -> PromptEmbedding:
         """One batch; prompts of fewer chunks are padded with chunks of the empty prompt."""

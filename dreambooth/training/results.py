@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 
-from dreambooth.checkpoints.ldm_config import ENDING
 from dreambooth.checkpoints.lora import write_lora
 from dreambooth.checkpoints.modules import save_component
 from dreambooth.checkpoints.single_file import Ema, write_checkpoint
@@ -22,6 +21,7 @@ from dreambooth.checkpoints.verify import Verification, verify_checkpoint, verif
 from dreambooth.errors import UserError
 from dreambooth.files import write_json
 from dreambooth.jobs.events import FileSaved, ValidationMeasured
+from dreambooth.models.sd.ldm_config import ENDING
 from dreambooth.settings import ModelConfig, ModelFolder
 from dreambooth.training.adapters import collect_adapters
 from dreambooth.training.metadata import (
@@ -204,7 +204,8 @@ class Results:
         if session.ema:
             session.ema.swap()
             try:
-                save_component(working, "ema_unet", session.modules.unet, torch.float32)
+                ema_name = session.modules.family.denoiser.ema_name
+                save_component(working, ema_name, session.modules.denoiser, torch.float32)
             finally:
                 session.ema.swap()
         if self.settings.zero_terminal_snr:
@@ -235,7 +236,7 @@ class Results:
         spec = modelspec(
             title,
             session.modules.family,
-            session.modules.unet.config,
+            session.modules.denoiser.config,
             settings.resolution,
             settings.clip_skip,
             lora=True,

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from dreambooth.checkpoints.modules import Modules, fingerprint, load_modules
-from dreambooth.checkpoints.stable_diffusion import INPAINTING_CHANNELS
-from dreambooth.checkpoints.tokens import PromptEncoding
 from dreambooth.dataset.cache import LatentCache, TextCache
 from dreambooth.dataset.plan import Example
 from dreambooth.files import read_json
 from dreambooth.memory.release import free_memory
 from dreambooth.models.denoiser import UNetDenoiser
+from dreambooth.models.sd.keys import INPAINTING_CHANNELS
+from dreambooth.models.sd.tokens import PromptEncoding
 from dreambooth.settings.components import is_pure_bf16, trains_ema, trains_text_encoder
 from dreambooth.training.adapters import AdapterLayer, adapter_config, inject
 from dreambooth.training.attention import use_attention
@@ -44,7 +44,7 @@ class Session:
         self.device, self.precision = context.device, context.precision
         self.controls, self.events, self.process_group = context.controls, context.events, context.process_group
         self.trains_text_encoder = trains_text_encoder(self.settings)
-        self.modules = load_modules(self.model.working, unet=False, vae=False, text_encoder=False)
+        self.modules = load_modules(self.model.working, denoiser=False, vae=False, text_encoder=False)
         self.layers: dict[str, AdapterLayer] = {}
         self.dropout = AdapterDropout(self.settings.seed)
         self.ema: EMA | None = None
@@ -55,7 +55,7 @@ class Session:
             self._encode_images()
             self.inpainting, self.loss_masks = self._load_masks()
             self.prompts = self._encode_prompts()
-            self._load_unet()
+            self._load_denoiser()
             groups = self._trainable_groups()
             self.ema = self._make_ema(groups)
             self.optimizer = make_optimizer(self.settings, groups)
@@ -106,23 +106,24 @@ class Session:
     def _text_cache(self, encoding: PromptEncoding) -> TextCache:
         """Keyed by weights, precision and device: embeddings differ in their last bits with each of them."""
         working = self.model.working
-        weights = " ".join(fingerprint(working, part) for part in self.modules.family.text_prefixes)
+        weights = " ".join(fingerprint(working, part.name) for part in self.modules.family.text_encoders)
         origin = f"{weights} {self._dtype(trains=False)} {self.device.type}"
         return TextCache(self.model.cache / "text", origin, encoding)
 
-    def _load_unet(self) -> None:
+    def _load_denoiser(self) -> None:
         self.events.phase("unet")
-        unet = self._load(unet=True, dtype=self._dtype(self.settings.train_unet)).unet
-        use_attention(unet, self.settings.attention)
+        denoiser = self._load(denoiser=True, dtype=self._dtype(self.settings.train_unet)).denoiser
+        use_attention(denoiser, self.settings.attention)
         scheduler = training_scheduler_config(self.modules.scheduler_config, self.settings.zero_terminal_snr)
         self.schedule = NoiseSchedule(scheduler, self.device)
 
     def _trainable_groups(self) -> list[dict[str, Any]]:
         """The optimizer's parameter groups: unet and text encoders, whole or as adapters."""
-        unet = self._make_trainable("unet", self.modules.unet, self.settings.train_unet)
+        name = self.modules.family.denoiser.name
+        denoiser = self._make_trainable(name, self.modules.denoiser, self.settings.train_unet)
         encoders = self.modules.text_encoders if self.trains_text_encoder else {}
         text = [p for name, encoder in encoders.items() for p in self._make_trainable(name, encoder, True)]
-        return parameter_groups(self.settings, unet, text)
+        return parameter_groups(self.settings, denoiser, text)
 
     def _make_ema(self, groups: Sequence[dict[str, Any]]) -> EMA | None:
         settings = self.settings
@@ -135,14 +136,15 @@ class Session:
         """Freeze ``module``, or inject adapters into it; returns its trainable parameters."""
         settings, lora = self.settings, self.settings.use_lora
         module.requires_grad_(trains and not lora)
-        in_backward = trains or name == "unet"  # the text encoder's gradients pass through the unet
+        is_denoiser = name == self.modules.family.denoiser.name
+        in_backward = trains or is_denoiser  # the text encoder's gradients pass through the denoiser
         module.to(self.device).train(in_backward)
         if in_backward and settings.gradient_checkpointing:
             _checkpoint_gradients(module)
         if not trains:
             return []
         if not lora:
-            if name != "unet" and settings.freeze_clip_normalization:
+            if not is_denoiser and settings.freeze_clip_normalization:
                 _freeze_normalization(module)
             return [parameter for parameter in module.parameters() if parameter.requires_grad]
         config = adapter_config(settings, name)
@@ -159,20 +161,23 @@ class Session:
         return torch.float32 if is_updated else compute_dtype(self.precision)
 
     def _load(
-        self, *, unet: bool = False, vae: bool = False, text_encoder: bool = False, dtype: torch.dtype = torch.float32
+        self,
+        *,
+        denoiser: bool = False,
+        vae: bool = False,
+        text_encoder: bool = False,
+        dtype: torch.dtype = torch.float32,
     ) -> Modules:
         """Load modules into ``self.modules``."""
-        loaded = load_modules(self.model.working, unet=unet, vae=vae, text_encoder=text_encoder, dtype=dtype)
-        for part in dataclasses.fields(loaded):
-            value = getattr(loaded, part.name)
-            if value is not None:
-                setattr(self.modules, part.name, value)
+        loaded = load_modules(self.model.working, denoiser=denoiser, vae=vae, text_encoder=text_encoder, dtype=dtype)
+        self.modules.parts |= loaded.parts
+        self.modules.tokenizers |= loaded.tokenizers
         return self.modules
 
     def _take_vae(self) -> Any:
         """The VAE for encoding. ``self.modules`` does not refer to it, so that its memory is freed after encoding."""
-        vae, self.modules.vae = self._load(vae=True).vae, None
-        return vae
+        self._load(vae=True)
+        return self.modules.parts.pop(self.modules.family.vae.name)
 
     def _in_order_of_use(self) -> list[Example]:
         """All examples, those of the first batches first."""
@@ -229,10 +234,10 @@ class Session:
     @contextlib.contextmanager
     def for_sampling(self) -> Iterator[Modules]:
         """The modules as they are now, ready for sampling; afterwards their state is restored."""
-        vae = self._load(vae=True).vae if self.modules.vae is None else self.modules.vae
+        vae = self._load(vae=True).vae if self.modules.family.vae.name not in self.modules.parts else self.modules.vae
         self._load_text()
         text_encoders = self.modules.text_encoders.values()
-        modes = {m: m.training for m in (self.modules.unet, *text_encoders)}
+        modes = {m: m.training for m in (self.modules.denoiser, *text_encoders)}
         try:
             for module in modes:
                 module.eval()
@@ -255,7 +260,7 @@ class Session:
     @property
     def denoiser(self) -> UNetDenoiser:
         """Not stored elsewhere: references to the unet end with :meth:`close`."""
-        return UNetDenoiser(self.modules.unet)
+        return UNetDenoiser(self.modules.denoiser)
 
     def trained_tensors(self) -> dict[str, torch.Tensor]:
         """All trained tensors, by names that are the same in every run."""
@@ -272,8 +277,9 @@ class Session:
 
     def trained_modules(self) -> dict[str, torch.nn.Module]:
         """The trained components, by name."""
-        unet = {"unet": self.modules.unet} if self.settings.train_unet else {}
-        return unet | (self.modules.text_encoders if self.trains_text_encoder else {})
+        name = self.modules.family.denoiser.name
+        denoiser = {name: self.modules.denoiser} if self.settings.train_unet else {}
+        return denoiser | (self.modules.text_encoders if self.trains_text_encoder else {})
 
     def close(self) -> None:
         """Release all modules and free their memory, also for other programs."""

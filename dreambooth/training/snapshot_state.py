@@ -36,7 +36,7 @@ def take_snapshot(session: Session, **facts: Any) -> Snapshot:
             **facts,
             "ema_updates": ema.updates if ema else 0,
             "scaler": scaler.state_dict() if scaler else {},
-            "base": fingerprint(session.model.working, "unet") if session.settings.use_lora else "",
+            "base": _base_fingerprint(session),
             "plan": session.plan.fingerprint(),
             "processes": session.process_group.world_size,
             "computed": _compute_environment(session),
@@ -63,7 +63,7 @@ def restore_snapshot(session: Session, snapshot: Snapshot) -> list[str]:
         shadow_params = [snapshot.tensors[f"{_EMA}{i}"] for i in range(len(ema.shadow_params))]
         ema.load(shadow_params, snapshot.facts["ema_updates"])
     elif ema:  # switched on since: it starts from the trained weights
-        ema.load(list(session.modules.unet.parameters()), 0)
+        ema.load(list(session.modules.denoiser.parameters()), 0)
     if session.imagic:
         session.imagic.load(_with_prefix(snapshot.tensors, _IMAGIC))
     if scaler and snapshot.facts["scaler"]:
@@ -78,7 +78,7 @@ def restore_snapshot(session: Session, snapshot: Snapshot) -> list[str]:
     computed = snapshot.facts.get("computed", _compute_environment(session))
     if computed != _compute_environment(session):
         differences.append(f"it ran on {computed} and now runs on {_compute_environment(session)}")
-    if settings.use_lora and snapshot.facts["base"] != fingerprint(session.model.working, "unet"):
+    if settings.use_lora and snapshot.facts["base"] != _base_fingerprint(session):
         differences.append("the base model of the LoRA has changed")
     session.position = dataclasses.replace(snapshot.position)
     return differences
@@ -90,6 +90,13 @@ def source_hash(model: ModelFolder) -> str:
         return hashlib.sha256((model.source / "manifest.json").read_bytes()).hexdigest()
     except OSError:
         return ""
+
+
+def _base_fingerprint(session: Session) -> str:
+    """The fingerprint of the weights that a LoRA is trained on; "" for full training."""
+    if not session.settings.use_lora:
+        return ""
+    return fingerprint(session.model.working, session.modules.family.denoiser.name)
 
 
 def _compute_environment(session: Session) -> str:

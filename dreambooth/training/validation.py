@@ -77,7 +77,7 @@ class Validation:
     def _evaluating(self) -> Iterator[None]:
         """No gradients, no dropout; EMA weights if those are used for inference."""
         session = self.session
-        modes = {m: m.training for m in (session.modules.unet, *session.modules.text_encoders.values())}
+        modes = {m: m.training for m in (session.modules.denoiser, *session.modules.text_encoders.values())}
         try:
             for module in modes:
                 module.eval()

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from dreambooth.checkpoints.adapters import factorization, make_adapter
-from dreambooth.checkpoints.ldm_names import TensorRef
 from dreambooth.checkpoints.lora import apply_lora, match_adapters, read_lora
-from dreambooth.checkpoints.modules import disk_shapes, load_modules
+from dreambooth.checkpoints.modules import load_modules
 from dreambooth.errors import UserError
+from dreambooth.models.layout import TensorRef
 
 QUERY = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
 OUT = "mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0"
@@ -62,7 +62,7 @@ def matched(modules):
     shapes = {
         TensorRef(component, name): shape
         for component in ("unet", "text_encoder")
-        for name, shape in disk_shapes(component, getattr(modules, component)).items()
+        for name, shape in modules.family.component(component).disk_shapes(modules.parts[component]).items()
     }
     return lambda path: match_adapters(read_lora(path), shapes, modules.layout)
 
@@ -71,7 +71,7 @@ def matched(modules):
 @pytest.mark.parametrize("pickled", [False, True], ids=["safetensors", "pickle"])
 def test_every_naming_scheme_matches_its_module(modules, matched, tmp_path, naming, pickled):
     module, (down, up), ref = NAMINGS[naming]
-    base = dict(getattr(modules, ref[0]).named_modules())
+    base = dict(modules.parts[ref[0]].named_modules())
     weight = (base.get(ref[1]) or base[ref[1].removeprefix("text_model.")]).weight
     tensors = {f"{module}.{down}": torch.randn(2, weight.shape[1]), f"{module}.{up}": torch.randn(weight.shape[0], 2)}
     path = tmp_path / "x"
@@ -91,16 +91,16 @@ def _cloneofsimos(modules, feed_forward_last: bool) -> tuple[dict[str, torch.Ten
     in_block = [*first, *second, "ff.net.0.proj"] if feed_forward_last else [*first, "ff.net.0.proj", *second]
     names = {"unet": [], "text_encoder": []}
     for block in ("down_blocks", "up_blocks", "mid_block"):
-        for name, module in getattr(modules.unet, block).named_modules():
+        for name, module in getattr(modules.denoiser, block).named_modules():
             if type(module).__name__ == "BasicTransformerBlock":
                 names["unet"] += [f"{block}.{name}.{part}" for part in in_block]
-    for name, module in modules.text_encoder.named_modules():
+    for name, module in modules.parts["text_encoder"].named_modules():
         if type(module).__name__ == "CLIPAttention":
             names["text_encoder"] += [f"{name}.{part}_proj" for part in ("k", "v", "q", "out")]
     tensors, deltas, generator = {}, {}, torch.Generator().manual_seed(0)
     for component, listed in names.items():
         for number, name in enumerate(listed):
-            rows, columns = getattr(modules, component).get_submodule(name).weight.shape
+            rows, columns = modules.parts[component].get_submodule(name).weight.shape
             up, down = (torch.randn(size, generator=generator) for size in ((rows, 2), (2, columns)))
             tensors |= {f"{component}:{number}:up": up, f"{component}:{number}:down": down}
             on_disk = name if component == "unet" or name.startswith("text_model.") else f"text_model.{name}"
@@ -140,7 +140,7 @@ def test_a_file_saved_by_diffusers_gives_the_deltas_of_peft(modules, mini, tmp_p
         r=4, lora_alpha=3, target_modules=["to_q", "to_k", "proj_in"], alpha_pattern={"attn2.to_k": 9},
         use_rslora=use_rslora, init_lora_weights="gaussian",
     )  # fmt: skip
-    theirs = load_modules(mini.working).unet
+    theirs = load_modules(mini.working).denoiser
     theirs.add_adapter(config)
     with torch.no_grad():
         for name, parameter in theirs.named_parameters():
@@ -154,7 +154,7 @@ def test_a_file_saved_by_diffusers_gives_the_deltas_of_peft(modules, mini, tmp_p
     [path] = tmp_path.glob("*.safetensors")
     assert apply_lora(modules, read_lora(path)) == sum(1 for name, _ in theirs.named_parameters() if "lora_B" in name)
     theirs.fuse_lora()
-    for name, module in modules.unet.named_modules():
+    for name, module in modules.denoiser.named_modules():
         if name.endswith(("to_q", "to_k", "proj_in")):
             merged = theirs.get_submodule(name).base_layer.weight
             assert torch.allclose(module.weight, merged, atol=1e-5), name
@@ -206,7 +206,7 @@ def test_dora_rescales_rows_or_columns_to_its_magnitudes(axis):
 
 
 def test_differences_change_weights_and_biases(modules, tmp_path):
-    norm, conv = modules.unet.mid_block.resnets[0].norm1, modules.unet.mid_block.resnets[0].conv1
+    norm, conv = modules.denoiser.mid_block.resnets[0].norm1, modules.denoiser.mid_block.resnets[0].conv1
     before = [tensor.clone() for tensor in (norm.weight, norm.bias, conv.weight, conv.bias)]
     changes = [torch.randn_like(tensor) for tensor in before]
     names = ("norm1.w_norm", "norm1.b_norm", "conv1.diff", "conv1.diff_b")

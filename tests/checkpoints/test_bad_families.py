@@ -12,11 +12,11 @@ import torch
 
 from dreambooth.checkpoints.extract import extract
 from dreambooth.checkpoints.reading import open_tensors
-from dreambooth.checkpoints.sdxl import TEXT_1, TEXT_2
 from dreambooth.checkpoints.single_file import write_checkpoint
-from dreambooth.checkpoints.stable_diffusion import UNET, VAE
 from dreambooth.checkpoints.verify import verify_checkpoint
 from dreambooth.errors import UserError
+from dreambooth.models.sd.keys import UNET, VAE
+from dreambooth.models.sd.sdxl import TEXT_1, TEXT_2
 from tests.mini_models import make
 
 SD2_TEXT = "cond_stage_model.model."

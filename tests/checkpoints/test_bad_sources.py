@@ -13,8 +13,8 @@ import safetensors.torch
 import torch
 
 from dreambooth.checkpoints.extract import extract
-from dreambooth.checkpoints.stable_diffusion import CONFIG_KEY
 from dreambooth.errors import UserError
+from dreambooth.models.sd.keys import CONFIG_KEY
 from dreambooth.settings import Folders, ModelFolder
 
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."

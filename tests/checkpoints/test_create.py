@@ -12,9 +12,9 @@ import torch
 from dreambooth.checkpoints.extract import extract
 from dreambooth.checkpoints.modules import (
     fingerprint,
+    load_component,
     load_modules,
     load_tokenizer,
-    load_unet,
     save_component,
     weights_path,
 )
@@ -48,12 +48,14 @@ def test_the_embedded_model_has_every_unet_and_vae_key_of_sd1(mini_checkpoint, k
 def test_modules_have_the_values_of_the_source(mini, mini_checkpoint, read_all):
     source = read_all(mini_checkpoint)
     modules = load_modules(mini.working)
-    unet, vae = modules.unet.state_dict(), modules.vae.state_dict()
+    unet, vae = modules.denoiser.state_dict(), modules.vae.state_dict()
     down = source["model.diffusion_model.input_blocks.4.0.in_layers.2.weight"]
     assert torch.equal(unet["down_blocks.1.resnets.0.conv1.weight"], down.float())
     query = source["first_stage_model.decoder.mid.attn_1.q.weight"]
     assert torch.equal(vae["decoder.mid_block.attentions.0.to_q.weight"], query.float().flatten(1))
-    assert not any(p.is_meta for m in (modules.unet, modules.vae, modules.text_encoder) for p in m.parameters())
+    assert not any(
+        p.is_meta for m in (modules.denoiser, modules.vae, modules.parts["text_encoder"]) for p in m.parameters()
+    )
 
 
 def test_diffusers_loads_the_folder_and_both_give_the_same_outputs(mini):
@@ -62,12 +64,14 @@ def test_diffusers_loads_the_folder_and_both_give_the_same_outputs(mini):
 
     theirs = StableDiffusionPipeline.from_pretrained(mini.working, local_files_only=True, torch_dtype=torch.float32)
     ours = load_modules(mini.working)
-    ids = ours.tokenizer("a red star on a blue background", padding="max_length", return_tensors="pt").input_ids
+    ids = ours.tokenizers["text_encoder"](
+        "a red star on a blue background", padding="max_length", return_tensors="pt"
+    ).input_ids
     x = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        text, their_text = ours.text_encoder(ids)[0], theirs.text_encoder(ids)[0]
+        text, their_text = ours.parts["text_encoder"](ids)[0], theirs.text_encoder(ids)[0]
         assert torch.equal(text, their_text)
-        assert torch.equal(ours.unet(x, 500, text).sample, theirs.unet(x, 500, text).sample)
+        assert torch.equal(ours.denoiser(x, 500, text).sample, theirs.unet(x, 500, text).sample)
         assert torch.equal(ours.vae.decode(x).sample, theirs.vae.decode(x).sample)
     assert theirs.scheduler.config.prediction_type == "epsilon"
 
@@ -204,23 +208,26 @@ def test_saved_components_are_loaded_again(mini):
     """Also with the names of other versions of transformers, and in another precision."""
     modules = load_modules(mini.working)
     with torch.no_grad():
-        for parameter in modules.text_encoder.parameters():
+        for parameter in modules.parts["text_encoder"].parameters():
             parameter.add_(0.5)
     before = {name: fingerprint(mini.working, name) for name in ("text_encoder", "unet")}
-    save_component(mini.working, "text_encoder", modules.text_encoder, torch.float16)
-    save_component(mini.working, "ema_unet", modules.unet)
+    save_component(mini.working, "text_encoder", modules.parts["text_encoder"], torch.float16)
+    save_component(mini.working, "ema_unet", modules.denoiser)
     assert fingerprint(mini.working, "text_encoder") != before["text_encoder"]
     assert fingerprint(mini.working, "unet") == before["unet"]
     with open_tensors(weights_path(mini.working, "text_encoder")) as file:
         assert all(key.startswith("text_model.") and file.dtype(key) == torch.float16 for key in file)
-    again = load_modules(mini.working, unet=False, vae=False).text_encoder.state_dict()
-    assert all(torch.allclose(value, again[key], atol=2e-3) for key, value in modules.text_encoder.state_dict().items())
-    ema = load_unet(mini.working, name="ema_unet").state_dict()
-    assert all(torch.equal(value, ema[key]) for key, value in modules.unet.state_dict().items())
+    again = load_modules(mini.working, denoiser=False, vae=False).parts["text_encoder"].state_dict()
+    assert all(
+        torch.allclose(value, again[key], atol=2e-3)
+        for key, value in modules.parts["text_encoder"].state_dict().items()
+    )
+    ema = load_component(mini.working, "ema_unet").state_dict()
+    assert all(torch.equal(value, ema[key]) for key, value in modules.denoiser.state_dict().items())
 
 
 def test_weights_of_another_module_are_not_saved(mini):
-    unet = load_unet(mini.working).state_dict()
+    unet = load_component(mini.working, "unet").state_dict()
     unet.popitem()
     with pytest.raises(ValueError, match="differ from the weights of unet"):
         save_component(mini.working, "unet", unet)

@@ -11,7 +11,7 @@ import torch
 from dreambooth.checkpoints.adapters import Lora
 from dreambooth.checkpoints.extract import extract
 from dreambooth.checkpoints.lora import WeightedLora, write_lora
-from dreambooth.checkpoints.modules import load_unet, save_component
+from dreambooth.checkpoints.modules import load_component, save_component
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.single_file import write_checkpoint
 from dreambooth.checkpoints.verify import verify_checkpoint
@@ -62,7 +62,7 @@ def test_is_dropped_when_the_unet_was_trained(source, new, tmp_path, read_all):
 def test_trained_ema_weights_are_included_or_replace_the_unet(source, new, tmp_path, read_all):
     extract(source, new)
     _train(new)
-    unet = load_unet(new.working)
+    unet = load_component(new.working, "unet")
     average = {name: value * 0.25 for name, value in unet.state_dict().items()}
     save_component(new.working, "ema_unet", average)
     with_ema = read_all(write_checkpoint(new, tmp_path / "include.safetensors", ema="include"))
@@ -91,7 +91,7 @@ def test_a_lora_is_merged_into_the_weights_written_as_the_unet(source, new, tmp_
 
 
 def test_ema_weights_are_added_to_a_model_whose_source_had_none(mini, tmp_path):
-    save_component(mini.working, "ema_unet", load_unet(mini.working))
+    save_component(mini.working, "ema_unet", load_component(mini.working, "unet"))
     out = write_checkpoint(mini, tmp_path / "out.safetensors", ema="include")
     with open_tensors(out) as file:
         weights = {ema_name(key) for key in file if key.startswith(UNET)}
@@ -105,7 +105,7 @@ def test_missing_ema_weights_are_reported(mini, tmp_path):
 
 
 def _train(model: ModelFolder) -> None:
-    unet = load_unet(model.working)
+    unet = load_component(model.working, "unet")
     with torch.no_grad():
         next(unet.parameters()).add_(1)
     save_component(model.working, "unet", unet)

@@ -15,10 +15,10 @@ from dreambooth.checkpoints.extract import extract
 from dreambooth.checkpoints.modules import weights_path
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.single_file import write_checkpoint
-from dreambooth.checkpoints.stable_diffusion import EMA, UNET, VAE
 from dreambooth.checkpoints.verify import verify_checkpoint
 from dreambooth.errors import UserError
 from dreambooth.files import read_json
+from dreambooth.models.sd.keys import EMA, UNET, VAE
 from dreambooth.settings import Folders, ModelFolder, ModelInfo
 from tests.mini_models import make
 

@@ -35,7 +35,7 @@ def model(request, tmp_path) -> ModelFolder:
 def lora(model, tmp_path):
     """A LoRA in float32 with adapters for the UNet's convolutions too."""
     modules = load_modules(model.working)
-    parts = {"unet": modules.unet, **modules.text_encoders}
+    parts = {"unet": modules.denoiser, **modules.text_encoders}
     layers = {}
     for name, module in parts.items():
         layers |= inject(module, name, AdapterConfig("LoRA", 2, 1.0, conv_rank=2), modules.layout, 1)
@@ -52,7 +52,7 @@ def test_names_equal_those_of_kohyas_trainer(model, lora):
     modules = load_modules(model.working)
     targets = [
         lora_name(modules.layout, component, path)
-        for component, module in {"unet": modules.unet, **modules.text_encoders}.items()
+        for component, module in {"unet": modules.denoiser, **modules.text_encoders}.items()
         for path in target_modules(module, component, convolutions=True)
     ]
     assert len(targets) == len(set(targets))
@@ -76,22 +76,22 @@ def test_merged_checkpoint_and_diffusers_give_the_output_of_our_modules(model, l
     pipeline = getattr(diffusers, name).from_pretrained(model.working, local_files_only=True)
     pipeline.load_lora_weights(str(lora))
 
-    wanted, plain = outputs(ours), outputs(load_modules(model.working))
+    wanted, plain = outputs(ours.parts), outputs(load_modules(model.working).parts)
     assert all((a - b).abs().mean() > 1e-3 for a, b in zip(wanted, plain, strict=True)), "the LoRA does nothing"
-    for others in (merged, pipeline):
+    for others in (merged.parts, pipeline.components):
         for theirs, answer in zip(outputs(others), wanted, strict=True):
             assert torch.allclose(theirs, answer, atol=1e-3 * answer.abs().max().item())
 
 
 @torch.no_grad()
-def outputs(modules) -> list[torch.Tensor]:
+def outputs(parts) -> list[torch.Tensor]:
     """The outputs of each text encoder for some tokens, and of the UNet for noise."""
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(0, 1000, (1, 77), generator=generator)
-    encoders = [modules.text_encoder, getattr(modules, "text_encoder_2", None)]
+    encoders = [parts["text_encoder"], parts.get("text_encoder_2")]
     texts = [encoder(tokens).last_hidden_state for encoder in encoders if encoder is not None]
     noise = torch.randn(1, 4, 8, 8, generator=generator)
     more = {}
     if len(texts) > 1:
         more = {"added_cond_kwargs": {"text_embeds": texts[1][:, 0], "time_ids": torch.tensor([[8, 8, 0, 0, 8, 8]])}}
-    return [*texts, modules.unet(noise, torch.tensor([500]), torch.cat(texts, dim=-1), **more).sample]
+    return [*texts, parts["unet"](noise, torch.tensor([500]), torch.cat(texts, dim=-1), **more).sample]

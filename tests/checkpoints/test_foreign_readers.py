@@ -13,9 +13,9 @@ from dreambooth.checkpoints.extract import extract
 from dreambooth.checkpoints.modules import load_modules
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.single_file import write_checkpoint
-from dreambooth.checkpoints.text_encoding import encode_prompts
-from dreambooth.checkpoints.tokens import PromptEncoding, tokenize
 from dreambooth.files import read_json
+from dreambooth.models.sd.text_encoding import encode_prompts
+from dreambooth.models.sd.tokens import PromptEncoding, tokenize
 from dreambooth.settings import Folders, ModelFolder
 from tests.mini_models import create
 
@@ -57,7 +57,7 @@ def test_diffusers_reads_the_single_file(model, of, tmp_path, monkeypatch):
     pipeline = getattr(diffusers, read_json(model.working / "model_index.json")["_class_name"])
     theirs = pipeline.from_single_file(str(file), config=str(model.working), local_files_only=True)
     for component in ("unet", "vae", *ours.text_encoders):
-        read, expected = getattr(theirs, component).state_dict(), getattr(ours, component).state_dict()
+        read, expected = getattr(theirs, component).state_dict(), ours.parts[component].state_dict()
         assert {key: value.shape for key, value in read.items()} == {k: v.shape for k, v in expected.items()}, component
         assert all(torch.equal(read[key].float(), expected[key].float()) for key in expected), component
 
@@ -66,7 +66,7 @@ def test_diffusers_reads_the_single_file(model, of, tmp_path, monkeypatch):
 def test_text_is_embedded_as_open_clip_does(model, tmp_path):
     """Hidden states and pooled embedding, computed from the written file by open_clip's definition."""
     modules = load_modules(model.working)
-    tokens = tokenize(modules.tokenizers, PROMPTS, PromptEncoding())
+    tokens = tokenize(list(modules.tokenizers.values()), PROMPTS, PromptEncoding())
     ids, ours = tokens.ids[:, :, 0], encode_prompts(modules, tokens)
     is_xl = ours.pooled is not None
     prefix = "conditioner.embedders.1.model." if is_xl else "cond_stage_model.model."
@@ -83,7 +83,8 @@ def test_text_is_embedded_as_open_clip_does(model, tmp_path):
 @pytest.mark.parametrize("model", ["SD2 768", "SDXL"], indirect=True)
 def test_texts_are_padded_as_in_open_clip(model):
     """With zeros after the end token, where CLIP's own tokenizer repeats it."""
-    ids = tokenize(load_modules(model.working).tokenizers, ["a photo of a cat"], PromptEncoding()).ids[:, :, 0]
+    tokenizers = list(load_modules(model.working).tokenizers.values())
+    ids = tokenize(tokenizers, ["a photo of a cat"], PromptEncoding()).ids[:, :, 0]
     assert ids[0, -1].tolist() == [49406, 320, 1125, 539, 320, 2368, 49407, *[0] * 70]
     if ids.shape[1] == 2:
         assert ids[0, 0].tolist() == [49406, 320, 1125, 539, 320, 2368, *[49407] * 71]

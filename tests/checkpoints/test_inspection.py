@@ -12,8 +12,8 @@ import torch
 from dreambooth.checkpoints import inspection
 from dreambooth.checkpoints.adapters import Lora
 from dreambooth.checkpoints.lora import write_lora
-from dreambooth.checkpoints.stable_diffusion import CONFIG_KEY, UNET, VAE
 from dreambooth.errors import UserError
+from dreambooth.models.sd.keys import CONFIG_KEY, UNET, VAE
 from tests.cli.commands import run_fork
 from tests.mini_models import make
 

@@ -15,8 +15,9 @@ import pytest
 from dreambooth.checkpoints.extract import plan_extraction
 from dreambooth.checkpoints.manifest import UNMAPPED
 from dreambooth.checkpoints.reading import open_tensors
-from dreambooth.checkpoints.recognition import component_configs, recognize_family
+from dreambooth.checkpoints.recognition import recognize_family
 from dreambooth.errors import UserError
+from dreambooth.models.recognition import component_configs
 from dreambooth.tensor_files import TensorSpec, TensorWriter
 
 N_SCHEDULES = 12  # betas and what follows from them, in the file of each model before SDXL
@@ -100,7 +101,7 @@ def test_every_tensor_is_mapped_to_a_module(name, hollow, key_tables):
         # Given, since SD2's two variants differ only in values, which are missing here.
         family, _ = recognize_family(file, prediction="v_prediction" if "-v" in name else "epsilon")
         configs = component_configs(family, file)
-        copies = plan_extraction(file, family.layout(configs), configs, extract_ema=True, dtype=None)
+        copies = plan_extraction(file, family, configs, extract_ema=True, dtype=None)
         assert len(copies) == len(file.keys()) == expected.n_tensors
     assert sum(copy.component == UNMAPPED for copy in copies) == expected.n_rest
     counts = {component: 0 for component in expected.parameters}

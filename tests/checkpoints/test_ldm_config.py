@@ -14,13 +14,13 @@ import yaml
 
 from dreambooth.checkpoints.extract import extract
 from dreambooth.checkpoints.inspection import inspect
-from dreambooth.checkpoints.ldm_config import read_ldm_config
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.recognition import recognize
 from dreambooth.checkpoints.single_file import write_checkpoint
 from dreambooth.checkpoints.sources import open_source
 from dreambooth.errors import UserError
 from dreambooth.files import read_json
+from dreambooth.models.sd.ldm_config import read_ldm_config
 from tests.mini_models import make
 
 

@@ -35,7 +35,7 @@ def random_lora(modules: Modules, rank: int = 4, alpha: float = 2.0, size: float
     """Adapters for every target of both components, none of them zero."""
     generator = torch.Generator().manual_seed(0)
     weights = {}
-    for component, module in (("unet", modules.unet), ("text_encoder", modules.text_encoder)):
+    for component, module in (("unet", modules.denoiser), ("text_encoder", modules.parts["text_encoder"])):
         for path, layer in target_modules(module, component).items():
             out, inner, *kernel = layer.weight.shape
             down = torch.randn(rank, inner, *kernel, generator=generator) * size
@@ -59,13 +59,13 @@ def lora(modules, tmp_path) -> Path:
 
 def test_targets_are_the_modules_of_kohyas_trainer(modules, key_table):
     """SD1 has 16 transformer blocks in the UNet with 12 modules each, and 6 per layer in the text encoder."""
-    unet = {lora_name(modules.layout, "unet", path) for path in target_modules(modules.unet, "unet")}
+    unet = {lora_name(modules.layout, "unet", path) for path in target_modules(modules.denoiser, "unet")}
     assert len(unet) == 16 * 12
     assert "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_out_0" in unet
     assert "lora_unet_mid_block_attentions_0_proj_in" in unet
     assert "lora_unet_up_blocks_3_attentions_2_transformer_blocks_0_ff_net_0_proj" in unet
-    n_layers = modules.text_encoder.config.num_hidden_layers
-    targets = target_modules(modules.text_encoder, "text_encoder")
+    n_layers = modules.parts["text_encoder"].config.num_hidden_layers
+    targets = target_modules(modules.parts["text_encoder"], "text_encoder")
     text = {lora_name(modules.layout, "text_encoder", path) for path in targets}
     assert text == {
         f"lora_te_text_model_encoder_layers_{layer}_{part}"
@@ -119,7 +119,7 @@ def test_diffusers_our_modules_and_the_merged_checkpoint_generate_the_same_image
 
     assert apply_lora(modules, read_lora(lora)) == len(read_lora(lora).weights)
     ours = _pipeline(mini)
-    ours.unet, ours.text_encoder = modules.unet, modules.text_encoder
+    ours.unet, ours.text_encoder = modules.denoiser, modules.parts["text_encoder"]
 
     out = write_checkpoint(mini, tmp_path / "merged.safetensors", loras=[WeightedLora(lora)])
     merged = StableDiffusionPipeline.from_single_file(
@@ -218,10 +218,10 @@ OTHER_MODELS = {
 def test_a_lora_of_another_family_is_refused_with_its_family_and_changes_nothing(mini, modules, tmp_path, what):
     tensors, metadata, expected = OTHER_MODELS[what]
     path = _file_with(tmp_path / "x.safetensors", tensors, **metadata)
-    before = {name: value.clone() for name, value in modules.unet.state_dict().items()}
+    before = {name: value.clone() for name, value in modules.denoiser.state_dict().items()}
     with pytest.raises(UserError, match=expected):
         apply_lora(modules, read_lora(path))
-    assert all(torch.equal(value, before[name]) for name, value in modules.unet.state_dict().items())
+    assert all(torch.equal(value, before[name]) for name, value in modules.denoiser.state_dict().items())
     with pytest.raises(UserError, match=expected):
         write_checkpoint(mini, tmp_path / "out.safetensors", loras=[WeightedLora(path)])
     assert not (tmp_path / "out.safetensors").exists()

@@ -28,7 +28,7 @@ def lora(mini, tmp_path):
         modules, weights = load_modules(mini.working), {}
         generator = torch.Generator().manual_seed(seed)
         for component in ("unet", "text_encoder"):
-            targets = target_modules(getattr(modules, component), component, convolutions=True)
+            targets = target_modules(modules.parts[component], component, convolutions=True)
             for path, layer in targets.items():
                 out, *inner = layer.weight.shape
                 down = torch.randn(rank, *inner, generator=generator)
@@ -44,7 +44,10 @@ def lora(mini, tmp_path):
 def changes(model, path, unet: float = 1.0, text: float = 1.0) -> dict:
     """The delta that the file adds to every weight of the model."""
     manifest = Manifest.load(model.source)
-    shapes, layout = manifest.shapes(), load_modules(model.working, unet=False, vae=False, text_encoder=False).layout
+    shapes, layout = (
+        manifest.shapes(),
+        load_modules(model.working, denoiser=False, vae=False, text_encoder=False).layout,
+    )
     found = match_adapters(read_lora(path), shapes, layout)
     strengths = WeightedLora(path, unet, text)
     return {ref: strengths.strength(ref) * a.delta(torch.zeros(shapes[ref])) for ref, a in found.items()}
@@ -123,7 +126,7 @@ def test_the_commands_extract_resize_and_merge(mini, mini_checkpoint, lora, tmp_
 
 def _as_original(tensors: dict) -> dict:
     """The same LoRA with the names that OneTrainer writes: those of the original code, with dots."""
-    from dreambooth.checkpoints.ldm_names import unet_names
+    from dreambooth.models.sd.ldm_names import unet_names
 
     config = {"block_out_channels": "1234", "layers_per_block": 2, "down_block_types": ["CrossAttn"] * 3 + [""],
               "up_block_types": ["", *["CrossAttn"] * 3]}  # fmt: skip

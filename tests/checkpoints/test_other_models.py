@@ -10,17 +10,18 @@ import pytest
 import safetensors.torch
 import torch
 
-from dreambooth.checkpoints.distilled import distillation_of, kind_in
 from dreambooth.checkpoints.extract import plan_extraction
 from dreambooth.checkpoints.inspection import inspect
 from dreambooth.checkpoints.manifest import UNMAPPED
-from dreambooth.checkpoints.modules import meta_module
-from dreambooth.checkpoints.other_models import describe_folder
 from dreambooth.checkpoints.reading import open_tensors
-from dreambooth.checkpoints.recognition import component_configs, recognize
+from dreambooth.checkpoints.recognition import recognize
 from dreambooth.checkpoints.sources import open_source
-from dreambooth.checkpoints.stable_diffusion import UNET
 from dreambooth.errors import UserError
+from dreambooth.models.recognition import component_configs
+from dreambooth.models.sd.distilled import distillation_of, kind_in
+from dreambooth.models.sd.keys import UNET
+from dreambooth.models.sd.other_models import describe_folder
+from dreambooth.models.sd.sdxl import SDXL
 from dreambooth.tensor_files import TensorWriter
 from tests.mini_models import make
 
@@ -190,13 +191,13 @@ def test_pruned_models_of_sdxl_are_trained_with_their_own_layers(name, key_table
     with open_tensors(path) as file:
         found = recognize(file)
         configs = component_configs(found.family, file)
-        copies = plan_extraction(file, found.family.layout(configs), configs, extract_ema=False, dtype=None)
+        copies = plan_extraction(file, found.family, configs, extract_ema=False, dtype=None)
     path.unlink()
     assert "a pruned one of SDXL" in found.warnings[0] and configs["unet"]["mid_block_type"] == "UNetMidBlock2D"
     unet = {copy.key for copy in copies if copy.component == "unet"}
     assert unet == {key for key in table if key.startswith(UNET)}
     assert not [copy.key for copy in copies if copy.component == UNMAPPED and copy.key.startswith(UNET)]
-    assert len(dict(meta_module("unet", configs["unet"]).named_parameters())) == len(unet)
+    assert len(dict(SDXL.make_module("unet", configs["unet"]).named_parameters())) == len(unet)
 
 
 def _is_left(key: str, depths: dict[str, int]) -> bool:

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from dreambooth.checkpoints.clip_names import OpenClipNameMap
 from dreambooth.checkpoints.extract import extract
 from dreambooth.checkpoints.inspection import inspect
-from dreambooth.checkpoints.ldm_names import vae_names
 from dreambooth.checkpoints.modules import weights_path
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.single_file import write_checkpoint
-from dreambooth.checkpoints.stable_diffusion import UNET, VAE
 from dreambooth.checkpoints.verify import verify_checkpoint
+from dreambooth.models.sd.clip_names import OpenClipNameMap
+from dreambooth.models.sd.keys import UNET, VAE
+from dreambooth.models.sd.ldm_names import vae_names
 from dreambooth.tensor_files import write_tensors
 from tests.mini_models import make
 

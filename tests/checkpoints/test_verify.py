@@ -8,7 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from dreambooth.checkpoints.modules import load_unet, save_component
+from dreambooth.checkpoints.modules import load_component, save_component
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.single_file import write_checkpoint
 from dreambooth.checkpoints.verify import verify_checkpoint, verify_lora
@@ -55,7 +55,7 @@ def test_changes_are_counted_when_the_source_is_gone(mini, exported):
 
 
 def test_only_the_change_of_training_is_counted_in_full_precision(mini, tmp_path):
-    unet = load_unet(mini.working)
+    unet = load_component(mini.working, "unet")
     with torch.no_grad():
         unet.conv_out.weight.add_(0.25)
     save_component(mini.working, "unet", unet)
@@ -86,7 +86,7 @@ def write(path, up: torch.Tensor, width: int):
 
 
 def test_loras(mini, tmp_path):
-    width = load_unet(mini.working).mid_block.attentions[0].proj_in.weight.shape[0]
+    width = load_component(mini.working, "unet").mid_block.attentions[0].proj_in.weight.shape[0]
     up = torch.zeros(width, 2, 1, 1)
     idle = verify_lora(write(tmp_path / "idle.safetensors", up, width), mini)
     assert not idle.ok and "changes nothing" in idle.summary()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dreambooth.checkpoints.text_encoding import PromptEmbedding
+from dreambooth.models.sd.text_encoding import PromptEmbedding
 from dreambooth.models.denoiser import Conditioning, UNetDenoiser
 
 

@@ -14,13 +14,13 @@ from PIL import Image
 
 from dreambooth import actions
 from dreambooth.captions.tags import split_tags
-from dreambooth.checkpoints.tokenizer import shipped_tokenizer
-from dreambooth.checkpoints.tokens import PromptEncoding, count_tokens, count_with_overflow
 from dreambooth.dataset import plan as plans
 from dreambooth.dataset.pixels import load_pixels
 from dreambooth.dataset.planning import make_plan
 from dreambooth.errors import UserError
 from dreambooth.images.decoding import open_image
+from dreambooth.models.sd.tokenizer import shipped_tokenizer
+from dreambooth.models.sd.tokens import PromptEncoding, count_tokens, count_with_overflow
 from dreambooth.runs import data_report as reports
 from dreambooth.runs.data_report import preview_dataset
 from dreambooth.runs.preflight import preflight

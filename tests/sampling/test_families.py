@@ -61,7 +61,7 @@ def test_the_same_image_as_diffusers(tmp_path, model_type, marks, negative):
 
 def _random_lora(model: ModelFolder, path: Path) -> Path:
     modules, generator, weights = load_modules(model.working), torch.Generator().manual_seed(0), {}
-    for component, module in {"unet": modules.unet, **modules.text_encoders}.items():
+    for component, module in {"unet": modules.denoiser, **modules.text_encoders}.items():
         for name, layer in target_modules(module, component).items():
             out, inner, *kernel = layer.weight.shape
             parts = {

@@ -28,9 +28,9 @@ def trained(mini):
 
     def make(config: AdapterConfig):
         modules = load_modules(mini.working)
-        modules.unet.requires_grad_(False)
-        layers = inject(modules.unet, "unet", config, modules.layout, seed=1)
-        layers |= inject(modules.text_encoder, "text_encoder", config, modules.layout, seed=1)
+        modules.denoiser.requires_grad_(False)
+        layers = inject(modules.denoiser, "unet", config, modules.layout, seed=1)
+        layers |= inject(modules.parts["text_encoder"], "text_encoder", config, modules.layout, seed=1)
         parameters = [p for layer in layers.values() for p in layer.trainable_parameters().values()]
         optimizer = torch.optim.AdamW(parameters, lr=1e-2)
         for step in range(4):
@@ -47,8 +47,8 @@ def _output(modules, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(2, 4, 16, 16, generator=generator)
     tokens = torch.randint(0, 1000, (2, 77), generator=generator)
-    text = modules.text_encoder(tokens)[0]
-    return modules.unet(noise, torch.tensor([3, 700]), text).sample
+    text = modules.parts["text_encoder"](tokens)[0]
+    return modules.denoiser(noise, torch.tensor([3, 700]), text).sample
 
 
 @pytest.mark.parametrize("config", FORMS.values(), ids=FORMS)
@@ -60,10 +60,10 @@ def test_a_file_read_and_merged_does_what_the_layers_did(trained, mini, tmp_path
     assert apply_lora(merged, read_lora(path)) == len(layers)
     for component in ("unet", "text_encoder"):
         before, after = (
-            dict(getattr(fresh, component).named_modules()),
-            dict(getattr(merged, component).named_modules()),
+            dict(fresh.parts[component].named_modules()),
+            dict(merged.parts[component].named_modules()),
         )
-        for name, layer in getattr(live, component).named_modules():
+        for name, layer in live.parts[component].named_modules():
             if isinstance(layer, AdapterLayer):
                 expected = layer.adapter().delta(layer.weight)
                 change = after[name].weight - before[name].weight
@@ -77,7 +77,7 @@ def test_a_file_read_and_merged_does_what_the_layers_did(trained, mini, tmp_path
 @pytest.mark.parametrize("config", FORMS.values(), ids=FORMS)
 def test_at_first_nothing_changes(mini, config):
     fresh, modules = load_modules(mini.working), load_modules(mini.working)
-    inject(modules.unet, "unet", config, modules.layout, seed=1)
+    inject(modules.denoiser, "unet", config, modules.layout, seed=1)
     with torch.no_grad():
         assert torch.allclose(_output(modules), _output(fresh), atol=1e-5)
 
@@ -86,7 +86,7 @@ def test_dora_trains_directions_with_constant_norms(mini):
     """The paper's section 4.3: the gradient of V is that of m / ||V|| * V with ||V|| held fixed."""
     modules = load_modules(mini.working)
     layers = inject(
-        modules.unet.requires_grad_(False), "unet", AdapterConfig("LoRA", 2, 2.0, dora=True), modules.layout, 1
+        modules.denoiser.requires_grad_(False), "unet", AdapterConfig("LoRA", 2, 2.0, dora=True), modules.layout, 1
     )
     layer = layers["lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"]
     with torch.no_grad():
@@ -105,7 +105,7 @@ def test_dora_trains_directions_with_constant_norms(mini):
 def test_dropout_depends_on_position_and_layer_preserves_the_mean_and_is_off_in_sampling(mini, kind):
     modules, dropout = load_modules(mini.working), AdapterDropout(seed=3)
     config = AdapterConfig(kind, 8, 8.0, conv_rank=2, dropout=0.25)
-    layers = inject(modules.unet.requires_grad_(False), "unet", config, modules.layout, 1, dropout)
+    layers = inject(modules.denoiser.requires_grad_(False), "unet", config, modules.layout, 1, dropout)
     first, second = [layer for name, layer in layers.items() if name.endswith("attn1_to_q")][:2]
     for layer in (first, second):
         for parameter in layer.trainable_parameters().values():

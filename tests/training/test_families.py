@@ -14,11 +14,11 @@ from dreambooth import actions
 from dreambooth.checkpoints.lora import read_lora
 from dreambooth.checkpoints.modules import load_family, load_modules
 from dreambooth.checkpoints.reading import open_tensors
-from dreambooth.checkpoints.text_encoding import PromptEmbedding
 from dreambooth.dataset.plan import Batch, Example
 from dreambooth.files import read_json
 from dreambooth.images.buckets import Crop
 from dreambooth.models.denoiser import UNetDenoiser
+from dreambooth.models.sd.text_encoding import PromptEmbedding
 from dreambooth.runs.preflight import preflight
 from dreambooth.settings import Concept, CreateOptions, Folders, ModelFolder, Settings
 from dreambooth.training.inpainting import InpaintingInputs, random_mask
@@ -84,8 +84,8 @@ def test_trains_previews_and_exports(create, concept, kind, use_lora):
             assert file.metadata["modelspec.architecture"].endswith("/lora")
         return
     after = load_modules(model.working)
-    for part in ("unet", *family.text_prefixes):
-        old, new = dict(getattr(before, part).named_parameters()), dict(getattr(after, part).named_parameters())
+    for part in (family.denoiser.name, *(c.name for c in family.text_encoders)):
+        old, new = dict(before.parts[part].named_parameters()), dict(after.parts[part].named_parameters())
         assert any(not torch.equal(old[name], new[name]) for name in old), f"{part} was not trained"
     found = actions.generate_checkpoint(model)[1]
     assert found.ok and found.n_changed > 100
@@ -168,7 +168,7 @@ def test_masks_come_from_files_or_at_random(create, concept):
     model = create("SD1 inpainting")
     plan = preflight(model, actions.configure(model, {"resolution": 64, "bucket_step": 8}, [concept])).plan
     assert [example.mask is not None for example in plan.examples] == [True, False, False]
-    vae = load_modules(model.working, unet=False, text_encoder=False).vae
+    vae = load_modules(model.working, denoiser=False, text_encoder=False).vae
     inpainting = InpaintingInputs(lambda: vae, torch.device("cpu"))
     with_mask = plan.examples[:1]
     extra_channels = inpainting.extra_channels(with_mask, torch.Generator().manual_seed(0))

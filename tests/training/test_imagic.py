@@ -60,7 +60,7 @@ def test_the_optimized_embedding_reconstructs_the_image_better(train, mini):
     @torch.no_grad()
     def loss(strength):
         embedding = imagic.interpolate(strength).map(lambda part: part.expand(len(t), *part.shape[1:]))
-        predicted = UNetDenoiser(modules.unet).predict(noisy_latents, t, Conditioning(embedding))
+        predicted = UNetDenoiser(modules.denoiser).predict(noisy_latents, t, Conditioning(embedding))
         return (predicted - noise).square().mean().item()
 
     assert imagic.text == plan.examples[0].caption

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from dreambooth.checkpoints.text_encoding import PromptEmbedding
 from dreambooth.dataset.plan import Batch, Example
 from dreambooth.images.buckets import Crop
 from dreambooth.models.denoiser import UNetDenoiser
+from dreambooth.models.sd.text_encoding import PromptEmbedding
 from dreambooth.settings import Settings
 from dreambooth.training.loss_functions import huber_threshold
 from dreambooth.training.loss_masks import LossMasks

@@ -55,7 +55,7 @@ def test_steps_are_those_of_a_plain_loop(mini, concept):
 def _plain_loop(working, batches):
     """Losses of the instance images, and all weights afterwards."""
     modules = load_modules(working)
-    unet, vae, text_encoder = modules.unet, modules.vae, modules.text_encoder
+    unet, vae, text_encoder = modules.denoiser, modules.vae, modules.parts["text_encoder"]
     tokenizer = CLIPTokenizer.from_pretrained(working / "tokenizer")
     scheduler = DDPMScheduler.from_pretrained(working / "scheduler")
     learns = [*unet.train().requires_grad_(True).parameters(), *text_encoder.train().requires_grad_(True).parameters()]

@@ -10,8 +10,8 @@ import torch
 
 from dreambooth import actions
 from dreambooth.checkpoints.modules import load_modules
-from dreambooth.checkpoints.tokens import PromptEncoding
 from dreambooth.dataset.cache import TextCache
+from dreambooth.models.sd.tokens import PromptEncoding
 from dreambooth.runs.preflight import preflight
 from dreambooth.sampling.generate import SampleRequest, generate_images
 from dreambooth.training import prompts as prompts_of
@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def modules(mini):
-    return load_modules(mini.working, unet=False, vae=False)
+    return load_modules(mini.working, denoiser=False, vae=False)
 
 
 @pytest.mark.parametrize(
@@ -35,10 +35,10 @@ def test_cached_embeddings_equal_computed_ones(modules, tmp_path, prompt_encodin
     texts = [LONG, "a star", ""]
     trained = CachedPromptEmbedder(modules, prompt_encoding, pad, CPU)
     trained.make_trainable()
-    modules.text_encoder.requires_grad_(True)
+    modules.parts["text_encoder"].requires_grad_(True)
     computed = trained.batch(texts).states
     computed.sum().backward()
-    assert modules.text_encoder.get_input_embeddings().weight.grad.any(), "what is computed has gradients"
+    assert modules.parts["text_encoder"].get_input_embeddings().weight.grad.any(), "what is computed has gradients"
     computed = computed.detach()
     cache = TextCache(tmp_path, "encoder", prompt_encoding)
     for fixed in (texts, ["a star"], []):  # from the encoder, then some and all of them from the cache
@@ -51,7 +51,7 @@ def test_cached_embeddings_equal_computed_ones(modules, tmp_path, prompt_encodin
 
 
 def test_the_cache_of_passing_prompts_is_bounded(modules, monkeypatch):
-    monkeypatch.setattr(prompts_of, "LRU_BYTES", 3 * 77 * modules.text_encoder.config.hidden_size * 4)
+    monkeypatch.setattr(prompts_of, "LRU_BYTES", 3 * 77 * modules.parts["text_encoder"].config.hidden_size * 4)
     prompts = CachedPromptEmbedder(modules, PromptEncoding(), True, CPU)
     prompts.freeze(["fixed"], None, lambda: None)
     first = prompts.batch(["star 0", "fixed"]).states

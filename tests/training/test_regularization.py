@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 
 from dreambooth import actions
-from dreambooth.checkpoints.text_encoding import PromptEmbedding
 from dreambooth.dataset.plan import Batch, Example
 from dreambooth.images.buckets import Crop
 from dreambooth.jobs import Controls, Events
 from dreambooth.models.denoiser import UNetDenoiser
+from dreambooth.models.sd.text_encoding import PromptEmbedding
 from dreambooth.runs.preflight import preflight
 from dreambooth.settings import Concept, Settings
 from dreambooth.training.noise import NoiseSchedule, generator_for

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dreambooth import actions
-from dreambooth.checkpoints.modules import load_unet
+from dreambooth.checkpoints.modules import load_component
 from dreambooth.errors import UserError
 from dreambooth.memory.forecast import forecast_memory
 from dreambooth.runs.consistency import precision_problems
@@ -170,7 +170,7 @@ def test_the_ema_of_a_run_has_the_decay_and_the_device_of_the_settings(train, mi
     expected = weights[0]
     for live in weights[1:]:
         expected = [decay * mean + (1 - decay) * now for mean, now in zip(expected, live, strict=True)]
-    names = [name for name, _ in load_unet(mini.working).named_parameters()]
+    names = [name for name, _ in load_component(mini.working, "unet").named_parameters()]
     saved = tensors(next((mini.working / "ema_unet").glob("*.safetensors")))
     for name, mean, last in zip(names, expected, weights[-1], strict=True):
         torch.testing.assert_close(saved[name].double(), mean, rtol=2e-3, atol=1e-5)  # saved in half precision

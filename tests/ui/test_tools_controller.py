@@ -35,7 +35,7 @@ def lora(mini):
     def make(name: str, rank: int = 2, seed: int = 0):
         modules, weights = load_modules(mini.working), {}
         generator = torch.Generator().manual_seed(seed)
-        for path, layer in target_modules(modules.unet, "unet").items():
+        for path, layer in target_modules(modules.denoiser, "unet").items():
             out, *inner = layer.weight.shape
             parts = {
                 "lora_down.weight": torch.randn(rank, *inner, generator=generator),

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from transformers import CLIPTokenizer
 
-BPE_FILE = Path(__file__).parents[2] / "dreambooth" / "checkpoints" / "data" / "bpe_simple_vocab_16e6.txt.gz"
+BPE_FILE = Path(__file__).parents[2] / "dreambooth" / "models" / "sd" / "data" / "bpe_simple_vocab_16e6.txt.gz"
 VOCABULARY = 49408
 START, END = 49406, 49407
 CONTEXT = 77

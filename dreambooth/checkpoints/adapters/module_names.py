@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 
-from dreambooth.checkpoints.ldm_names import unet_prefixes
+from dreambooth.models.sd.ldm_names import unet_prefixes
 
 # kohya's prefixes; the first text encoder is numbered in models that have two
 UNET, TEXT, TEXT_1, TEXT_2 = "lora_unet_", "lora_te_", "lora_te1_", "lora_te2_"

@@ -13,8 +13,8 @@ import re
 from collections.abc import Iterator, Mapping
 
 from dreambooth.checkpoints.adapters.names import Key
-from dreambooth.checkpoints.layout import Shape
 from dreambooth.errors import UserError
+from dreambooth.models.layout import Shape
 
 _KEY = re.compile(r"(unet|text_encoder):(\d+):(up|down)")
 _ATTENTION = ("to_q", "to_k", "to_v", "to_out_0")

@@ -8,25 +8,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from dreambooth.checkpoints.clip_names import PROJECTION, OpenClipNameMap, TransformersNameMap
-from dreambooth.checkpoints.layout import ComponentLayout, Layout
-from dreambooth.checkpoints.ldm_names import unet_names, vae_names
-from dreambooth.checkpoints.sizes import clip_config, open_clip_sizes, transformers_text_sizes
-from dreambooth.checkpoints.stable_diffusion import (
-    INPAINTING_CHANNELS,
-    UNET,
-    V_PREDICTION,
-    VAE,
-    ZERO_SNR,
-    Configs,
-    Shapes,
+from dreambooth.models.sd.clip_names import PROJECTION, OpenClipNameMap, TransformersNameMap
+from dreambooth.models.layout import ComponentLayout, Layout
+from dreambooth.models.sd.ldm_names import unet_names
+from dreambooth.models.sd.sizes import clip_config, open_clip_sizes, transformers_text_sizes
+from dreambooth.models.family import Configs
+from dreambooth.models.layout import Shapes
+from dreambooth.models.sd.keys import INPAINTING_CHANNELS, UNET, V_PREDICTION, VAE, ZERO_SNR, conv_in_channels
+from dreambooth.models.sd.stable_diffusion import (
+    UNET_COMPONENT,
+    VAE_COMPONENT,
     StableDiffusion,
-    conv_in_channels,
+    text_encoder,
+    vae_layout,
 )
 from dreambooth.settings.creation import FAMILIES
 
@@ -34,22 +32,16 @@ TEXT_1 = "conditioner.embedders.0.transformer."
 TEXT_2 = "conditioner.embedders.1.model."
 
 
-def is_pruned(shapes: Shapes) -> bool:
-    """Whether the UNet is one of SDXL without its middle transformer, as SSD-1B, Segmind Vega and KOALA have it."""
-    return UNET + "label_emb.0.0.weight" in shapes and UNET + "middle_block.1.proj_in.weight" not in shapes
-
-
 class StableDiffusionXL(StableDiffusion):
     """Use the instance :data:`SDXL`."""
 
     model_type = "SDXL"
     title = FAMILIES["SDXL"]
-    components = ("unet", "vae", "text_encoder", "text_encoder_2")
     base_model_version = "sdxl_base_v1-0"
     base_architecture = "stable-diffusion-xl-v1-base"
     implementation = "https://github.com/Stability-AI/generative-models"
     pipeline = "StableDiffusionXL{}Pipeline"
-    text_prefixes = MappingProxyType({"text_encoder": TEXT_1, "text_encoder_2": TEXT_2})
+    components = (UNET_COMPONENT, VAE_COMPONENT, text_encoder(TEXT_1, 1), text_encoder(TEXT_2, 2))
     has_pooled_conditioning = True
     vae_scaling_factor = 0.13025
     sample_size = 128
@@ -64,17 +56,19 @@ class StableDiffusionXL(StableDiffusion):
     def matches_folder(self, configs: Configs) -> bool:
         unet = configs.get("unet", {})
         is_xl = unet.get("in_channels") in (4, INPAINTING_CHANNELS) and unet.get("addition_embed_type") == "text_time"
-        return is_xl and all(part in configs for part in self.components)
+        return is_xl and all(part in configs for part in self.component_names)
 
     def layout(self, configs: Configs) -> Layout:
         text_2 = OpenClipNameMap(configs["text_encoder_2"]["num_hidden_layers"], has_projection=True)
         return Layout(
             [
                 # Unet adapters are written with the original names: some WebUIs map a few names of diffusers wrongly.
-                ComponentLayout("unet", UNET, unet_names(configs["unet"]), ("lora_unet",), ("original", "modules")),
-                ComponentLayout("vae", VAE, vae_names(configs["vae"])),
-                ComponentLayout("text_encoder", TEXT_1, TransformersNameMap(), ("lora_te1",)),
-                ComponentLayout("text_encoder_2", TEXT_2, text_2, ("lora_te2",)),
+                ComponentLayout(UNET_COMPONENT, unet_names(configs["unet"]), ("lora_unet",), ("original", "modules")),
+                vae_layout(configs),
+                ComponentLayout(self.component("text_encoder"), TransformersNameMap(), ("lora_te1",)),
+                ComponentLayout(
+                    self.component("text_encoder_2"), text_2, ("lora_te2",), transposed=frozenset({PROJECTION})
+                ),
             ],
             self.ema_prefix,
         )

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from dreambooth.checkpoints.sizes import Shapes
-from dreambooth.checkpoints.stable_diffusion import UNET
+from dreambooth.models.layout import Shapes
+from dreambooth.models.sd.keys import UNET
 from dreambooth.text import count
 
 _SUPPORTED = "choose a checkpoint of Stable Diffusion 1.x, 2.x or XL"

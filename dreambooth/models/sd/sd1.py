@@ -7,22 +7,21 @@ architecture with fewer channels belongs to the family.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
-from dreambooth.checkpoints.clip_names import TransformersNameMap
-from dreambooth.checkpoints.layout import ComponentLayout, Layout
-from dreambooth.checkpoints.ldm_names import unet_names, vae_names
-from dreambooth.checkpoints.sizes import clip_config, transformers_text_sizes
-from dreambooth.checkpoints.stable_diffusion import (
-    INPAINTING_CHANNELS,
-    UNET,
-    VAE,
-    Configs,
-    Shapes,
+from dreambooth.models.sd.clip_names import TransformersNameMap
+from dreambooth.models.layout import ComponentLayout, Layout
+from dreambooth.models.sd.ldm_names import unet_names
+from dreambooth.models.sd.sizes import clip_config, transformers_text_sizes
+from dreambooth.models.family import Configs
+from dreambooth.models.layout import Shapes
+from dreambooth.models.sd.keys import INPAINTING_CHANNELS, UNET, VAE, conv_in_channels, has_label_embedding
+from dreambooth.models.sd.stable_diffusion import (
+    UNET_COMPONENT,
+    VAE_COMPONENT,
     StableDiffusion,
-    conv_in_channels,
-    has_label_embedding,
+    text_encoder,
+    vae_layout,
 )
 from dreambooth.settings.creation import FAMILIES
 
@@ -38,7 +37,7 @@ class StableDiffusion1(StableDiffusion):
     title = FAMILIES["v1x"]
     base_model_version = "sd_v1"
     base_architecture = "stable-diffusion-v1"
-    text_prefixes = MappingProxyType({"text_encoder": TEXT})
+    components = (UNET_COMPONENT, VAE_COMPONENT, text_encoder(TEXT))
     supports_clip_skip = True
 
     def matches(self, shapes: Shapes) -> bool:
@@ -58,9 +57,9 @@ class StableDiffusion1(StableDiffusion):
     def layout(self, configs: Configs) -> Layout:
         return Layout(
             [
-                ComponentLayout("unet", UNET, unet_names(configs["unet"]), ("lora_unet",), ("modules", "original")),
-                ComponentLayout("vae", VAE, vae_names(configs["vae"])),
-                ComponentLayout("text_encoder", TEXT, TransformersNameMap(), ("lora_te", "lora_te1")),
+                ComponentLayout(UNET_COMPONENT, unet_names(configs["unet"]), ("lora_unet",), ("modules", "original")),
+                vae_layout(configs),
+                ComponentLayout(self.component("text_encoder"), TransformersNameMap(), ("lora_te", "lora_te1")),
             ],
             self.ema_prefix,
         )

@@ -12,15 +12,14 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
-from dreambooth.checkpoints.clip_names import PROJECTION, OpenClipNameMap
-from dreambooth.checkpoints.layout import join
-from dreambooth.checkpoints.ldm_names import PrefixNameMap, vae_names
-from dreambooth.checkpoints.modules import disk_name
-from dreambooth.checkpoints.sd2 import SD2_768
-from dreambooth.checkpoints.sd2 import TEXT as SD2_TEXT
-from dreambooth.checkpoints.sdxl import SDXL
-from dreambooth.checkpoints.sdxl import TEXT_2 as SDXL_TEXT_2
-from dreambooth.checkpoints.stable_diffusion import UNET, VAE
+from dreambooth.models.sd.clip_names import PROJECTION, OpenClipNameMap
+from dreambooth.models.layout import join
+from dreambooth.models.sd.ldm_names import PrefixNameMap, vae_names
+from dreambooth.models.sd.sd2 import SD2_768
+from dreambooth.models.sd.sd2 import TEXT as SD2_TEXT
+from dreambooth.models.sd.sdxl import SDXL
+from dreambooth.models.sd.sdxl import TEXT_2 as SDXL_TEXT_2
+from dreambooth.models.sd.keys import UNET, VAE
 from dreambooth.tensor_files import Tensors
 from dreambooth.text import count
 
@@ -90,7 +89,7 @@ def current_name(component: str, name: str) -> str:
     if component == "vae" and ".attentions." in name:
         for old, new in _OLD_ATTENTION.items():
             name = name.replace(old, new)
-    return disk_name(component, name)
+    return SDXL.component(component).disk_name(name)
 
 
 def diffusers_vae_names(names: Iterable[str]) -> dict[str, str]:
@@ -216,7 +215,11 @@ def _with_fused_text_encoders(
     sources: dict[str, tuple[str, ...]], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, tuple[str, ...]]:
     for prefix, original in _OPEN_CLIP.items():
-        own = {disk_name("text_encoder", key.removeprefix(prefix)): key for key in sources if key.startswith(prefix)}
+        own = {
+            SDXL.component("text_encoder").disk_name(key.removeprefix(prefix)): key
+            for key in sources
+            if key.startswith(prefix)
+        }
         embedding = own.get("text_model.embeddings.token_embedding.weight")
         is_open_clip = original.startswith("conditioner.") or _is_sd2(sources, shapes, embedding)
         if embedding is None or not is_open_clip or any(key.startswith(original) for key in sources):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dreambooth.checkpoints.emphasis import parse_emphasis, unescape_brackets
+from dreambooth.models.sd.emphasis import parse_emphasis, unescape_brackets
 
 if TYPE_CHECKING:
     import torch

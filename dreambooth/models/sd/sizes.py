@@ -6,10 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from dreambooth.checkpoints.layout import Shape
+from dreambooth.models.layout import Shapes
 from dreambooth.text import count
-
-Shapes = Mapping[str, Shape]
 
 
 def clip_config(sizes: Mapping[str, int], heads: int, hidden_act: str, overrides: Mapping[str, Any]) -> dict[str, Any]:

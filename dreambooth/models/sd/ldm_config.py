@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dreambooth.checkpoints.stable_diffusion import INPAINTING_CHANNELS
+from dreambooth.models.sd.keys import INPAINTING_CHANNELS
 from dreambooth.errors import UserError
 from dreambooth.files import as_user_error, read_bounded
 
@@ -27,6 +27,8 @@ _PREDICTIONS = {"eps": "epsilon", "epsilon": "epsilon", "noise": "epsilon", "eps
 _ZERO_SNR_KEYS = {"zero_snr", "zero_terminal_snr", "use_zero_snr", "rescale_betas_zero_snr", "ztsnr", "zsnr"}
 # The UNet's text embeddings: their width, and the model type (of the 768 px variant for Stable Diffusion 2).
 _WIDTHS = {768: "v1x", 1024: "v2x", 2048: "SDXL"}
+LDM_CONFIG = f"config{ENDING}"  # the name under which the configuration of a source is kept
+
 _SCHEDULES = {"linear": "scaled_linear", "sqrt_linear": "linear"}  # the original code's names, those of diffusers
 _DEFAULT_SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000,
                      "beta_schedule": "scaled_linear"}  # fmt: skip
@@ -85,7 +87,7 @@ def mismatch(config: LdmConfig, model_type: str, in_channels: int) -> str:
 
 def ldm_config_path(source: Path) -> Path:
     """Where the configuration of a model's source is kept, in the folder ``NAME/source``."""
-    return source / f"config{ENDING}"
+    return source / LDM_CONFIG
 
 
 def parse_ldm_config(path: Path, text: bytes) -> LdmConfig:

@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from dreambooth.checkpoints.emphasis import apply_emphasis
-from dreambooth.checkpoints.modules import Modules
-from dreambooth.checkpoints.tokens import Tokens
+from dreambooth.models.sd.emphasis import apply_emphasis
+from dreambooth.models.sd.tokens import Tokens
 
 
 class PromptEmbedding(NamedTuple):
@@ -34,7 +33,7 @@ def concatenate_embeddings(embeddings: Sequence[PromptEmbedding]) -> PromptEmbed
     )
 
 
-def encode_prompts(modules: Modules, tokens: Tokens, clip_skip: int = 1) -> PromptEmbedding:
+def encode_prompts(modules: Any, tokens: Tokens, clip_skip: int = 1) -> PromptEmbedding:
     """Encode tokens (see :class:`Tokens`). Chunks are encoded separately and joined, as WebUIs do.
 
     ``clip_skip`` counts as in the WebUI: 1 is the last layer; the final layer norm is applied to any layer. Only SD1

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import torch
 
-from dreambooth.checkpoints.ldm_config import LdmConfig
-from dreambooth.checkpoints.stable_diffusion import CONFIG_KEY, V_PREDICTION, ZERO_SNR, declared_prediction
+from dreambooth.models.sd.ldm_config import LdmConfig
+from dreambooth.models.sd.declared_config import declared_prediction
+from dreambooth.models.sd.keys import CONFIG_KEY, V_PREDICTION, ZERO_SNR
 from dreambooth.errors import UserError
 from dreambooth.tensor_files import Tensors
 

@@ -8,7 +8,7 @@ dicts from original module prefixes to those of diffusers; :class:`PrefixNameMap
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 _RESNET = {
     "in_layers.0": "norm1",
@@ -19,13 +19,6 @@ _RESNET = {
     "skip_connection": "conv_shortcut",
 }
 _VAE_ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
-
-
-class TensorRef(NamedTuple):
-    """A tensor in a diffusers folder: the component and the name of the tensor in it."""
-
-    component: str
-    name: str
 
 
 class PrefixNameMap:

@@ -48,14 +48,19 @@ def _vocabulary_files() -> dict[str, bytes]:
     return {"vocab.json": vocabulary.encode(), "merges.txt": lines.encode()}
 
 
+def load_tokenizer(folder: Path) -> Any:
+    """CLIPTokenizer from the files of a folder, without network access."""
+    from transformers import CLIPTokenizer
+
+    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+
+
 @functools.cache
 def shipped_tokenizer() -> Any:
     """The CLIPTokenizer of Stable Diffusion 1 and of the first text encoder of SDXL; needs no model folder."""
-    from transformers import CLIPTokenizer
-
     with tempfile.TemporaryDirectory() as folder:
         write_tokenizer(Path(folder))
-        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        return load_tokenizer(Path(folder))
 
 
 def byte_characters() -> list[str]:

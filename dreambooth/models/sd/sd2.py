@@ -7,25 +7,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from dreambooth.checkpoints.clip_names import OpenClipNameMap
-from dreambooth.checkpoints.layout import ComponentLayout, Layout, strip_prefix
-from dreambooth.checkpoints.ldm_names import unet_names, vae_names
-from dreambooth.checkpoints.sd1 import MAX_CONTEXT_WIDTH
-from dreambooth.checkpoints.sizes import clip_config, open_clip_sizes
-from dreambooth.checkpoints.stable_diffusion import (
-    INPAINTING_CHANNELS,
-    UNET,
-    VAE,
-    Configs,
-    Shapes,
+from dreambooth.models.sd.clip_names import OpenClipNameMap
+from dreambooth.models.layout import ComponentLayout, Layout, strip_prefix
+from dreambooth.models.sd.ldm_names import unet_names
+from dreambooth.models.sd.sd1 import MAX_CONTEXT_WIDTH
+from dreambooth.models.sd.sizes import clip_config, open_clip_sizes
+from dreambooth.models.family import Configs
+from dreambooth.models.layout import Shapes
+from dreambooth.models.sd.keys import INPAINTING_CHANNELS, UNET, VAE, conv_in_channels, has_label_embedding
+from dreambooth.models.sd.stable_diffusion import (
+    UNET_COMPONENT,
+    VAE_COMPONENT,
     StableDiffusion,
-    conv_in_channels,
-    has_label_embedding,
+    text_encoder,
+    vae_layout,
 )
 from dreambooth.settings.creation import FAMILIES
 
@@ -36,7 +35,7 @@ _LAYER = "transformer.resblocks.{}."
 class StableDiffusion2(StableDiffusion):
     """Use the instances :data:`SD2_768` and :data:`SD2_512`."""
 
-    text_prefixes = MappingProxyType({"text_encoder": TEXT})
+    components = (UNET_COMPONENT, VAE_COMPONENT, text_encoder(TEXT))
 
     def __init__(self, model_type: str, prediction: str, sample_size: int, version: str, architecture: str):
         self.model_type, self.default_prediction, self.sample_size = model_type, prediction, sample_size
@@ -62,9 +61,9 @@ class StableDiffusion2(StableDiffusion):
         text = OpenClipNameMap(configs["text_encoder"]["num_hidden_layers"], has_projection=False)
         return Layout(
             [
-                ComponentLayout("unet", UNET, unet_names(configs["unet"]), ("lora_unet",), ("modules", "original")),
-                ComponentLayout("vae", VAE, vae_names(configs["vae"])),
-                ComponentLayout("text_encoder", TEXT, text, ("lora_te", "lora_te1")),
+                ComponentLayout(UNET_COMPONENT, unet_names(configs["unet"]), ("lora_unet",), ("modules", "original")),
+                vae_layout(configs),
+                ComponentLayout(self.component("text_encoder"), text, ("lora_te", "lora_te1")),
             ],
             self.ema_prefix,
         )

@@ -1,19 +1,32 @@
-"""The model family of a file or folder. Each family is defined in a module of its own."""
+"""The model families, and the family of a file or folder."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from dreambooth.checkpoints.other_models import describe, unsupported_variant
-from dreambooth.checkpoints.sd1 import SD1
-from dreambooth.checkpoints.sd2 import SD2_512, SD2_768
-from dreambooth.checkpoints.sdxl import SDXL
-from dreambooth.checkpoints.stable_diffusion import StableDiffusion as Family
+from dreambooth.models.sd.other_models import describe, unsupported_variant
+from dreambooth.models.sd.sd1 import SD1
+from dreambooth.models.sd.sd2 import SD2_512, SD2_768
+from dreambooth.models.sd.sdxl import SDXL
+from dreambooth.models.family import Family
+from dreambooth.models.sd.spellings import with_original_names as _with_original_names_of_sd
 from dreambooth.errors import UserError
 from dreambooth.tensor_files import Tensors
 
-FAMILIES: tuple[Family, ...] = (SD1, SD2_768, SD2_512, SDXL)
+FAMILIES: list[Family] = [SD1, SD2_768, SD2_512, SDXL]
+
+
+def register(family: Family) -> None:
+    """Make a family available everywhere: for create, training, export and in the tab."""
+    FAMILIES.append(family)
+
+
+def with_original_names(file: Tensors) -> Tensors:
+    """A view of a single file with the names that its family knows; the file itself if it has them."""
+    for view in (_with_original_names_of_sd, *(family.with_original_names for family in FAMILIES)):
+        file = view(file)
+    return file
 
 
 def family_of(model_type: str) -> Family:

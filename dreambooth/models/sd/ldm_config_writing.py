@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dreambooth.checkpoints.ldm_config import ldm_config_path, parse_ldm_config
-from dreambooth.checkpoints.stable_diffusion import INPAINTING_CHANNELS
+from dreambooth.models.sd.ldm_config import ldm_config_path, parse_ldm_config
+from dreambooth.models.sd.keys import INPAINTING_CHANNELS
 from dreambooth.files import read_json
 
 

@@ -6,16 +6,23 @@ is stored transposed, and a 1x1 convolution of the original may be a linear laye
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
-from dreambooth.checkpoints.clip_names import PROJECTION
-from dreambooth.checkpoints.ldm_names import TensorRef
+from dreambooth.models.components import DENOISER, Component
 
 Shape = tuple[int, ...]
+Shapes = Mapping[str, Shape]
+
+
+class TensorRef(NamedTuple):
+    """A tensor in a diffusers folder: the component and the name of the tensor in it."""
+
+    component: str
+    name: str
 
 
 class NameMap(Protocol):
@@ -27,13 +34,18 @@ class NameMap(Protocol):
 
 @dataclass(frozen=True)
 class ComponentLayout:
-    """One component of the single file."""
+    """One component of the single file.
 
-    component: str
-    prefix: str
+    ``transposed``: original tensors that are stored transposed. ``is_convolution``: whether an original tensor is a 1x1
+    convolution where the module has a linear layer.
+    """
+
+    component: Component
     names: NameMap
     adapter_prefixes: tuple[str, ...] = ()  # the first is written, all are read
     adapter_naming: tuple[str, ...] = ("modules",)  # module names in adapter files: of "modules", of the "original"
+    transposed: frozenset[str] = frozenset()
+    is_convolution: Callable[[str], bool] = lambda name: False
 
 
 @dataclass(frozen=True)
@@ -48,27 +60,28 @@ class Layout:
     """Tensor names of a model's original single file and of its diffusers folder."""
 
     def __init__(self, components: Sequence[ComponentLayout], ema_prefix: str):
-        self._components = {part.component: part for part in components}
+        self._components = {part.component.name: part for part in components}
+        self._denoiser = next(part for part in components if part.component.role == DENOISER)
         self._ema_prefix = ema_prefix
 
     def tensor_slice(self, key: str) -> TensorSlice | None:
         """The module tensors in an original tensor; None for one that modules don't have (schedules, position ids)."""
         for part in self._components.values():
-            if key.startswith(part.prefix):
-                name = key.removeprefix(part.prefix)
-                refs = tuple(TensorRef(part.component, module_name) for module_name in part.names.to_modules(name))
+            if key.startswith(part.component.prefix):
+                name = key.removeprefix(part.component.prefix)
+                refs = tuple(TensorRef(part.component.name, module_name) for module_name in part.names.to_modules(name))
                 if refs:
-                    return TensorSlice(refs, transposed=name == PROJECTION)
+                    return TensorSlice(refs, transposed=name in part.transposed)
         return None
 
     def key(self, ref: TensorRef) -> str | None:
         """The original tensor that contains a module tensor; None when the original has no such tensor."""
-        if ref.component == "ema_unet":
-            name = self._components["unet"].names.to_original(ref.name)
+        if ref.component == self._denoiser.component.ema_name:
+            name = self._denoiser.names.to_original(ref.name)
             return name and ema_key(self._ema_prefix, name)
         part = self._components[ref.component]
         name = part.names.to_original(ref.name)
-        return name and part.prefix + name
+        return name and part.component.prefix + name
 
     def key_shape(self, key: str, shapes: Sequence[Shape]) -> Shape:
         """The shape of an original tensor that consists of module tensors of ``shapes``."""
@@ -78,9 +91,15 @@ class Layout:
             return first[::-1]
         if len(shapes) > 1:
             return (sum(shape[0] for shape in shapes), *first[1:])
-        vae = self._components["vae"]  # its attention layers are 1x1 convolutions in the original
-        is_attention = key.startswith(vae.prefix) and ".attn_1." in key and len(first) == 2
-        return (*first, 1, 1) if is_attention else first
+        if len(first) != 2:
+            return first
+        owner = next((part for part in self._components.values() if key.startswith(part.component.prefix)), None)
+        is_convolution = owner is not None and owner.is_convolution(key.removeprefix(owner.component.prefix))
+        return (*first, 1, 1) if is_convolution else first
+
+    def disk_name(self, component: str, name: str) -> str:
+        """The name on disk of a parameter or module of a component."""
+        return self._components[component].component.disk_name(name)
 
     def adapter_names(self, ref: TensorRef) -> tuple[str, ...]:
         """Names of a weight's module in adapter files; the first one is written."""

@@ -1,0 +1,58 @@
+"""The parts of a model: their roles, and where their weights are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+Role = Literal["denoiser", "text_encoder", "vae"]
+DENOISER: Role = "denoiser"
+TEXT_ENCODER: Role = "text_encoder"
+VAE: Role = "vae"
+
+EMA_FOLDER = "ema_"  # the prefix of the denoiser's folder name for its EMA weights
+
+
+def _unchanged(name: str) -> str:
+    return name
+
+
+@dataclass(frozen=True)
+class Component:
+    """One part of a model.
+
+    ``disk_name`` translates a parameter's name in the module to that in the weight file, where libraries changed it.
+    """
+
+    name: str  # of its folder in working/, as diffusers names it
+    role: Role
+    title: str  # in messages
+    prefix: str  # of its tensors in a single file
+    weights: str = "diffusion_pytorch_model.safetensors"
+    tokenizer: str = ""  # the folder of a text encoder's tokenizer
+    disk_name: Callable[[str], str] = _unchanged
+
+    @property
+    def ema_name(self) -> str:
+        """The folder of its EMA weights."""
+        return EMA_FOLDER + self.name
+
+    def disk_shapes(self, module: nn.Module) -> dict[str, tuple[int, ...]]:
+        """Shapes of all parameters by their names on disk."""
+        return {self.disk_name(name): tuple(p.shape) for name, p in module.named_parameters()}
+
+    def load_parameters(self, module: nn.Module, get_tensor: Callable[[str], torch.Tensor], dtype: torch.dtype) -> None:
+        """Set the parameters of a meta module; ``get_tensor`` returns them by their names on disk."""
+        for name, _ in list(module.named_parameters()):
+            owner, _, leaf = name.rpartition(".")
+            parameter = nn.Parameter(get_tensor(self.disk_name(name)).to(dtype), requires_grad=False)
+            setattr(module.get_submodule(owner), leaf, parameter)
+
+
+def missing_components(components: Iterable[Component], shapes: Mapping[str, tuple[int, ...]]) -> list[tuple[str, str]]:
+    """Title and prefix of the components of which a single file has no tensor."""
+    return [(c.title, c.prefix) for c in components if not any(key.startswith(c.prefix) for key in shapes)]

@@ -1,0 +1,150 @@
+"""The interface of a model family: all that differs between families and is known without loading a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dreambooth.models.components import DENOISER, TEXT_ENCODER, VAE, Component
+from dreambooth.models.layout import Layout, Shapes
+from dreambooth.models.recognition import Recognition
+from dreambooth.tensor_files import Tensors
+
+Configs = Mapping[str, Mapping[str, Any]]
+
+
+class Family:
+    """A model family. Subclasses override what differs; instances are stateless, and equal only to themselves.
+
+    A family becomes available by :func:`dreambooth.models.registry.register`.
+    """
+
+    model_type: str  # as in db_config.json
+    title: str
+    components: tuple[Component, ...]
+    base_model_version: str  # kohya's ss_base_model_version
+    implementation = "diffusers"  # modelspec.implementation of LoRAs
+    default_prediction: str  # what the denoiser predicts, unless the source says something else
+    supports_clip_skip = False  # whether WebUIs apply clip skip to this family
+    has_pooled_conditioning = False  # whether the denoiser also takes a pooled text embedding and size conditioning
+    ema_prefix: str = ""  # of EMA weights in a single file; "" where the family's files have none
+
+    # -- components --------------------------------------------------------------------------------------------
+
+    def component(self, name: str) -> Component:
+        """The component with this name, or the denoiser for the name of its EMA weights."""
+        return next(c for c in self.components if name in (c.name, c.ema_name))
+
+    @property
+    def component_names(self) -> tuple[str, ...]:
+        return tuple(component.name for component in self.components)
+
+    @property
+    def denoiser(self) -> Component:
+        return next(component for component in self.components if component.role == DENOISER)
+
+    @property
+    def vae(self) -> Component:
+        return next(component for component in self.components if component.role == VAE)
+
+    @property
+    def text_encoders(self) -> tuple[Component, ...]:
+        return tuple(component for component in self.components if component.role == TEXT_ENCODER)
+
+    def make_module(self, name: str, config: Mapping[str, Any]) -> nn.Module:
+        """The module of a component on the meta device: names and shapes without values."""
+        raise NotImplementedError
+
+    def rebuild_buffer(self, name: str, buffer: torch.Tensor) -> torch.Tensor:
+        """The value of a buffer that weight files don't have. NotImplementedError for an unknown one."""
+        raise NotImplementedError(f"no values for buffer {name}")
+
+    def load_tokenizer(self, folder: Path) -> Any:
+        """A text encoder's tokenizer from its folder in working/, without network access."""
+        raise NotImplementedError
+
+    def write_tokenizers(self, working: Path, configs: Configs) -> None:
+        """Write the tokenizers of all text encoders into ``working``."""
+        raise NotImplementedError
+
+    # -- recognizing --------------------------------------------------------------------------------------------
+
+    def with_original_names(self, file: Tensors) -> Tensors:
+        """``file``, or a view of it whose tensors have the names that :meth:`matches` and :meth:`layout` know."""
+        return file
+
+    def matches(self, shapes: Shapes) -> bool:
+        """Whether a file with these tensors belongs to this family, even if it is incomplete."""
+        raise NotImplementedError
+
+    def matches_folder(self, configs: Configs) -> bool:
+        """The same for a diffusers folder, from the configs of its components."""
+        return False
+
+    def missing(self, shapes: Shapes) -> list[str]:
+        """Descriptions of the components that the file lacks."""
+        return [
+            f"{component.title} ({component.prefix}*)"
+            for component in self.components
+            if not any(key.startswith(component.prefix) for key in shapes)
+        ]
+
+    def recognize(self, file: Tensors, families: Sequence[Family], prediction: str) -> Recognition:
+        """What the file is, if it is one of ``families``, of which this is the first. ``prediction``: "auto", or the
+        user's choice. UserError for one that can't be trained.
+        """
+        return Recognition(self, self.default_prediction, self.title, notes=tuple(file.notes))
+
+    # -- configs ------------------------------------------------------------------------------------------------
+
+    def configs(self, shapes: Shapes, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+        """Configs of the components, from original tensor names and shapes.
+
+        UserError when a tensor that determines a size is missing, or when the components don't match each other.
+        """
+        raise NotImplementedError
+
+    def config_metadata(self, configs: Configs) -> dict[str, str]:
+        """The configs of a diffusers folder as metadata for :meth:`configs`.
+
+        Like :meth:`matches_folder` and :meth:`layout` it may raise any exception when the configs are malformed.
+        """
+        return {}
+
+    def with_prediction(self, metadata: Mapping[str, str], prediction: str) -> dict[str, str]:
+        """The metadata of the source, with the prediction type that it is trained with where that is stated."""
+        return dict(metadata)
+
+    def layout(self, configs: Configs) -> Layout:
+        """The mapping between the tensors of the single file and those of the modules."""
+        raise NotImplementedError
+
+    def scheduler_config(self, prediction_type: str, shapes: Shapes, metadata: Mapping[str, str]) -> dict[str, Any]:
+        """The scheduler config with the noise schedule that the model was trained with."""
+        raise NotImplementedError
+
+    def model_index(self, configs: Configs) -> dict[str, Any]:
+        """The model_index.json of diffusers, with the family as the entry ``_dreambooth_family``."""
+        return {"_dreambooth_family": self.model_type}
+
+    # -- exporting ----------------------------------------------------------------------------------------------
+
+    def filler_tensors(self, shapes: Shapes, scheduler: Mapping[str, Any]) -> dict[str, Any]:
+        """Tensors that diffusers folders lack and strict readers of single files expect. They don't affect images."""
+        return {}
+
+    def marker_tensors(self, scheduler: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """Empty tensors that tell WebUIs the prediction type and noise schedule of a checkpoint."""
+        return {}
+
+    def sidecar(self, working: Path, source: Path) -> tuple[str, bytes] | None:
+        """Ending and contents of a file that WebUIs need beside a checkpoint; None without one."""
+        return None
+
+    def architecture(self, denoiser: Mapping[str, Any]) -> str:
+        """The value of modelspec.architecture, from the denoiser's config."""
+        raise NotImplementedError

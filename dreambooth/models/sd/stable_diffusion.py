@@ -1,0 +1,238 @@
+"""The base class of Stable Diffusion families: configs of the components, derived from tensor shapes.
+
+What shapes don't determine (attention heads, group counts, noise schedule) is the family's default, unless the source
+has its own values: a single file in its metadata under :data:`CONFIG_KEY`, a diffusers folder in its configs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dreambooth.errors import UserError
+from dreambooth.models.components import DENOISER, TEXT_ENCODER, Component
+from dreambooth.models.components import VAE as VAE_ROLE
+from dreambooth.models.family import Configs, Family
+from dreambooth.models.layout import ComponentLayout, Shapes, strip_prefix
+from dreambooth.models.recognition import Recognition
+from dreambooth.models.sd.declared_config import CONFIG_FIELDS, config_overrides
+from dreambooth.models.sd.keys import CONFIG_KEY, EMA, INPAINTING_CHANNELS, UNET, VAE, ZERO_SNR, ZERO_SNR_SCHEDULE
+from dreambooth.models.sd.ldm_config import ENDING
+from dreambooth.models.sd.ldm_config_writing import config_to_write
+from dreambooth.models.sd.ldm_names import vae_names
+from dreambooth.models.sd.prediction import with_prediction
+from dreambooth.models.sd.recognition import recognize
+from dreambooth.models.sd.sizes import unet_sizes, vae_sizes
+from dreambooth.models.sd.tokenizer import load_tokenizer, write_tokenizer
+from dreambooth.tensor_files import Tensors
+
+DIFFUSERS_VERSION = "0.30.3"  # the oldest supported version, which can read these configs
+
+UNET_COMPONENT = Component("unet", DENOISER, "unet", UNET)
+VAE_COMPONENT = Component("vae", VAE_ROLE, "VAE", VAE)
+
+_TEXT_PREFIX, _PROJECTION = "text_model.", "text_projection."
+
+
+def _text_name_on_disk(name: str) -> str:
+    """transformers 5 dropped the prefix ``text_model.``, files still have it."""
+    return name if name.startswith((_TEXT_PREFIX, _PROJECTION)) else _TEXT_PREFIX + name
+
+
+def text_encoder(prefix: str, number: int = 0) -> Component:
+    """CLIP's text encoder with this prefix in the single file. ``number``: 1 or 2, where a family has two."""
+    suffix = "_2" if number == 2 else ""
+    title = f"text encoder {number}" if number else "text encoder"
+    return Component(
+        f"text_encoder{suffix}", TEXT_ENCODER, title, prefix, "model.safetensors", f"tokenizer{suffix}",
+        _text_name_on_disk,
+    )  # fmt: skip
+
+
+def vae_layout(configs: Configs) -> ComponentLayout:
+    """The attention layers of the VAE are 1x1 convolutions in the original."""
+    return ComponentLayout(VAE_COMPONENT, vae_names(configs["vae"]), is_convolution=lambda name: ".attn_1." in name)
+
+
+class StableDiffusion(Family):
+    """What all versions of Stable Diffusion share."""
+
+    base_architecture: str  # modelspec.architecture
+    pipeline = "StableDiffusion{}Pipeline"  # diffusers' pipeline class; {} is "" or "Inpaint"
+    ema_prefix = EMA
+    vae_scaling_factor = 0.18215
+    sample_size = 64  # side of the latents at the native resolution
+    default_prediction = "epsilon"
+
+    # -- components --------------------------------------------------------------------------------------------
+
+    def make_module(self, name: str, config: Mapping[str, Any]) -> nn.Module:
+        values = {key: value for key, value in config.items() if not key.startswith("_")}
+        role = self.component(name).role
+        if role == TEXT_ENCODER:
+            from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+            has_projection = "CLIPTextModelWithProjection" in values.get("architectures", ())
+            with torch.device("meta"):
+                return (CLIPTextModelWithProjection if has_projection else CLIPTextModel)(CLIPTextConfig(**values))
+        import diffusers
+
+        with torch.device("meta"):
+            return diffusers.AutoencoderKL(**values) if role == VAE_ROLE else diffusers.UNet2DConditionModel(**values)
+
+    def rebuild_buffer(self, name: str, buffer: torch.Tensor) -> torch.Tensor:
+        if name.endswith("position_ids"):  # CLIP's, which files may lack
+            return torch.arange(buffer.shape[-1]).expand(buffer.shape)
+        return super().rebuild_buffer(name, buffer)
+
+    def load_tokenizer(self, folder: Path) -> Any:
+        return load_tokenizer(folder)
+
+    def write_tokenizers(self, working: Path, configs: Configs) -> None:
+        for component in self.text_encoders:
+            length = configs[component.name]["max_position_embeddings"]
+            is_open_clip = not component.prefix.endswith("transformer.")
+            write_tokenizer(working / component.tokenizer, length, open_clip=is_open_clip)
+
+    # -- recognizing --------------------------------------------------------------------------------------------
+
+    def recognize(self, file: Tensors, families: Sequence[Family], prediction: str) -> Recognition:
+        return recognize(file, families, prediction)
+
+    def with_prediction(self, metadata: Mapping[str, str], prediction: str) -> dict[str, str]:
+        return with_prediction(metadata, prediction)
+
+    def missing(self, shapes: Shapes) -> list[str]:
+        parts = {component.prefix: component.title for component in self.components}
+        if any(key.startswith(VAE) for key in shapes):  # some checkpoints were saved with half of it
+            parts.pop(VAE)
+            parts |= {f"{VAE}{half}.": f"VAE {half}" for half in ("encoder", "decoder")}
+        present = {prefix for prefix in parts if any(key.startswith(prefix) for key in shapes)}
+        return [f"{name} ({prefix}*)" for prefix, name in parts.items() if prefix not in present]
+
+    # -- configs ------------------------------------------------------------------------------------------------
+
+    def configs(self, shapes: Shapes, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+        overrides = config_overrides(metadata)
+        try:
+            unet = {**self._unet_config(strip_prefix(shapes, UNET), overrides)}
+            vae = self._vae_config(strip_prefix(shapes, VAE), overrides, unet["sample_size"])
+            texts = {
+                component.name: self._text_config(component.name, strip_prefix(shapes, component.prefix), overrides)
+                for component in self.text_encoders
+            }
+        except (KeyError, IndexError, ZeroDivisionError, ValueError) as error:
+            raise UserError(
+                f"it is not a complete {self.title} checkpoint ({error} is missing or invalid, or it mixes model "
+                "families): use another file"
+            ) from error
+        width = sum(text["hidden_size"] for text in texts.values())
+        if unet["cross_attention_dim"] != width:
+            raise UserError(
+                f"its UNet expects text embeddings of width {unet['cross_attention_dim']}, its text encoder has width "
+                f"{width}: it mixes model families. Use another file"
+            )
+        return {"unet": unet, "vae": vae, **texts}
+
+    def config_metadata(self, configs: Configs) -> dict[str, str]:
+        overrides: dict[str, Any] = {
+            part: {name: configs[part][name] for name in fields if configs[part].get(name) is not None}
+            for part, fields in CONFIG_FIELDS.items()
+            if part in configs
+        }
+        size = configs["unet"].get("sample_size") or self.sample_size
+        overrides["sample_size"] = max(size) if isinstance(size, list) else size
+        if "scheduler" in configs:
+            overrides["prediction_type"] = configs["scheduler"].get("prediction_type", "epsilon")
+        return {CONFIG_KEY: json.dumps(overrides)}
+
+    def sidecar(self, working: Path, source: Path) -> tuple[str, bytes] | None:
+        text = config_to_write(working, source, self.model_type)
+        return None if text is None else (ENDING, text)
+
+    def model_index(self, configs: Configs) -> dict[str, Any]:
+        """With the family as an extra entry, since diffusers' class name is ambiguous."""
+        is_inpainting = configs["unet"]["in_channels"] == INPAINTING_CHANNELS
+        parts = {
+            "scheduler": ["diffusers", "DDIMScheduler"],
+            "text_encoder": ["transformers", "CLIPTextModel"],
+            "tokenizer": ["transformers", "CLIPTokenizer"],
+            "unet": ["diffusers", "UNet2DConditionModel"],
+            "vae": ["diffusers", "AutoencoderKL"],
+        }
+        return {
+            "_class_name": self.pipeline.format("Inpaint" if is_inpainting else ""),
+            "_diffusers_version": DIFFUSERS_VERSION,
+            "_dreambooth_family": self.model_type,
+            **self._index_extras(),
+            **parts,
+        }
+
+    def scheduler_config(self, prediction_type: str, shapes: Shapes, metadata: Mapping[str, str]) -> dict[str, Any]:
+        """A checkpoint with the tensor ``ztsnr`` was trained with zero terminal SNR (arXiv:2305.08891)."""
+        is_zero = ZERO_SNR in shapes and prediction_type == "v_prediction"
+        return {
+            "_class_name": "DDIMScheduler",
+            "_diffusers_version": DIFFUSERS_VERSION,
+            "beta_start": 0.00085,
+            "beta_end": 0.012,
+            "beta_schedule": "scaled_linear",
+            "num_train_timesteps": 1000,
+            "prediction_type": prediction_type,
+            "clip_sample": False,
+            "set_alpha_to_one": False,
+            "steps_offset": 1,
+            "timestep_spacing": "leading",
+            "skip_prk_steps": True,  # for PNDM
+            **config_overrides(metadata)["scheduler"],
+            **(ZERO_SNR_SCHEDULE if is_zero else {}),
+        }
+
+    def architecture(self, denoiser: Mapping[str, Any]) -> str:
+        is_inpainting = denoiser["in_channels"] == INPAINTING_CHANNELS
+        return self.base_architecture + ("-inpainting" if is_inpainting else "")
+
+    # -- overridden by subclasses ------------------------------------------------------------------------------
+
+    def _index_extras(self) -> dict[str, Any]:
+        absent = {name: [None, None] for name in ("feature_extractor", "image_encoder", "safety_checker")}
+        return {"requires_safety_checker": False, **absent}
+
+    def _heads(self, channels: list[int]) -> int | list[int]:
+        """Attention heads of the unet, for all levels or per level. Families after SD1 have 64 channels per head."""
+        return [max(1, n // 64) for n in channels]
+
+    def _unet_config(self, shapes: Shapes, overrides: Mapping[str, Any]) -> dict[str, Any]:
+        config = unet_sizes(shapes)
+        heads = self._heads(config["block_out_channels"])
+        return {
+            "_class_name": "UNet2DConditionModel",
+            "_diffusers_version": DIFFUSERS_VERSION,
+            "sample_size": overrides.get("sample_size", self.sample_size),
+            **config,
+            # diffusers' name for the number of heads, a historical mistake
+            "attention_head_dim": overrides["unet"].get("attention_head_dim", heads),
+            "norm_num_groups": overrides["unet"].get("norm_num_groups", 32),
+            "act_fn": "silu",
+        }
+
+    def _vae_config(self, shapes: Shapes, overrides: Mapping[str, Any], latent_size: int) -> dict[str, Any]:
+        config = vae_sizes(shapes)
+        n_levels = len(config["block_out_channels"])
+        return {
+            "_class_name": "AutoencoderKL",
+            "_diffusers_version": DIFFUSERS_VERSION,
+            "sample_size": latent_size * 2 ** (n_levels - 1),
+            **config,
+            "norm_num_groups": overrides["vae"].get("norm_num_groups", 32),
+            "act_fn": "silu",
+            "scaling_factor": overrides["vae"].get("scaling_factor", self.vae_scaling_factor),
+        }
+
+    def _text_config(self, component: str, shapes: Shapes, overrides: Mapping[str, Any]) -> dict[str, Any]:
+        raise NotImplementedError
