@@ -95,7 +95,7 @@ def inspect(path: Path, against: Path | None = None, progress: ProgressCallback 
 def _inspect_checkpoint(inspection: Inspection, family: Family, file: Tensors) -> None:
     shapes = {key: file.shape(key) for key in file}
     inspection.inpainting = conv_in_channels(shapes) > 4
-    n_ema = sum(key.startswith(family.ema_prefix) for key in file) if family.ema_prefix else 0
+    n_ema = sum(map(family.is_ema, file))
     inspection.ema = count(n_ema, "tensor") if n_ema else "none"
     inspection.issues += [f"missing: {part}" for part in family.missing(shapes)]
     inspection.family = family.title

@@ -103,18 +103,19 @@ def output_entries(
     model: ModelFolder, manifest: Manifest, family: Family, ema: Ema, *, changes_denoiser: bool = False
 ) -> list[ManifestEntry]:
     """The tensors of the file to write, in order, each with the location of its values."""
-    prefix, denoiser = family.ema_prefix, family.denoiser
-    regular = [entry for entry in manifest.entries if not (prefix and entry.key.startswith(prefix))]
+    denoiser = family.denoiser
+    exported = [entry for entry in manifest.entries if family.is_exported(entry.key)]
+    regular = [entry for entry in exported if not family.is_ema(entry.key)]
     if ema == "none":
-        has_ema = len(regular) < len(manifest.entries)
+        has_ema = len(regular) < len(exported)
         include_source_ema = has_ema and not changes_denoiser and _is_denoiser_unchanged(model, manifest, family)
-        return list(manifest.entries) if include_source_ema else regular
+        return exported if include_source_ema else regular
     if not weights_path(model.working, denoiser.ema_name).exists():
         raise UserError(f"{model.name} has no EMA weights: train with use_ema, or write it without EMA weights.")
     if ema == "replace":
         return [replace(e, component=denoiser.ema_name) if e.component == denoiser.name else e for e in regular]
     ema_entries = {entry.key: entry for entry in _ema_entries(model, family)}
-    updated = [_with_ema_values(entry, ema_entries.pop(entry.key, None)) for entry in manifest.entries]
+    updated = [_with_ema_values(entry, ema_entries.pop(entry.key, None)) for entry in exported]
     return [*updated, *ema_entries.values()]
 
 

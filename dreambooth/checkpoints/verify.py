@@ -92,14 +92,14 @@ def verify_checkpoint(path: Path, model: ModelFolder) -> Verification:
     """
     manifest = Manifest.load(model.source)
     family = family_of(manifest.family)
-    prefix, markers = family.ema_prefix, family.marker_tensors(load_scheduler_config(model.working))
-    entries = {entry.key: entry for entry in manifest.entries}
+    markers = family.marker_tensors(load_scheduler_config(model.working))
+    entries = {entry.key: entry for entry in manifest.entries if family.is_exported(entry.key)}
     result, stats = Verification(Path(path)), DifferenceStats()
     with open_tensors(path) as file, _source(manifest) as source:
         result.n_tensors = len(file.keys())
-        result.missing = [key for key in entries if key not in file and not key.startswith(prefix)]
+        result.missing = [key for key in entries if key not in file and not family.is_ema(key)]
         expected = entries.keys() | markers.keys()
-        result.left_over = [key for key in file if key not in expected and not key.startswith(prefix)]
+        result.left_over = [key for key in file if key not in expected and not family.is_ema(key)]
         for key in file:
             tensor = file.get(key)
             entry = entries.get(key)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +25,7 @@ def _unchanged(name: str) -> str:
 class Component:
     """One part of a model.
 
+    ``in_checkpoint``: whether checkpoints of the family contain it; hosts read the others from files of their own.
     ``disk_name`` translates a parameter's name in the module to that in the weight file, where libraries changed it.
     """
 
@@ -34,6 +35,7 @@ class Component:
     prefix: str  # of its tensors in a single file
     weights: str = "diffusion_pytorch_model.safetensors"
     tokenizer: str = ""  # the folder of a text encoder's tokenizer
+    in_checkpoint: bool = True
     disk_name: Callable[[str], str] = _unchanged
 
     @property
@@ -51,8 +53,3 @@ class Component:
             owner, _, leaf = name.rpartition(".")
             parameter = nn.Parameter(get_tensor(self.disk_name(name)).to(dtype), requires_grad=False)
             setattr(module.get_submodule(owner), leaf, parameter)
-
-
-def missing_components(components: Iterable[Component], shapes: Mapping[str, tuple[int, ...]]) -> list[tuple[str, str]]:
-    """Title and prefix of the components of which a single file has no tensor."""
-    return [(c.title, c.prefix) for c in components if not any(key.startswith(c.prefix) for key in shapes)]

@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from dreambooth.models.capabilities import Capabilities
 from dreambooth.models.components import DENOISER, TEXT_ENCODER, VAE, Component
 from dreambooth.models.layout import Layout, Shapes
 from dreambooth.models.recognition import Recognition
+from dreambooth.models.size_estimate import SizeEstimate
+from dreambooth.settings import Settings
 from dreambooth.tensor_files import Tensors
 
 Configs = Mapping[str, Mapping[str, Any]]
@@ -28,6 +31,10 @@ class Family:
     components: tuple[Component, ...]
     base_model_version: str  # kohya's ss_base_model_version
     implementation = "diffusers"  # modelspec.implementation of LoRAs
+    checkpoint_implementation = "diffusers"  # the same of checkpoints
+    capabilities = Capabilities()  # the settings that it can't have
+    defaults: Mapping[str, Any] = {}  # settings of a new model that differ from those declared, see default_settings
+    required_libraries: Mapping[str, str] = {}  # package: versions, as {"diffusers": ">=0.36"}
     default_prediction: str  # what the denoiser predicts, unless the source says something else
     supports_clip_skip = False  # whether WebUIs apply clip skip to this family
     has_pooled_conditioning = False  # whether the denoiser also takes a pooled text embedding and size conditioning
@@ -131,7 +138,34 @@ class Family:
         """The model_index.json of diffusers, with the family as the entry ``_dreambooth_family``."""
         return {"_dreambooth_family": self.model_type}
 
+    # -- training -----------------------------------------------------------------------------------------------
+
+    def native_resolution(self, configs: Configs) -> int:
+        """The image size that the model was trained at, in pixels; 0 if the configs don't tell."""
+        return int(self.defaults.get("resolution", 0))
+
+    def default_settings(self, configs: Configs) -> dict[str, Any]:
+        """The settings of a new model that differ from those declared."""
+        resolution = self.native_resolution(configs)
+        return {**self.defaults, **({"resolution": resolution} if resolution else {})}
+
+    def variants(self, configs: Configs) -> list[str]:
+        """What is special about a model within the family, such as "inpainting", for its summary."""
+        return []
+
+    def size_estimate(self, n_denoiser: int) -> SizeEstimate:
+        """Activations and adapters of a model whose denoiser has ``n_denoiser`` parameters."""
+        return SizeEstimate()
+
     # -- exporting ----------------------------------------------------------------------------------------------
+
+    def is_ema(self, key: str) -> bool:
+        """Whether a tensor of a single file belongs to its EMA weights."""
+        return bool(self.ema_prefix) and key.startswith(self.ema_prefix)
+
+    def is_exported(self, key: str) -> bool:
+        """Whether checkpoints contain this tensor of the source."""
+        return not any(key.startswith(part.prefix) for part in self.components if not part.in_checkpoint)
 
     def filler_tensors(self, shapes: Shapes, scheduler: Mapping[str, Any]) -> dict[str, Any]:
         """Tensors that diffusers folders lack and strict readers of single files expect. They don't affect images."""
@@ -148,3 +182,11 @@ class Family:
     def architecture(self, denoiser: Mapping[str, Any]) -> str:
         """The value of modelspec.architecture, from the denoiser's config."""
         raise NotImplementedError
+
+    def modelspec_values(self, prediction_type: str, clip_skip: int) -> dict[str, str]:
+        """Keys of Stability's ModelSpec that only some families have."""
+        return {}
+
+    def ss_values(self, settings: Settings) -> dict[str, Any]:
+        """kohya's ss_* keys that only some families have."""
+        return {}

@@ -20,6 +20,7 @@ from dreambooth.models.components import VAE as VAE_ROLE
 from dreambooth.models.family import Configs, Family
 from dreambooth.models.layout import ComponentLayout, Shapes, strip_prefix
 from dreambooth.models.recognition import Recognition
+from dreambooth.models.size_estimate import SizeEstimate
 from dreambooth.models.sd.declared_config import CONFIG_FIELDS, config_overrides
 from dreambooth.models.sd.keys import CONFIG_KEY, EMA, INPAINTING_CHANNELS, UNET, VAE, ZERO_SNR, ZERO_SNR_SCHEDULE
 from dreambooth.models.sd.ldm_config import ENDING
@@ -27,13 +28,16 @@ from dreambooth.models.sd.ldm_config_writing import config_to_write
 from dreambooth.models.sd.ldm_names import vae_names
 from dreambooth.models.sd.prediction import with_prediction
 from dreambooth.models.sd.recognition import recognize
+from dreambooth.models.sd.size_estimates import size_estimate
 from dreambooth.models.sd.sizes import unet_sizes, vae_sizes
 from dreambooth.models.sd.tokenizer import load_tokenizer, write_tokenizer
 from dreambooth.tensor_files import Tensors
 
 DIFFUSERS_VERSION = "0.30.3"  # the oldest supported version, which can read these configs
 
-UNET_COMPONENT = Component("unet", DENOISER, "unet", UNET)
+PIXELS_PER_LATENT = 8  # of a side
+
+UNET_COMPONENT = Component("unet", DENOISER, "UNet", UNET)
 VAE_COMPONENT = Component("vae", VAE_ROLE, "VAE", VAE)
 
 _TEXT_PREFIX, _PROJECTION = "text_model.", "text_projection."
@@ -50,7 +54,7 @@ def text_encoder(prefix: str, number: int = 0) -> Component:
     title = f"text encoder {number}" if number else "text encoder"
     return Component(
         f"text_encoder{suffix}", TEXT_ENCODER, title, prefix, "model.safetensors", f"tokenizer{suffix}",
-        _text_name_on_disk,
+        disk_name=_text_name_on_disk,
     )  # fmt: skip
 
 
@@ -68,6 +72,7 @@ class StableDiffusion(Family):
     vae_scaling_factor = 0.18215
     sample_size = 64  # side of the latents at the native resolution
     default_prediction = "epsilon"
+    checkpoint_implementation = "https://github.com/Stability-AI/generative-models"
 
     # -- components --------------------------------------------------------------------------------------------
 
@@ -151,6 +156,15 @@ class StableDiffusion(Family):
             overrides["prediction_type"] = configs["scheduler"].get("prediction_type", "epsilon")
         return {CONFIG_KEY: json.dumps(overrides)}
 
+    def native_resolution(self, configs: Configs) -> int:
+        return int(configs["unet"].get("sample_size", 0)) * PIXELS_PER_LATENT
+
+    def variants(self, configs: Configs) -> list[str]:
+        return ["inpainting"] if configs["unet"].get("in_channels") == INPAINTING_CHANNELS else []
+
+    def size_estimate(self, n_denoiser: int) -> SizeEstimate:
+        return size_estimate(n_denoiser)
+
     def sidecar(self, working: Path, source: Path) -> tuple[str, bytes] | None:
         text = config_to_write(working, source, self.model_type)
         return None if text is None else (ENDING, text)
@@ -196,6 +210,12 @@ class StableDiffusion(Family):
     def architecture(self, denoiser: Mapping[str, Any]) -> str:
         is_inpainting = denoiser["in_channels"] == INPAINTING_CHANNELS
         return self.base_architecture + ("-inpainting" if is_inpainting else "")
+
+    def modelspec_values(self, prediction_type: str, clip_skip: int) -> dict[str, str]:
+        return {
+            "modelspec.prediction_type": "v" if prediction_type == "v_prediction" else "epsilon",
+            "modelspec.encoder_layer": str(clip_skip if self.supports_clip_skip else 2),
+        }
 
     # -- overridden by subclasses ------------------------------------------------------------------------------
 
