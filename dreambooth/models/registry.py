@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dreambooth.errors import UserError
+from dreambooth.models.family import Family
 from dreambooth.models.sd.other_models import describe, unsupported_variant
 from dreambooth.models.sd.sd1 import SD1
 from dreambooth.models.sd.sd2 import SD2_512, SD2_768
 from dreambooth.models.sd.sdxl import SDXL
-from dreambooth.models.family import Family
 from dreambooth.models.sd.spellings import with_original_names as _with_original_names_of_sd
-from dreambooth.errors import UserError
 from dreambooth.tensor_files import Tensors
 
 FAMILIES: list[Family] = [SD1, SD2_768, SD2_512, SDXL]

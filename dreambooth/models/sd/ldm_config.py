@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dreambooth.models.sd.keys import INPAINTING_CHANNELS
 from dreambooth.errors import UserError
 from dreambooth.files import as_user_error, read_bounded
+from dreambooth.models.sd.keys import INPAINTING_CHANNELS
 
 ENDING = ".yaml"
 _ENDINGS = (ENDING, ".yml")  # WebUIs read only the first

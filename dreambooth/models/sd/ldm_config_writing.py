@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dreambooth.models.sd.ldm_config import ldm_config_path, parse_ldm_config
-from dreambooth.models.sd.keys import INPAINTING_CHANNELS
 from dreambooth.files import read_json
+from dreambooth.models.sd.keys import INPAINTING_CHANNELS
+from dreambooth.models.sd.ldm_config import ldm_config_path, parse_ldm_config
 
 
 def config_to_write(working: Path, source: Path, model_type: str) -> bytes | None:

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import torch
 
-from dreambooth.models.sd.ldm_config import LdmConfig
+from dreambooth.errors import UserError
 from dreambooth.models.sd.declared_config import declared_prediction
 from dreambooth.models.sd.keys import CONFIG_KEY, V_PREDICTION, ZERO_SNR
-from dreambooth.errors import UserError
+from dreambooth.models.sd.ldm_config import LdmConfig
 from dreambooth.tensor_files import Tensors
 
 TITLES = {"epsilon": "epsilon", "v_prediction": "v-prediction"}

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dreambooth.models.family import Configs
+from dreambooth.models.layout import ComponentLayout, Layout, Shapes
 from dreambooth.models.sd.clip_names import TransformersNameMap
-from dreambooth.models.layout import ComponentLayout, Layout
+from dreambooth.models.sd.keys import INPAINTING_CHANNELS, UNET, conv_in_channels, has_label_embedding
 from dreambooth.models.sd.ldm_names import unet_names
 from dreambooth.models.sd.sizes import clip_config, transformers_text_sizes
-from dreambooth.models.family import Configs
-from dreambooth.models.layout import Shapes
-from dreambooth.models.sd.keys import INPAINTING_CHANNELS, UNET, VAE, conv_in_channels, has_label_embedding
 from dreambooth.models.sd.stable_diffusion import (
     UNET_COMPONENT,
     VAE_COMPONENT,

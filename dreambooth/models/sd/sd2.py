@@ -11,14 +11,13 @@ from typing import Any
 
 import torch
 
+from dreambooth.models.family import Configs
+from dreambooth.models.layout import ComponentLayout, Layout, Shapes, strip_prefix
 from dreambooth.models.sd.clip_names import OpenClipNameMap
-from dreambooth.models.layout import ComponentLayout, Layout, strip_prefix
+from dreambooth.models.sd.keys import INPAINTING_CHANNELS, UNET, conv_in_channels, has_label_embedding
 from dreambooth.models.sd.ldm_names import unet_names
 from dreambooth.models.sd.sd1 import MAX_CONTEXT_WIDTH
 from dreambooth.models.sd.sizes import clip_config, open_clip_sizes
-from dreambooth.models.family import Configs
-from dreambooth.models.layout import Shapes
-from dreambooth.models.sd.keys import INPAINTING_CHANNELS, UNET, VAE, conv_in_channels, has_label_embedding
 from dreambooth.models.sd.stable_diffusion import (
     UNET_COMPONENT,
     VAE_COMPONENT,

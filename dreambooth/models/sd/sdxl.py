@@ -12,13 +12,12 @@ from typing import Any
 
 import torch
 
+from dreambooth.models.family import Configs
+from dreambooth.models.layout import ComponentLayout, Layout, Shapes
 from dreambooth.models.sd.clip_names import PROJECTION, OpenClipNameMap, TransformersNameMap
-from dreambooth.models.layout import ComponentLayout, Layout
+from dreambooth.models.sd.keys import INPAINTING_CHANNELS, UNET, V_PREDICTION, ZERO_SNR, conv_in_channels
 from dreambooth.models.sd.ldm_names import unet_names
 from dreambooth.models.sd.sizes import clip_config, open_clip_sizes, transformers_text_sizes
-from dreambooth.models.family import Configs
-from dreambooth.models.layout import Shapes
-from dreambooth.models.sd.keys import INPAINTING_CHANNELS, UNET, V_PREDICTION, VAE, ZERO_SNR, conv_in_channels
 from dreambooth.models.sd.stable_diffusion import (
     UNET_COMPONENT,
     VAE_COMPONENT,

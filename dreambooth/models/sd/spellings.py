@@ -12,14 +12,14 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
-from dreambooth.models.sd.clip_names import PROJECTION, OpenClipNameMap
 from dreambooth.models.layout import join
+from dreambooth.models.sd.clip_names import PROJECTION, OpenClipNameMap
+from dreambooth.models.sd.keys import UNET, VAE
 from dreambooth.models.sd.ldm_names import PrefixNameMap, vae_names
 from dreambooth.models.sd.sd2 import SD2_768
 from dreambooth.models.sd.sd2 import TEXT as SD2_TEXT
 from dreambooth.models.sd.sdxl import SDXL
 from dreambooth.models.sd.sdxl import TEXT_2 as SDXL_TEXT_2
-from dreambooth.models.sd.keys import UNET, VAE
 from dreambooth.tensor_files import Tensors
 from dreambooth.text import count
 

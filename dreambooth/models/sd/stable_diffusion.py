@@ -20,7 +20,6 @@ from dreambooth.models.components import VAE as VAE_ROLE
 from dreambooth.models.family import Configs, Family
 from dreambooth.models.layout import ComponentLayout, Shapes, strip_prefix
 from dreambooth.models.recognition import Recognition
-from dreambooth.models.size_estimate import SizeEstimate
 from dreambooth.models.sd.declared_config import CONFIG_FIELDS, config_overrides
 from dreambooth.models.sd.keys import CONFIG_KEY, EMA, INPAINTING_CHANNELS, UNET, VAE, ZERO_SNR, ZERO_SNR_SCHEDULE
 from dreambooth.models.sd.ldm_config import ENDING
@@ -31,6 +30,7 @@ from dreambooth.models.sd.recognition import recognize
 from dreambooth.models.sd.size_estimates import size_estimate
 from dreambooth.models.sd.sizes import unet_sizes, vae_sizes
 from dreambooth.models.sd.tokenizer import load_tokenizer, write_tokenizer
+from dreambooth.models.size_estimate import SizeEstimate
 from dreambooth.tensor_files import Tensors
 
 DIFFUSERS_VERSION = "0.30.3"  # the oldest supported version, which can read these configs
