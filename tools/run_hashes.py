@@ -1,14 +1,16 @@
 #!/usr/bin/env python
-"""Short training runs and a hash of each one's final weights: do they stay the same, to the bit?
+"""Short runs and hashes of what they leave: do weights, images and exported files stay the same, to the bit?
 
     python tools/run_hashes.py --json before.json       before a change that should not alter training
-    python tools/run_hashes.py --compare before.json    after it; exits with 1 and names the runs that differ
-    python tools/run_hashes.py --only lora full-ema     some of them
+    python tools/run_hashes.py --compare before.json    after it; exits with 1 and names the results that differ
+    python tools/run_hashes.py --only lora full-ema     some of the runs
 
-The models have few channels and random weights; the images are generated here. Every run goes through the command
-line, on the CPU, with one thread. A hash covers the tensors (key, dtype, shape, bytes) of the files that a run
-leaves: the LoRA, the components in working/ with their EMA, the exported checkpoint. File metadata is left out: it
-holds the time. Hashes are only comparable on the same machine with the same libraries.
+The models have few channels and random weights; the images are generated here (tools/hashed_runs.py). Every run goes
+through the command line, on the CPU, with one thread. The hash with a run's name covers the tensors (key, dtype,
+shape, bytes) of the files that it leaves: the LoRA, the components in working/ with their EMA, the exported
+checkpoint. Others cover the pixels of its images (previews, class images), the metadata of its files without the
+times in it, and the results of commands after it, such as Generate Ckpt. Hashes are only comparable on the same
+machine with the same libraries.
 """
 
 from __future__ import annotations
@@ -22,8 +24,7 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,89 +43,12 @@ from safetensors import safe_open  # noqa: E402
 
 from dreambooth.cli import main as command_line  # noqa: E402
 from tests.mini_models import make  # noqa: E402
+from tools.hashed_runs import BASE, CHECKPOINTS, NAME, RUNS, Run, concepts, write_images  # noqa: E402
 
 torch.set_num_threads(1)
 
-NAME = "mini"  # of the model in every run
-CHECKPOINTS: dict[str, dict[str, Any]] = {
-    "sd1": {"model_type": "v1x"},
-    "sd1-ema": {"model_type": "v1x", "ema": True},
-    "sd1-inpainting": {"model_type": "v1x", "inpainting": True},
-    "sd2-v": {"model_type": "v2x", "v_pred": True},
-    "sdxl": {"model_type": "SDXL"},
-}
-# Some of these are defaults, spelled out so that a new default does not look like a change of training.
-BASE: dict[str, Any] = {
-    "seed": 420420, "resolution": 64, "bucket_step": 32, "num_train_epochs": 2, "train_batch_size": 2,
-    "save_preview_every": 0, "save_embedding_every": 0, "gradient_checkpointing": False, "mixed_precision": "no",
-    "optimizer": "Torch AdamW", "lr_scheduler": "constant", "stop_text_encoder": 0, "shuffle_tags": False,
-    "use_lora": False, "save_ckpt_after": False, "learning_rate": 1e-4, "txt_learning_rate": 1e-4,
-    "lora_learning_rate": 1e-3, "lora_txt_learning_rate": 1e-3,
-}  # fmt: skip
-LORA = {"use_lora": True, "lora_unet_alpha": 2}
-LOCON = {**LORA, "use_lora_extended": True, "lora_conv_rank": 2, "lora_conv_alpha": 1}
-TEXT = {"stop_text_encoder": 1}
-EMA = {"use_ema": True, "ema_decay": 0.9}
-CLASSES = {"class_data_dir": "class"}
-
-
-@dataclass(frozen=True)
-class Run:
-    """What differs from BASE. ``stop_at``: the step at which a second copy of the run stops, to be resumed."""
-
-    settings: Mapping[str, Any]
-    model: str = "sd1"
-    concept: Mapping[str, Any] = field(default_factory=dict)
-    more_concepts: Sequence[Mapping[str, Any]] = ()
-    create: Sequence[str] = ()
-    stop_at: int = 0
-
-
-RUNS = {
-    "lora": Run(LORA),
-    "lora-dropout": Run({**LORA, "lora_unet_dropout": 0.3}),
-    "locon": Run(LOCON),
-    "loha": Run({**LOCON, "lora_type": "LoHa"}),
-    "lokr": Run({**LOCON, "lora_type": "LoKr", "lokr_factor": 2}),
-    "dora": Run({**LOCON, "lora_dora": True}),
-    "lora-text": Run({**LORA, **TEXT, "lora_txt_alpha": 1, "lora_txt_dropout": 0.2, "clip_skip": 2}),
-    "lora-text-part": Run({**LORA, "stop_text_encoder": 0.5, "gradient_checkpointing": True}),
-    "full": Run({"save_ckpt_after": True}),
-    "full-text": Run({**TEXT, "tenc_grad_clip_norm": 0.5, "gradient_accumulation_steps": 2}),
-    "text-only": Run({**TEXT, "train_unet": False, "freeze_clip_normalization": True}),
-    "full-ema": Run({**EMA, "save_ckpt_after": True}),
-    "ema-cpu": Run({**EMA, "ema_on_cpu": True}),
-    "ema-bf16": Run({**EMA, "ema_precision": "bf16"}),
-    "ema-extracted": Run({**EMA, "save_ckpt_after": True}, "sd1-ema", create=("--extract-ema",)),
-    "full-bf16": Run({**TEXT, "mixed_precision": "bf16", "full_mixed_precision": True}),
-    "mixed-bf16": Run({"mixed_precision": "bf16"}),
-    "sdxl-lora": Run({**LORA, **TEXT}, "sdxl"),
-    "sdxl-full": Run({**TEXT, "save_ckpt_after": True}, "sdxl"),
-    "inpainting": Run({"save_ckpt_after": True}, "sd1-inpainting"),
-    "v-prediction": Run({"save_ckpt_after": True}, "sd2-v"),
-    "v-prediction-ztsnr": Run({**LORA, "zero_terminal_snr": True, "min_snr_gamma": 5}, "sd2-v"),
-    "prior": Run({"prior_loss_scale": True, "prior_loss_target": 2}, concept=CLASSES),
-    "prior-generated": Run(
-        LORA, concept={**CLASSES, "class_data_dir": "", "num_class_images_per": 1, "class_infer_steps": 2}
-    ),
-    "regularization": Run(
-        LORA, more_concepts=[{"instance_data_dir": "class", "regularization": True, "num_repeats": 2}]
-    ),
-    "noise": Run({"offset_noise": 0.1, "min_snr_gamma": 5, "multires_noise_iterations": 4, "input_perturbation": 0.1}),
-    "huber-debiased": Run({"loss_type": "huber", "debiased_estimation": True, "min_timestep": 50}),
-    "dream-masked": Run({"use_dream": True, "masked_loss": True}, concept={"instance_data_dir": "masked"}),
-    "captions": Run({
-        **LORA, **TEXT, "shuffle_tags": True, "keep_tokens": 1, "tag_dropout": 0.3, "caption_dropout": 0.2,
-        "hflip": True, "weighted_captions": True, "max_token_length": 150, "pad_tokens": False,
-    }),
-    "buckets": Run({"resolution": 128, "train_batch_size": 1, "lr_scheduler": "cosine", "lr_warmup_steps": 2}),
-    "buckets-kohya": Run({"resolution": 128, "bucket_rule": "kohya"}),
-    "validation": Run({**LORA, "validation_every": 2, "validation_share": 0.34}),
-    "imagic": Run({"train_imagic": True, "imagic_steps": 3}, concept={"instance_data_dir": "one"}),
-    "resume-lora": Run({**LORA, **TEXT, "lora_unet_dropout": 0.1, "hflip": True}, stop_at=4),
-    "resume-full": Run({**TEXT, **EMA, "shuffle_tags": True}, concept=CLASSES, stop_at=4),
-}  # fmt: skip
 RESUMED = " (resumed)"
+TIMES = {"modelspec.date", "ss_training_started_at", "ss_training_finished_at"}  # in metadata
 
 
 def main() -> int:
@@ -134,7 +58,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         for name, digest in _hashes(Path(folder), args.only or list(RUNS)):
             hashes[name] = digest
-            print(f"{name:<26} {digest}", flush=True)
+            print(f"{name:<40} {digest}", flush=True)
     if args.json:
         text = json.dumps({"environment": _environment(), "hashes": hashes}, indent=2)
         args.json.write_text(text + "\n", encoding="utf-8")
@@ -148,7 +72,9 @@ def main() -> int:
     for problem in problems:
         print(problem, file=sys.stderr)
     if recorded and not problems:
-        print(f"All {len(hashes)} hashes are as recorded.", file=sys.stderr)
+        common = recorded["hashes"].keys() & hashes.keys()
+        new = f" {len(hashes) - len(common)} are new." if len(hashes) > len(common) else ""
+        print(f"All {len(common)} recorded hashes are the same.{new}", file=sys.stderr)
     return 1 if problems else 0
 
 
@@ -162,11 +88,7 @@ def _arguments() -> argparse.Namespace:
 
 def _differences(recorded: dict[str, Any], hashes: dict[str, str], complete: bool) -> list[str]:
     before, environment = recorded["hashes"], _environment()
-    problems = [
-        f"{name}: {'differs' if name in before else 'is not in the recorded file'}"
-        for name, digest in hashes.items()
-        if before.get(name) != digest
-    ]
+    problems = [f"{name}: differs" for name, digest in hashes.items() if before.get(name, digest) != digest]
     if complete:
         problems += [f"{name}: recorded, but no longer run" for name in before if name not in hashes]
     if recorded["environment"] != environment:
@@ -189,40 +111,60 @@ def _hashes(folder: Path, names: Sequence[str]) -> Iterator[tuple[str, str]]:
     for model in dict.fromkeys(RUNS[name].model for name in names):
         checkpoints[model] = make(folder / f"{model}.safetensors", **CHECKPOINTS[model])
         yield f"checkpoint {model}", _digest({"": checkpoints[model]})
-    _write_images(folder)
+    write_images(folder)
     for name in names:
         run = RUNS[name]
-        concepts = folder / f"{name}.json"
-        concepts.write_text(json.dumps(_concepts(run)), encoding="utf-8")
-        models = folder / name
-        _create(models, run, checkpoints[run.model])
-        _train(models, run.settings, concepts)
-        yield name, _digest(_results(models))
+        yield from _results_of(name, run, checkpoints[run.model], folder)
         if run.stop_at:
-            models = folder / f"{name}-resumed"
-            _create(models, run, checkpoints[run.model])
-            stopped = {"max_train_steps": run.stop_at, "save_state_after": True, "save_lora_after": False}
-            _train(models, {**run.settings, **stopped}, concepts)
-            whole = {"max_train_steps": 0, "save_state_after": False, "save_lora_after": True}
-            _train(models, {**run.settings, **whole}, concepts, "--resume")
-            yield name + RESUMED, _digest(_results(models))
+            yield name + RESUMED, _resumed(name, run, checkpoints[run.model], folder)
 
 
-def _concepts(run: Run) -> list[dict[str, Any]]:
-    concept = {
-        "instance_data_dir": "instance", "class_data_dir": "", "instance_token": "zwx", "class_token": "toy",
-        "instance_prompt": "[filewords]", "class_prompt": "[filewords]", "n_save_sample": 0,
-    }  # fmt: skip
-    return [{**concept, **changed} for changed in (run.concept, *run.more_concepts)]
+def _results_of(name: str, run: Run, checkpoint: Path, folder: Path) -> Iterator[tuple[str, str]]:
+    models = folder / name
+    _create(models, run, checkpoint)
+    if run.settings is not None:
+        _train(models, run.settings, _concepts_file(folder, run))
+    results = _results(models)
+    yield name, _digest(results)
+    yield f"{name} (metadata)", _metadata_digest(results.values(), models / "dreambooth" / NAME / "working")
+    if images := sorted(models.glob("**/*.png")):
+        yield f"{name} (images)", _images_digest(images)
+    for what, command in run.then.items():
+        out = models / what
+        values = {"models": models, "lora": results.get("Lora/"), "source": checkpoint, "out": out}
+        _command(*(word.format(**values) for word in command.split()))
+        if out.is_dir():
+            yield f"{name} ({what})", _images_digest(sorted(out.glob("*.png")))
+        else:
+            file = out.with_name(f"{what}.safetensors")
+            yield f"{name} ({what})", _digest({"": file})
+            yield f"{name} ({what}, metadata)", _metadata_digest([file])
+
+
+def _resumed(name: str, run: Run, checkpoint: Path, folder: Path) -> str:
+    models, concepts_file = folder / f"{name}-resumed", _concepts_file(folder, run)
+    _create(models, run, checkpoint)
+    settings = run.settings or {}
+    stopped = {"max_train_steps": run.stop_at, "save_state_after": True, "save_lora_after": False}
+    _train(models, {**settings, **stopped}, concepts_file)
+    whole = {"max_train_steps": 0, "save_state_after": False, "save_lora_after": True}
+    _train(models, {**settings, **whole}, concepts_file, "--resume")
+    return _digest(_results(models))
+
+
+def _concepts_file(folder: Path, run: Run) -> Path:
+    path = folder / "concepts.json"
+    path.write_text(json.dumps(concepts(run)), encoding="utf-8")
+    return path
 
 
 def _create(models: Path, run: Run, checkpoint: Path) -> None:
     _command("create", NAME, "--source", str(checkpoint), "--models-dir", str(models), *run.create)
 
 
-def _train(models: Path, settings: Mapping[str, Any], concepts: Path, *more: str) -> None:
+def _train(models: Path, settings: Mapping[str, Any], concepts_file: Path, *more: str) -> None:
     values = [f"{key}={value}" for key, value in {**BASE, **settings}.items()]
-    _command("train", NAME, "--models-dir", str(models), "--concepts", str(concepts), *more, "--set", *values)
+    _command("train", NAME, "--models-dir", str(models), "--concepts", str(concepts_file), *more, "--set", *values)
 
 
 _output = io.StringIO()  # one for all commands: loggers keep the stream they were made with
@@ -263,33 +205,28 @@ def _digest(files: Mapping[str, Path]) -> str:
     return digest.hexdigest()
 
 
-def _write_images(folder: Path) -> None:
-    """Images of three shapes in several folders, each with a caption of tags, some with a mask."""
-    for kind, count in (("instance", 6), ("class", 4), ("masked", 3), ("one", 1)):
-        (folder / kind).mkdir()
-        for i in range(count):
-            path = folder / kind / f"{i}.png"
-            image = _image(i + 10 * len(kind), [(80, 80), (120, 72), (72, 120)][i % 3])
-            image.save(path)
-            name = "toy" if kind == "class" else "zwx toy"
-            tags = ["(soft light:1.2)", "grey floor", "from above", ["red", "green", "blue"][i % 3]]
-            path.with_suffix(".txt").write_text(", ".join([f"a {name}", *tags]), encoding="utf-8")
-            if kind == "masked":
-                mask = Image.new("L", image.size, 0)
-                mask.paste(255, (0, 0, image.width // 2, image.height))
-                mask.save(path.with_name(f"{i}_mask.png"))
+def _images_digest(paths: Iterable[Path]) -> str:
+    """Of the pixels, in the order of the names."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with Image.open(path) as image:
+            digest.update(f"{image.mode} {image.size}\n".encode() + image.tobytes())
+    return digest.hexdigest()
 
 
-def _image(number: int, size: tuple[int, int]) -> Image.Image:
-    """Integer arithmetic only: the same pixels everywhere."""
-    width, height = size
-    pixels = bytes(
-        (x * (3 + number % 5) * (channel + 1) + y * (2 + number % 7) + number * 31 + (x * y * channel) // 16) % 256
-        for y in range(height)
-        for x in range(width)
-        for channel in range(3)
-    )
-    return Image.frombytes("RGB", size, pixels)
+def _metadata_digest(files: Iterable[Path], working: Path | None = None) -> str:
+    """Of the metadata in files of weights, and of the configs in working/."""
+    metadata: dict[str, Any] = {}
+    for path in files:
+        with safe_open(str(path), framework="pt") as file:
+            metadata[f"{path.parent.name}/{path.name}"] = file.metadata()
+    for path in sorted(working.glob("**/*.json")) if working else ():
+        if path.name != "fingerprint.json":  # it holds the time of the file next to it
+            metadata[path.relative_to(path.parents[1]).as_posix()] = json.loads(path.read_text(encoding="utf-8"))
+    for values in metadata.values():
+        for key in TIMES & (values or {}).keys():
+            del values[key]
+    return hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()
 
 
 if __name__ == "__main__":
