@@ -11,9 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from dreambooth.dataset.plan import Batch
-from dreambooth.models.denoiser import Conditioning
 from dreambooth.training.fused_adamw import has_fused_adamw
-from dreambooth.training.inputs import time_ids
+from dreambooth.training.inputs import image_size
 from dreambooth.training.loop import Loop
 from dreambooth.training.session import Session
 
@@ -27,7 +26,7 @@ class BareLoop:
         examples = (*batch.instances, *batch.classes)
         self.session = session
         self.latents = session.latents.batch(examples, torch.Generator().manual_seed(0))
-        self.time_ids = time_ids(examples).to(session.device)
+        self.sizes = [image_size(example) for example in examples]
         self.captions = [example.caption for example in examples]
         self.embedding = None if session.prompts.trainable else session.prompts.batch(self.captions)
         groups = [{k: group[k] for k in ("params", "lr", "weight_decay")} for group in session.optimizer.param_groups]
@@ -40,7 +39,8 @@ class BareLoop:
             t = torch.randint(session.schedule.timesteps, (len(latents),), device=latents.device)
             noisy_latents = session.schedule.add_noise(latents, noise, t)
             embedding = session.prompts.batch(self.captions) if self.embedding is None else self.embedding
-            predicted = session.denoiser.predict(noisy_latents, t, Conditioning(embedding, self.time_ids))
+            conditioning = session.denoiser.prepare(embedding, self.sizes)
+            predicted = session.denoiser.predict(noisy_latents, t, conditioning)
             loss = F.mse_loss(predicted, noise)
         loss.backward()
         self.optimizer.step()

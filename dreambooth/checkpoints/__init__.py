@@ -10,7 +10,6 @@ sources.py            sources of Create: single files and folders         (folde
 extract.py            Create: a source into ``working`` and ``source``    (tokenizer.py, manifest.py)
 modules.py            ``working`` into modules, weights back into it
 tokens.py             prompts to token ids                                (emphasis.py: attention weights of brackets)
-text_encoding.py      token ids to text embeddings
 adapters/             the math of LoRA, LoHa, LoKr, DoRA and IA3          (lora.py: their files)
 lora_tools.py         merging and resizing LoRAs                          (lora_extract.py: difference of checkpoints)
 single_file.py        Generate Ckpt: ``working`` into the source's layout

@@ -19,6 +19,7 @@ from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.errors import UserError
 from dreambooth.files import atomic_write, content_hash, read_json, write_json
 from dreambooth.models.components import DENOISER, TEXT_ENCODER, VAE, Component
+from dreambooth.models.conditioning import TextConditioner
 from dreambooth.models.family import Family
 from dreambooth.models.layout import Layout
 from dreambooth.models.registry import family_of
@@ -50,6 +51,10 @@ class Modules:
         """The loaded text encoders by component name."""
         return {c.name: self.parts[c.name] for c in self.family.text_encoders if c.name in self.parts}
 
+    def text_conditioner(self, prompt_encoding: Any) -> TextConditioner[Any]:
+        """Of the loaded text encoders and tokenizers; encodes prompts as ``prompt_encoding`` says."""
+        return self.family.text_conditioner(self.text_encoders, self.tokenizers, prompt_encoding)
+
 
 def load_modules(
     working: Path,
@@ -73,7 +78,7 @@ def load_modules(
         layout=load_layout(working, family),
         scheduler_config=load_scheduler_config(working),
         parts={component.name: load_component(working, component.name, dtype) for component in components},
-        tokenizers={c.name: family.load_tokenizer(working / c.tokenizer) for c in components if c.tokenizer},
+        tokenizers=load_tokenizers(working, family) if text_encoder else {},
     )
 
 
@@ -106,10 +111,9 @@ def load_component(working: Path, name: str, dtype: torch.dtype = torch.float32)
     return module.eval()
 
 
-def load_tokenizer(working: Path) -> Any:
-    """The tokenizer of the first text encoder."""
-    family = load_family(working)
-    return family.load_tokenizer(Path(working) / family.text_encoders[0].tokenizer)
+def load_tokenizers(working: Path, family: Family) -> dict[str, Any]:
+    """The tokenizers of all text encoders, by component name."""
+    return {c.name: family.load_tokenizer(Path(working) / c.tokenizer) for c in family.components if c.tokenizer}
 
 
 def weights_path(working: Path, component: str) -> Path:

@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
-from dreambooth.models.sd.text_encoding import PromptEmbedding
+from dreambooth.models.conditioning import Conditioning, ImageSize
 
 
-class Conditioning(NamedTuple):
-    """What a prediction depends on besides latents and timestep.
+class Denoiser:
+    """A family's denoising network behind one interface. Autocast and gradients are up to the caller.
 
-    ``time_ids`` (B, 6) float32, read by SDXL alone: original height and width, crop top and left, target height and
-    width, in pixels (arXiv:2307.01952, 2.2).
+    Subclasses own what differs: dtypes, the meaning of time, packing, guidance input, and the sign of the output.
     """
 
-    embedding: PromptEmbedding
-    time_ids: torch.Tensor | None = None
-
-    def to(self, dtype: torch.dtype) -> Conditioning:
-        """Embeddings in ``dtype``; sizes stay float32, since half precision rounds them."""
-        return self._replace(embedding=self.embedding.to(dtype))
-
-
-class UNetDenoiser:
-    """A diffusers UNet2DConditionModel behind the interface of all denoisers. Autocast is up to the caller."""
-
-    def __init__(self, unet: Any) -> None:
-        self.unet = unet
+    def __init__(self, module: Any) -> None:
+        self.module = module
 
     @property
     def dtype(self) -> torch.dtype:
         """That of the weights; inputs are cast to it."""
-        return next(self.unet.parameters()).dtype
+        return next(self.module.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.module.parameters()).device
+
+    def prepare(self, conditioning: Conditioning, sizes: Sequence[ImageSize]) -> Conditioning:
+        """The conditioning of encoded prompts, as :meth:`predict` takes it, for images of these sizes.
+
+        It is cast to the dtype of the weights once, and may be used for several predictions.
+        """
+        return conditioning.to(dtype=self.dtype)
 
     def predict(
         self,
@@ -42,15 +42,9 @@ class UNetDenoiser:
         conditioning: Conditioning,
         extra_channels: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The model output, (B, 4, h, w) float32: noise or velocity, as the model was trained.
+        """The model output in the shape of ``noisy_latents`` (B, C, h, w), float32: what the process has as target.
 
-        ``noisy_latents`` (B, 4, h, w); ``t`` (B,) or a scalar, int64; ``extra_channels`` (B, 5, h, w): mask and latents
-        of the masked image, for inpainting models.
+        ``t`` (B,) or a scalar: timesteps of the process; ``conditioning``: of :meth:`prepare`; ``extra_channels``
+        (B, E, h, w): what the denoiser takes besides (see :meth:`Family.extra_channels`).
         """
-        dtype = self.dtype
-        inputs = noisy_latents if extra_channels is None else torch.cat([noisy_latents, extra_channels], dim=1)
-        states, pooled = conditioning.embedding.to(dtype)
-        kwargs: dict[str, Any] = {"encoder_hidden_states": states, "return_dict": False}
-        if pooled is not None:
-            kwargs["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": conditioning.time_ids}
-        return self.unet(inputs.to(dtype), t, **kwargs)[0].float()
+        raise NotImplementedError

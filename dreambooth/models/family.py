@@ -11,6 +11,8 @@ from torch import nn
 
 from dreambooth.models.capabilities import Capabilities
 from dreambooth.models.components import DENOISER, TEXT_ENCODER, VAE, Component
+from dreambooth.models.conditioning import TextConditioner
+from dreambooth.models.denoiser import Denoiser
 from dreambooth.models.layout import Layout, Shapes
 from dreambooth.models.recognition import Recognition
 from dreambooth.models.size_estimate import SizeEstimate
@@ -37,7 +39,6 @@ class Family:
     required_libraries: Mapping[str, str] = {}  # package: versions, as {"diffusers": ">=0.36"}
     default_prediction: str  # what the denoiser predicts, unless the source says something else
     supports_clip_skip = False  # whether WebUIs apply clip skip to this family
-    has_pooled_conditioning = False  # whether the denoiser also takes a pooled text embedding and size conditioning
     ema_prefix: str = ""  # of EMA weights in a single file; "" where the family's files have none
 
     # -- components --------------------------------------------------------------------------------------------
@@ -137,6 +138,37 @@ class Family:
     def model_index(self, configs: Configs) -> dict[str, Any]:
         """The model_index.json of diffusers, with the family as the entry ``_dreambooth_family``."""
         return {"_dreambooth_family": self.model_type}
+
+    # -- conditioning and prediction ----------------------------------------------------------------------------
+
+    def prompt_encoding(self, settings: Settings | None = None, training: bool = False) -> Any:
+        """Options of tokenizing and encoding prompts; their repr is part of the key of cached embeddings.
+
+        ``settings`` None: the defaults; ``training``: for captions.
+        """
+        return None
+
+    def text_conditioner(
+        self, text_encoders: Mapping[str, Any], tokenizers: Mapping[str, Any], prompt_encoding: Any
+    ) -> TextConditioner[Any]:
+        """Encodes prompts as ``prompt_encoding`` says. Modules and tokenizers by component name; without modules, it
+        tokenizes and counts.
+        """
+        raise NotImplementedError
+
+    def embedding_bytes(self, configs: Configs, n_tokens: int) -> int:
+        """Bytes of a prompt's conditioning in the cache, approximately. 0 if that is not known."""
+        return 0
+
+    def make_denoiser(self, module: Any) -> Denoiser:
+        """The denoiser's module behind the interface of all denoisers."""
+        raise NotImplementedError
+
+    def extra_channels(self, denoiser: Mapping[str, Any]) -> int:
+        """Channels that the denoiser takes besides the noisy latents, from its config: for inpainting, the mask and the
+        latents of the masked image; 0 for others.
+        """
+        return 0
 
     # -- training -----------------------------------------------------------------------------------------------
 

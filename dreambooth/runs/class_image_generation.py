@@ -25,7 +25,6 @@ from dreambooth.errors import UserError
 from dreambooth.files import write_text
 from dreambooth.images.buckets import Size, fit
 from dreambooth.memory.release import free_memory
-from dreambooth.models.sd.tokens import PromptEncoding
 from dreambooth.runs.class_folders import folder_of
 from dreambooth.sampling.generate import SampleRequest, generate_images
 from dreambooth.sampling.saving import save_png
@@ -76,7 +75,8 @@ def generate_missing(context: RunContext, missing: Sequence[MissingImage]) -> No
     try:
         images = generate_images(
             modules, [request for _, request in missing], sampler=settings.scheduler,
-            prompt_encoding=PromptEncoding.of(settings), batch_size=settings.sample_batch_size, check=controls.check,
+            prompt_encoding=modules.family.prompt_encoding(settings), batch_size=settings.sample_batch_size,
+            check=controls.check,
         )  # fmt: skip
         for done, ((path, request), image) in enumerate(zip(missing, images, strict=True), 1):
             write_text(path.with_suffix(".txt"), request.prompt + "\n")  # first: no image without its caption

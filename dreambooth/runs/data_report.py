@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,22 @@ from dreambooth.dataset.table import LEFT_OUT, Row, bucket_counts, other_files, 
 from dreambooth.errors import UserError
 from dreambooth.files import read_json
 from dreambooth.hosts.standalone import best_device
-from dreambooth.models.sd.tokens import CHUNK_LENGTH, PromptEncoding
+from dreambooth.models.conditioning import TextConditioner
+from dreambooth.models.sd.clip_conditioner import default_embedding_bytes
 from dreambooth.runs.data_plan import plan_of
 from dreambooth.runs.throughput import seconds_per_step
-from dreambooth.runs.token_counts import TokenCount, count_tokens, rows_with_tokens, tokenizer_of, too_long
+from dreambooth.runs.token_counts import (
+    TokenCount,
+    conditioner_for_counting,
+    count_tokens,
+    rows_with_tokens,
+    too_long,
+)
 from dreambooth.settings import Concept, ModelConfig, ModelFolder, Settings
 from dreambooth.settings.components import trains_text_encoder
 from dreambooth.training.schedules import epochs_trained, run_length, steps_of_epochs
 from dreambooth.types import VAE_SCALE_FACTOR, ProgressCallback
 
-# Stable Diffusion 1: text embeddings of width 768, no pooled ones.
-_WIDTH_WITHOUT_MODEL = 768, 0
 _FLOAT, _MOMENTS = 4, 8  # bytes; mean and standard deviation of 4 channels
 _HEADER = 96  # approximate bytes of a cache file besides its tensors
 
@@ -67,14 +73,14 @@ def preview_dataset(
     if model:
         model.require()
     plan = plan_of(model, ModelConfig("", settings, tuple(concepts)), progress, metadata_cache)
-    prompt_encoding = PromptEncoding.of(settings, training=True)
-    counts = count_tokens(tokenizer_of(model), plan, prompt_encoding)
-    warnings = [*plan.warnings, *too_long(plan, counts, settings.max_token_length)]
+    conditioner = conditioner_for_counting(model, settings)
+    counts = count_tokens(conditioner, plan)
+    warnings = [*plan.warnings, *too_long(plan, counts, conditioner)]
     pictures, others = rows_with_tokens(plan, counts), other_files(plan)
     totals = totals_of(plan, settings) | {
         "left_out": sum(row["kind"] == LEFT_OUT for row in others),
         "notes": _counted([*pictures, *others]),
-        "cache_bytes": cache_bytes(plan, settings, counts, model),
+        "cache_bytes": cache_bytes(plan, settings, counts, conditioner, model),
     }
     if model:
         totals |= _model_totals(model, plan, concepts, settings, device, totals["steps"], warnings)
@@ -97,7 +103,13 @@ def totals_of(plan: Plan, settings: Settings) -> dict[str, Any]:
     }
 
 
-def cache_bytes(plan: Plan, settings: Settings, counts: Mapping[str, TokenCount], model: ModelFolder | None) -> int:
+def cache_bytes(
+    plan: Plan,
+    settings: Settings,
+    counts: Mapping[str, TokenCount],
+    conditioner: TextConditioner[Any],
+    model: ModelFolder | None,
+) -> int:
     """Approximate size of cached latents and text embeddings; the latter only if the text encoder is not trained.
 
     Without a model, sizes are those of Stable Diffusion 1.
@@ -106,12 +118,10 @@ def cache_bytes(plan: Plan, settings: Settings, counts: Mapping[str, TokenCount]
     latents = sum(pixels // VAE_SCALE_FACTOR**2 * _MOMENTS * _FLOAT + _HEADER for pixels in sizes.values())
     if trains_text_encoder(settings):
         return latents
-    width, pooled = _text_width(model) if model else _WIDTH_WITHOUT_MODEL
-    multiple_chunks = settings.max_token_length > CHUNK_LENGTH
-    prompts = {*plan.prompts(), *([""] if multiple_chunks else [])}
-    tokens = [min(counts[p].tokens, settings.max_token_length) if p in counts else 0 for p in prompts]
-    chunks = [max(1, -(-n // CHUNK_LENGTH)) for n in tokens]
-    return latents + sum((n * (CHUNK_LENGTH + 2) * width + pooled) * _FLOAT + 2 * _HEADER for n in chunks)
+    prompts = {*plan.prompts(), *([""] if conditioner.pads_with_empty_prompt else [])}
+    tokens = [min(counts[p].tokens, conditioner.max_tokens) if p in counts else 0 for p in prompts]
+    embedding_bytes = _embedding_bytes(model) if model else default_embedding_bytes
+    return latents + sum(embedding_bytes(n) + 2 * _HEADER for n in tokens)
 
 
 def _counted(rows: Sequence[Row]) -> dict[str, int]:
@@ -120,11 +130,13 @@ def _counted(rows: Sequence[Row]) -> dict[str, int]:
     return dict(sorted(Counter(kind for kind, _ in noted).items()))
 
 
-def _text_width(model: ModelFolder) -> tuple[int, int]:
-    """Widths of the text embeddings and of the pooled embedding (0: none)."""
-    width = read_json(model.working / "unet" / "config.json")["cross_attention_dim"]
-    second = model.working / "text_encoder_2" / "config.json"
-    return width, read_json(second)["projection_dim"] if second.is_file() else 0
+def _embedding_bytes(model: ModelFolder) -> Callable[[int], int]:
+    """Bytes of a cached prompt, by its number of tokens."""
+    from dreambooth.checkpoints.modules import load_family
+
+    family = load_family(model.working)
+    configs = {part.name: read_json(model.working / part.name / "config.json") for part in family.text_encoders}
+    return functools.partial(family.embedding_bytes, configs)
 
 
 def _model_totals(

@@ -19,7 +19,6 @@ from dreambooth.errors import UserError
 from dreambooth.hosts.standalone import best_device
 from dreambooth.jobs import Controls, Events
 from dreambooth.memory.forecast import forecast_memory, forecast_snapshot
-from dreambooth.models.sd.tokens import PromptEncoding
 from dreambooth.runs import class_image_generation, resume_checks
 from dreambooth.runs.class_image_generation import MissingImage
 from dreambooth.runs.consistency import (
@@ -31,7 +30,13 @@ from dreambooth.runs.consistency import (
 )
 from dreambooth.runs.data_plan import plan_of
 from dreambooth.runs.outputs import Output, planned_outputs, space_problems, writing_problems
-from dreambooth.runs.token_counts import TokenCount, count_tokens, rows_with_tokens, tokenizer_of, too_long
+from dreambooth.runs.token_counts import (
+    TokenCount,
+    conditioner_for_counting,
+    count_tokens,
+    rows_with_tokens,
+    too_long,
+)
 from dreambooth.settings import ModelConfig, ModelFolder, Settings
 from dreambooth.text import format_bytes
 from dreambooth.training import imagic, init_from_lora
@@ -133,10 +138,11 @@ def preflight(
     if problems := space_problems(planned_outputs(model, config, sizes, steps, per_epoch, missing)):
         raise UserError.from_problems(problems)
     memory = forecast_memory(settings, precision, *sizes, bool(plan.class_examples or missing))
-    token_counts = count_tokens(tokenizer_of(model), plan, PromptEncoding.of(settings, training=True))
+    conditioner = conditioner_for_counting(model, settings)
+    token_counts = count_tokens(conditioner, plan)
     warnings = (
         *(text for text in plan.warnings if not (missing and NO_MATCHING_SHAPE in text)),
-        *too_long(plan, token_counts, settings.max_token_length),
+        *too_long(plan, token_counts, conditioner),
         *config.info.source_warnings.splitlines(),
         *_memory_warnings(device, memory),
         *_settings_without_effect(model, settings),

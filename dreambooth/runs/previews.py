@@ -7,7 +7,6 @@ import logging
 from dreambooth.captions.prompts import FILEWORDS, fill_filewords, has_filewords
 from dreambooth.errors import Cancelled
 from dreambooth.jobs.events import PreviewSaved
-from dreambooth.models.sd.tokens import PromptEncoding
 from dreambooth.sampling.generate import NO_EMBEDDINGS, SampleRequest, generate_images
 from dreambooth.sampling.saving import save_sample
 from dreambooth.settings import Concept
@@ -46,7 +45,7 @@ class Previews:
             check = self.session.controls.check
             imagic = self.session.imagic
             images = generate_images(
-                modules, requests, sampler=sampler, prompt_encoding=PromptEncoding.of(self.settings),
+                modules, requests, sampler=sampler, prompt_encoding=modules.family.prompt_encoding(self.settings),
                 prompt_embeddings=imagic.prompt_embeddings(self.settings) if imagic else NO_EMBEDDINGS, check=check,
             )  # fmt: skip
             for number, (request, image) in enumerate(zip(requests, images, strict=True)):

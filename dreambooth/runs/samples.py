@@ -12,11 +12,10 @@ from typing import NamedTuple
 
 from dreambooth.checkpoints.lora import LoraFile, WeightedLora, apply_lora, read_lora
 from dreambooth.checkpoints.lora_tags import has_lora_tags, take_loras
-from dreambooth.checkpoints.modules import Modules, load_component, load_modules
+from dreambooth.checkpoints.modules import Modules, load_component, load_family, load_modules
 from dreambooth.errors import UserError
 from dreambooth.hosts.standalone import best_device
-from dreambooth.models.sd.text_encoding import PromptEmbedding
-from dreambooth.models.sd.tokens import PromptEncoding
+from dreambooth.models.conditioning import Conditioning
 from dreambooth.sampling.generate import SampleRequest, generate_images
 from dreambooth.sampling.saving import save_sample
 from dreambooth.settings import Folders, ModelFolder, Settings
@@ -39,6 +38,7 @@ def sample(
     """
     config = model.require().load()
     settings = config.settings
+    encoding = load_family(model.working).prompt_encoding(settings)
     groups = list(_by_loras(requests, loras, model.folders))
     files = {use.path: read_lora(use.path) for group in groups for use in group.loras}
     stem, paths = f"{model.name}_{time.strftime('%Y%m%d-%H%M%S')}", []
@@ -47,7 +47,7 @@ def sample(
             _modules(model, settings, [(files[use.path], use) for use in group.loras]),
             [request for _, request in group.requests],
             sampler=settings.scheduler,
-            prompt_encoding=PromptEncoding.of(settings),
+            prompt_encoding=encoding,
             batch_size=batch_size,
             prompt_embeddings=_imagic_embedding(model, settings),
             progress=progress and _from(progress, len(paths), len(requests)),
@@ -98,7 +98,7 @@ def _from(progress: ProgressCallback, start: int, total: int) -> ProgressCallbac
     return lambda done, _total, phase: progress(start + done, total, phase)
 
 
-def _imagic_embedding(model: ModelFolder, settings: Settings) -> dict[str, PromptEmbedding]:
+def _imagic_embedding(model: ModelFolder, settings: Settings) -> dict[str, Conditioning]:
     """The optimized embedding of Imagic's text, if the model was trained with it."""
     imagic = load_embeddings(model) if settings.train_imagic else None
     return imagic.prompt_embeddings(settings) if imagic else {}

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 from dreambooth.dataset.plan import Plan
 from dreambooth.dataset.table import Row, table
-from dreambooth.models.sd.tokenizer import shipped_tokenizer
-from dreambooth.models.sd.tokens import PromptEncoding, count_with_overflow
-from dreambooth.settings import SETTINGS, ModelFolder
+from dreambooth.models.conditioning import TextConditioner
+from dreambooth.models.sd.clip_conditioner import shipped_conditioner
+from dreambooth.models.sd.tokens import PromptEncoding
+from dreambooth.settings import ModelFolder, Settings
 
 CUT_OFF = "cut-off"  # the kind of warning
 _NAMED = 5  # images that a warning names
@@ -23,22 +24,24 @@ class TokenCount(NamedTuple):
     lost: str  # the words that are cut off; "" if none
 
 
-def tokenizer_of(model: ModelFolder | None) -> Any:
-    """The model's tokenizer; without a model, the CLIP tokenizer shipped with this package."""
+def conditioner_for_counting(model: ModelFolder | None, settings: Settings) -> TextConditioner[Any]:
+    """Tokenizes captions as training does, without text encoders. Without a model: as Stable Diffusion 1 does."""
     if model is None:
-        return shipped_tokenizer()
-    from dreambooth.checkpoints.modules import load_tokenizer
+        return shipped_conditioner(PromptEncoding.of(settings, training=True))
+    from dreambooth.checkpoints.modules import load_family, load_tokenizers
 
-    return load_tokenizer(model.working)
+    family = load_family(model.working)
+    encoding = family.prompt_encoding(settings, training=True)
+    return family.text_conditioner({}, load_tokenizers(model.working, family), encoding)
 
 
-def count_tokens(tokenizer: Any, plan: Plan, prompt_encoding: PromptEncoding) -> dict[str, TokenCount]:
+def count_tokens(conditioner: TextConditioner[Any], plan: Plan) -> dict[str, TokenCount]:
     """The token count of each caption of the plan."""
     captions = sorted({caption for example in plan.with_validation() for caption in plan.captions_of(example)})
     counts: dict[str, TokenCount] = {}
     for start in range(0, len(captions), _BATCH):
         batch = captions[start : start + _BATCH]
-        counted = count_with_overflow(tokenizer, batch, prompt_encoding)
+        counted = conditioner.count_with_overflow(batch)
         counts |= {caption: TokenCount(*count) for caption, count in zip(batch, counted, strict=True)}
     return counts
 
@@ -57,8 +60,9 @@ def _with_tokens(row: Row, counts: Mapping[str, TokenCount]) -> Row:
     return row
 
 
-def too_long(plan: Plan, counts: Mapping[str, TokenCount], allowed: int) -> list[str]:
+def too_long(plan: Plan, counts: Mapping[str, TokenCount], conditioner: TextConditioner[Any]) -> list[str]:
     """A warning that names the images whose captions are cut off, and by how many tokens, the longest first."""
+    allowed, choices = conditioner.max_tokens, conditioner.max_token_choices
     over = {
         e.path: max(counts[caption].tokens for caption in plan.captions_of(e)) - allowed for e in plan.with_validation()
     }
@@ -67,8 +71,8 @@ def too_long(plan: Plan, counts: Mapping[str, TokenCount], allowed: int) -> list
         return []
     named = [f"{path} by {n}" for path, n in list(over.items())[:_NAMED]]
     more = f" and {len(over) - _NAMED} more" if len(over) > _NAMED else ""
-    most = SETTINGS["max_token_length"].choices[-1]
-    raised = next((n for n in SETTINGS["max_token_length"].choices if n >= allowed + max(over.values())), most)
+    most = max(choices, default=allowed)
+    raised = next((n for n in choices if n >= allowed + max(over.values())), most)
     fix = f"Raise max_token_length to {raised}, or shorten" if allowed < most else "Shorten"
     captions = "1 caption exceeds" if len(over) == 1 else f"{len(over)} captions exceed"
     return [f"{captions} the limit of {allowed} tokens and will be cut off: {', '.join(named)}{more}. {fix} them."]

@@ -15,10 +15,9 @@ from PIL import Image
 
 from dreambooth.checkpoints.modules import Modules
 from dreambooth.errors import UserError
-from dreambooth.models.denoiser import Conditioning, UNetDenoiser
-from dreambooth.models.sd.keys import INPAINTING_CHANNELS
-from dreambooth.models.sd.text_encoding import PromptEmbedding, concatenate_embeddings, encode_prompts
-from dreambooth.models.sd.tokens import PromptEncoding, count_chunks, tokenize
+from dreambooth.models.conditioning import Conditioning, ImageSize, TextConditioner, concatenate
+from dreambooth.models.denoiser import Denoiser
+from dreambooth.models.transfer import to_device
 from dreambooth.types import VAE_SCALE_FACTOR, ProgressCallback
 
 
@@ -35,8 +34,7 @@ class SampleRequest:
     height: int = 512
 
 
-DEFAULT_ENCODING = PromptEncoding()
-NO_EMBEDDINGS: Mapping[str, PromptEmbedding] = MappingProxyType({})
+NO_EMBEDDINGS: Mapping[str, Conditioning] = MappingProxyType({})
 
 
 def generate_images(
@@ -44,14 +42,15 @@ def generate_images(
     requests: Sequence[SampleRequest],
     *,
     sampler: str = "DDIM",
-    prompt_encoding: PromptEncoding = DEFAULT_ENCODING,
+    prompt_encoding: Any = None,
     batch_size: int = 1,
-    prompt_embeddings: Mapping[str, PromptEmbedding] = NO_EMBEDDINGS,
+    prompt_embeddings: Mapping[str, Conditioning] = NO_EMBEDDINGS,
     progress: ProgressCallback | None = None,
     check: Callable[[], None] | None = None,
 ) -> Iterator[Image.Image]:
     """Generate the images of ``requests`` in order. An image does not depend on the others in its batch.
 
+    ``prompt_encoding``: of the family, see :meth:`Family.prompt_encoding`; None: its defaults.
     ``prompt_embeddings``: embeddings that replace those of the prompts they are given for, one row each. ``check`` is
     called before each sampler step and may raise Cancelled.
 
@@ -63,8 +62,9 @@ def generate_images(
             size = f"{request.width} x {request.height}"
             raise UserError(f"Width and height must be multiples of {VAE_SCALE_FACTOR}, not {size}.")
     done = 0
-    for batch in _batches(modules, requests, prompt_encoding, batch_size):
-        yield from _generate_batch(modules, batch, sampler, prompt_encoding, prompt_embeddings, check)
+    conditioner = modules.text_conditioner(prompt_encoding or modules.family.prompt_encoding())
+    for batch in _batches(conditioner, requests, batch_size):
+        yield from _generate_batch(modules, batch, sampler, conditioner, prompt_embeddings, check)
         done += len(batch)
         if progress:
             progress(done, len(requests), "images")
@@ -75,24 +75,24 @@ def _generate_batch(
     modules: Modules,
     requests: Sequence[SampleRequest],
     sampler: str,
-    prompt_encoding: PromptEncoding,
-    prompt_embeddings: Mapping[str, PromptEmbedding],
+    conditioner: TextConditioner[Any],
+    prompt_embeddings: Mapping[str, Conditioning],
     check: Callable[[], None] | None,
 ) -> list[Image.Image]:
-    denoiser, vae = UNetDenoiser(modules.denoiser), modules.vae
-    device, dtype = modules.denoiser.device, denoiser.dtype
+    denoiser, vae = modules.family.make_denoiser(modules.denoiser), modules.vae
+    device, dtype = denoiser.device, denoiser.dtype
     first = requests[0]
     is_guided = first.cfg > 1
     # torch before 2.5 rejects the device type mps in autocast, even if disabled.
     with torch.autocast(device.type, dtype) if dtype != torch.float32 else contextlib.nullcontext():
-        conditioning = _conditioning(modules, requests, is_guided, prompt_encoding, prompt_embeddings).to(dtype)
+        conditioning = _conditioning(denoiser, requests, is_guided, conditioner, prompt_embeddings)
         scheduler = make_scheduler(sampler, modules.scheduler_config)
         scheduler.set_timesteps(first.steps, device=device)
         generators = [torch.Generator().manual_seed(request.seed) for request in requests]
         channels = vae.config.latent_channels
         latents = _initial_noise(first, generators, channels).to(device) * scheduler.init_noise_sigma
         extra_channels = None
-        if modules.denoiser.config.in_channels == INPAINTING_CHANNELS:
+        if modules.family.extra_channels(modules.denoiser.config):
             extra_channels = _full_mask_channels(modules, latents)
             extra_channels = torch.cat([extra_channels, extra_channels]) if is_guided else extra_channels
         for t in scheduler.timesteps:
@@ -110,42 +110,39 @@ def _generate_batch(
 
 
 def _conditioning(
-    modules: Modules,
+    denoiser: Denoiser,
     requests: Sequence[SampleRequest],
     is_guided: bool,
-    prompt_encoding: PromptEncoding,
-    prompt_embeddings: Mapping[str, PromptEmbedding],
+    conditioner: TextConditioner[Any],
+    prompt_embeddings: Mapping[str, Conditioning],
 ) -> Conditioning:
     """Of all requests; with guidance, the negative prompts come first."""
-    device, n = modules.denoiser.device, len(requests) * (2 if is_guided else 1)
-    texts = [request.prompt for request in requests] + [request.negative for request in requests if is_guided]
-    # In one call, so that all have as many chunks.
-    tokens = tokenize(list(modules.tokenizers.values()), texts, prompt_encoding)
-    tokens = tokens._replace(ids=tokens.ids.to(device))
-    embedding = encode_prompts(modules, tokens.part(0, len(requests)), prompt_encoding.clip_skip)
-    embedding = _replace_embeddings(embedding, requests, prompt_embeddings)
+    n = len(requests)
+    negatives = [request.negative for request in requests] if is_guided else []
+    # In one call, so that all have the same length.
+    tokens = conditioner.tokenize([request.prompt for request in requests] + negatives)
+    tokens = tokens.map(lambda tensor: to_device(tensor, denoiser.device))
+    embedding = conditioner.encode(conditioner.part(tokens, 0, n))
+    embedding = _replace_embeddings(embedding, requests, prompt_embeddings, conditioner.unit)
     if is_guided:
-        negative = encode_prompts(modules, tokens.part(len(requests), n), prompt_encoding.clip_skip)
-        if modules.family.has_pooled_conditioning:  # SDXL was trained with zeros for an empty prompt
-            is_empty = torch.tensor([not request.negative for request in requests], device=device)
-            negative = negative.map(lambda part: part.masked_fill(is_empty.view(-1, *[1] * (part.dim() - 1)), 0))
-        embedding = concatenate_embeddings([negative, embedding])
-    height, width = requests[0].height, requests[0].width
-    time_ids = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32, device=device).repeat(n, 1)
-    return Conditioning(embedding, time_ids)
+        negative = conditioner.encode(conditioner.part(tokens, n, 2 * n))
+        embedding = concatenate([conditioner.unconditional(negative, negatives), embedding])
+    size = requests[0].width, requests[0].height
+    return denoiser.prepare(embedding, [ImageSize(size, (0, 0), size)] * len(embedding))
 
 
 def _replace_embeddings(
-    embedding: PromptEmbedding, requests: Sequence[SampleRequest], prompt_embeddings: Mapping[str, PromptEmbedding]
-) -> PromptEmbedding:
+    embedding: Conditioning, requests: Sequence[SampleRequest], prompt_embeddings: Mapping[str, Conditioning], unit: str
+) -> Conditioning:
     """``embedding`` of the requests' prompts, with the rows of those in ``prompt_embeddings`` replaced."""
-    rows = [embedding.map(lambda part, i=i: part[i : i + 1]) for i in range(len(requests))]
+    rows = [embedding.select(slice(i, i + 1)) for i in range(len(requests))]
     for i, request in enumerate(requests):
         if replacement := prompt_embeddings.get(request.prompt):
-            if replacement.states.shape[1] != rows[i].states.shape[1]:
-                raise UserError("The negative prompt has more chunks of 75 tokens than the prompt. Shorten it.")
-            rows[i] = replacement.to(embedding.states)
-    return concatenate_embeddings(rows)
+            if replacement.shapes != rows[i].shapes:
+                raise UserError(f"The negative prompt has more {unit} than the prompt. Shorten it.")
+            dtype = next(iter(embedding.tensors.values())).dtype
+            rows[i] = replacement.to(embedding.device, dtype)
+    return concatenate(rows)
 
 
 def _full_mask_channels(modules: Modules, latents: torch.Tensor) -> torch.Tensor:
@@ -186,14 +183,13 @@ def _decode(vae: Any, latent: torch.Tensor) -> Image.Image:
 
 
 def _batches(
-    modules: Modules, requests: Sequence[SampleRequest], prompt_encoding: PromptEncoding, batch_size: int
+    conditioner: TextConditioner[Any], requests: Sequence[SampleRequest], batch_size: int
 ) -> Iterator[list[SampleRequest]]:
-    """Consecutive requests of one size, number of steps, guidance scale and number of prompt chunks."""
+    """Consecutive requests of one size, number of steps, guidance scale and length of prompts."""
 
     def key(request: SampleRequest) -> tuple[float, ...]:
-        prompts = request.prompt, request.negative
-        chunks = (count_chunks(next(iter(modules.tokenizers.values())), prompt, prompt_encoding) for prompt in prompts)
-        return request.width, request.height, request.steps, request.cfg, max(chunks)
+        length = max(conditioner.batch_length(prompt) for prompt in (request.prompt, request.negative))
+        return request.width, request.height, request.steps, request.cfg, length
 
     for _, group in itertools.groupby(requests, key):
         members = list(group)

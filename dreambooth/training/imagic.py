@@ -17,7 +17,7 @@ from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.dataset.plan import Batch, Plan
 from dreambooth.errors import UserError
 from dreambooth.files import atomic_write
-from dreambooth.models.sd.text_encoding import PromptEmbedding
+from dreambooth.models.conditioning import Conditioning
 from dreambooth.settings import ModelConfig, ModelFolder, Settings
 from dreambooth.settings.components import trains_text_encoder
 from dreambooth.tensor_files import write_tensors
@@ -37,7 +37,7 @@ class Imagic:
 
     trainable = False  # the text encoders are frozen
 
-    def __init__(self, text: str, target: PromptEmbedding, optimized: PromptEmbedding | None = None) -> None:
+    def __init__(self, text: str, target: Conditioning, optimized: Conditioning | None = None) -> None:
         self.text, self.target = text, target
         self.optimized = optimized or target.map(torch.clone)
 
@@ -46,26 +46,24 @@ class Imagic:
         text = plan.examples[0].caption
         return cls(text, prompts.batch([text]))
 
-    def batch(self, prompts: Sequence[str]) -> PromptEmbedding:
-        return self.optimized.map(lambda part: part.expand(len(prompts), *part.shape[1:]))
+    def batch(self, prompts: Sequence[str]) -> Conditioning:
+        return self.optimized.expand(len(prompts))
 
-    def interpolate(self, strength: float) -> PromptEmbedding:
+    def interpolate(self, strength: float) -> Conditioning:
         """Between the optimized embedding (0) and that of the target text (1), as in eq. 3."""
-        (start, start_pooled), (end, end_pooled) = self.optimized, self.target
-        pooled = None
-        if start_pooled is not None and end_pooled is not None:
-            pooled = torch.lerp(start_pooled, end_pooled, strength)
-        return PromptEmbedding(torch.lerp(start, end, strength), pooled)
+        ends = self.target.tensors
+        mixed = {name: torch.lerp(part, ends[name], strength) for name, part in _floating(self.optimized).items()}
+        return self.target.replace(**mixed)
 
-    def prompt_embeddings(self, settings: Settings) -> dict[str, PromptEmbedding]:
+    def prompt_embeddings(self, settings: Settings) -> dict[str, Conditioning]:
         """The interpolated embedding, by the prompt that it replaces in sampling."""
         return {self.text: self.interpolate(settings.imagic_strength)}
 
     def state(self) -> dict[str, torch.Tensor]:
-        return {name: part for name, part in self.optimized._asdict().items() if part is not None}
+        return self.optimized.state()
 
     def load(self, state: Mapping[str, torch.Tensor]) -> None:
-        self.optimized = PromptEmbedding(**state).to(self.target.states.device)
+        self.optimized = Conditioning.of_state(state, self.target.lengths).to(self.target.device)
 
 
 def problems_of(config: ModelConfig, plan: Plan | None) -> list[str]:
@@ -95,7 +93,7 @@ def optimize_embedding(session: Session, imagic: Imagic) -> None:
     settings, (example,) = session.settings, session.plan.examples
     session.events.phase("imagic")
     progress = session.controls.cancellable(session.events.progress)
-    parameters = [part.requires_grad_() for part in imagic.optimized if part is not None]
+    parameters = [part.requires_grad_() for part in _floating(imagic.optimized).values()]
     optimizer = torch.optim.Adam(parameters, lr=settings.imagic_learning_rate)
     frozen = [parameter for parameter in session.modules.denoiser.parameters() if parameter.requires_grad]
     try:
@@ -123,7 +121,7 @@ def optimize_embedding(session: Session, imagic: Imagic) -> None:
 def save_embeddings(imagic: Imagic, path: Path) -> None:
     """Write both embeddings to a file, so that edits can be generated later."""
     tensors = {f"learnt.{name}": part for name, part in imagic.state().items()}
-    tensors |= {f"target.{name}": part for name, part in imagic.target._asdict().items() if part is not None}
+    tensors |= {f"target.{name}": part for name, part in imagic.target.state().items()}
     with atomic_write(path) as tmp:
         write_tensors(tmp, {name: part.cpu().contiguous() for name, part in tensors.items()}, {_TEXT: imagic.text})
 
@@ -135,7 +133,12 @@ def load_embeddings(model: ModelFolder) -> Imagic | None:
         return None
     with open_tensors(newest) as file:
         target, optimized = (
-            PromptEmbedding(**{key.removeprefix(prefix): file.get(key) for key in file if key.startswith(prefix)})
+            Conditioning.of_state({key.removeprefix(prefix): file.get(key) for key in file if key.startswith(prefix)})
             for prefix in ("target.", "learnt.")
         )
         return Imagic(file.metadata[_TEXT], target, optimized)
+
+
+def _floating(embedding: Conditioning) -> dict[str, torch.Tensor]:
+    """The tensors that can be optimized; token ids can't."""
+    return {name: part for name, part in embedding.tensors.items() if part.is_floating_point()}

@@ -1,4 +1,4 @@
-"""Latents of the images, encoded ahead of the steps that need them, and their size conditioning."""
+"""Latents of the images, encoded ahead of the steps that need them, and their sizes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from dreambooth.dataset.cache import LatentCache, store
 from dreambooth.dataset.pixels import load_pixels
 from dreambooth.dataset.plan import Example
 from dreambooth.errors import UserError
-from dreambooth.training.precision import to_device
+from dreambooth.models.conditioning import ImageSize
+from dreambooth.models.transfer import to_device
 from dreambooth.types import ProgressCallback
 
 PixelsKey = tuple[object, ...]  # Example.pixels_key
@@ -127,11 +128,8 @@ class BackgroundEncoder(threading.Thread):
         self.join()
 
 
-def time_ids(examples: Sequence[Example]) -> torch.Tensor:
-    """SDXL's size conditioning of each image, (B, 6) float32; see :class:`dreambooth.models.denoiser.Conditioning`."""
-    rows = []
-    for example in examples:
-        (width, height), crop = example.original_size, example.crop
-        left = crop.resized_w - crop.width - crop.left if example.flipped else crop.left
-        rows.append([height, width, crop.top, left, crop.height, crop.width])
-    return torch.tensor(rows, dtype=torch.float32)
+def image_size(example: Example) -> ImageSize:
+    """The size of an image before and after cropping; of a flipped one, the crop of the flipped original."""
+    crop = example.crop
+    left = crop.resized_w - crop.width - crop.left if example.flipped else crop.left
+    return ImageSize(example.original_size, (left, crop.top), (crop.width, crop.height))

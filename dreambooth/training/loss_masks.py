@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from dreambooth.dataset.pixels import load_alpha, load_mask
 from dreambooth.dataset.plan import Example
-from dreambooth.training.precision import to_device
+from dreambooth.models.transfer import to_device
 from dreambooth.types import VAE_SCALE_FACTOR
 
 

@@ -8,16 +8,16 @@ import torch
 import torch.nn.functional as F
 
 from dreambooth.dataset.plan import Batch
-from dreambooth.models.denoiser import Conditioning, UNetDenoiser
+from dreambooth.models.denoiser import Denoiser
+from dreambooth.models.transfer import to_device
 from dreambooth.settings import Settings
 from dreambooth.training.dream import dream_rectify
 from dreambooth.training.inpainting import InpaintingInputs
-from dreambooth.training.inputs import LatentStore, time_ids
+from dreambooth.training.inputs import LatentStore, image_size
 from dreambooth.training.loss_functions import elementwise_loss, huber_threshold
 from dreambooth.training.loss_masks import LossMasks
 from dreambooth.training.loss_weighting import debiased_weight, min_snr_weight
 from dreambooth.training.noise import NoiseSchedule, sample_noise
-from dreambooth.training.precision import to_device
 from dreambooth.training.prompts import PromptEmbedder
 
 
@@ -31,7 +31,7 @@ class Losses:
 
 
 def diffusion_losses(
-    denoiser: UNetDenoiser,
+    denoiser: Denoiser,
     schedule: NoiseSchedule,
     latent_store: LatentStore,
     prompts: PromptEmbedder,
@@ -58,8 +58,7 @@ def diffusion_losses(
     embedding = prompts.batch([example.caption for example in examples])
     noisy_latents = schedule.add_noise(latents, _perturb(noise, generator, settings), t)
     extra_channels = inpainting.extra_channels(examples, generator) if inpainting else None
-    sizes = None if embedding.pooled is None else to_device(time_ids(examples), device)
-    conditioning = Conditioning(embedding, sizes).to(denoiser.dtype)
+    conditioning = denoiser.prepare(embedding, [image_size(example) for example in examples])
 
     def predict(noisy_latents: torch.Tensor) -> torch.Tensor:
         return denoiser.predict(noisy_latents, t, conditioning, extra_channels)

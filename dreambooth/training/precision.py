@@ -1,4 +1,4 @@
-"""Compute precision, transfers to the device, and accelerate's state."""
+"""Compute precision, and accelerate's state."""
 
 from __future__ import annotations
 
@@ -43,13 +43,6 @@ def missing_requirements(device: torch.device) -> dict[str, str]:
 def compute_dtype(precision: str) -> torch.dtype:
     """The dtype of a value of ``mixed_precision``."""
     return torch.float32 if precision == "no" else dtype_of(precision)
-
-
-def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """``tensor`` on ``device``; to a GPU through pinned memory, since a plain copy synchronizes."""
-    if device.type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
 
 
 def make_accelerator(device: torch.device, precision: str) -> Any:

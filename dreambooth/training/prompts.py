@@ -4,45 +4,43 @@ from __future__ import annotations
 
 import contextlib
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 
 from dreambooth.checkpoints.modules import Modules
 from dreambooth.dataset.cache import TextCache, store
-from dreambooth.models.sd.text_encoding import PromptEmbedding, encode_prompts
-from dreambooth.models.sd.tokens import CHUNK_LENGTH, PromptEncoding, Tokens, collate_tokens, tokenize_prompt
-from dreambooth.training.precision import to_device
+from dreambooth.models.conditioning import Conditioning, TextConditioner, Tokens
+from dreambooth.models.transfer import to_device
 
 LRU_BYTES = 64 * 2**20  # of embeddings of prompts that were not known in advance, such as shuffled tags
 MAX_TOKENIZED = 10_000  # prompts whose token ids are cached
-
-
-class CachedEmbedding(NamedTuple):
-    """One prompt's embedding, (1, 77 per chunk, D), and the length of it that its tokens take."""
-
-    embedding: PromptEmbedding
-    length: int
+_LENGTH = "length"  # of a prompt among the tensors of its cache file
 
 
 class PromptEmbedder(Protocol):
     """Source of a batch's prompt embeddings."""
 
-    def batch(self, prompts: Sequence[str]) -> PromptEmbedding: ...
+    def batch(self, prompts: Sequence[str]) -> Conditioning: ...
 
 
 class CachedPromptEmbedder:
     """Embeds prompts as ``prompt_encoding`` says. Without ``pad``, a batch is only as long as its longest prompt."""
 
-    def __init__(self, modules: Modules, prompt_encoding: PromptEncoding, pad: bool, device: torch.device) -> None:
+    def __init__(self, modules: Modules, prompt_encoding: Any, pad: bool, device: torch.device) -> None:
         self.modules, self.prompt_encoding, self.pad, self.device = modules, prompt_encoding, pad, device
         self.trainable = False  # whether embeddings are computed with gradients
         self._tokens: dict[str, Tokens] = {}
-        self._cached: dict[str, CachedEmbedding] = {}
-        self._lru: OrderedDict[str, CachedEmbedding] = OrderedDict()
+        self._cached: dict[str, Conditioning] = {}  # of one prompt each
+        self._lru: OrderedDict[str, Conditioning] = OrderedDict()
         self._load: Callable[[], None] = lambda: None
         self._autocast: Callable[[], Any] = contextlib.nullcontext
+
+    @property
+    def conditioner(self) -> TextConditioner[Any]:
+        """Not stored: text encoders are loaded when they are needed, and leave memory afterwards."""
+        return self.modules.text_conditioner(self.prompt_encoding)
 
     def make_trainable(self) -> None:
         """Compute embeddings with gradients from now on."""
@@ -63,77 +61,66 @@ class CachedPromptEmbedder:
         self._autocast = autocast or self._without_autocast
         self._tokens.clear()
         self._lru.clear()
-        # Prompts of fewer chunks are padded with chunks of the empty prompt.
-        has_chunks = self.prompt_encoding.max_tokens > CHUNK_LENGTH
-        for prompt in {*prompts, *([""] if has_chunks else [])}:
+        for prompt in {*prompts, *([""] if self.conditioner.pads_with_empty_prompt else [])}:
             saved = cache.get(prompt) if cache else None
             if saved is None:
                 embedded = self._embed(prompt)
                 if cache:
-                    parts = zip(PromptEmbedding._fields, embedded.embedding, strict=True)
-                    tensors = {name: part[0] for name, part in parts if part is not None}
-                    store(cache, prompt, {**tensors, "length": torch.tensor(embedded.length)})
+                    store(cache, prompt, _to_file(embedded))
             else:
-                length = int(saved.pop("length"))
-                parts = {name: tensor[None] for name, tensor in saved.items()}
-                embedded = CachedEmbedding(PromptEmbedding(**parts).to(self.device), length)
+                embedded = _from_file(saved).to(self.device)
             self._cached[prompt] = embedded
 
-    def batch(self, prompts: Sequence[str]) -> PromptEmbedding:
+    def batch(self, prompts: Sequence[str]) -> Conditioning:
         """The embeddings of a batch, padded to one length; with gradients while the text encoders are trained."""
+        conditioner = self.conditioner
         if self.trainable:
-            tokens = self._tokenized(prompts)
-            embedding, lengths = self._encode(tokens), tokens.lengths
+            embedding = self._encode(prompts)
         else:
-            cached = [self._lookup(prompt) for prompt in prompts]
-            embedding, lengths = self._stack([each.embedding for each in cached]), [each.length for each in cached]
-        if self.pad:
-            return embedding
-        return PromptEmbedding(embedding.states[:, : max(lengths)], embedding.pooled)
+            embedding = conditioner.collate([self._lookup(prompt) for prompt in prompts], self._cached.get(""))
+        return embedding if self.pad else conditioner.trim(embedding)
 
-    def _lookup(self, prompt: str) -> CachedEmbedding:
+    def _lookup(self, prompt: str) -> Conditioning:
         embedded = self._cached.get(prompt) or self._lru.pop(prompt, None) or self._embed(prompt)
         if prompt not in self._cached:
             self._lru[prompt] = embedded
-            while len(self._lru) > 1 and len(self._lru) * embedded.embedding.states.nbytes > LRU_BYTES:
+            while len(self._lru) > 1 and len(self._lru) * embedded.nbytes > LRU_BYTES:
                 self._lru.popitem(last=False)
         return embedded
 
     @torch.no_grad()
-    def _embed(self, prompt: str) -> CachedEmbedding:
+    def _embed(self, prompt: str) -> Conditioning:
         """One prompt at a time: in a batch, its last bits would depend on the others, which differ in a resumed run."""
         self._load()
         with self._autocast():
-            tokens = self._tokenized([prompt])
-            embedding = self._encode(tokens)
-        return CachedEmbedding(embedding.map(torch.Tensor.float), tokens.lengths[0])
+            embedding = self._encode([prompt])
+        return embedding.to(dtype=torch.float32)
 
     def _without_autocast(self) -> Any:
         # torch before 2.5 rejects the device type mps in autocast, even if disabled.
         has_autocast = self.device.type != "mps"
         return torch.autocast(self.device.type, enabled=False) if has_autocast else contextlib.nullcontext()
 
-    def _encode(self, tokens: Tokens) -> PromptEmbedding:
-        ids = to_device(tokens.ids, self.device)
-        weights = None if tokens.weights is None else to_device(tokens.weights, self.device)
-        return encode_prompts(self.modules, tokens._replace(ids=ids, weights=weights), self.prompt_encoding.clip_skip)
+    def _encode(self, prompts: Sequence[str]) -> Conditioning:
+        tokens = self._tokenized(prompts).map(lambda tensor: to_device(tensor, self.device))
+        return self.conditioner.encode(tokens)
 
     def _tokenized(self, prompts: Sequence[str]) -> Tokens:
+        conditioner = self.conditioner
         if len(self._tokens) > MAX_TOKENIZED:
             self._tokens.clear()
-        tokenizers = list(self.modules.tokenizers.values())
         for prompt in prompts:
             if prompt not in self._tokens:
-                self._tokens[prompt] = tokenize_prompt(tokenizers, prompt, self.prompt_encoding)
-        return collate_tokens([self._tokens[prompt] for prompt in prompts], tokenizers)
+                self._tokens[prompt] = conditioner.tokenize([prompt])
+        return conditioner.join([self._tokens[prompt] for prompt in prompts])
 
-    def _stack(self, embeddings: Sequence[PromptEmbedding]) -> PromptEmbedding:
-        """One batch; prompts of fewer chunks are padded with chunks of the empty prompt."""
-        longest = max(embedding.states.shape[1] for embedding in embeddings)
-        rows = []
-        for embedding in embeddings:
-            missing = (longest - embedding.states.shape[1]) // (CHUNK_LENGTH + 2)
-            row = [embedding.states, *(self._cached[""].embedding.states for _ in range(missing))]
-            rows.append(torch.cat(row, dim=1) if missing else embedding.states)
-        pooled = [embedding.pooled for embedding in embeddings if embedding.pooled is not None]
-        return PromptEmbedding(torch.cat(rows), torch.cat(pooled) if pooled else None)
+
+def _to_file(embedded: Conditioning) -> dict[str, torch.Tensor]:
+    """The tensors of one prompt, without the dimension of the batch, as the cache has them."""
+    return {name: tensor[0] for name, tensor in embedded.state().items()} | {_LENGTH: torch.tensor(embedded.lengths[0])}
+
+
+def _from_file(tensors: Mapping[str, torch.Tensor]) -> Conditioning:
+    parts = dict(tensors)
+    length = int(parts.pop(_LENGTH))
+    return Conditioning.of_state({name: tensor[None] for name, tensor in parts.items()}, (length,))

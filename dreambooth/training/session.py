@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,9 +14,7 @@ from dreambooth.dataset.cache import LatentCache, TextCache
 from dreambooth.dataset.plan import Example
 from dreambooth.files import read_json
 from dreambooth.memory.release import free_memory
-from dreambooth.models.denoiser import UNetDenoiser
-from dreambooth.models.sd.keys import INPAINTING_CHANNELS
-from dreambooth.models.sd.tokens import PromptEncoding
+from dreambooth.models.denoiser import Denoiser
 from dreambooth.settings.components import is_pure_bf16, trains_ema, trains_text_encoder
 from dreambooth.training.adapters import AdapterLayer, adapter_config, inject
 from dreambooth.training.attention import use_attention
@@ -79,9 +77,9 @@ class Session:
             self.latents.prepare(self._in_order_of_use(), self._take_vae, progress)
 
     def _load_masks(self) -> tuple[InpaintingInputs | None, LossMasks | None]:
-        """The extra channels of an inpainting unet, and the masks of the loss; None where they are not used."""
-        settings, working = self.settings, self.model.working
-        inpaints = read_json(working / "unet" / "config.json")["in_channels"] == INPAINTING_CHANNELS
+        """The extra channels of an inpainting model, and the masks of the loss; None where they are not used."""
+        settings, family = self.settings, self.modules.family
+        inpaints = family.extra_channels(read_json(self.model.working / family.denoiser.name / "config.json")) > 0
         return (
             InpaintingInputs(self._take_vae, self.device) if inpaints else None,
             LossMasks(settings.unmasked_weight, self.device) if settings.masked_loss else None,
@@ -90,7 +88,7 @@ class Session:
     def _encode_prompts(self) -> CachedPromptEmbedder | Imagic:
         """The text embeddings of all prompts, unless the text encoders are trained."""
         self.events.phase("text embeddings")
-        encoding = PromptEncoding.of(self.settings, training=True)
+        encoding = self.modules.family.prompt_encoding(self.settings, training=True)
         prompts = CachedPromptEmbedder(self.modules, encoding, self.settings.pad_tokens, self.device)
         if self.trains_text_encoder:
             self._load(text_encoder=True, dtype=self._dtype(trains=True))
@@ -103,7 +101,7 @@ class Session:
         self.imagic = Imagic.of(self.plan, prompts)
         return self.imagic
 
-    def _text_cache(self, encoding: PromptEncoding) -> TextCache:
+    def _text_cache(self, encoding: Hashable) -> TextCache:
         """Keyed by weights, precision and device: embeddings differ in their last bits with each of them."""
         working = self.model.working
         weights = " ".join(fingerprint(working, part.name) for part in self.modules.family.text_encoders)
@@ -258,9 +256,9 @@ class Session:
         return training_scheduler_config(self.modules.scheduler_config, zero)
 
     @property
-    def denoiser(self) -> UNetDenoiser:
-        """Not stored elsewhere: references to the unet end with :meth:`close`."""
-        return UNetDenoiser(self.modules.denoiser)
+    def denoiser(self) -> Denoiser:
+        """Not stored elsewhere: references to its module end with :meth:`close`."""
+        return self.modules.family.make_denoiser(self.modules.denoiser)
 
     def trained_tensors(self) -> dict[str, torch.Tensor]:
         """All trained tensors, by names that are the same in every run."""

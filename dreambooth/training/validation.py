@@ -19,10 +19,9 @@ import torch
 import torch.nn.functional as F
 
 from dreambooth.dataset.plan import Example
-from dreambooth.models.denoiser import Conditioning
-from dreambooth.training.inputs import time_ids
+from dreambooth.models.transfer import to_device
+from dreambooth.training.inputs import image_size
 from dreambooth.training.noise import generator_for
-from dreambooth.training.precision import to_device
 from dreambooth.training.session import Session
 
 MAX_IMAGES = 24  # per concept
@@ -101,8 +100,8 @@ class Validation:
         embedding = session.prompts.batch([e.caption for e in batch])
         noisy_latents = schedule.add_noise(latents, noise, t)
         extra_channels = session.inpainting.extra_channels(batch, generator) if session.inpainting else None
-        sizes = None if embedding.pooled is None else to_device(time_ids(batch), latents.device)
-        predicted = session.denoiser.predict(noisy_latents, t, Conditioning(embedding, sizes), extra_channels)
+        conditioning = session.denoiser.prepare(embedding, [image_size(example)] * len(batch))
+        predicted = session.denoiser.predict(noisy_latents, t, conditioning, extra_channels)
         return F.mse_loss(predicted, schedule.target(latents, noise, t)).item()
 
 

@@ -14,7 +14,6 @@ from dreambooth.checkpoints.modules import load_modules
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.single_file import write_checkpoint
 from dreambooth.files import read_json
-from dreambooth.models.sd.text_encoding import encode_prompts
 from dreambooth.models.sd.tokens import PromptEncoding, tokenize
 from dreambooth.settings import Folders, ModelFolder
 from tests.mini_models import create
@@ -67,17 +66,17 @@ def test_text_is_embedded_as_open_clip_does(model, tmp_path):
     """Hidden states and pooled embedding, computed from the written file by open_clip's definition."""
     modules = load_modules(model.working)
     tokens = tokenize(list(modules.tokenizers.values()), PROMPTS, PromptEncoding())
-    ids, ours = tokens.ids[:, :, 0], encode_prompts(modules, tokens)
-    is_xl = ours.pooled is not None
+    ids, ours = tokens.ids[:, :, 0], modules.text_conditioner(PromptEncoding()).encode(tokens)
+    is_xl = "pooled" in ours
     prefix = "conditioner.embedders.1.model." if is_xl else "cond_stage_model.model."
     with open_tensors(write_checkpoint(model, tmp_path / "out.safetensors")) as file:
         text = OpenClip({key.removeprefix(prefix): file.get(key).float() for key in file if key.startswith(prefix)})
     states, pooled = text(ids[:, -1])
     if is_xl:
-        torch.testing.assert_close(ours.states[..., -states.shape[-1] :], states, atol=1e-4, rtol=0)
-        torch.testing.assert_close(ours.pooled, pooled, atol=1e-4, rtol=0)
+        torch.testing.assert_close(ours["states"][..., -states.shape[-1] :], states, atol=1e-4, rtol=0)
+        torch.testing.assert_close(ours["pooled"], pooled, atol=1e-4, rtol=0)
     else:
-        torch.testing.assert_close(ours.states, text.norm(states, "ln_final"), atol=1e-4, rtol=0)
+        torch.testing.assert_close(ours["states"], text.norm(states, "ln_final"), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("model", ["SD2 768", "SDXL"], indirect=True)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dreambooth.checkpoints.modules import load_modules, load_tokenizer
+from dreambooth.checkpoints.modules import load_family, load_modules, load_tokenizers
 from dreambooth.models.sd.emphasis import apply_emphasis, parse_emphasis
-from dreambooth.models.sd.text_encoding import encode_prompts
 from dreambooth.models.sd.tokens import PromptEncoding, count_tokens, tokenize
 from dreambooth.settings import Folders, ModelFolder
 from tests.mini_models import create
@@ -17,6 +16,11 @@ LONG = " ".join(["red", "star", "on", "blue"] * 25)  # 100 tokens
 
 def _tokenizers(modules):
     return list(modules.tokenizers.values())
+
+
+def _encoded(modules, prompts, prompt_encoding):
+    conditioner = modules.text_conditioner(prompt_encoding)
+    return conditioner.encode(conditioner.tokenize(prompts))
 
 
 @pytest.fixture(scope="module")
@@ -44,16 +48,16 @@ def test_long_prompts_are_encoded_chunk_by_chunk(family, request):
     words = LONG.split()
     prompt_encoding = PromptEncoding(max_tokens=150)
     assert count_tokens(_tokenizers(modules)[0], LONG, prompt_encoding) == 100
-    whole = encode_prompts(modules, tokenize(_tokenizers(modules), [LONG, "a star"], prompt_encoding))
-    assert whole.states.shape[:2] == (2, 154)
-    parts = [encode_prompts(modules, tokenize(_tokenizers(modules), [part], PromptEncoding()))
+    whole = _encoded(modules, [LONG, "a star"], prompt_encoding)
+    assert whole["states"].shape[:2] == (2, 154)
+    parts = [_encoded(modules, [part], PromptEncoding())
              for part in (" ".join(words[:75]), " ".join(words[75:]), "a star", "")]  # fmt: skip
-    assert torch.allclose(whole.states[:1], torch.cat([parts[0].states, parts[1].states], dim=1), atol=1e-5)
-    assert torch.allclose(whole.states[1:], torch.cat([parts[2].states, parts[3].states], dim=1), atol=1e-5)
+    assert torch.allclose(whole["states"][:1], torch.cat([parts[0]["states"], parts[1]["states"]], dim=1), atol=1e-5)
+    assert torch.allclose(whole["states"][1:], torch.cat([parts[2]["states"], parts[3]["states"]], dim=1), atol=1e-5)
     if family == "sdxl":
-        assert torch.allclose(whole.pooled, torch.cat([parts[0].pooled, parts[2].pooled]), atol=1e-5)
-    short = encode_prompts(modules, tokenize(_tokenizers(modules), ["a star"], prompt_encoding))
-    assert short.states.shape[1] == 77, "only as many chunks as needed"
+        assert torch.allclose(whole["pooled"], torch.cat([parts[0]["pooled"], parts[2]["pooled"]]), atol=1e-5)
+    short = _encoded(modules, ["a star"], prompt_encoding)
+    assert short["states"].shape[1] == 77, "only as many chunks as needed"
 
 
 def test_prompts_are_truncated_to_the_limit(sd1):
@@ -100,14 +104,12 @@ def test_escaped_brackets_are_literal_with_and_without_weights(sd1):
 
 def test_weights_multiply_their_tokens_and_leave_the_mean(sd1):
     prompt_encoding = PromptEncoding(weighted=True)
-    plain, weighed = (
-        encode_prompts(sd1, tokenize(_tokenizers(sd1), [p], prompt_encoding)).states for p in ("a star", "a (star:1.5)")
-    )
+    plain, weighed = (_encoded(sd1, [p], prompt_encoding)["states"] for p in ("a star", "a (star:1.5)"))
     assert weighed.mean() == pytest.approx(plain.mean().item(), rel=1e-4)
     ratio = (weighed / plain).median(dim=2).values[0]
     assert ratio[2] / ratio[1] == pytest.approx(1.5, rel=1e-4)
     assert ratio[3:] == pytest.approx(ratio[1].item(), rel=1e-4), "end and filling count once"
-    alone = encode_prompts(sd1, tokenize(_tokenizers(sd1), ["a (star:1.5)", "(a) cat"], prompt_encoding)).states[:1]
+    alone = _encoded(sd1, ["a (star:1.5)", "(a) cat"], prompt_encoding)["states"][:1]
     assert torch.allclose(alone, weighed, atol=1e-5), "independent of the other prompts of the batch"
     assert not torch.equal(
         tokenize(_tokenizers(sd1), ["a (star:1.5)"], PromptEncoding()).ids,
@@ -133,4 +135,5 @@ def test_strict_parts_have_their_own_start_and_end_tokens(sd1):
 
 def test_tokenizers_load_without_the_text_encoders(created):
     working = ModelFolder(Folders(created), "mini").working
-    assert count_tokens(load_tokenizer(working), "a red star", PromptEncoding()) == 3
+    family = load_family(working)
+    assert family.text_conditioner({}, load_tokenizers(working, family), PromptEncoding()).count("a red star") == 3

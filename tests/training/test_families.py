@@ -17,12 +17,12 @@ from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.dataset.plan import Batch, Example
 from dreambooth.files import read_json
 from dreambooth.images.buckets import Crop
-from dreambooth.models.denoiser import UNetDenoiser
-from dreambooth.models.sd.text_encoding import PromptEmbedding
+from dreambooth.models.conditioning import Conditioning
+from dreambooth.models.sd.unet_denoiser import UNetDenoiser, time_ids
 from dreambooth.runs.preflight import preflight
 from dreambooth.settings import Concept, CreateOptions, Folders, ModelFolder, Settings
 from dreambooth.training.inpainting import InpaintingInputs, random_mask
-from dreambooth.training.inputs import time_ids
+from dreambooth.training.inputs import image_size
 from dreambooth.training.noise import NoiseSchedule, generator_for
 from dreambooth.training.objective import diffusion_losses
 from tests import mini_models
@@ -122,7 +122,7 @@ def _loss(unet, schedule, latents) -> float:
     crop = Crop(resized_w=64, resized_h=64, left=0, top=0, width=64, height=64)
     example = Example(Path("x.png"), "a", "x", 0, False, "", (64, 64), crop)
     store = SimpleNamespace(batch=lambda examples, generator: latents)
-    prompts = SimpleNamespace(batch=lambda captions: PromptEmbedding(torch.zeros(1, 77, 8)))
+    prompts = SimpleNamespace(batch=lambda captions: Conditioning({"states": torch.zeros(1, 77, 8)}))
     losses = [
         diffusion_losses(
             UNetDenoiser(unet), schedule, store, prompts, None, Batch((example,), ()), generator_for(0, step),
@@ -161,7 +161,7 @@ def test_what_a_checkpoint_predicts_is_marked_for_other_programs(tmp_path, conce
 def test_sizes_are_those_of_the_image_and_its_crop():
     crop = Crop(resized_w=100, resized_h=60, left=18, top=0, width=64, height=60)
     example = Example(Path("x.png"), "a", "x", 0, False, "", (200, 120), crop)
-    assert time_ids([example]).tolist() == [[120, 200, 0, 18, 60, 64]]
+    assert time_ids([image_size(example)]).tolist() == [[120, 200, 0, 18, 60, 64]]
 
 
 def test_masks_come_from_files_or_at_random(create, concept):

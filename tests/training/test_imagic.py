@@ -14,7 +14,7 @@ from dreambooth import actions
 from dreambooth.checkpoints.modules import fingerprint, load_modules
 from dreambooth.dataset.cache import LatentCache
 from dreambooth.errors import Cancelled, UserError
-from dreambooth.models.denoiser import Conditioning, UNetDenoiser
+from dreambooth.models.sd.unet_denoiser import UNetDenoiser
 from dreambooth.runs.preflight import preflight
 from dreambooth.sampling.generate import SampleRequest
 from dreambooth.training.imagic import load_embeddings
@@ -59,8 +59,8 @@ def test_the_optimized_embedding_reconstructs_the_image_better(train, mini):
 
     @torch.no_grad()
     def loss(strength):
-        embedding = imagic.interpolate(strength).map(lambda part: part.expand(len(t), *part.shape[1:]))
-        predicted = UNetDenoiser(modules.denoiser).predict(noisy_latents, t, Conditioning(embedding))
+        embedding = imagic.interpolate(strength).expand(len(t))
+        predicted = UNetDenoiser(modules.denoiser).predict(noisy_latents, t, embedding)
         return (predicted - noise).square().mean().item()
 
     assert imagic.text == plan.examples[0].caption

@@ -123,7 +123,7 @@ def test_no_token_padding_ends_a_batch_with_its_longest_caption(imported, train,
 
     def recorded(self, prompts):
         embedding = batch(self, prompts)
-        lengths.append(embedding.states.shape[1])
+        lengths.append(embedding["states"].shape[1])
         return embedding
 
     monkeypatch.setattr(CachedPromptEmbedder, "batch", recorded)

@@ -14,8 +14,8 @@ from PIL import Image
 
 from dreambooth.dataset.plan import Batch, Example
 from dreambooth.images.buckets import Crop
-from dreambooth.models.denoiser import UNetDenoiser
-from dreambooth.models.sd.text_encoding import PromptEmbedding
+from dreambooth.models.conditioning import Conditioning
+from dreambooth.models.sd.unet_denoiser import UNetDenoiser
 from dreambooth.settings import Settings
 from dreambooth.training.loss_functions import huber_threshold
 from dreambooth.training.loss_masks import LossMasks
@@ -54,7 +54,7 @@ def _step(settings, kind="epsilon", n=3, classes=0, output=lambda x, t: 0.5 * x,
     """(losses, unet, latents) of one batch through the training code."""
     latents = _random(1, n + classes)
     examples = tuple(_example(i) for i in range(n)), tuple(_example(i, True) for i in range(classes))
-    prompts = SimpleNamespace(batch=lambda captions: PromptEmbedding(torch.zeros(len(captions), 77, 8)))
+    prompts = SimpleNamespace(batch=lambda captions: Conditioning({"states": torch.zeros(len(captions), 77, 8)}))
     unet = RecordingUnet(output)
     losses = diffusion_losses(
         UNetDenoiser(unet), NoiseSchedule(KINDS[kind]), SimpleNamespace(batch=lambda examples, generator: latents),
@@ -234,7 +234,7 @@ def test_dream_keeps_autocasts_gradients():
             return (self.layer(x),)
 
     unet = Net()
-    prompts = SimpleNamespace(batch=lambda captions: PromptEmbedding(torch.zeros(1, 77, 8)))
+    prompts = SimpleNamespace(batch=lambda captions: Conditioning({"states": torch.zeros(1, 77, 8)}))
     latents = SimpleNamespace(batch=lambda examples, generator: _random(1, 1))
     with torch.autocast("cpu", torch.bfloat16):
         losses = diffusion_losses(

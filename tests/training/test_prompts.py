@@ -36,7 +36,7 @@ def test_cached_embeddings_equal_computed_ones(modules, tmp_path, prompt_encodin
     trained = CachedPromptEmbedder(modules, prompt_encoding, pad, CPU)
     trained.make_trainable()
     modules.parts["text_encoder"].requires_grad_(True)
-    computed = trained.batch(texts).states
+    computed = trained.batch(texts)["states"]
     computed.sum().backward()
     assert modules.parts["text_encoder"].get_input_embeddings().weight.grad.any(), "what is computed has gradients"
     computed = computed.detach()
@@ -44,9 +44,9 @@ def test_cached_embeddings_equal_computed_ones(modules, tmp_path, prompt_encodin
     for fixed in (texts, ["a star"], []):  # from the encoder, then some and all of them from the cache
         frozen = CachedPromptEmbedder(modules, prompt_encoding, pad, CPU)
         frozen.freeze(fixed, cache, lambda: None)
-        found = frozen.batch(texts).states
+        found = frozen.batch(texts)["states"]
         assert torch.allclose(found, computed, atol=1e-5) and not found.requires_grad
-    n_short = frozen.batch(["a star", ""]).states.shape[1]
+    n_short = frozen.batch(["a star", ""])["states"].shape[1]
     assert n_short == (77 if pad else 4), "as long as what is in it needs"
 
 
@@ -54,11 +54,11 @@ def test_the_cache_of_passing_prompts_is_bounded(modules, monkeypatch):
     monkeypatch.setattr(prompts_of, "LRU_BYTES", 3 * 77 * modules.parts["text_encoder"].config.hidden_size * 4)
     prompts = CachedPromptEmbedder(modules, PromptEncoding(), True, CPU)
     prompts.freeze(["fixed"], None, lambda: None)
-    first = prompts.batch(["star 0", "fixed"]).states
+    first = prompts.batch(["star 0", "fixed"])["states"]
     for n in range(1, 8):
         prompts.batch([f"star {n}", "fixed"])
     assert list(prompts._lru) == ["star 5", "star 6", "star 7"] and list(prompts._cached) == ["fixed"]
-    assert torch.equal(prompts.batch(["star 0", "fixed"]).states, first)
+    assert torch.equal(prompts.batch(["star 0", "fixed"])["states"], first)
 
 
 @pytest.fixture

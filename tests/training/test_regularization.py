@@ -14,8 +14,8 @@ from dreambooth import actions
 from dreambooth.dataset.plan import Batch, Example
 from dreambooth.images.buckets import Crop
 from dreambooth.jobs import Controls, Events
-from dreambooth.models.denoiser import UNetDenoiser
-from dreambooth.models.sd.text_encoding import PromptEmbedding
+from dreambooth.models.conditioning import Conditioning
+from dreambooth.models.sd.unet_denoiser import UNetDenoiser
 from dreambooth.runs.preflight import preflight
 from dreambooth.settings import Concept, Settings
 from dreambooth.training.noise import NoiseSchedule, generator_for
@@ -42,7 +42,7 @@ def test_one_mean_in_which_they_count_their_weight(of_class, class_images, setti
     def losses_of(batch, latents):
         return diffusion_losses(
             UNetDenoiser(_Unet()), NoiseSchedule({}), SimpleNamespace(batch=lambda examples, generator: latents),
-            SimpleNamespace(batch=lambda captions: PromptEmbedding(torch.zeros(len(captions), 77, 8))), None,
+            SimpleNamespace(batch=lambda captions: Conditioning({"states": torch.zeros(len(captions), 77, 8)})), None,
             batch, generator_for(7, 0), settings, prior_weight=0.3,
         )  # fmt: skip
 

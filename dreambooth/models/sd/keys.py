@@ -15,6 +15,7 @@ EMA = "model_ema."
 V_PREDICTION, ZERO_SNR = "v_pred", "ztsnr"  # names of empty tensors that mark a checkpoint
 ZERO_SNR_SCHEDULE = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 
+LATENT_CHANNELS = 4
 INPAINTING_CHANNELS = 9  # noisy latents (4), the mask (1), latents of the masked image (4)
 
 

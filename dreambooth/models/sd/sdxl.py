@@ -14,6 +14,7 @@ import torch
 
 from dreambooth.models.family import Configs
 from dreambooth.models.layout import ComponentLayout, Layout, Shapes
+from dreambooth.models.sd.clip_conditioner import SDXLConditioner
 from dreambooth.models.sd.clip_names import PROJECTION, OpenClipNameMap, TransformersNameMap
 from dreambooth.models.sd.keys import INPAINTING_CHANNELS, UNET, V_PREDICTION, ZERO_SNR, conv_in_channels
 from dreambooth.models.sd.ldm_names import unet_names
@@ -25,6 +26,7 @@ from dreambooth.models.sd.stable_diffusion import (
     text_encoder,
     vae_layout,
 )
+from dreambooth.models.sd.tokens import PromptEncoding
 from dreambooth.settings.creation import FAMILIES
 
 TEXT_1 = "conditioner.embedders.0.transformer."
@@ -41,9 +43,13 @@ class StableDiffusionXL(StableDiffusion):
     implementation = "https://github.com/Stability-AI/generative-models"
     pipeline = "StableDiffusionXL{}Pipeline"
     components = (UNET_COMPONENT, VAE_COMPONENT, text_encoder(TEXT_1, 1), text_encoder(TEXT_2, 2))
-    has_pooled_conditioning = True
     vae_scaling_factor = 0.13025
     sample_size = 128
+
+    def text_conditioner(
+        self, text_encoders: Mapping[str, Any], tokenizers: Mapping[str, Any], prompt_encoding: PromptEncoding
+    ) -> SDXLConditioner:
+        return SDXLConditioner(text_encoders, tokenizers, prompt_encoding)
 
     def matches(self, shapes: Shapes) -> bool:
         is_refiner = any(key.startswith("conditioner.embedders.0.model.") for key in shapes)

@@ -20,8 +20,18 @@ from dreambooth.models.components import VAE as VAE_ROLE
 from dreambooth.models.family import Configs, Family
 from dreambooth.models.layout import ComponentLayout, Shapes, strip_prefix
 from dreambooth.models.recognition import Recognition
+from dreambooth.models.sd.clip_conditioner import ClipConditioner, cached_bytes, without_clip_skip
 from dreambooth.models.sd.declared_config import CONFIG_FIELDS, config_overrides
-from dreambooth.models.sd.keys import CONFIG_KEY, EMA, INPAINTING_CHANNELS, UNET, VAE, ZERO_SNR, ZERO_SNR_SCHEDULE
+from dreambooth.models.sd.keys import (
+    CONFIG_KEY,
+    EMA,
+    INPAINTING_CHANNELS,
+    LATENT_CHANNELS,
+    UNET,
+    VAE,
+    ZERO_SNR,
+    ZERO_SNR_SCHEDULE,
+)
 from dreambooth.models.sd.ldm_config import ENDING
 from dreambooth.models.sd.ldm_config_writing import config_to_write
 from dreambooth.models.sd.ldm_names import vae_names
@@ -30,7 +40,10 @@ from dreambooth.models.sd.recognition import recognize
 from dreambooth.models.sd.size_estimates import size_estimate
 from dreambooth.models.sd.sizes import unet_sizes, vae_sizes
 from dreambooth.models.sd.tokenizer import load_tokenizer, write_tokenizer
+from dreambooth.models.sd.tokens import PromptEncoding
+from dreambooth.models.sd.unet_denoiser import UNetDenoiser
 from dreambooth.models.size_estimate import SizeEstimate
+from dreambooth.settings import Settings
 from dreambooth.tensor_files import Tensors
 
 DIFFUSERS_VERSION = "0.30.3"  # the oldest supported version, which can read these configs
@@ -216,6 +229,29 @@ class StableDiffusion(Family):
             "modelspec.prediction_type": "v" if prediction_type == "v_prediction" else "epsilon",
             "modelspec.encoder_layer": str(clip_skip if self.supports_clip_skip else 2),
         }
+
+    # -- conditioning and prediction ---------------------------------------------------------------------------
+
+    def prompt_encoding(self, settings: Settings | None = None, training: bool = False) -> PromptEncoding:
+        return PromptEncoding.of(settings, training) if settings else PromptEncoding()
+
+    def text_conditioner(
+        self, text_encoders: Mapping[str, Any], tokenizers: Mapping[str, Any], prompt_encoding: PromptEncoding
+    ) -> ClipConditioner:
+        if not self.supports_clip_skip:
+            prompt_encoding = without_clip_skip(prompt_encoding)
+        return ClipConditioner(text_encoders, tokenizers, prompt_encoding)
+
+    def embedding_bytes(self, configs: Configs, n_tokens: int) -> int:
+        texts = [configs[component.name] for component in self.text_encoders]
+        pooled = texts[-1]["projection_dim"] if len(texts) > 1 else 0
+        return cached_bytes(n_tokens, sum(text["hidden_size"] for text in texts), pooled)
+
+    def make_denoiser(self, module: Any) -> UNetDenoiser:
+        return UNetDenoiser(module)
+
+    def extra_channels(self, denoiser: Mapping[str, Any]) -> int:
+        return denoiser["in_channels"] - LATENT_CHANNELS
 
     # -- overridden by subclasses ------------------------------------------------------------------------------
 

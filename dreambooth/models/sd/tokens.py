@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from dreambooth.settings import Settings
 
-CHUNK_LENGTH = 75  # CLIP's context of 77 tokens without the start and end tokens
+CONTEXT_LENGTH = 77  # tokens that CLIP takes at once
+CHUNK_LENGTH = CONTEXT_LENGTH - 2  # without the start and end tokens
 _REPLACEMENT = "\ufffd"  # decoded from the remaining bytes of a character that was cut in two
 _SEPARATORS = re.compile(r"[,;.!?](?:\s+|$)")
 
@@ -51,6 +52,10 @@ class Tokens(NamedTuple):
     weights: torch.Tensor | None  # (B, C, 77) float32; None: all 1
     lengths: tuple[int, ...]  # for each prompt the number of its C * 77 tokens up to the last chunk's end token
 
+    def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Tokens:
+        """``function`` of each tensor."""
+        return Tokens(function(self.ids), None if self.weights is None else function(self.weights), self.lengths)
+
     def part(self, start: int, stop: int) -> Tokens:
         """The prompts from ``start`` up to ``stop`` (exclusive)."""
         weights = None if self.weights is None else self.weights[start:stop]
@@ -69,7 +74,7 @@ def tokenize_prompt(tokenizers: Sequence[Any], prompt: str, prompt_encoding: Pro
     token_lists = [
         _tokenize(tokenizer, prompt, prompt_encoding)[: prompt_encoding.max_tokens] for tokenizer in tokenizers
     ]
-    n_chunks = _n_chunks(len(token_lists[0]))
+    n_chunks = n_chunks_of(len(token_lists[0]))
     ids = [
         _pad(tokenizer, [id for id, _ in tokens], n_chunks)
         for tokenizer, tokens in zip(tokenizers, token_lists, strict=True)
@@ -89,7 +94,7 @@ def collate_tokens(prompts: Sequence[Tokens], tokenizers: Sequence[Any]) -> Toke
     ids = [torch.cat([prompt.ids, empty[:, :, prompt.ids.shape[2] :]], dim=2) for prompt in prompts]
     weights = None
     if any(prompt.weights is not None for prompt in prompts):
-        weights = torch.ones(len(prompts), n_chunks, CHUNK_LENGTH + 2)
+        weights = torch.ones(len(prompts), n_chunks, CONTEXT_LENGTH)
         for row, prompt in zip(weights, prompts, strict=True):
             if prompt.weights is not None:
                 row[: prompt.weights.shape[1]] = prompt.weights[0]
@@ -125,7 +130,7 @@ def count_chunks(tokenizer: Any, prompt: str, prompt_encoding: PromptEncoding) -
     """The number of chunks of a prompt after truncation."""
     if prompt_encoding.max_tokens == CHUNK_LENGTH:
         return 1
-    return _n_chunks(min(count_tokens(tokenizer, prompt, prompt_encoding), prompt_encoding.max_tokens))
+    return n_chunks_of(min(count_tokens(tokenizer, prompt, prompt_encoding), prompt_encoding.max_tokens))
 
 
 def _overflow(tokenizer: Any, prompt: str, ids: Sequence[int]) -> str:
@@ -177,7 +182,8 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids
 
 
-def _n_chunks(n_tokens: int) -> int:
+def n_chunks_of(n_tokens: int) -> int:
+    """The number of chunks of a prompt with so many tokens."""
     return max(1, -(-n_tokens // CHUNK_LENGTH))
 
 
