@@ -36,8 +36,8 @@ class BareLoop:
         session, latents = self.session, self.latents
         with session.accelerator.autocast():
             noise = torch.randn_like(latents)
-            t = torch.randint(session.schedule.timesteps, (len(latents),), device=latents.device)
-            noisy_latents = session.schedule.add_noise(latents, noise, t)
+            t = torch.randint(session.process.num_timesteps, (len(latents),), device=latents.device)
+            noisy_latents = session.process.add_noise(latents, noise, t)
             embedding = session.prompts.batch(self.captions) if self.embedding is None else self.embedding
             conditioning = session.denoiser.prepare(embedding, self.sizes)
             predicted = session.denoiser.predict(noisy_latents, t, conditioning)

@@ -14,6 +14,7 @@ from dreambooth.models.components import DENOISER, TEXT_ENCODER, VAE, Component
 from dreambooth.models.conditioning import TextConditioner
 from dreambooth.models.denoiser import Denoiser
 from dreambooth.models.layout import Layout, Shapes
+from dreambooth.models.process import Process
 from dreambooth.models.recognition import Recognition
 from dreambooth.models.size_estimate import SizeEstimate
 from dreambooth.settings import Settings
@@ -133,6 +134,10 @@ class Family:
 
     def scheduler_config(self, prediction_type: str, shapes: Shapes, metadata: Mapping[str, str]) -> dict[str, Any]:
         """The scheduler config with the noise schedule that the model was trained with."""
+        raise NotImplementedError
+
+    def process(self, scheduler: Mapping[str, Any], device: torch.device | str = "cpu") -> Process:
+        """The diffusion process of a model with this scheduler config."""
         raise NotImplementedError
 
     def model_index(self, configs: Configs) -> dict[str, Any]:

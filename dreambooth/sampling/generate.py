@@ -86,11 +86,12 @@ def _generate_batch(
     # torch before 2.5 rejects the device type mps in autocast, even if disabled.
     with torch.autocast(device.type, dtype) if dtype != torch.float32 else contextlib.nullcontext():
         conditioning = _conditioning(denoiser, requests, is_guided, conditioner, prompt_embeddings)
-        scheduler = make_scheduler(sampler, modules.scheduler_config)
-        scheduler.set_timesteps(first.steps, device=device)
         generators = [torch.Generator().manual_seed(request.seed) for request in requests]
         channels = vae.config.latent_channels
-        latents = _initial_noise(first, generators, channels).to(device) * scheduler.init_noise_sigma
+        latents = _initial_noise(first, generators, channels).to(device)
+        process = modules.family.process(modules.scheduler_config, device)
+        scheduler = process.sampler(sampler, first.steps, process.count_tokens(latents.shape))
+        latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)  # those of flow matching don't scale
         extra_channels = None
         if modules.family.extra_channels(modules.denoiser.config):
             extra_channels = _full_mask_channels(modules, latents)
@@ -98,7 +99,7 @@ def _generate_batch(
         for t in scheduler.timesteps:
             if check:
                 check()
-            inputs = scheduler.scale_model_input(latents, t)
+            inputs = scheduler.scale_model_input(latents, t) if hasattr(scheduler, "scale_model_input") else latents
             inputs = torch.cat([inputs, inputs]) if is_guided else inputs
             model_output = denoiser.predict(inputs, t, conditioning, extra_channels)
             if is_guided:
@@ -153,14 +154,6 @@ def _full_mask_channels(modules: Modules, latents: torch.Tensor) -> torch.Tensor
     with torch.autocast(latents.device.type, enabled=False):
         gray_latents = vae.encode(gray).latent_dist.mode().float() * vae.config.scaling_factor
     return torch.cat([torch.ones_like(latents[:, :1]), gray_latents.expand(n, -1, -1, -1)], dim=1)
-
-
-def make_scheduler(sampler: str, config: Mapping[str, Any]) -> Any:
-    """A diffusers scheduler by its class name without "Scheduler". ``config``: the model's scheduler_config.json."""
-    import diffusers
-
-    values = {key: value for key, value in config.items() if not key.startswith("_")}
-    return getattr(diffusers, f"{sampler}Scheduler").from_config(values)
 
 
 def _initial_noise(request: SampleRequest, generators: Sequence[torch.Generator], channels: int) -> torch.Tensor:

@@ -8,6 +8,18 @@ from dreambooth.settings.declare import setting
 
 LOSSES = ("l2", "huber", "smooth_l1", "l1")
 HUBER_SCHEDULES = ("snr", "exponential", "constant")
+TIMESTEP_SAMPLINGS = ("uniform", "logit_normal", "sigmoid", "mode")
+FLOW_LOSS_WEIGHTINGS = ("none", "sigma_sqrt", "cosmap")
+# Settings that only one kind of process has a meaning for -> why the other kind refuses them.
+_NEEDS_FLOW = "it is defined for flow matching alone"
+_NEEDS_DDPM = "it is not defined for flow matching"
+FLOW_ONLY = {"resolution_shift": _NEEDS_FLOW, "flow_loss_weighting": _NEEDS_FLOW}
+DDPM_ONLY = {
+    "zero_terminal_snr": "flow matching has zero terminal SNR anyway",
+    "min_snr_gamma": _NEEDS_DDPM,
+    "debiased_estimation": _NEEDS_DDPM,
+    "use_dream": _NEEDS_DDPM,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +45,31 @@ class Objective:
     max_timestep: int = setting(1000, "Objective", "Maximum timestep",
         "Timesteps are sampled below this one. Smaller values leave composition untrained.",
         low=1, high=1000, step=1, advanced=True)
+    timestep_sampling: str = setting("uniform", "Objective", "Timestep sampling",
+        "How often each timestep is trained. uniform: all equally often. The others prefer the middle of the noise "
+        "schedule; mode leaves more for its ends.", choices=TIMESTEP_SAMPLINGS,
+        aliases={"logitnormal": "logit_normal"}, advanced=True)
+    timestep_mean: float = setting(0.0, "Objective", "Logit-normal mean",
+        "Larger values train timesteps with much noise (composition) more often, negative ones those with little noise "
+        "(detail).", low=-5, high=5, step=0.1, applies="timestep_sampling == 'logit_normal'", advanced=True)
+    timestep_std: float = setting(1.0, "Objective", "Logit-normal deviation",
+        "Standard deviation. Smaller values concentrate on fewer timesteps.", low=0.01, high=10, step=0.1,
+        applies="timestep_sampling == 'logit_normal'", advanced=True)
+    sigmoid_scale: float = setting(1.0, "Objective", "Sigmoid scale",
+        "Smaller values concentrate on the middle timesteps; from about 1.5 on, the first and last ones gain.",
+        low=0.01, high=10, step=0.1, applies="timestep_sampling == 'sigmoid'", advanced=True)
+    mode_scale: float = setting(1.29, "Objective", "Mode scale",
+        "Larger values prefer the middle timesteps more, negative ones the first and last; 0 is uniform.",
+        low=-1, high=1.75, step=0.01, applies="timestep_sampling == 'mode'", advanced=True)
+    timestep_shift: float = setting(1.0, "Objective", "Timestep shift",
+        "Above 1, timesteps with much noise are trained more often; below 1, those with little. 1 changes nothing; 3 "
+        "is usual for flow-matching models.", low=0.01, high=100, step=0.1, advanced=True)
+    resolution_shift: bool = setting(False, "Objective", "Resolution-dependent shift",
+        "Shift timesteps towards more noise for larger images, as FLUX does. For flow-matching models only.",
+        advanced=True)
+    flow_loss_weighting: str = setting("none", "Objective", "Flow loss weighting",
+        "Loss weight by timestep, for flow-matching models only. sigma_sqrt strongly favors little noise, cosmap the "
+        "middle of the schedule.", choices=FLOW_LOSS_WEIGHTINGS, advanced=True)
     zero_terminal_snr: bool = setting(False, "Objective", "Zero terminal SNR",
         "Rescale the noise schedule so that the last timestep is pure noise, for very dark and bright images. For "
         "v-prediction models only; the sampler must use zero terminal SNR too.", advanced=True)

@@ -104,7 +104,7 @@ def optimize_embedding(session: Session, imagic: Imagic) -> None:
             generator = generator_for(settings.seed, "imagic", step)
             with session.accelerator.autocast():
                 losses = diffusion_losses(
-                    session.denoiser, session.schedule, session.latents, imagic, session.inpainting,
+                    session.denoiser, session.process, session.latents, imagic, session.inpainting,
                     Batch((example,), ()), generator, settings, prior_weight=0.0, loss_masks=session.loss_masks,
                 )  # fmt: skip
             (losses.total * LOSS_SCALE).backward()

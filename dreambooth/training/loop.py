@@ -124,7 +124,7 @@ class Loop:
         with session.accelerator.autocast():
             losses = diffusion_losses(
                 session.denoiser,
-                session.schedule,
+                session.process,
                 session.latents,
                 session.prompts,
                 session.inpainting,

@@ -11,7 +11,7 @@ def elementwise_loss(kind: str, predicted: torch.Tensor, target: torch.Tensor, t
     """ "l2", "l1", or the pseudo-Huber loss (arXiv:2403.16728, eq. 5): squared below ``threshold``, linear above.
 
     huber: 2c (sqrt(d^2 + c^2) - c), which is d^2 near zero for any c; smooth_l1: 2 (sqrt(d^2 + c^2) - c), which tends
-    to 2 |d|. All (B, 4, h, w); ``threshold`` (B, 1, 1, 1).
+    to 2 |d|. All (B, C, h, w); ``threshold`` (B, 1, 1, 1).
     """
     error = predicted - target
     if kind == "l1":
@@ -25,7 +25,7 @@ def elementwise_loss(kind: str, predicted: torch.Tensor, target: torch.Tensor, t
 def huber_threshold(
     schedule: str, minimum: float, t: torch.Tensor, timesteps: int, alphas: torch.Tensor, sigmas: torch.Tensor
 ) -> torch.Tensor:
-    """c of each timestep, (B, 1, 1, 1). ``alphas`` and ``sigmas``: see :meth:`NoiseSchedule.alphas_sigmas`.
+    """c of each timestep, (B, 1, 1, 1). ``alphas`` and ``sigmas``: see :meth:`Process.alphas_sigmas`.
 
     constant: ``minimum``; exponential: falls from 1 to ``minimum`` (arXiv:2403.16728, eq. 8); snr: (1 - minimum) /
     (1 + sigma / alpha)^2 + minimum.

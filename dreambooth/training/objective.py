@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from dreambooth.dataset.plan import Batch
 from dreambooth.models.denoiser import Denoiser
+from dreambooth.models.process import Process
 from dreambooth.models.transfer import to_device
 from dreambooth.settings import Settings
 from dreambooth.training.dream import dream_rectify
@@ -17,7 +18,7 @@ from dreambooth.training.inputs import LatentStore, image_size
 from dreambooth.training.loss_functions import elementwise_loss, huber_threshold
 from dreambooth.training.loss_masks import LossMasks
 from dreambooth.training.loss_weighting import debiased_weight, min_snr_weight
-from dreambooth.training.noise import NoiseSchedule, sample_noise
+from dreambooth.training.noise import sample_noise
 from dreambooth.training.prompts import PromptEmbedder
 
 
@@ -32,7 +33,7 @@ class Losses:
 
 def diffusion_losses(
     denoiser: Denoiser,
-    schedule: NoiseSchedule,
+    process: Process,
     latent_store: LatentStore,
     prompts: PromptEmbedder,
     inpainting: InpaintingInputs | None,
@@ -45,18 +46,18 @@ def diffusion_losses(
 ) -> Losses:
     """Denoising loss of one batch: of instance images, and of class images with their own weight.
 
-    DreamBooth (arXiv:2208.12242), eq. 2: E|eps - unet(x_t)|^2 + prior_weight * E|eps' - unet(x'_t)|^2.
+    DreamBooth (arXiv:2208.12242), eq. 2: E|eps - denoiser(x_t)|^2 + prior_weight * E|eps' - denoiser(x'_t)|^2.
     Random numbers are taken from ``generator`` in this order: noise of the VAE's posterior, timesteps, diffusion noise,
     input perturbation if it is on, ``inpainting`` if the model needs it.
     """
     examples = (*batch.instances, *batch.classes)
     latents = latent_store.batch(examples, generator)
     device = latents.device
-    max_timestep = min(settings.max_timestep, schedule.timesteps)
-    t = to_device(torch.randint(settings.min_timestep, max_timestep, (len(examples),), generator=generator), device)
+    n_tokens = process.count_tokens(latents.shape)
+    t = to_device(process.sample_timesteps(len(examples), generator, settings, n_tokens), device)
     noise = to_device(sample_noise(latents.shape, generator, settings), device)
     embedding = prompts.batch([example.caption for example in examples])
-    noisy_latents = schedule.add_noise(latents, _perturb(noise, generator, settings), t)
+    noisy_latents = process.add_noise(latents, _perturb(noise, generator, settings), t)
     extra_channels = inpainting.extra_channels(examples, generator) if inpainting else None
     conditioning = denoiser.prepare(embedding, [image_size(example) for example in examples])
 
@@ -65,17 +66,17 @@ def diffusion_losses(
 
     if settings.use_dream:
         noisy_latents, target = dream_rectify(
-            predict, schedule, noisy_latents, latents, noise, t, settings.dream_detail_preservation
+            predict, process, noisy_latents, latents, noise, t, settings.dream_detail_preservation
         )
         predicted = predict(noisy_latents)
     else:
         predicted = predict(noisy_latents)
-        target = schedule.target(latents, noise, t)
+        target = process.target(latents, noise, t)
     weights = loss_masks.batch(examples) if loss_masks else None
     if batch.has_regularization:
-        errors = per_image_losses(predicted, target, t, schedule, settings, weights)
+        errors = per_image_losses(predicted, target, t, process, settings, weights)
         return _regularized_losses(errors, batch, settings, prior_weight)
-    return _losses(predicted, target, t, schedule, settings, weights, len(batch.instances), prior_weight)
+    return _losses(predicted, target, t, process, settings, weights, len(batch.instances), prior_weight)
 
 
 def prior_weight_at(settings: Settings, epoch: int) -> float:
@@ -91,7 +92,7 @@ def _losses(
     predicted: torch.Tensor,
     target: torch.Tensor,
     t: torch.Tensor,
-    schedule: NoiseSchedule,
+    process: Process,
     settings: Settings,
     weights: torch.Tensor | None,
     n: int,
@@ -104,7 +105,7 @@ def _losses(
         def mean(rows: slice) -> torch.Tensor:
             return F.mse_loss(predicted[rows], target[rows])
     else:
-        errors = per_image_losses(predicted, target, t, schedule, settings, weights)
+        errors = per_image_losses(predicted, target, t, process, settings, weights)
         whole = errors.mean() if n == len(predicted) else None
 
         def mean(rows: slice) -> torch.Tensor:
@@ -136,27 +137,30 @@ def per_image_losses(
     predicted: torch.Tensor,
     target: torch.Tensor,
     t: torch.Tensor,
-    schedule: NoiseSchedule,
+    process: Process,
     settings: Settings,
     weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Loss of each image, weighted as the settings say, (B,). ``weights``: of the latent pixels, (B, 1, h, w)."""
-    alphas, sigmas = schedule.alphas_sigmas(t)
-    threshold = huber_threshold(settings.huber_schedule, settings.huber_c, t, schedule.timesteps, alphas, sigmas)
+    alphas, sigmas = process.alphas_sigmas(t)
+    threshold = huber_threshold(settings.huber_schedule, settings.huber_c, t, process.num_timesteps, alphas, sigmas)
     errors = elementwise_loss(settings.loss_type, predicted, target, threshold)
     if weights is not None:
         errors = errors * weights
-    losses, snr = errors.mean(dim=(1, 2, 3)), (alphas / sigmas).square().flatten()
+    losses, snr = errors.mean(dim=(1, 2, 3)), process.snr(t)
     if settings.min_snr_gamma:
-        losses = losses * min_snr_weight(snr, settings.min_snr_gamma, schedule.prediction_type)
+        losses = losses * min_snr_weight(snr, settings.min_snr_gamma, process.prediction_type)
     if settings.debiased_estimation:
-        losses = losses * debiased_weight(snr, schedule.prediction_type)
+        losses = losses * debiased_weight(snr, process.prediction_type)
+    if settings.flow_loss_weighting != "none":
+        losses = losses * process.loss_weight(t, settings.flow_loss_weighting)
     return losses
 
 
 def _is_plain_mse(settings: Settings) -> bool:
     """Whether the loss is the unweighted mean squared error, which one kernel computes."""
-    return settings.loss_type == "l2" and not settings.min_snr_gamma and not settings.debiased_estimation
+    is_weighted = settings.min_snr_gamma or settings.debiased_estimation or settings.flow_loss_weighting != "none"
+    return settings.loss_type == "l2" and not is_weighted
 
 
 def _perturb(noise: torch.Tensor, generator: torch.Generator, settings: Settings) -> torch.Tensor:

@@ -240,7 +240,7 @@ class Results:
             settings.resolution,
             settings.clip_skip,
             lora=True,
-            prediction_type=session.schedule.prediction_type,
+            prediction_type=session.process.prediction_type,
         )
         image = thumbnail(self.model.samples) if settings.save_thumbnail else {}
         return {**self._training_metadata(), **spec, **image}

@@ -25,7 +25,7 @@ from dreambooth.training.noise import generator_for
 from dreambooth.training.session import Session
 
 MAX_IMAGES = 24  # per concept
-TIMESTEPS_PER_IMAGE = 4  # in the middles of as many equal parts of the schedule
+TIMESTEPS_PER_IMAGE = 4  # in the middles of as many equal parts of the process
 
 ImageSets = dict[int, list[Example]]  # by concept, from 0
 
@@ -90,19 +90,18 @@ class Validation:
         return fmean(self._loss(example) for example in examples)
 
     def _loss(self, example: Example) -> float:
-        session, schedule = self.session, self.session.schedule
+        session, process = self.session, self.session.process
         batch = [example] * TIMESTEPS_PER_IMAGE
         generator = generator_for("validation", example.content, *example.bucket)
         latents = session.latents.batch(batch, generator)
         noise = to_device(torch.randn(latents.shape, generator=generator), latents.device)
-        middles = (torch.arange(TIMESTEPS_PER_IMAGE) * 2 + 1) * schedule.timesteps // (2 * TIMESTEPS_PER_IMAGE)
-        t = to_device(middles, latents.device)
+        t = to_device(process.evenly_spaced_timesteps(TIMESTEPS_PER_IMAGE), latents.device)
         embedding = session.prompts.batch([e.caption for e in batch])
-        noisy_latents = schedule.add_noise(latents, noise, t)
+        noisy_latents = process.add_noise(latents, noise, t)
         extra_channels = session.inpainting.extra_channels(batch, generator) if session.inpainting else None
         conditioning = session.denoiser.prepare(embedding, [image_size(example)] * len(batch))
         predicted = session.denoiser.predict(noisy_latents, t, conditioning, extra_channels)
-        return F.mse_loss(predicted, schedule.target(latents, noise, t)).item()
+        return F.mse_loss(predicted, process.target(latents, noise, t)).item()
 
 
 def _by_concept(examples: Sequence[Example]) -> ImageSets:

@@ -111,7 +111,7 @@ def check_loss(step: RecordedStep, epoch: int, generator: torch.Generator, setti
     mean, std = moments.chunk(2, dim=1)
     n, shape = len(step.examples), mean.shape
     latents = (mean + std * torch.randn(shape, generator=generator)) * vae(working).config.scaling_factor
-    t = torch.randint(settings.min_timestep, min(settings.max_timestep, 1000), (n,), generator=generator)
+    t = timesteps(n, settings, generator)
     noise = torch.randn(shape, generator=generator).double()
     if settings.multires_noise_iterations:
         noise = pyramid(noise, settings, generator)
@@ -168,6 +168,25 @@ def prior_weight(settings: Settings, epoch: int) -> float:
         least = min(weight, settings.prior_loss_weight_min)
         weight -= (weight - least) * min(1.0, epoch / settings.prior_loss_target)
     return weight
+
+
+def timesteps(n: int, settings: Settings, generator: torch.Generator) -> torch.Tensor:
+    first, end, shift = settings.min_timestep, min(settings.max_timestep, 1000), settings.timestep_shift
+    kind = settings.timestep_sampling
+    if kind == "uniform" and shift == 1:
+        return torch.randint(first, end, (n,), generator=generator)
+    if kind in ("logit_normal", "sigmoid"):
+        normal = torch.randn(n, generator=generator).double()
+        scaled = settings.sigmoid_scale * normal
+        fraction = (
+            settings.timestep_mean + settings.timestep_std * normal if kind == "logit_normal" else scaled
+        ).sigmoid()
+    else:
+        fraction = torch.rand(n, generator=generator).double()
+        if kind == "mode":
+            fraction = 1 - fraction - settings.mode_scale * ((math.pi * fraction / 2).cos() ** 2 - 1 + fraction)
+    shifted = shift * fraction / (1 + (shift - 1) * fraction)
+    return (first + shifted * (end - first)).long()
 
 
 def pyramid(noise: torch.Tensor, settings: Settings, generator: torch.Generator) -> torch.Tensor:

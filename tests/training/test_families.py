@@ -18,12 +18,13 @@ from dreambooth.dataset.plan import Batch, Example
 from dreambooth.files import read_json
 from dreambooth.images.buckets import Crop
 from dreambooth.models.conditioning import Conditioning
+from dreambooth.models.process import DDPM
 from dreambooth.models.sd.unet_denoiser import UNetDenoiser, time_ids
 from dreambooth.runs.preflight import preflight
 from dreambooth.settings import Concept, CreateOptions, Folders, ModelFolder, Settings
 from dreambooth.training.inpainting import InpaintingInputs, random_mask
 from dreambooth.training.inputs import image_size
-from dreambooth.training.noise import NoiseSchedule, generator_for
+from dreambooth.training.noise import generator_for
 from dreambooth.training.objective import diffusion_losses
 from tests import mini_models
 from tests.mini_models import make
@@ -96,7 +97,7 @@ def test_trains_previews_and_exports(create, concept, kind, use_lora):
 )  # fmt: skip
 def test_a_unet_that_is_exact_for_its_target_has_no_loss(create, kind, target):
     """A UNet that is given the latents predicts exactly; with the other target, its loss is large."""
-    schedule = NoiseSchedule(read_json(create(kind).working / "scheduler" / "scheduler_config.json"))
+    schedule = DDPM(read_json(create(kind).working / "scheduler" / "scheduler_config.json"))
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     exact = {kind: _loss(_ExactUnet(latents, schedule, kind), schedule, latents) for kind in ("v", "eps")}
     other = exact["eps" if target == "v" else "v"]
@@ -106,7 +107,7 @@ def test_a_unet_that_is_exact_for_its_target_has_no_loss(create, kind, target):
 class _ExactUnet(torch.nn.Module):
     """Predicts the velocity or the noise of its input exactly, since it is given the latents."""
 
-    def __init__(self, latents: torch.Tensor, schedule: NoiseSchedule, prediction: str) -> None:
+    def __init__(self, latents: torch.Tensor, schedule: DDPM, prediction: str) -> None:
         super().__init__()
         self.latents, self.schedule, self.prediction = latents, schedule, prediction
         self.dtype_of = torch.nn.Parameter(torch.zeros(1))
@@ -137,7 +138,7 @@ def test_zero_terminal_snr_leaves_no_signal_at_the_last_timestep(create):
     from diffusers import DDIMScheduler
 
     config = read_json(create("SDXL v").working / "scheduler" / "scheduler_config.json")
-    ours = NoiseSchedule(config)
+    ours = DDPM(config)
     assert ours.add_noise(torch.ones(1, 1, 1, 1), torch.zeros(1), torch.tensor([999])).abs().max() < 1e-6
     theirs = DDIMScheduler.from_config(config)
     x, noise, t = torch.randn(4, 4, 8, 8), torch.randn(4, 4, 8, 8), torch.tensor([0, 300, 900, 999])

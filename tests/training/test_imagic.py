@@ -14,11 +14,11 @@ from dreambooth import actions
 from dreambooth.checkpoints.modules import fingerprint, load_modules
 from dreambooth.dataset.cache import LatentCache
 from dreambooth.errors import Cancelled, UserError
+from dreambooth.models.process import DDPM
 from dreambooth.models.sd.unet_denoiser import UNetDenoiser
 from dreambooth.runs.preflight import preflight
 from dreambooth.sampling.generate import SampleRequest
 from dreambooth.training.imagic import load_embeddings
-from dreambooth.training.noise import NoiseSchedule
 from tests.training.conftest import SMALL
 
 EDIT = {"train_imagic": True, "stop_text_encoder": 0, "imagic_steps": 6, "imagic_learning_rate": 0.01, "seed": 5,
@@ -53,9 +53,9 @@ def test_the_optimized_embedding_reconstructs_the_image_better(train, mini):
     plan = preflight(mini, outcome.result.config).plan
     moments = LatentCache(mini.cache / "latents", fingerprint(mini.working, "vae")).get(plan.examples[0])
     latents = moments.chunk(2)[0][None] * modules.vae.config.scaling_factor
-    schedule, t = NoiseSchedule(modules.scheduler_config), torch.arange(20, 1000, 49)
+    process, t = DDPM(modules.scheduler_config), torch.arange(20, 1000, 49)
     noise = torch.randn(len(t), *latents.shape[1:], generator=torch.Generator().manual_seed(0))
-    noisy_latents = schedule.add_noise(latents.expand(len(t), -1, -1, -1), noise, t)
+    noisy_latents = process.add_noise(latents.expand(len(t), -1, -1, -1), noise, t)
 
     @torch.no_grad()
     def loss(strength):

@@ -15,11 +15,12 @@ from PIL import Image
 from dreambooth.dataset.plan import Batch, Example
 from dreambooth.images.buckets import Crop
 from dreambooth.models.conditioning import Conditioning
+from dreambooth.models.process import DDPM
 from dreambooth.models.sd.unet_denoiser import UNetDenoiser
 from dreambooth.settings import Settings
 from dreambooth.training.loss_functions import huber_threshold
 from dreambooth.training.loss_masks import LossMasks
-from dreambooth.training.noise import NoiseSchedule, generator_for, sample_noise, training_scheduler_config
+from dreambooth.training.noise import generator_for, sample_noise, training_scheduler_config
 from dreambooth.training.objective import diffusion_losses, per_image_losses, prior_weight_at
 
 CROP = Crop(resized_w=64, resized_h=64, left=0, top=0, width=64, height=64)
@@ -57,7 +58,7 @@ def _step(settings, kind="epsilon", n=3, classes=0, output=lambda x, t: 0.5 * x,
     prompts = SimpleNamespace(batch=lambda captions: Conditioning({"states": torch.zeros(len(captions), 77, 8)}))
     unet = RecordingUnet(output)
     losses = diffusion_losses(
-        UNetDenoiser(unet), NoiseSchedule(KINDS[kind]), SimpleNamespace(batch=lambda examples, generator: latents),
+        UNetDenoiser(unet), DDPM(KINDS[kind]), SimpleNamespace(batch=lambda examples, generator: latents),
         prompts, None, Batch(*examples), generator_for(7, step), settings, prior_weight=weight, **more,
     )  # fmt: skip
     return losses, unet, latents.double()
@@ -97,25 +98,15 @@ def _weights_are(chosen, expected):
     predicted, target = _random(2), _random(3)
     plain = (predicted.double() - target.double()).square().mean(dim=(1, 2, 3))
     for kind, weights in expected.items():
-        ours = per_image_losses(predicted, target, T, NoiseSchedule(KINDS[kind]), Settings(**chosen))
+        ours = per_image_losses(predicted, target, T, DDPM(KINDS[kind]), Settings(**chosen))
         torch.testing.assert_close(ours.double(), weights * plain, rtol=2e-4, atol=1e-7)
 
 
 def test_weights_stay_finite_at_zero_terminal_snr():
     for kind, config in KINDS.items():
-        schedule = NoiseSchedule(training_scheduler_config(config, True))
+        schedule = DDPM(training_scheduler_config(config, True))
         for chosen in ({"min_snr_gamma": 5.0}, {"debiased_estimation": True}, {"loss_type": "huber"}):
             assert torch.isfinite(per_image_losses(_random(2), _random(3), T, schedule, Settings(**chosen))).all(), kind
-
-
-def test_zero_terminal_snr_rescales_as_its_paper():
-    """arXiv:2305.08891, algorithm 1, written out."""
-    root = ALPHAS_CUMPROD.sqrt()
-    root = (root - root[-1]) * root[0] / (root[0] - root[-1])
-    signal, noise = NoiseSchedule(training_scheduler_config({}, True)).alphas_sigmas(torch.arange(1000))
-    torch.testing.assert_close(signal.flatten().double(), root, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(noise.flatten().double(), (1 - root**2).sqrt(), rtol=1e-5, atol=1e-6)
-    assert training_scheduler_config({"a": 1}, False) == {"a": 1}
 
 
 # -- losses -----------------------------------------------------------------------------------------------------------
@@ -139,12 +130,12 @@ def test_distances(kind, schedule):
         "smooth_l1": 2 * ((d**2 + c**2).sqrt() - c),
     }[kind].mean(dim=(1, 2, 3))
     settings = Settings(loss_type=kind, huber_schedule=schedule, huber_c=least)
-    ours = per_image_losses(_random(2), _random(3), T, NoiseSchedule({}), settings)
+    ours = per_image_losses(_random(2), _random(3), T, DDPM({}), settings)
     torch.testing.assert_close(ours.double(), expected, rtol=2e-4, atol=1e-6)
 
 
 def test_hubers_threshold_falls_from_one():
-    alphas, sigmas = NoiseSchedule({}).alphas_sigmas(torch.arange(1000))
+    alphas, sigmas = DDPM({}).alphas_sigmas(torch.arange(1000))
     for kind in ("snr", "exponential"):
         c = huber_threshold(kind, 0.1, torch.arange(1000), 1000, alphas, sigmas).flatten()
         assert (c.diff() < 0).all() and c[0] > 0.9 and 0.09 < c[-1] < 0.12
@@ -238,7 +229,7 @@ def test_dream_keeps_autocasts_gradients():
     latents = SimpleNamespace(batch=lambda examples, generator: _random(1, 1))
     with torch.autocast("cpu", torch.bfloat16):
         losses = diffusion_losses(
-            UNetDenoiser(unet), NoiseSchedule({}), latents, prompts, None, Batch((_example(0),), ()), generator_for(0),
+            UNetDenoiser(unet), DDPM({}), latents, prompts, None, Batch((_example(0),), ()), generator_for(0),
             Settings(use_dream=True), prior_weight=1.0,
         )  # fmt: skip
     losses.total.backward()
@@ -298,6 +289,6 @@ def test_masked_loss_counts_what_is_white_or_visible(tmp_path):
     mirrored = [dataclasses.replace(example, flipped=True) for example in examples]
     assert torch.equal(LossMasks(0.25, torch.device("cpu")).batch(mirrored), weights.flip(3))
     predicted, target, t = _random(2, 3), _random(3, 3), T[:3]
-    ours = per_image_losses(predicted, target, t, NoiseSchedule({}), Settings(masked_loss=True), weights)
+    ours = per_image_losses(predicted, target, t, DDPM({}), Settings(masked_loss=True), weights)
     theirs = ((predicted - target).double() ** 2 * expected.double()).mean(dim=(1, 2, 3))
     torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-7)

@@ -15,10 +15,11 @@ from dreambooth.dataset.plan import Batch, Example
 from dreambooth.images.buckets import Crop
 from dreambooth.jobs import Controls, Events
 from dreambooth.models.conditioning import Conditioning
+from dreambooth.models.process import DDPM
 from dreambooth.models.sd.unet_denoiser import UNetDenoiser
 from dreambooth.runs.preflight import preflight
 from dreambooth.settings import Concept, Settings
-from dreambooth.training.noise import NoiseSchedule, generator_for
+from dreambooth.training.noise import generator_for
 from dreambooth.training.objective import diffusion_losses
 from tests.training.conftest import SMALL, Outcome
 
@@ -41,7 +42,7 @@ def test_one_mean_in_which_they_count_their_weight(of_class, class_images, setti
 
     def losses_of(batch, latents):
         return diffusion_losses(
-            UNetDenoiser(_Unet()), NoiseSchedule({}), SimpleNamespace(batch=lambda examples, generator: latents),
+            UNetDenoiser(_Unet()), DDPM({}), SimpleNamespace(batch=lambda examples, generator: latents),
             SimpleNamespace(batch=lambda captions: Conditioning({"states": torch.zeros(len(captions), 77, 8)})), None,
             batch, generator_for(7, 0), settings, prior_weight=0.3,
         )  # fmt: skip

@@ -19,6 +19,7 @@ from dreambooth.models.components import DENOISER, TEXT_ENCODER, Component
 from dreambooth.models.components import VAE as VAE_ROLE
 from dreambooth.models.family import Configs, Family
 from dreambooth.models.layout import ComponentLayout, Shapes, strip_prefix
+from dreambooth.models.process import DDPM as DDPMProcess
 from dreambooth.models.recognition import Recognition
 from dreambooth.models.sd.clip_conditioner import ClipConditioner, cached_bytes, without_clip_skip
 from dreambooth.models.sd.declared_config import CONFIG_FIELDS, config_overrides
@@ -219,6 +220,9 @@ class StableDiffusion(Family):
             **config_overrides(metadata)["scheduler"],
             **(ZERO_SNR_SCHEDULE if is_zero else {}),
         }
+
+    def process(self, scheduler: Mapping[str, Any], device: torch.device | str = "cpu") -> DDPMProcess:
+        return DDPMProcess(scheduler, device)
 
     def architecture(self, denoiser: Mapping[str, Any]) -> str:
         is_inpainting = denoiser["in_channels"] == INPAINTING_CHANNELS
