@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import UserError
-from dreambooth.files import read_json
 from dreambooth.paths import clean_path, clean_text
 from dreambooth.settings import Concept, CreateOptions, Folders, ModelConfig, ModelFolder, Settings, parse
 from dreambooth.settings.creation import AS_IS
-from dreambooth.types import VAE_SCALE_FACTOR, ProgressCallback, dtype_of
+from dreambooth.types import ProgressCallback, dtype_of
 
 if TYPE_CHECKING:
     import torch
 
     from dreambooth.checkpoints.verify import Verification
+    from dreambooth.models.family import Family
 
 
 def create(
@@ -56,8 +56,7 @@ def create(
     )
     for folder in (model.snapshots, model.abandoned):  # of the model that was replaced
         shutil.rmtree(folder, ignore_errors=True)
-    settings = parse(Settings, {"resolution": native_resolution(model)})
-    config = ModelConfig(name, settings, (), facts)
+    config = ModelConfig(name, _default_settings(model), (), facts)
     model.save(config)
     return config
 
@@ -69,7 +68,21 @@ def _dtype(precision: str) -> torch.dtype | None:
 
 def native_resolution(model: ModelFolder) -> int:
     """The image size that the model was trained at, in pixels."""
-    return int(read_json(model.working / "unet" / "config.json")["sample_size"]) * VAE_SCALE_FACTOR
+    family, configs = _family_and_configs(model)
+    return family.native_resolution(configs) or Settings().resolution
+
+
+def _default_settings(model: ModelFolder) -> Settings:
+    """The settings of a new model: the declared defaults, and those of its family."""
+    family, configs = _family_and_configs(model)
+    return parse(Settings, family.default_settings(configs))
+
+
+def _family_and_configs(model: ModelFolder) -> tuple[Family, dict[str, dict[str, Any]]]:
+    from dreambooth.checkpoints.modules import load_configs, load_family
+
+    family = load_family(model.working)
+    return family, load_configs(model.working, family)
 
 
 def opened(model: ModelFolder, progress: ProgressCallback | None = None) -> ModelFolder:

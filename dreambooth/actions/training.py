@@ -27,19 +27,21 @@ if TYPE_CHECKING:
 
 def recommend(kind: str, model: ModelFolder, config: ModelConfig, device: Any = None) -> Recommendation:
     """Settings for this machine ("performance") or for the subject ("person", "object"), each with its reason."""
+    from dreambooth.checkpoints.modules import load_family
     from dreambooth.hosts.standalone import best_device
     from dreambooth.runs import presets
-    from dreambooth.runs.preflight import sizes_of
+    from dreambooth.runs.preflight import size_of
 
     has_class_images = any(
         concept.class_data_dir or concept.num_class_images_per or concept.regularization for concept in config.concepts
     )
+    family = load_family(opened(model).working)
     if kind == "person":
-        return presets.for_person(has_class_images)
+        return presets.for_person(family, has_class_images)
     if kind == "object":
-        return presets.for_object(has_class_images)
-    sizes = sizes_of(opened(model))
-    return presets.for_machine(config.settings, device or best_device(), *sizes, has_class_images)
+        return presets.for_object(family, has_class_images)
+    size = size_of(model)
+    return presets.for_machine(config.settings, device or best_device(), family, size, has_class_images)
 
 
 def train(

@@ -25,6 +25,7 @@ from dreambooth.errors import UserError
 from dreambooth.files import atomic_folder, clear_leftovers, require_free_space, write_json
 from dreambooth.models.family import Family
 from dreambooth.models.layout import Layout, Shape, TensorRef, TensorSlice, part_shape, split
+from dreambooth.models.libraries import require_libraries
 from dreambooth.models.recognition import Recognition, component_configs
 from dreambooth.settings import ModelFolder, ModelInfo
 from dreambooth.settings.creation import AUTO
@@ -113,6 +114,7 @@ def extract_tensors(
     instead of being removed.
     """
     family = recognition.family
+    require_libraries(family)
     configs = component_configs(family, tensors)
     if recognition.sample_size:
         configs[family.denoiser.name]["sample_size"] = recognition.sample_size

@@ -22,6 +22,7 @@ from dreambooth.models.components import DENOISER, TEXT_ENCODER, VAE, Component
 from dreambooth.models.conditioning import TextConditioner
 from dreambooth.models.family import Family
 from dreambooth.models.layout import Layout
+from dreambooth.models.libraries import require_libraries
 from dreambooth.models.registry import family_of
 from dreambooth.tensor_files import TensorFile, Tensors, write_tensors
 from dreambooth.text import count
@@ -94,13 +95,19 @@ def load_scheduler_config(working: Path) -> dict[str, Any]:
 
 def load_layout(working: Path, family: Family) -> Layout:
     """The mapping between the model's tensors and the original names."""
-    return family.layout({part: read_json(Path(working) / part / "config.json") for part in family.component_names})
+    return family.layout(load_configs(working, family))
+
+
+def load_configs(working: Path, family: Family) -> dict[str, dict[str, Any]]:
+    """The configs of the components, by their names."""
+    return {name: read_json(Path(working) / name / "config.json") for name in family.component_names}
 
 
 def load_component(working: Path, name: str, dtype: torch.dtype = torch.float32) -> Any:
     """One component as :func:`load_modules` does, or the denoiser with its EMA weights by their folder's name."""
     family, folder = load_family(working), Path(working) / name
     component = family.component(name)
+    require_libraries(family)
     module = family.make_module(component.name, read_json(folder / "config.json"))
     with open_component(folder / component.weights) as file:
         _load_from(module, component, file, dtype)

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 _MAX_CONCEPTS, _MAX_BUCKETS, _MAX_WARNINGS = 4, 4, 7  # so that the report fits on a screen
 _MAX_LINE = 300  # characters
-_NAMES = {"unet": "UNet", "text_encoder": "text encoder"}
 
 
 def short_report(result: PreflightResult) -> str:
@@ -36,8 +35,9 @@ def short_report(result: PreflightResult) -> str:
 def _what(result: PreflightResult) -> Iterator[tuple[str, str]]:
     info, settings = result.config.info, result.config.settings
     yield "model", info.recognized or FAMILIES.get(info.model_type, info.model_type)
-    parts = [f"{_NAMES[part]} (rank {getattr(settings, keys.rank)})" if settings.use_lora else _NAMES[part]
-             for part, keys in trained_components(settings).items()]  # fmt: skip
+    titles = result.role_titles()
+    parts = [f"{titles[role]} (rank {getattr(settings, keys.rank)})" if settings.use_lora else titles[role]
+             for role, keys in trained_components(settings).items()]  # fmt: skip
     kind = f"{'DoRA of ' if settings.lora_dora else ''}{settings.lora_type}" if settings.use_lora else "all weights"
     yield "trained", f"{kind}: {', '.join(parts)}{_text_encoder_stop(result)}"
     left_out = len({issue.path for issue in result.plan.issues if issue.left_out})
@@ -75,7 +75,8 @@ def _length(result: PreflightResult) -> Iterator[tuple[str, str]]:
     if settings.gradient_accumulation_steps > 1:
         batch += f", {settings.gradient_accumulation_steps} accumulated"
     yield "steps", f"{result.steps:,} in {count(epochs, 'epoch')} ({result.steps_per_epoch:,} per epoch, {batch})"
-    rates = [f"{rate_range(curve)} ({_NAMES.get(part, part)})" for part, curve in result.learning_rates.items()]
+    titles = result.role_titles()
+    rates = [f"{rate_range(curve)} ({titles[role]})" for role, curve in result.learning_rates.items()]
     yield "learning rate", ", ".join([*rates, settings.lr_scheduler, settings.optimizer])
 
 

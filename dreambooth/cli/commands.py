@@ -191,7 +191,7 @@ def check(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any] | str:
         return short_report(result)
     checked = {"state": "done", **result.as_dict()}
     if not args.json:
-        checked["learning_rates"] = {part: rate_range(curve) for part, curve in result.learning_rates.items()}
+        checked["learning_rates"] = {part: rate_range(curve) for part, curve in checked["learning_rates"].items()}
         checked["table"] = image_table(checked["table"], checked.pop("other_files"))
     return checked
 

@@ -7,11 +7,13 @@ from typing import Any
 
 from dreambooth.errors import UserError
 from dreambooth.models.family import Family
+from dreambooth.models.libraries import missing_libraries
 from dreambooth.models.sd.other_models import describe, unsupported_variant
 from dreambooth.models.sd.sd1 import SD1
 from dreambooth.models.sd.sd2 import SD2_512, SD2_768
 from dreambooth.models.sd.sdxl import SDXL
 from dreambooth.models.sd.spellings import with_original_names as _with_original_names_of_sd
+from dreambooth.settings.creation import add_model_type
 from dreambooth.tensor_files import Tensors
 
 FAMILIES: list[Family] = [SD1, SD2_768, SD2_512, SDXL]
@@ -20,6 +22,12 @@ FAMILIES: list[Family] = [SD1, SD2_768, SD2_512, SDXL]
 def register(family: Family) -> None:
     """Make a family available everywhere: for create, training, export and in the tab."""
     FAMILIES.append(family)
+    add_model_type(family.model_type, family.title)
+
+
+def unavailable_families() -> dict[str, str]:
+    """The model types whose libraries are missing or too old, with what they need, such as "diffusers>=0.36"."""
+    return {family.model_type: " and ".join(needed) for family in FAMILIES if (needed := missing_libraries(family))}
 
 
 def with_original_names(file: Tensors) -> Tensors:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import torch
 
 from dreambooth.checkpoints.lora_tags import has_lora_tags
 from dreambooth.errors import UserError
+from dreambooth.models.family import Family
 from dreambooth.settings import SETTINGS, Concept, Settings
 from dreambooth.settings.components import is_pure_bf16, keys_of, trained_components, trains_ema
 from dreambooth.settings.optimizer_arguments import own_weight_decay
@@ -34,7 +36,7 @@ def conflicts(settings: Settings, device: torch.device) -> list[str]:
             f"lr_scheduler: the schedule adafactor needs the optimizer Adafactor, not {settings.optimizer}."
         )
     if OPTIMIZER_KINDS[settings.optimizer].estimates_lr and len(set(rates.values())) > 1:
-        keys = [keys_of(part).rate(settings.use_lora) for part in rates]
+        keys = [keys_of(role).rate(settings.use_lora) for role in rates]
         problems.append(
             f"{keys[1]}: {settings.optimizer} uses one learning rate for all components: set it to the value of "
             f"{keys[0]}."
@@ -42,6 +44,12 @@ def conflicts(settings: Settings, device: torch.device) -> list[str]:
     if settings.min_timestep >= settings.max_timestep:
         problems.append(f"min_timestep ({settings.min_timestep}) must be below max_timestep ({settings.max_timestep}).")
     return problems
+
+
+def refused_settings(family: Family, settings: Settings) -> list[str]:
+    """Settings that the model's family can't have."""
+    capabilities, values = family.capabilities, dataclasses.asdict(settings)
+    return [capabilities.refusal(family.title, key, values[key]) for key in capabilities.refused(values)]
 
 
 def precision_problems(settings: Settings, precision: str | None, device: torch.device) -> list[str]:
@@ -80,8 +88,8 @@ def likely_mistakes(settings: Settings) -> list[str]:
     """Settings that are allowed, but probably not intended."""
     warnings = []
     estimates_lr = OPTIMIZER_KINDS[settings.optimizer].estimates_lr
-    for part, rate in base_learning_rates(settings).items():
-        key = keys_of(part).rate(settings.use_lora)
+    for role, rate in base_learning_rates(settings).items():
+        key = keys_of(role).rate(settings.use_lora)
         if estimates_lr and rate < LARGE_RATE:
             warnings.append(
                 f"{key}: {settings.optimizer} estimates the learning rate itself and multiplies it by this value, "

@@ -146,7 +146,7 @@ def _model_totals(
     """Totals that need a model: memory, time, class images to generate."""
     from dreambooth.memory.forecast import forecast_memory
     from dreambooth.runs import class_image_generation
-    from dreambooth.runs.preflight import sizes_of
+    from dreambooth.runs.preflight import size_of
     from dreambooth.training.precision import resolve_precision
 
     device = device or best_device()
@@ -163,5 +163,5 @@ def _model_totals(
     except UserError as error:
         warnings += error.problems
         return totals
-    needed = forecast_memory(settings, precision, *sizes_of(model), bool(plan.class_examples or to_draw))
+    needed = forecast_memory(settings, precision, size_of(model), bool(plan.class_examples or to_draw))
     return {**totals, "precision": precision, "memory_bytes": needed}

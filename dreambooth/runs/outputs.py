@@ -18,7 +18,7 @@ from dreambooth.checkpoints.modules import load_family, weights_path
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.errors import UserError
 from dreambooth.files import existing_part, write_problem
-from dreambooth.memory.forecast import forecast_lora, forecast_snapshot, forecast_working
+from dreambooth.memory.forecast import ModelSize, forecast_lora, forecast_snapshot, forecast_working
 from dreambooth.runs.class_image_generation import MissingImage
 from dreambooth.settings import ModelConfig, ModelFolder, Settings
 from dreambooth.settings.components import trained_components
@@ -75,8 +75,10 @@ def _targets(model: ModelFolder, config: ModelConfig, revision: int) -> Iterator
     if "working and checkpoint" in saved:
         yield model.folders.checkpoints / (config.output_name if settings.use_subdir else "") / name
     if "working" in saved or "working and checkpoint" in saved:
-        for component in trained_components(settings):
-            yield weights_path(model.working, component)
+        trained = trained_components(settings)
+        for component in load_family(model.working).components:
+            if component.role in trained:
+                yield weights_path(model.working, component.name)
     if "snapshot" in saved or settings.autosave_minutes:
         yield model.snapshots / str(revision) / "file"
 
@@ -141,12 +143,12 @@ def _component_problem(model: ModelFolder, component: str, expected: dict[str, t
 def planned_outputs(
     model: ModelFolder,
     config: ModelConfig,
-    sizes: tuple[int, int],
+    size: ModelSize,
     steps: int,
     steps_per_epoch: int,
     class_images: Sequence[MissingImage] = (),
 ) -> list[Output]:
-    """What a run writes until its end. ``sizes``: parameters of the unet and of the text encoders."""
+    """What a run writes until its end. ``size``: of the model."""
     settings, folders = config.settings, model.folders
     epochs = -(-steps // max(1, steps_per_epoch))
     during = _occasions(settings.save_embedding_every, epochs) + _occasions(settings.save_every_steps, steps)
@@ -158,16 +160,16 @@ def planned_outputs(
 
     outputs = []
     if settings.use_lora:
-        outputs.append(Output("LoRA", folders.loras, forecast_lora(settings, *sizes), number("lora")))
+        outputs.append(Output("LoRA", folders.loras, forecast_lora(settings, size), number("lora")))
     else:
-        working = forecast_working(settings, *sizes)
+        working = forecast_working(settings, size)
         outputs.append(Output("weights in working", model.root, working))
         checkpoints = number("working and checkpoint")
         outputs.append(Output("checkpoint", folders.checkpoints, _checkpoint_bytes(model, settings), checkpoints))
     snapshots, kept = number("snapshot"), settings.snapshots_to_keep
     if snapshots:
         snapshots = min(snapshots, kept + 1) if kept else snapshots  # an old one is deleted after a new one is complete
-        outputs.append(Output("snapshot", model.root, forecast_snapshot(settings, *sizes), snapshots))
+        outputs.append(Output("snapshot", model.root, forecast_snapshot(settings, size), snapshots))
     previews = _occasions(settings.save_preview_every, epochs) + _occasions(settings.preview_every_steps, steps) + 1
     per_preview = sum(concept.n_save_sample for concept in config.concepts) + bool(settings.sanity_prompt)
     samples = Output("sample", model.root, _BYTES_PER_PIXEL * settings.resolution**2, previews * per_preview)

@@ -18,7 +18,9 @@ from dreambooth.distributed import SINGLE_PROCESS, ProcessGroup
 from dreambooth.errors import UserError
 from dreambooth.hosts.standalone import best_device
 from dreambooth.jobs import Controls, Events
-from dreambooth.memory.forecast import forecast_memory, forecast_snapshot
+from dreambooth.memory.forecast import ModelSize, forecast_memory, forecast_snapshot
+from dreambooth.models.family import Family
+from dreambooth.models.libraries import library_problem
 from dreambooth.runs import class_image_generation, resume_checks
 from dreambooth.runs.class_image_generation import MissingImage
 from dreambooth.runs.consistency import (
@@ -26,6 +28,7 @@ from dreambooth.runs.consistency import (
     likely_mistakes,
     precision_problems,
     prompts_with_loras,
+    refused_settings,
     too_short,
 )
 from dreambooth.runs.data_plan import plan_of
@@ -37,7 +40,8 @@ from dreambooth.runs.token_counts import (
     rows_with_tokens,
     too_long,
 )
-from dreambooth.settings import ModelConfig, ModelFolder, Settings
+from dreambooth.settings import SETTINGS, ModelConfig, ModelFolder, Settings
+from dreambooth.settings.components import TrainedRole
 from dreambooth.text import format_bytes
 from dreambooth.training import imagic, init_from_lora
 from dreambooth.training.context import RunContext
@@ -54,6 +58,7 @@ class PreflightResult:
 
     model: ModelFolder
     config: ModelConfig
+    family: Family
     plan: Plan
     device: torch.device
     precision: str
@@ -61,9 +66,7 @@ class PreflightResult:
     resume: str
     steps: int
     steps_per_epoch: int
-    learning_rates: dict[
-        str, list[tuple[int, float]]
-    ]  # of each trained component: (step, rate), thinned out for a chart
+    learning_rates: dict[TrainedRole, list[tuple[int, float]]]  # (step, rate), thinned out for a chart
     memory_bytes: int
     snapshot_bytes: int  # on disk
     warnings: tuple[str, ...]
@@ -77,8 +80,12 @@ class PreflightResult:
             self.process_group,
         )  # fmt: skip
 
+    def role_titles(self) -> dict[TrainedRole, str]:
+        """What users call the components with each role."""
+        return {"denoiser": self.family.denoiser.title, "text_encoder": "text encoder"}
+
     def as_dict(self) -> dict[str, Any]:
-        recognized = self.config.info.recognized
+        recognized, names = self.config.info.recognized, {"denoiser": self.family.denoiser.name}
         return {
             **({"model": recognized} if recognized else {}),
             "pictures": len(self.plan.examples),
@@ -86,7 +93,7 @@ class PreflightResult:
             "class_images_to_draw": len(self.class_images),
             "steps": self.steps,
             "steps_per_epoch": self.steps_per_epoch,
-            "learning_rates": self.learning_rates,
+            "learning_rates": {names.get(role, role): curve for role, curve in self.learning_rates.items()},
             "device": str(self.device),
             "precision": self.precision,
             "memory_gb": round(self.memory_bytes / 1e9, 2),
@@ -109,7 +116,7 @@ def preflight(
 
     ``resume``: the snapshot to resume from; "": a new run. UserError with every reason why the run cannot start.
     """
-    settings, device = config.settings, device or best_device()
+    settings, device, family = config.settings, device or best_device(), load_family(model.working)
     problems = [*process_group.problems(), *class_image_generation.problems_of(model, config.concepts)]
     plan = precision = None
     try:
@@ -123,6 +130,8 @@ def preflight(
     steps, per_epoch = _run_length(plan, settings, process_group) if plan else (0, 0)
     problems += [
         *conflicts(settings, device),
+        *refused_settings(family, settings),
+        *filter(None, [library_problem(family)]),
         *precision_problems(settings, precision, device),
         *([] if settings.train_unet or settings.stop_text_encoder else [NOTHING_TO_TRAIN]),
         *imagic.problems_of(config, plan),
@@ -134,10 +143,10 @@ def preflight(
     if problems or plan is None or precision is None:
         raise UserError.from_problems(problems)
     missing = tuple(class_image_generation.missing(model, config.concepts, plan, settings))
-    sizes = sizes_of(model)
-    if problems := space_problems(planned_outputs(model, config, sizes, steps, per_epoch, missing)):
+    size = size_of(model)
+    if problems := space_problems(planned_outputs(model, config, size, steps, per_epoch, missing)):
         raise UserError.from_problems(problems)
-    memory = forecast_memory(settings, precision, *sizes, bool(plan.class_examples or missing))
+    memory = forecast_memory(settings, precision, size, bool(plan.class_examples or missing))
     conditioner = conditioner_for_counting(model, settings)
     token_counts = count_tokens(conditioner, plan)
     warnings = (
@@ -145,23 +154,21 @@ def preflight(
         *too_long(plan, token_counts, conditioner),
         *config.info.source_warnings.splitlines(),
         *_memory_warnings(device, memory),
-        *_settings_without_effect(model, settings),
+        *_settings_without_effect(model, family, settings),
         *likely_mistakes(settings),
         *prompts_with_loras(settings, config.concepts),
         *(list_snapshots(model).warnings() if resume else ()),
     )
     return PreflightResult(
-        model, config, plan, device, precision, process_group, resume, steps, per_epoch, lr_curves(settings, steps),
-        memory, forecast_snapshot(settings, *sizes), warnings, token_counts, missing,
+        model, config, family, plan, device, precision, process_group, resume, steps, per_epoch,
+        lr_curves(settings, steps), memory, forecast_snapshot(settings, size), warnings, token_counts, missing,
     )  # fmt: skip
 
 
 def outputs_of(result: PreflightResult) -> list[Output]:
     """What the run writes until its end."""
-    sizes = sizes_of(result.model)
-    return planned_outputs(
-        result.model, result.config, sizes, result.steps, result.steps_per_epoch, result.class_images
-    )
+    size = size_of(result.model)
+    return planned_outputs(result.model, result.config, size, result.steps, result.steps_per_epoch, result.class_images)
 
 
 def _run_length(plan: Plan, settings: Settings, process_group: ProcessGroup) -> tuple[int, int]:
@@ -177,14 +184,13 @@ def _starting_problems(model: ModelFolder, config: ModelConfig, resume: str) -> 
     return init_from_lora.problems_of(model, config.settings)
 
 
-def _settings_without_effect(model: ModelFolder, settings: Settings) -> list[str]:
-    """Settings that have no effect on models of this family."""
-    family = load_family(model.working)
-    warnings = []
-    if settings.clip_skip > 1 and not family.supports_clip_skip:
-        warnings.append(
-            f"clip_skip has no effect: {family.title} always uses the text encoder layer that it was trained with."
-        )
+def _settings_without_effect(model: ModelFolder, family: Family, settings: Settings) -> list[str]:
+    """Settings that have no effect on this model."""
+    warnings = [
+        f"{key} has no effect: {family.title} {reason}."
+        for key, reason in family.capabilities.without_effect.items()
+        if getattr(settings, key) != SETTINGS[key].default
+    ]
     if settings.zero_terminal_snr:
         scheduler = load_scheduler_config(model.working)
         if scheduler.get("rescale_betas_zero_snr"):
@@ -215,14 +221,14 @@ def _missing_parts(model: ModelFolder) -> list[Path]:
     return [path for path in paths if not path.exists()]
 
 
-def sizes_of(model: ModelFolder) -> tuple[int, int]:
-    """Numbers of parameters of the unet, and of all text encoders together."""
+def size_of(model: ModelFolder) -> ModelSize:
+    """The numbers of parameters, from the headers of the weight files."""
     family = load_family(model.working)
-    texts = sum(_parameters(model, part.name) for part in family.text_encoders)
-    return _parameters(model, family.denoiser.name), texts
+    denoiser = _parameters(model, family.denoiser.name)
+    text_encoders = sum(_parameters(model, component.name) for component in family.text_encoders)
+    return ModelSize(denoiser, text_encoders, family.size_estimate(denoiser))
 
 
 def _parameters(model: ModelFolder, component: str) -> int:
-    """From the file's header."""
     with open_tensors(weights_path(model.working, component)) as file:
         return sum(math.prod(file.shape(key)) for key in file)

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from dreambooth.memory.forecast import forecast_memory
+from dreambooth.memory.forecast import ModelSize, forecast_memory
+from dreambooth.models.family import Family
 from dreambooth.settings import Settings
 from dreambooth.text import format_bytes
 from dreambooth.training.optimizer_kinds import unavailable_reason
@@ -31,11 +32,10 @@ class Recommendation:
 
 
 def for_machine(
-    settings: Settings, device: torch.device, n_unet: int, n_text: int, has_class_images: bool
+    settings: Settings, device: torch.device, family: Family, size: ModelSize, has_class_images: bool
 ) -> Recommendation:
-    """The fastest configuration that fits into the memory of this device, by the preflight's forecast.
-
-    ``n_unet``, ``n_text``: numbers of parameters.
+    """The fastest configuration that the family allows and that fits into the memory of this device, by the preflight's
+    forecast. ``size``: of the model.
     """
     result, base = Recommendation(), dataclasses.replace(settings, mixed_precision="auto")
     precision = resolve_precision(base, device)
@@ -48,9 +48,14 @@ def for_machine(
         )  # fmt: skip
         return result
     free = torch.cuda.mem_get_info(device)[0]
-    candidates = list(_candidates(eight_bit=unavailable_reason("8bit AdamW", device) == ""))
+    eight_bit = unavailable_reason("8bit AdamW", device) == ""
+    candidates = [
+        candidate
+        for candidate in _candidates(eight_bit)
+        if not any(family.capabilities.refuses(key, value) for key, value in candidate[0].items())
+    ]
     needs = [
-        forecast_memory(dataclasses.replace(base, **changes), precision, n_unet, n_text, has_class_images)
+        forecast_memory(dataclasses.replace(base, **changes), precision, size, has_class_images)
         for changes, _ in candidates
     ]
     fitting = next((i for i, needed in enumerate(needs) if needed <= SPARE * free), len(needs) - 1)
@@ -83,25 +88,29 @@ def _candidates(eight_bit: bool) -> Iterator[tuple[dict[str, Any], str]]:
         )
 
 
-def for_person(has_class_images: bool) -> Recommendation:
+def for_person(family: Family, has_class_images: bool) -> Recommendation:
     """Faces need many steps and a trained text encoder to be recognizable."""
     result = Recommendation()
     result.choose("150 epochs: faces need more epochs than objects.", num_train_epochs=150)
-    return _for_subject(result, has_class_images, "other people")
+    return _for_subject(result, family, has_class_images, "other people")
 
 
-def for_object(has_class_images: bool) -> Recommendation:
+def for_object(family: Family, has_class_images: bool) -> Recommendation:
     """Objects and styles need fewer steps than faces."""
     result = Recommendation()
     result.choose("100 epochs: objects and styles need fewer epochs than faces.", num_train_epochs=100)
-    return _for_subject(result, has_class_images, "similar objects")
+    return _for_subject(result, family, has_class_images, "similar objects")
 
 
-def _for_subject(result: Recommendation, has_class_images: bool, of_what: str) -> Recommendation:
-    result.choose(
-        "Text encoder trained for the first 75% of the steps: it binds the instance token to the subject.",
-        train_unet=True, stop_text_encoder=0.75,
-    )  # fmt: skip
+def _for_subject(result: Recommendation, family: Family, has_class_images: bool, of_what: str) -> Recommendation:
+    if family.capabilities.refuses("stop_text_encoder", 0.75):
+        reason = family.capabilities.limits["stop_text_encoder"].reason
+        result.choose(f"Text encoder not trained: {reason}.", train_unet=True, stop_text_encoder=0.0)
+    else:
+        result.choose(
+            "Text encoder trained for the first 75% of the steps: it binds the instance token to the subject.",
+            train_unet=True, stop_text_encoder=0.75,
+        )  # fmt: skip
     if has_class_images:
         result.choose(
             "Prior loss weight 0.75: the class images preserve what the model knows about the class.",

@@ -1,17 +1,20 @@
-"""The settings of each trained component, and conditions on the settings that several packages need."""
+"""The settings of each role of components, and conditions on the settings that several packages need."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from dreambooth.settings.run import Settings
 
 
+TrainedRole = Literal["denoiser", "text_encoder"]  # of models.components.Role
+
+
 @dataclass(frozen=True)
 class ComponentKeys:
-    """Keys of the settings that hold a component's hyperparameters."""
+    """Keys of the settings that hold the hyperparameters of the components with one role."""
 
     learning_rate: str
     lora_learning_rate: str
@@ -25,30 +28,30 @@ class ComponentKeys:
         return self.lora_learning_rate if use_lora else self.learning_rate
 
 
-UNET = ComponentKeys("learning_rate", "lora_learning_rate", "weight_decay", "lora_unet_rank", "lora_unet_alpha",
-                     "lora_unet_dropout")  # fmt: skip
+DENOISER = ComponentKeys("learning_rate", "lora_learning_rate", "weight_decay", "lora_unet_rank", "lora_unet_alpha",
+                         "lora_unet_dropout")  # fmt: skip
 TEXT_ENCODER = ComponentKeys("txt_learning_rate", "lora_txt_learning_rate", "tenc_weight_decay", "lora_txt_rank",
                              "lora_txt_alpha", "lora_txt_dropout")  # fmt: skip
-CONV_RANK, CONV_ALPHA = "lora_conv_rank", "lora_conv_alpha"  # of adapters of k x k convolutions, in the unet
+CONV_RANK, CONV_ALPHA = "lora_conv_rank", "lora_conv_alpha"  # of adapters of k x k convolutions, in the denoiser
 
 
-def keys_of(component: str) -> ComponentKeys:
-    """SDXL's two text encoders share their settings."""
-    return UNET if component == "unet" else TEXT_ENCODER
+def keys_of(role: TrainedRole) -> ComponentKeys:
+    """All text encoders of a model share their settings."""
+    return DENOISER if role == "denoiser" else TEXT_ENCODER
 
 
 def trains_text_encoder(settings: Settings) -> bool:
     return settings.stop_text_encoder > 0
 
 
-def trained_components(settings: Settings) -> dict[str, ComponentKeys]:
-    """The components that a run trains, "unet" first; "text_encoder" stands for all text encoders."""
-    components = {"unet": UNET} if settings.train_unet else {}
-    return components | ({"text_encoder": TEXT_ENCODER} if trains_text_encoder(settings) else {})
+def trained_components(settings: Settings) -> dict[TrainedRole, ComponentKeys]:
+    """The roles that a run trains, the denoiser first."""
+    roles: dict[TrainedRole, ComponentKeys] = {"denoiser": DENOISER} if settings.train_unet else {}
+    return roles | ({"text_encoder": TEXT_ENCODER} if trains_text_encoder(settings) else {})
 
 
 def trains_ema(settings: Settings) -> bool:
-    """Whether a run keeps an exponential moving average: of the unet alone, and in full training alone."""
+    """Whether a run keeps an exponential moving average: of the denoiser alone, and in full training alone."""
     return settings.use_ema and settings.train_unet and not settings.use_lora
 
 

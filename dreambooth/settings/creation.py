@@ -8,13 +8,13 @@ from dreambooth.settings.declare import declared, setting
 from dreambooth.types import DTYPE_NAMES
 
 AUTO = "auto"
-FAMILIES = {  # model type: its name for people
+FAMILIES = {  # model type: its name for people; others are added by models.registry.register
     "v1x": "Stable Diffusion 1.x",
     "v2x-512": "Stable Diffusion 2.x (512 px)",
     "v2x": "Stable Diffusion 2.x (768 px)",
     "SDXL": "Stable Diffusion XL",
 }
-MODEL_TYPES = (AUTO, *FAMILIES)
+MODEL_TYPES = [AUTO, *FAMILIES]
 PREDICTIONS = (AUTO, "epsilon", "v_prediction")
 AS_IS = "as in the file"
 PRECISIONS = (AS_IS, *DTYPE_NAMES)
@@ -47,3 +47,10 @@ class CreateOptions:
 
 
 CREATE_OPTIONS = declared(CreateOptions)
+
+
+def add_model_type(model_type: str, title: str) -> None:
+    """Offer a further family to Create."""
+    FAMILIES[model_type] = title
+    if model_type not in MODEL_TYPES:
+        MODEL_TYPES.append(model_type)

@@ -41,7 +41,7 @@ class Setting:
     low: float | None = None
     high: float | None = None
     step: float | None = None
-    choices: tuple[Any, ...] = ()
+    choices: Sequence[Any] = dataclasses.field(default=(), hash=False)
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)  # alias, as of _spelling: choice
     applies: str = ""  # condition on other settings under which it has an effect, e.g. "use_lora"
     advanced: bool = False

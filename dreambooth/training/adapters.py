@@ -24,7 +24,7 @@ from dreambooth.checkpoints.adapters import Adapter, LoHa, LoKr, Lora, factoriza
 from dreambooth.checkpoints.lora import lora_name, target_modules
 from dreambooth.models.layout import Layout
 from dreambooth.settings import Settings
-from dreambooth.settings.components import keys_of
+from dreambooth.settings.components import TrainedRole, keys_of
 from dreambooth.training.dropout import AdapterDropout
 from dreambooth.training.noise import generator_for
 
@@ -183,16 +183,16 @@ class LoKrLayer(AdapterLayer):
 LAYERS: Mapping[str, type[AdapterLayer]] = {layer.kind.kind: layer for layer in (LoraLayer, LoHaLayer, LoKrLayer)}
 
 
-def adapter_config(settings: Settings, component: str) -> AdapterConfig:
-    """The adapters that the settings ask for in a component."""
-    keys = keys_of(component)
-    has_convolutions = component == "unet" and settings.use_lora_extended
+def adapter_config(settings: Settings, role: TrainedRole) -> AdapterConfig:
+    """The adapters that the settings ask for in the components with this role."""
+    keys, is_denoiser = keys_of(role), role == "denoiser"
+    has_convolutions = is_denoiser and settings.use_lora_extended
     return AdapterConfig(
         settings.lora_type,
         getattr(settings, keys.rank),
         getattr(settings, keys.alpha),
         conv_rank=settings.lora_conv_rank if has_convolutions else 0,
-        conv_alpha=settings.lora_conv_alpha if component == "unet" else 0.0,
+        conv_alpha=settings.lora_conv_alpha if is_denoiser else 0.0,
         dora=settings.lora_dora,
         factor=settings.lokr_factor,
         dropout=getattr(settings, keys.dropout),

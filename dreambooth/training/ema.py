@@ -1,4 +1,4 @@
-"""Exponential moving average (EMA) of the unet's weights."""
+"""Exponential moving average (EMA) of the denoiser's weights."""
 
 from __future__ import annotations
 

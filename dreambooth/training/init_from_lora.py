@@ -13,17 +13,17 @@ from dreambooth.checkpoints.adapters import Adapter
 from dreambooth.checkpoints.lora import LoraFile, match_adapters, read_lora
 from dreambooth.checkpoints.lora_tags import find_lora
 from dreambooth.checkpoints.manifest import Manifest
-from dreambooth.checkpoints.modules import load_layout
+from dreambooth.checkpoints.modules import load_family, load_layout
 from dreambooth.errors import UserError
 from dreambooth.models.layout import Layout, TensorRef
 from dreambooth.models.registry import family_of
 from dreambooth.settings import SETTINGS, ModelFolder, Settings, parse
-from dreambooth.settings.components import CONV_ALPHA, CONV_RANK, TEXT_ENCODER, UNET, keys_of
+from dreambooth.settings.components import CONV_ALPHA, CONV_RANK, DENOISER, TEXT_ENCODER, TrainedRole, keys_of
 from dreambooth.training.adapters import AdapterConfig, AdapterLayer, adapter_config
 
 # Settings of adapters that a LoRA file determines.
-_DETERMINED = {"lora_type", "lora_dora", UNET.rank, UNET.alpha, TEXT_ENCODER.rank, TEXT_ENCODER.alpha, CONV_RANK,
-               CONV_ALPHA}  # fmt: skip
+_DETERMINED = {"lora_type", "lora_dora", DENOISER.rank, DENOISER.alpha, TEXT_ENCODER.rank, TEXT_ENCODER.alpha,
+               CONV_RANK, CONV_ALPHA}  # fmt: skip
 
 
 def problems_of(model: ModelFolder, settings: Settings) -> list[str]:
@@ -35,9 +35,10 @@ def problems_of(model: ModelFolder, settings: Settings) -> list[str]:
         adapters, shapes, _ = _match_to_model(file, model)
     except UserError as error:
         return list(error.problems)
+    denoiser = load_family(model.working).denoiser.name
     needed: dict[str, set[object]] = defaultdict(set)  # the values that each setting would need
     for ref, adapter in adapters.items():
-        for key, value in _required_settings(ref, shapes[ref], adapter, settings).items():
+        for key, value in _required_settings(ref, ref.component == denoiser, shapes[ref], adapter, settings).items():
             needed[key].add(value)
     problems = [f"lora_start: {file.path} also changes biases, which can't be trained."] if file.biases else []
     return problems + [_describe(file, key, values) for key, values in needed.items()]
@@ -53,17 +54,18 @@ def settings_from_lora(model: ModelFolder, settings: Settings) -> tuple[dict[str
         adapters, shapes, _ = _match_to_model(read_lora(find_lora(model.folders, settings.lora_start)), model)
     except UserError as error:
         return {}, list(error.problems)
-    unet_refs = [ref for ref in adapters if ref.component == "unet"]
-    changed: dict[str, Any] = {"use_lora_extended": any(map(_needs_locon, unet_refs))}
-    if unet_refs and len(unet_refs) == len(adapters):
+    denoiser = load_family(model.working).denoiser.name
+    denoiser_refs = [ref for ref in adapters if ref.component == denoiser]
+    changed: dict[str, Any] = {"use_lora_extended": any(map(_needs_locon, denoiser_refs))}
+    if denoiser_refs and len(denoiser_refs) == len(adapters):
         changed["stop_text_encoder"] = 0.0
-    elif adapters and not unet_refs:
-        changed["train_unet"] = False
+    elif adapters and not denoiser_refs:
+        changed["train_denoiser"] = False
     for _ in range(2):  # the type first: ranks are compared once it is right
         trial = parse(Settings, changed, base=settings)
         needed: dict[str, set[Any]] = defaultdict(set)
         for ref, adapter in adapters.items():
-            for key, value in _required_settings(ref, shapes[ref], adapter, trial).items():
+            for key, value in _required_settings(ref, ref.component == denoiser, shapes[ref], adapter, trial).items():
                 needed[key].add(value)
         changed |= {
             key: next(iter(values)) for key, values in needed.items() if len(values) == 1 and key in _DETERMINED
@@ -102,16 +104,16 @@ def _copy_weights(layer: AdapterLayer, adapter: Adapter, what: str) -> None:
 
 
 def _required_settings(
-    ref: TensorRef, shape: tuple[int, ...], adapter: Adapter, settings: Settings
+    ref: TensorRef, in_denoiser: bool, shape: tuple[int, ...], adapter: Adapter, settings: Settings
 ) -> dict[str, object]:
     """Settings that would have to be changed for this adapter, with the values that they need."""
-    in_unet = ref.component == "unet"
-    config: AdapterConfig = adapter_config(settings, ref.component)
-    if in_unet and not settings.train_unet:
-        return {"train_unet": True}
-    if not in_unet and settings.stop_text_encoder == 0:
+    role: TrainedRole = "denoiser" if in_denoiser else "text_encoder"
+    config: AdapterConfig = adapter_config(settings, role)
+    if in_denoiser and not settings.train_denoiser:
+        return {"train_denoiser": True}
+    if not in_denoiser and settings.stop_text_encoder == 0:
         return {"stop_text_encoder": "more than 0"}
-    if in_unet and _needs_locon(ref) and not settings.use_lora_extended:
+    if in_denoiser and _needs_locon(ref) and not settings.use_lora_extended:
         return {"use_lora_extended": True}
     required: dict[str, object] = {}
     if adapter.kind != config.kind:
@@ -121,7 +123,7 @@ def _required_settings(
     if adapter.rank is None:  # a LoKr of two full matrices
         return required
     is_wide = any(side > 1 for side in shape[2:])
-    keys = keys_of(ref.component)
+    keys = keys_of(role)
     rank_key, alpha_key = (CONV_RANK, CONV_ALPHA) if is_wide else (keys.rank, keys.alpha)
     rank, alpha = (config.conv_rank, config.conv_alpha) if is_wide else (config.rank, config.alpha)
     if adapter.rank != rank:
@@ -133,7 +135,7 @@ def _required_settings(
 
 
 def _needs_locon(ref: TensorRef) -> bool:
-    """Whether this weight of the unet has an adapter only with LoCon."""
+    """Whether this weight of the denoiser has an adapter only with LoCon."""
     return any(part in ref.name for part in ("resnets.", "samplers."))
 
 

@@ -155,7 +155,7 @@ class Loop:
         return [batches[i : i + n] for i in range(0, len(batches), n)]
 
     def _is_past_text_encoder(self) -> bool:
-        """Whether the text encoder's part of the run is over and only the unet is trained from here on."""
+        """Whether the text encoder's part of the run is over and only the denoiser is trained from here on."""
         last = text_encoder_steps(self.settings, self.total_steps)
         return self.session.trains_text_encoder and self.position.step >= last
 

@@ -19,7 +19,7 @@ from dreambooth.files import read_json
 from dreambooth.models.family import Family
 from dreambooth.models.registry import family_of
 from dreambooth.settings import ModelConfig, ModelFolder, Settings
-from dreambooth.settings.components import UNET
+from dreambooth.settings.components import DENOISER
 from dreambooth.training.adapters import adapter_config
 from dreambooth.training.schedules import base_learning_rates
 
@@ -34,10 +34,9 @@ def training_metadata(
     """ss_* keys of a training run. All values are text; structures are JSON."""
     settings = config.settings
     lora = settings.use_lora
-    unet_lr = getattr(settings, UNET.rate(lora))
     rates = base_learning_rates(settings)
-    unet, text = adapter_config(settings, "unet"), adapter_config(settings, "text_encoder")
-    main = unet if settings.train_unet else text
+    denoiser, text = adapter_config(settings, "denoiser"), adapter_config(settings, "text_encoder")
+    main = denoiser if settings.train_unet else text
     facts: dict[str, Any] = {
         "ss_output_name": config.output_name,
         "ss_sd_model_name": Path(config.info.src).name,
@@ -54,8 +53,8 @@ def training_metadata(
         "ss_total_batch_size": settings.train_batch_size,
         "ss_gradient_accumulation_steps": settings.gradient_accumulation_steps,
         "ss_gradient_checkpointing": settings.gradient_checkpointing,
-        "ss_learning_rate": unet_lr,
-        "ss_unet_lr": rates.get("unet"),
+        "ss_learning_rate": getattr(settings, DENOISER.rate(lora)),
+        "ss_unet_lr": rates.get("denoiser"),
         "ss_text_encoder_lr": rates.get("text_encoder"),
         "ss_lr_scheduler": settings.lr_scheduler,
         "ss_lr_warmup_steps": settings.lr_warmup_steps,
@@ -90,6 +89,7 @@ def training_metadata(
         "ss_bucket_info": _buckets(plan),
         "ss_dataset_dirs": _folders(plan),
         "ss_tag_frequency": _tags(plan),
+        **family.ss_values(settings),
     }
     if lora:
         is_lycoris = settings.lora_type != "LoRA" or settings.lora_dora
@@ -127,7 +127,7 @@ def _network_args(settings: Settings) -> dict[str, Any]:
 def modelspec(
     title: str,
     family: Family,
-    unet: Mapping[str, Any],
+    denoiser: Mapping[str, Any],
     resolution: int,
     clip_skip: int,
     *,
@@ -136,19 +136,16 @@ def modelspec(
 ) -> dict[str, str]:
     """Stability's model metadata, version 1.0.1 (github.com/Stability-AI/ModelSpec).
 
-    ``unet``: its config.
+    ``denoiser``: its config.
     """
     return {
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": family.architecture(unet) + ("/lora" if lora else ""),
-        "modelspec.implementation": family.implementation
-        if lora
-        else "https://github.com/Stability-AI/generative-models",
+        "modelspec.architecture": family.architecture(denoiser) + ("/lora" if lora else ""),
+        "modelspec.implementation": family.implementation if lora else family.checkpoint_implementation,
         "modelspec.title": title,
         "modelspec.resolution": f"{resolution}x{resolution}",
         "modelspec.date": time.strftime("%Y-%m-%dT%H:%M:%S"),
-        "modelspec.prediction_type": "v" if prediction_type == "v_prediction" else "epsilon",
-        "modelspec.encoder_layer": str(clip_skip if family.supports_clip_skip else 2),
+        **family.modelspec_values(prediction_type, clip_skip),
     }
 
 
@@ -174,10 +171,10 @@ def checkpoint_metadata(model: ModelFolder, config: ModelConfig, title: str, mer
     if merged:
         metadata["modelspec.merged_from"] = ", ".join(path.stem for path in merged)
     settings, family = config.settings, family_of(config.info.model_type)
-    unet = read_json(model.working / "unet" / "config.json")
+    denoiser = read_json(model.working / family.denoiser.name / "config.json")
     prediction = load_scheduler_config(model.working)["prediction_type"]
     spec = modelspec(
-        title, family, unet, settings.resolution, settings.clip_skip, lora=False, prediction_type=prediction
+        title, family, denoiser, settings.resolution, settings.clip_skip, lora=False, prediction_type=prediction
     )
     return {**metadata, **spec, **(thumbnail(model.samples) if settings.save_thumbnail else {})}
 

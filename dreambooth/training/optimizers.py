@@ -10,7 +10,7 @@ import torch
 
 from dreambooth.errors import UserError
 from dreambooth.settings import Settings
-from dreambooth.settings.components import TEXT_ENCODER, UNET, is_pure_bf16
+from dreambooth.settings.components import TrainedRole, is_pure_bf16, keys_of
 from dreambooth.settings.optimizer_arguments import own_weight_decay
 from dreambooth.training.fused_adamw import FusedAdamW
 from dreambooth.training.optimizer_kinds import build_optimizer, parse_arguments, require_available
@@ -21,21 +21,21 @@ NOTHING_TO_TRAIN = "Nothing to train: switch on train_unet, or set stop_text_enc
 
 
 def parameter_groups(
-    settings: Settings, unet: Sequence[torch.nn.Parameter], text_encoder: Sequence[torch.nn.Parameter]
+    settings: Settings, denoiser: Sequence[torch.nn.Parameter], text_encoder: Sequence[torch.nn.Parameter]
 ) -> list[dict[str, Any]]:
-    """One group per trained component, with its learning rate and weight decay. Schedules scale ``base_lr``."""
-    components = {"unet": (unet, UNET), "text_encoder": (text_encoder, TEXT_ENCODER)}
+    """One group per trained role, with its learning rate and weight decay. Schedules scale ``base_lr``."""
+    parameters: dict[TrainedRole, Sequence[torch.nn.Parameter]] = {"denoiser": denoiser, "text_encoder": text_encoder}
     rates = base_learning_rates(settings)
     own_decay = own_weight_decay(settings.optimizer, settings.optimizer_args)
     groups: list[dict[str, Any]] = [
         {
-            "name": name,
+            "name": role,
             "params": list(params),
-            "lr": rates[name],
-            "weight_decay": getattr(settings, keys.weight_decay) if own_decay is None else own_decay,
-            "base_lr": rates[name],
+            "lr": rates[role],
+            "weight_decay": getattr(settings, keys_of(role).weight_decay) if own_decay is None else own_decay,
+            "base_lr": rates[role],
         }
-        for name, (params, keys) in components.items()
+        for role, params in parameters.items()
         if params
     ]
     if not groups:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from dreambooth.settings import Settings
-from dreambooth.settings.components import trained_components
+from dreambooth.settings.components import TrainedRole, trained_components
 
 MAX_CURVE_POINTS = 240  # of a plotted learning rate curve
 REX_BETA = 0.5
@@ -42,18 +42,16 @@ def epochs_trained(total: int, steps: Sequence[int], step: int = 0, epoch: int =
 
 
 def text_encoder_steps(settings: Settings, total: int) -> int:
-    """Optimizer steps in which the text encoder is trained. All of them if the unet is not trained."""
+    """Optimizer steps in which the text encoder is trained. All of them if the denoiser is not trained."""
     if settings.stop_text_encoder <= 0:
         return 0
     return max(1, round(settings.stop_text_encoder * total)) if settings.train_unet else total
 
 
-def base_learning_rates(settings: Settings) -> dict[str, float]:
-    """The learning rate setting of each trained component, "unet" first."""
-    return {
-        component: getattr(settings, keys.rate(settings.use_lora))
-        for component, keys in trained_components(settings).items()
-    }
+def base_learning_rates(settings: Settings) -> dict[TrainedRole, float]:
+    """The learning rate setting of each trained role, the denoiser first."""
+    lora = settings.use_lora
+    return {role: getattr(settings, keys.rate(lora)) for role, keys in trained_components(settings).items()}
 
 
 def learning_rate(settings: Settings, base: float, step: int, total: int) -> float:
@@ -92,18 +90,20 @@ def has_warmup(scheduler: str) -> bool:
     return scheduler in _SHAPES
 
 
-def lr_curves(settings: Settings, total: int, points: int = MAX_CURVE_POINTS) -> dict[str, list[tuple[int, float]]]:
-    """Points of the schedules for plots: (step counted from 1, learning rate) by trained component.
+def lr_curves(
+    settings: Settings, total: int, points: int = MAX_CURVE_POINTS
+) -> dict[TrainedRole, list[tuple[int, float]]]:
+    """Points of the schedules for plots: (step counted from 1, learning rate) by trained role.
 
     At most about ``points`` of each.
     """
-    ends = {"unet": total, "text_encoder": text_encoder_steps(settings, total)}
-    curves = {}
-    for component, base in base_learning_rates(settings).items():
-        steps = range(0, ends[component], max(1, math.ceil(total / points)))
-        if ends[component] and steps[-1] != ends[component] - 1:
-            steps = [*steps, ends[component] - 1]
-        curves[component] = [(step + 1, learning_rate(settings, base, step, total)) for step in steps]
+    ends = {"denoiser": total, "text_encoder": text_encoder_steps(settings, total)}
+    curves: dict[TrainedRole, list[tuple[int, float]]] = {}
+    for role, base in base_learning_rates(settings).items():
+        steps = range(0, ends[role], max(1, math.ceil(total / points)))
+        if ends[role] and steps[-1] != ends[role] - 1:
+            steps = [*steps, ends[role] - 1]
+        curves[role] = [(step + 1, learning_rate(settings, base, step, total)) for step in steps]
     return curves
 
 

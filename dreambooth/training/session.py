@@ -25,7 +25,7 @@ from dreambooth.training.imagic import Imagic
 from dreambooth.training.inpainting import InpaintingInputs
 from dreambooth.training.inputs import LatentStore
 from dreambooth.training.loss_masks import LossMasks
-from dreambooth.training.noise import training_scheduler_config
+from dreambooth.training.noise import NoiseSchedule, training_scheduler_config
 from dreambooth.training.optimizers import Stepper, inference_weights, make_optimizer, parameter_groups
 from dreambooth.training.precision import compute_dtype, make_accelerator, reset_accelerator
 from dreambooth.training.prompts import CachedPromptEmbedder
@@ -109,14 +109,14 @@ class Session:
         return TextCache(self.model.cache / "text", origin, encoding)
 
     def _load_denoiser(self) -> None:
-        self.events.phase("unet")
+        self.events.phase(self.modules.family.denoiser.name)
         denoiser = self._load(denoiser=True, dtype=self._dtype(self.settings.train_unet)).denoiser
         use_attention(denoiser, self.settings.attention)
         scheduler = training_scheduler_config(self.modules.scheduler_config, self.settings.zero_terminal_snr)
-        self.process = self.modules.family.process(scheduler, self.device)
+        self.schedule = NoiseSchedule(scheduler, self.device)
 
     def _trainable_groups(self) -> list[dict[str, Any]]:
-        """The optimizer's parameter groups: unet and text encoders, whole or as adapters."""
+        """The optimizer's parameter groups: denoiser and text encoders, whole or as adapters."""
         name = self.modules.family.denoiser.name
         denoiser = self._make_trainable(name, self.modules.denoiser, self.settings.train_unet)
         encoders = self.modules.text_encoders if self.trains_text_encoder else {}
@@ -127,8 +127,8 @@ class Session:
         settings = self.settings
         if not trains_ema(settings):
             return None
-        dtype, unet = dtype_of(settings.ema_precision), groups[0]["params"]
-        return EMA(unet, settings.ema_decay, settings.ema_on_cpu, dtype=dtype, seed=settings.seed)
+        dtype, denoiser = dtype_of(settings.ema_precision), groups[0]["params"]
+        return EMA(denoiser, settings.ema_decay, settings.ema_on_cpu, dtype=dtype, seed=settings.seed)
 
     def _make_trainable(self, name: str, module: torch.nn.Module, trains: bool) -> list[torch.nn.Parameter]:
         """Freeze ``module``, or inject adapters into it; returns its trainable parameters."""
@@ -145,7 +145,7 @@ class Session:
             if not is_denoiser and settings.freeze_clip_normalization:
                 _freeze_normalization(module)
             return [parameter for parameter in module.parameters() if parameter.requires_grad]
-        config = adapter_config(settings, name)
+        config = adapter_config(settings, "denoiser" if is_denoiser else "text_encoder")
         layers = inject(module, name, config, self.modules.layout, settings.seed, self.dropout)
         self.layers |= layers
         return [parameter for layer in layers.values() for parameter in layer.trainable_parameters().values()]
@@ -201,7 +201,7 @@ class Session:
     # -- while it runs ----------------------------------------------------------------------------------------
 
     def freeze_text_encoder(self) -> None:
-        """Train only the unet from here on. Prompts are embedded again with the trained text encoder."""
+        """Train only the denoiser from here on. Prompts are embedded again with the trained text encoder."""
         if isinstance(self.prompts, Imagic) or not self.prompts.trainable:
             return
         for text_encoder in self.modules.text_encoders.values():
@@ -252,7 +252,7 @@ class Session:
 
     def sampling_scheduler_config(self) -> dict[str, Any]:
         """The scheduler config for previews. Without v-prediction, a timestep with zero SNR can't be sampled."""
-        zero = self.settings.zero_terminal_snr and self.process.prediction_type == "v_prediction"
+        zero = self.settings.zero_terminal_snr and self.schedule.prediction_type == "v_prediction"
         return training_scheduler_config(self.modules.scheduler_config, zero)
 
     @property

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping, Sequence
 
+from dreambooth.settings.components import TrainedRole
 from dreambooth.ui.run_view import RunView
 
 WIDTH, HEIGHT = 640, 200
 LEFT, RIGHT, TOP, BOTTOM = 46, 58, 12, 22
 
 Points = Sequence[tuple[float, float]]
+_RATE_KINDS: Mapping[TrainedRole, str] = {"denoiser": "rate", "text_encoder": "prior"}  # CSS classes of curves
 
 
 def loss_chart(run: RunView) -> str:
@@ -32,15 +35,17 @@ def loss_chart(run: RunView) -> str:
     return f'<svg class="db_chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(parts)}</svg>{_legend(run)}'
 
 
-def learning_rate_chart(rates: Mapping[str, Points]) -> str:
-    """Learning rates of a run that has not started, by trained component ("unet", "text_encoder")."""
+def learning_rate_chart(rates: Mapping[TrainedRole, Points], titles: Mapping[str, str]) -> str:
+    """Learning rates of a run that has not started, by trained role. ``titles``: of the roles, for the legend."""
     last = max(points[-1][0] for points in rates.values())
     top_rate = max(y for points in rates.values() for _, y in points)
     parts = [_axis(), *_rate_labels(top_rate), *_step_labels(last)]
-    parts += [_line(points, last, top_rate, "rate" if part == "unet" else "prior") for part, points in rates.items()]
-    names = {"unet": ("rate", "UNet"), "text_encoder": ("prior", "text encoder")}
-    keys = [(*names[part], max(y for _, y in points)) for part, points in rates.items()]
-    legend = "".join(f'<span class="db_key db_key_{kind}">{name} up to {top:.3g}</span>' for kind, name, top in keys)
+    parts += [_line(points, last, top_rate, _RATE_KINDS[role]) for role, points in rates.items()]
+    legend = "".join(
+        f'<span class="db_key db_key_{_RATE_KINDS[role]}">{html.escape(titles[role])} up to '
+        f"{max(y for _, y in points):.3g}</span>"
+        for role, points in rates.items()
+    )
     title = "Planned learning rates"
     svg = f'<svg class="db_chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}">{"".join(parts)}</svg>'
     return f'{svg}<p class="db_legend">{title}: {legend}</p>'

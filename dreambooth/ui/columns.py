@@ -55,10 +55,12 @@ class TopRow:
 class ModelColumn:
     """The Select and Create tabs, with a summary of the chosen model."""
 
-    def __init__(self, missing: Mapping[str, Mapping[str, str]]) -> None:
-        """``missing``: as of :class:`Fields`."""
+    def __init__(
+        self, missing: Mapping[str, Mapping[str, str]], missing_families: Mapping[str, Mapping[str, str]]
+    ) -> None:
+        """``missing``, ``missing_families``: as of :class:`Fields`, for the settings and for the options of Create."""
         self.fields = Fields(SETTINGS, missing=missing)  # all settings of the page; this column has the first of them
-        self.options = Fields(CREATE_OPTIONS)
+        self.options = Fields(CREATE_OPTIONS, missing=missing_families)
         with gr.Column(scale=2, min_width=260, elem_id="db_model_column"):
             with control(gr.Tabs, elem_id="db_model_tabs") as self.tabs:
                 with gr.TabItem("Select", id="select", elem_id="db_tab_select"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dreambooth.errors import UserError
 from dreambooth.files import read_json
@@ -12,10 +13,11 @@ from dreambooth.safetensors_header import read_header
 from dreambooth.settings import ModelFolder, ModelInfo
 from dreambooth.settings.creation import FAMILIES
 from dreambooth.text import count, format_bytes
-from dreambooth.types import VAE_SCALE_FACTOR
 from dreambooth.ui.resume_offer import snapshots_in_short
 
-INPAINTING_CHANNELS = 9  # latent, mask, masked latent
+if TYPE_CHECKING:
+    from dreambooth.models.family import Family
+
 PREDICTIONS = {"epsilon": "ε-prediction", "v_prediction": "v-prediction"}
 SAFETENSORS_DTYPES = {"F16": "fp16", "BF16": "bf16", "F32": "fp32"}
 
@@ -27,7 +29,7 @@ def rows(model: ModelFolder, info: ModelInfo) -> dict[str, str]:
         **({} if model.has_manifest() else unadopted),
         "Source": Path(info.src).name or "unknown source",
         "Family": _family(model, info),
-        "Working copy": _weights(model),
+        "Working copy": _weights(model, info),
         "Revision": f"{count(info.revision, 'step')} · epoch {info.epoch}",
         "EMA": "yes" if info.has_ema else "no",
         "Snapshots": snapshots_in_short(model),
@@ -36,25 +38,36 @@ def rows(model: ModelFolder, info: ModelInfo) -> dict[str, str]:
 
 
 def _family(model: ModelFolder, info: ModelInfo) -> str:
-    path = model.working / "unet" / "config.json"
-    config = read_json(path) if path.is_file() else {}
-    parts = [FAMILIES.get(info.model_type, info.model_type)]
-    if config.get("in_channels") == INPAINTING_CHANNELS:
-        parts.append("inpainting")
-    parts.append(PREDICTIONS.get(info.prediction_type, info.prediction_type))
-    if "sample_size" in config and " px" not in parts[0]:
-        parts.append(f"{config['sample_size'] * VAE_SCALE_FACTOR} px")
-    return ", ".join(filter(None, parts))
+    title = FAMILIES.get(info.model_type, info.model_type)
+    prediction = PREDICTIONS.get(info.prediction_type, info.prediction_type)
+    family = _known_family(info)
+    if family is None:
+        return ", ".join(filter(None, (title, prediction)))
+    paths = {name: model.working / name / "config.json" for name in family.component_names}
+    configs = {name: read_json(path) if path.is_file() else {} for name, path in paths.items()}
+    resolution = family.native_resolution(configs)
+    size = f"{resolution} px" if resolution and " px" not in title else ""
+    return ", ".join(filter(None, (title, *family.variants(configs), prediction, size)))
 
 
-def _weights(model: ModelFolder) -> str:
-    """Precision of the unet, of each component that differs from it, and the total size."""
-    stats = {}
+def _known_family(info: ModelInfo) -> Family | None:
+    """None for an unknown model type."""
+    from dreambooth.models.registry import family_of
+
+    try:
+        return family_of(info.model_type)
+    except UserError:
+        return None
+
+
+def _weights(model: ModelFolder, info: ModelInfo) -> str:
+    """Precision of the denoiser, of each component that differs from it, and the total size."""
+    family, stats = _known_family(info), {}
     for path in sorted(model.working.glob("*/*.safetensors")):
         with contextlib.suppress(OSError):  # a run may be replacing it at this moment
             stats[path] = path.stat()
     precisions = {path.parent.name: _precision(path, stat.st_mtime_ns) for path, stat in stats.items()}
-    precision = precisions.get("unet", "")
+    precision = precisions.get(family.denoiser.name, "") if family else ""
     others = [f"{component} {other}" for component, other in precisions.items() if other != precision]
     text = f"{precision} ({', '.join(others)})" if others else precision
     return f"{text} · {format_bytes(sum(stat.st_size for stat in stats.values()))}"

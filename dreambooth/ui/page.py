@@ -36,7 +36,9 @@ class Page:
             with gr.Column(elem_id="db_page"):
                 self.top = TopRow()
                 with gr.Row(elem_id="db_columns"):
-                    self.model = ModelColumn(self.page_controller.missing_requirements())
+                    self.model = ModelColumn(
+                        self.page_controller.missing_requirements(), self.page_controller.missing_families()
+                    )
                     self.input = InputColumn(self.model.fields)
                     self.output = OutputColumn()
             self._wire(page)

@@ -81,6 +81,12 @@ class PageController:
 
         return missing_requirements(self.host.device())
 
+    def missing_families(self) -> dict[str, dict[str, str]]:
+        """As :meth:`missing_requirements`, for the options of Create."""
+        from dreambooth.models.registry import unavailable_families
+
+        return {"model_type": unavailable_families()}
+
     # -- a model's parameters -----------------------------------------------------------------------------------
 
     def parameters(self, name: str | None) -> tuple[Settings, tuple[Concept, ...]]:
@@ -116,12 +122,13 @@ class PageController:
         try:
             model = self.model(name)
             config = self.edited_config(model, settings, concepts)
-            checked = preflight(model, config, self.host.device()).as_dict()
+            result = preflight(model, config, self.host.device())
         except UserError as error:
             return render.refusal(error.problems), "", ""
+        checked = result.as_dict()
         seconds_per_step = self.view.training_run(name).seconds_per_step()
         table = render_images.image_table([*checked["table"], *checked["other_files"]])
-        self.view.planned_charts[name] = learning_rate_chart(checked["learning_rates"])
+        self.view.planned_charts[name] = learning_rate_chart(result.learning_rates, result.role_titles())
         self.view.settled[name] = self.view.shown_run(name).time
         message = render.warnings(checked["warnings"]) + render.lines(["Ready to train."])
         return message, render.forecast(checked, config.settings, seconds_per_step), table

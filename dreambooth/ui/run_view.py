@@ -21,6 +21,7 @@ PHASES = {
     "latents": "Encoding images",
     "text embeddings": "Encoding captions",
     "unet": "Loading the UNet",
+    "transformer": "Loading the transformer",
     "imagic": "Optimizing the text embedding",
     "training": "Running the first step",
     "preview": "Generating samples",

@@ -8,10 +8,13 @@ import weakref
 import pytest
 import torch
 
-from dreambooth.memory.forecast import OPTIMIZER_STATE_BYTES, forecast_memory, forecast_snapshot
+from dreambooth.memory.forecast import OPTIMIZER_STATE_BYTES, ModelSize, forecast_memory, forecast_snapshot
 from dreambooth.memory.out_of_memory import is_out_of_memory
 from dreambooth.memory.release import clear_frames
+from dreambooth.models.size_estimate import SizeEstimate
 from dreambooth.settings import Settings
+
+SIZE = ModelSize(1000, 100, SizeEstimate())
 
 
 @pytest.mark.parametrize(
@@ -59,7 +62,7 @@ def test_the_forecast_counts_optimizer_state_and_ema():
     full = {"use_lora": False, "stop_text_encoder": 0.0, "use_ema": False}
 
     def memory(**settings):
-        return forecast_memory(Settings(**{**full, **settings}), "bf16", 1000, 100, class_images=False)
+        return forecast_memory(Settings(**{**full, **settings}), "bf16", SIZE, class_images=False)
 
     states = OPTIMIZER_STATE_BYTES
     assert memory(optimizer="Prodigy") - memory() == 1000 * (states["Prodigy"] - states["Torch AdamW"])
@@ -67,10 +70,10 @@ def test_the_forecast_counts_optimizer_state_and_ema():
     assert memory(use_ema=True, ema_on_cpu=False, ema_precision="bf16") - memory() == 2 * 1000
     assert memory(use_ema=True, ema_on_cpu=True) == memory()
     lora = Settings(use_lora=True, use_ema=True, ema_on_cpu=False)
-    assert forecast_memory(lora, "bf16", 1000, 100, False) == forecast_memory(
-        Settings(use_lora=True, use_ema=False), "bf16", 1000, 100, False
+    assert forecast_memory(lora, "bf16", SIZE, False) == forecast_memory(
+        Settings(use_lora=True, use_ema=False), "bf16", SIZE, False
     ), "a LoRA has no EMA"
 
 
 def test_a_snapshot_has_float32_weights_and_both_moments():
-    assert forecast_snapshot(Settings(use_lora=False, stop_text_encoder=0.0, use_ema=False), 1000, 100) == 1000 * 12
+    assert forecast_snapshot(Settings(use_lora=False, stop_text_encoder=0.0, use_ema=False), SIZE) == 1000 * 12

@@ -16,7 +16,7 @@ from dreambooth.checkpoints.modules import weights_path
 from dreambooth.errors import UserError
 from dreambooth.files import write_json
 from dreambooth.runs.outputs import planned_outputs, space_problems, writing_problems
-from dreambooth.runs.preflight import preflight, sizes_of
+from dreambooth.runs.preflight import preflight, size_of
 from dreambooth.settings import ModelFolder, Settings, parse
 from dreambooth.tensor_files import write_tensors
 from tests.cli.commands import run
@@ -109,7 +109,7 @@ def test_a_read_only_folder_is_named(mini, models_dir):
 def outputs(model: ModelFolder, steps: int = 100, steps_per_epoch: int = 10, **changed: object) -> dict[str, int]:
     config = model.load()
     config = dataclasses.replace(config, settings=parse(Settings, changed, base=config.settings))
-    planned = planned_outputs(model, config, sizes_of(model), steps, steps_per_epoch)
+    planned = planned_outputs(model, config, size_of(model), steps, steps_per_epoch)
     return {output.what: output.number for output in planned}
 
 
@@ -128,7 +128,7 @@ def test_every_file_of_the_run_is_counted(mini):
 
 def test_a_full_drive_stops_the_run_before_it_starts_with_figures(mini, models_dir, monkeypatch, subject_concepts):
     config = mini.load()
-    planned = planned_outputs(mini, config, sizes_of(mini), 100, 10)
+    planned = planned_outputs(mini, config, size_of(mini), 100, 10)
     assert space_problems(planned) == []
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(GB, GB, 10_000))
     (problem,) = space_problems(planned)
@@ -148,7 +148,7 @@ def test_each_drive_is_reported(mini, models_dir, monkeypatch):
 
     config = mini.load()
     config = dataclasses.replace(config, settings=parse(Settings, {"use_lora": True}, base=config.settings))
-    planned = planned_outputs(mini, config, sizes_of(mini), 100, 10)
+    planned = planned_outputs(mini, config, size_of(mini), 100, 10)
     monkeypatch.setattr(os, "stat", stat)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(GB, 0, 0 if Path(path) == other else GB))
     (problem,) = space_problems(planned)

@@ -64,7 +64,7 @@ def test_every_step_has_the_reference_rate_and_the_plotted_one(chosen, expected)
     rates = [learning_rate(settings, BASE, step, TOTAL) for step in range(TOTAL)]
     assert rates == pytest.approx(expected, rel=1e-9, abs=1e-15)
     curves = lr_curves(settings, TOTAL)
-    assert curves["unet"] == list(enumerate(rates, 1))
+    assert curves["denoiser"] == list(enumerate(rates, 1))
     text = [
         learning_rate(settings, base_learning_rates(settings)["text_encoder"], step, TOTAL)
         for step in range(TOTAL // 2)
@@ -105,7 +105,7 @@ def test_the_plotted_curve_is_the_trained_one_resumed_or_not(train, models_dir, 
     resumed = train(resume="latest", **chosen)
     parts = [(event["step"], event["lr"]) for run in (stopped, resumed) for event in run.of("step")]
     checked = preflight(mini, mini.load())
-    assert logged == parts == checked.learning_rates["unet"]
+    assert logged == parts == checked.learning_rates["denoiser"]
     assert checked.as_dict()["learning_rates"]["unet"] == logged
 
 
@@ -126,7 +126,8 @@ def test_the_text_encoder_is_trained_for_its_fraction_of_the_steps(train, models
 
 
 def test_the_page_plots_a_planned_run():
-    svg = learning_rate_chart(lr_curves(Settings(lr_scheduler="cosine", lr_warmup_steps=0.1), 1000))
+    curves = lr_curves(Settings(lr_scheduler="cosine", lr_warmup_steps=0.1), 1000)
+    svg = learning_rate_chart(curves, {"denoiser": "UNet", "text_encoder": "text encoder"})
     assert svg.count("<polyline") == 2 and "step 1000" in svg and "UNet up to 2e-06" in svg
 
 

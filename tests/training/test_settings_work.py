@@ -87,7 +87,7 @@ class PlannedRates:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> PlannedRates:
-        return cls([rate for _, rate in lr_curves(Settings(**values), 3)["unet"]])
+        return cls([rate for _, rate in lr_curves(Settings(**values), 3)["denoiser"]])
 
 
 # Five images of two shapes and batch size 2: three steps per epoch.

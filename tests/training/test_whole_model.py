@@ -12,7 +12,8 @@ import torch
 from dreambooth import actions
 from dreambooth.checkpoints.modules import load_component
 from dreambooth.errors import UserError
-from dreambooth.memory.forecast import forecast_memory
+from dreambooth.memory.forecast import ModelSize, forecast_memory
+from dreambooth.models.sd.size_estimates import size_estimate
 from dreambooth.runs.consistency import precision_problems
 from dreambooth.runs.preflight import preflight
 from dreambooth.settings import Settings
@@ -23,6 +24,7 @@ from dreambooth.training.stochastic_rounding import StochasticRoundingAdamW, sto
 from tests.training.conftest import SMALL, tensors
 
 CPU = torch.device("cpu")
+SD1_SIZE = ModelSize(860_000_000, 123_000_000, size_estimate(860_000_000))
 BF16 = {"use_lora": False, "save_ckpt_after": False, "mixed_precision": "bf16", "full_mixed_precision": True, "seed": 5,
         "num_train_epochs": 3}  # fmt: skip
 
@@ -97,7 +99,7 @@ def test_pure_bf16_trains_samples_and_resumes_exactly(train, mini, models_dir, c
 def test_pure_bf16_needs_less_than_half_the_memory():
     def bytes_for(**more):
         settings = Settings(use_lora=False, stop_text_encoder=0, **more)
-        return forecast_memory(settings, "bf16", 860_000_000, 123_000_000, False) - 0.24e9 - 123e6 * 2
+        return forecast_memory(settings, "bf16", SD1_SIZE, False) - 0.24e9 - 123e6 * 2
 
     assert bytes_for(full_mixed_precision=True) < 0.5 * bytes_for()
     n_bytes = [bytes_for(use_ema=True, ema_precision=kind) - bytes_for() for kind in ("fp32", "bf16")]
@@ -188,7 +190,7 @@ def test_an_ema_on_the_cpu_takes_no_memory_where_the_weights_are(on_cpu, device)
     settings = Settings(use_lora=False, use_ema=True, ema_precision="fp32")
 
     def bytes_for(settings):
-        return forecast_memory(settings, "bf16", 860_000_000, 123_000_000, False)
+        return forecast_memory(settings, "bf16", SD1_SIZE, False)
 
     without = bytes_for(dataclasses.replace(settings, use_ema=False))
     expected = 0 if on_cpu else 860_000_000 * 4

@@ -11,7 +11,7 @@ from dreambooth.interop.ai_toolkit.datasets import Dataset
 from dreambooth.interop.kohya import optimizer as sd_scripts
 from dreambooth.interop.kohya.import_report import ImportReport
 from dreambooth.interop.nested_values import NestedValues, as_number
-from dreambooth.settings.components import TEXT_ENCODER, UNET
+from dreambooth.settings.components import DENOISER, TEXT_ENCODER
 
 # Optimizer -> (name in sd-scripts, its arguments in ai-toolkit, difference).
 _OPTIMIZERS: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -45,7 +45,7 @@ def import_components(report: ImportReport, values: NestedValues) -> None:
         report.unsupported.append(f"train.lr = {rate:g}: {kind} is trained with 1, as in ai-toolkit.")
         rate = 1.0
     lora = bool(report.settings.get("use_lora"))
-    report.set(UNET.rate(lora), rate, values.source("train.lr"))
+    report.set(DENOISER.rate(lora), rate, values.source("train.lr"))
     report.set(TEXT_ENCODER.rate(lora), rate)
     for key in ("train.unet_lr", "train.text_encoder_lr"):
         if key in values and values.number(key) != rate:
@@ -110,7 +110,7 @@ def import_schedule(report: ImportReport, values: NestedValues) -> None:
         report.set("lr_scheduler", "constant", source)
         report.set("lr_factor", 1.0)
         if factor not in (None, 1.0):
-            for keys in (UNET, TEXT_ENCODER):
+            for keys in (DENOISER, TEXT_ENCODER):
                 report.set(
                     keys.rate(lora), report.settings[keys.rate(lora)] * (factor or 1.0), "factor of lr_scheduler"
                 )

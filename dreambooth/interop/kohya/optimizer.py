@@ -7,7 +7,7 @@ from typing import Any
 
 from dreambooth.interop.kohya.import_report import ImportReport
 from dreambooth.settings.arguments import format_arguments, parse_arguments
-from dreambooth.settings.components import TEXT_ENCODER, UNET
+from dreambooth.settings.components import DENOISER, TEXT_ENCODER
 from dreambooth.settings.optimizer_arguments import WEIGHT_DECAY, describe_unknown, resolve_arguments
 from dreambooth.settings.training import OPTIMIZER_ALIASES
 
@@ -62,7 +62,7 @@ def import_optimizer(report: ImportReport, values: Mapping[str, Any]) -> None:
 
 def _advice(report: ImportReport) -> str:
     """What to do about a learning rate that was meant for an optimizer that estimates it."""
-    rate = report.settings.get(UNET.rate(bool(report.settings.get("use_lora"))), 0)
+    rate = report.settings.get(DENOISER.rate(bool(report.settings.get("use_lora"))), 0)
     return f" Lower its learning rate of {rate:g} to about 1e-4, or choose Prodigy." if rate >= _LARGE_RATE else ""
 
 
@@ -86,7 +86,7 @@ def _limit_bf16(report: ImportReport, optimizer: str) -> None:
 def _use_one_rate(report: ImportReport, optimizer: str) -> None:
     """Optimizers that estimate the learning rate have one factor on it; sd-scripts ignore the others or stop."""
     lora = bool(report.settings.get("use_lora"))
-    rate, text_rate = (report.settings.get(keys.rate(lora)) for keys in (UNET, TEXT_ENCODER))
+    rate, text_rate = (report.settings.get(keys.rate(lora)) for keys in (DENOISER, TEXT_ENCODER))
     both = report.settings.get("stop_text_encoder") != 0 and report.settings.get("train_unet", True)
     if both and None not in (rate, text_rate) and rate != text_rate:
         report.set(TEXT_ENCODER.rate(lora), rate)

@@ -10,7 +10,7 @@ from typing import Any
 
 from dreambooth.interop.kohya.differences import list_images
 from dreambooth.interop.kohya.import_report import ImportReport
-from dreambooth.settings.components import TEXT_ENCODER, UNET
+from dreambooth.settings.components import DENOISER, TEXT_ENCODER
 from dreambooth.text import count
 
 # In the order of priority in sd-scripts.
@@ -28,7 +28,7 @@ def import_rates(report: ImportReport, values: Mapping[str, Any]) -> None:
     base = values.get("learning_rate", _DEFAULT_RATE)
     base_name = "learning_rate" if "learning_rate" in values else "default of sd-scripts"
     unet, text_rate = values.get("unet_lr", base), _text_encoder_rate(report, values, base)
-    report.set(UNET.rate(lora), unet, "unet_lr" if "unet_lr" in values else base_name)
+    report.set(DENOISER.rate(lora), unet, "unet_lr" if "unet_lr" in values else base_name)
     text_name = next((key for key in _TEXT_ENCODER_RATES if key in values), base_name)
     report.set(TEXT_ENCODER.rate(lora), text_rate, text_name)
     if report.settings.get("stop_text_encoder") == 0:

@@ -9,7 +9,7 @@ from dreambooth.interop.kohya.import_report import ImportReport
 from dreambooth.interop.kohya.optimizer import own_schedule
 from dreambooth.interop.kohya.parameters import DEFAULT_STEPS, to_number
 from dreambooth.settings.arguments import split_arguments
-from dreambooth.settings.components import TEXT_ENCODER, UNET
+from dreambooth.settings.components import DENOISER, TEXT_ENCODER
 
 _SCHEDULES = {
     "linear": "linear_with_warmup", "cosine": "cosine", "cosine_with_restarts": "cosine_with_restarts",
@@ -73,7 +73,7 @@ def _import_annealing(report: ImportReport, values: Mapping[str, Any]) -> None:
     report.set("lr_scheduler", "cosine_annealing", "lr_scheduler")
     report.set("lr_scale_pos", 1)
     lora = bool(report.settings.get("use_lora"))
-    rate = report.settings.get(UNET.rate(lora))
+    rate = report.settings.get(DENOISER.rate(lora))
     text_rate = report.settings.get(TEXT_ENCODER.rate(lora), rate)
     fraction = to_number(values.get("lr_scheduler_min_lr_ratio", 0))
     if rate is None:

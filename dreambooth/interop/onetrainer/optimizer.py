@@ -11,7 +11,7 @@ from dreambooth.interop.kohya.import_report import ImportReport
 from dreambooth.interop.nested_values import NestedValues, as_number
 from dreambooth.interop.onetrainer.config_file import is_sdxl
 from dreambooth.settings.arguments import format_arguments
-from dreambooth.settings.components import TEXT_ENCODER, UNET
+from dreambooth.settings.components import DENOISER, TEXT_ENCODER
 from dreambooth.settings.optimizer_arguments import ARGUMENTS, describe_unknown, resolve_arguments
 
 
@@ -174,7 +174,7 @@ def import_rates(report: ImportReport, config: NestedValues) -> None:
     """Learning rates: those of the parts, or the common one, times the root of what the scaler says."""
     lora = bool(report.settings.get("use_lora"))
     scale = _rate_scale(report, config)
-    for part, keys in (("unet", UNET), ("text_encoder", TEXT_ENCODER)):
+    for part, keys in (("unet", DENOISER), ("text_encoder", TEXT_ENCODER)):
         key = f"{part}.learning_rate"
         own = config.get(key) is not None
         rate = config.number(key if own else "learning_rate") * scale
@@ -239,7 +239,7 @@ def _import_annealing(
     """A cosine between the learning rate and a fraction of it, whose minimum is at ``position`` of the run."""
     report.set("lr_scheduler", "cosine_annealing", config.source("learning_rate_scheduler"))
     report.set("lr_scale_pos", position)
-    rate = report.settings.get(UNET.rate(bool(report.settings.get("use_lora"))), 0.0)
+    rate = report.settings.get(DENOISER.rate(bool(report.settings.get("use_lora"))), 0.0)
     report.set("learning_rate_min", fraction * rate, config.source("learning_rate_min_factor"))
     if warmup:
         report.unsupported.append(
