@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dreambooth.settings import SETTINGS
+from dreambooth.settings.objective import DDPM_ONLY, FLOW_ONLY
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Capabilities:
     """The settings that a family limits. What is not listed here works.
 
     ``limits``: by key of a setting; other values are refused before a run, and the page disables the control.
-    ``without_effect``: settings that may have any value and change nothing, with the reason; a run mentions them.
+    ``without_effect``: settings that may have any value and change nothing, with what the family does instead, such as
+    "always uses the last layer"; a run mentions them.
     """
 
     limits: Mapping[str, Limit] = field(default_factory=dict)
@@ -79,6 +81,8 @@ def limited(reason: str, *keys: str) -> dict[str, Limit]:
 
 
 # Limits that several families have in common.
+DDPM = {key: Limit(reason) for key, reason in FLOW_ONLY.items()}
+FLOW_MATCHING = {key: Limit(reason) for key, reason in DDPM_ONLY.items()}
 NO_CLIP = {
     **limited("its text encoder has no clip skip", "clip_skip"),
     **limited("only CLIP's prompts are split into parts", "strict_tokens"),

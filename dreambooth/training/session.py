@@ -25,7 +25,7 @@ from dreambooth.training.imagic import Imagic
 from dreambooth.training.inpainting import InpaintingInputs
 from dreambooth.training.inputs import LatentStore
 from dreambooth.training.loss_masks import LossMasks
-from dreambooth.training.noise import NoiseSchedule, training_scheduler_config
+from dreambooth.training.noise import training_scheduler_config
 from dreambooth.training.optimizers import Stepper, inference_weights, make_optimizer, parameter_groups
 from dreambooth.training.precision import compute_dtype, make_accelerator, reset_accelerator
 from dreambooth.training.prompts import CachedPromptEmbedder
@@ -113,7 +113,7 @@ class Session:
         denoiser = self._load(denoiser=True, dtype=self._dtype(self.settings.train_unet)).denoiser
         use_attention(denoiser, self.settings.attention)
         scheduler = training_scheduler_config(self.modules.scheduler_config, self.settings.zero_terminal_snr)
-        self.schedule = NoiseSchedule(scheduler, self.device)
+        self.process = self.modules.family.process(scheduler, self.device)
 
     def _trainable_groups(self) -> list[dict[str, Any]]:
         """The optimizer's parameter groups: denoiser and text encoders, whole or as adapters."""
@@ -252,7 +252,7 @@ class Session:
 
     def sampling_scheduler_config(self) -> dict[str, Any]:
         """The scheduler config for previews. Without v-prediction, a timestep with zero SNR can't be sampled."""
-        zero = self.settings.zero_terminal_snr and self.schedule.prediction_type == "v_prediction"
+        zero = self.settings.zero_terminal_snr and self.process.prediction_type == "v_prediction"
         return training_scheduler_config(self.modules.scheduler_config, zero)
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dreambooth.models.capabilities import Capabilities
+from dreambooth.models.capabilities import DDPM, Capabilities
 from dreambooth.models.family import Configs
 from dreambooth.models.layout import ComponentLayout, Layout, Shapes
 from dreambooth.models.sd.clip_names import TransformersNameMap
@@ -39,7 +39,7 @@ class StableDiffusion1(StableDiffusion):
     base_architecture = "stable-diffusion-v1"
     components = (UNET_COMPONENT, VAE_COMPONENT, text_encoder(TEXT))
     supports_clip_skip = True
-    capabilities = Capabilities()
+    capabilities = Capabilities(DDPM)
 
     def matches(self, shapes: Shapes) -> bool:
         to_k = shapes.get(UNET + "middle_block.1.transformer_blocks.0.attn2.to_k.weight", ())

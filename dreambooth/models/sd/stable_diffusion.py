@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from dreambooth.errors import UserError
-from dreambooth.models.capabilities import Capabilities
+from dreambooth.models.capabilities import DDPM, Capabilities
 from dreambooth.models.components import DENOISER, TEXT_ENCODER, Component
 from dreambooth.models.components import VAE as VAE_ROLE
 from dreambooth.models.family import Configs, Family
@@ -87,7 +87,7 @@ class StableDiffusion(Family):
     vae_scaling_factor = 0.18215
     sample_size = 64  # side of the latents at the native resolution
     default_prediction = "epsilon"
-    capabilities = Capabilities({}, {"clip_skip": "always uses the text encoder layer that it was trained with"})
+    capabilities = Capabilities(DDPM, {"clip_skip": "always uses the text encoder layer that it was trained with"})
     checkpoint_implementation = "https://github.com/Stability-AI/generative-models"
 
     # -- components --------------------------------------------------------------------------------------------
