@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.training_utils import compute_density_for_timestep_sampling
 from PIL import Image
 
 from dreambooth.interop.input_kind import RecognizedInput, recognize_input
@@ -401,3 +403,44 @@ def test_a_validation_split_without_a_frequency_is_reported(tmp_path: Path) -> N
     found = recognize_input(tmp_path / "dataset.toml")
     assert found.settings["validation_share"] == 0.1 and "validation_every" not in found.settings
     assert "Set Validation frequency" in messages_about(found, "validation_split")[0]
+
+
+# -- timesteps of flow-matching models -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", {}),
+        ("timestep_sampling = 'uniform'\ndiscrete_flow_shift = 3.1582\n", {}),
+        ("timestep_sampling = 'sigmoid'\nsigmoid_scale = 1.5\n",
+         {"timestep_sampling": "sigmoid", "sigmoid_scale": 1.5}),
+        ("timestep_sampling = 'shift'\ndiscrete_flow_shift = 3.1582\n",
+         {"timestep_sampling": "sigmoid", "timestep_shift": 3.1582}),
+        ("timestep_sampling = 'shift'\n", {"timestep_sampling": "sigmoid", "timestep_shift": 3.0}),
+        ("timestep_sampling = 'flux_shift'\n", {"timestep_sampling": "sigmoid", "resolution_shift": True}),
+        ("weighting_scheme = 'logit_normal'\nlogit_mean = 0.5\nlogit_std = 0.8\ntraining_shift = 2.0\n",
+         {"timestep_sampling": "logit_normal", "timestep_mean": -0.5, "timestep_std": 0.8, "timestep_shift": 2.0}),
+        ("weighting_scheme = 'mode'\nmode_scale = 1.0\n", {"timestep_sampling": "mode", "mode_scale": 1.0}),
+        ("weighting_scheme = 'cosmap'\n", {"flow_loss_weighting": "cosmap"}),
+        ("weighting_scheme = 'cosmap'\nmodel_prediction_type = 'raw'\n", {}),
+    ],
+)  # fmt: skip
+def test_timestep_sampling_of_flow_matching_models(tmp_path: Path, text: str, expected: dict[str, Any]) -> None:
+    found = imported(tmp_path, NETWORK + text)
+    keys = ("timestep_sampling", "timestep_mean", "timestep_std", "sigmoid_scale", "mode_scale", "timestep_shift",
+            "resolution_shift", "flow_loss_weighting")  # fmt: skip
+    settings = parse(Settings, found.settings)
+    assert {key: getattr(settings, key) for key in keys} == {key: getattr(Settings(), key) for key in keys} | expected
+
+
+def test_an_unknown_timestep_sampling_is_reported(tmp_path: Path) -> None:
+    found = imported(tmp_path, NETWORK + "timestep_sampling = 'qwen_shift'\n")
+    assert "'qwen_shift' is not supported" in messages_about(found, "timestep_sampling")[0]
+
+
+def test_logit_mean_counts_from_noise_to_image() -> None:
+    """sd-scripts choose an index of the scheduler's timesteps, which fall: a positive mean prefers little noise."""
+    timesteps = FlowMatchEulerDiscreteScheduler().timesteps
+    density = compute_density_for_timestep_sampling("logit_normal", 2000, logit_mean=1.0, logit_std=1.0)
+    assert timesteps[(density * 1000).long()].mean() < 400

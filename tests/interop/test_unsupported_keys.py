@@ -203,6 +203,7 @@ ROWS = [
      "of a component as a whole"),
     ("use_conv_cp disable_conv_cp", "lora_conv_alpha lora_conv_rank use_lora_extended", "sizes, not a decomposition"),
     ("full_matrix", "full_mixed_precision", "a precision"),
+    ("bypass_mode", "mode_scale", "the density of timesteps"),
     ("noise_offset_type", "lora_type loss_type multires_noise_discount multires_noise_iterations offset_noise",
      "only says which of the other parameters the GUI shows"),
     ("block_size", "sample_batch_size train_batch_size", "the unit of DyLoRA's ranks"),

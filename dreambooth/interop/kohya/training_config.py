@@ -30,6 +30,7 @@ from dreambooth.interop.kohya.parameters import (
 from dreambooth.interop.kohya.schedule import import_schedule
 from dreambooth.interop.kohya.sizes import make_trainable, parse_resolution, usable_step
 from dreambooth.interop.kohya.subsets import import_datasets
+from dreambooth.interop.kohya.timesteps import TIMESTEP_KEYS, import_timesteps
 from dreambooth.interop.kohya.toml_file import Table, TomlFile, read_toml
 from dreambooth.interop.kohya.unsupported_keys import NO_EFFECT_KEYS, UNSUPPORTED_TRAINING_KEYS
 
@@ -222,9 +223,11 @@ def _import_image_settings(report: ImportReport, arguments: Mapping[str, Any]) -
 _IMPORTERS = (
     import_masked_loss, import_network, import_rates, import_optimizer, import_schedule, import_length,
     warn_long_warmup, import_text_encoder_stop, import_saving, import_validation, import_samples, import_attention,
+    import_timesteps,
 )  # fmt: skip
 _SUPPORTED = {
-    *_DIRECT_SETTINGS, *_DATASET_PARAMETERS, "train_batch_size", "network_module", "network_dim", "network_alpha",
+    *_DIRECT_SETTINGS, *_DATASET_PARAMETERS, *TIMESTEP_KEYS,
+    "train_batch_size", "network_module", "network_dim", "network_alpha",
     "network_args", "learning_rate", "unet_lr", "text_encoder_lr", "learning_rate_te", "network_train_unet_only",
     "network_train_text_encoder_only", "optimizer_type", "optimizer_args", "use_8bit_adam", "use_lion_optimizer",
     "lr_scheduler", "max_train_steps", "sample_sampler", "sample_prompts", "xformers", "sdpa", "mem_eff_attn",

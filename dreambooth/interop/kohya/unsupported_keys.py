@@ -40,8 +40,6 @@ UNSUPPORTED_TRAINING_KEYS = {
     **dict.fromkeys(("deepspeed", "zero_stage", "zero3_init_flag", "zero3_save_16bit_model", "offload_optimizer_device",
                      "offload_optimizer_nvme_path", "offload_param_device", "offload_param_nvme_path"),
                     "DeepSpeed is not supported; for several GPUs use accelerate launch -m dreambooth"),
-    **dict.fromkeys(("weighting_scheme", "logit_mean", "logit_std", "mode_scale"),
-                    "timesteps are sampled uniformly between min_timestep and max_timestep"),
     **dict.fromkeys(("token_string", "init_word", "num_vectors_per_token", "weights", "use_object_template",
                      "use_style_template"), "textual inversion is not supported"),
     "dataset_class": "images are read from folders only",
