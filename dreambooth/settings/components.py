@@ -47,7 +47,9 @@ def trains_text_encoder(settings: Settings) -> bool:
 def trained_components(settings: Settings) -> dict[TrainedRole, ComponentKeys]:
     """The roles that a run trains, the denoiser first."""
     roles: dict[TrainedRole, ComponentKeys] = {"denoiser": DENOISER} if settings.train_unet else {}
-    return roles | ({"text_encoder": TEXT_ENCODER} if trains_text_encoder(settings) else {})
+    if trains_text_encoder(settings):
+        roles["text_encoder"] = TEXT_ENCODER
+    return roles
 
 
 def trains_ema(settings: Settings) -> bool:

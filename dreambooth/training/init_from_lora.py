@@ -60,7 +60,7 @@ def settings_from_lora(model: ModelFolder, settings: Settings) -> tuple[dict[str
     if denoiser_refs and len(denoiser_refs) == len(adapters):
         changed["stop_text_encoder"] = 0.0
     elif adapters and not denoiser_refs:
-        changed["train_denoiser"] = False
+        changed["train_unet"] = False
     for _ in range(2):  # the type first: ranks are compared once it is right
         trial = parse(Settings, changed, base=settings)
         needed: dict[str, set[Any]] = defaultdict(set)
@@ -109,8 +109,8 @@ def _required_settings(
     """Settings that would have to be changed for this adapter, with the values that they need."""
     role: TrainedRole = "denoiser" if in_denoiser else "text_encoder"
     config: AdapterConfig = adapter_config(settings, role)
-    if in_denoiser and not settings.train_denoiser:
-        return {"train_denoiser": True}
+    if in_denoiser and not settings.train_unet:
+        return {"train_unet": True}
     if not in_denoiser and settings.stop_text_encoder == 0:
         return {"stop_text_encoder": "more than 0"}
     if in_denoiser and _needs_locon(ref) and not settings.use_lora_extended:
