@@ -39,7 +39,6 @@ class Family:
     defaults: Mapping[str, Any] = {}  # settings of a new model that differ from those declared, see default_settings
     required_libraries: Mapping[str, str] = {}  # package: versions, as {"diffusers": ">=0.36"}
     default_prediction: str  # what the denoiser predicts, unless the source says something else
-    supports_clip_skip = False  # whether WebUIs apply clip skip to this family
     ema_prefix: str = ""  # of EMA weights in a single file; "" where the family's files have none
 
     # -- components --------------------------------------------------------------------------------------------

@@ -87,6 +87,7 @@ class StableDiffusion(Family):
     vae_scaling_factor = 0.18215
     sample_size = 64  # side of the latents at the native resolution
     default_prediction = "epsilon"
+    supports_clip_skip = False  # whether WebUIs apply clip skip to this family
     capabilities = Capabilities(DDPM, {"clip_skip": "always uses the text encoder layer that it was trained with"})
     checkpoint_implementation = "https://github.com/Stability-AI/generative-models"
 
