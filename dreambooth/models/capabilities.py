@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from dreambooth.models.process import FLOW_SAMPLERS
 from dreambooth.settings import SETTINGS
 from dreambooth.settings.objective import DDPM_ONLY, FLOW_ONLY
 
@@ -64,7 +65,7 @@ class Capabilities:
 
     def _fix(self, key: str) -> str:
         allowed = self.allowed(key)
-        if allowed in ((False,), (True,)):
+        if SETTINGS[key].type is bool:
             return f"Switch it {'on' if allowed[0] else 'off'}."
         *first, last = [repr_of(value) for value in allowed]
         return f"Choose {', '.join(first)} or {last}." if first else f"Set it to {last}."
@@ -82,7 +83,10 @@ def limited(reason: str, *keys: str) -> dict[str, Limit]:
 
 # Limits that several families have in common.
 DDPM = {key: Limit(reason) for key, reason in FLOW_ONLY.items()}
-FLOW_MATCHING = {key: Limit(reason) for key, reason in DDPM_ONLY.items()}
+FLOW_MATCHING = {
+    **{key: Limit(reason) for key, reason in DDPM_ONLY.items()},
+    "scheduler": Limit("it is trained with flow matching, which this sampler doesn't know", FLOW_SAMPLERS),
+}
 NO_CLIP = {
     **limited("its text encoder has no clip skip", "clip_skip"),
     **limited("only CLIP's prompts are split into parts", "strict_tokens"),

@@ -25,6 +25,7 @@ _FLOW_SCHEDULERS = {
     "DPMSolverMultistep": "DPMSolverMultistepScheduler",
     "UniPCMultistep": "UniPCMultistepScheduler",
 }
+FLOW_SAMPLERS = tuple(_FLOW_SCHEDULERS)
 
 
 class Process:

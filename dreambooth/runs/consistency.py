@@ -52,6 +52,14 @@ def refused_settings(family: Family, settings: Settings) -> list[str]:
     return [capabilities.refusal(family.title, key, values[key]) for key in capabilities.refused(values)]
 
 
+def sampler_problems(sampler: str, available: Sequence[str]) -> list[str]:
+    """Why this sampler can't generate previews. ``available``: those of the model's process."""
+    if sampler in available:
+        return []
+    where = f"scheduler ({SETTINGS['scheduler'].label})"
+    return [f"{where}: {sampler} needs a newer diffusers for this model. Choose {' or '.join(available)}."]
+
+
 def precision_problems(settings: Settings, precision: str | None, device: torch.device) -> list[str]:
     """Settings that this device, or the resolved ``precision``, does not support."""
     problems = []

@@ -29,6 +29,7 @@ from dreambooth.runs.consistency import (
     precision_problems,
     prompts_with_loras,
     refused_settings,
+    sampler_problems,
     too_short,
 )
 from dreambooth.runs.data_plan import plan_of
@@ -131,7 +132,7 @@ def preflight(
     problems += [
         *conflicts(settings, device),
         *refused_settings(family, settings),
-        *filter(None, [library_problem(family)]),
+        *_library_problems(model, family, settings),
         *precision_problems(settings, precision, device),
         *([] if settings.train_unet or settings.stop_text_encoder else [NOTHING_TO_TRAIN]),
         *imagic.problems_of(config, plan),
@@ -182,6 +183,15 @@ def _starting_problems(model: ModelFolder, config: ModelConfig, resume: str) -> 
     if resume:
         return resume_checks.problems_of(model, config, resume)
     return init_from_lora.problems_of(model, config.settings)
+
+
+def _library_problems(model: ModelFolder, family: Family, settings: Settings) -> list[str]:
+    """Libraries that are missing or too old, for the family or for the sampler of its previews."""
+    if problem := library_problem(family):
+        return [problem]
+    if family.capabilities.refuses("scheduler", settings.scheduler):
+        return []  # reported as such
+    return sampler_problems(settings.scheduler, family.process(load_scheduler_config(model.working)).samplers)
 
 
 def _settings_without_effect(model: ModelFolder, family: Family, settings: Settings) -> list[str]:

@@ -172,7 +172,7 @@ def checkpoint_metadata(model: ModelFolder, config: ModelConfig, title: str, mer
         metadata["modelspec.merged_from"] = ", ".join(path.stem for path in merged)
     settings, family = config.settings, family_of(config.info.model_type)
     denoiser = read_json(model.working / family.denoiser.name / "config.json")
-    prediction = load_scheduler_config(model.working)["prediction_type"]
+    prediction = load_scheduler_config(model.working).get("prediction_type", family.default_prediction)
     spec = modelspec(
         title, family, denoiser, settings.resolution, settings.clip_skip, lora=False, prediction_type=prediction
     )

@@ -35,7 +35,7 @@ def loss_chart(run: RunView) -> str:
     return f'<svg class="db_chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(parts)}</svg>{_legend(run)}'
 
 
-def learning_rate_chart(rates: Mapping[TrainedRole, Points], titles: Mapping[str, str]) -> str:
+def learning_rate_chart(rates: Mapping[TrainedRole, Points], titles: Mapping[TrainedRole, str]) -> str:
     """Learning rates of a run that has not started, by trained role. ``titles``: of the roles, for the legend."""
     last = max(points[-1][0] for points in rates.values())
     top_rate = max(y for points in rates.values() for _, y in points)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import gradio as gr
@@ -56,10 +56,15 @@ class ModelColumn:
     """The Select and Create tabs, with a summary of the chosen model."""
 
     def __init__(
-        self, missing: Mapping[str, Mapping[str, str]], missing_families: Mapping[str, Mapping[str, str]]
+        self,
+        missing: Mapping[str, Mapping[str, str]],
+        limited: Collection[str],
+        missing_families: Mapping[str, Mapping[str, str]],
     ) -> None:
-        """``missing``, ``missing_families``: as of :class:`Fields`, for the settings and for the options of Create."""
-        self.fields = Fields(SETTINGS, missing=missing)  # all settings of the page; this column has the first of them
+        """Arguments as of :class:`Fields`; ``missing_families``: for the options of Create."""
+        self.fields = Fields(
+            SETTINGS, missing=missing, limited=limited
+        )  # all settings of the page; this column has the first of them
         self.options = Fields(CREATE_OPTIONS, missing=missing_families)
         with gr.Column(scale=2, min_width=260, elem_id="db_model_column"):
             with control(gr.Tabs, elem_id="db_model_tabs") as self.tabs:

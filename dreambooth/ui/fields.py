@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
@@ -12,6 +12,9 @@ from dreambooth.settings.declare import by_group
 from dreambooth.ui.gradio_versions import control
 from dreambooth.ui.links import group_id
 
+if TYPE_CHECKING:
+    from dreambooth.models.capabilities import Capabilities
+
 MAX_SLIDER_POSITIONS = 1000  # a slider with more can't be set precisely with the mouse
 
 
@@ -19,7 +22,7 @@ class Fields:
     """The controls of some settings, in the order of their declarations.
 
     ``prefix``: of the controls' elem_ids ("db_" gives "db_resolution"). ``missing``: by setting and choice, what a
-    choice needs that this machine lacks.
+    choice needs that this machine lacks. ``limited``: settings that some model families can't have.
     """
 
     def __init__(
@@ -27,8 +30,10 @@ class Fields:
         declared: Mapping[str, Setting],
         prefix: str = "db_",
         missing: Mapping[str, Mapping[str, str]] | None = None,
+        limited: Collection[str] = (),
     ) -> None:
         self.declared, self.prefix, self.missing = declared, prefix, dict(missing or {})
+        self.limited = [key for key in declared if key in limited]
         # By setting, the choices that its dropdown shows under other titles. Gradio 3 has no titles for choices.
         self._titles = {key: titles_with_reasons(needed) for key, needed in self.missing.items()}
         self._choices = {
@@ -107,16 +112,30 @@ class Fields:
         return f"{key} ({label}): {value} can't be used on this machine: it needs {needed}." if needed else ""
 
     def dependencies(self) -> list[str]:
-        """The settings on which it depends whether others have an effect."""
-        names = set().union(*(setting.depends_on() for setting in self.declared.values()))
+        """The settings on which it depends which controls are disabled."""
+        names = set(self.limited).union(*(setting.depends_on() for setting in self.declared.values()))
         return [key for key in self.declared if key in names]
 
     def without_effect(self, submitted: list[Any]) -> list[str]:
         """The elem_ids of controls without effect, given the submitted values of :meth:`dependencies`."""
+        values = self._parsed(submitted)
+        return [self.prefix + key for key, setting in self.declared.items() if not setting.applies_to(values)]
+
+    def unavailable(self, submitted: list[Any], capabilities: Capabilities) -> dict[str, str]:
+        """By elem_id, why a model family can't have a setting; arguments as of :meth:`without_effect`.
+
+        A control that holds a refused value is left out, so that it can be set back.
+        """
+        values = self._parsed(submitted)
+        fixed = [key for key in capabilities.fixed() if not capabilities.refuses(key, values[key])]
+        return {self.prefix + key: capabilities.limits[key].reason for key in fixed}
+
+    def _parsed(self, submitted: list[Any]) -> dict[str, Any]:
+        """All settings, with the submitted values of :meth:`dependencies`."""
         values = {key: setting.default for key, setting in self.declared.items()}
         for key, value in zip(self.dependencies(), submitted, strict=True):
             values[key] = _parsed_or_default(self.declared[key], self._choice(key, value))
-        return [self.prefix + key for key, setting in self.declared.items() if not setting.applies_to(values)]
+        return values
 
     def elem_ids(self) -> list[str]:
         return [self.prefix + key for key in self.declared]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import gradio as gr
@@ -37,7 +38,9 @@ class Page:
                 self.top = TopRow()
                 with gr.Row(elem_id="db_columns"):
                     self.model = ModelColumn(
-                        self.page_controller.missing_requirements(), self.page_controller.missing_families()
+                        self.page_controller.missing_requirements(),
+                        self.page_controller.limited_settings(),
+                        self.page_controller.missing_families(),
                     )
                     self.input = InputColumn(self.model.fields)
                     self.output = OutputColumn()
@@ -97,8 +100,9 @@ class Page:
         on(concepts.export_button.click, self._export_concepts, [concepts.export_path, *self.inputs], message)
         for wizard, kind in self.input.wizards():
             on(wizard.click, self._recommend(kind), self.inputs, [*self.fields.components(), message])
-        for key in self.fields.missing:
-            on(self.fields.controls[key].input, self._refuse_unusable(key), self.fields.controls[key], message)
+        for key in dict.fromkeys((*self.fields.missing, *self.fields.limited)):
+            field = self.fields.controls[key]
+            on(field.input, self._refuse_unusable(key), [field, self.model.name], message)
         changes = [component.change for component in (self.top.locked, *self.dependencies)]
         on(changes, self._disabled, [self.model.name, *self.dependencies], self.top.disabled, always_last=True)
 
@@ -161,13 +165,15 @@ class Page:
         loras = self.page_controller.lora_choices()
         return [gr.update(choices=[title for title, _ in snapshots], value=chosen), gr.update(choices=loras)]
 
-    def _load_params(self, name: str | None) -> Updates:
+    def _load_params(self, name: str | None, chosen: str | None = None) -> Updates:
         """Fill the fields with a model's parameters, and turn to the Concepts tab if it has none yet.
+
+        ``chosen``: the model that the page shows, if it is another one.
 
         Otherwise the tab stays as it is, since on a slow machine the user may have turned to another one meanwhile.
         """
         settings, concepts = self.page_controller.parameters(name)
-        disabled = self._disabled(name, *(getattr(settings, key) for key in self.fields.dependencies()))
+        disabled = self._disabled(chosen or name, *(getattr(settings, key) for key in self.fields.dependencies()))
         tab = gr.update(selected="concepts") if name and not concepts else gr.update()
         return [*self._setting_updates(settings), *self._concept_updates(concepts), tab, disabled]
 
@@ -179,7 +185,10 @@ class Page:
         """Fill the fields with the parameters of the model ``source``, while the model ``name`` stays chosen."""
         source = name if source in (None, CHOSEN_MODEL) else source
         loaded = render.lines([self.page_controller.loaded_text(source, name)])
-        return [*self._load_params(source), loaded]
+        refused = self.page_controller.refused_settings(
+            name, dataclasses.asdict(self.page_controller.parameters(source)[0])
+        )
+        return [*self._load_params(source, name), loaded + render.warnings(refused)]
 
     def _saved_parameters(self, name: str | None) -> Updates:
         settings, concepts = self.page_controller.parameters(name)
@@ -194,16 +203,20 @@ class Page:
         return [*self.input.concepts.updates(concepts), *visible]
 
     def _disabled(self, name: str | None, *values: Any) -> str:
-        """Disables the settings without effect; all parameters while a job works on the model.
+        """Disables settings without effect or that the model's family can't have; all parameters while a job works
+        on the model.
 
         ``values``: of the dependencies.
         """
-        without_effect = self.fields.without_effect(list(values))
+        without_effect, family = self.fields.without_effect(list(values)), self.page_controller.family(name)
+        unavailable = self.fields.unavailable(list(values), family.capabilities) if family else {}
+        without_effect = list(dict.fromkeys((*without_effect, *unavailable)))
+        reasons = render.reasons(unavailable, family.title) if family else ""
         if self.page_controller.job_runner.is_locked(name):
             buttons = [button.elem_id for button in (self.model.load_params, *self.input.editing_buttons())]
             locked = [*self.fields.elem_ids(), *self.input.concepts.elem_ids(), *buttons]
-            return render.locked(locked, without_effect)
-        return render.disabled(without_effect)
+            return render.locked(locked, without_effect) + reasons
+        return render.disabled(without_effect) + reasons
 
     def _submitted(self, values: tuple[Any, ...]) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
         """(model name, settings, concepts) of the submitted values of ``self.inputs``.
@@ -221,7 +234,9 @@ class Page:
     def _save(self, *values: Any) -> str:
         name, settings, concepts = self._submitted(values)
         unusable = [self.fields.unusable_choice(key, settings[key]) for key in self.fields.missing]
-        return self.page_controller.save(name, settings, concepts) + render.warnings([*filter(None, unusable)])
+        saved = self.page_controller.save(name, settings, concepts)
+        refused = self.page_controller.refused_settings(name, settings)
+        return saved + render.warnings([*filter(None, unusable), *refused])
 
     def _check(self, *values: Any) -> tuple[str, str, str]:
         try:
@@ -268,11 +283,13 @@ class Page:
         return lambda: self.page_controller.job_runner.request(request)
 
     def _refuse_unusable(self, key: str) -> Any:
-        """Handler that says at once why a choice can't be used on this machine."""
+        """Handler that says at once why a choice can't be used on this machine, or with this model."""
 
-        def refuse(choice: str) -> Any:
-            problem = self.fields.unusable_choice(key, choice)
-            return render.refusal([f"{problem} Choose another one."]) if problem else gr.update()
+        def refuse(choice: Any, name: str | None = None) -> Any:
+            if problem := self.fields.unusable_choice(key, choice):
+                return render.refusal([f"{problem} Choose another one."])
+            problem = self.page_controller.refused_value(name, key, choice)
+            return render.refusal([problem]) if problem else gr.update()
 
         return refuse
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dreambooth import actions, embedded
 from dreambooth.errors import UserError
@@ -13,6 +13,7 @@ from dreambooth.hosts import Host
 from dreambooth.jobs import Controls, Ended, Events, FileSaved
 from dreambooth.jobs.shutdown import saved_at_shutdown
 from dreambooth.settings import (
+    SETTINGS,
     Concept,
     CreateOptions,
     ModelConfig,
@@ -30,6 +31,9 @@ from dreambooth.ui.job_runner import JobRunner, errors_as_html
 from dreambooth.ui.page_state import PageState
 from dreambooth.ui.page_view import PageView
 from dreambooth.ui.resume_offer import NONE, snapshot_choices
+
+if TYPE_CHECKING:
+    from dreambooth.models.family import Family
 
 CHOSEN_MODEL = "(the chosen model)"  # the first choice of Load params from
 REFRESH_SECONDS = 5.0
@@ -87,6 +91,12 @@ class PageController:
 
         return {"model_type": unavailable_families()}
 
+    def limited_settings(self) -> set[str]:
+        """The settings that some family can't have."""
+        from dreambooth.models.registry import FAMILIES
+
+        return {key for family in FAMILIES for key in family.capabilities.limits}
+
     # -- a model's parameters -----------------------------------------------------------------------------------
 
     def parameters(self, name: str | None) -> tuple[Settings, tuple[Concept, ...]]:
@@ -98,6 +108,33 @@ class PageController:
             except UserError:
                 pass  # the model's summary shows the error
         return Settings(), ()
+
+    def family(self, name: str | None) -> Family | None:
+        """The family of a model; None without a readable one."""
+        from dreambooth.models.registry import family_of
+
+        try:
+            return family_of(self.model(name).load().info.model_type) if name in self.model_names() else None
+        except UserError:
+            return None
+
+    def refused_settings(self, name: str | None, values: Mapping[str, Any]) -> list[str]:
+        """What the family of a model can't have of these settings, one line each."""
+        from dreambooth.runs.consistency import refused_settings
+
+        family = self.family(name)
+        return refused_settings(family, parse(Settings, values)) if family else []
+
+    def refused_value(self, name: str | None, key: str, value: Any) -> str:
+        """Why the family of a model can't have this value of a setting; "" if it can, or if the value is invalid."""
+        family = self.family(name)
+        try:
+            parsed = SETTINGS[key].parse(value)
+        except ValueError:
+            return ""
+        if family is None or not family.capabilities.refuses(key, parsed):
+            return ""
+        return family.capabilities.refusal(family.title, key, parsed)
 
     def loaded_text(self, source: str | None, name: str | None) -> str:
         """What Load Params has done: the parameters of ``source`` on the page, with the model ``name`` chosen."""
