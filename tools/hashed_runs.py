@@ -14,8 +14,10 @@ CHECKPOINTS: dict[str, dict[str, Any]] = {
     "sd1": {"model_type": "v1x"},
     "sd1-ema": {"model_type": "v1x", "ema": True},
     "sd1-inpainting": {"model_type": "v1x", "inpainting": True},
+    "sd2-512": {"model_type": "v2x-512"},
     "sd2-v": {"model_type": "v2x", "v_pred": True},
     "sdxl": {"model_type": "SDXL"},
+    "sdxl-v": {"model_type": "SDXL", "v_pred": True, "ztsnr": True},
 }
 # Some of these are defaults, spelled out so that a new default does not look like a change of training.
 BASE: dict[str, Any] = {
@@ -32,6 +34,7 @@ EMA = {"use_ema": True, "ema_decay": 0.9}
 CLASSES = {"class_data_dir": "class"}
 GENERATED = {"class_data_dir": "", "num_class_images_per": 1, "class_infer_steps": 2}
 PREVIEWS = {"save_preview_every": 1, "sanity_prompt": "a red toy"}
+LONG = {"sanity_prompt": "a (red:1.3) toy, " * 40, "max_token_length": 225, "weighted_captions": True, "clip_skip": 2}
 PREVIEW = {"n_save_sample": 1, "save_infer_steps": 3, "save_sample_negative_prompt": "grey"}
 
 # Commands after a run. Each writes {out}: a file or a folder of images.
@@ -132,6 +135,16 @@ RUNS = {
     ),
     "previews-inpainting-lora": Run(
         {**LORA, **PREVIEWS}, "sd1-inpainting", {**PREVIEW, **GENERATED}, then={"merged": MERGED}
+    ),
+    "previews-long": Run({**LORA, **TEXT, **PREVIEWS, **LONG}, concept=PREVIEW),
+    "previews-long-sdxl": Run({**LORA, **TEXT, **PREVIEWS, **LONG}, "sdxl", PREVIEW),
+    "previews-imagic": Run(
+        {"train_imagic": True, "imagic_steps": 3, **PREVIEWS}, concept={**PREVIEW, "instance_data_dir": "one"},
+        then={"sample": SAMPLE},
+    ),
+    "previews-sd2-512": Run({**EMA, **TEXT, **PREVIEWS}, "sd2-512", PREVIEW, then={"checkpoint": CHECKPOINT}),
+    "previews-sdxl-v": Run(
+        {**TEXT, **PREVIEWS, "min_snr_gamma": 5}, "sdxl-v", PREVIEW, then={"checkpoint": CHECKPOINT}
     ),
     **{
         f"untrained-{model}": Run(
