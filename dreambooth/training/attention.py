@@ -1,4 +1,4 @@
-"""Attention implementations of the unet."""
+"""Attention implementations of the denoiser."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 
-def use_attention(unet: Any, kind: str) -> None:
+def use_attention(denoiser: Any, kind: str) -> None:
     """``kind``: "default" (torch's scaled_dot_product_attention, which diffusers uses), "xformers" or "sliced"."""
     if kind == "xformers":
-        unet.enable_xformers_memory_efficient_attention()
+        denoiser.enable_xformers_memory_efficient_attention()
     elif kind == "sliced":
-        unet.set_attention_slice("auto")
+        denoiser.set_attention_slice("auto")
 
 
 def missing_requirements(device: torch.device) -> dict[str, str]:

@@ -1,8 +1,8 @@
 """Imagic (arXiv:2210.09276): text-based editing of one image, such as "a sitting dog" for a standing one.
 
-The embedding of the target text is optimized to reconstruct the image with the frozen unet (3.2 A). Then the unet is
-fine-tuned on the image with the optimized embedding (B), by the usual training. Sampling with an interpolation of both
-embeddings gives the edited image (C, eq. 3).
+The embedding of the target text is optimized to reconstruct the image with the frozen denoiser (3.2 A). Then the
+denoiser is fine-tuned on the image with the optimized embedding (B), by the usual training. Sampling with an
+interpolation of both embeddings gives the edited image (C, eq. 3).
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def problems_of(config: ModelConfig, plan: Plan | None) -> list[str]:
 
 
 def optimize_embedding(session: Session, imagic: Imagic) -> None:
-    """Optimize the embedding to reconstruct the image with the frozen unet. Nothing is saved if it is canceled."""
+    """Optimize the embedding to reconstruct the image with the frozen denoiser. Nothing is saved if it is canceled."""
     settings, (example,) = session.settings, session.plan.examples
     session.events.phase("imagic")
     progress = session.controls.cancellable(session.events.progress)
