@@ -1,4 +1,4 @@
-"""Types and constants that all layers share: progress callbacks, dtype names, the VAE's scale factor."""
+"""Types and constants that all layers share: progress callbacks, dtype names, the multiple of image sizes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 # Progress of a task: items done, items in total (0: unknown), and the name of the phase.
 ProgressCallback = Callable[[int, int, str], None]
 
-# Image pixels per latent pixel along each side, the same for the VAEs of all Stable Diffusion families.
-VAE_SCALE_FACTOR = 8
+# What width and height of images are multiples of where no model is chosen: the smallest that any family has.
+DEFAULT_PIXEL_MULTIPLE = 8
 
 # Names of dtypes in settings and on the command line, and in torch.
 DTYPE_NAMES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}

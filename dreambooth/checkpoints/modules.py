@@ -21,6 +21,7 @@ from dreambooth.files import atomic_write, content_hash, read_json, write_json
 from dreambooth.models.components import DENOISER, TEXT_ENCODER, VAE, Component
 from dreambooth.models.conditioning import TextConditioner
 from dreambooth.models.family import Family
+from dreambooth.models.latents import LatentCodec
 from dreambooth.models.layout import Layout
 from dreambooth.models.libraries import require_libraries
 from dreambooth.models.registry import family_of
@@ -46,6 +47,11 @@ class Modules:
     @property
     def vae(self) -> Any:
         return self.parts[self.family.vae.name]
+
+    @property
+    def latent_codec(self) -> LatentCodec:
+        """Of the VAE's latents, which must be loaded."""
+        return self.family.latent_codec(self.vae.config)
 
     @property
     def text_encoders(self) -> dict[str, nn.Module]:
@@ -121,6 +127,12 @@ def load_component(working: Path, name: str, dtype: torch.dtype = torch.float32)
 def load_tokenizers(working: Path, family: Family) -> dict[str, Any]:
     """The tokenizers of all text encoders, by component name."""
     return {c.name: family.load_tokenizer(Path(working) / c.tokenizer) for c in family.components if c.tokenizer}
+
+
+def load_latent_codec(working: Path) -> LatentCodec:
+    """The size and normalization of the model's latents."""
+    family = load_family(working)
+    return family.latent_codec(read_json(Path(working) / family.vae.name / "config.json"))
 
 
 def weights_path(working: Path, component: str) -> Path:

@@ -24,7 +24,7 @@ log = logging.getLogger("dreambooth.dataset")
 
 
 class LatentCache:
-    """The VAE's posterior for each image: moments (2C, H/8, W/8), mean and standard deviation stacked.
+    """The VAE's posterior for each image: moments (2C, h, w), mean and standard deviation stacked.
 
     Moments rather than samples, so that every epoch can sample its own latents.
     """

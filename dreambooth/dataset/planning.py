@@ -18,14 +18,18 @@ from dreambooth.images.bucket_rules import BucketRule
 from dreambooth.images.buckets import Crop
 from dreambooth.images.issues import FileIssue, UnusableFile, warning_lines
 from dreambooth.text import count
-from dreambooth.types import ProgressCallback
+from dreambooth.types import DEFAULT_PIXEL_MULTIPLE, ProgressCallback
 
 if TYPE_CHECKING:
     from dreambooth.settings import Concept, Settings
 
 
 def make_plan(
-    concepts: Sequence[Concept], settings: Settings, progress: ProgressCallback | None = None, cache: Path | None = None
+    concepts: Sequence[Concept],
+    settings: Settings,
+    progress: ProgressCallback | None = None,
+    cache: Path | None = None,
+    pixel_multiple: int = DEFAULT_PIXEL_MULTIPLE,
 ) -> Plan:
     """Read every image and caption of the concepts completely, and plan the run's data.
 
@@ -36,10 +40,10 @@ def make_plan(
 
     Raises one UserError with all problems: missing and empty folders, folders without usable images, conflicting
     bucket settings, class images without a prompt, no concepts. `progress` may raise Cancelled. `cache`: the file of
-    the image metadata cache; unchanged images are not read again.
+    the image metadata cache; unchanged images are not read again. `pixel_multiple`: of the sides of buckets.
     """
     checks = Checks()
-    rule = checks.collect(BucketRule, settings)
+    rule = checks.collect(lambda: BucketRule(settings, pixel_multiple))
     sources = find_sources(concepts, checks)
     read = read_sources(sources, concepts, checks, progress, cache)
     require_some(sources, [image.source for image in read], checks)

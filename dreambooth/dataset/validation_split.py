@@ -13,7 +13,7 @@ from dreambooth.dataset.planning import make_plan
 from dreambooth.errors import UserError
 from dreambooth.images.issues import FileIssue, warning_lines
 from dreambooth.text import count
-from dreambooth.types import ProgressCallback
+from dreambooth.types import DEFAULT_PIXEL_MULTIPLE, ProgressCallback
 
 if TYPE_CHECKING:
     from dreambooth.settings import Concept, Settings
@@ -27,6 +27,7 @@ def with_validation_split(
     settings: Settings,
     progress: ProgressCallback | None = None,
     cache: Path | None = None,
+    pixel_multiple: int = DEFAULT_PIXEL_MULTIPLE,
 ) -> Plan:
     """``plan`` with validation images, which are not trained, if validation is enabled.
 
@@ -42,7 +43,7 @@ def with_validation_split(
     for number, concept in enumerate(concepts):
         if getattr(concept, _FOLDER).strip():
             try:
-                own, own_issues = _of_folder(number, concept, settings, progress, cache)
+                own, own_issues = _of_folder(number, concept, settings, progress, cache, pixel_multiple)
             except UserError as error:
                 problems += error.problems
                 continue
@@ -80,14 +81,19 @@ def _fraction(examples: Sequence[Example], concept: int, fraction: float) -> set
 
 
 def _of_folder(
-    number: int, concept: Concept, settings: Settings, progress: ProgressCallback | None, cache: Path | None
+    number: int,
+    concept: Concept,
+    settings: Settings,
+    progress: ProgressCallback | None,
+    cache: Path | None,
+    pixel_multiple: int,
 ) -> tuple[list[Example], tuple[FileIssue, ...]]:
     """The validation images as examples, and the issues of their files."""
     alone = dataclasses.replace(
         concept, instance_data_dir=getattr(concept, _FOLDER), class_data_dir="", regularization=False
     )
     try:
-        planned = make_plan([alone], settings, progress, cache)
+        planned = make_plan([alone], settings, progress, cache, pixel_multiple)
     except UserError as error:
         named = [text.replace("instance_data_dir", _FOLDER) for text in error.problems]
         raise UserError.from_problems([text.replace("Concept 1", f"Concept {number + 1}") for text in named]) from error

@@ -7,16 +7,20 @@ from typing import TYPE_CHECKING
 from dreambooth.errors import UserError
 from dreambooth.images.buckets import Crop, Size, bucket_sizes, bucket_without_upscaling, fit, rounding_warning
 from dreambooth.images.kohya_buckets import kohya_fit, kohya_fit_without_upscaling, kohya_sizes
-from dreambooth.types import VAE_SCALE_FACTOR
+from dreambooth.types import DEFAULT_PIXEL_MULTIPLE
 
 if TYPE_CHECKING:
     from dreambooth.settings import Settings
 
 
 class BucketRule:
-    """Assigns images to buckets. UserError for settings that leave no bucket."""
+    """Assigns images to buckets.
 
-    def __init__(self, settings: Settings) -> None:
+    ``multiple``: what sides are multiples of, see :class:`dreambooth.models.latents.LatentCodec`. UserError for
+    settings that leave no bucket.
+    """
+
+    def __init__(self, settings: Settings, multiple: int = DEFAULT_PIXEL_MULTIPLE) -> None:
         self.rule, self.step = settings.bucket_rule, settings.bucket_step
         self.upscales = not settings.bucket_no_upscale or self.rule == "one size"
         width, height = settings.resolution, settings.resolution_height or settings.resolution
@@ -24,11 +28,11 @@ class BucketRule:
         self._side_limits = settings.bucket_min_side, settings.bucket_max_side
         self._resolution = width
         if self.rule == "one size":
-            self.sizes = [_require_latent_multiple(width, height)]
+            self.sizes = [_require_latent_multiple(width, height, multiple)]
         elif self.rule == "kohya":
-            self.sizes = kohya_sizes(width, height, self.step, *self._side_limits)
+            self.sizes = kohya_sizes(width, height, self.step, *self._side_limits, multiple)
         else:
-            self.sizes = bucket_sizes(width, self.step, *self._side_limits)
+            self.sizes = bucket_sizes(width, self.step, *self._side_limits, multiple)
 
     def crop(self, size: Size, upscale: bool = False) -> Crop:
         """The resize and crop of an image of this size. ``upscale`` overrides ``bucket_no_upscale``.
@@ -51,11 +55,11 @@ class BucketRule:
         return [warning] if warning else []
 
 
-def _require_latent_multiple(width: int, height: int) -> Size:
-    wrong = [side for side in (width, height) if side % VAE_SCALE_FACTOR]
+def _require_latent_multiple(width: int, height: int, multiple: int) -> Size:
+    wrong = [side for side in (width, height) if side % multiple]
     if wrong:
         raise UserError(
-            f"resolution: {wrong[0]} is not a multiple of {VAE_SCALE_FACTOR} (one latent pixel). "
-            f"Use {wrong[0] // VAE_SCALE_FACTOR * VAE_SCALE_FACTOR}."
+            f"resolution: {wrong[0]} is not a multiple of {multiple} (one latent pixel). "
+            f"Use {wrong[0] // multiple * multiple}."
         )
     return width, height

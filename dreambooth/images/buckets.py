@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dreambooth.errors import UserError
-from dreambooth.types import VAE_SCALE_FACTOR
+from dreambooth.types import DEFAULT_PIXEL_MULTIPLE
 
 Size = tuple[int, int]  # width, height in pixels
 
@@ -45,7 +45,9 @@ class Crop:
         return self.width * self.height / (self.resized_w * self.resized_h)
 
 
-def bucket_sizes(resolution: int, step: int, min_side: int = 0, max_side: int = 0) -> list[Size]:
+def bucket_sizes(
+    resolution: int, step: int, min_side: int = 0, max_side: int = 0, multiple: int = DEFAULT_PIXEL_MULTIPLE
+) -> list[Size]:
     """The buckets for a resolution: the square, and every shape up to 2:1 either way, narrowest first.
 
     Sides are multiples of ``step``, the area is at most resolution^2 (so memory is that of the square), and
@@ -53,7 +55,7 @@ def bucket_sizes(resolution: int, step: int, min_side: int = 0, max_side: int = 
     512x512, 576x448, 640x384. ``min_side`` and ``max_side`` limit the sides; 0 sets no limit.
     UserError for a step that is not a multiple of 8 or too large, and for limits that leave no bucket.
     """
-    require_valid_step(resolution, step)
+    require_valid_step(resolution, step, multiple)
     _require_square_within(resolution, step, min_side, max_side)
     area = resolution * resolution
     square = resolution // step * step
@@ -66,12 +68,12 @@ def bucket_sizes(resolution: int, step: int, min_side: int = 0, max_side: int = 
     return sorted(size for size in sizes if min(size) >= min_side and max(size) <= (max_side or max(size)))
 
 
-def require_valid_step(resolution: int, step: int) -> None:
-    """UserError for a step that is not a multiple of 8 or is larger than the resolution."""
-    if step < VAE_SCALE_FACTOR or step % VAE_SCALE_FACTOR:
+def require_valid_step(resolution: int, step: int, multiple: int = DEFAULT_PIXEL_MULTIPLE) -> None:
+    """UserError for a step that is larger than the resolution, or no multiple of what the model takes."""
+    if step < multiple or step % multiple:
         raise UserError(
-            f"bucket_step: {step} is not a multiple of {VAE_SCALE_FACTOR} (one latent pixel). Use 64, or "
-            f"{VAE_SCALE_FACTOR} for more shapes."
+            f"bucket_step: {step} is not a multiple of {multiple} (one latent pixel). Use 64, or {multiple} for more "
+            "shapes."
         )
     if resolution < step:
         raise UserError(f"resolution: {resolution} is smaller than bucket_step ({step}). Use a larger resolution.")

@@ -12,15 +12,18 @@ from collections.abc import Sequence
 
 from dreambooth.errors import UserError
 from dreambooth.images.buckets import Crop, Size, require_valid_step
+from dreambooth.types import DEFAULT_PIXEL_MULTIPLE
 
 
-def kohya_sizes(width: int, height: int, step: int, min_side: int = 0, max_side: int = 0) -> list[Size]:
+def kohya_sizes(
+    width: int, height: int, step: int, min_side: int = 0, max_side: int = 0, multiple: int = DEFAULT_PIXEL_MULTIPLE
+) -> list[Size]:
     """All buckets for a resolution of ``width`` x ``height``, sorted. ``min_side`` and ``max_side`` limit the sides.
 
     0 means half and twice the resolution (256 and 1024 for 512). The limits are widened to multiples of the step.
     UserError for an impossible step, and for limits that exclude the resolution.
     """
-    require_valid_step(min(width, height), step)
+    require_valid_step(min(width, height), step, multiple)
     min_side, max_side = min_side or min(width, height) // 2, max_side or 2 * max(width, height)
     min_side, max_side = max(step, min_side // step * step), -(-max_side // step) * step
     problems = []

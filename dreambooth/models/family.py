@@ -13,6 +13,7 @@ from dreambooth.models.capabilities import Capabilities
 from dreambooth.models.components import DENOISER, TEXT_ENCODER, VAE, Component
 from dreambooth.models.conditioning import TextConditioner
 from dreambooth.models.denoiser import Denoiser
+from dreambooth.models.latents import LatentCodec
 from dreambooth.models.layout import Layout, Shapes
 from dreambooth.models.process import Process
 from dreambooth.models.recognition import Recognition
@@ -137,6 +138,10 @@ class Family:
 
     def process(self, scheduler: Mapping[str, Any], device: torch.device | str = "cpu") -> Process:
         """The diffusion process of a model with this scheduler config."""
+        raise NotImplementedError
+
+    def latent_codec(self, vae: Mapping[str, Any]) -> LatentCodec:
+        """The size and normalization of latents, from the VAE's config."""
         raise NotImplementedError
 
     def model_index(self, configs: Configs) -> dict[str, Any]:

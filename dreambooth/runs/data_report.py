@@ -16,7 +16,9 @@ from dreambooth.errors import UserError
 from dreambooth.files import read_json
 from dreambooth.hosts.standalone import best_device
 from dreambooth.models.conditioning import TextConditioner
+from dreambooth.models.latents import LatentCodec
 from dreambooth.models.sd.clip_conditioner import default_embedding_bytes
+from dreambooth.models.sd.default_latents import DEFAULT_CODEC
 from dreambooth.runs.data_plan import plan_of
 from dreambooth.runs.throughput import seconds_per_step
 from dreambooth.runs.token_counts import (
@@ -29,9 +31,9 @@ from dreambooth.runs.token_counts import (
 from dreambooth.settings import Concept, ModelConfig, ModelFolder, Settings
 from dreambooth.settings.components import trains_text_encoder
 from dreambooth.training.schedules import epochs_trained, run_length, steps_of_epochs
-from dreambooth.types import VAE_SCALE_FACTOR, ProgressCallback
+from dreambooth.types import ProgressCallback
 
-_FLOAT, _MOMENTS = 4, 8  # bytes; mean and standard deviation of 4 channels
+_FLOAT = 4  # bytes
 _HEADER = 96  # approximate bytes of a cache file besides its tensors
 
 
@@ -115,7 +117,9 @@ def cache_bytes(
     Without a model, sizes are those of Stable Diffusion 1.
     """
     sizes = {example.pixels_key: example.crop.width * example.crop.height for example in plan.images()}
-    latents = sum(pixels // VAE_SCALE_FACTOR**2 * _MOMENTS * _FLOAT + _HEADER for pixels in sizes.values())
+    codec = _latent_codec(model) if model else DEFAULT_CODEC
+    moments = 2 * codec.channels * _FLOAT  # mean and standard deviation
+    latents = sum(pixels // codec.downscale**2 * moments + _HEADER for pixels in sizes.values())
     if trains_text_encoder(settings):
         return latents
     prompts = {*plan.prompts(), *([""] if conditioner.pads_with_empty_prompt else [])}
@@ -128,6 +132,12 @@ def _counted(rows: Sequence[Row]) -> dict[str, int]:
     """Numbers of files by kind of issue; one file may have several rows."""
     noted = {(kind, row["path"]) for row in rows for kind in row["warning_kinds"]}
     return dict(sorted(Counter(kind for kind, _ in noted).items()))
+
+
+def _latent_codec(model: ModelFolder) -> LatentCodec:
+    from dreambooth.checkpoints.modules import load_latent_codec
+
+    return load_latent_codec(model.working)
 
 
 def _embedding_bytes(model: ModelFolder) -> Callable[[int], int]:

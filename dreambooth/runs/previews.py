@@ -12,7 +12,6 @@ from dreambooth.sampling.saving import save_sample
 from dreambooth.settings import Concept
 from dreambooth.training.results import Results, unused_path
 from dreambooth.training.session import Session
-from dreambooth.types import VAE_SCALE_FACTOR
 
 log = logging.getLogger("dreambooth.previews")
 
@@ -92,9 +91,9 @@ class Previews:
             )
         return requests
 
-    @staticmethod
-    def _side(pixels: int) -> int:
-        return pixels // VAE_SCALE_FACTOR * VAE_SCALE_FACTOR
+    def _side(self, pixels: int) -> int:
+        multiple = self.session.codec.pixel_multiple
+        return pixels // multiple * multiple
 
 
 def _seed_or(seed: int, default: int) -> int:

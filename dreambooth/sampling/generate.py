@@ -17,13 +17,14 @@ from dreambooth.checkpoints.modules import Modules
 from dreambooth.errors import UserError
 from dreambooth.models.conditioning import Conditioning, ImageSize, TextConditioner, concatenate
 from dreambooth.models.denoiser import Denoiser
+from dreambooth.models.latents import LatentCodec
 from dreambooth.models.transfer import to_device
-from dreambooth.types import VAE_SCALE_FACTOR, ProgressCallback
+from dreambooth.types import ProgressCallback
 
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """One image to generate. Width and height in pixels, multiples of 8."""
+    """One image to generate. Width and height in pixels, multiples of the family's."""
 
     prompt: str
     negative: str = ""
@@ -57,10 +58,11 @@ def generate_images(
     Noise, guidance and sampler steps are those of diffusers' StableDiffusionPipeline with a CPU generator, so that both
     give the same image up to rounding.
     """
+    multiple = modules.latent_codec.pixel_multiple
     for request in requests:
-        if request.width % VAE_SCALE_FACTOR or request.height % VAE_SCALE_FACTOR:
+        if request.width % multiple or request.height % multiple:
             size = f"{request.width} x {request.height}"
-            raise UserError(f"Width and height must be multiples of {VAE_SCALE_FACTOR}, not {size}.")
+            raise UserError(f"Width and height must be multiples of {multiple}, not {size}.")
     done = 0
     conditioner = modules.text_conditioner(prompt_encoding or modules.family.prompt_encoding())
     for batch in _batches(conditioner, requests, batch_size):
@@ -79,7 +81,7 @@ def _generate_batch(
     prompt_embeddings: Mapping[str, Conditioning],
     check: Callable[[], None] | None,
 ) -> list[Image.Image]:
-    denoiser, vae = modules.family.make_denoiser(modules.denoiser), modules.vae
+    denoiser, codec = modules.family.make_denoiser(modules.denoiser), modules.latent_codec
     device, dtype = denoiser.device, denoiser.dtype
     first = requests[0]
     is_guided = first.cfg > 1
@@ -87,8 +89,7 @@ def _generate_batch(
     with torch.autocast(device.type, dtype) if dtype != torch.float32 else contextlib.nullcontext():
         conditioning = _conditioning(denoiser, requests, is_guided, conditioner, prompt_embeddings)
         generators = [torch.Generator().manual_seed(request.seed) for request in requests]
-        channels = vae.config.latent_channels
-        latents = _initial_noise(first, generators, channels).to(device)
+        latents = _initial_noise(first, generators, codec).to(device)
         process = modules.family.process(modules.scheduler_config, device)
         scheduler = process.sampler(sampler, first.steps, process.count_tokens(latents.shape))
         latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)  # those of flow matching don't scale
@@ -107,7 +108,7 @@ def _generate_batch(
                 model_output = negative + first.cfg * (positive - negative)
             kwargs = _step_kwargs(scheduler, generators)
             latents = scheduler.step(model_output, t, latents, **kwargs, return_dict=False)[0]
-    return [_decode(vae, latent[None] / vae.config.scaling_factor) for latent in latents]
+    return [_decode(codec, modules.vae, latent[None]) for latent in latents]
 
 
 def _conditioning(
@@ -147,17 +148,18 @@ def _replace_embeddings(
 
 
 def _full_mask_channels(modules: Modules, latents: torch.Tensor) -> torch.Tensor:
-    """An inpainting unet's extra channels for generating the whole image, (B, 5, h, w): mask and gray image."""
-    vae, (n, _, height, width) = modules.vae, latents.shape
-    size = (height * VAE_SCALE_FACTOR, width * VAE_SCALE_FACTOR)
-    gray = torch.zeros(1, 3, *size, device=vae.device, dtype=vae.dtype)
+    """An inpainting model's extra channels for generating the whole image, (B, 1 + C, h, w): mask and gray image."""
+    codec, (n, _, height, width) = modules.latent_codec, latents.shape
+    gray = torch.zeros(1, 3, height * codec.downscale, width * codec.downscale)
     with torch.autocast(latents.device.type, enabled=False):
-        gray_latents = vae.encode(gray).latent_dist.mode().float() * vae.config.scaling_factor
+        mean, _ = codec.moments(modules.vae, gray)
+        gray_latents = codec.normalize(mean.float())
     return torch.cat([torch.ones_like(latents[:, :1]), gray_latents.expand(n, -1, -1, -1)], dim=1)
 
 
-def _initial_noise(request: SampleRequest, generators: Sequence[torch.Generator], channels: int) -> torch.Tensor:
-    shape = (1, channels, request.height // VAE_SCALE_FACTOR, request.width // VAE_SCALE_FACTOR)
+def _initial_noise(request: SampleRequest, generators: Sequence[torch.Generator], codec: LatentCodec) -> torch.Tensor:
+    width, height = codec.size(request.width, request.height)
+    shape = (1, codec.channels, height, width)
     return torch.cat([torch.randn(shape, generator=generator) for generator in generators])
 
 
@@ -167,8 +169,8 @@ def _step_kwargs(scheduler: Any, generators: Sequence[torch.Generator]) -> dict[
     return {"generator": list(generators)} if "generator" in parameters else {}
 
 
-def _decode(vae: Any, latent: torch.Tensor) -> Image.Image:
-    pixels = vae.decode(latent.to(vae.dtype), return_dict=False)[0][0].float()
+def _decode(codec: LatentCodec, vae: Any, latent: torch.Tensor) -> Image.Image:
+    pixels = codec.decode(vae, latent)[0]
     if not torch.isfinite(pixels).all():
         raise UserError("The image is black (NaN): the VAE overflows in half precision. Use a VAE fixed for fp16.")
     array = (pixels / 2 + 0.5).clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).cpu().numpy()

@@ -1,4 +1,4 @@
-"""Extra input channels of an inpainting unet: a mask, and the latents of the masked image."""
+"""Extra input channels of an inpainting model: a mask, and the latents of the masked image."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from dreambooth.dataset.pixels import load_mask, load_pixels
 from dreambooth.dataset.plan import Example
+from dreambooth.models.latents import LatentCodec
 
 _FULL_MASK_PROBABILITY = 0.25  # a fully masked image trains what txt2img asks of an inpainting model
 _MAX_SHAPES = 4
@@ -18,18 +19,18 @@ _MAX_SHAPES = 4
 class InpaintingInputs:
     """The masks of a batch, random or those of the images, and the VAE that encodes the masked images."""
 
-    def __init__(self, load_vae: Callable[[], Any], device: torch.device) -> None:
-        self.vae, self.device = load_vae().to(device), device
+    def __init__(self, load_vae: Callable[[], Any], codec: LatentCodec, device: torch.device) -> None:
+        self.vae, self.codec, self.device = load_vae().to(device), codec, device
 
     @torch.no_grad()
     def extra_channels(self, examples: Sequence[Example], generator: torch.Generator) -> torch.Tensor:
-        """(B, 5, h, w) float32: the mask (1: to be inpainted), then the scaled latents of the masked image."""
+        """(B, 1 + C, h, w) float32: the mask (1: to be inpainted), then the normalized latents of the masked image."""
         masks = torch.stack([_mask(example, generator) for example in examples])
         pixels = torch.stack([load_pixels(example) for example in examples]) * (1 - masks)
         with torch.autocast(self.device.type, enabled=False):  # some VAEs overflow in half precision
-            posterior = self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=generator).to(self.device)
-        latents = (posterior.mean + posterior.std * noise).float() * self.vae.config.scaling_factor
+            mean, std = self.codec.moments(self.vae, pixels)
+        noise = torch.randn(mean.shape, generator=generator).to(self.device)
+        latents = self.codec.normalize((mean + std * noise).float())
         return torch.cat([latent_mask(masks.to(self.device), latents), latents], dim=1)
 
 

@@ -13,6 +13,7 @@ from dreambooth.dataset.pixels import load_pixels
 from dreambooth.dataset.plan import Example
 from dreambooth.errors import UserError
 from dreambooth.models.conditioning import ImageSize
+from dreambooth.models.latents import LatentCodec
 from dreambooth.models.transfer import to_device
 from dreambooth.types import ProgressCallback
 
@@ -25,15 +26,15 @@ class LatentStore:
     Each batch samples from the posterior again, so that no single sample of it is trained on.
     """
 
-    def __init__(self, cache: LatentCache, scaling_factor: float, device: torch.device) -> None:
-        self.cache, self.scaling_factor, self.device = cache, scaling_factor, device
+    def __init__(self, cache: LatentCache, codec: LatentCodec, device: torch.device) -> None:
+        self.cache, self.codec, self.device = cache, codec, device
         self._moments: dict[PixelsKey, torch.Tensor] = {}
         self._encoder: BackgroundEncoder | None = None
 
     def prepare(self, examples: Sequence[Example], load_vae: Callable[[], Any], progress: ProgressCallback) -> None:
         """Read posteriors from the cache and encode missing ones. The VAE is loaded only if some are missing.
 
-        On a GPU all are encoded now, so that the VAE's memory is free before the unet is loaded. On a CPU a thread
+        On a GPU all are encoded now, so that the VAE's memory is free before the denoiser is loaded. On a CPU a thread
         encodes them in the order of ``examples``, while the other modules are loaded and the first steps run.
         """
         missing, unique = [], {}
@@ -57,12 +58,12 @@ class LatentStore:
             encoder.raise_error()
 
     def batch(self, examples: Sequence[Example], generator: torch.Generator) -> torch.Tensor:
-        """Scaled latents, (B, 4, h, w) float32."""
+        """Normalized latents, (B, C, h, w) float32."""
         if self._encoder:
             self._encoder.wait_for(examples)
         mean, std = torch.stack([self._moments[example.pixels_key] for example in examples]).chunk(2, dim=1)
         noise = to_device(torch.randn(mean.shape, generator=generator), self.device)
-        return torch.addcmul(mean, std, noise) * self.scaling_factor
+        return self.codec.normalize(torch.addcmul(mean, std, noise))
 
     def close(self) -> None:
         if self._encoder:
@@ -71,9 +72,8 @@ class LatentStore:
 
     @torch.no_grad()
     def _encode(self, vae: Any, example: Example) -> None:
-        """(8, h, w) float32: mean and standard deviation. One image at a time: batches are slower on a CPU."""
-        posterior = vae.encode(load_pixels(example)[None].to(self.device, vae.dtype)).latent_dist
-        moments = torch.cat([posterior.mean, posterior.std], dim=1)[0].float()
+        """(2C, h, w) float32: mean and standard deviation. One image at a time: batches are slower on a CPU."""
+        moments = torch.cat(self.codec.moments(vae, load_pixels(example)[None]), dim=1)[0].float()
         if not torch.isfinite(moments).all():
             raise UserError(f"{example.path}: the VAE encodes it to NaN or infinite latents. Remove the image.")
         self._moments[example.pixels_key] = moments

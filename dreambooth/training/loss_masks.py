@@ -9,15 +9,15 @@ import torch.nn.functional as F
 
 from dreambooth.dataset.pixels import load_alpha, load_mask
 from dreambooth.dataset.plan import Example
+from dreambooth.models.latents import LatentCodec
 from dreambooth.models.transfer import to_device
-from dreambooth.types import VAE_SCALE_FACTOR
 
 
 class LossMasks:
     """Weights of latent pixels: 1 inside the mask, ``unmasked_weight`` outside; without mask and alpha, 1."""
 
-    def __init__(self, unmasked_weight: float, device: torch.device) -> None:
-        self.unmasked_weight, self.device = unmasked_weight, device
+    def __init__(self, unmasked_weight: float, codec: LatentCodec, device: torch.device) -> None:
+        self.unmasked_weight, self.codec, self.device = unmasked_weight, codec, device
         self._cache: dict[Example, torch.Tensor] = {}
 
     def batch(self, examples: Sequence[Example]) -> torch.Tensor:
@@ -26,15 +26,16 @@ class LossMasks:
 
     def _weights(self, example: Example) -> torch.Tensor:
         if example not in self._cache:
-            self._cache[example] = self.unmasked_weight + (1 - self.unmasked_weight) * _mask_coverage(example)
+            coverage = _mask_coverage(example, self.codec)
+            self._cache[example] = self.unmasked_weight + (1 - self.unmasked_weight) * coverage
         return self._cache[example]
 
 
-def _mask_coverage(example: Example) -> torch.Tensor:
-    """(1, h, w): the fraction of each latent pixel's 8 x 8 pixels that is inside the mask."""
+def _mask_coverage(example: Example, codec: LatentCodec) -> torch.Tensor:
+    """(1, h, w): the fraction of each latent pixel's area that is inside the mask."""
     mask = load_mask(example)
     mask = load_alpha(example) if mask is None else mask
-    width, height = (side // VAE_SCALE_FACTOR for side in example.bucket)
+    width, height = codec.size(*example.bucket)
     if mask is None:
         return torch.ones(1, height, width)
     return F.interpolate(mask[None], size=(height, width), mode="area")[0]

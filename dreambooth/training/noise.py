@@ -32,7 +32,7 @@ def training_scheduler_config(scheduler: Mapping[str, Any], zero_terminal_snr: b
 
 
 def sample_noise(shape: torch.Size, generator: torch.Generator, settings: Settings) -> torch.Tensor:
-    """Normal noise, (B, 4, h, w), with multi-resolution and offset noise as the settings say.
+    """Normal noise, (B, C, h, w), with multi-resolution and offset noise as the settings say.
 
     Offset noise is constant over a channel of an image: https://www.crosslabs.org/blog/diffusion-with-offset-noise
     """

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dreambooth.checkpoints.modules import Modules, fingerprint, load_modules
+from dreambooth.checkpoints.modules import Modules, fingerprint, load_latent_codec, load_modules
 from dreambooth.dataset.cache import LatentCache, TextCache
 from dreambooth.dataset.plan import Example
 from dreambooth.files import read_json
@@ -68,9 +68,9 @@ class Session:
         """Provide the latents of all images, from the cache or encoded now; on a CPU by a background thread."""
         working = self.model.working
         self.events.phase("latents")
-        cache = LatentCache(self.model.cache / "latents", fingerprint(working, "vae"))
-        scaling_factor = read_json(working / "vae" / "config.json")["scaling_factor"]
-        self.latents = LatentStore(cache, scaling_factor, self.device)  # before preparing: close() stops its thread
+        cache = LatentCache(self.model.cache / "latents", fingerprint(working, self.modules.family.vae.name))
+        self.codec = load_latent_codec(working)
+        self.latents = LatentStore(cache, self.codec, self.device)  # before preparing: close() stops its thread
         in_background = self.device.type == "cpu"  # then the training loop handles Cancel
         progress = self.events.progress if in_background else self.controls.cancellable(self.events.progress)
         with contextlib.nullcontext() if in_background else self.process_group.main_process_first():
@@ -81,8 +81,8 @@ class Session:
         settings, family = self.settings, self.modules.family
         inpaints = family.extra_channels(read_json(self.model.working / family.denoiser.name / "config.json")) > 0
         return (
-            InpaintingInputs(self._take_vae, self.device) if inpaints else None,
-            LossMasks(settings.unmasked_weight, self.device) if settings.masked_loss else None,
+            InpaintingInputs(self._take_vae, self.codec, self.device) if inpaints else None,
+            LossMasks(settings.unmasked_weight, self.codec, self.device) if settings.masked_loss else None,
         )
 
     def _encode_prompts(self) -> CachedPromptEmbedder | Imagic:

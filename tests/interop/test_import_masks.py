@@ -13,6 +13,7 @@ from dreambooth.dataset.planning import make_plan
 from dreambooth.errors import UserError
 from dreambooth.interop.input_kind import RecognizedInput, recognize_input
 from dreambooth.interop.kohya.export import export_dataset
+from dreambooth.models.sd.default_latents import DEFAULT_CODEC
 from dreambooth.settings import Concept, Settings, parse
 from dreambooth.training.loss_masks import LossMasks
 
@@ -52,7 +53,7 @@ def test_masks_of_a_folder_weigh_the_loss(folder: Path, images: str) -> None:
     assert not [line for line in found.unsupported if "mask" in line or "conditioning" in line]
     plan = make_plan(found.concepts, run)
     assert [example.mask and example.mask.name for example in plan.examples] == ["0.png", "1.png", None]
-    weights = LossMasks(run.unmasked_weight, torch.device("cpu")).batch(plan.examples)
+    weights = LossMasks(run.unmasked_weight, DEFAULT_CODEC, torch.device("cpu")).batch(plan.examples)
     assert weights[:2, 0, 0, 0].tolist() == [1, 1] and weights[0, 0, 7, 7] == 0 and (weights[2] == 1).all()
     assert weights[0, 0, 0, 7].item() == pytest.approx(127 / 255, abs=1e-3)
     assert [issue.path.name for issue in plan.issues if issue.kind == "mask-missing"] == ["2.jpg"]

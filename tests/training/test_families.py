@@ -169,8 +169,8 @@ def test_masks_come_from_files_or_at_random(create, concept):
     model = create("SD1 inpainting")
     plan = preflight(model, actions.configure(model, {"resolution": 64, "bucket_step": 8}, [concept])).plan
     assert [example.mask is not None for example in plan.examples] == [True, False, False]
-    vae = load_modules(model.working, denoiser=False, text_encoder=False).vae
-    inpainting = InpaintingInputs(lambda: vae, torch.device("cpu"))
+    modules = load_modules(model.working, denoiser=False, text_encoder=False)
+    inpainting = InpaintingInputs(lambda: modules.vae, modules.latent_codec, torch.device("cpu"))
     with_mask = plan.examples[:1]
     extra_channels = inpainting.extra_channels(with_mask, torch.Generator().manual_seed(0))
     width, height = with_mask[0].bucket

@@ -16,6 +16,7 @@ from dreambooth.dataset.plan import Batch, Example
 from dreambooth.images.buckets import Crop
 from dreambooth.models.conditioning import Conditioning
 from dreambooth.models.process import DDPM
+from dreambooth.models.sd.default_latents import DEFAULT_CODEC
 from dreambooth.models.sd.unet_denoiser import UNetDenoiser
 from dreambooth.settings import Settings
 from dreambooth.training.loss_functions import huber_threshold
@@ -282,12 +283,12 @@ def test_masked_loss_counts_what_is_white_or_visible(tmp_path):
     visible.save(transparent)
     Image.new("RGB", (64, 64)).save(plain)
     examples = [_example(0, mask=with_mask), _example(1, path=transparent), _example(2, path=plain)]
-    weights = LossMasks(0.25, torch.device("cpu")).batch(examples)
+    weights = LossMasks(0.25, DEFAULT_CODEC, torch.device("cpu")).batch(examples)
     expected = torch.full((3, 1, 8, 8), 0.25)
     expected[0, :, :, :4] = expected[1, :, 6:, :6] = expected[2] = 1.0
     torch.testing.assert_close(weights, expected)
     mirrored = [dataclasses.replace(example, flipped=True) for example in examples]
-    assert torch.equal(LossMasks(0.25, torch.device("cpu")).batch(mirrored), weights.flip(3))
+    assert torch.equal(LossMasks(0.25, DEFAULT_CODEC, torch.device("cpu")).batch(mirrored), weights.flip(3))
     predicted, target, t = _random(2, 3), _random(3, 3), T[:3]
     ours = per_image_losses(predicted, target, t, DDPM({}), Settings(masked_loss=True), weights)
     theirs = ((predicted - target).double() ** 2 * expected.double()).mean(dim=(1, 2, 3))

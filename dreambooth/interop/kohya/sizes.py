@@ -7,7 +7,7 @@ from typing import Any
 
 from dreambooth.interop.kohya.import_report import ImportReport
 from dreambooth.settings import SETTINGS
-from dreambooth.types import VAE_SCALE_FACTOR
+from dreambooth.types import DEFAULT_PIXEL_MULTIPLE
 
 _STEP = 64  # the default of sd-scripts, which every model family takes
 
@@ -29,10 +29,10 @@ def parse_resolution(report: ImportReport, value: Any) -> tuple[int, int] | None
 def usable_step(report: ImportReport, step: int) -> int:
     """The step of bucket sides, or the default of sd-scripts, with a message, for one that no run takes."""
     declaration = SETTINGS["bucket_step"]
-    if step % VAE_SCALE_FACTOR == 0 and (declaration.low or 0) <= step <= (declaration.high or step):
+    if step % DEFAULT_PIXEL_MULTIPLE == 0 and (declaration.low or 0) <= step <= (declaration.high or step):
         return step
     report.unsupported.append(
-        f"bucket_reso_steps = {step} is not a multiple of {VAE_SCALE_FACTOR} from {declaration.low} to "
+        f"bucket_reso_steps = {step} is not a multiple of {DEFAULT_PIXEL_MULTIPLE} from {declaration.low} to "
         f"{declaration.high}; {_STEP} is used, as sd-scripts refuse it too."
     )
     return _STEP
@@ -51,7 +51,7 @@ def make_trainable(report: ImportReport) -> None:
         return
     height = report.settings.get("resolution_height") or width
     if report.settings.get("bucket_step", 0) > min(width, height):
-        _replace(report, "bucket_step", "bucket_reso_steps", VAE_SCALE_FACTOR, "is larger than the resolution")
+        _replace(report, "bucket_step", "bucket_reso_steps", DEFAULT_PIXEL_MULTIPLE, "is larger than the resolution")
     _limit(report, "bucket_min_side", "min_bucket_reso", min(width, height), above=True)
     _limit(report, "bucket_max_side", "max_bucket_reso", max(width, height), above=False)
 
@@ -68,9 +68,9 @@ def _limit(report: ImportReport, key: str, parameter: str, side: int, above: boo
 
 def _round_down(report: ImportReport, key: str) -> None:
     value = report.settings.get(key) or 0
-    if value % VAE_SCALE_FACTOR:
-        rounded = value // VAE_SCALE_FACTOR * VAE_SCALE_FACTOR
-        _replace(report, key, "resolution", rounded, f"is not a multiple of {VAE_SCALE_FACTOR}")
+    if value % DEFAULT_PIXEL_MULTIPLE:
+        rounded = value // DEFAULT_PIXEL_MULTIPLE * DEFAULT_PIXEL_MULTIPLE
+        _replace(report, key, "resolution", rounded, f"is not a multiple of {DEFAULT_PIXEL_MULTIPLE}")
 
 
 def _replace(report: ImportReport, key: str, parameter: str, value: int, reason: str) -> None:

@@ -19,6 +19,7 @@ from dreambooth.models.capabilities import DDPM, Capabilities
 from dreambooth.models.components import DENOISER, TEXT_ENCODER, Component
 from dreambooth.models.components import VAE as VAE_ROLE
 from dreambooth.models.family import Configs, Family
+from dreambooth.models.latents import LatentCodec
 from dreambooth.models.layout import ComponentLayout, Shapes, strip_prefix
 from dreambooth.models.process import DDPM as DDPMProcess
 from dreambooth.models.recognition import Recognition
@@ -185,6 +186,10 @@ class StableDiffusion(Family):
     def sidecar(self, working: Path, source: Path) -> tuple[str, bytes] | None:
         text = config_to_write(working, source, self.model_type)
         return None if text is None else (ENDING, text)
+
+    def latent_codec(self, vae: Mapping[str, Any]) -> LatentCodec:
+        downscale = 2 ** (len(vae["block_out_channels"]) - 1)
+        return LatentCodec(vae["latent_channels"], downscale, scale=vae["scaling_factor"])
 
     def model_index(self, configs: Configs) -> dict[str, Any]:
         """With the family as an extra entry, since diffusers' class name is ambiguous."""
