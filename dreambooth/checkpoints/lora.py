@@ -57,14 +57,14 @@ UNKNOWN_FAMILY = "another model"
 
 
 class WeightedLora(NamedTuple):
-    """A LoRA file with its weights for the unet and the text encoders."""
+    """A LoRA file with its weights for the denoiser and the text encoders."""
 
     path: Path
-    unet: float = 1.0
+    denoiser: float = 1.0
     text: float = 1.0
 
     def strength(self, ref: TensorRef) -> float:
-        return self.unet if ref.component == "unet" else self.text
+        return self.denoiser if ref.component == "unet" else self.text
 
 
 def weighted_loras(
@@ -73,7 +73,7 @@ def weighted_loras(
     text_weights: Sequence[float],
     default: tuple[float, float] = (1.0, 1.0),
 ) -> list[WeightedLora]:
-    """Pair each LoRA with its weights for the unet and the text encoders.
+    """Pair each LoRA with its weights for the denoiser and the text encoders.
 
     ``weights``: one per LoRA, or empty for the ``default``. ``text_weights``: the same for the text encoders, or empty
     to use ``weights``. UserError when the numbers differ.
@@ -82,9 +82,9 @@ def weighted_loras(
         if given and len(given) != len(paths):
             counts = f"{count(len(paths), 'LoRA')} but {count(len(given), noun)}"
             raise UserError(f"{counts}: give one {noun} for each LoRA, or none.")
-    unet = weights or [default[0]] * len(paths)
+    denoiser = weights or [default[0]] * len(paths)
     text = text_weights or weights or [default[1]] * len(paths)
-    return [WeightedLora(Path(path), *strengths) for path, *strengths in zip(paths, unet, text, strict=True)]
+    return [WeightedLora(Path(path), *strengths) for path, *strengths in zip(paths, denoiser, text, strict=True)]
 
 
 @dataclass(frozen=True)

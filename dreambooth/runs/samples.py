@@ -87,7 +87,7 @@ def _modules(model: ModelFolder, settings: Settings, loras: Sequence[tuple[LoraF
     for file, use in loras:
         if file.no_effect:
             raise UserError(file.no_effect)
-        apply_lora(modules, file, use.unet, use.text)
+        apply_lora(modules, file, use.denoiser, use.text)
     for module in modules.parts.values():
         module.to(best_device()).eval()
     return modules
