@@ -12,8 +12,8 @@ import dreambooth
 
 PACKAGE = Path(dreambooth.__file__).parent
 WORDS = re.compile(r"\b(unet|betas|cross_attention(_dim)?|77)\b", re.IGNORECASE)
-# What is about Stable Diffusion by name, or about the betas of an optimizer or a noise schedule: file or folder, and what
-# its lines may contain, with the reason.
+# What is about Stable Diffusion by name, or about the betas of an optimizer or a noise schedule: file or folder, and
+# what its lines may contain, with the reason.
 ALLOWED = {
     "interop/": r".",  # keys of other programs
     "settings/old_extension.py": r".",  # keys of the old extension
