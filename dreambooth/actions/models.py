@@ -49,6 +49,7 @@ def create(
         model_type=options.model_type,
         prediction_type=options.prediction_type,
         vae=clean_path(options.vae) if options.vae.strip() else None,
+        text_encoders=[clean_path(path) for path in (options.text_encoder, options.text_encoder_2) if path.strip()],
         extract_ema=options.extract_ema,
         dtype=_dtype(options.precision),
         origin=source if on_hub else "",

@@ -35,6 +35,9 @@ from dreambooth.types import ProgressCallback
 
 log = logging.getLogger("dreambooth.checkpoints")
 
+# Tensors beside a weight in quantized files, by which its values are multiplied: fp8_scaled, and ComfyUI's.
+_SCALES = ("scale_weight", "weight_scale", "comfy_quant")
+
 FP8 = {dtype for name, dtype in DTYPES.items() if name.startswith("F8_")}
 
 
@@ -60,6 +63,7 @@ def extract(
     model_type: str = AUTO,
     prediction_type: str = AUTO,
     vae: Path | None = None,
+    text_encoders: Sequence[Path] = (),
     extract_ema: bool = False,
     dtype: torch.dtype | None = None,
     origin: str = "",
@@ -67,13 +71,13 @@ def extract(
 ) -> ModelInfo:
     """Create ``model.working`` and ``model.source`` from a single file or a diffusers folder, replacing existing ones.
 
-    ``vae``: a file or folder whose VAE is used instead. ``extract_ema`` also creates ``working/ema_unet`` from the EMA
-    weights of the source; otherwise these are stored unchanged in ``source``. ``dtype`` converts the components.
+    ``vae``, ``text_encoders``: files or folders of other ones. ``extract_ema`` also creates ``working/ema_unet`` from
+    the EMA weights of the source; otherwise these are stored unchanged in ``source``. ``dtype`` converts components.
     ``origin`` is the displayed name of the source, by default its path. ``progress`` counts tensors. UserError when the
     source is unusable or the disk is full; then, as after Cancelled, nothing has changed.
     """
     source = Path(source).absolute()
-    with open_source(source, vae) as tensors, _remove_if_empty(model.root):
+    with open_source(source, vae, text_encoders) as tensors, _remove_if_empty(model.root):
         recognition = recognize(tensors, model_type, prediction_type)
         copies = extract_tensors(
             tensors, model, recognition, source=source, extract_ema=extract_ema, dtype=dtype, progress=progress
@@ -200,7 +204,8 @@ def _require_complete(
                 f"{tensors.path} is inconsistent: {copy.key} has the shape {tensors.shape(copy.key)}, "
                 f"expected {parts}{'x'.join(map(str, copy.specs[0].shape))}. Use another file."
             )
-        if not copy.specs[0].dtype.is_floating_point or copy.key.removesuffix("weight") + "scale_weight" in tensors:
+        module = copy.key.removesuffix("weight")
+        if not copy.specs[0].dtype.is_floating_point or any(module + name in tensors for name in _SCALES):
             raise UserError(
                 f"{tensors.path} is quantized ({copy.key} has integer or scaled values), which can't be trained: "
                 "use the checkpoint that it was made from."

@@ -10,7 +10,7 @@ from dreambooth.cli import commands, dataset_commands, snapshot_command
 from dreambooth.cli.options import add_option, add_settings
 from dreambooth.hosts.standalone import StandaloneHost
 from dreambooth.settings import CREATE_OPTIONS
-from dreambooth.settings.creation import PRECISIONS
+from dreambooth.settings.creation import PRECISIONS, TEXT_ENCODER_OPTIONS
 from dreambooth.settings.tools import EXTRACT_OPTIONS, MERGE_OPTIONS, RESIZE_OPTIONS, SIZE
 
 
@@ -29,8 +29,11 @@ def parser() -> argparse.ArgumentParser:
         required=True,
         help="a .safetensors or .ckpt file, a diffusers folder, or a Hugging Face model (org/name)",
     )
-    for setting in CREATE_OPTIONS.values():
-        add_option(create, setting)
+    for key, setting in CREATE_OPTIONS.items():
+        if key not in TEXT_ENCODER_OPTIONS:
+            add_option(create, setting)
+    create.add_argument("--text-encoder", action="append", default=[], metavar="FILE",
+                        help=CREATE_OPTIONS["text_encoder"].help + " Give it twice for two text encoders")  # fmt: skip
     create.add_argument("--half", action="store_true", help="same as --precision fp16")
     create.add_argument("--replace", action="store_true", help="overwrite an existing model")
 

@@ -29,6 +29,7 @@ from dreambooth.settings import (
     parse,
     reference,
 )
+from dreambooth.settings.creation import TEXT_ENCODER_OPTIONS
 from dreambooth.settings.declare import declared
 from dreambooth.settings.tools import SIZE, ExtractOptions, MergeOptions, ResizeOptions
 from dreambooth.terminal import ProgressBar
@@ -38,7 +39,11 @@ TABLE_WIDTH = 120  # characters, if the output is not a terminal
 
 
 def create(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
-    given = {key: getattr(args, key) for key in CREATE_OPTIONS if getattr(args, key) is not None}
+    if len(args.text_encoder) > len(TEXT_ENCODER_OPTIONS):
+        raise UserError(f"--text-encoder was given {len(args.text_encoder)} times: no model has more than two.")
+    files = dict(zip(TEXT_ENCODER_OPTIONS, args.text_encoder, strict=False))
+    others = {key: getattr(args, key) for key in CREATE_OPTIONS if key not in TEXT_ENCODER_OPTIONS}
+    given = {**files, **{key: value for key, value in others.items() if value is not None}}
     options = parse(CreateOptions, {"precision": "fp16", **given} if args.half else given)
     config = in_job(
         "create",

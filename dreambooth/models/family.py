@@ -86,6 +86,10 @@ class Family:
         """``file``, or a view of it whose tensors have the names that :meth:`matches` and :meth:`layout` know."""
         return file
 
+    def component_keys(self, component: Component, file: Tensors) -> dict[str, str]:
+        """Keys in the family's single file, with the names in a file of this component alone; {} if it is not one."""
+        raise NotImplementedError
+
     def matches(self, shapes: Shapes) -> bool:
         """Whether a file with these tensors belongs to this family, even if it is incomplete."""
         raise NotImplementedError

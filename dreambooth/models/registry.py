@@ -7,6 +7,7 @@ from typing import Any
 
 from dreambooth.errors import UserError
 from dreambooth.models.family import Family
+from dreambooth.models.layout import Shapes
 from dreambooth.models.libraries import missing_libraries
 from dreambooth.models.sd.other_models import describe, unsupported_variant
 from dreambooth.models.sd.sd1 import SD1
@@ -46,6 +47,16 @@ def family_of(model_type: str) -> Family:
     raise UserError(f"model_type {model_type!r} is not supported (supported: {known}): create the model again.")
 
 
+def matching_families(shapes: Shapes) -> list[Family]:
+    """The families of a file with these tensors, even if it is incomplete."""
+    return [family for family in FAMILIES if family.matches(shapes)]
+
+
+def describe_file(shapes: Shapes) -> str:
+    """What a file is that can't be used here, and what to choose instead."""
+    return unsupported_variant(shapes) or describe(shapes)
+
+
 def candidate_families(file: Tensors) -> list[Family]:
     """The families that match the tensors of a checkpoint; several when the tensors are ambiguous.
 
@@ -56,7 +67,7 @@ def candidate_families(file: Tensors) -> list[Family]:
         raise UserError(f"{file.path} has no tensors: download or copy it again.")
     if variant := unsupported_variant(shapes):
         raise UserError(f"{file.path} is {variant}.")
-    found = [family for family in FAMILIES if family.matches(shapes)]
+    found = matching_families(shapes)
     if not found:
         raise UserError(f"{file.path} is {describe(shapes)}.")
     if missing := found[0].missing(shapes):
@@ -67,7 +78,10 @@ def candidate_families(file: Tensors) -> list[Family]:
 def _incomplete(family: Family, missing: list[str]) -> str:
     """What a checkpoint without these components is, and what to do."""
     if len(missing) == len(family.components) - 1 and missing[0].startswith("VAE ("):
-        return f"a UNet without VAE and text encoder ({family.title}): use a checkpoint that has all three"
+        return (
+            f"a {family.denoiser.title} without VAE and text encoder ({family.title}): use a checkpoint that has all "
+            "three, or add their files (Text encoder and VAE under Create; --text-encoder, --vae)"
+        )
     fix = "use a complete one (with VAE and text encoder)"
     if len(missing) == 1 and missing[0].startswith("VAE"):
         fix = "select a VAE too (option VAE, --vae), or use a checkpoint with a VAE"

@@ -176,8 +176,8 @@ def planned_outputs(
     outputs.append(samples)
     for folder in {path.parent for path, _ in class_images}:
         pixels = [request.width * request.height for path, request in class_images if path.parent == folder]
-        size = _BYTES_PER_PIXEL * sum(pixels) // len(pixels)
-        outputs.append(Output("class image", folder, size, len(pixels)))
+        n_bytes = _BYTES_PER_PIXEL * sum(pixels) // len(pixels)
+        outputs.append(Output("class image", folder, n_bytes, len(pixels)))
     return [output for output in outputs if output.total]
 
 

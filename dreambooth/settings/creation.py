@@ -20,6 +20,9 @@ AS_IS = "as in the file"
 PRECISIONS = (AS_IS, *DTYPE_NAMES)
 
 
+TEXT_ENCODER_OPTIONS = ("text_encoder", "text_encoder_2")  # each a file; which text encoder it is, is recognized
+
+
 @dataclass(frozen=True, kw_only=True)
 class CreateOptions:
     """Options of Create. Inpainting and sizes are always detected."""
@@ -34,6 +37,11 @@ class CreateOptions:
     vae: str = setting("", "Create", "VAE",
         "File or folder of a VAE that replaces the checkpoint's own. Empty uses the checkpoint's.", file_list="vaes",
         path=True)
+    text_encoder: str = setting("", "Create", "Text encoder",
+        "File or folder of a text encoder, for a source without one or in place of its own. Which text encoder it is, "
+        "is recognized.", path=True)
+    text_encoder_2: str = setting("", "Create", "Second text encoder",
+        "The same for families with two text encoders, such as Stable Diffusion XL.", path=True)
     precision: str = setting(AS_IS, "Create", "Precision",
         "Precision of the working copy. fp16 and bf16 take half the disk space of fp32 and are slightly less exact.",
         choices=PRECISIONS)

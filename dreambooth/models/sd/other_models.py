@@ -79,6 +79,10 @@ def _only(*prefixes: str) -> Matches:
     return lambda shapes: all(key.startswith(prefixes) for key in shapes)
 
 
+def _ends(*endings: str) -> Matches:
+    return lambda shapes: any(key.endswith(endings) for key in shapes)
+
+
 def _conv_in(channels: int) -> Matches:
     def matches(shapes: Shapes) -> bool:
         return shapes.get(UNET + "input_blocks.0.0.weight", (0, 0))[1:2] == (channels,)
@@ -113,7 +117,10 @@ _UNCLIP = _later(
 _INSTRUCT = "an instruct-pix2pix checkpoint (its UNet takes 8 channels: the image to edit is one of its inputs)"
 
 # Checked before the families, whose layout these have too.
+_QUANTIZED = "which can't be trained: use the checkpoint that it was made from (fp32, fp16, bf16 or plain fp8)"
 _VARIANTS: tuple[tuple[Matches, str], ...] = (
+    (_ends(".wscales", ".qweight", ".smooth_factor"), f"a model quantized by nunchaku (SVDQuant), {_QUANTIZED}"),
+    (_ends(".absmax", ".bitsandbytes__nf4", ".bitsandbytes__fp4"), f"a model quantized to 4 bits (nf4), {_QUANTIZED}"),
     (_has("edm_vpred.sigma_max", "edm_vpred.sigma_min"), _COSXL),
     (_has("edm_mean", "edm_std"), _PLAYGROUND),
     (_holds("time_embed.cond_proj.", "time_embedding.cond_proj."), _LCM),

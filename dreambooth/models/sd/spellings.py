@@ -8,28 +8,26 @@ transformers gives it. WebUIs read few of these spellings, so checkpoints are wr
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 
 from dreambooth.models.layout import join
 from dreambooth.models.sd.clip_names import PROJECTION, OpenClipNameMap
 from dreambooth.models.sd.keys import UNET, VAE
-from dreambooth.models.sd.ldm_names import PrefixNameMap, vae_names
 from dreambooth.models.sd.sd2 import SD2_768
 from dreambooth.models.sd.sd2 import TEXT as SD2_TEXT
 from dreambooth.models.sd.sdxl import SDXL
 from dreambooth.models.sd.sdxl import TEXT_2 as SDXL_TEXT_2
+from dreambooth.models.sd.vae_spellings import current_vae_name, diffusers_vae_names, original_vae_name
 from dreambooth.tensor_files import Tensors
 from dreambooth.text import count
 
 _FIRST_LAYER = "diffusion_model.input_blocks.0.0.weight"  # of every UNet in the original layout
+_BARE_LAYER = _FIRST_LAYER.removeprefix("diffusion_model.")
+_UNET_PARTS = ("input_blocks.", "middle_block.", "output_blocks.", "time_embed.", "label_emb.", "out.")
+_CONTROLNET = ("zero_convs.", "input_hint_block.", "lora_controlnet")
 _PARTS = (UNET, VAE, "cond_stage_model.", "conditioner.", "model_ema.", "edm_vpred.")
-
-# The VAE's attention as each version of diffusers names it, in the original names.
-_VAE_ATTENTION = {"to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out",
-                  "query": "q", "key": "k", "value": "v", "proj_attn": "proj_out"}  # fmt: skip
-_OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 
 _OTHER_PREFIXES = {
     "vae.": VAE,
@@ -75,34 +73,11 @@ def is_vae_attention(key: str) -> bool:
     return key.startswith(VAE) and ".attn_1." in key and key.endswith(".weight") and ".norm." not in key
 
 
-def original_vae_name(name: str) -> str:
-    """The original name of a tensor in the VAE's attention; other names are unchanged."""
-    head, attention, tail = name.partition(".mid.attn_1.")
-    for other, original in _VAE_ATTENTION.items():
-        if attention and tail.startswith(other + "."):
-            return head + attention + original + tail.removeprefix(other)
-    return name
-
-
 def current_name(component: str, name: str) -> str:
     """The tensor's name in current versions of diffusers and transformers."""
-    if component == "vae" and ".attentions." in name:
-        for old, new in _OLD_ATTENTION.items():
-            name = name.replace(old, new)
+    if component == "vae":
+        return current_vae_name(name)
     return SDXL.component(component).disk_name(name)
-
-
-def diffusers_vae_names(names: Iterable[str]) -> dict[str, str]:
-    """Original names of the tensors of a VAE that has the names of diffusers."""
-    mapped = _vae_names_for(list(names))
-    return {name: mapped.to_original(current_name("vae", name)) or name for name in names}
-
-
-def _vae_names_for(names: list[str]) -> PrefixNameMap:
-    """The name map of a VAE, whose numbers of levels and layers are taken from ``names``."""
-    levels = {name.split(".")[2] for name in names if name.startswith("encoder.down_blocks.")}
-    layers = {name.split(".")[4] for name in names if name.startswith("encoder.down_blocks.0.resnets.")}
-    return vae_names({"block_out_channels": [0] * len(levels), "layers_per_block": len(layers)})
 
 
 class _OriginalNames(Tensors):
@@ -165,6 +140,8 @@ def _filler_tensors(view: Tensors, sources: Mapping[str, tuple[str, ...]]) -> di
 
 def _without_wrapping(keys: list[str]) -> tuple[dict[str, str], list[str]]:
     """The names without a prefix that all parts of the model share, each with the file's own name; and notes."""
+    if _BARE_LAYER in keys and not any(key.startswith(_CONTROLNET) for key in keys):  # the UNet alone
+        return {UNET + key if key.startswith(_UNET_PARTS) else key: key for key in keys}, []
     anchor = next((key for key in keys if key.endswith(_FIRST_LAYER) and "control" not in key), "")
     wrapping = anchor.removesuffix(_FIRST_LAYER)
     if wrapping in ("", "model."):

@@ -24,6 +24,7 @@ from dreambooth.models.layout import ComponentLayout, Shapes, strip_prefix
 from dreambooth.models.process import DDPM as DDPMProcess
 from dreambooth.models.recognition import Recognition
 from dreambooth.models.sd.clip_conditioner import ClipConditioner, cached_bytes, without_clip_skip
+from dreambooth.models.sd.component_files import component_keys
 from dreambooth.models.sd.declared_config import CONFIG_FIELDS, config_overrides
 from dreambooth.models.sd.keys import (
     CONFIG_KEY,
@@ -48,6 +49,7 @@ from dreambooth.models.sd.unet_denoiser import UNetDenoiser
 from dreambooth.models.size_estimate import SizeEstimate
 from dreambooth.settings import Settings
 from dreambooth.tensor_files import Tensors
+from dreambooth.text import count
 
 DIFFUSERS_VERSION = "0.30.3"  # the oldest supported version, which can read these configs
 
@@ -130,6 +132,9 @@ class StableDiffusion(Family):
     def with_prediction(self, metadata: Mapping[str, str], prediction: str) -> dict[str, str]:
         return with_prediction(metadata, prediction)
 
+    def component_keys(self, component: Component, file: Tensors) -> dict[str, str]:
+        return component_keys(component, file, len(self.text_encoders))
+
     def missing(self, shapes: Shapes) -> list[str]:
         parts = {component.prefix: component.title for component in self.components}
         if any(key.startswith(VAE) for key in shapes):  # some checkpoints were saved with half of it
@@ -159,6 +164,11 @@ class StableDiffusion(Family):
             raise UserError(
                 f"its UNet expects text embeddings of width {unet['cross_attention_dim']}, its text encoder has width "
                 f"{width}: it mixes model families. Use another file"
+            )
+        if vae["latent_channels"] != unet["out_channels"]:
+            raise UserError(
+                f"its UNet has latents of {count(unet['out_channels'], 'channel')}, its VAE of "
+                f"{vae['latent_channels']}: the VAE is that of another model family. Use another VAE"
             )
         return {"unet": unet, "vae": vae, **texts}
 
