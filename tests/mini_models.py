@@ -16,7 +16,7 @@ import torch
 
 from dreambooth import actions
 from dreambooth.models.family import Family
-from dreambooth.models.layout import Layout, TensorRef, ema_key, join
+from dreambooth.models.layout import Layout, TensorRef, ema_key
 from dreambooth.models.registry import FAMILIES
 from dreambooth.models.sd.keys import CONFIG_KEY, EMA, UNET
 from dreambooth.settings import Folders, ModelFolder
@@ -116,13 +116,13 @@ def _tensors(
         for name, shape in (
             family.component(component).disk_shapes(family.make_module(component, configs[component])).items()
         ):
-            key = layout.key(TensorRef(component, name))
-            tensor_slice = layout.tensor_slice(key)
+            original = layout.original(TensorRef(component, name))
+            assert original, name
+            key, tensor_slice = original
             if key in tensors:
                 continue
             parts = [_random(name, shape, generator) for _ in tensor_slice.refs]
-            whole = layout.key_shape(key, [shape] * len(parts))
-            tensors[key] = join(parts, whole, tensor_slice.transposed).to(dtype)
+            tensors[key] = tensor_slice.transform.join(parts).to(dtype)
     return tensors
 
 

@@ -24,9 +24,10 @@ from dreambooth.checkpoints.writing import cast, is_finite, tensor_hash
 from dreambooth.errors import UserError
 from dreambooth.files import atomic_folder, clear_leftovers, require_free_space, write_json
 from dreambooth.models.family import Family
-from dreambooth.models.layout import Layout, Shape, TensorRef, TensorSlice, part_shape, split
+from dreambooth.models.layout import Layout, Shape, TensorRef, TensorSlice
 from dreambooth.models.libraries import require_libraries
 from dreambooth.models.recognition import Recognition, component_configs
+from dreambooth.models.transforms import IDENTITY, Transform
 from dreambooth.settings import ModelFolder, ModelInfo
 from dreambooth.settings.creation import AUTO
 from dreambooth.tensor_files import DTYPES, Tensors, TensorSpec, TensorWriter
@@ -49,7 +50,7 @@ class TensorCopy:
     component: str
     names: tuple[str, ...]
     specs: tuple[TensorSpec, ...]  # as written: shapes of the module, dtype of the file
-    transposed: bool = False
+    transform: Transform = IDENTITY
 
     @property
     def refs(self) -> list[TensorRef]:
@@ -172,7 +173,7 @@ def plan_extraction(
         file_dtype = dtype if dtype and tensors.dtype(key).is_floating_point else _trainable(tensors.dtype(key))
         names = tuple(ref.name for ref in tensor_slice.refs)
         specs = tuple(TensorSpec(shapes[ref], file_dtype) for ref in tensor_slice.refs)
-        copies.append(TensorCopy(key, tensor_slice.refs[0].component, names, specs, tensor_slice.transposed))
+        copies.append(TensorCopy(key, tensor_slice.refs[0].component, names, specs, tensor_slice.transform))
     _require_complete(tensors, layout, shapes, copies)
     return copies
 
@@ -196,10 +197,10 @@ def _require_complete(
         if copy.component == UNMAPPED:
             continue
         # A 1x1 convolution may be a linear layer in the module: same values, fewer dimensions.
-        expected = [_squeezed(spec.shape) for spec in copy.specs]
-        part = _squeezed(part_shape(tensors.shape(copy.key), len(expected), copy.transposed))
-        if any(part != shape for shape in expected):
-            parts = f"{len(expected)} parts of " if len(expected) > 1 else ""
+        expected = copy.transform.original_shape([spec.shape for spec in copy.specs])
+        if _squeezed(tensors.shape(copy.key)) != _squeezed(expected):
+            n_parts = copy.transform.n_parts
+            parts = f"{n_parts} parts of " if n_parts > 1 else ""
             raise UserError(
                 f"{tensors.path} is inconsistent: {copy.key} has the shape {tensors.shape(copy.key)}, "
                 f"expected {parts}{'x'.join(map(str, copy.specs[0].shape))}. Use another file."
@@ -230,10 +231,10 @@ def _ema_slices(tensors: Tensors, layout: Layout, refs: Sequence[TensorRef]) -> 
     """The keys of the EMA weights ``refs``; {} unless the source has all of them."""
     tensor_slices = {}
     for ref in refs:
-        key = layout.key(ref)
-        if key is None or key not in tensors:
+        key, tensor_slice = layout.original(ref) or ("", None)
+        if tensor_slice is None or key not in tensors:
             return {}
-        tensor_slices[key] = TensorSlice((ref,))
+        tensor_slices[key] = tensor_slice
     return tensor_slices
 
 
@@ -279,7 +280,7 @@ def _copy_all(
             if hashes:
                 hashes[-1].result()  # so that at most two tensors are in memory
             hashes.append(executor.submit(tensor_hash, tensor))
-            parts = split(tensor, [spec.shape for spec in copy.specs], copy.transposed)
+            parts = copy.transform.split(tensor, [spec.shape for spec in copy.specs])
             for name, part in zip(copy.names, parts, strict=True):
                 writers[copy.component].write(name, part)
             if progress:
@@ -289,7 +290,7 @@ def _copy_all(
 
 def _entry(tensors: Tensors, copy: TensorCopy, digest: str) -> ManifestEntry:
     shape, dtype = tensors.shape(copy.key), dtype_name(copy.specs[0].dtype)
-    return ManifestEntry(copy.key, dtype, shape, digest, copy.component, copy.names, copy.transposed)
+    return ManifestEntry(copy.key, dtype, shape, digest, copy.component, copy.names, copy.transform)
 
 
 def _require_finite(tensors: Tensors, key: str, tensor: torch.Tensor) -> None:

@@ -14,10 +14,11 @@ from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.errors import UserError
 from dreambooth.files import read_json
 from dreambooth.models.family import Family
-from dreambooth.models.layout import TensorRef, join
+from dreambooth.models.layout import TensorRef
 from dreambooth.models.registry import family_of_folder
 from dreambooth.models.sd.other_models import describe_folder
 from dreambooth.models.sd.spellings import current_name
+from dreambooth.models.transforms import Transform
 from dreambooth.tensor_files import Tensors
 
 # Components whose config.json determines the family; others (safety checker, feature extractor) are ignored.
@@ -51,7 +52,8 @@ class FolderSource(Tensors):
             self._layout = family.layout(configs)
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise UserError(f"{path} has damaged config.json files ({error!r}): copy the folder again.") from error
-        self._sources: dict[str, list[tuple[Tensors, str]]] = {}
+        self._sources: dict[str, list[tuple[Tensors, str]]] = {}  # the parts of each tensor
+        self._transforms: dict[str, Transform] = {}
         self._filler_tensors: dict[str, torch.Tensor] = {}
         with contextlib.ExitStack() as stack:
             located: dict[TensorRef, tuple[Tensors, str]] = {}
@@ -85,7 +87,7 @@ class FolderSource(Tensors):
     def shape(self, key: str) -> tuple[int, ...]:
         if key not in self._sources:
             return tuple(self._filler_tensors[key].shape)
-        return self._layout.key_shape(key, [file.shape(name) for file, name in self._sources[key]])
+        return self._transforms[key].original_shape([file.shape(name) for file, name in self._sources[key]])
 
     def dtype(self, key: str) -> torch.dtype:
         if key not in self._sources:
@@ -96,18 +98,15 @@ class FolderSource(Tensors):
     def get(self, key: str) -> torch.Tensor:
         if key not in self._sources:
             return self._filler_tensors[key]
-        tensor_slice = self._layout.tensor_slice(key)
-        parts = [file.get(name) for file, name in self._sources[key]]
-        return join(parts, self.shape(key), tensor_slice is not None and tensor_slice.transposed)
+        return self._transforms[key].join([file.get(name) for file, name in self._sources[key]])
 
     def _assign(self, located: Mapping[TensorRef, tuple[Tensors, str]]) -> None:
         """Assign tensors to original names. Those without an original name, or with a missing part, are left out."""
         for ref in located:
-            key = self._layout.key(ref)
-            tensor_slice = self._layout.tensor_slice(key) if key else None
-            refs = (ref,) if ref.component == "ema_unet" else tensor_slice.refs if tensor_slice else ()
-            if key and refs and all(part in located for part in refs):
-                self._sources[key] = [located[part] for part in refs]
+            key, tensor_slice = self._layout.original(ref) or ("", None)
+            if tensor_slice and all(part in located for part in tensor_slice.refs):
+                self._sources[key] = [located[part] for part in tensor_slice.refs]
+                self._transforms[key] = tensor_slice.transform
 
     @staticmethod
     def _ema_weights(path: Path, component: str, stack: contextlib.ExitStack) -> dict[TensorRef, tuple[Tensors, str]]:

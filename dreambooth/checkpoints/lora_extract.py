@@ -19,7 +19,7 @@ from dreambooth.checkpoints.recognition import recognize_family
 from dreambooth.checkpoints.sources import open_source
 from dreambooth.checkpoints.writing import is_finite
 from dreambooth.errors import UserError
-from dreambooth.models.layout import Layout, TensorRef, TensorSlice, part_shape, split
+from dreambooth.models.layout import Layout, Shape, TensorRef, TensorSlice
 from dreambooth.models.recognition import component_configs
 from dreambooth.models.registry import Family
 from dreambooth.tensor_files import Tensors
@@ -41,25 +41,29 @@ class _Weights:
         configs = component_configs(family, file)
         return cls(file, family, family.layout(configs), configs)
 
-    def shape(self, ref: TensorRef) -> tuple[int, ...] | None:
-        key, tensor_slice = self._locate(ref)
-        if tensor_slice is None:
-            return None
-        return part_shape(self.file.shape(key), len(tensor_slice.refs), tensor_slice.transposed)
+    def shape(self, ref: TensorRef) -> Shape | None:
+        original = self._locate(ref)
+        return self._part_shapes(*original)[original[1].refs.index(ref)] if original else None
 
     def get(self, ref: TensorRef) -> torch.Tensor:
         """The weight in float32. KeyError when the source does not have it."""
-        key, tensor_slice = self._locate(ref)
-        if tensor_slice is None:
+        original = self._locate(ref)
+        if original is None:
             raise KeyError(ref)
-        shape = part_shape(self.file.shape(key), len(tensor_slice.refs), tensor_slice.transposed)
-        parts = split(self.file.get(key), [shape] * len(tensor_slice.refs), tensor_slice.transposed)
+        key, tensor_slice = original
+        parts = tensor_slice.transform.split(self.file.get(key), self._part_shapes(key, tensor_slice))
         return parts[tensor_slice.refs.index(ref)].float()
 
-    def _locate(self, ref: TensorRef) -> tuple[str, TensorSlice | None]:
-        """The key of the file that contains this tensor, with its slices; ("", None) when there is none."""
-        key = self.layout.key(ref)
-        return (key, self.layout.tensor_slice(key)) if key is not None and key in self.file else ("", None)
+    def _locate(self, ref: TensorRef) -> tuple[str, TensorSlice] | None:
+        """The key of the file that contains this tensor, with all that it consists of; None when there is none."""
+        original = self.layout.original(ref)
+        return original if original and original[0] in self.file else None
+
+    def _part_shapes(self, key: str, tensor_slice: TensorSlice) -> list[Shape]:
+        try:
+            return tensor_slice.transform.part_shapes(self.file.shape(key))
+        except ValueError as error:
+            raise UserError(f"{self.file.path} is inconsistent: {key} has {error}. Use another file.") from error
 
 
 def extract_lora(

@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import torch
 
 from dreambooth.errors import UserError
 from dreambooth.files import read_json
-from dreambooth.models.layout import TensorRef, part_shape
+from dreambooth.models.layout import TensorRef
+from dreambooth.models.transforms import IDENTITY, RESHAPE, TRANSPOSE, Chunk, Transform, transform_named
 from dreambooth.tensor_files import DTYPES, TensorSpec
 
 UNMAPPED = "rest"  # the pseudo component of tensors that the modules don't have
@@ -32,7 +34,7 @@ class ManifestEntry:
     hash: str
     component: str  # unet, vae, text_encoder, text_encoder_2, ema_unet, or rest
     names: tuple[str, ...]  # in the component's file; several for a fused tensor
-    transposed: bool = False
+    transform: Transform = IDENTITY
 
     @property
     def refs(self) -> list[TensorRef]:
@@ -41,6 +43,14 @@ class ManifestEntry:
     @property
     def spec(self) -> TensorSpec:
         return TensorSpec(self.shape, DTYPES[self.dtype])
+
+    def join(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The tensor of the source, from those in the component's file.
+
+        It has the shape of the source also where that differs in dimensions of size 1 only: manifests don't say
+        whether a 1x1 convolution is a linear layer in the module.
+        """
+        return self.transform.join(parts).reshape(self.shape)
 
 
 @dataclass(frozen=True)
@@ -56,14 +66,16 @@ class Manifest:
     def shapes(self) -> dict[TensorRef, tuple[int, ...]]:
         """Shapes of the components' tensors, as slices of the source's tensors."""
         return {
-            ref: part_shape(entry.shape, len(entry.names), entry.transposed)
+            ref: shape
             for entry in self.entries
             if entry.component != UNMAPPED
-            for ref in entry.refs
+            for ref, shape in zip(entry.refs, entry.transform.part_shapes(entry.shape), strict=True)
         }
 
     def save(self, folder: Path) -> None:
-        text = json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":"))
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values["entries"] = [_values(entry) for entry in self.entries]
+        text = json.dumps(values, ensure_ascii=False, separators=(",", ":"))
         (folder / "manifest.json").write_text(text, encoding="utf-8")
 
     @classmethod
@@ -77,14 +89,30 @@ class Manifest:
         try:
             entries = tuple(_entry(entry) for entry in values.pop("entries"))
             return cls(**values, entries=entries)
-        except (TypeError, KeyError, AttributeError) as error:
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
             raise UserError(f"{path} is not a valid manifest ({error}): create the model again.") from error
+
+
+def _values(entry: ManifestEntry) -> dict[str, Any]:
+    """The entry for JSON. A transform that older versions don't know is named in a field of its own."""
+    values = asdict(entry)
+    del values["transform"]
+    values["transposed"] = entry.transform == TRANSPOSE
+    known = (RESHAPE, _unnamed_transform(len(entry.names), values["transposed"]))
+    return values if entry.transform in known else {**values, "transform": entry.transform.name}
 
 
 def _entry(values: dict[str, Any]) -> ManifestEntry:
     if "name" in values:  # written by versions that did not support fused tensors
         values["names"] = [values.pop("name")]
-    return ManifestEntry(**{**values, "shape": tuple(values["shape"]), "names": tuple(values["names"])})
+    names, transposed, name = tuple(values["names"]), values.pop("transposed", False), values.pop("transform", None)
+    unnamed = _unnamed_transform(len(names), transposed)
+    transform = unnamed if name is None else transform_named(name, len(names))
+    return ManifestEntry(**{**values, "shape": tuple(values["shape"]), "names": names, "transform": transform})
+
+
+def _unnamed_transform(n_parts: int, transposed: bool) -> Transform:
+    return TRANSPOSE if transposed else Chunk(n_parts) if n_parts > 1 else IDENTITY
 
 
 def unmapped_path(source: Path) -> Path:

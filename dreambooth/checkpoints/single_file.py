@@ -23,7 +23,7 @@ from dreambooth.checkpoints.writing import cast, is_finite
 from dreambooth.errors import UserError
 from dreambooth.files import atomic_write, require_free_space
 from dreambooth.models.family import Family
-from dreambooth.models.layout import Layout, TensorRef, join
+from dreambooth.models.layout import Layout, TensorRef
 from dreambooth.models.registry import family_of
 from dreambooth.settings import ModelFolder
 from dreambooth.tensor_files import Tensors, TensorSpec, TensorWriter
@@ -90,8 +90,7 @@ def write_checkpoint(
         for number, entry in enumerate(entries):
             file, spec = files[entry.component], specs[entry.key]
             parts = [_with_loras(file.get(ref.name), additions.get(ref, ())) for ref in entry.refs]
-            whole = join(parts, spec.shape, entry.transposed)
-            writer.write(entry.key, cast(whole, spec.dtype, f"{out}: {entry.key}"))
+            writer.write(entry.key, cast(entry.join(parts), spec.dtype, f"{out}: {entry.key}"))
             if progress:
                 progress(number + 1, len(entries), "Writing the checkpoint")
         for key, marker in new_markers.items():
@@ -121,7 +120,9 @@ def output_entries(
 
 def _with_ema_values(entry: ManifestEntry, ema_entry: ManifestEntry | None) -> ManifestEntry:
     """The source's entry, with the values of ``ema_entry`` if there is one."""
-    return entry if ema_entry is None else replace(entry, component=ema_entry.component, names=ema_entry.names)
+    if ema_entry is None:
+        return entry
+    return replace(entry, component=ema_entry.component, names=ema_entry.names, transform=ema_entry.transform)
 
 
 def _is_denoiser_unchanged(model: ModelFolder, manifest: Manifest, family: Family) -> bool:
@@ -134,11 +135,16 @@ def _is_denoiser_unchanged(model: ModelFolder, manifest: Manifest, family: Famil
 def _ema_entries(model: ModelFolder, family: Family) -> Iterable[ManifestEntry]:
     """The entries of model_ema.* from the EMA folder in working/, with original names and shapes."""
     layout, component = load_layout(model.working, family), family.denoiser.ema_name
+    written: set[str] = set()
     with open_component(weights_path(model.working, component)) as file:
         for name in file:
-            key = layout.key(TensorRef(component, name))
-            if key:
-                yield ManifestEntry(key, dtype_name(file.dtype(name)), file.shape(name), "", component, (name,))
+            key, tensor_slice = layout.original(TensorRef(component, name)) or ("", None)
+            if tensor_slice is not None and key not in written:
+                written.add(key)
+                names = tuple(ref.name for ref in tensor_slice.refs)
+                shape = tensor_slice.transform.original_shape([file.shape(part) for part in names])
+                dtype = dtype_name(file.dtype(name))
+                yield ManifestEntry(key, dtype, shape, "", component, names, tensor_slice.transform)
 
 
 def _additions(manifest: Manifest, layout: Layout, loras: Sequence[WeightedLora]) -> dict[TensorRef, list[_Addition]]:

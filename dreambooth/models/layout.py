@@ -1,20 +1,18 @@
 """Mapping between the tensors of an original single file, those of the modules, and the module names of adapter files.
 
-It is mostly one to one. A fused attention tensor of open_clip stacks three tensors of transformers, its text projection
-is stored transposed, and a 1x1 convolution of the original may be a linear layer in the module.
+It is mostly one to one. Where it is not, a transform (:mod:`dreambooth.models.transforms`) makes one from the other: a
+fused attention tensor stacks several tensors of the modules, a 1x1 convolution may be a linear layer in the module.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-import torch
-
 from dreambooth.models.components import DENOISER, Component
+from dreambooth.models.transforms import IDENTITY, Shape, Transform
 
-Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
 
 
@@ -26,26 +24,24 @@ class TensorRef(NamedTuple):
 
 
 class NameMap(Protocol):
-    """Translates tensor names of one component, without the prefix of the single file."""
+    """Translates tensor names of one component, without the prefix of the single file.
+
+    ``transform``: between an original tensor and the module tensors that ``to_modules`` returns.
+    """
 
     def to_modules(self, name: str) -> tuple[str, ...]: ...
     def to_original(self, name: str) -> str | None: ...
+    def transform(self, name: str) -> Transform: ...
 
 
 @dataclass(frozen=True)
 class ComponentLayout:
-    """One component of the single file.
-
-    ``transposed``: original tensors that are stored transposed. ``is_convolution``: whether an original tensor is a 1x1
-    convolution where the module has a linear layer.
-    """
+    """One component of the single file."""
 
     component: Component
     names: NameMap
     adapter_prefixes: tuple[str, ...] = ()  # the first is written, all are read
     adapter_naming: tuple[str, ...] = ("modules",)  # module names in adapter files: of "modules", of the "original"
-    transposed: frozenset[str] = frozenset()
-    is_convolution: Callable[[str], bool] = lambda name: False
 
 
 @dataclass(frozen=True)
@@ -53,7 +49,7 @@ class TensorSlice:
     """The tensors of the modules that one tensor of the original consists of, in order."""
 
     refs: tuple[TensorRef, ...]
-    transposed: bool = False
+    transform: Transform = IDENTITY
 
 
 class Layout:
@@ -71,8 +67,22 @@ class Layout:
                 name = key.removeprefix(part.component.prefix)
                 refs = tuple(TensorRef(part.component.name, module_name) for module_name in part.names.to_modules(name))
                 if refs:
-                    return TensorSlice(refs, transposed=name in part.transposed)
+                    return TensorSlice(refs, part.names.transform(name))
         return None
+
+    def original(self, ref: TensorRef) -> tuple[str, TensorSlice] | None:
+        """The original tensor that contains a module tensor: its key, and all that it consists of.
+
+        None when the original has no such tensor. An EMA weight is in a tensor of its own.
+        """
+        key, denoiser = self.key(ref), self._denoiser.component
+        is_ema = ref.component == denoiser.ema_name
+        regular_key = self.key(TensorRef(denoiser.name, ref.name)) if is_ema else key
+        tensor_slice = self.tensor_slice(regular_key) if regular_key else None
+        if key is None or tensor_slice is None:
+            return None
+        refs = tuple(part._replace(component=ref.component) for part in tensor_slice.refs)
+        return key, TensorSlice(refs, tensor_slice.transform)
 
     def key(self, ref: TensorRef) -> str | None:
         """The original tensor that contains a module tensor; None when the original has no such tensor."""
@@ -82,20 +92,6 @@ class Layout:
         part = self._components[ref.component]
         name = part.names.to_original(ref.name)
         return name and part.component.prefix + name
-
-    def key_shape(self, key: str, shapes: Sequence[Shape]) -> Shape:
-        """The shape of an original tensor that consists of module tensors of ``shapes``."""
-        tensor_slice = self.tensor_slice(key)
-        first = shapes[0]
-        if tensor_slice is not None and tensor_slice.transposed:
-            return first[::-1]
-        if len(shapes) > 1:
-            return (sum(shape[0] for shape in shapes), *first[1:])
-        if len(first) != 2:
-            return first
-        owner = next((part for part in self._components.values() if key.startswith(part.component.prefix)), None)
-        is_convolution = owner is not None and owner.is_convolution(key.removeprefix(owner.component.prefix))
-        return (*first, 1, 1) if is_convolution else first
 
     def disk_name(self, component: str, name: str) -> str:
         """The name on disk of a parameter or module of a component."""
@@ -115,28 +111,6 @@ class Layout:
 def ema_key(prefix: str, unet_name: str) -> str:
     """The key of a unet weight's EMA copy: the original code removes all dots from the module path."""
     return prefix + f"diffusion_model.{unet_name}".replace(".", "")
-
-
-def split(tensor: torch.Tensor, shapes: Sequence[Shape], transposed: bool = False) -> list[torch.Tensor]:
-    """Split an original tensor into the module tensors of ``shapes``."""
-    if transposed:
-        tensor = tensor.t()
-    parts = tensor.chunk(len(shapes)) if len(shapes) > 1 else (tensor,)
-    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
-
-
-def join(tensors: Sequence[torch.Tensor], shape: Shape, transposed: bool = False) -> torch.Tensor:
-    """Join module tensors into the original tensor of ``shape``; the inverse of :func:`split`."""
-    whole = tensors[0] if len(tensors) == 1 else torch.cat([tensor for tensor in tensors])
-    return (whole.t() if transposed else whole).reshape(shape).contiguous()
-
-
-def part_shape(shape: Shape, n_parts: int, transposed: bool = False) -> Shape:
-    """The shape of each of the ``n_parts`` module tensors in an original tensor of ``shape``."""
-    if transposed:
-        return shape[::-1]
-    even = n_parts > 1 and shape and shape[0] % n_parts == 0
-    return (shape[0] // n_parts, *shape[1:]) if even else shape
 
 
 def strip_prefix(shapes: Mapping[str, Shape], prefix: str) -> dict[str, Shape]:

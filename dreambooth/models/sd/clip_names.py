@@ -6,6 +6,8 @@ those of open_clip, which stores the three projections of an attention layer in 
 
 from __future__ import annotations
 
+from dreambooth.models.transforms import IDENTITY, TRANSPOSE, Chunk, Transform
+
 _MODEL = "text_model."
 _LAYER = {
     "ln_1": "layer_norm1",
@@ -34,6 +36,9 @@ class TransformersNameMap:
     def to_original(self, name: str) -> str | None:
         return name
 
+    def transform(self, name: str) -> Transform:
+        return IDENTITY
+
 
 class OpenClipNameMap:
     """open_clip's names, for a transformers module with the first ``n_layers`` layers of the encoder.
@@ -54,6 +59,12 @@ class OpenClipNameMap:
 
     def to_original(self, name: str) -> str | None:
         return self._to_original.get(name)
+
+    def transform(self, name: str) -> Transform:
+        if name == PROJECTION:
+            return TRANSPOSE
+        n_parts = len(self.to_modules(name))
+        return Chunk(n_parts) if n_parts > 1 else IDENTITY
 
 
 def _layer_names(original: str, module: str) -> dict[str, tuple[str, ...]]:

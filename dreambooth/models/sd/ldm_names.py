@@ -7,8 +7,10 @@ dicts from original module prefixes to those of diffusers; :class:`PrefixNameMap
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
+
+from dreambooth.models.transforms import IDENTITY, RESHAPE, Transform
 
 _RESNET = {
     "in_layers.0": "norm1",
@@ -22,9 +24,13 @@ _VAE_ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "
 
 
 class PrefixNameMap:
-    """Translates tensor names by their longest mapped module prefix; the remainder of the name is unchanged."""
+    """Translates tensor names by their longest mapped module prefix; the remainder of the name is unchanged.
 
-    def __init__(self, modules: Mapping[str, str]):
+    ``convolutions``: original prefixes of 1x1 convolutions that are linear layers in diffusers.
+    """
+
+    def __init__(self, modules: Mapping[str, str], convolutions: Collection[str] = ()):
+        self._convolutions = frozenset(f"{prefix}.weight" for prefix in convolutions)
         self._to_diffusers = dict(modules)
         self._to_original = {target: original for original, target in modules.items()}
 
@@ -36,6 +42,9 @@ class PrefixNameMap:
     def to_original(self, name: str) -> str | None:
         """The original name of a tensor or module of diffusers; None when it has none."""
         return _translate(name, self._to_original)
+
+    def transform(self, name: str) -> Transform:
+        return RESHAPE if name in self._convolutions else IDENTITY
 
 
 def _prefix(name: str, modules: Mapping[str, str]) -> str | None:
@@ -113,7 +122,10 @@ def vae_names(config: Mapping[str, Any]) -> PrefixNameMap:
             modules |= _vae_resnet(f"{original}.block.{layer}", f"{target}.resnets.{layer}")
         modules[f"{original}.upsample.conv"] = f"{target}.upsamplers.0.conv"
     modules |= _vae_middle_and_out("decoder")
-    return PrefixNameMap(modules | {"quant_conv": "quant_conv", "post_quant_conv": "post_quant_conv"})
+    convolutions = [
+        f"{side}.mid.attn_1.{name}" for side in ("encoder", "decoder") for name in _VAE_ATTENTION if name != "norm"
+    ]
+    return PrefixNameMap(modules | {"quant_conv": "quant_conv", "post_quant_conv": "post_quant_conv"}, convolutions)
 
 
 def _vae_middle_and_out(side: str) -> dict[str, str]:

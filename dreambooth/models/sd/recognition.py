@@ -16,7 +16,7 @@ import torch
 
 from dreambooth.errors import UserError
 from dreambooth.models.family import Family
-from dreambooth.models.layout import TensorRef, split
+from dreambooth.models.layout import TensorRef
 from dreambooth.models.recognition import Recognition, component_configs
 from dreambooth.models.sd.distilled import distillation_of
 from dreambooth.models.sd.keys import EMA, ZERO_SNR_SCHEDULE, conv_in_channels, is_pruned
@@ -167,10 +167,12 @@ def _load_unet(family: Family, file: Tensors, configs: Mapping[str, Mapping[str,
     shapes = component.disk_shapes(unet)
 
     def get_tensor(name: str) -> torch.Tensor:
-        key = layout.key(TensorRef("unet", name))
-        if key is None:
+        original = layout.original(TensorRef(component.name, name))
+        if original is None:
             raise KeyError(name)
-        return split(file.get(key), [shapes[name]])[0]
+        key, tensor_slice = original
+        names = [ref.name for ref in tensor_slice.refs]
+        return tensor_slice.transform.split(file.get(key), [shapes[part] for part in names])[names.index(name)]
 
     component.load_parameters(unet, get_tensor, torch.float32)
     return unet.eval()

@@ -71,9 +71,7 @@ class StableDiffusionXL(StableDiffusion):
                 ComponentLayout(UNET_COMPONENT, unet_names(configs["unet"]), ("lora_unet",), ("original", "modules")),
                 vae_layout(configs),
                 ComponentLayout(self.component("text_encoder"), TransformersNameMap(), ("lora_te1",)),
-                ComponentLayout(
-                    self.component("text_encoder_2"), text_2, ("lora_te2",), transposed=frozenset({PROJECTION})
-                ),
+                ComponentLayout(self.component("text_encoder_2"), text_2, ("lora_te2",)),
             ],
             self.ema_prefix,
         )

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 
 import torch
 
-from dreambooth.models.layout import join
 from dreambooth.models.sd.clip_names import PROJECTION, OpenClipNameMap
 from dreambooth.models.sd.keys import UNET, VAE
 from dreambooth.models.sd.sd2 import SD2_768
@@ -20,6 +19,7 @@ from dreambooth.models.sd.sd2 import TEXT as SD2_TEXT
 from dreambooth.models.sd.sdxl import SDXL
 from dreambooth.models.sd.sdxl import TEXT_2 as SDXL_TEXT_2
 from dreambooth.models.sd.vae_spellings import current_vae_name, diffusers_vae_names, original_vae_name
+from dreambooth.models.transforms import IDENTITY, RESHAPE, TRANSPOSE, Chunk, Transform
 from dreambooth.tensor_files import Tensors
 from dreambooth.text import count
 
@@ -100,12 +100,7 @@ class _OriginalNames(Tensors):
     def shape(self, key: str) -> tuple[int, ...]:
         if key not in self._sources:
             return tuple(self.filler_tensors[key].shape)
-        first, *others = (self._file.shape(name) for name in self._sources[key])
-        if self._is_transposed(key):
-            return first[::-1]
-        if others:
-            return (first[0] + sum(other[0] for other in others), *first[1:])
-        return (*first[:2], 1, 1) if is_vae_attention(key) and len(first) in (2, 3) else first
+        return self._transform(key).original_shape([self._file.shape(name) for name in self._sources[key]])
 
     def dtype(self, key: str) -> torch.dtype:
         if key not in self._sources:
@@ -115,12 +110,18 @@ class _OriginalNames(Tensors):
     def get(self, key: str) -> torch.Tensor:
         if key not in self._sources:
             return self.filler_tensors[key]
-        parts = [self._file.get(name) for name in self._sources[key]]
-        return join(parts, self.shape(key), self._is_transposed(key))
+        return self._transform(key).join([self._file.get(name) for name in self._sources[key]])
 
-    def _is_transposed(self, key: str) -> bool:
-        """transformers stores a projection as a linear layer, open_clip its transpose."""
-        return key.endswith(PROJECTION) and self._sources[key][0].endswith(f"{PROJECTION}.weight")
+    def _transform(self, key: str) -> Transform:
+        """From the file's tensors to the original one: transformers has linear layers in place of a projection matrix
+        and of the VAE's 1x1 convolutions.
+        """
+        names = self._sources[key]
+        if key.endswith(PROJECTION) and names[0].endswith(f"{PROJECTION}.weight"):
+            return TRANSPOSE
+        if is_vae_attention(key) and len(self._file.shape(names[0])) in (2, 3):
+            return RESHAPE
+        return Chunk(len(names)) if len(names) > 1 else IDENTITY
 
 
 def _filler_tensors(view: Tensors, sources: Mapping[str, tuple[str, ...]]) -> dict[str, torch.Tensor]:

@@ -77,8 +77,7 @@ def text_encoder(prefix: str, number: int = 0) -> Component:
 
 
 def vae_layout(configs: Configs) -> ComponentLayout:
-    """The attention layers of the VAE are 1x1 convolutions in the original."""
-    return ComponentLayout(VAE_COMPONENT, vae_names(configs["vae"]), is_convolution=lambda name: ".attn_1." in name)
+    return ComponentLayout(VAE_COMPONENT, vae_names(configs["vae"]))
 
 
 class StableDiffusion(Family):
