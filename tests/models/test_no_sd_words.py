@@ -32,7 +32,6 @@ ALLOWED = {
     "ui/tools_tab.py": r"a weight for the UNet",  # help
     # Files of diffusers, of the old extension, and of LoRAs in all spellings.
     "checkpoints/": r".",
-    "models/registry.py": r"a UNet without VAE and text encoder",
     "models/layout.py": r"unet weight",
 }
 
