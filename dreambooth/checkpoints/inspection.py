@@ -19,7 +19,7 @@ from dreambooth.checkpoints.writing import is_finite
 from dreambooth.errors import UserError
 from dreambooth.models.family import Family
 from dreambooth.models.recognition import component_configs
-from dreambooth.models.registry import FAMILIES
+from dreambooth.models.registry import matching_families
 from dreambooth.models.sd.keys import CONFIG_KEY, UNET, VAE, conv_in_channels
 from dreambooth.models.sd.other_models import describe_kind, unsupported_variant
 from dreambooth.tensor_files import Tensors
@@ -73,7 +73,7 @@ def inspect(path: Path, against: Path | None = None, progress: ProgressCallback 
     with open_source(Path(path)) as file:
         shapes = {key: file.shape(key) for key in file}
         variant = unsupported_variant(shapes)
-        family = None if variant else next((family for family in FAMILIES if family.matches(shapes)), None)
+        family = None if variant else next(iter(matching_families(shapes)), None)
         kind = "checkpoint" if family else "LoRA" if is_adapter_file(shapes) else describe_kind(shapes)
         inspection = Inspection(Path(path), kind, n_tensors=len(shapes))
         inspection.precision = dict(Counter(dtype_name(file.dtype(key)) for key in file).most_common())

@@ -100,11 +100,16 @@ class Family:
 
     def missing(self, shapes: Shapes) -> list[str]:
         """Descriptions of the components that the file lacks."""
+        parts = self.required_prefixes(shapes)
         return [
-            f"{component.title} ({component.prefix}*)"
-            for component in self.components
-            if not any(key.startswith(component.prefix) for key in shapes)
+            f"{title} ({prefix}*)"
+            for prefix, title in parts.items()
+            if not any(key.startswith(prefix) for key in shapes)
         ]
+
+    def required_prefixes(self, shapes: Shapes) -> dict[str, str]:
+        """The prefixes of which a complete file has tensors, each with the title of that part."""
+        return {component.prefix: component.title for component in self.components}
 
     def recognize(self, file: Tensors, families: Sequence[Family], prediction: str) -> Recognition:
         """What the file is, if it is one of ``families``, of which this is the first. ``prediction``: "auto", or the

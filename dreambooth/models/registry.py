@@ -39,12 +39,16 @@ def with_original_names(file: Tensors) -> Tensors:
 
 
 def family_of(model_type: str) -> Family:
-    """The family with this model_type (db_config.json)."""
-    for family in FAMILIES:
-        if family.model_type == model_type:
-            return family
+    """The family with this model_type (db_config.json). UserError for an unknown one."""
+    if family := find_family(model_type):
+        return family
     known = ", ".join(family.model_type for family in FAMILIES)
     raise UserError(f"model_type {model_type!r} is not supported (supported: {known}): create the model again.")
+
+
+def find_family(model_type: str) -> Family | None:
+    """As :func:`family_of`; None for an unknown model type."""
+    return next((family for family in FAMILIES if family.model_type == model_type), None)
 
 
 def matching_families(shapes: Shapes) -> list[Family]:

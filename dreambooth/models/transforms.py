@@ -117,7 +117,18 @@ class Swap(Transform):
 
 
 @dataclass(frozen=True)
-class Chunk(Transform):
+class _Stack(Transform):
+    """Several module tensors, stacked along the rows."""
+
+    def original_shape(self, shapes: Sequence[Shape]) -> Shape:
+        return (sum(shape[0] for shape in shapes), *shapes[0][1:])
+
+    def _join(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        return torch.cat(list(parts))
+
+
+@dataclass(frozen=True)
+class Chunk(_Stack):
     """``n`` module tensors of equal size, stacked along the rows: a fused query, key and value."""
 
     n: int
@@ -130,9 +141,6 @@ class Chunk(Transform):
     def n_parts(self) -> int:
         return self.n
 
-    def original_shape(self, shapes: Sequence[Shape]) -> Shape:
-        return (sum(shape[0] for shape in shapes), *shapes[0][1:])
-
     def part_shapes(self, shape: Shape) -> list[Shape]:
         _require_multiple(shape, self.n)
         return [(shape[0] // self.n, *shape[1:])] * self.n
@@ -141,12 +149,9 @@ class Chunk(Transform):
         _require_multiple(tuple(tensor.shape), self.n)
         return tensor.chunk(self.n)
 
-    def _join(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
-        return torch.cat(list(parts))
-
 
 @dataclass(frozen=True)
-class Concat(Transform):
+class Concat(_Stack):
     """Module tensors of these numbers of rows, stacked: query, key, value and MLP input of FLUX's single blocks."""
 
     sizes: tuple[int, ...]
@@ -159,9 +164,6 @@ class Concat(Transform):
     def n_parts(self) -> int:
         return len(self.sizes)
 
-    def original_shape(self, shapes: Sequence[Shape]) -> Shape:
-        return (sum(shape[0] for shape in shapes), *shapes[0][1:])
-
     def part_shapes(self, shape: Shape) -> list[Shape]:
         if not shape or shape[0] != sum(self.sizes):
             raise ValueError(f"{shape} has not the {sum(self.sizes)} rows of {self.name}")
@@ -170,9 +172,6 @@ class Concat(Transform):
     def _split(self, tensor: torch.Tensor) -> Sequence[torch.Tensor]:
         self.part_shapes(tuple(tensor.shape))
         return tensor.split(list(self.sizes))
-
-    def _join(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
-        return torch.cat(list(parts))
 
 
 @dataclass(frozen=True)

@@ -62,9 +62,8 @@ class ModelColumn:
         missing_families: Mapping[str, Mapping[str, str]],
     ) -> None:
         """Arguments as of :class:`Fields`; ``missing_families``: for the options of Create."""
-        self.fields = Fields(
-            SETTINGS, missing=missing, limited=limited
-        )  # all settings of the page; this column has the first of them
+        # All settings of the page; this column has the first of them.
+        self.fields = Fields(SETTINGS, missing=missing, limited=limited)
         self.options = Fields(CREATE_OPTIONS, missing=missing_families)
         with gr.Column(scale=2, min_width=260, elem_id="db_model_column"):
             with control(gr.Tabs, elem_id="db_model_tabs") as self.tabs:

@@ -24,12 +24,15 @@ SAFETENSORS_DTYPES = {"F16": "fp16", "BF16": "bf16", "F32": "fp32"}
 
 def rows(model: ModelFolder, info: ModelInfo) -> dict[str, str]:
     """Labels and values of the summary."""
+    from dreambooth.models.registry import find_family
+
+    family = find_family(info.model_type)
     unadopted = {"Layout": "of the old extension; it is adopted when it is first checked, trained or exported"}
     return {
         **({} if model.has_manifest() else unadopted),
         "Source": Path(info.src).name or "unknown source",
-        "Family": _family(model, info),
-        "Working copy": _weights(model, info),
+        "Family": _family(model, info, family),
+        "Working copy": _weights(model, family),
         "Revision": f"{count(info.revision, 'step')} · epoch {info.epoch}",
         "EMA": "yes" if info.has_ema else "no",
         "Snapshots": snapshots_in_short(model),
@@ -37,10 +40,9 @@ def rows(model: ModelFolder, info: ModelInfo) -> dict[str, str]:
     }
 
 
-def _family(model: ModelFolder, info: ModelInfo) -> str:
+def _family(model: ModelFolder, info: ModelInfo, family: Family | None) -> str:
     title = FAMILIES.get(info.model_type, info.model_type)
     prediction = PREDICTIONS.get(info.prediction_type, info.prediction_type)
-    family = _known_family(info)
     if family is None:
         return ", ".join(filter(None, (title, prediction)))
     paths = {name: model.working / name / "config.json" for name in family.component_names}
@@ -50,19 +52,9 @@ def _family(model: ModelFolder, info: ModelInfo) -> str:
     return ", ".join(filter(None, (title, *family.variants(configs), prediction, size)))
 
 
-def _known_family(info: ModelInfo) -> Family | None:
-    """None for an unknown model type."""
-    from dreambooth.models.registry import family_of
-
-    try:
-        return family_of(info.model_type)
-    except UserError:
-        return None
-
-
-def _weights(model: ModelFolder, info: ModelInfo) -> str:
+def _weights(model: ModelFolder, family: Family | None) -> str:
     """Precision of the denoiser, of each component that differs from it, and the total size."""
-    family, stats = _known_family(info), {}
+    stats = {}
     for path in sorted(model.working.glob("*/*.safetensors")):
         with contextlib.suppress(OSError):  # a run may be replacing it at this moment
             stats[path] = path.stat()

@@ -111,10 +111,10 @@ class PageController:
 
     def family(self, name: str | None) -> Family | None:
         """The family of a model; None without a readable one."""
-        from dreambooth.models.registry import family_of
+        from dreambooth.models.registry import find_family
 
         try:
-            return family_of(self.model(name).load().info.model_type) if name in self.model_names() else None
+            return find_family(self.model(name).load().info.model_type) if name in self.model_names() else None
         except UserError:
             return None
 

@@ -116,8 +116,8 @@ _UNCLIP = _later(
 )
 _INSTRUCT = "an instruct-pix2pix checkpoint (its UNet takes 8 channels: the image to edit is one of its inputs)"
 
-# Checked before the families, whose layout these have too.
 _QUANTIZED = "which can't be trained: use the checkpoint that it was made from (fp32, fp16, bf16 or plain fp8)"
+# Checked before the families, whose layout these have too.
 _VARIANTS: tuple[tuple[Matches, str], ...] = (
     (_ends(".wscales", ".qweight", ".smooth_factor"), f"a model quantized by nunchaku (SVDQuant), {_QUANTIZED}"),
     (_ends(".absmax", ".bitsandbytes__nf4", ".bitsandbytes__fp4"), f"a model quantized to 4 bits (nf4), {_QUANTIZED}"),

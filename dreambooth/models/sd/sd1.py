@@ -38,7 +38,6 @@ class StableDiffusion1(StableDiffusion):
     base_model_version = "sd_v1"
     base_architecture = "stable-diffusion-v1"
     components = (UNET_COMPONENT, VAE_COMPONENT, text_encoder(TEXT))
-    supports_clip_skip = True
     capabilities = Capabilities(DDPM)
 
     def matches(self, shapes: Shapes) -> bool:

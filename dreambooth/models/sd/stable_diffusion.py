@@ -89,9 +89,13 @@ class StableDiffusion(Family):
     vae_scaling_factor = 0.18215
     sample_size = 64  # side of the latents at the native resolution
     default_prediction = "epsilon"
-    supports_clip_skip = False  # whether WebUIs apply clip skip to this family
     capabilities = Capabilities(DDPM, {"clip_skip": "always uses the text encoder layer that it was trained with"})
     checkpoint_implementation = "https://github.com/Stability-AI/generative-models"
+
+    @property
+    def supports_clip_skip(self) -> bool:
+        """Whether WebUIs apply clip skip to this family."""
+        return "clip_skip" not in self.capabilities.without_effect
 
     # -- components --------------------------------------------------------------------------------------------
 
@@ -134,13 +138,12 @@ class StableDiffusion(Family):
     def component_keys(self, component: Component, file: Tensors) -> dict[str, str]:
         return component_keys(component, file, len(self.text_encoders))
 
-    def missing(self, shapes: Shapes) -> list[str]:
-        parts = {component.prefix: component.title for component in self.components}
+    def required_prefixes(self, shapes: Shapes) -> dict[str, str]:
+        parts = super().required_prefixes(shapes)
         if any(key.startswith(VAE) for key in shapes):  # some checkpoints were saved with half of it
             parts.pop(VAE)
             parts |= {f"{VAE}{half}.": f"VAE {half}" for half in ("encoder", "decoder")}
-        present = {prefix for prefix in parts if any(key.startswith(prefix) for key in shapes)}
-        return [f"{name} ({prefix}*)" for prefix, name in parts.items() if prefix not in present]
+        return parts
 
     # -- configs ------------------------------------------------------------------------------------------------
 
