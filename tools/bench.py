@@ -142,11 +142,13 @@ def _start_bare(job: dict) -> dict:
 def _bare_parameters(unet, mode: str, working: Path) -> list:
     if mode == "full":
         return list(unet.parameters())
-    from dreambooth.checkpoints.modules import load_family, load_layout
+    from dreambooth.checkpoints.modules import Modules, load_family, load_layout
     from dreambooth.training.adapters import AdapterConfig, inject
 
     unet.requires_grad_(False)
-    layers = inject(unet, "unet", AdapterConfig("LoRA", 16, 16), load_layout(working, load_family(working)), 0)
+    family = load_family(working)
+    modules = Modules(family, load_layout(working, family), {}, {"unet": unet})
+    layers = inject(modules, "unet", AdapterConfig("LoRA", 16, 16), 0)
     return [p for layer in layers.values() for p in layer.trainable_parameters().values()]
 
 

@@ -99,7 +99,7 @@ def _summary(path: Path) -> dict[str, Any]:
 
     UserError if it has values that are NaN or infinite, for instance because they overflow its precision.
     """
-    from dreambooth.checkpoints.lora import read_lora
+    from dreambooth.checkpoints.lora_file import read_lora
     from dreambooth.checkpoints.lora_tools import ENERGY_KEY
     from dreambooth.checkpoints.writing import is_finite
 

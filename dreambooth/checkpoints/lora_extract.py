@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from dreambooth.checkpoints.adapters import Adapter
-from dreambooth.checkpoints.lora import family_metadata, target_modules, write_lora
+from dreambooth.checkpoints.lora_file import write_lora
 from dreambooth.checkpoints.lora_tools import RankLimit, RetainedEnergy, low_rank_factors, make_lora, rank_metadata
 from dreambooth.checkpoints.recognition import recognize_family
 from dreambooth.checkpoints.sources import open_source
@@ -78,8 +78,8 @@ def extract_lora(
 ) -> Path:
     """Write a LoRA that approximates ``tuned`` on top of ``base``: checkpoints or diffusers folders of one family.
 
-    It covers the modules of :func:`target_modules`, 3x3 convolutions only with a ``conv_limit``. Modules that are equal
-    in both are left out. UserError when the two don't match, or are identical.
+    It covers the modules of :meth:`Family.adapter_targets`, 3x3 convolutions only with a ``conv_limit``. Modules that
+    are equal in both are left out. UserError when the two don't match, or are identical.
     """
     with open_source(base) as base_file, open_source(tuned) as tuned_file:
         before, after = _Weights.of(base_file), _Weights.of(tuned_file)
@@ -98,7 +98,7 @@ def extract_lora(
                 progress(number, len(targets), "Extracting the LoRA")
     if not adapters:
         raise UserError(f"{tuned} and {base} have equal weights in all modules of a LoRA: choose others.")
-    metadata = {**family_metadata(after.family), **rank_metadata(adapters.values())}
+    metadata = {**after.family.adapter_metadata, **rank_metadata(adapters.values())}
     metadata |= {"ss_sd_model_name": Path(base).name, **energy.metadata()}
     write_lora(out, adapters, metadata, dtype)
     return Path(out)
@@ -109,7 +109,7 @@ def _targets(weights: _Weights, with_convolutions: bool) -> dict[TensorRef, nn.M
     targets = {}
     for component in weights.configs.keys() - {weights.family.vae.name}:
         module = weights.family.make_module(component, weights.configs[component])
-        for path, layer in target_modules(module, component, with_convolutions).items():
+        for path, layer in weights.family.adapter_targets(component, module, with_convolutions).items():
             ref = TensorRef(component, f"{weights.layout.disk_name(component, path)}.weight")
             if weights.shape(ref):
                 targets[ref] = layer

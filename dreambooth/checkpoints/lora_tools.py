@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 
 from dreambooth.checkpoints.adapters import Adapter, Lora
-from dreambooth.checkpoints.adapters.module_names import TEXT, TEXT_1, TEXT_2, UNET, is_original_name, kohya_name
-from dreambooth.checkpoints.lora import SDXL, UNKNOWN_FAMILY, LoraFile, WeightedLora, read_lora, write_lora
+from dreambooth.checkpoints.lora import WeightedLora
+from dreambooth.checkpoints.lora_file import UNKNOWN_FAMILY, LoraFile, read_lora, write_lora
 from dreambooth.checkpoints.lora_hashes import HASHES
 from dreambooth.errors import UserError
-from dreambooth.models.layout import TensorRef
+from dreambooth.models.adapter_spelling import is_text_encoder_name
+from dreambooth.models.registry import FAMILIES
 from dreambooth.types import ProgressCallback
 
 ENERGY_KEY = "dreambooth_energy_kept"  # metadata: retained fraction of the original delta's energy, 0 to 1
@@ -65,7 +66,7 @@ def low_rank_factors(
     """The best low-rank approximation up @ down of ``matrix`` (rows, columns) (Eckart-Young), with balanced norms.
 
     Adds to ``energy``. Uses the eigenvectors of the smaller Gram matrix in float64, which for the wide matrices of a
-    unet is much faster than a singular value decomposition, and exact enough for float32 weights.
+    denoiser is much faster than a singular value decomposition, and exact enough for float32 weights.
     """
     if matrix.shape[0] > matrix.shape[1]:
         up, down = low_rank_factors(matrix.T, limit, energy)
@@ -106,7 +107,7 @@ def merge_loras(
     by_module: dict[str, list[tuple[Adapter, float]]] = {}
     for lora, file in zip(loras, files, strict=True):
         for name, adapter in file.weights.items():
-            strength = lora.strength(TensorRef("unet" if name.startswith(UNET) else "text_encoder", name))
+            strength = lora.strength(in_denoiser=not is_text_encoder_name(name))
             by_module.setdefault(name, []).append((adapter, strength))
     merged = {}
     for number, (name, adapters) in enumerate(by_module.items(), 1):
@@ -159,22 +160,16 @@ def _read_plain_lora(path: Path) -> LoraFile:
 
 
 def _with_one_naming(files: Sequence[LoraFile]) -> list[LoraFile]:
-    """The files with one name for each module: kohya's, that of the original code where all files have it (SDXL).
-
-    The first text encoder is numbered where there may be a second one.
-    """
-    unet = [name for file in files for name in file.weights if kohya_name(name).startswith(UNET)]
-    original = bool(unet) and all(map(is_original_name, unet))
-    is_sdxl = any(file.made_for == SDXL for file in files)
-    is_sdxl = is_sdxl or any(kohya_name(name).startswith(TEXT_2) for file in files for name in file.weights)
-    return [_renamed(file, original, TEXT_1 if is_sdxl else TEXT) for file in files]
+    """The files with one name for each module, that of their family; of Stable Diffusion's where none is known."""
+    family = next((family for file in files if (family := file.family)), FAMILIES[0])
+    names = family.common_adapter_names([{name: file.names.get(name, name) for name in file.weights} for file in files])
+    return [_renamed(file, new_names) for file, new_names in zip(files, names, strict=True)]
 
 
-def _renamed(file: LoraFile, original: bool, text_prefix: str) -> LoraFile:
+def _renamed(file: LoraFile, names: Mapping[str, str]) -> LoraFile:
     weights: dict[str, Adapter] = {}
     for old, adapter in file.weights.items():
-        name = kohya_name(old, original)
-        name = text_prefix + name.removeprefix(TEXT) if name.startswith(TEXT) else name
+        name = names[old]
         if name in weights:
             raise UserError(f"{file.path} has two adapters for {name}, under different names. Use another file.")
         weights[name] = adapter

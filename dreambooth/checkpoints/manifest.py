@@ -32,7 +32,7 @@ class ManifestEntry:
     dtype: str  # as safetensors names it
     shape: tuple[int, ...]
     hash: str
-    component: str  # unet, vae, text_encoder, text_encoder_2, ema_unet, or rest
+    component: str  # its folder in working/, or rest
     names: tuple[str, ...]  # in the component's file; several for a fused tensor
     transform: Transform = IDENTITY
 

@@ -15,7 +15,8 @@ from typing import Literal
 import torch
 
 from dreambooth.checkpoints.adapters import Adapter
-from dreambooth.checkpoints.lora import WeightedLora, match_adapters, read_lora
+from dreambooth.checkpoints.lora import WeightedLora, match_adapters
+from dreambooth.checkpoints.lora_file import read_lora
 from dreambooth.checkpoints.lora_hashes import HASHES
 from dreambooth.checkpoints.manifest import UNMAPPED, Manifest, ManifestEntry, dtype_name, unmapped_path
 from dreambooth.checkpoints.modules import fingerprint, load_layout, load_scheduler_config, open_component, weights_path
@@ -54,10 +55,11 @@ def write_checkpoint(
     """Write the model as a single .safetensors file in the original layout and return its path.
 
     ``loras`` are merged in fp32, one after the other. ``dtype`` converts the components, otherwise each tensor has the
-    dtype of the source. ``ema``: "include" adds the EMA unet as model_ema.*, "replace" writes it as the unet. The
-    source's own model_ema.* are written as long as the unet is unchanged. Marker tensors of the family are added if the
-    source lacks them, and a ``.yaml`` is written beside the file if the source has one or WebUIs need it (see
-    :func:`dreambooth.models.sd.ldm_config_writing.config_to_write`). ``metadata`` is merged over that of the source.
+    dtype of the source. ``ema``: "include" adds the denoiser's EMA weights as model_ema.*, "replace" writes them as its
+    weights. The source's own model_ema.* are written as long as the denoiser is unchanged. Marker tensors of the family
+    are added if the source lacks them, and a ``.yaml`` is written beside the file if the source has one or WebUIs need
+    it (see :func:`dreambooth.models.sd.ldm_config_writing.config_to_write`). ``metadata`` is merged over that of the
+    source.
     UserError when a LoRA does not match, the disk is full, or the model is incomplete.
     """
     out = Path(out)
@@ -65,7 +67,7 @@ def write_checkpoint(
         raise UserError(f"{out}: checkpoints are written as .safetensors: use that file extension.")
     manifest = Manifest.load(model.source)
     family = family_of(manifest.family)
-    additions = _additions(manifest, load_layout(model.working, family), loras)
+    additions = _additions(manifest, family, load_layout(model.working, family), loras)
     denoiser = family.denoiser
     changes_denoiser = any(ref.component == denoiser.name for ref in additions)
     if ema == "replace":  # LoRAs apply to the weights that are written as those of the denoiser
@@ -147,7 +149,9 @@ def _ema_entries(model: ModelFolder, family: Family) -> Iterable[ManifestEntry]:
                 yield ManifestEntry(key, dtype, shape, "", component, names, tensor_slice.transform)
 
 
-def _additions(manifest: Manifest, layout: Layout, loras: Sequence[WeightedLora]) -> dict[TensorRef, list[_Addition]]:
+def _additions(
+    manifest: Manifest, family: Family, layout: Layout, loras: Sequence[WeightedLora]
+) -> dict[TensorRef, list[_Addition]]:
     """The adapters of all LoRAs by the weight they change."""
     additions: dict[TensorRef, list[_Addition]] = {}
     for use in loras:
@@ -156,7 +160,8 @@ def _additions(manifest: Manifest, layout: Layout, loras: Sequence[WeightedLora]
         if file.no_effect:
             raise UserError(file.no_effect)
         for ref, adapter in adapters.items():
-            additions.setdefault(ref, []).append(_Addition(use.path, adapter, use.strength(ref)))
+            strength = use.strength(ref.component == family.denoiser.name)
+            additions.setdefault(ref, []).append(_Addition(use.path, adapter, strength))
     return additions
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from dreambooth.checkpoints.lora import match_adapters, read_lora
+from dreambooth.checkpoints.lora import match_adapters
+from dreambooth.checkpoints.lora_file import read_lora
 from dreambooth.checkpoints.manifest import UNMAPPED, Manifest, ManifestEntry
 from dreambooth.checkpoints.modules import load_layout, load_scheduler_config, open_component, weights_path
 from dreambooth.checkpoints.reading import open_tensors

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dreambooth.models.adapter_spelling import is_text_encoder_name, without_prefix
 from dreambooth.models.capabilities import Capabilities
 from dreambooth.models.components import DENOISER, TEXT_ENCODER, VAE, Component
 from dreambooth.models.conditioning import TextConditioner
@@ -34,6 +35,7 @@ class Family:
     title: str
     components: tuple[Component, ...]
     base_model_version: str  # kohya's ss_base_model_version
+    adapter_title: str = ""  # its name in messages about adapter files that were made for it; "": the title
     implementation = "diffusers"  # modelspec.implementation of LoRAs
     checkpoint_implementation = "diffusers"  # the same of checkpoints
     capabilities = Capabilities()  # the settings that it can't have
@@ -206,6 +208,56 @@ class Family:
     def size_estimate(self, n_denoiser: int) -> SizeEstimate:
         """Activations and adapters of a model whose denoiser has ``n_denoiser`` parameters."""
         return SizeEstimate()
+
+    # -- adapters -----------------------------------------------------------------------------------------------
+
+    def adapter_targets(
+        self, component: str, module: nn.Module, convolutions: bool = False
+    ) -> dict[str, nn.Linear | nn.Conv2d]:
+        """The layers of a component that get an adapter, by path; with ``convolutions``, also those of LoCon.
+
+        By default all linear layers of the repeated blocks.
+        """
+        blocks = tuple(f"{path}." for path, m in module.named_modules() if isinstance(m, nn.ModuleList))
+        return {path: m for path, m in module.named_modules() if isinstance(m, nn.Linear) and path.startswith(blocks)}
+
+    def needs_convolutions(self, name: str) -> bool:
+        """Whether a weight of the denoiser is a target only with convolutions (LoCon)."""
+        return False
+
+    @property
+    def adapter_metadata(self) -> dict[str, str]:
+        """kohya's metadata of the model family."""
+        return {"ss_base_model_version": self.base_model_version}
+
+    def made_adapter(self, version: str, sizes: Mapping[str, tuple[int, int] | None]) -> bool:
+        """Whether an adapter file was made for this family.
+
+        ``version``: its ss_base_model_version, or "". ``sizes``: rows and columns by module name with underscores.
+        """
+        return bool(version) and version.startswith(self.base_model_version)
+
+    def common_adapter_names(self, files: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+        """One written name for each module in all adapter files, for each file by its names with underscores.
+
+        ``files``: the names as each file has them, by those with underscores. By default the first name with dots.
+        """
+        names: dict[str, str] = {}
+        for flat, name in (item for file in files for item in file.items()):
+            path = flat if is_text_encoder_name(flat) else without_prefix(flat)
+            names[path] = name if "." not in names.get(path, "") else names[path]
+        return [
+            {flat: names[flat if is_text_encoder_name(flat) else without_prefix(flat)] for flat in file}
+            for file in files
+        ]
+
+    def is_adapter_file(self, shapes: Shapes) -> bool:
+        """Whether it is an adapter file in a format of this family alone, which :meth:`adapter_keys` can read."""
+        return False
+
+    def adapter_keys(self, path: Path, shapes: Shapes) -> dict[str, tuple[str, str]]:
+        """The module (with underscores) and the adapter's tensor for each key of such a file. UserError if damaged."""
+        raise NotImplementedError
 
     # -- exporting ----------------------------------------------------------------------------------------------
 

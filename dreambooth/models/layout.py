@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from dreambooth.models.adapter_spelling import AdapterSpelling, default_spelling
 from dreambooth.models.components import DENOISER, Component
-from dreambooth.models.transforms import IDENTITY, Shape, Transform
+from dreambooth.models.transforms import IDENTITY, RESHAPE, Shape, Transform
 
 Shapes = Mapping[str, Shape]
 
@@ -36,12 +37,15 @@ class NameMap(Protocol):
 
 @dataclass(frozen=True)
 class ComponentLayout:
-    """One component of the single file."""
+    """One component of the single file. ``adapters``: names of its modules in adapter files; None: the usual ones."""
 
     component: Component
     names: NameMap
-    adapter_prefixes: tuple[str, ...] = ()  # the first is written, all are read
-    adapter_naming: tuple[str, ...] = ("modules",)  # module names in adapter files: of "modules", of the "original"
+    adapters: AdapterSpelling | None = None
+
+    @property
+    def spelling(self) -> AdapterSpelling:
+        return default_spelling(self.component) if self.adapters is None else self.adapters
 
 
 @dataclass(frozen=True)
@@ -98,14 +102,31 @@ class Layout:
         return self._components[component].component.disk_name(name)
 
     def adapter_names(self, ref: TensorRef) -> tuple[str, ...]:
-        """Names of a weight's module in adapter files; the first one is written."""
-        part = self._components.get(ref.component)
-        module = ref.name.rpartition(".")[0]
+        """Names of a weight's module in adapter files; the first one is written, the others have underscores."""
+        part, module = self._components.get(ref.component), _module(ref.name)
         if part is None or not module:
             return ()
-        by_naming = {"modules": module, "original": part.names.to_original(module)}
-        names = [by_naming[naming] for naming in part.adapter_naming if by_naming[naming]]
-        return tuple(f"{prefix}_{name}".replace(".", "_") for name in names for prefix in part.adapter_prefixes)
+        is_same = self._transform(ref) in (IDENTITY, RESHAPE)
+        return part.spelling.names(module, part.names.to_original(module) if is_same else None)
+
+    def original_adapter_names(self, ref: TensorRef) -> tuple[str, ...]:
+        """Names in adapter files, with underscores, of the original's module that contains a weight with others, or
+        with its rows in another order; () where that is the same matrix.
+        """
+        part, module = self._components.get(ref.component), _module(ref.name)
+        if part is None or not module or self._transform(ref) in (IDENTITY, RESHAPE):
+            return ()
+        original = part.names.to_original(ref.name)
+        return part.spelling.original_names(_module(original)) if original else ()
+
+    def _transform(self, ref: TensorRef) -> Transform:
+        original = self.original(ref)
+        return original[1].transform if original else IDENTITY
+
+
+def _module(name: str) -> str:
+    """The path of the module that a tensor belongs to."""
+    return name.rpartition(".")[0]
 
 
 def ema_key(prefix: str, unet_name: str) -> str:

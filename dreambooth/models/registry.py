@@ -9,6 +9,7 @@ from dreambooth.errors import UserError
 from dreambooth.models.family import Family
 from dreambooth.models.layout import Shapes
 from dreambooth.models.libraries import missing_libraries
+from dreambooth.models.sd.adapter_names import AdapterSizes, title_of
 from dreambooth.models.sd.other_models import describe, unsupported_variant
 from dreambooth.models.sd.sd1 import SD1
 from dreambooth.models.sd.sd2 import SD2_512, SD2_768
@@ -36,6 +37,17 @@ def with_original_names(file: Tensors) -> Tensors:
     for view in (_with_original_names_of_sd, *(family.with_original_names for family in FAMILIES)):
         file = view(file)
     return file
+
+
+def adapter_family(version: str, sizes: AdapterSizes) -> Family | None:
+    """The family that an adapter file was made for, see :meth:`Family.made_adapter`; None if that is unknown."""
+    return next((family for family in FAMILIES if family.made_adapter(version, sizes)), None)
+
+
+def adapter_title(version: str, sizes: AdapterSizes) -> str:
+    """The name of that family, or of one that is not supported; "" if it is unknown."""
+    family = adapter_family(version, sizes)
+    return family.adapter_title or family.title if family else version or title_of(sizes)
 
 
 def family_of(model_type: str) -> Family:

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from dreambooth.checkpoints.lora import LoraFile, WeightedLora, apply_lora, read_lora
+from dreambooth.checkpoints.lora import WeightedLora, apply_lora
+from dreambooth.checkpoints.lora_file import LoraFile, read_lora
 from dreambooth.checkpoints.lora_tags import has_lora_tags, take_loras
 from dreambooth.checkpoints.modules import Modules, load_component, load_family, load_modules
 from dreambooth.errors import UserError

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from dreambooth.checkpoints.adapters import Adapter, LoHa, LoKr, Lora, factorization, vector_norms
-from dreambooth.checkpoints.lora import lora_name, target_modules
-from dreambooth.models.layout import Layout
+from dreambooth.checkpoints.lora import lora_name
+from dreambooth.checkpoints.modules import Modules
 from dreambooth.settings import Settings
 from dreambooth.settings.components import TrainedRole, keys_of
 from dreambooth.training.dropout import AdapterDropout
@@ -200,21 +200,16 @@ def adapter_config(settings: Settings, role: TrainedRole) -> AdapterConfig:
 
 
 def inject(
-    module: torch.nn.Module,
-    component: str,
-    config: AdapterConfig,
-    layout: Layout,
-    seed: int,
-    dropout: AdapterDropout | None = None,
+    modules: Modules, component: str, config: AdapterConfig, seed: int, dropout: AdapterDropout | None = None
 ) -> dict[str, AdapterLayer]:
-    """Replace target layers with adapter layers; returns them by their names in adapter files.
+    """Replace target layers of a component with adapter layers; returns them by their names in adapter files.
 
-    The targets are those of :func:`dreambooth.checkpoints.lora.target_modules`. ``dropout`` is required if
-    ``config.dropout`` is above 0.
+    The targets are those of the family. ``dropout`` is required if ``config.dropout`` is above 0.
     """
-    layers = {}
-    for path, base in target_modules(module, component, convolutions=config.conv_rank > 0).items():
-        name = lora_name(layout, component, path)
+    layers, module = {}, modules.parts[component]
+    targets = modules.family.adapter_targets(component, module, convolutions=config.conv_rank > 0)
+    for path, base in targets.items():
+        name = lora_name(modules.layout, component, path)
         layer = LAYERS[config.kind](base, config, generator_for(seed, "lora", name))
         if dropout and config.dropout:
             layer.dropout = functools.partial(dropout.apply, p=config.dropout, layer=name)

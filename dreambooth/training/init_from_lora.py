@@ -10,11 +10,13 @@ from typing import Any
 import torch
 
 from dreambooth.checkpoints.adapters import Adapter
-from dreambooth.checkpoints.lora import LoraFile, match_adapters, read_lora
+from dreambooth.checkpoints.lora import match_adapters
+from dreambooth.checkpoints.lora_file import LoraFile, read_lora
 from dreambooth.checkpoints.lora_tags import find_lora
 from dreambooth.checkpoints.manifest import Manifest
 from dreambooth.checkpoints.modules import load_family, load_layout
 from dreambooth.errors import UserError
+from dreambooth.models.family import Family
 from dreambooth.models.layout import Layout, TensorRef
 from dreambooth.models.registry import family_of
 from dreambooth.settings import SETTINGS, ModelFolder, Settings, parse
@@ -35,10 +37,10 @@ def problems_of(model: ModelFolder, settings: Settings) -> list[str]:
         adapters, shapes, _ = _match_to_model(file, model)
     except UserError as error:
         return list(error.problems)
-    denoiser = load_family(model.working).denoiser.name
+    family = load_family(model.working)
     needed: dict[str, set[object]] = defaultdict(set)  # the values that each setting would need
     for ref, adapter in adapters.items():
-        for key, value in _required_settings(ref, ref.component == denoiser, shapes[ref], adapter, settings).items():
+        for key, value in _required_settings(family, ref, shapes[ref], adapter, settings).items():
             needed[key].add(value)
     problems = [f"lora_start: {file.path} also changes biases, which can't be trained."] if file.biases else []
     return problems + [_describe(file, key, values) for key, values in needed.items()]
@@ -54,9 +56,10 @@ def settings_from_lora(model: ModelFolder, settings: Settings) -> tuple[dict[str
         adapters, shapes, _ = _match_to_model(read_lora(find_lora(model.folders, settings.lora_start)), model)
     except UserError as error:
         return {}, list(error.problems)
-    denoiser = load_family(model.working).denoiser.name
-    denoiser_refs = [ref for ref in adapters if ref.component == denoiser]
-    changed: dict[str, Any] = {"use_lora_extended": any(map(_needs_locon, denoiser_refs))}
+    family = load_family(model.working)
+    denoiser_refs = [ref for ref in adapters if ref.component == family.denoiser.name]
+    needs_locon = any(family.needs_convolutions(ref.name) for ref in denoiser_refs)
+    changed: dict[str, Any] = {"use_lora_extended": needs_locon}
     if denoiser_refs and len(denoiser_refs) == len(adapters):
         changed["stop_text_encoder"] = 0.0
     elif adapters and not denoiser_refs:
@@ -65,7 +68,7 @@ def settings_from_lora(model: ModelFolder, settings: Settings) -> tuple[dict[str
         trial = parse(Settings, changed, base=settings)
         needed: dict[str, set[Any]] = defaultdict(set)
         for ref, adapter in adapters.items():
-            for key, value in _required_settings(ref, ref.component == denoiser, shapes[ref], adapter, trial).items():
+            for key, value in _required_settings(family, ref, shapes[ref], adapter, trial).items():
                 needed[key].add(value)
         changed |= {
             key: next(iter(values)) for key, values in needed.items() if len(values) == 1 and key in _DETERMINED
@@ -104,16 +107,17 @@ def _copy_weights(layer: AdapterLayer, adapter: Adapter, what: str) -> None:
 
 
 def _required_settings(
-    ref: TensorRef, in_denoiser: bool, shape: tuple[int, ...], adapter: Adapter, settings: Settings
+    family: Family, ref: TensorRef, shape: tuple[int, ...], adapter: Adapter, settings: Settings
 ) -> dict[str, object]:
     """Settings that would have to be changed for this adapter, with the values that they need."""
+    in_denoiser = ref.component == family.denoiser.name
     role: TrainedRole = "denoiser" if in_denoiser else "text_encoder"
     config: AdapterConfig = adapter_config(settings, role)
     if in_denoiser and not settings.train_unet:
         return {"train_unet": True}
     if not in_denoiser and settings.stop_text_encoder == 0:
         return {"stop_text_encoder": "more than 0"}
-    if in_denoiser and _needs_locon(ref) and not settings.use_lora_extended:
+    if in_denoiser and family.needs_convolutions(ref.name) and not settings.use_lora_extended:
         return {"use_lora_extended": True}
     required: dict[str, object] = {}
     if adapter.kind != config.kind:
@@ -132,11 +136,6 @@ def _required_settings(
     if abs(file_alpha - (alpha or adapter.rank)) > 1e-3 * abs(file_alpha):
         required[alpha_key] = round(file_alpha, 4)
     return required
-
-
-def _needs_locon(ref: TensorRef) -> bool:
-    """Whether this weight of the denoiser has an adapter only with LoCon."""
-    return any(part in ref.name for part in ("resnets.", "samplers."))
 
 
 def _describe(file: LoraFile, key: str, values: set[object]) -> str:

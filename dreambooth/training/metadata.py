@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth import __version__
-from dreambooth.checkpoints.lora import family_metadata
 from dreambooth.checkpoints.modules import load_scheduler_config
 from dreambooth.dataset.plan import Plan
 from dreambooth.files import read_json
@@ -40,7 +39,7 @@ def training_metadata(
     facts: dict[str, Any] = {
         "ss_output_name": config.output_name,
         "ss_sd_model_name": Path(config.info.src).name,
-        **family_metadata(family),
+        **family.adapter_metadata,
         "ss_training_started_at": started,
         "ss_training_finished_at": time.time(),
         "ss_training_comment": f"DreamBooth for Stable Diffusion WebUI {__version__}",

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from dreambooth.checkpoints.lora import write_lora
+from dreambooth.checkpoints.lora_file import write_lora
 from dreambooth.checkpoints.modules import save_component
 from dreambooth.checkpoints.single_file import Ema, write_checkpoint
 from dreambooth.checkpoints.verify import Verification, verify_checkpoint, verify_lora

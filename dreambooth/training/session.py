@@ -146,7 +146,7 @@ class Session:
                 _freeze_normalization(module)
             return [parameter for parameter in module.parameters() if parameter.requires_grad]
         config = adapter_config(settings, "denoiser" if is_denoiser else "text_encoder")
-        layers = inject(module, name, config, self.modules.layout, settings.seed, self.dropout)
+        layers = inject(self.modules, name, config, settings.seed, self.dropout)
         self.layers |= layers
         return [parameter for layer in layers.values() for parameter in layer.trainable_parameters().values()]
 

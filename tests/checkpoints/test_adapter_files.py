@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from dreambooth.checkpoints.adapters import factorization, make_adapter
-from dreambooth.checkpoints.lora import apply_lora, match_adapters, read_lora
+from dreambooth.checkpoints.lora import apply_lora, match_adapters
+from dreambooth.checkpoints.lora_file import read_lora
 from dreambooth.checkpoints.modules import load_modules
 from dreambooth.errors import UserError
 from dreambooth.models.layout import TensorRef

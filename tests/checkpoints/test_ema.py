@@ -10,7 +10,8 @@ import torch
 
 from dreambooth.checkpoints.adapters import Lora
 from dreambooth.checkpoints.extract import extract
-from dreambooth.checkpoints.lora import WeightedLora, write_lora
+from dreambooth.checkpoints.lora import WeightedLora
+from dreambooth.checkpoints.lora_file import write_lora
 from dreambooth.checkpoints.modules import load_component, save_component
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.single_file import write_checkpoint

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from dreambooth import actions
-from dreambooth.checkpoints.lora import apply_lora, lora_name, read_lora, target_modules, write_lora
+from dreambooth.checkpoints.lora import apply_lora, lora_name
+from dreambooth.checkpoints.lora_file import read_lora, write_lora
 from dreambooth.checkpoints.modules import load_modules
 from dreambooth.checkpoints.single_file import WeightedLora, write_checkpoint
 from dreambooth.checkpoints.verify import verify_lora
@@ -35,10 +36,9 @@ def model(request, tmp_path) -> ModelFolder:
 def lora(model, tmp_path):
     """A LoRA in float32 with adapters for the UNet's convolutions too."""
     modules = load_modules(model.working)
-    parts = {"unet": modules.denoiser, **modules.text_encoders}
     layers = {}
-    for name, module in parts.items():
-        layers |= inject(module, name, AdapterConfig("LoRA", 2, 1.0, conv_rank=2), modules.layout, 1)
+    for name in ("unet", *modules.text_encoders):
+        layers |= inject(modules, name, AdapterConfig("LoRA", 2, 1.0, conv_rank=2), 1)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for layer in layers.values():
@@ -53,7 +53,7 @@ def test_names_equal_those_of_kohyas_trainer(model, lora):
     targets = [
         lora_name(modules.layout, component, path)
         for component, module in {"unet": modules.denoiser, **modules.text_encoders}.items()
-        for path in target_modules(module, component, convolutions=True)
+        for path in modules.family.adapter_targets(component, module, convolutions=True)
     ]
     assert len(targets) == len(set(targets))
     assert read_lora(lora).weights.keys() == set(targets)

@@ -11,7 +11,7 @@ import torch
 
 from dreambooth.checkpoints import inspection
 from dreambooth.checkpoints.adapters import Lora
-from dreambooth.checkpoints.lora import write_lora
+from dreambooth.checkpoints.lora_file import write_lora
 from dreambooth.errors import UserError
 from dreambooth.models.sd.keys import CONFIG_KEY, UNET, VAE
 from tests.cli.commands import run_fork

@@ -14,15 +14,8 @@ import safetensors.torch
 import torch
 
 from dreambooth.checkpoints.adapters import Lora
-from dreambooth.checkpoints.lora import (
-    Adapters,
-    WeightedLora,
-    apply_lora,
-    lora_name,
-    read_lora,
-    target_modules,
-    write_lora,
-)
+from dreambooth.checkpoints.lora import WeightedLora, apply_lora, lora_name
+from dreambooth.checkpoints.lora_file import Adapters, read_lora, write_lora
 from dreambooth.checkpoints.modules import Modules, load_modules
 from dreambooth.checkpoints.single_file import write_checkpoint
 from dreambooth.checkpoints.verify import verify_checkpoint, verify_lora
@@ -36,7 +29,7 @@ def random_lora(modules: Modules, rank: int = 4, alpha: float = 2.0, size: float
     generator = torch.Generator().manual_seed(0)
     weights = {}
     for component, module in (("unet", modules.denoiser), ("text_encoder", modules.parts["text_encoder"])):
-        for path, layer in target_modules(module, component).items():
+        for path, layer in modules.family.adapter_targets(component, module).items():
             out, inner, *kernel = layer.weight.shape
             down = torch.randn(rank, inner, *kernel, generator=generator) * size
             up = torch.randn(out, rank, *kernel, generator=generator) * size
@@ -59,13 +52,14 @@ def lora(modules, tmp_path) -> Path:
 
 def test_targets_are_the_modules_of_kohyas_trainer(modules, key_table):
     """SD1 has 16 transformer blocks in the UNet with 12 modules each, and 6 per layer in the text encoder."""
-    unet = {lora_name(modules.layout, "unet", path) for path in target_modules(modules.denoiser, "unet")}
+    targets = modules.family.adapter_targets("unet", modules.denoiser)
+    unet = {lora_name(modules.layout, "unet", path) for path in targets}
     assert len(unet) == 16 * 12
     assert "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_out_0" in unet
     assert "lora_unet_mid_block_attentions_0_proj_in" in unet
     assert "lora_unet_up_blocks_3_attentions_2_transformer_blocks_0_ff_net_0_proj" in unet
     n_layers = modules.parts["text_encoder"].config.num_hidden_layers
-    targets = target_modules(modules.parts["text_encoder"], "text_encoder")
+    targets = modules.family.adapter_targets("text_encoder", modules.parts["text_encoder"])
     text = {lora_name(modules.layout, "text_encoder", path) for path in targets}
     assert text == {
         f"lora_te_text_model_encoder_layers_{layer}_{part}"

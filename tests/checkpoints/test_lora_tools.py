@@ -9,7 +9,8 @@ import safetensors.torch
 import torch
 
 from dreambooth.checkpoints.adapters import LoHa, Lora
-from dreambooth.checkpoints.lora import WeightedLora, lora_name, match_adapters, read_lora, target_modules, write_lora
+from dreambooth.checkpoints.lora import WeightedLora, lora_name, match_adapters
+from dreambooth.checkpoints.lora_file import read_lora, write_lora
 from dreambooth.checkpoints.lora_tools import RankLimit, merge_loras, resize_lora
 from dreambooth.checkpoints.manifest import Manifest
 from dreambooth.checkpoints.modules import load_modules
@@ -28,7 +29,7 @@ def lora(mini, tmp_path):
         modules, weights = load_modules(mini.working), {}
         generator = torch.Generator().manual_seed(seed)
         for component in ("unet", "text_encoder"):
-            targets = target_modules(modules.parts[component], component, convolutions=True)
+            targets = modules.family.adapter_targets(component, modules.parts[component], convolutions=True)
             for path, layer in targets.items():
                 out, *inner = layer.weight.shape
                 down = torch.randn(rank, *inner, generator=generator)
@@ -49,8 +50,8 @@ def changes(model, path, unet: float = 1.0, text: float = 1.0) -> dict:
         load_modules(model.working, denoiser=False, vae=False, text_encoder=False).layout,
     )
     found = match_adapters(read_lora(path), shapes, layout)
-    strengths = WeightedLora(path, unet, text)
-    return {ref: strengths.strength(ref) * a.delta(torch.zeros(shapes[ref])) for ref, a in found.items()}
+    strengths = {"unet": unet, "text_encoder": text}
+    return {ref: strengths[ref.component] * a.delta(torch.zeros(shapes[ref])) for ref, a in found.items()}
 
 
 def assert_close(found: dict, wanted: dict, tolerance: float) -> None:

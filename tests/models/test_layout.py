@@ -6,22 +6,16 @@ import json
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
-from dreambooth.checkpoints import extract as extraction
 from dreambooth.checkpoints.manifest import Manifest
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.single_file import write_checkpoint
 from dreambooth.errors import UserError
 from dreambooth.models import registry
-from dreambooth.models.components import DENOISER, Component
-from dreambooth.models.family import Configs, Family
-from dreambooth.models.layout import ComponentLayout, Layout, Shapes, TensorRef
-from dreambooth.models.recognition import Recognition
+from dreambooth.models.layout import TensorRef
 from dreambooth.models.transforms import (
     IDENTITY,
     RESHAPE,
@@ -33,8 +27,9 @@ from dreambooth.models.transforms import (
     Transform,
     transform_named,
 )
-from dreambooth.settings import Folders, ModelFolder
-from dreambooth.tensor_files import DTYPES, write_tensors
+from dreambooth.settings import ModelFolder
+from dreambooth.tensor_files import DTYPES
+from tests.made_up_family import BLOCK, INPUT, TENSORS, WIDTH, MadeUpFamily, create
 
 Shape = tuple[int, ...]
 
@@ -146,107 +141,37 @@ def test_what_a_transform_can_not_have_is_refused(wrong):
         wrong()
 
 
-# -- a layout with every transform, from a file to a model and back ---------------------------------------------------
-
-WIDTH = 6
-FUSED: dict[str, tuple[tuple[str, ...], Transform]] = {
-    "plain.weight": (("plain.weight",), IDENTITY),
-    "turned.weight": (("turned.weight",), TRANSPOSE),
-    "conv.weight": (("conv.weight",), RESHAPE),
-    "ada.weight": (("ada.weight",), SWAP),
-    "qkv.weight": (("to_q.weight", "to_k.weight", "to_v.weight"), Chunk(3)),
-    "linear1.weight": (("q.weight", "mlp.weight"), Concat((WIDTH, 4 * WIDTH))),
-    "both.weight": (("first.weight", "second.weight"), Chain((TRANSPOSE, Chunk(2)))),
-}
-
-
-class _Names:
-    def to_modules(self, name: str) -> tuple[str, ...]:
-        return FUSED[name][0] if name in FUSED else ()
-
-    def to_original(self, name: str) -> str | None:
-        return next((original for original, (names, _) in FUSED.items() if name in names), None)
-
-    def transform(self, name: str) -> Transform:
-        return FUSED[name][1]
-
-
-class _Odd(Family):
-    """A family of one component whose file has tensors under every transform."""
-
-    model_type, title, base_model_version = "odd", "Odd", "odd"
-    default_prediction = "epsilon"
-    components = (Component("net", DENOISER, "net", "net."),)
-
-    def matches(self, shapes: Shapes) -> bool:
-        return "net.linear1.weight" in shapes
-
-    def configs(self, shapes: Shapes, metadata: Any) -> dict[str, dict[str, Any]]:
-        return {"net": {"width": shapes["net.plain.weight"][0]}}
-
-    def make_module(self, name: str, config: Any) -> nn.Module:
-        w = config["width"]
-        rows = {"ada": 2 * w, "mlp": 4 * w}
-        names = [part.removesuffix(".weight") for parts, _ in FUSED.values() for part in parts]
-        return nn.ModuleDict({n: nn.Linear(w + 1, rows.get(n, w), bias=False, device="meta") for n in names})
-
-    def layout(self, configs: Configs) -> Layout:
-        return Layout([ComponentLayout(self.components[0], _Names())], "")
-
-    def scheduler_config(self, prediction_type: str, shapes: Shapes, metadata: Any) -> dict[str, Any]:
-        return {}
-
-    def write_tokenizers(self, working: Path, configs: Configs) -> None:
-        pass
-
-
 @pytest.fixture
-def odd(monkeypatch, tmp_path) -> tuple[Path, ModelFolder]:
-    """A file of that family, and the model created from it."""
-    family, rng = _Odd(), random.Random(0)
+def made_up(monkeypatch, tmp_path) -> tuple[Path, ModelFolder]:
+    """A file with a tensor under every transform, and the model created from it."""
+    family = MadeUpFamily()
     monkeypatch.setattr(registry, "FAMILIES", [*registry.FAMILIES, family])
-    shapes = {
-        name: transform.original_shape([
-            tuple(family.make_module("net", {"width": WIDTH}).get_parameter(part).shape) for part in names
-        ])
-        for name, (names, transform) in FUSED.items()
-    }  # fmt: skip
-    tensors = {f"net.{name}": torch.rand(shape, generator=torch.Generator().manual_seed(rng.randrange(99))).half()
-               for name, shape in shapes.items()}  # fmt: skip
-    path = tmp_path / "odd.safetensors"
-    write_tensors(path, {**tensors, "extra": torch.ones(3)}, {})
-    model = ModelFolder(Folders(tmp_path / "models"), "odd")
-    with open_tensors(path) as file:
-        recognition = Recognition(family, "epsilon", "test", notes=())
-        extraction.extract_tensors(file, model, recognition, source=path, extract_ema=False)
-    return path, model
+    return create(tmp_path, family)
 
 
-def test_every_transform_goes_into_a_model_and_back_bit_for_bit(odd, tmp_path):
-    path, model = odd
-    with open_tensors(model.working / "net" / "diffusion_pytorch_model.safetensors") as working:
-        assert {name for names, _ in FUSED.values() for name in names} == set(working)
-        assert working.shape("mlp.weight") == (4 * WIDTH, WIDTH + 1)
+def test_every_transform_goes_into_a_model_and_back_bit_for_bit(made_up, tmp_path):
+    path, model = made_up
+    with open_tensors(model.working / "transformer" / "diffusion_pytorch_model.safetensors") as working:
+        assert {name for names, _ in TENSORS.values() for name in names} == set(working)
+        assert working.shape(f"{BLOCK}mlp.weight") == (4 * WIDTH, INPUT)
     out = write_checkpoint(model, tmp_path / "out.safetensors")
     with open_tensors(path) as before, open_tensors(out) as after:
         assert before.keys() == after.keys()
         assert all(_is_same(before.get(key), after.get(key)) for key in before)
 
 
-def test_manifests_name_what_older_versions_do_not_know_and_older_manifests_load(odd):
-    _, model = odd
+def test_manifests_name_what_older_versions_do_not_know_and_older_manifests_load(made_up):
+    _, model = made_up
     path = model.source / "manifest.json"
     values = json.loads(path.read_text(encoding="utf-8"))
     named = {entry["key"]: entry["transform"] for entry in values["entries"] if "transform" in entry}
-    assert named == {
-        "net.ada.weight": "swap",
-        "net.linear1.weight": "concat:6,24",
-        "net.both.weight": "transpose|chunk",
-    }
+    names = {"ada": "swap", "linear1": "concat:6,24", "both": "transpose|chunk"}
+    assert named == {f"net.layers.0.{key}.weight": name for key, name in names.items()}
     shapes = Manifest.load(model.source).shapes()
-    assert shapes[TensorRef("net", "mlp.weight")] == (24, 7) and shapes[TensorRef("net", "second.weight")] == (6, 7)
+    mlp, second = (TensorRef("transformer", f"{BLOCK}{name}.weight") for name in ("mlp", "second"))
+    assert shapes[mlp] == (24, 7) and shapes[second] == (6, 7)
 
-    oldest = {"key": "a", "dtype": "F16", "shape": [6, 2], "hash": "", "component": "net", "name": "a"}
+    oldest = {"key": "a", "dtype": "F16", "shape": [6, 2], "hash": "", "component": "transformer", "name": "a"}
     older = {**oldest, "key": "b", "names": ["q", "k", "v"], "transposed": False}
     turned = {**oldest, "key": "c", "names": ["c"], "transposed": True}
     del older["name"], turned["name"]

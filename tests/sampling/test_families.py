@@ -11,7 +11,8 @@ from PIL import Image
 
 from dreambooth import actions
 from dreambooth.checkpoints.adapters import Lora
-from dreambooth.checkpoints.lora import lora_name, target_modules, write_lora
+from dreambooth.checkpoints.lora import lora_name
+from dreambooth.checkpoints.lora_file import write_lora
 from dreambooth.checkpoints.modules import load_modules
 from dreambooth.sampling.generate import SampleRequest
 from dreambooth.settings import Folders, ModelFolder
@@ -62,7 +63,7 @@ def test_the_same_image_as_diffusers(tmp_path, model_type, marks, negative):
 def _random_lora(model: ModelFolder, path: Path) -> Path:
     modules, generator, weights = load_modules(model.working), torch.Generator().manual_seed(0), {}
     for component, module in {"unet": modules.denoiser, **modules.text_encoders}.items():
-        for name, layer in target_modules(module, component).items():
+        for name, layer in modules.family.adapter_targets(component, module).items():
             out, inner, *kernel = layer.weight.shape
             parts = {
                 "lora_down.weight": torch.randn(2, inner, *kernel, generator=generator) * 0.2,

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from dreambooth import actions
-from dreambooth.checkpoints.lora import read_lora
+from dreambooth.checkpoints.lora_file import read_lora
 from dreambooth.cli import main
 from dreambooth.runs.consistency import prompts_with_loras
 from dreambooth.sampling.generate import SampleRequest

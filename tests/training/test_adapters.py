@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dreambooth.checkpoints.lora import apply_lora, read_lora, write_lora
+from dreambooth.checkpoints.lora import apply_lora
+from dreambooth.checkpoints.lora_file import read_lora, write_lora
 from dreambooth.checkpoints.modules import load_modules
 from dreambooth.training.adapters import AdapterConfig, AdapterLayer, collect_adapters, inject
 from dreambooth.training.dropout import AdapterDropout
@@ -29,8 +30,8 @@ def trained(mini):
     def make(config: AdapterConfig):
         modules = load_modules(mini.working)
         modules.denoiser.requires_grad_(False)
-        layers = inject(modules.denoiser, "unet", config, modules.layout, seed=1)
-        layers |= inject(modules.parts["text_encoder"], "text_encoder", config, modules.layout, seed=1)
+        layers = inject(modules, "unet", config, seed=1)
+        layers |= inject(modules, "text_encoder", config, seed=1)
         parameters = [p for layer in layers.values() for p in layer.trainable_parameters().values()]
         optimizer = torch.optim.AdamW(parameters, lr=1e-2)
         for step in range(4):
@@ -77,7 +78,7 @@ def test_a_file_read_and_merged_does_what_the_layers_did(trained, mini, tmp_path
 @pytest.mark.parametrize("config", FORMS.values(), ids=FORMS)
 def test_at_first_nothing_changes(mini, config):
     fresh, modules = load_modules(mini.working), load_modules(mini.working)
-    inject(modules.denoiser, "unet", config, modules.layout, seed=1)
+    inject(modules, "unet", config, seed=1)
     with torch.no_grad():
         assert torch.allclose(_output(modules), _output(fresh), atol=1e-5)
 
@@ -85,9 +86,8 @@ def test_at_first_nothing_changes(mini, config):
 def test_dora_trains_directions_with_constant_norms(mini):
     """The paper's section 4.3: the gradient of V is that of m / ||V|| * V with ||V|| held fixed."""
     modules = load_modules(mini.working)
-    layers = inject(
-        modules.denoiser.requires_grad_(False), "unet", AdapterConfig("LoRA", 2, 2.0, dora=True), modules.layout, 1
-    )
+    modules.denoiser.requires_grad_(False)
+    layers = inject(modules, "unet", AdapterConfig("LoRA", 2, 2.0, dora=True), seed=1)
     layer = layers["lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"]
     with torch.no_grad():
         layer.up.normal_(generator=torch.Generator().manual_seed(0))
@@ -105,7 +105,8 @@ def test_dora_trains_directions_with_constant_norms(mini):
 def test_dropout_depends_on_position_and_layer_preserves_the_mean_and_is_off_in_sampling(mini, kind):
     modules, dropout = load_modules(mini.working), AdapterDropout(seed=3)
     config = AdapterConfig(kind, 8, 8.0, conv_rank=2, dropout=0.25)
-    layers = inject(modules.denoiser.requires_grad_(False), "unet", config, modules.layout, 1, dropout)
+    modules.denoiser.requires_grad_(False)
+    layers = inject(modules, "unet", config, 1, dropout)
     first, second = [layer for name, layer in layers.items() if name.endswith("attn1_to_q")][:2]
     for layer in (first, second):
         for parameter in layer.trainable_parameters().values():

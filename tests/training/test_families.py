@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from dreambooth import actions
-from dreambooth.checkpoints.lora import read_lora
+from dreambooth.checkpoints.lora_file import read_lora
 from dreambooth.checkpoints.modules import load_family, load_modules
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.dataset.plan import Batch, Example

@@ -10,7 +10,8 @@ import torch
 
 from dreambooth import actions
 from dreambooth.checkpoints.adapters import Lora
-from dreambooth.checkpoints.lora import WeightedLora, lora_name, read_lora, target_modules, write_lora
+from dreambooth.checkpoints.lora import WeightedLora, lora_name
+from dreambooth.checkpoints.lora_file import read_lora, write_lora
 from dreambooth.checkpoints.modules import load_modules
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.single_file import write_checkpoint
@@ -35,7 +36,7 @@ def lora(mini):
     def make(name: str, rank: int = 2, seed: int = 0):
         modules, weights = load_modules(mini.working), {}
         generator = torch.Generator().manual_seed(seed)
-        for path, layer in target_modules(modules.denoiser, "unet").items():
+        for path, layer in modules.family.adapter_targets("unet", modules.denoiser).items():
             out, *inner = layer.weight.shape
             parts = {
                 "lora_down.weight": torch.randn(rank, *inner, generator=generator),

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from dreambooth.checkpoints.adapters.kinds import ADAPTER_KINDS, COMMON
+from dreambooth.models.adapter_spelling import is_text_encoder_name, underscored
 
 BIAS_TENSORS = ("diff_b", "b_norm")
 
@@ -30,6 +31,7 @@ _ALIASES = {
     "lora_magnitude_vector.weight": "dora_scale",
     "magnitude": "dora_scale",
 }
+_PEFT = {"lora_down.weight": "lora_A.weight", "lora_up.weight": "lora_B.weight"}
 # Unsupported kinds, so that messages can name them: their layouts are ambiguous.
 UNSUPPORTED = {
     "a1.weight": "GLoRA", "a2.weight": "GLoRA", "b1.weight": "GLoRA", "b2.weight": "GLoRA", "bm.weight": "GLoRA",
@@ -46,10 +48,15 @@ _ATTENTION_PROCESSOR = re.compile(r"\.processor\.(to_[qkv]|to_out)_lora\.(down|u
 
 
 class Key(NamedTuple):
-    """A module name with underscores, and the name of one of its adapter's tensors as in :mod:`kinds`."""
+    """The name of a module, with dots where the file has them, and that of a tensor of its adapter (:mod:`kinds`)."""
 
-    module: str
+    name: str
     tensor: str
+
+    @property
+    def module(self) -> str:
+        """The name with underscores."""
+        return underscored(self.name)
 
 
 def parse_key(key: str) -> Key | None:
@@ -57,10 +64,10 @@ def parse_key(key: str) -> Key | None:
     key = _ADAPTER_NAME.sub(r".\1.weight", _WRAPPER.sub("", key))
     if match := _ATTENTION_PROCESSOR.search(key):  # diffusers before 0.22 stored them under the attention processor
         layer = "to_out.0" if match[1] == "to_out" else match[1]
-        return Key(_flat(f"{key[: match.start()]}.{layer}"), f"lora_{match[2]}.weight")
+        return Key(f"{key[: match.start()]}.{layer}", f"lora_{match[2]}.weight")
     for name in _ALL_TENSORS:
         if key.endswith(f".{name}"):
-            return Key(_flat(key[: -len(name) - 1]), _ALIASES.get(name, name))
+            return Key(key[: -len(name) - 1], _ALIASES.get(name, name))
     return None
 
 
@@ -79,14 +86,18 @@ def peft_alpha(config: Mapping[str, Any], name: str, rank: int) -> float | None:
 
     rsLoRA (arXiv:2312.03732) scales by alpha / sqrt(rank): the returned alpha is multiplied by sqrt(rank) for that.
     """
-    component = next((c for c in ("unet", "text_encoder_2", "text_encoder") if name.startswith(f"{c}_")), "unet")
+    configured = {key.partition(".")[0] for key in config if "." in key}
+    denoiser = next((c for c in sorted(configured) if not is_text_encoder_name(c)), "")
+    components = sorted({*configured, "text_encoder", "text_encoder_2"}, key=len, reverse=True)
+    component = next((c for c in components if name.startswith(f"{c}_")), denoiser)
     patterns = config.get(f"{component}.alpha_pattern") or {}
-    matching = (float(alpha) for key, alpha in patterns.items() if f"_{name}".endswith(f"_{_flat(key)}"))
+    matching = (float(alpha) for key, alpha in patterns.items() if f"_{name}".endswith(f"_{underscored(key)}"))
     alpha = next(matching, config.get(f"{component}.lora_alpha"))
     if alpha is None:
         return None
     return float(alpha) * (math.sqrt(rank) if config.get(f"{component}.use_rslora") else 1.0)
 
 
-def _flat(name: str) -> str:
-    return name.replace(".", "_")
+def written_tensor_name(module: str, tensor: str) -> str:
+    """The name of an adapter's tensor in files: peft's for a module whose name has dots, else kohya's."""
+    return _PEFT.get(tensor, tensor) if "." in module else tensor

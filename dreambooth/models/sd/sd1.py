@@ -12,6 +12,7 @@ from typing import Any
 from dreambooth.models.capabilities import DDPM, Capabilities
 from dreambooth.models.family import Configs
 from dreambooth.models.layout import ComponentLayout, Layout, Shapes
+from dreambooth.models.sd.adapter_names import TEXT_ENCODER_SPELLING, unet_spelling
 from dreambooth.models.sd.clip_names import TransformersNameMap
 from dreambooth.models.sd.keys import INPAINTING_CHANNELS, UNET, conv_in_channels, has_label_embedding
 from dreambooth.models.sd.ldm_names import unet_names
@@ -36,6 +37,7 @@ class StableDiffusion1(StableDiffusion):
     model_type = "v1x"
     title = FAMILIES["v1x"]
     base_model_version = "sd_v1"
+    adapter_title, adapter_version = "Stable Diffusion 1.x", "sd_v1"
     base_architecture = "stable-diffusion-v1"
     components = (UNET_COMPONENT, VAE_COMPONENT, text_encoder(TEXT))
     capabilities = Capabilities(DDPM)
@@ -57,9 +59,9 @@ class StableDiffusion1(StableDiffusion):
     def layout(self, configs: Configs) -> Layout:
         return Layout(
             [
-                ComponentLayout(UNET_COMPONENT, unet_names(configs["unet"]), ("lora_unet",), ("modules", "original")),
+                ComponentLayout(UNET_COMPONENT, unet_names(configs["unet"]), unet_spelling("modules", "original")),
                 vae_layout(configs),
-                ComponentLayout(self.component("text_encoder"), TransformersNameMap(), ("lora_te", "lora_te1")),
+                ComponentLayout(self.component("text_encoder"), TransformersNameMap(), TEXT_ENCODER_SPELLING),
             ],
             self.ema_prefix,
         )

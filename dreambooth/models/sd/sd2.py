@@ -13,6 +13,7 @@ import torch
 
 from dreambooth.models.family import Configs
 from dreambooth.models.layout import ComponentLayout, Layout, Shapes, strip_prefix
+from dreambooth.models.sd.adapter_names import TEXT_ENCODER_SPELLING, unet_spelling
 from dreambooth.models.sd.clip_names import OpenClipNameMap
 from dreambooth.models.sd.keys import INPAINTING_CHANNELS, UNET, conv_in_channels, has_label_embedding
 from dreambooth.models.sd.ldm_names import unet_names
@@ -34,6 +35,7 @@ _LAYER = "transformer.resblocks.{}."
 class StableDiffusion2(StableDiffusion):
     """Use the instances :data:`SD2_768` and :data:`SD2_512`."""
 
+    adapter_title, adapter_version = "Stable Diffusion 2", "sd_v2"
     components = (UNET_COMPONENT, VAE_COMPONENT, text_encoder(TEXT))
 
     def __init__(self, model_type: str, prediction: str, sample_size: int, version: str, architecture: str):
@@ -60,9 +62,9 @@ class StableDiffusion2(StableDiffusion):
         text = OpenClipNameMap(configs["text_encoder"]["num_hidden_layers"], has_projection=False)
         return Layout(
             [
-                ComponentLayout(UNET_COMPONENT, unet_names(configs["unet"]), ("lora_unet",), ("modules", "original")),
+                ComponentLayout(UNET_COMPONENT, unet_names(configs["unet"]), unet_spelling("modules", "original")),
                 vae_layout(configs),
-                ComponentLayout(self.component("text_encoder"), text, ("lora_te", "lora_te1")),
+                ComponentLayout(self.component("text_encoder"), text, TEXT_ENCODER_SPELLING),
             ],
             self.ema_prefix,
         )

@@ -14,6 +14,12 @@ import torch
 
 from dreambooth.models.family import Configs
 from dreambooth.models.layout import ComponentLayout, Layout, Shapes
+from dreambooth.models.sd.adapter_names import (
+    SDXL_TITLE,
+    TEXT_ENCODER_1_SPELLING,
+    TEXT_ENCODER_2_SPELLING,
+    unet_spelling,
+)
 from dreambooth.models.sd.clip_conditioner import SDXLConditioner
 from dreambooth.models.sd.clip_names import PROJECTION, OpenClipNameMap, TransformersNameMap
 from dreambooth.models.sd.keys import INPAINTING_CHANNELS, UNET, V_PREDICTION, ZERO_SNR, conv_in_channels
@@ -39,6 +45,7 @@ class StableDiffusionXL(StableDiffusion):
     model_type = "SDXL"
     title = FAMILIES["SDXL"]
     base_model_version = "sdxl_base_v1-0"
+    adapter_title, adapter_version = SDXL_TITLE, "sdxl"
     base_architecture = "stable-diffusion-xl-v1-base"
     implementation = "https://github.com/Stability-AI/generative-models"
     pipeline = "StableDiffusionXL{}Pipeline"
@@ -68,10 +75,10 @@ class StableDiffusionXL(StableDiffusion):
         return Layout(
             [
                 # Unet adapters are written with the original names: some WebUIs map a few names of diffusers wrongly.
-                ComponentLayout(UNET_COMPONENT, unet_names(configs["unet"]), ("lora_unet",), ("original", "modules")),
+                ComponentLayout(UNET_COMPONENT, unet_names(configs["unet"]), unet_spelling("original", "modules")),
                 vae_layout(configs),
-                ComponentLayout(self.component("text_encoder"), TransformersNameMap(), ("lora_te1",)),
-                ComponentLayout(self.component("text_encoder_2"), text_2, ("lora_te2",)),
+                ComponentLayout(self.component("text_encoder"), TransformersNameMap(), TEXT_ENCODER_1_SPELLING),
+                ComponentLayout(self.component("text_encoder_2"), text_2, TEXT_ENCODER_2_SPELLING),
             ],
             self.ema_prefix,
         )

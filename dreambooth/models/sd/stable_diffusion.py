@@ -23,6 +23,7 @@ from dreambooth.models.latents import LatentCodec
 from dreambooth.models.layout import ComponentLayout, Shapes, strip_prefix
 from dreambooth.models.process import DDPM as DDPMProcess
 from dreambooth.models.recognition import Recognition
+from dreambooth.models.sd.adapters import StableDiffusionAdapters
 from dreambooth.models.sd.clip_conditioner import ClipConditioner, cached_bytes, without_clip_skip
 from dreambooth.models.sd.component_files import component_keys
 from dreambooth.models.sd.declared_config import CONFIG_FIELDS, config_overrides
@@ -80,7 +81,7 @@ def vae_layout(configs: Configs) -> ComponentLayout:
     return ComponentLayout(VAE_COMPONENT, vae_names(configs["vae"]))
 
 
-class StableDiffusion(Family):
+class StableDiffusion(StableDiffusionAdapters):
     """What all versions of Stable Diffusion share."""
 
     base_architecture: str  # modelspec.architecture

@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from dreambooth.checkpoints.adapters.names import Key
 from dreambooth.errors import UserError
 from dreambooth.models.layout import Shape
 
@@ -30,13 +29,13 @@ _SUPPORTED = (
 )
 
 
-def is_positional(keys: Mapping[str, object]) -> bool:
+def is_ordered(keys: Mapping[str, object]) -> bool:
     """Whether the keys are those of this format; embeddings (``<token>``) may be among them."""
     names = [key for key in keys if not key.startswith("<")]
     return bool(names) and (all(map(_KEY.fullmatch, names)) or all(name.isdecimal() for name in names))
 
 
-def positional_keys(path: object, shapes: Mapping[str, Shape]) -> dict[str, Key]:
+def ordered_keys(path: object, shapes: Mapping[str, Shape]) -> dict[str, tuple[str, str]]:
     """Module and tensor name of every key. UserError when the order of the modules is not a known one."""
     pairs: dict[str, dict[int, dict[str, str]]] = {}
     for component, number, side, key in _entries(shapes):
@@ -52,7 +51,7 @@ def positional_keys(path: object, shapes: Mapping[str, Shape]) -> dict[str, Key]
             raise UserError(f"{path} is a LoRA in the format of cloneofsimo/lora whose {len(modules)} modules "
                             f"({component}) have no names: {_SUPPORTED}.")  # fmt: skip
         for name, pair in zip(names, modules, strict=True):
-            keys |= {key: Key(name, f"lora_{side}.weight") for side, key in pair.items()}
+            keys |= {key: (name, f"lora_{side}.weight") for side, key in pair.items()}
     return keys
 
 
