@@ -89,13 +89,13 @@ def match_adapters(file: LoraFile, shapes: Mapping[TensorRef, Shape], layout: La
     return matched
 
 
-def apply_lora(modules: Modules, file: LoraFile, unet_weight: float = 1.0, text_weight: float | None = None) -> int:
+def apply_lora(modules: Modules, file: LoraFile, denoiser_weight: float = 1.0, text_weight: float | None = None) -> int:
     """Merge the adapters of a file into the modules' weights in place; returns the number of changed tensors.
 
-    ``text_weight`` is for the text encoders; None: the same as ``unet_weight``. UserError, before anything is changed,
-    when an adapter matches no loaded module.
+    ``text_weight`` is for the text encoders; None: the same as ``denoiser_weight``. UserError, before anything is
+    changed, when an adapter matches no loaded module.
     """
-    lora = WeightedLora(file.path, unet_weight, unet_weight if text_weight is None else text_weight)
+    lora = WeightedLora(file.path, denoiser_weight, denoiser_weight if text_weight is None else text_weight)
     parameters = {
         TensorRef(component, modules.layout.disk_name(component, name)): parameter
         for component, module in modules.parts.items()
