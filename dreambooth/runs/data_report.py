@@ -69,8 +69,9 @@ def preview_dataset(
 ) -> DataReport:
     """Read everything that a run with these concepts and settings would read, and summarize it.
 
-    With a ``model``, tokens are counted by its own tokenizer, and memory on ``device`` and time are forecast too.
-    ``metadata_cache``: as for :func:`plan_of`. UserError with every reason why nothing can be trained.
+    With a ``model``, tokens are counted by its own tokenizer, memory on ``device`` and time are forecast too, and
+    settings that its family can't have are among the warnings. ``metadata_cache``: as for :func:`plan_of`. UserError
+    with every reason why nothing can be trained.
     """
     if model:
         model.require()
@@ -85,6 +86,7 @@ def preview_dataset(
         "cache_bytes": cache_bytes(plan, settings, counts, conditioner, model),
     }
     if model:
+        warnings += _refused_settings(model, settings)
         totals |= _model_totals(model, plan, concepts, settings, device, totals["steps"], warnings)
     return DataReport(tuple(concepts), settings, totals, pictures, others, warnings)
 
@@ -147,6 +149,13 @@ def _embedding_bytes(model: ModelFolder) -> Callable[[int], int]:
     family = load_family(model.working)
     configs = {part.name: read_json(model.working / part.name / "config.json") for part in family.text_encoders}
     return functools.partial(family.embedding_bytes, configs)
+
+
+def _refused_settings(model: ModelFolder, settings: Settings) -> list[str]:
+    from dreambooth.checkpoints.modules import load_family
+    from dreambooth.runs.consistency import refused_settings
+
+    return refused_settings(load_family(model.working), settings)
 
 
 def _model_totals(

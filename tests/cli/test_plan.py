@@ -56,6 +56,12 @@ def test_plan_of_a_concepts_list_with_a_model(folder, mini):
     assert json.loads(checked.stdout)["table"] == plan["pictures"]
     assert "sks dog" in run("check", "mini", "--concepts", concepts, *models, *settings).stdout
 
+    settings += ["flow_loss_weighting=cosmap"]
+    refused = json.loads(run("check", "mini", "--json", "--concepts", concepts, *models, *settings).stdout)["problems"]
+    planned = run("plan", concepts, "--json", "--model", "mini", *models, *settings)
+    assert planned.returncode == 0 and json.loads(planned.stdout)["warnings"][-1:] == refused
+    assert f"warning: {refused[0]}" in run("plan", concepts, "--model", "mini", *models, *settings).stdout
+
 
 def test_all_problems_are_reported_at_once(folder, tmp_path):
     empty = tmp_path / "empty"
