@@ -61,6 +61,7 @@ class Tensors(ABC):
     path: Path
     metadata: dict[str, str]
     notes: tuple[str, ...] = ()  # what a reader changed, for users
+    added_prefix: str = ""  # before all names of the file, which has none
 
     def __enter__(self) -> Tensors:
         return self

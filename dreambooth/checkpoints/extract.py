@@ -140,7 +140,8 @@ def extract_tensors(
         entries = _copy_all(tensors, family, copies, working, source_folder, progress)
         components = {copy.component for copy in copies} - {UNMAPPED}
         fingerprints = {component: fingerprint(working, component) for component in sorted(components)}
-        Manifest(family.model_type, str(source), metadata, fingerprints, entries).save(source_folder)
+        manifest = Manifest(family.model_type, str(source), metadata, fingerprints, entries, tensors.added_prefix)
+        manifest.save(source_folder)
         for name, contents in recognition.kept_files.items():
             (source_folder / name).write_bytes(contents)
     return copies

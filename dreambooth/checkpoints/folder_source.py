@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +15,15 @@ from dreambooth.errors import UserError
 from dreambooth.files import read_json
 from dreambooth.models.family import Family
 from dreambooth.models.layout import TensorRef
-from dreambooth.models.registry import family_of_folder
-from dreambooth.models.sd.other_models import describe_folder
-from dreambooth.models.sd.spellings import current_name
+from dreambooth.models.registry import FAMILIES, component_names, describe_folder, family_of_folder
 from dreambooth.models.transforms import Transform
 from dreambooth.tensor_files import Tensors
 
-# Components whose config.json determines the family; others (safety checker, feature extractor) are ignored.
-_CONFIGURED = ("unet", "vae", "text_encoder", "text_encoder_2")
-
-_REQUIRED = ("unet", "vae", "text_encoder")
 _INDEX = "model_index.json"
 _STEM = "diffusion_pytorch_model"  # of the weight files of diffusers' modules
 
 # The suffix of each file of a sharded component.
 _SHARD = re.compile(r"-\d{5}-of-\d{5}")
-
-
-# Folders of EMA weights next to ``unet``: that of the old extension, and the other order of words.
-_EMA_FOLDERS = ("ema_unet", "unet_ema")
 
 
 class FolderSource(Tensors):
@@ -60,10 +50,11 @@ class FolderSource(Tensors):
             for component in family.component_names:
                 for weights in _weights(path / component, component):
                     file = stack.enter_context(open_tensors(weights))
-                    located |= {TensorRef(component, current_name(component, name)): (file, name) for name in file}
-                located |= self._ema_weights(path, component, stack)
+                    located |= _located(family, component, file)
+                if component == family.denoiser.name:
+                    located |= self._ema_weights(path, family, stack)
             if working:
-                located |= self._ema_folder(path, stack)
+                located |= self._ema_folder(path, family, stack)
             self._assign(located)
             self._files = stack.pop_all()
         with contextlib.suppress(LookupError, ValueError):  # it is incomplete; extracting it gives the message
@@ -109,36 +100,48 @@ class FolderSource(Tensors):
                 self._transforms[key] = tensor_slice.transform
 
     @staticmethod
-    def _ema_weights(path: Path, component: str, stack: contextlib.ExitStack) -> dict[TensorRef, tuple[Tensors, str]]:
-        """The EMA weights: the main file, if there is a variant non_ema with the plain weights."""
-        files = _variants(_names_in(path / component), component)
-        if component != "unet" or not any(".non_ema." in name for name in files):
+    def _ema_weights(path: Path, family: Family, stack: contextlib.ExitStack) -> dict[TensorRef, tuple[Tensors, str]]:
+        """The denoiser's EMA weights: the main file, if there is a variant non_ema with the plain weights."""
+        folder = path / family.denoiser.name
+        files = _variants(_names_in(folder), family.denoiser.name)
+        if not any(".non_ema." in name for name in files):
             return {}
-        main_files = files.get(_STEM + ".safetensors", [])
         located = {}
-        for name in main_files:
-            file = stack.enter_context(open_tensors(path / component / name))
-            located |= {TensorRef("ema_unet", current_name(component, name)): (file, name) for name in file}
+        for name in files.get(_STEM + ".safetensors", []):
+            located |= _located_ema(family, stack.enter_context(open_tensors(folder / name)))
         return located
 
     @staticmethod
-    def _ema_folder(path: Path, stack: contextlib.ExitStack) -> dict[TensorRef, tuple[Tensors, str]]:
-        """The EMA weights of a working folder."""
+    def _ema_folder(path: Path, family: Family, stack: contextlib.ExitStack) -> dict[TensorRef, tuple[Tensors, str]]:
+        """The EMA weights of a working folder: in that of the old extension, or with the words in the other order."""
         located: dict[TensorRef, tuple[Tensors, str]] = {}
-        for folder in (path / name for name in _EMA_FOLDERS):
-            for name in preferred_weights(_names_in(folder), "unet") if not located else ():
-                file = stack.enter_context(open_tensors(folder / name))
-                located |= {TensorRef("ema_unet", current_name("unet", key)): (file, key) for key in file}
+        denoiser = family.denoiser
+        for folder in (path / denoiser.ema_name, path / f"{denoiser.name}_ema"):
+            for name in preferred_weights(_names_in(folder), denoiser.name) if not located else ():
+                located |= _located_ema(family, stack.enter_context(open_tensors(folder / name)))
         return located
 
 
+def _located(family: Family, component: str, file: Tensors) -> dict[TensorRef, tuple[Tensors, str]]:
+    return {TensorRef(component, family.current_name(component, name)): (file, name) for name in file}
+
+
+def _located_ema(family: Family, file: Tensors) -> dict[TensorRef, tuple[Tensors, str]]:
+    denoiser = family.denoiser
+    return {TensorRef(denoiser.ema_name, family.current_name(denoiser.name, name)): (file, name) for name in file}
+
+
 def _configs(path: Path, index_required: bool = True) -> dict[str, dict[str, Any]]:
-    has_components = all((path / name / "config.json").is_file() for name in _REQUIRED)
+    """The configs of the components and of the scheduler. Other folders (safety checker, feature extractor) don't
+    tell the family.
+    """
+    files = {name: path / name / "config.json" for name in component_names()}
+    files["scheduler"] = path / "scheduler" / "scheduler_config.json"
+    found = {name: file for name, file in files.items() if file.is_file()}
+    has_components = any(found.keys() >= {*family.component_names} for family in FAMILIES)
     if index_required and not has_components and not (path / _INDEX).is_file():
         raise UserError(f"{path} {_other_folder(path)}.")
-    files = {name: path / name / "config.json" for name in _CONFIGURED}
-    files["scheduler"] = path / "scheduler" / "scheduler_config.json"
-    return {name: read_json(file) for name, file in files.items() if file.is_file()}
+    return {name: read_json(file) for name, file in found.items()}
 
 
 def _other_folder(path: Path) -> str:
@@ -151,9 +154,8 @@ def _other_folder(path: Path) -> str:
     inner = sorted(index.parent for pattern in ("*", "snapshots/*") for index in path.glob(f"{pattern}/{_INDEX}"))
     if inner:
         return f"has no {_INDEX}, but a folder in it has: choose {inner[0]}"
-    found = [name for name in _REQUIRED if name in names]
+    found, missing = _of_closest_family(names)
     if found:
-        missing = [name for name in _REQUIRED if name not in names]
         lacks = f"and no {' and no '.join(missing)}" if missing else "without their config.json"
         return f"has {' and '.join(found)} {lacks}: choose a complete diffusers folder"
     files = [name for name in names if name.lower().endswith((".safetensors", ".ckpt"))]
@@ -174,10 +176,17 @@ def _family(path: Path, configs: Mapping[str, Mapping[str, Any]], index: Mapping
     family = family_of_folder(configs)
     if family:
         return family
-    missing = [name for name in _REQUIRED if name not in configs]
+    _, missing = _of_closest_family(configs)
     if missing:
         raise UserError(f"{path} has no {' and no '.join(missing)}: choose a complete Stable Diffusion folder.")
     raise UserError(f"{path} is of an unsupported model family: choose a folder of Stable Diffusion 1.x, 2.x or XL.")
+
+
+def _of_closest_family(names: Collection[str]) -> tuple[list[str], list[str]]:
+    """Of the components of the family that has most of ``names``: those that are there, and the missing ones."""
+    family = max(FAMILIES, key=lambda family: sum(name in names for name in family.component_names))
+    found = [name for name in family.component_names if name in names]
+    return found, [name for name in family.component_names if name not in names]
 
 
 def preferred_weights(names: Iterable[str], component: str) -> list[str]:

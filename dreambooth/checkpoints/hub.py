@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from dreambooth.checkpoints.folder_source import preferred_weights
 from dreambooth.errors import UserError
+from dreambooth.models.registry import component_names
 from dreambooth.models.sd.ldm_config import ENDING
 from dreambooth.paths import is_web_address
 from dreambooth.types import ProgressCallback
@@ -17,9 +18,7 @@ from dreambooth.types import ProgressCallback
 ChooseFiles = Callable[[list[str]], list[str]]  # from all file names of a repository, those to download
 
 _ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<file>.+\.(?:safetensors|ckpt)))?", re.ASCII)
-_COMPONENTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 _INDEX = "model_index.json"
-_CONFIGS = (_INDEX, "scheduler/scheduler_config.json", *(f"{part}/config.json" for part in _COMPONENTS))
 
 
 def hub_id(source: str) -> tuple[str, str] | None:
@@ -103,8 +102,10 @@ def _diffusers_files(repo: str, names: list[str]) -> list[str]:
         files = [name for name in names if name.endswith((".safetensors", ".ckpt")) and "/" not in name]
         hint = f"enter one of its files, like {repo}/{files[0]}" if files else "choose another model"
         raise UserError(f"{repo} is not a diffusers model on the hub (it has no {_INDEX}): {hint}.")
-    chosen = [name for name in _CONFIGS if name in names]
-    for part in _COMPONENTS:
+    parts = component_names()
+    configs = (_INDEX, "scheduler/scheduler_config.json", *(f"{part}/config.json" for part in parts))
+    chosen = [name for name in configs if name in names]
+    for part in parts:
         chosen += [f"{part}/{name}" for name in preferred_weights(_names_in(names, part), part)]
     return chosen
 

@@ -19,15 +19,14 @@ from dreambooth.checkpoints.writing import is_finite
 from dreambooth.errors import UserError
 from dreambooth.models.family import Family
 from dreambooth.models.recognition import component_configs
-from dreambooth.models.registry import matching_families
-from dreambooth.models.sd.keys import CONFIG_KEY, UNET, VAE, conv_in_channels
-from dreambooth.models.sd.other_models import describe_kind, unsupported_variant
+from dreambooth.models.registry import component_prefixes, describe_kind, matching_families, unsupported_variant
 from dreambooth.tensor_files import Tensors
 from dreambooth.text import count
 from dreambooth.types import ProgressCallback
 
 _MAX_METADATA_LENGTH = 200  # characters; longer values (thumbnails, tag counts) are not displayed
 _MAX_LISTED = 3
+_OWN_METADATA = "dreambooth."  # configs, which are not displayed
 
 
 @dataclass
@@ -74,7 +73,7 @@ def inspect(path: Path, against: Path | None = None, progress: ProgressCallback 
         shapes = {key: file.shape(key) for key in file}
         variant = unsupported_variant(shapes)
         family = None if variant else next(iter(matching_families(shapes)), None)
-        kind = "checkpoint" if family else "LoRA" if is_adapter_file(shapes) else describe_kind(shapes)
+        kind = "checkpoint" if family else "LoRA" if is_adapter_file(shapes) else describe_kind(file)
         inspection = Inspection(Path(path), kind, n_tensors=len(shapes))
         inspection.precision = dict(Counter(dtype_name(file.dtype(key)) for key in file).most_common())
         inspection.metadata = _displayed_metadata(file.metadata)
@@ -94,15 +93,15 @@ def inspect(path: Path, against: Path | None = None, progress: ProgressCallback 
 
 def _inspect_checkpoint(inspection: Inspection, family: Family, file: Tensors) -> None:
     shapes = {key: file.shape(key) for key in file}
-    inspection.inpainting = conv_in_channels(shapes) > 4
+    inspection.inpainting = family.inpaints(shapes)
     n_ema = sum(map(family.is_ema, file))
     inspection.ema = count(n_ema, "tensor") if n_ema else "none"
-    inspection.issues += [f"missing: {part}" for part in family.missing(shapes)]
+    inspection.issues += [f"missing: {part}" for part in family.missing(shapes, of_checkpoint=True)]
     inspection.family = family.title
     if inspection.issues:
         return
     try:
-        recognition = recognize(file)
+        recognition = recognize(file, of_checkpoint=True)
         family, inspection.prediction = recognition.family, recognition.prediction
         inspection.family, inspection.recognized = family.title, recognition.reason
         inspection.issues += [*recognition.notes, *recognition.warnings]
@@ -155,7 +154,9 @@ def _check_values(inspection: Inspection, file: Tensors, progress: ProgressCallb
 
 def _displayed_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
     """The metadata without technical keys, and with the length in place of long values."""
-    items = {key: value for key, value in metadata.items() if key not in ("format", CONFIG_KEY) and value}
+    items = {
+        key: value for key, value in metadata.items() if key != "format" and not key.startswith(_OWN_METADATA) and value
+    }
     return {
         key: value if len(value) <= _MAX_METADATA_LENGTH else count(len(value), "character")
         for key, value in items.items()
@@ -220,13 +221,7 @@ def _compare(inspection: Inspection, family: Family | None, file: Tensors, base:
 
 
 def _component(key: str, family: Family | None) -> str:
-    prefixes = {UNET: "unet", VAE: "vae"}
-    if family:
-        prefixes = {component.prefix: component.name for component in family.components}
-        prefixes |= {family.ema_prefix: family.denoiser.ema_name} if family.ema_prefix else {}
-    else:
-        prefixes |= {"lora_unet": "unet", "lora_te1": "text_encoder", "lora_te2": "text_encoder_2",
-                     "lora_te": "text_encoder"}  # fmt: skip
+    prefixes = component_prefixes(family)
     return next((name for prefix, name in prefixes.items() if key.startswith(prefix)), "other" if family else "all")
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from dreambooth.checkpoints.adapters import Adapter
 from dreambooth.checkpoints.lora_file import write_lora
 from dreambooth.checkpoints.lora_tools import RankLimit, RetainedEnergy, low_rank_factors, make_lora, rank_metadata
-from dreambooth.checkpoints.recognition import recognize_family
+from dreambooth.checkpoints.recognition import recognize
 from dreambooth.checkpoints.sources import open_source
 from dreambooth.checkpoints.writing import is_finite
 from dreambooth.errors import UserError
@@ -37,7 +37,7 @@ class _Weights:
 
     @classmethod
     def of(cls, file: Tensors) -> _Weights:
-        family, _ = recognize_family(file)
+        family = recognize(file, of_checkpoint=True).family
         configs = component_configs(family, file)
         return cls(file, family, family.layout(configs), configs)
 
@@ -78,15 +78,15 @@ def extract_lora(
 ) -> Path:
     """Write a LoRA that approximates ``tuned`` on top of ``base``: checkpoints or diffusers folders of one family.
 
-    It covers the modules of :meth:`Family.adapter_targets`, 3x3 convolutions only with a ``conv_limit``. Modules that
-    are equal in both are left out. UserError when the two don't match, or are identical.
+    It covers the modules of :meth:`Family.adapter_targets`, 3x3 convolutions only with a ``conv_limit``, in components
+    that both have. Modules that are equal in both are left out. UserError when the two don't match, or are identical.
     """
     with open_source(base) as base_file, open_source(tuned) as tuned_file:
         before, after = _Weights.of(base_file), _Weights.of(tuned_file)
         if before.family.component_names != after.family.component_names:
             families = f"{base} is {before.family.title}, {tuned} is {after.family.title}"
             raise UserError(f"{families}: choose two checkpoints of one model family.")
-        targets = _targets(before, with_convolutions=conv_limit is not None)
+        targets = _targets(before, after, with_convolutions=conv_limit is not None)
         adapters: dict[str, Adapter] = {}
         energy = RetainedEnergy()
         for number, (ref, module) in enumerate(targets.items(), 1):
@@ -104,10 +104,10 @@ def extract_lora(
     return Path(out)
 
 
-def _targets(weights: _Weights, with_convolutions: bool) -> dict[TensorRef, nn.Module]:
-    """The modules that get an adapter, by the references of their weights."""
+def _targets(weights: _Weights, others: _Weights, with_convolutions: bool) -> dict[TensorRef, nn.Module]:
+    """The modules that get an adapter, by the references of their weights, in components that both have."""
     targets = {}
-    for component in weights.configs.keys() - {weights.family.vae.name}:
+    for component in (weights.configs.keys() & others.configs.keys()) - {weights.family.vae.name}:
         module = weights.family.make_module(component, weights.configs[component])
         for path, layer in weights.family.adapter_targets(component, module, with_convolutions).items():
             ref = TensorRef(component, f"{weights.layout.disk_name(component, path)}.weight")

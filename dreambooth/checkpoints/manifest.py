@@ -62,6 +62,11 @@ class Manifest:
     metadata: dict[str, str]
     fingerprints: dict[str, str]  # sha256 of each component's file at creation
     entries: tuple[ManifestEntry, ...]
+    added_prefix: str = ""  # before the keys, which the source's own file has without it
+
+    def written_key(self, key: str) -> str:
+        """A key as the source's own file has it, and as checkpoints get it."""
+        return key.removeprefix(self.added_prefix)
 
     def shapes(self) -> dict[TensorRef, tuple[int, ...]]:
         """Shapes of the components' tensors, as slices of the source's tensors."""
@@ -75,6 +80,8 @@ class Manifest:
     def save(self, folder: Path) -> None:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values["entries"] = [_values(entry) for entry in self.entries]
+        if not self.added_prefix:  # older versions don't know it
+            del values["added_prefix"]
         text = json.dumps(values, ensure_ascii=False, separators=(",", ":"))
         (folder / "manifest.json").write_text(text, encoding="utf-8")
 

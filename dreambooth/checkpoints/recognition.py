@@ -10,9 +10,14 @@ from dreambooth.settings.creation import AUTO
 from dreambooth.tensor_files import Tensors
 
 
-def recognize(file: Tensors, model_type: str = AUTO, prediction: str = AUTO) -> Recognition:
-    """Recognize an open source. UserError for one that can't be trained, or that is not ``model_type``."""
-    families = candidate_families(file)
+def recognize(
+    file: Tensors, model_type: str = AUTO, prediction: str = AUTO, *, of_checkpoint: bool = False
+) -> Recognition:
+    """Recognize an open source. UserError for one that can't be trained, or that is not ``model_type``.
+
+    ``of_checkpoint``: components that have files of their own in this family may be missing.
+    """
+    families = candidate_families(file, of_checkpoint)
     if model_type != AUTO:
         chosen = [family for family in families if family.model_type.lower() == model_type.lower()]
         if not chosen:

@@ -88,11 +88,12 @@ def write_checkpoint(
     with contextlib.ExitStack() as stack:
         files = _open_components(model, entries, stack)
         temporary = stack.enter_context(atomic_write(out))
-        writer = stack.enter_context(TensorWriter(temporary, specs, _metadata(manifest, metadata)))
+        written = {manifest.written_key(key): spec for key, spec in specs.items()}
+        writer = stack.enter_context(TensorWriter(temporary, written, _metadata(manifest, metadata)))
         for number, entry in enumerate(entries):
             file, spec = files[entry.component], specs[entry.key]
             parts = [_with_loras(file.get(ref.name), additions.get(ref, ())) for ref in entry.refs]
-            writer.write(entry.key, cast(entry.join(parts), spec.dtype, f"{out}: {entry.key}"))
+            writer.write(manifest.written_key(entry.key), cast(entry.join(parts), spec.dtype, f"{out}: {entry.key}"))
             if progress:
                 progress(number + 1, len(entries), "Writing the checkpoint")
         for key, marker in new_markers.items():

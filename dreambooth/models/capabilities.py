@@ -94,6 +94,7 @@ NO_CLIP = {
     **limited("its text encoder has a length limit of its own", "max_token_length"),
     **limited("its text encoder is not CLIP", "freeze_clip_normalization"),
 }
+NO_CONVOLUTIONS = limited("its denoiser has no convolutions", "use_lora_extended")
 NO_TEXT_ENCODER_TRAINING = {
     "stop_text_encoder": Limit("its text encoder is too large to train", (0.0,)),
 }

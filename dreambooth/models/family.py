@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dreambooth.errors import UserError
 from dreambooth.models.adapter_spelling import is_text_encoder_name, without_prefix
 from dreambooth.models.capabilities import Capabilities
 from dreambooth.models.components import DENOISER, TEXT_ENCODER, VAE, Component
@@ -20,6 +21,7 @@ from dreambooth.models.process import Process
 from dreambooth.models.recognition import Recognition
 from dreambooth.models.size_estimate import SizeEstimate
 from dreambooth.settings import Settings
+from dreambooth.settings.creation import AUTO
 from dreambooth.tensor_files import Tensors
 
 Configs = Mapping[str, Mapping[str, Any]]
@@ -88,6 +90,10 @@ class Family:
         """``file``, or a view of it whose tensors have the names that :meth:`matches` and :meth:`layout` know."""
         return file
 
+    def current_name(self, component: str, name: str) -> str:
+        """A tensor's name in current versions of the libraries, from that in a diffusers folder of any version."""
+        return self.component(component).disk_name(name)
+
     def component_keys(self, component: Component, file: Tensors) -> dict[str, str]:
         """Keys in the family's single file, with the names in a file of this component alone; {} if it is not one."""
         raise NotImplementedError
@@ -100,14 +106,18 @@ class Family:
         """The same for a diffusers folder, from the configs of its components."""
         return False
 
-    def missing(self, shapes: Shapes) -> list[str]:
-        """Descriptions of the components that the file lacks."""
-        parts = self.required_prefixes(shapes)
+    def missing(self, shapes: Shapes, of_checkpoint: bool = False) -> list[str]:
+        """Descriptions of the components that the file lacks; ``of_checkpoint``: of those that checkpoints contain."""
+        own_files = {component.prefix for component in self.components if not component.in_checkpoint}
         return [
             f"{title} ({prefix}*)"
-            for prefix, title in parts.items()
-            if not any(key.startswith(prefix) for key in shapes)
+            for prefix, title in self.required_prefixes(shapes).items()
+            if not (of_checkpoint and prefix in own_files) and not any(key.startswith(prefix) for key in shapes)
         ]
+
+    def inpaints(self, shapes: Shapes) -> bool:
+        """Whether a file with these tensors is an inpainting model, even if it is incomplete."""
+        return False
 
     def required_prefixes(self, shapes: Shapes) -> dict[str, str]:
         """The prefixes of which a complete file has tensors, each with the title of that part."""
@@ -117,12 +127,16 @@ class Family:
         """What the file is, if it is one of ``families``, of which this is the first. ``prediction``: "auto", or the
         user's choice. UserError for one that can't be trained.
         """
-        return Recognition(self, self.default_prediction, self.title, notes=tuple(file.notes))
+        if prediction not in (AUTO, self.default_prediction):
+            raise UserError(f"prediction_type: {self.title} has no {prediction}: choose {AUTO}.")
+        return Recognition(self, self.default_prediction, f"{self.title}, by its tensors", notes=tuple(file.notes))
 
     # -- configs ------------------------------------------------------------------------------------------------
 
     def configs(self, shapes: Shapes, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
         """Configs of the components, from original tensor names and shapes.
+
+        Components that checkpoints don't contain are left out where they are missing, as in the denoiser's own file.
 
         UserError when a tensor that determines a size is missing, or when the components don't match each other.
         """
@@ -172,7 +186,7 @@ class Family:
         self, text_encoders: Mapping[str, Any], tokenizers: Mapping[str, Any], prompt_encoding: Any
     ) -> TextConditioner[Any]:
         """Encodes prompts as ``prompt_encoding`` says. Modules and tokenizers by component name; without modules, it
-        tokenizes and counts.
+        tokenizes and counts; without tokenizers, it collates conditioning from the cache.
         """
         raise NotImplementedError
 

@@ -9,12 +9,15 @@ from dreambooth.errors import UserError
 from dreambooth.models.family import Family
 from dreambooth.models.layout import Shapes
 from dreambooth.models.libraries import missing_libraries
-from dreambooth.models.sd.adapter_names import AdapterSizes, title_of
+from dreambooth.models.sd.adapter_names import FILE_PREFIXES, AdapterSizes, title_of
 from dreambooth.models.sd.other_models import describe, unsupported_variant
+from dreambooth.models.sd.other_models import describe_folder as _describe_folder_of_sd
+from dreambooth.models.sd.other_models import describe_kind as _describe_kind_of_sd
 from dreambooth.models.sd.sd1 import SD1
 from dreambooth.models.sd.sd2 import SD2_512, SD2_768
 from dreambooth.models.sd.sdxl import SDXL
 from dreambooth.models.sd.spellings import with_original_names as _with_original_names_of_sd
+from dreambooth.models.sd.stable_diffusion import StableDiffusion
 from dreambooth.settings.creation import add_model_type
 from dreambooth.tensor_files import Tensors
 
@@ -33,10 +36,16 @@ def unavailable_families() -> dict[str, str]:
 
 
 def with_original_names(file: Tensors) -> Tensors:
-    """A view of a single file with the names that its family knows; the file itself if it has them."""
-    for view in (_with_original_names_of_sd, *(family.with_original_names for family in FAMILIES)):
-        file = view(file)
-    return file
+    """A view of a single file with the names that its family knows; the file itself if it has them.
+
+    A file that no family knows is presented as one of Stable Diffusion, which has the most spellings.
+    """
+    for family in FAMILIES:
+        if not isinstance(family, StableDiffusion):
+            view = family.with_original_names(file)
+            if family.matches({key: view.shape(key) for key in view}):
+                return view
+    return _with_original_names_of_sd(file)
 
 
 def adapter_family(version: str, sizes: AdapterSizes) -> Family | None:
@@ -73,10 +82,33 @@ def describe_file(shapes: Shapes) -> str:
     return unsupported_variant(shapes) or describe(shapes)
 
 
-def candidate_families(file: Tensors) -> list[Family]:
+def describe_kind(file: Tensors) -> str:
+    """What a file is that is no checkpoint, in a few words: "a VAE", or the component of a family."""
+    shapes = {key: file.shape(key) for key in file}
+    for family in FAMILIES:
+        if not isinstance(family, StableDiffusion):
+            for component in family.components:
+                if family.component_keys(component, file):
+                    return f"{component.title} of {family.title}"
+    return _describe_kind_of_sd(shapes)
+
+
+def component_prefixes(family: Family | None) -> dict[str, str]:
+    """The components that tensors belong to, by the prefixes of their names in single files of ``family``.
+
+    None: in adapter files, and in files of a single component.
+    """
+    if family is None:
+        return FILE_PREFIXES
+    prefixes = {component.prefix: component.name for component in family.components}
+    return prefixes | ({family.ema_prefix: family.denoiser.ema_name} if family.ema_prefix else {})
+
+
+def candidate_families(file: Tensors, of_checkpoint: bool = False) -> list[Family]:
     """The families that match the tensors of a checkpoint; several when the tensors are ambiguous.
 
-    UserError that describes what else the file is, or which components it lacks.
+    UserError that describes what else the file is, or which components it lacks; ``of_checkpoint``: those that have
+    files of their own may be missing.
     """
     shapes = {key: file.shape(key) for key in file}
     if not shapes:
@@ -86,7 +118,7 @@ def candidate_families(file: Tensors) -> list[Family]:
     found = matching_families(shapes)
     if not found:
         raise UserError(f"{file.path} is {describe(shapes)}.")
-    if missing := found[0].missing(shapes):
+    if missing := found[0].missing(shapes, of_checkpoint):
         raise UserError(f"{file.path} is {_incomplete(found[0], missing)}.")
     return found
 
@@ -102,6 +134,20 @@ def _incomplete(family: Family, missing: list[str]) -> str:
     if len(missing) == 1 and missing[0].startswith("VAE"):
         fix = "select a VAE too (option VAE, --vae), or use a checkpoint with a VAE"
     return f"a {family.title} checkpoint without {' and '.join(missing)}: {fix}"
+
+
+def component_names() -> tuple[str, ...]:
+    """The folders of components in diffusers folders of all families."""
+    return tuple(dict.fromkeys(name for family in FAMILIES for name in family.component_names))
+
+
+def describe_folder(index: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """What a diffusers folder is that can't be used here; None when its configs don't say.
+
+    ``index``: its model_index.json, {} without one.
+    """
+    family = family_of_folder(configs)
+    return None if family and not isinstance(family, StableDiffusion) else _describe_folder_of_sd(index, configs)
 
 
 def family_of_folder(configs: Mapping[str, Mapping[str, Any]]) -> Family | None:

@@ -11,7 +11,7 @@ from dreambooth.checkpoints.lora_tags import has_lora_tags
 from dreambooth.errors import UserError
 from dreambooth.models.family import Family
 from dreambooth.settings import SETTINGS, Concept, Settings
-from dreambooth.settings.components import is_pure_bf16, keys_of, trained_components, trains_ema
+from dreambooth.settings.components import is_pure_bf16, keys_of, trained_components, trains_ema, trains_text_encoder
 from dreambooth.settings.optimizer_arguments import own_weight_decay
 from dreambooth.text import count
 from dreambooth.training.attention import unavailable_reason as attention_unavailable_reason
@@ -49,7 +49,20 @@ def conflicts(settings: Settings, device: torch.device) -> list[str]:
 def refused_settings(family: Family, settings: Settings) -> list[str]:
     """Settings that the model's family can't have."""
     capabilities, values = family.capabilities, dataclasses.asdict(settings)
-    return [capabilities.refusal(family.title, key, values[key]) for key in capabilities.refused(values)]
+    refused = [capabilities.refusal(family.title, key, values[key]) for key in capabilities.refused(values)]
+    return [*refused, *_text_encoder_without_file(family, settings)]
+
+
+def _text_encoder_without_file(family: Family, settings: Settings) -> list[str]:
+    """Why a text encoder can't be trained in full."""
+    key = "stop_text_encoder"
+    is_exported = all(component.in_checkpoint for component in family.text_encoders)
+    if is_exported or settings.use_lora or not trains_text_encoder(settings) or key in family.capabilities.limits:
+        return []
+    return [
+        f"{key} ({SETTINGS[key].label}): checkpoints of {family.title} don't contain the text encoder, so its training "
+        "would be lost. Set it to 0, or train a LoRA."
+    ]
 
 
 def sampler_problems(sampler: str, available: Sequence[str]) -> list[str]:

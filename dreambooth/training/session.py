@@ -297,11 +297,12 @@ def _freeze_normalization(module: torch.nn.Module) -> None:
 
 
 def _checkpoint_gradients(module: Any) -> None:
+    """Where the module supports it."""
     if hasattr(module, "enable_gradient_checkpointing"):  # diffusers
         module.enable_gradient_checkpointing()
     elif hasattr(module, "activation_checkpointing_enable"):  # transformers from 5.20 on
         module.activation_checkpointing_enable()
-    else:
+    elif hasattr(module, "gradient_checkpointing_enable"):
         # transformers before 4.35 has only the reentrant kind, which loses adapters' gradients: better none
         with contextlib.suppress(TypeError):
             module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -18,7 +18,7 @@ from dreambooth.ui.resume_offer import snapshots_in_short
 if TYPE_CHECKING:
     from dreambooth.models.family import Family
 
-PREDICTIONS = {"epsilon": "ε-prediction", "v_prediction": "v-prediction"}
+PREDICTIONS = {"epsilon": "ε-prediction", "v_prediction": "v-prediction", "flow_prediction": "flow matching"}
 SAFETENSORS_DTYPES = {"F16": "fp16", "BF16": "bf16", "F32": "fp32"}
 
 

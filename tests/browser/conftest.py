@@ -40,11 +40,11 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, python: str) -> Iterator[Served]:
-    """Start ``launch.py ui`` as a user does, in the environment of ``python``."""
+def serving(folder: Path, python: str, module: str = "dreambooth.ui") -> Iterator[Served]:
+    """Start ``launch.py ui`` as a user does, or another ``module``, in the environment of ``python``."""
     port = free_port()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [python, "-m", "dreambooth.ui", "--port", str(port), "--models-dir", str(folder / "models")]
+    command = [python, "-m", module, "--port", str(port), "--models-dir", str(folder / "models")]
     log = folder / "log.txt"
     with log.open("a") as out:
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT, cwd=folder)

@@ -30,13 +30,10 @@ ALLOWED = {
     "cli/arguments.py": r"UNet weight",  # help
     "ui/run_view.py": r'"unet": "Loading the UNet"',  # the phase's name in the logs of runs
     "ui/tools_tab.py": r"a weight for the UNet",  # help
-    # Files of diffusers, of the old extension, and of LoRAs in all spellings.
+    # Folders of the old extension, and LoRAs in all spellings.
     "checkpoints/adapters/names.py": r"unet.mid_block",  # an example
     "checkpoints/adopted_source.py": r".",
     "checkpoints/adoption.py": r".",
-    "checkpoints/folder_source.py": r".",
-    "checkpoints/hub.py": r"_COMPONENTS =",
-    "checkpoints/inspection.py": r".",
     "checkpoints/lora_tags.py": r".",  # A1111's tags
     "models/layout.py": r"unet weight",
 }

@@ -36,6 +36,9 @@ _PREFIXES = {
     "text_encoders_clip_g_transformer_": TEXT_2,
     UNET: UNET, TEXT: TEXT, TEXT_2: TEXT_2,
 }  # fmt: skip
+# Components by the first part of names in adapter files and in files of one component, for reports.
+FILE_PREFIXES = {"model.diffusion_model.": "unet", "first_stage_model.": "vae", "lora_unet": "unet",
+                 "lora_te1": "text_encoder", "lora_te2": "text_encoder_2", "lora_te": "text_encoder"}  # fmt: skip
 _LONGEST_FIRST = sorted(_PREFIXES, key=len, reverse=True)
 _CROSS, _PLAIN = "CrossAttnDownBlock2D", "DownBlock2D"  # only the first part matters here
 _LEVELS = (

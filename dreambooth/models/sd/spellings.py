@@ -18,7 +18,7 @@ from dreambooth.models.sd.sd2 import SD2_768
 from dreambooth.models.sd.sd2 import TEXT as SD2_TEXT
 from dreambooth.models.sd.sdxl import SDXL
 from dreambooth.models.sd.sdxl import TEXT_2 as SDXL_TEXT_2
-from dreambooth.models.sd.vae_spellings import current_vae_name, diffusers_vae_names, original_vae_name
+from dreambooth.models.sd.vae_spellings import diffusers_vae_names, original_vae_name
 from dreambooth.models.transforms import IDENTITY, RESHAPE, TRANSPOSE, Chunk, Transform
 from dreambooth.tensor_files import Tensors
 from dreambooth.text import count
@@ -71,13 +71,6 @@ def with_original_names(file: Tensors) -> Tensors:
 def is_vae_attention(key: str) -> bool:
     """Whether this weight is a linear layer in diffusers and a 1x1 convolution in the original."""
     return key.startswith(VAE) and ".attn_1." in key and key.endswith(".weight") and ".norm." not in key
-
-
-def current_name(component: str, name: str) -> str:
-    """The tensor's name in current versions of diffusers and transformers."""
-    if component == "vae":
-        return current_vae_name(name)
-    return SDXL.component(component).disk_name(name)
 
 
 class _OriginalNames(Tensors):

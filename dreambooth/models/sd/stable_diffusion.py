@@ -36,6 +36,7 @@ from dreambooth.models.sd.keys import (
     VAE,
     ZERO_SNR,
     ZERO_SNR_SCHEDULE,
+    conv_in_channels,
 )
 from dreambooth.models.sd.ldm_config import ENDING
 from dreambooth.models.sd.ldm_config_writing import config_to_write
@@ -47,6 +48,7 @@ from dreambooth.models.sd.sizes import unet_sizes, vae_sizes
 from dreambooth.models.sd.tokenizer import load_tokenizer, write_tokenizer
 from dreambooth.models.sd.tokens import PromptEncoding
 from dreambooth.models.sd.unet_denoiser import UNetDenoiser
+from dreambooth.models.sd.vae_spellings import current_vae_name
 from dreambooth.models.size_estimate import SizeEstimate
 from dreambooth.settings import Settings
 from dreambooth.tensor_files import Tensors
@@ -135,6 +137,12 @@ class StableDiffusion(StableDiffusionAdapters):
 
     def with_prediction(self, metadata: Mapping[str, str], prediction: str) -> dict[str, str]:
         return with_prediction(metadata, prediction)
+
+    def current_name(self, component: str, name: str) -> str:
+        return current_vae_name(name) if component == VAE_COMPONENT.name else super().current_name(component, name)
+
+    def inpaints(self, shapes: Shapes) -> bool:
+        return conv_in_channels(shapes) > LATENT_CHANNELS
 
     def component_keys(self, component: Component, file: Tensors) -> dict[str, str]:
         return component_keys(component, file, len(self.text_encoders))
