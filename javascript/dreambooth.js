@@ -122,17 +122,51 @@
 
     const sleep = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
 
-    // Disabled controls are out of the keyboard's reach too. render.disabled lists them in data-ids.
+    // Disabled controls are out of the keyboard's reach too, and say why. render.disabled lists them in data-ids,
+    // render.reasons has the reasons. What is inert can be neither read out nor selected, so the reason is outside of it.
+    const REVEALED = "Without effect with the other settings, or locked by a running job.";
+
     setInterval(() => {
         const lists = [...root().querySelectorAll("#db_page [data-ids]")];
         const disabled = new Set(lists.flatMap((list) => list.dataset.ids.split(" ")));
+        const texts = [...root().querySelectorAll("#db_page [data-reason-for]")];
+        const reasons = new Map(texts.map((text) => [text.dataset.reasonFor, text.textContent]));
         for (const field of root().querySelectorAll("#db_page [id^=db_]")) {
-            if (field.inert === disabled.has(field.id)) continue;
-            field.inert = disabled.has(field.id);
-            if (field.inert) field.setAttribute("aria-disabled", "true");
-            else field.removeAttribute("aria-disabled");
+            const isDisabled = disabled.has(field.id);
+            if (!isDisabled && !field.hasAttribute("aria-disabled")) continue;
+            const revealed = field.classList.contains("db_revealed") ? REVEALED : "";
+            setDisabled(field, isDisabled, isDisabled ? reasons.get(field.id) || revealed : "");
         }
     }, 300);
+
+    function setDisabled(field, disabled, text) {
+        const isButton = field.matches("button");
+        for (const part of isButton ? [field] : field.children) {
+            if (!part.matches(".db_reason") && part.inert !== disabled) part.inert = disabled;
+        }
+        const id = `${field.id}_reason`;
+        let reason = root().querySelector(`#${id}`);
+        if (text && !reason) {
+            reason = Object.assign(document.createElement("div"), { id, className: "db_reason" });
+            if (isButton) field.after(reason);
+            else field.append(reason);
+        }
+        if (!text) reason?.remove();
+        else if (reason.textContent !== text) reason.textContent = text;
+        const label = field.querySelector("[data-testid=block-info], label > span")?.textContent.trim();
+        setAttributes(field, {
+            "aria-disabled": disabled ? "true" : null,
+            "aria-describedby": text ? id : null,
+            ...(isButton ? {} : { role: disabled ? "group" : null, "aria-label": disabled ? label : null }),
+        });
+    }
+
+    function setAttributes(part, attributes) {
+        for (const [name, value] of Object.entries(attributes)) {
+            if (value == null) part.removeAttribute(name);
+            else if (part.getAttribute(name) !== value) part.setAttribute(name, value);
+        }
+    }
 
     // Show a field, which may be in a hidden tab and in closed accordions. Gradio 6 renders neither before they are
     // opened, so a link names its tab and the outermost accordion.

@@ -85,16 +85,12 @@ def locked(elem_ids: Sequence[str], without_effect: Sequence[str]) -> str:
 
 
 def reasons(unavailable: Mapping[str, str], title: str) -> str:
-    """Style sheet that shows below controls why a model family can't have them. ``title``: of the family."""
-    texts = {elem_id: _css_text(f"Not with {title}: {reason}.") for elem_id, reason in unavailable.items()}
-    look = "display: block; font-size: 0.8em; padding: 0 0.8em 0.4em"
-    rules = [f'#{elem_id}::after {{ content: "{text}"; {look} }}' for elem_id, text in texts.items()]
-    return f"<style>{' '.join(rules)}</style>" if rules else ""
+    """Why a model family can't have some controls; javascript/dreambooth.js shows it below them.
 
-
-def _css_text(text: str) -> str:
-    """For a string in a style sheet: all but letters, digits and spaces escaped."""
-    return "".join(c if c.isalnum() or c == " " else f"\\{ord(c):06x}" for c in text)
+    ``unavailable``: reasons by elem_id; ``title``: of the family.
+    """
+    texts = {elem_id: html.escape(f"Not with {title}: {reason}.") for elem_id, reason in unavailable.items()}
+    return "".join(f'<i data-reason-for="{elem_id}">{text}</i>' for elem_id, text in texts.items())
 
 
 def status(line: str, state: str, warning: str = "", result: SavedFile | None = None) -> str:

@@ -172,6 +172,29 @@ def test_settings_without_effect_are_disabled(onlooker):
     onlooker.sees_disabled("learning_rate", False)
 
 
+def test_the_reason_is_text_below_the_disabled_control(served, visitor):
+    """It can be read out and selected, unlike what is inert, and describes the control."""
+    visitor.create("reasons")
+    visitor.tab("Settings")
+    visitor.open_accordions()
+    visitor.sees_disabled("resolution_shift")
+    reason = visitor.page.locator("#db_resolution_shift").get_by_text("Not with Stable Diffusion 1.x: it is defined")
+    assert reason.evaluate("(part) => !part.closest('[inert]') && getComputedStyle(part).userSelect") == "text"
+    reason.click(click_count=3)
+    assert "defined for flow matching alone." in visitor.page.evaluate("getSelection().toString()")
+    described = visitor.page.get_by_role("group", name="Resolution-dependent shift", exact=True, disabled=True)
+    assert described.get_attribute("aria-describedby") == reason.get_attribute("id") == "db_resolution_shift_reason"
+
+    assert not visitor.text("learning_rate").endswith("locked by a running job.")
+    visitor.page.evaluate("document.querySelector('#db_learning_rate').classList.add('db_revealed')")
+    visitor.sees("learning_rate", "Without effect with the other settings, or locked by a running job.")
+    visitor.check("use_lora", False)
+    visitor.sees_disabled("learning_rate", False)
+    assert not visitor.page.locator("#db_learning_rate").locator(".db_reason, [inert]").count()
+    assert not visitor.page.locator("#db_learning_rate:is([role], [aria-label], [aria-describedby])").count()
+    assert not visitor.problems
+
+
 def test_places_of_the_old_extension_lead_to_the_controls(onlooker):
     for tab, link, field in (("Saving", "LoRA UNET rank", "lora_unet_rank"), ("Saving", "Half model", "half_model"),
                              ("Concepts", "Training Wizard", "training_wizard_person")):  # fmt: skip

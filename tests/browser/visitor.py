@@ -121,7 +121,8 @@ class Visitor:
         self.page.wait_for_function(
             "([id, disabled]) => { const field = document.getElementById(id);"
             " const { opacity, filter } = field ? getComputedStyle(field) : {};"
-            " return field && field.inert === disabled && (opacity < 1 || filter !== 'none') === disabled }",
+            " const inert = field && [...field.children].some((part) => part.inert);"
+            " return field && inert === disabled && (opacity < 1 || filter !== 'none') === disabled }",
             arg=[f"db_{key}", disabled],
         )
 
