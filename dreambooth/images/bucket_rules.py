@@ -28,7 +28,7 @@ class BucketRule:
         self._side_limits = settings.bucket_min_side, settings.bucket_max_side
         self._resolution = width
         if self.rule == "one size":
-            self.sizes = [_require_latent_multiple(width, height, multiple)]
+            self.sizes = [_require_multiple(width, height, multiple)]
         elif self.rule == "kohya":
             self.sizes = kohya_sizes(width, height, self.step, *self._side_limits, multiple)
         else:
@@ -55,11 +55,11 @@ class BucketRule:
         return [warning] if warning else []
 
 
-def _require_latent_multiple(width: int, height: int, multiple: int) -> Size:
+def _require_multiple(width: int, height: int, multiple: int) -> Size:
     wrong = [side for side in (width, height) if side % multiple]
     if wrong:
         raise UserError(
-            f"resolution: {wrong[0]} is not a multiple of {multiple} (one latent pixel). "
+            f"resolution: {wrong[0]} is not a multiple of {multiple}, which image sides must be. "
             f"Use {wrong[0] // multiple * multiple}."
         )
     return width, height

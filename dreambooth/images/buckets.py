@@ -53,7 +53,7 @@ def bucket_sizes(
     Sides are multiples of ``step``, the area is at most resolution^2 (so memory is that of the square), and
     no side could be a step longer within that area. Example: 512 with step 64 gives 384x640, 448x576,
     512x512, 576x448, 640x384. ``min_side`` and ``max_side`` limit the sides; 0 sets no limit.
-    UserError for a step that is not a multiple of 8 or too large, and for limits that leave no bucket.
+    UserError for a step that is not a multiple of ``multiple`` or too large, and for limits that leave no bucket.
     """
     require_valid_step(resolution, step, multiple)
     _require_square_within(resolution, step, min_side, max_side)
@@ -72,8 +72,8 @@ def require_valid_step(resolution: int, step: int, multiple: int = DEFAULT_PIXEL
     """UserError for a step that is larger than the resolution, or no multiple of what the model takes."""
     if step < multiple or step % multiple:
         raise UserError(
-            f"bucket_step: {step} is not a multiple of {multiple} (one latent pixel). Use 64, or {multiple} for more "
-            "shapes."
+            f"bucket_step: {step} is not a multiple of {multiple}, which image sides must be. Use 64, or {multiple} "
+            "for more shapes."
         )
     if resolution < step:
         raise UserError(f"resolution: {resolution} is smaller than bucket_step ({step}). Use a larger resolution.")

@@ -5,7 +5,9 @@ import math
 import pytest
 
 from dreambooth.errors import UserError
+from dreambooth.images.bucket_rules import BucketRule
 from dreambooth.images.buckets import Crop, bucket_sizes, fit
+from dreambooth.settings import Settings
 
 
 def test_the_documented_sizes() -> None:
@@ -32,6 +34,21 @@ def test_invariants_of_buckets(resolution: int, step: int) -> None:
 def test_impossible_steps_are_rejected(resolution: int, step: int) -> None:
     with pytest.raises(UserError, match="bucket_step"):
         bucket_sizes(resolution, step)
+
+
+@pytest.mark.parametrize("multiple", [8, 16])
+def test_sizes_that_a_model_does_not_take_are_refused_with_its_multiple(multiple: int) -> None:
+    """16 pixels are two latent pixels where the denoiser packs 2 x 2 of them into a token."""
+    odd = multiple * 9 // 2
+    for values in ({"bucket_step": odd}, {"bucket_step": odd, "bucket_rule": "kohya"}):
+        text = f"bucket_step: {odd} is not a multiple of {multiple}, .* Use 64, or {multiple} for more shapes"
+        with pytest.raises(UserError, match=text) as refused:
+            BucketRule(Settings(**values), multiple)
+        assert "latent" not in str(refused.value)
+    with pytest.raises(UserError, match=f"resolution: {512 + odd} is not a multiple of {multiple}, .* Use "):
+        BucketRule(Settings(bucket_rule="one size", resolution=512 + odd), multiple)
+    sizes = BucketRule(Settings(bucket_step=multiple), multiple).sizes
+    assert all(side % multiple == 0 for size in sizes for side in size)
 
 
 def test_fit() -> None:
