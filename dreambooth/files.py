@@ -16,7 +16,7 @@ import shutil
 import stat
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -231,12 +231,14 @@ def require_free_space(folder: Path, n_bytes: int, task: str) -> None:
         )
 
 
-def content_hash(path: Path) -> str:
-    """sha256 of the file's bytes, in hex."""
+def content_hash(path: Path, on_read: Callable[[int], None] | None = None) -> str:
+    """sha256 of the file's bytes, in hex. ``on_read`` gets the number of bytes of each block that was read."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
+            if on_read:
+                on_read(len(block))
     return digest.hexdigest()
 
 

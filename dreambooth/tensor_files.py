@@ -72,6 +72,10 @@ class Tensors(ABC):
     def __iter__(self) -> Iterator[str]:
         return iter(self.keys())
 
+    def path_of(self, key: str) -> Path:
+        """The file that has this tensor, or should have it."""
+        return self.path
+
     @abstractmethod
     def __contains__(self, key: str) -> bool: ...
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,7 +20,8 @@ import torch
 from dreambooth.checkpoints.manifest import UNMAPPED, Manifest, ManifestEntry, dtype_name, unmapped_path
 from dreambooth.checkpoints.modules import fingerprint
 from dreambooth.checkpoints.recognition import recognize
-from dreambooth.checkpoints.sources import open_source
+from dreambooth.checkpoints.source_files import record_files
+from dreambooth.checkpoints.sources import open_source_set
 from dreambooth.checkpoints.writing import cast, is_finite, tensor_hash
 from dreambooth.errors import UserError
 from dreambooth.files import atomic_folder, clear_leftovers, require_free_space, write_json
@@ -78,10 +80,18 @@ def extract(
     source is unusable or the disk is full; then, as after Cancelled, nothing has changed.
     """
     source = Path(source).absolute()
-    with open_source(source, vae, text_encoders) as tensors, _remove_if_empty(model.root):
+    opened = open_source_set(source, vae, text_encoders)
+    with opened.tensors as tensors, _remove_if_empty(model.root):
         recognition = recognize(tensors, model_type, prediction_type)
         copies = extract_tensors(
-            tensors, model, recognition, source=source, extract_ema=extract_ema, dtype=dtype, progress=progress
+            tensors,
+            model,
+            recognition,
+            source=source,
+            paths=opened.paths if opened.is_set else {},
+            extract_ema=extract_ema,
+            dtype=dtype,
+            progress=progress,
         )
         has_fp8 = any(tensors.dtype(copy.key) in FP8 for copy in copies if copy.component != UNMAPPED)
     has_ema = any(copy.component == recognition.family.denoiser.ema_name for copy in copies)
@@ -108,6 +118,7 @@ def extract_tensors(
     *,
     source: Path,
     extract_ema: bool,
+    paths: Mapping[str, Sequence[Path]] = MappingProxyType({}),
     dtype: torch.dtype | None = None,
     keep_working_as: Path | None = None,
     keep_source_as: Path | None = None,
@@ -115,8 +126,8 @@ def extract_tensors(
 ) -> list[TensorCopy]:
     """Write ``model.working`` and ``model.source`` from an open source, and return what was copied where.
 
-    ``source``: its path for the manifest. ``keep_working_as``, ``keep_source_as``: where existing folders are moved to
-    instead of being removed.
+    ``source``: its path for the manifest, which also lists ``paths``, the files by component. ``keep_working_as``,
+    ``keep_source_as``: where existing folders are moved to instead of being removed.
     """
     family = recognition.family
     require_libraries(family)
@@ -140,7 +151,10 @@ def extract_tensors(
         entries = _copy_all(tensors, family, copies, working, source_folder, progress)
         components = {copy.component for copy in copies} - {UNMAPPED}
         fingerprints = {component: fingerprint(working, component) for component in sorted(components)}
-        manifest = Manifest(family.model_type, str(source), metadata, fingerprints, entries, tensors.added_prefix)
+        manifest = Manifest(
+            family.model_type, str(source), metadata, fingerprints, entries, tensors.added_prefix,
+            record_files(paths, progress),
+        )  # fmt: skip
         manifest.save(source_folder)
         for name, contents in recognition.kept_files.items():
             (source_folder / name).write_bytes(contents)
@@ -190,8 +204,9 @@ def _require_complete(
     found = {ref for copy in copies for ref in copy.refs}
     missing = [layout.key(ref) or ref.name for ref in shapes if ref not in found]
     if missing:
+        path = tensors.path_of(missing[0])
         raise UserError(
-            f"{tensors.path} is incomplete: {count(len(missing), 'tensor')} missing, first {missing[0]}. "
+            f"{path} is incomplete: {count(len(missing), 'tensor')} missing, first {missing[0]}. "
             "Download it again or use another one."
         )
     for copy in copies:
@@ -203,14 +218,14 @@ def _require_complete(
             n_parts = copy.transform.n_parts
             parts = f"{n_parts} parts of " if n_parts > 1 else ""
             raise UserError(
-                f"{tensors.path} is inconsistent: {copy.key} has the shape {tensors.shape(copy.key)}, "
+                f"{tensors.path_of(copy.key)} is inconsistent: {copy.key} has the shape {tensors.shape(copy.key)}, "
                 f"expected {parts}{'x'.join(map(str, copy.specs[0].shape))}. Use another file."
             )
         module = copy.key.removesuffix("weight")
         if not copy.specs[0].dtype.is_floating_point or any(module + name in tensors for name in _SCALES):
             raise UserError(
-                f"{tensors.path} is quantized ({copy.key} has integer or scaled values), which can't be trained: "
-                "use the checkpoint that it was made from."
+                f"{tensors.path_of(copy.key)} is quantized ({copy.key} has integer or scaled values), which can't be "
+                "trained: use the checkpoint that it was made from."
             )
 
 
@@ -277,7 +292,7 @@ def _copy_all(
             tensor = tensors.get(copy.key)
             if copy.component != UNMAPPED:
                 _require_finite(tensors, copy.key, tensor)
-                tensor = cast(tensor, copy.specs[0].dtype, f"{tensors.path}: {copy.key}")
+                tensor = cast(tensor, copy.specs[0].dtype, f"{tensors.path_of(copy.key)}: {copy.key}")
             if hashes:
                 hashes[-1].result()  # so that at most two tensors are in memory
             hashes.append(executor.submit(tensor_hash, tensor))
@@ -296,7 +311,7 @@ def _entry(tensors: Tensors, copy: TensorCopy, digest: str) -> ManifestEntry:
 
 def _require_finite(tensors: Tensors, key: str, tensor: torch.Tensor) -> None:
     if not is_finite(tensor):
-        raise UserError(f"{tensors.path} is damaged: {key} has NaN or infinite values. Use another file.")
+        raise UserError(f"{tensors.path_of(key)} is damaged: {key} has NaN or infinite values. Use another file.")
 
 
 @contextlib.contextmanager

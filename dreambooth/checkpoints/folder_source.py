@@ -30,11 +30,11 @@ class FolderSource(Tensors):
     """The components' tensors under the names of the family's single file.
 
     ``working``: the folder is the working folder of a model, which may lack model_index.json, and whose EMA weights
-    are in a folder of their own.
+    are in a folder of their own. ``paths``: the weight files by component.
     """
 
     def __init__(self, path: Path, working: bool = False):
-        self.path = path
+        self.path, self.paths = path, dict[str, tuple[Path, ...]]()
         configs = _configs(path, index_required=not working)
         try:
             family = _family(path, configs, _index(path))
@@ -48,7 +48,8 @@ class FolderSource(Tensors):
         with contextlib.ExitStack() as stack:
             located: dict[TensorRef, tuple[Tensors, str]] = {}
             for component in family.component_names:
-                for weights in _weights(path / component, component):
+                self.paths[component] = tuple(_weights(path / component, component))
+                for weights in self.paths[component]:
                     file = stack.enter_context(open_tensors(weights))
                     located |= _located(family, component, file)
                 if component == family.denoiser.name:
@@ -103,7 +104,7 @@ class FolderSource(Tensors):
     def _ema_weights(path: Path, family: Family, stack: contextlib.ExitStack) -> dict[TensorRef, tuple[Tensors, str]]:
         """The denoiser's EMA weights: the main file, if there is a variant non_ema with the plain weights."""
         folder = path / family.denoiser.name
-        files = _variants(_names_in(folder), family.denoiser.name)
+        files = _variants(names_in(folder), family.denoiser.name)
         if not any(".non_ema." in name for name in files):
             return {}
         located = {}
@@ -117,7 +118,7 @@ class FolderSource(Tensors):
         located: dict[TensorRef, tuple[Tensors, str]] = {}
         denoiser = family.denoiser
         for folder in (path / denoiser.ema_name, path / f"{denoiser.name}_ema"):
-            for name in preferred_weights(_names_in(folder), denoiser.name) if not located else ():
+            for name in preferred_weights(names_in(folder), denoiser.name) if not located else ():
                 located |= _located_ema(family, stack.enter_context(open_tensors(folder / name)))
         return located
 
@@ -146,7 +147,7 @@ def _configs(path: Path, index_required: bool = True) -> dict[str, dict[str, Any
 
 def _other_folder(path: Path) -> str:
     """What a folder is that has no diffusers model, and what to choose instead."""
-    names = _names_in(path)
+    names = names_in(path)
     if "config.json" in names and (path.parent / _INDEX).is_file():
         return f"is one component of a diffusers model: choose the whole folder, {path.parent}"
     if "adapter_config.json" in names or "pytorch_lora_weights.safetensors" in names:
@@ -208,7 +209,7 @@ def preferred_weights(names: Iterable[str], component: str) -> list[str]:
 
 
 def _weights(folder: Path, component: str) -> list[Path]:
-    names = preferred_weights(_names_in(folder), component)
+    names = preferred_weights(names_in(folder), component)
     if not names:
         raise UserError(f"{folder} has no weights ({_stem(component)}.safetensors): copy the whole folder again.")
     return [folder / name for name in names]
@@ -219,7 +220,8 @@ def _stem(component: str) -> str:
     return "model" if component.startswith("text_encoder") else _STEM
 
 
-def _names_in(folder: Path) -> list[str]:
+def names_in(folder: Path) -> list[str]:
+    """The names of the files and folders in ``folder``; none if it does not exist."""
     return sorted(path.name for path in folder.glob("*"))
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from dreambooth.checkpoints.source_files import SourceFile
 from dreambooth.errors import UserError
 from dreambooth.files import read_json
 from dreambooth.models.layout import TensorRef
@@ -55,7 +56,13 @@ class ManifestEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything about the source that ``working`` does not contain."""
+    """Everything about the source that ``working`` does not contain.
+
+    ``files``: those of a source of several files, or whose components are read in place. They are not recorded for a
+    single file or folder that was copied: nothing reads it again but the comparison of exported files, which compares
+    tensors, and hashing it would double the time that Create takes to read it. Older versions can't read a manifest
+    that lists files.
+    """
 
     family: str
     source: str  # path of the file or folder
@@ -63,6 +70,7 @@ class Manifest:
     fingerprints: dict[str, str]  # sha256 of each component's file at creation
     entries: tuple[ManifestEntry, ...]
     added_prefix: str = ""  # before the keys, which the source's own file has without it
+    files: tuple[SourceFile, ...] = ()
 
     def written_key(self, key: str) -> str:
         """A key as the source's own file has it, and as checkpoints get it."""
@@ -80,8 +88,10 @@ class Manifest:
     def save(self, folder: Path) -> None:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values["entries"] = [_values(entry) for entry in self.entries]
-        if not self.added_prefix:  # older versions don't know it
-            del values["added_prefix"]
+        values["files"] = [asdict(file) for file in self.files]
+        for name in ("added_prefix", "files"):  # older versions don't know them
+            if not values[name]:
+                del values[name]
         text = json.dumps(values, ensure_ascii=False, separators=(",", ":"))
         (folder / "manifest.json").write_text(text, encoding="utf-8")
 
@@ -95,7 +105,8 @@ class Manifest:
             raise UserError(f"{error} If it is lost, create the model again.") from error
         try:
             entries = tuple(_entry(entry) for entry in values.pop("entries"))
-            return cls(**values, entries=entries)
+            files = tuple(SourceFile(**file) for file in values.pop("files", ()))
+            return cls(**values, entries=entries, files=files)
         except (TypeError, KeyError, AttributeError, ValueError) as error:
             raise UserError(f"{path} is not a valid manifest ({error}): create the model again.") from error
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from dreambooth.checkpoints.reading import open_tensors
+from dreambooth.checkpoints.folder_source import names_in, preferred_weights
+from dreambooth.checkpoints.joined_files import open_joined
 from dreambooth.errors import UserError
 from dreambooth.models.components import Component
 from dreambooth.models.family import Family
@@ -36,6 +38,10 @@ class SourceSet(Tensors):
         self.added_prefix, self._main, self._parts = main.added_prefix, main, parts
         self._owners = {key: part for part in parts for key in part.names}
         self._keys = [*main.keys(), *(key for key in self._owners if key not in main)]
+
+    def path_of(self, key: str) -> Path:
+        part = self._owners.get(key) or next((p for p in self._parts if key.startswith(p.component.prefix)), None)
+        return part.file.path if part else self.path
 
     def close(self) -> None:
         with contextlib.ExitStack() as stack:
@@ -65,24 +71,30 @@ class SourceSet(Tensors):
         return (part.file, part.names[key]) if part else (self._main, key)
 
 
-def with_component_files(main: Tensors, text_encoders: Sequence[Path], vae: Path | None) -> Tensors:
-    """``main`` with text encoders and VAE from other files. Closes all files on errors.
+def with_component_files(
+    main: Tensors, text_encoders: Sequence[Path], vae: Path | None
+) -> tuple[Tensors, dict[str, tuple[Path, ...]]]:
+    """``main`` with text encoders and VAE from other files, and these files by component. Closes all files on errors.
 
     UserError for a file that is no such component of the family of ``main``, or that does not fit it.
     """
     if not text_encoders and not vae:
-        return main
+        return main, {}
     with contextlib.ExitStack() as stack:
         stack.callback(main.close)
         shapes = {key: main.shape(key) for key in main}
         families = matching_families(shapes)
         if not families:
             raise UserError(f"{main.path} is {describe_file(shapes)}.")
-        encoders = [stack.enter_context(open_tensors(_weight_file(path, is_vae=False))) for path in text_encoders]
-        vae_file = stack.enter_context(open_tensors(_weight_file(vae, is_vae=True))) if vae else None
-        source = with_original_names(SourceSet(main, _assigned(main, families, encoders, vae_file)))
+        encoder_paths = _text_encoder_files(text_encoders)
+        encoders = [stack.enter_context(open_joined(paths)) for paths in encoder_paths]
+        vae_paths = _weight_files(vae, "vae", "VAE") if vae else ()
+        vae_file = stack.enter_context(open_joined(vae_paths)) if vae_paths else None
+        parts = _assigned(main, families, encoders, vae_file)
+        source = with_original_names(SourceSet(main, parts))
         stack.pop_all()
-        return source
+        paths = [*encoder_paths, *([vae_paths] if vae_paths else [])]
+        return source, {part.component.name: own for part, own in zip(parts, paths, strict=True)}
 
 
 def _assigned(
@@ -109,7 +121,7 @@ def _vae(family: Family, file: Tensors) -> ComponentFile:
     names = family.component_keys(family.vae, file)
     if not names:
         raise UserError(
-            f"{file.path} is not a VAE of {family.title}: choose the file of a VAE, or a checkpoint that includes one."
+            f"{file.path} is not a VAE of {family.title}: choose the file of one, or a checkpoint that includes it."
         )
     return ComponentFile(family.vae, file, names)
 
@@ -149,14 +161,21 @@ def _section(key: str, prefix: str) -> str:
     return key.removeprefix(prefix).partition(".")[0]
 
 
-def _weight_file(path: Path, is_vae: bool) -> Path:
+def _text_encoder_files(paths: Sequence[Path]) -> list[tuple[Path, ...]]:
+    """The files of each text encoder. A whole model's folder that is given again stands for its next text encoder."""
+    found, times_given = [], Counter[Path]()
+    for path in paths:
+        times_given[path] += 1
+        number = times_given[path]
+        found.append(_weight_files(path, f"text_encoder_{number}" if number > 1 else "text_encoder", "text encoder"))
+    return found
+
+
+def _weight_files(path: Path, component: str, what: str) -> tuple[Path, ...]:
     """The file itself, or the weights in the diffusers folder of a component or of a whole model."""
     if not os.path.isdir(path):
-        return path
-    inside, stem = ("vae", "diffusion_pytorch_model") if is_vae else ("text_encoder", "model")
-    for folder in (path / inside, path):
-        for name in (f"{stem}.safetensors", f"{stem}.fp16.safetensors", f"{stem}.bin"):
-            if (folder / name).is_file():
-                return folder / name
-    what = "VAE" if is_vae else "text encoder"
-    raise UserError(f"{path} has no {what} ({stem}.safetensors): choose the file of a {what}.")
+        return (path,)
+    for folder in (path / component, path):
+        if names := preferred_weights(names_in(folder), component):
+            return tuple(folder / name for name in names)
+    raise UserError(f"{path} has no {what} ({component}): choose the file of a {what}.")

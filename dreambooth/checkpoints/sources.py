@@ -3,21 +3,57 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from dreambooth.checkpoints.folder_source import FolderSource
+from dreambooth.checkpoints.manifest import Manifest
 from dreambooth.checkpoints.reading import open_tensors
+from dreambooth.checkpoints.source_files import WHOLE
 from dreambooth.checkpoints.source_set import with_component_files
-from dreambooth.models.registry import with_original_names
+from dreambooth.models.registry import family_of, with_original_names
 from dreambooth.tensor_files import Tensors
 
 
-def open_source(path: Path, vae: Path | None = None, text_encoders: Sequence[Path] = ()) -> Tensors:
+@dataclass(frozen=True)
+class Source:
+    """An open source. ``paths``: its weight files by component; of WHOLE for components without files of their own."""
+
+    tensors: Tensors
+    paths: Mapping[str, tuple[Path, ...]]
+    is_set: bool  # some components are from other files
+
+
+def open_source_set(path: Path, vae: Path | None = None, text_encoders: Sequence[Path] = ()) -> Source:
     """Open a single file or a diffusers folder. ``vae`` and ``text_encoders`` (files or folders) replace its own.
 
     UserError when it is neither, a folder of an unsupported family, or when the other files don't fit.
     """
     path = Path(path)
-    source = FolderSource(path) if os.path.isdir(path) else with_original_names(open_tensors(path))
-    return with_component_files(source, [Path(file) for file in text_encoders], Path(vae) if vae else None)
+    if os.path.isdir(path):
+        folder = FolderSource(path)
+        main, paths = folder, folder.paths
+    else:
+        main, paths = with_original_names(open_tensors(path)), {WHOLE: (path,)}
+    parts = [Path(file) for file in text_encoders], Path(vae) if vae else None
+    tensors, part_paths = with_component_files(main, *parts)
+    return Source(tensors, {**paths, **part_paths}, bool(part_paths))
+
+
+def open_source(path: Path) -> Tensors:
+    """The tensors of :func:`open_source_set`."""
+    return open_source_set(path).tensors
+
+
+def reopen_source(manifest: Manifest) -> Tensors:
+    """The source that a model was created from, with its text encoders and VAE from other files. UserError if gone."""
+    main = Path(os.path.abspath(manifest.source))
+    parts: dict[str, Path] = {
+        file.component: Path(file.path) for file in manifest.files if not Path(file.path).is_relative_to(main)
+    }
+    if not parts:
+        return open_source(main)
+    family = family_of(manifest.family)
+    encoders = [parts[component.name] for component in family.text_encoders if component.name in parts]
+    return open_source_set(main, parts.get(family.vae.name), encoders).tensors

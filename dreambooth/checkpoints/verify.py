@@ -15,7 +15,7 @@ from dreambooth.checkpoints.lora_file import read_lora
 from dreambooth.checkpoints.manifest import UNMAPPED, Manifest, ManifestEntry
 from dreambooth.checkpoints.modules import load_layout, load_scheduler_config, open_component, weights_path
 from dreambooth.checkpoints.reading import open_tensors
-from dreambooth.checkpoints.sources import open_source
+from dreambooth.checkpoints.sources import reopen_source
 from dreambooth.checkpoints.writing import is_finite, tensor_hash
 from dreambooth.errors import UserError
 from dreambooth.models.registry import family_of
@@ -167,6 +167,6 @@ def _source(manifest: Manifest) -> Iterator[Tensors | None]:
     with contextlib.ExitStack() as stack:
         source = None
         with contextlib.suppress(UserError):
-            source = stack.enter_context(open_source(Path(manifest.source)))
+            source = stack.enter_context(reopen_source(manifest))
         shapes = {entry.key: entry.shape for entry in manifest.entries}
         yield source if source and {key: source.shape(key) for key in source} == shapes else None

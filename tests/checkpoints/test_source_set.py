@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+
 import pytest
 import torch
 
+from dreambooth.checkpoints.manifest import Manifest
+from dreambooth.checkpoints.modules import load_component, save_component
 from dreambooth.checkpoints.reading import open_tensors
+from dreambooth.checkpoints.single_file import write_checkpoint
+from dreambooth.checkpoints.verify import verify_checkpoint
 from dreambooth.cli import main
 from dreambooth.settings import Folders, ModelFolder
 from dreambooth.tensor_files import write_tensors
@@ -51,6 +58,59 @@ def test_components_in_files_of_their_own_give_the_same_model(tmp_path, model_ty
             assert all(torch.equal(found.get(key), expected.get(key)) for key in expected), path.parent.name
 
 
+def _created_from_files(tmp_path, files, *arguments):
+    given = ["--source", str(files["unet"]), "--text-encoder", str(files["text0"]), "--vae", str(files["vae"])]
+    assert main(["create", "set", "--models-dir", str(tmp_path / "models"), *given, *arguments]) == 0
+    return ModelFolder(Folders(tmp_path / "models"), "set")
+
+
+def test_the_manifest_lists_the_files_and_changes_are_measured_against_them(tmp_path):
+    whole = make(tmp_path / "whole.safetensors", "v1x")
+    files = _split(whole, tmp_path, TEXTS["v1x"])
+    model = _created_from_files(tmp_path, files)
+    manifest = Manifest.load(model.source)
+    listed = [(file.component, file.path, file.size, file.sha256) for file in manifest.files]
+    order = {"": "unet", "text_encoder": "text0", "vae": "vae"}
+    assert listed == [
+        (part, str(path), path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest())
+        for part, path in ((part, files[name]) for part, name in order.items())
+    ]
+    vae = load_component(model.working, "vae")
+    with torch.no_grad():
+        vae.decoder.conv_out.bias.add_(0.25)
+    save_component(model.working, "vae", vae)
+    found = verify_checkpoint(write_checkpoint(model, tmp_path / "a.safetensors"), model)
+    assert found.ok and found.n_changed == 1 and found.max_change == pytest.approx(0.25, abs=1e-2)
+    assert main(["create", "whole", "--models-dir", str(tmp_path / "models"), "--source", str(whole)]) == 0
+    of_one = ModelFolder(model.folders, "whole").source / "manifest.json"
+    assert "files" not in json.loads(of_one.read_text()), "older versions read it"
+
+
+def test_folders_and_shards_give_the_components(tmp_path):
+    """A diffusers folder with both text encoders of SDXL is given twice; its second one is in two files."""
+    whole = make(tmp_path / "whole.safetensors", "SDXL")
+    files = _split(whole, tmp_path, TEXTS["SDXL"])
+    models = Folders(tmp_path / "models")
+    assert main(["create", "whole", "--models-dir", str(models.models), "--source", str(whole)]) == 0
+    folder = ModelFolder(models, "whole").working
+    weights = folder / "text_encoder_2" / "model.safetensors"
+    with open_tensors(weights) as file:
+        tensors = {key: file.get(key) for key in file}
+    weights.unlink()
+    halves = list(tensors)[::2], list(tensors)[1::2]
+    for number, keys in enumerate(halves, 1):
+        write_tensors(
+            weights.with_name(f"model-0000{number}-of-00002.safetensors"), {key: tensors[key] for key in keys}
+        )
+    arguments = ["create", "set", "--models-dir", str(models.models), "--source", str(files["unet"]),
+                 *["--text-encoder", str(folder)] * 2, "--vae", str(folder)]  # fmt: skip
+    assert main(arguments) == 0
+    with open_tensors(ModelFolder(models, "set").working / "text_encoder_2" / "model.safetensors") as file:
+        assert set(file) == set(tensors) and all(torch.equal(file.get(key), tensors[key]) for key in file)
+    listed = Manifest.load(ModelFolder(models, "set").source).files
+    assert [file.component for file in listed] == ["", "text_encoder", "text_encoder_2", "text_encoder_2", "vae"]
+
+
 def test_files_that_do_not_fit_are_named_and_nothing_is_left(tmp_path, capsys):
     files = _split(make(tmp_path / "whole.safetensors", "v1x"), tmp_path, TEXTS["v1x"])
     wide = tmp_path / "wide.safetensors"
@@ -70,6 +130,10 @@ def test_files_that_do_not_fit_are_named_and_nothing_is_left(tmp_path, capsys):
     assert "no text encoder of Stable Diffusion 1.x (it is a VAE" in refused("--text-encoder", str(files["vae"]), *vae)
     assert "is not a VAE of Stable Diffusion 1.x" in refused(*text, "--vae", str(files["text0"]))
     assert "are both the text encoder" in refused(*text, *text, *vae)
+    bare = tmp_path / "bare.safetensors"
+    with open_tensors(files["vae"]) as file:
+        write_tensors(bare, {key: file.get(key) for key in file if "quant_conv" not in key})
+    assert f"{bare} is not a VAE of Stable Diffusion 1.x: choose" in refused(*text, "--vae", str(bare))
     assert "its text encoder has width" in refused("--text-encoder", str(wide), *vae)
     assert "no model has more than two" in refused(*text, *text, *text, *vae)
 

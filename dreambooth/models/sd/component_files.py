@@ -20,8 +20,9 @@ def component_keys(component: Component, file: Tensors, n_text_encoders: int) ->
 
 
 def _vae_keys(file: Tensors) -> dict[str, str]:
+    """{} also without the convolutions around the latents, which VAEs of newer families lack."""
     prefix = next((prefix for prefix in (VAE, "vae.") if any(key.startswith(prefix) for key in file)), "")
-    if prefix + "encoder.conv_in.weight" not in file:
+    if prefix + "encoder.conv_in.weight" not in file or prefix + "post_quant_conv.weight" not in file:
         return {}
     names = [key.removeprefix(prefix) for key in file if key.startswith(prefix)]
     names = [name for name in names if prefix or name.startswith(_VAE_PARTS)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 
@@ -80,6 +81,9 @@ class _OriginalNames(Tensors):
         self.path, self.metadata, self.notes = file.path, file.metadata, notes
         self._file, self._sources = file, sources
         self.filler_tensors: Mapping[str, torch.Tensor] = {}  # of the original that the file lacks
+
+    def path_of(self, key: str) -> Path:
+        return self._file.path_of(key)
 
     def close(self) -> None:
         self._file.close()
