@@ -21,6 +21,7 @@ from dreambooth.training.attention import use_attention
 from dreambooth.training.context import RunContext
 from dreambooth.training.dropout import AdapterDropout
 from dreambooth.training.ema import EMA
+from dreambooth.training.eval_mode import eval_mode
 from dreambooth.training.imagic import Imagic
 from dreambooth.training.inpainting import InpaintingInputs
 from dreambooth.training.inputs import LatentStore
@@ -95,7 +96,7 @@ class Session:
             prompts.make_trainable()
         else:
             prompts.freeze(self.plan.prompts(), self._text_cache(encoding), self._load_text)
-            self._offload_text_encoders()
+            self._release_text_encoders()
         if not self.settings.train_imagic:
             return prompts
         self.imagic = Imagic.of(self.plan, prompts)
@@ -190,13 +191,20 @@ class Session:
             for text_encoder in self.modules.text_encoders.values():
                 text_encoder.to(self.device).eval()
 
-    def _offload_text_encoders(self) -> None:
-        """Move the text encoders to the CPU: embedded prompts need them only for sampling. Not if captions vary."""
+    def _release_text_encoders(self) -> None:
+        """Free the memory of text encoders: embedded prompts need them only for sampling. Not if captions vary.
+
+        Trained ones move to the CPU, others are loaded again for sampling.
+        """
         if self.plan.prompts_vary() and not self.settings.train_imagic:
             self._load_text()
-            return
-        for text_encoder in self.modules.text_encoders.values():
-            text_encoder.to("cpu")
+        elif self.trains_text_encoder:
+            for text_encoder in self.modules.text_encoders.values():
+                text_encoder.to("cpu")
+        elif self.modules.text_encoders:
+            for name in self.modules.text_encoders:
+                del self.modules.parts[name]
+            free_memory()
 
     # -- while it runs ----------------------------------------------------------------------------------------
 
@@ -210,7 +218,7 @@ class Session:
                 parameter.grad = None  # a gradient of zeros would let momentum and decay go on moving it
         with self.inference_weights():
             self.prompts.freeze(self.plan.prompts(), None, self._load_text, self.accelerator.autocast)
-        self._offload_text_encoders()
+        self._release_text_encoders()
 
     @contextlib.contextmanager
     def inference_weights(self, sampling: bool = False) -> Iterator[None]:
@@ -234,21 +242,19 @@ class Session:
         """The modules as they are now, ready for sampling; afterwards their state is restored."""
         vae = self._load(vae=True).vae if self.modules.family.vae.name not in self.modules.parts else self.modules.vae
         self._load_text()
-        text_encoders = self.modules.text_encoders.values()
-        modes = {m: m.training for m in (self.modules.denoiser, *text_encoders)}
         try:
-            for module in modes:
-                module.eval()
-            for module in (*text_encoders, vae):
+            for module in (*self.modules.text_encoders.values(), vae):
                 module.to(self.device)
-            with self.inference_weights(sampling=True):
+            with eval_mode(self.used_in_prediction()), self.inference_weights(sampling=True):
                 yield dataclasses.replace(self.modules, scheduler_config=self.sampling_scheduler_config())
         finally:
             vae.to("cpu")
             if not self.prompts.trainable:
-                self._offload_text_encoders()
-            for module, mode in modes.items():
-                module.train(mode)
+                self._release_text_encoders()
+
+    def used_in_prediction(self) -> list[torch.nn.Module]:
+        """The denoiser and the text encoders in memory."""
+        return [self.modules.denoiser, *self.modules.text_encoders.values()]
 
     def sampling_scheduler_config(self) -> dict[str, Any]:
         """The scheduler config for previews. Without v-prediction, a timestep with zero SNR can't be sampled."""

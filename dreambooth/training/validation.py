@@ -20,6 +20,7 @@ import torch.nn.functional as F
 
 from dreambooth.dataset.plan import Example
 from dreambooth.models.transfer import to_device
+from dreambooth.training.eval_mode import eval_mode
 from dreambooth.training.inputs import image_size
 from dreambooth.training.noise import generator_for
 from dreambooth.training.session import Session
@@ -76,15 +77,9 @@ class Validation:
     def _evaluating(self) -> Iterator[None]:
         """No gradients, no dropout; EMA weights if those are used for inference."""
         session = self.session
-        modes = {m: m.training for m in (session.modules.denoiser, *session.modules.text_encoders.values())}
-        try:
-            for module in modes:
-                module.eval()
-            with session.inference_weights(sampling=True), torch.no_grad(), session.accelerator.autocast():
-                yield
-        finally:
-            for module, mode in modes.items():
-                module.train(mode)
+        weights, autocast = session.inference_weights(sampling=True), session.accelerator.autocast()
+        with eval_mode(session.used_in_prediction()), weights, torch.no_grad(), autocast:
+            yield
 
     def _mean_loss(self, examples: Sequence[Example]) -> float:
         return fmean(self._loss(example) for example in examples)

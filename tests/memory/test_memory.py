@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import gc
+import os
+import platform
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
 
 from dreambooth.memory.forecast import OPTIMIZER_STATE_BYTES, ModelSize, forecast_memory, forecast_snapshot
 from dreambooth.memory.out_of_memory import is_out_of_memory
-from dreambooth.memory.release import clear_frames
+from dreambooth.memory.release import clear_frames, free_memory
 from dreambooth.models.size_estimate import SizeEstimate
 from dreambooth.settings import Settings
 
@@ -56,6 +59,22 @@ def test_cleared_frames_release_what_causes_refer_to():
     clear_frames(failure)
     gc.collect()
     assert references[0]() is None
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc")
+def test_memory_of_weights_is_returned_to_the_system():
+    """glibc keeps blocks of their size once one as large was freed, and anything in use above them."""
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    torch.ones(5_000_000)
+    weights = [torch.ones(1_000_000) for _ in range(60)]
+    in_use = torch.ones(10_000)
+    full = resident()
+    del weights
+    free_memory()
+    assert full - resident() > 200e6 and in_use.all()
 
 
 def test_the_forecast_counts_optimizer_state_and_ema():

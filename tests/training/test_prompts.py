@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import weakref
 
 import pytest
 import torch
+from PIL import Image
 
 from dreambooth import actions
+from dreambooth.checkpoints import modules as modules_of
 from dreambooth.checkpoints.modules import load_modules
 from dreambooth.dataset.cache import TextCache
 from dreambooth.models.sd.tokens import PromptEncoding
@@ -16,6 +19,7 @@ from dreambooth.runs.preflight import preflight
 from dreambooth.sampling.generate import SampleRequest, generate_images
 from dreambooth.training import prompts as prompts_of
 from dreambooth.training.prompts import CachedPromptEmbedder
+from dreambooth.training.session import Session
 from tests.training.conftest import tensors
 
 LONG = "a zwx toy, " + ", ".join(f"{color} star" for color in ("red", "blue", "green", "gold") * 8)
@@ -137,3 +141,34 @@ def test_normalization_layers_are_not_trained(train, mini):
     assert changed() and not any("norm" in name for name in changed())
     train(**full, freeze_clip_normalization=False)
     assert any("norm" in name for name in changed())
+
+
+@pytest.mark.parametrize("trains", [False, True], ids=["not trained", "trained"])
+def test_a_text_encoder_that_is_not_trained_leaves_memory(train, mini, monkeypatch, trains):
+    """Between previews, which load it again and are the same as with one that stays."""
+    loaded, in_memory, load_component = [], {"step": set(), "preview": set()}, modules_of.load_component
+
+    def recorded(working, name, dtype=torch.float32):
+        module = load_component(working, name, dtype)
+        if name == "text_encoder":
+            loaded.append(weakref.ref(module))
+        return module
+
+    def count(event, controls):
+        if event["kind"] in in_memory:
+            in_memory[event["kind"]].add(sum(module() is not None for module in loaded))
+
+    def previews():
+        settings = {"stop_text_encoder": float(trains), "shuffle_tags": False, "seed": 1, "save_preview_every": 1}
+        outcome = train(on=count, use_lora=False, save_ckpt_after=False, **settings)
+        assert not outcome.error and len(outcome.of("preview")) == 2
+        return [Image.open(event["path"]).tobytes() for event in outcome.of("preview")]
+
+    monkeypatch.setattr(modules_of, "load_component", recorded)
+    before = shutil.copytree(mini.working, mini.working.with_name("before"))
+    images = previews()
+    assert in_memory == {"step": {int(trains)}, "preview": {1}}
+    shutil.rmtree(mini.working)
+    shutil.copytree(before, mini.working)
+    monkeypatch.setattr(Session, "_release_text_encoders", lambda session: None)
+    assert previews() == images
