@@ -50,6 +50,7 @@ def create(
         prediction_type=options.prediction_type,
         vae=clean_path(options.vae) if options.vae.strip() else None,
         text_encoders=[clean_path(path) for path in (options.text_encoder, options.text_encoder_2) if path.strip()],
+        copy_source=options.copy_source,
         extract_ema=options.extract_ema,
         dtype=_dtype(options.precision),
         origin=source if on_hub else "",

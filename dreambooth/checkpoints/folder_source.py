@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dreambooth.checkpoints.reading import open_tensors
+from dreambooth.checkpoints.references import checked_reference, module_shapes, open_reference
 from dreambooth.errors import UserError
 from dreambooth.files import read_json
 from dreambooth.models.family import Family
@@ -30,7 +31,7 @@ class FolderSource(Tensors):
     """The components' tensors under the names of the family's single file.
 
     ``working``: the folder is the working folder of a model, which may lack model_index.json, and whose EMA weights
-    are in a folder of their own. ``paths``: the weight files by component.
+    are in a folder of their own. ``paths``: the weight files by component, without those that a model reads in place.
     """
 
     def __init__(self, path: Path, working: bool = False):
@@ -48,10 +49,8 @@ class FolderSource(Tensors):
         with contextlib.ExitStack() as stack:
             located: dict[TensorRef, tuple[Tensors, str]] = {}
             for component in family.component_names:
-                self.paths[component] = tuple(_weights(path / component, component))
-                for weights in self.paths[component]:
-                    file = stack.enter_context(open_tensors(weights))
-                    located |= _located(family, component, file)
+                for file in self._open(path, family, component, configs):
+                    located |= _located(family, component, stack.enter_context(file))
                 if component == family.denoiser.name:
                     located |= self._ema_weights(path, family, stack)
             if working:
@@ -62,6 +61,18 @@ class FolderSource(Tensors):
             self._filler_tensors = family.filler_tensors(
                 {key: self.shape(key) for key in self}, configs.get("scheduler", {})
             )
+
+    def _open(
+        self, path: Path, family: Family, component: str, configs: Mapping[str, Mapping[str, Any]]
+    ) -> Iterator[Tensors]:
+        """The weight files of a component, or what a model reads in place of them."""
+        if reference := checked_reference(path / component, family.component(component)):
+            shapes = module_shapes(family, family.component(component), configs[component])
+            yield open_reference(reference, family, family.component(component), self._layout, shapes)
+            return
+        self.paths[component] = tuple(_weights(path / component, component))
+        for weights in self.paths[component]:
+            yield open_tensors(weights)
 
     def close(self) -> None:
         self._files.close()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dreambooth.checkpoints.extract import plan_extraction
+from dreambooth.checkpoints.extraction_plan import plan_extraction
 from dreambooth.checkpoints.lora_file import UNKNOWN_FAMILY, is_adapter_file, read_lora
 from dreambooth.checkpoints.manifest import UNMAPPED, dtype_name
 from dreambooth.checkpoints.reading import open_tensors

@@ -16,6 +16,13 @@ import torch
 from torch import nn
 
 from dreambooth.checkpoints.reading import open_tensors
+from dreambooth.checkpoints.references import (
+    checked_reference,
+    module_shapes,
+    open_reference,
+    read_reference,
+    remove_reference,
+)
 from dreambooth.errors import UserError
 from dreambooth.files import atomic_write, content_hash, read_json, write_json
 from dreambooth.models.components import DENOISER, TEXT_ENCODER, VAE, Component
@@ -115,7 +122,7 @@ def load_component(working: Path, name: str, dtype: torch.dtype = torch.float32)
     component = family.component(name)
     require_libraries(family)
     module = family.make_module(component.name, read_json(folder / "config.json"))
-    with open_component(folder / component.weights) as file:
+    with open_component(working, name) as file:
         _load_from(module, component, file, dtype)
     for buffer_name, buffer in list(module.named_buffers()):
         if buffer.is_meta or buffer_name.endswith("position_ids"):
@@ -136,10 +143,42 @@ def load_latent_codec(working: Path) -> LatentCodec:
 
 
 def weights_path(working: Path, component: str) -> Path:
+    """The weight file of a component. It does not exist if the component is read in place from the source's files."""
     return Path(working) / component / load_family(working).component(component).weights
 
 
-def open_component(path: Path) -> TensorFile:
+def open_component(working: Path, name: str) -> Tensors:
+    """The weights of a component, or of the denoiser's EMA: from its file in ``working``, or from the source's files.
+
+    UserError when a file is missing, damaged, or not the one that the model was created from.
+    """
+    working = Path(working)
+    family = load_family(working)
+    component = family.component(name)
+    reference = checked_reference(working / name, component)
+    if reference is None:
+        return open_weights(weights_path(working, name))
+    shapes = _expected_shapes(working, family, component)
+    return open_reference(reference, family, component, load_layout(working, family), shapes)
+
+
+def weights_problem(working: Path, name: str) -> str:
+    """Why the weights of a component can't be read; "" if they can."""
+    try:
+        if checked_reference(Path(working) / name, load_family(working).component(name)) is None:
+            path = weights_path(working, name)
+            return "" if path.exists() else f"{path} is missing: create {Path(working).parent.name} again."
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def _expected_shapes(working: Path, family: Family, component: Component) -> dict[str, tuple[int, ...]]:
+    """The shapes of a component's tensors by their names on disk, from its config."""
+    return module_shapes(family, component, read_json(working / component.name / "config.json"))
+
+
+def open_weights(path: Path) -> TensorFile:
     """Open a weight file in the folder of a model."""
     try:
         return open_tensors(path)
@@ -155,26 +194,38 @@ def save_component(
 ) -> None:
     """Replace the weights of a component atomically. ``dtype`` None keeps the dtype of the tensors.
 
-    ``name`` is a component, or that of the denoiser's EMA weights, whose folder is created if needed. ValueError when
+    They take the place of files that the component was read from. ``name`` is a component, or that of the denoiser's
+    EMA weights, whose folder is created if needed. ValueError when
     names or shapes are not exactly those of the component, as when an adapter is still injected or a layer is missing.
     """
     tensors = dict(weights.named_parameters()) if isinstance(weights, nn.Module) else weights
-    component = load_family(working).component(name)
+    working = Path(working)
+    family = load_family(working)
+    component = family.component(name)
     tensors = {component.disk_name(key): value.detach() for key, value in tensors.items()}
-    with open_component(weights_path(working, component.name)) as file:
-        expected = {key: file.shape(key) for key in file}
+    if read_reference(working / component.name):  # its files may be gone by now
+        expected = _expected_shapes(working, family, component)
+    else:
+        with open_component(working, component.name) as file:
+            expected = {key: file.shape(key) for key in file}
     if {key: tuple(value.shape) for key, value in tensors.items()} != expected:
         differing = sorted(tensors.keys() ^ expected.keys())[:5]
         raise ValueError(f"names or shapes differ from the weights of {name}: {differing}")
     if name == component.ema_name:
-        write_json(Path(working) / name / "config.json", read_json(Path(working) / component.name / "config.json"))
+        write_json(working / name / "config.json", read_json(working / component.name / "config.json"))
     ordered = {key: tensors[key].to("cpu", dtype or tensors[key].dtype) for key in expected}
     with atomic_write(weights_path(working, name)) as temporary:
         write_tensors(temporary, ordered, {"format": "pt"})
+    remove_reference(working / name)
 
 
 def fingerprint(working: Path, component: str) -> str:
-    """sha256 of the component's weights, cached next to them until size or modification time of the file change."""
+    """sha256 of the component's weights, cached next to them until size or modification time of the file change.
+
+    That of the source's file where the component is read in place; UserError if it is missing or has changed.
+    """
+    if reference := checked_reference(Path(working) / component, load_family(working).component(component)):
+        return reference.fingerprint
     path = weights_path(working, component)
     try:
         stat = path.stat()

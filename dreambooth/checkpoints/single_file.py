@@ -19,7 +19,14 @@ from dreambooth.checkpoints.lora import WeightedLora, match_adapters
 from dreambooth.checkpoints.lora_file import read_lora
 from dreambooth.checkpoints.lora_hashes import HASHES
 from dreambooth.checkpoints.manifest import UNMAPPED, Manifest, ManifestEntry, dtype_name, unmapped_path
-from dreambooth.checkpoints.modules import fingerprint, load_layout, load_scheduler_config, open_component, weights_path
+from dreambooth.checkpoints.modules import (
+    fingerprint,
+    load_layout,
+    load_scheduler_config,
+    open_component,
+    open_weights,
+    weights_path,
+)
 from dreambooth.checkpoints.writing import cast, is_finite
 from dreambooth.errors import UserError
 from dreambooth.files import atomic_write, require_free_space
@@ -81,12 +88,12 @@ def write_checkpoint(
     new_markers = {key: marker for key, marker in markers.items() if key not in specs}
     specs |= {key: TensorSpec(tuple(marker.shape), marker.dtype) for key, marker in new_markers.items()}
     require_free_space(out.parent, sum(spec.n_bytes for spec in specs.values()), f"Writing {out.name}")
-    if sidecar := family.sidecar(model.working, model.source):  # first, so that no checkpoint is ever without it
-        ending, contents = sidecar
-        with atomic_write(out.with_suffix(ending)) as temporary:
-            temporary.write_bytes(contents)
     with contextlib.ExitStack() as stack:
         files = _open_components(model, entries, stack)
+        if sidecar := family.sidecar(model.working, model.source):  # first, so that no checkpoint is ever without it
+            ending, contents = sidecar
+            with atomic_write(out.with_suffix(ending)) as temporary:
+                temporary.write_bytes(contents)
         temporary = stack.enter_context(atomic_write(out))
         written = {manifest.written_key(key): spec for key, spec in specs.items()}
         writer = stack.enter_context(TensorWriter(temporary, written, _metadata(manifest, metadata)))
@@ -139,7 +146,7 @@ def _ema_entries(model: ModelFolder, family: Family) -> Iterable[ManifestEntry]:
     """The entries of model_ema.* from the EMA folder in working/, with original names and shapes."""
     layout, component = load_layout(model.working, family), family.denoiser.ema_name
     written: set[str] = set()
-    with open_component(weights_path(model.working, component)) as file:
+    with open_component(model.working, component) as file:
         for name in file:
             key, tensor_slice = layout.original(TensorRef(component, name)) or ("", None)
             if tensor_slice is not None and key not in written:
@@ -192,8 +199,8 @@ def _open_components(
     files = {}
     for component in sorted({entry.component for entry in entries}):
         is_unmapped = component == UNMAPPED
-        path = unmapped_path(model.source) if is_unmapped else weights_path(model.working, component)
-        files[component] = stack.enter_context(open_component(path))
+        file = open_weights(unmapped_path(model.source)) if is_unmapped else open_component(model.working, component)
+        files[component] = stack.enter_context(file)
     return files
 
 

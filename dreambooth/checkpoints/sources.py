@@ -18,11 +18,26 @@ from dreambooth.tensor_files import Tensors
 
 @dataclass(frozen=True)
 class Source:
-    """An open source. ``paths``: its weight files by component; of WHOLE for components without files of their own."""
+    """An open source. ``main_paths``: the weight files of a folder by component, or the single file, as WHOLE.
+    ``part_paths``: those of components that replace its own.
+    """
 
     tensors: Tensors
-    paths: Mapping[str, tuple[Path, ...]]
-    is_set: bool  # some components are from other files
+    main_paths: Mapping[str, tuple[Path, ...]]
+    part_paths: Mapping[str, tuple[Path, ...]]
+
+    @property
+    def paths(self) -> dict[str, tuple[Path, ...]]:
+        """All files that are used."""
+        return {**self.main_paths, **self.part_paths}
+
+    def paths_of(self, component: str) -> tuple[Path, ...]:
+        """The files that have a component's tensors."""
+        return self.paths.get(component) or self.paths.get(WHOLE, ())
+
+    def is_diffusers(self, component: str) -> bool:
+        """Whether a component's files have the names of the modules, as in a diffusers folder."""
+        return WHOLE not in self.main_paths and component not in self.part_paths
 
 
 def open_source_set(path: Path, vae: Path | None = None, text_encoders: Sequence[Path] = ()) -> Source:
@@ -38,7 +53,7 @@ def open_source_set(path: Path, vae: Path | None = None, text_encoders: Sequence
         main, paths = with_original_names(open_tensors(path)), {WHOLE: (path,)}
     parts = [Path(file) for file in text_encoders], Path(vae) if vae else None
     tensors, part_paths = with_component_files(main, *parts)
-    return Source(tensors, {**paths, **part_paths}, bool(part_paths))
+    return Source(tensors, paths, part_paths)
 
 
 def open_source(path: Path) -> Tensors:

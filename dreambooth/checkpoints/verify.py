@@ -13,7 +13,7 @@ import torch
 from dreambooth.checkpoints.lora import match_adapters
 from dreambooth.checkpoints.lora_file import read_lora
 from dreambooth.checkpoints.manifest import UNMAPPED, Manifest, ManifestEntry
-from dreambooth.checkpoints.modules import load_layout, load_scheduler_config, open_component, weights_path
+from dreambooth.checkpoints.modules import load_layout, load_scheduler_config, open_component
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.sources import reopen_source
 from dreambooth.checkpoints.writing import is_finite, tensor_hash
@@ -129,7 +129,7 @@ def verify_lora(path: Path, model: ModelFolder) -> Verification:
     result.n_tensors = sum(len(adapter.state_dict()) for adapter in adapters.values())
     with contextlib.ExitStack() as stack:
         needed = {ref.component for ref, adapter in adapters.items() if adapter.needs_weight}
-        files = {part: stack.enter_context(open_component(weights_path(model.working, part))) for part in needed}
+        files = {part: stack.enter_context(open_component(model.working, part)) for part in needed}
         for ref, adapter in adapters.items():
             weight = files[ref.component].get(ref.name) if adapter.needs_weight else torch.zeros(shapes[ref])
             delta = adapter.delta(weight.float())

@@ -7,7 +7,9 @@ import hashlib
 import torch
 
 from dreambooth.errors import UserError
-from dreambooth.tensor_files import tensor_bytes
+from dreambooth.tensor_files import DTYPES, tensor_bytes
+
+FP8 = {dtype for name, dtype in DTYPES.items() if name.startswith("F8_")}
 
 _CHUNK_SIZE = 1 << 16  # elements per conversion, few enough to stay in the CPU cache
 
@@ -29,6 +31,11 @@ def is_finite(tensor: torch.Tensor) -> bool:
 
 def _has_finite_extremes(tensor: torch.Tensor) -> bool:
     return all(bool(extreme.isfinite()) for extreme in tensor.aminmax())
+
+
+def trainable_dtype(dtype: torch.dtype) -> torch.dtype:
+    """fp8 is converted to fp16, which is exact: in fp8 most updates of training would be lost to rounding."""
+    return torch.float16 if dtype in FP8 else dtype
 
 
 def cast(tensor: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:

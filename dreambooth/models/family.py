@@ -31,6 +31,10 @@ class Family:
     """A model family. Subclasses override what differs; instances are stateless, and equal only to themselves.
 
     A family becomes available by :func:`dreambooth.models.registry.register`.
+
+    ``references_sources``: components are read from the files of the source in place, where those of Stable Diffusion
+    are copied; for families with large files. Then :meth:`component_keys` and :meth:`with_original_names` must know the
+    names in a file without looking at the files of other components.
     """
 
     model_type: str  # as in db_config.json
@@ -44,6 +48,7 @@ class Family:
     defaults: Mapping[str, Any] = {}  # settings of a new model that differ from those declared, see default_settings
     required_libraries: Mapping[str, str] = {}  # package: versions, as {"diffusers": ">=0.36"}
     default_prediction: str  # what the denoiser predicts, unless the source says something else
+    references_sources: bool = False  # see above
     ema_prefix: str = ""  # of EMA weights in a single file; "" where the family's files have none
 
     # -- components --------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dreambooth.checkpoints.manifest import UNMAPPED, Manifest, unmapped_path
-from dreambooth.checkpoints.modules import load_family, weights_path
+from dreambooth.checkpoints.modules import load_family, open_component, weights_path, weights_problem
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.errors import UserError
 from dreambooth.files import existing_part, write_problem
@@ -118,10 +118,10 @@ def _manifest_problems(model: ModelFolder) -> list[str]:
 def _component_problem(model: ModelFolder, component: str, expected: dict[str, tuple[int, ...]]) -> str:
     is_unmapped = component == UNMAPPED
     path = unmapped_path(model.source) if is_unmapped else weights_path(model.working, component)
-    if not is_unmapped and not path.exists() and component in load_family(model.working).component_names:
-        return ""  # reported as missing
+    if component in load_family(model.working).component_names and weights_problem(model.working, component):
+        return ""  # reported by the preflight
     try:
-        with open_tensors(path) as file:
+        with open_tensors(path) if path.exists() else open_component(model.working, component) as file:
             differing = [
                 name
                 for name, shape in expected.items()

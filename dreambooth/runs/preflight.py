@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from dreambooth.checkpoints.modules import load_family, load_scheduler_config, weights_path
-from dreambooth.checkpoints.reading import open_tensors
+from dreambooth.checkpoints.modules import load_family, load_scheduler_config, open_component, weights_problem
 from dreambooth.dataset.class_images import NO_MATCHING_SHAPE
 from dreambooth.dataset.plan import Plan
 from dreambooth.dataset.table import other_files
@@ -136,7 +134,7 @@ def preflight(
         *precision_problems(settings, precision, device),
         *([] if settings.train_unet or settings.stop_text_encoder else [NOTHING_TO_TRAIN]),
         *imagic.problems_of(config, plan),
-        *(f"{part} is missing: create {model.name} again." for part in _missing_parts(model)),
+        *_weights_problems(model, family),
         *(too_short(settings, steps) if plan else []),
         *_starting_problems(model, config, resume),
         *writing_problems(model, config, steps),
@@ -226,9 +224,10 @@ def _memory_warnings(device: torch.device, needed: int) -> list[str]:
     ]
 
 
-def _missing_parts(model: ModelFolder) -> list[Path]:
-    paths = [weights_path(model.working, part) for part in load_family(model.working).component_names]
-    return [path for path in paths if not path.exists()]
+def _weights_problems(model: ModelFolder, family: Family) -> list[str]:
+    """Components whose weights are missing, or whose files have changed since they are read in place."""
+    problems = [weights_problem(model.working, name) for name in family.component_names]
+    return [problem for problem in problems if problem]
 
 
 def size_of(model: ModelFolder) -> ModelSize:
@@ -240,5 +239,5 @@ def size_of(model: ModelFolder) -> ModelSize:
 
 
 def _parameters(model: ModelFolder, component: str) -> int:
-    with open_tensors(weights_path(model.working, component)) as file:
+    with open_component(model.working, component) as file:
         return sum(math.prod(file.shape(key)) for key in file)

@@ -45,6 +45,9 @@ class CreateOptions:
     precision: str = setting(AS_IS, "Create", "Precision",
         "Precision of the working copy. fp16 and bf16 take half the disk space of fp32 and are slightly less exact.",
         choices=PRECISIONS)
+    copy_source: bool = setting(False, "Create", "Copy the source",
+        "Copy all weights into the model's folder. Otherwise, large files of families other than Stable Diffusion are "
+        "read where they are and must stay there, unless you choose a precision.")
     extract_ema: bool = setting(False, "Create", "Extract EMA weights",
         "Also extract the checkpoint's EMA weights, if it has any, for samples and checkpoints. Training starts "
         "its own EMA from the regular weights.")

@@ -53,16 +53,27 @@ def _family(model: ModelFolder, info: ModelInfo, family: Family | None) -> str:
 
 
 def _weights(model: ModelFolder, family: Family | None) -> str:
-    """Precision of the denoiser, of each component that differs from it, and the total size."""
+    """Precision of the denoiser, of each component that differs from it, and the size of files, also of those that are
+    read in place.
+    """
+    from dreambooth.checkpoints.references import reference_paths
+
+    own = {path: path.parent.name for path in sorted(model.working.glob("*/*.safetensors"))}
+    in_place: dict[Path, str] = {}
+    for folder in sorted(model.working.glob("*/")):
+        with contextlib.suppress(UserError):  # reported before a run
+            in_place |= {path: folder.name for path in reversed(reference_paths(folder))}
     stats = {}
-    for path in sorted(model.working.glob("*/*.safetensors")):
+    for path in (*own, *in_place):
         with contextlib.suppress(OSError):  # a run may be replacing it at this moment
             stats[path] = path.stat()
-    precisions = {path.parent.name: _precision(path, stat.st_mtime_ns) for path, stat in stats.items()}
+    components = {**own, **in_place}
+    precisions = {components[path]: _precision(path, stat.st_mtime_ns) for path, stat in stats.items()}
     precision = precisions.get(family.denoiser.name, "") if family else ""
     others = [f"{component} {other}" for component, other in precisions.items() if other != precision]
     text = f"{precision} ({', '.join(others)})" if others else precision
-    return f"{text} · {format_bytes(sum(stat.st_size for stat in stats.values()))}"
+    size, size_in_place = (sum(stats[path].st_size for path in paths if path in stats) for paths in (own, in_place))
+    return f"{text} · {format_bytes(size)}" + (f" · {format_bytes(size_in_place)} read in place" if in_place else "")
 
 
 @functools.lru_cache(maxsize=64)

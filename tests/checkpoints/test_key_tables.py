@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from dreambooth.checkpoints.extract import plan_extraction
+from dreambooth.checkpoints.extraction_plan import plan_extraction
 from dreambooth.checkpoints.manifest import UNMAPPED
 from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.checkpoints.recognition import recognize_family

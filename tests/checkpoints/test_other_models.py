@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from dreambooth.checkpoints.extract import plan_extraction
+from dreambooth.checkpoints.extraction_plan import plan_extraction
 from dreambooth.checkpoints.inspection import inspect
 from dreambooth.checkpoints.manifest import UNMAPPED
 from dreambooth.checkpoints.reading import open_tensors
