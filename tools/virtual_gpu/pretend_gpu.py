@@ -1,0 +1,54 @@
+"""The pretend GPU: a block in which torch has a CUDA device that computes on the CPU behind CUDA's rules."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch._dynamo.config  # these look for a GPU when they are imported, and must find none
+import torch._subclasses.fake_tensor
+
+from tools.virtual_gpu.allocations import Allocations
+from tools.virtual_gpu.cpu_choices import cpu_choices
+from tools.virtual_gpu.cuda_api import GpuModel, cuda_api
+from tools.virtual_gpu.device_log import DeviceLog
+from tools.virtual_gpu.kernels import declare_cuda_kernels
+from tools.virtual_gpu.pretend_tensor import PretendDevice
+
+
+@dataclass
+class PretendGpu:
+    allocations: Allocations
+    log: DeviceLog
+
+
+_active: list[PretendGpu] = []  # at most one
+
+
+def current_gpu() -> PretendGpu | None:
+    """That of the block that is running; None outside of one."""
+    return _active[-1] if _active else None
+
+
+@contextlib.contextmanager
+def pretend_gpu(gpu: GpuModel = GpuModel()) -> Iterator[PretendGpu]:  # noqa: B008 (frozen)
+    """In the block, torch has a GPU. Needs :func:`device_guard.load_guard`."""
+    declare_cuda_kernels()
+    allocations, log = Allocations(), DeviceLog()
+    swaps = torch.__future__.get_swap_module_params_on_conversion()
+    torch.__future__.set_swap_module_params_on_conversion(True)  # these tensors can't exchange their storage
+    torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device="cuda") is dispatched as a copy
+    try:
+        with (
+            cuda_api(gpu, allocations, log),
+            cpu_choices(),
+            PretendDevice(allocations, log),
+        ):
+            _active.append(PretendGpu(allocations, log))
+            yield _active[-1]
+    finally:
+        _active.clear()
+        torch._C._set_only_lift_cpu_tensors(False)
+        torch.__future__.set_swap_module_params_on_conversion(swaps)
