@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
 from dreambooth.errors import UserError
+from dreambooth.models.timestep_shift import linear_mu, shift_sigmas
 from dreambooth.settings.objective import Objective
 from dreambooth.settings.results import SAMPLERS
 
@@ -164,6 +165,20 @@ class RectifiedFlow(Process):
 
     prediction_type = FLOW_PREDICTION
 
+    def __init__(
+        self,
+        scheduler: Mapping[str, Any],
+        device: torch.device | str = "cpu",
+        patch_size: int = 1,
+        sampler_mu: Callable[[int, int], float] | None = None,
+    ) -> None:
+        """``sampler_mu``: mu of a sampler whose shift depends on the resolution, by numbers of tokens and steps, such
+        as :func:`timestep_shift.empirical_mu`. None: :func:`timestep_shift.linear_mu`, with which timesteps are
+        trained.
+        """
+        super().__init__(scheduler, device, patch_size)
+        self._sampler_mu = sampler_mu or (lambda n_tokens, steps: linear_mu(self._config, n_tokens))
+
     def alphas_sigmas(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """1 - sigma and sigma."""
         sigmas = (t / self.num_timesteps)[:, None, None, None]
@@ -189,22 +204,12 @@ class RectifiedFlow(Process):
         first, end = self._timestep_range(settings)
         shift = settings.timestep_shift
         if settings.resolution_shift:
-            shift *= math.exp(self.mu(n_tokens))
+            shift *= math.exp(linear_mu(self._config, n_tokens))
         sigmas = shift_sigmas(sample_density(n, generator, settings), shift)
         return (first + sigmas * (end - first)).clamp(min=1)
 
     def evenly_spaced_timesteps(self, n: int) -> torch.Tensor:
         return super().evenly_spaced_timesteps(n).float()
-
-    def mu(self, n_tokens: int) -> float:
-        """Logarithm of the resolution-dependent shift, linear in the number of tokens, as FLUX.1 has it.
-
-        From base_shift at base_image_seq_len tokens to max_shift at max_image_seq_len, and beyond on the same line.
-        """
-        config = self._config
-        fewest, most = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
-        low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
-        return low + (high - low) * (n_tokens - fewest) / (most - fewest)
 
     def loss_weight(self, t: torch.Tensor, scheme: str) -> torch.Tensor:
         """As diffusers' compute_loss_weighting_for_sd3 (arXiv:2403.03206, 3.1): sigma_sqrt is sigma^-2."""
@@ -223,11 +228,11 @@ class RectifiedFlow(Process):
         )
 
     def _make_sampler(self, name: str, steps: int, n_tokens: int) -> Any:
-        """With a static shift also where it depends on the resolution: a shift by mu is one by exp(mu)."""
+        """With a static shift, also where it depends on the resolution."""
         import diffusers
 
         is_dynamic = self._config.get("use_dynamic_shifting", False)
-        shift = math.exp(self.mu(n_tokens)) if is_dynamic else self._config.get("shift", 1.0)
+        shift = math.exp(self._sampler_mu(n_tokens, steps)) if is_dynamic else self._config.get("shift", 1.0)
         values = self._config | {
             "shift": shift, "flow_shift": shift, "use_dynamic_shifting": False, "use_flow_sigmas": True,
             "prediction_type": FLOW_PREDICTION,
@@ -258,11 +263,6 @@ def sample_density(n: int, generator: torch.Generator, settings: Objective) -> t
     if kind == "mode":
         return 1 - u - settings.mode_scale * (torch.cos(math.pi / 2 * u) ** 2 - 1 + u)
     return u
-
-
-def shift_sigmas(sigmas: torch.Tensor, shift: float) -> torch.Tensor:
-    """Timestep shift of arXiv:2403.03206, eq. 23: above 1 towards noise. Two of them are one by their product."""
-    return shift * sigmas / (1 + (shift - 1) * sigmas)
 
 
 def compute_alphas_cumprod(scheduler: Mapping[str, Any]) -> torch.Tensor:

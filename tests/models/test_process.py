@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from diffusers.training_utils import compute_density_for_timestep_sampling, comp
 
 from dreambooth.errors import UserError
 from dreambooth.models.process import DDPM, RectifiedFlow, sample_density
+from dreambooth.models.timestep_shift import empirical_mu, linear_mu
 from dreambooth.settings import Settings
 from dreambooth.settings.objective import FLOW_LOSS_WEIGHTINGS, TIMESTEP_SAMPLINGS
 from dreambooth.settings.results import SAMPLERS
@@ -245,6 +249,34 @@ def test_euler_has_the_timesteps_of_diffusers_pipelines(config):
     ours = RectifiedFlow(config).sampler("EulerDiscrete", 8, n_tokens=4096)
     torch.testing.assert_close(ours.sigmas, theirs.sigmas, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(ours.timesteps, theirs.timesteps, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 10, 50, 200])
+@pytest.mark.parametrize("n_tokens", [256, 1024, 4096, 4300, 4301, 9216])
+def test_the_sampler_of_flux2_is_shifted_by_its_empirical_mu(n_tokens, steps):
+    """A line through the fitted values at 10 and at 200 steps, in exact fractions, and that of diffusers' pipeline."""
+    at_10 = Fraction("0.0000873809524") * n_tokens + Fraction("1.89833333")
+    at_200 = Fraction("0.00016927") * n_tokens + Fraction("0.45666666")
+    slope = (at_200 - at_10) / 190 if n_tokens <= 4300 else 0
+    mu = empirical_mu(n_tokens, steps)
+    assert mu == pytest.approx(float(at_200 + slope * (steps - 200)), rel=1e-12)
+    theirs: Any = FlowMatchEulerDiscreteScheduler.from_config(FLUX)
+    theirs.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=mu)
+    process = RectifiedFlow(FLUX, sampler_mu=empirical_mu)
+    ours = process.sampler("EulerDiscrete", steps, n_tokens)
+    torch.testing.assert_close(ours.sigmas, theirs.sigmas, rtol=1e-5, atol=1e-6)
+
+    settings = Settings(resolution_shift=True)
+    trained = [flow.sample_timesteps(N, generator_for(9), settings, n_tokens) for flow in (process, PROCESSES["flow"])]
+    assert torch.equal(*trained), "FLUX.1's line, which is that of many steps"
+    assert empirical_mu(n_tokens, 200) == pytest.approx(linear_mu({}, n_tokens), abs=1e-4)
+
+
+def test_the_empirical_mu_is_that_of_diffusers():
+    theirs = pytest.importorskip("diffusers.pipelines.flux2.pipeline_flux2", reason="diffusers has no FLUX.2")
+    for n_tokens, steps in itertools.product((1, 256, 4096, 4300, 4301, 65536), (1, 4, 28, 50, 200, 999)):
+        expected = theirs.compute_empirical_mu(n_tokens, steps)
+        assert empirical_mu(n_tokens, steps) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("config", [{"shift": 3.0}, FLUX, {"shift_terminal": 0.02}], ids=str)
