@@ -11,7 +11,11 @@ from PIL import Image
 
 from dreambooth.dataset.planning import make_plan
 from dreambooth.errors import UserError
+from dreambooth.interop.ai_toolkit.job_file import DEFAULTS
+from dreambooth.interop.ai_toolkit.timesteps import import_timesteps
 from dreambooth.interop.input_kind import RecognizedInput, recognize_input
+from dreambooth.interop.kohya.import_report import ImportReport
+from dreambooth.interop.nested_values import NestedValues
 from dreambooth.settings import Settings, parse
 
 
@@ -191,7 +195,7 @@ SETTINGS = {
                 {"lr_scheduler": "constant_with_warmup", "lr_warmup_steps": 50}),
     "timesteps": ({"train": {"min_denoising_steps": 100, "max_denoising_steps": 900}},
                   {"min_timestep": 100, "max_timestep": 900}),
-    "all timesteps": ({}, {"min_timestep": 0, "max_timestep": 1000}),
+    "all timesteps": ({}, {"min_timestep": 0, "max_timestep": 1000, "timestep_sampling": "uniform"}),
     "absolute error": ({"train": {"loss_type": "mae"}}, {"loss_type": "l1"}),
     "no samples": ({"train": {"disable_sampling": True}}, {"preview_every_steps": 0, "save_preview_every": 0}),
 }  # fmt: skip
@@ -209,6 +213,9 @@ def test_settings(tmp_path: Path, name: str) -> None:
     [
         ({"train": {"optimizer": "automagic"}}, "automagic"), ({"train": {"lr_scheduler": "step"}}, "step"),
         ({"train": {"content_or_style": "style"}}, "content_or_style"), ({"train": {"snr_gamma": 5}}, "snr_gamma"),
+        ({"train": {"timestep_type": "weighted"}}, "weighted: ai-toolkit uses it for flow-matching models only"),
+        ({"train": {"timestep_type": "four_step"}}, "four_step: timesteps are sampled uniformly"),
+        ({"train": {"linear_timesteps": True}}, "train.linear_timesteps: no effect"),
         ({"train": {"diff_output_preservation": True}}, "diff_output_preservation"),
         ({"train": {"loss_type": "wavelet"}}, "wavelet"), ({"train": {"noise_scheduler": "lcm"}}, "lcm"),
         ({"train": {"unet_lr": 1e-3}}, "unet_lr"), ({"train": {"gradient_accumulation_steps": -1}}, "= -1"),
@@ -227,6 +234,28 @@ def test_what_has_no_equivalent_is_named(tmp_path: Path, given: dict[str, Any], 
     make_images(tmp_path / "a")
     assert reported in unsupported(read(tmp_path, job(given)))
     assert reported not in unsupported(read(tmp_path, job({"datasets": [{"folder_path": "a"}]})))
+
+
+@pytest.mark.parametrize(
+    ("train", "wanted", "reported"),
+    [
+        ({}, {"timestep_sampling": "sigmoid", "sigmoid_scale": 1, "resolution_shift": False}, ""),
+        ({"timestep_type": "linear"}, {"timestep_sampling": "uniform", "resolution_shift": False}, ""),
+        ({"timestep_type": "flux_shift"}, {"timestep_sampling": "uniform", "resolution_shift": True}, "set timestep_s"),
+        ({"timestep_type": "weighted"}, {"timestep_sampling": "uniform"}, "same loss weight"),
+        ({"timestep_type": "lognorm_blend"}, {"timestep_sampling": "uniform"}, "lognorm_blend"),
+        ({"linear_timesteps2": True}, {"timestep_sampling": "uniform"}, "train.linear_timesteps2"),
+        ({"max_denoising_steps": 700}, {"timestep_sampling": "sigmoid", "min_timestep": 300}, "cuts the density off"),
+    ],
+)  # fmt: skip
+def test_timesteps_of_flow_matching_models(
+    tmp_path: Path, train: dict[str, Any], wanted: dict[str, Any], reported: str
+) -> None:
+    """Jobs of these models can't be imported yet."""
+    report = ImportReport(tmp_path)
+    import_timesteps(report, NestedValues({"train": {**train, "noise_scheduler": "flowmatch"}}, DEFAULTS))
+    assert {key: report.settings[key] for key in wanted} == wanted
+    assert reported in "\n".join(report.unsupported) and bool(report.unsupported) == bool(reported)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,11 @@ from PIL import Image
 from dreambooth.dataset.planning import make_plan
 from dreambooth.errors import UserError
 from dreambooth.interop.input_kind import RecognizedInput, recognize_concepts, recognize_input
+from dreambooth.interop.kohya.import_report import ImportReport
+from dreambooth.interop.nested_values import NestedValues
 from dreambooth.interop.onetrainer.concepts import whole_repeats
+from dreambooth.interop.onetrainer.config_file import DEFAULTS
+from dreambooth.interop.onetrainer.timesteps import import_timesteps
 from dreambooth.settings import Settings, parse
 
 
@@ -240,6 +244,14 @@ SETTINGS = {
                        {"optimizer": "Adafactor", "weight_decay": 0.01}),
     "flat parts": ({"train_unet": True, "train_text_encoder_epochs": 25, "unet_learning_rate": 1e-3},
                    {"stop_text_encoder": 0.25, "lora_learning_rate": 1e-3}),
+    "uniform timesteps": ({"timestep_distribution": "INVERTED_PARABOLA", "noising_weight": 0},
+                          {"timestep_sampling": "uniform", "timestep_shift": 1, "resolution_shift": False}),
+    "logit-normal": ({"timestep_distribution": "LOGIT_NORMAL", "noising_weight": -0.5, "noising_bias": 0.3},
+                     {"timestep_sampling": "logit_normal", "timestep_mean": 0.3, "timestep_std": 0.5}),
+    "heavy tail": ({"timestep_distribution": "HEAVY_TAIL", "noising_weight": 0.8, "timestep_shift": 3},
+                   {"timestep_sampling": "mode", "mode_scale": 0.8, "timestep_shift": 3}),
+    "shift of another model": ({"dynamic_timestep_shifting": True, "timestep_shift": 2},
+                               {"resolution_shift": False, "timestep_shift": 2}),
     "first versions": ({"min_snr_gamma": 5, "save_after": 3, "save_after_unit": "EPOCH"},
                        {"min_snr_gamma": 5, "save_embedding_every": 3}),
     "as text": ({"epochs": "7", "learning_rate": "1e-4", "masked_training": "false"},
@@ -268,12 +280,14 @@ def test_full_training(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "reported"),
     [
-        ({"timestep_distribution": "LOGIT_NORMAL"}, "LOGIT_NORMAL"), ({"loss_weight_fn": "P2"}, "P2"),
+        ({"timestep_distribution": "BETA", "noising_weight": 0.8, "noising_bias": 1}, "BETA (noising_weight 0.8"),
+        ({"noising_weight": 5}, "SIGMOID (noising_weight 5"), ({"loss_weight_fn": "P2"}, "P2"),
         ({"optimizer": {"optimizer": "MUON"}}, "MUON"), ({"peft_type": "OFT_2"}, "OFT_2"),
         ({"learning_rate_scheduler": "CUSTOM"}, "CUSTOM"), ({"huber_strength": 1}, "mse_strength 1, huber_strength 1"),
         ({"normalize_masked_area_loss": True, "masked_training": True}, "normalize_masked_area_loss"),
         ({"layer_filter_preset": "x", "layer_filter": "down_blocks"}, "down_blocks"),
-        ({"force_v_prediction": True}, "--prediction-type"), ({"timestep_shift": 3.0}, "timestep_shift"),
+        ({"force_v_prediction": True}, "--prediction-type"),
+        ({"timestep_shift": 3.0, "min_noising_strength": 0.2}, "OneTrainer shifts timesteps out of this range"),
         ({"loss_scaler": "BATCH"}, "loss_scaler"), ({"new_key_of_2030": 5}, "new_key_of_2030"),
         ({"save_every": 5, "save_every_unit": "MINUTE"}, "save_every = 5 MINUTE"),
         ({"text_encoder": {"stop_training_after": 9, "stop_training_after_unit": "MINUTE"}}, "9 MINUTE"),
@@ -285,6 +299,16 @@ def test_full_training(tmp_path: Path) -> None:
 def test_what_has_no_equivalent_is_named(tmp_path: Path, given: dict[str, Any], reported: str) -> None:
     assert reported not in unsupported(read(tmp_path, config()))
     assert reported in unsupported(read(tmp_path, config(**given)))
+
+
+def test_the_shift_of_flow_matching_models(tmp_path: Path) -> None:
+    """Configurations of these models can't be imported yet."""
+    values = {"model_type": "FLUX_2", "timestep_distribution": "LOGIT_NORMAL", "timestep_shift": 3}
+    for dynamic, shift in ((False, 3), (True, 1)):
+        report = ImportReport(tmp_path)
+        import_timesteps(report, NestedValues({**values, "dynamic_timestep_shifting": dynamic}, DEFAULTS))
+        assert (report.settings["resolution_shift"], report.settings["timestep_shift"]) == (dynamic, shift)
+        assert report.settings["timestep_sampling"] == "logit_normal" and not report.unsupported
 
 
 @pytest.mark.parametrize(

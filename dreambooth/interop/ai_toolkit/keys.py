@@ -42,9 +42,6 @@ UNSUPPORTED_DATASET_KEYS: dict[str, str] = {
 
 UNSUPPORTED_KEYS: dict[str, str] = {
     "train.content_or_style": "timesteps are sampled uniformly between min_timestep and max_timestep",
-    "train.timestep_type": "timesteps are sampled uniformly between min_timestep and max_timestep",
-    "train.linear_timesteps": "timesteps are sampled uniformly between min_timestep and max_timestep",
-    "train.linear_timesteps2": "timesteps are sampled uniformly between min_timestep and max_timestep",
     "train.learnable_snr_gos": "loss weights are not trained; Min SNR gamma is similar",
     "train.snr_gamma": "there is only Min SNR gamma",
     "train.dynamic_noise_offset": "the noise offset does not depend on the latents",
@@ -121,6 +118,7 @@ UNSUPPORTED_KEYS: dict[str, str] = {
 NO_EFFECT_PARTS = frozenset({"logging"})
 NO_EFFECT_KEYS = frozenset({
     "type", "training_folder", "device", "performance_log_every", "sqlite_db_path", "log_dir", "trigger_word",
+    "train.linear_timesteps", "train.linear_timesteps2",
     "train.xformers", "train.sdp", "train.attention_backend", "train.skip_first_sample", "train.unload_text_encoder",
     "train.cache_text_embeddings", "train.train_refiner", "train.show_turbo_outputs",
     "train.bypass_guidance_embedding", "train.switch_boundary_every", "train.max_loss_debug",

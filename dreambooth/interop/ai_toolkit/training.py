@@ -10,13 +10,13 @@ from dreambooth.interop.ai_toolkit.keys import NO_EFFECT_KEYS, NO_EFFECT_PARTS, 
 from dreambooth.interop.ai_toolkit.network import import_network
 from dreambooth.interop.ai_toolkit.optimizer import import_components, import_length, import_optimizer, import_schedule
 from dreambooth.interop.ai_toolkit.samples import import_samples, import_saving
+from dreambooth.interop.ai_toolkit.timesteps import import_timesteps
 from dreambooth.interop.data_file import DataFile
 from dreambooth.interop.kohya.import_report import ImportReport
 from dreambooth.interop.nested_values import NestedValues, as_number, describe_ignored
 from dreambooth.text import count
 
 _PRECISIONS = {"fp32": "no", "float32": "no", "fp16": "fp16", "float16": "fp16", "bf16": "bf16", "bfloat16": "bf16"}
-_TIMESTEPS = 1000
 
 
 def import_job(report: ImportReport, file: DataFile) -> None:
@@ -39,6 +39,7 @@ def import_job(report: ImportReport, file: DataFile) -> None:
     import_optimizer(report, values)
     import_length(report, values, datasets)
     import_schedule(report, values)
+    import_timesteps(report, values)
     _import_objective(report, values, datasets)
     _import_precision(report, values)
     import_saving(report, job)
@@ -83,11 +84,6 @@ def _import_objective(report: ImportReport, values: NestedValues, datasets: Sequ
         ("train.min_snr_gamma", "min_snr_gamma"),
     ):  # fmt: skip
         report.set(setting, values.number(key), values.source(key))
-    first, last = values.number("train.min_denoising_steps"), values.number("train.max_denoising_steps")
-    whole = first <= 0 and last >= _TIMESTEPS - 1
-    # ai-toolkit counts from the noisiest timestep.
-    report.set("min_timestep", 0 if whole else _TIMESTEPS - int(last), values.source("train.max_denoising_steps"))
-    report.set("max_timestep", _TIMESTEPS - int(first), values.source("train.min_denoising_steps"))
     loss = values.text("train.loss_type").lower()
     kinds = {"mse": "l2", "mae": "l1", "pseudo_huber": "huber"}
     report.set("loss_type", kinds.get(loss, "l2"), values.source("train.loss_type"))

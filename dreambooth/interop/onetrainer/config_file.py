@@ -98,6 +98,10 @@ def describe_model(config: NestedValues) -> str:
     return _MODEL_TYPES[config.word("model_type")]
 
 
+def is_stable_diffusion(config: NestedValues) -> bool:
+    return config.word("model_type") in _MODEL_TYPES
+
+
 def is_sdxl(config: NestedValues) -> bool:
     return "_XL_" in config.word("model_type")
 

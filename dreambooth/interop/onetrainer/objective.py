@@ -9,7 +9,6 @@ from dreambooth.interop.nested_values import NestedValues
 from dreambooth.interop.onetrainer.config_file import is_sdxl
 
 _PRECISIONS = {"FLOAT_16": "fp16", "BFLOAT_16": "bf16", "FLOAT_32": "no", "TFLOAT_32": "no"}
-_TIMESTEPS = 1000
 
 
 def import_precision(report: ImportReport, config: NestedValues) -> None:
@@ -73,14 +72,6 @@ def import_noise(report: ImportReport, config: NestedValues) -> None:
         report.unsupported.append(
             f"perturbation_noise_weight = {perturbation:g}: OneTrainer adds this noise to the target too, here it is "
             "added to the input only."
-        )
-    for key, setting in (("min_noising_strength", "min_timestep"), ("max_noising_strength", "max_timestep")):
-        report.set(setting, int(_TIMESTEPS * config.number(key)), config.source(key))
-    distribution = config.word("timestep_distribution")
-    if distribution != "UNIFORM":
-        report.unsupported.append(
-            f"timestep_distribution = {distribution}: timesteps are sampled uniformly between min_timestep and "
-            "max_timestep."
         )
     rescaled = config.flag("rescale_noise_scheduler_to_zero_terminal_snr")
     report.set("zero_terminal_snr", rescaled, config.source("rescale_noise_scheduler_to_zero_terminal_snr"))
