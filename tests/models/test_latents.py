@@ -1,15 +1,12 @@
-"""Latents: normalization and packing are invertible; the multiple of image sizes comes from the family."""
+"""Latents: normalization and packing are invertible."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from dreambooth.errors import UserError
-from dreambooth.images.bucket_rules import BucketRule
 from dreambooth.models.latents import LatentCodec
 from dreambooth.models.registry import FAMILIES
-from dreambooth.settings import Settings
 
 CODECS = [
     LatentCodec(4, 8, scale=0.18215),
@@ -48,13 +45,3 @@ def test_stable_diffusion_has_one_scale() -> None:
         latents = torch.randn(1, 4, 8, 8)
         assert torch.equal(codec.normalize(latents), latents * 0.13025)
         assert torch.equal(codec.denormalize(latents), latents / 0.13025)
-
-
-def test_buckets_have_sides_of_the_families_multiple() -> None:
-    for rule in ("area", "kohya"):
-        settings = Settings(resolution=256, bucket_rule=rule, bucket_step=8)
-        assert any(side % 16 for size in BucketRule(settings).sizes for side in size)
-        with pytest.raises(UserError, match="bucket_step: 8 is not a multiple of 16"):
-            BucketRule(settings, 16)
-    with pytest.raises(UserError, match=r"resolution: 264 is not a multiple of 16 .* Use 256"):
-        BucketRule(Settings(resolution=264, bucket_rule="one size"), 16)
