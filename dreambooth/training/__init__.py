@@ -17,5 +17,5 @@ snapshot.py          snapshots on disk                  snapshot_state.py     a 
 lineage.py           branches of snapshots              snapshot_list.py      all snapshots, without tensors
 scheduled_tasks.py   which periodic tasks are due       validation.py         loss on a fixed set of images
 results.py           LoRAs, checkpoints, working/       metadata.py           metadata of results
-step_metrics.py      losses read asynchronously
+step_metrics.py      losses read asynchronously        chunks.py             bounded chunks of lists of tensors
 """

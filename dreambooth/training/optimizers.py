@@ -146,6 +146,8 @@ class Stepper:
         if self.scaler:
             self.scaler.step(self.optimizer)  # skips steps that overflowed in fp16
             self.scaler.update()
+        elif isinstance(self.optimizer, StochasticRoundingAdamW):  # without waiting for the GPU
+            self.optimizer.step(found_inf=~torch.isfinite(total))
         elif bool(torch.isfinite(total)):
             self.optimizer.step()
 

@@ -8,16 +8,21 @@ resumed run is the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 
+from dreambooth.training.chunks import CHUNK, Slice, in_chunks
 from dreambooth.training.noise import generator_on
 
 
 class StochasticRoundingAdamW(torch.optim.Optimizer):
-    """AdamW (arXiv:1711.05101) on bfloat16 parameters, computed in float32 for one parameter at a time."""
+    """AdamW (arXiv:1711.05101) on bfloat16 parameters, computed in float32 for a chunk of the elements at a time.
+
+    Temporaries take 16 bytes per element of a chunk, about 270 MB, and the number of launches depends on the chunks
+    rather than on the parameters.
+    """
 
     def __init__(
         self,
@@ -29,10 +34,11 @@ class StochasticRoundingAdamW(torch.optim.Optimizer):
         weight_decay: float = 0.01,
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
-        self.seed = seed
+        self.seed, self.chunk = seed, CHUNK
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self, found_inf: torch.Tensor | None = None) -> None:
+        """Take a step. ``found_inf``: a scalar on the device; True leaves weights and moments as they are."""
         for number, group in enumerate(self.param_groups):
             params = [p for p in group["params"] if p.grad is not None]
             if not params:
@@ -42,29 +48,34 @@ class StochasticRoundingAdamW(torch.optim.Optimizer):
                     self._init_state(parameter)
             count = self.state[params[0]]["step"]
             count += 1
-            generator = generator_on(params[0].device, self.seed, "rounding", int(count), number)
             for parameter in params:
                 self.state[parameter]["step"] = count
-                self._update(parameter, parameter.grad, group, int(count), generator)
+            generator = generator_on(params[0].device, self.seed, "rounding", int(count), number)
+            for chunk in in_chunks(params, self.chunk):
+                self._update(chunk, params, group, int(count), generator, found_inf)
 
     def _update(
         self,
-        parameter: torch.nn.Parameter,
-        gradient: torch.Tensor,
+        chunk: Sequence[Slice],
+        params: Sequence[torch.nn.Parameter],
         group: dict[str, Any],
         count: int,
         generator: torch.Generator,
+        found_inf: torch.Tensor | None,
     ) -> None:
-        """Step ``count`` of one parameter."""
-        state, gradient = self.state[parameter], gradient.float()
-        beta1, beta2 = group["betas"]
-        mean = state["exp_avg"].float().lerp_(gradient, 1 - beta1)
-        square = state["exp_avg_sq"].float().mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        weight = parameter.float().mul_(1 - group["lr"] * group["weight_decay"])
-        root = (square / (1 - beta2**count)).sqrt_().add_(group["eps"])
-        weight.addcdiv_(mean, root, value=-group["lr"] / (1 - beta1**count))
-        for target, exact in ((parameter, weight), (state["exp_avg"], mean), (state["exp_avg_sq"], square)):
-            stochastic_round(target, exact, generator)
+        """Step ``count`` of a chunk of the parameters. The order of the values is that of the random numbers."""
+        states = [self.state[p] for p in params]
+        tensors = (params, [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states])
+        targets = [part.of(each) for part in chunk for each in tensors]
+        exact = _flat(targets).float()
+        values = _views(exact, targets)
+        _adamw(values[0::3], values[1::3], values[2::3], _float_gradients(chunk, params), group, count)
+        for part in exact.split(self.chunk):
+            stochastic_round(part, part, generator)
+        rounded = exact.to(targets[0].dtype)
+        if found_inf is not None:
+            rounded = torch.where(found_inf, _flat(targets), rounded)
+        torch._foreach_copy_(targets, _views(rounded, targets))
 
     def _init_state(self, parameter: torch.nn.Parameter) -> None:
         state = self.state[parameter]
@@ -72,12 +83,50 @@ class StochasticRoundingAdamW(torch.optim.Optimizer):
         state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
 
 
+def _adamw(
+    weights: list[torch.Tensor],
+    means: list[torch.Tensor],
+    squares: list[torch.Tensor],
+    gradients: list[torch.Tensor],
+    group: dict[str, Any],
+    count: int,
+) -> None:
+    """Step ``count`` in place, all in float32. The memory of the gradients is used up."""
+    beta1, beta2 = group["betas"]
+    torch._foreach_lerp_(means, gradients, 1 - beta1)
+    torch._foreach_mul_(squares, beta2)
+    torch._foreach_addcmul_(squares, gradients, gradients, value=1 - beta2)
+    torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+    roots = gradients
+    torch._foreach_copy_(roots, squares)
+    torch._foreach_div_(roots, 1 - beta2**count)
+    torch._foreach_sqrt_(roots)
+    torch._foreach_add_(roots, group["eps"])
+    torch._foreach_addcdiv_(weights, means, roots, value=-group["lr"] / (1 - beta1**count))
+
+
+def _float_gradients(chunk: Sequence[Slice], params: Sequence[torch.nn.Parameter]) -> list[torch.Tensor]:
+    gradients = [p.grad for p in params if p.grad is not None]
+    parts = [part.of(gradients) for part in chunk]
+    return _views(_flat(parts).float(), parts)
+
+
+def _flat(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])
+
+
+def _views(flat: torch.Tensor, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The parts of ``flat`` that hold the values of ``tensors``, in their shapes."""
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+
+
 def stochastic_round(target: torch.Tensor, exact: torch.Tensor, generator: torch.Generator) -> None:
-    """Round float32 ``exact`` into bfloat16 ``target``, up or down with the probability of the fraction beyond.
+    """Round float32 ``exact`` to bfloat16, up or down with the probability of the fraction beyond, into ``target``.
 
     A bfloat16 is the upper half of a float32's bits. A random number added to the lower half carries into the upper
     half with the probability of that fraction; then the lower half is cut off.
     """
     bits = exact.view(torch.int32)
-    offset = torch.randint(0, 1 << 16, bits.shape, dtype=torch.int32, device=bits.device, generator=generator)
-    target.copy_(((bits + offset) & -(1 << 16)).view(torch.float32))
+    sums = torch.randint(0, 1 << 16, bits.shape, dtype=torch.int32, device=bits.device, generator=generator)
+    target.copy_(sums.add_(bits).bitwise_and_(-(1 << 16)).view(torch.float32))
