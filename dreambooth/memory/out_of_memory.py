@@ -6,6 +6,9 @@ from __future__ import annotations
 _MESSAGES = ("out of memory", "can't allocate memory", "failed to allocate")
 
 
+OUT_OF_MEMORY = "out of memory"  # for users, in place of the allocator's text
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` says that memory of the GPU or of the machine was exhausted."""
     text = str(error).lower()

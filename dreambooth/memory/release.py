@@ -21,6 +21,15 @@ def free_memory() -> None:
             ctypes.CDLL(None).malloc_trim(0)
 
 
+def release_after(error: BaseException) -> None:
+    """Free what the failed attempt holds: the tensors in its frames, autocast's copies, cached memory."""
+    import torch
+
+    clear_frames(error)
+    torch.clear_autocast_cache()
+    free_memory()
+
+
 def clear_frames(error: BaseException | None) -> None:
     """Clear the local variables in the tracebacks of ``error`` and its causes.
 

@@ -7,6 +7,8 @@ import logging
 from dreambooth.captions.prompts import FILEWORDS, fill_filewords, has_filewords
 from dreambooth.errors import Cancelled
 from dreambooth.jobs.events import PreviewSaved
+from dreambooth.memory.out_of_memory import OUT_OF_MEMORY, is_out_of_memory
+from dreambooth.memory.release import release_after
 from dreambooth.sampling.generate import NO_EMBEDDINGS, SampleRequest, generate_images
 from dreambooth.sampling.saving import save_sample
 from dreambooth.settings import Concept
@@ -34,7 +36,11 @@ class Previews:
             self.events.message("Cancelled during the preview.")
         except Exception as error:
             log.exception("preview failed")
-            self.events.message(f"The preview failed; training continues: {error}", level="error")
+            reason = error
+            if is_out_of_memory(error):
+                release_after(error)
+                reason = f"{OUT_OF_MEMORY}. Lower resolution, or generate no previews (n_save_sample = 0)."
+            self.events.message(f"The preview failed; training continues: {reason}", level="error")
         finally:
             self.events.phase("training")
 

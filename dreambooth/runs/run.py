@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import secrets
 import statistics
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 from dreambooth.checkpoints.lora_tags import find_lora
 from dreambooth.errors import UserError
 from dreambooth.jobs import FileSaved
+from dreambooth.memory.out_of_memory import is_out_of_memory
 from dreambooth.memory.release import clear_frames, free_memory
 from dreambooth.runs import resume_checks
 from dreambooth.runs.previews import Previews
@@ -27,6 +29,8 @@ from dreambooth.training.session import Session
 from dreambooth.training.snapshot import Snapshot, find_entry, mark_resumed, read_snapshot
 from dreambooth.training.snapshot_list import format_time
 from dreambooth.training.snapshot_state import restore_snapshot
+
+log = logging.getLogger("dreambooth.training")
 
 
 @dataclass(frozen=True)
@@ -59,12 +63,25 @@ def run(context: RunContext) -> RunResult:
                 _begin(session, results)
             hooks = Hooks(Previews(session, results).generate, results.save, results.validate)
             loop = Loop(session, hooks if context.process_group.is_main_process else NO_HOOKS)
-            state = loop.run()
+            state = _train(loop, results)
             seconds = statistics.median(loop.step_seconds) if loop.step_seconds else 0.0
             return RunResult(state, results.config, tuple(results.files), session.position.step, seconds)
     except BaseException as error:
         clear_frames(error)
         free_memory()
+        raise
+
+
+def _train(loop: Loop, results: Results) -> str:
+    """Returns "done" or "cancelled". Before out of memory ends the run, its progress is saved."""
+    try:
+        return loop.run()
+    except Exception as error:
+        if is_out_of_memory(error) and loop.process_group.is_main_process:
+            log.error("out of memory", exc_info=error)
+            clear_frames(error)
+            loop.step_runner.release()
+            results.rescue(in_step=loop.step_runner.is_updating)
         raise
 
 

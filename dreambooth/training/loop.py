@@ -1,26 +1,21 @@
-"""The training loop: batch, noise, prediction, loss, optimizer step. Requests of users are handled between steps."""
+"""The training loop: one step after the other. Requests of users are handled between steps."""
 
 from __future__ import annotations
 
-import functools
 import math
-import operator
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from dreambooth.dataset.plan import Batch
 from dreambooth.errors import UserError
 from dreambooth.jobs.events import Step
-from dreambooth.training.noise import generator_for
-from dreambooth.training.objective import Losses, diffusion_losses, prior_weight_at
 from dreambooth.training.optimizers import set_learning_rates
 from dreambooth.training.precision import memory_used
 from dreambooth.training.scheduled_tasks import Autosave, due_tasks, outputs_to_save
 from dreambooth.training.schedules import epochs_trained, run_length, steps_of_epochs, text_encoder_steps
 from dreambooth.training.session import Session
+from dreambooth.training.step import StepRunner
 from dreambooth.training.step_metrics import StepMetrics
 
 NAN_ADVICE = (
@@ -61,7 +56,7 @@ class Loop:
     def __init__(self, session: Session, hooks: Hooks) -> None:
         self.session, self.hooks = session, hooks
         self.settings, self.position = session.settings, session.position
-        self.process_group = session.process_group
+        self.process_group, self.step_runner = session.process_group, StepRunner(session)
         lengths = session.plan.epoch_lengths(self.settings.num_train_epochs, self.settings.train_batch_size)
         world_size, position = self.process_group.world_size, self.position
         self.total_steps, _ = run_length(self.settings, lengths, world_size)
@@ -96,57 +91,18 @@ class Loop:
     # -- one step ---------------------------------------------------------------------------------------------
 
     def step(self, group: Sequence[Batch]) -> None:
-        """One optimizer step over the batches of an accumulation group. All images weigh the same, in any batch."""
+        """One optimizer step over the batches of an accumulation group."""
         session, settings = self.session, self.settings
         if self._is_past_text_encoder():
             session.freeze_text_encoder()
         set_learning_rates(session.optimizer, settings, self.position.step, self.total_steps)
-        images = sum(len(batch.instances) for batch in group)
-        losses = []
-        for number, batch in enumerate(group):
-            if number % self.process_group.world_size == self.process_group.rank:
-                losses.append(self._backward(batch, number, len(batch.instances) / images))
-        if self.process_group.world_size > 1:
-            self._all_reduce(losses, with_prior=any(batch.classes for batch in group))
-        norm = session.stepper.step()
-        if session.ema:
-            session.ema.update()
+        metrics = self.step_runner.run(group)
         self.position.step += 1
         self.position.steps_in_epoch += 1
-        lr, metrics = session.optimizer.param_groups[0]["lr"], StepMetrics(_sum(losses), norm)
+        if session.ema:
+            session.ema.update()
+        lr = session.optimizer.param_groups[0]["lr"]
         self._report(_StepRecord(self.position.step, self.position.epoch, lr, metrics, self._measure_time()))
-
-    def _backward(self, batch: Batch, number: int, fraction: float) -> Losses:
-        """Backward pass of micro-batch ``number``, whose loss is ``fraction`` of the step's loss."""
-        session, settings = self.session, self.settings
-        generator = generator_for(settings.seed, "noise", self.position.step, number)
-        session.dropout.set_position(self.position.step, number)
-        with session.accelerator.autocast():
-            losses = diffusion_losses(
-                session.denoiser,
-                session.process,
-                session.latents,
-                session.prompts,
-                session.inpainting,
-                batch,
-                generator,
-                settings,
-                prior_weight=prior_weight_at(settings, self.position.epoch),
-                loss_masks=session.loss_masks,
-            )
-        session.accelerator.backward(losses.total * fraction if fraction != 1 else losses.total)
-        prior = None if losses.prior is None else losses.prior.detach() * fraction
-        return Losses(losses.total.detach() * fraction, losses.instance.detach() * fraction, prior)
-
-    def _all_reduce(self, losses: list[Losses], with_prior: bool) -> None:
-        """Sum gradients and losses over all ranks, so that each rank has those of the whole step."""
-        self.process_group.all_reduce_gradients(
-            [p for group in self.session.optimizer.param_groups for p in group["params"]]
-        )
-        zero = torch.zeros((), device=self.session.device)
-        parts = [[x.instance for x in losses], [x.prior for x in losses if x.prior is not None]]
-        instance, prior = self.process_group.all_reduce(torch.stack([sum(part, zero).float() for part in parts]))
-        losses[:] = [Losses(instance, instance, prior if with_prior else None)]
 
     def accumulation_groups(self, epoch: int) -> list[Sequence[Batch]]:
         """The epoch's batches in gradient-accumulation groups, one per optimizer step. The last may be smaller."""
@@ -275,19 +231,3 @@ class Loop:
                 memory=memory_used(self.session.device),
             )
         )
-
-
-def _sum(losses: Sequence[Losses]) -> Losses:
-    """The losses of a step's micro-batches, summed."""
-    if len(losses) == 1:
-        return losses[0]
-
-    def total(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-        return functools.reduce(operator.add, parts)
-
-    priors = [part.prior for part in losses if part.prior is not None]
-    return Losses(
-        total([part.total for part in losses]),
-        total([part.instance for part in losses]),
-        total(priors) if priors else None,
-    )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
 from dreambooth.dataset.plan import Batch
+from dreambooth.models.conditioning import Conditioning
 from dreambooth.models.denoiser import Denoiser
 from dreambooth.models.process import Process
 from dreambooth.models.transfer import to_device
@@ -31,6 +33,25 @@ class Losses:
     prior: torch.Tensor | None
 
 
+@dataclass(frozen=True)
+class _Inputs:
+    """A batch of B images as the denoiser takes it, (B, ...) each; ``loss_mask``: weights of the latent pixels."""
+
+    latents: torch.Tensor
+    noise: torch.Tensor
+    t: torch.Tensor
+    noisy_latents: torch.Tensor
+    extra_channels: torch.Tensor | None
+    loss_mask: torch.Tensor | None
+
+    def select(self, rows: slice) -> _Inputs:
+        extra_channels = None if self.extra_channels is None else self.extra_channels[rows]
+        loss_mask = None if self.loss_mask is None else self.loss_mask[rows]
+        return _Inputs(
+            self.latents[rows], self.noise[rows], self.t[rows], self.noisy_latents[rows], extra_channels, loss_mask
+        )
+
+
 def diffusion_losses(
     denoiser: Denoiser,
     process: Process,
@@ -50,33 +71,89 @@ def diffusion_losses(
     Random numbers are taken from ``generator`` in this order: noise of the VAE's posterior, timesteps, diffusion noise,
     input perturbation if it is on, ``inpainting`` if the model needs it.
     """
+    inputs = _draw_inputs(process, latent_store, inpainting, batch, generator, settings, loss_masks)
+    conditioning = _conditioning(denoiser, prompts, batch)
+    predicted, target = _predict(denoiser, process, inputs, conditioning, settings)
+    if batch.has_regularization:
+        errors = per_image_losses(predicted, target, inputs.t, process, settings, inputs.loss_mask)
+        return _regularized_losses(errors, batch, settings, prior_weight)
+    n = len(batch.instances)
+    return _losses(predicted, target, inputs.t, process, settings, inputs.loss_mask, n, prior_weight)
+
+
+def losses_in_parts(
+    denoiser: Denoiser,
+    process: Process,
+    latent_store: LatentStore,
+    prompts: PromptEmbedder,
+    inpainting: InpaintingInputs | None,
+    batch: Batch,
+    generator: torch.Generator,
+    settings: Settings,
+    *,
+    prior_weight: float,
+    loss_masks: LossMasks | None = None,
+    n_parts: int,
+) -> Iterator[Losses]:
+    """The loss of :func:`diffusion_losses` as summands of ``n_parts`` parts of the batch, each with a graph of its own.
+
+    Backpropagated one by one, they need the activations of one part at a time. The random numbers are the same; sums
+    differ by rounding.
+    """
+    inputs = _draw_inputs(process, latent_store, inpainting, batch, generator, settings, loss_masks)
+    weights = _image_weights(batch, settings, prior_weight).to(inputs.latents.device)
+    for part in range(n_parts):
+        rows = slice(part, None, n_parts)
+        conditioning = _conditioning(denoiser, prompts, batch).select(rows)
+        own = inputs.select(rows)
+        predicted, target = _predict(denoiser, process, own, conditioning, settings)
+        errors = per_image_losses(predicted, target, own.t, process, settings, own.loss_mask)
+        total, instance, prior = (weights[:, rows] * errors).sum(dim=1)
+        yield Losses(total, instance, prior if batch.classes else None)
+
+
+def _draw_inputs(
+    process: Process,
+    latent_store: LatentStore,
+    inpainting: InpaintingInputs | None,
+    batch: Batch,
+    generator: torch.Generator,
+    settings: Settings,
+    loss_masks: LossMasks | None,
+) -> _Inputs:
     examples = (*batch.instances, *batch.classes)
     latents = latent_store.batch(examples, generator)
     device = latents.device
     n_tokens = process.count_tokens(latents.shape)
     t = to_device(process.sample_timesteps(len(examples), generator, settings, n_tokens), device)
     noise = to_device(sample_noise(latents.shape, generator, settings), device)
-    embedding = prompts.batch([example.caption for example in examples])
     noisy_latents = process.add_noise(latents, _perturb(noise, generator, settings), t)
     extra_channels = inpainting.extra_channels(examples, generator) if inpainting else None
-    conditioning = denoiser.prepare(embedding, [image_size(example) for example in examples])
+    loss_mask = loss_masks.batch(examples) if loss_masks else None
+    return _Inputs(latents, noise, t, noisy_latents, extra_channels, loss_mask)
+
+
+def _conditioning(denoiser: Denoiser, prompts: PromptEmbedder, batch: Batch) -> Conditioning:
+    examples = (*batch.instances, *batch.classes)
+    embedding = prompts.batch([example.caption for example in examples])
+    return denoiser.prepare(embedding, [image_size(example) for example in examples])
+
+
+def _predict(
+    denoiser: Denoiser, process: Process, inputs: _Inputs, conditioning: Conditioning, settings: Settings
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The model output and its target."""
 
     def predict(noisy_latents: torch.Tensor) -> torch.Tensor:
-        return denoiser.predict(noisy_latents, t, conditioning, extra_channels)
+        return denoiser.predict(noisy_latents, inputs.t, conditioning, inputs.extra_channels)
 
-    if settings.use_dream:
-        noisy_latents, target = dream_rectify(
-            predict, process, noisy_latents, latents, noise, t, settings.dream_detail_preservation
-        )
-        predicted = predict(noisy_latents)
-    else:
-        predicted = predict(noisy_latents)
-        target = process.target(latents, noise, t)
-    weights = loss_masks.batch(examples) if loss_masks else None
-    if batch.has_regularization:
-        errors = per_image_losses(predicted, target, t, process, settings, weights)
-        return _regularized_losses(errors, batch, settings, prior_weight)
-    return _losses(predicted, target, t, process, settings, weights, len(batch.instances), prior_weight)
+    if not settings.use_dream:
+        return predict(inputs.noisy_latents), process.target(inputs.latents, inputs.noise, inputs.t)
+    noisy_latents, target = dream_rectify(
+        predict, process, inputs.noisy_latents, inputs.latents, inputs.noise, inputs.t,
+        settings.dream_detail_preservation,
+    )  # fmt: skip
+    return predict(noisy_latents), target
 
 
 def prior_weight_at(settings: Settings, epoch: int) -> float:
@@ -131,6 +208,17 @@ def _regularized_losses(errors: torch.Tensor, batch: Batch, settings: Settings, 
         return Losses(instance, instance, None)
     prior = errors[n:].mean()
     return Losses(instance + prior_weight * prior if settings.split_loss else errors.mean(), instance, prior)
+
+
+def _image_weights(batch: Batch, settings: Settings, prior_weight: float) -> torch.Tensor:
+    """(3, B): each image's weight in the total, instance and prior loss of the batch."""
+    n, m = len(batch.instances), len(batch.classes)
+    regularization = prior_weight if settings.split_loss else 1.0
+    instance = [(regularization if example.is_class else 1.0) / n for example in batch.instances] + [0.0] * m
+    prior = [0.0] * n + [1.0 / m] * m
+    split = [own + prior_weight * other for own, other in zip(instance, prior, strict=True)]
+    total = split if settings.split_loss or not m else [1.0 / (n + m)] * (n + m)
+    return torch.tensor([total, instance, prior])
 
 
 def per_image_losses(

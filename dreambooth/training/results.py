@@ -21,6 +21,8 @@ from dreambooth.checkpoints.verify import Verification, verify_checkpoint, verif
 from dreambooth.errors import UserError
 from dreambooth.files import write_json
 from dreambooth.jobs.events import FileSaved, ValidationMeasured
+from dreambooth.memory.out_of_memory import OUT_OF_MEMORY, is_out_of_memory
+from dreambooth.memory.release import release_after
 from dreambooth.models.sd.ldm_config import ENDING
 from dreambooth.settings import ModelConfig, ModelFolder
 from dreambooth.training.adapters import collect_adapters
@@ -80,7 +82,7 @@ class Results:
                 save()
             except Exception as error:  # of any kind: it must not lose the trained weights
                 log.error("saving failed", exc_info=error)
-                problems += error.problems if isinstance(error, UserError) else [f"{type(error).__name__}: {error}."]
+                problems += _problems_of(error)
         if not problems:
             if when == "after":
                 self._finish()
@@ -92,14 +94,23 @@ class Results:
             self.session.events.message(f"Saving failed; training continues. {' '.join(problems)}", level="error")
             return
         if not getattr(self.settings, f"save_state_{when}"):
-            self._save_rescue_snapshot()
+            self.rescue()
         raise UserError.from_problems(problems)
 
     def validate(self) -> None:
-        """Measure the validation loss, once per step, and report it."""
+        """Measure the validation loss, once per step, and report it. Out of memory does not end the run."""
         if not self.validation:
             return
-        result, is_new = self.validation.measure()
+        try:
+            result, is_new = self.validation.measure()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            log.error("validation failed", exc_info=error)
+            release_after(error)
+            text = f"The validation loss could not be measured ({OUT_OF_MEMORY}); training continues."
+            self.session.events.message(text, level="error")
+            return
         if is_new:
             self.session.events.send(
                 ValidationMeasured(
@@ -140,9 +151,15 @@ class Results:
             )
         self._autosave_failed = True
 
-    def _save_rescue_snapshot(self) -> None:
+    def rescue(self, in_step: bool = False) -> None:
+        """Save a snapshot after a failure, if anything was trained. ``in_step``: the optimizer was interrupted."""
+        if self.session.position.step == self.first_step:
+            return
         with contextlib.suppress(Exception):
             self._snapshot("rescue")
+            if in_step:
+                text = "A part of the weights in it has taken one step more than the others."
+                self.session.events.message(text, level="warning")
             self.session.events.message(
                 "Your progress is in a snapshot. Fix the cause, then resume to save it.", level="warning"
             )
@@ -261,6 +278,16 @@ class Results:
         self.session.events.send(FileSaved(what, str(path), summary=verification.summary()))
         if not verification.ok:
             raise UserError(f"{path} was written but failed verification: {verification.summary()}.")
+
+
+def _problems_of(error: Exception) -> list[str]:
+    """For users; memory that a failed attempt holds is freed."""
+    if isinstance(error, UserError):
+        return error.problems
+    if is_out_of_memory(error):
+        release_after(error)
+        return [f"{OUT_OF_MEMORY.capitalize()}."]
+    return [f"{type(error).__name__}: {error}."]
 
 
 def ema_choice(config: ModelConfig) -> Ema:

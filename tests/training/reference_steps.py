@@ -26,7 +26,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from dreambooth.dataset.pixels import load_pixels
 from dreambooth.dataset.plan import Batch, Example
 from dreambooth.settings import Settings
-from dreambooth.training import loop
+from dreambooth.training import step as training_step
 from dreambooth.training.noise import generator_for
 
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
@@ -59,7 +59,7 @@ def recording() -> Iterator[list[RecordedStep]]:
     """Record the UNet calls of the loop and its losses, batch by batch."""
     steps: list[RecordedStep] = []
     calls: list[UnetCall] = []
-    losses_of, forward = loop.diffusion_losses, UNet2DConditionModel.forward
+    losses_of, forward = training_step.diffusion_losses, UNet2DConditionModel.forward
 
     def recorded_forward(self: Any, sample: Any, timestep: Any, encoder_hidden_states: Any, *rest: Any, **more: Any):
         result = forward(self, sample, timestep, encoder_hidden_states, *rest, **more)
@@ -78,7 +78,7 @@ def recording() -> Iterator[list[RecordedStep]]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(UNet2DConditionModel, "forward", recorded_forward)
-        patch.setattr(loop, "diffusion_losses", recorded_losses)
+        patch.setattr(training_step, "diffusion_losses", recorded_losses)
         yield steps
 
 

@@ -1,0 +1,139 @@
+"""One optimizer step: backward passes of its micro-batches, the optimizer, and what happens when memory runs out."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from dreambooth.dataset.plan import Batch
+from dreambooth.memory.out_of_memory import is_out_of_memory
+from dreambooth.memory.release import clear_frames, free_memory
+from dreambooth.training.noise import generator_for
+from dreambooth.training.objective import Losses, diffusion_losses, losses_in_parts, prior_weight_at
+from dreambooth.training.session import Session
+from dreambooth.training.step_metrics import StepMetrics
+
+
+class StepRunner:
+    """Takes the steps of a session.
+
+    A step that runs out of memory before the optimizer begins is computed again with an empty cache, with the same
+    random numbers. If memory does not suffice then either, its batches are computed in parts, of which only one is in
+    memory at a time, and so are those of all later steps.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.session, self.settings = session, session.settings
+        self.process_group = session.process_group
+        self.n_parts = 1  # of each batch
+        self.is_updating = False  # whether the optimizer is changing the weights
+
+    def run(self, group: Sequence[Batch]) -> StepMetrics:
+        """One optimizer step over the batches of an accumulation group. All images weigh the same, in any batch."""
+        losses = self._accumulate(group)
+        if self.process_group.world_size > 1:
+            self._all_reduce(losses, with_prior=any(batch.classes for batch in group))
+        self.is_updating = True
+        norm = self.session.stepper.step()
+        self.is_updating = False
+        return StepMetrics(_sum(losses), norm)
+
+    def _accumulate(self, group: Sequence[Batch]) -> list[Losses]:
+        """The gradients of all micro-batches of this rank, and their losses."""
+        largest = max(len(batch.instances) + len(batch.classes) for batch in group)
+        is_retry = False
+        while True:
+            try:
+                return list(self._backward_passes(group))
+            except Exception as error:
+                if not is_out_of_memory(error) or (is_retry and self.n_parts >= largest):
+                    raise
+                clear_frames(error)  # they refer to the graph
+            self.release()
+            if is_retry:
+                self.n_parts = min(2 * self.n_parts, largest)
+                self._report_parts()
+            is_retry = True
+
+    def release(self) -> None:
+        """Free what a failed attempt left: gradients, autocast's copies, cached memory."""
+        for group in self.session.optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+        torch.clear_autocast_cache()
+        free_memory()
+
+    def _report_parts(self) -> None:
+        self.session.events.message(
+            f"Out of memory in step {self.session.position.step + 1}: from now on each batch is computed in "
+            f"{self.n_parts} parts, which is slower. The weights are the same up to rounding.",
+            level="warning",
+        )
+
+    def _backward_passes(self, group: Sequence[Batch]) -> Iterator[Losses]:
+        images = sum(len(batch.instances) for batch in group)
+        for number, batch in enumerate(group):
+            if number % self.process_group.world_size == self.process_group.rank:
+                yield self._backward(batch, number, len(batch.instances) / images)
+
+    def _backward(self, batch: Batch, number: int, fraction: float) -> Losses:
+        """Backward pass of micro-batch ``number``, whose loss is ``fraction`` of the step's loss."""
+        session = self.session
+        session.dropout.set_position(session.position.step, number)
+        parts = []
+        for losses in self._losses(batch, number):
+            session.accelerator.backward(losses.total * fraction if fraction != 1 else losses.total)
+            prior = None if losses.prior is None else losses.prior.detach() * fraction
+            parts.append(Losses(losses.total.detach() * fraction, losses.instance.detach() * fraction, prior))
+        return _sum(parts)
+
+    def _losses(self, batch: Batch, number: int) -> Iterator[Losses]:
+        """The loss of a micro-batch, in one or several parts."""
+        session, settings = self.session, self.settings
+        generator = generator_for(settings.seed, "noise", session.position.step, number)
+        arguments = (
+            session.denoiser, session.process, session.latents, session.prompts, session.inpainting, batch, generator,
+            settings,
+        )  # fmt: skip
+        prior_weight = prior_weight_at(settings, session.position.epoch)
+        masks = session.loss_masks
+        if self.n_parts == 1:
+            with session.accelerator.autocast():
+                losses = diffusion_losses(*arguments, prior_weight=prior_weight, loss_masks=masks)
+            yield losses
+            return
+        n_parts = min(self.n_parts, len(batch.instances) + len(batch.classes))
+        parts = losses_in_parts(*arguments, prior_weight=prior_weight, loss_masks=masks, n_parts=n_parts)
+        for _ in range(n_parts):
+            with session.accelerator.autocast():
+                losses = next(parts)
+            yield losses
+
+    def _all_reduce(self, losses: list[Losses], with_prior: bool) -> None:
+        """Sum gradients and losses over all ranks, so that each rank has those of the whole step."""
+        self.process_group.all_reduce_gradients(
+            [p for group in self.session.optimizer.param_groups for p in group["params"]]
+        )
+        zero = torch.zeros((), device=self.session.device)
+        parts = [[x.instance for x in losses], [x.prior for x in losses if x.prior is not None]]
+        instance, prior = self.process_group.all_reduce(torch.stack([sum(part, zero).float() for part in parts]))
+        losses[:] = [Losses(instance, instance, prior if with_prior else None)]
+
+
+def _sum(losses: Sequence[Losses]) -> Losses:
+    """The losses of micro-batches or of their parts, summed."""
+    if len(losses) == 1:
+        return losses[0]
+
+    def total(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        return functools.reduce(operator.add, parts)
+
+    priors = [part.prior for part in losses if part.prior is not None]
+    return Losses(
+        total([part.total for part in losses]),
+        total([part.instance for part in losses]),
+        total(priors) if priors else None,
+    )
