@@ -281,4 +281,8 @@ class Training:
     ema_on_cpu: bool = setting(False, "Tuning", "EMA on CPU",
         "Store the average in main memory. Saves 4 bytes (2 in bf16) of GPU memory per UNet weight; steps take a "
         "little longer.", applies="use_ema", advanced=True)
+    ema_update_every: int = setting(1, "Tuning", "EMA update interval",
+        "Update the average every N steps, with the decay of N steps. Larger values save time, most of it with EMA on "
+        "CPU; the weights of the last steps before the end may be left out.",
+        low=1, high=1000, step=1, applies="use_ema", advanced=True)
     # fmt: on

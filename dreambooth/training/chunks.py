@@ -56,3 +56,14 @@ def _parts(index: int, tensor: torch.Tensor, room: int, size: int) -> Iterator[S
         stop = min(n, start + (room if start == 0 else size))
         yield Slice(index, stop - start, start, stop)
         start = stop
+
+
+def flat(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """A copy of all elements as one vector."""
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])
+
+
+def views(values: torch.Tensor, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The parts of the vector ``values`` that hold the elements of ``tensors``, in their shapes."""
+    parts = values.split([tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from dreambooth.training.chunks import CHUNK, Slice, flat, in_chunks, views
 from dreambooth.training.noise import generator_on
 from dreambooth.training.stochastic_rounding import stochastic_round
 
@@ -15,6 +16,10 @@ class EMA:
 
     At a decay of 0.9999 an update is far below bfloat16's 8 bits. It is rounded stochastically (see
     stochastic_rounding.py), so that no update is lost on average; the random numbers are a function of seed and update.
+
+    Weights of another dtype or device are converted a chunk at a time, which also makes one copy per chunk.
+
+    With ``every`` above 1, only every so many steps count, with the decay of all of them: decay ** every.
 
     The decay warms up as (1 + n) / (10 + n), so that the average of a short run is not dominated by its first weights
     (TensorFlow's ExponentialMovingAverage).
@@ -28,8 +33,11 @@ class EMA:
         *,
         dtype: torch.dtype = torch.float32,
         seed: int = 0,
+        every: int = 1,
     ) -> None:
-        self.decay, self.updates, self.seed = decay, 0, seed
+        self.decay, self.updates, self.seed, self.every = decay, 0, seed, every
+        self.chunk = CHUNK
+        self._pinned: torch.Tensor | None = None
         self._parameters = list(parameters)
         self.shadow_params = [
             torch.empty_like(p, dtype=dtype, device="cpu" if on_cpu else p.device) for p in self._parameters
@@ -38,24 +46,47 @@ class EMA:
 
     @torch.no_grad()
     def update(self) -> None:
+        """Call it after each step. ``updates`` counts the calls."""
         self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        if self.shadow_params[0].dtype == torch.bfloat16:
-            self._update_bf16(1 - decay)
+        if self.updates % self.every:
             return
-        pairs = zip(self._parameters, self.shadow_params, strict=True)
-        torch._foreach_lerp_(self.shadow_params, [p.to(shadow.device, torch.float32) for p, shadow in pairs], 1 - decay)
+        weight = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates)) ** self.every
+        first, shadow = self._parameters[0], self.shadow_params[0]
+        if shadow.dtype == first.dtype == torch.float32 and shadow.device == first.device:
+            torch._foreach_lerp_(self.shadow_params, list[torch.Tensor](self._parameters), weight)
+            return
+        generator = generator_on(first.device, self.seed, "ema", self.updates)
+        for chunk in in_chunks(self._parameters, self.chunk):
+            if shadow.dtype == torch.bfloat16:
+                self._update_bf16(chunk, weight, generator)
+            else:
+                self._update_fp32(chunk, weight)
 
-    def _update_bf16(self, weight: float) -> None:
-        """One parameter at a time, on the device of the weights: a CPU is slow at so many random numbers."""
-        generator = generator_on(self._parameters[0].device, self.seed, "ema", self.updates)
-        for parameter, shadow in zip(self._parameters, self.shadow_params, strict=True):
-            exact = shadow.to(parameter.device, torch.float32).lerp_(parameter.float(), weight)
-            is_local = shadow.device == parameter.device
-            rounded = shadow if is_local else torch.empty_like(parameter, dtype=shadow.dtype)
-            stochastic_round(rounded, exact, generator)
-            if not is_local:
-                shadow.copy_(rounded)
+    def _update_fp32(self, chunk: Sequence[Slice], weight: float) -> None:
+        """On the EMA's device."""
+        shadows = [part.of(self.shadow_params) for part in chunk]
+        weights = self._moved(flat([part.of(self._parameters) for part in chunk]), shadows[0].device).float()
+        torch._foreach_lerp_(shadows, views(weights, shadows), weight)
+
+    def _update_bf16(self, chunk: Sequence[Slice], weight: float, generator: torch.Generator) -> None:
+        """On the device of the weights: a CPU is slow at so many random numbers."""
+        shadows = [part.of(self.shadow_params) for part in chunk]
+        weights = [part.of(self._parameters) for part in chunk]
+        exact = flat(shadows).to(weights[0].device).float()
+        torch._foreach_lerp_(views(exact, shadows), views(flat(weights).float(), shadows), weight)
+        stochastic_round(exact, exact, generator)
+        torch._foreach_copy_(shadows, views(self._moved(exact.to(shadows[0].dtype), shadows[0].device), shadows))
+
+    def _moved(self, values: torch.Tensor, device: torch.device) -> torch.Tensor:
+        """``values`` on ``device``: from a GPU to the CPU through a buffer in pinned memory, valid until the next call.
+
+        A copy into pageable memory is several times slower.
+        """
+        if values.device.type != "cuda" or device.type != "cpu":
+            return values.to(device)
+        if self._pinned is None or self._pinned.numel() < values.numel():
+            self._pinned = torch.empty(values.numel(), dtype=values.dtype, pin_memory=True)
+        return self._pinned[: values.numel()].copy_(values)
 
     def swap(self) -> None:
         """Exchange the EMA and the trained weights; a second call restores both bit for bit.

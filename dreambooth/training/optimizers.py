@@ -58,21 +58,20 @@ def inference_weights(optimizer: Any) -> Iterator[None]:
     """In the block, parameters hold the weights for inference and saving; afterwards, bit for bit, those of training.
 
     They differ for schedule-free optimizers alone, which train on an interpolation of the averaged weights. Their own
-    conversion back rounds, so the training weights are kept in memory.
+    conversion back rounds, so the training weights are kept, in main memory.
     """
     if not hasattr(optimizer, "eval"):
         yield
         return
-    training_weights = [(p, p.data) for group in optimizer.param_groups for p in group["params"]]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    training_weights = [p.detach().to("cpu", copy=True) for p in parameters]
     try:
-        for parameter, data in training_weights:
-            parameter.data = data.clone()
         optimizer.eval()
         yield
     finally:
         optimizer.train()
-        for parameter, data in training_weights:
-            parameter.data = data
+        for parameter, weights in zip(parameters, training_weights, strict=True):
+            parameter.data.copy_(weights)
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:

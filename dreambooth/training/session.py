@@ -129,7 +129,10 @@ class Session:
         if not trains_ema(settings):
             return None
         dtype, denoiser = dtype_of(settings.ema_precision), groups[0]["params"]
-        return EMA(denoiser, settings.ema_decay, settings.ema_on_cpu, dtype=dtype, seed=settings.seed)
+        return EMA(
+            denoiser, settings.ema_decay, settings.ema_on_cpu,
+            dtype=dtype, seed=settings.seed, every=settings.ema_update_every,
+        )  # fmt: skip
 
     def _make_trainable(self, name: str, module: torch.nn.Module, trains: bool) -> list[torch.nn.Parameter]:
         """Freeze ``module``, or inject adapters into it; returns its trainable parameters."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from dreambooth.training.chunks import CHUNK, Slice, in_chunks
+from dreambooth.training.chunks import CHUNK, Slice, flat, in_chunks, views
 from dreambooth.training.noise import generator_on
 
 
@@ -67,15 +67,15 @@ class StochasticRoundingAdamW(torch.optim.Optimizer):
         states = [self.state[p] for p in params]
         tensors = (params, [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states])
         targets = [part.of(each) for part in chunk for each in tensors]
-        exact = _flat(targets).float()
-        values = _views(exact, targets)
+        exact = flat(targets).float()
+        values = views(exact, targets)
         _adamw(values[0::3], values[1::3], values[2::3], _float_gradients(chunk, params), group, count)
         for part in exact.split(self.chunk):
             stochastic_round(part, part, generator)
         rounded = exact.to(targets[0].dtype)
         if found_inf is not None:
-            rounded = torch.where(found_inf, _flat(targets), rounded)
-        torch._foreach_copy_(targets, _views(rounded, targets))
+            rounded = torch.where(found_inf, flat(targets), rounded)
+        torch._foreach_copy_(targets, views(rounded, targets))
 
     def _init_state(self, parameter: torch.nn.Parameter) -> None:
         state = self.state[parameter]
@@ -108,17 +108,7 @@ def _adamw(
 def _float_gradients(chunk: Sequence[Slice], params: Sequence[torch.nn.Parameter]) -> list[torch.Tensor]:
     gradients = [p.grad for p in params if p.grad is not None]
     parts = [part.of(gradients) for part in chunk]
-    return _views(_flat(parts).float(), parts)
-
-
-def _flat(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    return torch.cat([tensor.reshape(-1) for tensor in tensors])
-
-
-def _views(flat: torch.Tensor, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """The parts of ``flat`` that hold the values of ``tensors``, in their shapes."""
-    parts = flat.split([tensor.numel() for tensor in tensors])
-    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+    return views(flat(parts).float(), parts)
 
 
 def stochastic_round(target: torch.Tensor, exact: torch.Tensor, generator: torch.Generator) -> None:

@@ -273,6 +273,8 @@ def test_full_training(tmp_path: Path) -> None:
     run = parse(Settings, read(tmp_path, config(**values)).settings)
     assert not run.use_lora and run.full_mixed_precision and run.half_model and run.save_ckpt_during
     assert run.use_ema and run.ema_on_cpu and run.infer_ema and run.ema_decay == 0.99
+    every_5 = read(tmp_path, config(**{**values, "ema_update_step_interval": 5})).settings
+    assert every_5["ema_update_every"] == 5 and every_5["ema_decay"] ** 5 == pytest.approx(0.99)
     lora = read(tmp_path, config(**{**values, "training_method": "LORA"}))
     assert not lora.settings["use_ema"] and "moving average" in unsupported(lora)
 

@@ -117,7 +117,9 @@ def test_schedule_free_samples_with_its_average_and_continues_training():
         weights.append(toy.optimizer.param_groups[0]["lr_max"] ** 2)
     average = sum(w * z for w, z in zip(weights, zs, strict=True)) / sum(weights)
     stepping = [p.detach().clone() for p in toy.parameters]
+    storage = [p.data_ptr() for p in toy.parameters]
     with inference_weights(toy.optimizer):
+        assert [p.data_ptr() for p in toy.parameters] == storage  # no second copy on the GPU
         torch.testing.assert_close(toy.parameters[0].double(), average, rtol=1e-4, atol=1e-5)
         assert not torch.equal(toy.parameters[0], stepping[0])
     assert all(torch.equal(a, b) for a, b in zip(toy.parameters, stepping, strict=True))

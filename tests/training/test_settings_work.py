@@ -202,7 +202,7 @@ TABLE = {
 ELSEWHERE = {
     "deterministic": "tests/training/test_whole_model.py::test_deterministic_applies_to_the_run_and_is_reset",
     **dict.fromkeys(
-        ("ema_decay", "ema_on_cpu"),
+        ("ema_decay", "ema_on_cpu", "ema_update_every"),
         "tests/training/test_whole_model.py::test_the_ema_of_a_run_has_the_decay_and_the_device_of_the_settings",
     ),
     **dict.fromkeys(

@@ -6,29 +6,12 @@ import math
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from dreambooth.training.chunks import in_chunks
 from dreambooth.training.stochastic_rounding import StochasticRoundingAdamW
+from tests.training.launches import Recorded
 
 SHAPES = [(7,), (64, 33, 3, 3), (1,), (129, 17), (40, 50)]
-VIEWS = ("view", "split", "detach", "slice", "alias", "unsafe_view", "reshape", "empty")
-
-
-class Recorded(TorchDispatchMode):
-    """Operations that launch kernels on a GPU, and the elements of the largest tensor that one of them makes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.launches, self.largest = 0, 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        name = func.overloadpacket.__name__.strip("_")
-        self.launches += not name.startswith(VIEWS)
-        if isinstance(result, torch.Tensor) and not name.startswith(VIEWS):
-            self.largest = max(self.largest, result.numel())
-        return result
 
 
 def _optimizer(chunk: int, copies: int = 1) -> tuple[StochasticRoundingAdamW, list[torch.nn.Parameter]]:

@@ -19,9 +19,11 @@ from dreambooth.runs.preflight import preflight
 from dreambooth.settings import Settings
 from dreambooth.settings.legacy import upgrade
 from dreambooth.training import attention, session
+from dreambooth.training.chunks import in_chunks
 from dreambooth.training.ema import EMA
 from dreambooth.training.stochastic_rounding import StochasticRoundingAdamW, stochastic_round
 from tests.training.conftest import SMALL, tensors
+from tests.training.launches import Recorded
 
 CPU = torch.device("cpu")
 SD1_SIZE = ModelSize(860_000_000, 123_000_000, size_estimate(860_000_000))
@@ -148,8 +150,8 @@ def test_an_average_on_the_cpu_is_the_same_average(dtype, kept_in):
     assert all(torch.equal(p, b) and p.dtype == dtype for p, b in zip(live, before, strict=True))
 
 
-@pytest.mark.parametrize(("decay", "on_cpu"), [(0.05, False), (0.15, True)])
-def test_the_ema_of_a_run_has_the_decay_and_the_device_of_the_settings(train, mini, monkeypatch, decay, on_cpu):
+@pytest.mark.parametrize(("decay", "on_cpu", "every"), [(0.05, False, 1), (0.15, True, 1), (0.05, False, 2)])
+def test_the_ema_of_a_run_has_the_decay_and_the_device_of_the_settings(train, mini, monkeypatch, decay, on_cpu, every):
     """Both decays lie below the warm-up's first value, 2 / 11, so that they hold from the first update on."""
     made, weights = [], []
 
@@ -166,17 +168,37 @@ def test_the_ema_of_a_run_has_the_decay_and_the_device_of_the_settings(train, mi
 
     monkeypatch.setattr(session, "EMA", WatchedEMA)
     settings = {"use_lora": False, "save_ckpt_after": False, "learning_rate": 1e-2, "use_ema": True}
-    outcome = train(**settings, ema_decay=decay, ema_on_cpu=on_cpu, max_train_steps=3)
+    outcome = train(**settings, ema_decay=decay, ema_on_cpu=on_cpu, ema_update_every=every, max_train_steps=3)
     assert outcome.error is None and len(weights) == 1 + 3
     assert [arguments.get("on_cpu", False) for arguments in made] == [on_cpu]
     expected = weights[0]
-    for live in weights[1:]:
-        expected = [decay * mean + (1 - decay) * now for mean, now in zip(expected, live, strict=True)]
+    for live in weights[every::every]:
+        expected = [decay**every * mean + (1 - decay**every) * now for mean, now in zip(expected, live, strict=True)]
     names = [name for name, _ in load_component(mini.working, "unet").named_parameters()]
     saved = tensors(next((mini.working / "ema_unet").glob("*.safetensors")))
     for name, mean, last in zip(names, expected, weights[-1], strict=True):
         torch.testing.assert_close(saved[name].double(), mean, rtol=2e-3, atol=1e-5)  # saved in half precision
         assert last.ndim < 2 or not torch.allclose(mean, last, rtol=2e-3, atol=1e-5), name
+
+
+@pytest.mark.parametrize("kept_in", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_an_ema_of_bf16_weights_is_updated_in_chunks(on_cpu, kept_in):
+    """No copy of all weights is made, the launches are few, and the average does not depend on the chunks."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(37,), (30, 40), (5, 5)] * 20
+    live = [torch.nn.Parameter(torch.randn(shape, generator=generator).bfloat16()) for shape in shapes]
+    averages = []
+    for chunk in (1000, 1 << 24):
+        ema = EMA(live, 0.5, on_cpu, dtype=kept_in)
+        ema.load([torch.ones_like(p, dtype=kept_in) for p in live], 100)
+        ema.chunk = chunk
+        with Recorded() as recorded:
+            ema.update()
+        n_chunks = len(list(in_chunks(live, chunk)))
+        assert recorded.launches <= 12 * n_chunks + 4 and recorded.largest <= chunk
+        averages.append(ema.shadow_params)
+    assert all(torch.equal(a, b) for a, b in zip(*averages, strict=True))
 
 
 @pytest.mark.parametrize(("on_cpu", "device"), [(True, "cpu"), (False, "meta")])

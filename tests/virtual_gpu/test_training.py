@@ -20,11 +20,11 @@ PER_PROCESS = 8  # modes of a nightly test
 # What makes Python wait in the last step, and how often; add to it only with a reason.
 WAITS = {
     "lora, all around": {},
-    "full, EMA on the CPU": {"D2H blocking training/ema.py update": 286},  # one for each weight
+    "full, EMA on the CPU": {"D2H blocking training/ema.py _moved": 1},
     "inpainting, masked": {  # two micro-batches
         "H2D blocking models/latents.py moments": 2, "H2D blocking training/inpainting.py extra_channels": 4,
     },
-    "pure bf16": {"sync training/optimizers.py _step_plain": 1},
+    "pure bf16": {},
     "fp16, LoKr": {"sync training/optimizers.py _step_plain": 1},
 }  # fmt: skip
 

@@ -93,7 +93,6 @@ UNSUPPORTED_KEYS: dict[str, str] = {
     "lokr_decompose_both": "this adapter option is not supported",
     "lokr_use_tucker": "convolution adapters are trained without Tucker decomposition",
     "lokr_full_matrix": "this adapter option is not supported",
-    "ema_update_step_interval": "the average is updated in each step",
     "quantization": _DTYPE,
 }  # fmt: skip
 

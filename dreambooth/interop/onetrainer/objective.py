@@ -132,10 +132,8 @@ def import_ema(report: ImportReport, config: NestedValues) -> None:
     report.set("use_ema", on, config.source("ema"))
     report.set("ema_on_cpu", on and mode == "CPU")
     if on:
-        report.set("ema_decay", config.number("ema_decay"), config.source("ema_decay"))
+        every = max(1, int(config.number("ema_update_step_interval")))
+        report.set("ema_update_every", every, config.source("ema_update_step_interval"))
+        decay = config.number("ema_decay") ** (1 / every)  # OneTrainer applies it once in so many steps
+        report.set("ema_decay", round(decay, 9), config.source("ema_decay"))
         report.set("infer_ema", True, "ema")  # OneTrainer saves the average as the model
-        if config.number("ema_update_step_interval") != 1:
-            report.unsupported.append(
-                f"ema_update_step_interval = {config.number('ema_update_step_interval'):g}: the average is updated in "
-                "each step."
-            )
