@@ -1,0 +1,52 @@
+"""The fake GPU counts every tensor that a run holds, by what it is for."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dreambooth.checkpoints.modules import open_component
+from dreambooth.settings import ModelFolder
+from tools.virtual_gpu.allocations import BLOCK
+from tools.virtual_gpu.device_guard import Unavailable, built_guard
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_bytes_of_a_step_and_of_a_preview(mini: ModelFolder) -> None:
+    try:
+        built_guard()
+    except Unavailable as reason:
+        pytest.skip(str(reason))
+    traces = _traces(mini)
+    full, lora = traces["full"]["peaks"], traces["lora"]["peaks"]
+    unet, text, vae = (_bytes(mini, part) for part in ("unet", "text_encoder", "vae"))
+    assert full["optimizer"]["weights"] == full["optimizer"]["gradients"] == unet(4) + text(4)
+    assert full["optimizer"]["EMA weights"] == unet(4)
+    assert (
+        0 <= full["optimizer"]["optimizer state"] - 2 * (unet(4) + text(4)) < 1000 * BLOCK
+    )  # two moments, and step counts
+    assert lora["forward"]["weights"] == unet(2)
+    assert lora["backward"]["adapters"] * 2 <= lora["backward"]["optimizer state"]
+    assert lora["decoding"][""] > lora["sampling"]["weights"] + vae(4)
+    assert not traces["lora"]["syncs"] and not traces["full"]["syncs"]
+
+
+def _traces(model: ModelFolder) -> dict[str, Any]:
+    command = [sys.executable, "-m", "tests.virtual_gpu.traced", str(model.folders.models)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+def _bytes(model: ModelFolder, component: str) -> Any:
+    """What a component takes with so many bytes for each parameter, in blocks of the allocator."""
+    with open_component(model.working, component) as file:
+        numbers = [math.prod(file.shape(key)) for key in file if not key.endswith("position_ids")]
+    return lambda size: sum(-(-n * size // BLOCK) * BLOCK for n in numbers)
