@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from dreambooth.checkpoints.component_search import with_found_files
 from dreambooth.checkpoints.extraction_plan import TensorCopy, plan_extraction
 from dreambooth.checkpoints.manifest import UNMAPPED, Manifest, ManifestEntry, dtype_name, unmapped_path
 from dreambooth.checkpoints.modules import fingerprint
@@ -31,6 +32,7 @@ from dreambooth.files import atomic_folder, clear_leftovers, require_free_space,
 from dreambooth.models.family import Family
 from dreambooth.models.libraries import require_libraries
 from dreambooth.models.recognition import Recognition, component_configs
+from dreambooth.models.registry import IncompleteSourceError
 from dreambooth.settings import ModelFolder, ModelInfo
 from dreambooth.settings.creation import AUTO
 from dreambooth.tensor_files import Tensors, TensorWriter
@@ -64,7 +66,10 @@ def extract(
     source = Path(source).absolute()
     opened = open_source_set(source, vae, text_encoders)
     with opened.tensors as tensors, _remove_if_empty(model.root):
-        recognition = recognize(tensors, model_type, prediction_type)
+        try:
+            recognition = recognize(tensors, model_type, prediction_type)
+        except IncompleteSourceError as error:
+            raise with_found_files(error, model.folders) from error
         is_copied = copy_source or dtype is not None or not recognition.family.references_sources
         in_place = [] if is_copied else _readable_in_place(opened, recognition.family, model)
         copies = extract_tensors(

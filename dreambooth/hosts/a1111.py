@@ -16,8 +16,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from dreambooth.hosts.contract import CHECKPOINT_SUFFIXES, EMBEDDED
+from dreambooth.hosts.contract import CHECKPOINT_SUFFIXES, COMPONENT_SUFFIXES, EMBEDDED
 from dreambooth.hosts.file_list import FileList
+from dreambooth.hosts.folder_files import files_in
 from dreambooth.settings import Folders
 
 if TYPE_CHECKING:
@@ -48,11 +49,17 @@ class A1111Host:
 
         models = Path(paths.models_path)
         chosen = {
-            "dreambooth": _flag("dreambooth_models_path"),
-            "checkpoints": _flag("ckpt_dir", "ckpt_dirs"),
-            "loras": _flag("lora_dir", "lora_dirs"),
+            "dreambooth": _flags("dreambooth_models_path")[:1],
+            "checkpoints": _flags("ckpt_dir", "ckpt_dirs")[:1],
+            "loras": _flags("lora_dir", "lora_dirs")[:1],
         }
-        return Folders(models, **{name: folder for name, folder in chosen.items() if folder})
+        return Folders(
+            models,
+            **{name: folder for name, given in chosen.items() for folder in given},
+            more_checkpoints=tuple(_flags("ckpt_dir", "ckpt_dirs")[1:]),
+            text_encoders=tuple(_flags("text_encoder_dir", "text_encoder_dirs")),
+            vaes=tuple(_flags("vae_dir", "vae_dirs")),
+        )
 
     def checkpoints(self) -> list[tuple[str, Path]]:
         return [*self._checkpoints.get(), EMBEDDED]
@@ -65,7 +72,14 @@ class A1111Host:
         return next((title for title in titles if chosen and _without_hash(title) == chosen), next(iter(titles), None))
 
     def vaes(self) -> list[tuple[str, Path]]:
-        return self._vaes.get()
+        """Those of the WebUI's list, and files in its folders that are new since it was read."""
+        listed = self._vaes.get()
+        known = {path.absolute() for _, path in listed}
+        others = files_in(self.folders().vaes, COMPONENT_SUFFIXES)
+        return [*listed, *((title, path) for title, path in others if path.absolute() not in known)]
+
+    def text_encoders(self) -> list[tuple[str, Path]]:
+        return files_in(self.folders().text_encoders, COMPONENT_SUFFIXES)
 
     def device(self) -> torch.device:
         from modules import devices
@@ -164,13 +178,12 @@ def _memory_manager() -> ModuleType | None:
     return next((sys.modules[name] for name in (FORGE, REFORGE) if name in sys.modules), None)
 
 
-def _flag(*names: str) -> Path | None:
-    """The first of these command-line flags that is set. In Forge Neo they are lists: the first folder counts."""
+def _flags(*names: str) -> list[Path]:
+    """The folders of the first of these command-line flags that is set. In Forge Neo they are lists."""
     from modules import shared
 
     for name in names:
         value = getattr(shared.cmd_opts, name, None)
-        value = next(iter(value), None) if isinstance(value, (list, tuple)) else value
         if value:
-            return Path(value)
-    return None
+            return [Path(folder) for folder in (value if isinstance(value, (list, tuple)) else [value])]
+    return []

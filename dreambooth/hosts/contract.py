@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt")
-VAE_SUFFIXES = (*CHECKPOINT_SUFFIXES, ".pt")
+COMPONENT_SUFFIXES = (*CHECKPOINT_SUFFIXES, ".sft", ".pt", ".bin")  # of text encoders and VAEs
 EMBEDDED = ("Embedded mini model", Path(__file__).resolve().parent.parent / "embedded" / "mini-sd.safetensors")
 
 
@@ -36,6 +36,10 @@ class Host(Protocol):
 
     def vaes(self) -> list[tuple[str, Path]]:
         """VAEs that can replace the one of a checkpoint: (title in the host, file)."""
+        ...
+
+    def text_encoders(self) -> list[tuple[str, Path]]:
+        """Text encoders for a source without one, or in place of its own: (title in the host, file)."""
         ...
 
     def device(self) -> torch.device:

@@ -6,7 +6,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dreambooth.hosts.contract import CHECKPOINT_SUFFIXES, EMBEDDED, VAE_SUFFIXES
+from dreambooth.hosts.contract import CHECKPOINT_SUFFIXES, COMPONENT_SUFFIXES, EMBEDDED
+from dreambooth.hosts.folder_files import files_in
 from dreambooth.settings import Folders
 
 if TYPE_CHECKING:
@@ -28,13 +29,16 @@ class StandaloneHost:
 
     def checkpoints(self) -> list[tuple[str, Path]]:
         """The embedded model first, so that the list is never empty."""
-        return [EMBEDDED, *_files(self.folders().checkpoints, CHECKPOINT_SUFFIXES)]
+        return [EMBEDDED, *files_in([self.folders().checkpoints], CHECKPOINT_SUFFIXES)]
 
     def preselected_checkpoint(self) -> str | None:
         return EMBEDDED[0]
 
     def vaes(self) -> list[tuple[str, Path]]:
-        return _files(self.folders().models / "VAE", VAE_SUFFIXES)
+        return files_in(self.folders().vaes, COMPONENT_SUFFIXES)
+
+    def text_encoders(self) -> list[tuple[str, Path]]:
+        return files_in(self.folders().text_encoders, COMPONENT_SUFFIXES)
 
     def device(self) -> torch.device:
         return best_device()
@@ -44,11 +48,6 @@ class StandaloneHost:
 
     def files_changed(self, wait: float = 0.0) -> None:
         """There are no lists to refresh."""
-
-
-def _files(folder: Path, suffixes: tuple[str, ...]) -> list[tuple[str, Path]]:
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
-    return [(path.relative_to(folder).as_posix(), path) for path in paths]
 
 
 def best_device() -> torch.device:

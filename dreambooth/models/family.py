@@ -113,12 +113,16 @@ class Family:
 
     def missing(self, shapes: Shapes, of_checkpoint: bool = False) -> list[str]:
         """Descriptions of the components that the file lacks; ``of_checkpoint``: of those that checkpoints contain."""
+        return [f"{title} ({prefix}*)" for prefix, title in self.missing_prefixes(shapes, of_checkpoint).items()]
+
+    def missing_prefixes(self, shapes: Shapes, of_checkpoint: bool = False) -> dict[str, str]:
+        """As :meth:`missing`: the prefixes of which the file has no tensor, with their titles."""
         own_files = {component.prefix for component in self.components if not component.in_checkpoint}
-        return [
-            f"{title} ({prefix}*)"
+        return {
+            prefix: title
             for prefix, title in self.required_prefixes(shapes).items()
             if not (of_checkpoint and prefix in own_files) and not any(key.startswith(prefix) for key in shapes)
-        ]
+        }
 
     def inpaints(self, shapes: Shapes) -> bool:
         """Whether a file with these tensors is an inpainting model, even if it is incomplete."""

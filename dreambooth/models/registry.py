@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dreambooth.errors import UserError
+from dreambooth.models.components import TEXT_ENCODER, VAE, Component
 from dreambooth.models.family import Family
 from dreambooth.models.layout import Shapes
 from dreambooth.models.libraries import missing_libraries
@@ -22,6 +23,14 @@ from dreambooth.settings.creation import add_model_type
 from dreambooth.tensor_files import Tensors
 
 FAMILIES: list[Family] = [SD1, SD2_768, SD2_512, SDXL]
+
+
+class IncompleteSourceError(UserError):
+    """A source of ``family`` without some of its ``components``."""
+
+    def __init__(self, message: str, family: Family, components: Sequence[Component]):
+        super().__init__(message)
+        self.family, self.components = family, components
 
 
 def register(family: Family) -> None:
@@ -118,22 +127,37 @@ def candidate_families(file: Tensors, of_checkpoint: bool = False) -> list[Famil
     found = matching_families(shapes)
     if not found:
         raise UserError(f"{file.path} is {describe(shapes)}.")
-    if missing := found[0].missing(shapes, of_checkpoint):
-        raise UserError(f"{file.path} is {_incomplete(found[0], missing)}.")
+    if missing := found[0].missing_prefixes(shapes, of_checkpoint):
+        message = f"{file.path} is {_incomplete(found[0], missing, shapes)}."
+        raise IncompleteSourceError(message, found[0], _components(found[0], missing))
     return found
 
 
-def _incomplete(family: Family, missing: list[str]) -> str:
-    """What a checkpoint without these components is, and what to do."""
-    if len(missing) == len(family.components) - 1 and missing[0].startswith("VAE ("):
-        return (
-            f"a {family.denoiser.title} without VAE and text encoder ({family.title}): use a checkpoint that has all "
-            "three, or add their files (Text encoder and VAE under Create; --text-encoder, --vae)"
-        )
-    fix = "use a complete one (with VAE and text encoder)"
-    if len(missing) == 1 and missing[0].startswith("VAE"):
-        fix = "select a VAE too (option VAE, --vae), or use a checkpoint with a VAE"
-    return f"a {family.title} checkpoint without {' and '.join(missing)}: {fix}"
+def _incomplete(family: Family, missing: Mapping[str, str], shapes: Shapes) -> str:
+    """What a checkpoint is that lacks the parts ``missing`` (titles by prefix), and what to do."""
+    lacking = _components(family, missing)
+    others = [component for component in family.components if component != family.denoiser]
+    is_alone = not any(key.startswith(component.prefix) for component in others for key in shapes)
+    if is_alone:
+        what = f"a {family.denoiser.title} without {' and '.join(missing.values())} ({family.title})"
+    else:
+        titles = " and ".join(f"{title} ({prefix}*)" for prefix, title in missing.items())
+        what = f"a {family.title} checkpoint without {titles}"
+    has_whole_files = all(component.in_checkpoint for component in lacking)
+    if {component.role for component in lacking} == {VAE}:
+        whole = ", or use a checkpoint with a VAE" if has_whole_files else ""
+        return f"{what}: select a VAE too (option VAE, --vae){whole}"
+    options = {"Text encoder": "--text-encoder", "VAE": "--vae"}
+    if all(component.role == TEXT_ENCODER for component in lacking):
+        del options["VAE"]
+    whole = "use a checkpoint that has them all, or " if has_whole_files else ""
+    its = "its file" if len(missing) == 1 else "their files"
+    return f"{what}: {whole}add {its} ({' and '.join(options)} under Create; {', '.join(options.values())})"
+
+
+def _components(family: Family, prefixes: Iterable[str]) -> list[Component]:
+    """The components that tensors with these prefixes belong to."""
+    return [c for c in family.components if any(prefix.startswith(c.prefix) for prefix in prefixes)]
 
 
 def component_names() -> tuple[str, ...]:

@@ -39,9 +39,10 @@ class CreateOptions:
         path=True)
     text_encoder: str = setting("", "Create", "Text encoder",
         "File or folder of a text encoder, for a source without one or in place of its own. Which text encoder it is, "
-        "is recognized.", path=True)
+        "is recognized.", file_list="text_encoders", path=True)
     text_encoder_2: str = setting("", "Create", "Second text encoder",
-        "The same for families with two text encoders, such as Stable Diffusion XL.", path=True)
+        "The same for families with two text encoders, such as Stable Diffusion XL.", file_list="text_encoders",
+        path=True)
     precision: str = setting(AS_IS, "Create", "Precision",
         "Precision of the working copy. fp16 and bf16 take half the disk space of fp32 and are slightly less exact.",
         choices=PRECISIONS)

@@ -31,12 +31,17 @@ _IN_MODELS = Path()  # stands for the folder of that purpose in ``models``
 
 @dataclass(frozen=True)
 class Folders:
-    """The WebUI's model folders."""
+    """The WebUI's model folders. ``more_checkpoints``, ``text_encoders`` and ``vaes`` are further ones to read from;
+    the last two always include those in ``models``.
+    """
 
     models: Path
     dreambooth: Path = _IN_MODELS
     checkpoints: Path = _IN_MODELS
     loras: Path = _IN_MODELS
+    more_checkpoints: tuple[Path, ...] = ()
+    text_encoders: tuple[Path, ...] = ()
+    vaes: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         models = expand_user(self.models)
@@ -44,6 +49,9 @@ class Folders:
         for name, default in (("dreambooth", "dreambooth"), ("checkpoints", "Stable-diffusion"), ("loras", "Lora")):
             folder = getattr(self, name)
             object.__setattr__(self, name, expand_user(models / default if folder is _IN_MODELS else folder))
+        for name, default in (("text_encoders", "text_encoder"), ("vaes", "VAE")):
+            folders = (models / default, *map(expand_user, getattr(self, name)))
+            object.__setattr__(self, name, tuple(dict.fromkeys(folders)))
 
     @property
     def image_metadata_cache(self) -> Path:

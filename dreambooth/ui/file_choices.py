@@ -8,24 +8,25 @@ from dreambooth.hosts import Host
 from dreambooth.paths import clean_path
 from dreambooth.settings import ModelFolder
 
-OWN_VAE = "the checkpoint's own"
+OWN = "the checkpoint's own"
+_OPTIONAL = ("vaes", "text_encoders")  # kinds of files in place of those in a checkpoint
 
 
 class FileChoices:
-    """Choices and paths by kind: checkpoints, vaes, loras, sources, files or taggers. Nothing is cached."""
+    """Choices and paths by kind: checkpoints, vaes, text_encoders, loras, sources, files, taggers. No cache."""
 
     def __init__(self, host: Host) -> None:
         self.host = host
 
     def titles(self, kind: str) -> list[str]:
         """The choices of a dropdown for this kind of files."""
-        own = [OWN_VAE] if kind == "vaes" else []
+        own = [OWN] if kind in _OPTIONAL else []
         return own + list(getattr(self, f"_{kind}")())
 
     def path(self, kind: str, chosen: str | None) -> str:
         """The path of the choice with this title; of typed text, the text as a path. "" if nothing is chosen."""
         chosen = (chosen or "").strip()
-        if not chosen or (kind == "vaes" and chosen == OWN_VAE):
+        if not chosen or (kind in _OPTIONAL and chosen == OWN):
             return ""
         return str(getattr(self, f"_{kind}")().get(chosen) or clean_path(chosen))
 
@@ -34,6 +35,9 @@ class FileChoices:
 
     def _vaes(self) -> dict[str, Path]:
         return dict(self.host.vaes())
+
+    def _text_encoders(self) -> dict[str, Path]:
+        return dict(self.host.text_encoders())
 
     def _loras(self) -> dict[str, Path]:
         folder = self.host.folders().loras
@@ -47,7 +51,7 @@ class FileChoices:
 
     def _files(self) -> dict[str, Path]:
         """Everything that can be inspected."""
-        return self._sources() | self._loras() | self._vaes()
+        return self._sources() | self._loras() | self._vaes() | self._text_encoders()
 
     def _taggers(self) -> dict[str, Path]:
         from dreambooth.captioning.model_files import available_models

@@ -13,6 +13,7 @@ from dreambooth.hosts import Host
 from dreambooth.jobs import Controls, Ended, Events, FileSaved
 from dreambooth.jobs.shutdown import saved_at_shutdown
 from dreambooth.settings import (
+    CREATE_OPTIONS,
     SETTINGS,
     Concept,
     CreateOptions,
@@ -194,7 +195,9 @@ class PageController:
             raise UserError("Choose a source checkpoint.")
         if model.occupied():
             raise UserError(f"A model named {model.name} already exists. Choose another name.")
-        chosen = parse(CreateOptions, {**options, "vae": self.file_choices.path("vaes", options.get("vae"))})
+        listed = {key: setting.file_list for key, setting in CREATE_OPTIONS.items() if setting.file_list}
+        paths = {key: self.file_choices.path(kind, options.get(key)) for key, kind in listed.items()}
+        chosen = parse(CreateOptions, {**options, **paths})
         path = dict(self.host.checkpoints()).get(source, source)  # a path, or the id of a model on the hub
 
         def work(controls: Controls, events: Events) -> None:

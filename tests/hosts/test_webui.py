@@ -234,6 +234,29 @@ def test_folders_checkpoints_and_lists_are_the_hosts(inside, tmp_path):
     assert lines[8:] == ["a.safetensors [hash]", "b.ckpt [hash]", "None True"]
 
 
+COMPONENTS = """
+load_script(EXTENSION).import_package()
+import types
+from pathlib import Path
+from dreambooth.hosts import current_host
+from modules import paths, shared
+extra, models = Path("extra"), Path(paths.models_path)
+for path in (extra / "a.sft", models / "text_encoder" / "sub" / "b.safetensors", extra / "vae" / "c.pt"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+shared.cmd_opts = types.SimpleNamespace(
+    ckpt_dirs=["/neo/ckpt", "/more"], text_encoder_dirs=[str(extra)], vae_dirs=[str(extra / "vae")]
+)
+host = current_host()
+print([title for title, _ in host.text_encoders()])
+print([title for title, _ in host.vaes()], *(path.as_posix() for path in host.folders().more_checkpoints))
+"""
+
+
+def test_components_are_those_of_all_its_folders(inside):
+    assert inside(COMPONENTS).splitlines() == ["['sub/b.safetensors', 'a.sft', 'vae/c.pt']", "['c.pt'] /more"]
+
+
 def test_preload_adds_the_flag():
     code = "import argparse, preload; p = argparse.ArgumentParser(); preload.preload(p); "
     code += "print(p.parse_args(['--dreambooth-models-path', '/db']).dreambooth_models_path)"

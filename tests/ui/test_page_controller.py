@@ -14,7 +14,7 @@ from dreambooth.jobs.events import PreviewSaved, Step
 from dreambooth.settings import SETTINGS, concept_values, read_concepts
 from dreambooth.settings.training import OPTIMIZERS
 from dreambooth.ui.fields import Fields
-from dreambooth.ui.file_choices import OWN_VAE
+from dreambooth.ui.file_choices import OWN
 from tests.mini_models import make
 
 TOKEN = "hf_that_nobody_may_read"
@@ -58,11 +58,21 @@ def test_vaes_of_the_models_folder_are_offered(page_controller, done, models_dir
     folder.mkdir(parents=True)
     (folder / "one.pt").touch()
     (folder / "readme.txt").touch()
-    assert page_controller.file_choices.titles("vaes") == [OWN_VAE, "sub/one.pt"]
+    assert page_controller.file_choices.titles("vaes") == [OWN, "sub/one.pt"]
     done(page_controller.create("new", "Embedded mini model", {"vae": "sub/one.pt"}))
     assert "one.pt is empty" in page_controller.page_state("").status
-    done(page_controller.create("new", "Embedded mini model", {"vae": OWN_VAE}))
+    done(page_controller.create("new", "Embedded mini model", {"vae": OWN}))
     assert "Created new (Stable Diffusion 1.x)" in page_controller.page_state("new").status
+
+
+def test_text_encoders_of_the_models_folder_are_offered(page_controller, done, models_dir, mini_checkpoint):
+    folder = models_dir / "text_encoder"
+    folder.mkdir(parents=True)
+    (folder / "one.sft").touch()
+    assert page_controller.file_choices.titles("text_encoders") == [OWN, "one.sft"]
+    assert page_controller.file_choices.path("files", "one.sft") == str(folder / "one.sft"), "it can be inspected"
+    done(page_controller.create("new", "Embedded mini model", {"text_encoder": OWN, "text_encoder_2": "one.sft"}))
+    assert "one.sft is empty" in page_controller.page_state("").status
 
 
 def test_the_model_summary_is_readable(page_controller, done, tmp_path):
