@@ -25,7 +25,7 @@ from dreambooth.checkpoints.references import (
 )
 from dreambooth.errors import UserError
 from dreambooth.files import atomic_write, content_hash, read_json, write_json
-from dreambooth.models.components import DENOISER, TEXT_ENCODER, VAE, Component
+from dreambooth.models.components import DENOISER, TEXT_ENCODER, VAE, Component, Quantize
 from dreambooth.models.conditioning import TextConditioner
 from dreambooth.models.family import Family
 from dreambooth.models.latents import LatentCodec
@@ -77,11 +77,13 @@ def load_modules(
     vae: bool = True,
     text_encoder: bool = True,
     dtype: torch.dtype = torch.float32,
+    quantize: Quantize | None = None,
 ) -> Modules:
     """Load the modules of ``working`` on the CPU in ``dtype``, in eval mode, with gradients disabled.
 
-    ``text_encoder`` loads all text encoders of the family, each with its tokenizer. UserError when a file is missing,
-    damaged, or does not match its config.
+    ``text_encoder`` loads all text encoders of the family, each with its tokenizer. ``quantize`` is called for each
+    parameter, see :meth:`Component.load_parameters`. UserError when a file is missing, damaged, or does not match its
+    config.
     """
     working = Path(working)
     family = load_family(working)
@@ -91,7 +93,7 @@ def load_modules(
         family=family,
         layout=load_layout(working, family),
         scheduler_config=load_scheduler_config(working),
-        parts={component.name: load_component(working, component.name, dtype) for component in components},
+        parts={component.name: load_component(working, component.name, dtype, quantize) for component in components},
         tokenizers=load_tokenizers(working, family) if text_encoder else {},
     )
 
@@ -116,14 +118,16 @@ def load_configs(working: Path, family: Family) -> dict[str, dict[str, Any]]:
     return {name: read_json(Path(working) / name / "config.json") for name in family.component_names}
 
 
-def load_component(working: Path, name: str, dtype: torch.dtype = torch.float32) -> Any:
+def load_component(
+    working: Path, name: str, dtype: torch.dtype = torch.float32, quantize: Quantize | None = None
+) -> Any:
     """One component as :func:`load_modules` does, or the denoiser with its EMA weights by their folder's name."""
     family, folder = load_family(working), Path(working) / name
     component = family.component(name)
     require_libraries(family)
     module = family.make_module(component.name, read_json(folder / "config.json"))
     with open_component(working, name) as file:
-        _load_from(module, component, file, dtype)
+        _load_from(module, component, file, dtype, quantize)
     for buffer_name, buffer in list(module.named_buffers()):
         if buffer.is_meta or buffer_name.endswith("position_ids"):
             owner, _, leaf = buffer_name.rpartition(".")
@@ -244,7 +248,9 @@ def fingerprint(working: Path, component: str) -> str:
     return digest
 
 
-def _load_from(module: nn.Module, component: Component, file: Tensors, dtype: torch.dtype) -> None:
+def _load_from(
+    module: nn.Module, component: Component, file: Tensors, dtype: torch.dtype, quantize: Quantize | None
+) -> None:
     """Load the tensors of a file into a module one by one. UserError when names or shapes differ."""
     expected = component.disk_shapes(module)
     shapes = {key: file.shape(key) for key in file if not key.endswith("position_ids")}
@@ -254,4 +260,4 @@ def _load_from(module: nn.Module, component: Component, file: Tensors, dtype: to
             f"{file.path} does not match its config.json ({count(len(differing), 'difference')}, first "
             f"{differing[0]}): create the model again."
         )
-    component.load_parameters(module, file.get, dtype)
+    component.load_parameters(module, file.get, dtype, quantize)

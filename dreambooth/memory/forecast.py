@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from dreambooth.models.size_estimate import SizeEstimate
 from dreambooth.settings import Settings
-from dreambooth.settings.components import is_pure_bf16, trains_ema, trains_text_encoder
+from dreambooth.settings.components import is_pure_bf16, quantizes_base, trains_ema, trains_text_encoder
 from dreambooth.settings.training import OPTIMIZERS
 
 # Bytes of optimizer state per trained parameter.
@@ -16,6 +16,8 @@ OPTIMIZER_STATE_BYTES: dict[str, float] = {
     "Adan Dadaptation": 20, "Lion Dadaptation": 8, "SGD Dadaptation": 12, "Prodigy": 16, "Schedule-Free AdamW": 8,
 }  # fmt: skip
 assert tuple(OPTIMIZER_STATE_BYTES) == OPTIMIZERS
+# Bytes per parameter in int8 or fp8, with the scales and what stays in 2 bytes: of text encoders, the token embeddings.
+QUANTIZED_DENOISER_BYTES, QUANTIZED_TEXT_ENCODER_BYTES = 1.01, 1.3
 
 
 @dataclass(frozen=True)
@@ -30,20 +32,21 @@ class ModelSize:
 def forecast_memory(settings: Settings, precision: str, size: ModelSize, class_images: bool) -> int:
     """Peak bytes of GPU memory in training.
 
-    Weights: a frozen parameter takes 2 or 4 bytes, by the compute precision. A trained one takes 4, its gradient 4, its
-    optimizer state 8 (Adam), and autocast's copy in half precision 2; in pure bfloat16 each of weight, gradient and
-    both moments takes 2. Activations: the family's estimate, scaled by images, pixels and the denoiser's parameters.
+    Weights: a frozen parameter takes 2 or 4 bytes, by the compute precision, or about 1 if quantized. A trained one
+    takes 4, its gradient 4, its optimizer state 8 (Adam), and autocast's copy in half precision 2; in pure bfloat16
+    each of weight, gradient and both moments takes 2. Activations: the family's estimate, scaled by images, pixels and
+    the denoiser's parameters.
     """
     half, copy = (2, 2) if precision != "no" else (4, 0)
     moments = OPTIMIZER_STATE_BYTES[settings.optimizer]
     of_trained = 8 if is_pure_bf16(settings) else 4 + 4 + moments + copy
     total = 0
-    for parameters, trained in (
-        (size.denoiser, settings.train_unet),
-        (size.text_encoders, trains_text_encoder(settings)),
+    for parameters, trained, quantized in (
+        (size.denoiser, settings.train_unet, QUANTIZED_DENOISER_BYTES),
+        (size.text_encoders, trains_text_encoder(settings), QUANTIZED_TEXT_ENCODER_BYTES),
     ):
         full = trained and not settings.use_lora
-        total += parameters * (of_trained if full else half)
+        total += parameters * (of_trained if full else quantized if quantizes_base(settings) else half)
     if settings.use_lora:
         total += _adapter_parameters(settings, size) * (4 + 4 + moments + copy)
         if not settings.gradient_checkpointing and (settings.lora_type != "LoRA" or settings.lora_dora):

@@ -14,6 +14,9 @@ DENOISER: Role = "denoiser"
 TEXT_ENCODER: Role = "text_encoder"
 VAE: Role = "vae"
 
+# Takes a parameter of a module, by its name and with its values, to store it in another form; False leaves it.
+Quantize = Callable[[nn.Module, str, torch.Tensor], bool]
+
 EMA_FOLDER = "ema_"  # the prefix of the denoiser's folder name for its EMA weights
 
 
@@ -47,9 +50,20 @@ class Component:
         """Shapes of all parameters by their names on disk."""
         return {self.disk_name(name): tuple(p.shape) for name, p in module.named_parameters()}
 
-    def load_parameters(self, module: nn.Module, get_tensor: Callable[[str], torch.Tensor], dtype: torch.dtype) -> None:
-        """Set the parameters of a meta module; ``get_tensor`` returns them by their names on disk."""
+    def load_parameters(
+        self,
+        module: nn.Module,
+        get_tensor: Callable[[str], torch.Tensor],
+        dtype: torch.dtype,
+        quantize: Quantize | None = None,
+    ) -> None:
+        """Set the parameters of a meta module; ``get_tensor`` returns them by their names on disk.
+
+        ``quantize`` is called with each of them first.
+        """
         for name, _ in list(module.named_parameters()):
+            tensor = get_tensor(self.disk_name(name))
+            if quantize and quantize(module, name, tensor):
+                continue
             owner, _, leaf = name.rpartition(".")
-            parameter = nn.Parameter(get_tensor(self.disk_name(name)).to(dtype), requires_grad=False)
-            setattr(module.get_submodule(owner), leaf, parameter)
+            setattr(module.get_submodule(owner), leaf, nn.Parameter(tensor.to(dtype), requires_grad=False))

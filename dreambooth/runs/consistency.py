@@ -9,9 +9,17 @@ import torch
 
 from dreambooth.checkpoints.lora_tags import has_lora_tags
 from dreambooth.errors import UserError
+from dreambooth.memory.quantized import unavailable_reason as base_unavailable_reason
 from dreambooth.models.family import Family
 from dreambooth.settings import SETTINGS, Concept, Settings
-from dreambooth.settings.components import is_pure_bf16, keys_of, trained_components, trains_ema, trains_text_encoder
+from dreambooth.settings.components import (
+    is_pure_bf16,
+    keys_of,
+    quantizes_base,
+    trained_components,
+    trains_ema,
+    trains_text_encoder,
+)
 from dreambooth.settings.optimizer_arguments import own_weight_decay
 from dreambooth.text import count
 from dreambooth.training.attention import unavailable_reason as attention_unavailable_reason
@@ -40,6 +48,11 @@ def conflicts(settings: Settings, device: torch.device) -> list[str]:
         problems.append(
             f"{keys[1]}: {settings.optimizer} uses one learning rate for all components: set it to the value of "
             f"{keys[0]}."
+        )
+    if settings.base_precision != "full" and not settings.use_lora:
+        problems.append(
+            f"base_precision ({SETTINGS['base_precision'].label}): {settings.base_precision} is for the frozen base "
+            "model of a LoRA; full training changes these weights. Choose full, or switch on use_lora."
         )
     if settings.min_timestep >= settings.max_timestep:
         problems.append(f"min_timestep ({settings.min_timestep}) must be below max_timestep ({settings.max_timestep}).")
@@ -78,6 +91,9 @@ def precision_problems(settings: Settings, precision: str | None, device: torch.
     problems = []
     if why := attention_unavailable_reason(settings.attention, device):
         problems.append(f"attention: {settings.attention} is not available: {why} Choose default.")
+    kind = settings.base_precision
+    if quantizes_base(settings) and (why := base_unavailable_reason(kind, device)):
+        problems.append(f"base_precision: {kind} is not available: {why} Choose int8 or full.")
     if is_pure_bf16(settings) and precision not in (None, "bf16"):
         problems.append(
             f"full_mixed_precision needs mixed precision bf16, but this run uses {precision}: fp16 loses small "

@@ -66,7 +66,7 @@ def for_machine(
 
 def _candidates(eight_bit: bool) -> Iterator[tuple[dict[str, Any], str]]:
     """From the highest to the lowest memory use."""
-    full = {"use_lora": False, "optimizer": "Torch AdamW"}
+    full = {"use_lora": False, "optimizer": "Torch AdamW", "base_precision": "full"}
     for batch in (4, 2, 1):
         yield (
             {**full, "use_ema": True, "gradient_checkpointing": False, "train_batch_size": batch},
@@ -80,12 +80,16 @@ def _candidates(eight_bit: bool) -> Iterator[tuple[dict[str, Any], str]]:
     if eight_bit:
         yield {**full, "optimizer": "8bit AdamW", "use_ema": False, "gradient_checkpointing": True,
                "train_batch_size": 1}, "Full training with 8-bit AdamW, gradient checkpointing"  # fmt: skip
-    lora = {"use_lora": True, "optimizer": "Torch AdamW", "use_ema": False}
+    lora = {"use_lora": True, "optimizer": "Torch AdamW", "base_precision": "full", "use_ema": False}
     for batch, checkpointing in ((2, False), (1, False), (1, True)):
         yield (
             {**lora, "gradient_checkpointing": checkpointing, "train_batch_size": batch},
             f"LoRA, batch size {batch}{', gradient checkpointing' if checkpointing else ''}",
         )
+    yield (
+        {**lora, "base_precision": "int8", "gradient_checkpointing": True, "train_batch_size": 1},
+        ("LoRA on the base model in int8, gradient checkpointing"),
+    )
 
 
 def for_person(family: Family, has_class_images: bool) -> Recommendation:

@@ -57,6 +57,11 @@ def trains_ema(settings: Settings) -> bool:
     return settings.use_ema and settings.train_unet and not settings.use_lora
 
 
+def quantizes_base(settings: Settings) -> bool:
+    """Whether the frozen base model of a LoRA is stored in 8 bits, see memory/quantized.py."""
+    return settings.use_lora and settings.base_precision != "full"
+
+
 def is_pure_bf16(settings: Settings) -> bool:
     """Whether trainable weights are bfloat16 too, see training/stochastic_rounding.py."""
     return settings.full_mixed_precision and not settings.use_lora

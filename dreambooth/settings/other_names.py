@@ -69,6 +69,7 @@ _NAMES = {
     "set attention": "xformers use_xformers sdpa mem_eff_attn enable_xformers attention_mechanism",
     "set mixed_precision": "precision dtype train_dtype fp16 bf16 use_fp16 use_bf16",
     "set full_mixed_precision": "full_bf16 full_fp16 weight_dtype",
+    "set base_precision": "fp8_base fp8_base_unet quantization quantize qtype base_weight_dtype",
     "set half_model": "save_precision output_dtype half",
     "set save_embedding_every": "save_every_n_epochs save_every save_every_epochs save_frequency",
     "set save_every_steps": "save_every_n_steps checkpointing_steps save_steps",

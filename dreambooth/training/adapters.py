@@ -44,9 +44,9 @@ class AdapterConfig:
     factor: int = 0  # of LoKr, see :func:`dreambooth.checkpoints.adapters.factorization`
     dropout: float = 0.0
 
-    def sizes(self, base: Base) -> tuple[int, float]:
-        """Rank and alpha for the layer ``base``. An alpha of 0 means alpha = rank."""
-        is_wide = any(side > 1 for side in base.weight.shape[2:])
+    def sizes(self, shape: torch.Size) -> tuple[int, float]:
+        """Rank and alpha for a weight of ``shape``. An alpha of 0 means alpha = rank."""
+        is_wide = any(side > 1 for side in shape[2:])
         rank, alpha = (self.conv_rank, self.conv_alpha) if is_wide else (self.rank, self.alpha)
         return rank, alpha or rank
 
@@ -63,16 +63,17 @@ class AdapterLayer(torch.nn.Module):
     def __init__(self, base: Base, config: AdapterConfig, generator: torch.Generator) -> None:
         super().__init__()
         self.base = base
-        self.rank, self.alpha = config.sizes(base)
+        weight = base.weight  # read once: a quantized layer dequantizes it each time
+        self.rank, self.alpha = config.sizes(weight.shape)
         self.scale = self.alpha / self.rank
         # Arguments of the convolution; None for a linear layer.
         self.conv_args: Any = (base.stride, base.padding, base.dilation) if isinstance(base, torch.nn.Conv2d) else None
-        for name, values in self.initial_tensors(base.weight.shape, config, generator).items():
-            self.register_parameter(name, torch.nn.Parameter(values.to(base.weight.device)))
+        for name, values in self.initial_tensors(weight.shape, config, generator).items():
+            self.register_parameter(name, torch.nn.Parameter(values.to(weight.device)))
         self.dropout: Callable[[torch.Tensor], torch.Tensor] | None = None  # see dropout.py
         self.dora = config.dora
         if config.dora:
-            self.magnitude = torch.nn.Parameter(vector_norms(base.weight.detach().float(), 1))
+            self.magnitude = torch.nn.Parameter(vector_norms(weight.detach().float(), 1))
 
     def initial_tensors(
         self, shape: torch.Size, config: AdapterConfig, generator: torch.Generator
@@ -106,10 +107,11 @@ class AdapterLayer(torch.nn.Module):
         return self.dropout(x) if self.dropout and self.training else x
 
     def _weight_update(self) -> torch.Tensor:
-        kind = self.base.weight.device.type
+        weight = self.base.weight
+        kind = weight.device.type
         in_float32 = torch.autocast(kind, enabled=False) if kind in ("cpu", "cuda") else contextlib.nullcontext()
         with in_float32:
-            return self.adapter().delta(self.base.weight.float())
+            return self.adapter().delta(weight.float())
 
     # diffusers reads these attributes of the layers that were replaced.
     @property

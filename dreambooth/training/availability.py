@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from dreambooth.memory import quantized
 from dreambooth.training import attention, optimizer_kinds, precision
 
 
@@ -17,5 +18,6 @@ def missing_requirements(device: torch.device) -> dict[str, dict[str, str]]:
         "optimizer": optimizer_kinds.missing_requirements(device),
         "mixed_precision": precisions,
         "ema_precision": {name: needed for name, needed in precisions.items() if name == "bf16"},
+        "base_precision": quantized.missing_requirements(device),
         "attention": attention.missing_requirements(device),
     }

@@ -18,7 +18,7 @@ from dreambooth.files import read_json
 from dreambooth.models.family import Family
 from dreambooth.models.registry import family_of
 from dreambooth.settings import ModelConfig, ModelFolder, Settings
-from dreambooth.settings.components import DENOISER
+from dreambooth.settings.components import DENOISER, quantizes_base
 from dreambooth.training.adapters import adapter_config
 from dreambooth.training.schedules import base_learning_rates
 
@@ -88,6 +88,7 @@ def training_metadata(
         "ss_bucket_info": _buckets(plan),
         "ss_dataset_dirs": _folders(plan),
         "ss_tag_frequency": _tags(plan),
+        **({"ss_fp8_base": True} if quantizes_base(settings) and settings.base_precision == "fp8" else {}),
         **family.ss_values(settings),
     }
     if lora:

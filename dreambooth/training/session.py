@@ -13,9 +13,10 @@ from dreambooth.checkpoints.modules import Modules, fingerprint, load_latent_cod
 from dreambooth.dataset.cache import LatentCache, TextCache
 from dreambooth.dataset.plan import Example
 from dreambooth.files import read_json
+from dreambooth.memory.quantized import Quantizer
 from dreambooth.memory.release import free_memory
 from dreambooth.models.denoiser import Denoiser
-from dreambooth.settings.components import is_pure_bf16, trains_ema, trains_text_encoder
+from dreambooth.settings.components import is_pure_bf16, quantizes_base, trains_ema, trains_text_encoder
 from dreambooth.training.adapters import AdapterLayer, adapter_config, inject
 from dreambooth.training.attention import use_attention
 from dreambooth.training.context import RunContext
@@ -103,10 +104,11 @@ class Session:
         return self.imagic
 
     def _text_cache(self, encoding: Hashable) -> TextCache:
-        """Keyed by weights, precision and device: embeddings differ in their last bits with each of them."""
+        """Keyed by weights, their precision and device: embeddings differ in their last bits with each of them."""
         working = self.model.working
         weights = " ".join(fingerprint(working, part.name) for part in self.modules.family.text_encoders)
-        origin = f"{weights} {self._dtype(trains=False)} {self.device.type}"
+        quantized = f" {self.settings.base_precision}" if quantizes_base(self.settings) else ""
+        origin = f"{weights} {self._dtype(trains=False)} {self.device.type}{quantized}"
         return TextCache(self.model.cache / "text", origin, encoding)
 
     def _load_denoiser(self) -> None:
@@ -171,7 +173,12 @@ class Session:
         dtype: torch.dtype = torch.float32,
     ) -> Modules:
         """Load modules into ``self.modules``."""
-        loaded = load_modules(self.model.working, denoiser=denoiser, vae=vae, text_encoder=text_encoder, dtype=dtype)
+        quantize = None
+        if quantizes_base(self.settings) and not vae:
+            quantize = Quantizer(self.settings.base_precision, dtype, self.device)
+        loaded = load_modules(
+            self.model.working, denoiser=denoiser, vae=vae, text_encoder=text_encoder, dtype=dtype, quantize=quantize
+        )
         self.modules.parts |= loaded.parts
         self.modules.tokenizers |= loaded.tokenizers
         return self.modules

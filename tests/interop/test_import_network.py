@@ -350,6 +350,9 @@ CONVERTED: dict[str, tuple[str, dict[str, Any]]] = {
     "checkpoints in full precision": (FULL + "save_precision = 'float'", {"half_model": False}),
     "frugal attention": (FULL + "mem_eff_attn = true", {"attention": "sliced"}),
     "diffusers' xformers": (FULL + "diffusers_xformers = true", {"attention": kohya_case.XFORMERS}),
+    "a base model in fp8": (NETWORK + "fp8_base = true", {"base_precision": "fp8"}),
+    "a UNet in fp8": (NETWORK + "fp8_base_unet = true", {"base_precision": "fp8"}),
+    "a base model in half precision": (NETWORK, {"base_precision": "full"}),
     "an older name": (FULL + "debiased_estimation = true", {"debiased_estimation": True}),
 }
 

@@ -55,6 +55,8 @@ IMPORTED = {
     "validate_every_n_steps": "validation_every",
     "validate_every_n_epochs": "validation_every",
     "validation_split": "validation_share",
+    "fp8_base": "base_precision",
+    "fp8_base_unet": "base_precision",
     "xformers": "attention",
     "mem_eff_attn": "attention",
     "sample_sampler": "scheduler",
@@ -122,7 +124,7 @@ TEXT_ENCODER = """lora_txt_alpha lora_txt_dropout lora_txt_learning_rate lora_tx
 DROPOUTS = """caption_dropout concept.caption_dropout concept.tag_dropout lora_txt_dropout lora_unet_dropout
               tag_dropout"""
 SIZES = "lora_conv_alpha lora_conv_rank lora_txt_alpha lora_txt_rank lora_unet_alpha lora_unet_rank"
-PRECISIONS = "ema_precision full_mixed_precision half_model mixed_precision"
+PRECISIONS = "base_precision ema_precision full_mixed_precision half_model mixed_precision"
 LORA_FILES = "infer_ema lora_start save_ema save_lora_after save_lora_cancel save_lora_during"
 SNAPSHOTS = "save_state_after save_state_cancel save_state_during snapshots_to_keep"
 NOISE = "multires_noise_discount multires_noise_iterations offset_noise"
@@ -150,9 +152,8 @@ ROWS = [
     ("scale_v_pred_loss_like_noise_pred", "prior_loss_scale", "decreases the weight of class images over the epochs"),
     ("huber_scale", "huber_c huber_schedule", "the threshold, not the loss' factor"),
     ("full_fp16 fp16_master_weights_and_gradients", PRECISIONS, "full training in half precision is in bf16 only"),
-    ("fp8_base fp8_base_unet no_half_vae save_precision", PRECISIONS,
+    ("no_half_vae save_precision", PRECISIONS,
      "of what is trained and of checkpoints; save_precision is unsupported for LoRA files alone"),
-    ("fp8_base_unet", UNET_ADAPTERS, "of adapters, not of the frozen UNet"),
     ("lr_scheduler_timescale lr_decay_steps", RATES + " scheduler", "no schedule has such a parameter"),
     ("lr_decay_steps", "ema_decay tenc_weight_decay weight_decay", "decay of something else"),
     ("optimizer_schedulefree_wrapper schedulefree_wrapper_args offload_optimizer_device offload_optimizer_nvme_path "

@@ -94,5 +94,16 @@ def test_the_forecast_counts_optimizer_state_and_ema():
     ), "a LoRA has no EMA"
 
 
+def test_the_forecast_counts_a_quantized_base_model():
+    """About a byte for each frozen parameter, in place of 2 or 4; a text encoder's token embeddings stay."""
+    for precision, n_bytes in (("bf16", 2), ("no", 4)):
+        memory = {
+            kind: forecast_memory(Settings(use_lora=True, base_precision=kind), precision, SIZE, class_images=False)
+            for kind in ("full", "int8", "fp8")
+        }
+        assert memory["full"] - memory["int8"] == pytest.approx(1000 * (n_bytes - 1.01) + 100 * (n_bytes - 1.3), abs=1)
+        assert memory["int8"] == memory["fp8"]
+
+
 def test_a_snapshot_has_float32_weights_and_both_moments():
     assert forecast_snapshot(Settings(use_lora=False, stop_text_encoder=0.0, use_ema=False), SIZE) == 1000 * 12

@@ -24,7 +24,11 @@ LOHA = {**LORA, "lora_type": "LoHa", "lora_dora": True, "use_lora_extended": Tru
 # Tags are shuffled in all of them; here all that may vary does, with the text encoder frozen from the start.
 VARIED = {**LORA, "stop_text_encoder": 0, "hflip": True, "tag_dropout": 0.3, "caption_dropout": 0.2,
           "pad_tokens": False, "weighted_captions": True}  # fmt: skip
-NAMES = ["loha with dora", "lora", "lora bf16, half the text encoder", "full with ema, half the text encoder", "varied"]
+RUNS = {
+    "loha with dora": LOHA, "lora": LORA, "lora bf16, half the text encoder": LORA_BF16,
+    "full with ema, half the text encoder": FULL, "varied": VARIED,
+    "base in int8, half the text encoder": {**LORA_BF16, "base_precision": "int8"},
+}  # fmt: skip
 
 
 def trained_weights(outcome):
@@ -34,7 +38,7 @@ def trained_weights(outcome):
     return {**outcome.weights(), **{f"average.{key}": t for path in files for key, t in tensors(path).items()}}
 
 
-@pytest.mark.parametrize("settings", [LOHA, LORA, LORA_BF16, FULL, VARIED], ids=NAMES)
+@pytest.mark.parametrize("settings", RUNS.values(), ids=RUNS)
 def test_disturbed_run_equals_undisturbed_run(train, mini, models_dir, created, settings):
     """Stopped after steps 1 and 4 of 6, each time with samples and a save requested, and paused after each."""
     import shutil

@@ -142,6 +142,7 @@ TABLE = {
     "full_mixed_precision": Row(
         False, True, lambda a, b: in_bf16(b) and not in_bf16(a), {**FULL, "mixed_precision": "bf16"}
     ),
+    "base_precision": Row("full", "int8", rounds_other),
     "attention": Row("default", "sliced", rounds_other),
     "weight_decay": Row(0.0, 1.0, shrinks("unet"), {**FULL, "learning_rate": 1e-3}),
     "tenc_weight_decay": Row(0.0, 1.0, shrinks("te"), {**FULL, "txt_learning_rate": 1e-3}),

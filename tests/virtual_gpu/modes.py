@@ -41,6 +41,7 @@ QUICK: Mapping[str, Run] = {
         {"masked_loss": True, "gradient_accumulation_steps": 2, "max_train_steps": 2}, "sd1-inpainting", MASKED
     ),
     "pure bf16": Run({**PURE_BF16, **EMA, "ema_precision": "bf16", "max_train_steps": 3}),
+    "base in int8": Run({**LOCON, **TEXT, "base_precision": "int8", "max_train_steps": 2}, concept=PREVIEW),
     "fp16, LoKr": Run({**LORA, **FP16, "lora_type": "LoKr", "lora_dora": True, "max_train_steps": 3}),
 }  # fmt: skip
 
@@ -59,6 +60,7 @@ ALL: Mapping[str, Run] = {
     "fp16, resumed": Run({**TEXT, **EMA, **FP16}, concept=CLASSES, stop_at=4),
     "pure bf16, resumed": Run({**TEXT, **EMA, **PURE_BF16}, concept=CLASSES, stop_at=4),
     "pure bf16, EMA on the CPU": Run({**PURE_BF16, **EMA, **PREVIEWS, "ema_on_cpu": True, "infer_ema": True}),
+    "base in fp8, bf16": Run({**LORA, **TEXT, **BF16, **CHECKPOINTING, "base_precision": "fp8"}, stop_at=4),
     "sliced attention": Run({**LORA, "attention": "sliced"}),
     "gradients zeroed": Run({"gradient_set_to_none": False}),
     **{f"optimizer {name}": Run({**LORA, "optimizer": name, "max_train_steps": 3}) for name in OPTIMIZERS},

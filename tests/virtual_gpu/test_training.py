@@ -25,6 +25,7 @@ WAITS = {
         "H2D blocking models/latents.py moments": 2, "H2D blocking training/inpainting.py extra_channels": 4,
     },
     "pure bf16": {},
+    "base in int8": {},
     "fp16, LoKr": {"sync training/optimizers.py _step_plain": 1},
 }  # fmt: skip
 

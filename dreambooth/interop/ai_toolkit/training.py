@@ -119,6 +119,7 @@ def _import_precision(report: ImportReport, values: NestedValues) -> None:
     if not report.settings.get("use_lora") and _PRECISIONS.get(dtype) != "no":
         report.unsupported.append(f"train.dtype = {dtype}: trained weights are kept in fp32 here.")
     report.set("full_mixed_precision", False)
+    report.set("base_precision", "full")  # ai-toolkit quantizes larger models only
     key = "train.gradient_checkpointing"
     report.set("gradient_checkpointing", values.flag(key), values.source(key))
     ema = values.get("train.ema_config")

@@ -227,6 +227,15 @@ def import_attention(report: ImportReport, values: Mapping[str, Any]) -> None:
         return
 
 
+def import_base_precision(report: ImportReport, values: Mapping[str, Any]) -> None:
+    """sd-scripts store the frozen model in fp8 as it is, or its UNet alone; here both are scaled by channel."""
+    chosen = next((key for key in ("fp8_base", "fp8_base_unet") if values.get(key)), "")
+    if chosen and not report.settings.get("use_lora"):
+        report.unsupported.append(f"{chosen}: only the frozen model of a LoRA can be stored in fp8.")
+        chosen = ""
+    report.set("base_precision", "fp8" if chosen else "full", chosen)
+
+
 def to_number(value: Any) -> float:
     """0 for what is no finite number."""
     try:

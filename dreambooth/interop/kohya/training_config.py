@@ -18,6 +18,7 @@ from dreambooth.interop.kohya.network import import_network
 from dreambooth.interop.kohya.optimizer import import_optimizer
 from dreambooth.interop.kohya.parameters import (
     import_attention,
+    import_base_precision,
     import_length,
     import_rates,
     import_samples,
@@ -223,7 +224,7 @@ def _import_image_settings(report: ImportReport, arguments: Mapping[str, Any]) -
 _IMPORTERS = (
     import_masked_loss, import_network, import_rates, import_optimizer, import_schedule, import_length,
     warn_long_warmup, import_text_encoder_stop, import_saving, import_validation, import_samples, import_attention,
-    import_timesteps,
+    import_base_precision, import_timesteps,
 )  # fmt: skip
 _SUPPORTED = {
     *_DIRECT_SETTINGS, *_DATASET_PARAMETERS, *TIMESTEP_KEYS,
@@ -235,5 +236,6 @@ _SUPPORTED = {
     "learning_rate_te1", "learning_rate_te2", "train_text_encoder", "stop_text_encoder_training", "lr_scheduler_type",
     "lr_scheduler_args", "lr_scheduler_min_lr_ratio", "save_n_epoch_ratio", "save_last_n_epochs_state",
     "save_last_n_steps_state", "validate_every_n_steps", "validate_every_n_epochs", "masked_loss",
+    "fp8_base", "fp8_base_unet",
 }  # fmt: skip
 KNOWN_PARAMETERS = {*_SUPPORTED, *GENERAL_KEYS, *UNSUPPORTED_TRAINING_KEYS, *NO_EFFECT_KEYS}

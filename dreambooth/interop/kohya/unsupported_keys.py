@@ -21,8 +21,6 @@ UNSUPPORTED_TRAINING_KEYS = {
     "scale_v_pred_loss_like_noise_pred": "the loss of v-prediction models is not rescaled",
     "v_pred_like_loss": "no v-prediction loss is added to the noise-prediction loss",
     "full_fp16": "small updates are lost in fp16; mixed precision keeps weights in fp32",
-    "fp8_base": "frozen weights have the precision of the run",
-    "fp8_base_unet": "frozen weights have the precision of the run",
     "lr_scheduler_timescale": "the inverse square root schedule is not supported",
     "lr_decay_steps": "decaying schedules always end with the run",
     "optimizer_schedulefree_wrapper": "other optimizers have no schedule-free form; choose Schedule-Free AdamW",

@@ -8,6 +8,8 @@ from dreambooth.interop.kohya.import_report import ImportReport
 from dreambooth.interop.nested_values import NestedValues
 from dreambooth.interop.onetrainer.config_file import is_sdxl
 
+# Formats of frozen weights -> base_precision; those of other kinds have none.
+_BASE_PRECISIONS = {"FLOAT_8": "fp8", "FLOAT_W8A8": "fp8", "INT_8": "int8", "INT_W8A8": "int8"}
 _PRECISIONS = {"FLOAT_16": "fp16", "BFLOAT_16": "bf16", "FLOAT_32": "no", "TFLOAT_32": "no"}
 
 
@@ -32,6 +34,8 @@ def import_precision(report: ImportReport, config: NestedValues) -> None:
     weights = config.word("lora_weight_dtype" if lora else "unet.weight_dtype")
     in_bf16 = not lora and weights == "BFLOAT_16" and precision == "bf16"
     in_bf16 = in_bf16 and report.settings.get("optimizer") == "Torch AdamW"
+    base = _BASE_PRECISIONS.get(config.word("unet.weight_dtype"), "") if lora else ""
+    report.set("base_precision", base or "full", config.source("unet.weight_dtype") if base else "")
     report.set("full_mixed_precision", in_bf16, config.source("unet.weight_dtype") if in_bf16 else "")
     if weights not in ("FLOAT_32", "TFLOAT_32", "NONE", "") and not in_bf16:
         key = "lora_weight_dtype" if lora else "unet.weight_dtype"
