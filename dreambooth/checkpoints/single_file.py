@@ -62,11 +62,11 @@ def write_checkpoint(
     """Write the model as a single .safetensors file in the original layout and return its path.
 
     ``loras`` are merged in fp32, one after the other. ``dtype`` converts the components, otherwise each tensor has the
-    dtype of the source. ``ema``: "include" adds the denoiser's EMA weights as model_ema.*, "replace" writes them as its
-    weights. The source's own model_ema.* are written as long as the denoiser is unchanged. Marker tensors of the family
-    are added if the source lacks them, and a ``.yaml`` is written beside the file if the source has one or WebUIs need
-    it (see :func:`dreambooth.models.sd.ldm_config_writing.config_to_write`). ``metadata`` is merged over that of the
-    source.
+    dtype of the source. ``ema``: "include" adds the denoiser's EMA weights with the prefix that the family's files have
+    for them, if any; "replace" writes them as its weights. The source's own EMA weights are written as long as the
+    denoiser is unchanged. Marker tensors of the family are added if the source lacks them, and a ``.yaml`` is written
+    beside the file if the source has one or WebUIs need it (see
+    :func:`dreambooth.models.sd.ldm_config_writing.config_to_write`). ``metadata`` is merged over that of the source.
     UserError when a LoRA does not match, the disk is full, or the model is incomplete.
     """
     out = Path(out)
@@ -115,7 +115,7 @@ def output_entries(
     denoiser = family.denoiser
     exported = [entry for entry in manifest.entries if family.is_exported(entry.key)]
     regular = [entry for entry in exported if not family.is_ema(entry.key)]
-    if ema == "none":
+    if ema == "none" or (ema == "include" and not family.ema_prefix):
         has_ema = len(regular) < len(exported)
         include_source_ema = has_ema and not changes_denoiser and _is_denoiser_unchanged(model, manifest, family)
         return exported if include_source_ema else regular

@@ -49,7 +49,7 @@ class Family:
     required_libraries: Mapping[str, str] = {}  # package: versions, as {"diffusers": ">=0.36"}
     default_prediction: str  # what the denoiser predicts, unless the source says something else
     references_sources: bool = False  # see above
-    ema_prefix: str = ""  # of EMA weights in a single file; "" where the family's files have none
+    ema_prefix: str = ""  # of EMA weights in a single file; "": the family's files have none
 
     # -- components --------------------------------------------------------------------------------------------
 

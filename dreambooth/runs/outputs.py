@@ -206,14 +206,14 @@ def _occasions(interval: int, length: int) -> int:
 
 
 def _checkpoint_bytes(model: ModelFolder, settings: Settings) -> int:
-    """The manifest's tensors, in half precision if the settings say so, and EMA weights."""
-    manifest, total = Manifest.load(model.source), 0
-    for entry in manifest.entries:
+    """The manifest's tensors that are exported, in half precision if the settings say so, and EMA weights."""
+    manifest, family, total = Manifest.load(model.source), load_family(model.working), 0
+    for entry in filter(lambda entry: family.is_exported(entry.key), manifest.entries):
         halved = settings.half_model and entry.component != UNMAPPED and entry.spec.dtype.itemsize == 4
         total += entry.spec.n_bytes // (2 if halved else 1)
     includes_ema = settings.use_ema and settings.save_ema and not settings.infer_ema
-    denoiser = load_family(model.working).denoiser
+    denoiser = family.denoiser
     has_own = any(entry.component == denoiser.ema_name for entry in manifest.entries)
-    if includes_ema and not has_own:
+    if includes_ema and family.ema_prefix and not has_own:
         total += sum(entry.spec.n_bytes for entry in manifest.entries if entry.component == denoiser.name)
     return total
