@@ -14,6 +14,7 @@ from dreambooth.hosts.contract import COMPONENT_SUFFIXES
 from dreambooth.hosts.folder_files import files_in
 from dreambooth.models.components import VAE, Component
 from dreambooth.models.family import Family
+from dreambooth.models.layout import Shapes
 from dreambooth.models.registry import IncompleteSourceError
 from dreambooth.settings import Folders
 
@@ -23,7 +24,7 @@ _MAX_OPENED = 300  # files per component, of which only the headers are read
 
 def with_found_files(error: IncompleteSourceError, folders: Folders) -> UserError:
     """``error``, with the files in ``folders`` that could be the missing components."""
-    found = [_found(error.family, component, folders) for component in error.components]
+    found = [_found(error, component, folders) for component in error.components]
     return UserError(" ".join([str(error), *filter(None, found)]))
 
 
@@ -34,10 +35,10 @@ def _files(folders: Folders, component: Component) -> Iterator[Path]:
         yield from (path for _, path in files_in([folder], COMPONENT_SUFFIXES))
 
 
-def _found(family: Family, component: Component, folders: Folders) -> str:
-    """One sentence about the files that are this component; "" if there are none."""
+def _found(error: IncompleteSourceError, component: Component, folders: Folders) -> str:
+    """One sentence about the files that are this component and fit the source; "" if there are none."""
     opened = islice(_files(folders, component), _MAX_OPENED)
-    matching = (_shown(path, folders) for path in opened if _is_component(family, component, path))
+    matching = (_shown(path, folders) for path in opened if _fits(error.family, component, path, error.shapes))
     names = list(islice(matching, _MAX_NAMED + 1))
     if not names:
         return ""
@@ -45,10 +46,19 @@ def _found(family: Family, component: Component, folders: Folders) -> str:
     return f"Found for the {component.title}: {', '.join(names[:_MAX_NAMED])}{more}."
 
 
-def _is_component(family: Family, component: Component, path: Path) -> bool:
+def _fits(family: Family, component: Component, path: Path, source: Shapes) -> bool:
     with contextlib.suppress(UserError, OSError), open_tensors(path) as file:
-        return bool(family.component_keys(component, file))
+        shapes = {key: file.shape(name) for key, name in family.component_keys(component, file).items()}
+        return bool(shapes) and (not _has_configs(family, source) or _has_configs(family, {**source, **shapes}))
     return False
+
+
+def _has_configs(family: Family, shapes: Shapes) -> bool:
+    """Whether the sizes fit each other; False also for Stable Diffusion without one of its components."""
+    try:
+        return bool(family.configs(shapes, {}))
+    except (UserError, LookupError, ValueError):
+        return False
 
 
 def _shown(path: Path, folders: Folders) -> str:

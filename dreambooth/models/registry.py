@@ -26,11 +26,11 @@ FAMILIES: list[Family] = [SD1, SD2_768, SD2_512, SDXL]
 
 
 class IncompleteSourceError(UserError):
-    """A source of ``family`` without some of its ``components``."""
+    """A source of ``family``, with tensors of these ``shapes``, without some of its ``components``."""
 
-    def __init__(self, message: str, family: Family, components: Sequence[Component]):
+    def __init__(self, message: str, family: Family, components: Sequence[Component], shapes: Shapes):
         super().__init__(message)
-        self.family, self.components = family, components
+        self.family, self.components, self.shapes = family, components, shapes
 
 
 def register(family: Family) -> None:
@@ -129,7 +129,7 @@ def candidate_families(file: Tensors, of_checkpoint: bool = False) -> list[Famil
         raise UserError(f"{file.path} is {describe(shapes)}.")
     if missing := found[0].missing_prefixes(shapes, of_checkpoint):
         message = f"{file.path} is {_incomplete(found[0], missing, shapes)}."
-        raise IncompleteSourceError(message, found[0], _components(found[0], missing))
+        raise IncompleteSourceError(message, found[0], _components(found[0], missing), shapes)
     return found
 
 

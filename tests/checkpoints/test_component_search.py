@@ -44,6 +44,8 @@ def test_components_of_the_family_are_found_in_the_hosts_folders(tmp_path):
         shutil.copy(files.vae, models / "VAE" / "toy.safetensors")
         for number in range(4):
             shutil.copy(files.text_encoder, (models / "text_encoder" if number else extra) / f"{number}.safetensors")
+        wide = write_files(extra, text_width=24).text_encoder  # does not fit
+        wide.rename(models / "text_encoder" / "0 wide.safetensors")
         line = _refused(Folders(models, text_encoders=(extra,)), files.denoiser)
         assert line == (
             f"{files.denoiser} is a transformer without text encoder (toy) and VAE (Toy Flow): add their files (Text "
