@@ -93,7 +93,8 @@ def _load(model: ModelFolder, device: torch.device, dtype: torch.dtype) -> Modul
     name = modules.family.vae.name
     modules.parts[name] = load_component(model.working, name)
     for module in modules.parts.values():
-        module.to(device).eval()
+        module.eval()
+    modules.denoiser.to(device)
     return modules
 
 

@@ -12,6 +12,7 @@ from dreambooth.memory.release import release_after
 from dreambooth.sampling.generate import NO_EMBEDDINGS, SampleRequest, generate_images
 from dreambooth.sampling.saving import save_sample
 from dreambooth.settings import Concept
+from dreambooth.training.precision import compute_dtype
 from dreambooth.training.results import Results, unused_path
 from dreambooth.training.session import Session
 
@@ -51,7 +52,8 @@ class Previews:
             imagic = self.session.imagic
             images = generate_images(
                 modules, requests, sampler=sampler, prompt_encoding=modules.family.prompt_encoding(self.settings),
-                prompt_embeddings=imagic.prompt_embeddings(self.settings) if imagic else NO_EMBEDDINGS, check=check,
+                prompt_embeddings=imagic.prompt_embeddings(self.settings) if imagic else NO_EMBEDDINGS,
+                dtype=compute_dtype(self.session.precision), check=check,
             )  # fmt: skip
             for number, (request, image) in enumerate(zip(requests, images, strict=True)):
                 path = unused_path(self.session.model.samples / f"sample_{revision}-{number}.png")

@@ -21,6 +21,7 @@ from dreambooth.sampling.generate import SampleRequest, generate_images
 from dreambooth.sampling.saving import save_sample
 from dreambooth.settings import Folders, ModelFolder, Settings
 from dreambooth.training.imagic import load_embeddings
+from dreambooth.training.precision import compute_dtype, supported_precisions
 from dreambooth.training.results import unused_path
 from dreambooth.types import ProgressCallback
 
@@ -80,17 +81,21 @@ def _by_loras(requests: Sequence[SampleRequest], loras: Sequence[WeightedLora], 
 
 
 def _modules(model: ModelFolder, settings: Settings, loras: Sequence[tuple[LoraFile, WeightedLora]]) -> Modules:
-    """The model's modules on the device, with LoRAs applied. UserError for a LoRA that changes nothing."""
-    modules = load_modules(model.working)
+    """The model's modules with LoRAs applied, the denoiser on the device. UserError for a LoRA that changes nothing."""
+    device = best_device()
+    dtype = compute_dtype(supported_precisions(device)[0])
+    modules = load_modules(model.working, vae=False, dtype=dtype)
+    modules.parts |= load_modules(model.working, denoiser=False, text_encoder=False).parts  # the VAE in float32
     denoiser = modules.family.denoiser
     if settings.use_ema and settings.infer_ema and (model.working / denoiser.ema_name).is_dir():
-        modules.parts[denoiser.name] = load_component(model.working, denoiser.ema_name)
+        modules.parts[denoiser.name] = load_component(model.working, denoiser.ema_name, dtype)
     for file, use in loras:
         if file.no_effect:
             raise UserError(file.no_effect)
         apply_lora(modules, file, use.denoiser, use.text)
     for module in modules.parts.values():
-        module.to(best_device()).eval()
+        module.eval()
+    modules.denoiser.to(device)
     return modules
 
 

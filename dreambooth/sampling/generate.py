@@ -1,8 +1,13 @@
-"""Image generation with modules in memory. Nothing is loaded, and the modules are not changed."""
+"""Image generation with modules in memory. Nothing is loaded, and the modules are not changed.
+
+Text encoders and VAE may be on the CPU: each is on the device only while it is used, and the prompts of all images are
+encoded first, so that the denoiser needs no more memory than in training.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,10 +20,12 @@ from PIL import Image
 
 from dreambooth.checkpoints.modules import Modules
 from dreambooth.errors import UserError
+from dreambooth.memory.placement import on_device
 from dreambooth.models.conditioning import Conditioning, ImageSize, TextConditioner, concatenate
 from dreambooth.models.denoiser import Denoiser
 from dreambooth.models.latents import LatentCodec
 from dreambooth.models.transfer import to_device
+from dreambooth.sampling.decoding import decode_images
 from dreambooth.types import ProgressCallback
 
 
@@ -46,11 +53,14 @@ def generate_images(
     prompt_encoding: Any = None,
     batch_size: int = 1,
     prompt_embeddings: Mapping[str, Conditioning] = NO_EMBEDDINGS,
+    dtype: torch.dtype | None = None,
     progress: ProgressCallback | None = None,
     check: Callable[[], None] | None = None,
 ) -> Iterator[Image.Image]:
     """Generate the images of ``requests`` in order. An image does not depend on the others in its batch.
 
+    It is computed on the denoiser's device in ``dtype``, by default that of the denoiser's weights; the VAE computes in
+    its own, or, where memory is short, in tiles (:mod:`dreambooth.sampling.decoding`).
     ``prompt_encoding``: of the family, see :meth:`Family.prompt_encoding`; None: its defaults.
     ``prompt_embeddings``: embeddings that replace those of the prompts they are given for, one row each. ``check`` is
     called before each sampler step and may raise Cancelled.
@@ -64,62 +74,70 @@ def generate_images(
             size = f"{request.width} x {request.height}"
             raise UserError(f"Width and height must be multiples of {multiple}, not {size}.")
     done = 0
+    denoiser = modules.family.make_denoiser(modules.denoiser)
     conditioner = modules.text_conditioner(prompt_encoding or modules.family.prompt_encoding())
-    for batch in _batches(conditioner, requests, batch_size):
-        yield from _generate_batch(modules, batch, sampler, conditioner, prompt_embeddings, check)
+    batches = list(_batches(conditioner, requests, batch_size))
+    autocast = functools.partial(_autocast, denoiser.device, dtype or denoiser.dtype)
+    with on_device(modules.text_encoders.values(), denoiser.device), torch.no_grad(), autocast():
+        conditioning = [_conditioning(denoiser, batch, conditioner, prompt_embeddings) for batch in batches]
+    for number, batch in enumerate(batches):
+        with torch.no_grad():
+            with autocast():
+                latents = _generate_latents(modules, denoiser, batch, sampler, conditioning[number], check)
+            images = decode_images(modules.latent_codec, modules.vae, latents)
+        yield from images
         done += len(batch)
         if progress:
             progress(done, len(requests), "images")
 
 
-@torch.no_grad()
-def _generate_batch(
+def _autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager[Any]:
+    # torch before 2.5 rejects the device type mps in autocast, even if disabled.
+    return torch.autocast(device.type, dtype) if dtype != torch.float32 else contextlib.nullcontext()
+
+
+def _generate_latents(
     modules: Modules,
+    denoiser: Denoiser,
     requests: Sequence[SampleRequest],
     sampler: str,
-    conditioner: TextConditioner[Any],
-    prompt_embeddings: Mapping[str, Conditioning],
+    conditioning: Conditioning,
     check: Callable[[], None] | None,
-) -> list[Image.Image]:
-    denoiser, codec = modules.family.make_denoiser(modules.denoiser), modules.latent_codec
-    device, dtype = denoiser.device, denoiser.dtype
-    first = requests[0]
+) -> torch.Tensor:
+    """Normalized latents of a batch, (B, C, h, w)."""
+    codec, device, first = modules.latent_codec, denoiser.device, requests[0]
     is_guided = first.cfg > 1
-    # torch before 2.5 rejects the device type mps in autocast, even if disabled.
-    with torch.autocast(device.type, dtype) if dtype != torch.float32 else contextlib.nullcontext():
-        conditioning = _conditioning(denoiser, requests, is_guided, conditioner, prompt_embeddings)
-        generators = [torch.Generator().manual_seed(request.seed) for request in requests]
-        latents = _initial_noise(first, generators, codec).to(device)
-        process = modules.family.process(modules.scheduler_config, device)
-        scheduler = process.sampler(sampler, first.steps, process.count_tokens(latents.shape))
-        latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)  # those of flow matching don't scale
-        extra_channels = None
-        if modules.family.extra_channels(modules.denoiser.config):
-            extra_channels = _full_mask_channels(modules, latents)
-            extra_channels = torch.cat([extra_channels, extra_channels]) if is_guided else extra_channels
-        for t in scheduler.timesteps:
-            if check:
-                check()
-            inputs = scheduler.scale_model_input(latents, t) if hasattr(scheduler, "scale_model_input") else latents
-            inputs = torch.cat([inputs, inputs]) if is_guided else inputs
-            model_output = denoiser.predict(inputs, t, conditioning, extra_channels)
-            if is_guided:
-                negative, positive = model_output.chunk(2)
-                model_output = negative + first.cfg * (positive - negative)
-            kwargs = _step_kwargs(scheduler, generators)
-            latents = scheduler.step(model_output, t, latents, **kwargs, return_dict=False)[0]
-    return [_decode(codec, modules.vae, latent[None]) for latent in latents]
+    generators = [torch.Generator().manual_seed(request.seed) for request in requests]
+    latents = _initial_noise(first, generators, codec).to(device)
+    process = modules.family.process(modules.scheduler_config, device)
+    scheduler = process.sampler(sampler, first.steps, process.count_tokens(latents.shape))
+    latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)  # those of flow matching don't scale
+    extra_channels = None
+    if modules.family.extra_channels(modules.denoiser.config):
+        extra_channels = _full_mask_channels(modules, latents)
+        extra_channels = torch.cat([extra_channels, extra_channels]) if is_guided else extra_channels
+    for t in scheduler.timesteps:
+        if check:
+            check()
+        inputs = scheduler.scale_model_input(latents, t) if hasattr(scheduler, "scale_model_input") else latents
+        inputs = torch.cat([inputs, inputs]) if is_guided else inputs
+        model_output = denoiser.predict(inputs, t, conditioning, extra_channels)
+        if is_guided:
+            negative, positive = model_output.chunk(2)
+            model_output = negative + first.cfg * (positive - negative)
+        kwargs = _step_kwargs(scheduler, generators)
+        latents = scheduler.step(model_output, t, latents, **kwargs, return_dict=False)[0]
+    return latents
 
 
 def _conditioning(
     denoiser: Denoiser,
     requests: Sequence[SampleRequest],
-    is_guided: bool,
     conditioner: TextConditioner[Any],
     prompt_embeddings: Mapping[str, Conditioning],
 ) -> Conditioning:
     """Of all requests; with guidance, the negative prompts come first."""
-    n = len(requests)
+    n, is_guided = len(requests), requests[0].cfg > 1
     negatives = [request.negative for request in requests] if is_guided else []
     # In one call, so that all have the same length.
     tokens = conditioner.tokenize([request.prompt for request in requests] + negatives)
@@ -151,7 +169,7 @@ def _full_mask_channels(modules: Modules, latents: torch.Tensor) -> torch.Tensor
     """An inpainting model's extra channels for generating the whole image, (B, 1 + C, h, w): mask and gray image."""
     codec, (n, _, height, width) = modules.latent_codec, latents.shape
     gray = torch.zeros(1, 3, height * codec.downscale, width * codec.downscale)
-    with torch.autocast(latents.device.type, enabled=False):
+    with on_device([modules.vae], latents.device), torch.autocast(latents.device.type, enabled=False):
         mean, _ = codec.moments(modules.vae, gray)
         gray_latents = codec.normalize(mean.float())
     return torch.cat([torch.ones_like(latents[:, :1]), gray_latents.expand(n, -1, -1, -1)], dim=1)
@@ -167,14 +185,6 @@ def _step_kwargs(scheduler: Any, generators: Sequence[torch.Generator]) -> dict[
     """Ancestral samplers add noise in each step: from the image's own generator."""
     parameters = inspect.signature(scheduler.step).parameters
     return {"generator": list(generators)} if "generator" in parameters else {}
-
-
-def _decode(codec: LatentCodec, vae: Any, latent: torch.Tensor) -> Image.Image:
-    pixels = codec.decode(vae, latent)[0]
-    if not torch.isfinite(pixels).all():
-        raise UserError("The image is black (NaN): the VAE overflows in half precision. Use a VAE fixed for fp16.")
-    array = (pixels / 2 + 0.5).clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
-    return Image.fromarray(array)
 
 
 def _batches(

@@ -249,16 +249,18 @@ class Session:
 
     @contextlib.contextmanager
     def for_sampling(self) -> Iterator[Modules]:
-        """The modules as they are now, ready for sampling; afterwards their state is restored."""
-        vae = self._load(vae=True).vae if self.modules.family.vae.name not in self.modules.parts else self.modules.vae
-        self._load_text()
+        """The modules as they are now, ready for sampling; afterwards their state is restored.
+
+        What is not on the device stays on the CPU: generate_images moves it there while it is used.
+        """
+        if self.modules.family.vae.name not in self.modules.parts:
+            self._load(vae=True)
+        if not self.modules.text_encoders:
+            self._load(text_encoder=True, dtype=self._dtype(trains=False))
         try:
-            for module in (*self.modules.text_encoders.values(), vae):
-                module.to(self.device)
             with eval_mode(self.used_in_prediction()), self.inference_weights(sampling=True):
                 yield dataclasses.replace(self.modules, scheduler_config=self.sampling_scheduler_config())
         finally:
-            vae.to("cpu")
             if not self.prompts.trainable:
                 self._release_text_encoders()
 

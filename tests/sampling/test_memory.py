@@ -1,0 +1,87 @@
+"""Images are generated in the memory that training needs: one component at a time, and the decoder in tiles."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+
+from dreambooth.checkpoints.modules import load_modules
+from dreambooth.models.latents import LatentCodec
+from dreambooth.sampling import decoding, generate
+from dreambooth.sampling.generate import SampleRequest, generate_images
+
+REQUESTS = [SampleRequest("a toy", "bad", seed, 2, 5.0, 64, side) for seed, side in ((1, 64), (2, 64), (3, 128))]
+
+
+def test_text_encoders_and_vae_are_on_the_device_only_while_they_are_used(mini, monkeypatch):
+    """All prompts are encoded before the first prediction; each image is decoded after its last one."""
+    modules, log = load_modules(mini.working), []
+    names = {id(module): name for name, module in modules.parts.items()}
+
+    @contextlib.contextmanager
+    def recorded(moved, device):
+        listed = [names[id(module)] for module in moved]
+        log.append(f"+{' '.join(listed)}")
+        yield
+        log.append(f"-{' '.join(listed)}")
+
+    for owner in (generate, decoding):
+        monkeypatch.setattr(owner, "on_device", recorded)
+    modules.denoiser.register_forward_hook(lambda *_: log.append("denoise"))
+    modules.text_encoders["text_encoder"].register_forward_hook(lambda *_: log.append("encode"))
+    images = list(generate_images(modules, REQUESTS, batch_size=2))
+    assert [image.size for image in images] == [(64, 64), (64, 64), (64, 128)]
+    encoded = ["+text_encoder", *["encode"] * 4, "-text_encoder"]
+    assert log == [*encoded, *["denoise", "denoise", "+vae", "-vae"] * 2]
+
+
+@pytest.fixture
+def vae():
+    torch.manual_seed(0)
+    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 3, "up_block_types": ["UpDecoderBlock2D"] * 3}
+    return AutoencoderKL(block_out_channels=[8, 16, 16], norm_num_groups=4, sample_size=64, **blocks).eval()
+
+
+CODEC = LatentCodec(4, 4)
+LATENTS = torch.randn(2, 4, 40, 24, generator=torch.Generator().manual_seed(1))
+
+
+def _arrays(vae):
+    return [torch.tensor(list(image.tobytes()), dtype=torch.float32) for image in _images(vae)]
+
+
+def _images(vae):
+    return list(decoding.decode_images(CODEC, vae, LATENTS))
+
+
+def test_decoding_is_tiled_where_memory_is_short(vae, monkeypatch):
+    largest = []
+    vae.decoder.register_forward_pre_hook(lambda _, inputs: largest.append(inputs[0].shape[-2] * inputs[0].shape[-1]))
+    whole = _arrays(vae)
+    assert largest == [960, 960]
+    largest.clear()
+    needed = decoding.decoding_bytes(CODEC, vae, LATENTS)
+    assert needed == 3 * 160 * 96 * 16 * 4
+    monkeypatch.setattr(decoding, "free_bytes", lambda device: needed)
+    tiled = _arrays(vae)
+    assert max(largest) <= 16 * 16 and not vae.use_tiling and vae.dtype == torch.float32
+    assert all((one - other).abs().mean() < 12 for one, other in zip(whole, tiled, strict=True)), (
+        "of 255, blended edges"
+    )
+    monkeypatch.setattr(decoding, "free_bytes", lambda device: 2 * needed)
+    assert all(torch.equal(one, other) for one, other in zip(whole, _arrays(vae), strict=True))
+
+
+def test_tiles_that_overflow_in_half_precision_are_decoded_again(vae, monkeypatch):
+    monkeypatch.setattr(decoding, "free_bytes", lambda device: 0)
+    dtypes = []
+
+    def overflow(module, inputs, output):
+        dtypes.append(output.dtype)
+        return output * float("nan") if output.dtype == torch.bfloat16 else output
+
+    vae.decoder.register_forward_hook(overflow)
+    assert len(_images(vae)) == 2 and {*dtypes} == {torch.bfloat16, torch.float32}
