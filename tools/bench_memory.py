@@ -90,7 +90,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     records: list[dict[str, Any]] = []
     print("| model | mode | step | preview | forecast | launches | highest in |\n|---|---|---|---|---|---|---|")
-    for row, trace in _traces(rows):
+    for row, trace in _traces(rows, args.memory):
         print(_line(row, trace), flush=True)
         records += [
             {"model": row.model, "mode": row.mode, "phase": phase, "bytes": peak.bytes, "forecast": trace.forecast}
@@ -103,12 +103,14 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="rows whose names contain one of these")
+    parser.add_argument("--memory", type=float, default=24, metavar="GB", help="of the card (default: 24)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the peaks of all phases to this file")
     return parser.parse_args()
 
 
-def _traces(rows: list[Row]) -> Iterator[tuple[Row, Trace]]:
+def _traces(rows: list[Row], memory: float) -> Iterator[tuple[Row, Trace]]:
     from dreambooth.settings import Folders
+    from tools.virtual_gpu.cuda_api import GpuModel
     from tools.virtual_gpu.hollow_model import create_hollow
     from tools.virtual_gpu.traced_run import trace
 
@@ -117,7 +119,15 @@ def _traces(rows: list[Row]) -> Iterator[tuple[Row, Trace]]:
             name: create_hollow(Folders(Path(folder)), name, *MODELS[name]) for name in {row.model for row in rows}
         }
         for row in rows:
-            yield row, trace(models[row.model], {**BASE, **row.settings}, class_images=row.class_images)
+            yield (
+                row,
+                trace(
+                    models[row.model],
+                    {**BASE, **row.settings},
+                    class_images=row.class_images,
+                    gpu_model=GpuModel(memory=int(memory * GB)),
+                ),
+            )
 
 
 def _line(row: Row, trace: Trace) -> str:

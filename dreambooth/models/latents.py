@@ -63,20 +63,6 @@ class LatentCodec:
         """Pixels (B, 3, H, W), from -1 to 1 but for overshoots, float32, from normalized latents."""
         return vae.decode(self.denormalize(latents).to(vae.dtype), return_dict=False)[0].float()
 
-    def decode_in_tiles(self, vae: Any, latents: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """As :meth:`decode`, in overlapping tiles of the VAE's sample size whose edges are blended, for less memory.
-
-        ``dtype``: that the VAE computes in, by default its own.
-        """
-        import torch
-
-        vae.enable_tiling()
-        try:
-            with torch.autocast(latents.device.type, dtype or vae.dtype, enabled=dtype is not None):
-                return self.decode(vae, latents)
-        finally:
-            vae.disable_tiling()
-
     def pack(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents (B, C, h, w) as tokens (B, h * w / patch^2, C * patch^2), row by row."""
         from torch.nn.functional import pixel_unshuffle

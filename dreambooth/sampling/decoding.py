@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from PIL import Image
+from torch import nn
 
 from dreambooth.errors import UserError
 from dreambooth.memory.placement import free_bytes, on_device
@@ -18,35 +20,56 @@ _CHANNELS = (128, 256)  # of published VAEs, where the config does not tell
 _HEADROOM = 1.2  # workspaces and fragments
 
 
+_TILES = (512, 256)  # pixels of a side; the first for which memory suffices
+
+
 @torch.no_grad()
 def decode_images(codec: LatentCodec, vae: Any, latents: torch.Tensor) -> Iterator[Image.Image]:
     """The images of normalized latents (B, C, h, w), one at a time. The VAE is on their device only meanwhile.
 
     UserError if an image is not finite.
     """
-    with on_device([vae], latents.device):
-        for latent in latents:
-            yield _image(_decode(codec, vae, latent[None]))
+    free, (height, width) = free_bytes(latents.device), latents.shape[-2:]
+    pixels = height * width * codec.downscale**2
+    tile = None
+    if free is not None and free < _weights(vae) + decoding_bytes(vae, pixels):
+        half_of_weights = _weights(vae) // 2
+        fitting = [side for side in _TILES if free > half_of_weights + decoding_bytes(vae, side**2, torch.bfloat16)]
+        tile = next(iter(fitting), _TILES[-1])
+    with on_device([] if tile else [vae], latents.device):
+        for latent in latents.split(1):
+            yield _image(_decode_in_tiles(codec, vae, latent, tile) if tile else codec.decode(vae, latent)[0])
 
 
-def decoding_bytes(codec: LatentCodec, vae: Any, latents: torch.Tensor) -> int:
-    """Memory for decoding an image in one piece: the widest feature maps at the size of the image."""
-    pixels = latents.shape[-2] * latents.shape[-1] * codec.downscale**2
+def decoding_bytes(vae: Any, pixels: int, dtype: torch.dtype | None = None) -> int:
+    """Memory for decoding an image of so many pixels in one piece: the widest feature maps at its size."""
     channels = getattr(vae.config, "block_out_channels", _CHANNELS)[:2]
-    return _FEATURE_MAPS * pixels * max(channels) * vae.dtype.itemsize
+    return int(_HEADROOM * _FEATURE_MAPS * pixels * max(channels) * (dtype or vae.dtype).itemsize)
 
 
-def _decode(codec: LatentCodec, vae: Any, latents: torch.Tensor) -> torch.Tensor:
-    """Pixels (3, H, W)."""
-    free = free_bytes(latents.device)
-    if free is None or free > _HEADROOM * decoding_bytes(codec, vae, latents):
-        return codec.decode(vae, latents)[0]
-    pixels = codec.decode_in_tiles(vae, latents, torch.bfloat16)[0]
-    return pixels if torch.isfinite(pixels).all() else codec.decode_in_tiles(vae, latents)[0]
+def _weights(vae: Any) -> int:
+    return sum(parameter.nbytes for parameter in vae.parameters())
+
+
+def _decode_in_tiles(codec: LatentCodec, vae: Any, latents: torch.Tensor, tile: int) -> torch.Tensor:
+    """Pixels (3, H, W) of overlapping tiles, whose edges are blended: in bfloat16, or as the VAE if that overflows."""
+    for dtype in (torch.bfloat16, vae.dtype):
+        part: Any = nn.Module.to(copy.deepcopy(vae), dtype)  # diffusers' own warns; the VAE keeps its precision
+        part.enable_tiling()
+        if hasattr(part, "tile_latent_min_size"):
+            part.tile_sample_min_size, part.tile_latent_min_size = tile, tile // codec.downscale
+        pixels = codec.decode(part.to(latents.device), latents)[0]
+        if _is_finite(pixels):
+            break
+    return pixels
 
 
 def _image(pixels: torch.Tensor) -> Image.Image:
-    if not torch.isfinite(pixels).all():
+    if not _is_finite(pixels):
         raise UserError("The image is black (NaN): the VAE overflows in half precision. Use a VAE fixed for fp16.")
     array = (pixels / 2 + 0.5).clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
     return Image.fromarray(array)
+
+
+def _is_finite(pixels: torch.Tensor) -> bool:
+    return bool(torch.isfinite(pixels).all())

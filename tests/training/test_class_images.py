@@ -104,11 +104,13 @@ def test_class_images_are_generated_in_batches_of_the_class_batch_size(mini, con
     from dreambooth.sampling import generate
 
     sizes = []
-    generate_batch = generate._generate_batch
+    generate_latents = generate._generate_latents
     monkeypatch.setattr(
         generate,
-        "_generate_batch",
-        lambda m, requests, *rest: sizes.append(len(requests)) or generate_batch(m, requests, *rest),
+        "_generate_latents",
+        lambda m, denoiser, requests, *rest: (
+            sizes.append(len(requests)) or generate_latents(m, denoiser, requests, *rest)
+        ),
     )
     actions.class_images(mini, config_of(mini, concept, sample_batch_size=4), controls=Controls(), events=Events())
     assert max(sizes) == 4 and sum(sizes) == 10

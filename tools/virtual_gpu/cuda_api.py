@@ -86,7 +86,7 @@ def cuda_api(gpu: GpuModel, allocations: Allocations, log: DeviceLog) -> Iterato
         "get_rng_state": lambda device=None: generator.get_state(),
         "set_rng_state": lambda state, device=None: generator.set_state(state),
         "default_generators": (generator,),
-        "mem_get_info": lambda device=None: (gpu.memory - allocations.total, gpu.memory),
+        "mem_get_info": lambda device=None: (gpu.memory - allocations.highest, gpu.memory),
         "memory_allocated": lambda device=None: allocations.total,
         "memory_reserved": lambda device=None: allocations.highest,
         "max_memory_allocated": lambda device=None: allocations.highest,

@@ -12,6 +12,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from PIL import Image
 
 from dreambooth.dataset.plan import Example, Plan
 from dreambooth.images.buckets import Crop
@@ -20,16 +21,16 @@ from dreambooth.memory.forecast import forecast_memory
 from dreambooth.models.latents import LatentCodec
 from dreambooth.models.process import Process
 from dreambooth.runs.preflight import size_of
-from dreambooth.sampling import generate
+from dreambooth.sampling import decoding, generate
 from dreambooth.settings import Concept, ModelFolder, parse
 from dreambooth.settings.run import Settings
 from dreambooth.training import inputs, prompts
 from dreambooth.training.context import RunContext
 from dreambooth.training.loop import NO_HOOKS, Loop
-from dreambooth.training.precision import resolve_precision
+from dreambooth.training.precision import compute_dtype, resolve_precision
 from dreambooth.training.session import Session
 from tools.virtual_gpu.allocations import Peak
-from tools.virtual_gpu.cuda_api import DEVICE
+from tools.virtual_gpu.cuda_api import DEVICE, GpuModel
 from tools.virtual_gpu.fake_gpu import FakeGpu, fake_gpu
 from tools.virtual_gpu.hollow_model import reading_nothing
 
@@ -54,7 +55,12 @@ class Trace:
 
 
 def trace(
-    model: ModelFolder, overrides: Mapping[str, Any], *, class_images: bool = False, preview: bool = True
+    model: ModelFolder,
+    overrides: Mapping[str, Any],
+    *,
+    class_images: bool = False,
+    preview: bool = True,
+    gpu_model: GpuModel = GpuModel(),  # noqa: B008 (frozen)
 ) -> Trace:
     """Trace a run of a model with these settings over the defaults of the model; images are square."""
     config = model.load()
@@ -62,7 +68,7 @@ def trace(
     concept = Concept(instance_data_dir="images", instance_token="zwx", class_token="dog", save_sample_prompt="a dog")
     config = dataclasses.replace(config, settings=settings, concepts=(concept,))
     plan = _plan(settings.resolution, settings.train_batch_size, class_images)
-    with fake_gpu() as gpu, reading_nothing(), _without_files(), _phases_of_sampling(gpu):
+    with fake_gpu(gpu_model) as gpu, reading_nothing(), _without_files(), _phases_of_sampling(gpu):
         precision = resolve_precision(settings, DEVICE)
         events = Events(None, lambda event: _start_phase(gpu, event))
         context = RunContext(model, config, plan, DEVICE, precision, Controls(), events)
@@ -158,7 +164,8 @@ def _preview(session: Session, settings: Settings) -> None:
     with session.for_sampling() as modules:
         encoding = modules.family.prompt_encoding(settings)
         request = generate.SampleRequest("a zwx dog", width=side, height=side, steps=1)
-        list(generate.generate_images(modules, [request], prompt_encoding=encoding))
+        dtype = compute_dtype(session.precision)
+        list(generate.generate_images(modules, [request], prompt_encoding=encoding, dtype=dtype))
 
 
 class _Sampler:
@@ -180,28 +187,18 @@ def _phases_of_sampling(gpu: FakeGpu) -> Iterator[None]:
         gpu.allocations.start("sampling")
         return sampling(session)
 
-    def decoding(codec: LatentCodec, vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    def decode_in_phase(codec: LatentCodec, vae: Any, latents: torch.Tensor) -> torch.Tensor:
         gpu.allocations.start("decoding")
-        decode(codec, vae, latents)
-        raise _Decoded
+        return decode(codec, vae, latents)
 
-    def generate_batch(*args: Any) -> list[Any]:
-        with contextlib.suppress(_Decoded):
-            generate_batch_(*args)
-        return []
-
-    generate_batch_ = generate._generate_batch
     with (
         mock.patch.object(Session, "for_sampling", for_sampling),
-        mock.patch.object(LatentCodec, "decode", decoding),
-        mock.patch.object(generate, "_generate_batch", generate_batch),
+        mock.patch.object(LatentCodec, "decode", decode_in_phase),
+        mock.patch.object(decoding, "_image", lambda pixels: Image.new("RGB", (8, 8))),  # values are needed for it
+        mock.patch.object(decoding, "_is_finite", lambda pixels: True),
         mock.patch.object(Process, "sampler", _Sampler),
     ):
         yield
-
-
-class _Decoded(Exception):
-    """The image would now be converted to bytes, which needs values."""
 
 
 @contextlib.contextmanager
