@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -203,6 +204,17 @@ def test_difference_of_two_denoiser_files_is_extracted_as_a_lora(tmp_path, model
     assert torch.allclose(_tensors(merged)[fused], tuned[fused].float(), atol=1e-4)
 
 
+def test_files_are_read_in_place(model, files, concept):
+    """Full training replaces the reference of the component that it changes."""
+    assert not list(model.working.glob("*/*.safetensors")) and len(list(model.working.glob("*/source.json"))) == 3
+    actions.train(model, actions.configure(model, {**QUICK, "use_lora": False}, [concept]))
+    (weights,) = model.working.glob("*/*.safetensors")
+    assert weights.parent.name == "transformer"
+    files.vae.rename(files.vae.with_name("moved.safetensors"))
+    with pytest.raises(UserError, match=r"toy_vae\.safetensors"):
+        preflight(model, actions.configure(model, {}, [concept]))
+
+
 def test_defaults_are_those_of_the_family(model):
     settings = model.load().settings
     assert (settings.scheduler, settings.timestep_sampling, settings.resolution) == (
@@ -231,13 +243,17 @@ def test_missing_and_wrong_components_are_named(tmp_path, files, capsys):
     assert not list((tmp_path / "models").rglob("toy"))
 
 
-def test_diffusers_folder_is_created_from(tmp_path, model, files):
-    """The working folder is one; the tensors that modules don't have are not in it."""
+def test_diffusers_folder_is_created_from(tmp_path, files):
+    """The working folder of a copied model is one; the tensors that modules don't have are not in it."""
+    folders = Folders(tmp_path / "models")
+    options = CreateOptions(text_encoder=str(files.text_encoder), vae=str(files.vae), copy_source=True)
+    actions.create(folders, "toy", files.denoiser, options)
     (tmp_path / "folder").mkdir()
     for name in ("transformer", "text_encoder", "vae"):
-        (model.working / name).rename(tmp_path / "folder" / name)
-    actions.create(model.folders, "again", tmp_path / "folder")
-    path, verification = actions.generate_checkpoint(ModelFolder(model.folders, "again"))
+        shutil.copytree(ModelFolder(folders, "toy").working / name, tmp_path / "folder" / name)
+    assert len(list((tmp_path / "folder").glob("*/*.safetensors"))) == 3
+    actions.create(folders, "again", tmp_path / "folder")
+    path, verification = actions.generate_checkpoint(ModelFolder(folders, "again"))
     expected = _tensors(files.denoiser)
     expected.pop("model.diffusion_model.unused")
     made = _tensors(path)

@@ -164,6 +164,7 @@ class SameNames:
 class ToyFamily(Family):
     model_type, title, base_model_version = "toy", "Toy Flow", "toy"
     default_prediction = "flow_prediction"
+    references_sources = True
     components = (
         Component("transformer", DENOISER, "transformer", "model.diffusion_model."),
         Component("text_encoder", TEXT_ENCODER, "text encoder (toy)", "text_encoders.toy.", "model.safetensors",
