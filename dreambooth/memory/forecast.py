@@ -6,7 +6,13 @@ from dataclasses import dataclass
 
 from dreambooth.models.size_estimate import SizeEstimate
 from dreambooth.settings import Settings
-from dreambooth.settings.components import is_pure_bf16, quantizes_base, trains_ema, trains_text_encoder
+from dreambooth.settings.components import (
+    is_fused_backward,
+    is_pure_bf16,
+    quantizes_base,
+    trains_ema,
+    trains_text_encoder,
+)
 from dreambooth.settings.training import OPTIMIZERS
 
 # Bytes of optimizer state per trained parameter.
@@ -16,6 +22,8 @@ OPTIMIZER_STATE_BYTES: dict[str, float] = {
     "Adan Dadaptation": 20, "Lion Dadaptation": 8, "SGD Dadaptation": 12, "Prodigy": 16, "Schedule-Free AdamW": 8,
 }  # fmt: skip
 assert tuple(OPTIMIZER_STATE_BYTES) == OPTIMIZERS
+# Elements of the gradients that a fused backward pass collects before it updates their weights.
+GRADIENT_BATCH = 1 << 24
 # Bytes per parameter in int8 or fp8, with the scales and what stays in 2 bytes: of text encoders, the token embeddings.
 QUANTIZED_DENOISER_BYTES, QUANTIZED_TEXT_ENCODER_BYTES = 1.01, 1.3
 
@@ -34,13 +42,19 @@ def forecast_memory(settings: Settings, precision: str, size: ModelSize, class_i
 
     Weights: a frozen parameter takes 2 or 4 bytes, by the compute precision, or about 1 if quantized. A trained one
     takes 4, its gradient 4, its optimizer state 8 (Adam), and autocast's copy in half precision 2; in pure bfloat16
-    each of weight, gradient and both moments takes 2. Activations: the family's estimate, scaled by images, pixels and
-    the denoiser's parameters.
+    each of weight, gradient and both moments takes 2. A fused backward pass keeps the gradients of one batch of weights
+    only, and with checkpointing no copies. Activations: the family's estimate, scaled by images, pixels and the
+    denoiser's parameters.
     """
     half, copy = (2, 2) if precision != "no" else (4, 0)
     moments = OPTIMIZER_STATE_BYTES[settings.optimizer]
-    of_trained = 8 if is_pure_bf16(settings) else 4 + 4 + moments + copy
-    total = 0
+    weight = 4
+    if is_pure_bf16(settings):
+        weight, moments, copy = 2, moments / 2, 0
+    fused = is_fused_backward(settings)
+    gradient = 0 if fused else weight
+    of_trained = weight + gradient + moments + (0 if fused and settings.gradient_checkpointing else copy)
+    total = _gradient_batch(size) * weight if fused else 0
     for parameters, trained, quantized in (
         (size.denoiser, settings.train_unet, QUANTIZED_DENOISER_BYTES),
         (size.text_encoders, trains_text_encoder(settings), QUANTIZED_TEXT_ENCODER_BYTES),
@@ -58,6 +72,11 @@ def forecast_memory(settings: Settings, precision: str, size: ModelSize, class_i
     activations = estimate.checkpointed_activation_bytes if checkpointing else estimate.activation_bytes
     pixels = (settings.resolution / 512) ** 2
     return int(total + activations * (half / 2) * images * pixels * size.denoiser / estimate.reference_parameters)
+
+
+def _gradient_batch(size: ModelSize) -> int:
+    """Elements of the gradients that a fused backward pass keeps."""
+    return min(GRADIENT_BATCH, size.denoiser + size.text_encoders)
 
 
 def forecast_lora(settings: Settings, size: ModelSize) -> int:

@@ -13,6 +13,7 @@ from dreambooth.memory.quantized import unavailable_reason as base_unavailable_r
 from dreambooth.models.family import Family
 from dreambooth.settings import SETTINGS, Concept, Settings
 from dreambooth.settings.components import (
+    is_fused_backward,
     is_pure_bf16,
     keys_of,
     quantizes_base,
@@ -106,6 +107,39 @@ def precision_problems(settings: Settings, precision: str | None, device: torch.
         )
     if trains_ema(settings) and settings.ema_precision == "bf16" and "bf16" not in supported_precisions(device):
         problems.append(f"ema_precision: this {device.type} does not support bf16; choose fp32.")
+    return problems
+
+
+def fused_backward_problems(settings: Settings, precision: str | None, world_size: int) -> list[str]:
+    """What a fused backward pass excludes: everything that needs the gradients of all parameters at once."""
+    if not is_fused_backward(settings):
+        return []
+    off = "or switch fused_backward off"
+    problems = []
+    if settings.gradient_accumulation_steps > 1:
+        problems.append(
+            "gradient_accumulation_steps: fused_backward keeps no gradients to add up. Set it to 1 (a larger "
+            f"train_batch_size has the same effect), {off}."
+        )
+    if precision == "fp16":
+        problems.append(
+            "mixed_precision: fp16 checks all gradients for overflow before the first update, which fused_backward "
+            f"can't. Choose bf16 or no, {off}."
+        )
+    norms = ["max_grad_norm", "tenc_grad_clip_norm"] if trains_text_encoder(settings) else ["max_grad_norm"]
+    clipping = [key for key in norms if getattr(settings, key)]
+    if clipping and not settings.clip_each_tensor:
+        problems.append(
+            f"{' and '.join(clipping)}: fused_backward can't clip all gradients together. Switch clip_each_tensor on, "
+            f"set the norm to 0, {off}."
+        )
+    if world_size > 1:
+        problems.append("fused_backward works on one GPU only. Switch it off, or train on a single GPU.")
+    if not OPTIMIZER_KINDS[settings.optimizer].fuses:
+        problems.append(
+            f"optimizer: {settings.optimizer} derives its updates from the gradients of all weights, which "
+            f"fused_backward does not keep. Choose Torch AdamW, {off}."
+        )
     return problems
 
 

@@ -23,6 +23,7 @@ from dreambooth.runs import class_image_generation, resume_checks
 from dreambooth.runs.class_image_generation import MissingImage
 from dreambooth.runs.consistency import (
     conflicts,
+    fused_backward_problems,
     likely_mistakes,
     precision_problems,
     prompts_with_loras,
@@ -132,6 +133,7 @@ def preflight(
         *refused_settings(family, settings),
         *_library_problems(model, family, settings),
         *precision_problems(settings, precision, device),
+        *fused_backward_problems(settings, precision, process_group.world_size),
         *([] if settings.train_unet or settings.stop_text_encoder else [NOTHING_TO_TRAIN]),
         *imagic.problems_of(config, plan),
         *_weights_problems(model, family),

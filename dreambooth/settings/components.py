@@ -65,3 +65,8 @@ def quantizes_base(settings: Settings) -> bool:
 def is_pure_bf16(settings: Settings) -> bool:
     """Whether trainable weights are bfloat16 too, see training/stochastic_rounding.py."""
     return settings.full_mixed_precision and not settings.use_lora
+
+
+def is_fused_backward(settings: Settings) -> bool:
+    """Whether weights are updated in the backward pass, see training/fused_backward.py."""
+    return settings.fused_backward and not settings.use_lora

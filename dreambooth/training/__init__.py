@@ -11,6 +11,8 @@ adapters.py          LoRA, LoHa, LoKr, DoRA             dropout.py            ad
 init_from_lora.py    adapters that start from a file    attention.py          attention implementations
 optimizers.py        groups, clipping, stepping         optimizer_kinds.py    the table of optimizers
 fused_adamw.py       AdamW with little overhead         stochastic_rounding.py  AdamW in pure bfloat16
+fused_backward.py    steps in the backward pass         step_in_parts.py      base of our own optimizers
+gradient_clipping.py  limits of norms
 schedules.py         run length and learning rates      ema.py                exponential moving average
 precision.py         compute precision                  reproducible.py       deterministic algorithms
 snapshot.py          snapshots on disk                  snapshot_state.py     a session's state in a snapshot

@@ -7,70 +7,53 @@ itself clips (it divides by ``grad_scale`` as it reads each gradient) and skips 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 
+from dreambooth.training.step_in_parts import StepInParts
 
-class FusedAdamW(torch.optim.Optimizer):
-    """Bit-identical to torch.optim.AdamW(fused=True). All parameters of a group must be on one device."""
+
+class FusedAdamW(StepInParts):
+    """Bit-identical to torch.optim.AdamW(fused=True)."""
+
+    counts_on_device = True
 
     def __init__(
         self, params: Iterable[Any], lr: float = 1e-3, betas=(0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.01
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        self.grad_scale: torch.Tensor | None = None
+
+    def step(self, found_inf: torch.Tensor | None = None, grad_scale: torch.Tensor | None = None) -> None:
+        """Take a step. ``grad_scale``: divisor of the gradients."""
+        self.grad_scale = grad_scale
+        super().step(found_inf)
+        self.grad_scale = None
 
     @torch.no_grad()
-    def step(self, grad_scale: torch.Tensor | None = None, found_inf: torch.Tensor | None = None) -> None:
-        """Take a step. ``grad_scale``: divisor of the gradients; ``found_inf``: 1.0 skips the step."""
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if not params:
-                continue
-            states = [self.state[p] or self._init_state(p) for p in params]
-            count = states[0]["step"]
-            count += 1
-            torch._fused_adamw_(
-                params,
-                [p.grad for p in params],
-                [state["exp_avg"] for state in states],
-                [state["exp_avg_sq"] for state in states],
-                [],
-                [count] * len(params),
-                lr=group["lr"],
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                weight_decay=group["weight_decay"],
-                eps=group["eps"],
-                amsgrad=False,
-                maximize=False,
-                grad_scale=grad_scale,
-                found_inf=found_inf,
-            )
-            if found_inf is not None:
-                count -= found_inf
-
-    def state_dict(self) -> dict[str, Any]:
-        """In the format of torch.optim.AdamW, which counts steps per parameter: each can load the other's."""
-        for group in self.param_groups:
-            states = [self.state[p] for p in group["params"] if p in self.state]
-            for state in states[1:]:
-                state["step"] = states[0]["step"].clone()
-        return super().state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        for parameter, state in self.state.items():  # torch loads step counts onto the CPU
-            state["step"] = state["step"].to(parameter.device, torch.float32)
-
-    def _init_state(self, parameter: torch.nn.Parameter) -> dict[str, torch.Tensor]:
-        """Moments of a parameter. Only the step count of each group's first parameter is used."""
-        state = self.state[parameter]
-        state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
-        state["exp_avg"] = torch.zeros_like(parameter)
-        state["exp_avg_sq"] = torch.zeros_like(parameter)
-        return state
+    def update(self, number: int, params: Sequence[torch.nn.Parameter], found_inf: torch.Tensor | None = None) -> None:
+        group, count = self.param_groups[number], self.begin(number, params)
+        states = [self.state[p] for p in params]
+        skips = None if found_inf is None else found_inf.float()
+        torch._fused_adamw_(
+            list[torch.Tensor](params),
+            [p.grad for p in params if p.grad is not None],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            [count] * len(params),
+            lr=group["lr"],
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=False,
+            grad_scale=self.grad_scale,
+            found_inf=skips,
+        )
 
 
 def has_fused_adamw(device: str) -> bool:

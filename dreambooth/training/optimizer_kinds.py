@@ -35,6 +35,12 @@ class OptimizerKind:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     gpu: bool = False  # whether it needs a GPU
     estimates_lr: bool = False  # estimates the learning rate itself; the setting is a factor on the estimate
+    is_schedule_free: bool = False
+
+    @property
+    def fuses(self) -> bool:
+        """Whether a parameter's update depends on its own gradient alone, as a fused backward pass needs it."""
+        return not (self.estimates_lr or self.is_schedule_free)
 
 
 def _bnb(cls: str, **fixed: Any) -> OptimizerKind:
@@ -62,7 +68,9 @@ OPTIMIZER_KINDS = {
     "Lion Dadaptation": _po("DAdaptLion", True),
     "SGD Dadaptation": _po("DAdaptSGD", True),
     "Prodigy": _po("Prodigy", True, bias_correction=True, safeguard_warmup=True),  # arXiv:2306.06101
-    "Schedule-Free AdamW": _po("ScheduleFreeAdamW"),  # arXiv:2405.15682
+    "Schedule-Free AdamW": OptimizerKind(
+        "pytorch_optimizer", "ScheduleFreeAdamW", is_schedule_free=True
+    ),  # arXiv:2405.15682
 }
 assert tuple(OPTIMIZER_KINDS) == OPTIMIZERS
 

@@ -10,11 +10,14 @@ import torch
 
 from dreambooth.errors import UserError
 from dreambooth.settings import Settings
-from dreambooth.settings.components import TrainedRole, is_pure_bf16, keys_of
+from dreambooth.settings.components import TrainedRole, is_fused_backward, is_pure_bf16, keys_of
 from dreambooth.settings.optimizer_arguments import own_weight_decay
 from dreambooth.training.fused_adamw import FusedAdamW
+from dreambooth.training.fused_backward import FusedBackwardStepper
+from dreambooth.training.gradient_clipping import clip_each
 from dreambooth.training.optimizer_kinds import build_optimizer, parse_arguments, require_available
 from dreambooth.training.schedules import base_learning_rates, learning_rate
+from dreambooth.training.step_in_parts import StepInParts
 from dreambooth.training.stochastic_rounding import StochasticRoundingAdamW
 
 NOTHING_TO_TRAIN = "Nothing to train: switch on train_unet, or set stop_text_encoder above 0."
@@ -51,6 +54,13 @@ def make_optimizer(settings: Settings, groups: list[dict[str, Any]]) -> torch.op
     if is_pure_bf16(settings):
         return StochasticRoundingAdamW(groups, settings.seed, **parse_arguments(name, more))
     return build_optimizer(name, groups, scheduler, more)
+
+
+def make_stepper(optimizer: torch.optim.Optimizer, settings: Settings, scaler: Any) -> Stepper | FusedBackwardStepper:
+    """``scaler``: that of the loss in fp16, or None."""
+    if is_fused_backward(settings):
+        return FusedBackwardStepper(optimizer, settings)
+    return Stepper(optimizer, settings, scaler)
 
 
 @contextlib.contextmanager
@@ -109,62 +119,79 @@ class Stepper:
 
     def __init__(self, optimizer: torch.optim.Optimizer, settings: Settings, scaler: Any = None) -> None:
         self.optimizer, self.scaler = optimizer, scaler
-        self.set_to_none = settings.gradient_set_to_none
-        text_norm = settings.tenc_grad_clip_norm
-        separate = [g for g in optimizer.param_groups if text_norm and g["name"] == "text_encoder"]
-        shared = [g for g in optimizer.param_groups if not (text_norm and g["name"] == "text_encoder")]
-        norms = ((shared, settings.max_grad_norm), (separate, text_norm))
-        self._limits = [([p for g in groups for p in g["params"]], max_norm) for groups, max_norm in norms if groups]
-        one_limit = scaler is None and len(self._limits) == 1
+        self.is_updating = False  # whether the optimizer is changing the weights
+        self.set_to_none, self.clips_each = settings.gradient_set_to_none, settings.clip_each_tensor
+        self._limits = _parameters_by_norm(optimizer, settings)
+        one_limit = scaler is None and len(self._limits) == 1 and not self.clips_each
         self._in_kernel = optimizer if one_limit and isinstance(optimizer, FusedAdamW) else None
 
     def step(self) -> torch.Tensor:
         """Step, then clear the gradients. Returns the gradient norm before clipping, a scalar on the device."""
+        self.is_updating = True
         if self.scaler:
             self.scaler.unscale_(self.optimizer)
         grads = [[p.grad for p in parameters if p.grad is not None] for parameters, _ in self._limits]
-        norms = [_norm(clipped) if clipped else None for clipped in grads]
-        parts = [norm for norm in norms if norm is not None]
+        norms = [torch.stack(torch._foreach_norm(clipped)) if clipped else None for clipped in grads]
+        parts = [torch.linalg.vector_norm(norm) for norm in norms if norm is not None]
         total = parts[0] if len(parts) == 1 else torch.linalg.vector_norm(torch.stack(parts))
         if self._in_kernel:
             self._step_in_kernel(self._in_kernel, total)
         else:
-            self._step_plain(grads, norms, total)
+            self._clip(grads, norms)
+            self._step_plain(total)
         self._clear(grads)
+        self.is_updating = False
         return total
+
+    def discard(self) -> None:
+        """Drop the gradients of a failed backward pass."""
+        for parameters, _ in self._limits:
+            for parameter in parameters:
+                parameter.grad = None
 
     def _step_in_kernel(self, optimizer: FusedAdamW, norm: torch.Tensor) -> None:
         max_norm = self._limits[0][1]
         scale = (norm / max_norm).clamp(min=1.0) if max_norm else None
-        optimizer.step(grad_scale=scale, found_inf=(~torch.isfinite(norm)).float())
+        optimizer.step(~torch.isfinite(norm), grad_scale=scale)
 
-    def _step_plain(self, grads: list[list[torch.Tensor]], norms: list[Any], total: torch.Tensor) -> None:
+    def _clip(self, grads: list[list[torch.Tensor]], norms: list[torch.Tensor | None]) -> None:
+        """``norms``: of each gradient."""
         for clipped, norm, (_, max_norm) in zip(grads, norms, self._limits, strict=True):
-            if max_norm and clipped:
-                torch._foreach_mul_(clipped, (max_norm / norm).clamp(max=1.0))
+            if not max_norm or norm is None:
+                continue
+            if self.clips_each:
+                clip_each(clipped, norm, max_norm)
+            else:
+                torch._foreach_mul_(clipped, (max_norm / torch.linalg.vector_norm(norm)).clamp(max=1.0))
+
+    def _step_plain(self, norm: torch.Tensor) -> None:
         if self.scaler:
             self.scaler.step(self.optimizer)  # skips steps that overflowed in fp16
             self.scaler.update()
-        elif isinstance(self.optimizer, StochasticRoundingAdamW):  # without waiting for the GPU
-            self.optimizer.step(found_inf=~torch.isfinite(total))
-        elif bool(torch.isfinite(total)):
+        elif isinstance(self.optimizer, StepInParts):  # without waiting for the GPU
+            self.optimizer.step(found_inf=~torch.isfinite(norm))
+        elif bool(torch.isfinite(norm)):
             self.optimizer.step()
 
     def _clear(self, grads: list[list[torch.Tensor]]) -> None:
-        if not self.set_to_none:
+        if self.set_to_none:
+            self.discard()
+        else:
             torch._foreach_zero_([grad for clipped in grads for grad in clipped])
-            return
-        for parameters, _ in self._limits:
-            for parameter in parameters:
-                parameter.grad = None
+
+
+def _parameters_by_norm(
+    optimizer: torch.optim.Optimizer, settings: Settings
+) -> list[tuple[list[torch.nn.Parameter], float]]:
+    """The parameters that are clipped together, and their maximum norm; 0: no clipping."""
+    text_norm = settings.tenc_grad_clip_norm
+    separate = [g for g in optimizer.param_groups if text_norm and g["name"] == "text_encoder"]
+    shared = [g for g in optimizer.param_groups if not (text_norm and g["name"] == "text_encoder")]
+    norms = ((shared, settings.max_grad_norm), (separate, text_norm))
+    return [([p for g in groups for p in g["params"]], max_norm) for groups, max_norm in norms if groups]
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, settings: Settings, step: int, total: int) -> None:
     """Set the learning rates of optimizer step ``step`` (counted from 0) of ``total``."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(settings, group["base_lr"], step, total)
-
-
-def _norm(grads: list[torch.Tensor]) -> torch.Tensor:
-    """L2 norm of all gradients as one vector."""
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))

@@ -8,6 +8,7 @@ import torch
 
 from dreambooth.errors import UserError
 from dreambooth.settings import Settings
+from dreambooth.settings.components import is_fused_backward
 from dreambooth.types import dtype_of
 
 
@@ -45,12 +46,22 @@ def compute_dtype(precision: str) -> torch.dtype:
     return torch.float32 if precision == "no" else dtype_of(precision)
 
 
-def make_accelerator(device: torch.device, precision: str) -> Any:
+def caches_casts(settings: Settings) -> bool:
+    """Whether autocast keeps its low-precision copies of weights during the forward pass.
+
+    With checkpointing nothing else keeps them. Where gradients take no memory, the copies would be the peak.
+    """
+    return not (is_fused_backward(settings) and settings.gradient_checkpointing)
+
+
+def make_accelerator(device: torch.device, precision: str, caches_casts: bool = True) -> Any:
     """The accelerator of a run. Its state is a process-wide singleton, which a run must not inherit from the last."""
     from accelerate import Accelerator
+    from accelerate.utils import AutocastKwargs
 
     reset_accelerator()
-    return Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
+    handlers: list[Any] = [] if caches_casts else [AutocastKwargs(cache_enabled=False)]
+    return Accelerator(mixed_precision=precision, cpu=device.type == "cpu", kwargs_handlers=handlers)
 
 
 def reset_accelerator() -> None:

@@ -28,8 +28,8 @@ from dreambooth.training.inpainting import InpaintingInputs
 from dreambooth.training.inputs import LatentStore
 from dreambooth.training.loss_masks import LossMasks
 from dreambooth.training.noise import training_scheduler_config
-from dreambooth.training.optimizers import Stepper, inference_weights, make_optimizer, parameter_groups
-from dreambooth.training.precision import compute_dtype, make_accelerator, reset_accelerator
+from dreambooth.training.optimizers import inference_weights, make_optimizer, make_stepper, parameter_groups
+from dreambooth.training.precision import caches_casts, compute_dtype, make_accelerator, reset_accelerator
 from dreambooth.training.prompts import CachedPromptEmbedder
 from dreambooth.training.snapshot import Position
 from dreambooth.types import dtype_of
@@ -51,7 +51,7 @@ class Session:
         self.imagic: Imagic | None = None
         self.position = Position()
         try:
-            self.accelerator = make_accelerator(self.device, self.precision)
+            self.accelerator = make_accelerator(self.device, self.precision, caches_casts(self.settings))
             self._encode_images()
             self.inpainting, self.loss_masks = self._load_masks()
             self.prompts = self._encode_prompts()
@@ -59,7 +59,7 @@ class Session:
             groups = self._trainable_groups()
             self.ema = self._make_ema(groups)
             self.optimizer = make_optimizer(self.settings, groups)
-            self.stepper = Stepper(self.optimizer, self.settings, self.accelerator.scaler)
+            self.stepper = make_stepper(self.optimizer, self.settings, self.accelerator.scaler)
         except BaseException:
             self.close()
             raise

@@ -11,6 +11,7 @@ import torch
 from dreambooth.dataset.plan import Batch
 from dreambooth.memory.out_of_memory import is_out_of_memory
 from dreambooth.memory.release import clear_frames, free_memory
+from dreambooth.settings.components import is_fused_backward
 from dreambooth.training.noise import generator_for
 from dreambooth.training.objective import Losses, diffusion_losses, losses_in_parts, prior_weight_at
 from dreambooth.training.session import Session
@@ -29,27 +30,30 @@ class StepRunner:
         self.session, self.settings = session, session.settings
         self.process_group = session.process_group
         self.n_parts = 1  # of each batch
-        self.is_updating = False  # whether the optimizer is changing the weights
+
+    @property
+    def is_updating(self) -> bool:
+        """Whether a part of the weights may have taken a step that the others have not."""
+        return self.session.stepper.is_updating
 
     def run(self, group: Sequence[Batch]) -> StepMetrics:
         """One optimizer step over the batches of an accumulation group. All images weigh the same, in any batch."""
         losses = self._accumulate(group)
         if self.process_group.world_size > 1:
             self._all_reduce(losses, with_prior=any(batch.classes for batch in group))
-        self.is_updating = True
-        norm = self.session.stepper.step()
-        self.is_updating = False
-        return StepMetrics(_sum(losses), norm)
+        return StepMetrics(_sum(losses), self.session.stepper.step())
 
     def _accumulate(self, group: Sequence[Batch]) -> list[Losses]:
         """The gradients of all micro-batches of this rank, and their losses."""
         largest = max(len(batch.instances) + len(batch.classes) for batch in group)
+        if is_fused_backward(self.settings):
+            largest = 1  # gradients of parts can't be added
         is_retry = False
         while True:
             try:
                 return list(self._backward_passes(group))
             except Exception as error:
-                if not is_out_of_memory(error) or (is_retry and self.n_parts >= largest):
+                if not is_out_of_memory(error) or self.is_updating or (is_retry and self.n_parts >= largest):
                     raise
                 clear_frames(error)  # they refer to the graph
             self.release()
@@ -60,9 +64,7 @@ class StepRunner:
 
     def release(self) -> None:
         """Free what a failed attempt left: gradients, autocast's copies, cached memory."""
-        for group in self.session.optimizer.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = None
+        self.session.stepper.discard()
         torch.clear_autocast_cache()
         free_memory()
 

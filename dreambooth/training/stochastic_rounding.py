@@ -15,9 +15,10 @@ import torch
 
 from dreambooth.training.chunks import CHUNK, Slice, flat, in_chunks, views
 from dreambooth.training.noise import generator_on
+from dreambooth.training.step_in_parts import StepInParts
 
 
-class StochasticRoundingAdamW(torch.optim.Optimizer):
+class StochasticRoundingAdamW(StepInParts):
     """AdamW (arXiv:1711.05101) on bfloat16 parameters, computed in float32 for a chunk of the elements at a time.
 
     Temporaries take 16 bytes per element of a chunk, about 270 MB, and the number of launches depends on the chunks
@@ -35,24 +36,16 @@ class StochasticRoundingAdamW(torch.optim.Optimizer):
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
         self.seed, self.chunk = seed, CHUNK
+        self._generators: dict[int, tuple[int, torch.Generator]] = {}  # of each group: the step, and its generator
 
     @torch.no_grad()
-    def step(self, found_inf: torch.Tensor | None = None) -> None:
-        """Take a step. ``found_inf``: a scalar on the device; True leaves weights and moments as they are."""
-        for number, group in enumerate(self.param_groups):
-            params = [p for p in group["params"] if p.grad is not None]
-            if not params:
-                continue
-            for parameter in params:
-                if not self.state[parameter]:
-                    self._init_state(parameter)
-            count = self.state[params[0]]["step"]
-            count += 1
-            for parameter in params:
-                self.state[parameter]["step"] = count
-            generator = generator_on(params[0].device, self.seed, "rounding", int(count), number)
-            for chunk in in_chunks(params, self.chunk):
-                self._update(chunk, params, group, int(count), generator, found_inf)
+    def update(self, number: int, params: Sequence[torch.nn.Parameter], found_inf: torch.Tensor | None = None) -> None:
+        group, count = self.param_groups[number], int(self.begin(number, params))
+        if self._generators.get(number, (0, None))[0] != count:
+            generator = generator_on(params[0].device, self.seed, "rounding", count, number)
+            self._generators[number] = (count, generator)
+        for chunk in in_chunks(params, self.chunk):
+            self._update(chunk, params, group, count, self._generators[number][1], found_inf)
 
     def _update(
         self,
@@ -76,11 +69,6 @@ class StochasticRoundingAdamW(torch.optim.Optimizer):
         if found_inf is not None:
             rounded = torch.where(found_inf, flat(targets), rounded)
         torch._foreach_copy_(targets, views(rounded, targets))
-
-    def _init_state(self, parameter: torch.nn.Parameter) -> None:
-        state = self.state[parameter]
-        state["step"] = torch.zeros((), dtype=torch.float32)
-        state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
 
 
 def _adamw(

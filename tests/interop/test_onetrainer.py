@@ -278,6 +278,11 @@ def test_full_training(tmp_path: Path) -> None:
     assert run.use_ema and run.ema_on_cpu and run.infer_ema and run.ema_decay == 0.99
     every_5 = read(tmp_path, config(**{**values, "ema_update_step_interval": 5})).settings
     assert every_5["ema_update_every"] == 5 and every_5["ema_decay"] ** 5 == pytest.approx(0.99)
+    fused = {**values, "optimizer": {"optimizer": "ADAMW", "fused_back_pass": True}}
+    run = parse(Settings, read(tmp_path, config(**fused)).settings)
+    assert run.fused_backward and run.clip_each_tensor
+    run = parse(Settings, read(tmp_path, config(**fused, gradient_accumulation_steps=2)).settings)
+    assert not run.fused_backward  # it would be refused, and has no influence on the weights
     lora = read(tmp_path, config(**{**values, "training_method": "LORA"}))
     assert not lora.settings["use_ema"] and "moving average" in unsupported(lora)
 

@@ -59,6 +59,7 @@ IMPORTED = {
     "fp8_base_unet": "base_precision",
     "xformers": "attention",
     "mem_eff_attn": "attention",
+    "fused_backward_pass": "fused_backward",
     "sample_sampler": "scheduler",
     "sample_prompts": "concept.save_sample_prompt",
     "num_repeats": "concept.num_repeats",
@@ -157,7 +158,8 @@ ROWS = [
     ("lr_scheduler_timescale lr_decay_steps", RATES + " scheduler", "no schedule has such a parameter"),
     ("lr_decay_steps", "ema_decay tenc_weight_decay weight_decay", "decay of something else"),
     ("optimizer_schedulefree_wrapper schedulefree_wrapper_args offload_optimizer_device offload_optimizer_nvme_path "
-     "fused_optimizer_groups", "optimizer optimizer_args", "not a kind of optimizer, nor one of its arguments"),
+     "fused_optimizer_groups", "optimizer optimizer_args fused_backward",
+     "not a kind of optimizer, nor one of its arguments"),
     ("block_lr down_lr_weight mid_lr_weight up_lr_weight block_lr_zero_threshold", RATES, "of the UNet as a whole"),
     ("block_lr_zero_threshold zero_stage", "huber_c zero_terminal_snr", "zeros and thresholds of something else"),
     ("loraplus_lr_ratio loraplus_unet_lr_ratio loraplus_text_encoder_lr_ratio",

@@ -15,8 +15,8 @@ from dreambooth.runs import previews
 from dreambooth.settings import Folders, ModelFolder
 from dreambooth.training import results, session, step
 from dreambooth.training.ema import EMA
-from dreambooth.training.optimizers import Stepper
 from dreambooth.training.prompts import CachedPromptEmbedder
+from dreambooth.training.step_in_parts import StepInParts
 from dreambooth.training.validation import Validation
 from tests.training.conftest import short_run
 
@@ -102,7 +102,7 @@ def test_progress_is_in_a_snapshot_when_nothing_helps(train, exhaust, monkeypatc
 
 @pytest.mark.parametrize("place", ["optimizer", "EMA"])
 def test_progress_is_saved_when_an_update_fails(train, exhaust, monkeypatch, place):
-    owner, name = (Stepper, "step") if place == "optimizer" else (EMA, "update")
+    owner, name = (StepInParts, "step") if place == "optimizer" else (EMA, "update")
     exhaust(owner, name, {3})
     outcome = train("update", use_lora=False, use_ema=True)
     monkeypatch.undo()

@@ -100,6 +100,7 @@ TABLE = {
     "train_batch_size": Row(2, 1, n_steps(3, 5)),
     "gradient_accumulation_steps": Row(1, 2, n_steps(3, 2)),
     "max_grad_norm": Row(1.0, 1e-4, moves("unet", "less"), SGD),
+    "clip_each_tensor": Row(False, True, moves("unet", "further"), {**SGD, "max_grad_norm": 1e-4}),
     "tenc_grad_clip_norm": Row(0.0, 1e-6, moves("te", "less"), SGD),
     "learning_rate": Row(1e-4, 1e-3, moves("unet", "further"), FULL),
     "txt_learning_rate": Row(1e-4, 1e-3, moves("te", "further"), FULL),
@@ -255,6 +256,7 @@ ELSEWHERE = {
     "flow_loss_weighting": "tests/models/test_process.py::test_flow_loss_weighting_is_that_of_diffusers",
     "lora_start": "tests/training/test_init_from_lora.py::test_it_starts_with_the_files_values",
     "max_token_length": "tests/training/test_prompts.py::test_tokens_beyond_the_limit_are_not_trained",
+    "fused_backward": "tests/training/test_fused_backward.py::test_a_run_gives_the_same_losses_and_weights",
     "gradient_set_to_none": "tests/training/test_optimizers.py::test_gradients_are_dropped_or_zeroed_as_chosen",
     "gradient_checkpointing":
         "tests/training/test_optimizers.py::test_gradient_checkpointing_changes_memory_not_weights",

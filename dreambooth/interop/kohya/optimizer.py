@@ -56,6 +56,8 @@ def import_optimizer(report: ImportReport, values: Mapping[str, Any]) -> None:
         report.unsupported.append(f"optimizer_type = {requested!r}: {_DIFFERENCES[kind]}.")
     _import_arguments(report, optimizer, values)
     _limit_bf16(report, optimizer)
+    if values.get("fused_backward_pass"):
+        import_fused_backward(report, "fused_backward_pass")
     if optimizer == "Prodigy" or optimizer.endswith("Dadaptation"):
         _use_one_rate(report, optimizer)
 
@@ -81,6 +83,18 @@ def _limit_bf16(report: ImportReport, optimizer: str) -> None:
         return
     report.set("full_mixed_precision", False)
     report.unsupported.append(f"full_bf16: {reason}.")
+
+
+def import_fused_backward(report: ImportReport, source: str) -> None:
+    """A fused backward pass, which clips each tensor on its own in other programs. Weights are the same without it."""
+    settings = report.settings
+    optimizer = str(settings.get("optimizer", ""))
+    has_shared_state = optimizer.startswith(("Prodigy", "Schedule-Free")) or optimizer.endswith("Dadaptation")
+    is_accumulated = settings.get("gradient_accumulation_steps", 1) > 1
+    if is_accumulated or has_shared_state or settings.get("use_lora") or settings.get("mixed_precision") == "fp16":
+        return
+    report.set("fused_backward", True, source)
+    report.set("clip_each_tensor", True, source)
 
 
 def _use_one_rate(report: ImportReport, optimizer: str) -> None:

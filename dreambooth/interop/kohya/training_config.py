@@ -236,6 +236,6 @@ _SUPPORTED = {
     "learning_rate_te1", "learning_rate_te2", "train_text_encoder", "stop_text_encoder_training", "lr_scheduler_type",
     "lr_scheduler_args", "lr_scheduler_min_lr_ratio", "save_n_epoch_ratio", "save_last_n_epochs_state",
     "save_last_n_steps_state", "validate_every_n_steps", "validate_every_n_epochs", "masked_loss",
-    "fp8_base", "fp8_base_unet",
+    "fp8_base", "fp8_base_unet", "fused_backward_pass",
 }  # fmt: skip
 KNOWN_PARAMETERS = {*_SUPPORTED, *GENERAL_KEYS, *UNSUPPORTED_TRAINING_KEYS, *NO_EFFECT_KEYS}

@@ -105,7 +105,7 @@ NO_EFFECT_KEYS = {
     **dict.fromkeys(("max_data_loader_n_workers", "persistent_data_loader_workers", "lowram", "highvram",
                      "torch_compile", "dynamo_backend", "no_half_vae", "ddp_timeout",
                      "ddp_gradient_as_bucket_view", "ddp_static_graph", "cpu_offload_checkpointing",
-                     "disable_mmap_load_safetensors", "fused_backward_pass", "fused_optimizer_groups",
+                     "disable_mmap_load_safetensors", "fused_optimizer_groups",
                      "blocks_to_swap"),
                     "does not change the trained weights"),
     "epoch": "max_train_epochs sets the length",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dreambooth.interop.kohya.import_report import ImportReport
+from dreambooth.interop.kohya.optimizer import import_fused_backward
 from dreambooth.interop.nested_values import NestedValues, as_number
 from dreambooth.interop.onetrainer.config_file import is_sdxl
 from dreambooth.settings.arguments import format_arguments
@@ -134,6 +135,11 @@ def import_optimizer(report: ImportReport, config: NestedValues) -> None:
     text = format_arguments({name: value for name, value in arguments.items() if _is_usable(optimizer, name, usable)})
     report.set("optimizer_args", text, "optimizer" if text else "")
     _report_other_arguments(report, config, optimizer)
+
+
+def import_fused_back_pass(report: ImportReport, config: NestedValues) -> None:
+    if config.flag("optimizer.fused_back_pass"):
+        import_fused_backward(report, "optimizer.fused_back_pass")
 
 
 def _is_usable(optimizer: _Optimizer, name: str, usable: Mapping[str, Any]) -> bool:

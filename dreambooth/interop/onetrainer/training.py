@@ -26,7 +26,12 @@ from dreambooth.interop.onetrainer.objective import (
     import_precision,
     import_prompts,
 )
-from dreambooth.interop.onetrainer.optimizer import import_optimizer, import_rates, import_schedule
+from dreambooth.interop.onetrainer.optimizer import (
+    import_fused_back_pass,
+    import_optimizer,
+    import_rates,
+    import_schedule,
+)
 from dreambooth.interop.onetrainer.samples import import_samples
 from dreambooth.interop.onetrainer.timesteps import import_timesteps
 from dreambooth.settings.concept import MAX_BYTES
@@ -45,7 +50,7 @@ def import_config(report: ImportReport, file: DataFile) -> None:
     length = _import_images(report, config, file)
     for import_group in (
         _import_resolution, import_network, import_optimizer, import_rates, import_schedule, import_precision,
-        import_loss, import_noise, import_timesteps, import_masks, import_prompts, import_ema,
+        import_fused_back_pass, import_loss, import_noise, import_timesteps, import_masks, import_prompts, import_ema,
     ):  # fmt: skip
         import_group(report, config)
     import_parts(report, config, length)
