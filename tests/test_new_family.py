@@ -179,8 +179,8 @@ def test_plan_check_and_inspect_speak_of_it(tmp_path, model, files, concept, cap
     found = json.loads(capsys.readouterr().out)
     assert (found["kind"], found["recognized"]) == ("checkpoint", "Toy Flow, by its tensors")
     assert found["odd"] == ["1 tensor of unknown modules (model.diffusion_model.unused)"]
-    assert inspect(files.text_encoder).kind == "text encoder (toy) of Toy Flow"
-    assert inspect(files.vae).kind == "VAE of Toy Flow"
+    assert inspect(files.text_encoder).kind == "the text encoder (toy) of Toy Flow"
+    assert inspect(files.vae).kind == "the VAE of Toy Flow"
     with pytest.raises(UserError) as refused:
         preflight(model, dataclasses.replace(config, settings=dataclasses.replace(
             config.settings, clip_skip=2, min_snr_gamma=5.0, scheduler="DDIM", stop_text_encoder=1.0)))  # fmt: skip
@@ -234,12 +234,16 @@ def test_missing_and_wrong_components_are_named(tmp_path, files, capsys):
         "VAE": ["--text-encoder", str(files.text_encoder)],
         "expects text embeddings of width 16, its text encoder has width 24": [
             "--text-encoder", str(wide.text_encoder), "--vae", str(files.vae)],
-        "no text encoder of Toy Flow": ["--text-encoder", str(files.vae), "--vae", str(files.vae)],
+        "no text encoder of Toy Flow (it is the VAE of Toy Flow)": [
+            "--text-encoder", str(files.vae), "--vae", str(files.vae)],
     }  # fmt: skip
     for expected, arguments in cases.items():
         assert main([*create, *arguments]) == 1
         (line,) = capsys.readouterr().err.strip().splitlines()
         assert expected in line
+    create[create.index("--source") + 1] = str(files.text_encoder)
+    assert main(create) == 1
+    assert "is the text encoder (toy) of Toy Flow: choose the file of its transformer" in capsys.readouterr().err
     assert not list((tmp_path / "models").rglob("toy"))
 
 

@@ -42,7 +42,7 @@ def record_file(component: str, path: Path, progress: ProgressCallback | None = 
     def count_bytes(n_bytes: int) -> None:
         nonlocal n_read
         n_read += n_bytes
-        if progress:
+        if progress and status.st_size >> 20:
             progress(n_read >> 20, status.st_size >> 20, f"Hashing {path.name}")
 
     try:

@@ -16,7 +16,7 @@ from dreambooth.checkpoints.joined_files import open_joined
 from dreambooth.errors import UserError
 from dreambooth.models.components import Component
 from dreambooth.models.family import Family
-from dreambooth.models.registry import describe_file, matching_families, with_original_names
+from dreambooth.models.registry import describe_file, describe_kind, matching_families, with_original_names
 from dreambooth.tensor_files import Tensors
 from dreambooth.text import count
 
@@ -85,7 +85,7 @@ def with_component_files(
         shapes = {key: main.shape(key) for key in main}
         families = matching_families(shapes)
         if not families:
-            raise UserError(f"{main.path} is {describe_file(shapes)}.")
+            raise UserError(f"{main.path} is {describe_file(main)}.")
         encoder_paths = _text_encoder_files(text_encoders)
         encoders = [stack.enter_context(open_joined(paths)) for paths in encoder_paths]
         vae_paths = _weight_files(vae, "vae", "VAE") if vae else ()
@@ -135,7 +135,7 @@ def _text_encoder(family: Family, file: Tensors, parts: Sequence[ComponentFile])
                 both = f"{file.path} and {taken.file.path}"
                 raise UserError(f"{both} are both the {component.title} of {family.title}: choose one of them.")
             return ComponentFile(component, file, names)
-    kind = describe_file({key: file.shape(key) for key in file})
+    kind = describe_kind(file)
     needed = " and ".join(component.title for component in family.text_encoders)
     raise UserError(f"{file.path} is no text encoder of {family.title} (it is {kind}). It needs: {needed}.")
 

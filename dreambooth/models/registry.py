@@ -8,7 +8,7 @@ from typing import Any
 from dreambooth.errors import UserError
 from dreambooth.models.components import TEXT_ENCODER, VAE, Component
 from dreambooth.models.family import Family
-from dreambooth.models.layout import Shapes
+from dreambooth.models.layout import Shape, Shapes
 from dreambooth.models.libraries import missing_libraries
 from dreambooth.models.sd.adapter_names import FILE_PREFIXES, AdapterSizes, title_of
 from dreambooth.models.sd.other_models import describe, unsupported_variant
@@ -52,7 +52,7 @@ def with_original_names(file: Tensors) -> Tensors:
     for family in FAMILIES:
         if not isinstance(family, StableDiffusion):
             view = family.with_original_names(file)
-            if family.matches({key: view.shape(key) for key in view}):
+            if family.matches(_shapes(view)):
                 return view
     return _with_original_names_of_sd(file)
 
@@ -86,20 +86,42 @@ def matching_families(shapes: Shapes) -> list[Family]:
     return [family for family in FAMILIES if family.matches(shapes)]
 
 
-def describe_file(shapes: Shapes) -> str:
-    """What a file is that can't be used here, and what to choose instead."""
-    return unsupported_variant(shapes) or describe(shapes)
+def describe_file(file: Tensors) -> str:
+    """What a file is that can't be used as the source, and what to choose instead."""
+    shapes = _shapes(file)
+    if variant := unsupported_variant(shapes):
+        return variant
+    family, component = _component_of(file) or (None, None)
+    if family is None or component is None:
+        return describe(shapes)
+    return (
+        f"the {component.title} of {family.title}: choose the file of its {family.denoiser.title} as the source, and "
+        "this one under Text encoder or VAE (--text-encoder, --vae)"
+    )
 
 
 def describe_kind(file: Tensors) -> str:
-    """What a file is that is no checkpoint, in a few words: "a VAE", or the component of a family."""
-    shapes = {key: file.shape(key) for key in file}
+    """What a file is that is no checkpoint, in a few words: "a VAE", "the VAE of FLUX"."""
+    family, component = _component_of(file) or (None, None)
+    return f"the {component.title} of {family.title}" if family and component else _describe_kind_of_sd(_shapes(file))
+
+
+def _component_of(file: Tensors) -> tuple[Family, Component] | None:
+    """The component that a file has alone, and its family. Not of Stable Diffusion, whose components are described."""
+    original = with_original_names(file)
     for family in FAMILIES:
-        if not isinstance(family, StableDiffusion):
-            for component in family.components:
-                if family.component_keys(component, file):
-                    return f"{component.title} of {family.title}"
-    return _describe_kind_of_sd(shapes)
+        if isinstance(family, StableDiffusion):
+            continue
+        if family.matches(_shapes(original)):
+            return family, family.denoiser
+        for component in family.components:
+            if family.component_keys(component, file):
+                return family, component
+    return None
+
+
+def _shapes(file: Tensors) -> dict[str, Shape]:
+    return {key: file.shape(key) for key in file}
 
 
 def component_prefixes(family: Family | None) -> dict[str, str]:
@@ -119,14 +141,14 @@ def candidate_families(file: Tensors, of_checkpoint: bool = False) -> list[Famil
     UserError that describes what else the file is, or which components it lacks; ``of_checkpoint``: those that have
     files of their own may be missing.
     """
-    shapes = {key: file.shape(key) for key in file}
+    shapes = _shapes(file)
     if not shapes:
         raise UserError(f"{file.path} has no tensors: download or copy it again.")
     if variant := unsupported_variant(shapes):
         raise UserError(f"{file.path} is {variant}.")
     found = matching_families(shapes)
     if not found:
-        raise UserError(f"{file.path} is {describe(shapes)}.")
+        raise UserError(f"{file.path} is {describe_file(file)}.")
     if missing := found[0].missing_prefixes(shapes, of_checkpoint):
         message = f"{file.path} is {_incomplete(found[0], missing, shapes)}."
         raise IncompleteSourceError(message, found[0], _components(found[0], missing), shapes)
