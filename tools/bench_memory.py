@@ -55,6 +55,8 @@ _BOTH = {
     "LoRA": LORA,
     "LoRA, text encoders too": {**LORA, **TEXT},
     "LoRA, no checkpointing": {**LORA, **NO_CHECKPOINTING},
+    "LoRA, base in int8": {**LORA, "base_precision": "int8"},
+    "LoRA, text encoders too, base in fp8": {**LORA, **TEXT, "base_precision": "fp8"},
     "LoRA, batch 4": {**LORA, "train_batch_size": 4},
     "full": {},
     "full, pure bf16": PURE_BF16,

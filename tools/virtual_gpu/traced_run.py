@@ -105,7 +105,8 @@ def _plan(resolution: int, batch_size: int, class_images: bool) -> Plan:
 
 
 def _assign_state(session: Session, gpu: FakeGpu) -> None:
-    gpu.assign([p for module in session.used_in_prediction() for p in module.parameters()], "weights")
+    weights = [(*module.parameters(), *module.buffers()) for module in session.used_in_prediction()]
+    gpu.assign([tensor for tensors in weights for tensor in tensors], "weights")
     if session.settings.use_lora:
         gpu.assign(_trainable(session), "adapters")
     if session.ema:
