@@ -56,6 +56,7 @@ _BOTH = {
     "LoRA, text encoders too": {**LORA, **TEXT},
     "LoRA, no checkpointing": {**LORA, **NO_CHECKPOINTING},
     "LoRA, base in int8": {**LORA, "base_precision": "int8"},
+    "LoRA, base in nf4": {**LORA, "base_precision": "nf4"},
     "LoRA, text encoders too, base in fp8": {**LORA, **TEXT, "base_precision": "fp8"},
     "LoRA, batch 4": {**LORA, "train_batch_size": 4},
     "full": {},

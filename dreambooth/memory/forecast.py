@@ -24,8 +24,9 @@ OPTIMIZER_STATE_BYTES: dict[str, float] = {
 assert tuple(OPTIMIZER_STATE_BYTES) == OPTIMIZERS
 # Elements of the gradients that a fused backward pass collects before it updates their weights.
 GRADIENT_BATCH = 1 << 24
-# Bytes per parameter in int8 or fp8, with the scales and what stays in 2 bytes: of text encoders, the token embeddings.
-QUANTIZED_DENOISER_BYTES, QUANTIZED_TEXT_ENCODER_BYTES = 1.01, 1.3
+# Bytes per parameter of a quantized denoiser and of quantized text encoders, with the scales and what stays in 2 bytes:
+# of text encoders, the token embeddings.
+QUANTIZED_BYTES = {"int8": (1.01, 1.3), "fp8": (1.01, 1.3), "nf4": (0.57, 1.0)}
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ class ModelSize:
 def forecast_memory(settings: Settings, precision: str, size: ModelSize, class_images: bool) -> int:
     """Peak bytes of GPU memory in training.
 
-    Weights: a frozen parameter takes 2 or 4 bytes, by the compute precision, or about 1 if quantized. A trained one
-    takes 4, its gradient 4, its optimizer state 8 (Adam), and autocast's copy in half precision 2; in pure bfloat16
+    Weights: a frozen parameter takes 2 or 4 bytes, by the compute precision, or about 1 or 0.5 if quantized. A trained
+    one takes 4, its gradient 4, its optimizer state 8 (Adam), and autocast's copy in half precision 2; in pure bfloat16
     each of weight, gradient and both moments takes 2. A fused backward pass keeps the gradients of one batch of weights
     only, and with checkpointing no copies. Activations: the family's estimate, scaled by images, pixels and the
     denoiser's parameters.
@@ -55,12 +56,13 @@ def forecast_memory(settings: Settings, precision: str, size: ModelSize, class_i
     gradient = 0 if fused else weight
     of_trained = weight + gradient + moments + (0 if fused and settings.gradient_checkpointing else copy)
     total = _gradient_batch(size) * weight if fused else 0
-    for parameters, trained, quantized in (
-        (size.denoiser, settings.train_unet, QUANTIZED_DENOISER_BYTES),
-        (size.text_encoders, trains_text_encoder(settings), QUANTIZED_TEXT_ENCODER_BYTES),
+    frozen = QUANTIZED_BYTES[settings.base_precision] if quantizes_base(settings) else (half, half)
+    for parameters, trained, of_frozen in (
+        (size.denoiser, settings.train_unet, frozen[0]),
+        (size.text_encoders, trains_text_encoder(settings), frozen[1]),
     ):
         full = trained and not settings.use_lora
-        total += parameters * (of_trained if full else quantized if quantizes_base(settings) else half)
+        total += parameters * (of_trained if full else of_frozen)
     if settings.use_lora:
         total += _adapter_parameters(settings, size) * (4 + 4 + moments + copy)
         if not settings.gradient_checkpointing and (settings.lora_type != "LoRA" or settings.lora_dora):

@@ -1,13 +1,12 @@
-"""Frozen weights in 8 bits: int8 or fp8 (float8_e4m3fn), with one float32 scale per output channel.
+"""Layers with a frozen, quantized weight, in one of the formats of :mod:`dreambooth.memory.weight_formats`.
 
-A quantized layer is a Linear or Conv2d that stores quantized values and a scale in place of its weight. The weight is
+A quantized layer is a Linear or Conv2d that stores quantized values and scales in place of its weight. The weight is
 dequantized in the forward pass and again in the backward pass, one layer at a time, and never saved for the latter.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,72 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.grad import conv2d_input
 
-from dreambooth.settings.training import BASE_PRECISIONS
-
-QuantizedTensors = tuple[torch.Tensor, torch.Tensor]  # values and scale
-
-
-@dataclass(frozen=True)
-class Format:
-    """A way to store weights (out, in[, k, k]).
-
-    ``quantize`` takes float32; ``dequantize`` takes its results, and the dtype of the weight that it returns.
-    """
-
-    quantize: Callable[[torch.Tensor], QuantizedTensors]
-    dequantize: Callable[[torch.Tensor, torch.Tensor, torch.dtype], torch.Tensor]
-
-
-def _channel_scale(weight: torch.Tensor, largest: float) -> torch.Tensor:
-    """(out, 1[, 1, 1]): maps the largest magnitude of each output channel to ``largest``; 1 for channels of zeros."""
-    maximum = weight.abs().amax(dim=tuple(range(1, weight.dim())), keepdim=True)
-    return torch.where(maximum > 0, maximum / largest, torch.ones_like(maximum))
-
-
-def _to_int8(weight: torch.Tensor) -> QuantizedTensors:
-    """Symmetric. The error of each value is at most half a step: the channel's largest magnitude / 127 / 2."""
-    scale = _channel_scale(weight, 127)
-    return (weight / scale).round_().clamp_(-127, 127).to(torch.int8), scale
-
-
-def _from_int8(values: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """One kernel: it multiplies in float32 and rounds once, to ``dtype``."""
-    return torch.mul(values, scale, out=torch.empty_like(values, dtype=dtype))
-
-
-def _to_fp8(weight: torch.Tensor) -> QuantizedTensors:
-    """3 bits of mantissa: the relative error is at most 2^-4, of subnormal numbers 2^-10 of the scale."""
-    scale = _channel_scale(weight, 448)  # the largest number; conversion of larger ones may give NaN
-    return (weight / scale).clamp_(-448, 448).to(torch.float8_e4m3fn), scale
-
-
-def _from_fp8(values: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The conversion is exact, the product is rounded once."""
-    return values.to(dtype).mul_(scale)
-
-
-FORMATS: Mapping[str, Format] = {"int8": Format(_to_int8, _from_int8), "fp8": Format(_to_fp8, _from_fp8)}
-assert ("full", *FORMATS) == BASE_PRECISIONS
-
-
-def missing_requirements(device: torch.device) -> dict[str, str]:
-    """Formats that can't be used on this machine, and what each of them needs. Cheap: nothing is tried."""
-    if device.type == "mps":
-        return {"fp8": "an NVIDIA, AMD or Intel GPU"}
-    return {} if hasattr(torch, "float8_e4m3fn") else {"fp8": "torch 2.1 or newer"}
-
-
-def unavailable_reason(kind: str, device: torch.device) -> str:
-    """Why weights can't be stored in this format on ``device``, as a sentence; empty if they can. It is tried."""
-    if needed := missing_requirements(device).get(kind):
-        return f"it needs {needed}."
-    try:
-        values, scale = FORMATS[kind].quantize(torch.ones(2, 2, device=device))
-        FORMATS[kind].dequantize(values, scale, torch.float16)
-    except Exception as error:
-        message = str(error).strip() or type(error).__name__
-        return f"it does not work with this torch and {device.type} ({message.splitlines()[0]})."
-    return ""
+from dreambooth.memory.weight_formats import FORMATS, Format
 
 
 class _Dequantized(torch.autograd.Function):
@@ -102,22 +36,21 @@ class _QuantizedLayer(nn.Module):
     """What both kinds of layers have in common. ``quantize_layer`` makes them, by changing a layer's class."""
 
     format: Format
+    shape: torch.Size  # of the weight
     dtype: torch.dtype  # of the dequantized weight
-    quantized_weight: torch.Tensor
-    scale: torch.Tensor
 
     def store(self, weight: torch.Tensor, kind: str, dtype: torch.dtype) -> None:
         """Quantize ``weight`` in place of the layer's parameter."""
-        self.format, self.dtype = FORMATS[kind], dtype
-        values, scale = self.format.quantize(weight.float())
+        self.format, self.shape, self.dtype = FORMATS[kind], weight.shape, dtype
         del self._parameters["weight"]
-        self.register_buffer("quantized_weight", values)
-        self.register_buffer("scale", scale)
+        for name, tensor in self.format.quantize(weight.float()).items():
+            self.register_buffer(f"weight_{name}", tensor)
 
     @property
     def weight(self) -> torch.Tensor:
         """Dequantized anew each time it is read."""
-        return self.format.dequantize(self.quantized_weight, self.scale, self.dtype)
+        tensors = {name.removeprefix("weight_"): tensor for name, tensor in self.named_buffers(recurse=False)}
+        return self.format.dequantize(tensors, self.shape, self.dtype)
 
     def forward(self, x: torch.Tensor, *args: object) -> torch.Tensor:
         return _Dequantized.apply(x.to(self.dtype), self)

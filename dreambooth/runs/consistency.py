@@ -9,7 +9,7 @@ import torch
 
 from dreambooth.checkpoints.lora_tags import has_lora_tags
 from dreambooth.errors import UserError
-from dreambooth.memory.quantized import unavailable_reason as base_unavailable_reason
+from dreambooth.memory.weight_formats import unavailable_reason as base_unavailable_reason
 from dreambooth.models.family import Family
 from dreambooth.settings import SETTINGS, Concept, Settings
 from dreambooth.settings.components import (

@@ -58,7 +58,7 @@ def trains_ema(settings: Settings) -> bool:
 
 
 def quantizes_base(settings: Settings) -> bool:
-    """Whether the frozen base model of a LoRA is stored in 8 bits, see memory/quantized.py."""
+    """Whether the frozen base model of a LoRA is quantized, see memory/quantized.py."""
     return settings.use_lora and settings.base_precision != "full"
 
 

@@ -20,10 +20,11 @@ OPTIMIZER_ALIASES = {
 }  # fmt: skip
 LR_SCHEDULES = ("constant", "constant_with_warmup", "linear", "linear_with_warmup", "cosine", "cosine_with_restarts",
                 "cosine_annealing", "cosine_annealing_with_restarts", "polynomial", "rex", "adafactor")  # fmt: skip
-BASE_PRECISIONS = ("full", "int8", "fp8")
+BASE_PRECISIONS = ("full", "int8", "fp8", "nf4")
 # Names in other trainers.
 BASE_PRECISION_ALIASES = {
     "none": "full", "no": "full", "qint8": "int8", "float8": "fp8", "qfloat8": "fp8", "float8e4m3fn": "fp8",
+    "nfloat4": "nf4",
 }  # fmt: skip
 BUCKET_RULES = ("area", "kohya", "one size")
 LORA_TYPES = ("LoRA", "LoHa", "LoKr")
@@ -240,8 +241,8 @@ class Training:
         "Also keep trainable weights in bf16, with stochastic rounding so that small updates are not lost. Takes less "
         "than half the memory; needs mixed precision bf16 and Torch AdamW.", applies="not use_lora", advanced=True)
     base_precision: str = setting("full", "Tuning", "Base model precision",
-        "Precision of a LoRA's frozen base model. int8 and fp8 take half the memory of bf16 weights; steps take longer "
-        "and are slightly less accurate, with int8 less so than with fp8.",
+        "Precision of a LoRA's frozen base model. int8 and fp8 take half the memory of bf16 weights, nf4 a "
+        "quarter; steps take longer and are less accurate, slightly with int8, more with fp8, most with nf4.",
         choices=BASE_PRECISIONS, aliases=BASE_PRECISION_ALIASES, applies="use_lora or base_precision != 'full'")
     attention: str = setting("default", "Tuning", "Memory attention",
         "default: PyTorch's attention, fast and memory-efficient on most GPUs; xformers: needs that package; sliced: "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from dreambooth.memory import quantized
+from dreambooth.memory import weight_formats
 from dreambooth.training import attention, optimizer_kinds, precision
 
 
@@ -18,6 +18,6 @@ def missing_requirements(device: torch.device) -> dict[str, dict[str, str]]:
         "optimizer": optimizer_kinds.missing_requirements(device),
         "mixed_precision": precisions,
         "ema_precision": {name: needed for name, needed in precisions.items() if name == "bf16"},
-        "base_precision": quantized.missing_requirements(device),
+        "base_precision": weight_formats.missing_requirements(device),
         "attention": attention.missing_requirements(device),
     }

@@ -16,6 +16,7 @@ from dreambooth.memory.out_of_memory import is_out_of_memory
 from dreambooth.memory.release import clear_frames, free_memory
 from dreambooth.models.size_estimate import SizeEstimate
 from dreambooth.settings import Settings
+from dreambooth.settings.training import BASE_PRECISIONS
 
 SIZE = ModelSize(1000, 100, SizeEstimate())
 
@@ -99,10 +100,11 @@ def test_the_forecast_counts_a_quantized_base_model():
     for precision, n_bytes in (("bf16", 2), ("no", 4)):
         memory = {
             kind: forecast_memory(Settings(use_lora=True, base_precision=kind), precision, SIZE, class_images=False)
-            for kind in ("full", "int8", "fp8")
+            for kind in BASE_PRECISIONS
         }
         assert memory["full"] - memory["int8"] == pytest.approx(1000 * (n_bytes - 1.01) + 100 * (n_bytes - 1.3), abs=1)
         assert memory["int8"] == memory["fp8"]
+        assert memory["full"] - memory["nf4"] == pytest.approx(1000 * (n_bytes - 0.57) + 100 * (n_bytes - 1), abs=1)
 
 
 def test_a_snapshot_has_float32_weights_and_both_moments():

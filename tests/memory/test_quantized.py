@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from dreambooth.checkpoints.modules import load_component
-from dreambooth.memory import quantized
-from dreambooth.memory.quantized import FORMATS, Quantizer, quantize_layer
+from dreambooth.memory.quantized import Quantizer, quantize_layer
+from dreambooth.memory.weight_formats import FORMATS, unavailable_reason
 from dreambooth.training.availability import missing_requirements
 
 CPU = torch.device("cpu")
@@ -34,12 +34,16 @@ def _input(layer: nn.Module) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(1), requires_grad=True)
 
 
+def _roundtrip(kind: str, weight: torch.Tensor) -> torch.Tensor:
+    return FORMATS[kind].dequantize(FORMATS[kind].quantize(weight.float()), weight.shape, torch.float32).double()
+
+
 def test_int8_differs_by_at_most_half_a_step():
     weight = torch.randn(64, 48, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     weight *= torch.logspace(-6, 4, 64, dtype=torch.float64)[:, None, None, None]
     weight[3], weight[4, 1:] = 0, 0
-    values, scale = FORMATS["int8"].quantize(weight.float())
-    error = (FORMATS["int8"].dequantize(values, scale, torch.float32).double() - weight).abs()
+    values, scale = FORMATS["int8"].quantize(weight.float()).values()
+    error = (_roundtrip("int8", weight) - weight).abs()
     bound = weight.abs().amax(dim=(1, 2, 3), keepdim=True) / 127 / 2
     assert values.dtype == torch.int8 and scale.shape == (64, 1, 1, 1)
     assert (error <= bound * (1 + 1e-5)).all() and error.max() > 0.9 * bound.max(), "the bound is tight"
@@ -49,17 +53,44 @@ def test_int8_differs_by_at_most_half_a_step():
 def test_fp8_differs_by_at_most_half_a_unit_in_the_last_place():
     weight = torch.randn(64, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     weight *= torch.logspace(-6, 4, 64, dtype=torch.float64)[:, None]
-    values, scale = FORMATS["fp8"].quantize(weight.float())
-    error = (FORMATS["fp8"].dequantize(values, scale, torch.float32).double() - weight).abs()
+    values, scale = FORMATS["fp8"].quantize(weight.float()).values()
+    error = (_roundtrip("fp8", weight) - weight).abs()
     assert values.dtype == torch.float8_e4m3fn and error.isfinite().all()
     assert (error <= torch.maximum(weight.abs() / 16, scale.double() / 1024) * (1 + 1e-5)).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
 def test_dequantized_weights_are_rounded_once(kind, dtype):
-    values, scale = FORMATS[kind].quantize(torch.randn(16, 32, generator=torch.Generator().manual_seed(0)))
-    assert torch.equal(FORMATS[kind].dequantize(values, scale, dtype), (values.float() * scale).to(dtype))
+    weight = torch.randn(16, 32, generator=torch.Generator().manual_seed(0))
+    tensors = FORMATS[kind].quantize(weight)
+    restored = FORMATS[kind].dequantize(tensors, weight.shape, dtype)
+    assert torch.equal(restored, (tensors["values"].float() * tensors["scale"]).to(dtype))
+
+
+@pytest.mark.parametrize("shape", [(48, 40), (24, 16, 3, 3), (5, 7)])
+def test_nf4_rounds_to_the_nearest_level_of_its_block(shape):
+    weight = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    weight.flatten()[:20] = 0
+    n_blocks = -(-weight.numel() // 64)
+    tensors = FORMATS["nf4"].quantize(weight.float())
+    assert (tensors["values"].nbytes, tensors["scale"].nbytes) == (32 * n_blocks, 4 * n_blocks), "4.5 bits per value"
+    blocks = torch.nn.functional.pad(weight.flatten(), (0, 64 * n_blocks - weight.numel())).view(-1, 64)
+    levels, largest = tensors["pairs"][:16, 1].double(), blocks.abs().amax(dim=1, keepdim=True)
+    nearest = levels[(blocks[..., None] / largest[..., None] - levels).abs().argmin(dim=-1)] * largest
+    expected = nearest.flatten()[: weight.numel()].view(shape)
+    assert torch.allclose(_roundtrip("nf4", weight), expected, atol=1e-6)
+    half = FORMATS["nf4"].dequantize(tensors, weight.shape, torch.bfloat16)
+    assert torch.allclose(half.double(), expected, rtol=2**-7, atol=0)
+
+
+def test_nf4_is_that_of_bitsandbytes():
+    functional = pytest.importorskip("bitsandbytes.functional")
+    weight = torch.randn(64, 128, generator=torch.Generator().manual_seed(0))
+    values, state = functional.quantize_4bit(weight, blocksize=64, quant_type="nf4")
+    tensors = FORMATS["nf4"].quantize(weight)
+    assert torch.equal(tensors["values"], values.flatten()) and torch.equal(tensors["scale"][:, 0], state.absmax)
+    assert torch.equal(_roundtrip("nf4", weight).float(), functional.dequantize_4bit(values, state))
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -127,30 +158,31 @@ def test_blocks_of_a_component_are_quantized_while_it_is_loaded(mini, kind, monk
     for name, layer in plain.named_modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
             other = unet.get_submodule(name)
-            bound = layer.weight.abs().amax(dim=tuple(range(1, layer.weight.dim())), keepdim=True)
-            assert ((other.weight - layer.weight).abs() <= bound / (250 if kind == "int8" else 25)).all()
+            assert torch.equal(other.weight, _roundtrip(kind, layer.weight).float()) == (name.split(".")[0] not in kept)
             assert (other.bias is None) == (layer.bias is None)
     text = load_component(mini.working, "text_encoder", torch.float32, Quantizer(kind, torch.float32, CPU))
     kept = {name.split(".")[-2] for name, p in text.named_parameters() if p.dim() > 1}
     assert kept == {"token_embedding", "position_embedding"}
 
 
-def test_a_quantized_unet_takes_a_quarter_of_float32_and_half_of_bf16(created_embedded):
+def test_a_unet_in_int8_takes_half_of_bf16_and_one_in_nf4_little_more_than_a_quarter(created_embedded):
     def bytes_of(module):
         tensors = [*module.parameters(), *module.buffers()]
         return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
     working = created_embedded / "dreambooth" / "mini" / "working"
-    float32, bf16 = (bytes_of(load_component(working, "unet", dtype)) for dtype in (torch.float32, torch.bfloat16))
-    int8 = bytes_of(load_component(working, "unet", torch.bfloat16, Quantizer("int8", torch.bfloat16, CPU)))
-    print(int8 / float32, int8 / bf16)
-    assert int8 < 0.27 * float32 and int8 < 0.54 * bf16
+    bf16 = bytes_of(load_component(working, "unet", torch.bfloat16))
+    for kind, most in (("int8", 0.53), ("fp8", 0.53), ("nf4", 0.4)):
+        n_bytes = bytes_of(load_component(working, "unet", torch.bfloat16, Quantizer(kind, torch.bfloat16, CPU)))
+        assert n_bytes < most * bf16
 
 
-def test_fp8_is_not_offered_where_torch_has_none(monkeypatch):
-    assert missing_requirements(CPU)["base_precision"] == {}
-    assert "fp8" in missing_requirements(torch.device("mps"))["base_precision"]
+def test_fp8_is_not_offered_where_torch_lacks_it(monkeypatch):
+    def missing(device):
+        return missing_requirements(torch.device(device))["base_precision"]
+
+    assert missing("cpu") == {} and missing("mps").keys() == {"fp8"}
     monkeypatch.delattr(torch, "float8_e4m3fn")
-    assert missing_requirements(CPU)["base_precision"] == {"fp8": "torch 2.1 or newer"}
-    assert quantized.unavailable_reason("fp8", CPU) == "it needs torch 2.1 or newer."
-    assert quantized.unavailable_reason("int8", CPU) == ""
+    assert missing("cpu")["fp8"] == "torch 2.1 or newer"
+    assert unavailable_reason("fp8", CPU) == "it needs torch 2.1 or newer."
+    assert unavailable_reason("int8", CPU) == ""

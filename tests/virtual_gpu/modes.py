@@ -61,6 +61,7 @@ ALL: Mapping[str, Run] = {
     "pure bf16, resumed": Run({**TEXT, **EMA, **PURE_BF16}, concept=CLASSES, stop_at=4),
     "pure bf16, EMA on the CPU": Run({**PURE_BF16, **EMA, **PREVIEWS, "ema_on_cpu": True, "infer_ema": True}),
     "base in fp8, bf16": Run({**LORA, **TEXT, **BF16, **CHECKPOINTING, "base_precision": "fp8"}, stop_at=4),
+    "base in nf4": Run({**LOCON, **TEXT, "base_precision": "nf4", "max_train_steps": 2}, concept=PREVIEW),
     "sliced attention": Run({**LORA, "attention": "sliced"}),
     "gradients zeroed": Run({"gradient_set_to_none": False}),
     **{f"optimizer {name}": Run({**LORA, "optimizer": name, "max_train_steps": 3}) for name in OPTIMIZERS},

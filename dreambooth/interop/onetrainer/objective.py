@@ -9,7 +9,7 @@ from dreambooth.interop.nested_values import NestedValues
 from dreambooth.interop.onetrainer.config_file import is_sdxl
 
 # Formats of frozen weights -> base_precision; those of other kinds have none.
-_BASE_PRECISIONS = {"FLOAT_8": "fp8", "FLOAT_W8A8": "fp8", "INT_8": "int8", "INT_W8A8": "int8"}
+_BASE_PRECISIONS = {"FLOAT_8": "fp8", "FLOAT_W8A8": "fp8", "INT_8": "int8", "INT_W8A8": "int8", "NFLOAT_4": "nf4"}
 _PRECISIONS = {"FLOAT_16": "fp16", "BFLOAT_16": "bf16", "FLOAT_32": "no", "TFLOAT_32": "no"}
 
 
