@@ -11,6 +11,9 @@ from dreambooth.settings import Settings
 from dreambooth.settings.components import is_fused_backward
 from dreambooth.types import dtype_of
 
+# gcnArchName of Polaris, Vega, RDNA1 and RDNA2. MI100 (gfx908) and newer Instinct, and RDNA3 on (gfx11), have bf16.
+_ROCM_WITHOUT_BF16 = ("gfx8", "gfx900", "gfx902", "gfx904", "gfx906", "gfx909", "gfx90c", "gfx10")
+
 
 def resolve_precision(settings: Settings, device: torch.device) -> str:
     """ "no", "fp16" or "bf16" for ``mixed_precision``. UserError if this device does not support the choice."""
@@ -29,14 +32,23 @@ def supported_precisions(device: torch.device) -> tuple[str, ...]:
     """Precisions that training on ``device`` supports, the best choice first."""
     if device.type != "cuda":
         return ("no", "bf16") if device.type == "cpu" else ("no",)
-    # torch.cuda.is_bf16_supported is also true for GPUs that emulate it, many times slower.
-    in_hardware = bool(torch.version.hip) or torch.cuda.get_device_capability(device) >= (8, 0)
-    return ("bf16", "fp16", "no") if in_hardware else ("fp16", "no")
+    return ("bf16", "fp16", "no") if _has_bf16(device) else ("fp16", "no")
+
+
+def _has_bf16(device: torch.device) -> bool:
+    """Whether a GPU computes in bf16. torch.cuda.is_bf16_supported is also true of emulation, many times slower.
+
+    AMD's capability numbers say nothing about it; their architectures do (LLVM's AMDGPU guide).
+    """
+    if torch.version.hip:
+        architecture = torch.cuda.get_device_properties(device).gcnArchName
+        return not architecture.startswith(_ROCM_WITHOUT_BF16)
+    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def missing_requirements(device: torch.device) -> dict[str, str]:
     """Precisions that training on ``device`` does not support, and what each of them needs."""
-    needed = {"fp16": "an NVIDIA or AMD GPU", "bf16": "an AMD GPU, or an NVIDIA GPU of the RTX 30 series or newer"}
+    needed = {"fp16": "an NVIDIA or AMD GPU", "bf16": "a GPU of the RTX 30 or RX 7000 series or newer"}
     supported = supported_precisions(device)
     return {precision: gpu for precision, gpu in needed.items() if precision not in supported}
 
