@@ -78,7 +78,8 @@ class ProcessGroup:
             return
         import torch.distributed as dist
 
-        backend = "nccl" if device.type == "cuda" else "gloo"
+        # torch for Windows has no NCCL; gloo exchanges tensors of GPUs too.
+        backend = "nccl" if device.type == "cuda" and dist.is_nccl_available() else "gloo"
         dist.init_process_group(backend, rank=self.rank, world_size=self.world_size)
         self._control_group = dist.new_group(backend="gloo", timeout=_TIMEOUT)
         try:

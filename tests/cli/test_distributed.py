@@ -12,13 +12,14 @@ import sys
 from typing import Any
 
 import pytest
+import torch
 
 from dreambooth.distributed import ProcessGroup
 from dreambooth.settings import Folders, ModelFolder
 from tests.cli.commands import RUN, start, wait_for_step
 from tests.training.conftest import tensors
 
-pytest.importorskip("torch.distributed")
+dist = pytest.importorskip("torch.distributed")
 NIGHTLY = pytest.mark.nightly
 SET = ["resolution=64", "bucket_step=32", "train_batch_size=1", "save_preview_every=0", "num_train_epochs=2",
        "mixed_precision=no", "gradient_checkpointing=false", "save_state_after=true"]  # fmt: skip
@@ -110,6 +111,20 @@ def test_launchers_that_shard_the_model_are_refused():
     assert "FSDP" in process_group.problems({"ACCELERATE_USE_FSDP": "true"})[0] and not process_group.problems({})
     assert not ProcessGroup.from_environment({"ACCELERATE_USE_FSDP": "true"}).problems()
     assert ProcessGroup.from_environment({"WORLD_SIZE": "8"}).world_size == 1, "set by a cluster, without a launcher"
+
+
+@pytest.mark.parametrize(("has_nccl", "backend"), [(True, "nccl"), (False, "gloo")])
+def test_gpus_use_gloo_where_there_is_no_nccl(has_nccl, backend, monkeypatch):
+    """As in torch for Windows."""
+    started = []
+    monkeypatch.setattr(dist, "is_nccl_available", lambda: has_nccl)
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **kwargs: started.append(backend))
+    monkeypatch.setattr(dist, "new_group", lambda **kwargs: None)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    monkeypatch.setattr(ProcessGroup, "barrier", lambda self: None)
+    launched = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+    with ProcessGroup.from_environment(launched).initialized(torch.device("cuda")):
+        assert started == [backend]
 
 
 @NIGHTLY
