@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from dreambooth.autocast import without_autocast
 from dreambooth.checkpoints.modules import Modules
 from dreambooth.errors import UserError
 from dreambooth.memory.placement import on_device
@@ -169,7 +170,7 @@ def _full_mask_channels(modules: Modules, latents: torch.Tensor) -> torch.Tensor
     """An inpainting model's extra channels for generating the whole image, (B, 1 + C, h, w): mask and gray image."""
     codec, (n, _, height, width) = modules.latent_codec, latents.shape
     gray = torch.zeros(1, 3, height * codec.downscale, width * codec.downscale)
-    with on_device([modules.vae], latents.device), torch.autocast(latents.device.type, enabled=False):
+    with on_device([modules.vae], latents.device), without_autocast(latents.device):
         mean, _ = codec.moments(modules.vae, gray)
         gray_latents = codec.normalize(mean.float())
     return torch.cat([torch.ones_like(latents[:, :1]), gray_latents.expand(n, -1, -1, -1)], dim=1)

@@ -9,7 +9,6 @@ the input of the update.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
+from dreambooth.autocast import without_autocast
 from dreambooth.checkpoints.adapters import Adapter, LoHa, LoKr, Lora, factorization, vector_norms
 from dreambooth.checkpoints.lora import lora_name
 from dreambooth.checkpoints.modules import Modules
@@ -108,9 +108,7 @@ class AdapterLayer(torch.nn.Module):
 
     def _weight_update(self) -> torch.Tensor:
         weight = self.base.weight
-        kind = weight.device.type
-        in_float32 = torch.autocast(kind, enabled=False) if kind in ("cpu", "cuda") else contextlib.nullcontext()
-        with in_float32:
+        with without_autocast(weight.device):
             return self.adapter().delta(weight.float())
 
     # diffusers reads these attributes of the layers that were replaced.

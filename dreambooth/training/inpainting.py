@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from dreambooth.autocast import without_autocast
 from dreambooth.dataset.pixels import load_mask, load_pixels
 from dreambooth.dataset.plan import Example
 from dreambooth.models.latents import LatentCodec
@@ -27,7 +28,7 @@ class InpaintingInputs:
         """(B, 1 + C, h, w) float32: the mask (1: to be inpainted), then the normalized latents of the masked image."""
         masks = torch.stack([_mask(example, generator) for example in examples])
         pixels = torch.stack([load_pixels(example) for example in examples]) * (1 - masks)
-        with torch.autocast(self.device.type, enabled=False):  # some VAEs overflow in half precision
+        with without_autocast(self.device):  # some VAEs overflow in half precision
             mean, std = self.codec.moments(self.vae, pixels)
         noise = torch.randn(mean.shape, generator=generator).to(self.device)
         latents = self.codec.normalize((mean + std * noise).float())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 
+from dreambooth.autocast import without_autocast
 from dreambooth.checkpoints.modules import Modules
 from dreambooth.dataset.cache import TextCache, store
 from dreambooth.models.conditioning import Conditioning, TextConditioner, Tokens
@@ -58,7 +60,7 @@ class CachedPromptEmbedder:
         ``load`` loads the text encoders; ``autocast``: the context that they run in, by default without autocast.
         """
         self.trainable, self._load = False, load
-        self._autocast = autocast or self._without_autocast
+        self._autocast = autocast or functools.partial(without_autocast, self.device)
         self._tokens.clear()
         self._lru.clear()
         for prompt in {*prompts, *([""] if self.conditioner.pads_with_empty_prompt else [])}:
@@ -95,11 +97,6 @@ class CachedPromptEmbedder:
         with self._autocast():
             embedding = self._encode([prompt])
         return embedding.to(dtype=torch.float32)
-
-    def _without_autocast(self) -> Any:
-        # torch before 2.5 rejects the device type mps in autocast, even if disabled.
-        has_autocast = self.device.type != "mps"
-        return torch.autocast(self.device.type, enabled=False) if has_autocast else contextlib.nullcontext()
 
     def _encode(self, prompts: Sequence[str]) -> Conditioning:
         tokens = self._tokenized(prompts).map(lambda tensor: to_device(tensor, self.device))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import types
+from pathlib import Path
 
 import pytest
 import torch
 
+import dreambooth
+from dreambooth.autocast import without_autocast
 from dreambooth.training.precision import missing_requirements, supported_precisions
 
 GPU = torch.device("cuda")
@@ -39,3 +42,22 @@ def test_bf16_of_amd_follows_the_architecture(architecture, expected, monkeypatc
 def test_bf16_of_nvidia_follows_the_capability(capability, expected, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert supported_precisions(GPU) == expected
+
+
+def test_autocast_is_switched_off_only_where_there_is_one(monkeypatch):
+    """torch before 2.5, which A1111 has, rejects mps even to switch it off."""
+    autocast = torch.autocast
+
+    def before_2_5(kind, *args, **kwargs):
+        if kind not in ("cpu", "cuda"):
+            raise RuntimeError(f"User specified an unsupported autocast device_type '{kind}'")
+        return autocast(kind, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "autocast", before_2_5)
+    with torch.autocast("cpu", torch.bfloat16):
+        for kind in ("cpu", "mps", "xpu"):
+            with without_autocast(torch.device(kind)):
+                assert torch.is_autocast_enabled("cpu") == (kind != "cpu")
+    source = Path(dreambooth.__file__).parent
+    switches = [path.name for path in source.rglob("*.py") if ", enabled=False)" in path.read_text(encoding="utf-8")]
+    assert switches == ["autocast.py"]
