@@ -18,12 +18,14 @@ from typing import Any
 import torch
 
 from dreambooth.errors import UserError
+from dreambooth.memory.out_of_memory import is_out_of_memory
 from dreambooth.settings.arguments import parse_arguments as arguments_of_text
 from dreambooth.settings.optimizer_arguments import WEIGHT_DECAY, describe_unknown, resolve_arguments
 from dreambooth.settings.training import OPTIMIZERS
 from dreambooth.training.fused_adamw import FusedAdamW, has_fused_adamw
 
 PACKAGES = {"bitsandbytes": "bitsandbytes", "pytorch_optimizer": "pytorch-optimizer"}  # module -> package on PyPI
+_NO_MEMORY = "no memory is left on the device to try it. Close other programs, then try again."
 
 
 @dataclass(frozen=True)
@@ -121,9 +123,11 @@ def missing_requirements(device: torch.device) -> dict[str, str]:
     return {name: needed for name, needed in missing.items() if needed}
 
 
-@functools.cache
 def unavailable_reason(name: str, device: torch.device, scheduler: str = "constant", more: str = "") -> str:
-    """Why the optimizer can't take steps on ``device``, as a sentence; empty if it can. It is tried."""
+    """Why the optimizer can't take steps on ``device``, as a sentence; empty if it can. It is tried.
+
+    A failure is tried again the next time, since memory may have been full, or a package may have been installed.
+    """
     kind = OPTIMIZER_KINDS[name]
     missing = _missing_requirement(kind, device)
     if missing:
@@ -135,10 +139,11 @@ def unavailable_reason(name: str, device: torch.device, scheduler: str = "consta
     except Exception:  # its library can't be imported: the trial below reports that
         pass
     try:
-        return (
-            "" if _takes_steps(name, device, scheduler, more) else f"{kind.library} took steps that changed no weights."
-        )
+        _take_steps(name, device, scheduler, more)
+        return ""
     except Exception as error:
+        if is_out_of_memory(error):
+            return _NO_MEMORY
         message = str(error).strip() or type(error).__name__
         with_arguments = f" with {more}" if more else ""
         return (
@@ -153,7 +158,8 @@ def require_available(name: str, device: torch.device, scheduler: str, more: str
     if reason.startswith("optimizer_args"):
         raise UserError(reason)
     if reason:
-        raise UserError(f"optimizer: {name} can't be used: {reason} Choose Torch AdamW.")
+        advice = "" if reason == _NO_MEMORY or name == "Torch AdamW" else " Choose Torch AdamW."
+        raise UserError(f"optimizer: {name} can't be used: {reason}{advice}")
 
 
 def _missing_requirement(kind: OptimizerKind, device: torch.device) -> str:
@@ -166,8 +172,12 @@ def _missing_requirement(kind: OptimizerKind, device: torch.device) -> str:
     return ""
 
 
-def _takes_steps(name: str, device: torch.device, scheduler: str, more: str) -> bool:
-    """Whether a matrix and a vector change in three steps and stay finite."""
+@functools.cache
+def _take_steps(name: str, device: torch.device, scheduler: str, more: str) -> None:
+    """Take three steps with a matrix and a vector. RuntimeError if they don't change or don't stay finite.
+
+    Once it works it is not tried again; exceptions are not cached.
+    """
     values = [torch.ones(64, 128), torch.ones(16)]
     parameters = [torch.nn.Parameter(value.to(device)) for value in values]
     rate = 1.0 if OPTIMIZER_KINDS[name].estimates_lr else 1e-3
@@ -176,7 +186,8 @@ def _takes_steps(name: str, device: torch.device, scheduler: str, more: str) -> 
         for parameter in parameters:
             parameter.grad = torch.full_like(parameter, 0.1 + step)
         optimizer.step()
-    return all(bool(torch.isfinite(p).all() and (p != 1).all()) for p in parameters)
+    if not all(bool(torch.isfinite(p).all() and (p != 1).all()) for p in parameters):
+        raise RuntimeError("its steps change no weights")
 
 
 def _optimizer_class(kind: OptimizerKind) -> Any:

@@ -159,7 +159,6 @@ def test_what_is_not_there_is_not_listed_and_refused_in_words(monkeypatch):
     there = importlib.util.find_spec
     lacking = ("pytorch_optimizer", "bitsandbytes")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in lacking else there(name))
-    unavailable_reason.cache_clear()
     assert set(OPTIMIZER_KINDS) - set(missing_requirements(CPU)) == {"Torch AdamW", "Adafactor", "SGD Nesterov"}
     (messages,) = conflicts(Settings(optimizer="CAME"), CPU)
     assert messages == (
@@ -167,14 +166,33 @@ def test_what_is_not_there_is_not_listed_and_refused_in_words(monkeypatch):
     )
     (messages,) = conflicts(Settings(optimizer="8bit Lion"), CPU)
     assert messages.startswith("optimizer: 8bit Lion can't be used: it needs an NVIDIA GPU.")
-    unavailable_reason.cache_clear()
 
 
 def test_a_library_that_does_not_work_says_so(monkeypatch):
     monkeypatch.setattr(optimizer_kinds, "_optimizer_class", lambda kind: int("broken"))
-    unavailable_reason.cache_clear()
+    optimizer_kinds._take_steps.cache_clear()
     assert "torch.optim does not work with this torch and cpu" in unavailable_reason("SGD Nesterov", CPU)
-    unavailable_reason.cache_clear()
+
+
+def test_a_failure_is_not_remembered(monkeypatch):
+    """A GPU that was full while an optimizer was tried has room for it later."""
+    build, full = optimizer_kinds.build_optimizer, [True]
+
+    def sometimes_full(*args, **kwargs):
+        if full:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return build(*args, **kwargs)
+
+    monkeypatch.setattr(optimizer_kinds, "build_optimizer", sometimes_full)
+    optimizer_kinds._take_steps.cache_clear()
+    for name in ("Torch AdamW", "SGD Nesterov"):
+        (message,) = conflicts(Settings(optimizer=name), CPU)
+        assert message.endswith("no memory is left on the device to try it. Close other programs, then try again.")
+    full.clear()
+    for name in ("Torch AdamW", "SGD Nesterov"):
+        assert not conflicts(Settings(optimizer=name), CPU)
+    monkeypatch.setattr(optimizer_kinds, "build_optimizer", lambda *args, **kwargs: pytest.fail("tried again"))
+    assert not conflicts(Settings(optimizer="SGD Nesterov"), CPU)
 
 
 STANDARD = {
