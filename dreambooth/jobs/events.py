@@ -72,8 +72,8 @@ class Step(Event):
     """An optimizer step.
 
     ``step`` counts from 1, ``epoch`` from 0; ``total`` and ``epochs`` are those that the run will have trained when it
-    ends. ``seconds``: the step's duration. ``memory``: peak bytes allocated on the GPU so far. ``prior_loss`` is None
-    without class images, ``memory`` without a GPU.
+    ends. ``seconds``: the step's duration. ``memory``: peak bytes allocated on the GPU by training so far, without
+    those of previews. ``prior_loss`` is None without class images, ``memory`` without a GPU.
     """
 
     kind = "step"

@@ -12,7 +12,7 @@ from dreambooth.memory.release import release_after
 from dreambooth.sampling.generate import NO_EMBEDDINGS, SampleRequest, generate_images
 from dreambooth.sampling.saving import save_sample
 from dreambooth.settings import Concept
-from dreambooth.training.precision import compute_dtype
+from dreambooth.training.precision import compute_dtype, reset_memory_peak
 from dreambooth.training.results import Results, unused_path
 from dreambooth.training.session import Session
 
@@ -44,6 +44,7 @@ class Previews:
             self.events.message(f"The preview failed; training continues: {reason}", level="error")
         finally:
             self.events.phase("training")
+            reset_memory_peak(self.session.device)
 
     def _generate(self, requests: list[SampleRequest]) -> None:
         revision, sampler = self.results.revision, self.settings.scheduler

@@ -11,7 +11,7 @@ from dreambooth.dataset.plan import Batch
 from dreambooth.errors import UserError
 from dreambooth.jobs.events import Step
 from dreambooth.training.optimizers import set_learning_rates
-from dreambooth.training.precision import memory_used
+from dreambooth.training.precision import memory_peak, reset_memory_peak
 from dreambooth.training.scheduled_tasks import Autosave, due_tasks, outputs_to_save
 from dreambooth.training.schedules import epochs_trained, run_length, steps_of_epochs, text_encoder_steps
 from dreambooth.training.session import Session
@@ -66,6 +66,7 @@ class Loop:
         self.step_seconds: list[float] = []
         self._pending: _StepRecord | None = None
         self._autosave = Autosave(self.settings.autosave_minutes)
+        self._memory: int | None = None  # peak bytes on the GPU
         self._overflows = 0  # consecutive steps whose gradients overflowed
         self._clock = time.perf_counter()
 
@@ -73,6 +74,7 @@ class Loop:
         if self.position.step == 0:
             self.hooks.validate()  # the baseline, before training
         self.session.events.phase("training")
+        reset_memory_peak(self.session.device)  # not that of encoding, or of the host before the run
         self._clock = time.perf_counter()
         while self.position.step < self.total_steps:
             groups = self.accumulation_groups(self.position.epoch)
@@ -218,6 +220,8 @@ class Loop:
         if not (math.isfinite(loss) and math.isfinite(prior or 0.0)) or self._overflows > max_overflows:
             # The optimizer skipped this step: the weights in memory are those of the step before.
             raise UserError(f"The loss became NaN in step {record.step}; training has stopped. {NAN_ADVICE}")
+        if peak := memory_peak(self.session.device):
+            self._memory = max(self._memory or 0, peak)
         self.session.events.send(
             Step(
                 step=record.step,
@@ -228,6 +232,6 @@ class Loop:
                 prior_loss=None if prior is None else round(prior, 6),
                 lr=record.lr,
                 seconds=round(record.seconds, 4),
-                memory=memory_used(self.session.device),
+                memory=self._memory,
             )
         )

@@ -84,6 +84,12 @@ def reset_accelerator() -> None:
     GradientState._reset_state()
 
 
-def memory_used(device: torch.device) -> int | None:
-    """Peak bytes allocated on the GPU so far; None without a GPU."""
+def reset_memory_peak(device: torch.device) -> None:
+    """Count :func:`memory_peak` from now on."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def memory_peak(device: torch.device) -> int | None:
+    """Peak bytes allocated on the GPU since :func:`reset_memory_peak`; None without a GPU."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None

@@ -1,4 +1,4 @@
-"""What the pretend GPU must refuse and count; run by test_rules.py as a module on it."""
+"""What the pretend GPU must refuse and count; run by test_rules.py on it, with the checks of package_checks.py."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.virtual_gpu import package_checks
 from tools.virtual_gpu.pretend_gpu import current_gpu
 
 MIXED = "Expected all tensors to be on the same device"
@@ -85,7 +86,7 @@ def check_memory() -> None:
 
 
 if __name__ == "__main__":
-    for name, check in list(globals().items()):
+    for name, check in {**globals(), **vars(package_checks)}.items():
         if name.startswith("check_"):
             check()
             print(name)

@@ -35,9 +35,9 @@ ROOT = Path(__file__).parents[2]
 
 @dataclasses.dataclass
 class Summary:
-    """``losses``: of each step, with those of the class images, and of each validation. ``weights`` and ``images``:
-    digests of the values in each file. ``syncs`` and ``copies``: of the last step on a GPU, by the function that made
-    them.
+    """``losses``: of each step, with those of the class images, and of each validation. ``memory``: as each step
+    reports it. ``weights`` and ``images``: digests of the values in each file. ``syncs`` and ``copies``: of the last
+    step on a GPU, by the function that made them.
     """
 
     error: str = ""
@@ -45,6 +45,7 @@ class Summary:
     weights: dict[str, str] = dataclasses.field(default_factory=dict)
     images: list[str] = dataclasses.field(default_factory=list)
     problems: list[str] = dataclasses.field(default_factory=list)
+    memory: list[int] = dataclasses.field(default_factory=list)
     syncs: dict[str, int] = dataclasses.field(default_factory=dict)
     copies: dict[str, int] = dataclasses.field(default_factory=dict)
 
@@ -57,6 +58,7 @@ def train(run: Run, device: torch.device, folder: Path) -> Summary:
     def listen(event: Mapping[str, Any]) -> None:
         if event["kind"] == "step":
             summary.losses += [event["loss"], event["prior_loss"]]
+            summary.memory.append(event["memory"] or 0)
         elif event["kind"] == "validation":
             summary.losses.append(event["loss"])
         elif event["kind"] == "message" and event["level"] == "error":
