@@ -44,12 +44,12 @@ class _QuantizedLayer(nn.Module):
         self.format, self.shape, self.dtype = FORMATS[kind], weight.shape, dtype
         del self._parameters["weight"]
         for name, tensor in self.format.quantize(weight.float()).items():
-            self.register_buffer(f"weight_{name}", tensor)
+            self.register_buffer(name, tensor)
 
     @property
     def weight(self) -> torch.Tensor:
         """Dequantized anew each time it is read."""
-        tensors = {name.removeprefix("weight_"): tensor for name, tensor in self.named_buffers(recurse=False)}
+        tensors: Any = self._buffers  # all are there
         return self.format.dequantize(tensors, self.shape, self.dtype)
 
     def forward(self, x: torch.Tensor, *args: object) -> torch.Tensor:
