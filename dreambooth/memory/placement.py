@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import nn
 
+_HEADROOM = 1.2  # activations and fragments
+
 
 @contextlib.contextmanager
 def on_device(modules: Iterable[nn.Module], device: torch.device) -> Iterator[None]:
@@ -23,6 +25,26 @@ def on_device(modules: Iterable[nn.Module], device: torch.device) -> Iterator[No
     finally:
         for module, before in moved:
             module.to(before)
+
+
+@contextlib.contextmanager
+def on_device_or_cpu(modules: Iterable[nn.Module], device: torch.device) -> Iterator[torch.device]:
+    """As :func:`on_device`, or in float32 on the CPU where ``device`` has no room for them. Yields where they are."""
+    elsewhere = [module for module in modules if next(module.parameters()).device.type != device.type]
+    n_bytes = sum(parameter.nbytes for module in elsewhere for parameter in module.parameters())
+    free = free_bytes(device)
+    if not elsewhere or free is None or free > _HEADROOM * n_bytes:
+        with on_device(elsewhere, device):
+            yield device
+        return
+    before = [next(module.parameters()).dtype for module in elsewhere]
+    try:
+        for module in elsewhere:
+            nn.Module.to(module, torch.float32)  # half precision lacks operators on the CPU
+        yield torch.device("cpu")
+    finally:
+        for module, dtype in zip(elsewhere, before, strict=True):
+            nn.Module.to(module, dtype)
 
 
 def free_bytes(device: torch.device) -> int | None:

@@ -1,7 +1,8 @@
 """Image generation with modules in memory. Nothing is loaded, and the modules are not changed.
 
 Text encoders and VAE may be on the CPU: each is on the device only while it is used, and the prompts of all images are
-encoded first, so that the denoiser needs no more memory than in training.
+encoded first, so that the denoiser needs no more memory than in training. Where the device has no room for the text
+encoders beside the denoiser, they run on the CPU.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from PIL import Image
 from dreambooth.autocast import without_autocast
 from dreambooth.checkpoints.modules import Modules
 from dreambooth.errors import UserError
-from dreambooth.memory.placement import on_device
+from dreambooth.memory.placement import on_device, on_device_or_cpu
 from dreambooth.models.conditioning import Conditioning, ImageSize, TextConditioner, concatenate
 from dreambooth.models.denoiser import Denoiser
 from dreambooth.models.latents import LatentCodec
@@ -79,8 +80,8 @@ def generate_images(
     conditioner = modules.text_conditioner(prompt_encoding or modules.family.prompt_encoding())
     batches = list(_batches(conditioner, requests, batch_size))
     autocast = functools.partial(_autocast, denoiser.device, dtype or denoiser.dtype)
-    with on_device(modules.text_encoders.values(), denoiser.device), torch.no_grad(), autocast():
-        conditioning = [_conditioning(denoiser, batch, conditioner, prompt_embeddings) for batch in batches]
+    with on_device_or_cpu(modules.text_encoders.values(), denoiser.device) as device, torch.no_grad(), autocast():
+        conditioning = [_conditioning(denoiser, batch, conditioner, prompt_embeddings, device) for batch in batches]
     for number, batch in enumerate(batches):
         with torch.no_grad():
             with autocast():
@@ -136,19 +137,21 @@ def _conditioning(
     requests: Sequence[SampleRequest],
     conditioner: TextConditioner[Any],
     prompt_embeddings: Mapping[str, Conditioning],
+    device: torch.device,
 ) -> Conditioning:
-    """Of all requests; with guidance, the negative prompts come first."""
+    """Of all requests; with guidance, the negative prompts come first. ``device``: of the text encoders."""
     n, is_guided = len(requests), requests[0].cfg > 1
     negatives = [request.negative for request in requests] if is_guided else []
     # In one call, so that all have the same length.
     tokens = conditioner.tokenize([request.prompt for request in requests] + negatives)
-    tokens = tokens.map(lambda tensor: to_device(tensor, denoiser.device))
+    tokens = tokens.map(lambda tensor: to_device(tensor, device))
     embedding = conditioner.encode(conditioner.part(tokens, 0, n))
     embedding = _replace_embeddings(embedding, requests, prompt_embeddings, conditioner.unit)
     if is_guided:
         negative = conditioner.encode(conditioner.part(tokens, n, 2 * n))
         embedding = concatenate([conditioner.unconditional(negative, negatives), embedding])
     size = requests[0].width, requests[0].height
+    embedding = embedding.to(denoiser.device)
     return denoiser.prepare(embedding, [ImageSize(size, (0, 0), size)] * len(embedding))
 
 

@@ -9,6 +9,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from dreambooth.checkpoints.modules import load_modules
+from dreambooth.memory import placement
 from dreambooth.models.latents import LatentCodec
 from dreambooth.sampling import decoding, generate
 from dreambooth.sampling.generate import SampleRequest, generate_images
@@ -30,12 +31,31 @@ def test_text_encoders_and_vae_are_on_the_device_only_while_they_are_used(mini, 
 
     for owner in (generate, decoding):
         monkeypatch.setattr(owner, "on_device", recorded)
+
+    @contextlib.contextmanager
+    def with_device(moved, device):
+        with recorded(moved, device):
+            yield device
+
+    monkeypatch.setattr(generate, "on_device_or_cpu", with_device)
     modules.denoiser.register_forward_hook(lambda *_: log.append("denoise"))
     modules.text_encoders["text_encoder"].register_forward_hook(lambda *_: log.append("encode"))
     images = list(generate_images(modules, REQUESTS, batch_size=2))
     assert [image.size for image in images] == [(64, 64), (64, 64), (64, 128)]
     encoded = ["+text_encoder", *["encode"] * 4, "-text_encoder"]
     assert log == [*encoded, *["denoise", "denoise", "+vae", "-vae"] * 2]
+
+
+def test_text_encoders_run_on_the_cpu_where_the_device_has_no_room(monkeypatch):
+    module, device = torch.nn.Linear(4, 4).to(torch.bfloat16), torch.device("meta")
+    weight = module.weight.clone()
+    for free, expected in ((0, "cpu"), (10_000, "meta")):
+        monkeypatch.setattr(placement, "free_bytes", lambda device, free=free: free)
+        with contextlib.suppress(NotImplementedError), placement.on_device_or_cpu([module], device) as chosen:
+            assert chosen.type == expected == module.weight.device.type
+            assert module.weight.dtype == (torch.float32 if expected == "cpu" else torch.bfloat16)
+        if expected == "cpu":
+            assert torch.equal(module.weight, weight)
 
 
 @pytest.fixture
