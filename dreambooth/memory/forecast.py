@@ -51,7 +51,8 @@ def forecast_memory(settings: Settings, precision: str, size: ModelSize, class_i
     moments = OPTIMIZER_STATE_BYTES[settings.optimizer]
     weight = 4
     if is_pure_bf16(settings):
-        weight, moments, copy = 2, moments / 2, 0
+        weight, copy = 2, 0
+        moments = moments / 2 if settings.optimizer == "Torch AdamW" else moments  # others keep them in float32
     fused = is_fused_backward(settings)
     gradient = 0 if fused else weight
     of_trained = weight + gradient + moments + (0 if fused and settings.gradient_checkpointing else copy)

@@ -22,6 +22,7 @@ from dreambooth.settings.components import (
     trains_text_encoder,
 )
 from dreambooth.settings.optimizer_arguments import own_weight_decay
+from dreambooth.settings.training import GLOBAL_OPTIMIZERS
 from dreambooth.text import count
 from dreambooth.training.attention import unavailable_reason as attention_unavailable_reason
 from dreambooth.training.optimizer_kinds import OPTIMIZER_KINDS, require_available
@@ -101,9 +102,10 @@ def precision_problems(settings: Settings, precision: str | None, device: torch.
             "gradients "
             "and updates. Choose bf16, or switch it off."
         )
-    if is_pure_bf16(settings) and settings.optimizer != "Torch AdamW":
+    if is_pure_bf16(settings) and settings.optimizer in GLOBAL_OPTIMIZERS:
         problems.append(
-            "full_mixed_precision needs stochastic rounding, which only Torch AdamW has: choose it, or switch it off."
+            f"optimizer: {settings.optimizer} derives its updates from the gradients of all weights, which excludes "
+            "full_mixed_precision. Choose Torch AdamW, 8bit AdamW or Adafactor, or switch it off."
         )
     if trains_ema(settings) and settings.ema_precision == "bf16" and "bf16" not in supported_precisions(device):
         problems.append(f"ema_precision: this {device.type} does not support bf16; choose fp32.")
@@ -135,7 +137,7 @@ def fused_backward_problems(settings: Settings, precision: str | None, world_siz
         )
     if world_size > 1:
         problems.append("fused_backward works on one GPU only. Switch it off, or train on a single GPU.")
-    if not OPTIMIZER_KINDS[settings.optimizer].fuses:
+    if settings.optimizer in GLOBAL_OPTIMIZERS:
         problems.append(
             f"optimizer: {settings.optimizer} derives its updates from the gradients of all weights, which "
             f"fused_backward does not keep. Choose Torch AdamW, {off}."

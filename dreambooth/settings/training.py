@@ -11,6 +11,9 @@ OPTIMIZERS = (
     "CAME", "SGD Nesterov", "8bit SGD", "AdamW Dadaptation", "Adan Dadaptation", "Lion Dadaptation", "SGD Dadaptation",
     "Prodigy", "Schedule-Free AdamW",
 )  # fmt: skip
+# They derive the update of a weight from the gradients of all weights.
+GLOBAL_OPTIMIZERS = ("AdamW Dadaptation", "Adan Dadaptation", "Lion Dadaptation", "SGD Dadaptation", "Prodigy",
+                     "Schedule-Free AdamW")  # fmt: skip
 # Names in other trainers, for exactly the same.
 OPTIMIZER_ALIASES = {
     "adamw": "Torch AdamW", "adamw32bit": "Torch AdamW", "adamw8bit": "8bit AdamW",
@@ -227,7 +230,7 @@ class Training:
         "asymmetric subjects.")
 
     optimizer: str = setting("Torch AdamW", "Tuning", "Optimizer",
-        "8bit optimizers need the least memory, bitsandbytes and a GPU; most others need pytorch-optimizer. "
+        "8bit optimizers need little memory, and bitsandbytes; most others need pytorch-optimizer. "
         "Dadaptation and Prodigy find the learning rate themselves: set it to 1.", choices=OPTIMIZERS,
         aliases=OPTIMIZER_ALIASES)
     optimizer_args: str = setting("", "Tuning", "Optimizer arguments",
@@ -239,7 +242,7 @@ class Training:
         aliases={"float16": "fp16", "half": "fp16", "bfloat16": "bf16", "fp32": "no", "float32": "no", "none": "no"})
     full_mixed_precision: bool = setting(False, "Tuning", "Full mixed precision",
         "Also keep trainable weights in bf16, with stochastic rounding so that small updates are not lost. Takes less "
-        "than half the memory; needs mixed precision bf16 and Torch AdamW.", applies="not use_lora", advanced=True)
+        "than half the memory; needs mixed precision bf16.", applies="not use_lora", advanced=True)
     base_precision: str = setting("full", "Tuning", "Base model precision",
         "Precision of a LoRA's frozen base model. int8 and fp8 take half the memory of bf16 weights, nf4 a "
         "quarter; steps take longer and are less accurate, slightly with int8, more with fp8, most with nf4.",

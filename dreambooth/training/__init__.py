@@ -12,7 +12,7 @@ init_from_lora.py    adapters that start from a file    attention.py          at
 optimizers.py        groups, clipping, stepping         optimizer_kinds.py    the table of optimizers
 fused_adamw.py       AdamW with little overhead         stochastic_rounding.py  AdamW in pure bfloat16
 fused_backward.py    steps in the backward pass         step_in_parts.py      base of our own optimizers
-gradient_clipping.py  limits of norms
+rounded_optimizer.py  others in pure bfloat16      gradient_clipping.py  limits of norms
 schedules.py         run length and learning rates      ema.py                exponential moving average
 precision.py         compute precision                  reproducible.py       deterministic algorithms
 snapshot.py          snapshots on disk                  snapshot_state.py     a session's state in a snapshot

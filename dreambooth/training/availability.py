@@ -15,7 +15,7 @@ def missing_requirements(device: torch.device) -> dict[str, dict[str, str]]:
     """
     precisions = precision.missing_requirements(device)
     return {
-        "optimizer": optimizer_kinds.missing_requirements(device),
+        "optimizer": optimizer_kinds.missing_requirements(),
         "mixed_precision": precisions,
         "ema_precision": {name: needed for name, needed in precisions.items() if name == "bf16"},
         "base_precision": weight_formats.missing_requirements(device),

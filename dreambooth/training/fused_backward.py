@@ -7,7 +7,6 @@ bit for bit, where an optimizer's update of a parameter depends on that paramete
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ import torch
 from dreambooth.memory.forecast import GRADIENT_BATCH
 from dreambooth.settings import Settings
 from dreambooth.training.gradient_clipping import clip_each, max_norm_of
-from dreambooth.training.step_in_parts import StepInParts
+from dreambooth.training.step_in_parts import StepInParts, update_with
 
 
 class FusedBackwardStepper:
@@ -77,7 +76,7 @@ class FusedBackwardStepper:
         if isinstance(self.optimizer, StepInParts):
             self.optimizer.update(self._number, params, found_inf)
         elif not bool(found_inf):
-            _update(self.optimizer, self._number, params)
+            update_with(self.optimizer, self._number, params)
         for parameter in params:
             parameter.grad = None
 
@@ -91,17 +90,3 @@ class _Hook:
     def __call__(self, parameter: Any) -> None:
         if stepper := self._stepper():
             stepper.collect(self._number, parameter)
-
-
-def _update(optimizer: torch.optim.Optimizer, number: int, params: Sequence[torch.nn.Parameter]) -> None:
-    """Let an optimizer of a library step with ``params`` alone."""
-    groups = optimizer.param_groups
-    group = groups[number]
-    all_params = group["params"]
-    try:
-        optimizer.param_groups = [group]
-        group["params"] = list(params)
-        optimizer.step()
-    finally:
-        group["params"] = all_params
-        optimizer.param_groups = groups

@@ -2,7 +2,7 @@
 
 The libraries were chosen by maintenance and by compatibility with the versions that WebUIs pin: torch and transformers
 are installed anyway; pytorch-optimizer (Apache-2.0, requires only numpy and torch from 2.1 on) has one well-tested
-implementation of most others; bitsandbytes (MIT) has the 8-bit ones.
+implementation of most others; bitsandbytes (MIT) has the 8-bit ones, in newer versions also for the CPU.
 """
 
 from __future__ import annotations
@@ -35,18 +35,11 @@ class OptimizerKind:
     library: str
     cls: str
     fixed: Mapping[str, Any] = field(default_factory=dict)
-    gpu: bool = False  # whether it needs a GPU
     estimates_lr: bool = False  # estimates the learning rate itself; the setting is a factor on the estimate
-    is_schedule_free: bool = False
-
-    @property
-    def fuses(self) -> bool:
-        """Whether a parameter's update depends on its own gradient alone, as a fused backward pass needs it."""
-        return not (self.estimates_lr or self.is_schedule_free)
 
 
 def _bnb(cls: str, **fixed: Any) -> OptimizerKind:
-    return OptimizerKind("bitsandbytes.optim", cls, fixed, gpu=True)
+    return OptimizerKind("bitsandbytes.optim", cls, fixed)
 
 
 def _po(cls: str, estimates_lr: bool = False, **fixed: Any) -> OptimizerKind:
@@ -70,9 +63,7 @@ OPTIMIZER_KINDS = {
     "Lion Dadaptation": _po("DAdaptLion", True),
     "SGD Dadaptation": _po("DAdaptSGD", True),
     "Prodigy": _po("Prodigy", True, bias_correction=True, safeguard_warmup=True),  # arXiv:2306.06101
-    "Schedule-Free AdamW": OptimizerKind(
-        "pytorch_optimizer", "ScheduleFreeAdamW", is_schedule_free=True
-    ),  # arXiv:2405.15682
+    "Schedule-Free AdamW": _po("ScheduleFreeAdamW"),  # arXiv:2405.15682
 }
 assert tuple(OPTIMIZER_KINDS) == OPTIMIZERS
 
@@ -117,9 +108,9 @@ def parse_arguments(name: str, more: str) -> dict[str, Any]:
     return {key: value for key, value in {**given, **unknown}.items() if key != WEIGHT_DECAY}
 
 
-def missing_requirements(device: torch.device) -> dict[str, str]:
+def missing_requirements() -> dict[str, str]:
     """Optimizers that can't be used on this machine, and what each of them needs. Nothing is imported."""
-    missing = {name: _missing_requirement(kind, device) for name, kind in OPTIMIZER_KINDS.items()}
+    missing = {name: _missing_requirement(kind) for name, kind in OPTIMIZER_KINDS.items()}
     return {name: needed for name, needed in missing.items() if needed}
 
 
@@ -129,7 +120,7 @@ def unavailable_reason(name: str, device: torch.device, scheduler: str = "consta
     A failure is tried again the next time, since memory may have been full, or a package may have been installed.
     """
     kind = OPTIMIZER_KINDS[name]
-    missing = _missing_requirement(kind, device)
+    missing = _missing_requirement(kind)
     if missing:
         return f"it needs {missing}."
     try:
@@ -162,10 +153,8 @@ def require_available(name: str, device: torch.device, scheduler: str, more: str
         raise UserError(f"optimizer: {name} can't be used: {reason}{advice}")
 
 
-def _missing_requirement(kind: OptimizerKind, device: torch.device) -> str:
+def _missing_requirement(kind: OptimizerKind) -> str:
     """What the optimizer needs and this machine lacks, as a noun; "" if nothing."""
-    if kind.gpu and device.type != "cuda":
-        return "an NVIDIA GPU"
     module = kind.library.partition(".")[0]
     if importlib.util.find_spec(module) is None:
         return f"{PACKAGES[module]} (pip install {PACKAGES[module]})"

@@ -82,3 +82,17 @@ class StepInParts(torch.optim.Optimizer):
         super().load_state_dict(state_dict)
         self._counts.clear()
         self._advanced.clear()
+
+
+def update_with(optimizer: torch.optim.Optimizer, number: int, params: Sequence[torch.nn.Parameter]) -> None:
+    """Let an optimizer of a library take a step with ``params``, of group ``number``, alone."""
+    groups = optimizer.param_groups
+    group = groups[number]
+    all_params = group["params"]
+    try:
+        optimizer.param_groups = [group]
+        group["params"] = list(params)
+        optimizer.step()
+    finally:
+        group["params"] = all_params
+        optimizer.param_groups = groups

@@ -140,9 +140,9 @@ def test_bad_input_gets_a_line_and_loses_nothing(served, browser, visitor, image
     visitor.fill(num_train_epochs=50_000)
     visitor.sees_no_error("message")  # the field was edited
     visitor.open_accordion("db_group_settings_tuning")
-    visitor.choose("optimizer", "Paged 8bit AdamW — needs an NVIDIA GPU")
-    visitor.sees("message", "Paged 8bit AdamW can't be used on this machine: it needs an NVIDIA GPU")
-    visitor.choose("optimizer", "Torch AdamW")
+    visitor.choose("mixed_precision", "fp16 — needs an NVIDIA or AMD GPU")
+    visitor.sees("message", "fp16 can't be used on this machine: it needs an NVIDIA or AMD GPU")
+    visitor.choose("mixed_precision", "auto")
     visitor.sees_no_error("message")
     visitor.tab("Concepts")
     visitor.press("check")

@@ -312,6 +312,8 @@ def test_weights_in_bf16_need_the_optimizer_that_rounds_them(tmp_path: Path) -> 
     full = FULL + "full_bf16 = true\nmixed_precision = 'bf16'\n"
     assert imported(tmp_path, full).settings["full_mixed_precision"] is True
     for other in ("optimizer_type = 'Adafactor'\n", "optimizer_type = 'AdamW8bit'\n"):
+        assert imported(tmp_path, full + other).settings["full_mixed_precision"] is True
+    for other in ("optimizer_type = 'Prodigy'\n", "optimizer_type = 'DAdaptation'\n"):
         found = imported(tmp_path, full + other)
         assert found.settings["full_mixed_precision"] is False and messages_about(found, "full_bf16")
 

@@ -16,16 +16,17 @@ from dreambooth.models.sd.size_estimates import size_estimate
 from dreambooth.runs.consistency import fused_backward_problems
 from dreambooth.runs.preflight import preflight
 from dreambooth.settings import Settings
+from dreambooth.settings.training import GLOBAL_OPTIMIZERS, OPTIMIZERS
 from dreambooth.training import optimizers, step
 from dreambooth.training.fused_backward import FusedBackwardStepper
 from dreambooth.training.optimizer_kinds import OPTIMIZER_KINDS, build_optimizer
 from dreambooth.training.optimizers import make_stepper, parameter_groups
 from tests.training.conftest import SMALL
-from tests.training.test_optimizer_kinds import _made_here
+from tests.training.test_optimizer_kinds import made_here
 
 FULL = {"use_lora": False, "save_ckpt_after": False, "max_grad_norm": 0.0, "seed": 5}
 FUSED = {**FULL, "fused_backward": True}
-FUSING = [name for name, kind in OPTIMIZER_KINDS.items() if kind.fuses]
+FUSING = [name for name in OPTIMIZERS if name not in GLOBAL_OPTIMIZERS]
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def small_batches(monkeypatch):
 @pytest.mark.parametrize("name", FUSING)
 def test_every_optimizer_takes_the_same_steps(name, clips):
     """Two groups; that of the text encoder is frozen after the second step."""
-    if not _made_here(name):
+    if not made_here(name):
         pytest.skip(f"{OPTIMIZER_KINDS[name].library} is not installed")
 
     def weights(fused):

@@ -106,12 +106,12 @@ def test_another_model_clears_the_messages_about_the_last_one(page_controller, m
 def test_a_choice_that_cannot_be_used_here_is_refused_when_chosen(page_controller, mini):
     page = Page(page_controller)
     page.blocks()
-    refused = page._refuse_unusable("optimizer")("8bit AdamW")
-    assert "needs an NVIDIA GPU" in refused and 'href="#db_optimizer"' in refused
-    assert refused != page._refuse_unusable("optimizer")("8bit AdamW")  # or the browser would not show it again
-    assert "value" not in page._refuse_unusable("optimizer")("Torch AdamW")
-    elsewhere = page._setting_updates(Settings(optimizer="8bit AdamW"))  # it can be prepared for another machine
+    refused = page._refuse_unusable("mixed_precision")("fp16")
+    assert "needs an NVIDIA or AMD GPU" in refused and 'href="#db_mixed_precision"' in refused
+    assert refused != page._refuse_unusable("mixed_precision")("fp16")  # or the browser would not show it again
+    assert "value" not in page._refuse_unusable("mixed_precision")("bf16")
+    elsewhere = page._setting_updates(Settings(mixed_precision="fp16"))  # it can be prepared for another machine
     values = [update["value"] for update in (*elsewhere, *page.input.concepts.updates(()))]
     saved = page._save("mini", "mini", *values)
-    assert "Saved the parameters of mini" in saved and "needs an NVIDIA GPU" in saved
-    assert mini.load().settings.optimizer == "8bit AdamW"
+    assert "Saved the parameters of mini" in saved and "needs an NVIDIA or AMD GPU" in saved
+    assert mini.load().settings.mixed_precision == "fp16"

@@ -12,7 +12,6 @@ from dreambooth.checkpoints import hub
 from dreambooth.jobs import Ended, FileSaved, jobs
 from dreambooth.jobs.events import PreviewSaved, Step
 from dreambooth.settings import SETTINGS, concept_values, read_concepts
-from dreambooth.settings.training import OPTIMIZERS
 from dreambooth.ui.fields import Fields
 from dreambooth.ui.file_choices import OWN
 from tests.mini_models import make
@@ -97,22 +96,21 @@ def test_check_shows_the_planned_learning_rates(page_controller, mini, subject_c
 def test_choices_that_cannot_be_used_here_are_shown_with_the_reason(page_controller):
     """Also those of settings saved on another machine."""
     fields = Fields(SETTINGS, missing=page_controller.missing_requirements())
-    shown = fields.update("optimizer", "8bit AdamW")["value"]
-    assert shown == "8bit AdamW — needs an NVIDIA GPU"
-    assert fields.update("optimizer", "Torch AdamW")["value"] == "Torch AdamW"
-    titles = [str(fields.update("optimizer", choice)["value"]) for choice in OPTIMIZERS]
-    choices = fields.add("optimizer").choices  # newer Gradio has pairs of title and value
+    shown = fields.update("mixed_precision", "fp16")["value"]
+    assert shown == "fp16 — needs an NVIDIA or AMD GPU"
+    assert fields.update("mixed_precision", "auto")["value"] == "auto"
+    titles = [str(fields.update("mixed_precision", choice)["value"]) for choice in ("auto", "no", "fp16", "bf16")]
+    choices = fields.add("mixed_precision").choices  # newer Gradio has pairs of title and value
     assert [choice[1] if isinstance(choice, tuple) else choice for choice in choices] == titles
     submitted = [setting.default for setting in SETTINGS.values()]
-    submitted[list(SETTINGS).index("optimizer")] = shown
-    assert fields.values(submitted)["optimizer"] == "8bit AdamW"
-    assert fields.unusable_choice("optimizer", shown) == fields.unusable_choice("optimizer", "8bit AdamW")
-    assert fields.unusable_choice("optimizer", "8bit AdamW") == (
-        "optimizer (Optimizer): 8bit AdamW can't be used on this machine: it needs an NVIDIA GPU."
+    submitted[list(SETTINGS).index("mixed_precision")] = shown
+    assert fields.values(submitted)["mixed_precision"] == "fp16"
+    assert fields.unusable_choice("mixed_precision", shown) == fields.unusable_choice("mixed_precision", "fp16")
+    assert fields.unusable_choice("mixed_precision", "fp16") == (
+        "mixed_precision (Mixed precision): fp16 can't be used on this machine: it needs an NVIDIA or AMD GPU."
     )
-    assert fields.unusable_choice("optimizer", "Torch AdamW") == ""
-    for key, choice in (("attention", "xformers"), ("mixed_precision", "fp16")):
-        assert "needs" in fields.update(key, choice)["value"]
+    assert fields.unusable_choice("mixed_precision", "auto") == ""
+    assert "needs" in fields.update("attention", "xformers")["value"]
 
 
 def test_a_request_is_shown_until_it_is_carried_out(page_controller, mini):

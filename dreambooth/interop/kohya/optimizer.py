@@ -9,7 +9,7 @@ from dreambooth.interop.kohya.import_report import ImportReport
 from dreambooth.settings.arguments import format_arguments, parse_arguments
 from dreambooth.settings.components import DENOISER, TEXT_ENCODER
 from dreambooth.settings.optimizer_arguments import WEIGHT_DECAY, describe_unknown, resolve_arguments
-from dreambooth.settings.training import OPTIMIZER_ALIASES
+from dreambooth.settings.training import GLOBAL_OPTIMIZERS, OPTIMIZER_ALIASES
 
 # optimizer_type in lower case, without its module -> optimizer
 _OPTIMIZERS = {
@@ -69,14 +69,14 @@ def _advice(report: ImportReport) -> str:
 
 
 def _limit_bf16(report: ImportReport, optimizer: str) -> None:
-    """full_bf16: weights in bf16 are trained with stochastic rounding here, which only one optimizer has."""
+    """full_bf16: weights in bf16 are trained with stochastic rounding here, which not all optimizers allow."""
     if not report.settings.get("full_mixed_precision"):
         return
     precision = report.settings.get("mixed_precision", "bf16")
     if report.settings.get("use_lora"):
         reason = "adapters are trained in fp32"
-    elif optimizer != "Torch AdamW":
-        reason = f"weights in bf16 need the optimizer Torch AdamW; with {optimizer} they are trained in fp32"
+    elif optimizer in GLOBAL_OPTIMIZERS:
+        reason = f"with {optimizer} weights are trained in fp32"
     elif precision not in ("auto", "bf16"):
         reason = f"weights in bf16 need mixed precision bf16, not {precision}; they are trained in fp32"
     else:
@@ -88,10 +88,9 @@ def _limit_bf16(report: ImportReport, optimizer: str) -> None:
 def import_fused_backward(report: ImportReport, source: str) -> None:
     """A fused backward pass, which clips each tensor on its own in other programs. Weights are the same without it."""
     settings = report.settings
-    optimizer = str(settings.get("optimizer", ""))
-    has_shared_state = optimizer.startswith(("Prodigy", "Schedule-Free")) or optimizer.endswith("Dadaptation")
     is_accumulated = settings.get("gradient_accumulation_steps", 1) > 1
-    if is_accumulated or has_shared_state or settings.get("use_lora") or settings.get("mixed_precision") == "fp16":
+    is_global = settings.get("optimizer") in GLOBAL_OPTIMIZERS
+    if is_accumulated or is_global or settings.get("use_lora") or settings.get("mixed_precision") == "fp16":
         return
     report.set("fused_backward", True, source)
     report.set("clip_each_tensor", True, source)

@@ -7,6 +7,7 @@ import dataclasses
 from dreambooth.interop.kohya.import_report import ImportReport
 from dreambooth.interop.nested_values import NestedValues
 from dreambooth.interop.onetrainer.config_file import is_sdxl
+from dreambooth.settings.training import GLOBAL_OPTIMIZERS
 
 # Formats of frozen weights -> base_precision; those of other kinds have none.
 _BASE_PRECISIONS = {"FLOAT_8": "fp8", "FLOAT_W8A8": "fp8", "INT_8": "int8", "INT_W8A8": "int8", "NFLOAT_4": "nf4"}
@@ -33,7 +34,7 @@ def import_precision(report: ImportReport, config: NestedValues) -> None:
             report.unsupported.append("output_dtype = BFLOAT_16: half-precision checkpoints are saved as fp16.")
     weights = config.word("lora_weight_dtype" if lora else "unet.weight_dtype")
     in_bf16 = not lora and weights == "BFLOAT_16" and precision == "bf16"
-    in_bf16 = in_bf16 and report.settings.get("optimizer") == "Torch AdamW"
+    in_bf16 = in_bf16 and report.settings.get("optimizer") not in GLOBAL_OPTIMIZERS
     base = _BASE_PRECISIONS.get(config.word("unet.weight_dtype"), "") if lora else ""
     report.set("base_precision", base or "full", config.source("unet.weight_dtype") if base else "")
     report.set("full_mixed_precision", in_bf16, config.source("unet.weight_dtype") if in_bf16 else "")
