@@ -51,6 +51,7 @@ BASE = {"mixed_precision": "bf16", "gradient_checkpointing": True, "stop_text_en
 LORA = {"use_lora": True, "lora_unet_rank": 16, "lora_txt_rank": 8}
 TEXT, NO_CHECKPOINTING = {"stop_text_encoder": 1}, {"gradient_checkpointing": False}
 PURE_BF16 = {"full_mixed_precision": True}
+FUSED = {"fused_backward": True, "clip_each_tensor": True}
 _BOTH = {
     "LoRA": LORA,
     "LoRA, text encoders too": {**LORA, **TEXT},
@@ -62,6 +63,10 @@ _BOTH = {
     "full": {},
     "full, pure bf16": PURE_BF16,
     "full, Adafactor": {"optimizer": "Adafactor"},
+    "full, fused": FUSED,
+    "full, pure bf16, fused": {**PURE_BF16, **FUSED},
+    "full, pure bf16, 8-bit, fused": {**PURE_BF16, **FUSED, "optimizer": "8bit AdamW"},
+    "full, pure bf16, Adafactor, fused": {**PURE_BF16, **FUSED, "optimizer": "Adafactor"},
 }
 _SD15 = {
     "full, no checkpointing": NO_CHECKPOINTING,

@@ -56,7 +56,10 @@ def forecast_memory(settings: Settings, precision: str, size: ModelSize, class_i
     fused = is_fused_backward(settings)
     gradient = 0 if fused else weight
     of_trained = weight + gradient + moments + (0 if fused and settings.gradient_checkpointing else copy)
-    total = _gradient_batch(size) * weight if fused else 0
+    rounding = 0  # bytes of float32 copies for each element of the batch
+    if is_pure_bf16(settings):
+        rounding = 16 if settings.optimizer == "Torch AdamW" else 8
+    total = _gradient_batch(size) * (weight + rounding) if fused else 0
     frozen = QUANTIZED_BYTES[settings.base_precision] if quantizes_base(settings) else (half, half)
     for parameters, trained, of_frozen in (
         (size.denoiser, settings.train_unet, frozen[0]),

@@ -75,7 +75,7 @@ class FusedBackwardStepper:
             clip_each(gradients, norms, max_norm)
         if isinstance(self.optimizer, StepInParts):
             self.optimizer.update(self._number, params, found_inf)
-        elif not bool(found_inf):
+        elif bool(~found_inf):
             update_with(self.optimizer, self._number, params)
         for parameter in params:
             parameter.grad = None

@@ -35,7 +35,8 @@ class StochasticRounding(StepInParts):
 
     @torch.no_grad()
     def update(self, number: int, params: Sequence[torch.nn.Parameter], found_inf: torch.Tensor | None = None) -> None:
-        if found_inf is not None and bool(found_inf):  # a library can't skip a step on the device
+        is_finite = found_inf is None or bool(~found_inf)
+        if not is_finite:  # a library can't skip a step on the device
             return
         if number not in self._generators:
             group = self.param_groups[number]

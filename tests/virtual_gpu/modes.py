@@ -11,6 +11,7 @@ from tools.hashed_runs import BASE, CLASSES, EMA, GENERATED, LOCON, LORA, PREVIE
 
 BF16, FP16 = {"mixed_precision": "bf16"}, {"mixed_precision": "fp16"}
 PURE_BF16 = {**BF16, "full_mixed_precision": True}
+FUSED = {"fused_backward": True, "clip_each_tensor": True}
 CHECKPOINTING = {"gradient_checkpointing": True}
 PREVIEW = {"n_save_sample": 1, "save_infer_steps": 2, "save_guidance_scale": 1}
 MASKED = {**PREVIEW, "instance_data_dir": "masked"}
@@ -62,6 +63,11 @@ ALL: Mapping[str, Run] = {
     "pure bf16, EMA on the CPU": Run({**PURE_BF16, **EMA, **PREVIEWS, "ema_on_cpu": True, "infer_ema": True}),
     "base in fp8, bf16": Run({**LORA, **TEXT, **BF16, **CHECKPOINTING, "base_precision": "fp8"}, stop_at=4),
     "base in nf4": Run({**LOCON, **TEXT, "base_precision": "nf4", "max_train_steps": 2}, concept=PREVIEW),
+    "fused backward pass": Run({**TEXT, **EMA, **CHECKPOINTING, **FUSED, "stop_text_encoder": 0.5}, stop_at=4),
+    **{
+        f"fused backward pass, pure bf16, {name}": Run({**TEXT, **PURE_BF16, **FUSED, "optimizer": name})
+        for name in ("Torch AdamW", "Adafactor")
+    },
     "sliced attention": Run({**LORA, "attention": "sliced"}),
     "gradients zeroed": Run({"gradient_set_to_none": False}),
     **{f"optimizer {name}": Run({**LORA, "optimizer": name, "max_train_steps": 3}) for name in OPTIMIZERS},

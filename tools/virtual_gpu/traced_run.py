@@ -26,6 +26,7 @@ from dreambooth.settings import Concept, ModelFolder, parse
 from dreambooth.settings.run import Settings
 from dreambooth.training import inputs, prompts
 from dreambooth.training.context import RunContext
+from dreambooth.training.fused_backward import FusedBackwardStepper
 from dreambooth.training.loop import NO_HOOKS, Loop
 from dreambooth.training.precision import compute_dtype, resolve_precision
 from dreambooth.training.session import Session
@@ -112,7 +113,12 @@ def _assign_state(session: Session, gpu: FakeGpu) -> None:
     if session.ema:
         gpu.assign(session.ema.shadow_params, "EMA weights")
     for parameter in _trainable(session):
-        parameter.register_post_accumulate_grad_hook(lambda p: gpu.assign([p.grad], "gradients"))
+        parameter.register_post_accumulate_grad_hook(lambda p: _assign_gradient(p, gpu))
+
+
+def _assign_gradient(parameter: torch.Tensor, gpu: FakeGpu) -> None:
+    if parameter.grad is not None:  # a fused backward pass has used and dropped it
+        gpu.assign([parameter.grad], "gradients")
 
 
 def _start_optimizer(session: Session, gpu: FakeGpu) -> None:
@@ -120,6 +126,10 @@ def _start_optimizer(session: Session, gpu: FakeGpu) -> None:
     for parameter in _trainable(session):
         parameter.grad = torch.empty_like(parameter)
     gpu.allocations.start("first step")
+    if isinstance(session.stepper, FusedBackwardStepper):
+        for number, group in enumerate(session.optimizer.param_groups):
+            for parameter in group["params"]:
+                session.stepper.collect(number, parameter)
     session.stepper.step()
     for state in session.optimizer.state.values():
         gpu.assign([value for value in state.values() if isinstance(value, torch.Tensor)], "optimizer state")
