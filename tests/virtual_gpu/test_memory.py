@@ -27,14 +27,17 @@ def test_bytes_of_a_step_and_of_a_preview(mini: ModelFolder) -> None:
     traces = _traces(mini)
     full, lora = traces["full"]["peaks"], traces["lora"]["peaks"]
     unet, text, vae = (_bytes(mini, part) for part in ("unet", "text_encoder", "vae"))
-    assert full["optimizer"]["weights"] == full["optimizer"]["gradients"] == unet(4) + text(4)
+    assert full["optimizer"]["gradients"] == unet(4) + text(4)
+    assert full["optimizer"]["weights"] == unet(4) + text(4) + 2 * BLOCK, "and the text encoder's position ids"
     assert full["optimizer"]["EMA weights"] == unet(4)
     assert (
         0 <= full["optimizer"]["optimizer state"] - 2 * (unet(4) + text(4)) < 1000 * BLOCK
     )  # two moments, and step counts
     assert lora["forward"]["weights"] == unet(2)
     assert lora["backward"]["adapters"] * 2 <= lora["backward"]["optimizer state"]
-    assert lora["decoding"][""] > lora["sampling"]["weights"] + vae(4)
+    assert lora["decoding"][""] > unet(2) + vae(4)
+    assert lora["sampling"][""] > unet(2) + text(2), "the prompts are encoded beside the denoiser"
+    assert lora["decoding"]["weights"] < lora["sampling"][""]
     assert not traces["lora"]["syncs"] and not traces["full"]["syncs"]
 
 
