@@ -38,13 +38,17 @@ class ModelSize:
     estimate: SizeEstimate
 
 
-def forecast_memory(settings: Settings, precision: str, size: ModelSize, class_images: bool) -> int:
-    """Peak bytes of GPU memory in training.
+def forecast_memory(
+    settings: Settings, precision: str, size: ModelSize, class_images: bool, prompts_vary: bool = True
+) -> int:
+    """Peak bytes of GPU memory in training, without previews.
 
-    Weights: a frozen parameter takes 2 or 4 bytes, by the compute precision, or about 1 or 0.5 if quantized. A trained
-    one takes 4, its gradient 4, its optimizer state 8 (Adam), and autocast's copy in half precision 2; in pure bfloat16
-    each of weight, gradient and both moments takes 2. A fused backward pass keeps the gradients of one batch of weights
-    only, and with checkpointing no copies. Activations: the family's estimate, scaled by images, pixels and the
+    Weights: a frozen parameter takes 2 or 4 bytes, by the compute precision, or about 1 or 0.5 if quantized; text
+    encoders that are not trained are there only where ``prompts_vary``. A trained parameter takes 4, its gradient 4,
+    its optimizer state 8 (Adam), and autocast's copy in half precision 2; in pure bfloat16 each of weight, gradient and
+    both moments takes 2. A fused backward pass keeps the gradients of one batch of weights only, and with checkpointing
+    no copies. Copies and all activations are there at the end of the forward pass, gradients at the end of the backward
+    pass: the peak is the larger of the two. Activations: the family's estimate, scaled by images, pixels and the
     denoiser's parameters.
     """
     half, copy = (2, 2) if precision != "no" else (4, 0)
@@ -55,29 +59,37 @@ def forecast_memory(settings: Settings, precision: str, size: ModelSize, class_i
         moments = moments / 2 if settings.optimizer == "Torch AdamW" else moments  # others keep them in float32
     fused = is_fused_backward(settings)
     gradient = 0 if fused else weight
-    of_trained = weight + gradient + moments + (0 if fused and settings.gradient_checkpointing else copy)
+    copy = 0 if fused and settings.gradient_checkpointing else copy
     rounding = 0  # bytes of float32 copies for each element of the batch
     if is_pure_bf16(settings):
         rounding = 16 if settings.optimizer == "Torch AdamW" else 8
     total = _gradient_batch(size) * (weight + rounding) if fused else 0
+    trained_in_full = 0
     frozen = QUANTIZED_BYTES[settings.base_precision] if quantizes_base(settings) else (half, half)
     for parameters, trained, of_frozen in (
         (size.denoiser, settings.train_unet, frozen[0]),
         (size.text_encoders, trains_text_encoder(settings), frozen[1]),
     ):
-        full = trained and not settings.use_lora
-        total += parameters * (of_trained if full else of_frozen)
+        if trained and not settings.use_lora:
+            trained_in_full += parameters
+        elif trained or prompts_vary or parameters == size.denoiser:
+            total += parameters * of_frozen
+    total += trained_in_full * (weight + moments)
+    gradients, copies = trained_in_full * gradient, trained_in_full * copy
     if settings.use_lora:
-        total += _adapter_parameters(settings, size) * (4 + 4 + moments + copy)
+        adapters = _adapter_parameters(settings, size)
+        total += adapters * (4 + moments)
+        gradients, copies = adapters * 4, adapters * copy
         if not settings.gradient_checkpointing and (settings.lora_type != "LoRA" or settings.lora_dora):
             total += size.denoiser * half  # the weight updates, saved for the backward pass
     elif trains_ema(settings) and not settings.ema_on_cpu:
         total += size.denoiser * _ema_bytes(settings)
     images = settings.train_batch_size * (2 if class_images else 1)
-    estimate, checkpointing = size.estimate, settings.gradient_checkpointing
-    activations = estimate.checkpointed_activation_bytes if checkpointing else estimate.activation_bytes
-    pixels = (settings.resolution / 512) ** 2
-    return int(total + activations * (half / 2) * images * pixels * size.denoiser / estimate.reference_parameters)
+    estimate = size.estimate
+    scale = (half / 2) * images * (settings.resolution / 512) ** 2 * size.denoiser / estimate.reference_parameters
+    checkpointed = estimate.checkpointed_activation_bytes * scale
+    activations = checkpointed if settings.gradient_checkpointing else estimate.activation_bytes * scale
+    return int(total + max(gradients + checkpointed / 3, copies + activations))
 
 
 def _gradient_batch(size: ModelSize) -> int:

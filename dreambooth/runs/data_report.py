@@ -182,5 +182,6 @@ def _model_totals(
     except UserError as error:
         warnings += error.problems
         return totals
-    needed = forecast_memory(settings, precision, size_of(model), bool(plan.class_examples or to_draw))
+    has_class_images = bool(plan.class_examples or to_draw)
+    needed = forecast_memory(settings, precision, size_of(model), has_class_images, prompts_vary=plan.prompts_vary())
     return {**totals, "precision": precision, "memory_bytes": needed}

@@ -147,7 +147,9 @@ def preflight(
     size = size_of(model)
     if problems := space_problems(planned_outputs(model, config, size, steps, per_epoch, missing)):
         raise UserError.from_problems(problems)
-    memory = forecast_memory(settings, precision, size, bool(plan.class_examples or missing))
+    memory = forecast_memory(
+        settings, precision, size, bool(plan.class_examples or missing), prompts_vary=plan.prompts_vary()
+    )
     conditioner = conditioner_for_counting(model, settings)
     token_counts = count_tokens(conditioner, plan)
     warnings = (

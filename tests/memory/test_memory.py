@@ -14,6 +14,7 @@ import torch
 from dreambooth.memory.forecast import OPTIMIZER_STATE_BYTES, ModelSize, forecast_memory, forecast_snapshot
 from dreambooth.memory.out_of_memory import is_out_of_memory
 from dreambooth.memory.release import clear_frames, free_memory
+from dreambooth.models.sd.size_estimates import size_estimate
 from dreambooth.models.size_estimate import SizeEstimate
 from dreambooth.settings import Settings
 from dreambooth.settings.training import BASE_PRECISIONS
@@ -93,6 +94,36 @@ def test_the_forecast_counts_optimizer_state_and_ema():
     assert forecast_memory(lora, "bf16", SIZE, False) == forecast_memory(
         Settings(use_lora=True, use_ema=False), "bf16", SIZE, False
     ), "a LoRA has no EMA"
+
+
+LORA = {"use_lora": True, "lora_unet_rank": 16, "lora_txt_rank": 8}
+FULL, TEXT, NO_CHECKPOINTING = {"use_lora": False}, {"stop_text_encoder": 1.0}, {"gradient_checkpointing": False}
+FUSED = {**FULL, "fused_backward": True, "clip_each_tensor": True}
+BF16_FUSED = {**FUSED, "full_mixed_precision": True}
+# GB of a step at full size, batch 1, 512 and 1024 px: traced by tools/bench_memory.py.
+TRACED = [
+    ("SD1.5", LORA, 2.11), ("SD1.5", {**LORA, **TEXT}, 2.38), ("SD1.5", {**LORA, **NO_CHECKPOINTING}, 3.09),
+    ("SD1.5", {**LORA, "train_batch_size": 4}, 3.04), ("SD1.5", {**LORA, "base_precision": "int8"}, 1.22),
+    ("SD1.5", FULL, 13.87), ("SD1.5", {**FULL, **NO_CHECKPOINTING}, 14.07), ("SD1.5", {**FULL, **TEXT}, 15.72),
+    ("SD1.5", FUSED, 10.84), ("SD1.5", BF16_FUSED, 5.88), ("SD1.5", {**BF16_FUSED, "optimizer": "8bit AdamW"}, 4.02),
+    ("SDXL", LORA, 6.46), ("SDXL", {**LORA, **TEXT}, 8.25), ("SDXL", {**LORA, **NO_CHECKPOINTING}, 14.18),
+    ("SDXL", {**LORA, "train_batch_size": 4}, 8.88), ("SDXL", {**LORA, "base_precision": "int8"}, 3.87),
+    ("SDXL", {**LORA, "base_precision": "nf4"}, 2.74), ("SDXL", FULL, 41.36), ("SDXL", BF16_FUSED, 16.71),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "settings", "traced"), TRACED)
+def test_the_forecast_is_within_5_percent_of_the_traced_step(model, settings, traced):
+    unet, text, side = {"SD1.5": (859_520_964, 123_060_480, 512), "SDXL": (2_567_463_684, 817_720_320, 1024)}[model]
+    checked = Settings(**{"gradient_checkpointing": True, "stop_text_encoder": 0.0, "resolution": side, **settings})
+    size = ModelSize(unet, text, size_estimate(unet))
+    assert forecast_memory(checked, "bf16", size, False, prompts_vary=False) == pytest.approx(traced * 1e9, rel=0.05)
+
+
+def test_text_encoders_are_counted_where_they_stay_on_the_device():
+    frozen = Settings(use_lora=True, stop_text_encoder=0.0)
+    varying, cached = (forecast_memory(frozen, "bf16", SIZE, False, prompts_vary=vary) for vary in (True, False))
+    assert varying - cached == 100 * 2
 
 
 def test_the_forecast_counts_a_quantized_base_model():

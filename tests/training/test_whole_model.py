@@ -101,7 +101,7 @@ def test_pure_bf16_trains_samples_and_resumes_exactly(train, mini, models_dir, c
 def test_pure_bf16_needs_less_than_half_the_memory():
     def bytes_for(**more):
         settings = Settings(use_lora=False, stop_text_encoder=0, **more)
-        return forecast_memory(settings, "bf16", SD1_SIZE, False) - 0.24e9 - 123e6 * 2
+        return forecast_memory(settings, "bf16", SD1_SIZE, False) - 0.31e9 - 123e6 * 2
 
     assert bytes_for(full_mixed_precision=True) < 0.5 * bytes_for()
     n_bytes = [bytes_for(use_ema=True, ema_precision=kind) - bytes_for() for kind in ("fp32", "bf16")]

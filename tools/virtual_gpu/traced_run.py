@@ -79,7 +79,7 @@ def trace(
             observed = _step(session, gpu)
             if preview:
                 _preview(session, settings)
-    forecast = forecast_memory(settings, precision, size_of(model), class_images)
+    forecast = forecast_memory(settings, precision, size_of(model), class_images, prompts_vary=False)
     peaks = {phase: gpu.allocations.peaks[phase] for phase in PHASES if phase in gpu.allocations.peaks}
     return Trace(peaks, *observed, forecast)
 
