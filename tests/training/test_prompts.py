@@ -148,8 +148,8 @@ def test_a_text_encoder_that_is_not_trained_leaves_memory(train, mini, monkeypat
     """Between previews, which load it again and are the same as with one that stays."""
     loaded, in_memory, load_component = [], {"step": set(), "preview": set()}, modules_of.load_component
 
-    def recorded(working, name, dtype=torch.float32):
-        module = load_component(working, name, dtype)
+    def recorded(working, name, *rest):
+        module = load_component(working, name, *rest)
         if name == "text_encoder":
             loaded.append(weakref.ref(module))
         return module
