@@ -66,13 +66,13 @@ def forecast_memory(
     total = _gradient_batch(size) * (weight + rounding) if fused else 0
     trained_in_full = 0
     frozen = QUANTIZED_BYTES[settings.base_precision] if quantizes_base(settings) else (half, half)
-    for parameters, trained, of_frozen in (
-        (size.denoiser, settings.train_unet, frozen[0]),
-        (size.text_encoders, trains_text_encoder(settings), frozen[1]),
+    for parameters, trained, stays, of_frozen in (
+        (size.denoiser, settings.train_unet, True, frozen[0]),
+        (size.text_encoders, trains_text_encoder(settings), prompts_vary, frozen[1]),
     ):
         if trained and not settings.use_lora:
             trained_in_full += parameters
-        elif trained or prompts_vary or parameters == size.denoiser:
+        elif trained or stays:
             total += parameters * of_frozen
     total += trained_in_full * (weight + moments)
     gradients, copies = trained_in_full * gradient, trained_in_full * copy

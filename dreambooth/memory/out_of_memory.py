@@ -5,7 +5,6 @@ from __future__ import annotations
 # torch (GPU and CPU allocators) and onnxruntime raise errors of different classes with these texts.
 _MESSAGES = ("out of memory", "can't allocate memory", "failed to allocate")
 
-
 OUT_OF_MEMORY = "out of memory"  # for users, in place of the allocator's text
 
 

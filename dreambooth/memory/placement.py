@@ -29,11 +29,15 @@ def on_device(modules: Iterable[nn.Module], device: torch.device) -> Iterator[No
 
 @contextlib.contextmanager
 def on_device_or_cpu(modules: Iterable[nn.Module], device: torch.device) -> Iterator[torch.device]:
-    """As :func:`on_device`, or in float32 on the CPU where ``device`` has no room for them. Yields where they are."""
+    """As :func:`on_device`, or in float32 on the CPU where ``device`` has no room for them. Yields where they are.
+
+    Modules whose quantized weights are on ``device`` already are always moved there: on the CPU they would be cast.
+    """
     elsewhere = [module for module in modules if next(module.parameters()).device.type != device.type]
     n_bytes = sum(parameter.nbytes for module in elsewhere for parameter in module.parameters())
     free = free_bytes(device)
-    if not elsewhere or free is None or free > _HEADROOM * n_bytes:
+    is_partly_there = any(buffer.device.type == device.type for module in elsewhere for buffer in module.buffers())
+    if not elsewhere or is_partly_there or free is None or free > _HEADROOM * n_bytes:
         with on_device(elsewhere, device):
             yield device
         return

@@ -18,8 +18,6 @@ from dreambooth.models.latents import LatentCodec
 _FEATURE_MAPS = 3
 _CHANNELS = (128, 256)  # of published VAEs, where the config does not tell
 _HEADROOM = 1.2  # workspaces and fragments
-
-
 _TILES = (512, 256)  # pixels of a side; the first for which memory suffices
 
 
@@ -36,9 +34,12 @@ def decode_images(codec: LatentCodec, vae: Any, latents: torch.Tensor) -> Iterat
         half_of_weights = _weights(vae) // 2
         fitting = [side for side in _TILES if free > half_of_weights + decoding_bytes(vae, side**2, torch.bfloat16)]
         tile = next(iter(fitting), _TILES[-1])
-    with on_device([] if tile else [vae], latents.device):
+    if tile:
+        yield from map(_image, _decode_in_tiles(codec, vae, latents, tile))
+        return
+    with on_device([vae], latents.device):
         for latent in latents.split(1):
-            yield _image(_decode_in_tiles(codec, vae, latent, tile) if tile else codec.decode(vae, latent)[0])
+            yield _image(codec.decode(vae, latent)[0])
 
 
 def decoding_bytes(vae: Any, pixels: int, dtype: torch.dtype | None = None) -> int:
@@ -51,17 +52,25 @@ def _weights(vae: Any) -> int:
     return sum(parameter.nbytes for parameter in vae.parameters())
 
 
-def _decode_in_tiles(codec: LatentCodec, vae: Any, latents: torch.Tensor, tile: int) -> torch.Tensor:
-    """Pixels (3, H, W) of overlapping tiles, whose edges are blended: in bfloat16, or as the VAE if that overflows."""
-    for dtype in (torch.bfloat16, vae.dtype):
-        part: Any = nn.Module.to(copy.deepcopy(vae), dtype)  # diffusers' own warns; the VAE keeps its precision
-        part.enable_tiling()
-        if hasattr(part, "tile_latent_min_size"):
-            part.tile_sample_min_size, part.tile_latent_min_size = tile, tile // codec.downscale
-        pixels = codec.decode(part.to(latents.device), latents)[0]
-        if _is_finite(pixels):
-            break
-    return pixels
+def _decode_in_tiles(codec: LatentCodec, vae: Any, latents: torch.Tensor, tile: int) -> Iterator[torch.Tensor]:
+    """Pixels (3, H, W) of each image, of overlapping tiles whose edges are blended: in bfloat16, or in the VAE's own
+    precision for an image that overflows.
+    """
+    half = _tiled_copy(codec, vae, tile, torch.bfloat16, latents.device)
+    for latent in latents.split(1):
+        pixels = codec.decode(half, latent)[0]
+        if not _is_finite(pixels):
+            pixels = codec.decode(_tiled_copy(codec, vae, tile, vae.dtype, latents.device), latent)[0]
+        yield pixels
+
+
+def _tiled_copy(codec: LatentCodec, vae: Any, tile: int, dtype: torch.dtype, device: torch.device) -> Any:
+    """The VAE in ``dtype``, decoding in tiles; ``vae`` keeps its precision."""
+    tiled: Any = nn.Module.to(copy.deepcopy(vae), device, dtype)  # diffusers' own method warns
+    tiled.enable_tiling()
+    if hasattr(tiled, "tile_latent_min_size"):
+        tiled.tile_sample_min_size, tiled.tile_latent_min_size = tile, tile // codec.downscale
+    return tiled
 
 
 def _image(pixels: torch.Tensor) -> Image.Image:

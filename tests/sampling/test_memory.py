@@ -58,6 +58,14 @@ def test_text_encoders_run_on_the_cpu_where_the_device_has_no_room(monkeypatch):
             assert torch.equal(module.weight, weight)
 
 
+def test_quantized_modules_are_used_where_their_weights_are(monkeypatch):
+    module = torch.nn.Linear(4, 4)
+    module.register_buffer("scales", torch.ones(4, device="meta"))
+    monkeypatch.setattr(placement, "free_bytes", lambda device: 0)
+    with contextlib.suppress(NotImplementedError), placement.on_device_or_cpu([module], torch.device("meta")) as chosen:
+        assert chosen.type == "meta" == module.weight.device.type
+
+
 @pytest.fixture
 def vae():
     torch.manual_seed(0)
