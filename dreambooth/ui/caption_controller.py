@@ -36,14 +36,20 @@ BY_NAME = "by name"
 
 
 def _in_session(handler: Callable[..., Parts]) -> Callable[..., Parts]:
-    """Decorator: ``handler(self, session, ...)`` is called with a session's key; a UserError becomes a message."""
+    """Decorator: ``handler(self, session, ...)`` is called with a session's key; a UserError becomes a message.
+
+    The requests of one browser are handled one after another: clicked while a preview is being computed, "Change"
+    carries out that preview.
+    """
 
     @functools.wraps(handler)
     def handle(self: CaptionController, key: str, *args: Any) -> Parts:
         try:
             if key not in self.sessions:
                 raise UserError("Show the captions of a folder first.")
-            parts = handler(self, self.sessions[key], *args)
+            session = self.sessions[key]
+            with session.lock:
+                parts = handler(self, session, *args)
         except UserError as error:
             parts = {"message": render.refusal(error.problems)}
         return _printable(parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ class CaptionSession:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.lock = threading.Lock()  # held while a request is handled
         self.selected_tags: list[str] = []
         self.matches: set[Path] | None = None  # caption files that the last search found; None without a search
         self.tag_filter, self.tag_order = "", ""

@@ -55,6 +55,11 @@ def edit(visitor: Visitor, name: str) -> None:
 def change(visitor: Visitor, name: str, files: int) -> None:
     """Preview an edit and carry it out."""
     visitor.press(f"captions_preview_{name}")
+    apply(visitor, files)
+
+
+def apply(visitor: Visitor, files: int) -> None:
+    """Carry out the previewed edit."""
     visitor.sees("captions_apply", f"Change {files} file")
     visitor.press("captions_apply")
     visitor.sees("captions_said", f"Changed {files} file")
@@ -83,7 +88,7 @@ def test_from_counts_to_undo(served, visitor, images, tmp_path):
     visitor.sees("captions_preview", "2 files would change")
     visitor.screenshot(tmp_path / "merge.png")
     assert captions(images) == before
-    change(visitor, "merge", 2)
+    apply(visitor, 2)
     assert captions(images) == before | {"1": "solo, Smith, hat", "2": "Smith, red hat"}
 
     edit(visitor, "replace")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -126,3 +128,26 @@ def test_errors_are_shown(captions, folder):
     for picked in ("", "1", "1 open 99", "1 open -1", "1 page x", "1 tag nobody", "junk"):
         assert "message" not in captions.pick(key, picked, "")
     assert "keep_first" in captions.preview(key, SortTags, {"keep_first": -1}, EVERYWHERE)["message"]
+
+
+def test_change_waits_for_a_preview_that_is_being_computed(captions, folder, monkeypatch):
+    """And carries it out, not the one before."""
+    key = captions.show("", str(folder))["key"]
+    captions.preview(key, AddTags, {"tags": "first"}, EVERYWHERE)
+    plan_edit, started, goes_on = caption_controller.edits.plan_edit, threading.Event(), threading.Event()
+
+    def slow(*args):
+        started.set()
+        assert goes_on.wait(30)
+        return plan_edit(*args)
+
+    monkeypatch.setattr(caption_controller.edits, "plan_edit", slow)
+    with ThreadPoolExecutor(2) as pool:
+        preview = pool.submit(captions.preview, key, AddTags, {"tags": "second"}, EVERYWHERE)
+        assert started.wait(30)
+        changed = pool.submit(captions.apply, key, "")
+        assert not wait([changed], timeout=0.2).done
+        goes_on.set()
+        assert preview.result()["apply"] == "Change 3 files"
+        assert "Changed 3 files: add second" in changed.result()["message"]
+    assert all("second" in text and "first" not in text for text in texts(folder))
