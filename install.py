@@ -2,6 +2,9 @@
 
 Pip gets a constraints file with the versions of all installed packages. If nothing is missing, only version numbers
 are checked (no pip, no network). It always exits with 0, so that the WebUI starts in any case.
+
+bitsandbytes, for 8-bit optimizers, is optional: it is tried once for each torch, and removed again if it can't be
+imported, because diffusers imports it wherever it is installed.
 """
 
 from __future__ import annotations
@@ -22,6 +25,10 @@ DIFFUSERS = (
     ("0.31.0", "3.10", "2.3", "4.46"),
     ("0.30.3", "3.10", "2.1", "4.30"),
 )
+# bitsandbytes, and the oldest Python and torch that it supports; newest first. AMD's GPUs are supported from 0.49 on.
+BITSANDBYTES = (("0.50.2", "3.10", "2.4"), ("0.49.2", "3.10", "2.3"), ("0.45.5", "3.8", "2.0"))
+ROCM_LEAST = "0.49"
+TRIED = Path(__file__).resolve().parent / "build" / "bitsandbytes.txt"  # the last attempt to install it
 IMPORT_TEST = (
     "import accelerate; from diffusers import AutoencoderKL, UNet2DConditionModel; "
     "from transformers import CLIPTextModel"
@@ -37,6 +44,37 @@ def main() -> None:
         install([choose(name, needed[name]) for name in missing])
     for line in problems():
         log(line)
+    if all(installed(name) for name in needed):
+        install_bitsandbytes()
+
+
+def install_bitsandbytes() -> None:
+    """Install bitsandbytes for a GPU that it supports, once: who removes it doesn't get it again."""
+    wanted = bitsandbytes_for(installed("torch") or "")
+    attempt = f"{wanted} for torch {installed('torch')} in {sys.prefix}"
+    if not wanted or installed("bitsandbytes") or (TRIED.exists() and TRIED.read_text(encoding="utf-8") == attempt):
+        return
+    before = set(frozen())
+    try:
+        install([wanted], f"import bitsandbytes; {IMPORT_TEST}")
+    except RuntimeError as error:
+        log(f"{error} 8-bit optimizers are not available; everything else is.")
+        added = sorted(line.partition("==")[0] for line in set(frozen()) - before)
+        if added:
+            run([sys.executable, "-m", "pip", "uninstall", "--quiet", "--yes", *added])
+    TRIED.parent.mkdir(exist_ok=True)
+    TRIED.write_text(attempt, encoding="utf-8")
+
+
+def bitsandbytes_for(torch: str) -> str:
+    """The requirement for this version of torch; "" where no release supports it, or torch uses no GPU that it does."""
+    if not torch or sys.platform == "darwin" or re.search(r"\+(cpu|xpu)", torch):
+        return ""
+    for version, python, least_torch in BITSANDBYTES:
+        is_supported = sys.version_info[:2] >= numbers(python) and numbers(torch) >= numbers(least_torch)
+        if is_supported and ("+rocm" not in torch or numbers(version) >= numbers(ROCM_LEAST)):
+            return f"bitsandbytes=={version}"
+    return ""
 
 
 def problems() -> list[str]:
@@ -90,7 +128,7 @@ def choose(name: str, least: str) -> str:
     )
 
 
-def install(wanted: list[str]) -> None:
+def install(wanted: list[str], import_test: str = IMPORT_TEST) -> None:
     """Install without changing other packages, and test the imports in a new process."""
     log(f"installing {', '.join(wanted)}; installed packages are not changed.")
     with tempfile.TemporaryDirectory() as folder:
@@ -103,7 +141,7 @@ def install(wanted: list[str]) -> None:
         done = run([*pip, *quick, *where, "-c", str(constraints), *wanted])
     if done.returncode:
         raise RuntimeError(f"pip could not install {', '.join(wanted)}: {last_line(done.stderr)}")
-    imported = run([sys.executable, "-c", IMPORT_TEST])
+    imported = run([sys.executable, "-c", import_test])
     if imported.returncode:
         raise RuntimeError(f"installed {', '.join(wanted)}, but the import fails: {last_line(imported.stderr)}")
     log("done.")

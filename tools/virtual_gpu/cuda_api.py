@@ -106,6 +106,7 @@ def cuda_api(gpu: GpuModel, allocations: Allocations, log: DeviceLog) -> Iterato
     with (
         mock.patch.multiple(torch.cuda, **replaced),
         mock.patch.multiple(torch.Tensor, pin_memory=pin_memory, is_pinned=lambda tensor, device=None: False),
+        mock.patch.object(torch._C, "_cuda_getCurrentRawStream", lambda index: 0, create=True),  # bitsandbytes asks
         mock.patch("torch.cuda.random.device_count", lambda: 1),
         mock.patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False),
     ):
