@@ -37,6 +37,8 @@ MARKER = VENV / "dreambooth-installed.json"
 TORCH = "torch==2.13.0"
 TORCH_INDEX = "https://download.pytorch.org/whl/"
 CUDA_WHEELS = "cu130"
+# PyTorch's default builds have no kernels for GPUs older than Turing (pytorch issue 172352): GTX 10, P100, V100, ...
+OLD_CUDA_WHEELS, TURING = "cu126", (7, 5)
 
 
 class LaunchError(Exception):
@@ -186,9 +188,21 @@ def torch_build() -> str:
     for Windows, and the only build for macOS.
     """
     nvidia = shutil.which("nvidia-smi") or Path("/proc/driver/nvidia/version").exists()
+    if nvidia and min(compute_capabilities(), default=TURING) < TURING:
+        return OLD_CUDA_WHEELS
     if sys.platform == "linux":
         return "" if nvidia else "cpu"
     return CUDA_WHEELS if os.name == "nt" and nvidia else ""
+
+
+def compute_capabilities() -> list[tuple[int, ...]]:
+    """Compute capability of each NVIDIA GPU, such as (8, 6); empty if nvidia-smi doesn't tell."""
+    command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    try:
+        lines = subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.split()
+        return [tuple(int(part) for part in line.split(".")) for line in lines]
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return []
 
 
 def reachable(url: str) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dreambooth.hosts.contract import CHECKPOINT_SUFFIXES, COMPONENT_SUFFIXES, EMBEDDED
 from dreambooth.hosts.file_list import FileList
@@ -110,7 +110,7 @@ class A1111Host:
                     self._queue_is_ours = False
                 devices.torch_gc()
                 if model is not None:
-                    sd_models.send_model_to_device(model)
+                    _return_to_device(model)
 
     def files_changed(self, wait: float = 0.0) -> None:
         """Refresh the lists of checkpoints, VAEs and LoRAs in a thread, while nothing is generated.
@@ -136,6 +136,16 @@ class A1111Host:
         """The files at the top of the folder; those in others, or in subfolders, are not waited for."""
         folder = self.folders().checkpoints
         return {path for path in folder.glob("*") if _is_checkpoint(path)} if folder.is_dir() else set()
+
+
+def _return_to_device(model: Any) -> None:
+    """Move the WebUI's model back to the GPU. A failure doesn't turn a finished run into a failed one."""
+    from modules import sd_models
+
+    try:
+        sd_models.send_model_to_device(model)
+    except Exception:
+        log.exception("The WebUI's model could not be moved back to the GPU. Choose its checkpoint again.")
 
 
 def _refresh_lists() -> None:

@@ -51,9 +51,11 @@ class StandaloneHost:
 
 
 def best_device() -> torch.device:
-    """The fastest type of device that torch finds on this machine: cuda, mps or cpu."""
+    """The fastest type of device that torch finds on this machine: cuda, xpu, mps or cpu."""
     import torch
 
     if torch.cuda.is_available():
         return torch.device("cuda")
+    if hasattr(torch, "xpu") and torch.xpu.is_available():
+        return torch.device("xpu")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

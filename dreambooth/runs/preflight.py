@@ -46,7 +46,7 @@ from dreambooth.text import format_bytes
 from dreambooth.training import imagic, init_from_lora
 from dreambooth.training.context import RunContext
 from dreambooth.training.optimizers import NOTHING_TO_TRAIN
-from dreambooth.training.precision import resolve_precision
+from dreambooth.training.precision import kernel_problems, resolve_precision
 from dreambooth.training.schedules import lr_curves, run_length
 from dreambooth.training.snapshot_list import list_snapshots
 from dreambooth.types import ProgressCallback
@@ -129,6 +129,7 @@ def preflight(
         problems += error.problems
     steps, per_epoch = _run_length(plan, settings, process_group) if plan else (0, 0)
     problems += [
+        *kernel_problems(device),
         *conflicts(settings, device),
         *refused_settings(family, settings),
         *_library_problems(model, family, settings),

@@ -252,8 +252,9 @@ class Training:
         "slower, for GPUs where neither saves memory.", choices=("default", "xformers", "sliced"),
         aliases={"sdpa": "default", "sdp": "default"}, advanced=True)
     deterministic: bool = setting(False, "Tuning", "Deterministic",
-        "Use only deterministic algorithms, so that a GPU gives identical results each time. Slower; on a CPU training "
-        "is always deterministic.", advanced=True)
+        "Use only deterministic algorithms, so that a GPU gives identical results each time, also when a run is "
+        "resumed. Slower. In a WebUI, start it before anything is generated: cuBLAS reads this once per process. On a "
+        "CPU training is always deterministic.", advanced=True)
     weight_decay: float = setting(0.01, "Tuning", "Weight decay",
         "Pulls the UNet's trainable weights toward zero at each step. Larger values regularize more.",
         low=0, high=1, step=0.001)

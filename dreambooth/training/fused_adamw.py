@@ -14,6 +14,9 @@ import torch
 
 from dreambooth.training.step_in_parts import StepInParts
 
+_VERSION = tuple(int(part) for part in torch.__version__.split(".")[:2])
+IS_STRICT_ABOUT_STRIDES = _VERSION < (2, 2)
+
 
 class FusedAdamW(StepInParts):
     """Bit-identical to torch.optim.AdamW(fused=True)."""
@@ -39,7 +42,7 @@ class FusedAdamW(StepInParts):
         skips = None if found_inf is None else found_inf.float()
         torch._fused_adamw_(
             list[torch.Tensor](params),
-            [p.grad for p in params if p.grad is not None],
+            _gradients(params),
             [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states],
             [],
@@ -56,7 +59,21 @@ class FusedAdamW(StepInParts):
         )
 
 
+def _gradients(params: Sequence[torch.nn.Parameter]) -> list[torch.Tensor]:
+    """The gradients, with strides as the kernel accepts them.
+
+    Before torch 2.2 it insisted on those of the weights, also along axes of size 1, where convolutions (1 x 1, rank 1)
+    give others to their gradients (pytorch issues 106951 and 110758).
+    """
+    gradients = [p.grad for p in params if p.grad is not None]
+    if not IS_STRICT_ABOUT_STRIDES:
+        return gradients
+    return [
+        grad if grad.stride() == p.stride() else torch.empty_like(p).copy_(grad)
+        for p, grad in zip(params, gradients, strict=True)
+    ]
+
+
 def has_fused_adamw(device: str) -> bool:
     """Whether torch has fused AdamW there: on CUDA since torch 2.0, on the CPU since 2.4."""
-    major, minor = (int(part) for part in torch.__version__.split(".")[:2])
-    return device == "cuda" or (device == "cpu" and (major, minor) >= (2, 4))
+    return device == "cuda" or (device == "cpu" and _VERSION >= (2, 4))

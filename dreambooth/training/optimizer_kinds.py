@@ -163,17 +163,19 @@ def _missing_requirement(kind: OptimizerKind) -> str:
 
 @functools.cache
 def _take_steps(name: str, device: torch.device, scheduler: str, more: str) -> None:
-    """Take three steps with a matrix and a vector. RuntimeError if they don't change or don't stay finite.
+    """Take three steps with a matrix, a vector and a 1 x 1 convolution. RuntimeError if they don't change or don't
+    stay finite. The convolution's gradient has the strides that convolutions give to theirs.
 
     Once it works it is not tried again; exceptions are not cached.
     """
-    values = [torch.ones(64, 128), torch.ones(16)]
+    values = [torch.ones(64, 128), torch.ones(16), torch.ones(64, 32, 1, 1)]
     parameters = [torch.nn.Parameter(value.to(device)) for value in values]
     rate = 1.0 if OPTIMIZER_KINDS[name].estimates_lr else 1e-3
     optimizer = build_optimizer(name, [{"params": parameters, "lr": rate, "weight_decay": 0.01}], scheduler, more)
     for step in range(3):
         for parameter in parameters:
-            parameter.grad = torch.full_like(parameter, 0.1 + step)
+            gradient = torch.full_like(parameter, 0.1 + step)
+            parameter.grad = gradient.to(memory_format=torch.channels_last) if gradient.dim() == 4 else gradient
         optimizer.step()
     if not all(bool(torch.isfinite(p).all() and (p != 1).all()) for p in parameters):
         raise RuntimeError("its steps change no weights")

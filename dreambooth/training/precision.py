@@ -32,7 +32,9 @@ def supported_precisions(device: torch.device) -> tuple[str, ...]:
     """Precisions that training on ``device`` supports, the best choice first."""
     if device.type != "cuda":
         return ("no", "bf16") if device.type == "cpu" else ("no",)
-    return ("bf16", "fp16", "no") if _has_bf16(device) else ("fp16", "no")
+    if _has_bf16(device):
+        return ("bf16", "fp16", "no")
+    return ("no", "fp16") if _has_faulty_fp16(device) else ("fp16", "no")
 
 
 def _has_bf16(device: torch.device) -> bool:
@@ -44,6 +46,41 @@ def _has_bf16(device: torch.device) -> bool:
         architecture = torch.cuda.get_device_properties(device).gcnArchName
         return not architecture.startswith(_ROCM_WITHOUT_BF16)
     return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _has_faulty_fp16(device: torch.device) -> bool:
+    """Whether fp16 may give NaN: GTX 16 cards, in cuDNN's convolutions. A1111 doesn't use autocast on them either."""
+    return not torch.version.hip and "GTX 16" in torch.cuda.get_device_name(device)
+
+
+def kernel_problems(device: torch.device) -> list[str]:
+    """Why the installed torch can't run on this NVIDIA GPU: its build has no kernels for it.
+
+    Without this, the first operation fails with "no kernel image is available". Kernels run on GPUs of the same major
+    capability and the same or a later minor one (sm_80); intermediate code (compute_90) on all later ones.
+    """
+    if device.type != "cuda" or torch.version.hip:
+        return []
+    capability, architectures = torch.cuda.get_device_capability(device), torch.cuda.get_arch_list()
+    if not architectures or any(_runs_on(architecture, capability) for architecture in architectures):
+        return []
+    version = ".".join(map(str, capability))
+    return [
+        f"PyTorch {torch.__version__} has no kernels for {torch.cuda.get_device_name(device)} (compute capability "
+        f"{version}). Install a build that has: for cards older than the RTX 20 series, one whose name ends in +cu126."
+    ]
+
+
+def _runs_on(architecture: str, capability: tuple[int, int]) -> bool:
+    """``architecture``: as torch.cuda.get_arch_list names it, such as sm_86, sm_90a, compute_120."""
+    kind, _, number = architecture.partition("_")
+    digits = number.rstrip("af")
+    if not digits.isdecimal():
+        return True  # unknown
+    major, minor = int(digits[:-1]), int(digits[-1])
+    if kind == "compute":
+        return (major, minor) <= capability
+    return major == capability[0] and minor <= capability[1]
 
 
 def missing_requirements(device: torch.device) -> dict[str, str]:

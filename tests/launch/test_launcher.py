@@ -214,3 +214,26 @@ def test_an_unsupported_python_gets_one_line(version):
     refused = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert refused.returncode == 1
     assert refused.stderr == f"Python 3.10, 3.11, 3.12 or 3.13 is required; this is {version[0]}.{version[1]}.\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "platform", "build"),
+    [
+        ("8.6", "linux", ""), ("8.6", "win32", "cu130"), ("6.1", "linux", "cu126"), ("6.1", "win32", "cu126"),
+        ("8.9\n7.0", "linux", "cu126"), ("[N/A]", "linux", ""), ("", "win32", "cu130"),
+    ],
+)  # fmt: skip
+@pytest.mark.skipif(os.name == "nt", reason="the fake nvidia-smi is a shell script")
+def test_old_gpus_get_a_build_with_kernels_for_them(answer, platform, build, tmp_path):
+    fake = tmp_path / "nvidia-smi"
+    fake.write_text(f"#!/bin/sh\nprintf '{answer}\\n'\n")
+    fake.chmod(0o755)
+    code = (
+        "import sys, types, launch; of, name = sys.argv[1:]; "
+        "launch.sys, launch.os = types.SimpleNamespace(platform=of), types.SimpleNamespace(name=name); "
+        "print(launch.torch_build())"
+    )
+    name = "nt" if platform == "win32" else "posix"
+    environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    command = [sys.executable, "-c", code, platform, name]
+    assert subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True).stdout == f"{build}\n"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from dreambooth.hosts.standalone import best_device
 from dreambooth.memory.forecast import OPTIMIZER_STATE_BYTES, ModelSize, forecast_memory, forecast_snapshot
 from dreambooth.memory.out_of_memory import is_out_of_memory
 from dreambooth.memory.release import clear_frames, free_memory
@@ -34,6 +35,17 @@ SIZE = ModelSize(1000, 100, SizeEstimate())
 )
 def test_out_of_memory_is_recognized(error):
     assert is_out_of_memory(error)
+
+
+@pytest.mark.parametrize("kind", ["xpu", "mps"])
+def test_cached_memory_of_other_kinds_of_gpu_is_freed(kind, monkeypatch):
+    freed = []
+    monkeypatch.setattr(torch.xpu, "is_available", lambda: kind == "xpu")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: kind == "mps")
+    monkeypatch.setattr(getattr(torch, kind), "empty_cache", lambda: freed.append(kind))
+    assert best_device() == torch.device(kind)
+    free_memory()
+    assert freed == [kind]
 
 
 def test_other_errors_are_not_out_of_memory():

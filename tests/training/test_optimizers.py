@@ -9,7 +9,7 @@ import torch
 
 from dreambooth.errors import UserError
 from dreambooth.settings import Settings, parse
-from dreambooth.training import optimizer_kinds
+from dreambooth.training import fused_adamw, optimizer_kinds
 from dreambooth.training.ema import EMA
 from dreambooth.training.fused_adamw import FusedAdamW, has_fused_adamw
 from dreambooth.training.optimizers import Stepper, make_optimizer, parameter_groups
@@ -161,3 +161,22 @@ def test_gradient_checkpointing_changes_memory_not_weights(train, mini, models_d
         shutil.copytree(created, models_dir)
     assert turned_on == [True]
     assert digests[0] == digests[1]
+
+
+def test_fused_adamw_gives_the_kernel_gradients_with_the_strides_of_the_weights(monkeypatch):
+    """As it insisted on before torch 2.2, also along axes of size 1."""
+    kernel = torch._fused_adamw_
+
+    def strict(params, grads, *moments, **options):
+        assert all(grad.stride() == p.stride() for p, grad in zip(params, grads, strict=True))
+        kernel(params, grads, *moments, **options)
+
+    monkeypatch.setattr(torch, "_fused_adamw_", strict)
+    monkeypatch.setattr(fused_adamw, "IS_STRICT_ABOUT_STRIDES", True)
+    weights = []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        weight = torch.nn.Parameter(torch.linspace(-1, 1, 6).reshape(3, 2, 1, 1))
+        weight.grad = torch.linspace(0, 1, 6).reshape(3, 2, 1, 1).to(memory_format=memory_format)
+        FusedAdamW([weight], lr=0.1).step()
+        weights.append(weight.detach())
+    assert torch.equal(*weights)

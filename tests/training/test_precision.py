@@ -10,7 +10,7 @@ import torch
 
 import dreambooth
 from dreambooth.autocast import without_autocast
-from dreambooth.training.precision import missing_requirements, supported_precisions
+from dreambooth.training.precision import kernel_problems, missing_requirements, supported_precisions
 
 GPU = torch.device("cuda")
 HALF, ALL = ("fp16", "no"), ("bf16", "fp16", "no")
@@ -41,7 +41,36 @@ def test_bf16_of_amd_follows_the_architecture(architecture, expected, monkeypatc
 @pytest.mark.parametrize(("capability", "expected"), [((6, 1), HALF), ((7, 5), HALF), ((8, 0), ALL), ((12, 0), ALL)])
 def test_bf16_of_nvidia_follows_the_capability(capability, expected, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA GeForce RTX")
     assert supported_precisions(GPU) == expected
+
+
+def test_gtx_16_is_not_given_fp16_unasked(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA GeForce GTX 1660 Ti")
+    assert supported_precisions(GPU) == ("no", "fp16")
+
+
+@pytest.mark.parametrize(
+    ("architectures", "capability", "runs"),
+    [
+        (["sm_75", "sm_86", "sm_120", "compute_120"], (6, 1), False),  # a GTX 1080 and the default build
+        (["sm_50", "sm_60", "sm_70"], (6, 1), True),  # +cu126
+        (["sm_75", "sm_80"], (8, 9), True),  # a later minor version
+        (["sm_75", "sm_80", "sm_90a"], (12, 0), False),
+        (["sm_80", "compute_90"], (12, 0), True),  # intermediate code
+        ([], (6, 1), True),  # not known
+    ],
+)
+def test_a_build_without_kernels_for_the_gpu_is_refused(architectures, capability, runs, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA GeForce GTX 1080")
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: architectures)
+    assert kernel_problems(torch.device("cpu")) == []
+    problems = kernel_problems(GPU)
+    assert (problems == []) == runs
+    if not runs:
+        assert "no kernels for NVIDIA GeForce GTX 1080" in problems[0] and "+cu126" in problems[0]
 
 
 def test_autocast_is_switched_off_only_where_there_is_one(monkeypatch):
