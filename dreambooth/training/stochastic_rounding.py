@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from dreambooth.training.chunks import CHUNK, Slice, flat, in_chunks, views
+from dreambooth.training.fused_adamw import has_fused_adamw
 from dreambooth.training.noise import generator_on
 from dreambooth.training.step_in_parts import StepInParts
 
@@ -21,8 +22,8 @@ from dreambooth.training.step_in_parts import StepInParts
 class StochasticRoundingAdamW(StepInParts):
     """AdamW (arXiv:1711.05101) on bfloat16 parameters, computed in float32 for a chunk of the elements at a time.
 
-    Temporaries take 16 bytes per element of a chunk, about 270 MB, and the number of launches depends on the chunks
-    rather than on the parameters.
+    Temporaries take up to 30 bytes per element of a chunk, and the number of launches depends on the chunks rather than
+    on the parameters.
     """
 
     def __init__(
@@ -62,11 +63,12 @@ class StochasticRoundingAdamW(StepInParts):
         targets = [part.of(each) for part in chunk for each in tensors]
         exact = flat(targets).float()
         values = views(exact, targets)
-        _adamw(values[0::3], values[1::3], values[2::3], _float_gradients(chunk, params), group, count)
-        for part in exact.split(self.chunk):
-            stochastic_round(part, part, generator)
+        is_fused = has_fused_adamw(exact.device.type)
+        adamw = _fused_adamw if is_fused else _adamw
+        adamw(values[0::3], values[1::3], values[2::3], _float_gradients(chunk, params), group, count, found_inf)
+        stochastic_round(exact, exact, generator)  # leaves what bfloat16 can represent, as after a skipped step
         rounded = exact.to(targets[0].dtype)
-        if found_inf is not None:
+        if found_inf is not None and not is_fused:
             rounded = torch.where(found_inf, flat(targets), rounded)
         torch._foreach_copy_(targets, views(rounded, targets))
 
@@ -78,8 +80,9 @@ def _adamw(
     gradients: list[torch.Tensor],
     group: dict[str, Any],
     count: int,
+    found_inf: torch.Tensor | None,
 ) -> None:
-    """Step ``count`` in place, all in float32. The memory of the gradients is used up."""
+    """Step ``count`` in place, all in float32, whatever ``found_inf`` is. Uses up the memory of the gradients."""
     beta1, beta2 = group["betas"]
     torch._foreach_lerp_(means, gradients, 1 - beta1)
     torch._foreach_mul_(squares, beta2)
@@ -91,6 +94,35 @@ def _adamw(
     torch._foreach_sqrt_(roots)
     torch._foreach_add_(roots, group["eps"])
     torch._foreach_addcdiv_(weights, means, roots, value=-group["lr"] / (1 - beta1**count))
+
+
+def _fused_adamw(
+    weights: list[torch.Tensor],
+    means: list[torch.Tensor],
+    squares: list[torch.Tensor],
+    gradients: list[torch.Tensor],
+    group: dict[str, Any],
+    count: int,
+    found_inf: torch.Tensor | None,
+) -> None:
+    """The same in one launch, which does nothing where ``found_inf`` is true."""
+    step = torch.full((), float(count), device=weights[0].device)
+    torch._fused_adamw_(
+        weights,
+        gradients,
+        means,
+        squares,
+        [],
+        [step] * len(weights),
+        lr=group["lr"],
+        beta1=group["betas"][0],
+        beta2=group["betas"][1],
+        weight_decay=group["weight_decay"],
+        eps=group["eps"],
+        amsgrad=False,
+        maximize=False,
+        found_inf=None if found_inf is None else found_inf.float(),
+    )
 
 
 def _float_gradients(chunk: Sequence[Slice], params: Sequence[torch.nn.Parameter]) -> list[torch.Tensor]:
