@@ -1,4 +1,4 @@
-"""Switching autocast off."""
+"""Autocast: switching it off, and its state."""
 
 from __future__ import annotations
 
@@ -17,3 +17,20 @@ def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     import torch
 
     return torch.autocast(device.type, enabled=False) if device.type in DEVICES else contextlib.nullcontext()
+
+
+def current_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """A context with autocast as it is now on ``device``, for computing something again later."""
+    import torch
+
+    if device.type not in DEVICES:
+        return contextlib.nullcontext()
+    if hasattr(torch, "get_autocast_dtype"):  # torch from 2.4 on
+        enabled, dtype = torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)
+    elif device.type == "cpu":
+        enabled, dtype = torch.is_autocast_cpu_enabled(), torch.get_autocast_cpu_dtype()
+    else:
+        enabled, dtype = torch.is_autocast_enabled(), torch.get_autocast_gpu_dtype()
+    if not enabled:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype, cache_enabled=torch.is_autocast_cache_enabled())

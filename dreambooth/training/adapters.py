@@ -17,7 +17,6 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch.utils.checkpoint import checkpoint
 
 from dreambooth.autocast import without_autocast
 from dreambooth.checkpoints.adapters import Adapter, LoHa, LoKr, Lora, factorization, vector_norms
@@ -26,6 +25,7 @@ from dreambooth.checkpoints.modules import Modules
 from dreambooth.settings import Settings
 from dreambooth.settings.components import TrainedRole, keys_of
 from dreambooth.training.dropout import AdapterDropout
+from dreambooth.training.gradient_checkpointing import reentrant_checkpoint
 from dreambooth.training.noise import generator_for
 
 Base = torch.nn.Linear | torch.nn.Conv2d
@@ -96,7 +96,7 @@ class AdapterLayer(torch.nn.Module):
     def forward(self, x: torch.Tensor, *args: object) -> torch.Tensor:
         # Not added to the frozen weight, where a small update would be lost in half precision.
         # Checkpointed, so that no intermediate as large as the weight is saved for the backward pass.
-        update = checkpoint(self._weight_update, use_reentrant=False, preserve_rng_state=False)
+        update = reentrant_checkpoint(self._weight_update, x.dtype)
         dropped = self.apply_dropout(x)
         if self.conv_args:
             return self.base(x) + F.conv2d(dropped, update, None, *self.conv_args)
@@ -106,10 +106,11 @@ class AdapterLayer(torch.nn.Module):
         """``x`` with dropout in training mode, otherwise ``x``."""
         return self.dropout(x) if self.dropout and self.training else x
 
-    def _weight_update(self) -> torch.Tensor:
+    def _weight_update(self, dtype: torch.dtype) -> torch.Tensor:
+        """Computed in float32."""
         weight = self.base.weight
         with without_autocast(weight.device):
-            return self.adapter().delta(weight.float())
+            return self.adapter().delta(weight.float()).to(dtype)
 
     # diffusers reads these attributes of the layers that were replaced.
     @property
@@ -128,6 +129,7 @@ class LoraLayer(AdapterLayer):
     tensor_names: ClassVar = {"down": "lora_down.weight", "up": "lora_up.weight"}
     down: torch.Tensor
     up: torch.Tensor
+    low_precision: tuple[torch.Tensor, torch.Tensor] | None = None  # copies of both, see master_weights.py
 
     def initial_tensors(
         self, shape: torch.Size, config: AdapterConfig, generator: torch.Generator
@@ -139,10 +141,25 @@ class LoraLayer(AdapterLayer):
     def forward(self, x: torch.Tensor, *args: object) -> torch.Tensor:
         if self.dora:
             return super().forward(x)
+        if self.low_precision:
+            return self._forward_in_low_precision(x, *self.low_precision)
+        # Gradients of x are summed in the order of these operations.
         if self.conv_args:
             hidden = self.apply_dropout(F.conv2d(x, self.down, None, *self.conv_args))
-            return self.base(x) + F.conv2d(hidden, self.up) * self.scale
-        return self.base(x) + F.linear(self.apply_dropout(F.linear(x, self.down)), self.up) * self.scale
+            return self.base(x) + self._scaled(F.conv2d(hidden, self.up))
+        return self.base(x) + self._scaled(F.linear(self.apply_dropout(F.linear(x, self.down)), self.up))
+
+    def _scaled(self, update: torch.Tensor) -> torch.Tensor:
+        return update if self.scale == 1 else update * self.scale
+
+    def _forward_in_low_precision(self, x: torch.Tensor, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        """The update is added in the kernel that computes it, to the output of the frozen layer in place."""
+        if self.conv_args:
+            hidden = self.apply_dropout(F.conv2d(x, down, None, *self.conv_args))
+            return self.base(x).add_(F.conv2d(hidden, up), alpha=self.scale)
+        rows = x.reshape(-1, x.shape[-1])
+        hidden = self.apply_dropout(F.linear(rows, down))
+        return self.base(rows).addmm_(hidden, up.t(), alpha=self.scale).view(*x.shape[:-1], -1)
 
 
 class LoHaLayer(AdapterLayer):

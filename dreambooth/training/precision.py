@@ -8,7 +8,7 @@ import torch
 
 from dreambooth.errors import UserError
 from dreambooth.settings import Settings
-from dreambooth.settings.components import is_fused_backward
+from dreambooth.settings.components import is_fused_backward, is_pure_bf16
 from dreambooth.types import dtype_of
 
 # gcnArchName of Polaris, Vega, RDNA1 and RDNA2. MI100 (gfx908) and newer Instinct, and RDNA3 on (gfx11), have bf16.
@@ -93,6 +93,15 @@ def missing_requirements(device: torch.device) -> dict[str, str]:
 def compute_dtype(precision: str) -> torch.dtype:
     """The dtype of a value of ``mixed_precision``."""
     return torch.float32 if precision == "no" else dtype_of(precision)
+
+
+def uses_autocast(settings: Settings, precision: str) -> bool:
+    """Whether the passes of training need autocast; not where all weights are in bfloat16.
+
+    Operations then have the dtype of their inputs, and the kernels of norms and softmax compute in float32 inside.
+    float16 has too small a range for that: the results of norms and their gradients stay in float32.
+    """
+    return precision == "fp16" or (precision == "bf16" and not (settings.use_lora or is_pure_bf16(settings)))
 
 
 def caches_casts(settings: Settings) -> bool:

@@ -23,6 +23,7 @@ from dreambooth.training.context import RunContext
 from dreambooth.training.dropout import AdapterDropout
 from dreambooth.training.ema import EMA
 from dreambooth.training.eval_mode import eval_mode
+from dreambooth.training.gradient_checkpointing import checkpoint_gradients
 from dreambooth.training.imagic import Imagic
 from dreambooth.training.inpainting import InpaintingInputs
 from dreambooth.training.inputs import LatentStore
@@ -32,6 +33,7 @@ from dreambooth.training.optimizers import inference_weights, make_optimizer, ma
 from dreambooth.training.precision import caches_casts, compute_dtype, make_accelerator, reset_accelerator
 from dreambooth.training.prompts import CachedPromptEmbedder
 from dreambooth.training.snapshot import Position
+from dreambooth.training.unit_factors import skip_unit_factors
 from dreambooth.types import dtype_of
 
 
@@ -115,6 +117,7 @@ class Session:
         self.events.phase(self.modules.family.denoiser.name)
         denoiser = self._load(denoiser=True, dtype=self._dtype(self.settings.train_unet)).denoiser
         use_attention(denoiser, self.settings.attention)
+        skip_unit_factors(denoiser)
         scheduler = training_scheduler_config(self.modules.scheduler_config, self.settings.zero_terminal_snr)
         self.process = self.modules.family.process(scheduler, self.device)
 
@@ -144,7 +147,7 @@ class Session:
         in_backward = trains or is_denoiser  # the text encoder's gradients pass through the denoiser
         module.to(self.device).train(in_backward)
         if in_backward and settings.gradient_checkpointing:
-            _checkpoint_gradients(module)
+            checkpoint_gradients(module)
         if not trains:
             return []
         if not lora:
@@ -312,15 +315,3 @@ def _freeze_normalization(module: torch.nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, torch.nn.LayerNorm):
             part.requires_grad_(False)
-
-
-def _checkpoint_gradients(module: Any) -> None:
-    """Where the module supports it."""
-    if hasattr(module, "enable_gradient_checkpointing"):  # diffusers
-        module.enable_gradient_checkpointing()
-    elif hasattr(module, "activation_checkpointing_enable"):  # transformers from 5.20 on
-        module.activation_checkpointing_enable()
-    elif hasattr(module, "gradient_checkpointing_enable"):
-        # transformers before 4.35 has only the reentrant kind, which loses adapters' gradients: better none
-        with contextlib.suppress(TypeError):
-            module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 
@@ -12,8 +14,11 @@ from dreambooth.dataset.plan import Batch
 from dreambooth.memory.out_of_memory import is_out_of_memory
 from dreambooth.memory.release import clear_frames, free_memory
 from dreambooth.settings.components import is_fused_backward
+from dreambooth.training.adapters import AdapterLayer
+from dreambooth.training.master_weights import collect_gradients, low_precision
 from dreambooth.training.noise import generator_for
 from dreambooth.training.objective import Losses, diffusion_losses, losses_in_parts, prior_weight_at
+from dreambooth.training.precision import compute_dtype, uses_autocast
 from dreambooth.training.session import Session
 from dreambooth.training.step_metrics import StepMetrics
 
@@ -30,6 +35,7 @@ class StepRunner:
         self.session, self.settings = session, session.settings
         self.process_group = session.process_group
         self.n_parts = 1  # of each batch
+        self._uses_autocast = uses_autocast(self.settings, session.precision)
 
     @property
     def is_updating(self) -> bool:
@@ -86,11 +92,21 @@ class StepRunner:
         session = self.session
         session.dropout.set_position(session.position.step, number)
         parts = []
-        for losses in self._losses(batch, number):
-            session.accelerator.backward(losses.total * fraction if fraction != 1 else losses.total)
-            prior = None if losses.prior is None else losses.prior.detach() * fraction
-            parts.append(Losses(losses.total.detach() * fraction, losses.instance.detach() * fraction, prior))
+        with low_precision(self._low_precision_layers(), compute_dtype(session.precision)) as copies:
+            for losses in self._losses(batch, number):
+                session.accelerator.backward(losses.total * fraction if fraction != 1 else losses.total)
+                collect_gradients(copies)
+                prior = None if losses.prior is None else losses.prior.detach() * fraction
+                parts.append(Losses(losses.total.detach() * fraction, losses.instance.detach() * fraction, prior))
         return _sum(parts)
+
+    def _low_precision_layers(self) -> Iterable[AdapterLayer]:
+        """Adapters that compute with copies of their parameters, since autocast does not cast these."""
+        is_exact = self.session.precision == "no"
+        return () if is_exact or self._uses_autocast else self.session.layers.values()
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        return self.session.accelerator.autocast() if self._uses_autocast else contextlib.nullcontext()
 
     def _losses(self, batch: Batch, number: int) -> Iterator[Losses]:
         """The loss of a micro-batch, in one or several parts."""
@@ -103,14 +119,14 @@ class StepRunner:
         prior_weight = prior_weight_at(settings, session.position.epoch)
         masks = session.loss_masks
         if self.n_parts == 1:
-            with session.accelerator.autocast():
+            with self._autocast():
                 losses = diffusion_losses(*arguments, prior_weight=prior_weight, loss_masks=masks)
             yield losses
             return
         n_parts = min(self.n_parts, len(batch.instances) + len(batch.classes))
         parts = losses_in_parts(*arguments, prior_weight=prior_weight, loss_masks=masks, n_parts=n_parts)
         for _ in range(n_parts):
-            with session.accelerator.autocast():
+            with self._autocast():
                 losses = next(parts)
             yield losses
 

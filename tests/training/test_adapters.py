@@ -133,10 +133,14 @@ def test_dropout_depends_on_position_and_layer_preserves_the_mean_and_is_off_in_
 
 
 def test_dropout_with_and_without_gradient_checkpointing_is_the_same(train, models_dir, created):
+    """Up to the order of sums of gradients, see tests/training/test_gradient_checkpointing.py."""
     import shutil
 
     settings = {"lora_unet_dropout": 0.5, "lora_txt_dropout": 0.5, "use_dream": True, "num_train_epochs": 1}
-    expected_digest = train(gradient_checkpointing=False, **settings).digest()
+    expected = train(gradient_checkpointing=False, **settings)
     shutil.rmtree(models_dir)
     shutil.copytree(created, models_dir)
-    assert train(gradient_checkpointing=True, **settings).digest() == expected_digest
+    ours = train(gradient_checkpointing=True, **settings)
+    assert ours.losses == pytest.approx(expected.losses, abs=2e-6)
+    for name, tensor in expected.weights().items():
+        assert torch.allclose(ours.weights()[name], tensor, atol=2e-5), name

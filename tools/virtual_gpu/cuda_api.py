@@ -80,6 +80,7 @@ def cuda_api(gpu: GpuModel, allocations: Allocations, log: DeviceLog) -> Iterato
         "_lazy_init": lambda: None, "init": lambda: None, "device_count": lambda: 1, "current_device": lambda: 0,
         "set_device": lambda device: None, "_exchange_device": lambda device: 0,
         "_maybe_exchange_device": lambda device: 0, "is_current_stream_capturing": lambda: False,
+        "get_arch_list": lambda: [f"sm_{gpu.capability[0]}{gpu.capability[1]}"],
         "get_device_name": lambda device=None: gpu.name, "get_device_capability": lambda device=None: gpu.capability,
         "get_device_properties": lambda device=None: properties,
         "is_bf16_supported": lambda including_emulation=True: gpu.capability >= (8, 0),

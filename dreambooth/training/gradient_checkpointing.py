@@ -1,0 +1,116 @@
+"""Gradient checkpointing: activations of a block are dropped and computed again in the backward pass.
+
+The libraries' default stores the state of the random number generators and has hooks for each tensor that is saved, in
+both passes: Python then takes more time than the blocks themselves. Reentrant checkpointing has neither; it computes a
+block without a graph, and in the backward pass again with one, which it goes through at once. The gradients are the
+same up to the order of their sums.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from dreambooth.autocast import current_autocast
+
+
+def checkpoint_gradients(module: Any) -> None:
+    """Enable it for the blocks of ``module``, where the module supports it."""
+    if hasattr(module, "enable_gradient_checkpointing"):  # diffusers
+        module.enable_gradient_checkpointing()
+    elif hasattr(module, "activation_checkpointing_enable"):  # transformers from 5.20 on
+        module.activation_checkpointing_enable()
+    elif hasattr(module, "gradient_checkpointing_enable"):
+        # transformers before 4.35 has only a reentrant kind, which loses adapters' gradients: better none
+        with contextlib.suppress(TypeError):
+            module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if not _uses_generator(module) and not _shares_parameters(module):
+        for block in module.modules():
+            if hasattr(block, "_gradient_checkpointing_func"):  # not in diffusers before 0.31
+                block._gradient_checkpointing_func = reentrant_checkpoint
+
+
+def _uses_generator(module: nn.Module) -> bool:
+    """Whether it has dropout, which draws from the process's generator: the state of that has to be stored then."""
+    return any(
+        isinstance(value, float) and value > 0
+        for part in module.modules()
+        for name, value in vars(part).items()
+        if "drop" in f"{type(part).__name__}.{name}".lower()
+    )
+
+
+def _shares_parameters(module: nn.Module) -> bool:
+    """Whether a parameter is in several places: its gradient would come in parts, one from each block."""
+    return len(list(module.named_parameters(remove_duplicate=False))) > len(list(module.parameters()))
+
+
+def reentrant_checkpoint(function: Callable[..., Any], *args: Any) -> Any:
+    """``function(*args)``, computed again in the backward pass. Must not draw from the process's generator.
+
+    A parameter in ``function`` gets its whole gradient at once, so that it may be used and dropped in the backward
+    pass. Arguments that are not tensors may hold tensors, as do those that are bound by functools.partial.
+    """
+    if not torch.is_grad_enabled():
+        return function(*args)
+    bound = (function.args, function.keywords) if isinstance(function, functools.partial) else ()
+    nested = [arg for arg in args if not isinstance(arg, torch.Tensor)]
+    if any(tensor.requires_grad for tensor in _tensors_in((nested, bound))):
+        return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
+    if any(isinstance(arg, torch.Tensor) and arg.requires_grad for arg in args):
+        return _Checkpoint.apply(None, function, *args)
+    if not _trains(function):
+        return function(*args)
+    # Without an input that requires a gradient there would be no backward pass for the block's parameters.
+    return _Checkpoint.apply(torch.empty(0, requires_grad=True), function, *args)
+
+
+class _Checkpoint(torch.autograd.Function):
+    """The function's result, from ``forward`` without a graph. ``backward`` computes it with one, and uses it up."""
+
+    @staticmethod
+    def forward(ctx: Any, requires_grad: torch.Tensor | None, function: Callable[..., Any], *args: Any) -> Any:
+        tensors = [arg if isinstance(arg, torch.Tensor) else None for arg in args]
+        ctx.function = function
+        ctx.others = [None if isinstance(arg, torch.Tensor) else arg for arg in args]
+        ctx.autocast = current_autocast(next(x.device for x in (*args, requires_grad) if isinstance(x, torch.Tensor)))
+        ctx.save_for_backward(*tensors)
+        ctx.set_materialize_grads(False)
+        return function(*args)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+        inputs = [None if x is None else x.detach().requires_grad_(x.requires_grad) for x in ctx.saved_tensors]
+        args = [other if x is None else x for x, other in zip(inputs, ctx.others, strict=True)]
+        with torch.enable_grad(), ctx.autocast:
+            results = ctx.function(*args)
+        results = results if isinstance(results, tuple) else (results,)
+        used = [number for number, grad in enumerate(grads) if grad is not None and results[number].requires_grad]
+        if used:
+            torch.autograd.backward([results[number] for number in used], [grads[number] for number in used])
+        return None, None, *(None if x is None else x.grad for x in inputs)
+
+
+def _trains(function: Callable[..., Any]) -> bool:
+    """Whether a module that is called has trainable parameters; of other functions True."""
+    module = function.args[0] if isinstance(function, functools.partial) and function.args else function
+    return not isinstance(module, nn.Module) or any(p.requires_grad for p in module.parameters())
+
+
+def _tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    """The tensors in nested lists, tuples and mappings."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors_in(item)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors_in(item)
