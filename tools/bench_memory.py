@@ -1,14 +1,15 @@
 #!/usr/bin/env python
-"""GPU memory of training and previews at full size, without a GPU: from the run's own step on fake tensors.
+"""GPU memory of a run's phases at full size, without a GPU: traced, and as the planner forecasts it.
 
     python tools/bench_memory.py                         a table of all rows
     python tools/bench_memory.py --only SDXL             the rows whose names contain one of these words
     python tools/bench_memory.py --json memory.json      a list of {model, mode, phase, bytes, forecast}
 
 Bytes are those allocated at the moment of the highest sum, with torch's rounding; a card needs about 0.8 GB more for
-CUDA itself, workspaces and fragments. SD1.5 trains at 512 pixels, SDXL at 1024, with batch size 1 unless the row says
-otherwise, gradient checkpointing unless it says "no checkpointing", and autocast in bf16. Adapters have rank 16.
-``forecast``: what the check before a run says. Each row takes half a minute to two minutes.
+CUDA itself, workspaces and fragments. SD1.5 trains at 512 pixels, SD2 at 768, SDXL at 1024, with batch size 1 unless
+the row says otherwise, gradient checkpointing unless it says "no checkpointing", and autocast in bf16. Adapters have
+rank 16. "bytes" are traced on the fake GPU (tools/virtual_gpu), "forecast" is what the planner says
+(dreambooth/memory/virtual_gpu.py). Each row takes half a minute to two minutes.
 """
 
 from __future__ import annotations
@@ -31,7 +32,12 @@ from tools.virtual_gpu.device_guard import Unavailable, load_guard  # noqa: E402
 if TYPE_CHECKING:
     from tools.virtual_gpu.traced_run import Trace
 
-MODELS = {"SD1.5": ("v1x", "sd15"), "SDXL": ("SDXL", "sdxl-base")}
+MODELS = {
+    "SD1.5": ("v1x", "sd15"),
+    "SD1.5 inpainting": ("v1x", "sd15-inpainting"),
+    "SD2": ("v2x", "sd21-768-v"),
+    "SDXL": ("SDXL", "sdxl-base"),
+}
 GB = 1e9
 
 
@@ -41,6 +47,8 @@ class Row:
     mode: str
     settings: dict[str, Any] = field(default_factory=dict)
     class_images: bool = False
+    generates: bool = False  # class images first
+    memory: int = 24  # GB of the card
 
     @property
     def name(self) -> str:
@@ -78,11 +86,25 @@ _SD15 = {
     "LoHa": {**LORA, "lora_type": "LoHa"},
     "LoKr": {**LORA, "lora_type": "LoKr"},
     "DoRA": {**LORA, "lora_dora": True},
+    "LoRA, fp16": {**LORA, "mixed_precision": "fp16"},
+    "LoRA, no mixed precision": {**LORA, "mixed_precision": "no"},
+    "LoRA, 768 px": {**LORA, "resolution": 768},
+    "LoRA, masked loss": {**LORA, "masked_loss": True},
+    "full, 8-bit": {"optimizer": "8bit AdamW"},
+    "full, EMA in bf16": {"use_ema": True, "ema_precision": "bf16"},
+    "full, fused, EMA": {**FUSED, "use_ema": True},
+    "full, SGD": {"optimizer": "SGD Nesterov"},
+    "full, batch 2": {"train_batch_size": 2},
 }
+_OTHERS = {"LoRA": LORA, "full": {}}
 ROWS = [
     *(Row(model, mode, settings) for mode, settings in _BOTH.items() for model in MODELS),
     *(Row("SD1.5", mode, settings) for mode, settings in _SD15.items()),
+    *(Row(model, mode, settings) for mode, settings in _OTHERS.items() for model in ("SD1.5 inpainting", "SD2")),
     Row("SD1.5", "LoRA, class images", LORA, class_images=True),
+    Row("SD1.5", "LoRA, class images generated", LORA, class_images=True, generates=True),
+    Row("SDXL", "LoRA, card of 8 GB", LORA, memory=8),
+    Row("SDXL", "LoRA, base in nf4, card of 6 GB", {**LORA, "base_precision": "nf4"}, memory=6),
 ]
 
 
@@ -97,11 +119,12 @@ def main() -> None:
         sys.exit(str(reason))
     warnings.simplefilter("ignore")
     records: list[dict[str, Any]] = []
-    print("| model | mode | step | preview | forecast | launches | highest in |\n|---|---|---|---|---|---|---|")
-    for row, trace in _traces(rows, args.memory):
-        print(_line(row, trace), flush=True)
+    print("| model | mode | step | preview | forecast: step | preview | launches | highest in |")
+    print("|---|---|---|---|---|---|---|---|")
+    for row, trace, forecast in _traces(rows):
+        print(_line(row, trace, forecast), flush=True)
         records += [
-            {"model": row.model, "mode": row.mode, "phase": phase, "bytes": peak.bytes, "forecast": trace.forecast}
+            {"model": row.model, "mode": row.mode, "phase": phase, "bytes": peak.bytes, "forecast": forecast.get(phase)}
             for phase, peak in trace.peaks.items()
         ]
         if args.json:  # after each row, for long tables that are interrupted
@@ -111,14 +134,17 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="rows whose names contain one of these")
-    parser.add_argument("--memory", type=float, default=24, metavar="GB", help="of the card (default: 24)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the peaks of all phases to this file")
     return parser.parse_args()
 
 
-def _traces(rows: list[Row], memory: float) -> Iterator[tuple[Row, Trace]]:
-    from dreambooth.settings import Folders
-    from tools.virtual_gpu.cuda_api import GpuModel
+def _traces(rows: list[Row]) -> Iterator[tuple[Row, Trace, dict[str, int]]]:
+    """Each row, its run on the fake GPU, and the planner's bytes by phase."""
+    from dreambooth.memory.virtual_cuda import GpuModel
+    from dreambooth.runs.memory_plan import MemoryRequest, trace_memory
+    from dreambooth.runs.memory_trace import Scenario
+    from dreambooth.settings import Folders, parse
+    from dreambooth.settings.run import Settings
     from tools.virtual_gpu.hollow_model import create_hollow
     from tools.virtual_gpu.traced_run import trace
 
@@ -127,21 +153,21 @@ def _traces(rows: list[Row], memory: float) -> Iterator[tuple[Row, Trace]]:
             name: create_hollow(Folders(Path(folder)), name, *MODELS[name]) for name in {row.model for row in rows}
         }
         for row in rows:
-            yield (
-                row,
-                trace(
-                    models[row.model],
-                    {**BASE, **row.settings},
-                    class_images=row.class_images,
-                    gpu_model=GpuModel(memory=int(memory * GB)),
-                ),
-            )
+            model, overrides, memory = models[row.model], {**BASE, **row.settings}, int(row.memory * GB)
+            options = {"class_images": row.class_images, "generates": row.generates}
+            traced = trace(model, overrides, **options, gpu_model=GpuModel(memory=memory))
+            settings = parse(Settings, overrides, base=model.load().settings)
+            size = settings.resolution, settings.resolution
+            scenario = Scenario(settings.mixed_precision, size, **options)
+            forecast = trace_memory(MemoryRequest(model, settings, scenario, memory))
+            yield row, traced, {phase: peak.bytes for phase, peak in forecast.items()}
 
 
-def _line(row: Row, trace: Trace) -> str:
+def _line(row: Row, trace: Trace, forecast: dict[str, int]) -> str:
     preview = max(trace.peaks[phase].bytes for phase in ("sampling", "decoding"))
     phase = next(phase for phase, peak in trace.peaks.items() if peak is trace.step)
-    figures = [f"{n / GB:.2f}" for n in (trace.step.bytes, preview, trace.forecast)]
+    planned = forecast[phase], max(forecast["sampling"], forecast["decoding"])
+    figures = [f"{n / GB:.2f}" for n in (trace.step.bytes, preview, *planned)]
     largest = sorted(trace.step.categories.items(), key=lambda item: -item[1])[:4]
     parts = ", ".join(f"{category} {n / GB:.2f}" for category, n in largest)
     return f"| {row.model} | {row.mode} | {' | '.join(figures)} | {trace.launches:,} | {phase}: {parts} |"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -115,11 +116,19 @@ def caches_casts(settings: Settings) -> bool:
 def make_accelerator(device: torch.device, precision: str, caches_casts: bool = True) -> Any:
     """The accelerator of a run. Its state is a process-wide singleton, which a run must not inherit from the last."""
     from accelerate import Accelerator
-    from accelerate.utils import AutocastKwargs
 
     reset_accelerator()
-    handlers: list[Any] = [] if caches_casts else [AutocastKwargs(cache_enabled=False)]
+    handlers = [] if caches_casts else _without_cache()
     return Accelerator(mixed_precision=precision, cpu=device.type == "cpu", kwargs_handlers=handlers)
+
+
+def _without_cache() -> list[Any]:
+    """Accelerate 0.21 has no such argument: there the copies stay until the end of the forward pass."""
+    with contextlib.suppress(ImportError):
+        from accelerate.utils import AutocastKwargs
+
+        return [AutocastKwargs(cache_enabled=False)]
+    return []
 
 
 def reset_accelerator() -> None:

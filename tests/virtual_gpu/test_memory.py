@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from dreambooth.checkpoints.modules import open_component
+from dreambooth.memory.allocations import BLOCK
 from dreambooth.settings import ModelFolder
-from tools.virtual_gpu.allocations import BLOCK
 from tools.virtual_gpu.device_guard import Unavailable, built_guard
 
 ROOT = Path(__file__).parents[2]

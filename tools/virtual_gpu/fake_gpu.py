@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from unittest import mock
 
 import torch
 import torch._dynamo.config  # looks for a GPU when it is imported, and must find none
-import torch.nn.functional as F
-from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tools.virtual_gpu.allocations import Allocations
-from tools.virtual_gpu.cuda_api import GpuModel, cuda_api
+from dreambooth.memory.allocations import Allocations
+from dreambooth.memory.virtual_cuda import DEVICE, GpuModel, cuda_api, gpu_kernels
+from dreambooth.memory.virtual_kernels import declare_cuda_kernels
 from tools.virtual_gpu.device_log import DeviceLog
-from tools.virtual_gpu.kernels import declare_cuda_kernels
 
 aten = torch.ops.aten
 CASTS = "autocast copies"  # category of weights' copies in another dtype
@@ -27,7 +25,6 @@ _ALLOCATE = {
     aten.detach.default, aten._unsafe_view.default,
 }  # fmt: skip
 _READS = (aten._local_scalar_dense.default, aten.is_nonzero.default)
-_attention = F.scaled_dot_product_attention
 
 
 class FakeGpu(TorchDispatchMode):
@@ -101,54 +98,11 @@ def fake_gpu(gpu: GpuModel = GpuModel()) -> Iterator[FakeGpu]:  # noqa: B008 (fr
 
     _tolist = torch.Tensor.tolist
     with (
-        cuda_api(gpu, counted.allocations, counted.log),
-        mock.patch.object(F, "scaled_dot_product_attention", _gpu_attention),
+        cuda_api(gpu, counted.allocations, counted.log.calls, torch.Generator(DEVICE)),
+        gpu_kernels(),
         mock.patch.object(torch.Tensor, "tolist", tolist),
-        mock.patch.object(nn.Module, "_apply", _replace_tensors),
         mock.patch.object(FakeTensorMode, "avoid_device_init", True),
         FakeTensorMode(allow_non_fake_inputs=True),
         counted,
     ):
         yield counted
-
-
-def _replace_tensors(module: nn.Module, function: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
-    """What ``Module.to`` does, with new parameters: a fake tensor can't exchange its storage for one elsewhere."""
-    for child in module.children() if recurse else ():
-        child._apply(function)
-    for name, parameter in module._parameters.items():
-        if parameter is None:
-            continue
-        moved = function(parameter.detach())
-        if (moved.device, moved.dtype) != (parameter.device, parameter.dtype):
-            module._parameters[name] = nn.Parameter(moved, parameter.requires_grad)
-    for name, buffer in module._buffers.items():
-        module._buffers[name] = None if buffer is None else function(buffer)
-    return module
-
-
-def _gpu_attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attn_mask: torch.Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> torch.Tensor:
-    """Attention with the kernel that CUDA chooses: flash attention in half precision, else the memory-efficient one."""
-    if not query.is_cuda:
-        return _attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
-    if torch.is_autocast_enabled("cuda"):
-        dtype = torch.get_autocast_dtype("cuda")
-        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-    width = query.shape[-1]
-    if query.dtype != torch.float32 and width <= 256 and width % 8 == 0 and attn_mask is None:
-        flash = aten._scaled_dot_product_flash_attention.default
-        return flash(query, key, value, dropout_p, is_causal, False, scale=scale)[0]
-    if attn_mask is not None:
-        attn_mask = attn_mask.expand(*query.shape[:3], key.shape[2])
-    keeps = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
-    efficient = aten._scaled_dot_product_efficient_attention.default
-    return efficient(query, key, value, attn_mask, keeps, dropout_p, is_causal, scale=scale)[0]

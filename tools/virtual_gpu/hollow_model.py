@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from unittest import mock
 
 import torch
 
@@ -15,7 +12,7 @@ from dreambooth.checkpoints.modules import weights_path
 from dreambooth.files import write_json
 from dreambooth.models.registry import family_of
 from dreambooth.settings import Folders, ModelConfig, ModelFolder, ModelInfo, Settings, parse
-from dreambooth.tensor_files import TensorFile, TensorSpec, TensorWriter
+from dreambooth.tensor_files import TensorSpec, TensorWriter
 
 KEYS = Path(__file__).resolve().parents[2] / "tests" / "data" / "keys"  # the published models' tensors
 
@@ -50,14 +47,3 @@ def _write_hollow(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
     state = path.stat()
     fingerprint = {"state": [state.st_size, state.st_mtime_ns], "sha256": "0" * 64}
     write_json(path.with_name("fingerprint.json"), fingerprint)
-
-
-@contextmanager
-def reading_nothing() -> Iterator[None]:
-    """In the block, tensors of files have no values: for the fake GPU, whose tensors have none anyway."""
-
-    def get(file: TensorFile, key: str) -> torch.Tensor:
-        return torch.empty(file.shape(key), dtype=file.dtype(key))
-
-    with mock.patch.object(TensorFile, "get", get):
-        yield

@@ -10,11 +10,11 @@ import torch
 import torch._dynamo.config  # these look for a GPU when they are imported, and must find none
 import torch._subclasses.fake_tensor
 
-from tools.virtual_gpu.allocations import Allocations
+from dreambooth.memory.allocations import Allocations
+from dreambooth.memory.virtual_cuda import DEVICE, GpuModel, cuda_api
+from dreambooth.memory.virtual_kernels import declare_cuda_kernels
 from tools.virtual_gpu.cpu_choices import cpu_choices
-from tools.virtual_gpu.cuda_api import GpuModel, cuda_api
 from tools.virtual_gpu.device_log import DeviceLog
-from tools.virtual_gpu.kernels import declare_cuda_kernels
 from tools.virtual_gpu.pretend_tensor import PretendDevice
 
 
@@ -42,7 +42,7 @@ def pretend_gpu(gpu: GpuModel = GpuModel()) -> Iterator[PretendGpu]:  # noqa: B0
     torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device="cuda") is dispatched as a copy
     try:
         with (
-            cuda_api(gpu, allocations, log),
+            cuda_api(gpu, allocations, log.calls, torch.Generator(DEVICE)),
             cpu_choices(),
             PretendDevice(allocations, log),
         ):

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tools.virtual_gpu.allocations import Allocations
-from tools.virtual_gpu.cuda_api import DEVICE
+from dreambooth.memory.allocations import Allocations
+from dreambooth.memory.virtual_cuda import DEVICE
 from tools.virtual_gpu.device_log import DeviceLog, caller
 
 CPU = torch.device("cpu")

@@ -5,11 +5,18 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
-
-import torch
+from typing import Any, Protocol
 
 BLOCK = 512  # torch's caching allocator rounds sizes up to multiples of this many bytes
+
+
+class Storage(Protocol):
+    """A torch.UntypedStorage, or what stands for one."""
+
+    @property
+    def _cdata(self) -> int: ...
+
+    def nbytes(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class Allocations:
         self._live: dict[int, tuple[int, str, Any]] = {}  # by the storage's address
         self._by_category: Counter[str] = Counter()
 
-    def add(self, storage: torch.UntypedStorage, category: str = "", operator: str = "") -> None:
+    def add(self, storage: Storage, category: str = "", operator: object = "") -> None:
         """Count a storage from now until it is freed; one that is counted already is ignored."""
         address = storage._cdata
         if address in self._live:
@@ -43,7 +50,7 @@ class Allocations:
         self.highest = max(self.highest, self.total)
         self._note_peak(operator)
 
-    def assign(self, storage: torch.UntypedStorage, category: str) -> None:
+    def assign(self, storage: Storage, category: str) -> None:
         """Move a storage to ``category``."""
         self.add(storage, category)
         size, previous, reference = self._live[storage._cdata]
@@ -51,7 +58,7 @@ class Allocations:
         self._by_category[previous] -= size
         self._by_category[category] += size
 
-    def category_of(self, storage: torch.UntypedStorage) -> str:
+    def category_of(self, storage: Storage) -> str:
         """Of a storage that is counted; otherwise ""."""
         return self._live[storage._cdata][1] if storage._cdata in self._live else ""
 
@@ -67,10 +74,10 @@ class Allocations:
     def reset_highest(self) -> None:
         self.highest = self.total
 
-    def _note_peak(self, operator: str) -> None:
+    def _note_peak(self, operator: object) -> None:
         if self.phase not in self.peaks or self.total > self.peaks[self.phase].bytes:
             used = {category: size for category, size in self._by_category.items() if size}
-            self.peaks[self.phase] = Peak(self.total, used, operator)
+            self.peaks[self.phase] = Peak(self.total, used, str(operator))
 
     def _free(self, address: int) -> None:
         size, category, _ = self._live.pop(address)
