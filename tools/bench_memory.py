@@ -141,8 +141,7 @@ def _arguments() -> argparse.Namespace:
 def _traces(rows: list[Row]) -> Iterator[tuple[Row, Trace, dict[str, int]]]:
     """Each row, its run on the fake GPU, and the planner's bytes by phase."""
     from dreambooth.memory.virtual_cuda import GpuModel
-    from dreambooth.runs.memory_plan import MemoryRequest, trace_memory
-    from dreambooth.runs.memory_trace import Scenario
+    from dreambooth.runs.memory_plan import MemoryRequest, Scenario, trace_memory
     from dreambooth.settings import Folders, parse
     from dreambooth.settings.run import Settings
     from tools.virtual_gpu.hollow_model import create_hollow

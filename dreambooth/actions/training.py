@@ -41,7 +41,7 @@ def recommend(kind: str, model: ModelFolder, config: ModelConfig, device: Any = 
     if kind == "object":
         return presets.for_object(family, has_class_images)
     size = size_of(model)
-    return presets.for_machine(config.settings, device or best_device(), family, size, has_class_images)
+    return presets.for_machine(config.settings, device or best_device(), family, size, has_class_images, model)
 
 
 def train(
@@ -63,6 +63,7 @@ def train(
     gives it back afterwards. ``process_group``: the processes that train together, all called with the same arguments.
     UserError, before anything is loaded, with every reason why the run cannot start.
     """
+    from dreambooth.runs.memory_need import memory_taken
     from dreambooth.runs.preflight import preflight
     from dreambooth.runs.run import run
     from dreambooth.runs.run_log import log_file, outcome_text, report_outcome
@@ -85,6 +86,8 @@ def train(
         if borrow_gpu:
             events.phase("host")
             borrowed.enter_context(borrow_gpu())
+        if warning := memory_taken(checked.memory, checked.device):
+            events.message(warning, level="warning")
         borrowed.enter_context(process_group.initialized(checked.device))
         context = checked.context(controls, events)
         with process_group.main_process_first():

@@ -96,7 +96,7 @@ def _resources(result: PreflightResult) -> Iterator[tuple[str, str]]:
     more = [f"{len(buckets) - _MAX_BUCKETS} more"] if len(buckets) > _MAX_BUCKETS else []
     yield "buckets", ", ".join([*shown, *more])
     precision = "full precision" if result.precision == "no" else result.precision
-    yield "memory", f"about {format_bytes(result.memory_bytes)} on {result.device}, {precision}"
+    yield "memory", f"{result.memory.summary()} on {result.device}, {precision}"
     outputs = outputs_of(result)
     free = shutil.disk_usage(existing_part(result.model.root)).free
     parts = ", ".join(map(str, outputs)) or "nothing"

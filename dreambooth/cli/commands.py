@@ -191,7 +191,7 @@ def check(args: argparse.Namespace, bar: ProgressBar) -> dict[str, Any] | str:
     from dreambooth.runs.preflight import preflight
 
     model = _model(args)
-    result = preflight(model, _config(args, model), progress=bar.show)
+    result = preflight(model, _config(args, model), progress=bar.show, plans_memory=True)
     if not (args.json or args.verbose):
         return short_report(result)
     checked = {"state": "done", **result.as_dict()}

@@ -13,6 +13,7 @@ from dreambooth.cli.options import add_settings
 from dreambooth.cli.readable import label, with_unit
 from dreambooth.cli.truncation import first_lines, truncated
 from dreambooth.errors import UserError
+from dreambooth.memory.planner import MemoryPlan
 from dreambooth.paths import clean_path
 from dreambooth.settings import ModelFolder, Settings, parse
 from dreambooth.terminal import ProgressBar
@@ -61,7 +62,7 @@ def plan(args: argparse.Namespace, bar: ProgressBar) -> Any:
         "plan",
         lambda controls: preview_dataset(
             concepts or found.require_concepts(), settings, model, progress=controls.cancellable(bar.show),
-            metadata_cache=folders(args).image_metadata_cache,
+            metadata_cache=folders(args).image_metadata_cache, plans_memory=True,
         ),
     )  # fmt: skip
     result = {"state": "done", **report.as_dict(), "taken": list(found.imported), "without": list(found.unsupported)}
@@ -72,6 +73,9 @@ def _readable(result: dict[str, Any]) -> str:
     totals = dict(result["totals"])
     buckets = totals.pop("buckets")
     warning_counts = totals.pop("notes")
+    if phases := totals.pop("memory_phases", None):
+        totals["memory"] = MemoryPlan(phases, totals.pop("memory_is_estimate")).summary()
+        del totals["memory_bytes"], totals["memory_highest"]
     lines = [f"{label(key)}: {with_unit(key, value)}" for key, value in totals.items() if value is not None]
     lines += ["buckets: " + ", ".join(f"{'x'.join(map(str, b['size']))}: {b['pictures']}" for b in buckets)]
     if warning_counts:

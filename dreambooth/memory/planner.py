@@ -51,7 +51,11 @@ class MemoryPlan:
         """What is needed and when, for users."""
         if self.is_estimate:
             return f"about {format_bytes(self.bytes)} (an estimate, without previews)"
-        return f"{format_bytes(self.bytes)}, the most in {TITLES.get(self.highest, self.highest)}"
+        return f"{format_bytes(self.bytes)}, the most in {self.phase_title()}"
+
+    def phase_title(self) -> str:
+        """The highest phase, for users."""
+        return TITLES.get(self.highest, self.highest)
 
 
 class PlanCache:

@@ -10,7 +10,6 @@ from typing import Any, NoReturn
 
 import torch
 
-
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
 _CURRENT = ("cuda", torch.device("cuda"))

@@ -41,6 +41,7 @@ class Family:
     title: str
     components: tuple[Component, ...]
     base_model_version: str  # kohya's ss_base_model_version
+    usual_size: tuple[int, int, int] = (0, 0, 0)  # parameters of denoiser and text encoders, pixels; 0: not known
     adapter_title: str = ""  # its name in messages about adapter files that were made for it; "": the title
     implementation = "diffusers"  # modelspec.implementation of LoRAs
     checkpoint_implementation = "diffusers"  # the same of checkpoints

@@ -66,12 +66,13 @@ def preview_dataset(
     device: Any = None,
     progress: ProgressCallback | None = None,
     metadata_cache: Path | None = None,
+    plans_memory: bool = False,
 ) -> DataReport:
     """Read everything that a run with these concepts and settings would read, and summarize it.
 
     With a ``model``, tokens are counted by its own tokenizer, memory on ``device`` and time are forecast too, and
-    settings that its family can't have are among the warnings. ``metadata_cache``: as for :func:`plan_of`. UserError
-    with every reason why nothing can be trained.
+    settings that its family can't have are among the warnings. ``metadata_cache``: as for :func:`plan_of`.
+    ``plans_memory``: as for :func:`preflight`. UserError with every reason why nothing can be trained.
     """
     if model:
         model.require()
@@ -87,7 +88,7 @@ def preview_dataset(
     }
     if model:
         warnings += _refused_settings(model, settings)
-        totals |= _model_totals(model, plan, concepts, settings, device, totals["steps"], warnings)
+        totals |= _model_totals(model, plan, concepts, settings, device, totals["steps"], warnings, plans_memory)
     return DataReport(tuple(concepts), settings, totals, pictures, others, warnings)
 
 
@@ -160,11 +161,13 @@ def _refused_settings(model: ModelFolder, settings: Settings) -> list[str]:
 
 def _model_totals(
     model: ModelFolder, plan: Plan, concepts: Sequence[Concept], settings: Settings, device: Any, steps: int,
-    warnings: list[str],
+    warnings: list[str], plans_memory: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Totals that need a model: memory, time, class images to generate."""
-    from dreambooth.memory.forecast import forecast_memory
+    import torch
+
     from dreambooth.runs import class_image_generation
+    from dreambooth.runs.memory_need import memory_of
     from dreambooth.runs.preflight import size_of
     from dreambooth.training.precision import resolve_precision
 
@@ -182,6 +185,10 @@ def _model_totals(
     except UserError as error:
         warnings += error.problems
         return totals
-    has_class_images = bool(plan.class_examples or to_draw)
-    needed = forecast_memory(settings, precision, size_of(model), has_class_images, prompts_vary=plan.prompts_vary())
-    return {**totals, "precision": precision, "memory_bytes": needed}
+    memory = memory_of(
+        model, settings, precision, size_of(model), plan, bool(to_draw), torch.device(device), plans_memory
+    )
+    return {
+        **totals, "precision": precision, "memory_bytes": memory.bytes, "memory_phases": dict(memory.phases),
+        "memory_highest": memory.highest, "memory_is_estimate": memory.is_estimate,
+    }  # fmt: skip

@@ -25,7 +25,6 @@ from dreambooth.settings import Folders, ModelFolder, Settings, parse
 
 if TYPE_CHECKING:
     from dreambooth.memory.allocations import Peak
-    from dreambooth.runs.memory_trace import Scenario
 
 log = logging.getLogger("dreambooth.memory")
 
@@ -41,6 +40,23 @@ _WITHOUT_EFFECT = (
 _MEMORY_STEP = 250_000_000  # cards whose memory differs by less have the same plan
 _OF_THE_LAUNCHER = ("ACCELERATE_", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_")  # environment of one of several ranks
 _CODE = "import sys; sys.path.insert(0, sys.argv[1]); from dreambooth.runs.memory_plan import main; main()"
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What determines a run's memory, besides the model and its settings.
+
+    ``precision``: "bf16", "fp16" or "no". ``bucket``: width and height of the images, in pixels. ``class_images``: each
+    step has as many as instance images; ``generates``: they are generated first. ``prompts_vary``: the text encoders
+    stay on the device.
+    """
+
+    precision: str
+    bucket: tuple[int, int]
+    class_images: bool = False
+    generates: bool = False
+    prompts_vary: bool = False
+    preview: bool = True
 
 
 @dataclass(frozen=True)
@@ -79,6 +95,11 @@ _one_at_a_time = threading.Lock()
 def known_plan(request: MemoryRequest) -> MemoryPlan | None:
     """The plan, if it was made before. Takes no time."""
     return _plans.get(request.cache_file, request.key())
+
+
+def can_be_planned(request: MemoryRequest) -> bool:
+    """Whether a plan is still to be made, and tracing has not failed before."""
+    return known_plan(request) is None and request.key() not in _failures
 
 
 def plan_memory(request: MemoryRequest) -> MemoryPlan | None:
@@ -134,8 +155,6 @@ def main() -> None:
     """Read a request from stdin, and print the bytes of its phases."""
     import gc
     import warnings
-
-    from dreambooth.runs.memory_trace import Scenario
 
     warnings.simplefilter("ignore")
     given: dict[str, Any] = json.loads(sys.stdin.buffer.read())

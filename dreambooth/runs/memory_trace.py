@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +26,7 @@ from dreambooth.models.latents import LatentCodec
 from dreambooth.models.process import Process
 from dreambooth.runs import class_image_generation
 from dreambooth.runs.eight_bit_states import eight_bit_optimizers
+from dreambooth.runs.memory_plan import Scenario
 from dreambooth.sampling import decoding, generate
 from dreambooth.settings import Concept, ModelFolder
 from dreambooth.settings.run import Settings
@@ -44,23 +44,6 @@ STEP_PHASES = ("forward", "backward", "optimizer", "EMA")
 PHASES = (
     "class images", "latents", "text embeddings", "loading", *STEP_PHASES, "sampling", "decoding", "saving",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """What determines a run's memory, besides the model and its settings.
-
-    ``precision``: "bf16", "fp16" or "no". ``bucket``: width and height of the images, in pixels. ``class_images``: each
-    step has as many as instance images; ``generates``: they are generated first. ``prompts_vary``: the text encoders
-    stay on the device.
-    """
-
-    precision: str
-    bucket: tuple[int, int]
-    class_images: bool = False
-    generates: bool = False
-    prompts_vary: bool = False
-    preview: bool = True
 
 
 class Device(Protocol):
@@ -144,6 +127,8 @@ def _start_optimizer(session: Session, device: Device) -> None:
     for parameter in _trainable(session):
         parameter.grad = torch.empty_like(parameter)
     device.allocations.start("first step")
+    if scaler := session.accelerator.scaler:
+        scaler.scale(torch.zeros((), device=DEVICE))  # makes its state
     if isinstance(session.stepper, FusedBackwardStepper):
         for number, group in enumerate(session.optimizer.param_groups):
             for parameter in group["params"]:
@@ -267,7 +252,7 @@ def _without_files() -> Iterator[None]:
         replaced(TensorFile, get=get),
         replaced(inputs, load_pixels=load_pixels, store=ignore),
         replaced(inpainting, load_pixels=load_pixels, load_mask=ignore, random_mask=random_mask),
-        replaced(loss_masks, load_mask=ignore),
+        replaced(loss_masks, load_mask=ignore, load_alpha=ignore),
         replaced(prompts, store=ignore),
         replaced(sessions, fingerprint=fingerprint),
         replaced(checkpoint_modules, fingerprint=fingerprint),

@@ -16,7 +16,8 @@ from dreambooth.distributed import SINGLE_PROCESS, ProcessGroup
 from dreambooth.errors import UserError
 from dreambooth.hosts.standalone import best_device
 from dreambooth.jobs import Controls, Events
-from dreambooth.memory.forecast import ModelSize, forecast_memory, forecast_snapshot
+from dreambooth.memory.forecast import ModelSize, forecast_snapshot
+from dreambooth.memory.planner import MemoryPlan
 from dreambooth.models.family import Family
 from dreambooth.models.libraries import library_problem
 from dreambooth.runs import class_image_generation, resume_checks
@@ -32,6 +33,7 @@ from dreambooth.runs.consistency import (
     too_short,
 )
 from dreambooth.runs.data_plan import plan_of
+from dreambooth.runs.memory_need import gpu_memory, memory_of, memory_warnings
 from dreambooth.runs.outputs import Output, planned_outputs, space_problems, writing_problems
 from dreambooth.runs.token_counts import (
     TokenCount,
@@ -42,7 +44,6 @@ from dreambooth.runs.token_counts import (
 )
 from dreambooth.settings import SETTINGS, ModelConfig, ModelFolder, Settings
 from dreambooth.settings.components import TrainedRole
-from dreambooth.text import format_bytes
 from dreambooth.training import imagic, init_from_lora
 from dreambooth.training.context import RunContext
 from dreambooth.training.optimizers import NOTHING_TO_TRAIN
@@ -67,7 +68,7 @@ class PreflightResult:
     steps: int
     steps_per_epoch: int
     learning_rates: dict[TrainedRole, list[tuple[int, float]]]  # (step, rate), thinned out for a chart
-    memory_bytes: int
+    memory: MemoryPlan
     snapshot_bytes: int  # on disk
     warnings: tuple[str, ...]
     token_counts: dict[str, TokenCount]  # of each caption
@@ -96,7 +97,10 @@ class PreflightResult:
             "learning_rates": {names.get(role, role): curve for role, curve in self.learning_rates.items()},
             "device": str(self.device),
             "precision": self.precision,
-            "memory_gb": round(self.memory_bytes / 1e9, 2),
+            "memory_gb": round(self.memory.bytes / 1e9, 2),
+            "memory_phases": dict(self.memory.phases),
+            "memory_highest": self.memory.highest,
+            "memory_is_estimate": self.memory.is_estimate,
             "snapshot_bytes": self.snapshot_bytes,
             "warnings": list(self.warnings),
             "table": rows_with_tokens(self.plan, self.token_counts),
@@ -111,10 +115,13 @@ def preflight(
     progress: ProgressCallback | None = None,
     process_group: ProcessGroup = SINGLE_PROCESS,
     resume: str = "",
+    plans_memory: bool = False,
 ) -> PreflightResult:
     """Check a run before anything is loaded: settings, images, captions, weights, disk space.
 
-    ``resume``: the snapshot to resume from; "": a new run. UserError with every reason why the run cannot start.
+    ``resume``: the snapshot to resume from; "": a new run. ``plans_memory``: on a GPU, plan it now
+    if it was not planned before, which takes seconds; otherwise it is estimated then. UserError with every reason why
+    the run cannot start.
     """
     settings, device, family = config.settings, device or best_device(), load_family(model.working)
     problems = [*process_group.problems(), *class_image_generation.problems_of(model, config.concepts)]
@@ -148,16 +155,14 @@ def preflight(
     size = size_of(model)
     if problems := space_problems(planned_outputs(model, config, size, steps, per_epoch, missing)):
         raise UserError.from_problems(problems)
-    memory = forecast_memory(
-        settings, precision, size, bool(plan.class_examples or missing), prompts_vary=plan.prompts_vary()
-    )
+    memory = memory_of(model, settings, precision, size, plan, bool(missing), device, plans_memory)
     conditioner = conditioner_for_counting(model, settings)
     token_counts = count_tokens(conditioner, plan)
     warnings = (
         *(text for text in plan.warnings if not (missing and NO_MATCHING_SHAPE in text)),
         *too_long(plan, token_counts, conditioner),
         *config.info.source_warnings.splitlines(),
-        *_memory_warnings(device, memory),
+        *memory_warnings(memory, gpu_memory(device)),
         *_settings_without_effect(model, family, settings),
         *likely_mistakes(settings),
         *prompts_with_loras(settings, config.concepts),
@@ -214,19 +219,6 @@ def _settings_without_effect(model: ModelFolder, family: Family, settings: Setti
                 "zero SNR."
             )
     return warnings
-
-
-def _memory_warnings(device: torch.device, needed: int) -> list[str]:
-    if device.type != "cuda":
-        return []
-    total = torch.cuda.get_device_properties(device).total_memory
-    if needed < 0.95 * total:
-        return []
-    return [
-        f"Training needs about {format_bytes(needed)}, the GPU has {format_bytes(total)}: train a LoRA, lower the "
-        "batch "
-        "size or the resolution, or switch on gradient checkpointing."
-    ]
 
 
 def _weights_problems(model: ModelFolder, family: Family) -> list[str]:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from dreambooth.memory.forecast import ModelSize, forecast_memory
+from dreambooth.memory.forecast import ModelSize
+from dreambooth.memory.planner import OVERHEAD, MemoryPlan
 from dreambooth.models.family import Family
-from dreambooth.settings import Settings
+from dreambooth.models.registry import FAMILIES
+from dreambooth.runs.memory_need import GpuMemory, estimate, gpu_memory
+from dreambooth.runs.memory_plan import MemoryRequest, Scenario, plan_memory
+from dreambooth.runs.memory_rungs import LEAST, candidates_for
+from dreambooth.settings import ModelFolder, Settings
 from dreambooth.text import format_bytes
 from dreambooth.training.optimizer_kinds import unavailable_reason
 from dreambooth.training.precision import resolve_precision
-
-SPARE = 0.85  # of the GPU's free memory; the remainder covers fragmentation, previews and the desktop
 
 
 @dataclass
@@ -32,63 +34,75 @@ class Recommendation:
 
 
 def for_machine(
-    settings: Settings, device: torch.device, family: Family, size: ModelSize, has_class_images: bool
+    settings: Settings,
+    device: torch.device,
+    family: Family,
+    size: ModelSize,
+    has_class_images: bool,
+    model: ModelFolder | None = None,
 ) -> Recommendation:
-    """The fastest configuration that the family allows and that fits into the memory of this device, by the preflight's
-    forecast. ``size``: of the model.
+    """The best configuration that the family allows and that fits into the memory of this device.
+
+    The formula ranks the configurations; the memory of the chosen one is planned if a ``model`` is given, whose
+    ``size`` is given. Where none fits, nothing but the precision is changed.
     """
     result, base = Recommendation(), dataclasses.replace(settings, mixed_precision="auto")
     precision = resolve_precision(base, device)
     why = {"bf16": "supported by this GPU", "fp16": "this GPU has no bf16", "no": f"full precision on {device.type}"}
     result.choose(f"Mixed precision auto ({precision}): {why[precision]}.", mixed_precision="auto")
-    if device.type != "cuda":
+    gpu = gpu_memory(device)
+    if gpu is None:
         result.choose(
             "LoRA, batch size 1, no gradient checkpointing: without a GPU, time is the limit, not memory.",
             use_lora=True, train_batch_size=1, gradient_checkpointing=False, optimizer="Torch AdamW", use_ema=False,
         )  # fmt: skip
         return result
-    free = torch.cuda.mem_get_info(device)[0]
     eight_bit = unavailable_reason("8bit AdamW", device) == ""
     candidates = [
         candidate
-        for candidate in _candidates(eight_bit)
-        if not any(family.capabilities.refuses(key, value) for key, value in candidate[0].items())
+        for candidate in candidates_for(precision, eight_bit)
+        if not any(family.capabilities.refuses(key, value) for key, value in candidate.changes.items())
     ]
-    needs = [
-        forecast_memory(dataclasses.replace(base, **changes), precision, size, has_class_images)
-        for changes, _ in candidates
-    ]
-    fitting = next((i for i, needed in enumerate(needs) if needed <= SPARE * free), len(needs) - 1)
-    changes, what = candidates[fitting]
-    result.choose(f"{what}: needs about {format_bytes(needs[fitting])}, {format_bytes(free)} are free.", **changes)
+    least = None
+    for candidate in candidates:
+        changed = dataclasses.replace(base, **candidate.changes)
+        plan = estimate(changed, precision, size, has_class_images, prompts_vary=False)
+        if plan.needed <= gpu.free and model:
+            plan = _planned(model, changed, precision, has_class_images, gpu) or plan
+        if plan.needed <= gpu.free:
+            text = f"{candidate.title}: needs {plan.summary()}, {format_bytes(gpu.free)} are free."
+            result.choose(text, **candidate.changes)
+            return result
+        least = plan if least is None or plan.bytes < least.bytes else least
+    result.reasons.append(_nothing_fits(base, precision, family, gpu, least))
     return result
 
 
-def _candidates(eight_bit: bool) -> Iterator[tuple[dict[str, Any], str]]:
-    """From the highest to the lowest memory use."""
-    full = {"use_lora": False, "optimizer": "Torch AdamW", "base_precision": "full"}
-    for batch in (4, 2, 1):
-        yield (
-            {**full, "use_ema": True, "gradient_checkpointing": False, "train_batch_size": batch},
-            f"Full training with EMA, batch size {batch}",
-        )
-    for ema in (True, False):
-        yield (
-            {**full, "use_ema": ema, "gradient_checkpointing": True, "train_batch_size": 1},
-            f"Full training{' with EMA' if ema else ''}, gradient checkpointing",
-        )
-    if eight_bit:
-        yield {**full, "optimizer": "8bit AdamW", "use_ema": False, "gradient_checkpointing": True,
-               "train_batch_size": 1}, "Full training with 8-bit AdamW, gradient checkpointing"  # fmt: skip
-    lora = {"use_lora": True, "optimizer": "Torch AdamW", "base_precision": "full", "use_ema": False}
-    for batch, checkpointing in ((2, False), (1, False), (1, True)):
-        yield (
-            {**lora, "gradient_checkpointing": checkpointing, "train_batch_size": batch},
-            f"LoRA, batch size {batch}{', gradient checkpointing' if checkpointing else ''}",
-        )
-    yield (
-        {**lora, "base_precision": "int8", "gradient_checkpointing": True, "train_batch_size": 1},
-        ("LoRA on the base model in int8, gradient checkpointing"),
+def _planned(
+    model: ModelFolder, settings: Settings, precision: str, has_class_images: bool, gpu: GpuMemory
+) -> MemoryPlan | None:
+    """With previews, at the resolution of the settings."""
+    scenario = Scenario(precision, (settings.resolution, settings.resolution), has_class_images)
+    return plan_memory(MemoryRequest(model, settings, scenario, max(gpu.free - OVERHEAD, OVERHEAD)))
+
+
+def _nothing_fits(base: Settings, precision: str, family: Family, gpu: GpuMemory, least: MemoryPlan | None) -> str:
+    """What the least would need, and which families would fit."""
+    needed = f"needs at least {format_bytes(least.needed)}" if least else "can't be trained on a GPU"
+    smallest = dataclasses.replace(base, **LEAST)
+    fitting = []
+    for other in FAMILIES:
+        denoiser, text_encoders, side = other.usual_size
+        if other is family or not denoiser:
+            continue
+        size = ModelSize(denoiser, text_encoders, other.size_estimate(denoiser))
+        usual = dataclasses.replace(smallest, resolution=side)
+        if estimate(usual, precision, size, False, False).needed <= gpu.free:
+            fitting.append(f"{other.title} (LoRA at {side} px)")
+    advice = f"What would fit: {', '.join(fitting)}" if fitting else "Train on another GPU, or free its memory"
+    return (
+        f"Nothing fits: {family.title} at {base.resolution} px {needed}, {format_bytes(gpu.free)} of "
+        f"{format_bytes(gpu.total)} are free. {advice}. The settings stay as they are."
     )
 
 

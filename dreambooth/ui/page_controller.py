@@ -155,6 +155,7 @@ class PageController:
         self, name: str, settings: Mapping[str, Any], concepts: Sequence[Mapping[str, Any]]
     ) -> tuple[str, str, str]:
         """(message, forecast, table of images and captions) of the run with these parameters."""
+        from dreambooth.runs.memory_need import plan_in_background
         from dreambooth.runs.preflight import preflight
 
         try:
@@ -168,7 +169,12 @@ class PageController:
         table = render_images.image_table([*checked["table"], *checked["other_files"]])
         self.view.planned_charts[name] = learning_rate_chart(result.learning_rates, result.role_titles())
         self.view.settled[name] = self.view.shown_run(name).time
-        message = render.warnings(checked["warnings"]) + render.lines(["Ready to train."])
+        ready = ["Ready to train."]
+        if result.memory.is_estimate and plan_in_background(
+            model, config.settings, result.precision, result.plan, bool(result.class_images), result.device
+        ):
+            ready.append("Memory is being planned exactly: check again in half a minute.")
+        message = render.warnings(checked["warnings"]) + render.lines(ready)
         return message, render.forecast(checked, config.settings, seconds_per_step), table
 
     def recommend(

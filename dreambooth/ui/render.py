@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dreambooth.memory.planner import MemoryPlan
 from dreambooth.settings import CONCEPT, SETTINGS, Settings
 from dreambooth.text import count, format_bytes, format_duration
 from dreambooth.ui.links import concept_link, setting_link
@@ -182,7 +183,7 @@ def forecast(checked: Mapping[str, Any], settings: Settings, seconds_per_step: f
         f"batch size {batch} × {count(accumulation, 'accumulation step')} = {count(batch * accumulation, 'image')} "
         "per step",
         count(checked["steps"], "step"),
-        f"about {format_bytes(checked['memory_gb'] * 1e9)} of memory",
+        f"memory: {MemoryPlan(checked['memory_phases'], checked['memory_is_estimate']).summary()}",
         f"snapshots of about {format_bytes(checked['snapshot_bytes'])}{_autosave(settings)}",
         f"{precision} on {checked['device']}",
     ]

@@ -19,12 +19,12 @@ from tools.virtual_gpu.device_guard import Unavailable, built_guard
 ROOT = Path(__file__).parents[2]
 
 
-def test_bytes_of_a_step_and_of_a_preview(mini: ModelFolder) -> None:
-    try:
-        built_guard()
-    except Unavailable as reason:
-        pytest.skip(str(reason))
-    traces = _traces(mini)
+@pytest.fixture(scope="module")
+def traces(created: Path) -> dict[str, Any]:
+    return _traces(created, "lora", "full")
+
+
+def test_bytes_of_a_step_and_of_a_preview(mini: ModelFolder, traces: dict[str, Any]) -> None:
     full, lora = traces["full"]["peaks"], traces["lora"]["peaks"]
     unet, text, vae = (_bytes(mini, part) for part in ("unet", "text_encoder", "vae"))
     assert full["optimizer"]["gradients"] == unet(4) + text(4)
@@ -41,11 +41,34 @@ def test_bytes_of_a_step_and_of_a_preview(mini: ModelFolder) -> None:
     assert not traces["lora"]["syncs"] and not traces["full"]["syncs"]
 
 
-def _traces(model: ModelFolder) -> dict[str, Any]:
-    command = [sys.executable, "-m", "tests.virtual_gpu.traced", str(model.folders.models)]
+def test_the_planner_finds_the_bytes_of_the_fake_gpu(traces: dict[str, Any]) -> None:
+    """In each phase, by category."""
+    _compare(traces)
+
+
+@pytest.mark.nightly
+def test_the_planner_finds_them_in_each_mode(created: Path) -> None:
+    traces = _traces(created)
+    assert len(traces) >= 14
+    _compare(traces)
+
+
+def _traces(models: Path, *modes: str) -> dict[str, Any]:
+    try:
+        built_guard()
+    except Unavailable as reason:
+        pytest.skip(str(reason))
+    command = [sys.executable, "-m", "tests.virtual_gpu.traced", str(models), *modes]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
+
+
+def _compare(traces: dict[str, Any]) -> None:
+    for mode, results in traces.items():
+        assert results["planned"].keys() == results["peaks"].keys(), mode
+        for phase, peaks in results["peaks"].items():
+            assert results["planned"][phase] == peaks, f"{mode}: {phase}"
 
 
 def _bytes(model: ModelFolder, component: str) -> Any:

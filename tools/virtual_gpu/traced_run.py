@@ -11,7 +11,8 @@ from typing import Any
 from dreambooth.memory.allocations import Peak
 from dreambooth.memory.virtual_cuda import DEVICE, GpuModel
 from dreambooth.runs import memory_trace
-from dreambooth.runs.memory_trace import STEP_PHASES, Scenario
+from dreambooth.runs.memory_plan import Scenario
+from dreambooth.runs.memory_trace import STEP_PHASES
 from dreambooth.settings import ModelFolder, parse
 from dreambooth.settings.run import Settings
 from dreambooth.training.precision import resolve_precision

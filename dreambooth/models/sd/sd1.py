@@ -36,6 +36,7 @@ class StableDiffusion1(StableDiffusion):
 
     model_type = "v1x"
     title = FAMILIES["v1x"]
+    usual_size = 859_520_964, 123_060_480, 512
     base_model_version = "sd_v1"
     adapter_title, adapter_version = "Stable Diffusion 1.x", "sd_v1"
     base_architecture = "stable-diffusion-v1"

@@ -44,6 +44,7 @@ class StableDiffusionXL(StableDiffusion):
 
     model_type = "SDXL"
     title = FAMILIES["SDXL"]
+    usual_size = 2_567_463_684, 817_720_320, 1024
     base_model_version = "sdxl_base_v1-0"
     adapter_title, adapter_version = SDXL_TITLE, "sdxl"
     base_architecture = "stable-diffusion-xl-v1-base"

@@ -1,0 +1,57 @@
+"""Configurations from the best results to the least memory: what the wizard chooses from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+_PLAIN = {
+    "optimizer": "Torch AdamW", "base_precision": "full", "full_mixed_precision": False, "fused_backward": False,
+    "use_ema": False, "ema_on_cpu": False, "train_batch_size": 1,
+}  # fmt: skip
+_FUSED = {
+    "use_lora": False, **_PLAIN, "fused_backward": True, "clip_each_tensor": True, "gradient_accumulation_steps": 1,
+    "gradient_checkpointing": True,
+}  # fmt: skip
+_FULL = {"use_lora": False, **_PLAIN, "gradient_checkpointing": False}
+_LORA = {"use_lora": True, **_PLAIN, "gradient_checkpointing": True}
+LEAST = {**_LORA, "base_precision": "nf4", "stop_text_encoder": 0.0}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    title: str
+    changes: dict[str, Any]
+
+
+def candidates_for(precision: str, eight_bit: bool) -> Iterator[Candidate]:
+    """From the highest to the lowest memory use, where the device computes in ``precision``. ``eight_bit``: 8-bit
+    optimizers can be used.
+    """
+    for batch in (4, 2, 1):
+        changes = {**_FULL, "use_ema": True, "train_batch_size": batch}
+        yield Candidate(f"Full training with EMA, batch size {batch}", changes)
+    yield Candidate("Full training, EMA on the CPU", {**_FULL, "use_ema": True, "ema_on_cpu": True})
+    yield Candidate("Full training", _FULL)
+    if precision != "fp16":  # which checks all gradients before the first update
+        yield Candidate("Full training, fused backward pass, gradient checkpointing", _FUSED)
+        if eight_bit:
+            changes = {**_FUSED, "optimizer": "8bit AdamW"}
+            yield Candidate("Full training with 8-bit AdamW, fused backward pass, gradient checkpointing", changes)
+    elif eight_bit:
+        changes = {**_FULL, "optimizer": "8bit AdamW", "gradient_checkpointing": True}
+        yield Candidate("Full training with 8-bit AdamW, gradient checkpointing", changes)
+    if precision == "bf16":
+        bf16 = {**_FUSED, "full_mixed_precision": True}
+        optimizers = ("Torch AdamW", "8bit AdamW", "Adafactor") if eight_bit else ("Torch AdamW", "Adafactor")
+        for optimizer in optimizers:
+            title = f"Full training in bf16 with {optimizer}, fused backward pass, gradient checkpointing"
+            yield Candidate(title, {**bf16, "optimizer": optimizer})
+    for batch in (2, 1):
+        changes = {**_LORA, "gradient_checkpointing": False, "train_batch_size": batch}
+        yield Candidate(f"LoRA, batch size {batch}", changes)
+    yield Candidate("LoRA, gradient checkpointing", _LORA)
+    for kind in ("int8", "nf4"):
+        yield Candidate(f"LoRA on the base model in {kind}, gradient checkpointing", {**_LORA, "base_precision": kind})
+    yield Candidate("LoRA of the denoiser alone on the base model in nf4, gradient checkpointing", LEAST)
