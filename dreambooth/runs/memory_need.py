@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,10 @@ _ADVICE = {
     "EMA": "keep the EMA on the CPU (ema_on_cpu)",
     "latents": "lower the resolution",
 }
+# Phases of a plan by what is measured in a run.
+_MEASURED = {
+    "training": ("training", "forward", "backward", "optimizer", "EMA"), "preview": ("sampling", "decoding"),
+}  # fmt: skip
 _OF_TRAINING = "train a LoRA, lower the batch size or the resolution, or switch on gradient checkpointing"
 
 
@@ -112,3 +117,17 @@ def memory_taken(plan: MemoryPlan, device: torch.device) -> str:
         f"Another program has taken memory of the GPU: {format_bytes(gpu.free)} are free, the run needs "
         f"{format_bytes(plan.needed)} in {plan.phase_title()}. Close it if the run ends out of memory."
     )
+
+
+def peaks_text(measured: Mapping[str, int], plan: MemoryPlan | None) -> str:
+    """The peaks of a run that ended, each beside the one that was planned; "" without a GPU."""
+    planned: dict[str, int] = {}
+    for phase, n_bytes in (plan.phases if plan else {}).items():
+        for name, phases in _MEASURED.items():
+            if phase in phases:
+                planned[name] = max(planned.get(name, 0), n_bytes)
+    parts = [
+        f"{name} {format_bytes(n)}" + (f" (forecast {format_bytes(planned[name])})" if name in planned else "")
+        for name, n in measured.items()
+    ]
+    return f"Peak GPU memory: {', '.join(parts)}." if parts else ""

@@ -78,7 +78,7 @@ class PreflightResult:
         """The run that was checked, as the trainer takes it."""
         return RunContext(
             self.model, self.config, self.plan, self.device, self.precision, controls, events, self.resume,
-            self.process_group,
+            self.process_group, self.memory,
         )  # fmt: skip
 
     def role_titles(self) -> dict[TrainedRole, str]:

@@ -12,7 +12,7 @@ from dreambooth.memory.release import release_after
 from dreambooth.sampling.generate import NO_EMBEDDINGS, SampleRequest, generate_images
 from dreambooth.sampling.saving import save_sample
 from dreambooth.settings import Concept
-from dreambooth.training.precision import compute_dtype, reset_memory_peak
+from dreambooth.training.precision import compute_dtype, memory_peak, reset_memory_peak
 from dreambooth.training.results import Results, unused_path
 from dreambooth.training.session import Session
 
@@ -30,6 +30,7 @@ class Previews:
         requests = self.requests()
         if not requests:
             return
+        reset_memory_peak(self.session.device)
         try:
             self.events.phase("preview")
             self._generate(requests)
@@ -44,6 +45,9 @@ class Previews:
             self.events.message(f"The preview failed; training continues: {reason}", level="error")
         finally:
             self.events.phase("training")
+            if peak := memory_peak(self.session.device):
+                peaks = self.session.memory_peaks
+                peaks["preview"] = max(peaks.get("preview", 0), peak)
             reset_memory_peak(self.session.device)
 
     def _generate(self, requests: list[SampleRequest]) -> None:

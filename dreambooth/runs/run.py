@@ -16,6 +16,7 @@ from dreambooth.jobs import FileSaved
 from dreambooth.memory.out_of_memory import is_out_of_memory
 from dreambooth.memory.release import clear_frames, free_memory
 from dreambooth.runs import resume_checks
+from dreambooth.runs.memory_need import peaks_text
 from dreambooth.runs.previews import Previews
 from dreambooth.settings import ModelConfig
 from dreambooth.training.context import RunContext
@@ -64,6 +65,8 @@ def run(context: RunContext) -> RunResult:
             hooks = Hooks(Previews(session, results).generate, results.save, results.validate)
             loop = Loop(session, hooks if context.process_group.is_main_process else NO_HOOKS)
             state = _train(loop, results)
+            if text := peaks_text(session.memory_peaks, context.memory):
+                context.events.message(text)
             seconds = statistics.median(loop.step_seconds) if loop.step_seconds else 0.0
             return RunResult(state, results.config, tuple(results.files), session.position.step, seconds)
     except BaseException as error:

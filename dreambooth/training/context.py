@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from dreambooth.dataset.plan import Plan
+    from dreambooth.memory.planner import MemoryPlan
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class RunContext:
     """One run: made by the preflight and passed whole.
 
     ``precision``: that of the forward pass ("bf16", "fp16" or "no"). ``resume``: the snapshot to resume from
-    ("latest", "best" or a revision); "": a new run.
+    ("latest", "best" or a revision); "": a new run. ``memory``: what it was planned to need.
     """
 
     model: ModelFolder
@@ -32,3 +33,4 @@ class RunContext:
     events: Events
     resume: str = ""
     process_group: ProcessGroup = field(default_factory=lambda: SINGLE_PROCESS)
+    memory: MemoryPlan | None = None

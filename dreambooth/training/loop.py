@@ -221,7 +221,7 @@ class Loop:
             # The optimizer skipped this step: the weights in memory are those of the step before.
             raise UserError(f"The loss became NaN in step {record.step}; training has stopped. {NAN_ADVICE}")
         if peak := memory_peak(self.session.device):
-            self._memory = max(self._memory or 0, peak)
+            self._memory = self.session.memory_peaks["training"] = max(self._memory or 0, peak)
         self.session.events.send(
             Step(
                 step=record.step,

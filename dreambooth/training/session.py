@@ -52,6 +52,7 @@ class Session:
         self.ema: EMA | None = None
         self.imagic: Imagic | None = None
         self.position = Position()
+        self.memory_peaks: dict[str, int] = {}  # bytes measured on the GPU, of "training" and "preview"
         try:
             self.accelerator = make_accelerator(self.device, self.precision, caches_casts(self.settings))
             self._encode_images()

@@ -89,6 +89,16 @@ def test_memory_that_this_process_has_reserved_counts_as_free(monkeypatch):
     assert memory_need.gpu_memory(torch.device("cpu")) is None
 
 
+def test_measured_peaks_are_beside_the_forecast():
+    plan = MemoryPlan(
+        {"latents": 9 * GB, "forward": 5 * GB, "backward": 6 * GB, "sampling": 7 * GB, "decoding": 8 * GB}
+    )
+    text = memory_need.peaks_text({"training": 6 * GB, "preview": 8 * GB}, plan)
+    assert text == "Peak GPU memory: training 6.0 GB (forecast 6.0 GB), preview 8.0 GB (forecast 8.0 GB)."
+    assert memory_need.peaks_text({}, plan) == ""
+    assert "(forecast" not in memory_need.peaks_text({"training": GB}, None)
+
+
 @pytest.fixture
 def wizard(monkeypatch):
     monkeypatch.setattr(presets, "resolve_precision", lambda settings, device: "bf16")
