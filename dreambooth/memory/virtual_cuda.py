@@ -94,7 +94,7 @@ def cuda_api(gpu: GpuModel, allocations: Allocations, log: Counter[str], generat
         "_maybe_exchange_device": lambda device: 0, "is_current_stream_capturing": lambda: False,
         "get_arch_list": lambda: [f"sm_{gpu.capability[0]}{gpu.capability[1]}"],
         "get_device_name": lambda device=None: gpu.name, "get_device_capability": lambda device=None: gpu.capability,
-        "get_device_properties": lambda device=None: properties, "get_arch_list": lambda: [],
+        "get_device_properties": lambda device=None: properties,
         "is_bf16_supported": lambda including_emulation=True: gpu.capability >= (8, 0),
         "get_rng_state": lambda device=None: generator.get_state(),
         "set_rng_state": lambda state, device=None: generator.set_state(state),
