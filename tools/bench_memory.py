@@ -65,9 +65,11 @@ _BOTH = {
     "LoRA, text encoders too": {**LORA, **TEXT},
     "LoRA, no checkpointing": {**LORA, **NO_CHECKPOINTING},
     "LoRA, base in int8": {**LORA, "base_precision": "int8"},
+    "LoRA, offload": {**LORA, "offload_fraction": 1.0},
     "LoRA, base in nf4": {**LORA, "base_precision": "nf4"},
     "LoRA, text encoders too, base in fp8": {**LORA, **TEXT, "base_precision": "fp8"},
     "LoRA, batch 4": {**LORA, "train_batch_size": 4},
+    "LoRA, batch 4, activation offload": {**LORA, "train_batch_size": 4, "offload_activations": True},
     "full": {},
     "full, pure bf16": PURE_BF16,
     "full, Adafactor": {"optimizer": "Adafactor"},
@@ -75,6 +77,12 @@ _BOTH = {
     "full, pure bf16, fused": {**PURE_BF16, **FUSED},
     "full, pure bf16, 8-bit, fused": {**PURE_BF16, **FUSED, "optimizer": "8bit AdamW"},
     "full, pure bf16, Adafactor, fused": {**PURE_BF16, **FUSED, "optimizer": "Adafactor"},
+    "full, pure bf16, 8-bit, fused, offload": {
+        **PURE_BF16,
+        **FUSED,
+        "optimizer": "8bit AdamW",
+        "offload_fraction": 1.0,
+    },
 }
 _SD15 = {
     "full, no checkpointing": NO_CHECKPOINTING,

@@ -32,7 +32,7 @@ from dreambooth.models.latents import LatentCodec
 from dreambooth.models.layout import Layout
 from dreambooth.models.libraries import require_libraries
 from dreambooth.models.registry import family_of
-from dreambooth.tensor_files import TensorFile, Tensors, write_tensors
+from dreambooth.tensor_files import TensorFile, Tensors, TensorSpec, TensorWriter
 from dreambooth.text import count
 
 
@@ -78,8 +78,11 @@ def load_modules(
     text_encoder: bool = True,
     dtype: torch.dtype = torch.float32,
     quantize: Quantize | None = None,
+    device: torch.device | None = None,
 ) -> Modules:
-    """Load the modules of ``working`` on the CPU in ``dtype``, in eval mode, with gradients disabled.
+    """Load the modules of ``working`` in ``dtype``, in eval mode, with gradients disabled.
+
+    They are on the CPU, or on ``device``, to which weights are copied one by one.
 
     ``text_encoder`` loads all text encoders of the family, each with its tokenizer. ``quantize`` is called for each
     parameter, see :meth:`Component.load_parameters`. UserError when a file is missing, damaged, or does not match its
@@ -93,7 +96,9 @@ def load_modules(
         family=family,
         layout=load_layout(working, family),
         scheduler_config=load_scheduler_config(working),
-        parts={component.name: load_component(working, component.name, dtype, quantize) for component in components},
+        parts={
+            component.name: load_component(working, component.name, dtype, quantize, device) for component in components
+        },
         tokenizers=load_tokenizers(working, family) if text_encoder else {},
     )
 
@@ -119,7 +124,11 @@ def load_configs(working: Path, family: Family) -> dict[str, dict[str, Any]]:
 
 
 def load_component(
-    working: Path, name: str, dtype: torch.dtype = torch.float32, quantize: Quantize | None = None
+    working: Path,
+    name: str,
+    dtype: torch.dtype = torch.float32,
+    quantize: Quantize | None = None,
+    device: torch.device | None = None,
 ) -> Any:
     """One component as :func:`load_modules` does, or the denoiser with its EMA weights by their folder's name."""
     family, folder = load_family(working), Path(working) / name
@@ -127,7 +136,7 @@ def load_component(
     require_libraries(family)
     module = family.make_module(component.name, read_json(folder / "config.json"))
     with open_component(working, name) as file:
-        _load_from(module, component, file, dtype, quantize)
+        _load_from(module, component, file, dtype, quantize, device)
     for buffer_name, buffer in list(module.named_buffers()):
         if buffer.is_meta or buffer_name.endswith("position_ids"):
             owner, _, leaf = buffer_name.rpartition(".")
@@ -217,9 +226,13 @@ def save_component(
         raise ValueError(f"names or shapes differ from the weights of {name}: {differing}")
     if name == component.ema_name:
         write_json(working / name / "config.json", read_json(working / component.name / "config.json"))
-    ordered = {key: tensors[key].to("cpu", dtype or tensors[key].dtype) for key in expected}
-    with atomic_write(weights_path(working, name)) as temporary:
-        write_tensors(temporary, ordered, {"format": "pt"})
+    specs = {key: TensorSpec(expected[key], dtype or tensors[key].dtype) for key in expected}
+    with (
+        atomic_write(weights_path(working, name)) as temporary,
+        TensorWriter(temporary, specs, {"format": "pt"}) as writer,
+    ):
+        for key, spec in specs.items():  # one at a time in main memory
+            writer.write(key, tensors[key].to("cpu", spec.dtype))
     remove_reference(working / name)
 
 
@@ -249,7 +262,12 @@ def fingerprint(working: Path, component: str) -> str:
 
 
 def _load_from(
-    module: nn.Module, component: Component, file: Tensors, dtype: torch.dtype, quantize: Quantize | None
+    module: nn.Module,
+    component: Component,
+    file: Tensors,
+    dtype: torch.dtype,
+    quantize: Quantize | None,
+    device: torch.device | None,
 ) -> None:
     """Load the tensors of a file into a module one by one. UserError when names or shapes differ."""
     expected = component.disk_shapes(module)
@@ -260,4 +278,4 @@ def _load_from(
             f"{file.path} does not match its config.json ({count(len(differing), 'difference')}, first "
             f"{differing[0]}): create the model again."
         )
-    component.load_parameters(module, file.get, dtype, quantize)
+    component.load_parameters(module, file.get, dtype, quantize, device)

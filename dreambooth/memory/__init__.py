@@ -1,1 +1,1 @@
-"""Memory: forecast before a run, freed after it, and recognized where it is exhausted."""
+"""Memory: forecast before a run, freed after it, recognized where it is exhausted; quantized and offloaded weights."""

@@ -24,6 +24,9 @@ OPTIMIZER_STATE_BYTES: dict[str, float] = {
 assert tuple(OPTIMIZER_STATE_BYTES) == OPTIMIZERS
 # Elements of the gradients that a fused backward pass collects before it updates their weights.
 GRADIENT_BATCH = 1 << 24
+# Of a denoiser's parameters, those in repeated blocks; parameters of the blocks that are on the GPU in turn: the one
+# that computes, the next, and the previous.
+_IN_BLOCKS, _MOVING = 0.97, 120e6
 # Bytes per parameter of a quantized denoiser and of quantized text encoders, with the scales and what stays in 2 bytes:
 # of text encoders, the token embeddings.
 QUANTIZED_BYTES = {"int8": (1.01, 1.3), "fp8": (1.01, 1.3), "nf4": (0.57, 1.0)}
@@ -48,8 +51,8 @@ def forecast_memory(
     its optimizer state 8 (Adam), and autocast's copy in half precision 2; in pure bfloat16 each of weight, gradient and
     both moments takes 2. A fused backward pass keeps the gradients of one batch of weights only, and with checkpointing
     no copies. Copies and all activations are there at the end of the forward pass, gradients at the end of the backward
-    pass: the peak is the larger of the two. Activations: the family's estimate, scaled by images, pixels and the
-    denoiser's parameters.
+    pass: the peak is the larger of the two. Block offload keeps a part of the denoiser in main memory. Activations: the
+    family's estimate, scaled by images, pixels and the denoiser's parameters.
     """
     half, copy = (2, 2) if precision != "no" else (4, 0)
     moments = OPTIMIZER_STATE_BYTES[settings.optimizer]
@@ -63,11 +66,12 @@ def forecast_memory(
     rounding = 0  # bytes of float32 copies for each element of the batch
     if is_pure_bf16(settings):
         rounding = 16 if settings.optimizer == "Torch AdamW" else 8
+    denoiser = _resident(size.denoiser, settings.offload_fraction)
     total = _gradient_batch(size) * (weight + rounding) if fused else 0
-    trained_in_full = 0
+    trained_in_full = 0.0
     frozen = QUANTIZED_BYTES[settings.base_precision] if quantizes_base(settings) else (half, half)
     for parameters, trained, stays, of_frozen in (
-        (size.denoiser, settings.train_unet, True, frozen[0]),
+        (denoiser, settings.train_unet, True, frozen[0]),
         (size.text_encoders, trains_text_encoder(settings), prompts_vary, frozen[1]),
     ):
         if trained and not settings.use_lora:
@@ -83,13 +87,18 @@ def forecast_memory(
         if not settings.gradient_checkpointing and (settings.lora_type != "LoRA" or settings.lora_dora):
             total += size.denoiser * half  # the weight updates, saved for the backward pass
     elif trains_ema(settings) and not settings.ema_on_cpu:
-        total += size.denoiser * _ema_bytes(settings)
+        total += denoiser * _ema_bytes(settings)  # that of a block in main memory is there too
     images = settings.train_batch_size * (2 if class_images else 1)
     estimate = size.estimate
     scale = (half / 2) * images * (settings.resolution / 512) ** 2 * size.denoiser / estimate.reference_parameters
     checkpointed = estimate.checkpointed_activation_bytes * scale
     activations = checkpointed if settings.gradient_checkpointing else estimate.activation_bytes * scale
     return int(total + max(gradients + checkpointed / 3, copies + activations))
+
+
+def _resident(denoiser: int, fraction: float) -> float:
+    """Parameters of the denoiser that are on the GPU at once, with this fraction of its blocks in main memory."""
+    return denoiser * (1 - _IN_BLOCKS * fraction) + min(_MOVING, _IN_BLOCKS * fraction * denoiser)
 
 
 def _gradient_batch(size: ModelSize) -> int:

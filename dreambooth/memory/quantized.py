@@ -108,12 +108,14 @@ def is_quantizable(module: nn.Module, name: str) -> bool:
 class Quantizer:
     """Quantizes a component while it is loaded, weight by weight, on the device where it is used.
 
-    For :meth:`dreambooth.models.components.Component.load_parameters`. ``dtype``: of dequantized weights.
+    For :meth:`dreambooth.models.components.Component.load_parameters`. ``dtype``: of dequantized weights; ``offloads``:
+    whether quantized weights are moved to main memory at once.
     """
 
     kind: str  # one of FORMATS
     dtype: torch.dtype
     device: torch.device
+    offloads: bool = False
 
     def __call__(self, module: nn.Module, name: str, weight: torch.Tensor) -> bool:
         """Take the parameter ``name`` of ``module``, if it is quantized; returns whether it was."""
@@ -121,4 +123,6 @@ class Quantizer:
             return False
         layer: Any = module.get_submodule(name.rpartition(".")[0])
         quantize_layer(layer, weight.to(self.device), self.kind, self.dtype)
+        if self.offloads:
+            layer.to("cpu")
         return True

@@ -56,14 +56,16 @@ class Component:
         get_tensor: Callable[[str], torch.Tensor],
         dtype: torch.dtype,
         quantize: Quantize | None = None,
+        device: torch.device | None = None,
     ) -> None:
         """Set the parameters of a meta module; ``get_tensor`` returns them by their names on disk.
 
-        ``quantize`` is called with each of them first.
+        ``quantize`` is called with each of them first. Each is copied to ``device`` when it is read, so that main
+        memory holds one at a time.
         """
         for name, _ in list(module.named_parameters()):
             tensor = get_tensor(self.disk_name(name))
             if quantize and quantize(module, name, tensor):
                 continue
             owner, _, leaf = name.rpartition(".")
-            setattr(module.get_submodule(owner), leaf, nn.Parameter(tensor.to(dtype), requires_grad=False))
+            setattr(module.get_submodule(owner), leaf, nn.Parameter(tensor.to(device).to(dtype), requires_grad=False))

@@ -16,6 +16,7 @@ from dreambooth.settings.components import (
     is_fused_backward,
     is_pure_bf16,
     keys_of,
+    offloads_blocks,
     quantizes_base,
     trained_components,
     trains_ema,
@@ -109,6 +110,27 @@ def precision_problems(settings: Settings, precision: str | None, device: torch.
         )
     if trains_ema(settings) and settings.ema_precision == "bf16" and "bf16" not in supported_precisions(device):
         problems.append(f"ema_precision: this {device.type} does not support bf16; choose fp32.")
+    return problems
+
+
+def offload_problems(settings: Settings, device: torch.device) -> list[str]:
+    """What excludes offloading to main memory."""
+    keys = {"offload_fraction": offloads_blocks(settings), "offload_activations": settings.offload_activations}
+    problems = []
+    for key in [key for key, is_on in keys.items() if is_on]:
+        label, off = SETTINGS[key].label, "Set it to 0" if key == "offload_fraction" else "Switch it off"
+        if device.type != "cuda":
+            problems.append(
+                f"{key} ({label}): it copies between main memory and an NVIDIA or AMD GPU, but this run uses "
+                f"{device.type}. {off}."
+            )
+        elif not settings.gradient_checkpointing:
+            problems.append(f"{key} ({label}): it needs gradient_checkpointing. Switch that on, or: {off.lower()}.")
+    if offloads_blocks(settings) and settings.train_unet and not settings.use_lora and not settings.fused_backward:
+        problems.append(
+            f"offload_fraction ({SETTINGS['offload_fraction'].label}): full training updates each block before it "
+            "leaves the GPU. Switch fused_backward on, set offload_fraction to 0, or train a LoRA."
+        )
     return problems
 
 

@@ -67,6 +67,11 @@ def is_pure_bf16(settings: Settings) -> bool:
     return settings.full_mixed_precision and not settings.use_lora
 
 
+def offloads_blocks(settings: Settings) -> bool:
+    """Whether blocks of the denoiser wait in main memory, see memory/offload.py."""
+    return settings.offload_fraction > 0
+
+
 def is_fused_backward(settings: Settings) -> bool:
     """Whether weights are updated in the backward pass, see training/fused_backward.py."""
     return settings.fused_backward and not settings.use_lora

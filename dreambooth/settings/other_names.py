@@ -69,6 +69,8 @@ _NAMES = {
     "set attention": "xformers use_xformers sdpa mem_eff_attn enable_xformers attention_mechanism",
     "set mixed_precision": "precision dtype train_dtype fp16 bf16 use_fp16 use_bf16",
     "set full_mixed_precision": "full_bf16 full_fp16 weight_dtype",
+    "set offload_fraction": "blocks_to_swap block_swap layer_offload_fraction layer_offloading offload_blocks",
+    "set offload_activations": "cpu_offload_checkpointing activation_offloading enable_activation_offloading",
     "set base_precision": "fp8_base fp8_base_unet quantization quantize qtype base_weight_dtype",
     "set half_model": "save_precision output_dtype half",
     "set save_embedding_every": "save_every_n_epochs save_every save_every_epochs save_frequency",

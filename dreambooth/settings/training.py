@@ -99,6 +99,13 @@ class Training:
     gradient_set_to_none: bool = setting(True, "Batching", "Set gradients to none when zeroing",
         "Free the gradients' memory between steps instead of filling it with zeros.",
         applies="use_lora or not fused_backward", advanced=True)
+    offload_fraction: float = setting(0.0, "Batching", "Block offload",
+        "Fraction of the denoiser's blocks that are in main memory and on the GPU only while they compute; 1 needs the "
+        "least GPU memory. Each step copies them two or three times: slower where the GPU computes faster than it "
+        "copies.", low=0, high=1, step=0.05, advanced=True)
+    offload_activations: bool = setting(False, "Batching", "Activation offload",
+        "Keep what the backward pass needs of the forward pass in main memory. Saves GPU memory with large batches or "
+        "resolutions; steps take slightly longer.", advanced=True)
     fused_backward: bool = setting(False, "Batching", "Fused backward pass",
         "Update each weight in the backward pass as soon as its gradient is there. Gradients then take almost no "
         "memory (4 bytes per weight less, 2 in bf16). It excludes gradient accumulation, fp16, several GPUs and "

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
 
-from dreambooth.training.chunks import CHUNK, Slice, flat, in_chunks, views
+from dreambooth.training.chunks import CHUNK, flat, in_chunks, views
 from dreambooth.training.noise import generator_on
 from dreambooth.training.stochastic_rounding import stochastic_round
 
@@ -47,31 +48,45 @@ class EMA:
     @torch.no_grad()
     def update(self) -> None:
         """Call it after each step. ``updates`` counts the calls."""
+        is_due = self.is_due()
         self.updates += 1
-        if self.updates % self.every:
+        if not is_due:
             return
         weight = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates)) ** self.every
-        first, shadow = self._parameters[0], self.shadow_params[0]
+        on_devices = defaultdict[tuple[torch.device, torch.device], list[int]](list)  # some may be in main memory
+        for i, (shadow, parameter) in enumerate(zip(self.shadow_params, self._parameters, strict=True)):
+            on_devices[shadow.device, parameter.device].append(i)
+        for number, indices in enumerate(on_devices.values()):
+            shadows = [self.shadow_params[i] for i in indices]
+            self._update(shadows, [self._parameters[i] for i in indices], weight, number)
+
+    def is_due(self) -> bool:
+        """Whether the next :meth:`update` reads the weights."""
+        return (self.updates + 1) % self.every == 0
+
+    def _update(self, shadows: list[torch.Tensor], weights: Sequence[torch.Tensor], weight: float, number: int) -> None:
+        """Of tensors on one device. ``number``: 0, or that of further devices."""
+        first, shadow = weights[0], shadows[0]
         if shadow.dtype == first.dtype == torch.float32 and shadow.device == first.device:
-            torch._foreach_lerp_(self.shadow_params, list[torch.Tensor](self._parameters), weight)
+            torch._foreach_lerp_(shadows, list(weights), weight)
             return
-        generator = generator_on(first.device, self.seed, "ema", self.updates)
-        for chunk in in_chunks(self._parameters, self.chunk):
+        generator = generator_on(first.device, self.seed, "ema", self.updates, *([number] if number else []))
+        for chunk in in_chunks(weights, self.chunk):
+            of_chunk = [part.of(shadows) for part in chunk], [part.of(weights) for part in chunk]
             if shadow.dtype == torch.bfloat16:
-                self._update_bf16(chunk, weight, generator)
+                self._update_bf16(*of_chunk, weight, generator)
             else:
-                self._update_fp32(chunk, weight)
+                self._update_fp32(*of_chunk, weight)
 
-    def _update_fp32(self, chunk: Sequence[Slice], weight: float) -> None:
+    def _update_fp32(self, shadows: list[torch.Tensor], weights: list[torch.Tensor], weight: float) -> None:
         """On the EMA's device."""
-        shadows = [part.of(self.shadow_params) for part in chunk]
-        weights = self._moved(flat([part.of(self._parameters) for part in chunk]), shadows[0].device).float()
-        torch._foreach_lerp_(shadows, views(weights, shadows), weight)
+        moved = self._moved(flat(weights), shadows[0].device).float()
+        torch._foreach_lerp_(shadows, views(moved, shadows), weight)
 
-    def _update_bf16(self, chunk: Sequence[Slice], weight: float, generator: torch.Generator) -> None:
+    def _update_bf16(
+        self, shadows: list[torch.Tensor], weights: list[torch.Tensor], weight: float, generator: torch.Generator
+    ) -> None:
         """On the device of the weights: a CPU is slow at so many random numbers."""
-        shadows = [part.of(self.shadow_params) for part in chunk]
-        weights = [part.of(self._parameters) for part in chunk]
         exact = flat(shadows).to(weights[0].device).float()
         torch._foreach_lerp_(views(exact, shadows), views(flat(weights).float(), shadows), weight)
         stochastic_round(exact, exact, generator)

@@ -36,7 +36,7 @@ class FusedBackwardStepper:
 
     def step(self) -> torch.Tensor:
         """End a step, after its backward pass. Returns the gradient norm before clipping, a scalar on the device."""
-        self._flush()
+        self.flush()
         if isinstance(self.optimizer, StepInParts):
             self.optimizer.end_step()
         norm = torch.linalg.vector_norm(torch.stack(self._norms))
@@ -54,15 +54,16 @@ class FusedBackwardStepper:
     def collect(self, number: int, parameter: torch.nn.Parameter) -> None:
         """The gradient of a parameter of group ``number`` is complete."""
         if number != self._number:
-            self._flush()
+            self.flush()
         self._number = number
         self._ready.append(parameter)
         self._n += parameter.numel()
         if self._n >= self.batch:
-            self._flush()
+            self.flush()
 
     @torch.no_grad()
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Update the parameters whose gradients are there."""
         params, self._ready, self._n = self._ready, [], 0
         if not params:
             return

@@ -23,6 +23,7 @@ PixelsKey = tuple[object, ...]  # Example.pixels_key
 class LatentStore:
     """The VAE's posterior (mean and standard deviation) of each image, encoded once and cached by content.
 
+    They are in main memory: on a GPU those of thousands of images would take gigabytes.
     Each batch samples from the posterior again, so that no single sample of it is trained on.
     """
 
@@ -45,7 +46,7 @@ class LatentStore:
             if moments is None:
                 missing.append(example)
             else:
-                self._moments[key] = moments.to(self.device)
+                self._moments[key] = moments
         if not missing:
             return
         vae = load_vae().to(self.device)
@@ -61,7 +62,8 @@ class LatentStore:
         """Normalized latents, (B, C, h, w) float32."""
         if self._encoder:
             self._encoder.wait_for(examples)
-        mean, std = torch.stack([self._moments[example.pixels_key] for example in examples]).chunk(2, dim=1)
+        moments = torch.stack([self._moments[example.pixels_key] for example in examples])
+        mean, std = to_device(moments, self.device).chunk(2, dim=1)
         noise = to_device(torch.randn(mean.shape, generator=generator), self.device)
         return self.codec.normalize(torch.addcmul(mean, std, noise))
 
@@ -76,6 +78,7 @@ class LatentStore:
         moments = torch.cat(self.codec.moments(vae, load_pixels(example)[None]), dim=1)[0].float()
         if not torch.isfinite(moments).all():
             raise UserError(f"{example.path}: the VAE encodes it to NaN or infinite latents. Remove the image.")
+        moments = moments.cpu()
         self._moments[example.pixels_key] = moments
         store(self.cache, example, moments)
 

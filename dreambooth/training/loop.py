@@ -102,6 +102,8 @@ class Loop:
         self.position.step += 1
         self.position.steps_in_epoch += 1
         if session.ema:
+            if session.ema.is_due():
+                session.synchronize_weights()
             session.ema.update()
         lr = session.optimizer.param_groups[0]["lr"]
         self._report(_StepRecord(self.position.step, self.position.epoch, lr, metrics, self._measure_time()))

@@ -34,8 +34,8 @@ class CachedPromptEmbedder:
         self.modules, self.prompt_encoding, self.pad, self.device = modules, prompt_encoding, pad, device
         self.trainable = False  # whether embeddings are computed with gradients
         self._tokens: dict[str, Tokens] = {}
-        self._cached: dict[str, Conditioning] = {}  # of one prompt each
-        self._lru: OrderedDict[str, Conditioning] = OrderedDict()
+        self._cached: dict[str, Conditioning] = {}  # of one prompt each, in main memory
+        self._lru: OrderedDict[str, Conditioning] = OrderedDict()  # on the device
         self._load: Callable[[], None] = lambda: None
         self._autocast: Callable[[], Any] = contextlib.nullcontext
 
@@ -66,11 +66,11 @@ class CachedPromptEmbedder:
         for prompt in {*prompts, *([""] if self.conditioner.pads_with_empty_prompt else [])}:
             saved = cache.get(prompt) if cache else None
             if saved is None:
-                embedded = self._embed(prompt)
+                embedded = self._embed(prompt).to(torch.device("cpu"))
                 if cache:
                     store(cache, prompt, _to_file(embedded))
             else:
-                embedded = _from_file(saved).to(self.device)
+                embedded = _from_file(saved)
             self._cached[prompt] = embedded
 
     def batch(self, prompts: Sequence[str]) -> Conditioning:
@@ -79,16 +79,23 @@ class CachedPromptEmbedder:
         if self.trainable:
             embedding = self._encode(prompts)
         else:
-            embedding = conditioner.collate([self._lookup(prompt) for prompt in prompts], self._cached.get(""))
+            empty = self._on_device("") if "" in self._cached else None
+            embedding = conditioner.collate([self._lookup(prompt) for prompt in prompts], empty)
         return embedding if self.pad else conditioner.trim(embedding)
 
     def _lookup(self, prompt: str) -> Conditioning:
-        embedded = self._cached.get(prompt) or self._lru.pop(prompt, None) or self._embed(prompt)
-        if prompt not in self._cached:
-            self._lru[prompt] = embedded
-            while len(self._lru) > 1 and len(self._lru) * embedded.nbytes > LRU_BYTES:
-                self._lru.popitem(last=False)
+        if prompt in self._cached:
+            return self._on_device(prompt)
+        embedded = self._lru.pop(prompt, None) or self._embed(prompt)
+        self._lru[prompt] = embedded
+        while len(self._lru) > 1 and len(self._lru) * embedded.nbytes > LRU_BYTES:
+            self._lru.popitem(last=False)
         return embedded
+
+    def _on_device(self, prompt: str) -> Conditioning:
+        """Copied without waiting for the device."""
+        tensors = {name: to_device(tensor, self.device) for name, tensor in self._cached[prompt].state().items()}
+        return Conditioning.of_state(tensors, self._cached[prompt].lengths)
 
     @torch.no_grad()
     def _embed(self, prompt: str) -> Conditioning:

@@ -215,6 +215,7 @@ class Results:
     def _working(self) -> None:
         """Write trained components to working/, in float32 so that the next run loses nothing."""
         session, working = self.session, self.model.working
+        session.synchronize_weights()
         with session.inference_weights():
             for name, module in session.trained_modules().items():
                 save_component(working, name, module, torch.float32)

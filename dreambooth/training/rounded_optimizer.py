@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from dreambooth.training.chunks import CHUNK
 from dreambooth.training.noise import generator_on
 from dreambooth.training.step_in_parts import StepInParts, update_with
 from dreambooth.training.stochastic_rounding import stochastic_round
 
+_BATCH = 1 << 20  # elements that are float32 at once, if not of one larger parameter: libraries loop over them anyway
 _STEP = "rounding_step"  # key of a parameter group: steps so far, which determine the random numbers
 
 
@@ -29,7 +29,7 @@ class StochasticRounding(StepInParts):
     def __init__(self, optimizer: torch.optim.Optimizer, seed: int) -> None:
         super().__init__(optimizer.param_groups, optimizer.defaults)
         self.optimizer, self.seed = optimizer, seed
-        self.batch = CHUNK  # elements
+        self.batch = _BATCH
         self._generators: dict[int, torch.Generator] = {}  # of this step, by number of the group
         self._share_state()
 
@@ -101,13 +101,13 @@ def _matrix(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _batches(params: Sequence[torch.nn.Parameter], size: int) -> Iterator[list[torch.nn.Parameter]]:
-    """``params`` in order, in lists of at least ``size`` elements, except for the last."""
+    """``params`` in order, in lists of at most ``size`` elements, or of one parameter that is larger."""
     batch, n = [], 0
     for parameter in params:
-        batch.append(parameter)
-        n += parameter.numel()
-        if n >= size:
+        if batch and n + parameter.numel() > size:
             yield batch
             batch, n = [], 0
+        batch.append(parameter)
+        n += parameter.numel()
     if batch:
         yield batch

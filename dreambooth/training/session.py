@@ -13,16 +13,25 @@ from dreambooth.checkpoints.modules import Modules, fingerprint, load_latent_cod
 from dreambooth.dataset.cache import LatentCache, TextCache
 from dreambooth.dataset.plan import Example
 from dreambooth.files import read_json
+from dreambooth.memory.activation_offload import ActivationOffload
+from dreambooth.memory.offload import BlockOffload
 from dreambooth.memory.quantized import Quantizer
 from dreambooth.memory.release import free_memory
 from dreambooth.models.denoiser import Denoiser
-from dreambooth.settings.components import is_pure_bf16, quantizes_base, trains_ema, trains_text_encoder
+from dreambooth.settings.components import (
+    is_pure_bf16,
+    offloads_blocks,
+    quantizes_base,
+    trains_ema,
+    trains_text_encoder,
+)
 from dreambooth.training.adapters import AdapterLayer, adapter_config, inject
 from dreambooth.training.attention import use_attention
 from dreambooth.training.context import RunContext
 from dreambooth.training.dropout import AdapterDropout
 from dreambooth.training.ema import EMA
 from dreambooth.training.eval_mode import eval_mode
+from dreambooth.training.fused_backward import FusedBackwardStepper
 from dreambooth.training.gradient_checkpointing import checkpoint_gradients
 from dreambooth.training.imagic import Imagic
 from dreambooth.training.inpainting import InpaintingInputs
@@ -50,6 +59,8 @@ class Session:
         self.layers: dict[str, AdapterLayer] = {}
         self.dropout = AdapterDropout(self.settings.seed)
         self.ema: EMA | None = None
+        self.offload: BlockOffload | None = None
+        self.activation_offload: ActivationOffload | None = None
         self.imagic: Imagic | None = None
         self.position = Position()
         self.memory_peaks: dict[str, int] = {}  # bytes measured on the GPU, of "training" and "preview"
@@ -60,9 +71,13 @@ class Session:
             self.prompts = self._encode_prompts()
             self._load_denoiser()
             groups = self._trainable_groups()
+            if self.settings.offload_activations:
+                self.activation_offload = ActivationOffload(self.modules.denoiser, self.device)
             self.ema = self._make_ema(groups)
             self.optimizer = make_optimizer(self.settings, groups)
             self.stepper = make_stepper(self.optimizer, self.settings, self.accelerator.scaler)
+            if self.offload and isinstance(self.stepper, FusedBackwardStepper):
+                self.offload.optimizer, self.offload.finish_updates = self.optimizer, self.stepper.flush
         except BaseException:
             self.close()
             raise
@@ -96,7 +111,7 @@ class Session:
         encoding = self.modules.family.prompt_encoding(self.settings, training=True)
         prompts = CachedPromptEmbedder(self.modules, encoding, self.settings.pad_tokens, self.device)
         if self.trains_text_encoder:
-            self._load(text_encoder=True, dtype=self._dtype(trains=True))
+            self._load(text_encoder=True, dtype=self._dtype(trains=True), device=self.device)
             prompts.make_trainable()
         else:
             prompts.freeze(self.plan.prompts(), self._text_cache(encoding), self._load_text)
@@ -116,7 +131,8 @@ class Session:
 
     def _load_denoiser(self) -> None:
         self.events.phase(self.modules.family.denoiser.name)
-        denoiser = self._load(denoiser=True, dtype=self._dtype(self.settings.train_unet)).denoiser
+        device = None if offloads_blocks(self.settings) else self.device
+        denoiser = self._load(denoiser=True, dtype=self._dtype(self.settings.train_unet), device=device).denoiser
         use_attention(denoiser, self.settings.attention)
         skip_unit_factors(denoiser)
         scheduler = training_scheduler_config(self.modules.scheduler_config, self.settings.zero_terminal_snr)
@@ -146,9 +162,14 @@ class Session:
         module.requires_grad_(trains and not lora)
         is_denoiser = name == self.modules.family.denoiser.name
         in_backward = trains or is_denoiser  # the text encoder's gradients pass through the denoiser
-        module.to(self.device).train(in_backward)
+        offloads = is_denoiser and offloads_blocks(settings)
+        module.train(in_backward)
+        if not offloads:
+            module.to(self.device)
         if in_backward and settings.gradient_checkpointing:
             checkpoint_gradients(module)
+        if offloads and not (trains and lora):
+            self.offload = BlockOffload(module, settings.offload_fraction, self.device)
         if not trains:
             return []
         if not lora:
@@ -158,6 +179,8 @@ class Session:
         config = adapter_config(settings, "denoiser" if is_denoiser else "text_encoder")
         layers = inject(self.modules, name, config, settings.seed, self.dropout)
         self.layers |= layers
+        if offloads:
+            self.offload = BlockOffload(module, settings.offload_fraction, self.device)
         return [parameter for layer in layers.values() for parameter in layer.trainable_parameters().values()]
 
     def _dtype(self, trains: bool) -> torch.dtype:
@@ -175,14 +198,17 @@ class Session:
         vae: bool = False,
         text_encoder: bool = False,
         dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
     ) -> Modules:
-        """Load modules into ``self.modules``."""
+        """Load modules into ``self.modules``, on the CPU or on ``device``."""
         quantize = None
         if quantizes_base(self.settings) and not vae:
-            quantize = Quantizer(self.settings.base_precision, dtype, self.device)
+            offloads = denoiser and offloads_blocks(self.settings)
+            quantize = Quantizer(self.settings.base_precision, dtype, self.device, offloads)
         loaded = load_modules(
-            self.model.working, denoiser=denoiser, vae=vae, text_encoder=text_encoder, dtype=dtype, quantize=quantize
-        )
+            self.model.working, denoiser=denoiser, vae=vae, text_encoder=text_encoder, dtype=dtype, quantize=quantize,
+            device=device,
+        )  # fmt: skip
         self.modules.parts |= loaded.parts
         self.modules.tokenizers |= loaded.tokenizers
         return self.modules
@@ -201,7 +227,7 @@ class Session:
     def _load_text(self) -> None:
         """The text encoders, on the device."""
         if not self.modules.text_encoders:
-            self._load(text_encoder=True, dtype=self._dtype(trains=False))
+            self._load(text_encoder=True, dtype=self._dtype(trains=False), device=self.device)
             for text_encoder in self.modules.text_encoders.values():
                 text_encoder.to(self.device).eval()
 
@@ -245,11 +271,22 @@ class Session:
             with inference_weights(self.optimizer):
                 yield
             return
+        self.synchronize_weights()
         ema.swap()
         try:
             yield
         finally:
+            self.synchronize_weights()
             ema.swap()
+
+    def offloaded_activations(self) -> contextlib.AbstractContextManager[None]:
+        """In the block, what a forward pass saves for the backward pass goes to main memory, if that is on."""
+        return self.activation_offload.saving() if self.activation_offload else contextlib.nullcontext()
+
+    def synchronize_weights(self) -> None:
+        """Wait until the weights, also those in main memory, have their current values."""
+        if self.offload:
+            self.offload.synchronize()
 
     @contextlib.contextmanager
     def for_sampling(self) -> Iterator[Modules]:
@@ -305,8 +342,11 @@ class Session:
         """Release all modules and free their memory, also for other programs."""
         if "latents" in self.__dict__:
             self.latents.close()
-        for name in ("prompts", "imagic", "latents", "masked", "optimizer", "stepper", "ema", "layers", "modules",
-                     "accelerator"):  # fmt: skip
+        for copies in (self.__dict__.get("offload"), self.__dict__.get("activation_offload")):
+            if copies:
+                copies.wait()
+        for name in ("prompts", "imagic", "latents", "masked", "optimizer", "stepper", "ema", "offload",
+                     "activation_offload", "layers", "modules", "accelerator"):  # fmt: skip
             self.__dict__.pop(name, None)
         reset_accelerator()
         free_memory()

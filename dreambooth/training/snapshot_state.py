@@ -24,6 +24,7 @@ _NORMALIZATION = "dynamic_img_norm"  # a key of older snapshots' settings
 
 def take_snapshot(session: Session, **facts: Any) -> Snapshot:
     """The current state. ``facts``: further values that a resumed run needs."""
+    session.synchronize_weights()
     ema, scaler = session.ema, session.accelerator.scaler
     shadow_params = {f"{_EMA}{i}": t for i, t in enumerate(ema.shadow_params)} if ema else {}
     embedding = {_IMAGIC + key: t for key, t in session.imagic.state().items()} if session.imagic else {}
@@ -48,6 +49,7 @@ def take_snapshot(session: Session, **facts: Any) -> Snapshot:
 @torch.no_grad()
 def restore_snapshot(session: Session, snapshot: Snapshot) -> list[str]:
     """Restore ``snapshot``. Returns the differences that keep the resumed run from equaling the original, as texts."""
+    session.synchronize_weights()
     settings, ema, scaler = session.settings, session.ema, session.accelerator.scaler
     differences = _changes(snapshot.settings, dataclasses.asdict(settings)) + _removed(snapshot)
     current = session.trained_tensors()

@@ -47,7 +47,10 @@ class StepRunner:
         losses = self._accumulate(group)
         if self.process_group.world_size > 1:
             self._all_reduce(losses, with_prior=any(batch.classes for batch in group))
-        return StepMetrics(_sum(losses), self.session.stepper.step())
+        norm = self.session.stepper.step()
+        if self.session.offload and self.session.offload.moves_trained_weights:
+            self.session.offload.release()  # the last blocks of the backward pass, whose updates are new
+        return StepMetrics(_sum(losses), norm)
 
     def _accumulate(self, group: Sequence[Batch]) -> list[Losses]:
         """The gradients of all micro-batches of this rank, and their losses."""
@@ -71,6 +74,8 @@ class StepRunner:
     def release(self) -> None:
         """Free what a failed attempt left: gradients, autocast's copies, cached memory."""
         self.session.stepper.discard()
+        if self.session.offload:
+            self.session.offload.release()
         torch.clear_autocast_cache()
         free_memory()
 
@@ -119,14 +124,14 @@ class StepRunner:
         prior_weight = prior_weight_at(settings, session.position.epoch)
         masks = session.loss_masks
         if self.n_parts == 1:
-            with self._autocast():
+            with self._autocast(), session.offloaded_activations():
                 losses = diffusion_losses(*arguments, prior_weight=prior_weight, loss_masks=masks)
             yield losses
             return
         n_parts = min(self.n_parts, len(batch.instances) + len(batch.classes))
         parts = losses_in_parts(*arguments, prior_weight=prior_weight, loss_masks=masks, n_parts=n_parts)
         for _ in range(n_parts):
-            with self._autocast():
+            with self._autocast(), session.offloaded_activations():
                 losses = next(parts)
             yield losses
 

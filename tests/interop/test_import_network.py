@@ -355,6 +355,10 @@ CONVERTED: dict[str, tuple[str, dict[str, Any]]] = {
     "a base model in fp8": (NETWORK + "fp8_base = true", {"base_precision": "fp8"}),
     "a UNet in fp8": (NETWORK + "fp8_base_unet = true", {"base_precision": "fp8"}),
     "a base model in half precision": (NETWORK, {"base_precision": "full"}),
+    "activations in main memory": (
+        NETWORK + "cpu_offload_checkpointing = true\ngradient_checkpointing = true",
+        {"offload_activations": True},
+    ),
     "an older name": (FULL + "debiased_estimation = true", {"debiased_estimation": True}),
 }
 

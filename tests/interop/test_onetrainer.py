@@ -258,6 +258,8 @@ SETTINGS = {
     "base model in float 8": ({"weight_dtype": "FLOAT_8", "unet": {"weight_dtype": "NONE"}}, {"base_precision": "fp8"}),
     "base model in 4 bits": ({"unet": {"weight_dtype": "NFLOAT_4"}}, {"base_precision": "nf4"}),
     "base model in 16 bits": ({"unet": {"weight_dtype": "FLOAT_16"}}, {"base_precision": "full"}),
+    "layers in main memory": ({"layer_offload_fraction": 0.6, "gradient_checkpointing": "CPU_OFFLOADED"},
+                              {"offload_fraction": 0.6, "gradient_checkpointing": True}),
     "as text": ({"epochs": "7", "learning_rate": "1e-4", "masked_training": "false"},
                 {"num_train_epochs": 7, "lora_learning_rate": 1e-4, "masked_loss": False}),
 }  # fmt: skip

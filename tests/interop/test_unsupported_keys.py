@@ -60,6 +60,7 @@ IMPORTED = {
     "xformers": "attention",
     "mem_eff_attn": "attention",
     "fused_backward_pass": "fused_backward",
+    "cpu_offload_checkpointing": "offload_activations",
     "sample_sampler": "scheduler",
     "sample_prompts": "concept.save_sample_prompt",
     "num_repeats": "concept.num_repeats",
@@ -185,8 +186,8 @@ ROWS = [
     ("cache_text_encoder_outputs cache_text_encoder_outputs_to_disk text_encoder_batch_size", TEXT_ENCODER,
      "how the text encoder is trained"),
     ("huggingface_repo_type", "lora_type loss_type", "types of something else"),
-    ("cpu_offload_checkpointing", "ema_on_cpu gradient_checkpointing",
-     "gradient_checkpointing is a parameter of its own; activations are not moved to the CPU"),
+    ("offload_optimizer_device offload_optimizer_nvme_path offload_param_device offload_param_nvme_path",
+     "offload_fraction offload_activations", "DeepSpeed's, which this program does not use"),
     ("no_metadata metadata_title metadata_author metadata_description metadata_license metadata_tags "
      "metadata_usage_hint metadata_thumbnail metadata_merged_from metadata_trigger_phrase metadata_preprocessor "
      "metadata_is_negative_embedding", "concept.metadata_file", "metadata of images, not of results"),

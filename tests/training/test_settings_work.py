@@ -256,6 +256,10 @@ ELSEWHERE = {
     "flow_loss_weighting": "tests/models/test_process.py::test_flow_loss_weighting_is_that_of_diffusers",
     "lora_start": "tests/training/test_init_from_lora.py::test_it_starts_with_the_files_values",
     "max_token_length": "tests/training/test_prompts.py::test_tokens_beyond_the_limit_are_not_trained",
+    **dict.fromkeys(
+        ("offload_fraction", "offload_activations"),
+        "tests/virtual_gpu/test_training.py::test_modes_with_code_of_their_own_on_a_gpu",
+    ),
     "fused_backward": "tests/training/test_fused_backward.py::test_a_run_gives_the_same_losses_and_weights",
     "gradient_set_to_none": "tests/training/test_optimizers.py::test_gradients_are_dropped_or_zeroed_as_chosen",
     "gradient_checkpointing":

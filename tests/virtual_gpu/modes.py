@@ -13,6 +13,7 @@ BF16, FP16 = {"mixed_precision": "bf16"}, {"mixed_precision": "fp16"}
 PURE_BF16 = {**BF16, "full_mixed_precision": True}
 FUSED = {"fused_backward": True, "clip_each_tensor": True}
 CHECKPOINTING = {"gradient_checkpointing": True}
+OFFLOAD = {**CHECKPOINTING, "offload_fraction": 1.0, "offload_activations": True}
 PREVIEW = {"n_save_sample": 1, "save_infer_steps": 2, "save_guidance_scale": 1}
 MASKED = {**PREVIEW, "instance_data_dir": "masked"}
 VALIDATION = {"validation_every": 2, "validation_share": 0.17}
@@ -43,6 +44,11 @@ QUICK: Mapping[str, Run] = {
     ),
     "pure bf16": Run({**PURE_BF16, **EMA, "ema_precision": "bf16", "max_train_steps": 3}),
     "base in int8": Run({**LOCON, **TEXT, "base_precision": "int8", "max_train_steps": 2}, concept=PREVIEW),
+    "offload, LoRA": Run({**LOCON, **OFFLOAD, "max_train_steps": 3}, concept=PREVIEW, stop_at=1),
+    "offload, full": Run(
+        {**TEXT, **EMA, **OFFLOAD, **FUSED, "offload_fraction": 0.7, "infer_ema": True, "max_train_steps": 3},
+        concept=PREVIEW, stop_at=1,
+    ),
     "fp16, LoKr": Run({**LORA, **FP16, "lora_type": "LoKr", "lora_dora": True, "max_train_steps": 3}),
 }  # fmt: skip
 
@@ -68,6 +74,13 @@ ALL: Mapping[str, Run] = {
         f"fused backward pass, pure bf16, {name}": Run({**TEXT, **PURE_BF16, **FUSED, "optimizer": name})
         for name in ("Torch AdamW", "Adafactor")
     },
+    "offload, EMA on the CPU": Run(
+        {**EMA, **OFFLOAD, **FUSED, "ema_on_cpu": True, "stop_text_encoder": 0.5}, stop_at=4
+    ),
+    "offload, base in int8": Run({**LORA, **TEXT, **BF16, **OFFLOAD, "base_precision": "int8"}, stop_at=4),
+    "offload, base in nf4, DoRA": Run({**LORA, **OFFLOAD, "base_precision": "nf4", "lora_dora": True}),
+    "offload, pure bf16, Adafactor": Run({**PURE_BF16, **OFFLOAD, **FUSED, "optimizer": "Adafactor"}, stop_at=4),
+    "offload, SDXL": Run({**LORA, **TEXT, **OFFLOAD, "max_train_steps": 2}, "sdxl"),
     "sliced attention": Run({**LORA, "attention": "sliced"}),
     "gradients zeroed": Run({"gradient_set_to_none": False}),
     **{f"optimizer {name}": Run({**LORA, "optimizer": name, "max_train_steps": 3}) for name in OPTIMIZERS},

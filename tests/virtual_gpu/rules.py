@@ -25,8 +25,11 @@ def check_devices() -> None:
         with pytest.raises(RuntimeError, match=MIXED):
             refused()
     assert (GPU * torch.tensor(2.0)).device.type == GPU[torch.tensor([0, 2])].device.type == "cuda"
-    with pytest.raises(RuntimeError):
-        torch.nn.Parameter(GPU).data = CPU
+    parameter = torch.nn.Parameter(GPU.clone())
+    parameter.data = CPU  # as CUDA allows
+    assert parameter.device.type == "cpu" and parameter.sum() == 3
+    with pytest.raises(RuntimeError, match=MIXED):
+        _ = parameter + GPU
 
 
 def check_generators() -> None:
@@ -72,6 +75,44 @@ def check_log() -> None:
         gpu.log.clear()
         read()
         assert sum(gpu.log.syncs.values()) == 1
+
+
+def check_streams() -> None:
+    """What another stream writes or reads must be waited for, also by Python."""
+    stream, pinned = torch.cuda.Stream(), torch.ones(3).pin_memory()
+    torch.cuda.current_stream().wait_stream(stream)
+    target = torch.empty_like(pinned, device="cuda")
+    stream.wait_stream(torch.cuda.current_stream())  # which may still use the memory that the target has now
+
+    def copy() -> None:
+        with torch.cuda.stream(stream):
+            target.copy_(pinned, non_blocking=True)
+
+    copy()
+    with pytest.raises(RuntimeError, match="another stream writes"):
+        _ = target + 1
+    torch.cuda.current_stream().wait_event(stream.record_event())
+    target.add_(1)
+    with pytest.raises(RuntimeError, match="another stream writes"):
+        copy()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        pinned.copy_(target, non_blocking=True)
+    with pytest.raises(RuntimeError, match="another stream reads"):
+        target.zero_()
+    with pytest.raises(RuntimeError, match="another stream writes"):
+        _ = pinned + 1
+    stream.synchronize()
+    assert pinned.tolist() == [2.0] * 3
+    with torch.cuda.stream(stream):
+        freed = target * 2
+    other = torch.cuda.current_stream()
+    other.wait_stream(stream)
+    freed.add_(1)
+    del freed  # its stream has not waited for the addition
+    with pytest.raises(RuntimeError, match="freed while"):
+        _ = GPU + 1
+    torch.cuda.synchronize()
 
 
 def check_memory() -> None:

@@ -22,6 +22,7 @@ from dreambooth import actions
 from dreambooth.dataset.plan import Batch
 from dreambooth.errors import UserError
 from dreambooth.jobs import Events
+from dreambooth.memory import activation_offload, offload
 from dreambooth.settings import Concept, Folders, ModelConfig, ModelFolder
 from dreambooth.training.loop import Loop
 from tests.mini_models import create
@@ -93,6 +94,7 @@ def on_device(device: str, names: Iterable[str], folder: Path) -> dict[str, Summ
     if device == "cpu":
         without_fp16 = {"mixed_precision": "no"}
         runs = {n: changed(run, without_fp16) if precision_of(run) == "fp16" else run for n, run in runs.items()}
+        runs = {n: changed(run, {"offload_fraction": 0, "offload_activations": False}) for n, run in runs.items()}
     return {name: train(run, torch.device(device), folder / f"{i}") for i, (name, run) in enumerate(runs.items())}
 
 
@@ -149,6 +151,7 @@ def _pixels(path: Path) -> str:
 
 def main() -> None:
     os.fsync = lambda handle: None  # as tests do, see conftest.py
+    offload.MIN_BYTES = activation_offload.MIN_BYTES = 1024  # a very small model has small tensors only
     folder, out, *names = sys.argv[1:]
     summaries = on_device("cuda", names, Path(folder))
     values = {name: dataclasses.asdict(summary) for name, summary in summaries.items()}

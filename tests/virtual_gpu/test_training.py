@@ -26,6 +26,8 @@ WAITS = {
     },
     "pure bf16": {},
     "base in int8": {},
+    "offload, LoRA": {},
+    "offload, full": {},
     "fp16, LoKr": {"sync training/optimizers.py _step_plain": 1},
 }  # fmt: skip
 
@@ -41,7 +43,14 @@ def virtual_gpu() -> None:
 def test_modes_with_code_of_their_own_on_a_gpu(tmp_path: Path) -> None:
     """In one test, because they share a process."""
     assert WAITS.keys() == QUICK.keys()
-    for name, (gpu, cpu) in _on_both(list(QUICK), tmp_path).items():
+    outcomes = _on_both(list(QUICK), tmp_path)
+    copies = {
+        "offload_fraction": "memory/offload.py _load",
+        "offload_activations": "memory/activation_offload.py _fetch",
+    }
+    for key, place in copies.items():
+        assert outcomes["offload, LoRA"][0].copies.get(f"H2D async {place}"), key
+    for name, (gpu, cpu) in outcomes.items():
         _assert_same(name, gpu, cpu)
         waits = {f"sync {place}": n for place, n in gpu.syncs.items() if f"D2H blocking {place}" not in gpu.copies}
         waits |= {copy: n for copy, n in gpu.copies.items() if " blocking " in copy}

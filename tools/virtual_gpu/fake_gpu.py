@@ -25,6 +25,7 @@ _ALLOCATE = {
     aten.detach.default, aten._unsafe_view.default,
 }  # fmt: skip
 _READS = (aten._local_scalar_dense.default, aten.is_nonzero.default)
+_data: Any = torch._C.TensorBase.data
 
 
 class FakeGpu(TorchDispatchMode):
@@ -101,8 +102,16 @@ def fake_gpu(gpu: GpuModel = GpuModel()) -> Iterator[FakeGpu]:  # noqa: B008 (fr
         cuda_api(gpu, counted.allocations, counted.log.calls, torch.Generator(DEVICE)),
         gpu_kernels(),
         mock.patch.object(torch.Tensor, "tolist", tolist),
+        mock.patch.object(torch.Tensor, "data", property(_data.__get__, _set_data)),
         mock.patch.object(FakeTensorMode, "avoid_device_init", True),
         FakeTensorMode(allow_non_fake_inputs=True),
         counted,
     ):
         yield counted
+
+
+def _set_data(tensor: torch.Tensor, other: torch.Tensor) -> None:
+    """The device may be another one, as for CUDA's tensors."""
+    _data.__set__(tensor, other)
+    if isinstance(tensor, FakeTensor) and isinstance(other, FakeTensor):
+        tensor.fake_device = other.fake_device

@@ -9,8 +9,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dreambooth.memory.allocations import Allocations
-from dreambooth.memory.virtual_cuda import DEVICE
 from tools.virtual_gpu.device_log import DeviceLog, caller
+from tools.virtual_gpu.streams import DEVICE, HOST, Stream, StreamRules, current_stream
 
 CPU = torch.device("cpu")
 aten = torch.ops.aten
@@ -26,13 +26,22 @@ _INDEXING = {
 }  # fmt: skip
 # Besides pointwise operators, these take a scalar of the CPU.
 _WITH_SCALAR = {aten.fill.Tensor, aten.fill_.Tensor, aten.masked_fill.Tensor, aten.masked_fill_.Tensor}
+# They read sizes and strides alone.
+_WITHOUT_VALUES = {
+    aten._fused_sdp_choice.default, aten.empty_like.default, aten.new_empty.default, aten.zeros_like.default,
+    aten.ones_like.default, aten.full_like.default, aten.set_.source_Storage, aten._unsafe_view.default,
+    aten.detach.default,
+}  # fmt: skip
 _MASKS = (torch.bool, torch.uint8)
 
 
 class PretendTensor(torch.Tensor):
-    """``cpu_tensor``: the values, with the same sizes and strides."""
+    """``cpu_tensor``: the values, with the same sizes and strides. ``is_moved``: its ``data`` was set to a tensor of
+    the CPU, and the operators take it for one.
+    """
 
     cpu_tensor: torch.Tensor
+    is_moved = False
     device_state: PretendDevice
 
     @staticmethod
@@ -63,15 +72,16 @@ class PretendTensor(torch.Tensor):
         return PretendTensor(inner["cpu_tensor"], device)
 
     @property
-    def data(self) -> torch.Tensor:
-        return self.detach()
+    def device(self) -> torch.device:
+        return CPU if self.is_moved else DEVICE
 
-    @data.setter
-    def data(self, other: torch.Tensor) -> None:
-        if not isinstance(other, PretendTensor):
-            raise RuntimeError("Attempted to set the data of a tensor on cuda:0 to a tensor on cpu.")
-        torch._C.TensorBase.data.__set__(self, other)  # pyright: ignore[reportAttributeAccessIssue]
-        self.cpu_tensor = other.cpu_tensor
+    @property
+    def is_cuda(self) -> bool:
+        return not self.is_moved
+
+    @property
+    def is_cpu(self) -> bool:
+        return self.is_moved
 
     def tolist(self) -> Any:
         self.device_state.log.sync()
@@ -97,7 +107,7 @@ class PretendDevice(TorchDispatchMode):
 
     def __init__(self, allocations: Allocations, log: DeviceLog) -> None:
         super().__init__()
-        self.allocations, self.log = allocations, log
+        self.allocations, self.log, self.rules = allocations, log, StreamRules()
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -105,6 +115,8 @@ class PretendDevice(TorchDispatchMode):
         return self.dispatch(func, args, kwargs or {})
 
     def dispatch(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        args = [_map(_unless_moved, value) for value in args]
+        kwargs = {key: _map(_unless_moved, value) for key, value in kwargs.items()}
         if func is aten._to_copy.default:
             return self._to_copy(*args, **kwargs)
         if func is aten.copy_.default:
@@ -115,14 +127,17 @@ class PretendDevice(TorchDispatchMode):
         device = kwargs.get("device")
         on_gpu = bool(ours) if device is None else torch.device(device).type == "cuda"
         if not ours and not on_gpu:
+            self._note_use(func, tensors, HOST)
             return func(*args, **kwargs)
         if ours:
             _require_one_device(func, args, tensors)
             self._note_syncs(func, args)
         generators = [x for x in leaves if isinstance(x, torch.Generator)]
         _require_generators(func, generators, "cuda" if on_gpu else "cpu")
+        self._note_use(func, [_values(x) for x in tensors], current_stream())
         result = _on_cpu(func, args, kwargs, generators if on_gpu else [])
         if not on_gpu or func in _READS:
+            current_stream().synchronize()
             return result
         if not func.is_view:
             self.log.launch(str(func))
@@ -136,7 +151,7 @@ class PretendDevice(TorchDispatchMode):
                 return result
             written = arguments.get(id(result))
             if written is None:
-                return PretendTensor(result, self)
+                return self._new(result)
             if (written.shape, written.stride()) != (result.shape, result.stride()):
                 raise NotImplementedError("an operator that changes the shape of its argument in place")
             return written
@@ -159,6 +174,7 @@ class PretendDevice(TorchDispatchMode):
         else:
             self.log.launch("aten._to_copy.default")
         copied = aten._to_copy.default(values, **options)
+        self._note_copy(values, copied, is_async=non_blocking or was_on_gpu == on_gpu, is_new=True, to_gpu=on_gpu)
         return PretendTensor(copied, self) if on_gpu else copied
 
     def _copy_(self, target: torch.Tensor, source: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
@@ -167,8 +183,41 @@ class PretendDevice(TorchDispatchMode):
             self.log.copy(to_device=to_gpu, is_async=non_blocking)
         elif to_gpu:
             self.log.launch("aten.copy_.default")
+        if to_gpu or from_gpu:
+            is_async = non_blocking or to_gpu == from_gpu
+            self._note_copy(_values(source), _values(target), is_async=is_async, is_new=False, to_gpu=to_gpu)
+        else:
+            self._note_use(aten.copy_.default, [target, source], HOST)
         aten.copy_.default(_values(target), _values(source))
         return target
+
+    # -- streams ----------------------------------------------------------------------------------------------
+
+    def _new(self, values: torch.Tensor) -> PretendTensor:
+        tensor = PretendTensor(values, self)
+        if self.rules.is_on:
+            self.rules.allocate(current_stream(), values)
+        return tensor
+
+    def _note_use(self, func: Any, tensors: Sequence[torch.Tensor], stream: Stream) -> None:
+        if not self.rules.is_on or func.is_view or func in _WITHOUT_VALUES:
+            return
+        writes = []
+        if func._schema.is_mutable:
+            writes = tensors if "_foreach_" in str(func) or "_fused_" in str(func) else tensors[:1]
+        self.rules.use(str(func), stream, tensors, writes)
+
+    def _note_copy(
+        self, source: torch.Tensor, target: torch.Tensor, *, is_async: bool, is_new: bool, to_gpu: bool
+    ) -> None:
+        if not self.rules.is_on:
+            return
+        stream = current_stream()
+        if is_new and to_gpu:
+            self.rules.allocate(stream, target)
+        self.rules.use("a copy", stream, [source], [target], on_device=to_gpu)
+        if not is_async:
+            stream.synchronize()
 
     def _note_syncs(self, func: Any, args: Sequence[Any]) -> None:
         indices = args[1] if func in _INDEXING else ()
@@ -225,6 +274,11 @@ def _on_cpu(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], generator
     return result
 
 
+def _unless_moved(x: Any) -> Any:
+    """The tensor of the CPU that a moved one stands for."""
+    return x.cpu_tensor if isinstance(x, PretendTensor) and x.is_moved else x
+
+
 def _values(x: torch.Tensor) -> torch.Tensor:
     return x.cpu_tensor if isinstance(x, PretendTensor) else x
 
@@ -238,3 +292,33 @@ def _leaves(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
 def _map(function: Callable[[Any], Any], value: Any) -> Any:
     """``function`` of an argument or result, or of each element of a list."""
     return type(value)(map(function, value)) if isinstance(value, (list, tuple)) else function(value)
+
+
+# -- tensor.data ---------------------------------------------------------------------------------------------------
+
+_data: Any = torch._C.TensorBase.data
+
+
+def _get_data(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach() if isinstance(tensor, PretendTensor) else _data.__get__(tensor)
+
+
+def _set_data(tensor: Any, other: torch.Tensor) -> None:
+    """As for CUDA's tensors, the device may be another one. A tensor stays the same object."""
+    is_moved = not isinstance(other, PretendTensor) or other.is_moved
+    if isinstance(tensor, PretendTensor):
+        if not is_moved:
+            _data.__set__(tensor, other)
+        tensor.cpu_tensor, tensor.is_moved = _values(other), is_moved
+    elif is_moved:
+        _data.__set__(tensor, _unless_moved(other))
+    else:
+        hooks = [*(tensor._post_accumulate_grad_hooks or {}).values()]
+        is_parameter = isinstance(tensor, torch.nn.Parameter)
+        torch.utils.swap_tensors(tensor, torch.nn.Parameter(other, tensor.requires_grad) if is_parameter else other)
+        tensor._post_accumulate_grad_hooks = None  # which the swap does not register
+        for hook in hooks:
+            tensor.register_post_accumulate_grad_hook(hook)
+
+
+DATA = property(_get_data, _set_data)  # for torch.Tensor

@@ -236,6 +236,12 @@ def import_base_precision(report: ImportReport, values: Mapping[str, Any]) -> No
     report.set("base_precision", "fp8" if chosen else "full", chosen)
 
 
+def import_activation_offload(report: ImportReport, values: Mapping[str, Any]) -> None:
+    key = "cpu_offload_checkpointing"
+    if values.get(key) and values.get("gradient_checkpointing"):
+        report.set("offload_activations", True, key)
+
+
 def to_number(value: Any) -> float:
     """0 for what is no finite number."""
     try:

@@ -17,6 +17,7 @@ from dreambooth.interop.kohya.masks import import_masked_loss
 from dreambooth.interop.kohya.network import import_network
 from dreambooth.interop.kohya.optimizer import import_optimizer
 from dreambooth.interop.kohya.parameters import (
+    import_activation_offload,
     import_attention,
     import_base_precision,
     import_length,
@@ -224,7 +225,7 @@ def _import_image_settings(report: ImportReport, arguments: Mapping[str, Any]) -
 _IMPORTERS = (
     import_masked_loss, import_network, import_rates, import_optimizer, import_schedule, import_length,
     warn_long_warmup, import_text_encoder_stop, import_saving, import_validation, import_samples, import_attention,
-    import_base_precision, import_timesteps,
+    import_base_precision, import_activation_offload, import_timesteps,
 )  # fmt: skip
 _SUPPORTED = {
     *_DIRECT_SETTINGS, *_DATASET_PARAMETERS, *TIMESTEP_KEYS,
@@ -237,5 +238,6 @@ _SUPPORTED = {
     "lr_scheduler_args", "lr_scheduler_min_lr_ratio", "save_n_epoch_ratio", "save_last_n_epochs_state",
     "save_last_n_steps_state", "validate_every_n_steps", "validate_every_n_epochs", "masked_loss",
     "fp8_base", "fp8_base_unet", "fused_backward_pass",
+    "cpu_offload_checkpointing",
 }  # fmt: skip
 KNOWN_PARAMETERS = {*_SUPPORTED, *GENERAL_KEYS, *UNSUPPORTED_TRAINING_KEYS, *NO_EFFECT_KEYS}

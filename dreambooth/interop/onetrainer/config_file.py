@@ -54,6 +54,7 @@ DEFAULTS: dict[str, Any] = {
     "lora_decompose": False, "lora_decompose_output_axis": False, "lora_weight_dtype": "FLOAT_32", "lokr_dim": 16,
     "lokr_decompose_both": False, "lokr_decompose_factor": -1, "lokr_use_tucker": False,
     "lokr_weight_decompose": False, "lokr_dora_on_output": True, "lokr_full_matrix": False,
+    "layer_offload_fraction": 0, "unet.offload_fraction": 0,
     "optimizer.optimizer": "ADAMW", "validation": False, "validate_after": 1, "validate_after_unit": "EPOCH",
     "sample_after": 10, "sample_after_unit": "MINUTE", "backup_after": 30, "backup_after_unit": "MINUTE",
     "rolling_backup": False, "rolling_backup_count": 3, "save_every": 0, "save_every_unit": "NEVER",

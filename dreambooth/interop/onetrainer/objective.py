@@ -25,6 +25,7 @@ def import_precision(report: ImportReport, config: NestedValues) -> None:
         "gradient_checkpointing", config.flag("unet.gradient_checkpointing"),
         config.source("unet.gradient_checkpointing"),
     )  # fmt: skip
+    _import_offload(report, config)
     report.set("max_grad_norm", config.number("clip_grad_norm"), config.source("clip_grad_norm"))
     lora = bool(report.settings.get("use_lora"))
     output = config.word("output_dtype")
@@ -41,6 +42,14 @@ def import_precision(report: ImportReport, config: NestedValues) -> None:
     if weights not in ("FLOAT_32", "TFLOAT_32", "NONE", "") and not in_bf16:
         key = "lora_weight_dtype" if lora else "unet.weight_dtype"
         report.unsupported.append(f"{key} = {weights}: trained weights are kept in fp32 here.")
+
+
+def _import_offload(report: ImportReport, config: NestedValues) -> None:
+    """Where it would not be refused; the weights are the same without it."""
+    key = "unet.offload_fraction" if config.number("unet.offload_fraction") else "layer_offload_fraction"
+    updates_blocks = report.settings.get("use_lora") or report.settings.get("fused_backward")
+    if config.number(key) and updates_blocks and config.flag("unet.gradient_checkpointing"):
+        report.set("offload_fraction", min(1.0, config.number(key)), config.source(key))
 
 
 def import_loss(report: ImportReport, config: NestedValues) -> None:
