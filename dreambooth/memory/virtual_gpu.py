@@ -20,7 +20,7 @@ from dreambooth.memory.replaced import replaced
 from dreambooth.memory.virtual_autocast import virtual_autocast
 from dreambooth.memory.virtual_cuda import GpuModel, cuda_api, gpu_kernels
 from dreambooth.memory.virtual_kernels import declare_cuda_kernels
-from dreambooth.memory.virtual_tensor import CPU, GPU, VirtualStorage, VirtualTensor, to_device
+from dreambooth.memory.virtual_tensor import CPU, DATA, GPU, VirtualStorage, VirtualTensor, to_device
 
 aten = torch.ops.aten
 CASTS = "autocast copies"  # category of weights' copies in another dtype
@@ -159,7 +159,7 @@ def virtual_gpu(gpu: GpuModel) -> Iterator[VirtualGpu]:
     with (
         cuda_api(gpu, device.allocations, Counter(), torch.Generator()),
         gpu_kernels(),
-        replaced(torch.Tensor, to=to_device),
+        replaced(torch.Tensor, to=to_device, data=DATA),
         replaced(torch, Generator=_Generator, tensor=_make_tensor, as_tensor=_make_as_tensor),
         virtual_autocast(),
         device,

@@ -81,12 +81,11 @@ class VirtualTensor(torch.Tensor):
 
     @property
     def data(self) -> torch.Tensor:
-        return _data.__get__(self)
+        return self.detach()
 
     @data.setter
     def data(self, value: VirtualTensor) -> None:
-        _data.__set__(self, value)
-        self.meta, self.virtual_device, self.storage_shared = value.meta, value.virtual_device, value.storage_shared
+        _set_data(self, value)
 
     def backward(self, *args: Any, **kwargs: Any) -> None:
         """As Tensor.backward, but modes stay active in it, for checkpointed functions that are computed again."""
@@ -130,3 +129,19 @@ def to_device(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     if kwargs.get("device") in _CURRENT:
         kwargs["device"] = GPU
     return _to(tensor, *args, **kwargs)
+
+
+def _set_data(tensor: torch.Tensor, value: torch.Tensor) -> None:
+    """Set ``tensor.data``. A tensor with values becomes a virtual one with a virtual ``value``."""
+    _data.__set__(tensor, value)
+    if not isinstance(value, VirtualTensor):
+        return
+    if not isinstance(tensor, VirtualTensor):
+        is_parameter = isinstance(tensor, torch.nn.Parameter)
+        tensor.__class__ = VirtualTensor
+        if is_parameter:
+            tensor._is_param = True  # pyright: ignore[reportAttributeAccessIssue] (isinstance of Parameter asks it)
+    tensor.meta, tensor.virtual_device, tensor.storage_shared = value.meta, value.virtual_device, value.storage_shared
+
+
+DATA = property(_data.__get__, _set_data)  # for torch.Tensor
