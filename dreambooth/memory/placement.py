@@ -35,9 +35,8 @@ def on_device_or_cpu(modules: Iterable[nn.Module], device: torch.device) -> Iter
     """
     elsewhere = [module for module in modules if next(module.parameters()).device.type != device.type]
     n_bytes = sum(parameter.nbytes for module in elsewhere for parameter in module.parameters())
-    free = free_bytes(device)
     is_partly_there = any(buffer.device.type == device.type for module in elsewhere for buffer in module.buffers())
-    if not elsewhere or is_partly_there or free is None or free > _HEADROOM * n_bytes:
+    if not elsewhere or is_partly_there or has_room(device, n_bytes):
         with on_device(elsewhere, device):
             yield device
         return
@@ -49,6 +48,12 @@ def on_device_or_cpu(modules: Iterable[nn.Module], device: torch.device) -> Iter
     finally:
         for module, dtype in zip(elsewhere, before, strict=True):
             nn.Module.to(module, dtype)
+
+
+def has_room(device: torch.device, n_bytes: int) -> bool:
+    """Whether so much can be allocated, with activations beside it. True where that is not known."""
+    free = free_bytes(device)
+    return free is None or free > _HEADROOM * n_bytes
 
 
 def free_bytes(device: torch.device) -> int | None:

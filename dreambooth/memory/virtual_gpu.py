@@ -203,6 +203,8 @@ def _device_of(kwargs: Mapping[str, Any], tensors: list[torch.Tensor]) -> torch.
         return CPU
     if any(x.is_cuda for x in tensors):
         return GPU
+    if any(isinstance(x, VirtualTensor) for x in tensors):
+        return CPU  # others on the meta device come from C++, which asks virtual tensors for their device
     return None if any(x.is_meta for x in tensors) else CPU
 
 

@@ -124,14 +124,13 @@ def _assign_gradient(parameter: torch.Tensor, device: Device) -> None:
 
 def _start_optimizer(session: Session, device: Device) -> None:
     """Its state exists before the step that is traced, as in every step but the first."""
+    device.allocations.start("first step")
     if session.offload:  # which brings the state of a block to the GPU with the block
-        device.allocations.start("first step")
         loop = Loop(session, NO_HOOKS)
         loop.step_runner.run(loop.accumulation_groups(0)[0])
         return
     for parameter in _trainable(session):
         parameter.grad = torch.empty_like(parameter)
-    device.allocations.start("first step")
     if scaler := session.accelerator.scaler:
         scaler.scale(torch.zeros((), device=DEVICE))  # makes its state
     if isinstance(session.stepper, FusedBackwardStepper):

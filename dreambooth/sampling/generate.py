@@ -22,7 +22,7 @@ from PIL import Image
 from dreambooth.autocast import without_autocast
 from dreambooth.checkpoints.modules import Modules
 from dreambooth.errors import UserError
-from dreambooth.memory.placement import on_device, on_device_or_cpu
+from dreambooth.memory.placement import has_room, on_device, on_device_or_cpu
 from dreambooth.models.conditioning import Conditioning, ImageSize, TextConditioner, concatenate
 from dreambooth.models.denoiser import Denoiser
 from dreambooth.models.latents import LatentCodec
@@ -79,7 +79,7 @@ def generate_images(
     denoiser = modules.family.make_denoiser(modules.denoiser)
     conditioner = modules.text_conditioner(prompt_encoding or modules.family.prompt_encoding())
     batches = list(_batches(conditioner, requests, batch_size))
-    autocast = functools.partial(_autocast, denoiser.device, dtype or denoiser.dtype)
+    autocast = functools.partial(_autocast, modules.denoiser, denoiser.device, dtype or denoiser.dtype)
     with on_device_or_cpu(modules.text_encoders.values(), denoiser.device) as device, torch.no_grad(), autocast():
         conditioning = [_conditioning(denoiser, batch, conditioner, prompt_embeddings, device) for batch in batches]
     for number, batch in enumerate(batches):
@@ -93,9 +93,14 @@ def generate_images(
             progress(done, len(requests), "images")
 
 
-def _autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager[Any]:
-    # torch before 2.5 rejects the device type mps in autocast, even if disabled.
-    return torch.autocast(device.type, dtype) if dtype != torch.float32 else contextlib.nullcontext()
+def _autocast(
+    denoiser: torch.nn.Module, device: torch.device, dtype: torch.dtype
+) -> contextlib.AbstractContextManager[Any]:
+    """Without autocast's copies of all trained weights, where memory is short: it casts them in each step then."""
+    if dtype == torch.float32:  # torch before 2.5 rejects the device type mps in autocast, even if disabled
+        return contextlib.nullcontext()
+    copies = sum(p.numel() * dtype.itemsize for p in denoiser.parameters() if p.requires_grad and p.dtype != dtype)
+    return torch.autocast(device.type, dtype, cache_enabled=has_room(device, copies))
 
 
 def _generate_latents(

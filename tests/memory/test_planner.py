@@ -129,10 +129,11 @@ def test_the_wizard_chooses_by_the_memory_of_the_card(wizard):
     assert chosen(SDXL, 24) == (False, True, False, "8bit AdamW", "full", False)
     assert chosen(SDXL, 8) == (False, True, True, "Adafactor", "full", False)
     assert chosen(SDXL, 6) == (True, False, False, adamw, "int8", False)
+    assert [wizard(SDXL, n_gb).changes["offload_fraction"] for n_gb in (6, 4)] == [0.0, 1.0]
 
 
 def test_where_nothing_fits_the_wizard_says_what_would(wizard):
-    nothing = wizard(SDXL, 3)
+    nothing = wizard(SDXL, 2)
     assert nothing.changes == {"mixed_precision": "auto"}
     assert nothing.reasons[-1].startswith(f"Nothing fits: {SDXL.title} at 1024 px needs at least")
     assert f"What would fit: {SD1.title} (LoRA at 512 px)" in nothing.reasons[-1]
