@@ -153,14 +153,17 @@ def test_gradient_checkpointing_changes_memory_not_weights(train, mini, models_d
         "enable_gradient_checkpointing",
         lambda self: (turned_on.append(True), real(self)),
     )
-    digests = []
+    outcomes = []
     for checkpointing in (False, True):
         outcome = train(use_lora=use_lora, save_ckpt_after=False, gradient_checkpointing=checkpointing)
-        digests.append(outcome.digest())
+        outcomes.append(([step["loss"] for step in outcome.of("step")], outcome.weights()))
         shutil.rmtree(models_dir)
         shutil.copytree(created, models_dir)
     assert turned_on == [True]
-    assert digests[0] == digests[1]
+    (losses, weights), (other_losses, others) = outcomes
+    assert other_losses == pytest.approx(losses, abs=1e-5)  # gradients are summed in another order
+    for name, weight in weights.items():
+        assert (weight.float() - others[name].float()).norm() <= 1e-3 * weight.float().norm(), name
 
 
 def test_fused_adamw_gives_the_kernel_gradients_with_the_strides_of_the_weights(monkeypatch):
