@@ -131,7 +131,7 @@ def to_device(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     return _to(tensor, *args, **kwargs)
 
 
-def _set_data(tensor: torch.Tensor, value: torch.Tensor) -> None:
+def _set_data(tensor: Any, value: torch.Tensor) -> None:
     """Set ``tensor.data``. A tensor with values becomes a virtual one with a virtual ``value``."""
     _data.__set__(tensor, value)
     if not isinstance(value, VirtualTensor):
@@ -140,7 +140,7 @@ def _set_data(tensor: torch.Tensor, value: torch.Tensor) -> None:
         is_parameter = isinstance(tensor, torch.nn.Parameter)
         tensor.__class__ = VirtualTensor
         if is_parameter:
-            tensor._is_param = True  # pyright: ignore[reportAttributeAccessIssue] (isinstance of Parameter asks it)
+            tensor._is_param = True  # which isinstance of Parameter asks
     tensor.meta, tensor.virtual_device, tensor.storage_shared = value.meta, value.virtual_device, value.storage_shared
 
 
