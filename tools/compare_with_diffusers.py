@@ -103,7 +103,7 @@ class Comparison:
         folder.mkdir(parents=True)
         sides = {"ours": self._train_ours, "theirs": self._train_theirs, "untouched": lambda *_: (self.start, [], 0.0)}
         model, loras, seconds = sides[side](recipe, folder)
-        metrics = _metrics(model, loras, recipe.images, folder / "images")
+        metrics = measure(model, loras, recipe.images, folder / "images")
         result = {"recipe": dataclasses.asdict(recipe), **metrics, "seconds_per_step": round(seconds, 4)}
         write_json(self._result_path(side, recipe), result)
 
@@ -163,7 +163,7 @@ class Comparison:
         return model, [], seconds
 
 
-def _metrics(model: Any, loras: list[Path], n: int, folder: Path) -> dict[str, float]:
+def measure(model: Any, loras: list[Path], n: int, folder: Path) -> dict[str, float]:
     """Each metric as a fraction of ``n`` images: subject shown, other nouns correct, class preserved."""
     from PIL import Image
 
