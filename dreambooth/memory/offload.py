@@ -172,7 +172,8 @@ class BlockOffload:
         if block in self.blocks:
             self._load(block, in_backward=True)
             torch.cuda.current_stream(self.device).wait_event(block.copied)
-            self._resident.remove(block)
+            if block in self._resident:  # not if all of it was there already
+                self._resident.remove(block)
             self.blocks.remove(block)
 
     def _place(self, module: nn.Module) -> None:

@@ -124,5 +124,6 @@ class Quantizer:
         layer: Any = module.get_submodule(name.rpartition(".")[0])
         quantize_layer(layer, weight.to(self.device), self.kind, self.dtype)
         if self.offloads:
-            layer.to("cpu")
+            for buffer, tensor in layer.named_buffers(recurse=False):  # the bias may not be loaded yet
+                setattr(layer, buffer, tensor.to("cpu"))
         return True

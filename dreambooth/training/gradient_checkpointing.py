@@ -66,7 +66,8 @@ def reentrant_checkpoint(function: Callable[..., Any], *args: Any) -> Any:
     if any(isinstance(arg, torch.Tensor) and arg.requires_grad for arg in args):
         return _Checkpoint.apply(None, function, *args)
     if not _trains(function):
-        return function(*args)
+        with torch.no_grad():  # as block offload is told by this, nothing is computed again
+            return function(*args)
     # Without an input that requires a gradient there would be no backward pass for the block's parameters.
     return _Checkpoint.apply(torch.empty(0, requires_grad=True), function, *args)
 

@@ -38,6 +38,15 @@ MODES = {
     "full, bf16, EMA": {**BF16, "use_ema": True, "ema_precision": "bf16"},
     "full, bf16, Adafactor, fused": {**BF16, **FUSED, "optimizer": "Adafactor", **CHECKPOINTING},
     "full, bf16, 8-bit": {**BF16, "optimizer": "8bit AdamW"},
+    "lora, blocks offloaded": {**LORA, **CHECKPOINTING, "offload_fraction": 1.0},
+    "lora, int8, blocks and activations offloaded": {
+        **LORA,
+        **CHECKPOINTING,
+        "base_precision": "int8",
+        "offload_fraction": 0.5,
+        "offload_activations": True,
+    },
+    "full, bf16, fused, blocks offloaded": {**BF16, **FUSED, **CHECKPOINTING, "offload_fraction": 1.0},
 }
 CLASS_IMAGES = ("lora",)
 
