@@ -124,7 +124,11 @@ class VirtualTensor(torch.Tensor):
 
 
 def to_device(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-    """Tensor.to of a tensor with values: it would look for the current GPU where none is numbered."""
+    """Tensor.to of a tensor with values: it would look for the current GPU where none is numbered, and take the device
+    of another tensor as autograd knows it.
+    """
+    if args and isinstance(args[0], VirtualTensor):
+        args = (args[0].device, args[0].dtype, *args[1:])
     args = tuple(GPU if isinstance(x, str | torch.device) and x in _CURRENT else x for x in args)
     if kwargs.get("device") in _CURRENT:
         kwargs["device"] = GPU
