@@ -70,7 +70,7 @@ def train(run: Run, device: torch.device, folder: Path) -> Summary:
             for config, resume in _configs(run, model, folder.parent):
                 actions.train(model, config(), device=device, resume=resume, events=Events(model.logging, listen))
     except UserError as error:
-        summary.error = str(error)
+        summary.error = str(error).replace(str(folder), "")
     files = [*model.working.glob("*/*.safetensors"), *folder.glob("Lora/*"), *folder.glob("Stable-diffusion/*")]
     summary.weights = {f"{path.parent.name}/{path.name}": _digest(tensors(path)) for path in sorted(files)}
     summary.images = [_pixels(path) for path in sorted(folder.rglob("*.png"))]
