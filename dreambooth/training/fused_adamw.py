@@ -7,7 +7,7 @@ itself clips (it divides by ``grad_scale`` as it reads each gradient) and skips 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -39,24 +39,38 @@ class FusedAdamW(StepInParts):
     def update(self, number: int, params: Sequence[torch.nn.Parameter], found_inf: torch.Tensor | None = None) -> None:
         group, count = self.param_groups[number], self.begin(number, params)
         states = [self.state[p] for p in params]
-        skips = None if found_inf is None else found_inf.float()
-        torch._fused_adamw_(
-            list[torch.Tensor](params),
-            _gradients(params),
-            [state["exp_avg"] for state in states],
-            [state["exp_avg_sq"] for state in states],
-            [],
-            [count] * len(params),
-            lr=group["lr"],
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            amsgrad=False,
-            maximize=False,
-            grad_scale=self.grad_scale,
-            found_inf=skips,
-        )
+        moments = [state["exp_avg"] for state in states], [state["exp_avg_sq"] for state in states]
+        fused_adamw(params, _gradients(params), *moments, count, group, found_inf, self.grad_scale)
+
+
+def fused_adamw(
+    weights: Sequence[torch.Tensor],
+    gradients: Sequence[torch.Tensor],
+    means: Sequence[torch.Tensor],
+    squares: Sequence[torch.Tensor],
+    count: torch.Tensor,
+    group: Mapping[str, Any],
+    found_inf: torch.Tensor | None = None,
+    grad_scale: torch.Tensor | None = None,
+) -> None:
+    """Step ``count`` in place, in one launch, which does nothing where ``found_inf`` is true."""
+    torch._fused_adamw_(
+        list(weights),
+        list(gradients),
+        list(means),
+        list(squares),
+        [],
+        [count] * len(weights),
+        lr=group["lr"],
+        beta1=group["betas"][0],
+        beta2=group["betas"][1],
+        weight_decay=group["weight_decay"],
+        eps=group["eps"],
+        amsgrad=False,
+        maximize=False,
+        grad_scale=grad_scale,
+        found_inf=None if found_inf is None else found_inf.float(),
+    )
 
 
 def _gradients(params: Sequence[torch.nn.Parameter]) -> list[torch.Tensor]:

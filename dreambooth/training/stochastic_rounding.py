@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from dreambooth.training.chunks import CHUNK, Slice, flat, in_chunks, views
-from dreambooth.training.fused_adamw import has_fused_adamw
+from dreambooth.training.fused_adamw import fused_adamw, has_fused_adamw
 from dreambooth.training.noise import generator_on
 from dreambooth.training.step_in_parts import StepInParts
 
@@ -107,22 +107,7 @@ def _fused_adamw(
 ) -> None:
     """The same in one launch, which does nothing where ``found_inf`` is true."""
     step = torch.full((), float(count), device=weights[0].device)
-    torch._fused_adamw_(
-        weights,
-        gradients,
-        means,
-        squares,
-        [],
-        [step] * len(weights),
-        lr=group["lr"],
-        beta1=group["betas"][0],
-        beta2=group["betas"][1],
-        weight_decay=group["weight_decay"],
-        eps=group["eps"],
-        amsgrad=False,
-        maximize=False,
-        found_inf=None if found_inf is None else found_inf.float(),
-    )
+    fused_adamw(weights, gradients, means, squares, step, group, found_inf)
 
 
 def _float_gradients(chunk: Sequence[Slice], params: Sequence[torch.nn.Parameter]) -> list[torch.Tensor]:
