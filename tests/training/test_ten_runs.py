@@ -25,7 +25,7 @@ RUNS = [
     {"use_lora": False, "use_ema": True, "save_ckpt_after": True, "gradient_checkpointing": True},
     {"use_lora": True, "seed": 6, "max_train_steps": 2},
     {"use_lora": False, "use_ema": True, "ema_on_cpu": True, "infer_ema": True, "save_preview_every": 1,
-     "save_ckpt_after": False, "ema_precision": "bf16"},
+     "save_ckpt_after": False, "ema_precision": "bf16", "gradient_checkpointing": True},
     {"use_lora": True, "deterministic": True, "attention": "sliced", "gradient_accumulation_steps": 2},
     {"use_lora": False, "train_unet": False, "stop_text_encoder": 1.0, "save_state_after": True},
     {"use_lora": True, "lora_type": "LoKr", "offset_noise": 0.1, "train_batch_size": 1},
