@@ -14,7 +14,17 @@ from dreambooth.images.file_reader import read_bytes
 
 
 def load_pixels(example: Example) -> torch.Tensor:
-    """The example's image, resized (Lanczos), cropped and mirrored as planned: float32 (3, H, W) in [-1, 1].
+    """The image of :func:`load_rgb` as the VAE takes it: float32 (3, H, W) in [-1, 1]."""
+    return scaled(load_rgb(example))
+
+
+def scaled(rgb: torch.Tensor) -> torch.Tensor:
+    """Bytes as float32 in [-1, 1]."""
+    return rgb.float() / 127.5 - 1
+
+
+def load_rgb(example: Example) -> torch.Tensor:
+    """The example's image, resized (Lanczos), cropped and mirrored as planned: uint8 (3, H, W).
 
     UserError if the file has changed since it was planned: its crop and cache entries would belong to another image.
     """
@@ -25,7 +35,6 @@ def load_pixels(example: Example) -> torch.Tensor:
     # Through bytes rather than numpy: older torch builds can't take arrays from numpy 2.
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     pixels = pixels.view(image.height, image.width, 3).permute(2, 0, 1).contiguous()
-    pixels = pixels.float() / 127.5 - 1
     return pixels.flip(2) if example.flipped else pixels
 
 

@@ -244,6 +244,9 @@ def _without_files() -> Iterator[None]:
     def load_pixels(example: Example) -> torch.Tensor:
         return torch.zeros(3, example.crop.height, example.crop.width)
 
+    def load_rgb(example: Example) -> torch.Tensor:
+        return torch.zeros(3, example.crop.height, example.crop.width, dtype=torch.uint8)
+
     def random_mask(width: int, height: int, generator: torch.Generator) -> torch.Tensor:
         return torch.zeros(1, height, width)
 
@@ -255,7 +258,7 @@ def _without_files() -> Iterator[None]:
     with (
         replaced(TensorFile, get=get),
         replaced(inputs, load_pixels=load_pixels, store=ignore),
-        replaced(inpainting, load_pixels=load_pixels, load_mask=ignore, random_mask=random_mask),
+        replaced(inpainting, load_rgb=load_rgb, load_mask=ignore, random_mask=random_mask),
         replaced(loss_masks, load_mask=ignore, load_alpha=ignore),
         replaced(prompts, store=ignore),
         replaced(sessions, fingerprint=fingerprint),

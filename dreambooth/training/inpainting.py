@@ -9,30 +9,61 @@ import torch
 import torch.nn.functional as F
 
 from dreambooth.autocast import without_autocast
-from dreambooth.dataset.pixels import load_mask, load_pixels
+from dreambooth.dataset.pixels import load_mask, load_rgb, scaled
 from dreambooth.dataset.plan import Example
 from dreambooth.models.latents import LatentCodec
+from dreambooth.models.transfer import to_device
+from dreambooth.training.inputs import PixelsKey
 
 _FULL_MASK_PROBABILITY = 0.25  # a fully masked image trains what txt2img asks of an inpainting model
 _MAX_SHAPES = 4
+_MAX_CACHED = 1 << 30  # bytes: 1,300 images of 512 x 512 pixels
 
 
 class InpaintingInputs:
-    """The masks of a batch, random or those of the images, and the VAE that encodes the masked images."""
+    """The masks of a batch, random or those of the images, and the VAE that encodes the masked images.
+
+    A random mask is another one in each step, so that these latents can't be cached; the decoded images are.
+    """
 
     def __init__(self, load_vae: Callable[[], Any], codec: LatentCodec, device: torch.device) -> None:
-        self.vae, self.codec, self.device = load_vae().to(device), codec, device
+        vae = load_vae()
+        vae.decoder = torch.nn.Identity()  # most of a VAE's weights
+        self.vae, self.codec, self.device = vae.to(device), codec, device
+        self._images = _Images()
 
     @torch.no_grad()
     def extra_channels(self, examples: Sequence[Example], generator: torch.Generator) -> torch.Tensor:
         """(B, 1 + C, h, w) float32: the mask (1: to be inpainted), then the normalized latents of the masked image."""
         masks = torch.stack([_mask(example, generator) for example in examples])
-        pixels = torch.stack([load_pixels(example) for example in examples]) * (1 - masks)
+        pairs = zip(examples, masks, strict=True)
+        moments = torch.cat([self._moments(self._images.pixels(example) * (1 - mask)) for example, mask in pairs])
+        mean, std = moments.chunk(2, dim=1)
+        noise = to_device(torch.randn(mean.shape, generator=generator), self.device)
+        latents = self.codec.normalize(mean + std * noise)
+        return torch.cat([latent_mask(to_device(masks, self.device), latents), latents], dim=1)
+
+    def _moments(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(1, 2C, h, w) of one image: a batch's feature maps would take more memory than the denoiser's."""
         with without_autocast(self.device):  # some VAEs overflow in half precision
-            mean, std = self.codec.moments(self.vae, pixels)
-        noise = torch.randn(mean.shape, generator=generator).to(self.device)
-        latents = self.codec.normalize((mean + std * noise).float())
-        return torch.cat([latent_mask(masks.to(self.device), latents), latents], dim=1)
+            return torch.cat(self.codec.moments(self.vae, to_device(pixels[None], self.device)), dim=1).float()
+
+
+class _Images:
+    """Decoded images in main memory, as far as they have room."""
+
+    def __init__(self) -> None:
+        self._cached: dict[PixelsKey, torch.Tensor] = {}
+        self._room = _MAX_CACHED
+
+    def pixels(self, example: Example) -> torch.Tensor:
+        """As :func:`load_pixels`."""
+        key = example.pixels_key
+        rgb = self._cached[key] if key in self._cached else load_rgb(example)
+        if key not in self._cached and rgb.nbytes <= self._room:
+            self._cached[key] = rgb
+            self._room -= rgb.nbytes
+        return scaled(rgb)
 
 
 def latent_mask(masks: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from dreambooth import actions
 from dreambooth.checkpoints.lora_file import read_lora
 from dreambooth.checkpoints.modules import load_family, load_modules
 from dreambooth.checkpoints.reading import open_tensors
+from dreambooth.dataset.pixels import load_rgb
 from dreambooth.dataset.plan import Batch, Example
 from dreambooth.files import read_json
 from dreambooth.images.buckets import Crop
@@ -22,6 +23,7 @@ from dreambooth.models.process import DDPM
 from dreambooth.models.sd.unet_denoiser import UNetDenoiser, time_ids
 from dreambooth.runs.preflight import preflight
 from dreambooth.settings import Concept, CreateOptions, Folders, ModelFolder, Settings
+from dreambooth.training import inpainting
 from dreambooth.training.inpainting import InpaintingInputs, random_mask
 from dreambooth.training.inputs import image_size
 from dreambooth.training.noise import generator_for
@@ -165,14 +167,17 @@ def test_sizes_are_those_of_the_image_and_its_crop():
     assert time_ids([image_size(example)]).tolist() == [[120, 200, 0, 18, 60, 64]]
 
 
-def test_masks_come_from_files_or_at_random(create, concept):
+def test_masks_come_from_files_or_at_random(create, concept, monkeypatch):
     model = create("SD1 inpainting")
     plan = preflight(model, actions.configure(model, {"resolution": 64, "bucket_step": 8}, [concept])).plan
     assert [example.mask is not None for example in plan.examples] == [True, False, False]
     modules = load_modules(model.working, denoiser=False, text_encoder=False)
-    inpainting = InpaintingInputs(lambda: modules.vae, modules.latent_codec, torch.device("cpu"))
+    decoded = []
+    monkeypatch.setattr(inpainting, "load_rgb", lambda example: decoded.append(example) or load_rgb(example))
+    inputs = InpaintingInputs(lambda: modules.vae, modules.latent_codec, torch.device("cpu"))
     with_mask = plan.examples[:1]
-    extra_channels = inpainting.extra_channels(with_mask, torch.Generator().manual_seed(0))
+    extra_channels, again = (inputs.extra_channels(with_mask, torch.Generator().manual_seed(0)) for _ in range(2))
+    assert torch.equal(again, extra_channels) and len(decoded) == 1
     width, height = with_mask[0].bucket
     assert extra_channels.shape == (1, 5, height // 8, width // 8) and (extra_channels[:, 0] == 1).all()
     masks = [random_mask(64, 48, generator_for(seed)) for seed in range(200)]

@@ -21,9 +21,7 @@ PER_PROCESS = 8  # modes of a nightly test
 WAITS = {
     "lora, all around": {},
     "full, EMA on the CPU": {"D2H blocking training/ema.py _moved": 1},
-    "inpainting, masked": {  # two micro-batches
-        "H2D blocking models/latents.py moments": 2, "H2D blocking training/inpainting.py extra_channels": 4,
-    },
+    "inpainting, masked": {},
     "pure bf16": {},
     "base in int8": {},
     "offload, LoRA": {},
