@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import nn
 
+from dreambooth.memory.offload import BlockOffload, repeated_blocks
+
 _HEADROOM = 1.2  # activations and fragments
 
 
@@ -48,6 +50,31 @@ def on_device_or_cpu(modules: Iterable[nn.Module], device: torch.device) -> Iter
     finally:
         for module, dtype in zip(elsewhere, before, strict=True):
             nn.Module.to(module, dtype)
+
+
+@contextlib.contextmanager
+def weights_on_device(module: nn.Module, device: torch.device, activations: int) -> Iterator[None]:
+    """In the block a denoiser, which is not used afterwards, computes on ``device`` without gradients.
+
+    Where its weights and ``activations`` (bytes) don't fit there together, as many of its blocks as necessary stay in
+    main memory (:class:`BlockOffload`): it then computes the same, more slowly.
+    """
+    free, n_bytes = free_bytes(device), _n_bytes(module)
+    missing = 0 if free is None else n_bytes + activations - free
+    if missing <= 0:
+        module.to(device)
+        yield
+        return
+    in_blocks = sum(_n_bytes(block) for block in repeated_blocks(module))
+    offload = BlockOffload(module, min(1.0, missing / max(1, in_blocks)), device)
+    try:
+        yield
+    finally:
+        offload.wait()
+
+
+def _n_bytes(module: nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
 
 
 def has_room(device: torch.device, n_bytes: int) -> bool:

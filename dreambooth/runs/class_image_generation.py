@@ -24,9 +24,10 @@ from dreambooth.dataset.variation import Variation
 from dreambooth.errors import UserError
 from dreambooth.files import write_text
 from dreambooth.images.buckets import Size, fit
+from dreambooth.memory.placement import weights_on_device
 from dreambooth.memory.release import free_memory
 from dreambooth.runs.class_folders import folder_of
-from dreambooth.sampling.generate import SampleRequest, generate_images
+from dreambooth.sampling.generate import SampleRequest, activation_bytes, generate_images
 from dreambooth.sampling.saving import save_png
 from dreambooth.settings import CONCEPT, Concept, ModelFolder, Settings
 from dreambooth.training.context import RunContext
@@ -71,30 +72,30 @@ def generate_missing(context: RunContext, missing: Sequence[MissingImage]) -> No
     context.events.phase("class images")
     progress = controls.cancellable(context.events.progress)
     progress(0, len(missing), "class images")
-    modules = _load(context.model, context.device, compute_dtype(context.precision))
+    requests, batch_size = [request for _, request in missing], settings.sample_batch_size
+    modules = _load(context.model, compute_dtype(context.precision))
     try:
-        images = generate_images(
-            modules, [request for _, request in missing], sampler=settings.scheduler,
-            prompt_encoding=modules.family.prompt_encoding(settings), batch_size=settings.sample_batch_size,
-            check=controls.check,
-        )  # fmt: skip
-        for done, ((path, request), image) in enumerate(zip(missing, images, strict=True), 1):
-            write_text(path.with_suffix(".txt"), request.prompt + "\n")  # first: no image without its caption
-            save_png(path, image, request, settings.scheduler)
-            progress(done, len(missing), "class images")
+        with weights_on_device(modules.denoiser, context.device, activation_bytes(requests, batch_size)):
+            images = generate_images(
+                modules, requests, sampler=settings.scheduler, batch_size=batch_size, check=controls.check,
+                prompt_encoding=modules.family.prompt_encoding(settings),
+            )  # fmt: skip
+            for done, ((path, request), image) in enumerate(zip(missing, images, strict=True), 1):
+                write_text(path.with_suffix(".txt"), request.prompt + "\n")  # first: no image without its caption
+                save_png(path, image, request, settings.scheduler)
+                progress(done, len(missing), "class images")
     finally:
         del modules
         free_memory()
 
 
-def _load(model: ModelFolder, device: torch.device, dtype: torch.dtype) -> Modules:
-    """The modules for sampling; the VAE in float32, since some overflow in half precision."""
+def _load(model: ModelFolder, dtype: torch.dtype) -> Modules:
+    """The modules for sampling, on the CPU; the VAE in float32, since some overflow in half precision."""
     modules = load_modules(model.working, vae=False, dtype=dtype)
     name = modules.family.vae.name
     modules.parts[name] = load_component(model.working, name)
     for module in modules.parts.values():
         module.eval()
-    modules.denoiser.to(device)
     return modules
 
 

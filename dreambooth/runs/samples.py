@@ -10,14 +10,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from dreambooth.checkpoints.lora import WeightedLora, apply_lora
 from dreambooth.checkpoints.lora_file import LoraFile, read_lora
 from dreambooth.checkpoints.lora_tags import has_lora_tags, take_loras
 from dreambooth.checkpoints.modules import Modules, load_component, load_family, load_modules
 from dreambooth.errors import UserError
 from dreambooth.hosts.standalone import best_device
+from dreambooth.memory.placement import weights_on_device
 from dreambooth.models.conditioning import Conditioning
-from dreambooth.sampling.generate import SampleRequest, generate_images
+from dreambooth.sampling.generate import SampleRequest, activation_bytes, generate_images
 from dreambooth.sampling.saving import save_sample
 from dreambooth.settings import Folders, ModelFolder, Settings
 from dreambooth.training.imagic import load_embeddings
@@ -38,25 +41,27 @@ def sample(
 
     The LoRAs are ``loras``, and for each request those that its prompt names (``<lora:name:0.8>``).
     """
-    config = model.require().load()
-    settings = config.settings
+    settings, device = model.require().load().settings, best_device()
     encoding = load_family(model.working).prompt_encoding(settings)
     groups = list(_by_loras(requests, loras, model.folders))
     files = {use.path: read_lora(use.path) for group in groups for use in group.loras}
     stem, paths = f"{model.name}_{time.strftime('%Y%m%d-%H%M%S')}", []
     for group in groups:
-        images = generate_images(
-            _modules(model, settings, [(files[use.path], use) for use in group.loras]),
-            [request for _, request in group.requests],
-            sampler=settings.scheduler,
-            prompt_encoding=encoding,
-            batch_size=batch_size,
-            prompt_embeddings=_imagic_embedding(model, settings),
-            progress=progress and _from(progress, len(paths), len(requests)),
-        )
-        for (request, _), image in zip(group.requests, images, strict=True):
-            path = unused_path(Path(out) / f"{stem}_{len(paths):03d}_{request.seed}.png")
-            paths.append(save_sample(path, image, request, settings.scheduler))
+        prompts = [request for _, request in group.requests]
+        modules = _modules(model, settings, device, [(files[use.path], use) for use in group.loras])
+        with weights_on_device(modules.denoiser, device, activation_bytes(prompts, batch_size)):
+            images = generate_images(
+                modules,
+                prompts,
+                sampler=settings.scheduler,
+                prompt_encoding=encoding,
+                batch_size=batch_size,
+                prompt_embeddings=_imagic_embedding(model, settings),
+                progress=progress and _from(progress, len(paths), len(requests)),
+            )
+            for (request, _), image in zip(group.requests, images, strict=True):
+                path = unused_path(Path(out) / f"{stem}_{len(paths):03d}_{request.seed}.png")
+                paths.append(save_sample(path, image, request, settings.scheduler))
     return paths
 
 
@@ -80,9 +85,13 @@ def _by_loras(requests: Sequence[SampleRequest], loras: Sequence[WeightedLora], 
         yield _Group([pair for _, pair in group], uses)
 
 
-def _modules(model: ModelFolder, settings: Settings, loras: Sequence[tuple[LoraFile, WeightedLora]]) -> Modules:
-    """The model's modules with LoRAs applied, the denoiser on the device. UserError for a LoRA that changes nothing."""
-    device = best_device()
+def _modules(
+    model: ModelFolder, settings: Settings, device: torch.device, loras: Sequence[tuple[LoraFile, WeightedLora]]
+) -> Modules:
+    """The model's modules with LoRAs applied, on the CPU, in the best precision for ``device``.
+
+    UserError for a LoRA that changes nothing.
+    """
     dtype = compute_dtype(supported_precisions(device)[0])
     modules = load_modules(model.working, vae=False, dtype=dtype)
     modules.parts |= load_modules(model.working, denoiser=False, text_encoder=False).parts  # the VAE in float32
@@ -95,7 +104,6 @@ def _modules(model: ModelFolder, settings: Settings, loras: Sequence[tuple[LoraF
         apply_lora(modules, file, use.denoiser, use.text)
     for module in modules.parts.values():
         module.eval()
-    modules.denoiser.to(device)
     return modules
 
 

@@ -44,6 +44,8 @@ class SampleRequest:
     height: int = 512
 
 
+_FIXED_BYTES, _BYTES_PER_PIXEL = 500_000_000, 1200
+
 NO_EMBEDDINGS: Mapping[str, Conditioning] = MappingProxyType({})
 
 
@@ -91,6 +93,12 @@ def generate_images(
         done += len(batch)
         if progress:
             progress(done, len(requests), "images")
+
+
+def activation_bytes(requests: Sequence[SampleRequest], batch_size: int) -> int:
+    """Memory to leave free beside the denoiser's weights, in bytes: generously what SDXL takes in half precision."""
+    pixels = max((request.width * request.height for request in requests), default=0)
+    return _FIXED_BYTES + _BYTES_PER_PIXEL * pixels * min(batch_size, len(requests))
 
 
 def _autocast(

@@ -11,11 +11,16 @@ from unittest import mock
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from dreambooth.checkpoints.modules import load_modules
 from dreambooth.memory import activation_offload as activations
 from dreambooth.memory import offload as offloading
+from dreambooth.memory import placement
 from dreambooth.memory.activation_offload import ActivationOffload
 from dreambooth.memory.offload import BlockOffload
 from dreambooth.runs import previews
+from dreambooth.sampling.generate import SampleRequest, generate_images
+from dreambooth.settings import Folders
+from tests.mini_models import create
 from tests.virtual_gpu.short_runs import train
 from tools.hashed_runs import LORA, Run, write_images
 
@@ -75,6 +80,25 @@ def check_activations_are_in_main_memory_until_the_backward_pass() -> None:
     loss.backward()
     assert x.grad is not None and torch.equal(x.grad, plain)
     offload.wait()
+
+
+def check_images_are_generated_with_blocks_in_main_memory_where_weights_have_no_room() -> None:
+    """The same images; class images and samples of a base that trains only quantized need this."""
+    requests = [SampleRequest("a toy", "bad", seed, 2, 5.0, 64, 64) for seed in (1, 2)]
+    with tempfile.TemporaryDirectory() as folder:
+        working = create(Folders(Path(folder)), "mini", "v1x").working
+        gpu = torch.device("cuda")
+        expected = [image.tobytes() for image in generate_images(load_modules(working), requests)]
+        n_bytes = sum(parameter.nbytes for parameter in load_modules(working).denoiser.parameters())
+        for free, low, high in ((0, 0, 0.3), (n_bytes // 2, 0.3, 0.6), (None, 0.9, 1.1)):
+            modules = load_modules(working)  # those of the GPU are freed
+            before = torch.cuda.memory_allocated()
+            with (
+                mock.patch.object(placement, "free_bytes", lambda device, free=free: free),
+                placement.weights_on_device(modules.denoiser, gpu, activations=0),
+            ):
+                assert low * n_bytes < torch.cuda.memory_allocated() - before < high * n_bytes, free
+                assert [image.tobytes() for image in generate_images(modules, requests)] == expected, free
 
 
 class Checkpointed(torch.nn.Module):

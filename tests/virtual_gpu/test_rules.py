@@ -21,4 +21,4 @@ def test_rules_of_the_pretend_gpu() -> None:
     command = [sys.executable, "-m", "tools.virtual_gpu", "tests.virtual_gpu.rules"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("check_") == 10
+    assert done.stdout.count("check_") == 11
