@@ -29,6 +29,12 @@ class Cancelled(Exception):
     """The user canceled the task. Files saved so far are complete."""
 
 
+def first_sentence(error: BaseException) -> str:
+    """What went wrong, without the advice for developers that torch adds; the error's type if it says nothing."""
+    first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return first_line.partition(". ")[0].rstrip(".")
+
+
 def describe_unexpected(error: BaseException, log: str) -> str:
     """One line about an error that is not a :class:`UserError`. ``log``: where its traceback is."""
     first_line = next(iter(str(error).strip().splitlines()), "")

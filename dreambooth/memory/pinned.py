@@ -6,6 +6,8 @@ import logging
 
 import torch
 
+from dreambooth.errors import first_sentence
+
 CHUNK = 1 << 28  # bytes; torch rounds each pinned allocation up to a power of two
 _ALIGNMENT = 64
 
@@ -40,6 +42,6 @@ class PinnedMemory:
                 log.warning(
                     "The system grants no more page-locked memory (%s): weights are copied from ordinary memory, which "
                     "is slower. Lower offload_fraction, or raise the limit of locked memory.",
-                    str(error).strip().splitlines()[0],
+                    first_sentence(error),
                 )
         return torch.empty(n_bytes, dtype=torch.uint8)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from dreambooth.errors import first_sentence
 from dreambooth.settings.training import BASE_PRECISIONS
 
 Tensors = Mapping[str, torch.Tensor]
@@ -104,6 +105,5 @@ def unavailable_reason(kind: str, device: torch.device) -> str:
         weight = torch.ones(2, 2, device=device)
         FORMATS[kind].dequantize(FORMATS[kind].quantize(weight), weight.shape, torch.float16)
     except Exception as error:
-        message = str(error).strip() or type(error).__name__
-        return f"it does not work with this torch and {device.type} ({message.splitlines()[0]})."
+        return f"it does not work with this torch and {device.type} ({first_sentence(error)})."
     return ""

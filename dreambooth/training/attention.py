@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from dreambooth.errors import first_sentence
+
 
 def use_attention(denoiser: Any, kind: str) -> None:
     """``kind``: "default" (torch's scaled_dot_product_attention, which diffusers uses), "xformers" or "sliced"."""
@@ -37,5 +39,4 @@ def unavailable_reason(kind: str, device: torch.device) -> str:
         memory_efficient_attention(probe, probe, probe).sum().backward()
         return ""
     except Exception as error:
-        message = str(error).strip() or type(error).__name__
-        return f"it does not work with this GPU ({message.splitlines()[0]})."
+        return f"it does not work with this GPU ({first_sentence(error)})."

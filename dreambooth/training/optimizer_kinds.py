@@ -11,18 +11,21 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from dreambooth.errors import UserError
+from dreambooth.errors import UserError, first_sentence
 from dreambooth.memory.out_of_memory import is_out_of_memory
 from dreambooth.settings.arguments import parse_arguments as arguments_of_text
 from dreambooth.settings.optimizer_arguments import WEIGHT_DECAY, describe_unknown, resolve_arguments
 from dreambooth.settings.training import OPTIMIZERS
 from dreambooth.training.fused_adamw import FusedAdamW, has_fused_adamw
+
+log = logging.getLogger("dreambooth.training")
 
 PACKAGES = {"bitsandbytes": "bitsandbytes", "pytorch_optimizer": "pytorch-optimizer"}  # module -> package on PyPI
 _NO_MEMORY = "no memory is left on the device to try it. Close other programs, then try again."
@@ -135,11 +138,10 @@ def unavailable_reason(name: str, device: torch.device, scheduler: str = "consta
     except Exception as error:
         if is_out_of_memory(error):
             return _NO_MEMORY
-        message = str(error).strip() or type(error).__name__
+        log.info("optimizer %s on %s", name, device, exc_info=error)
         with_arguments = f" with {more}" if more else ""
         return (
-            f"{kind.library}{with_arguments} does not work with this torch and {device.type} "
-            f"({message.splitlines()[0]})."
+            f"{kind.library}{with_arguments} does not work with this torch and {device.type} ({first_sentence(error)})."
         )
 
 

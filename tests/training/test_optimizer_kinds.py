@@ -167,9 +167,16 @@ def test_what_is_not_there_is_not_listed_and_refused_in_words(monkeypatch):
 
 
 def test_a_library_that_does_not_work_says_so(monkeypatch):
-    monkeypatch.setattr(optimizer_kinds, "_optimizer_class", lambda kind: int("broken"))
+    """In one sentence, without the advice and the lists that torch adds."""
+
+    def unsupported(kind):
+        raise NotImplementedError("Could not run 'aten::add' on the 'XPU' backend. This could be because\n[CPU, Meta].")
+
+    monkeypatch.setattr(optimizer_kinds, "_optimizer_class", unsupported)
     optimizer_kinds._take_steps.cache_clear()
-    assert "torch.optim does not work with this torch and cpu" in unavailable_reason("SGD Nesterov", CPU)
+    reason = unavailable_reason("SGD Nesterov", CPU)
+    says = "torch.optim does not work with this torch and cpu (Could not run 'aten::add' on the 'XPU' backend)."
+    assert reason == says
 
 
 def test_a_failure_is_not_remembered(monkeypatch):
