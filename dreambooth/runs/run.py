@@ -20,6 +20,7 @@ from dreambooth.runs.memory_need import peaks_text
 from dreambooth.runs.previews import Previews
 from dreambooth.settings import ModelConfig
 from dreambooth.training.context import RunContext
+from dreambooth.training.gpu_kernels import gpu_kernels
 from dreambooth.training.imagic import optimize_embedding, save_embeddings
 from dreambooth.training.init_from_lora import init_adapters
 from dreambooth.training.lineage import SnapshotEntry
@@ -53,6 +54,7 @@ def run(context: RunContext) -> RunResult:
     context = _with_seed(context, snapshot)
     try:
         with (
+            gpu_kernels(context.config.settings, context.device),
             reproducible(context.config.settings.deterministic),
             contextlib.closing(Session(context)) as session,
         ):

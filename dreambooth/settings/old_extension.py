@@ -24,6 +24,7 @@ _RENAMED = {
     "total_steps": "revision",
     "num_class_image": "num_class_images",
     "ip_noise_gamma": "input_perturbation",
+    "tf32_enable": "allow_tf32",
 }
 _SAMPLERS = {
     "euler": "EulerDiscrete",
@@ -63,7 +64,6 @@ _WITHOUT_EFFECT: dict[str, tuple[tuple[Any, ...], str]] = {
     "save_safetensors": ((True, "", None, False), ""),
     "save_use_global_counts": (_OFF, "save and preview intervals count from the start of the run"),
     "ema_predict": (_OFF, "EMA weights are not used while training"),
-    "tf32_enable": (_OFF, "the WebUI's setting of TensorFloat-32 is used"),
     "disable_logging": (_OFF, "a run's log is always written"),
     "lora_use_buggy_requires_grad": (_OFF, "only the adapters are trained"),
     "sanity_negative_prompt": (_OFF, "the sanity sample has no negative prompt"),

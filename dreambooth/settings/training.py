@@ -262,6 +262,16 @@ class Training:
         "Use only deterministic algorithms, so that a GPU gives identical results each time, also when a run is "
         "resumed. Slower. In a WebUI, start it before anything is generated: cuBLAS reads this once per process. On a "
         "CPU training is always deterministic.", advanced=True)
+    allow_tf32: bool = setting(False, "Tuning", "Allow TF32",
+        "Multiply float32 matrices in TensorFloat-32 on RTX 30 GPUs and newer: much faster without mixed precision, "
+        "but with 10 bits of the 23 behind the point. Results stay reproducible; half precision is not affected.",
+        advanced=True)
+    cudnn_benchmark: bool = setting(False, "Tuning", "cuDNN benchmark",
+        "Let cuDNN try its algorithms for each new shape of images, and use the fastest on NVIDIA GPUs. The first step "
+        "of each bucket takes longer, and runs differ in their last bits.", applies="not deterministic", advanced=True)
+    channels_last: bool = setting(False, "Tuning", "Channels last",
+        "Store the convolutions of a LoRA's frozen UNet in the layout that tensor cores use. Often faster in half "
+        "precision, by how much depends on the GPU.", applies="use_lora", advanced=True)
     weight_decay: float = setting(0.01, "Tuning", "Weight decay",
         "Pulls the UNet's trainable weights toward zero at each step. Larger values regularize more.",
         low=0, high=1, step=0.001)

@@ -32,6 +32,7 @@ from dreambooth.training.dropout import AdapterDropout
 from dreambooth.training.ema import EMA
 from dreambooth.training.eval_mode import eval_mode
 from dreambooth.training.fused_backward import FusedBackwardStepper
+from dreambooth.training.gpu_kernels import use_channels_last
 from dreambooth.training.gradient_checkpointing import checkpoint_gradients
 from dreambooth.training.imagic import Imagic
 from dreambooth.training.inpainting import InpaintingInputs
@@ -135,6 +136,8 @@ class Session:
         denoiser = self._load(denoiser=True, dtype=self._dtype(self.settings.train_unet), device=device).denoiser
         use_attention(denoiser, self.settings.attention)
         skip_unit_factors(denoiser)
+        if self.settings.channels_last and self.settings.use_lora:
+            use_channels_last(denoiser)
         scheduler = training_scheduler_config(self.modules.scheduler_config, self.settings.zero_terminal_snr)
         self.process = self.modules.family.process(scheduler, self.device)
 

@@ -168,7 +168,7 @@ ROWS = [
     ("save_last_n_epochs save_last_n_steps", FREQUENCIES + " snapshots_to_keep concept.save_infer_steps",
      "limit the number of LoRA files too, which no setting does; that of snapshots is imported"),
     ("save_last_n_epochs save_last_n_steps", "concept.keep_separator concept.keep_tokens keep_tokens ema_on_cpu "
-     "save_thumbnail", "keep something else"),
+     "save_thumbnail channels_last", "keep something else"),
     ("skip_until_initial_step skip_cache_check", "clip_skip", "skips layers"),
     ("resume save_state_to_huggingface resume_from_huggingface", SNAPSHOTS,
      "a run is resumed on command, from snapshots of this program"),

@@ -94,6 +94,7 @@ def test_every_key_of_every_version_is_known():
         ({"min_learning_rate": 3e-7}, {"learning_rate_min": 3e-7}),
         ({"lr_num_cycles": 3}, {"lr_cycles": 3}),
         ({"ip_noise_gamma": 0.1}, {"input_perturbation": 0.1}),
+        ({"tf32_enable": True}, {"allow_tf32": True}),
         ({"shuffle_tags": True}, {"shuffle_tags": True, "keep_tokens": 1}),
         ({}, {"shuffle_tags": False}),
         ({**NOVEMBER, "shuffle_tags": True}, {"shuffle_tags": True, "keep_tokens": 0}),
@@ -124,7 +125,7 @@ def test_old_keys_have_the_same_effect(values, expected, caplog):
     [
         {"noise_scheduler": "UniPC"}, {"snapshot": "1500"}, {"use_cpu": True}, {"half_lora": True},
         {"pretrained_vae_name_or_path": "/vae"}, {"ema_predict": True}, {"cache_latents": False},
-        {"not_cache_latents": True}, {"tf32_enable": True}, {"save_use_global_counts": True}, {"use_stages": True},
+        {"not_cache_latents": True}, {"save_use_global_counts": True}, {"use_stages": True},
         {"center_crop": False, "not_cache_latents": False}, {"sanity_negative_prompt": "blurry"},
         {"new_tokens_list": "sks"}, {"lognorm_sampling": True}, {"custom_model_name": "sub/dog"},
     ],

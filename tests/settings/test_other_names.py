@@ -52,7 +52,7 @@ def test_an_unknown_key_of_a_concept() -> None:
 def test_advice_names_existing_settings() -> None:
     for name, advice in ADVICE.items():
         assert name not in SETTINGS
-        words = set(re.findall(r"[a-z]+_[a-z_]+", advice.partition("dreambooth create")[0]))
+        words = set(re.findall(r"[a-z]+_[a-z0-9_]+", advice.partition("dreambooth create")[0]))
         assert words <= {*SETTINGS, *CONCEPT}, advice
 
 

@@ -145,6 +145,7 @@ TABLE = {
     ),
     "base_precision": Row("full", "int8", rounds_other),
     "attention": Row("default", "sliced", rounds_other),
+    "channels_last": Row(False, True, rounds_other),
     "weight_decay": Row(0.0, 1.0, shrinks("unet"), {**FULL, "learning_rate": 1e-3}),
     "tenc_weight_decay": Row(0.0, 1.0, shrinks("te"), {**FULL, "txt_learning_rate": 1e-3}),
     "offset_noise": Row(0.0, 0.1, as_written_out),
@@ -257,7 +258,7 @@ ELSEWHERE = {
     "lora_start": "tests/training/test_init_from_lora.py::test_it_starts_with_the_files_values",
     "max_token_length": "tests/training/test_prompts.py::test_tokens_beyond_the_limit_are_not_trained",
     **dict.fromkeys(
-        ("offload_fraction", "offload_activations"),
+        ("offload_fraction", "offload_activations", "allow_tf32", "cudnn_benchmark"),
         "tests/virtual_gpu/test_training.py::test_modes_with_code_of_their_own_on_a_gpu",
     ),
     "fused_backward": "tests/training/test_fused_backward.py::test_a_run_gives_the_same_losses_and_weights",

@@ -14,6 +14,7 @@ PURE_BF16 = {**BF16, "full_mixed_precision": True}
 FUSED = {"fused_backward": True, "clip_each_tensor": True}
 CHECKPOINTING = {"gradient_checkpointing": True}
 OFFLOAD = {**CHECKPOINTING, "offload_fraction": 1.0, "offload_activations": True}
+KERNELS = {"allow_tf32": True, "cudnn_benchmark": True, "channels_last": True}
 PREVIEW = {"n_save_sample": 1, "save_infer_steps": 2, "save_guidance_scale": 1}
 MASKED = {**PREVIEW, "instance_data_dir": "masked"}
 VALIDATION = {"validation_every": 2, "validation_share": 0.17}
@@ -44,7 +45,7 @@ QUICK: Mapping[str, Run] = {
     ),
     "pure bf16": Run({**PURE_BF16, **EMA, "ema_precision": "bf16", "max_train_steps": 3}),
     "base in int8": Run({**LOCON, **TEXT, "base_precision": "int8", "max_train_steps": 2}, concept=PREVIEW),
-    "offload, LoRA": Run({**LOCON, **OFFLOAD, "max_train_steps": 3}, concept=PREVIEW, stop_at=1),
+    "offload, LoRA": Run({**LOCON, **OFFLOAD, **KERNELS, "max_train_steps": 3}, concept=PREVIEW, stop_at=1),
     "offload, full": Run(
         {**TEXT, **EMA, **OFFLOAD, **FUSED, "offload_fraction": 0.7, "infer_ema": True, "max_train_steps": 3},
         concept=PREVIEW, stop_at=1,

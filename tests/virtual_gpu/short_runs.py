@@ -38,7 +38,7 @@ ROOT = Path(__file__).parents[2]
 class Summary:
     """``losses``: of each step, with those of the class images, and of each validation. ``memory``: as each step
     reports it. ``weights`` and ``images``: digests of the values in each file. ``syncs`` and ``copies``: of the last
-    step on a GPU, by the function that made them.
+    step on a GPU, by the function that made them. ``kernels``: the settings that were in force in it.
     """
 
     error: str = ""
@@ -49,6 +49,7 @@ class Summary:
     memory: list[int] = dataclasses.field(default_factory=list)
     syncs: dict[str, int] = dataclasses.field(default_factory=dict)
     copies: dict[str, int] = dataclasses.field(default_factory=dict)
+    kernels: list[str] = dataclasses.field(default_factory=list)
 
 
 def train(run: Run, device: torch.device, folder: Path) -> Summary:
@@ -127,10 +128,18 @@ def _steps_observed(summary: Summary) -> Iterator[None]:
             syncs[place.name] += n
         for (kind, place), n in gpu.log.copies.items():
             copies[f"{kind} {place.name}"] += n
-        summary.syncs, summary.copies = dict(syncs), dict(copies)
+        summary.syncs, summary.copies, summary.kernels = dict(syncs), dict(copies), _kernels()
 
     with mock.patch.object(Loop, "step", observed):
         yield
+
+
+def _kernels() -> list[str]:
+    """The settings of kernels that are in force."""
+    flags = {
+        "allow_tf32": torch.get_float32_matmul_precision() == "high", "cudnn_benchmark": torch.backends.cudnn.benchmark
+    }  # fmt: skip
+    return [key for key, is_on in flags.items() if is_on]
 
 
 def _absolute(key: str, value: Any, images: Path) -> Any:
