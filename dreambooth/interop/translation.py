@@ -34,6 +34,7 @@ _VALUES_IF_MISSING: dict[str, Any] = {
     "gradient_checkpointing": False, "mixed_precision": "no", "masked_loss": False, "save_embedding_every": 0,
     "save_every_steps": 0, "save_preview_every": 0, "preview_every_steps": 0, "save_state_during": False,
     "save_state_after": False, "train_batch_size": 1, "attention": "default",
+    "torch_compile": False,
 }  # fmt: skip
 
 

@@ -46,6 +46,7 @@ from dreambooth.runs.token_counts import (
 from dreambooth.settings import SETTINGS, ModelConfig, ModelFolder, Settings
 from dreambooth.settings.components import TrainedRole
 from dreambooth.training import imagic, init_from_lora
+from dreambooth.training.compiled_blocks import unavailable_reason as compile_unavailable_reason
 from dreambooth.training.context import RunContext
 from dreambooth.training.optimizers import NOTHING_TO_TRAIN
 from dreambooth.training.precision import kernel_problems, resolve_precision
@@ -165,7 +166,7 @@ def preflight(
         *too_long(plan, token_counts, conditioner),
         *config.info.source_warnings.splitlines(),
         *memory_warnings(memory, gpu_memory(device)),
-        *_settings_without_effect(model, family, settings),
+        *_settings_without_effect(model, family, settings, device),
         *likely_mistakes(settings),
         *prompts_with_loras(settings, config.concepts),
         *(list_snapshots(model).warnings() if resume else ()),
@@ -204,13 +205,15 @@ def _library_problems(model: ModelFolder, family: Family, settings: Settings) ->
     return sampler_problems(settings.scheduler, family.process(load_scheduler_config(model.working)).samplers)
 
 
-def _settings_without_effect(model: ModelFolder, family: Family, settings: Settings) -> list[str]:
-    """Settings that have no effect on this model."""
+def _settings_without_effect(model: ModelFolder, family: Family, settings: Settings, device: torch.device) -> list[str]:
+    """Settings that have no effect on this model or device."""
     warnings = [
         f"{key} has no effect: {family.title} {reason}."
         for key, reason in family.capabilities.without_effect.items()
         if getattr(settings, key) != SETTINGS[key].default
     ]
+    if settings.torch_compile and (why := compile_unavailable_reason(settings, device)):
+        warnings.append(f"torch_compile has no effect: {why}.")
     if settings.zero_terminal_snr:
         scheduler = load_scheduler_config(model.working)
         if scheduler.get("rescale_betas_zero_snr"):

@@ -19,6 +19,7 @@ from dreambooth.runs import resume_checks
 from dreambooth.runs.memory_need import peaks_text
 from dreambooth.runs.previews import Previews
 from dreambooth.settings import ModelConfig
+from dreambooth.training.compiled_blocks import compiled_blocks, unavailable_reason
 from dreambooth.training.context import RunContext
 from dreambooth.training.gpu_kernels import gpu_kernels
 from dreambooth.training.imagic import optimize_embedding, save_embeddings
@@ -57,6 +58,7 @@ def run(context: RunContext) -> RunResult:
             gpu_kernels(context.config.settings, context.device),
             reproducible(context.config.settings.deterministic),
             contextlib.closing(Session(context)) as session,
+            _compiled(session),
         ):
             results = Results(session)
             if snapshot and entry:
@@ -75,6 +77,14 @@ def run(context: RunContext) -> RunResult:
         clear_frames(error)
         free_memory()
         raise
+
+
+def _compiled(session: Session) -> contextlib.AbstractContextManager[None]:
+    """Why it is not available has been said by the preflight."""
+    if not session.settings.torch_compile or unavailable_reason(session.settings, session.device):
+        return contextlib.nullcontext()
+    session.events.message("The first steps are slow: the model's blocks are compiled.")
+    return compiled_blocks(session.modules.denoiser)
 
 
 def _train(loop: Loop, results: Results) -> str:

@@ -272,6 +272,10 @@ class Training:
     channels_last: bool = setting(False, "Tuning", "Channels last",
         "Store the convolutions of a LoRA's frozen UNet in the layout that tensor cores use. Often faster in half "
         "precision, by how much depends on the GPU.", applies="use_lora", advanced=True)
+    torch_compile: bool = setting(False, "Tuning", "Compile blocks",
+        "Compile the denoiser's blocks (torch.compile): steps are faster, but the first ones take minutes. Needs "
+        "PyTorch 2.6 and Triton on a GPU, a C++ compiler on a CPU; where it fails, training goes on without it.",
+        advanced=True)
     weight_decay: float = setting(0.01, "Tuning", "Weight decay",
         "Pulls the UNet's trainable weights toward zero at each step. Larger values regularize more.",
         low=0, high=1, step=0.001)

@@ -20,5 +20,5 @@ lineage.py           branches of snapshots              snapshot_list.py      al
 scheduled_tasks.py   which periodic tasks are due       validation.py         loss on a fixed set of images
 results.py           LoRAs, checkpoints, working/       metadata.py           metadata of results
 step_metrics.py      losses read asynchronously        chunks.py             bounded chunks of lists of tensors
-gpu_kernels.py       TF32, cuDNN, memory format
+gpu_kernels.py       TF32, cuDNN, memory format        compiled_blocks.py    torch.compile
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import operator
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -11,16 +12,20 @@ from typing import Any
 import torch
 
 from dreambooth.dataset.plan import Batch
+from dreambooth.errors import UserError, first_sentence
 from dreambooth.memory.out_of_memory import is_out_of_memory
 from dreambooth.memory.release import clear_frames, free_memory
 from dreambooth.settings.components import is_fused_backward
 from dreambooth.training.adapters import AdapterLayer
+from dreambooth.training.compiled_blocks import is_compiled, stop_compiling
 from dreambooth.training.master_weights import collect_gradients, low_precision
 from dreambooth.training.noise import generator_for
 from dreambooth.training.objective import Losses, diffusion_losses, losses_in_parts, prior_weight_at
 from dreambooth.training.precision import compute_dtype, uses_autocast
 from dreambooth.training.session import Session
 from dreambooth.training.step_metrics import StepMetrics
+
+log = logging.getLogger("dreambooth.training")
 
 
 class StepRunner:
@@ -29,6 +34,8 @@ class StepRunner:
     A step that runs out of memory before the optimizer begins is computed again with an empty cache, with the same
     random numbers. If memory does not suffice then either, its batches are computed in parts, of which only one is in
     memory at a time, and so are those of all later steps.
+
+    A step that fails with compiled blocks, where code is compiled for each new shape, is computed again without them.
     """
 
     def __init__(self, session: Session) -> None:
@@ -62,14 +69,36 @@ class StepRunner:
             try:
                 return list(self._backward_passes(group))
             except Exception as error:
-                if not is_out_of_memory(error) or self.is_updating or (is_retry and self.n_parts >= largest):
+                is_compilers = self._may_be_compilers(error)
+                if self.is_updating or not (is_compilers or self._can_retry(error, is_retry, largest)):
                     raise
+                if is_compilers:
+                    self._stop_compiling(error)
                 clear_frames(error)  # they refer to the graph
             self.release()
+            if is_compilers:
+                continue
             if is_retry:
                 self.n_parts = min(2 * self.n_parts, largest)
                 self._report_parts()
             is_retry = True
+
+    def _can_retry(self, error: Exception, is_retry: bool, largest: int) -> bool:
+        return is_out_of_memory(error) and not (is_retry and self.n_parts >= largest)
+
+    def _may_be_compilers(self, error: Exception) -> bool:
+        """Whether it may have to do with compiled blocks. Without them, it comes again if it hasn't."""
+        is_other = is_out_of_memory(error) or isinstance(error, UserError)
+        return not is_other and is_compiled(self.session.modules.denoiser)
+
+    def _stop_compiling(self, error: Exception) -> None:
+        stop_compiling(self.session.modules.denoiser)
+        log.info("torch.compile", exc_info=error)
+        reason = first_sentence(getattr(error, "inner_exception", error))  # torch wraps that of a backend
+        self.session.events.message(
+            f"torch.compile failed in step {self.session.position.step + 1}, so training goes on without it: {reason}.",
+            level="warning",
+        )
 
     def release(self) -> None:
         """Free what a failed attempt left: gradients, autocast's copies, cached memory."""

@@ -171,6 +171,7 @@ SETTINGS = {
                      {"use_lora_extended": True, "lora_conv_rank": 4, "lora_conv_alpha": 2}),
     "rank": ({"network": {"rank": 8, "alpha": 4, "dropout": 0.1}},
              {"lora_unet_rank": 8, "lora_unet_alpha": 4, "lora_unet_dropout": 0.1}),
+    "compiled": ({"model": {"block_compile": True}}, {"torch_compile": True, "allow_tf32": True}),
     "lokr": ({"network": {"type": "lokr", "lokr_factor": 8}},
              {"lora_type": "LoKr", "lokr_factor": 8, "lora_unet_rank": 1024, "lora_unet_alpha": 0}),
     "small lokr": ({"network": {"type": "lokr", "lokr_full_rank": False, "linear": 4, "linear_alpha": 4}},

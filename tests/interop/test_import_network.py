@@ -359,6 +359,7 @@ CONVERTED: dict[str, tuple[str, dict[str, Any]]] = {
         NETWORK + "cpu_offload_checkpointing = true\ngradient_checkpointing = true",
         {"offload_activations": True},
     ),
+    "compiled blocks": (NETWORK + "torch_compile = true", {"torch_compile": True}),
     "an older name": (FULL + "debiased_estimation = true", {"debiased_estimation": True}),
 }
 

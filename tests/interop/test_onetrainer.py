@@ -228,6 +228,8 @@ SETTINGS = {
     "clip skip": ({"text_encoder_layer_skip": 1}, {"clip_skip": 2}),
     "checkpointing off": ({"gradient_checkpointing": "OFF"}, {"gradient_checkpointing": False}),
     "bf16": ({"train_dtype": "BFLOAT_16"}, {"mixed_precision": "bf16"}),
+    "TF32, compiled": ({"train_dtype": "TFLOAT_32", "compile": True},
+                       {"mixed_precision": "no", "allow_tf32": True, "torch_compile": True}),
     "cosine": ({"learning_rate_scheduler": "COSINE", "learning_rate_warmup_steps": 0.1},
                {"lr_scheduler": "cosine", "lr_warmup_steps": 0.1}),
     "cosine to a minimum": (

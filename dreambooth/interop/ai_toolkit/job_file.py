@@ -28,6 +28,7 @@ DEFAULTS: dict[str, Any] = {
     "train.loss_target": "noise", "train.noise_multiplier": 1.0, "train.target_noise_multiplier": 1.0,
     "train.img_multiplier": 1.0, "train.noisy_latent_multiplier": 1.0, "train.latent_multiplier": 1.0,
     "train.pred_scaler": 1.0, "train.num_train_timesteps": 1000, "train.optimal_noise_pairing_samples": 1,
+    "model.compile": False, "model.block_compile": False, "train.compile": False,
     "train.cfg_scale": 1.0, "train.timestep_type": "sigmoid", "save.save_every": 1000, "save.dtype": "float16",
     "save.save_format": "safetensors",
     "sample.sampler": "ddpm", "sample.sample_every": 100, "sample.width": 512, "sample.height": 512, "sample.seed": 0,

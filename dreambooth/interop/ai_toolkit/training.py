@@ -17,6 +17,7 @@ from dreambooth.interop.nested_values import NestedValues, as_number, describe_i
 from dreambooth.text import count
 
 _PRECISIONS = {"fp32": "no", "float32": "no", "fp16": "fp16", "float16": "fp16", "bf16": "bf16", "bfloat16": "bf16"}
+_COMPILE = ("model.compile", "model.block_compile", "train.compile")
 
 
 def import_job(report: ImportReport, file: DataFile) -> None:
@@ -122,6 +123,9 @@ def _import_precision(report: ImportReport, values: NestedValues) -> None:
     report.set("base_precision", "full")  # ai-toolkit quantizes larger models only
     key = "train.gradient_checkpointing"
     report.set("gradient_checkpointing", values.flag(key), values.source(key))
+    compiled = [key for key in _COMPILE if values.flag(key)]
+    report.set("torch_compile", bool(compiled), compiled[0] if compiled else "")
+    report.set("allow_tf32", True)  # in every run of ai-toolkit
     ema = values.get("train.ema_config")
     on = isinstance(ema, Mapping) and str(ema.get("use_ema")).lower() == "true"
     if on and report.settings.get("use_lora"):

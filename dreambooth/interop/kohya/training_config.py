@@ -41,6 +41,7 @@ _DIRECT_SETTINGS = {
     "seed": "seed",
     "gradient_accumulation_steps": "gradient_accumulation_steps",
     "gradient_checkpointing": "gradient_checkpointing",
+    "torch_compile": "torch_compile",
     "max_grad_norm": "max_grad_norm",
     "prior_loss_weight": "prior_loss_weight",
     "clip_skip": "clip_skip",

@@ -103,7 +103,7 @@ NO_EFFECT_KEYS = {
                      "resume_from_huggingface"), _HUB),
     **dict.fromkeys(("save_model_as", "save_precision", "use_safetensors"), _FILE_FORMAT),
     **dict.fromkeys(("max_data_loader_n_workers", "persistent_data_loader_workers", "lowram", "highvram",
-                     "torch_compile", "dynamo_backend", "no_half_vae", "ddp_timeout",
+                     "dynamo_backend", "no_half_vae", "ddp_timeout",
                      "ddp_gradient_as_bucket_view", "ddp_static_graph",
                      "disable_mmap_load_safetensors", "fused_optimizer_groups"),
                     "does not change the trained weights"),

@@ -59,6 +59,7 @@ DEFAULTS: dict[str, Any] = {
     "sample_after": 10, "sample_after_unit": "MINUTE", "backup_after": 30, "backup_after_unit": "MINUTE",
     "rolling_backup": False, "rolling_backup_count": 3, "save_every": 0, "save_every_unit": "NEVER",
     "preserve_embedding_norm": False, "force_circular_padding": False, "multi_gpu": False,
+    "compile": False,
 }  # fmt: skip
 
 

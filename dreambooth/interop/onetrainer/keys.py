@@ -102,7 +102,7 @@ NO_EFFECT_KEYS = frozenset({
     "tensorboard", "tensorboard_expose", "tensorboard_always_on", "tensorboard_port", "continue_last_backup",
     "prevent_overwrites", "include_train_config", "device_indexes", "gradient_reduce_precision",
     "fused_gradient_reduce", "async_gradient_reduce", "async_gradient_reduce_buffer", "output_model_format",
-    "async_offloading", "enable_async_offloading", "enable_activation_offloading", "compile",
+    "async_offloading", "enable_async_offloading", "enable_activation_offloading",
     "latent_caching", "clear_cache_before_training", "dataloader_threads", "train_device", "temp_device",
     "fallback_train_dtype", "enable_autocast_cache", "only_cache", "frames", "vb_loss_strength",
     "dynamic_timestep_shifting", "text_encoder_sequence_length", "text_encoder_2_sequence_length",

@@ -25,6 +25,9 @@ def import_precision(report: ImportReport, config: NestedValues) -> None:
         "gradient_checkpointing", config.flag("unet.gradient_checkpointing"),
         config.source("unet.gradient_checkpointing"),
     )  # fmt: skip
+    report.set("torch_compile", config.flag("compile"), config.source("compile"))
+    tf32 = dtype == "TFLOAT_32"
+    report.set("allow_tf32", tf32, "train_dtype" if tf32 else "")
     _import_offload(report, config)
     report.set("max_grad_norm", config.number("clip_grad_norm"), config.source("clip_grad_norm"))
     lora = bool(report.settings.get("use_lora"))
