@@ -2,6 +2,7 @@
 
 import sys
 
+from dreambooth.allocator import use_expandable_segments
 from dreambooth.threads import wait_passively
 
 
@@ -21,4 +22,5 @@ def main() -> int:
 
 
 wait_passively()
+use_expandable_segments()
 sys.exit(main())

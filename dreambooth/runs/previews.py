@@ -8,7 +8,7 @@ from dreambooth.captions.prompts import FILEWORDS, fill_filewords, has_filewords
 from dreambooth.errors import Cancelled
 from dreambooth.jobs.events import PreviewSaved
 from dreambooth.memory.out_of_memory import OUT_OF_MEMORY, is_out_of_memory
-from dreambooth.memory.release import release_after
+from dreambooth.memory.release import free_memory, release_after
 from dreambooth.sampling.generate import NO_EMBEDDINGS, SampleRequest, generate_images
 from dreambooth.sampling.saving import save_sample
 from dreambooth.settings import Concept
@@ -44,6 +44,7 @@ class Previews:
                 reason = f"{OUT_OF_MEMORY}. Lower resolution, or generate no previews (n_save_sample = 0)."
             self.events.message(f"The preview failed; training continues: {reason}", level="error")
         finally:
+            free_memory()  # buffers of decoding, which steps have no use for
             self.events.phase("training")
             if peak := memory_peak(self.session.device):
                 peaks = self.session.memory_peaks

@@ -97,12 +97,11 @@ def compute_dtype(precision: str) -> torch.dtype:
 
 
 def uses_autocast(settings: Settings, precision: str) -> bool:
-    """Whether the passes of training need autocast; not where all weights are in bfloat16.
+    """Whether the passes of training need autocast; not where all weights are in half precision.
 
     Operations then have the dtype of their inputs, and the kernels of norms and softmax compute in float32 inside.
-    float16 has too small a range for that: the results of norms and their gradients stay in float32.
     """
-    return precision == "fp16" or (precision == "bf16" and not (settings.use_lora or is_pure_bf16(settings)))
+    return precision != "no" and not (settings.use_lora or is_pure_bf16(settings))
 
 
 def caches_casts(settings: Settings) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from dreambooth.allocator import use_expandable_segments
 from dreambooth.errors import UserError
 from dreambooth.paths import clean_path
 from dreambooth.threads import wait_passively
@@ -34,4 +35,5 @@ def main(argv: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
     wait_passively()
+    use_expandable_segments()
     sys.exit(main())

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from dreambooth.allocator import VARIABLES
 from tests.wheels import make_wheel, offline
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,7 +100,8 @@ import os, runpy, sys
 class EndsAtTorch:
     def find_spec(self, name, path=None, target=None):
         if name == "torch":
-            print(os.environ.get("OMP_WAIT_POLICY"), os.environ.get("GOMP_SPINCOUNT"), flush=True)
+            names = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"
+            print(*map(os.environ.get, names), flush=True)
             os._exit(0)
 sys.meta_path.insert(0, EndsAtTorch())
 module = sys.argv.pop(1)
@@ -109,16 +111,24 @@ import torch
 
 
 @pytest.mark.parametrize("arguments", [["dreambooth", "demo"], ["dreambooth.ui", "--port", "0"]], ids=" ".join)
-@pytest.mark.parametrize("policy", ["", "active"])
-def test_wait_policy_is_set_before_torch_is_imported_without_the_launcher_too(arguments, policy, tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": policy}
-    environment.pop("GOMP_SPINCOUNT", None)
-    if not policy:
-        del environment["OMP_WAIT_POLICY"]
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ({}, "passive 2000 expandable_segments:True None"),
+        ({"OMP_WAIT_POLICY": "active"}, "active None expandable_segments:True None"),
+        ({"PYTORCH_ALLOC_CONF": "max_split_size_mb:512"}, "passive 2000 None max_split_size_mb:512"),
+    ],
+)
+def test_threads_and_allocator_are_set_before_torch_is_imported(arguments, own, expected, tmp_path):
+    """Without the launcher too; what the user has set is kept."""
+    variables = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", *VARIABLES)
+    environment = {name: value for name, value in os.environ.items() if name not in variables}
+    environment |= {"PYTHONPATH": str(ROOT), **own}
     command = [sys.executable, "-c", ENDS_AT_TORCH, *arguments]
     run = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    expected = f"{policy} None\n" if policy else "passive 2000\n"
-    assert (run.returncode, run.stdout) == (0, expected), run.stderr
+    if sys.platform != "linux":
+        expected = expected.replace("expandable_segments:True", "None")
+    assert (run.returncode, run.stdout) == (0, f"{expected}\n"), run.stderr
 
 
 def test_changed_requirements_are_installed(copy):

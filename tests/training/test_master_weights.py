@@ -1,4 +1,4 @@
-"""LoRA in bf16 without autocast: the passes use copies of the adapters, whose parameters stay in float32."""
+"""LoRA in half precision without autocast: the passes use copies of the adapters, whose parameters stay in float32."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def _gradients(layer) -> list[torch.Tensor]:
     return gradients
 
 
-def test_outputs_and_gradients_are_those_of_float32_up_to_rounding(layers):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_outputs_and_gradients_are_those_of_float32_up_to_rounding(layers, dtype):
     kinds = {layer.down.shape[2:]: layer for layer in layers.values()}
     assert kinds.keys() >= {(), (1, 1), (3, 3)}, "linear layers and both kinds of convolutions"
     for layer in kinds.values():
@@ -50,10 +51,10 @@ def test_outputs_and_gradients_are_those_of_float32_up_to_rounding(layers):
         exact = layer(x)
         exact.square().sum().backward()
         expected = [exact.detach(), *_gradients(layer)]
-        layer.base.bfloat16()
-        with low_precision([layer], torch.bfloat16) as copies:
-            output = layer(x.bfloat16())
-            assert output.dtype == torch.bfloat16
+        layer.base.to(dtype)
+        with low_precision([layer], dtype) as copies:
+            output = layer(x.to(dtype))
+            assert output.dtype == dtype
             output.float().square().sum().backward()
             assert layer.down.grad is None
             collect_gradients(copies)

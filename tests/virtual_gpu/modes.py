@@ -50,7 +50,7 @@ QUICK: Mapping[str, Run] = {
         {**TEXT, **EMA, **OFFLOAD, **FUSED, "offload_fraction": 0.7, "infer_ema": True, "max_train_steps": 3},
         concept=PREVIEW, stop_at=1,
     ),
-    "fp16, LoKr": Run({**LORA, **FP16, "lora_type": "LoKr", "lora_dora": True, "max_train_steps": 3}),
+    "fp16": Run({**LOCON, **TEXT, **FP16, "max_train_steps": 3}, concept=PREVIEW),
 }  # fmt: skip
 
 ALL: Mapping[str, Run] = {
@@ -65,6 +65,7 @@ ALL: Mapping[str, Run] = {
         for name in ("lora", "loha", "dora", "full", "full-text", "full-ema", "inpainting", "sdxl-lora")
         for precision in (BF16, FP16)
     },
+    "fp16, LoKr": Run({**LORA, **FP16, "lora_type": "LoKr", "lora_dora": True, "max_train_steps": 3}),
     "fp16, resumed": Run({**TEXT, **EMA, **FP16}, concept=CLASSES, stop_at=4),
     "pure bf16, resumed": Run({**TEXT, **EMA, **PURE_BF16}, concept=CLASSES, stop_at=4),
     "pure bf16, EMA on the CPU": Run({**PURE_BF16, **EMA, **PREVIEWS, "ema_on_cpu": True, "infer_ema": True}),

@@ -39,6 +39,7 @@ class Summary:
     """``losses``: of each step, with those of the class images, and of each validation. ``memory``: as each step
     reports it. ``weights`` and ``images``: digests of the values in each file. ``syncs`` and ``copies``: of the last
     step on a GPU, by the function that made them. ``kernels``: the settings that were in force in it.
+    ``emptied``: how often the allocator's cache was emptied in each preview on a GPU. ``phase``: the last one.
     """
 
     error: str = ""
@@ -50,6 +51,8 @@ class Summary:
     syncs: dict[str, int] = dataclasses.field(default_factory=dict)
     copies: dict[str, int] = dataclasses.field(default_factory=dict)
     kernels: list[str] = dataclasses.field(default_factory=list)
+    emptied: list[int] = dataclasses.field(default_factory=list)
+    phase: str = ""
 
 
 def train(run: Run, device: torch.device, folder: Path) -> Summary:
@@ -58,6 +61,11 @@ def train(run: Run, device: torch.device, folder: Path) -> Summary:
     model, summary = ModelFolder(Folders(folder), NAME), Summary()
 
     def listen(event: Mapping[str, Any]) -> None:
+        if event["kind"] == "phase" and (gpu := current_gpu()):
+            if summary.phase == "preview":
+                summary.emptied.append(gpu.log.calls["empty_cache"])
+            gpu.log.calls.clear()
+            summary.phase = event["name"]
         if event["kind"] == "step":
             summary.losses += [event["loss"], event["prior_loss"]]
             summary.memory.append(event["memory"] or 0)

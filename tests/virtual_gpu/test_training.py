@@ -26,7 +26,7 @@ WAITS = {
     "base in int8": {},
     "offload, LoRA": {},
     "offload, full": {},
-    "fp16, LoKr": {"sync training/optimizers.py _step_plain": 1},
+    "fp16": {"sync training/optimizers.py _step_plain": 1},
 }  # fmt: skip
 
 
@@ -50,6 +50,7 @@ def test_modes_with_code_of_their_own_on_a_gpu(tmp_path: Path) -> None:
         assert outcomes["offload, LoRA"][0].copies.get(f"H2D async {place}"), key
     kernels = {name: gpu.kernels for name, (gpu, _) in outcomes.items()}
     assert kernels == {name: ["allow_tf32", "cudnn_benchmark"] if name == "offload, LoRA" else [] for name in QUICK}
+    assert all(outcomes["fp16"][0].emptied), "the cache of the GPU's memory, after previews"
     for name, (gpu, cpu) in outcomes.items():
         _assert_same(name, gpu, cpu)
         waits = {f"sync {place}": n for place, n in gpu.syncs.items() if f"D2H blocking {place}" not in gpu.copies}
