@@ -7,8 +7,9 @@
 UNets of full depth with 8 channels, on the CPU with one thread, batch 1, gradient checkpointing, bf16, without oneDNN,
 which prepares each of its kernels for longer than a launch takes. A GPU waits for this time where its kernels take
 less. ``former`` is the step with the libraries' gradient checkpointing, which stores the state of the random number
-generators and has hooks for each saved tensor, with autocast, and with divisions by 1; ``now`` is the step of
-``train``. Both are measured alternately, in CPU seconds, so that other load affects both alike.
+generators and has hooks for each saved tensor, with autocast, with divisions by 1, and with attention that inspects
+the signature of its processor; ``now`` is the step of ``train``. Both are measured alternately, in CPU seconds, so that
+other load affects both alike.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from dreambooth.checkpoints.modules import Modules  # noqa: E402
 from dreambooth.models.registry import family_of  # noqa: E402
 from dreambooth.training.adapters import AdapterConfig, AdapterLayer, inject  # noqa: E402
+from dreambooth.training.attention import skip_signature_checks  # noqa: E402
 from dreambooth.training.gradient_checkpointing import checkpoint_gradients  # noqa: E402
 from dreambooth.training.master_weights import collect_gradients, low_precision  # noqa: E402
 from dreambooth.training.unit_factors import skip_unit_factors  # noqa: E402
@@ -88,6 +90,7 @@ def _make_step(name: str, mode: str, is_former: bool) -> Callable[[], None]:
     else:
         checkpoint_gradients(unet.module)
         skip_unit_factors(unet.module)
+        skip_signature_checks(unet.module)
     latents = torch.randn(1, 4, 8, 8)
     trained = [parameter for parameter in unet.module.parameters() if parameter.requires_grad]
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from typing import Any
 
 import torch
+from torch import nn
 
 from dreambooth.errors import first_sentence
 
@@ -16,6 +18,39 @@ def use_attention(denoiser: Any, kind: str) -> None:
         denoiser.enable_xformers_memory_efficient_attention()
     elif kind == "sliced":
         denoiser.set_attention_slice("auto")
+
+
+def skip_signature_checks(module: nn.Module) -> None:
+    """Call the processors of diffusers' attention directly.
+
+    Its forward pass inspects the processor's signature each time, to find arguments that the processor does not take;
+    that takes longer than to launch the kernels of attention.
+    """
+    from diffusers.models.attention_processor import Attention
+
+    attentions: list[Any] = [part for part in module.modules() if type(part) is Attention]
+    for attention in attentions:
+        attention.__class__ = _direct(Attention)
+
+
+@functools.cache
+def _direct(attention: type[nn.Module]) -> type[nn.Module]:
+    """A subclass of diffusers' class, since that itself belongs to the host too."""
+
+    def forward(
+        self: Any,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        **more: Any,
+    ) -> torch.Tensor:
+        if more:
+            return attention.forward(self, hidden_states, encoder_hidden_states, attention_mask, **more)
+        return self.processor(
+            self, hidden_states, encoder_hidden_states=encoder_hidden_states, attention_mask=attention_mask
+        )
+
+    return type(attention.__name__, (attention,), {"forward": forward, "__module__": attention.__module__})
 
 
 def missing_requirements(device: torch.device) -> dict[str, str]:

@@ -26,7 +26,7 @@ from dreambooth.settings.components import (
     trains_text_encoder,
 )
 from dreambooth.training.adapters import AdapterLayer, adapter_config, inject
-from dreambooth.training.attention import use_attention
+from dreambooth.training.attention import skip_signature_checks, use_attention
 from dreambooth.training.context import RunContext
 from dreambooth.training.dropout import AdapterDropout
 from dreambooth.training.ema import EMA
@@ -136,6 +136,7 @@ class Session:
         denoiser = self._load(denoiser=True, dtype=self._dtype(self.settings.train_unet), device=device).denoiser
         use_attention(denoiser, self.settings.attention)
         skip_unit_factors(denoiser)
+        skip_signature_checks(denoiser)
         if self.settings.channels_last and self.settings.use_lora:
             use_channels_last(denoiser)
         scheduler = training_scheduler_config(self.modules.scheduler_config, self.settings.zero_terminal_snr)
