@@ -30,12 +30,12 @@ log = logging.getLogger("dreambooth.memory")
 
 _ROOT = Path(__file__).resolve().parents[2]
 _TIMEOUT = 600  # seconds
-_VERSION = 1  # of the plans; raise it when they change for other reasons than libraries and settings
+_VERSION = 2  # of the plans; raise it when they change for other reasons than libraries and settings
 _LIBRARIES = ("torch", "diffusers", "transformers", "accelerate")
 # Settings that change no sizes, by parts of their keys.
 _WITHOUT_EFFECT = (
     "learning_rate", "lr_", "_every", "epoch", "seed", "save_", "weight_decay", "autosave", "snapshots", "prompt",
-    "name", "prior_loss", "caption", "tag", "hflip", "sampler", "scheduler", "cancel",
+    "name", "prior_loss", "caption", "tag", "hflip", "sampler", "scheduler", "cancel", "tf32", "benchmark", "compile",
 )  # fmt: skip
 _MEMORY_STEP = 250_000_000  # cards whose memory differs by less have the same plan
 _OF_THE_LAUNCHER = ("ACCELERATE_", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_")  # environment of one of several ranks

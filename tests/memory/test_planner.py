@@ -33,7 +33,7 @@ def request_of(mini: ModelFolder):
 
 
 def test_a_plan_is_made_by_another_process_and_kept(request_of, monkeypatch):
-    request = request_of()
+    request = request_of(channels_last=True)
     environment, dispatches = dict(os.environ), torch.nn.Module._apply
     assert known_plan(request) is None
     plan = plan_memory(request)
@@ -46,7 +46,8 @@ def test_a_plan_is_made_by_another_process_and_kept(request_of, monkeypatch):
 
     monkeypatch.setattr(memory_plan, "_plan_in_process", lambda request: pytest.fail("planned twice"))
     monkeypatch.setattr(memory_plan, "_plans", memory_plan.PlanCache())  # as in another process
-    assert known_plan(request) == plan_memory(request_of(learning_rate=1e-3)) == plan
+    without_effect = {"learning_rate": 1e-3, "torch_compile": True, "allow_tf32": True, "cudnn_benchmark": True}
+    assert known_plan(request) == plan_memory(request_of(channels_last=True, **without_effect)) == plan
     for other in (request_of(train_batch_size=4), dataclasses.replace(request, memory=6 * GB)):
         assert known_plan(other) is None
     saved = json.loads(request.cache_file.read_text(encoding="utf-8"))
