@@ -1,4 +1,11 @@
-"""Configurations from the best results to the least memory: what the wizard chooses from."""
+"""Configurations from the best results to the least memory: what the wizard chooses from.
+
+Full training comes first as long as its weights or its optimizer state are exact: with float32 weights, or in bf16 with
+AdamW's own moments. Weights in bf16 and moments that are quantized or factored are not offered: each update is then
+rounded and approximated at once, which takes long runs over many images to average out, while a LoRA in bf16 has
+float32 parameters and moments, learns a subject from a few images, and needs less memory still. Whoever wants such a
+full training sets it by hand.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +33,7 @@ class Candidate:
 
 
 def candidates_for(precision: str, eight_bit: bool) -> Iterator[Candidate]:
-    """From the highest to the lowest memory use, where the device computes in ``precision``. ``eight_bit``: 8-bit
+    """In the order of preference, where the device computes in ``precision``. ``eight_bit``: 8-bit
     optimizers can be used.
     """
     for batch in (4, 2, 1):
@@ -43,11 +50,8 @@ def candidates_for(precision: str, eight_bit: bool) -> Iterator[Candidate]:
         changes = {**_FULL, "optimizer": "8bit AdamW", "gradient_checkpointing": True}
         yield Candidate("Full training with 8-bit AdamW, gradient checkpointing", changes)
     if precision == "bf16":
-        bf16 = {**_FUSED, "full_mixed_precision": True}
-        optimizers = ("Torch AdamW", "8bit AdamW", "Adafactor") if eight_bit else ("Torch AdamW", "Adafactor")
-        for optimizer in optimizers:
-            title = f"Full training in bf16 with {optimizer}, fused backward pass, gradient checkpointing"
-            yield Candidate(title, {**bf16, "optimizer": optimizer})
+        changes = {**_FUSED, "full_mixed_precision": True}
+        yield Candidate("Full training in bf16, fused backward pass, gradient checkpointing", changes)
     for batch in (2, 1):
         changes = {**_LORA, "gradient_checkpointing": False, "train_batch_size": batch}
         yield Candidate(f"LoRA, batch size {batch}", changes)

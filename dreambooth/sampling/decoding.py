@@ -14,16 +14,18 @@ from dreambooth.errors import UserError
 from dreambooth.memory.placement import free_bytes, on_device
 from dreambooth.models.latents import LatentCodec
 
-# Feature maps of the decoder's last blocks, at the size of the image, that are in memory at once.
-_FEATURE_MAPS = 3
+# Feature maps of the decoder's last blocks, at the size of the image, that are in memory at once: a block's input, the
+# normalized input, and the output of a convolution with half as many channels.
+_FEATURE_MAPS = 2.5
 _CHANNELS = (128, 256)  # of published VAEs, where the config does not tell
 _HEADROOM = 1.2  # workspaces and fragments
 _TILES = (512, 256)  # pixels of a side; the first for which memory suffices
+_FOR_ENCODING = ("encoder", "quant_conv")  # parts of a VAE
 
 
 @torch.no_grad()
 def decode_images(codec: LatentCodec, vae: Any, latents: torch.Tensor) -> Iterator[Image.Image]:
-    """The images of normalized latents (B, C, h, w), one at a time. The VAE is on their device only meanwhile.
+    """The images of normalized latents (B, C, h, w), one at a time. The decoder is on their device only meanwhile.
 
     UserError if an image is not finite.
     """
@@ -37,7 +39,7 @@ def decode_images(codec: LatentCodec, vae: Any, latents: torch.Tensor) -> Iterat
     if tile:
         yield from map(_image, _decode_in_tiles(codec, vae, latents, tile))
         return
-    with on_device([vae], latents.device):
+    with on_device(_parts_for_decoding(vae), latents.device):
         for latent in latents.split(1):
             yield _image(codec.decode(vae, latent)[0])
 
@@ -49,7 +51,12 @@ def decoding_bytes(vae: Any, pixels: int, dtype: torch.dtype | None = None) -> i
 
 
 def _weights(vae: Any) -> int:
-    return sum(parameter.nbytes for parameter in vae.parameters())
+    return sum(parameter.nbytes for part in _parts_for_decoding(vae) for parameter in part.parameters())
+
+
+def _parts_for_decoding(vae: Any) -> list[nn.Module]:
+    parts = [part for name, part in vae.named_children() if name not in _FOR_ENCODING]
+    return [part for part in parts if next(part.parameters(), None) is not None]
 
 
 def _decode_in_tiles(codec: LatentCodec, vae: Any, latents: torch.Tensor, tile: int) -> Iterator[torch.Tensor]:
@@ -65,8 +72,9 @@ def _decode_in_tiles(codec: LatentCodec, vae: Any, latents: torch.Tensor, tile: 
 
 
 def _tiled_copy(codec: LatentCodec, vae: Any, tile: int, dtype: torch.dtype, device: torch.device) -> Any:
-    """The VAE in ``dtype``, decoding in tiles; ``vae`` keeps its precision."""
-    tiled: Any = nn.Module.to(copy.deepcopy(vae), device, dtype)  # diffusers' own method warns
+    """The VAE in ``dtype``, without its encoder, decoding in tiles; ``vae`` keeps its precision."""
+    without: dict[int, Any] = {id(part): None for name, part in vae.named_children() if name in _FOR_ENCODING}
+    tiled: Any = nn.Module.to(copy.deepcopy(vae, without), device, dtype)  # diffusers' own method warns
     tiled.enable_tiling()
     if hasattr(tiled, "tile_latent_min_size"):
         tiled.tile_sample_min_size, tiled.tile_latent_min_size = tile, tile // codec.downscale

@@ -21,6 +21,7 @@ def test_text_encoders_and_vae_are_on_the_device_only_while_they_are_used(mini, 
     """All prompts are encoded before the first prediction; each image is decoded after its last one."""
     modules, log = load_modules(mini.working), []
     names = {id(module): name for name, module in modules.parts.items()}
+    names |= {id(part): f"vae.{name}" for name, part in modules.vae.named_children()}
 
     @contextlib.contextmanager
     def recorded(moved, device):
@@ -42,8 +43,9 @@ def test_text_encoders_and_vae_are_on_the_device_only_while_they_are_used(mini, 
     modules.text_encoders["text_encoder"].register_forward_hook(lambda *_: log.append("encode"))
     images = list(generate_images(modules, REQUESTS, batch_size=2))
     assert [image.size for image in images] == [(64, 64), (64, 64), (64, 128)]
+    decoder = "vae.decoder vae.post_quant_conv"  # not the encoder
     encoded = ["+text_encoder", *["encode"] * 4, "-text_encoder"]
-    assert log == [*encoded, *["denoise", "denoise", "+vae", "-vae"] * 2]
+    assert log == [*encoded, *["denoise", "denoise", f"+{decoder}", f"-{decoder}"] * 2]
 
 
 def test_text_encoders_run_on_the_cpu_where_the_device_has_no_room(monkeypatch):
@@ -97,16 +99,30 @@ def test_decoding_is_tiled_where_memory_is_short(vae, monkeypatch):
     monkeypatch.setattr(type(vae.decoder), "forward", forward)
     whole = _arrays(vae)
     assert largest == [40 * 24] * 2
-    needed = decoding.decoding_bytes(vae, 160 * 96) + sum(parameter.nbytes for parameter in vae.parameters())
+    weights = (*vae.decoder.parameters(), *vae.post_quant_conv.parameters())
+    needed = decoding.decoding_bytes(vae, 160 * 96) + sum(parameter.nbytes for parameter in weights)
     for free, side, limit in ((needed - 1, 16, 12), (needed // 8, 8, 25)):
         largest.clear()
         monkeypatch.setattr(decoding, "free_bytes", lambda device, free=free: free)
         tiled = _arrays(vae)
-        assert max(largest) == side * side and not vae.use_tiling and vae.dtype == torch.float32
+        assert max(largest) == side * side and not vae.use_tiling and vae.dtype == torch.float32 and vae.encoder
         difference = [(one - other).abs().mean() for one, other in zip(whole, tiled, strict=True)]
         assert max(difference) < limit, "of 255, with random weights"
     monkeypatch.setattr(decoding, "free_bytes", lambda device: needed)
     assert all(torch.equal(one, other) for one, other in zip(whole, _arrays(vae), strict=True))
+
+
+def test_activations_overwrite_their_inputs(mini, vae):
+    """One feature map of the size of the image less; the pixels are the same, bit for bit."""
+    loaded = load_modules(mini.working, denoiser=False, text_encoder=False).vae
+    activations = [module for module in loaded.modules() if isinstance(module, torch.nn.SiLU)]
+    assert len(activations) > 5 and all(module.inplace for module in activations)
+    reference = AutoencoderKL(**loaded.config).eval()
+    reference.load_state_dict(loaded.state_dict())
+    with torch.no_grad():
+        assert torch.equal(loaded.decode(LATENTS[:, :4])[0], reference.decode(LATENTS[:, :4])[0])
+        pixels = torch.rand(1, 3, 64, 64)
+        assert torch.equal(loaded.encode(pixels)[0].mean, reference.encode(pixels)[0].mean)
 
 
 def test_tiles_that_overflow_in_half_precision_are_decoded_again(vae, monkeypatch):

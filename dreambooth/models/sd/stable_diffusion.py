@@ -114,7 +114,9 @@ class StableDiffusion(StableDiffusionAdapters):
         import diffusers
 
         with torch.device("meta"):
-            return diffusers.AutoencoderKL(**values) if role == VAE_ROLE else diffusers.UNet2DConditionModel(**values)
+            if role == VAE_ROLE:
+                return _activate_in_place(diffusers.AutoencoderKL(**values))
+            return diffusers.UNet2DConditionModel(**values)
 
     def rebuild_buffer(self, name: str, buffer: torch.Tensor) -> torch.Tensor:
         if name.endswith("position_ids"):  # CLIP's, which files may lack
@@ -325,3 +327,16 @@ class StableDiffusion(StableDiffusionAdapters):
 
     def _text_config(self, component: str, shapes: Shapes, overrides: Mapping[str, Any]) -> dict[str, Any]:
         raise NotImplementedError
+
+
+def _activate_in_place(vae: nn.Module) -> nn.Module:
+    """Activations of a VAE that is never trained overwrite their inputs, which are outputs of norms.
+
+    At the size of the image each such input takes as much memory as the decoder's weights. Modules are replaced, not
+    changed: older diffusers shares one among all models.
+    """
+    for module in vae.modules():
+        for name, child in module.named_children():
+            if type(child) is nn.SiLU:
+                setattr(module, name, nn.SiLU(inplace=True))
+    return vae
