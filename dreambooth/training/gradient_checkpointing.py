@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -34,6 +35,40 @@ def checkpoint_gradients(module: Any) -> None:
         for block in module.modules():
             if hasattr(block, "_gradient_checkpointing_func"):  # not in diffusers before 0.31
                 block._gradient_checkpointing_func = reentrant_checkpoint
+        _checkpoint_between_blocks(module)
+
+
+def _checkpoint_between_blocks(module: nn.Module) -> None:
+    """Checkpoint what diffusers computes between the blocks that it checkpoints.
+
+    The backward pass needs an interpolated image, a normalized input, and autocast's copies of trained weights there.
+    Where nothing is trained, outputs are computed once only.
+    """
+    for part in list(module.modules()):
+        trains = any(parameter.requires_grad for parameter in part.parameters())
+        if hasattr(part, "_operate_on_continuous_inputs"):  # norm and projection before transformer blocks
+            _checkpoint_calls(part, "_operate_on_continuous_inputs")
+            if trains:
+                _checkpoint_calls(part, "_get_output_for_continuous_inputs")
+        for name in ("upsamplers", *(["downsamplers"] if trains else [])):
+            for sampler in getattr(part, name, None) or ():
+                _checkpoint_calls(sampler, "forward")
+        if (middle := getattr(part, "mid_block", None)) is not None and hasattr(middle, "resnets"):
+            _checkpoint_calls(middle.resnets[0], "forward")
+
+
+def _checkpoint_calls(module: nn.Module, method: str) -> None:
+    """Checkpoint the calls of a method of ``module``, whose class becomes a subclass of the same name."""
+    cls = type(module)
+    original = getattr(cls, method)
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)
+    def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        args = signature.bind(self, *args, **kwargs).args
+        return reentrant_checkpoint(functools.partial(original, self), *args[1:])
+
+    module.__class__ = type(cls.__name__, (cls,), {method: call, "__module__": cls.__module__})
 
 
 def _uses_generator(module: nn.Module) -> bool:

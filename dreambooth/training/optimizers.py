@@ -16,6 +16,7 @@ from dreambooth.training.fused_adamw import FusedAdamW
 from dreambooth.training.fused_backward import FusedBackwardStepper
 from dreambooth.training.gradient_clipping import clip_each
 from dreambooth.training.optimizer_kinds import build_optimizer, parse_arguments, require_available
+from dreambooth.training.rounded_adafactor import StochasticRoundingAdafactor
 from dreambooth.training.rounded_optimizer import StochasticRounding
 from dreambooth.training.schedules import base_learning_rates, learning_rate
 from dreambooth.training.step_in_parts import StepInParts
@@ -54,7 +55,8 @@ def make_optimizer(settings: Settings, groups: list[dict[str, Any]]) -> torch.op
         require_available(name, groups[0]["params"][0].device, scheduler, more)
     if is_pure_bf16(settings):
         if name != "Torch AdamW":
-            return StochasticRounding(build_optimizer(name, groups, scheduler, more), settings.seed)
+            rounded = StochasticRoundingAdafactor if name == "Adafactor" else StochasticRounding
+            return rounded(build_optimizer(name, groups, scheduler, more), settings.seed)
         return StochasticRoundingAdamW(groups, settings.seed, **parse_arguments(name, more))
     return build_optimizer(name, groups, scheduler, more)
 

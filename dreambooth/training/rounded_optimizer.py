@@ -43,12 +43,16 @@ class StochasticRounding(StepInParts):
             group[_STEP] = group.get(_STEP, 0) + 1
             position = (self.seed, "rounding", group[_STEP], number)
             self._generators[number] = generator_on(params[0].device, *position)
+        self.update_batch(number, params, self._generators[number])
+
+    def update_batch(self, number: int, params: Sequence[torch.nn.Parameter], generator: torch.Generator) -> None:
+        """Update ``params`` of group ``number`` and round them, in their order."""
         for batch in _batches(params, self.batch):
             with _as_float32(batch) as weights:
                 update_with(self.optimizer, number, batch)
                 exact = [p.data for p in batch]
             for target, values in zip(weights, exact, strict=True):
-                stochastic_round(target, values.view(target.shape), self._generators[number])
+                stochastic_round(target, values.view(target.shape), generator)
 
     def end_step(self) -> None:
         self._generators.clear()

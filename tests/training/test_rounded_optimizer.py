@@ -21,8 +21,10 @@ from dreambooth.training.optimizers import (
     optimizer_state,
     parameter_groups,
 )
+from dreambooth.training.rounded_adafactor import StochasticRoundingAdafactor
 from dreambooth.training.rounded_optimizer import StochasticRounding
 from dreambooth.training.snapshot import Position, Snapshot, read_snapshot, write_snapshot
+from tests.training.launches import Recorded
 from tests.training.test_optimizer_kinds import made_here
 
 NAMES = [name for name in OPTIMIZERS if name not in GLOBAL_OPTIMIZERS]
@@ -148,7 +150,7 @@ def test_optimizers_that_need_all_weights_are_refused():
 
 def test_batches_bound_the_float32_copies(monkeypatch):
     """Of weights in a step: no more than one batch is in float32 at a time."""
-    toy, seen = Toy("Adafactor"), []
+    toy, seen = Toy("SGD Nesterov"), []
     assert isinstance(toy.optimizer, StochasticRounding)
     inner = toy.optimizer.optimizer
     monkeypatch.setattr(toy.optimizer, "batch", 1)
@@ -161,6 +163,46 @@ def test_batches_bound_the_float32_copies(monkeypatch):
     monkeypatch.setattr(inner, "step", step)
     toy.step(0)
     assert len(seen) == len(toy.parameters) and all(dtypes.count(torch.float32) == 1 for dtypes in seen)
+
+
+@pytest.mark.parametrize("settings", [{}, {"lr_scheduler": "adafactor"}, {"optimizer_args": "beta1=0.9"}], ids=str)
+def test_adafactor_is_that_of_transformers(settings):
+    """Bit for bit, with fewer launches; in chunks of rows up to the order of sums, with small temporaries."""
+    ours, chunked, theirs = (Toy("Adafactor", **settings) for _ in range(3))
+    assert isinstance(chunked.optimizer, StochasticRoundingAdafactor)
+    chunked.optimizer.chunk = 700
+    assert isinstance(theirs.optimizer, StochasticRounding)
+    library = StochasticRounding(theirs.optimizer.optimizer, theirs.settings.seed)
+    theirs.optimizer = theirs.stepper.optimizer = library
+    launches = []
+    for step in range(3):
+        for toy in (ours, chunked, theirs):
+            with Recorded() as recorded:
+                toy.step(step)
+            launches.append(recorded.launches)
+    assert launches[0] < launches[2] or settings
+    for p, q, r in zip(ours.parameters, chunked.parameters, theirs.parameters, strict=True):
+        assert torch.equal(p, r)
+        assert (q.float() - r.float()).abs().max() <= 2**-7 * r.float().abs().max(), "rounded to a neighbor"
+        states = [toy.optimizer.state[x] for toy, x in ((ours, p), (chunked, q), (theirs, r))]
+        assert states[0].keys() == states[1].keys() == states[2].keys()
+        for key, value in states[2].items():
+            if key == "RMS" and "lr_scheduler" not in settings:
+                continue  # of no use then
+            torch.testing.assert_close(torch.as_tensor(states[0][key]), torch.as_tensor(value), rtol=0, atol=0)
+            torch.testing.assert_close(torch.as_tensor(states[1][key]), torch.as_tensor(value), rtol=1e-2, atol=1e-6)
+
+
+def test_adafactor_computes_large_weights_in_rows():
+    weight = torch.nn.Parameter(torch.ones(64, 50, 3, 3, dtype=torch.bfloat16))
+    settings = Settings(optimizer="Adafactor", full_mixed_precision=True, use_lora=False)
+    optimizer = make_optimizer(settings, parameter_groups(settings, [weight], []))
+    assert isinstance(optimizer, StochasticRoundingAdafactor)
+    optimizer.chunk = 1000
+    weight.grad = torch.ones_like(weight)
+    with Recorded() as recorded:
+        optimizer.step()
+    assert recorded.largest <= 1000 and bool((weight != 1).any())
 
 
 @pytest.mark.parametrize("name", ["Adafactor", "8bit AdamW"])
