@@ -40,7 +40,7 @@ from dreambooth.models.registry import family_of  # noqa: E402
 from dreambooth.training.adapters import AdapterConfig, AdapterLayer, inject  # noqa: E402
 from dreambooth.training.attention import skip_signature_checks  # noqa: E402
 from dreambooth.training.gradient_checkpointing import checkpoint_gradients  # noqa: E402
-from dreambooth.training.master_weights import collect_gradients, low_precision  # noqa: E402
+from dreambooth.training.master_weights import groups_of, low_precision  # noqa: E402
 from dreambooth.training.unit_factors import skip_unit_factors  # noqa: E402
 
 MODELS = {"SD1.5": ("v1x", "sd15"), "SDXL": ("SDXL", "sdxl-base")}
@@ -92,16 +92,17 @@ def _make_step(name: str, mode: str, is_former: bool) -> Callable[[], None]:
         skip_unit_factors(unet.module)
         skip_signature_checks(unet.module)
     latents = torch.randn(1, 4, 8, 8)
+    groups = groups_of([unet.module])
     trained = [parameter for parameter in unet.module.parameters() if parameter.requires_grad]
 
     def step() -> None:
         autocast = torch.autocast("cpu", DTYPE) if is_former else contextlib.nullcontext()
-        with low_precision(() if is_former else unet.layers.values(), DTYPE) as copies:
+        with low_precision(() if is_former else unet.layers.values(), DTYPE, groups) as copies:
             with autocast:
                 output = unet.module(latents.to(DTYPE), torch.tensor([5]), **unet.inputs)[0]
                 loss = F.mse_loss(output.float(), latents)
             loss.backward()
-            collect_gradients(copies)
+            copies.collect_gradients()
         for parameter in trained:
             parameter.grad = None
 

@@ -129,7 +129,9 @@ class LoraLayer(AdapterLayer):
     tensor_names: ClassVar = {"down": "lora_down.weight", "up": "lora_up.weight"}
     down: torch.Tensor
     up: torch.Tensor
-    low_precision: tuple[torch.Tensor, torch.Tensor] | None = None  # copies of both, see master_weights.py
+    # Copies of both, see master_weights.py; what they are cast to where these are not there.
+    low_precision: tuple[torch.Tensor, torch.Tensor] | None = None
+    cast_to: torch.dtype | None = None
 
     def initial_tensors(
         self, shape: torch.Size, config: AdapterConfig, generator: torch.Generator
@@ -143,6 +145,8 @@ class LoraLayer(AdapterLayer):
             return super().forward(x)
         if self.low_precision:
             return self._forward_in_low_precision(x, *self.low_precision)
+        if self.cast_to:
+            return self._forward_in_low_precision(x, self.down.to(self.cast_to), self.up.to(self.cast_to))
         # Gradients of x are summed in the order of these operations.
         if self.conv_args:
             hidden = self.apply_dropout(F.conv2d(x, self.down, None, *self.conv_args))

@@ -19,6 +19,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from dreambooth.autocast import current_autocast
+from dreambooth.memory.offload import repeated_blocks
+
+BEFORE = "before_checkpoint"  # attribute of a block: called before the block is computed, in both passes
 
 
 def checkpoint_gradients(module: Any) -> None:
@@ -38,6 +41,30 @@ def checkpoint_gradients(module: Any) -> None:
         _checkpoint_between_blocks(module)
 
 
+def checkpointed_stages(module: nn.Module) -> list[list[nn.Module]]:
+    """The blocks of ``module`` that :func:`reentrant_checkpoint` computes, by the stages that they are in.
+
+    A stage is a member of an outermost list of modules, such as the blocks of one resolution, or all members of a list
+    that are blocks themselves.
+    """
+    if not any(vars(part).get("_gradient_checkpointing_func") is reentrant_checkpoint for part in module.modules()):
+        return []
+    blocks = {id(block) for block in repeated_blocks(module)}
+    stages = []
+    for members in _outermost_lists(module):
+        parts = [members] if any(id(member) in blocks for member in members) else members
+        stages += [[block for block in part.modules() if id(block) in blocks] for part in parts]
+    return [stage for stage in stages if stage]
+
+
+def _outermost_lists(module: nn.Module) -> Iterator[nn.ModuleList]:
+    for child in module.children():
+        if isinstance(child, nn.ModuleList):
+            yield child
+        else:
+            yield from _outermost_lists(child)
+
+
 def _checkpoint_between_blocks(module: nn.Module) -> None:
     """Checkpoint what diffusers computes between the blocks that it checkpoints.
 
@@ -53,11 +80,12 @@ def _checkpoint_between_blocks(module: nn.Module) -> None:
         for name in ("upsamplers", *(["downsamplers"] if trains else [])):
             for sampler in getattr(part, name, None) or ():
                 _checkpoint_calls(sampler, "forward")
-        if (middle := getattr(part, "mid_block", None)) is not None and hasattr(middle, "resnets"):
-            _checkpoint_calls(middle.resnets[0], "forward")
+        if (middle := getattr(part, "mid_block", None)) is not None and hasattr(middle, "resnets") and trains:
+            # Its input is a skip connection too, whose gradients would be summed in another order.
+            _checkpoint_calls(middle.resnets[0], "forward", only_in_autocast=True)
 
 
-def _checkpoint_calls(module: nn.Module, method: str) -> None:
+def _checkpoint_calls(module: nn.Module, method: str, only_in_autocast: bool = False) -> None:
     """Checkpoint the calls of a method of ``module``, whose class becomes a subclass of the same name."""
     cls = type(module)
     original = getattr(cls, method)
@@ -66,6 +94,8 @@ def _checkpoint_calls(module: nn.Module, method: str) -> None:
     @functools.wraps(original)
     def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         args = signature.bind(self, *args, **kwargs).args
+        if only_in_autocast and isinstance(current_autocast(args[1].device), contextlib.nullcontext):
+            return original(*args)
         return reentrant_checkpoint(functools.partial(original, self), *args[1:])
 
     module.__class__ = type(cls.__name__, (cls,), {method: call, "__module__": cls.__module__})
@@ -112,6 +142,7 @@ class _Checkpoint(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, requires_grad: torch.Tensor | None, function: Callable[..., Any], *args: Any) -> Any:
+        _call_before(function)
         tensors = [arg if isinstance(arg, torch.Tensor) else None for arg in args]
         ctx.function = function
         ctx.others = [None if isinstance(arg, torch.Tensor) else arg for arg in args]
@@ -125,6 +156,7 @@ class _Checkpoint(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         inputs = [None if x is None else x.detach().requires_grad_(x.requires_grad) for x in ctx.saved_tensors]
         args = [other if x is None else x for x, other in zip(inputs, ctx.others, strict=True)]
+        _call_before(ctx.function)
         with torch.enable_grad(), ctx.autocast:
             results = ctx.function(*args)
         results = results if isinstance(results, tuple) else (results,)
@@ -134,9 +166,21 @@ class _Checkpoint(torch.autograd.Function):
         return None, None, *(None if x is None else x.grad for x in inputs)
 
 
+def _call_before(function: Callable[..., Any]) -> None:
+    if before := getattr(_module_of(function), BEFORE, None):
+        before()
+
+
+def _module_of(function: Any) -> Any:
+    """The module that a function calls, whether itself, by one of its methods or as the first argument; else itself."""
+    if isinstance(function, functools.partial):
+        return function.args[0] if function.args else _module_of(function.func)
+    return getattr(function, "__self__", function)
+
+
 def _trains(function: Callable[..., Any]) -> bool:
     """Whether a module that is called has trainable parameters; of other functions True."""
-    module = function.args[0] if isinstance(function, functools.partial) and function.args else function
+    module = _module_of(function)
     return not isinstance(module, nn.Module) or any(p.requires_grad for p in module.parameters())
 
 

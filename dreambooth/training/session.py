@@ -38,6 +38,7 @@ from dreambooth.training.imagic import Imagic
 from dreambooth.training.inpainting import InpaintingInputs
 from dreambooth.training.inputs import LatentStore
 from dreambooth.training.loss_masks import LossMasks
+from dreambooth.training.master_weights import Group, groups_of
 from dreambooth.training.noise import training_scheduler_config
 from dreambooth.training.optimizers import inference_weights, make_optimizer, make_stepper, parameter_groups
 from dreambooth.training.precision import caches_casts, compute_dtype, make_accelerator, reset_accelerator
@@ -58,6 +59,7 @@ class Session:
         self.trains_text_encoder = trains_text_encoder(self.settings)
         self.modules = load_modules(self.model.working, denoiser=False, vae=False, text_encoder=False)
         self.layers: dict[str, AdapterLayer] = {}
+        self.adapter_groups: list[Group] = []  # of layers, in blocks that are checkpointed
         self.dropout = AdapterDropout(self.settings.seed)
         self.ema: EMA | None = None
         self.offload: BlockOffload | None = None
@@ -148,6 +150,8 @@ class Session:
         denoiser = self._make_trainable(name, self.modules.denoiser, self.settings.train_unet)
         encoders = self.modules.text_encoders if self.trains_text_encoder else {}
         text = [p for name, encoder in encoders.items() for p in self._make_trainable(name, encoder, True)]
+        if self.layers and self.settings.gradient_checkpointing:
+            self.adapter_groups = groups_of(self.used_in_prediction())
         return parameter_groups(self.settings, denoiser, text)
 
     def _make_ema(self, groups: Sequence[dict[str, Any]]) -> EMA | None:
@@ -350,7 +354,7 @@ class Session:
             if copies:
                 copies.wait()
         for name in ("prompts", "imagic", "latents", "masked", "optimizer", "stepper", "ema", "offload",
-                     "activation_offload", "layers", "modules", "accelerator"):  # fmt: skip
+                     "activation_offload", "layers", "adapter_groups", "modules", "accelerator"):  # fmt: skip
             self.__dict__.pop(name, None)
         reset_accelerator()
         free_memory()

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import logging
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,9 +16,8 @@ from dreambooth.errors import UserError, first_sentence
 from dreambooth.memory.out_of_memory import is_out_of_memory
 from dreambooth.memory.release import clear_frames, free_memory
 from dreambooth.settings.components import is_fused_backward
-from dreambooth.training.adapters import AdapterLayer
 from dreambooth.training.compiled_blocks import is_compiled, stop_compiling
-from dreambooth.training.master_weights import collect_gradients, low_precision
+from dreambooth.training.master_weights import AdapterCopies, low_precision
 from dreambooth.training.noise import generator_for
 from dreambooth.training.objective import Losses, diffusion_losses, losses_in_parts, prior_weight_at
 from dreambooth.training.precision import compute_dtype, uses_autocast
@@ -126,18 +125,20 @@ class StepRunner:
         session = self.session
         session.dropout.set_position(session.position.step, number)
         parts = []
-        with low_precision(self._low_precision_layers(), compute_dtype(session.precision)) as copies:
+        with self._low_precision() as copies:
             for losses in self._losses(batch, number):
                 session.accelerator.backward(losses.total * fraction if fraction != 1 else losses.total)
-                collect_gradients(copies)
+                copies.collect_gradients()
                 prior = None if losses.prior is None else losses.prior.detach() * fraction
                 parts.append(Losses(losses.total.detach() * fraction, losses.instance.detach() * fraction, prior))
         return _sum(parts)
 
-    def _low_precision_layers(self) -> Iterable[AdapterLayer]:
-        """Adapters that compute with copies of their parameters, since autocast does not cast these."""
-        is_exact = self.session.precision == "no"
-        return () if is_exact or self._uses_autocast else self.session.layers.values()
+    def _low_precision(self) -> contextlib.AbstractContextManager[AdapterCopies]:
+        """Adapters compute with copies of their parameters in the block, where autocast does not cast these."""
+        session = self.session
+        if session.precision == "no" or self._uses_autocast:
+            return low_precision((), torch.float32)
+        return low_precision(session.layers.values(), compute_dtype(session.precision), session.adapter_groups)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         return self.session.accelerator.autocast() if self._uses_autocast else contextlib.nullcontext()

@@ -10,10 +10,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dreambooth.checkpoints.modules import load_modules
+from dreambooth.training import gradient_checkpointing
 from dreambooth.training.adapters import AdapterConfig, inject
 from dreambooth.training.dropout import AdapterDropout
+from dreambooth.training.gradient_checkpointing import checkpoint_gradients
 from dreambooth.training.loop import Loop
-from dreambooth.training.master_weights import collect_gradients, low_precision
+from dreambooth.training.master_weights import groups_of, low_precision
 
 BF16 = {"mixed_precision": "bf16", "use_lora_extended": True, "lora_unet_alpha": 2, "seed": 5}
 
@@ -57,7 +59,7 @@ def test_outputs_and_gradients_are_those_of_float32_up_to_rounding(layers, dtype
             assert output.dtype == dtype
             output.float().square().sum().backward()
             assert layer.down.grad is None
-            collect_gradients(copies)
+            copies.collect_gradients()
         ours = [output.detach(), *_gradients(layer)]
         for own, other in zip(ours[1:], expected[1:], strict=True):
             assert own.dtype == torch.float32
@@ -73,15 +75,51 @@ def test_gradients_of_several_backward_passes_are_summed_in_float32(layers):
 
     def gradients(*factors: float) -> list[torch.Tensor]:
         with low_precision([layer, other], torch.bfloat16) as copies:
-            assert len(copies) == 2, "frozen adapters have none"
+            assert layer.low_precision and not other.low_precision, "frozen adapters have none"
             for factor in factors:
                 (layer(x) * factor).float().sum().backward()
-                collect_gradients(copies)
+                copies.collect_gradients()
         return _gradients(layer)
 
     one, small, both = gradients(1.0), gradients(1e-3), gradients(1.0, 1e-3)
     for sums, first, second in zip(both, one, small, strict=True):
         assert torch.equal(sums, first + second) and not torch.equal(sums, first)
+
+
+def test_copies_of_one_stage_are_there_at_a_time(mini, monkeypatch):
+    """With gradient checkpointing. The gradients are those of copies that are all there at once, bit for bit."""
+    modules = load_modules(mini.working, vae=False, text_encoder=False, dtype=torch.bfloat16)
+    unet = modules.denoiser.requires_grad_(False).train()
+    checkpoint_gradients(unet)
+    layers = inject(modules, "unet", AdapterConfig("LoRA", 4, 2.0, conv_rank=2), seed=1)
+    for layer in layers.values():
+        torch.nn.init.normal_(layer.up, generator=torch.Generator().manual_seed(1))
+    groups, present = groups_of([unet]), []
+    assert len(groups) > 5
+
+    def count(*_) -> None:
+        present.append(sum(layer.low_precision is not None for layer in layers.values()))
+
+    unet.register_forward_hook(count)
+    noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
+    prompts = torch.randn(2, 77, 32, generator=torch.Generator().manual_seed(2)).bfloat16()
+
+    def gradients(groups) -> list[torch.Tensor]:
+        for block in (block for group in groups for block in group.blocks):
+            block.register_forward_hook(count)
+        with low_precision(layers.values(), torch.bfloat16, groups) as copies:
+            unet(noise, torch.tensor([3, 700]), prompts)[0].float().square().mean().backward()
+            copies.collect_gradients()
+        assert not any(layer.low_precision or layer.cast_to for layer in layers.values())
+        return [gradient for layer in layers.values() for gradient in _gradients(layer)]
+
+    at_once = gradients(())
+    assert present == [len(layers)]
+    assert all(map(torch.equal, gradients(groups), at_once))
+    assert len(present) > 2 * len(groups) and max(present[1:]) < len(layers) / 2
+    monkeypatch.setattr(gradient_checkpointing, "_call_before", lambda function: None)  # as other functions than ours
+    for own, other in zip(gradients(groups), at_once, strict=True):
+        torch.testing.assert_close(own, other)
 
 
 def test_copies_end_with_the_block(layers):
@@ -101,7 +139,7 @@ class _Casts(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_a_step_casts_all_adapters_at_once(train, monkeypatch):
+def test_a_step_casts_the_adapters_of_a_stage_at_once(train, monkeypatch):
     """Of UNet and text encoder; only inputs and the loss are cast besides."""
     steps, step = [], Loop.step
 
@@ -114,7 +152,7 @@ def test_a_step_casts_all_adapters_at_once(train, monkeypatch):
     assert train(**BF16, gradient_checkpointing=True, max_train_steps=2).error is None
     for operators, n_layers in steps:
         assert n_layers > 40 and operators["_to_copy"] < 20
-        assert operators["_foreach_copy_"] == 2, "to the copies, and of their gradients"
+        assert operators["_foreach_copy_"] < 3 * 12, "to the copies of each stage, twice, and of their gradients"
 
 
 def test_losses_are_those_of_float32_up_to_rounding(train, models_dir, created):
