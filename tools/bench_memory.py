@@ -3,7 +3,8 @@
 
     python tools/bench_memory.py                         a table of all rows
     python tools/bench_memory.py --only SDXL             the rows whose names contain one of these words
-    python tools/bench_memory.py --json memory.json      a list of {model, mode, phase, bytes, forecast}
+    python tools/bench_memory.py --json memory.json      a list of {model, mode, phase, bytes, forecast}; rows that the file
+                                                         has are not computed again
 
 Bytes are those allocated at the moment of the highest sum, with torch's rounding; a card needs about 0.8 GB more for
 CUDA itself, workspaces and fragments. SD1.5 trains at 512 pixels, SD2 at 768, SDXL at 1024, with batch size 1 unless
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from dreambooth.files import write_json  # noqa: E402
 from tools.virtual_gpu.device_guard import Unavailable, load_guard  # noqa: E402
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ MODELS = {
     "SDXL": ("SDXL", "sdxl-base"),
 }
 GB = 1e9
+AGREES = 0.05  # of the bytes of a phase
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Row:
     settings: dict[str, Any] = field(default_factory=dict)
     class_images: bool = False
     generates: bool = False  # class images first
-    memory: int = 24  # GB of the card
+    memory: float = 24  # GB of the card
 
     @property
     def name(self) -> str:
@@ -60,6 +63,7 @@ LORA = {"use_lora": True, "lora_unet_rank": 16, "lora_txt_rank": 8}
 TEXT, NO_CHECKPOINTING = {"stop_text_encoder": 1}, {"gradient_checkpointing": False}
 PURE_BF16 = {"full_mixed_precision": True}
 FUSED = {"fused_backward": True, "clip_each_tensor": True}
+_ADAFACTOR = {**PURE_BF16, **FUSED, "optimizer": "Adafactor"}
 _BOTH = {
     "LoRA": LORA,
     "LoRA, text encoders too": {**LORA, **TEXT},
@@ -76,7 +80,7 @@ _BOTH = {
     "full, fused": FUSED,
     "full, pure bf16, fused": {**PURE_BF16, **FUSED},
     "full, pure bf16, 8-bit, fused": {**PURE_BF16, **FUSED, "optimizer": "8bit AdamW"},
-    "full, pure bf16, Adafactor, fused": {**PURE_BF16, **FUSED, "optimizer": "Adafactor"},
+    "full, pure bf16, Adafactor, fused": _ADAFACTOR,
     "full, pure bf16, 8-bit, fused, offload": {
         **PURE_BF16,
         **FUSED,
@@ -106,13 +110,19 @@ _SD15 = {
 }
 _OTHERS = {"LoRA": LORA, "full": {}}
 ROWS = [
-    *(Row(model, mode, settings) for mode, settings in _BOTH.items() for model in MODELS),
+    *(Row(model, mode, settings) for mode, settings in _BOTH.items() for model in ("SD1.5", "SDXL")),
     *(Row("SD1.5", mode, settings) for mode, settings in _SD15.items()),
     *(Row(model, mode, settings) for mode, settings in _OTHERS.items() for model in ("SD1.5 inpainting", "SD2")),
     Row("SD1.5", "LoRA, class images", LORA, class_images=True),
     Row("SD1.5", "LoRA, class images generated", LORA, class_images=True, generates=True),
-    Row("SDXL", "LoRA, card of 8 GB", LORA, memory=8),
-    Row("SDXL", "LoRA, base in nf4, card of 6 GB", {**LORA, "base_precision": "nf4"}, memory=6),
+    # Cards with so little memory free that previews adapt to it: text encoders on the CPU, decoding in tiles and in bf16.
+    Row("SD1.5", "LoRA, 2.5 GB free", LORA, memory=2.5),
+    Row("SDXL", "LoRA, 7.2 GB free", LORA, memory=7.2),
+    Row("SDXL", "LoRA, text encoders too, 9 GB free", {**LORA, **TEXT}, memory=9),
+    Row("SDXL", "LoRA, base in int8, 5 GB free", {**LORA, "base_precision": "int8"}, memory=5),
+    Row("SDXL", "LoRA, base in nf4, 4 GB free", {**LORA, "base_precision": "nf4"}, memory=4),
+    Row("SDXL", "LoRA, offload, 3.2 GB free", {**LORA, "offload_fraction": 1.0}, memory=3.2),
+    Row("SDXL", "full, pure bf16, Adafactor, fused, 7.2 GB free", _ADAFACTOR, memory=7.2),
 ]
 
 
@@ -126,7 +136,9 @@ def main() -> None:
     except Unavailable as reason:
         sys.exit(str(reason))
     warnings.simplefilter("ignore")
-    records: list[dict[str, Any]] = []
+    records = _read(args.json)
+    done = {(record["model"], record["mode"]) for record in records}
+    rows = [row for row in rows if (row.model, row.mode) not in done]
     print("| model | mode | step | preview | forecast: step | preview | launches | highest in |")
     print("|---|---|---|---|---|---|---|---|")
     for row, trace, forecast in _traces(rows):
@@ -136,7 +148,8 @@ def main() -> None:
             for phase, peak in trace.peaks.items()
         ]
         if args.json:  # after each row, for long tables that are interrupted
-            args.json.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+            write_json(args.json, records)
+    print(_agreement(records))
 
 
 def _arguments() -> argparse.Namespace:
@@ -144,6 +157,21 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="rows whose names contain one of these")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the peaks of all phases to this file")
     return parser.parse_args()
+
+
+def _read(path: Path | None) -> list[dict[str, Any]]:
+    return json.loads(path.read_text(encoding="utf-8")) if path and path.exists() else []
+
+
+def _agreement(records: list[dict[str, Any]]) -> str:
+    """How many rows' forecasts are near in each phase, and the worst of the others."""
+    worst: dict[str, float] = {}
+    for record in records:
+        name, planned = f"{record['model']} {record['mode']}", record["forecast"] or 0
+        worst[name] = max(worst.get(name, 0.0), abs(planned / record["bytes"] - 1))
+    far = [f"{name} {difference:.1%}" for name, difference in worst.items() if difference > AGREES]
+    agreeing = f"{len(worst) - len(far)} of {len(worst)} rows agree within {AGREES:.0%} in each phase"
+    return f"{agreeing}; the others: {', '.join(far)}" if far else agreeing
 
 
 def _traces(rows: list[Row]) -> Iterator[tuple[Row, Trace, dict[str, int]]]:

@@ -49,7 +49,7 @@ def checkpointed_stages(module: nn.Module) -> list[list[nn.Module]]:
     """
     if not any(vars(part).get("_gradient_checkpointing_func") is reentrant_checkpoint for part in module.modules()):
         return []
-    blocks = {id(block) for block in repeated_blocks(module)}
+    blocks = {id(block) for block in repeated_blocks(module)} - {id(block) for block in _not_checkpointed(module)}
     stages = []
     for members in _outermost_lists(module):
         parts = [members] if any(id(member) in blocks for member in members) else members
@@ -80,9 +80,16 @@ def _checkpoint_between_blocks(module: nn.Module) -> None:
         for name in ("upsamplers", *(["downsamplers"] if trains else [])):
             for sampler in getattr(part, name, None) or ():
                 _checkpoint_calls(sampler, "forward")
-        if (middle := getattr(part, "mid_block", None)) is not None and hasattr(middle, "resnets") and trains:
+    for block in _not_checkpointed(module):
+        if any(parameter.requires_grad for parameter in block.parameters()):
             # Its input is a skip connection too, whose gradients would be summed in another order.
-            _checkpoint_calls(middle.resnets[0], "forward", only_in_autocast=True)
+            _checkpoint_calls(block, "forward", only_in_autocast=True)
+
+
+def _not_checkpointed(module: nn.Module) -> list[nn.Module]:
+    """The only blocks that diffusers does not checkpoint: the first of the middle."""
+    middles = [getattr(part, "mid_block", None) for part in module.modules()]
+    return [middle.resnets[0] for middle in middles if hasattr(middle, "resnets")]
 
 
 def _checkpoint_calls(module: nn.Module, method: str, only_in_autocast: bool = False) -> None:
