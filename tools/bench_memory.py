@@ -3,8 +3,8 @@
 
     python tools/bench_memory.py                         a table of all rows
     python tools/bench_memory.py --only SDXL             the rows whose names contain one of these words
-    python tools/bench_memory.py --json memory.json      a list of {model, mode, phase, bytes, forecast}; rows that the file
-                                                         has are not computed again
+    python tools/bench_memory.py --json memory.json      a list of {model, mode, phase, bytes, forecast}; rows that are
+                                                         in the file already are not computed again
 
 Bytes are those allocated at the moment of the highest sum, with torch's rounding; a card needs about 0.8 GB more for
 CUDA itself, workspaces and fragments. SD1.5 trains at 512 pixels, SD2 at 768, SDXL at 1024, with batch size 1 unless
@@ -115,7 +115,7 @@ ROWS = [
     *(Row(model, mode, settings) for mode, settings in _OTHERS.items() for model in ("SD1.5 inpainting", "SD2")),
     Row("SD1.5", "LoRA, class images", LORA, class_images=True),
     Row("SD1.5", "LoRA, class images generated", LORA, class_images=True, generates=True),
-    # Cards with so little memory free that previews adapt to it: text encoders on the CPU, decoding in tiles and in bf16.
+    # With so little memory free, previews adapt to it: text encoders on the CPU, decoding in tiles and in bf16.
     Row("SD1.5", "LoRA, 2.5 GB free", LORA, memory=2.5),
     Row("SDXL", "LoRA, 7.2 GB free", LORA, memory=7.2),
     Row("SDXL", "LoRA, text encoders too, 9 GB free", {**LORA, **TEXT}, memory=9),

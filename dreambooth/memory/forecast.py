@@ -83,7 +83,7 @@ def forecast_memory(
     if settings.use_lora:
         adapters = _adapter_parameters(settings, size)
         total += adapters * (4 + moments)
-        gradients, copies = adapters * 4, adapters * copy
+        gradients, copies = adapters * 4, 0 if settings.gradient_checkpointing else adapters * copy
         if not settings.gradient_checkpointing and (settings.lora_type != "LoRA" or settings.lora_dora):
             total += size.denoiser * half  # the weight updates, saved for the backward pass
     elif trains_ema(settings) and not settings.ema_on_cpu:

@@ -30,7 +30,7 @@ log = logging.getLogger("dreambooth.memory")
 
 _ROOT = Path(__file__).resolve().parents[2]
 _TIMEOUT = 600  # seconds
-_VERSION = 2  # of the plans; raise it when they change for other reasons than libraries and settings
+_VERSION = 3  # of the plans; raise it when they change for other reasons than libraries and settings
 _LIBRARIES = ("torch", "diffusers", "transformers", "accelerate")
 # Settings that change no sizes, by parts of their keys.
 _WITHOUT_EFFECT = (

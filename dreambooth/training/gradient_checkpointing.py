@@ -88,7 +88,7 @@ def _checkpoint_between_blocks(module: nn.Module) -> None:
 
 def _not_checkpointed(module: nn.Module) -> list[nn.Module]:
     """The only blocks that diffusers does not checkpoint: the first of the middle."""
-    middles = [getattr(part, "mid_block", None) for part in module.modules()]
+    middles: list[Any] = [getattr(part, "mid_block", None) for part in module.modules()]
     return [middle.resnets[0] for middle in middles if hasattr(middle, "resnets")]
 
 

@@ -1,7 +1,7 @@
 """LoRA in low precision with master weights: the adapters' parameters stay in float32, the passes use copies.
 
-Autocast would cast each factor again in each pass, which takes more launches than the adapters themselves. With gradient
-checkpointing, copies of one stage of the model are there at a time, in the forward pass and again in the backward pass.
+Autocast would cast each factor again in each pass, which takes more launches than the adapters themselves. With
+gradient checkpointing, copies of one stage of the model are there at a time, in the forward and in the backward pass.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ class StochasticRoundingAdafactor(StochasticRounding):
     """Adafactor (arXiv:1804.04235, algorithms 4 and 5) on bfloat16 parameters, computed in float32.
 
     ``optimizer``: that of transformers, whose settings and state it shares. Weights of up to ``chunk`` elements get its
-    update bit for bit. Larger ones are computed in chunks of rows, twice, since the clipping of an update needs the norm
-    of all of it. With a first moment (beta1) the library computes the update.
+    update bit for bit. Larger ones are computed in chunks of rows, twice, since clipping needs the norm of the whole
+    update. With a first moment (beta1) the library computes the update.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, seed: int) -> None:
