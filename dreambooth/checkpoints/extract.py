@@ -142,7 +142,9 @@ def extract_tensors(
         components = {copy.component for copy in copies} - {UNMAPPED}
         fingerprints = {component: fingerprint(working, component) for component in sorted(components)}
         prefix = tensors.added_prefix
-        Manifest(family.model_type, str(source), metadata, fingerprints, entries, prefix, files).save(source_folder)
+        own = _file_components(opened, family, components) if opened else ()
+        manifest = Manifest(family.model_type, str(source), metadata, fingerprints, entries, prefix, files, own)
+        manifest.save(source_folder)
         for name, contents in recognition.kept_files.items():
             (source_folder / name).write_bytes(contents)
     return copies
@@ -156,6 +158,14 @@ def _readable_in_place(opened: Source, family: Family, model: ModelFolder) -> li
         return bool(paths) and not any(path.absolute().is_relative_to(models) for path in paths)
 
     return [name for name in family.component_names if is_readable(opened.paths_of(name))]
+
+
+def _file_components(opened: Source, family: Family, components: Collection[str]) -> tuple[str, ...]:
+    """See :class:`Manifest`."""
+    if WHOLE not in opened.main_paths:
+        return ()
+    own = [part for part in family.components if not part.in_checkpoint and part.name not in opened.part_paths]
+    return tuple(part.name for part in own if part.name in components)
 
 
 def _write_configs(

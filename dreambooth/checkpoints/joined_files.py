@@ -9,17 +9,17 @@ from pathlib import Path
 import torch
 
 from dreambooth.checkpoints.reading import open_tensors
+from dreambooth.models.dequantized import dequantized
 from dreambooth.tensor_files import Tensors
 
 
 def open_joined(paths: Sequence[Path]) -> Tensors:
-    """The tensors of all files, which are at least one. UserError as of :func:`open_tensors`."""
-    if len(paths) == 1:
-        return open_tensors(paths[0])
+    """The tensors of all files, which are at least one, dequantized. UserError as of :func:`open_tensors`."""
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(open_tensors(path)) for path in paths]
+        joined = dequantized(files[0] if len(files) == 1 else _JoinedFiles(files))
         stack.pop_all()
-        return _JoinedFiles(files)
+        return joined
 
 
 class _JoinedFiles(Tensors):

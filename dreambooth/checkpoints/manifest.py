@@ -17,6 +17,7 @@ import torch
 from dreambooth.checkpoints.source_files import SourceFile
 from dreambooth.errors import UserError
 from dreambooth.files import read_json
+from dreambooth.models.family import Family
 from dreambooth.models.layout import TensorRef
 from dreambooth.models.transforms import IDENTITY, RESHAPE, TRANSPOSE, Chunk, Transform, transform_named
 from dreambooth.tensor_files import DTYPES, TensorSpec
@@ -62,6 +63,8 @@ class Manifest:
     single file or folder that was copied: nothing reads it again but the comparison of exported files, which compares
     tensors, and hashing it would double the time that Create takes to read it. Older versions can't read a manifest
     that lists files.
+
+    ``file_components``: those that the source's own file has, though the family's checkpoints don't contain them.
     """
 
     family: str
@@ -71,10 +74,16 @@ class Manifest:
     entries: tuple[ManifestEntry, ...]
     added_prefix: str = ""  # before the keys, which the source's own file has without it
     files: tuple[SourceFile, ...] = ()
+    file_components: tuple[str, ...] = ()
 
     def written_key(self, key: str) -> str:
         """A key as the source's own file has it, and as checkpoints get it."""
         return key.removeprefix(self.added_prefix)
+
+    def exported_entries(self, family: Family) -> list[ManifestEntry]:
+        """The tensors of a checkpoint: those that the family's contain, and what the source's own file has besides."""
+        others = tuple(family.component(name).prefix for name in self.file_components)
+        return [entry for entry in self.entries if family.is_exported(entry.key) or entry.key.startswith(others)]
 
     def shapes(self) -> dict[TensorRef, tuple[int, ...]]:
         """Shapes of the components' tensors, as slices of the source's tensors."""
@@ -89,7 +98,7 @@ class Manifest:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values["entries"] = [_values(entry) for entry in self.entries]
         values["files"] = [asdict(file) for file in self.files]
-        for name in ("added_prefix", "files"):  # older versions don't know them
+        for name in ("added_prefix", "files", "file_components"):  # older versions don't know them
             if not values[name]:
                 del values[name]
         text = json.dumps(values, ensure_ascii=False, separators=(",", ":"))
@@ -106,7 +115,8 @@ class Manifest:
         try:
             entries = tuple(_entry(entry) for entry in values.pop("entries"))
             files = tuple(SourceFile(**file) for file in values.pop("files", ()))
-            return cls(**values, entries=entries, files=files)
+            own = tuple(values.pop("file_components", ()))
+            return cls(**values, entries=entries, files=files, file_components=own)
         except (TypeError, KeyError, AttributeError, ValueError) as error:
             raise UserError(f"{path} is not a valid manifest ({error}): create the model again.") from error
 

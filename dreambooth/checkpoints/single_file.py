@@ -113,7 +113,7 @@ def output_entries(
 ) -> list[ManifestEntry]:
     """The tensors of the file to write, in order, each with the location of its values."""
     denoiser = family.denoiser
-    exported = [entry for entry in manifest.entries if family.is_exported(entry.key)]
+    exported = manifest.exported_entries(family)
     regular = [entry for entry in exported if not family.is_ema(entry.key)]
     if ema == "none" or (ema == "include" and not family.ema_prefix):
         has_ema = len(regular) < len(exported)

@@ -94,7 +94,7 @@ def verify_checkpoint(path: Path, model: ModelFolder) -> Verification:
     manifest = Manifest.load(model.source)
     family = family_of(manifest.family)
     markers = family.marker_tensors(load_scheduler_config(model.working))
-    entries = {manifest.written_key(e.key): e for e in manifest.entries if family.is_exported(e.key)}
+    entries = {manifest.written_key(e.key): e for e in manifest.exported_entries(family)}
     result, stats = Verification(Path(path)), DifferenceStats()
     with open_tensors(path) as file, _source(manifest) as source:
         result.n_tensors = len(file.keys())

@@ -94,6 +94,10 @@ NO_CLIP = {
     **limited("its text encoder has a length limit of its own", "max_token_length"),
     **limited("its text encoder is not CLIP", "freeze_clip_normalization"),
 }
+NO_OFFSET_NOISE = limited(
+    "sampling starts from noise without an offset, and flow matching needs none for dark and bright images",
+    "offset_noise", "multires_noise_iterations",
+)  # fmt: skip
 NO_CONVOLUTIONS = limited("its denoiser has no convolutions", "use_lora_extended")
 NO_TEXT_ENCODER_TRAINING = {
     "stop_text_encoder": Limit("its text encoder is too large to train", (0.0,)),

@@ -175,6 +175,12 @@ class Family:
         """The diffusion process of a model with this scheduler config."""
         raise NotImplementedError
 
+    def distilled_steps(self, scheduler: Mapping[str, Any]) -> int:
+        """Sampler steps of a model that is distilled for few steps without guidance, from its scheduler config; 0 for
+        other models.
+        """
+        return 0
+
     def latent_codec(self, vae: Mapping[str, Any]) -> LatentCodec:
         """The size and normalization of latents, from the VAE's config."""
         raise NotImplementedError

@@ -27,7 +27,7 @@ from dreambooth.images.buckets import Size, fit
 from dreambooth.memory.placement import weights_on_device
 from dreambooth.memory.release import free_memory
 from dreambooth.runs.class_folders import folder_of
-from dreambooth.sampling.generate import SampleRequest, activation_bytes, generate_images
+from dreambooth.sampling.generate import SampleRequest, activation_bytes, for_model, generate_images
 from dreambooth.sampling.saving import save_png
 from dreambooth.settings import CONCEPT, Concept, ModelFolder, Settings
 from dreambooth.training.context import RunContext
@@ -72,8 +72,9 @@ def generate_missing(context: RunContext, missing: Sequence[MissingImage]) -> No
     context.events.phase("class images")
     progress = controls.cancellable(context.events.progress)
     progress(0, len(missing), "class images")
-    requests, batch_size = [request for _, request in missing], settings.sample_batch_size
-    modules = _load(context.model, compute_dtype(context.precision))
+    modules, batch_size = _load(context.model, compute_dtype(context.precision)), settings.sample_batch_size
+    missing = [(path, for_model(request, modules.family, modules.scheduler_config)) for path, request in missing]
+    requests = [request for _, request in missing]
     try:
         with weights_on_device(modules.denoiser, context.device, activation_bytes(requests, batch_size)):
             images = generate_images(

@@ -208,7 +208,7 @@ def _occasions(interval: int, length: int) -> int:
 def _checkpoint_bytes(model: ModelFolder, settings: Settings) -> int:
     """The manifest's tensors that are exported, in half precision if the settings say so, and EMA weights."""
     manifest, family, total = Manifest.load(model.source), load_family(model.working), 0
-    for entry in filter(lambda entry: family.is_exported(entry.key), manifest.entries):
+    for entry in manifest.exported_entries(family):
         halved = settings.half_model and entry.component != UNMAPPED and entry.spec.dtype.itemsize == 4
         total += entry.spec.n_bytes // (2 if halved else 1)
     includes_ema = settings.use_ema and settings.save_ema and not settings.infer_ema

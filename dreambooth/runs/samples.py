@@ -15,12 +15,12 @@ import torch
 from dreambooth.checkpoints.lora import WeightedLora, apply_lora
 from dreambooth.checkpoints.lora_file import LoraFile, read_lora
 from dreambooth.checkpoints.lora_tags import has_lora_tags, take_loras
-from dreambooth.checkpoints.modules import Modules, load_component, load_family, load_modules
+from dreambooth.checkpoints.modules import Modules, load_component, load_family, load_modules, load_scheduler_config
 from dreambooth.errors import UserError
 from dreambooth.hosts.standalone import best_device
 from dreambooth.memory.placement import weights_on_device
 from dreambooth.models.conditioning import Conditioning
-from dreambooth.sampling.generate import SampleRequest, activation_bytes, generate_images
+from dreambooth.sampling.generate import SampleRequest, activation_bytes, for_model, generate_images
 from dreambooth.sampling.saving import save_sample
 from dreambooth.settings import Folders, ModelFolder, Settings
 from dreambooth.training.imagic import load_embeddings
@@ -42,7 +42,9 @@ def sample(
     The LoRAs are ``loras``, and for each request those that its prompt names (``<lora:name:0.8>``).
     """
     settings, device = model.require().load().settings, best_device()
-    encoding = load_family(model.working).prompt_encoding(settings)
+    family, scheduler = load_family(model.working), load_scheduler_config(model.working)
+    encoding = family.prompt_encoding(settings)
+    requests = [for_model(request, family, scheduler) for request in requests]
     groups = list(_by_loras(requests, loras, model.folders))
     files = {use.path: read_lora(use.path) for group in groups for use in group.loras}
     stem, paths = f"{model.name}_{time.strftime('%Y%m%d-%H%M%S')}", []

@@ -8,6 +8,7 @@ encoders beside the denoiser, they run on the CPU.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import inspect
 import itertools
@@ -25,6 +26,7 @@ from dreambooth.errors import UserError
 from dreambooth.memory.placement import has_room, on_device, on_device_or_cpu
 from dreambooth.models.conditioning import Conditioning, ImageSize, TextConditioner, concatenate
 from dreambooth.models.denoiser import Denoiser
+from dreambooth.models.family import Family
 from dreambooth.models.latents import LatentCodec
 from dreambooth.models.transfer import to_device
 from dreambooth.sampling.decoding import decode_images
@@ -42,6 +44,14 @@ class SampleRequest:
     cfg: float = 7.5
     width: int = 512
     height: int = 512
+
+
+def for_model(request: SampleRequest, family: Family, scheduler: Mapping[str, Any]) -> SampleRequest:
+    """``request`` as the model with this scheduler config can follow it: a distilled one without guidance, and in few
+    steps.
+    """
+    steps = family.distilled_steps(scheduler)
+    return dataclasses.replace(request, cfg=1.0, steps=min(request.steps, steps)) if steps else request
 
 
 _FIXED_BYTES, _BYTES_PER_PIXEL = 500_000_000, 1200
