@@ -191,7 +191,9 @@ def _family(path: Path, configs: Mapping[str, Mapping[str, Any]], index: Mapping
     _, missing = _of_closest_family(configs)
     if missing:
         raise UserError(f"{path} has no {' and no '.join(missing)}: choose a complete Stable Diffusion folder.")
-    raise UserError(f"{path} is of an unsupported model family: choose a folder of Stable Diffusion 1.x, 2.x or XL.")
+    raise UserError(
+        f"{path} is of an unsupported family: choose one of Stable Diffusion 1.x, 2.x or XL, or of Z-Image."
+    )
 
 
 def _of_closest_family(names: Collection[str]) -> tuple[list[str], list[str]]:

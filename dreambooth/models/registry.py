@@ -19,10 +19,11 @@ from dreambooth.models.sd.sd2 import SD2_512, SD2_768
 from dreambooth.models.sd.sdxl import SDXL
 from dreambooth.models.sd.spellings import with_original_names as _with_original_names_of_sd
 from dreambooth.models.sd.stable_diffusion import StableDiffusion
+from dreambooth.models.zimage.zimage import Z_IMAGE
 from dreambooth.settings.creation import add_model_type
 from dreambooth.tensor_files import Tensors
 
-FAMILIES: list[Family] = [SD1, SD2_768, SD2_512, SDXL]
+FAMILIES: list[Family] = [SD1, SD2_768, SD2_512, SDXL, Z_IMAGE]
 
 
 class IncompleteSourceError(UserError):

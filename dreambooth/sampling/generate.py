@@ -46,17 +46,17 @@ class SampleRequest:
     height: int = 512
 
 
+_FIXED_BYTES, _BYTES_PER_PIXEL = 500_000_000, 1200
+
+NO_EMBEDDINGS: Mapping[str, Conditioning] = MappingProxyType({})
+
+
 def for_model(request: SampleRequest, family: Family, scheduler: Mapping[str, Any]) -> SampleRequest:
     """``request`` as the model with this scheduler config can follow it: a distilled one without guidance, and in few
     steps.
     """
     steps = family.distilled_steps(scheduler)
     return dataclasses.replace(request, cfg=1.0, steps=min(request.steps, steps)) if steps else request
-
-
-_FIXED_BYTES, _BYTES_PER_PIXEL = 500_000_000, 1200
-
-NO_EMBEDDINGS: Mapping[str, Conditioning] = MappingProxyType({})
 
 
 def generate_images(

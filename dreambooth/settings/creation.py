@@ -13,6 +13,7 @@ FAMILIES = {  # model type: its name for people; others are added by models.regi
     "v2x-512": "Stable Diffusion 2.x (512 px)",
     "v2x": "Stable Diffusion 2.x (768 px)",
     "SDXL": "Stable Diffusion XL",
+    "zimage": "Z-Image",
 }
 MODEL_TYPES = [AUTO, *FAMILIES]
 PREDICTIONS = (AUTO, "epsilon", "v_prediction")

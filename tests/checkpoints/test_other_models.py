@@ -69,7 +69,7 @@ FILES = {
     "double_layers.0.attn.w1q.weight": "an AuraFlow model",
     "mlp_t5.0.weight": "a Hunyuan-DiT model",
     "blocks.0.cross_attn.norm_q.weight": "a Wan model",
-    "cap_embedder.0.weight": "a Lumina or Z-Image model",
+    "cap_embedder.0.weight": "a Lumina model",
     "encoder.block.0.layer.0.SelfAttention.q.weight": "a T5 text encoder",
     "model_ema.diffusion_modelinput_blocks00weight": "a checkpoint whose UNet is stored only as EMA weights",
     "first_stage_model.encoder.conv_in.weight": "a VAE, not a checkpoint: .* --vae",

@@ -23,13 +23,14 @@ _METADATA_KEYS = ("modelspec.title", "modelspec.architecture", "modelspec.descri
 _SIDECARS = ((".civitai.info", "baseModel"), (".cm-info.json", "BaseModel"), (".metadata.json", "base_model"))
 # In diffusers folders: where the model came from, and the sampler it is meant for.
 _FOLDER_FILES = (("model_index.json", "_name_or_path"), ("unet/config.json", "_name_or_path"),
+                 ("transformer/config.json", "_name_or_path"),
                  ("scheduler/scheduler_config.json", "_class_name"))  # fmt: skip
 _MAX_BYTES = 2_000_000
 
 
 def distillation_of(file: Tensors) -> str:
     """Why the model is probably distilled, as one line; "" if nothing says so."""
-    for place, text in _texts(file):
+    for place, text in descriptions(file):
         kind = kind_in(text)
         if kind:
             return (
@@ -51,7 +52,8 @@ def kind_in(text: str) -> str:
     return steps[0] if steps else ""
 
 
-def _texts(file: Tensors) -> Iterator[tuple[str, str]]:
+def descriptions(file: Tensors) -> Iterator[tuple[str, str]]:
+    """Texts about a model, each with the place where it is: its name, metadata, and what is beside it."""
     if file.path.is_dir():
         yield from _texts_of_folder(file.path)
         return

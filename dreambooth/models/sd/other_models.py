@@ -10,7 +10,7 @@ from dreambooth.models.layout import Shapes
 from dreambooth.models.sd.keys import UNET
 from dreambooth.text import count
 
-_SUPPORTED = "choose a checkpoint of Stable Diffusion 1.x, 2.x or XL"
+_SUPPORTED = "choose a checkpoint of Stable Diffusion 1.x, 2.x or XL, or of Z-Image"
 
 Matches = Callable[[Shapes], bool]
 
@@ -165,7 +165,7 @@ _TRANSFORMERS = (
     ("t5_yproj.", "a Mochi model"),
     ("llm_adapter.", "an Anima model"),
     ("cross_attn.norm_q.", "a Wan model"),
-    ("cap_embedder.", "a Lumina or Z-Image model"),
+    ("cap_embedder.", "a Lumina model"),
     ("y_embedder.y_embedding", "a PixArt model"),
     ("adaln_single.", "a PixArt or LTX model"),
     ("transformer.rotary_pos_emb.", "an audio model"),
@@ -233,7 +233,7 @@ _PIPELINES = tuple(
         ("Kolors", "a Kolors model"),
         ("Chroma", "a Chroma model"),
         ("QwenImage", "a Qwen-Image model"),
-        ("ZImage", "a Z-Image model"),
+        ("ZImage", "a Z-Image model with image inputs (Omni)"),
         ("Lumina", "a Lumina model"),
         ("Sana", "a Sana model"),
         ("Wan", "a Wan model"),

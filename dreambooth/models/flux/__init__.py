@@ -1,0 +1,1 @@
+"""FLUX's VAE, which several families have in common."""

@@ -1,0 +1,1 @@
+"""Qwen's tokenizer and text encoder, which several families have in common."""

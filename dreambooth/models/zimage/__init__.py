@@ -1,0 +1,1 @@
+"""Z-Image: a single-stream flow-matching transformer on Qwen3's hidden states and FLUX's latents."""

@@ -1,0 +1,267 @@
+"""Z-Image and its variants (base, Turbo, De-Turbo)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from dreambooth.errors import UserError
+from dreambooth.models.adapter_spelling import default_spelling
+from dreambooth.models.capabilities import (
+    FLOW_MATCHING,
+    NO_CLIP,
+    NO_CONVOLUTIONS,
+    NO_OFFSET_NOISE,
+    NO_TEXT_ENCODER_TRAINING,
+    Capabilities,
+    limited,
+)
+from dreambooth.models.components import DENOISER, TEXT_ENCODER, VAE, Component
+from dreambooth.models.family import Configs, Family
+from dreambooth.models.flux.autoencoder import make_vae, vae_codec, vae_config, vae_names
+from dreambooth.models.latents import LatentCodec
+from dreambooth.models.layout import ComponentLayout, Layout, Shapes, strip_prefix
+from dreambooth.models.process import FLOW_PREDICTION, RectifiedFlow
+from dreambooth.models.qwen.qwen3 import (
+    current_qwen3_name,
+    is_qwen3_name,
+    make_qwen3,
+    qwen3_config,
+    qwen3_names,
+    rotary_frequencies,
+)
+from dreambooth.models.qwen.tokenizer import shipped_tokenizer, write_tokenizer
+from dreambooth.models.recognition import Recognition
+from dreambooth.models.sd.ldm_names import vae_names as vae_name_map
+from dreambooth.models.sd.vae_spellings import current_vae_name
+from dreambooth.models.size_estimate import SizeEstimate
+from dreambooth.models.zimage import spellings, turbo
+from dreambooth.models.zimage.conditioner import ZImageConditioner
+from dreambooth.models.zimage.denoiser import ZImageDenoiser
+from dreambooth.models.zimage.names import SameNames, TransformerNames
+from dreambooth.models.zimage.sizes import NORM, PATCH, transformer_config
+from dreambooth.settings import Settings
+from dreambooth.tensor_files import Tensors
+
+CONFIG_KEY = "dreambooth.zimage"  # metadata: what the configs of a folder say that tensors don't show, as JSON
+TRANSFORMER = Component("transformer", DENOISER, "transformer", spellings.PREFIX)
+_SHIFT = 3.0  # of the sampler, as WebUIs have it and Z-Image-Turbo states it
+_LUMINA_WIDTH = 2304  # of Lumina 2, whose modules have the same names
+_MODULE = re.compile(
+    r"(^|_)(layers|noise_refiner|context_refiner)_\d+_(attention_(qkv|out|to_q|to_k|to_v)|feed_forward_w[123])"
+)
+_BLOCK_LAYERS = ("attention.", "feed_forward.")  # that get an adapter, in the main blocks
+# In adapter files modules have the names of diffusers, which reads "attention.out" without its alpha. WebUIs read both.
+_SPELLING = replace(default_spelling(TRANSFORMER), naming=("modules", "original"))
+_STEPS = "_distilled_steps"  # in scheduler_config.json, of a distilled model
+
+
+class ZImage(Family):
+    """See :class:`Family`. The defaults are those of musubi-tuner's documentation (docs/zimage.md: rank 32, learning
+    rate 1e-4, timesteps shifted by 2); its targets and OneTrainer's are those of :meth:`adapter_targets`.
+    """
+
+    model_type, title, base_model_version = "zimage", "Z-Image", "z_image"
+    default_prediction = FLOW_PREDICTION
+    references_sources = True
+    usual_size = (6_150_000_000, 4_020_000_000, 1024)
+    components = (
+        TRANSFORMER,
+        Component("text_encoder", TEXT_ENCODER, "text encoder (Qwen3 4B)", "text_encoders.qwen3_4b.transformer.model.",
+                  "model.safetensors", "tokenizer", in_checkpoint=False),
+        Component("vae", VAE, "VAE (FLUX.1)", "vae.", in_checkpoint=False),
+    )  # fmt: skip
+    capabilities = Capabilities(
+        {**FLOW_MATCHING, **NO_CLIP, **NO_CONVOLUTIONS, **NO_OFFSET_NOISE, **NO_TEXT_ENCODER_TRAINING,
+         **limited("its attention is that of torch alone", "attention")},
+        {"pad_tokens": "pads prompts itself, to multiples of 32 tokens"},
+    )  # fmt: skip
+    defaults: ClassVar = {
+        "resolution": 1024, "scheduler": "EulerDiscrete", "stop_text_encoder": 0.0, "timestep_sampling": "logit_normal",
+        "timestep_shift": 2.0, "lora_unet_rank": 32, "lora_learning_rate": 1e-4,
+    }  # fmt: skip
+    required_libraries: ClassVar = {"diffusers": ">=0.36", "transformers": ">=4.51"}
+
+    # -- components --------------------------------------------------------------------------------------------
+
+    def make_module(self, name: str, config: Mapping[str, Any]) -> nn.Module:
+        if name == "text_encoder":
+            return make_qwen3(config)
+        if name == "vae":
+            return make_vae(config)
+        from diffusers import ZImageTransformer2DModel
+
+        with torch.device("meta"):
+            return ZImageTransformer2DModel(**{key: value for key, value in config.items() if not key.startswith("_")})
+
+    def rebuild_buffer(self, name: str, buffer: torch.Tensor) -> torch.Tensor:
+        return rotary_frequencies(buffer) if name.endswith("inv_freq") else super().rebuild_buffer(name, buffer)
+
+    def load_tokenizer(self, folder: Path) -> Any:
+        """All models have the same; the files in the folder are for other programs."""
+        return shipped_tokenizer()
+
+    def write_tokenizers(self, working: Path, configs: Configs) -> None:
+        write_tokenizer(working / "tokenizer")
+
+    # -- recognizing --------------------------------------------------------------------------------------------
+
+    def with_original_names(self, file: Tensors) -> Tensors:
+        return spellings.with_original_names(file)
+
+    def current_name(self, component: str, name: str) -> str:
+        if component == "text_encoder":
+            return current_qwen3_name(name)
+        return current_vae_name(name) if component == "vae" else super().current_name(component, name)
+
+    def component_keys(self, component: Component, file: Tensors) -> dict[str, str]:
+        if component.role == DENOISER:
+            return {}
+        names = vae_names(file) if component.role == VAE else qwen3_names(file)
+        return {component.prefix + name: key for name, key in names.items()}
+
+    def matches(self, shapes: Shapes) -> bool:
+        return {spellings.PREFIX + name for name in (spellings.MARKER, NORM)} <= shapes.keys()
+
+    def matches_folder(self, configs: Configs) -> bool:
+        transformer = configs.get("transformer", {})
+        is_omni = bool(transformer.get("siglip_feat_dim"))
+        return transformer.get("_class_name") == "ZImageTransformer2DModel" and not is_omni
+
+    def recognize(self, file: Tensors, families: Sequence[Family], prediction: str) -> Recognition:
+        recognition = super().recognize(file, families, prediction)
+        warning = turbo.turbo_warning(file)
+        if not warning:
+            return recognition
+        schedule = {_STEPS: turbo.STEPS}
+        reason = f"{self.title}-Turbo, by its tensors and its name"
+        return Recognition(self, recognition.prediction, reason, (warning,), recognition.notes, schedule)
+
+    # -- configs ------------------------------------------------------------------------------------------------
+
+    def configs(self, shapes: Shapes, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+        denoiser, text, vae = (strip_prefix(shapes, component.prefix) for component in self.components)
+        configs = {}
+        try:
+            configs["transformer"] = transformer_config(denoiser)
+            if text:
+                configs["text_encoder"] = qwen3_config(text)
+            if vae:
+                configs["vae"] = vae_config(vae)
+        except (LookupError, ValueError, ZeroDivisionError) as error:
+            raise UserError(
+                f"it is not a complete {self.title} model ({error} is missing): use another file"
+            ) from error
+        self._require_fit(configs)
+        return configs
+
+    def _require_fit(self, configs: Configs) -> None:
+        width = configs["transformer"]["cap_feat_dim"]
+        if "text_encoder" in configs and (own := configs["text_encoder"]["hidden_size"]) != width:
+            raise UserError(
+                f"its transformer expects text embeddings of width {width}, its text encoder has width {own}: use the "
+                "text encoder Qwen3 4B"
+            )
+
+    def config_metadata(self, configs: Configs) -> dict[str, str]:
+        shift = configs.get("scheduler", {}).get("shift")
+        return {} if shift is None else {CONFIG_KEY: json.dumps({"shift": shift})}
+
+    def layout(self, configs: Configs) -> Layout:
+        transformer, text_encoder, vae = self.components
+        levels = configs.get("vae") or {"block_out_channels": (), "layers_per_block": 0}
+        return Layout(
+            [
+                ComponentLayout(transformer, TransformerNames(), _SPELLING),
+                ComponentLayout(text_encoder, SameNames(is_qwen3_name)),
+                ComponentLayout(vae, vae_name_map(levels)),
+            ],
+            self.ema_prefix,
+        )
+
+    def scheduler_config(self, prediction_type: str, shapes: Shapes, metadata: Mapping[str, str]) -> dict[str, Any]:
+        shift = json.loads(metadata.get(CONFIG_KEY, "{}")).get("shift", _SHIFT)
+        return {
+            "_class_name": "FlowMatchEulerDiscreteScheduler",
+            "num_train_timesteps": 1000,
+            "use_dynamic_shifting": False,
+            "shift": shift,
+        }
+
+    def model_index(self, configs: Configs) -> dict[str, Any]:
+        """That of diffusers' ZImagePipeline."""
+        return {
+            "_class_name": "ZImagePipeline",
+            **super().model_index(configs),
+            "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+            "text_encoder": ["transformers", "Qwen3Model"],
+            "tokenizer": ["transformers", "Qwen2Tokenizer"],
+            "transformer": ["diffusers", "ZImageTransformer2DModel"],
+            "vae": ["diffusers", "AutoencoderKL"],
+        }
+
+    # -- what it is made of -------------------------------------------------------------------------------------
+
+    def process(self, scheduler: Mapping[str, Any], device: torch.device | str = "cpu") -> RectifiedFlow:
+        return RectifiedFlow(scheduler, device, PATCH)
+
+    def distilled_steps(self, scheduler: Mapping[str, Any]) -> int:
+        return int(scheduler.get(_STEPS, 0))
+
+    def latent_codec(self, vae: Mapping[str, Any]) -> LatentCodec:
+        return vae_codec(vae, PATCH)
+
+    def text_conditioner(
+        self, text_encoders: Mapping[str, Any], tokenizers: Mapping[str, Any], prompt_encoding: Any
+    ) -> ZImageConditioner:
+        return ZImageConditioner(text_encoders, tokenizers)
+
+    def embedding_bytes(self, configs: Configs, n_tokens: int) -> int:
+        return n_tokens * configs["text_encoder"]["hidden_size"] * 4
+
+    def make_denoiser(self, module: Any) -> ZImageDenoiser:
+        return ZImageDenoiser(module)
+
+    def size_estimate(self, n_denoiser: int) -> SizeEstimate:
+        return SizeEstimate(6.5e9, 0.6e9, 6.15e9, per_rank=2800)
+
+    # -- adapters and exports -----------------------------------------------------------------------------------
+
+    def adapter_targets(
+        self, component: str, module: nn.Module, convolutions: bool = False
+    ) -> dict[str, nn.Linear | nn.Conv2d]:
+        """Attention and feed-forward layers of the main blocks; neither modulation nor refiners."""
+        if component != self.denoiser.name:
+            return {}
+        return {
+            path: layer
+            for path, layer in super().adapter_targets(component, module, convolutions).items()
+            if path.startswith("layers.") and path.split(".", 2)[2].startswith(_BLOCK_LAYERS)
+        }
+
+    def made_adapter(self, version: str, sizes: Mapping[str, tuple[int, int] | None]) -> bool:
+        """By its metadata, or the names of its modules, which Lumina has too, with another width."""
+        if version:
+            return super().made_adapter(version, sizes)
+        own = [size for name, size in sizes.items() if _MODULE.search(name)]
+        return bool(own) and not any(size and _LUMINA_WIDTH in size for size in own)
+
+    def architecture(self, denoiser: Mapping[str, Any]) -> str:
+        return "Z-Image"
+
+    def ss_values(self, settings: Settings) -> dict[str, Any]:
+        return {
+            "ss_timestep_sampling": settings.timestep_sampling,
+            "ss_discrete_flow_shift": settings.timestep_shift,
+            "ss_weighting_scheme": settings.flow_loss_weighting,
+        }
+
+
+Z_IMAGE = ZImage()
