@@ -62,7 +62,9 @@ def make_modules() -> dict[str, nn.Module]:
             "text_encoder": Qwen3Model(Qwen3Config(**QWEN)),
             "vae": AutoencoderKL(**VAE),
         }
-        for parameter in modules["transformer"].parameters():  # pad tokens begin at zero
+        for name, parameter in modules["transformer"].named_parameters():
+            if name.endswith("pad_token"):
+                nn.init.zeros_(parameter)  # older diffusers leave them without values
             parameter.data.add_(torch.randn_like(parameter), alpha=0.1)
         nn.init.normal_(modules["text_encoder"].get_parameter("embed_tokens.weight"))
     return modules
