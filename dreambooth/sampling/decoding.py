@@ -14,9 +14,9 @@ from dreambooth.errors import UserError
 from dreambooth.memory.placement import free_bytes, on_device
 from dreambooth.models.latents import LatentCodec
 
-# Feature maps of the decoder's last blocks, at the size of the image, that are in memory at once: a block's input, the
-# normalized input, and the output of a convolution with half as many channels.
-_FEATURE_MAPS = 2.5
+# Feature maps of the decoder's last blocks, at the size of the image, that are in memory at once: a block's input, and,
+# with half as many channels each, the outputs of its convolution and its shortcut, their sum, and the sum scaled.
+_FEATURE_MAPS = 3
 _CHANNELS = (128, 256)  # of published VAEs, where the config does not tell
 _HEADROOM = 1.2  # workspaces and fragments
 _TILES = (512, 256)  # pixels of a side; the first for which memory suffices

@@ -114,13 +114,13 @@ FUSED = {**FULL, "fused_backward": True, "clip_each_tensor": True}
 BF16_FUSED = {**FUSED, "full_mixed_precision": True}
 # GB of a step at full size, batch 1, 512 and 1024 px: traced by tools/bench_memory.py.
 TRACED = [
-    ("SD1.5", LORA, 2.11), ("SD1.5", {**LORA, **TEXT}, 2.38), ("SD1.5", {**LORA, **NO_CHECKPOINTING}, 3.09),
-    ("SD1.5", {**LORA, "train_batch_size": 4}, 3.04), ("SD1.5", {**LORA, "base_precision": "int8"}, 1.22),
-    ("SD1.5", FULL, 13.87), ("SD1.5", {**FULL, **NO_CHECKPOINTING}, 14.07), ("SD1.5", {**FULL, **TEXT}, 15.72),
-    ("SD1.5", FUSED, 10.84), ("SD1.5", BF16_FUSED, 5.88), ("SD1.5", {**BF16_FUSED, "optimizer": "8bit AdamW"}, 4.02),
-    ("SDXL", LORA, 6.46), ("SDXL", {**LORA, **TEXT}, 8.25), ("SDXL", {**LORA, **NO_CHECKPOINTING}, 14.18),
-    ("SDXL", {**LORA, "train_batch_size": 4}, 8.88), ("SDXL", {**LORA, "base_precision": "int8"}, 3.87),
-    ("SDXL", {**LORA, "base_precision": "nf4"}, 2.74), ("SDXL", FULL, 41.36), ("SDXL", BF16_FUSED, 16.71),
+    ("SD1.5", LORA, 2.02), ("SD1.5", {**LORA, **TEXT}, 2.28), ("SD1.5", {**LORA, **NO_CHECKPOINTING}, 2.76),
+    ("SD1.5", {**LORA, "train_batch_size": 4}, 2.66), ("SD1.5", {**LORA, "base_precision": "int8"}, 1.16),
+    ("SD1.5", FULL, 13.86), ("SD1.5", {**FULL, **NO_CHECKPOINTING}, 14.07), ("SD1.5", {**FULL, **TEXT}, 15.72),
+    ("SD1.5", FUSED, 10.64), ("SD1.5", BF16_FUSED, 5.73), ("SD1.5", {**BF16_FUSED, "optimizer": "8bit AdamW"}, 3.88),
+    ("SDXL", LORA, 6.23), ("SDXL", {**LORA, **TEXT}, 8.04), ("SDXL", {**LORA, **NO_CHECKPOINTING}, 12.54),
+    ("SDXL", {**LORA, "base_precision": "int8"}, 3.66), ("SDXL", {**LORA, "base_precision": "nf4"}, 2.54),
+    ("SDXL", FULL, 41.34), ("SDXL", BF16_FUSED, 16.48),
 ]  # fmt: skip
 
 

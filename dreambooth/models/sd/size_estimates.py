@@ -15,5 +15,5 @@ def size_estimate(n_unet: int) -> SizeEstimate:
     for each 960 and each 7200; CLIP one for each 740.
     """
     if n_unet < _SDXL:
-        return SizeEstimate(1.28e9, 0.31e9, 860e6, per_rank=2000, per_conv_rank=1580, per_text_rank=740)
-    return SizeEstimate(8.5e9 / 4, 0.81e9 / 4, 2567e6, per_rank=960, per_conv_rank=7200, per_text_rank=740)
+        return SizeEstimate(0.95e9, 0.23e9, 860e6, per_rank=2000, per_conv_rank=1580, per_text_rank=740)
+    return SizeEstimate(6.85e9 / 4, 0.61e9 / 4, 2567e6, per_rank=960, per_conv_rank=7200, per_text_rank=740)
