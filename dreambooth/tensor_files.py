@@ -61,7 +61,8 @@ class Tensors(ABC):
     path: Path
     metadata: dict[str, str]
     notes: tuple[str, ...] = ()  # what a reader changed, for users
-    added_prefix: str = ""  # before all names of the file, which has none
+    added_prefix: str = ""  # before all names of the file, which has own_prefix instead
+    own_prefix: str = ""
 
     def __enter__(self) -> Tensors:
         return self

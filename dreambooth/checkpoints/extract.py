@@ -141,9 +141,11 @@ def extract_tensors(
             write_reference(working / component, Reference(own, opened is not None and opened.is_diffusers(component)))
         components = {copy.component for copy in copies} - {UNMAPPED}
         fingerprints = {component: fingerprint(working, component) for component in sorted(components)}
-        prefix = tensors.added_prefix
         own = _file_components(opened, family, components) if opened else ()
-        manifest = Manifest(family.model_type, str(source), metadata, fingerprints, entries, prefix, files, own)
+        manifest = Manifest(
+            family.model_type, str(source), metadata, fingerprints, entries, tensors.added_prefix, files, own,
+            tensors.own_prefix,
+        )  # fmt: skip
         manifest.save(source_folder)
         for name, contents in recognition.kept_files.items():
             (source_folder / name).write_bytes(contents)

@@ -72,13 +72,16 @@ class Manifest:
     metadata: dict[str, str]
     fingerprints: dict[str, str]  # sha256 of each component's file at creation
     entries: tuple[ManifestEntry, ...]
-    added_prefix: str = ""  # before the keys, which the source's own file has without it
+    added_prefix: str = ""  # before the keys, where the source's own file has own_prefix
     files: tuple[SourceFile, ...] = ()
     file_components: tuple[str, ...] = ()
+    own_prefix: str = ""
 
     def written_key(self, key: str) -> str:
         """A key as the source's own file has it, and as checkpoints get it."""
-        return key.removeprefix(self.added_prefix)
+        if not key.startswith(self.added_prefix):
+            return key
+        return self.own_prefix + key.removeprefix(self.added_prefix)
 
     def exported_entries(self, family: Family) -> list[ManifestEntry]:
         """The tensors of a checkpoint: those that the family's contain, and what the source's own file has besides."""
@@ -98,7 +101,7 @@ class Manifest:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values["entries"] = [_values(entry) for entry in self.entries]
         values["files"] = [asdict(file) for file in self.files]
-        for name in ("added_prefix", "files", "file_components"):  # older versions don't know them
+        for name in ("added_prefix", "files", "file_components", "own_prefix"):  # older versions don't know them
             if not values[name]:
                 del values[name]
         text = json.dumps(values, ensure_ascii=False, separators=(",", ":"))

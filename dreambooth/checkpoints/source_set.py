@@ -35,7 +35,7 @@ class SourceSet(Tensors):
 
     def __init__(self, main: Tensors, parts: Sequence[ComponentFile]) -> None:
         self.path, self.metadata, self.notes = main.path, main.metadata, main.notes
-        self.added_prefix, self._main, self._parts = main.added_prefix, main, parts
+        self.added_prefix, self.own_prefix, self._main, self._parts = main.added_prefix, main.own_prefix, main, parts
         self._owners = {key: part for part in parts for key in part.names}
         self._keys = [*main.keys(), *(key for key in self._owners if key not in main)]
 

@@ -44,7 +44,7 @@ class _Dequantized(Tensors):
 
     def __init__(self, file: Tensors, scales: Mapping[str, str]) -> None:
         self.path, self.metadata = file.path, file.metadata
-        self.added_prefix, self._file, self._scales = file.added_prefix, file, scales
+        self.added_prefix, self.own_prefix, self._file, self._scales = file.added_prefix, file.own_prefix, file, scales
         note = "its quantized weights (8 bits with scales) are dequantized to bf16. Checkpoints of it are in bf16"
         self.notes = (*file.notes, note)
         hidden = {*scales.values()}

@@ -1,4 +1,4 @@
-"""A denoiser's file without the prefix that its tensors have in other files of the family."""
+"""A denoiser's file whose tensors have another prefix than in other files of the family, or none."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from dreambooth.tensor_files import Tensors
 
 
 class PrefixedTensors(Tensors):
-    """``file`` with ``prefix`` before each name. Checkpoints of such a source are written without it."""
+    """``file`` with ``prefix`` before each name, in place of ``own_prefix``, which all of its names have.
 
-    def __init__(self, file: Tensors, prefix: str) -> None:
+    Checkpoints of such a source are written with the latter.
+    """
+
+    def __init__(self, file: Tensors, prefix: str, own_prefix: str = "") -> None:
         self.path, self.metadata, self.notes = file.path, file.metadata, file.notes
-        self.added_prefix, self._file = prefix, file
-        self._names = {prefix + name: name for name in file}
+        self.added_prefix, self.own_prefix, self._file = prefix, own_prefix, file
+        self._names = {prefix + name.removeprefix(own_prefix): name for name in file}
 
     def close(self) -> None:
         self._file.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from dreambooth.models.transforms import IDENTITY, Chunk, Transform
 
@@ -31,22 +31,6 @@ class TransformerNames:
 
     def transform(self, name: str) -> Transform:
         return Chunk(len(_QKV)) if name.endswith(_FUSED) else IDENTITY
-
-
-class SameNames:
-    """Of a component whose files have the names of its module, as far as ``is_known`` says."""
-
-    def __init__(self, is_known: Callable[[str], bool]) -> None:
-        self._is_known = is_known
-
-    def to_modules(self, name: str) -> tuple[str, ...]:
-        return (name,) if self._is_known(name) else ()
-
-    def to_original(self, name: str) -> str | None:
-        return name if self._is_known(name) else None
-
-    def transform(self, name: str) -> Transform:
-        return IDENTITY
 
 
 def _with_attention(name: str, parts: Mapping[str, str]) -> str:

@@ -39,13 +39,15 @@ from dreambooth.models.qwen.qwen3 import (
 )
 from dreambooth.models.qwen.tokenizer import shipped_tokenizer, write_tokenizer
 from dreambooth.models.recognition import Recognition
+from dreambooth.models.same_names import SameNames
 from dreambooth.models.sd.ldm_names import vae_names as vae_name_map
 from dreambooth.models.sd.vae_spellings import current_vae_name
 from dreambooth.models.size_estimate import SizeEstimate
-from dreambooth.models.zimage import spellings, turbo
+from dreambooth.models.turbo import STEPS, turbo_warning
+from dreambooth.models.zimage import spellings
 from dreambooth.models.zimage.conditioner import ZImageConditioner
 from dreambooth.models.zimage.denoiser import ZImageDenoiser
-from dreambooth.models.zimage.names import SameNames, TransformerNames
+from dreambooth.models.zimage.names import TransformerNames
 from dreambooth.models.zimage.sizes import NORM, PATCH, transformer_config
 from dreambooth.settings import Settings
 from dreambooth.tensor_files import Tensors
@@ -60,7 +62,11 @@ _MODULE = re.compile(
 _BLOCK_LAYERS = ("attention.", "feed_forward.")  # that get an adapter, in the main blocks
 # In adapter files modules have the names of diffusers, which reads "attention.out" without its alpha. WebUIs read both.
 _SPELLING = replace(default_spelling(TRANSFORMER), naming=("modules", "original"))
-_STEPS = "_distilled_steps"  # in scheduler_config.json, of a distilled model
+_TURBO_STEPS = 8  # as published
+_INSTEAD = (
+    "Train on Z-Image or Z-Image-De-Turbo instead; the LoRA also works with Z-Image-Turbo, if need be at a higher "
+    "weight."
+)
 
 
 class ZImage(Family):
@@ -137,10 +143,10 @@ class ZImage(Family):
 
     def recognize(self, file: Tensors, families: Sequence[Family], prediction: str) -> Recognition:
         recognition = super().recognize(file, families, prediction)
-        warning = turbo.turbo_warning(file)
+        warning = turbo_warning(file, _INSTEAD)
         if not warning:
             return recognition
-        schedule = {_STEPS: turbo.STEPS}
+        schedule = {STEPS: _TURBO_STEPS}
         reason = f"{self.title}-Turbo, by its tensors and its name"
         return Recognition(self, recognition.prediction, reason, (warning,), recognition.notes, schedule)
 
@@ -213,7 +219,7 @@ class ZImage(Family):
         return RectifiedFlow(scheduler, device, PATCH)
 
     def distilled_steps(self, scheduler: Mapping[str, Any]) -> int:
-        return int(scheduler.get(_STEPS, 0))
+        return int(scheduler.get(STEPS, 0))
 
     def latent_codec(self, vae: Mapping[str, Any]) -> LatentCodec:
         return vae_codec(vae, PATCH)
