@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dreambooth.errors import UserError
+from dreambooth.models.anima.anima import ANIMA
 from dreambooth.models.components import TEXT_ENCODER, VAE, Component
 from dreambooth.models.family import Family
 from dreambooth.models.layout import Shape, Shapes
@@ -23,7 +24,7 @@ from dreambooth.models.zimage.zimage import Z_IMAGE
 from dreambooth.settings.creation import add_model_type
 from dreambooth.tensor_files import Tensors
 
-FAMILIES: list[Family] = [SD1, SD2_768, SD2_512, SDXL, Z_IMAGE]
+FAMILIES: list[Family] = [SD1, SD2_768, SD2_512, SDXL, Z_IMAGE, ANIMA]
 
 
 class IncompleteSourceError(UserError):

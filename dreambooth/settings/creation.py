@@ -14,6 +14,7 @@ FAMILIES = {  # model type: its name for people; others are added by models.regi
     "v2x": "Stable Diffusion 2.x (768 px)",
     "SDXL": "Stable Diffusion XL",
     "zimage": "Z-Image",
+    "anima": "Anima",
 }
 MODEL_TYPES = [AUTO, *FAMILIES]
 PREDICTIONS = (AUTO, "epsilon", "v_prediction")

@@ -10,7 +10,7 @@ from dreambooth.models.layout import Shapes
 from dreambooth.models.sd.keys import UNET
 from dreambooth.text import count
 
-_SUPPORTED = "choose a checkpoint of Stable Diffusion 1.x, 2.x or XL, or of Z-Image"
+_SUPPORTED = "choose a checkpoint of Stable Diffusion 1.x, 2.x or XL, of Z-Image or of Anima"
 
 Matches = Callable[[Shapes], bool]
 
@@ -163,7 +163,8 @@ _TRANSFORMERS = (
     ("double_layers.0.attn.w1q.", "an AuraFlow model"),
     ("mlp_t5.0.", "a Hunyuan-DiT model"),
     ("t5_yproj.", "a Mochi model"),
-    ("llm_adapter.", "an Anima model"),
+    ("llm_adapter.", "an Anima model without its transformer"),
+    ("adaln_modulation_self_attn.", "a Cosmos model"),
     ("cross_attn.norm_q.", "a Wan model"),
     ("cap_embedder.", "a Lumina model"),
     ("y_embedder.y_embedding", "a PixArt model"),
