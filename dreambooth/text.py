@@ -15,6 +15,11 @@ def count(n: int, noun: str, plural: str = "") -> str:
     return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
 
 
+def with_article(title: str) -> str:
+    """``title`` after "a" or "an", by its first letter."""
+    return f"{'an' if title[:1].lower() in 'aeiou' else 'a'} {title}"
+
+
 def format_bytes(n_bytes: float) -> str:
     """A size with its decimal unit: "850 kB", "12 MB", "3.4 GB"."""
     if n_bytes >= 0.95e9:

@@ -8,6 +8,7 @@ from dreambooth.models.recognition import Recognition
 from dreambooth.models.registry import candidate_families
 from dreambooth.settings.creation import AUTO
 from dreambooth.tensor_files import Tensors
+from dreambooth.text import with_article
 
 
 def recognize(
@@ -22,7 +23,9 @@ def recognize(
         chosen = [family for family in families if family.model_type.lower() == model_type.lower()]
         if not chosen:
             title = families[0].title
-            raise UserError(f"model_type: {file.path} is a {title} checkpoint, not {model_type}: choose auto.")
+            raise UserError(
+                f"model_type: {file.path} is {with_article(title)} checkpoint, not {model_type}: choose auto."
+            )
         families = chosen
     return families[0].recognize(file, families, prediction)
 

@@ -14,7 +14,7 @@ import torch
 from dreambooth.checkpoints.folder_source import names_in, preferred_weights
 from dreambooth.checkpoints.joined_files import open_joined
 from dreambooth.errors import UserError
-from dreambooth.models.components import Component
+from dreambooth.models.components import TEXT_ENCODER, Component
 from dreambooth.models.family import Family
 from dreambooth.models.registry import describe_file, describe_kind, matching_families, with_original_names
 from dreambooth.tensor_files import Tensors
@@ -136,7 +136,8 @@ def _text_encoder(family: Family, file: Tensors, parts: Sequence[ComponentFile])
                 raise UserError(f"{both} are both the {component.title} of {family.title}: choose one of them.")
             return ComponentFile(component, file, names)
     kind = describe_kind(file)
-    needed = " and ".join(component.title for component in family.text_encoders)
+    encoders = [component for component in family.other_files if component.role == TEXT_ENCODER]
+    needed = " and ".join(component.title for component in encoders)
     raise UserError(f"{file.path} is no text encoder of {family.title} (it is {kind}). It needs: {needed}.")
 
 

@@ -74,6 +74,12 @@ class Family:
     def text_encoders(self) -> tuple[Component, ...]:
         return tuple(component for component in self.components if component.role == TEXT_ENCODER)
 
+    @property
+    def other_files(self) -> tuple[Component, ...]:
+        """The components that are not part of the denoiser's file, as a text adapter may be."""
+        own = self.denoiser.prefix
+        return tuple(component for component in self.components if not component.prefix.startswith(own))
+
     def make_module(self, name: str, config: Mapping[str, Any]) -> nn.Module:
         """The module of a component on the meta device: names and shapes without values."""
         raise NotImplementedError

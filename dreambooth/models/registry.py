@@ -23,6 +23,7 @@ from dreambooth.models.sd.stable_diffusion import StableDiffusion
 from dreambooth.models.zimage.zimage import Z_IMAGE
 from dreambooth.settings.creation import add_model_type
 from dreambooth.tensor_files import Tensors
+from dreambooth.text import with_article
 
 FAMILIES: list[Family] = [SD1, SD2_768, SD2_512, SDXL, Z_IMAGE, ANIMA]
 
@@ -160,13 +161,13 @@ def candidate_families(file: Tensors, of_checkpoint: bool = False) -> list[Famil
 def _incomplete(family: Family, missing: Mapping[str, str], shapes: Shapes) -> str:
     """What a checkpoint is that lacks the parts ``missing`` (titles by prefix), and what to do."""
     lacking = _components(family, missing)
-    others = [component for component in family.components if component != family.denoiser]
-    is_alone = not any(key.startswith(component.prefix) for component in others for key in shapes)
+    others = tuple(component.prefix for component in family.other_files)
+    is_alone = not any(key.startswith(others) for key in shapes)
     if is_alone:
         what = f"a {family.denoiser.title} without {' and '.join(missing.values())} ({family.title})"
     else:
         titles = " and ".join(f"{title} ({prefix}*)" for prefix, title in missing.items())
-        what = f"a {family.title} checkpoint without {titles}"
+        what = f"{with_article(family.title)} checkpoint without {titles}"
     has_whole_files = all(component.in_checkpoint for component in lacking)
     if {component.role for component in lacking} == {VAE}:
         whole = ", or use a checkpoint with a VAE" if has_whole_files else ""

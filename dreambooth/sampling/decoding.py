@@ -73,11 +73,14 @@ def _decode_in_tiles(codec: LatentCodec, vae: Any, latents: torch.Tensor, tile: 
 
 def _tiled_copy(codec: LatentCodec, vae: Any, tile: int, dtype: torch.dtype, device: torch.device) -> Any:
     """The VAE in ``dtype``, without its encoder, decoding in tiles; ``vae`` keeps its precision."""
-    without: dict[int, Any] = {id(part): None for name, part in vae.named_children() if name in _FOR_ENCODING}
+    without: dict[int, Any] = {id(part): nn.Identity() for name, part in vae.named_children() if name in _FOR_ENCODING}
     tiled: Any = nn.Module.to(copy.deepcopy(vae, without), device, dtype)  # diffusers' own method warns
     tiled.enable_tiling()
     if hasattr(tiled, "tile_latent_min_size"):
         tiled.tile_sample_min_size, tiled.tile_latent_min_size = tile, tile // codec.downscale
+    else:  # of VAEs for videos
+        tiled.tile_sample_min_height = tiled.tile_sample_min_width = tile
+        tiled.tile_sample_stride_height = tiled.tile_sample_stride_width = tile * 3 // 4
     return tiled
 
 

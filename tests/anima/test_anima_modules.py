@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from dreambooth.models.anima.sizes import adapter_config, make_transformer, transformer_config
 from dreambooth.models.qwen.autoencoder import QwenVaeNames, qwen_vae_codec, qwen_vae_config, qwen_vae_names
+from dreambooth.sampling import decoding
 from dreambooth.tensor_files import write_tensors
 from tests.anima import files as anima
 from tests.zimage.files import open_tensors
@@ -95,3 +97,15 @@ def test_vae_is_that_of_diffusers_with_statistics_per_channel(tmp_path):
             write_tensors(tmp_path / "vae.safetensors", {prefix + key: value for key, value in tensors.items()})
             with open_tensors(tmp_path / "vae.safetensors") as file:
                 assert qwen_vae_names(file).keys() == anima.native_vae().keys()
+
+
+def test_images_are_decoded_in_tiles_where_memory_is_short(monkeypatch):
+    vae = anima.make_modules()["vae"]
+    codec = qwen_vae_codec(dict(vae.config), patch=2)
+    latents = torch.randn(1, 16, 48, 36, generator=torch.Generator().manual_seed(0))
+    (whole,) = decoding.decode_images(codec, vae, latents)
+    monkeypatch.setattr(decoding, "free_bytes", lambda device: 0)
+    (tiled,) = decoding.decode_images(codec, vae, latents)
+    assert tiled.size == whole.size == (288, 384) and not vae.use_tiling
+    difference = np.abs(np.asarray(tiled, dtype=int) - np.asarray(whole, dtype=int))
+    assert 0 < difference.mean() < 3

@@ -16,6 +16,7 @@ from dreambooth.checkpoints.lora_file import write_lora
 from dreambooth.checkpoints.lora_tools import make_lora
 from dreambooth.checkpoints.modules import load_modules
 from dreambooth.checkpoints.reading import open_tensors
+from dreambooth.models.layout import TensorRef
 from dreambooth.models.sd.ldm_names import vae_names
 from dreambooth.models.transforms import Transform
 from dreambooth.models.zimage.names import TransformerNames
@@ -154,6 +155,7 @@ def random_lora(path: Path, model: ModelFolder) -> Path:
     for target, layer in modules.family.adapter_targets("transformer", modules.denoiser).items():
         rows, columns = layer.weight.shape
         up, down = torch.randn(rows, 2, generator=generator), torch.randn(2, columns, generator=generator)
-        weights[f"diffusion_model.{target}"] = make_lora(up * 0.2, down * 0.2, (columns,))
+        name = modules.layout.adapter_names(TensorRef("transformer", f"{target}.weight"))[0]
+        weights[name] = make_lora(up * 0.2, down * 0.2, (columns,))
     write_lora(path, weights, {}, torch.float32)
     return path

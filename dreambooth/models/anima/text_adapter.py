@@ -1,7 +1,7 @@
 """The adapter (LLM adapter) that turns T5 tokens and Qwen3's hidden states into the transformer's text embeddings.
 
 A transformer on the embeddings of T5's tokens: each block has self-attention, cross-attention to the hidden states, and
-a feed-forward part, with RMS norms before each. Heads are normalized and rotated by position, those of the hidden states
+a feed-forward part, with RMS norms before each. Heads are normalized and rotated by position, those of hidden states
 by theirs. The formulas and names are those of diffusers' AnimaTextConditioner, which diffusers has from 0.39 on.
 """
 
