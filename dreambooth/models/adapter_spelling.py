@@ -16,7 +16,7 @@ Naming = Literal["modules", "original"]
 
 # What programs put before the names in a denoiser. The first is read by all WebUIs, the last is no prefix.
 _DENOISER_PREFIXES = ("diffusion_model", "transformer", "model.diffusion_model", "lora_unet", "lora_transformer",
-                      "lycoris", "")  # fmt: skip
+                      "lycoris", "net", "")  # fmt: skip
 _TEXT_ENCODER_STARTS = ("lora_te", "text_encoder", "clip_")
 
 

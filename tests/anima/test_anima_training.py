@@ -118,7 +118,7 @@ def test_prompts_are_encoded_as_by_the_pipeline(tmp_path, files):
     tokens = conditioner.tokenize(["Hello, world!"])
     assert tokens.qwen.ids[0].tolist() == [9707, 11, 1879, 0] and tokens.t5.ids[0].tolist() == [8774, 6, 296, 55, 1]
     counts = conditioner.count_with_overflow(PROMPTS)
-    assert counts[0] == (7, "") and counts[1] == (0, "") and conditioner.max_tokens == 511
+    assert counts[0] == (8, "") and counts[1] == (0, "") and conditioner.max_tokens == 511
     assert counts[3][0] == 600 and PROMPTS[3].endswith(counts[3][1]) and len(counts[3][1]) > 400
     assert conditioner.count_with_overflow(["造" * 600])[0][0] > 511, "T5 has one unknown token for all of them"
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from dreambooth.errors import UserError
+from dreambooth.models.adapter_spelling import AdapterSpelling
 from dreambooth.models.anima import spellings
 from dreambooth.models.anima.conditioner import AnimaConditioner
 from dreambooth.models.anima.denoiser import AnimaDenoiser
@@ -68,6 +69,11 @@ _SHIFT = 3.0  # of the sampler, as WebUIs have it
 _TURBO_STEPS = 10
 _INSTEAD = "Train on Anima instead, and use the LoRA with the distilled model, if need be at a higher weight."
 _MODULE = re.compile(r"(^|_)blocks_\d+_((self|cross)_attn_(q|k|v|output)_proj|mlp_layer[12])")
+# Of the text adapter's modules in adapter files; Forge Neo has it in the text encoder.
+_ADAPTER_SPELLING = AdapterSpelling(
+    ("diffusion_model.llm_adapter", "lora_unet_llm_adapter", "lora_te_llm_adapter",
+     "text_encoders.qwen3_06b.llm_adapter", "text_conditioner", "net.llm_adapter"), keeps_dots=True,
+)  # fmt: skip
 _BLOCK_LAYERS = ("attn1.", "attn2.", "ff.")  # that get an adapter
 
 
@@ -183,7 +189,7 @@ class Anima(Family):
         adapter, transformer, text_encoder, vae = self.components
         return Layout(
             [
-                ComponentLayout(adapter, SameNames(is_adapter_name)),
+                ComponentLayout(adapter, SameNames(is_adapter_name), _ADAPTER_SPELLING),
                 ComponentLayout(transformer, TransformerNames()),
                 ComponentLayout(text_encoder, SameNames(is_qwen3_name)),
                 ComponentLayout(vae, QwenVaeNames(configs.get("vae", {}).get("num_res_blocks", 2))),
