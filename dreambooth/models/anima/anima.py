@@ -68,7 +68,11 @@ _T5_FOLDER = "t5_tokenizer"
 _SHIFT = 3.0  # of the sampler, as WebUIs have it
 _TURBO_STEPS = 10
 _INSTEAD = "Train on Anima instead, and use the LoRA with the distilled model, if need be at a higher weight."
-_MODULE = re.compile(r"(^|_)blocks_\d+_((self|cross)_attn_(q|k|v|output)_proj|mlp_layer[12])")
+# Names of its modules in adapter files: the original ones, and diffusers', which PixArt and LTX have too.
+_MODULE = re.compile(
+    r"(^|_)blocks_\d+_((self|cross)_attn_(q|k|v|output)_proj|mlp_layer[12])"
+    r"|^(lora_unet_|lora_|lycoris_)?(transformer_)?transformer_blocks_\d+_attn[12]_to_"
+)
 # Of the text adapter's modules in adapter files; Forge Neo has it in the text encoder.
 _ADAPTER_SPELLING = AdapterSpelling(
     ("diffusion_model.llm_adapter", "lora_unet_llm_adapter", "lora_te_llm_adapter",
@@ -260,7 +264,7 @@ class Anima(Family):
         }
 
     def made_adapter(self, version: str, sizes: Mapping[str, tuple[int, int] | None]) -> bool:
-        """By its metadata, or the original names of its modules."""
+        """By its metadata, or the names of its modules."""
         if version:
             return super().made_adapter(version, sizes)
         return any(_MODULE.search(name) for name in sizes)
