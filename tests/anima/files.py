@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +17,7 @@ from dreambooth.models.anima.names import TransformerNames
 from dreambooth.models.anima.sizes import make_adapter
 from dreambooth.models.qwen.autoencoder import QwenVaeNames
 from dreambooth.tensor_files import write_tensors
+from tests.zimage.files import Files
 
 PREFIX, NET = "model.diffusion_model.", "net."
 TRANSFORMER: dict[str, Any] = {
@@ -48,13 +49,7 @@ def resize_zeros_without_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transformer_cosmos, "transforms", transforms, raising=False)
 
 
-class Files(NamedTuple):
-    transformer: Path
-    text_encoder: Path
-    vae: Path
-
-
-def make_modules() -> dict[str, nn.Module]:
+def make_modules() -> dict[str, Any]:
     """The four modules in float32, by component name: diffusers' and transformers' classes, and the adapter."""
     from diffusers import AutoencoderKLQwenImage, CosmosTransformer3DModel
     from transformers import Qwen3Config, Qwen3Model
@@ -65,7 +60,7 @@ def make_modules() -> dict[str, nn.Module]:
         for name, parameter in adapter.named_parameters():
             is_norm = "norm" in name
             nn.init.normal_(parameter, mean=float(is_norm), std=0.1 if is_norm or parameter.dim() == 1 else 0.3)
-        modules: dict[str, nn.Module] = {
+        modules: dict[str, Any] = {
             "text_conditioner": adapter,
             "transformer": CosmosTransformer3DModel(**TRANSFORMER),
             "text_encoder": Qwen3Model(Qwen3Config(**QWEN)),

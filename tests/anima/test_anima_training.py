@@ -126,10 +126,11 @@ def test_prompts_are_encoded_as_by_the_pipeline(tmp_path, files):
 def _pipeline(working: Any) -> Any:
     """diffusers' AnimaModularPipeline with the files in a model's folder."""
     diffusers = pytest.importorskip("diffusers", minversion="0.39")
-    from transformers import Qwen2TokenizerFast, Qwen3Model, T5TokenizerFast
+    transformers: Any = pytest.importorskip("transformers")
 
     classes = {
-        "text_encoder": Qwen3Model, "tokenizer": Qwen2TokenizerFast, "t5_tokenizer": T5TokenizerFast,
+        "text_encoder": transformers.Qwen3Model, "tokenizer": transformers.Qwen2TokenizerFast,
+        "t5_tokenizer": transformers.T5TokenizerFast,
         "text_conditioner": diffusers.AnimaTextConditioner, "transformer": diffusers.CosmosTransformer3DModel,
         "vae": diffusers.AutoencoderKLQwenImage, "scheduler": diffusers.FlowMatchEulerDiscreteScheduler,
     }  # fmt: skip
