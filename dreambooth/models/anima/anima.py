@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,10 +34,10 @@ from dreambooth.models.capabilities import (
     limited,
 )
 from dreambooth.models.components import DENOISER, TEXT_ENCODER, VAE, Component
-from dreambooth.models.family import Configs, Family
+from dreambooth.models.family import Configs
+from dreambooth.models.flow_family import FlowFamily
 from dreambooth.models.latents import LatentCodec
 from dreambooth.models.layout import ComponentLayout, Layout, Shapes, strip_prefix
-from dreambooth.models.process import FLOW_PREDICTION, RectifiedFlow
 from dreambooth.models.qwen.autoencoder import (
     QwenVaeNames,
     make_qwen_vae,
@@ -55,17 +54,13 @@ from dreambooth.models.qwen.qwen3 import (
     rotary_frequencies,
 )
 from dreambooth.models.qwen.tokenizer import shipped_tokenizer, write_tokenizer
-from dreambooth.models.recognition import Recognition
 from dreambooth.models.same_names import SameNames
 from dreambooth.models.size_estimate import SizeEstimate
 from dreambooth.models.t5.tokenizer import t5_tokenizer, write_t5_tokenizer
-from dreambooth.models.turbo import STEPS, turbo_warning
-from dreambooth.settings import Settings
 from dreambooth.tensor_files import Tensors
 
 CONFIG_KEY = "dreambooth.anima"  # metadata: what the configs of a folder say that tensors don't show, as JSON
 _T5_FOLDER = "t5_tokenizer"
-_SHIFT = 3.0  # of the sampler, as WebUIs have it
 _TURBO_STEPS = 10
 _INSTEAD = "Train on Anima instead, and use the LoRA with the distilled model, if need be at a higher weight."
 # Names of its modules in adapter files: the original ones, and diffusers', which PixArt and LTX have too.
@@ -81,15 +76,15 @@ _ADAPTER_SPELLING = AdapterSpelling(
 _BLOCK_LAYERS = ("attn1.", "attn2.", "ff.")  # that get an adapter
 
 
-class Anima(Family):
+class Anima(FlowFamily):
     """See :class:`Family`. The defaults are those of sd-scripts' documentation (docs/anima_train_network.md: rank 8,
     learning rate 1e-4, sigmoid timesteps without shift); its targets and OneTrainer's are those of
     :meth:`adapter_targets`. The text adapter is a component of its own, as in diffusers, and not trained.
     """
 
     model_type, title, base_model_version = "anima", "Anima", "anima"
-    default_prediction = FLOW_PREDICTION
-    references_sources = True
+    config_key, shift, patch = CONFIG_KEY, 3.0, PATCH  # the sampler's shift as WebUIs have it
+    distilled_title, distilled_steps_published, distilled_advice = "distilled Anima", _TURBO_STEPS, _INSTEAD
     usual_size = (1_960_000_000, 740_000_000, 1024)
     components = (
         Component("text_conditioner", TEXT_ENCODER, "text adapter (LLM adapter)", spellings.PREFIX + ADAPTER,
@@ -151,15 +146,6 @@ class Anima(Family):
         is_cosmos = classes.get("transformer") == "CosmosTransformer3DModel"
         return is_cosmos and classes.get("text_conditioner") == "AnimaTextConditioner"
 
-    def recognize(self, file: Tensors, families: Sequence[Family], prediction: str) -> Recognition:
-        recognition = super().recognize(file, families, prediction)
-        warning = turbo_warning(file, _INSTEAD)
-        if not warning:
-            return recognition
-        reason = f"distilled {self.title}, by its tensors and its name"
-        schedule = {STEPS: _TURBO_STEPS}
-        return Recognition(self, recognition.prediction, reason, (warning,), recognition.notes, schedule)
-
     # -- configs ------------------------------------------------------------------------------------------------
 
     def configs(self, shapes: Shapes, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
@@ -185,10 +171,6 @@ class Anima(Family):
                 "text encoder Qwen3 0.6B"
             )
 
-    def config_metadata(self, configs: Configs) -> dict[str, str]:
-        shift = configs.get("scheduler", {}).get("shift")
-        return {} if shift is None else {CONFIG_KEY: json.dumps({"shift": shift})}
-
     def layout(self, configs: Configs) -> Layout:
         adapter, transformer, text_encoder, vae = self.components
         return Layout(
@@ -200,15 +182,6 @@ class Anima(Family):
             ],
             self.ema_prefix,
         )
-
-    def scheduler_config(self, prediction_type: str, shapes: Shapes, metadata: Mapping[str, str]) -> dict[str, Any]:
-        shift = json.loads(metadata.get(CONFIG_KEY, "{}")).get("shift", _SHIFT)
-        return {
-            "_class_name": "FlowMatchEulerDiscreteScheduler",
-            "num_train_timesteps": 1000,
-            "use_dynamic_shifting": False,
-            "shift": shift,
-        }
 
     def model_index(self, configs: Configs) -> dict[str, Any]:
         """The components of diffusers' AnimaModularPipeline."""
@@ -225,12 +198,6 @@ class Anima(Family):
         }
 
     # -- what it is made of -------------------------------------------------------------------------------------
-
-    def process(self, scheduler: Mapping[str, Any], device: torch.device | str = "cpu") -> RectifiedFlow:
-        return RectifiedFlow(scheduler, device, PATCH)
-
-    def distilled_steps(self, scheduler: Mapping[str, Any]) -> int:
-        return int(scheduler.get(STEPS, 0))
 
     def latent_codec(self, vae: Mapping[str, Any]) -> LatentCodec:
         return qwen_vae_codec(vae, PATCH)
@@ -268,16 +235,6 @@ class Anima(Family):
         if version:
             return super().made_adapter(version, sizes)
         return any(_MODULE.search(name) for name in sizes)
-
-    def architecture(self, denoiser: Mapping[str, Any]) -> str:
-        return "Anima"
-
-    def ss_values(self, settings: Settings) -> dict[str, Any]:
-        return {
-            "ss_timestep_sampling": settings.timestep_sampling,
-            "ss_discrete_flow_shift": settings.timestep_shift,
-            "ss_weighting_scheme": settings.flow_loss_weighting,
-        }
 
 
 ANIMA = Anima()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,11 +23,11 @@ from dreambooth.models.capabilities import (
     limited,
 )
 from dreambooth.models.components import DENOISER, TEXT_ENCODER, VAE, Component
-from dreambooth.models.family import Configs, Family
+from dreambooth.models.family import Configs
+from dreambooth.models.flow_family import FlowFamily
 from dreambooth.models.flux.autoencoder import make_vae, vae_codec, vae_config, vae_names
 from dreambooth.models.latents import LatentCodec
 from dreambooth.models.layout import ComponentLayout, Layout, Shapes, strip_prefix
-from dreambooth.models.process import FLOW_PREDICTION, RectifiedFlow
 from dreambooth.models.qwen.qwen3 import (
     current_qwen3_name,
     is_qwen3_name,
@@ -38,23 +37,19 @@ from dreambooth.models.qwen.qwen3 import (
     rotary_frequencies,
 )
 from dreambooth.models.qwen.tokenizer import shipped_tokenizer, write_tokenizer
-from dreambooth.models.recognition import Recognition
 from dreambooth.models.same_names import SameNames
 from dreambooth.models.sd.ldm_names import vae_names as vae_name_map
 from dreambooth.models.sd.vae_spellings import current_vae_name
 from dreambooth.models.size_estimate import SizeEstimate
-from dreambooth.models.turbo import STEPS, turbo_warning
 from dreambooth.models.zimage import spellings
 from dreambooth.models.zimage.conditioner import ZImageConditioner
 from dreambooth.models.zimage.denoiser import ZImageDenoiser
 from dreambooth.models.zimage.names import TransformerNames
 from dreambooth.models.zimage.sizes import NORM, PATCH, transformer_config
-from dreambooth.settings import Settings
 from dreambooth.tensor_files import Tensors
 
 CONFIG_KEY = "dreambooth.zimage"  # metadata: what the configs of a folder say that tensors don't show, as JSON
 TRANSFORMER = Component("transformer", DENOISER, "transformer", spellings.PREFIX)
-_SHIFT = 3.0  # of the sampler, as WebUIs have it and Z-Image-Turbo states it
 _LUMINA_WIDTH = 2304  # of Lumina 2, whose modules have the same names
 _MODULE = re.compile(
     r"(^|_)(layers|noise_refiner|context_refiner)_\d+_(attention_(qkv|out|to_q|to_k|to_v)|feed_forward_w[123])"
@@ -69,14 +64,14 @@ _INSTEAD = (
 )
 
 
-class ZImage(Family):
+class ZImage(FlowFamily):
     """See :class:`Family`. The defaults are those of musubi-tuner's documentation (docs/zimage.md: rank 32, learning
     rate 1e-4, timesteps shifted by 2); its targets and OneTrainer's are those of :meth:`adapter_targets`.
     """
 
     model_type, title, base_model_version = "zimage", "Z-Image", "z_image"
-    default_prediction = FLOW_PREDICTION
-    references_sources = True
+    config_key, shift, patch = CONFIG_KEY, 3.0, PATCH  # the sampler's shift as WebUIs have it
+    distilled_title, distilled_steps_published, distilled_advice = "Z-Image-Turbo", _TURBO_STEPS, _INSTEAD
     usual_size = (6_150_000_000, 4_020_000_000, 1024)
     components = (
         TRANSFORMER,
@@ -141,15 +136,6 @@ class ZImage(Family):
         is_omni = bool(transformer.get("siglip_feat_dim"))
         return transformer.get("_class_name") == "ZImageTransformer2DModel" and not is_omni
 
-    def recognize(self, file: Tensors, families: Sequence[Family], prediction: str) -> Recognition:
-        recognition = super().recognize(file, families, prediction)
-        warning = turbo_warning(file, _INSTEAD)
-        if not warning:
-            return recognition
-        schedule = {STEPS: _TURBO_STEPS}
-        reason = f"{self.title}-Turbo, by its tensors and its name"
-        return Recognition(self, recognition.prediction, reason, (warning,), recognition.notes, schedule)
-
     # -- configs ------------------------------------------------------------------------------------------------
 
     def configs(self, shapes: Shapes, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
@@ -176,10 +162,6 @@ class ZImage(Family):
                 "text encoder Qwen3 4B"
             )
 
-    def config_metadata(self, configs: Configs) -> dict[str, str]:
-        shift = configs.get("scheduler", {}).get("shift")
-        return {} if shift is None else {CONFIG_KEY: json.dumps({"shift": shift})}
-
     def layout(self, configs: Configs) -> Layout:
         transformer, text_encoder, vae = self.components
         levels = configs.get("vae") or {"block_out_channels": (), "layers_per_block": 0}
@@ -191,15 +173,6 @@ class ZImage(Family):
             ],
             self.ema_prefix,
         )
-
-    def scheduler_config(self, prediction_type: str, shapes: Shapes, metadata: Mapping[str, str]) -> dict[str, Any]:
-        shift = json.loads(metadata.get(CONFIG_KEY, "{}")).get("shift", _SHIFT)
-        return {
-            "_class_name": "FlowMatchEulerDiscreteScheduler",
-            "num_train_timesteps": 1000,
-            "use_dynamic_shifting": False,
-            "shift": shift,
-        }
 
     def model_index(self, configs: Configs) -> dict[str, Any]:
         """That of diffusers' ZImagePipeline."""
@@ -214,12 +187,6 @@ class ZImage(Family):
         }
 
     # -- what it is made of -------------------------------------------------------------------------------------
-
-    def process(self, scheduler: Mapping[str, Any], device: torch.device | str = "cpu") -> RectifiedFlow:
-        return RectifiedFlow(scheduler, device, PATCH)
-
-    def distilled_steps(self, scheduler: Mapping[str, Any]) -> int:
-        return int(scheduler.get(STEPS, 0))
 
     def latent_codec(self, vae: Mapping[str, Any]) -> LatentCodec:
         return vae_codec(vae, PATCH)
@@ -258,16 +225,6 @@ class ZImage(Family):
             return super().made_adapter(version, sizes)
         own = [size for name, size in sizes.items() if _MODULE.search(name)]
         return bool(own) and not any(size and _LUMINA_WIDTH in size for size in own)
-
-    def architecture(self, denoiser: Mapping[str, Any]) -> str:
-        return "Z-Image"
-
-    def ss_values(self, settings: Settings) -> dict[str, Any]:
-        return {
-            "ss_timestep_sampling": settings.timestep_sampling,
-            "ss_discrete_flow_shift": settings.timestep_shift,
-            "ss_weighting_scheme": settings.flow_loss_weighting,
-        }
 
 
 Z_IMAGE = ZImage()
