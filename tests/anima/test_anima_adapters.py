@@ -6,14 +6,12 @@ import pytest
 import torch
 
 from dreambooth import actions
-from dreambooth.checkpoints.inspection import inspect
 from dreambooth.checkpoints.lora_file import read_lora, write_lora
 from dreambooth.checkpoints.lora_tools import make_lora
-from dreambooth.cli import main
 from dreambooth.models.anima.names import TransformerNames
 from dreambooth.tensor_files import write_tensors
-from tests.anima import files as anima
-from tests.zimage.files import create, is_same, random_lora, tensors_of
+from tests.flow_models.adapter_checks import check_lora_tools, check_same_deltas
+from tests.flow_models.files import Files, create, random_lora, tensors_of
 
 
 def test_loras_of_other_programs_change_the_same_weights(tmp_path, model):
@@ -21,17 +19,13 @@ def test_loras_of_other_programs_change_the_same_weights(tmp_path, model):
     own = random_lora(tmp_path / "own.safetensors", model)
     weights = read_lora(own).weights
     names = [key.removeprefix("diffusion_model.").removesuffix(".alpha") for key in tensors_of(own) if "alpha" in key]
-    expected = tensors_of(actions.generate_checkpoint(model, loras=[own], precision="fp32")[0])
     for form in ("kohya", "net", "diffusers"):
         renamed = {}
         for name in names:
             (module,) = TransformerNames().to_modules(name)
             other = {"kohya": f"lora_unet_{name.replace('.', '_')}", "net": f"net.{name}"}
             renamed[other.get(form, f"transformer.{module}")] = weights[f"diffusion_model_{name.replace('.', '_')}"]
-        write_lora(tmp_path / "other.safetensors", renamed, {}, torch.float32)
-        assert read_lora(tmp_path / "other.safetensors").made_for == "Anima"
-        loras = [tmp_path / "other.safetensors"]
-        assert is_same(tensors_of(actions.generate_checkpoint(model, loras=loras, precision="fp32")[0]), expected)
+        check_same_deltas(model, own, tmp_path / "other.safetensors", renamed, "Anima")
 
 
 @pytest.mark.parametrize("prefix", ["lora_unet_llm_adapter_", "diffusion_model.llm_adapter."])
@@ -48,25 +42,8 @@ def test_loras_of_the_text_adapter_are_merged(tmp_path, model, files, prefix):
     assert torch.equal(made[key], before[key].float() + 0.5)
 
 
-def test_loras_are_extracted_resized_merged_and_inspected(tmp_path, model, files, capsys):
-    own = random_lora(tmp_path / "own.safetensors", model)
-    tuned, _ = actions.generate_checkpoint(model, loras=[own], precision="fp32", out=tmp_path / "tuned.safetensors")
-    lora, small, both = (tmp_path / f"{name}.safetensors" for name in ("lora", "small", "both"))
-    precision = ["--precision", "fp32", "--out"]
-    assert main(["lora-extract", "--base", str(files.transformer), "--tuned", str(tuned), "--rank", "2", *precision,
-                 str(lora)]) == 0  # fmt: skip
-    extracted, expected = read_lora(lora), read_lora(own)
-    assert extracted.names == expected.names
-    assert main(["lora-resize", str(lora), "--rank", "1", *precision, str(small)]) == 0
-    assert main(["lora-merge", "--lora", str(lora), "--lora", str(small), "--lora-weight", "1", "--lora-weight", "-0.5",
-                 *precision, str(both)]) == 0  # fmt: skip
-    name = "diffusion_model_blocks_0_mlp_layer2"
-    delta = [read_lora(path).weights[name].delta(torch.zeros(36, 72)) for path in (own, lora, small, both)]
-    assert torch.allclose(delta[0], delta[1], atol=2e-3)
-    assert torch.allclose(delta[1] - 0.5 * delta[2], delta[3], atol=1e-4)
-    assert inspect(both).family == "Anima" and inspect(both).adapters == {"LoRA, rank 3, alpha 3": 20}
-    assert inspect(tuned).recognized == "Anima, by its tensors"
-    capsys.readouterr()
+def test_loras_are_extracted_resized_merged_and_inspected(tmp_path, model, files, family):
+    check_lora_tools(tmp_path, model, files, family, "diffusion_model_blocks_0_mlp_layer2", 20)
 
 
 def test_weights_in_8_bits_are_dequantized(tmp_path, model, files):
@@ -76,7 +53,7 @@ def test_weights_in_8_bits_are_dequantized(tmp_path, model, files):
     stored = {**before, key: (before[key].float() / scale).to(torch.float8_e4m3fn)}
     stored[key.replace(".weight", ".weight_scale")] = scale
     write_tensors(tmp_path / "scaled.safetensors", stored)
-    scaled = anima.Files(tmp_path / "scaled.safetensors", *files[1:])
+    scaled = Files(tmp_path / "scaled.safetensors", *files[1:])
     made = tensors_of(actions.generate_checkpoint(create(tmp_path, scaled, "scaled"))[0])
     assert list(made) == list(before) and made[key].dtype == torch.bfloat16
     assert torch.allclose(made[key].float(), before[key].float(), atol=0.07 * before[key].abs().max().item())

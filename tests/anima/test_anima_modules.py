@@ -7,24 +7,25 @@ import pytest
 import torch
 from torch import nn
 
+from dreambooth.checkpoints.reading import open_tensors
 from dreambooth.models.anima.sizes import adapter_config, make_transformer, transformer_config
 from dreambooth.models.qwen.autoencoder import QwenVaeNames, qwen_vae_codec, qwen_vae_config, qwen_vae_names
 from dreambooth.sampling import decoding
 from dreambooth.tensor_files import write_tensors
 from tests.anima import files as anima
-from tests.zimage.files import open_tensors
+from tests.anima.files import ANIMA
 
 
 def test_names_are_those_of_diffusers_conversion():
     single_file = pytest.importorskip("diffusers.loaders.single_file_utils")
-    modules = anima.make_modules()
-    native = {k: v for k, v in anima.native_transformer().items() if not k.startswith("llm_adapter.")}
+    modules = ANIMA.make_modules()
+    native = {k: v for k, v in ANIMA.native_transformer().items() if not k.startswith("llm_adapter.")}
     converted = single_file.convert_cosmos_transformer_checkpoint_to_diffusers(
         {f"net.{key}": value for key, value in native.items()}
     )
     assert converted.keys() == modules["transformer"].state_dict().keys()
     assert all(torch.equal(converted[k], v.half()) for k, v in modules["transformer"].state_dict().items())
-    converted = single_file.convert_wan_vae_to_diffusers(anima.native_vae())
+    converted = single_file.convert_wan_vae_to_diffusers(ANIMA.native_vae())
     assert converted.keys() == modules["vae"].state_dict().keys()
     assert all(torch.equal(converted[k], v.half()) for k, v in modules["vae"].state_dict().items())
     for name in modules["vae"].state_dict():
@@ -33,20 +34,20 @@ def test_names_are_those_of_diffusers_conversion():
 
 
 def test_configs_are_those_of_the_modules():
-    shapes = {key: tuple(value.shape) for key, value in anima.native_transformer().items()}
+    shapes = {key: tuple(value.shape) for key, value in ANIMA.native_transformer().items()}
     config = transformer_config(shapes)
     expected = {key: list(value) if isinstance(value, tuple) else value for key, value in anima.TRANSFORMER.items()}
     assert {key: config[key] for key in expected} == expected
     adapter = adapter_config({k.removeprefix("llm_adapter."): v for k, v in shapes.items() if "llm_adapter." in k})
     assert {key: adapter[key] for key in anima.ADAPTER} == anima.ADAPTER
-    vae = qwen_vae_config({key: tuple(value.shape) for key, value in anima.native_vae().items()})
+    vae = qwen_vae_config({key: tuple(value.shape) for key, value in ANIMA.native_vae().items()})
     assert {key: vae[key] for key in anima.VAE} == anima.VAE
 
 
 def test_adapter_is_that_of_diffusers():
     """In float64; prompts of several lengths in one batch, one of them empty."""
     conditioner = pytest.importorskip("diffusers", minversion="0.39").AnimaTextConditioner(**anima.ADAPTER)
-    adapter = nn.Module.double(anima.make_modules()["text_conditioner"])
+    adapter = nn.Module.double(ANIMA.make_modules()["text_conditioner"])
     conditioner.load_state_dict(adapter.state_dict())
     conditioner.double()
     generator = torch.Generator().manual_seed(0)
@@ -65,7 +66,7 @@ def test_adapter_is_that_of_diffusers():
 def test_transformer_takes_the_padding_mask_as_a_channel(monkeypatch):
     """Also of images above 2048 pixels, where the module's default cuts positions off."""
     anima.resize_zeros_without_torchvision(monkeypatch)
-    reference = anima.make_modules()["transformer"]
+    reference = ANIMA.make_modules()["transformer"]
     own = make_transformer(anima.TRANSFORMER).to_empty(device="cpu")
     own.load_state_dict(reference.state_dict())
     latents, states = torch.randn(2, 16, 1, 12, 8), torch.randn(2, 512, 20)
@@ -79,7 +80,7 @@ def test_transformer_takes_the_padding_mask_as_a_channel(monkeypatch):
 
 
 def test_vae_is_that_of_diffusers_with_statistics_per_channel(tmp_path):
-    vae = anima.make_modules()["vae"]
+    vae = ANIMA.make_modules()["vae"]
     codec = qwen_vae_codec(dict(vae.config), patch=2)
     assert (codec.channels, codec.pixel_multiple, codec.size(64, 48)) == (16, 16, (8, 6))
     pixels = torch.rand(2, 3, 48, 64) * 2 - 1
@@ -93,14 +94,14 @@ def test_vae_is_that_of_diffusers_with_statistics_per_channel(tmp_path):
         assert torch.allclose(latents, (own_mean - mean) / std, atol=1e-6)
         assert torch.allclose(codec.decode(vae, latents), decoded.squeeze(2), atol=1e-5)
     for prefix in ("", "vae."):
-        for tensors in (anima.native_vae(), dict(vae.state_dict())):
+        for tensors in (ANIMA.native_vae(), dict(vae.state_dict())):
             write_tensors(tmp_path / "vae.safetensors", {prefix + key: value for key, value in tensors.items()})
             with open_tensors(tmp_path / "vae.safetensors") as file:
-                assert qwen_vae_names(file).keys() == anima.native_vae().keys()
+                assert qwen_vae_names(file).keys() == ANIMA.native_vae().keys()
 
 
 def test_images_are_decoded_in_tiles_where_memory_is_short(monkeypatch):
-    vae = anima.make_modules()["vae"]
+    vae = ANIMA.make_modules()["vae"]
     codec = qwen_vae_codec(dict(vae.config), patch=2)
     latents = torch.randn(1, 16, 48, 36, generator=torch.Generator().manual_seed(0))
     (whole,) = decoding.decode_images(codec, vae, latents)
