@@ -64,6 +64,8 @@ def trace(
     """The peaks of the phases that the run has, by their names in :data:`PHASES`. ``step``: entered for the step."""
     if settings.attention == "xformers":  # takes the memory of torch's own
         settings = dataclasses.replace(settings, attention="default")
+    if settings.cuda_graphs:  # which keep the gradients
+        settings = dataclasses.replace(settings, cuda_graphs=False, gradient_set_to_none=False)
     concept = Concept(instance_data_dir="images", instance_token="zwx", class_token="dog", save_sample_prompt="a dog")
     config = dataclasses.replace(model.load(), settings=settings, concepts=(concept,))
     events = Events(None, lambda event: _start_phase(device, event))

@@ -46,8 +46,9 @@ from dreambooth.runs.token_counts import (
 from dreambooth.settings import SETTINGS, ModelConfig, ModelFolder, Settings
 from dreambooth.settings.components import TrainedRole
 from dreambooth.training import imagic, init_from_lora
-from dreambooth.training.compiled_blocks import unavailable_reason as compile_unavailable_reason
+from dreambooth.training.compiled_blocks import unavailable_reason as compile_reason
 from dreambooth.training.context import RunContext
+from dreambooth.training.cuda_graphs import unavailable_reason as graphs_reason
 from dreambooth.training.optimizers import NOTHING_TO_TRAIN
 from dreambooth.training.precision import kernel_problems, resolve_precision
 from dreambooth.training.schedules import lr_curves, run_length
@@ -212,8 +213,9 @@ def _settings_without_effect(model: ModelFolder, family: Family, settings: Setti
         for key, reason in family.capabilities.without_effect.items()
         if getattr(settings, key) != SETTINGS[key].default
     ]
-    if settings.torch_compile and (why := compile_unavailable_reason(settings, device)):
-        warnings.append(f"torch_compile has no effect: {why}.")
+    for key, unavailable_reason in (("torch_compile", compile_reason), ("cuda_graphs", graphs_reason)):
+        if getattr(settings, key) and (why := unavailable_reason(settings, device)):
+            warnings.append(f"{key} has no effect: {why}.")
     if settings.zero_terminal_snr:
         scheduler = load_scheduler_config(model.working)
         if scheduler.get("rescale_betas_zero_snr"):

@@ -68,6 +68,7 @@ _NAMES = {
     "set max_grad_norm": "clip_grad_norm grad_clip gradient_clipping clip_grad max_norm",
     "set allow_tf32": "tf32 enable_tf32 tf32_enable cuda_allow_tf32",
     "set cudnn_benchmark": "cuda_cudnn_benchmark benchmark",
+    "set cuda_graphs": "cuda_graph use_cuda_graphs cudagraphs",
     "set torch_compile": "compile block_compile compile_blocks use_torch_compile",
     "set channels_last": "opt_channelslast memory_format",
     "set attention": "xformers use_xformers sdpa mem_eff_attn enable_xformers attention_mechanism",

@@ -276,6 +276,9 @@ class Training:
         "Compile the denoiser's blocks (torch.compile): steps are faster, but the first ones take minutes. Needs "
         "PyTorch 2.6 and Triton on a GPU, a C++ compiler on a CPU; where it fails, training goes on without it.",
         advanced=True)
+    cuda_graphs: bool = setting(False, "Tuning", "CUDA graphs",
+        "Record the kernels of a step once for each shape of a batch, and replay them: faster on NVIDIA GPUs that wait "
+        "for Python. Gradients stay in memory. Where recording fails, training goes on without it.", advanced=True)
     weight_decay: float = setting(0.01, "Tuning", "Weight decay",
         "Pulls the UNet's trainable weights toward zero at each step. Larger values regularize more.",
         low=0, high=1, step=0.001)

@@ -21,5 +21,5 @@ scheduled_tasks.py   which periodic tasks are due       validation.py         lo
 results.py           LoRAs, checkpoints, working/       metadata.py           metadata of results
 step_metrics.py      losses read asynchronously        chunks.py             bounded chunks of lists of tensors
 gpu_kernels.py       TF32, cuDNN, memory format        compiled_blocks.py    torch.compile
-rounded_adafactor.py  Adafactor in pure bfloat16
+rounded_adafactor.py  Adafactor in pure bfloat16      cuda_graphs.py       replayed passes
 """

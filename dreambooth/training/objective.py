@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -34,8 +35,12 @@ class Losses:
 
 
 @dataclass(frozen=True)
-class _Inputs:
-    """A batch of B images as the denoiser takes it, (B, ...) each; ``loss_mask``: weights of the latent pixels."""
+class BatchInputs:
+    """A batch of B images with what is drawn for them, (B, ...) each, on the device.
+
+    ``loss_mask``: weights of the latent pixels. ``image_weights``: of each image's loss, if some of the instance images
+    are regularization images.
+    """
 
     latents: torch.Tensor
     noise: torch.Tensor
@@ -43,13 +48,15 @@ class _Inputs:
     noisy_latents: torch.Tensor
     extra_channels: torch.Tensor | None
     loss_mask: torch.Tensor | None
+    image_weights: torch.Tensor | None
 
-    def select(self, rows: slice) -> _Inputs:
-        extra_channels = None if self.extra_channels is None else self.extra_channels[rows]
-        loss_mask = None if self.loss_mask is None else self.loss_mask[rows]
-        return _Inputs(
-            self.latents[rows], self.noise[rows], self.t[rows], self.noisy_latents[rows], extra_channels, loss_mask
-        )
+    def tensors(self) -> dict[str, torch.Tensor]:
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> BatchInputs:
+        """``function`` of each tensor."""
+        return dataclasses.replace(self, **{name: function(value) for name, value in self.tensors().items()})
 
 
 def diffusion_losses(
@@ -71,14 +78,29 @@ def diffusion_losses(
     Random numbers are taken from ``generator`` in this order: noise of the VAE's posterior, timesteps, diffusion noise,
     input perturbation if it is on, ``inpainting`` if the model needs it.
     """
-    inputs = _draw_inputs(process, latent_store, inpainting, batch, generator, settings, loss_masks)
-    conditioning = _conditioning(denoiser, prompts, batch)
+    inputs = draw_inputs(process, latent_store, inpainting, batch, generator, settings, prior_weight, loss_masks)
+    conditioning = prepare_conditioning(denoiser, prompts, batch)
+    return losses_of(denoiser, process, inputs, conditioning, len(batch.instances), settings, prior_weight)
+
+
+def losses_of(
+    denoiser: Denoiser,
+    process: Process,
+    inputs: BatchInputs,
+    conditioning: Conditioning,
+    n_instances: int,
+    settings: Settings,
+    prior_weight: float,
+) -> Losses:
+    """What :func:`diffusion_losses` computes on the device, from inputs that are there.
+
+    The first ``n_instances`` images of the batch are instance images, the others class images.
+    """
     predicted, target = _predict(denoiser, process, inputs, conditioning, settings)
-    if batch.has_regularization:
+    if inputs.image_weights is not None:
         errors = per_image_losses(predicted, target, inputs.t, process, settings, inputs.loss_mask)
-        return _regularized_losses(errors, batch, settings, prior_weight)
-    n = len(batch.instances)
-    return _losses(predicted, target, inputs.t, process, settings, inputs.loss_mask, n, prior_weight)
+        return _regularized_losses(errors, inputs.image_weights, n_instances, settings, prior_weight)
+    return _losses(predicted, target, inputs.t, process, settings, inputs.loss_mask, n_instances, prior_weight)
 
 
 def losses_in_parts(
@@ -100,27 +122,29 @@ def losses_in_parts(
     Backpropagated one by one, they need the activations of one part at a time. The random numbers are the same; sums
     differ by rounding.
     """
-    inputs = _draw_inputs(process, latent_store, inpainting, batch, generator, settings, loss_masks)
+    inputs = draw_inputs(process, latent_store, inpainting, batch, generator, settings, prior_weight, loss_masks)
     weights = _image_weights(batch, settings, prior_weight).to(inputs.latents.device)
     for part in range(n_parts):
         rows = slice(part, None, n_parts)
-        conditioning = _conditioning(denoiser, prompts, batch).select(rows)
-        own = inputs.select(rows)
+        conditioning = prepare_conditioning(denoiser, prompts, batch).select(rows)
+        own = inputs.map(lambda tensor, rows=rows: tensor[rows])
         predicted, target = _predict(denoiser, process, own, conditioning, settings)
         errors = per_image_losses(predicted, target, own.t, process, settings, own.loss_mask)
         total, instance, prior = (weights[:, rows] * errors).sum(dim=1)
         yield Losses(total, instance, prior if batch.classes else None)
 
 
-def _draw_inputs(
+def draw_inputs(
     process: Process,
     latent_store: LatentStore,
     inpainting: InpaintingInputs | None,
     batch: Batch,
     generator: torch.Generator,
     settings: Settings,
+    prior_weight: float,
     loss_masks: LossMasks | None,
-) -> _Inputs:
+) -> BatchInputs:
+    """The inputs of a batch; random numbers as :func:`diffusion_losses` says."""
     examples = (*batch.instances, *batch.classes)
     latents = latent_store.batch(examples, generator)
     device = latents.device
@@ -130,17 +154,22 @@ def _draw_inputs(
     noisy_latents = process.add_noise(latents, _perturb(noise, generator, settings), t)
     extra_channels = inpainting.extra_channels(examples, generator) if inpainting else None
     loss_mask = loss_masks.batch(examples) if loss_masks else None
-    return _Inputs(latents, noise, t, noisy_latents, extra_channels, loss_mask)
+    image_weights = None
+    if batch.has_regularization:
+        weight = prior_weight if settings.split_loss else 1.0
+        image_weights = to_device(torch.tensor([weight if e.is_class else 1.0 for e in batch.instances]), device)
+    return BatchInputs(latents, noise, t, noisy_latents, extra_channels, loss_mask, image_weights)
 
 
-def _conditioning(denoiser: Denoiser, prompts: PromptEmbedder, batch: Batch) -> Conditioning:
+def prepare_conditioning(denoiser: Denoiser, prompts: PromptEmbedder, batch: Batch) -> Conditioning:
+    """The batch's prompts and image sizes, as the denoiser takes them."""
     examples = (*batch.instances, *batch.classes)
     embedding = prompts.batch([example.caption for example in examples])
     return denoiser.prepare(embedding, [image_size(example) for example in examples])
 
 
 def _predict(
-    denoiser: Denoiser, process: Process, inputs: _Inputs, conditioning: Conditioning, settings: Settings
+    denoiser: Denoiser, process: Process, inputs: BatchInputs, conditioning: Conditioning, settings: Settings
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The model output and its target."""
 
@@ -195,15 +224,15 @@ def _losses(
     return Losses(total, instance, prior)
 
 
-def _regularized_losses(errors: torch.Tensor, batch: Batch, settings: Settings, prior_weight: float) -> Losses:
-    """With regularization images among the instance images: one mean over both, in which they weigh ``prior_weight``.
+def _regularized_losses(
+    errors: torch.Tensor, weights: torch.Tensor, n: int, settings: Settings, prior_weight: float
+) -> Losses:
+    """With regularization images among the ``n`` instance images: one mean over both, in which they weigh
+    ``prior_weight``.
 
     This is the loss of kohya's sd-scripts. Class images, if a concept has them too, have a mean of their own.
     """
-    n = len(batch.instances)
-    weight = prior_weight if settings.split_loss else 1.0
-    weights = torch.tensor([weight if example.is_class else 1.0 for example in batch.instances])
-    instance = (errors[:n] * to_device(weights, errors.device)).mean()
+    instance = (errors[:n] * weights).mean()
     if n == len(errors):
         return Losses(instance, instance, None)
     prior = errors[n:].mean()

@@ -28,6 +28,8 @@ from dreambooth.settings.components import (
 from dreambooth.training.adapters import AdapterLayer, adapter_config, inject
 from dreambooth.training.attention import skip_signature_checks, use_attention
 from dreambooth.training.context import RunContext
+from dreambooth.training.cuda_graphs import StepGraphs
+from dreambooth.training.cuda_graphs import unavailable_reason as graphs_unavailable_reason
 from dreambooth.training.dropout import AdapterDropout
 from dreambooth.training.ema import EMA
 from dreambooth.training.eval_mode import eval_mode
@@ -65,6 +67,7 @@ class Session:
         self.offload: BlockOffload | None = None
         self.activation_offload: ActivationOffload | None = None
         self.imagic: Imagic | None = None
+        self.graphs: StepGraphs | None = None
         self.position = Position()
         self.memory_peaks: dict[str, int] = {}  # bytes measured on the GPU, of "training" and "preview"
         try:
@@ -81,6 +84,8 @@ class Session:
             self.stepper = make_stepper(self.optimizer, self.settings, self.accelerator.scaler)
             if self.offload and isinstance(self.stepper, FusedBackwardStepper):
                 self.offload.optimizer, self.offload.finish_updates = self.optimizer, self.stepper.flush
+            if self.settings.cuda_graphs and not graphs_unavailable_reason(self.settings, self.device):
+                self.graphs = StepGraphs([p for group in groups for p in group["params"]], self.device)
         except BaseException:
             self.close()
             raise
@@ -287,6 +292,14 @@ class Session:
             self.synchronize_weights()
             ema.swap()
 
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """In the block, the modules are in eval mode, and CUDA graphs take no memory."""
+        if self.graphs:
+            self.graphs.release()
+        with eval_mode(self.used_in_prediction()):
+            yield
+
     def offloaded_activations(self) -> contextlib.AbstractContextManager[None]:
         """In the block, what a forward pass saves for the backward pass goes to main memory, if that is on."""
         return self.activation_offload.saving() if self.activation_offload else contextlib.nullcontext()
@@ -307,7 +320,7 @@ class Session:
         if not self.modules.text_encoders:
             self._load(text_encoder=True, dtype=self._dtype(trains=False))
         try:
-            with eval_mode(self.used_in_prediction()), self.inference_weights(sampling=True):
+            with self.evaluating(), self.inference_weights(sampling=True):
                 yield dataclasses.replace(self.modules, scheduler_config=self.sampling_scheduler_config())
         finally:
             if not self.prompts.trainable:
@@ -354,7 +367,7 @@ class Session:
             if copies:
                 copies.wait()
         for name in ("prompts", "imagic", "latents", "masked", "optimizer", "stepper", "ema", "offload",
-                     "activation_offload", "layers", "adapter_groups", "modules", "accelerator"):  # fmt: skip
+                     "activation_offload", "layers", "adapter_groups", "graphs", "modules", "accelerator"):  # fmt: skip
             self.__dict__.pop(name, None)
         reset_accelerator()
         free_memory()

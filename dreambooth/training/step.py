@@ -6,7 +6,7 @@ import contextlib
 import functools
 import logging
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,11 +15,22 @@ from dreambooth.dataset.plan import Batch
 from dreambooth.errors import UserError, first_sentence
 from dreambooth.memory.out_of_memory import is_out_of_memory
 from dreambooth.memory.release import clear_frames, free_memory
+from dreambooth.models.conditioning import Conditioning
 from dreambooth.settings.components import is_fused_backward
 from dreambooth.training.compiled_blocks import is_compiled, stop_compiling
+from dreambooth.training.cuda_graphs import CaptureError, StepGraphs
 from dreambooth.training.master_weights import AdapterCopies, low_precision
 from dreambooth.training.noise import generator_for
-from dreambooth.training.objective import Losses, diffusion_losses, losses_in_parts, prior_weight_at
+from dreambooth.training.objective import (
+    BatchInputs,
+    Losses,
+    diffusion_losses,
+    draw_inputs,
+    losses_in_parts,
+    losses_of,
+    prepare_conditioning,
+    prior_weight_at,
+)
 from dreambooth.training.precision import compute_dtype, uses_autocast
 from dreambooth.training.session import Session
 from dreambooth.training.step_metrics import StepMetrics
@@ -34,7 +45,8 @@ class StepRunner:
     random numbers. If memory does not suffice then either, its batches are computed in parts, of which only one is in
     memory at a time, and so are those of all later steps.
 
-    A step that fails with compiled blocks, where code is compiled for each new shape, is computed again without them.
+    A step that fails with compiled blocks, where code is compiled for each new shape, is computed again without them,
+    and so is one whose CUDA graph can't be recorded.
     """
 
     def __init__(self, session: Session) -> None:
@@ -68,14 +80,12 @@ class StepRunner:
             try:
                 return list(self._backward_passes(group))
             except Exception as error:
-                is_compilers = self._may_be_compilers(error)
-                if self.is_updating or not (is_compilers or self._can_retry(error, is_retry, largest)):
+                goes_on = not self.is_updating and self._goes_on_without(error)
+                if self.is_updating or not (goes_on or self._can_retry(error, is_retry, largest)):
                     raise
-                if is_compilers:
-                    self._stop_compiling(error)
                 clear_frames(error)  # they refer to the graph
             self.release()
-            if is_compilers:
+            if goes_on:
                 continue
             if is_retry:
                 self.n_parts = min(2 * self.n_parts, largest)
@@ -85,23 +95,33 @@ class StepRunner:
     def _can_retry(self, error: Exception, is_retry: bool, largest: int) -> bool:
         return is_out_of_memory(error) and not (is_retry and self.n_parts >= largest)
 
-    def _may_be_compilers(self, error: Exception) -> bool:
-        """Whether it may have to do with compiled blocks. Without them, it comes again if it hasn't."""
-        is_other = is_out_of_memory(error) or isinstance(error, UserError)
-        return not is_other and is_compiled(self.session.modules.denoiser)
+    def _goes_on_without(self, error: Exception) -> bool:
+        """Whether the error may have to do with a way of computing that the run can do without; if so, it is ended."""
+        if is_out_of_memory(error) or isinstance(error, UserError):
+            return False
+        if isinstance(error, CaptureError):
+            self.session.graphs = None
+            self._report_end("CUDA graphs", "them", error)
+        elif is_compiled(self.session.modules.denoiser):  # without, the error comes again if this is not the reason
+            stop_compiling(self.session.modules.denoiser)
+            self._report_end("torch.compile", "it", getattr(error, "inner_exception", error))  # torch wraps a backend's
+        else:
+            return False
+        return True
 
-    def _stop_compiling(self, error: Exception) -> None:
-        stop_compiling(self.session.modules.denoiser)
-        log.info("torch.compile", exc_info=error)
-        reason = first_sentence(getattr(error, "inner_exception", error))  # torch wraps that of a backend
+    def _report_end(self, title: str, pronoun: str, error: Exception) -> None:
+        log.info(title, exc_info=error)
         self.session.events.message(
-            f"torch.compile failed in step {self.session.position.step + 1}, so training goes on without it: {reason}.",
+            f"{title} failed in step {self.session.position.step + 1}, so training goes on without {pronoun}: "
+            f"{first_sentence(error)}.",
             level="warning",
         )
 
     def release(self) -> None:
         """Free what a failed attempt left: gradients, autocast's copies, cached memory."""
         self.session.stepper.discard()
+        if self.session.graphs:
+            self.session.graphs.release()
         if self.session.offload:
             self.session.offload.release()
         torch.clear_autocast_cache()
@@ -124,9 +144,35 @@ class StepRunner:
         """Backward pass of micro-batch ``number``, whose loss is ``fraction`` of the step's loss."""
         session = self.session
         session.dropout.set_position(session.position.step, number)
-        parts = []
+        if session.graphs and self.n_parts == 1 and not session.prompts.trainable:
+            return self._through_graph(session.graphs, batch, number, fraction)
+        return self._propagate(self._losses(batch, number), fraction)
+
+    def _through_graph(self, graphs: StepGraphs, batch: Batch, number: int, fraction: float) -> Losses:
+        session, settings = self.session, self.settings
+        n, prior_weight = len(batch.instances), prior_weight_at(settings, session.position.epoch)
+        generator = generator_for(settings.seed, "noise", session.position.step, number)
+        arguments = session.process, session.latents, session.inpainting, batch, generator, settings
+        with self._autocast():
+            inputs = draw_inputs(*arguments, prior_weight, session.loss_masks)
+            conditioning = prepare_conditioning(session.denoiser, session.prompts, batch)
+
+        def losses(inputs: BatchInputs, conditioning: Conditioning) -> Iterator[Losses]:
+            arguments = session.denoiser, session.process, inputs, conditioning, n, settings, prior_weight
+            with self._autocast():
+                losses = losses_of(*arguments)
+            yield losses
+
+        def compute(inputs: BatchInputs, conditioning: Conditioning) -> Losses:
+            return self._propagate(losses(inputs, conditioning), fraction)
+
+        return graphs.backward(inputs, conditioning, (n, prior_weight, fraction), compute)
+
+    def _propagate(self, losses_of_parts: Iterable[Losses], fraction: float) -> Losses:
+        """Backward passes of losses, each computed when the one before is done."""
+        session, parts = self.session, []
         with self._low_precision() as copies:
-            for losses in self._losses(batch, number):
+            for losses in losses_of_parts:
                 session.accelerator.backward(losses.total * fraction if fraction != 1 else losses.total)
                 copies.collect_gradients()
                 prior = None if losses.prior is None else losses.prior.detach() * fraction

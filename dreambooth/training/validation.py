@@ -20,7 +20,6 @@ import torch.nn.functional as F
 
 from dreambooth.dataset.plan import Example
 from dreambooth.models.transfer import to_device
-from dreambooth.training.eval_mode import eval_mode
 from dreambooth.training.inputs import image_size
 from dreambooth.training.noise import generator_for
 from dreambooth.training.session import Session
@@ -78,7 +77,7 @@ class Validation:
         """No gradients, no dropout; EMA weights if those are used for inference."""
         session = self.session
         weights, autocast = session.inference_weights(sampling=True), session.accelerator.autocast()
-        with eval_mode(session.used_in_prediction()), weights, torch.no_grad(), autocast:
+        with session.evaluating(), weights, torch.no_grad(), autocast:
             yield
 
     def _mean_loss(self, examples: Sequence[Example]) -> float:

@@ -12,6 +12,7 @@ from tools.hashed_runs import BASE, CLASSES, EMA, GENERATED, LOCON, LORA, PREVIE
 BF16, FP16 = {"mixed_precision": "bf16"}, {"mixed_precision": "fp16"}
 PURE_BF16 = {**BF16, "full_mixed_precision": True}
 FUSED = {"fused_backward": True, "clip_each_tensor": True}
+GRAPHS = {"cuda_graphs": True, "train_batch_size": 1}
 CHECKPOINTING = {"gradient_checkpointing": True}
 OFFLOAD = {**CHECKPOINTING, "offload_fraction": 1.0, "offload_activations": True}
 KERNELS = {"allow_tf32": True, "cudnn_benchmark": True, "channels_last": True}
@@ -41,7 +42,8 @@ QUICK: Mapping[str, Run] = {
         concept={**PREVIEW, **CLASSES},
     ),
     "inpainting, masked": Run(
-        {"masked_loss": True, "gradient_accumulation_steps": 2, "max_train_steps": 2}, "sd1-inpainting", MASKED
+        {"masked_loss": True, "gradient_accumulation_steps": 2, "cuda_graphs": True, "max_train_steps": 3},
+        "sd1-inpainting", MASKED,
     ),
     "pure bf16": Run({**PURE_BF16, **EMA, "ema_precision": "bf16", "max_train_steps": 3}),
     "base in int8": Run({**LOCON, **TEXT, "base_precision": "int8", "max_train_steps": 2}, concept=PREVIEW),
@@ -83,6 +85,10 @@ ALL: Mapping[str, Run] = {
     "offload, base in nf4, DoRA": Run({**LORA, **OFFLOAD, "base_precision": "nf4", "lora_dora": True}),
     "offload, pure bf16, Adafactor": Run({**PURE_BF16, **OFFLOAD, **FUSED, "optimizer": "Adafactor"}, stop_at=4),
     "offload, SDXL": Run({**LORA, **TEXT, **OFFLOAD, "max_train_steps": 2}, "sdxl"),
+    **{
+        f"CUDA graphs, {name}": changed(RUNS[name], {**precision, **CHECKPOINTING, **GRAPHS})
+        for name, precision in (("lora", FP16), ("sdxl-lora", BF16), ("full", PURE_BF16))
+    },
     "sliced attention": Run({**LORA, "attention": "sliced"}),
     "gradients zeroed": Run({"gradient_set_to_none": False}),
     **{f"optimizer {name}": Run({**LORA, "optimizer": name, "max_train_steps": 3}) for name in OPTIMIZERS},

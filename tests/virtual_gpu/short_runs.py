@@ -24,8 +24,10 @@ from dreambooth.errors import UserError
 from dreambooth.jobs import Events
 from dreambooth.memory import activation_offload, offload
 from dreambooth.settings import Concept, Folders, ModelConfig, ModelFolder
+from dreambooth.training import cuda_graphs
 from dreambooth.training.loop import Loop
 from tests.mini_models import create
+from tests.replayed_graph import ReplayedGraph
 from tests.training.conftest import tensors
 from tests.virtual_gpu.modes import ALL, changed, precision_of
 from tools.hashed_runs import BASE, CHECKPOINTS, NAME, Run, concepts, write_images
@@ -39,7 +41,8 @@ class Summary:
     """``losses``: of each step, with those of the class images, and of each validation. ``memory``: as each step
     reports it. ``weights`` and ``images``: digests of the values in each file. ``syncs`` and ``copies``: of the last
     step on a GPU, by the function that made them. ``kernels``: the settings that were in force in it.
-    ``emptied``: how often the allocator's cache was emptied in each preview on a GPU. ``phase``: the last one.
+    ``emptied``: how often the allocator's cache was emptied in each preview on a GPU. ``replays``: of CUDA graphs.
+    ``phase``: the last one.
     """
 
     error: str = ""
@@ -52,6 +55,7 @@ class Summary:
     copies: dict[str, int] = dataclasses.field(default_factory=dict)
     kernels: list[str] = dataclasses.field(default_factory=list)
     emptied: list[int] = dataclasses.field(default_factory=list)
+    replays: int = 0
     phase: str = ""
 
 
@@ -74,12 +78,14 @@ def train(run: Run, device: torch.device, folder: Path) -> Summary:
         elif event["kind"] == "message" and event["level"] == "error":
             summary.problems.append(event["text"])
 
+    ReplayedGraph.replays = 0
     try:
         with _steps_observed(summary):
             for config, resume in _configs(run, model, folder.parent):
                 actions.train(model, config(), device=device, resume=resume, events=Events(model.logging, listen))
     except UserError as error:
         summary.error = str(error).replace(str(folder), "")
+    summary.replays = ReplayedGraph.replays
     files = [*model.working.glob("*/*.safetensors"), *folder.glob("Lora/*"), *folder.glob("Stable-diffusion/*")]
     summary.weights = {f"{path.parent.name}/{path.name}": _digest(tensors(path)) for path in sorted(files)}
     summary.images = [_pixels(path) for path in sorted(folder.rglob("*.png"))]
@@ -168,6 +174,7 @@ def _pixels(path: Path) -> str:
 
 def main() -> None:
     os.fsync = lambda handle: None  # as tests do, see conftest.py
+    cuda_graphs.CudaGraph = ReplayedGraph
     offload.MIN_BYTES = activation_offload.MIN_BYTES = 1024  # a very small model has small tensors only
     folder, out, *names = sys.argv[1:]
     summaries = on_device("cuda", names, Path(folder))

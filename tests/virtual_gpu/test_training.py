@@ -50,6 +50,7 @@ def test_modes_with_code_of_their_own_on_a_gpu(tmp_path: Path) -> None:
         assert outcomes["offload, LoRA"][0].copies.get(f"H2D async {place}"), key
     kernels = {name: gpu.kernels for name, (gpu, _) in outcomes.items()}
     assert kernels == {name: ["allow_tf32", "cudnn_benchmark"] if name == "offload, LoRA" else [] for name in QUICK}
+    assert [name for name, (gpu, _) in outcomes.items() if gpu.replays] == ["inpainting, masked"]
     assert all(outcomes["fp16"][0].emptied), "the cache of the GPU's memory, after previews"
     for name, (gpu, cpu) in outcomes.items():
         _assert_same(name, gpu, cpu)
@@ -66,6 +67,7 @@ NIGHTLY = [name for name in ALL if name not in QUICK]
 def test_every_mode(start: int, tmp_path: Path) -> None:
     for name, (gpu, cpu) in _on_both(NIGHTLY[start : start + PER_PROCESS], tmp_path).items():
         _assert_same(name, gpu, cpu)
+        assert bool(gpu.replays) == name.startswith("CUDA graphs"), name
 
 
 def _on_both(names: list[str], folder: Path) -> dict[str, tuple[Summary, Summary]]:
