@@ -61,7 +61,7 @@ class _Recorder(TorchDispatchMode):
         result = func(*args, **kwargs)
         results = _tensors(result)
         for tensor in results:
-            if tensor.device.type != self._device.type and tensor.ndim:
+            if tensor.device.type != self._device.type and tensor.ndim and tensor.numel():
                 raise RuntimeError(f"{func} on {tensor.device} when stream is capturing")
         self._own |= {_storage(tensor) for tensor in results} - inputs
         self.operators.append((func, args, kwargs, results))

@@ -12,7 +12,7 @@ from tools.hashed_runs import BASE, CLASSES, EMA, GENERATED, LOCON, LORA, PREVIE
 BF16, FP16 = {"mixed_precision": "bf16"}, {"mixed_precision": "fp16"}
 PURE_BF16 = {**BF16, "full_mixed_precision": True}
 FUSED = {"fused_backward": True, "clip_each_tensor": True}
-GRAPHS = {"cuda_graphs": True, "train_batch_size": 1}
+GRAPHS = {"cuda_graphs": True, "train_batch_size": 1, "stop_text_encoder": 0}
 CHECKPOINTING = {"gradient_checkpointing": True}
 OFFLOAD = {**CHECKPOINTING, "offload_fraction": 1.0, "offload_activations": True}
 KERNELS = {"allow_tf32": True, "cudnn_benchmark": True, "channels_last": True}
