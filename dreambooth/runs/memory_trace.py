@@ -31,7 +31,7 @@ from dreambooth.sampling import decoding, generate
 from dreambooth.settings import Concept, ModelFolder
 from dreambooth.settings.run import Settings
 from dreambooth.tensor_files import TensorFile
-from dreambooth.training import inpainting, inputs, loss_masks, prompts
+from dreambooth.training import inpainting, inputs, loss_masks, prompts, training_adapter
 from dreambooth.training import session as sessions
 from dreambooth.training.adapters import collect_adapters
 from dreambooth.training.context import RunContext
@@ -44,6 +44,8 @@ STEP_PHASES = ("forward", "backward", "optimizer", "EMA")
 PHASES = (
     "class images", "latents", "text embeddings", "loading", *STEP_PHASES, "sampling", "decoding", "saving",
 )  # fmt: skip
+
+_WITH_DENOISER = {"loading", *STEP_PHASES, "sampling", "decoding", "saving"}  # which is on the device then
 
 
 class Device(Protocol):
@@ -66,6 +68,8 @@ def trace(
         settings = dataclasses.replace(settings, attention="default")
     if settings.cuda_graphs:  # which keep the gradients
         settings = dataclasses.replace(settings, cuda_graphs=False, gradient_set_to_none=False)
+    beside_weights = training_adapter.file_bytes(model, settings)
+    settings = dataclasses.replace(settings, training_adapter="")
     concept = Concept(instance_data_dir="images", instance_token="zwx", class_token="dog", save_sample_prompt="a dog")
     config = dataclasses.replace(model.load(), settings=settings, concepts=(concept,))
     events = Events(None, lambda event: _start_phase(device, event))
@@ -81,7 +85,12 @@ def trace(
             if scenario.preview:
                 _preview(session)
             _save(session, device)
-    return {phase: device.allocations.peaks[phase] for phase in PHASES if phase in device.allocations.peaks}
+    peaks = {phase: device.allocations.peaks[phase] for phase in PHASES if phase in device.allocations.peaks}
+    return {phase: _higher(peak, beside_weights if phase in _WITH_DENOISER else 0) for phase, peak in peaks.items()}
+
+
+def _higher(peak: Peak, more: int) -> Peak:
+    return dataclasses.replace(peak, bytes=peak.bytes + more) if more else peak
 
 
 def _start_phase(device: Device, event: Mapping[str, Any]) -> None:

@@ -35,6 +35,7 @@ _NAMES = {
     "set use_lora": "lora train_lora",
     "set use_lora_extended": "locon use_locon",
     "set lora_dora": "dora dora_wd use_dora decompose_both",
+    "set training_adapter": "assistant_lora assistant_lora_path assistant_adapter turbo_adapter",
     "set lora_start": "network_weights lora_model_name pretrained_lora lora_weights lora_path",
     "set stop_text_encoder=0 to leave the text encoder out": "network_train_unet_only train_text_encoder train_te",
     "set train_unet=false to leave the UNet out": "network_train_text_encoder_only use_unet",

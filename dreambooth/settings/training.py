@@ -169,6 +169,10 @@ class Training:
     lora_start: str = setting("", "LoRA", "Start from LoRA",
         "Initialize the adapters from this LoRA (a path, or a name in the LoRA folder); its type, ranks and alphas "
         "must match those set here. Empty starts from zero.", applies="use_lora", advanced=True, path=True)
+    training_adapter: str = setting("", "LoRA", "Training adapter",
+        "A LoRA that makes a distilled model trainable, such as Z-Image-Turbo (a path, or a name in the LoRA folder). "
+        "It is active in training, and neither in previews nor in the LoRA that is saved.",
+        applies="use_lora and train_unet", advanced=True, path=True)
     lora_unet_rank: int = setting(4, "LoRA", "LoRA UNET rank",
         "Dimension of the UNet's adapters; larger learns more detail and makes larger files. 4 to 16 suits a subject, "
         "more a style.",

@@ -22,4 +22,5 @@ results.py           LoRAs, checkpoints, working/       metadata.py           me
 step_metrics.py      losses read asynchronously        chunks.py             bounded chunks of lists of tensors
 gpu_kernels.py       TF32, cuDNN, memory format        compiled_blocks.py    torch.compile
 rounded_adafactor.py  Adafactor in pure bfloat16      cuda_graphs.py       replayed passes
+training_adapter.py  a LoRA that is active in training alone
 """

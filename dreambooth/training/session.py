@@ -46,6 +46,7 @@ from dreambooth.training.optimizers import inference_weights, make_optimizer, ma
 from dreambooth.training.precision import caches_casts, compute_dtype, make_accelerator, reset_accelerator
 from dreambooth.training.prompts import CachedPromptEmbedder
 from dreambooth.training.snapshot import Position
+from dreambooth.training.training_adapter import add_training_adapter, without_training_adapter
 from dreambooth.training.unit_factors import skip_unit_factors
 from dreambooth.types import dtype_of
 
@@ -192,6 +193,8 @@ class Session:
         config = adapter_config(settings, "denoiser" if is_denoiser else "text_encoder")
         layers = inject(self.modules, name, config, settings.seed, self.dropout)
         self.layers |= layers
+        if is_denoiser:
+            add_training_adapter(self.model, self.modules, settings)
         if offloads:
             self.offload = BlockOffload(module, settings.offload_fraction, self.device)
         return [parameter for layer in layers.values() for parameter in layer.trainable_parameters().values()]
@@ -320,7 +323,8 @@ class Session:
         if not self.modules.text_encoders:
             self._load(text_encoder=True, dtype=self._dtype(trains=False))
         try:
-            with self.evaluating(), self.inference_weights(sampling=True):
+            without_adapter = without_training_adapter(self.modules.denoiser)
+            with self.evaluating(), without_adapter, self.inference_weights(sampling=True):
                 yield dataclasses.replace(self.modules, scheduler_config=self.sampling_scheduler_config())
         finally:
             if not self.prompts.trainable:

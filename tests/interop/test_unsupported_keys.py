@@ -178,6 +178,7 @@ ROWS = [
     ("validation_seed", SEEDS, "validation images depend on their content"),
     ("dataset_class", "concept.class_data_dir", "a class of Python"),
     ("fp16_master_weights_and_gradients", LORA_FILES + " " + GRADIENTS, "files and gradients, not their precision"),
+    ("ddp_static_graph", "cuda_graphs", "the graph of autograd, which processes need not look through in each step"),
     ("ddp_gradient_as_bucket_view", GRADIENTS, "how gradients are used, not where they are in memory"),
     ("ddp_gradient_as_bucket_view", "bucket_max_side bucket_min_side bucket_no_upscale bucket_rule bucket_step",
      "buckets of images"),

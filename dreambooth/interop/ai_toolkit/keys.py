@@ -92,7 +92,6 @@ UNSUPPORTED_KEYS: dict[str, str] = {
     "model.vae_path": "the VAE is chosen when a model is created (--vae)",
     "model.unet_path": "the model is chosen when it is created (create NAME --source ...)",
     "model.lora_path": "merge it into the model first (generate-ckpt --lora)",
-    "model.assistant_lora_path": "merge it into the model first (generate-ckpt --lora)",
     "model.inference_lora_path": "previews are generated with the trained LoRA only",
     "model.refiner_name_or_path": "refiner models are not supported",
     "model.use_text_encoder_1": "both text encoders are used",

@@ -6,6 +6,7 @@ import os
 
 from dreambooth.interop.kohya.import_report import ImportReport
 from dreambooth.interop.nested_values import NestedValues
+from dreambooth.settings import SETTINGS
 
 _KINDS = {"lora": "LoRA", "lierla": "LoRA", "locon": "LoRA", "c3lier": "LoRA", "lycoris": "LoRA", "dora": "LoRA",
           "lokr": "LoKr", "loha": "LoHa"}  # fmt: skip
@@ -45,15 +46,14 @@ def import_network(report: ImportReport, values: NestedValues) -> None:
         "network: ai-toolkit also trains adapters of the UNet's time embedding"
         f"{' and of its first and last convolution' if conv_rank else ' and of the shortcuts between its blocks'}."
     )
-    _import_lora_start(report, values)
+    _import_file(report, values, "network.pretrained_lora_path", "lora_start")
+    _import_file(report, values, "model.assistant_lora_path", "training_adapter")
 
 
-def _import_lora_start(report: ImportReport, values: NestedValues) -> None:
-    start = values.text("network.pretrained_lora_path")
-    path = report.resolve_path(start) if start else None
+def _import_file(report: ImportReport, values: NestedValues, name: str, key: str) -> None:
+    chosen = values.text(name)
+    path = report.resolve_path(chosen) if chosen else None
     found = path is not None and os.path.isfile(path)
-    report.set("lora_start", str(path) if found else start, values.source("network.pretrained_lora_path"))
-    if start and not found:
-        report.unsupported.append(
-            f"network.pretrained_lora_path: the file {path} does not exist. Choose the file under Start from LoRA."
-        )
+    report.set(key, str(path) if found else chosen, values.source(name))
+    if chosen and not found:
+        report.unsupported.append(f"{name}: the file {path} does not exist. Choose it under {SETTINGS[key].label}.")

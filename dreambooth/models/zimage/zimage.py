@@ -59,8 +59,8 @@ _BLOCK_LAYERS = ("attention.", "feed_forward.")  # that get an adapter, in the m
 _SPELLING = replace(default_spelling(TRANSFORMER), naming=("modules", "original"))
 _TURBO_STEPS = 8  # as published
 _INSTEAD = (
-    "Train on Z-Image or Z-Image-De-Turbo instead; the LoRA also works with Z-Image-Turbo, if need be at a higher "
-    "weight."
+    "Train on Z-Image or Z-Image-De-Turbo instead (the LoRA also works with Z-Image-Turbo, if need be at a higher "
+    "weight), or choose a training adapter (training_adapter)."
 )
 
 
