@@ -18,7 +18,7 @@ from dreambooth.interop.kohya.unsupported_keys import NO_EFFECT_KEYS
 
 # End of the names of network modules -> model family.
 _OTHER_FAMILIES = {
-    "flux": "FLUX.1", "sd3": "Stable Diffusion 3", "lumina": "Lumina Image 2.0", "anima": "Anima",
+    "flux": "FLUX.1", "flux_2": "FLUX.2", "sd3": "Stable Diffusion 3", "lumina": "Lumina Image 2.0", "anima": "Anima",
     "hunyuan_image": "HunyuanImage", "hunyuan": "HunyuanVideo", "wan": "Wan", "qwen_image": "Qwen-Image",
     "framepack": "FramePack", "zimage": "Z-Image", "chroma": "Chroma",
 }  # fmt: skip

@@ -37,12 +37,16 @@ class FlowFamily(Family):
 
     def recognize(self, file: Tensors, families: Sequence[Family], prediction: str) -> Recognition:
         recognition = super().recognize(file, families, prediction)
-        warning = turbo_warning(file, self.distilled_advice)
+        warning = self.distilled_warning(file)
         if not warning:
             return recognition
         schedule = {STEPS: self.distilled_steps_published}
         reason = f"{self.distilled_title}, by its tensors and its name"
         return Recognition(self, recognition.prediction, reason, (warning,), recognition.notes, schedule)
+
+    def distilled_warning(self, file: Tensors) -> str:
+        """What to know before training a distilled model, in one line; "" for other models."""
+        return turbo_warning(file, self.distilled_advice)
 
     def config_metadata(self, configs: Configs) -> dict[str, str]:
         shift = configs.get("scheduler", {}).get("shift")

@@ -15,7 +15,9 @@ class LatentCodec:
 
     Latents (B, channels, h, w) are normalized to (x - shift) * scale, then per channel to (x - mean) / std where the
     family has such statistics (FLUX.2, Qwen-Image). A denoiser on tokens packs ``patch`` x ``patch`` latent pixels into
-    each of them. Subclasses override :meth:`moments` and :meth:`decode` for VAEs with another interface.
+    each of them. ``packing`` is for families whose latents are packed outside the denoiser: pixels of the VAE's latents
+    per latent pixel, along each side. Subclasses override :meth:`moments` and :meth:`decode` for VAEs with another
+    interface.
     """
 
     channels: int
@@ -25,6 +27,7 @@ class LatentCodec:
     shift: float = 0.0
     mean: tuple[float, ...] = ()  # per channel, of latents that are shifted and scaled; () for none
     std: tuple[float, ...] = ()
+    packing: int = 1
 
     @property
     def pixel_multiple(self) -> int:

@@ -29,12 +29,12 @@ class PaddedTokens(NamedTuple):
         return cls(own, torch.full_like(own, bool(ids), dtype=torch.bool), (len(ids),), pad_id)
 
     @classmethod
-    def join(cls, batches: Sequence[PaddedTokens]) -> PaddedTokens:
-        """All prompts in one batch."""
+    def join(cls, batches: Sequence[PaddedTokens], min_length: int = 0) -> PaddedTokens:
+        """All prompts in one batch, padded to the longest one, or to ``min_length``."""
         import torch
         import torch.nn.functional as F
 
-        longest, pad_id = max(batch.ids.shape[1] for batch in batches), batches[0].pad_id
+        longest, pad_id = max(min_length, *(batch.ids.shape[1] for batch in batches)), batches[0].pad_id
 
         def padded(part: torch.Tensor, value: int) -> torch.Tensor:
             return F.pad(part, (0, longest - part.shape[1]), value=value)

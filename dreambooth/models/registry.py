@@ -9,6 +9,7 @@ from dreambooth.errors import UserError
 from dreambooth.models.anima.anima import ANIMA
 from dreambooth.models.components import TEXT_ENCODER, VAE, Component
 from dreambooth.models.family import Family
+from dreambooth.models.flux2.klein import KLEIN_4B, KLEIN_9B
 from dreambooth.models.layout import Shape, Shapes
 from dreambooth.models.libraries import missing_libraries
 from dreambooth.models.sd.adapter_names import FILE_PREFIXES, AdapterSizes, title_of
@@ -25,7 +26,7 @@ from dreambooth.settings.creation import add_model_type
 from dreambooth.tensor_files import Tensors
 from dreambooth.text import with_article
 
-FAMILIES: list[Family] = [SD1, SD2_768, SD2_512, SDXL, Z_IMAGE, ANIMA]
+FAMILIES: list[Family] = [SD1, SD2_768, SD2_512, SDXL, Z_IMAGE, ANIMA, KLEIN_4B, KLEIN_9B]
 
 
 class IncompleteSourceError(UserError):

@@ -77,7 +77,7 @@ def _tiled_copy(codec: LatentCodec, vae: Any, tile: int, dtype: torch.dtype, dev
     tiled: Any = nn.Module.to(copy.deepcopy(vae, without), device, dtype)  # diffusers' own method warns
     tiled.enable_tiling()
     if hasattr(tiled, "tile_latent_min_size"):
-        tiled.tile_sample_min_size, tiled.tile_latent_min_size = tile, tile // codec.downscale
+        tiled.tile_sample_min_size, tiled.tile_latent_min_size = tile, tile * codec.packing // codec.downscale
     else:  # of VAEs for videos
         tiled.tile_sample_min_height = tiled.tile_sample_min_width = tile
         tiled.tile_sample_stride_height = tiled.tile_sample_stride_width = tile * 3 // 4

@@ -15,6 +15,8 @@ FAMILIES = {  # model type: its name for people; others are added by models.regi
     "SDXL": "Stable Diffusion XL",
     "zimage": "Z-Image",
     "anima": "Anima",
+    "flux2_klein_4b": "FLUX.2 klein 4B",
+    "flux2_klein_9b": "FLUX.2 klein 9B",
 }
 MODEL_TYPES = [AUTO, *FAMILIES]
 PREDICTIONS = (AUTO, "epsilon", "v_prediction")

@@ -69,6 +69,9 @@ class ModelFiles:
     def native_vae(self) -> Weights:
         raise NotImplementedError
 
+    def vae_of_whole_file(self) -> Weights:
+        return self.native_vae()
+
     def is_used(self, component: str, name: str) -> bool:
         """Whether models have this tensor of a component's file."""
         return True
@@ -84,7 +87,7 @@ class ModelFiles:
         return files
 
     def whole_file(self, path: Path) -> Path:
-        parts = {PREFIX: self.native_transformer(), "vae.": self.native_vae(),
+        parts = {PREFIX: self.native_transformer(), "vae.": self.vae_of_whole_file(),
                  self.text_prefix: self.half["text_encoder"]}  # fmt: skip
         write_tensors(path, {prefix + key: value for prefix, part in parts.items() for key, value in part.items()})
         return path

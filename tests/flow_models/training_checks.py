@@ -93,13 +93,13 @@ def _merged(
     return transformer, factors, weights
 
 
-def check_prompts(conditioner: Any, expected: Sequence[torch.Tensor]) -> None:
-    """The embeddings of :data:`PROMPTS` (L, D), one by one and in a batch."""
+def check_prompts(conditioner: Any, expected: Sequence[torch.Tensor], pads: bool = False) -> None:
+    """The embeddings of :data:`PROMPTS` (L, D), one by one and in a batch. ``pads``: whether they have padding."""
     together = conditioner.encode(conditioner.tokenize(PROMPTS))
     for i, (prompt, embeddings) in enumerate(zip(PROMPTS, expected, strict=True)):
         alone = conditioner.encode(conditioner.tokenize([prompt]))
         length = len(embeddings)
-        assert together.lengths[i : i + 1] == alone.lengths == (length,)
+        assert together.lengths[i : i + 1] == alone.lengths and (pads or alone.lengths == (length,))
         assert torch.allclose(alone["states"][0], embeddings, atol=2e-5)
         assert torch.allclose(together["states"][i, :length], embeddings, atol=2e-5)
 

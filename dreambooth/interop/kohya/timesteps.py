@@ -13,7 +13,9 @@ TIMESTEP_KEYS = frozenset(
 )
 _DEFAULT_SHIFT = 3.0  # of sd-scripts, for models that have timestep_sampling
 # timestep_sampling -> ours. With "sigma", weighting_scheme chooses.
-_SAMPLINGS = {"uniform": "uniform", "sigmoid": "sigmoid", "shift": "sigmoid", "flux_shift": "sigmoid"}
+_SAMPLINGS = {"uniform": "uniform", "sigmoid": "sigmoid", "shift": "sigmoid", "flux_shift": "sigmoid",
+              "flux2_shift": "sigmoid"}  # fmt: skip
+_BY_RESOLUTION = ("flux_shift", "flux2_shift")  # which are the same for equal numbers of tokens
 
 
 def import_timesteps(report: ImportReport, values: Mapping[str, Any]) -> None:
@@ -39,7 +41,8 @@ def import_timesteps(report: ImportReport, values: Mapping[str, Any]) -> None:
 
 
 def _import_shift(report: ImportReport, values: Mapping[str, Any], kind: str) -> None:
-    report.set("resolution_shift", kind == "flux_shift", "timestep_sampling" if kind == "flux_shift" else "")
+    by_resolution = kind in _BY_RESOLUTION
+    report.set("resolution_shift", by_resolution, "timestep_sampling" if by_resolution else "")
     key = next((key for key in _SHIFTS if key in values), "")
     if kind not in ("shift", "sigma") or (not key and "timestep_sampling" not in values):
         report.set("timestep_shift", 1.0)

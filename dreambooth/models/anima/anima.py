@@ -38,6 +38,7 @@ from dreambooth.models.family import Configs
 from dreambooth.models.flow_family import FlowFamily
 from dreambooth.models.latents import LatentCodec
 from dreambooth.models.layout import ComponentLayout, Layout, Shapes, strip_prefix
+from dreambooth.models.original_names import PREFIX
 from dreambooth.models.qwen.autoencoder import (
     QwenVaeNames,
     make_qwen_vae,
@@ -87,9 +88,9 @@ class Anima(FlowFamily):
     distilled_title, distilled_steps_published, distilled_advice = "distilled Anima", _TURBO_STEPS, _INSTEAD
     usual_size = (1_960_000_000, 740_000_000, 1024)
     components = (
-        Component("text_conditioner", TEXT_ENCODER, "text adapter (LLM adapter)", spellings.PREFIX + ADAPTER,
+        Component("text_conditioner", TEXT_ENCODER, "text adapter (LLM adapter)", PREFIX + ADAPTER,
                   tokenizer=_T5_FOLDER),
-        Component("transformer", DENOISER, "transformer", spellings.PREFIX),
+        Component("transformer", DENOISER, "transformer", PREFIX),
         Component("text_encoder", TEXT_ENCODER, "text encoder (Qwen3 0.6B)",
                   "text_encoders.qwen3_06b.transformer.model.", "model.safetensors", "tokenizer", in_checkpoint=False),
         Component("vae", VAE, "VAE (Qwen-Image)", "vae.", in_checkpoint=False),
@@ -139,7 +140,7 @@ class Anima(FlowFamily):
         return {component.prefix + name: key for name, key in names.items()}
 
     def matches(self, shapes: Shapes) -> bool:
-        return {spellings.PREFIX + name for name in (spellings.MARKER, QUERY)} <= shapes.keys()
+        return {PREFIX + name for name in (spellings.MARKER, QUERY)} <= shapes.keys()
 
     def matches_folder(self, configs: Configs) -> bool:
         classes = {name: config.get("_class_name") for name, config in configs.items()}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dreambooth.models.anima.names import ADAPTER
 from dreambooth.models.dequantized import dequantized
+from dreambooth.models.original_names import PREFIX
 from dreambooth.models.prefixed import PrefixedTensors
 from dreambooth.models.renamed import RenamedTensors
 from dreambooth.tensor_files import Tensors
 from dreambooth.text import count
 
-PREFIX = "model.diffusion_model."
 MARKER = f"{ADAPTER}out_proj.weight"  # Cosmos-Predict2, whose other tensors have the same names, has none
 _OTHER_PARTS = ("vae.", "text_encoders.")  # of a file with all components
 

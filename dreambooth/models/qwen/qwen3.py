@@ -40,8 +40,12 @@ def current_qwen3_name(name: str) -> str:
     return name.removeprefix(_IN_FOLDER)
 
 
-def qwen3_config(shapes: Shapes) -> dict[str, Any]:
-    """The config of Qwen3Model, from the shapes of its tensors. KeyError if one is missing."""
+def qwen3_config(shapes: Shapes, max_layers: int | None = None) -> dict[str, Any]:
+    """The config of Qwen3Model, from the shapes of its tensors. KeyError if one is missing.
+
+    ``max_layers``: of the first layers, where later ones have no use.
+    """
+    n_layers = len({match[1] for key in shapes if (match := re.match(r"layers\.(\d+)\.", key))})
     attention, head_dim = "layers.0.self_attn.", shapes[_QUERY_NORM][0]
     vocab_size, hidden_size = shapes[_EMBEDDING]
     return {
@@ -50,7 +54,7 @@ def qwen3_config(shapes: Shapes) -> dict[str, Any]:
         "vocab_size": vocab_size,
         "hidden_size": hidden_size,
         "intermediate_size": shapes["layers.0.mlp.gate_proj.weight"][0],
-        "num_hidden_layers": len({match[1] for key in shapes if (match := re.match(r"layers\.(\d+)\.", key))}),
+        "num_hidden_layers": n_layers if max_layers is None else min(n_layers, max_layers),
         "num_attention_heads": shapes[attention + "q_proj.weight"][0] // head_dim,
         "num_key_value_heads": shapes[attention + "k_proj.weight"][0] // head_dim,
         "head_dim": head_dim,

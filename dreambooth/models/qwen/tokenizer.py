@@ -28,19 +28,25 @@ _SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 PAD_ID = 151643  # <|endoftext|>
-# As Qwen3 formats messages with thinking enabled.
+_NO_THOUGHTS = "<think>\n\n</think>\n\n"
+# As Qwen3 formats messages.
 _CHAT_TEMPLATE = (
     "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
-    "{%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+    "{%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}"
+    "{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}"
+    "{%- endif %}"
 )
 
 
 USER = f"{_START}user\n"  # before what a user says
 
 
-def user_message(text: str) -> str:
-    """The start of a chat in which the user says ``text``, up to where the model answers, with thinking enabled."""
-    return f"{USER}{text}{_END}\n{_START}assistant\n"
+def user_message(text: str, thinks: bool = True) -> str:
+    """The start of a chat in which the user says ``text``, up to where the model answers.
+
+    ``thinks``: with thinking enabled, so that it may think first.
+    """
+    return f"{USER}{text}{_END}\n{_START}assistant\n{'' if thinks else _NO_THOUGHTS}"
 
 
 @functools.cache

@@ -10,7 +10,7 @@ from dreambooth.models.layout import Shapes
 from dreambooth.models.sd.keys import UNET
 from dreambooth.text import count
 
-_SUPPORTED = "choose a checkpoint of Stable Diffusion 1.x, 2.x or XL, of Z-Image or of Anima"
+_SUPPORTED = "choose a checkpoint of Stable Diffusion 1.x, 2.x or XL, of Z-Image, Anima or FLUX.2 klein"
 
 Matches = Callable[[Shapes], bool]
 
@@ -151,7 +151,7 @@ _EMBEDDING = (
 _TRANSFORMERS = (
     ("txt_in.individual_token_refiner.", "a Hunyuan Video model"),
     ("distilled_guidance_layer.", "a Chroma model"),
-    ("double_stream_modulation_", "a FLUX.2 model"),
+    ("double_stream_modulation_", "a FLUX.2 [dev] model"),
     ("double_blocks.", "a FLUX model"),
     ("double_stream", "a FLUX model"),
     ("single_transformer_blocks.", "a FLUX model"),

@@ -6,8 +6,7 @@ import torch
 
 from dreambooth.models.conditioning import Conditioning
 from dreambooth.models.denoiser import Denoiser
-
-STATES = "states"  # hidden states of the text encoder, (B, L, D)
+from dreambooth.models.qwen.chat import STATES
 
 
 class ZImageDenoiser(Denoiser):

@@ -28,6 +28,7 @@ from dreambooth.models.flow_family import FlowFamily
 from dreambooth.models.flux.autoencoder import make_vae, vae_codec, vae_config, vae_names
 from dreambooth.models.latents import LatentCodec
 from dreambooth.models.layout import ComponentLayout, Layout, Shapes, strip_prefix
+from dreambooth.models.original_names import PREFIX
 from dreambooth.models.qwen.qwen3 import (
     current_qwen3_name,
     is_qwen3_name,
@@ -49,7 +50,7 @@ from dreambooth.models.zimage.sizes import NORM, PATCH, transformer_config
 from dreambooth.tensor_files import Tensors
 
 CONFIG_KEY = "dreambooth.zimage"  # metadata: what the configs of a folder say that tensors don't show, as JSON
-TRANSFORMER = Component("transformer", DENOISER, "transformer", spellings.PREFIX)
+TRANSFORMER = Component("transformer", DENOISER, "transformer", PREFIX)
 _LUMINA_WIDTH = 2304  # of Lumina 2, whose modules have the same names
 _MODULE = re.compile(
     r"(^|_)(layers|noise_refiner|context_refiner)_\d+_(attention_(qkv|out|to_q|to_k|to_v)|feed_forward_w[123])"
@@ -129,7 +130,7 @@ class ZImage(FlowFamily):
         return {component.prefix + name: key for name, key in names.items()}
 
     def matches(self, shapes: Shapes) -> bool:
-        return {spellings.PREFIX + name for name in (spellings.MARKER, NORM)} <= shapes.keys()
+        return {PREFIX + name for name in (spellings.MARKER, NORM)} <= shapes.keys()
 
     def matches_folder(self, configs: Configs) -> bool:
         transformer = configs.get("transformer", {})
