@@ -8,7 +8,13 @@ from typing import Any
 
 import torch
 
-from dreambooth.checkpoints.modules import load_family, load_scheduler_config, open_component, weights_problem
+from dreambooth.checkpoints.modules import (
+    load_family,
+    load_latent_codec,
+    load_scheduler_config,
+    open_component,
+    weights_problem,
+)
 from dreambooth.dataset.class_images import NO_MATCHING_SHAPE
 from dreambooth.dataset.plan import Plan
 from dreambooth.dataset.table import other_files
@@ -36,6 +42,7 @@ from dreambooth.runs.consistency import (
 from dreambooth.runs.data_plan import plan_of
 from dreambooth.runs.memory_need import gpu_memory, memory_of, memory_warnings
 from dreambooth.runs.outputs import Output, planned_outputs, space_problems, writing_problems
+from dreambooth.runs.timestep_distribution import timestep_shares
 from dreambooth.runs.token_counts import (
     TokenCount,
     conditioner_for_counting,
@@ -49,6 +56,7 @@ from dreambooth.training import imagic, init_from_lora, training_adapter
 from dreambooth.training.compiled_blocks import unavailable_reason as compile_reason
 from dreambooth.training.context import RunContext
 from dreambooth.training.cuda_graphs import unavailable_reason as graphs_reason
+from dreambooth.training.noise import training_scheduler_config
 from dreambooth.training.optimizers import NOTHING_TO_TRAIN
 from dreambooth.training.precision import kernel_problems, resolve_precision
 from dreambooth.training.schedules import lr_curves, run_length
@@ -71,6 +79,7 @@ class PreflightResult:
     steps: int
     steps_per_epoch: int
     learning_rates: dict[TrainedRole, list[tuple[int, float]]]  # (step, rate), thinned out for a chart
+    timestep_shares: list[float]  # of the training timesteps in equal parts of the process, from the image to noise
     memory: MemoryPlan
     snapshot_bytes: int  # on disk
     warnings: tuple[str, ...]
@@ -98,6 +107,7 @@ class PreflightResult:
             "steps": self.steps,
             "steps_per_epoch": self.steps_per_epoch,
             "learning_rates": {names.get(role, role): curve for role, curve in self.learning_rates.items()},
+            "timestep_shares": [round(share, 4) for share in self.timestep_shares],
             "device": str(self.device),
             "precision": self.precision,
             "memory_gb": round(self.memory.bytes / 1e9, 2),
@@ -175,8 +185,14 @@ def preflight(
     )
     return PreflightResult(
         model, config, family, plan, device, precision, process_group, resume, steps, per_epoch,
-        lr_curves(settings, steps), memory, forecast_snapshot(settings, size), warnings, token_counts, missing,
+        lr_curves(settings, steps), _timestep_shares(model, family, plan, settings), memory,
+        forecast_snapshot(settings, size), warnings, token_counts, missing,
     )  # fmt: skip
+
+
+def _timestep_shares(model: ModelFolder, family: Family, plan: Plan, settings: Settings) -> list[float]:
+    process = family.process(training_scheduler_config(load_scheduler_config(model.working), False))
+    return timestep_shares(process, load_latent_codec(model.working), plan, settings)
 
 
 def outputs_of(result: PreflightResult) -> list[Output]:

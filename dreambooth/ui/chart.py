@@ -5,12 +5,14 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping, Sequence
 
+from dreambooth.settings import Settings
 from dreambooth.settings.components import TrainedRole
 from dreambooth.ui.run_view import RunView
 
 WIDTH, HEIGHT = 640, 200
 LEFT, RIGHT, TOP, BOTTOM = 46, 58, 12, 22
 
+_UNEVEN = 1.2  # the highest share, as a multiple of the mean: drawn numbers differ by less
 Points = Sequence[tuple[float, float]]
 _RATE_KINDS: Mapping[TrainedRole, str] = {"denoiser": "rate", "text_encoder": "prior"}  # CSS classes of curves
 
@@ -49,6 +51,28 @@ def learning_rate_chart(rates: Mapping[TrainedRole, Points], titles: Mapping[Tra
     title = "Planned learning rates"
     svg = f'<svg class="db_chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}">{"".join(parts)}</svg>'
     return f'{svg}<p class="db_legend">{title}: {legend}</p>'
+
+
+def timestep_chart(shares: Sequence[float], settings: Settings) -> str:
+    """Timesteps that a run will train: their ``shares`` in equal parts of the process. Empty where all are the same."""
+    if max(shares) * len(shares) < _UNEVEN:
+        return ""
+    width, height = (WIDTH - LEFT - RIGHT) / len(shares), HEIGHT - TOP - BOTTOM
+    bars = "".join(
+        f'<rect class="db_share" x="{LEFT + i * width:.1f}" y="{HEIGHT - BOTTOM - share / max(shares) * height:.1f}" '
+        f'width="{max(1.0, width - 1):.1f}" height="{share / max(shares) * height:.1f}"/>'
+        for i, share in enumerate(shares)
+    )
+    y, right = HEIGHT - 6, WIDTH - RIGHT
+    labels = f'<text x="{LEFT}" y="{y}">image</text><text x="{right}" y="{y}" text-anchor="end">noise</text>'
+    title = "Planned timesteps"
+    svg = (
+        f'<svg class="db_chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}">{_axis()}{bars}{labels}'
+        "</svg>"
+    )
+    shift = " and by resolution" if settings.resolution_shift else ""
+    shown = f"{settings.timestep_sampling}, shifted by {settings.timestep_shift:g}{shift}"
+    return f'{svg}<p class="db_legend">{title}: {html.escape(shown)}</p>'
 
 
 def _ceiling(values: Sequence[float]) -> float:

@@ -26,7 +26,7 @@ from dreambooth.settings import (
 from dreambooth.settings.creation import FAMILIES
 from dreambooth.text import count
 from dreambooth.ui import render, render_images
-from dreambooth.ui.chart import learning_rate_chart
+from dreambooth.ui.chart import learning_rate_chart, timestep_chart
 from dreambooth.ui.file_choices import FileChoices
 from dreambooth.ui.job_runner import JobRunner, errors_as_html
 from dreambooth.ui.page_state import PageState
@@ -167,7 +167,9 @@ class PageController:
         checked = result.as_dict()
         seconds_per_step = self.view.training_run(name).seconds_per_step()
         table = render_images.image_table([*checked["table"], *checked["other_files"]])
-        self.view.planned_charts[name] = learning_rate_chart(result.learning_rates, result.role_titles())
+        self.view.planned_charts[name] = learning_rate_chart(
+            result.learning_rates, result.role_titles()
+        ) + timestep_chart(result.timestep_shares, config.settings)
         self.view.settled[name] = self.view.shown_run(name).time
         ready = ["Ready to train."]
         if result.memory.is_estimate and plan_in_background(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import html
 import logging
+import re
 import threading
 import time
 
@@ -90,7 +91,13 @@ def test_check_shows_the_planned_learning_rates(page_controller, mini, subject_c
     assert "No steps yet" in page_controller.page_state("mini").chart
     page_controller.check("mini", settings, concepts)
     chart = page_controller.page_state("mini").chart
-    assert "Planned learning rates" in chart and chart.count("<polyline") == 1
+    assert "Planned learning rates" in chart and chart.count("<polyline") == 1 and "Planned timesteps" not in chart
+    shifted = {"timestep_sampling": "logit_normal", "timestep_shift": 3}
+    page_controller.check("mini", {**settings, **shifted}, concepts)
+    chart = page_controller.page_state("mini").chart
+    assert "Planned timesteps: logit_normal, shifted by 3<" in chart.replace("</span>", "")
+    heights = [float(height) for height in re.findall(r'db_share".*?height="([\d.]+)"', chart)]
+    assert len(heights) == 25 and heights.index(max(heights)) > 14 and heights[0] < 1 < heights[-1]
 
 
 def test_choices_that_cannot_be_used_here_are_shown_with_the_reason(page_controller):
