@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from dreambooth.errors import UserError
+from dreambooth.models.adapter_layers import LayerKinds
 from dreambooth.models.adapter_spelling import is_text_encoder_name, without_prefix
 from dreambooth.models.capabilities import Capabilities
 from dreambooth.models.components import DENOISER, TEXT_ENCODER, VAE, Component
@@ -42,6 +43,7 @@ class Family:
     components: tuple[Component, ...]
     base_model_version: str  # kohya's ss_base_model_version
     usual_size: tuple[int, int, int] = (0, 0, 0)  # parameters of denoiser and text encoders, pixels; 0: not known
+    layer_kinds = LayerKinds()  # of adapters' targets; without any there are no presets of layers
     adapter_title: str = ""  # its name in messages about adapter files that were made for it; "": the title
     implementation = "diffusers"  # modelspec.implementation of LoRAs
     checkpoint_implementation = "diffusers"  # the same of checkpoints
@@ -250,12 +252,22 @@ class Family:
     def adapter_targets(
         self, component: str, module: nn.Module, convolutions: bool = False
     ) -> dict[str, nn.Linear | nn.Conv2d]:
-        """The layers of a component that get an adapter, by path; with ``convolutions``, also those of LoCon.
+        """The layers of a component that get an adapter by default, by path; with ``convolutions``, also LoCon's."""
+        return self.possible_adapter_targets(component, module, convolutions)
 
-        By default all linear layers of the repeated blocks.
+    def possible_adapter_targets(
+        self, component: str, module: nn.Module, convolutions: bool = False
+    ) -> dict[str, nn.Linear | nn.Conv2d]:
+        """All layers that can get an adapter: those that programs find by the names in a LoRA file.
+
+        By default the linear layers of the repeated blocks, without modulation.
         """
         blocks = tuple(f"{path}." for path, m in module.named_modules() if isinstance(m, nn.ModuleList))
-        return {path: m for path, m in module.named_modules() if isinstance(m, nn.Linear) and path.startswith(blocks)}
+        return {
+            path: m
+            for path, m in module.named_modules()
+            if isinstance(m, nn.Linear) and path.startswith(blocks) and not self.layer_kinds.is_modulation(path)
+        }
 
     def needs_convolutions(self, name: str) -> bool:
         """Whether a weight of the denoiser is a target only with convolutions (LoCon)."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
+from torch import nn
 
 from dreambooth.models.family import Configs, Family
 from dreambooth.models.layout import Shapes
@@ -66,6 +67,12 @@ class FlowFamily(Family):
 
     def distilled_steps(self, scheduler: Mapping[str, Any]) -> int:
         return int(scheduler.get(STEPS, 0))
+
+    def possible_adapter_targets(
+        self, component: str, module: nn.Module, convolutions: bool = False
+    ) -> dict[str, nn.Linear | nn.Conv2d]:
+        """Of the denoiser alone."""
+        return super().possible_adapter_targets(component, module) if component == self.denoiser.name else {}
 
     def architecture(self, denoiser: Mapping[str, Any]) -> str:
         return self.title

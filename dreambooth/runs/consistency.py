@@ -23,7 +23,7 @@ from dreambooth.settings.components import (
     trains_text_encoder,
 )
 from dreambooth.settings.optimizer_arguments import own_weight_decay
-from dreambooth.settings.training import GLOBAL_OPTIMIZERS
+from dreambooth.settings.training import DEFAULT_LAYERS, GLOBAL_OPTIMIZERS
 from dreambooth.text import count
 from dreambooth.training.attention import unavailable_reason as attention_unavailable_reason
 from dreambooth.training.optimizer_kinds import OPTIMIZER_KINDS, require_available
@@ -66,7 +66,17 @@ def refused_settings(family: Family, settings: Settings) -> list[str]:
     """Settings that the model's family can't have."""
     capabilities, values = family.capabilities, dataclasses.asdict(settings)
     refused = [capabilities.refusal(family.title, key, values[key]) for key in capabilities.refused(values)]
-    return [*refused, *_text_encoder_without_file(family, settings)]
+    return [*refused, *_text_encoder_without_file(family, settings), *_missing_layer_kinds(family, settings)]
+
+
+def _missing_layer_kinds(family: Family, settings: Settings) -> list[str]:
+    """Why there are no presets of layers."""
+    if not settings.use_lora or settings.lora_layers == DEFAULT_LAYERS or family.layer_kinds.attention:
+        return []
+    return [
+        f"lora_layers ({SETTINGS['lora_layers'].label}): which layers of {family.title} are attention or MLP is not "
+        f"known. Set it to {DEFAULT_LAYERS}."
+    ]
 
 
 def _text_encoder_without_file(family: Family, settings: Settings) -> list[str]:

@@ -16,8 +16,9 @@ from dreambooth.training.snapshot_list import list_snapshots
 from dreambooth.training.snapshot_state import source_hash
 
 # Settings that decide which tensors are trained; of stop_text_encoder, only whether it is above 0.
-_TENSOR_SETTINGS = ("use_lora", "train_unet", "lora_type", "lora_unet_rank", "lora_txt_rank", "use_lora_extended",
-              "lora_conv_rank", "lora_dora", "lokr_factor", "stop_text_encoder", "train_imagic")  # fmt: skip
+_TENSOR_SETTINGS = ("use_lora", "train_unet", "lora_type", "lora_layers", "lora_unet_rank", "lora_txt_rank",
+                    "use_lora_extended", "lora_conv_rank", "lora_dora", "lokr_factor", "stop_text_encoder",
+                    "train_imagic")  # fmt: skip
 
 
 def problems_of(model: ModelFolder, config: ModelConfig, which: str) -> list[str]:
@@ -77,13 +78,15 @@ def nothing_left(model: ModelFolder, config: ModelConfig, which: str, steps: int
 def _different_tensors(place: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     problems = []
     for key in _TENSOR_SETTINGS:
-        setting, before, after = SETTINGS[key], then.get(key, now[key]), now[key]
+        setting = SETTINGS[key]
+        saved, after = then.get(key, setting.default), now[key]  # snapshots lack the settings that came later
+        before = saved
         if key == "stop_text_encoder":
             before, after = before > 0, after > 0
         matters = setting.applies_to({**now, **then}) or setting.applies_to(now)
         if before != after and matters:
             problems.append(
-                f"{key} ({setting.label}): {place} was trained with {then[key]!r} and cannot be resumed with "
+                f"{key} ({setting.label}): {place} was trained with {saved!r} and cannot be resumed with "
                 f"{now[key]!r}: "
                 "change it back, or start a new run."
             )

@@ -31,6 +31,8 @@ BASE_PRECISION_ALIASES = {
 }  # fmt: skip
 BUCKET_RULES = ("area", "kohya", "one size")
 LORA_TYPES = ("LoRA", "LoHa", "LoKr")
+DEFAULT_LAYERS, ATTENTION, ATTENTION_AND_MLP, ALL_LINEAR = "default", "attention", "attention+mlp", "all-linear"
+LORA_LAYERS = (DEFAULT_LAYERS, ATTENTION, ATTENTION_AND_MLP, ALL_LINEAR)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +175,10 @@ class Training:
         "A LoRA that makes a distilled model trainable, such as Z-Image-Turbo (a path, or a name in the LoRA folder). "
         "It is active in training, and neither in previews nor in the LoRA that is saved.",
         applies="use_lora and train_unet", advanced=True, path=True)
+    lora_layers: str = setting(DEFAULT_LAYERS, "LoRA", "LoRA layers",
+        "default: the layers usual for the model family; attention alone makes smaller files and learns less; "
+        "attention+mlp leaves out other projections; all-linear: all linear layers of the blocks except modulation.",
+        choices=LORA_LAYERS, applies="use_lora", advanced=True)
     lora_unet_rank: int = setting(4, "LoRA", "LoRA UNET rank",
         "Dimension of the UNet's adapters; larger learns more detail and makes larger files. 4 to 16 suits a subject, "
         "more a style.",

@@ -22,8 +22,10 @@ from dreambooth.autocast import without_autocast
 from dreambooth.checkpoints.adapters import Adapter, LoHa, LoKr, Lora, factorization, vector_norms
 from dreambooth.checkpoints.lora import lora_name
 from dreambooth.checkpoints.modules import Modules
+from dreambooth.models.adapter_layers import chosen_layers
 from dreambooth.settings import Settings
 from dreambooth.settings.components import TrainedRole, keys_of
+from dreambooth.settings.training import DEFAULT_LAYERS
 from dreambooth.training.dropout import AdapterDropout
 from dreambooth.training.gradient_checkpointing import reentrant_checkpoint
 from dreambooth.training.noise import generator_for
@@ -33,7 +35,10 @@ Base = torch.nn.Linear | torch.nn.Conv2d
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """Type and size of a component's adapters. ``conv_rank`` 0: k x k convolutions have none."""
+    """Type and size of a component's adapters. ``conv_rank`` 0: k x k convolutions have none.
+
+    ``layers``: see :func:`dreambooth.models.adapter_layers.chosen_layers`.
+    """
 
     kind: str
     rank: int
@@ -43,6 +48,7 @@ class AdapterConfig:
     dora: bool = False
     factor: int = 0  # of LoKr, see :func:`dreambooth.checkpoints.adapters.factorization`
     dropout: float = 0.0
+    layers: str = DEFAULT_LAYERS
 
     def sizes(self, shape: torch.Size) -> tuple[int, float]:
         """Rank and alpha for a weight of ``shape``. An alpha of 0 means alpha = rank."""
@@ -217,18 +223,19 @@ def adapter_config(settings: Settings, role: TrainedRole) -> AdapterConfig:
         dora=settings.lora_dora,
         factor=settings.lokr_factor,
         dropout=getattr(settings, keys.dropout),
+        layers=settings.lora_layers,
     )
 
 
 def inject(
     modules: Modules, component: str, config: AdapterConfig, seed: int, dropout: AdapterDropout | None = None
 ) -> dict[str, AdapterLayer]:
-    """Replace target layers of a component with adapter layers; returns them by their names in adapter files.
+    """Replace the chosen layers of a component with adapter layers; returns them by their names in adapter files.
 
-    The targets are those of the family. ``dropout`` is required if ``config.dropout`` is above 0.
+    ``dropout`` is required if ``config.dropout`` is above 0.
     """
     layers, module = {}, modules.parts[component]
-    targets = modules.family.adapter_targets(component, module, convolutions=config.conv_rank > 0)
+    targets = chosen_layers(modules.family, component, module, config.layers, convolutions=config.conv_rank > 0)
     for path, base in targets.items():
         name = lora_name(modules.layout, component, path)
         layer = LAYERS[config.kind](base, config, generator_for(seed, "lora", name))

@@ -10,7 +10,7 @@ from dreambooth.checkpoints.lora_file import read_lora, write_lora
 from dreambooth.checkpoints.lora_tools import make_lora
 from dreambooth.models.anima.names import TransformerNames
 from dreambooth.tensor_files import write_tensors
-from tests.flow_models.adapter_checks import check_lora_tools, check_same_deltas
+from tests.flow_models.adapter_checks import check_layer_presets, check_lora_tools, check_same_deltas
 from tests.flow_models.files import Files, create, random_lora, tensors_of
 
 
@@ -57,3 +57,9 @@ def test_weights_in_8_bits_are_dequantized(tmp_path, model, files):
     made = tensors_of(actions.generate_checkpoint(create(tmp_path, scaled, "scaled"))[0])
     assert list(made) == list(before) and made[key].dtype == torch.bfloat16
     assert torch.allclose(made[key].float(), before[key].float(), atol=0.07 * before[key].abs().max().item())
+
+
+def test_presets_of_layers_leave_out_modulation(model):
+    attention = {f"attn{i}.{layer}" for i in (1, 2) for layer in ("to_q", "to_k", "to_v", "to_out.0")}
+    kinds = (attention, {"ff.net.0.proj", "ff.net.2"})
+    check_layer_presets(model, *({f"transformer_blocks.{layer}" for layer in kind} for kind in kinds), others=set())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,11 @@ import torch
 from dreambooth import actions
 from dreambooth.checkpoints.inspection import inspect
 from dreambooth.checkpoints.lora_file import read_lora, write_lora
+from dreambooth.checkpoints.modules import load_modules
 from dreambooth.cli import main
+from dreambooth.models.adapter_layers import chosen_layers
 from dreambooth.settings import ModelFolder
+from dreambooth.settings.training import ALL_LINEAR, ATTENTION, ATTENTION_AND_MLP, DEFAULT_LAYERS
 from tests.flow_models.files import Files, ModelFiles, random_lora, tensors_of
 
 
@@ -25,6 +29,19 @@ def check_same_deltas(
     made = [tensors_of(actions.generate_checkpoint(model, loras=[path], precision="fp32")[0]) for path in (own, other)]
     assert made[0].keys() == made[1].keys()
     assert all(torch.allclose(made[0][key], made[1][key], rtol=0, atol=atol) for key in made[0])
+
+
+def check_layer_presets(model: ModelFolder, attention: set[str], mlp: set[str], others: set[str]) -> None:
+    """The layers of each choice of lora_layers, as paths in the modules without the numbers of blocks."""
+    modules = load_modules(model.working, vae=False, text_encoder=False)
+    expected = {
+        DEFAULT_LAYERS: attention | mlp, ATTENTION: attention, ATTENTION_AND_MLP: attention | mlp,
+        ALL_LINEAR: attention | mlp | others,
+    }  # fmt: skip
+    for layers, paths in expected.items():
+        chosen = chosen_layers(modules.family, "transformer", modules.denoiser, layers)
+        assert {re.sub(r"(?<=[.])\d+[.]", "", path, count=1) for path in chosen} == paths, layers
+        assert all(layer is modules.denoiser.get_submodule(path) for path, layer in chosen.items())
 
 
 def check_lora_tools(tmp_path: Path, model: ModelFolder, files: Files, family: ModelFiles, name: str, n: int) -> None:

@@ -17,8 +17,10 @@ from dreambooth.checkpoints.lora_file import write_lora
 from dreambooth.checkpoints.lora_tools import make_lora
 from dreambooth.checkpoints.modules import load_modules
 from dreambooth.checkpoints.reading import open_tensors
+from dreambooth.models.adapter_layers import chosen_layers
 from dreambooth.models.layout import TensorRef
 from dreambooth.settings import CreateOptions, Folders, ModelFolder
+from dreambooth.settings.training import DEFAULT_LAYERS
 from dreambooth.tensor_files import write_tensors
 
 PREFIX = "model.diffusion_model."
@@ -136,12 +138,12 @@ def is_same(one: Weights, other: Weights) -> bool:
     )
 
 
-def random_lora(path: Path, model: ModelFolder) -> Path:
-    """A LoRA of rank 2 for all targets, with names as they are written."""
+def random_lora(path: Path, model: ModelFolder, layers: str = DEFAULT_LAYERS) -> Path:
+    """A LoRA of rank 2 for all ``layers`` (of the setting lora_layers), with names as they are written."""
     modules = load_modules(model.working, vae=False, text_encoder=False)
     generator = torch.Generator().manual_seed(0)
     weights = {}
-    for target, layer in modules.family.adapter_targets("transformer", modules.denoiser).items():
+    for target, layer in chosen_layers(modules.family, "transformer", modules.denoiser, layers).items():
         rows, columns = layer.weight.shape
         up, down = torch.randn(rows, 2, generator=generator), torch.randn(2, columns, generator=generator)
         name = modules.layout.adapter_names(TensorRef("transformer", f"{target}.weight"))[0]

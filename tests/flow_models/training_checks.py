@@ -19,6 +19,7 @@ from dreambooth.checkpoints.modules import load_modules
 from dreambooth.models.layout import TensorRef
 from dreambooth.sampling.generate import SampleRequest, generate_images
 from dreambooth.settings import Concept, ModelFolder
+from dreambooth.settings.training import ALL_LINEAR
 from dreambooth.training.noise import generator_for
 from dreambooth.training.objective import diffusion_losses
 from dreambooth.training.session import Session
@@ -108,11 +109,11 @@ def check_previews(
     tmp_path: Path, model: ModelFolder, draw: Callable[[SampleRequest], Any], load_lora: Callable[[Path], None]
 ) -> None:
     """Images differ by at most 2/255 from those that ``draw`` makes with a pipeline of diffusers, which ``load_lora``
-    gives a LoRA, with and without it. Two prompts are in one batch.
+    gives a LoRA of all layers that can have one, with and without it. Two prompts are in one batch.
     """
     modules = load_modules(model.working)
     plain = _compared(modules, draw)
-    lora = random_lora(tmp_path / "lora.safetensors", model)
+    lora = random_lora(tmp_path / "lora.safetensors", model, ALL_LINEAR)
     apply_lora(modules, read_lora(lora))
     load_lora(lora)
     assert (_compared(modules, draw) - plain).abs().max() > 20

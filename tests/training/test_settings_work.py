@@ -118,6 +118,7 @@ TABLE = {
     "optimizer": Row("Torch AdamW", "SGD Nesterov", steps_other),
     "optimizer_args": Row("", "betas=(0.5, 0.9)", steps_other),
     "lora_type": Row("LoRA", "LoHa", keys("lora_unet", "hada_w1_a", gone="lora_down")),
+    "lora_layers": Row("attention", "attention+mlp", keys("lora_unet", "ff_net_2")),
     "lora_dora": Row(False, True, keys("lora_unet", "dora_scale")),
     "use_lora_extended": Row(False, True, keys("lora_unet", "resnets_0_conv1.lora_down")),
     "lora_conv_rank": Row(

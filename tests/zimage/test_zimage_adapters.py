@@ -7,7 +7,7 @@ import torch
 
 from dreambooth.checkpoints.lora_file import read_lora
 from dreambooth.checkpoints.lora_tools import make_lora
-from tests.flow_models.adapter_checks import check_lora_tools, check_same_deltas
+from tests.flow_models.adapter_checks import check_layer_presets, check_lora_tools, check_same_deltas
 from tests.flow_models.files import random_lora
 
 
@@ -35,3 +35,11 @@ def test_loras_of_other_programs_change_the_same_weights(tmp_path, model, form):
 
 def test_loras_are_extracted_resized_merged_and_inspected(tmp_path, model, files, family):
     check_lora_tools(tmp_path, model, files, family, "diffusion_model_layers_0_feed_forward_w2", 14)
+
+
+def test_presets_of_layers_leave_out_modulation_and_all_linear_covers_refiners(model):
+    attention = [f"attention.{layer}" for layer in ("to_q", "to_k", "to_v", "to_out.0")]
+    mlp = [f"feed_forward.w{i}" for i in (1, 2, 3)]
+    refiners = {f"{kind}_refiner.{layer}" for kind in ("noise", "context") for layer in attention + mlp}
+    main_blocks = [{f"layers.{layer}" for layer in kind} for kind in (attention, mlp)]
+    check_layer_presets(model, *main_blocks, others=refiners)

@@ -6,9 +6,10 @@ import os
 
 from dreambooth.interop.kohya.import_report import ImportReport
 from dreambooth.interop.nested_values import NestedValues
+from dreambooth.settings.training import ATTENTION, DEFAULT_LAYERS
 
 _KINDS = {"LORA": "LoRA", "LOHA": "LoHa", "LOKR": "LoKr"}
-_ATTENTION_LAYERS, _ALL_LAYERS = "attn-mlp", "full"
+_ATTENTION_LAYERS, _ATTENTION_ALONE, _ALL_LAYERS = "attn-mlp", "attn-only", "full"
 
 
 def import_network(report: ImportReport, config: NestedValues) -> None:
@@ -48,9 +49,9 @@ def import_network(report: ImportReport, config: NestedValues) -> None:
 def _layers(config: NestedValues) -> str:
     """Which layers of the UNet are trained: a preset of OneTrainer, or the filter itself."""
     preset, pattern = config.text("layer_filter_preset").lower(), config.text("layer_filter")
-    if preset in ("attn-mlp", "attn-only"):
+    if preset in (_ATTENTION_LAYERS, _ATTENTION_ALONE):
         return preset
-    patterns = {"": _ALL_LAYERS, "attentions": _ATTENTION_LAYERS, "attn": "attn-only"}
+    patterns = {"": _ALL_LAYERS, "attentions": _ATTENTION_LAYERS, "attn": _ATTENTION_ALONE}
     return patterns.get(pattern, pattern)
 
 
@@ -58,6 +59,7 @@ def _import_layers(report: ImportReport, config: NestedValues, rank: float, alph
     layers = _layers(config)
     source = next((key for key in ("layer_filter_preset", "layer_filter") if key in config), "")
     report.set("use_lora_extended", layers == _ALL_LAYERS, source)
+    report.set("lora_layers", ATTENTION if layers == _ATTENTION_ALONE else DEFAULT_LAYERS)
     if layers == _ALL_LAYERS:
         report.set("lora_conv_rank", rank)
         report.set("lora_conv_alpha", alpha)
@@ -65,11 +67,7 @@ def _import_layers(report: ImportReport, config: NestedValues, rank: float, alph
             "layer_filter: adapters of all layers are trained, except for the UNet's first and last convolution and "
             "its time and size embedding."
         )
-    elif layers == "attn-only":
-        report.unsupported.append(
-            "layer_filter = attn-only: adapters of the feed-forward layers and projections are trained too."
-        )
-    elif layers != _ATTENTION_LAYERS:
+    elif layers not in (_ATTENTION_LAYERS, _ATTENTION_ALONE):
         report.unsupported.append(
             f"layer_filter = {layers}: adapters can't be chosen by the names of layers; those of all attention blocks "
             "are trained."

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from dreambooth.errors import UserError
+from dreambooth.models.adapter_layers import LayerKinds
 from dreambooth.models.adapter_spelling import AdapterSpelling
 from dreambooth.models.anima import spellings
 from dreambooth.models.anima.conditioner import AnimaConditioner
@@ -74,7 +75,6 @@ _ADAPTER_SPELLING = AdapterSpelling(
     ("diffusion_model.llm_adapter", "lora_unet_llm_adapter", "lora_te_llm_adapter",
      "text_encoders.qwen3_06b.llm_adapter", "text_conditioner", "net.llm_adapter"), keeps_dots=True,
 )  # fmt: skip
-_BLOCK_LAYERS = ("attn1.", "attn2.", "ff.")  # that get an adapter
 
 
 class Anima(FlowFamily):
@@ -105,6 +105,7 @@ class Anima(FlowFamily):
         "resolution": 1024, "scheduler": "EulerDiscrete", "stop_text_encoder": 0.0, "timestep_sampling": "sigmoid",
         "timestep_shift": 1.0, "lora_unet_rank": 8, "lora_learning_rate": 1e-4,
     }  # fmt: skip
+    layer_kinds = LayerKinds(("attn1", "attn2"), ("ff",), ("norm1", "norm2", "norm3"))
     required_libraries: ClassVar = {"diffusers": ">=0.35", "transformers": ">=4.51", "torch": ">=2.4"}
 
     # -- components --------------------------------------------------------------------------------------------
@@ -218,18 +219,6 @@ class Anima(FlowFamily):
         return SizeEstimate(6.5e9, 0.6e9, 1.96e9, per_rank=1500)
 
     # -- adapters and exports -----------------------------------------------------------------------------------
-
-    def adapter_targets(
-        self, component: str, module: nn.Module, convolutions: bool = False
-    ) -> dict[str, nn.Linear | nn.Conv2d]:
-        """Attention and feed-forward layers of the blocks; neither modulation nor the text adapter."""
-        if component != self.denoiser.name:
-            return {}
-        return {
-            path: layer
-            for path, layer in super().adapter_targets(component, module, convolutions).items()
-            if path.split(".", 2)[2].startswith(_BLOCK_LAYERS)
-        }
 
     def made_adapter(self, version: str, sizes: Mapping[str, tuple[int, int] | None]) -> bool:
         """By its metadata, or the names of its modules."""

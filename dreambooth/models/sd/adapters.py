@@ -10,6 +10,7 @@ from pathlib import Path
 
 from torch import nn
 
+from dreambooth.models.adapter_layers import LayerKinds
 from dreambooth.models.family import Family
 from dreambooth.models.layout import Shapes
 from dreambooth.models.sd.adapter_names import SDXL_TITLE, AdapterSizes, common_names, title_of
@@ -23,9 +24,10 @@ _CONVOLUTION_PATHS = ("resnets.", "samplers.")  # the same by their attributes i
 class StableDiffusionAdapters(Family):
     """The part of :class:`dreambooth.models.sd.stable_diffusion.StableDiffusion` that is about adapters."""
 
+    layer_kinds = LayerKinds(("attn1", "attn2", "self_attn"), ("ff", "mlp"))
     adapter_version: str  # the start of ss_base_model_version in adapter files
 
-    def adapter_targets(
+    def possible_adapter_targets(
         self, component: str, module: nn.Module, convolutions: bool = False
     ) -> dict[str, nn.Linear | nn.Conv2d]:
         return _unet_targets(module, convolutions) if component == "unet" else _text_encoder_targets(module)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from dreambooth.errors import UserError
+from dreambooth.models.adapter_layers import LayerKinds
 from dreambooth.models.adapter_spelling import default_spelling
 from dreambooth.models.capabilities import (
     FLOW_MATCHING,
@@ -55,7 +56,7 @@ _LUMINA_WIDTH = 2304  # of Lumina 2, whose modules have the same names
 _MODULE = re.compile(
     r"(^|_)(layers|noise_refiner|context_refiner)_\d+_(attention_(qkv|out|to_q|to_k|to_v)|feed_forward_w[123])"
 )
-_BLOCK_LAYERS = ("attention.", "feed_forward.")  # that get an adapter, in the main blocks
+_MAIN_BLOCKS = "layers."  # the others are refiners
 # In adapter files modules have the names of diffusers, which reads "attention.out" without its alpha. WebUIs read both.
 _SPELLING = replace(default_spelling(TRANSFORMER), naming=("modules", "original"))
 _TURBO_STEPS = 8  # as published
@@ -89,6 +90,7 @@ class ZImage(FlowFamily):
         "resolution": 1024, "scheduler": "EulerDiscrete", "stop_text_encoder": 0.0, "timestep_sampling": "logit_normal",
         "timestep_shift": 2.0, "lora_unet_rank": 32, "lora_learning_rate": 1e-4,
     }  # fmt: skip
+    layer_kinds = LayerKinds(("attention",), ("feed_forward",), ("adaLN_modulation",))
     required_libraries: ClassVar = {"diffusers": ">=0.36", "transformers": ">=4.51"}
 
     # -- components --------------------------------------------------------------------------------------------
@@ -212,13 +214,8 @@ class ZImage(FlowFamily):
         self, component: str, module: nn.Module, convolutions: bool = False
     ) -> dict[str, nn.Linear | nn.Conv2d]:
         """Attention and feed-forward layers of the main blocks; neither modulation nor refiners."""
-        if component != self.denoiser.name:
-            return {}
-        return {
-            path: layer
-            for path, layer in super().adapter_targets(component, module, convolutions).items()
-            if path.startswith("layers.") and path.split(".", 2)[2].startswith(_BLOCK_LAYERS)
-        }
+        targets = super().adapter_targets(component, module, convolutions)
+        return {path: layer for path, layer in targets.items() if path.startswith(_MAIN_BLOCKS)}
 
     def made_adapter(self, version: str, sizes: Mapping[str, tuple[int, int] | None]) -> bool:
         """By its metadata, or the names of its modules, which Lumina has too, with another width."""
