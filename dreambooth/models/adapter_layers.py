@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class LayerKinds:
     """What the layers in a family's blocks are, by the names of modules in their paths.
 
-    ``attention``, ``mlp``: with their projections; a layer that is part of both counts as MLP. ``modulation``: layers
-    that never get an adapter.
+    ``attention``, ``mlp``: with their projections; a layer that computes both counts as attention. ``modulation``:
+    layers that never get an adapter.
     """
 
     attention: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ from dreambooth.checkpoints.lora_file import read_lora, write_lora
 from dreambooth.checkpoints.lora_tools import make_lora
 from dreambooth.models.flux2.names import TransformerNames
 from dreambooth.models.registry import adapter_title
-from tests.flow_models.adapter_checks import check_lora_tools, check_same_deltas
+from tests.flow_models.adapter_checks import check_layer_presets, check_lora_tools, check_same_deltas
 from tests.flow_models.files import random_lora, tensors_of
 
 _FUSED = {"img_attn_qkv": ("to_q", "to_k", "to_v"), "txt_attn_qkv": ("add_q_proj", "add_k_proj", "add_v_proj")}
@@ -63,3 +63,11 @@ def test_families_of_loras_are_told_apart(tmp_path):
     path, metadata = tmp_path / "lora.safetensors", {"ss_base_model_version": "flux_2_klein_9b"}
     write_lora(path, {"lora_unet_double_blocks_0_img_attn_qkv": attention}, metadata, torch.float32)
     assert read_lora(path).made_for == "FLUX.2 klein 9B"
+
+
+def test_presets_of_layers_leave_out_modulation(model):
+    parts = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
+    attention = {f"transformer_blocks.attn.{part}" for part in parts}
+    attention |= {f"single_transformer_blocks.attn.{part}" for part in ("to_qkv_mlp_proj", "to_out")}
+    mlp = {f"transformer_blocks.{part}.linear_{i}" for part in ("ff", "ff_context") for i in ("in", "out")}
+    check_layer_presets(model, attention, mlp, others=set())

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from dreambooth.errors import UserError
+from dreambooth.models.adapter_layers import LayerKinds
 from dreambooth.models.adapter_spelling import default_spelling
 from dreambooth.models.capabilities import (
     FLOW_MATCHING,
@@ -93,6 +94,7 @@ class _Klein(FlowFamily):
         "resolution": 1024, "scheduler": "EulerDiscrete", "stop_text_encoder": 0.0, "timestep_sampling": "sigmoid",
         "resolution_shift": True, "lora_unet_rank": 32, "lora_learning_rate": 1e-4,
     }  # fmt: skip
+    layer_kinds = LayerKinds(("attn",), ("ff", "ff_context"))  # modulation is not in the blocks
     required_libraries: ClassVar = {"diffusers": ">=0.37", "transformers": ">=4.51"}
 
     # -- components --------------------------------------------------------------------------------------------
@@ -240,11 +242,6 @@ class _Klein(FlowFamily):
         return Flux2Denoiser(module)
 
     # -- adapters -----------------------------------------------------------------------------------------------
-
-    def adapter_targets(
-        self, component: str, module: nn.Module, convolutions: bool = False
-    ) -> dict[str, nn.Linear | nn.Conv2d]:
-        return super().adapter_targets(component, module, convolutions) if component == self.denoiser.name else {}
 
     def made_adapter(self, version: str, sizes: Mapping[str, tuple[int, int] | None]) -> bool:
         """By its metadata, or the names and sizes of its modules: those of FLUX.1 have the same names."""
