@@ -1,8 +1,9 @@
 #!/usr/bin/env python
-"""Build the embedded model, its classifier and the demo subject. Needs nothing but this folder.
+"""Build an embedded model, its classifier and the demo subject. Needs nothing but this folder.
 
-python tools/make_mini_model.py                      everything, about 85 minutes on two cores
-python tools/make_mini_model.py make --only unet     one stage; an interrupted stage continues
+python tools/make_mini_model.py                      everything of the mini SD, about 85 minutes on two cores
+python tools/make_mini_model.py --family zimage      the mini Z-Image, which has the same classifier and subject
+python tools/make_mini_model.py make --only denoiser one stage; an interrupted stage continues
 python tools/make_mini_model.py evaluate             evaluate how well the shipped model follows prompts
 python tools/make_mini_model.py subject --seed 7 --token ohwx --out DIR    another subject for DreamBooth
 """
@@ -20,39 +21,42 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 sys.path.insert(0, str(ROOT))
 EMBEDDED = ROOT / "dreambooth" / "embedded"
-MODEL, CHECKER = "mini-sd.safetensors", "checker.safetensors"
+CHECKER = "checker.safetensors"
+
+
+def family(options):
+    from mini_model.families import MINI_FAMILIES
+
+    return MINI_FAMILIES[options.family]
 
 
 def stage_images(options):
     from mini_model.images import render_images
 
-    render_images(options.work, options.images, options.images // 5)
+    render_images(options.work, family(options).toy_names(options.work), options.images, options.images // 5)
 
 
 def stage_vae(options):
     from mini_model.images import load_images
     from mini_model.vae import train_vae
 
-    train_vae(*load_images(options.work), options.vae_seconds, options.work / "vae.pt")
+    train_vae(*load_images(options.work), options.vae_seconds, options.work / "vae.pt", family(options).vae)
 
 
 def stage_latents(options):
-    from mini_model.unet import encode_images
+    from mini_model.images import encode_images
 
-    encode_images(options.work)
+    encode_images(options.work, family(options).vae)
 
 
-def stage_unet(options):
-    from mini_model.unet import train_unet
-
-    train_unet(options.work, options.unet_seconds, options.start_from)
+def stage_denoiser(options):
+    family(options).train(options.work, options.seconds, options.start_from)
 
 
 def stage_convert(options):
-    from mini_model.convert import convert
-
-    path = options.out / MODEL
-    print(f"{convert(options.work, path)} tensors, {path.stat().st_size / 1e6:.2f} MB: {path}")
+    path = options.out / family(options).file
+    n_tensors = family(options).convert(options.work, path)
+    print(f"{n_tensors} tensors, {path.stat().st_size / 1e6:.2f} MB: {path}")
 
 
 def stage_checker(options):
@@ -71,21 +75,23 @@ def stage_subject(options):
 def stage_evaluate(options):
     from mini_model.evaluate import evaluate
 
-    evaluate(options.out / MODEL, options.out / CHECKER, options.work)
+    generate = family(options).generator(options.out / family(options).file, options.work)
+    evaluate(generate, EMBEDDED / CHECKER if options.family != "sd" else options.out / CHECKER, options.work)
 
 
 STAGES = {
     "images": stage_images,
     "vae": stage_vae,
     "latents": stage_latents,
-    "unet": stage_unet,
+    "denoiser": stage_denoiser,
     "convert": stage_convert,
     "checker": stage_checker,
     "subject": stage_subject,
     "evaluate": stage_evaluate,
 }
 RESULTS = {"images": "captions.json", "vae": "vae.pt", "latents": "latents_{last}.pt"}
-ON_ALL_WORKERS = ("vae", "latents", "unet")
+ON_ALL_WORKERS = ("vae", "latents", "denoiser")
+ONLY_SD = ("checker", "subject")  # of all models, made with the first one
 
 
 def make(options):
@@ -94,7 +100,8 @@ def make(options):
 
     options.work.mkdir(parents=True, exist_ok=True)
     options.out.mkdir(parents=True, exist_ok=True)
-    for name in options.only or STAGES:
+    stages = [name for name in STAGES if options.family == "sd" or name not in ONLY_SD]
+    for name in options.only or stages:
         result = RESULTS.get(name, "").format(last=options.workers - 1)
         if result and not options.only and (options.work / result).exists():
             print(f"{name}: already done", flush=True)
@@ -108,7 +115,7 @@ def make(options):
 
 def forwarded(options):
     """Options of the worker processes, as arguments."""
-    names = ("work", "images", "vae_seconds", "unet_seconds", "start_from")
+    names = ("family", "work", "images", "vae_seconds", "seconds", "start_from")
     given = [(name, getattr(options, name)) for name in names if getattr(options, name) is not None]
     return [text for name, value in given for text in (f"--{name.replace('_', '-')}", str(value))]
 
@@ -125,14 +132,13 @@ def other_subject(options):
 def parse(arguments):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "--work", type=Path, default=ROOT / "build" / "mini-model", help="folder for images and weights"
-    )
+    common.add_argument("--family", choices=("sd", "zimage"), default="sd", help="which embedded model (default: sd)")
+    common.add_argument("--work", type=Path, help="folder for images and weights (default: in build/)")
     common.add_argument("--out", type=Path, default=EMBEDDED, help="folder for the results")
     common.add_argument("--images", type=int, default=24000, help="number of captioned images")
     common.add_argument("--vae-seconds", type=float, default=600)
-    common.add_argument("--unet-seconds", type=float, default=3700)
-    common.add_argument("--start-from", type=Path, help="the model.pt of an earlier UNet training")
+    common.add_argument("--seconds", type=float, default=3700, help="training time of UNet or transformer")
+    common.add_argument("--start-from", type=Path, help="the model.pt of an earlier training to start from")
     common.add_argument("--checker-steps", type=int, default=5000)
     commands = parser.add_subparsers(dest="command")
     making = commands.add_parser("make", parents=[common], help="all stages (the default)")
@@ -145,7 +151,12 @@ def parse(arguments):
     subject.add_argument("--seed", type=int, required=True)
     subject.add_argument("--token", default="ohwx")
     subject.add_argument("--out", type=Path, required=True)
-    return parser.parse_args(arguments or ["make"])
+    if not arguments or arguments[0].startswith("--fa"):
+        arguments = ["make", *arguments]
+    options = parser.parse_args(arguments)
+    if options.command != "subject" and options.work is None:
+        options.work = ROOT / "build" / ("mini-model" if options.family == "sd" else f"mini-{options.family}")
+    return options
 
 
 def main(arguments):

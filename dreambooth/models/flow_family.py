@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
+from dreambooth.errors import UserError
 from dreambooth.models.family import Configs, Family
 from dreambooth.models.layout import Shapes
 from dreambooth.models.process import FLOW_PREDICTION, RectifiedFlow
@@ -16,6 +17,9 @@ from dreambooth.models.recognition import Recognition
 from dreambooth.models.turbo import STEPS, turbo_warning
 from dreambooth.settings import Settings
 from dreambooth.tensor_files import Tensors
+
+USUAL_GROUPS = 32  # of the norms of a VAE
+_GROUPS = "norm_num_groups"
 
 
 class FlowFamily(Family):
@@ -51,16 +55,39 @@ class FlowFamily(Family):
 
     def config_metadata(self, configs: Configs) -> dict[str, str]:
         shift = configs.get("scheduler", {}).get("shift")
-        return {} if shift is None else {self.config_key: json.dumps({"shift": shift})}
+        n_groups = configs.get("vae", {}).get(_GROUPS, USUAL_GROUPS)
+        values = {} if shift is None else {"shift": shift}
+        if n_groups != USUAL_GROUPS:
+            values["vae"] = {_GROUPS: n_groups}
+        return {self.config_key: json.dumps(values)} if values else {}
 
     def scheduler_config(self, prediction_type: str, shapes: Shapes, metadata: Mapping[str, str]) -> dict[str, Any]:
-        shift = json.loads(metadata.get(self.config_key, "{}")).get("shift", self.shift)
         return {
             "_class_name": "FlowMatchEulerDiscreteScheduler",
             "num_train_timesteps": 1000,
             "use_dynamic_shifting": False,
-            "shift": shift,
+            "shift": self.declared_shift(metadata),
         }
+
+    def declared_shift(self, metadata: Mapping[str, str]) -> float:
+        """The sampler's shift in the metadata, or the usual one. UserError if it is none."""
+        return self._declared(metadata, lambda values: float(values.get("shift", self.shift)))
+
+    def declared_groups(self, metadata: Mapping[str, str]) -> int:
+        """The VAE's norm groups in the metadata, or the usual number. UserError if it is none."""
+        return self._declared(metadata, lambda values: int(values.get("vae", {}).get(_GROUPS, USUAL_GROUPS)))
+
+    def _declared(self, metadata: Mapping[str, str], read: Callable[[dict[str, Any]], Any]) -> Any:
+        try:
+            value = read(json.loads(metadata.get(self.config_key, "{}")))
+            if not 0 < value < float("inf"):
+                raise ValueError(f"{value} is not positive")
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            raise UserError(
+                f"its config (metadata {self.config_key} of a file, config.json of a folder) has an invalid value: "
+                f"{error}"
+            ) from error
+        return value
 
     def process(self, scheduler: Mapping[str, Any], device: torch.device | str = "cpu") -> RectifiedFlow:
         return RectifiedFlow(scheduler, device, self.patch)

@@ -10,6 +10,7 @@ import torch
 
 from dreambooth.cli import main
 from dreambooth.models.zimage.zimage import ZImage
+from dreambooth.settings import Folders, ModelFolder
 from dreambooth.tensor_files import write_tensors
 from tests.flow_models.files import create, in_8_bits, tensors_of
 from tests.flow_models.source_checks import (
@@ -85,3 +86,25 @@ def test_wrong_and_missing_files_are_named(tmp_path, files, monkeypatch, capsys)
     )
     assert "Z-Image needs diffusers>=99" in capsys.readouterr().err
     assert not list((tmp_path / "models").rglob("z"))
+
+
+def test_norm_groups_of_a_vae_are_those_that_its_file_or_folder_states(tmp_path, family, capsys):
+    whole, models = tensors_of(family.whole_file(tmp_path / "whole.safetensors")), ["--models-dir", str(tmp_path)]
+    cases = [
+        ('{"vae": {"norm_num_groups": 5}}', "norms of 5 groups"),
+        ('{"vae": {"norm_num_groups": 0}}', "has an invalid value: 0 is not positive"),
+        ('{"shift": "steep"}', "metadata dreambooth.zimage of a file"),
+        ('{"vae": 3', "has an invalid value"),
+    ]
+    for text, expected in cases:
+        write_tensors(tmp_path / "other.safetensors", whole, {"dreambooth.zimage": text})
+        assert main(["create", "z", *models, "--source", str(tmp_path / "other.safetensors")]) == 1
+        assert expected in capsys.readouterr().err
+    config = '{"vae": {"norm_num_groups": 8}, "shift": 2.5}'
+    write_tensors(tmp_path / "own.safetensors", whole, {"dreambooth.zimage": config})
+    assert main(["create", "z", *models, "--source", str(tmp_path / "own.safetensors"), "--copy-source"]) == 0
+    folder = ModelFolder(Folders(tmp_path), "z").working
+    assert main(["create", "again", *models, "--source", str(folder)]) == 0
+    for working in (folder, ModelFolder(Folders(tmp_path), "again").working):
+        assert json.loads((working / "vae" / "config.json").read_text())["norm_num_groups"] == 8
+        assert json.loads((working / "scheduler" / "scheduler_config.json").read_text())["shift"] == 2.5

@@ -8,7 +8,6 @@ from PIL import Image
 
 from dreambooth.embedded.checker import Checker
 
-from .generate import Generator
 from .render import (
     COLORS,
     POSITIONS,
@@ -23,11 +22,13 @@ from .shapes import PIXELS
 SEED = 424242
 
 
-def evaluate(model, checker_file, folder, guidance=4.0):
-    """Print the rates as one JSON object, and write contact sheets to `folder`."""
+def evaluate(generate, checker_file, folder, guidance=4.0):
+    """Print the rates as one JSON object, and write contact sheets to `folder`.
+
+    `generate`: a Generator or FlowGenerator.
+    """
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
-    generate = Generator(model, folder / "tokenizer")
     checker = Checker.load(checker_file)
     sheets = {}
     report = {

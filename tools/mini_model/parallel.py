@@ -14,6 +14,8 @@ import torch.distributed as dist
 
 RANK = int(os.environ.get("RANK", 0))
 WORLD_SIZE = int(os.environ.get("WORLD_SIZE", 1))
+# glibc keeps freed memory for the next step instead of returning it to the system.
+KEPT_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
 
 
 def join():
@@ -55,6 +57,7 @@ def launch(command, workers, port=29611):
         "OMP_WAIT_POLICY": "passive",
         "GOMP_SPINCOUNT": "0",
         "OMP_NUM_THREADS": "1",
+        **KEPT_MEMORY,
         "WORLD_SIZE": str(workers),
         "MASTER_PORT": str(port),
     }

@@ -1,6 +1,6 @@
-"""The VAE: AutoencoderKL of Stable Diffusion 1.x with few channels; linear initialization, training, whitening.
+"""The VAEs: AutoencoderKL of SD 1.x or FLUX.1 with few channels; linear initialization, training, whitening.
 
-Images are float tensors [batch, 3, height, width] in -1..1; latents are [batch, 4, height / 8, width / 8].
+Images are float tensors [batch, 3, height, width] in -1..1; latents are [batch, 4 or 16, height / 8, width / 8].
 """
 
 import math
@@ -14,13 +14,21 @@ from diffusers import AutoencoderKL
 from . import parallel
 from .render import DEMO_SUBJECT, clutter, random_sample, render_subject
 
-SCALING_FACTOR = 0.18215
 NORM_GROUPS = 8
 CHANNELS = (16, 32, 64, 64)
+SD_VAE: dict[str, Any] = {"latent_channels": 4, "scaling_factor": 0.18215}
+LOG_VARIANCE = -4.0  # at the start: almost no sampling noise
+FLUX_VAE: dict[str, Any] = {
+    "latent_channels": 16,
+    "scaling_factor": 0.3611,
+    "shift_factor": 0.1159,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+}
 
 
-def new_vae() -> Any:
-    """Topology of SD 1.x: 4 levels, 2 layers per block."""
+def new_vae(kind: dict[str, Any] = SD_VAE) -> Any:
+    """Topology of SD 1.x and FLUX.1: 4 levels, 2 layers per block. `kind`: SD_VAE or FLUX_VAE."""
     blocks: dict[str, Any] = {
         "down_block_types": ["DownEncoderBlock2D"] * 4,
         "up_block_types": ["UpDecoderBlock2D"] * 4,
@@ -31,10 +39,9 @@ def new_vae() -> Any:
         in_channels=3,
         out_channels=3,
         layers_per_block=2,
-        latent_channels=4,
         norm_num_groups=NORM_GROUPS,
         sample_size=128,
-        scaling_factor=SCALING_FACTOR,
+        **kind,
     )
 
 
@@ -84,12 +91,16 @@ def linear_initialization(vae, residual=0.25):
         for sign, column in ((1.0, channel), (-1.0, channel + 3)):
             encoder.conv_out.weight[channel, column, 1, 1] = sign
             decoder.conv_out.weight[channel, column, 1, 1] = 0.6 * sign
+    count = vae.config.latent_channels
     for conv in (vae.quant_conv, vae.post_quant_conv):
-        conv.weight.zero_()
-        conv.bias.zero_()
-        for channel in range(4):
-            conv.weight[channel, channel] = 1.0
-    vae.quant_conv.bias[4:] = -4.0  # log variance: almost no sampling noise
+        if conv is not None:
+            conv.weight.zero_()
+            conv.bias.zero_()
+            for channel in range(count):
+                conv.weight[channel, channel] = 1.0
+    last = vae.quant_conv or encoder.conv_out
+    last.weight[count:].zero_()
+    last.bias[count:] = LOG_VARIANCE
 
 
 def _carry_pairs(conv, taps, value):
@@ -129,12 +140,15 @@ def _edges(tensor):
     return tensor[..., 1:, :] - tensor[..., :-1, :], tensor[..., 1:] - tensor[..., :-1]
 
 
-def train_vae(images, clutter_images, seconds, out, learning_rate=2e-3):
-    """Train for `seconds` of wall time, whiten, and save a state dict to `out`. Runs in each worker."""
+def train_vae(images, clutter_images, seconds, out, kind=SD_VAE, learning_rate=2e-3):
+    """Train for `seconds` of wall time, whiten, and save a state dict to `out`. Runs in each worker.
+
+    `kind`: SD_VAE or FLUX_VAE.
+    """
     parallel.join()
     torch.manual_seed(0)
     np.random.seed(parallel.RANK)
-    vae = new_vae()
+    vae = new_vae(kind)
     linear_initialization(vae)
     parameters = list(vae.parameters())
     parallel.broadcast_parameters(parameters)
@@ -142,12 +156,18 @@ def train_vae(images, clutter_images, seconds, out, learning_rate=2e-3):
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     average = parallel.MovingAverage(parameters, 0.995)
     start, progress, step, l1 = time.time(), 0.0, 0, 0.0
+    pads_latents = vae.post_quant_conv is None  # with zeros: whitening in between lets the decoder adapt to that
     while progress < 1:
         rate = learning_rate * min(1, (step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
         for group in optimizer.param_groups:
             group["lr"] = rate
         # A convolutional VAE learns as much per pixel from crops, with shorter steps. Full images at the end.
         crops = progress < 0.6
+        if pads_latents and not crops:
+            whiten(vae.eval(), images)
+            vae.train()
+            parallel.broadcast_parameters(parameters)
+            average, pads_latents = parallel.MovingAverage(parameters, 0.995), False
         count = 4 if crops else 2
         batch = to_tensor(
             [
@@ -178,25 +198,32 @@ def train_vae(images, clutter_images, seconds, out, learning_rate=2e-3):
 
 @torch.no_grad()
 def whiten(vae, images, count=768):
-    """Rescale (post_)quant_conv so that scaled latents have mean 0 and standard deviation 1."""
+    """Rescale the layers around the latents so that scaled latents have mean 0 and standard deviation 1.
+
+    Each of SD's 4 channels has these. Of 16 channels, most are details: the standard deviations of channels are only
+    made more similar (their square roots are taken), so that colors and shapes keep more weight.
+    """
     vae.eval()
-    latents = encode(vae, images[:count], scale=1.0)
+    latents = encode(vae, images[:count], is_scaled=False)
     mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
-    scale = (1 / SCALING_FACTOR) / deviation
-    quant, post = vae.quant_conv, vae.post_quant_conv
-    quant.weight[:4] *= scale[:, None, None, None]
-    quant.bias[:4].copy_((quant.bias[:4] - mean) * scale)
-    quant.bias[4:] += 2 * scale.log()
-    post.bias += post.weight[:, :, 0, 0] @ mean
-    post.weight.div_(scale[None, :, None, None])
+    n, shift = vae.config.latent_channels, vae.config.shift_factor or 0.0
+    wanted = torch.ones_like(deviation) if vae.quant_conv else (deviation / deviation.mean()).sqrt()
+    scale = wanted / deviation / vae.config.scaling_factor
+    last, first = vae.quant_conv or vae.encoder.conv_out, vae.post_quant_conv or vae.decoder.conv_in
+    last.weight[:n] *= scale[:, None, None, None]
+    last.bias[:n].copy_((last.bias[:n] - mean) * scale + shift)
+    last.bias[n:] += 2 * scale.log()
+    first.bias += first.weight.sum((2, 3)) @ (mean - shift / scale)
+    first.weight.div_(scale[None, :, None, None])
 
 
 @torch.no_grad()
-def encode(vae, images, scale=SCALING_FACTOR, batch=16):
-    """Latents (posterior means, scaled) of uint8 images, float32."""
+def encode(vae, images, is_scaled=True, batch=16):
+    """Latents (posterior means, scaled and shifted) of uint8 images, float32."""
+    shift, scale = (vae.config.shift_factor or 0.0, vae.config.scaling_factor) if is_scaled else (0.0, 1.0)
     return torch.cat(
         [
-            vae.encode(to_tensor(images[i : i + batch])).latent_dist.mean.float() * scale
+            (vae.encode(to_tensor(images[i : i + batch])).latent_dist.mean.float() - shift) * scale
             for i in range(0, len(images), batch)
         ]
     )
@@ -204,10 +231,9 @@ def encode(vae, images, scale=SCALING_FACTOR, batch=16):
 
 @torch.no_grad()
 def decode(vae, latents, batch=16):
-    """uint8 images of scaled latents."""
-    return np.concatenate(
-        [to_images(vae.decode(part / SCALING_FACTOR).sample.float()) for part in latents.split(batch)]
-    )
+    """uint8 images of scaled and shifted latents."""
+    shift, scale = vae.config.shift_factor or 0.0, vae.config.scaling_factor
+    return np.concatenate([to_images(vae.decode(part / scale + shift).sample.float()) for part in latents.split(batch)])
 
 
 def vae_report(vae, count=12):

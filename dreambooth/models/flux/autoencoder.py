@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dreambooth.models.flow_family import USUAL_GROUPS
 from dreambooth.models.latents import LatentCodec
 from dreambooth.models.layout import Shapes
 from dreambooth.models.sd.vae_spellings import diffusers_vae_names, original_vae_name
@@ -37,20 +38,26 @@ def vae_names(file: Tensors) -> dict[str, str]:
     return {original_vae_name(name): prefix + name for name in names}
 
 
-def vae_config(shapes: Shapes) -> dict[str, Any]:
-    """The config of AutoencoderKL, from the shapes of its original tensors. KeyError if one is missing."""
+def vae_config(shapes: Shapes, n_groups: int = USUAL_GROUPS) -> dict[str, Any]:
+    """The config of AutoencoderKL, from the shapes of its original tensors. KeyError if one is missing.
+
+    ``n_groups``: of its norms. ValueError if it has other numbers of channels.
+    """
     n_levels = len({match[1] for key in shapes if (match := re.match(r"encoder\.down\.(\d+)\.", key))})
     layers = {match[1] for key in shapes if (match := re.match(r"encoder\.down\.0\.block\.(\d+)\.", key))}
+    channels = [shapes[f"encoder.down.{i}.block.0.conv1.weight"][0] for i in range(n_levels)]
+    if any(width % n_groups for width in channels):
+        raise ValueError(f"a VAE with norms of {n_groups} groups")
     return {
         "_class_name": "AutoencoderKL",
         "in_channels": shapes[_FIRST][1],
         "out_channels": shapes["decoder.conv_out.weight"][0],
         "latent_channels": shapes["decoder.conv_in.weight"][1],
-        "block_out_channels": [shapes[f"encoder.down.{i}.block.0.conv1.weight"][0] for i in range(n_levels)],
+        "block_out_channels": channels,
         "layers_per_block": len(layers),
         "down_block_types": ["DownEncoderBlock2D"] * n_levels,
         "up_block_types": ["UpDecoderBlock2D"] * n_levels,
-        "norm_num_groups": 32,
+        "norm_num_groups": n_groups,
         "act_fn": "silu",
         "use_quant_conv": False,
         "use_post_quant_conv": False,

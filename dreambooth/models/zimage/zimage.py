@@ -149,7 +149,7 @@ class ZImage(FlowFamily):
             if text:
                 configs["text_encoder"] = qwen3_config(text)
             if vae:
-                configs["vae"] = vae_config(vae)
+                configs["vae"] = vae_config(vae, self.declared_groups(metadata))
         except (LookupError, ValueError, ZeroDivisionError) as error:
             raise UserError(
                 f"it is not a complete {self.title} model ({error} is missing): use another file"
