@@ -26,7 +26,7 @@ from dreambooth.memory.forecast import ModelSize, forecast_snapshot
 from dreambooth.memory.planner import MemoryPlan
 from dreambooth.models.family import Family
 from dreambooth.models.libraries import library_problem
-from dreambooth.runs import class_image_generation, resume_checks
+from dreambooth.runs import class_image_generation, preview_model, resume_checks
 from dreambooth.runs.class_image_generation import MissingImage
 from dreambooth.runs.consistency import (
     conflicts,
@@ -159,6 +159,7 @@ def preflight(
         *([] if settings.train_unet or settings.stop_text_encoder else [NOTHING_TO_TRAIN]),
         *imagic.problems_of(config, plan),
         *training_adapter.problems_of(model, config.settings),
+        *preview_model.problems_of(model, config.settings),
         *_weights_problems(model, family),
         *(too_short(settings, steps) if plan else []),
         *_starting_problems(model, config, resume),

@@ -9,6 +9,7 @@ from dreambooth.errors import Cancelled
 from dreambooth.jobs.events import PreviewSaved
 from dreambooth.memory.out_of_memory import OUT_OF_MEMORY, is_out_of_memory
 from dreambooth.memory.release import free_memory, release_after
+from dreambooth.runs.preview_model import modules_for_previews
 from dreambooth.sampling.generate import NO_EMBEDDINGS, SampleRequest, for_model, generate_images
 from dreambooth.sampling.saving import save_sample
 from dreambooth.settings import Concept
@@ -53,7 +54,7 @@ class Previews:
 
     def _generate(self, requests: list[SampleRequest]) -> None:
         revision, sampler = self.results.revision, self.settings.scheduler
-        with self.session.for_sampling() as modules:
+        with modules_for_previews(self.session, requests) as modules:
             requests = [for_model(request, modules.family, modules.scheduler_config) for request in requests]
             check = self.session.controls.check
             imagic = self.session.imagic

@@ -50,7 +50,7 @@ def sample(
     stem, paths = f"{model.name}_{time.strftime('%Y%m%d-%H%M%S')}", []
     for group in groups:
         prompts = [request for _, request in group.requests]
-        modules = _modules(model, settings, device, [(files[use.path], use) for use in group.loras])
+        modules = sampling_modules(model, settings, device, [(files[use.path], use) for use in group.loras])
         with weights_on_device(modules.denoiser, device, activation_bytes(prompts, batch_size)):
             images = generate_images(
                 modules,
@@ -87,7 +87,7 @@ def _by_loras(requests: Sequence[SampleRequest], loras: Sequence[WeightedLora], 
         yield _Group([pair for _, pair in group], uses)
 
 
-def _modules(
+def sampling_modules(
     model: ModelFolder, settings: Settings, device: torch.device, loras: Sequence[tuple[LoraFile, WeightedLora]]
 ) -> Modules:
     """The model's modules with LoRAs applied, on the CPU, in the best precision for ``device``.

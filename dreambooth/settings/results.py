@@ -22,6 +22,9 @@ class Results:
     # fmt: off
     scheduler: str = setting("DDIM", "Image Generation", "Sampler",
         "Sampling method of previews, samples and class images.", choices=SAMPLERS, aliases=SAMPLER_ALIASES)
+    preview_model: str = setting("", "Image Generation", "Preview model",
+        "Name of another model of the same family to generate a LoRA's previews with, such as one of Z-Image-Turbo. "
+        "It is loaded for each preview. Empty uses the model that is trained.", applies="use_lora", advanced=True)
     sanity_prompt: str = setting("", "Image Generation", "Sanity sample prompt",
         "Generated with every preview, to check that other subjects still look right.")
     sanity_seed: int = setting(420420, "Image Generation", "Sanity sample seed",

@@ -264,6 +264,7 @@ ELSEWHERE = {
     ),
     "cuda_graphs": "tests/training/test_cuda_graphs.py::test_replayed_steps_are_those_of_other_runs_to_the_bit",
     "training_adapter": "tests/training/test_training_adapter.py::test_it_is_active_in_training_alone",
+    "preview_model": "tests/training/test_preview_model.py::test_previews_are_those_of_the_chosen_model_with_the_lora",
     "torch_compile": "tests/training/test_compiled_blocks.py::test_compiled_blocks_train_as_they_are",
     "fused_backward": "tests/training/test_fused_backward.py::test_a_run_gives_the_same_losses_and_weights",
     "gradient_set_to_none": "tests/training/test_optimizers.py::test_gradients_are_dropped_or_zeroed_as_chosen",
