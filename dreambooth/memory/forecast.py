@@ -13,6 +13,7 @@ from dreambooth.settings.components import (
     trains_ema,
     trains_text_encoder,
 )
+from dreambooth.settings.lora_ranks import highest_rank
 from dreambooth.settings.training import OPTIMIZERS
 
 # Bytes of optimizer state per trained parameter.
@@ -135,11 +136,15 @@ def _ema_bytes(settings: Settings) -> int:
 
 
 def _adapter_parameters(settings: Settings, size: ModelSize) -> int:
-    """Trainable parameters of the adapters, estimated. LoHa has twice as many, LoKr at most as many."""
+    """Trainable parameters of the adapters, estimated. LoHa has twice as many, LoKr at most as many.
+
+    With ranks by pattern the highest counts for all layers.
+    """
+    highest = highest_rank(settings.lora_ranks)
     estimate = size.estimate
-    denoiser = size.denoiser * settings.lora_unet_rank // estimate.per_rank
+    denoiser = size.denoiser * max(settings.lora_unet_rank, highest) // estimate.per_rank
     if settings.use_lora_extended and estimate.per_conv_rank:
-        denoiser += size.denoiser * settings.lora_conv_rank // estimate.per_conv_rank
-    text = size.text_encoders * settings.lora_txt_rank // estimate.per_text_rank
+        denoiser += size.denoiser * max(settings.lora_conv_rank, highest) // estimate.per_conv_rank
+    text = size.text_encoders * max(settings.lora_txt_rank, highest) // estimate.per_text_rank
     trained = (denoiser if settings.train_unet else 0) + (text if trains_text_encoder(settings) else 0)
     return trained * (2 if settings.lora_type == "LoHa" else 1)

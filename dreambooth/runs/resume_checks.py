@@ -16,9 +16,9 @@ from dreambooth.training.snapshot_list import list_snapshots
 from dreambooth.training.snapshot_state import source_hash
 
 # Settings that decide which tensors are trained; of stop_text_encoder, only whether it is above 0.
-_TENSOR_SETTINGS = ("use_lora", "train_unet", "lora_type", "lora_layers", "lora_unet_rank", "lora_txt_rank",
-                    "use_lora_extended", "lora_conv_rank", "lora_dora", "lokr_factor", "stop_text_encoder",
-                    "train_imagic")  # fmt: skip
+_TENSOR_SETTINGS = ("use_lora", "train_unet", "lora_type", "lora_layers", "lora_ranks", "lora_unet_rank",
+                    "lora_txt_rank", "use_lora_extended", "lora_conv_rank", "lora_dora", "lokr_factor",
+                    "stop_text_encoder", "train_imagic")  # fmt: skip
 
 
 def problems_of(model: ModelFolder, config: ModelConfig, which: str) -> list[str]:

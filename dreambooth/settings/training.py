@@ -179,6 +179,9 @@ class Training:
         "default: the layers usual for the model family; attention alone makes smaller files and learns less; "
         "attention+mlp leaves out other projections; all-linear: all linear layers of the blocks except modulation.",
         choices=LORA_LAYERS, applies="use_lora", advanced=True)
+    lora_ranks: str = setting("", "LoRA", "LoRA ranks by layer",
+        "Other ranks for some layers, by patterns of their paths: *.attn1.* = 8, *.mid_block.* = 0. The first pattern "
+        "that matches counts; 0 means no adapter; alpha / rank stays.", applies="use_lora", advanced=True)
     lora_unet_rank: int = setting(4, "LoRA", "LoRA UNET rank",
         "Dimension of the UNet's adapters; larger learns more detail and makes larger files. 4 to 16 suits a subject, "
         "more a style.",

@@ -9,6 +9,7 @@ the input of the update.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
@@ -25,6 +26,7 @@ from dreambooth.checkpoints.modules import Modules
 from dreambooth.models.adapter_layers import chosen_layers
 from dreambooth.settings import Settings
 from dreambooth.settings.components import TrainedRole, keys_of
+from dreambooth.settings.lora_ranks import RankPattern, parse_ranks, pattern_of
 from dreambooth.settings.training import DEFAULT_LAYERS
 from dreambooth.training.dropout import AdapterDropout
 from dreambooth.training.gradient_checkpointing import reentrant_checkpoint
@@ -37,7 +39,7 @@ Base = torch.nn.Linear | torch.nn.Conv2d
 class AdapterConfig:
     """Type and size of a component's adapters. ``conv_rank`` 0: k x k convolutions have none.
 
-    ``layers``: see :func:`dreambooth.models.adapter_layers.chosen_layers`.
+    ``layers``: see :func:`dreambooth.models.adapter_layers.chosen_layers`. ``ranks``: of modules whose rank is another.
     """
 
     kind: str
@@ -49,12 +51,25 @@ class AdapterConfig:
     factor: int = 0  # of LoKr, see :func:`dreambooth.checkpoints.adapters.factorization`
     dropout: float = 0.0
     layers: str = DEFAULT_LAYERS
+    ranks: tuple[RankPattern, ...] = ()
 
     def sizes(self, shape: torch.Size) -> tuple[int, float]:
         """Rank and alpha for a weight of ``shape``. An alpha of 0 means alpha = rank."""
         is_wide = any(side > 1 for side in shape[2:])
         rank, alpha = (self.conv_rank, self.conv_alpha) if is_wide else (self.rank, self.alpha)
         return rank, alpha or rank
+
+    def for_layer(self, component: str, path: str) -> AdapterConfig | None:
+        """That of the module with this path on disk, with the same alpha / rank; None: it has no adapter."""
+        pattern = pattern_of(self.ranks, component, path)
+        if pattern is None:
+            return self
+        if pattern.rank == 0:
+            return None
+        sizes: dict[str, Any] = {"rank": pattern.rank, "alpha": self.alpha * pattern.rank / self.rank}
+        if self.conv_rank:
+            sizes |= {"conv_rank": pattern.rank, "conv_alpha": self.conv_alpha * pattern.rank / self.conv_rank}
+        return dataclasses.replace(self, **sizes)
 
 
 class AdapterLayer(torch.nn.Module):
@@ -224,6 +239,7 @@ def adapter_config(settings: Settings, role: TrainedRole) -> AdapterConfig:
         factor=settings.lokr_factor,
         dropout=getattr(settings, keys.dropout),
         layers=settings.lora_layers,
+        ranks=parse_ranks(settings.lora_ranks),
     )
 
 
@@ -237,8 +253,11 @@ def inject(
     layers, module = {}, modules.parts[component]
     targets = chosen_layers(modules.family, component, module, config.layers, convolutions=config.conv_rank > 0)
     for path, base in targets.items():
+        own_config = config.for_layer(component, modules.layout.disk_name(component, path))
+        if own_config is None:
+            continue
         name = lora_name(modules.layout, component, path)
-        layer = LAYERS[config.kind](base, config, generator_for(seed, "lora", name))
+        layer = LAYERS[config.kind](base, own_config, generator_for(seed, "lora", name))
         if dropout and config.dropout:
             layer.dropout = functools.partial(dropout.apply, p=config.dropout, layer=name)
         parent, _, attribute = path.rpartition(".")

@@ -21,7 +21,8 @@ from dreambooth.models.layout import Layout, TensorRef
 from dreambooth.models.registry import family_of
 from dreambooth.settings import SETTINGS, ModelFolder, Settings, parse
 from dreambooth.settings.components import CONV_ALPHA, CONV_RANK, DENOISER, TEXT_ENCODER, TrainedRole, keys_of
-from dreambooth.training.adapters import AdapterConfig, AdapterLayer, adapter_config
+from dreambooth.settings.lora_ranks import KEY
+from dreambooth.training.adapters import AdapterLayer, adapter_config
 
 # Settings of adapters that a LoRA file determines.
 _DETERMINED = {"lora_type", "lora_dora", DENOISER.rank, DENOISER.alpha, TEXT_ENCODER.rank, TEXT_ENCODER.alpha,
@@ -43,7 +44,8 @@ def problems_of(model: ModelFolder, settings: Settings) -> list[str]:
         for key, value in _required_settings(family, ref, shapes[ref], adapter, settings).items():
             needed[key].add(value)
     problems = [f"lora_start: {file.path} also changes biases, which can't be trained."] if file.biases else []
-    return problems + [_describe(file, key, values) for key, values in needed.items()]
+    mismatches = {key: values for key, values in needed.items() if values != {getattr(settings, key)}}
+    return problems + [_describe(file, key, values) for key, values in mismatches.items()]
 
 
 def settings_from_lora(model: ModelFolder, settings: Settings) -> tuple[dict[str, Any], list[str]]:
@@ -109,10 +111,10 @@ def _copy_weights(layer: AdapterLayer, adapter: Adapter, what: str) -> None:
 def _required_settings(
     family: Family, ref: TensorRef, shape: tuple[int, ...], adapter: Adapter, settings: Settings
 ) -> dict[str, object]:
-    """Settings that would have to be changed for this adapter, with the values that they need."""
+    """Settings that would have to be changed for this adapter, and its rank, with the values that they need."""
     in_denoiser = ref.component == family.denoiser.name
     role: TrainedRole = "denoiser" if in_denoiser else "text_encoder"
-    config: AdapterConfig = adapter_config(settings, role)
+    config = adapter_config(settings, role)
     if in_denoiser and not settings.train_unet:
         return {"train_unet": True}
     if not in_denoiser and settings.stop_text_encoder == 0:
@@ -129,22 +131,30 @@ def _required_settings(
     is_wide = any(side > 1 for side in shape[2:])
     keys = keys_of(role)
     rank_key, alpha_key = (CONV_RANK, CONV_ALPHA) if is_wide else (keys.rank, keys.alpha)
+    path = ref.name.rpartition(".")[0]
+    own_config = config.for_layer(ref.component, path)
+    if own_config is None or (own_config is not config and adapter.rank != own_config.sizes(torch.Size(shape))[0]):
+        return {**required, KEY: f"{adapter.rank} for {path}"}
     rank, alpha = (config.conv_rank, config.conv_alpha) if is_wide else (config.rank, config.alpha)
-    if adapter.rank != rank:
+    if own_config is config:
         required[rank_key] = adapter.rank
-    file_alpha = adapter.scaling * adapter.rank
-    if abs(file_alpha - (alpha or adapter.rank)) > 1e-3 * abs(file_alpha):
+    own_rank = adapter.rank if own_config is config else rank  # that alpha is set for
+    file_alpha = adapter.scaling * own_rank
+    if abs(file_alpha - (alpha or own_rank)) > 1e-3 * abs(file_alpha):
         required[alpha_key] = round(file_alpha, 4)
     return required
 
 
 def _describe(file: LoraFile, key: str, values: set[object]) -> str:
     setting = SETTINGS[key]
+    if key == KEY:
+        listed = ", ".join(sorted(map(str, values))[:4])
+        return f"{key} ({setting.label}): to start from {file.path}, the rank must be {listed}."
     if len(values) > 1:
         listed = ", ".join(map(str, sorted(values, key=str)[:4]))
         return (
-            f"{key} ({setting.label}): {file.path} has several values ({listed}), but training uses one. Resize the "
-            "LoRA to a single rank first, under Tools."
+            f"{key} ({setting.label}): {file.path} has several values ({listed}), but training uses one. Give ranks "
+            f"by pattern ({KEY}), or resize the LoRA to a single rank first, under Tools."
         )
     (value,) = values
     return f"{key} ({setting.label}): to start from {file.path}, it must be {value}."

@@ -119,6 +119,8 @@ TABLE = {
     "optimizer_args": Row("", "betas=(0.5, 0.9)", steps_other),
     "lora_type": Row("LoRA", "LoHa", keys("lora_unet", "hada_w1_a", gone="lora_down")),
     "lora_layers": Row("attention", "attention+mlp", keys("lora_unet", "ff_net_2")),
+    "lora_ranks": Row("", "*.attn1.* = 2", shapes("lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q",
+                                                  "lora_down.weight", 4, 2, rank)),
     "lora_dora": Row(False, True, keys("lora_unet", "dora_scale")),
     "use_lora_extended": Row(False, True, keys("lora_unet", "resnets_0_conv1.lora_down")),
     "lora_conv_rank": Row(
