@@ -25,6 +25,7 @@ from dreambooth.models.process import DDPM as DDPMProcess
 from dreambooth.models.recognition import Recognition
 from dreambooth.models.sd.adapters import StableDiffusionAdapters
 from dreambooth.models.sd.clip_conditioner import ClipConditioner, cached_bytes, without_clip_skip
+from dreambooth.models.sd.clip_module import clip_name_on_disk, make_clip, position_ids
 from dreambooth.models.sd.component_files import component_keys
 from dreambooth.models.sd.declared_config import CONFIG_FIELDS, config_overrides
 from dreambooth.models.sd.keys import (
@@ -61,13 +62,6 @@ PIXELS_PER_LATENT = 8  # of a side
 UNET_COMPONENT = Component("unet", DENOISER, "UNet", UNET)
 VAE_COMPONENT = Component("vae", VAE_ROLE, "VAE", VAE)
 
-_TEXT_PREFIX, _PROJECTION = "text_model.", "text_projection."
-
-
-def _text_name_on_disk(name: str) -> str:
-    """transformers 5 dropped the prefix ``text_model.``, files still have it."""
-    return name if name.startswith((_TEXT_PREFIX, _PROJECTION)) else _TEXT_PREFIX + name
-
 
 def text_encoder(prefix: str, number: int = 0) -> Component:
     """CLIP's text encoder with this prefix in the single file. ``number``: 1 or 2, where a family has two."""
@@ -75,7 +69,7 @@ def text_encoder(prefix: str, number: int = 0) -> Component:
     title = f"text encoder {number}" if number else "text encoder"
     return Component(
         f"text_encoder{suffix}", TEXT_ENCODER, title, prefix, "model.safetensors", f"tokenizer{suffix}",
-        disk_name=_text_name_on_disk,
+        disk_name=clip_name_on_disk,
     )  # fmt: skip
 
 
@@ -106,11 +100,7 @@ class StableDiffusion(StableDiffusionAdapters):
         values = {key: value for key, value in config.items() if not key.startswith("_")}
         role = self.component(name).role
         if role == TEXT_ENCODER:
-            from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-            has_projection = "CLIPTextModelWithProjection" in values.get("architectures", ())
-            with torch.device("meta"):
-                return (CLIPTextModelWithProjection if has_projection else CLIPTextModel)(CLIPTextConfig(**values))
+            return make_clip(values)
         import diffusers
 
         with torch.device("meta"):
@@ -119,9 +109,7 @@ class StableDiffusion(StableDiffusionAdapters):
             return diffusers.UNet2DConditionModel(**values)
 
     def rebuild_buffer(self, name: str, buffer: torch.Tensor) -> torch.Tensor:
-        if name.endswith("position_ids"):  # CLIP's, which files may lack
-            return torch.arange(buffer.shape[-1]).expand(buffer.shape)
-        return super().rebuild_buffer(name, buffer)
+        return position_ids(buffer) if name.endswith("position_ids") else super().rebuild_buffer(name, buffer)
 
     def load_tokenizer(self, folder: Path) -> Any:
         return load_tokenizer(folder)
