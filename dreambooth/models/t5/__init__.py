@@ -1,1 +1,1 @@
-"""T5's tokenizer."""
+"""T5: tokenizer and encoder."""
