@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import torch
 
 MASK = "mask"  # the name of the mask among stored tensors
+GUIDANCE = "guidance"  # the guidance scale (B,) for denoisers that take it as an input; missing for training
 
 
 class ImageSize(NamedTuple):

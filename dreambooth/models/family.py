@@ -189,6 +189,12 @@ class Family:
         """
         return 0
 
+    def embedded_guidance(self, scheduler: Mapping[str, Any]) -> float:
+        """The guidance scale of samples from a model that takes it as an input, in place of classifier-free guidance,
+        from its scheduler config; 0 for other models. See :data:`conditioning.GUIDANCE`.
+        """
+        return 0.0
+
     def latent_codec(self, vae: Mapping[str, Any]) -> LatentCodec:
         """The size and normalization of latents, from the VAE's config."""
         raise NotImplementedError

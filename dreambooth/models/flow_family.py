@@ -18,6 +18,7 @@ from dreambooth.models.turbo import STEPS, turbo_warning
 from dreambooth.settings import Settings
 from dreambooth.tensor_files import Tensors
 
+GUIDANCE_SCALE = "_embedded_guidance"  # in scheduler_config.json: that of samples, of a model with a guidance input
 USUAL_GROUPS = 32  # of the norms of a VAE
 _GROUPS = "norm_num_groups"
 
@@ -94,6 +95,9 @@ class FlowFamily(Family):
 
     def distilled_steps(self, scheduler: Mapping[str, Any]) -> int:
         return int(scheduler.get(STEPS, 0))
+
+    def embedded_guidance(self, scheduler: Mapping[str, Any]) -> float:
+        return float(scheduler.get(GUIDANCE_SCALE, 0.0))
 
     def possible_adapter_targets(
         self, component: str, module: nn.Module, convolutions: bool = False

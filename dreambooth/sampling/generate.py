@@ -24,7 +24,7 @@ from dreambooth.autocast import without_autocast
 from dreambooth.checkpoints.modules import Modules
 from dreambooth.errors import UserError
 from dreambooth.memory.placement import has_room, on_device, on_device_or_cpu
-from dreambooth.models.conditioning import Conditioning, ImageSize, TextConditioner, concatenate
+from dreambooth.models.conditioning import GUIDANCE, Conditioning, ImageSize, TextConditioner, concatenate
 from dreambooth.models.denoiser import Denoiser
 from dreambooth.models.family import Family
 from dreambooth.models.latents import LatentCodec
@@ -35,7 +35,11 @@ from dreambooth.types import ProgressCallback
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """One image to generate. Width and height in pixels, multiples of the family's."""
+    """One image to generate. Width and height in pixels, multiples of the family's.
+
+    ``cfg``: the scale of classifier-free guidance; 1 is without. ``guidance``: that of a denoiser that takes it as an
+    input; 0 for others.
+    """
 
     prompt: str
     negative: str = ""
@@ -44,6 +48,7 @@ class SampleRequest:
     cfg: float = 7.5
     width: int = 512
     height: int = 512
+    guidance: float = 0.0
 
 
 _FIXED_BYTES, _BYTES_PER_PIXEL = 500_000_000, 1200
@@ -52,11 +57,13 @@ NO_EMBEDDINGS: Mapping[str, Conditioning] = MappingProxyType({})
 
 
 def for_model(request: SampleRequest, family: Family, scheduler: Mapping[str, Any]) -> SampleRequest:
-    """``request`` as the model with this scheduler config can follow it: a distilled one without guidance, and in few
-    steps.
+    """``request`` as the model with this scheduler config can follow it: one distilled for few steps in these, without
+    guidance; one with a guidance input with that alone.
     """
-    steps = family.distilled_steps(scheduler)
-    return dataclasses.replace(request, cfg=1.0, steps=min(request.steps, steps)) if steps else request
+    steps, guidance = family.distilled_steps(scheduler), family.embedded_guidance(scheduler)
+    if steps or guidance:
+        request = dataclasses.replace(request, cfg=1.0, guidance=guidance)
+    return dataclasses.replace(request, steps=min(request.steps, steps)) if steps else request
 
 
 def generate_images(
@@ -175,7 +182,11 @@ def _conditioning(
         embedding = concatenate([conditioner.unconditional(negative, negatives), embedding])
     size = requests[0].width, requests[0].height
     embedding = embedding.to(denoiser.device)
-    return denoiser.prepare(embedding, [ImageSize(size, (0, 0), size)] * len(embedding))
+    prepared = denoiser.prepare(embedding, [ImageSize(size, (0, 0), size)] * len(embedding))
+    guidance = requests[0].guidance
+    if not guidance:
+        return prepared
+    return prepared.replace(**{GUIDANCE: torch.full((len(prepared),), guidance, device=prepared.device)})
 
 
 def _replace_embeddings(
@@ -217,11 +228,11 @@ def _step_kwargs(scheduler: Any, generators: Sequence[torch.Generator]) -> dict[
 def _batches(
     conditioner: TextConditioner[Any], requests: Sequence[SampleRequest], batch_size: int
 ) -> Iterator[list[SampleRequest]]:
-    """Consecutive requests of one size, number of steps, guidance scale and length of prompts."""
+    """Consecutive requests of one size, number of steps, guidance scales and length of prompts."""
 
     def key(request: SampleRequest) -> tuple[float, ...]:
         length = max(conditioner.batch_length(prompt) for prompt in (request.prompt, request.negative))
-        return request.width, request.height, request.steps, request.cfg, length
+        return request.width, request.height, request.steps, request.cfg, request.guidance, length
 
     for _, group in itertools.groupby(requests, key):
         members = list(group)

@@ -29,7 +29,8 @@ def save_png(path: Path, image: Image.Image, request: SampleRequest, sampler: st
 def infotext(request: SampleRequest, sampler: str) -> str:
     """The generation parameters in the WebUI's text format."""
     negative = f"\nNegative prompt: {request.negative}" if request.negative else ""
+    guidance = f"Distilled CFG Scale: {request.guidance:g}, " if request.guidance else ""
     return (
         f"{request.prompt}{negative}\nSteps: {request.steps}, Sampler: {sampler}, CFG scale: {request.cfg:g}, "
-        f"Seed: {request.seed}, Size: {request.width}x{request.height}"
+        f"{guidance}Seed: {request.seed}, Size: {request.width}x{request.height}"
     )
