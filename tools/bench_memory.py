@@ -7,8 +7,8 @@
                                                          in the file already are not computed again
 
 Bytes are those allocated at the moment of the highest sum, with torch's rounding; a card needs about 0.8 GB more for
-CUDA itself, workspaces and fragments. SD1.5 trains at 512 pixels, SD2 at 768, SDXL and Z-Image at 1024, with batch
-size 1 unless the row says otherwise, gradient checkpointing unless it says "no checkpointing", and autocast in bf16.
+CUDA itself, workspaces and fragments. SD1.5 trains at 512 pixels, SD2 at 768, SDXL and later families at 1024, with
+batch size 1 unless the row says otherwise, gradient checkpointing unless it says "no checkpointing", autocast in bf16.
 Adapters have rank 16. "bytes" are traced on the fake GPU (tools/virtual_gpu), "forecast" is what the planner says
 (dreambooth/memory/virtual_gpu.py). Each row takes half a minute to two minutes.
 """
@@ -40,6 +40,8 @@ MODELS = {
     "SD2": ("v2x", "sd21-768-v"),
     "SDXL": ("SDXL", "sdxl-base"),
     "Z-Image": ("zimage", "z-image"),
+    "FLUX.1": ("flux1", "flux1-dev"),
+    "Chroma": ("chroma", "chroma1-hd"),
 }
 GB = 1e9
 AGREES = 0.05  # of the bytes of a phase
@@ -118,6 +120,11 @@ _Z_IMAGE = {
     "LoRA, offload": {**LORA, "offload_fraction": 1.0},
     "full, pure bf16, Adafactor, fused": {**PURE_BF16, **FUSED, "optimizer": "Adafactor"},
 }
+_FLUX = {
+    "LoRA, base in int8": {**LORA, "base_precision": "int8"},
+    "LoRA, base in int8, offload": {**LORA, "base_precision": "int8", "offload_fraction": 1.0},
+    "LoRA, base in nf4": {**LORA, "base_precision": "nf4"},
+}
 _OTHERS = {"LoRA": LORA, "full": {}}
 ROWS = [
     *(Row(model, mode, settings) for mode, settings in _BOTH.items() for model in ("SD1.5", "SDXL")),
@@ -126,6 +133,7 @@ ROWS = [
     Row("SD1.5", "LoRA, class images", LORA, class_images=True),
     Row("SD1.5", "LoRA, class images generated", LORA, class_images=True, generates=True),
     *(Row("Z-Image", mode, settings) for mode, settings in _Z_IMAGE.items()),
+    *(Row(model, mode, settings) for mode, settings in _FLUX.items() for model in ("FLUX.1", "Chroma")),
     # With so little memory free, previews adapt to it: text encoders on the CPU, decoding in tiles and in bf16.
     Row("SD1.5", "LoRA, 2.5 GB free", LORA, memory=2.5),
     Row("SDXL", "LoRA, 7.2 GB free", LORA, memory=7.2),

@@ -192,8 +192,8 @@ def _family(path: Path, configs: Mapping[str, Mapping[str, Any]], index: Mapping
     if missing:
         raise UserError(f"{path} has no {' and no '.join(missing)}: choose a complete Stable Diffusion folder.")
     raise UserError(
-        f"{path} is of an unsupported family: choose one of Stable Diffusion 1.x, 2.x or XL, of Z-Image, Anima or "
-        "FLUX.2 klein."
+        f"{path} is of an unsupported family: choose one of Stable Diffusion 1.x, 2.x or XL, Z-Image, Anima, FLUX.2 "
+        "klein, FLUX.1 or Chroma."
     )
 
 

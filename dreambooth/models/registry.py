@@ -7,8 +7,10 @@ from typing import Any
 
 from dreambooth.errors import UserError
 from dreambooth.models.anima.anima import ANIMA
+from dreambooth.models.chroma.chroma import CHROMA
 from dreambooth.models.components import TEXT_ENCODER, VAE, Component
 from dreambooth.models.family import Family
+from dreambooth.models.flux.flux1 import FLUX1
 from dreambooth.models.flux2.klein import KLEIN_4B, KLEIN_9B
 from dreambooth.models.layout import Shape, Shapes
 from dreambooth.models.libraries import missing_libraries
@@ -26,7 +28,7 @@ from dreambooth.settings.creation import add_model_type
 from dreambooth.tensor_files import Tensors
 from dreambooth.text import with_article
 
-FAMILIES: list[Family] = [SD1, SD2_768, SD2_512, SDXL, Z_IMAGE, ANIMA, KLEIN_4B, KLEIN_9B]
+FAMILIES: list[Family] = [SD1, SD2_768, SD2_512, SDXL, Z_IMAGE, ANIMA, KLEIN_4B, KLEIN_9B, FLUX1, CHROMA]
 
 
 class IncompleteSourceError(UserError):

@@ -17,6 +17,8 @@ FAMILIES = {  # model type: its name for people; others are added by models.regi
     "anima": "Anima",
     "flux2_klein_4b": "FLUX.2 klein 4B",
     "flux2_klein_9b": "FLUX.2 klein 9B",
+    "flux1": "FLUX.1",
+    "chroma": "Chroma",
 }
 MODEL_TYPES = [AUTO, *FAMILIES]
 PREDICTIONS = (AUTO, "epsilon", "v_prediction")

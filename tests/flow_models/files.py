@@ -41,24 +41,28 @@ class Files(NamedTuple):
     transformer: Path
     text_encoder: Path
     vae: Path
+    text_encoder_2: Path | None = None  # of families with two
 
     @property
     def options(self) -> list[str]:
         """Of the command create, besides the transformer."""
-        return ["--text-encoder", str(self.text_encoder), "--vae", str(self.vae)]
+        second = ["--text-encoder", str(self.text_encoder_2)] if self.text_encoder_2 else []
+        return ["--text-encoder", str(self.text_encoder), "--vae", str(self.vae), *second]
 
 
 class ModelFiles:
     """The modules of a family, and their files in half precision, as WebUIs keep them.
 
     ``title``: of the family. ``names``: of the published files. ``prefix``: of the tensors in the transformer's file;
-    ``text_prefix``: of the text encoder's in one file with all three, as ComfyUI saves it.
+    ``text_prefix``: of the text encoder's in one file with all three, as ComfyUI saves it. ``embedding``: component and
+    name of a text encoder's embeddings of tokens.
     """
 
     title: str
     names: Files
     prefix: str = ""
     text_prefix: str
+    embedding = "text_encoder", "embed_tokens.weight"
 
     def make_modules(self) -> dict[str, Any]:
         """The modules in float32, by component name: classes of diffusers and transformers."""
@@ -74,23 +78,31 @@ class ModelFiles:
     def vae_of_whole_file(self) -> Weights:
         return self.native_vae()
 
+    def text_files(self) -> dict[str, Weights]:
+        """The tensors of the text encoders' files, by component name."""
+        return {"text_encoder": {f"model.{key}": value for key, value in self.half["text_encoder"].items()}}
+
+    def text_parts(self) -> dict[str, Weights]:
+        """The tensors of text encoders in one file with all components, by prefix."""
+        return {self.text_prefix: self.half["text_encoder"]}
+
     def is_used(self, component: str, name: str) -> bool:
         """Whether models have this tensor of a component's file."""
         return True
 
     def write(self, folder: Path, prefix: str | None = None, name: str = "") -> Files:
         """All files. ``prefix``, ``name``: of the transformer's, where they aren't the published ones."""
-        files = Files(*(folder / own for own in self.names))
+        files = Files(*(folder / own for own in self.names if own))
         files = files._replace(transformer=folder / name) if name else files
         for source, target in zip(self._written, files, strict=True):
-            shutil.copyfile(source, target)
+            if source and target:
+                shutil.copyfile(source, target)
         if prefix is not None:
             write_tensors(files.transformer, {prefix + key: value for key, value in self.native_transformer().items()})
         return files
 
     def whole_file(self, path: Path) -> Path:
-        parts = {PREFIX: self.native_transformer(), "vae.": self.vae_of_whole_file(),
-                 self.text_prefix: self.half["text_encoder"]}  # fmt: skip
+        parts = {PREFIX: self.native_transformer(), "vae.": self.vae_of_whole_file(), **self.text_parts()}
         write_tensors(path, {prefix + key: value for prefix, part in parts.items() for key, value in part.items()})
         return path
 
@@ -105,9 +117,12 @@ class ModelFiles:
     @functools.cached_property
     def _written(self) -> Files:
         folder = Path(tempfile.mkdtemp())
-        files = Files(folder / "transformer", folder / "text_encoder", folder / "vae")
+        files = Files(*(folder / name for name in ("transformer", "text_encoder", "vae")))
+        if "text_encoder_2" in self.text_files():
+            files = files._replace(text_encoder_2=folder / "text_encoder_2")
         write_tensors(files.transformer, {self.prefix + key: v for key, v in self.native_transformer().items()})
-        write_tensors(files.text_encoder, {f"model.{key}": value for key, value in self.half["text_encoder"].items()})
+        for name, tensors in self.text_files().items():
+            write_tensors(getattr(files, name), tensors)
         write_tensors(files.vae, self.native_vae())
         return files
 
@@ -122,7 +137,8 @@ def original(weights: Mapping[str, torch.Tensor], names: Any) -> Weights:
 
 def create(tmp_path: Path, files: Files, name: str = "z", **options: Any) -> ModelFolder:
     folders = Folders(tmp_path / "models")
-    own = CreateOptions(text_encoder=str(files.text_encoder), vae=str(files.vae), **options)
+    second = {"text_encoder_2": str(files.text_encoder_2)} if files.text_encoder_2 else {}
+    own = CreateOptions(text_encoder=str(files.text_encoder), vae=str(files.vae), **second, **options)
     actions.create(folders, name, files.transformer, own)
     return ModelFolder(folders, name)
 

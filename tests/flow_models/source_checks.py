@@ -41,9 +41,8 @@ def check_unchanged_checkpoint(tmp_path: Path, family: ModelFiles, form: str, ca
         loaded = modules.parts[name].state_dict()
         assert loaded.keys() == {key for key in module.state_dict() if family.is_used(name, key)}
         assert all(torch.equal(value, family.half[name][key].float()) for key, value in loaded.items())
-    name = "rotary_emb.inv_freq"
-    own, frequencies = (parts["text_encoder"].get_buffer(name) for parts in (modules.parts, expected))
-    assert torch.equal(own, frequencies), "files don't have it"
+        for key in dict(module.named_buffers()).keys() - module.state_dict().keys():
+            assert torch.equal(modules.parts[name].get_buffer(key), module.get_buffer(key)), "files don't have it"
 
 
 def check_diffusers_folder(tmp_path: Path, family: ModelFiles, form: str = "folder") -> dict[str, Any]:
@@ -54,7 +53,8 @@ def check_diffusers_folder(tmp_path: Path, family: ModelFiles, form: str = "fold
     folder = create(tmp_path, files, "copied", copy_source=True).working.rename(tmp_path / "folder")
     if form == "file":
         weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
-        model = create(tmp_path, Files(weights, folder / "text_encoder", folder / "vae"))
+        second = folder / "text_encoder_2" if files.text_encoder_2 else None
+        model = create(tmp_path, Files(weights, folder / "text_encoder", folder / "vae", second))
     else:
         scheduler = folder / "scheduler" / "scheduler_config.json"
         scheduler.write_text(json.dumps({**json.loads(scheduler.read_text()), "shift": 6.0}))
@@ -71,9 +71,10 @@ def check_dequantized(tmp_path: Path, family: ModelFiles, kind: str, part: str, 
     of the transformer's layers in 8 bits, as in files, of which ``changed`` is one tensor.
     """
     files = family.write(tmp_path)
-    before = tensors_of(files.transformer)
+    before, (component, name) = tensors_of(files.transformer), family.embedding
     if kind != "plain":
-        write_tensors(files.text_encoder, in_8_bits(tensors_of(files.text_encoder), kind))
+        text_encoder = getattr(files, component)
+        write_tensors(text_encoder, in_8_bits(tensors_of(text_encoder), kind))
     write_tensors(files.transformer, in_8_bits(before, kind, "" if kind == "plain" else part))
     model = create(tmp_path, files)
     made = tensors_of(actions.generate_checkpoint(model)[0])
@@ -83,9 +84,8 @@ def check_dequantized(tmp_path: Path, family: ModelFiles, kind: str, part: str, 
     for key in different:
         assert made[key].dtype == (torch.float16 if kind == "plain" else torch.bfloat16)
         assert torch.allclose(made[key].float(), before[key].float(), atol=0.07 * before[key].abs().max().item())
-    name = "embed_tokens.weight"
-    embedding = load_modules(model.working, denoiser=False, vae=False).text_encoders["text_encoder"].get_parameter(name)
-    assert torch.allclose(embedding, family.make_modules()["text_encoder"].get_parameter(name), atol=0.3)
+    embedding = load_modules(model.working, denoiser=False, vae=False).text_encoders[component].get_parameter(name)
+    assert torch.allclose(embedding, family.make_modules()[component].get_parameter(name), atol=0.3)
 
 
 def check_distilled(tmp_path: Path, family: ModelFiles, concept: Concept, name: str, title: str, steps: int) -> str:

@@ -17,7 +17,7 @@ from dreambooth.checkpoints.lora import apply_lora
 from dreambooth.checkpoints.lora_file import LoraFile, read_lora
 from dreambooth.checkpoints.modules import load_modules
 from dreambooth.models.layout import TensorRef
-from dreambooth.sampling.generate import SampleRequest, generate_images
+from dreambooth.sampling.generate import SampleRequest, for_model, generate_images
 from dreambooth.settings import Concept, ModelFolder
 from dreambooth.settings.training import ALL_LINEAR
 from dreambooth.training.noise import generator_for
@@ -120,8 +120,9 @@ def check_previews(
 
 
 def _compared(modules: Any, draw: Callable[[SampleRequest], Any]) -> torch.Tensor:
-    own = list(generate_images(modules, _REQUESTS, sampler="EulerDiscrete", batch_size=2))
-    for request, image in zip(_REQUESTS, own, strict=True):
+    requests = [for_model(request, modules.family, modules.scheduler_config) for request in _REQUESTS]
+    own = list(generate_images(modules, requests, sampler="EulerDiscrete", batch_size=2))
+    for request, image in zip(requests, own, strict=True):
         difference = np.abs(np.asarray(draw(request), dtype=int) - np.asarray(image, dtype=int))
         assert difference.max() <= 2, request
     return torch.cat([torch.from_numpy(np.array(image)).flatten().int() for image in own])
@@ -147,9 +148,9 @@ def check_lora_run(tmp_path: Path, files: Files, concept: Concept, modules: Sequ
     return model, result.files[-1]
 
 
-def check_lora_metadata(file: LoraFile, base_model_version: str, title: str) -> None:
+def check_lora_metadata(file: LoraFile, base_model_version: str, title: str, architecture: str = "") -> None:
     assert file.metadata["ss_base_model_version"] == base_model_version and file.made_for == title
-    assert file.metadata["modelspec.architecture"] == f"{title}/lora"
+    assert file.metadata["modelspec.architecture"] == f"{architecture or title}/lora"
 
 
 def check_merged(model: ModelFolder, files: Files, lora: Path, n_changed: int, key: str, names: Sequence[str]) -> None:

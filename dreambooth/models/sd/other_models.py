@@ -10,7 +10,7 @@ from dreambooth.models.layout import Shapes
 from dreambooth.models.sd.keys import UNET
 from dreambooth.text import count
 
-_SUPPORTED = "choose a checkpoint of Stable Diffusion 1.x, 2.x or XL, of Z-Image, Anima or FLUX.2 klein"
+_SUPPORTED = "choose a checkpoint of Stable Diffusion 1.x, 2.x or XL, Z-Image, Anima, FLUX.2 klein, FLUX.1 or Chroma"
 
 Matches = Callable[[Shapes], bool]
 
@@ -90,6 +90,12 @@ def _conv_in(channels: int) -> Matches:
     return matches
 
 
+def _img_in(channels: int) -> Matches:
+    """Whether the tokens of a FLUX.1 transformer have so many channels."""
+    own = {UNET + "img_in.weight", UNET + "vector_in.in_layer.weight"}
+    return lambda shapes: own <= shapes.keys() and shapes[UNET + "img_in.weight"][1:] == (channels,)
+
+
 def _takes_image_embeddings(shapes: Shapes) -> bool:
     """Whether the vector conditioning of the UNet is a CLIP image embedding and its noise level, as in unCLIP."""
     return shapes.get(UNET + "label_emb.0.0.weight", (0, 0))[1:] in ((1536,), (2048,))
@@ -116,6 +122,10 @@ _UNCLIP = _later(
 )
 _INSTRUCT = "an instruct-pix2pix checkpoint (its UNet takes 8 channels: the image to edit is one of its inputs)"
 
+_FILL = "a FLUX.1 Fill model (inpainting: its transformer also takes the mask and the masked image)"
+_CONTROL = "a FLUX.1 Depth or Canny model (its transformer also takes a control image)"
+_FLUX_BASE = "choose FLUX.1 dev or FLUX.1 Krea-dev"
+
 _QUANTIZED = "which can't be trained: use the checkpoint that it was made from (fp32, fp16, bf16 or plain fp8)"
 # Checked before the families, whose layout these have too.
 _VARIANTS: tuple[tuple[Matches, str], ...] = (
@@ -134,6 +144,8 @@ _VARIANTS: tuple[tuple[Matches, str], ...] = (
     (_all(_conv_in(8), _starts("conditioner.")), _later(f"{_INSTRUCT} of SDXL")),
     (_conv_in(8), _later(_INSTRUCT)),
     (_conv_in(7), _later("an upscaler checkpoint of Stable Diffusion 2 (its UNet takes 7 channels)")),
+    (_img_in(384), _later(_FILL, _FLUX_BASE)),
+    (_img_in(128), _later(_CONTROL, _FLUX_BASE)),
     (_conv_in(5), _later("a depth-to-image checkpoint of Stable Diffusion 2 (its UNet takes 5 channels)")),
 )  # fmt: skip
 
@@ -150,6 +162,7 @@ _EMBEDDING = (
 # Transformers of later families, by a part of a name that no other family has; the most specific first.
 _TRANSFORMERS = (
     ("txt_in.individual_token_refiner.", "a Hunyuan Video model"),
+    ("nerf_image_embedder.", "a Chroma Radiance model"),
     ("distilled_guidance_layer.", "a Chroma model"),
     ("double_stream_modulation_", "a FLUX.2 [dev] model"),
     ("double_blocks.", "a FLUX model"),
@@ -230,6 +243,9 @@ _PIPELINES = tuple(
         ("Wuerstchen", "a Würstchen model"),
         ("StableVideo", "a video model (Stable Video Diffusion)"),
         ("AnimateDiff", "a video model (AnimateDiff)"),
+        ("FluxFill", "a FLUX.1 Fill model"),
+        ("FluxKontext", "a FLUX.1 Kontext model"),
+        ("FluxControl", "a FLUX.1 Depth or Canny model"),
         ("Flux", "a FLUX model"),
         ("PixArt", "a PixArt model"),
         ("AuraFlow", "an AuraFlow model"),

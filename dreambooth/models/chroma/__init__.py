@@ -1,0 +1,1 @@
+"""Chroma: FLUX.1's blocks with modulations from one small network, on hidden states of T5 alone."""
