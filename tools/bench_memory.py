@@ -42,6 +42,8 @@ MODELS = {
     "Z-Image": ("zimage", "z-image"),
     "FLUX.1": ("flux1", "flux1-dev"),
     "Chroma": ("chroma", "chroma1-hd"),
+    "FLUX.2 klein 4B": ("flux2_klein_4b", "flux2-klein-4b"),
+    "FLUX.2 klein 9B": ("flux2_klein_9b", "flux2-klein-9b"),
 }
 GB = 1e9
 AGREES = 0.05  # of the bytes of a phase
@@ -125,6 +127,7 @@ _FLUX = {
     "LoRA, base in int8, offload": {**LORA, "base_precision": "int8", "offload_fraction": 1.0},
     "LoRA, base in nf4": {**LORA, "base_precision": "nf4"},
 }
+_KLEIN = ("LoRA", "LoRA, base in int8", "LoRA, base in int8, offload")
 _OTHERS = {"LoRA": LORA, "full": {}}
 ROWS = [
     *(Row(model, mode, settings) for mode, settings in _BOTH.items() for model in ("SD1.5", "SDXL")),
@@ -134,6 +137,7 @@ ROWS = [
     Row("SD1.5", "LoRA, class images generated", LORA, class_images=True, generates=True),
     *(Row("Z-Image", mode, settings) for mode, settings in _Z_IMAGE.items()),
     *(Row(model, mode, settings) for mode, settings in _FLUX.items() for model in ("FLUX.1", "Chroma")),
+    *(Row(f"FLUX.2 klein {size}", mode, _Z_IMAGE[mode]) for mode in _KLEIN for size in ("4B", "9B")),
     # With so little memory free, previews adapt to it: text encoders on the CPU, decoding in tiles and in bf16.
     Row("SD1.5", "LoRA, 2.5 GB free", LORA, memory=2.5),
     Row("SDXL", "LoRA, 7.2 GB free", LORA, memory=7.2),

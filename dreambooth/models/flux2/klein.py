@@ -268,7 +268,7 @@ class _Klein4B(_Klein):
     components = (_TRANSFORMER, _text_encoder("Qwen3 4B", "qwen3_4b"), _VAE)
 
     def size_estimate(self, n_denoiser: int) -> SizeEstimate:
-        return SizeEstimate(6.5e9, 0.6e9, 3.88e9, per_rank=2570)
+        return SizeEstimate(5.4e9, 0.55e9, 3.88e9, per_rank=2570)
 
 
 class _Klein9B(_Klein):
@@ -280,7 +280,7 @@ class _Klein9B(_Klein):
     components = (_TRANSFORMER, _text_encoder("Qwen3 8B", "qwen3_8b"), _VAE)
 
     def size_estimate(self, n_denoiser: int) -> SizeEstimate:
-        return SizeEstimate(6.5e9, 0.6e9, 9.08e9, per_rank=3340)
+        return SizeEstimate(9.1e9, 0.8e9, 9.08e9, per_rank=3340)
 
 
 KLEIN_4B, KLEIN_9B = _Klein4B(), _Klein9B()
