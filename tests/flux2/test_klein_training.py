@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import Flux2KleinPipeline
 
 from dreambooth.checkpoints.lora_file import read_lora
 from dreambooth.checkpoints.modules import load_modules
+from dreambooth.sampling import decoding
 from tests.flow_models.files import create, tensors_of
 from tests.flow_models.training_checks import (
     PROMPTS,
@@ -54,6 +56,18 @@ def test_latents_are_packed_and_normalized_as_by_the_pipeline(files, model, fami
         assert torch.equal(codec.normalize(latents), latents)
         decoded = vae.decode(Flux2KleinPipeline._unpatchify_latents(expected * std + mean)).sample
         assert torch.allclose(codec.decode(modules.vae, latents), decoded, atol=1e-4)
+
+
+def test_images_are_decoded_in_tiles_where_memory_is_short(model, monkeypatch):
+    """Of the size of a tile in the VAE's latents, which are twice as large as the packed ones."""
+    modules = load_modules(model.working, denoiser=False, text_encoder=False)
+    latents = torch.randn(1, 128, 24, 18, generator=torch.Generator().manual_seed(0))
+    (whole,) = decoding.decode_images(modules.latent_codec, modules.vae, latents)
+    monkeypatch.setattr(decoding, "free_bytes", lambda device: 0)
+    (tiled,) = decoding.decode_images(modules.latent_codec, modules.vae, latents)
+    assert tiled.size == whole.size == (288, 384)
+    difference = np.abs(np.asarray(tiled, dtype=int) - np.asarray(whole, dtype=int))
+    assert 0 < difference.mean() < 6
 
 
 def test_prompts_are_encoded_as_by_the_pipeline(tmp_path, files):

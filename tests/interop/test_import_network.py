@@ -429,6 +429,7 @@ def test_a_validation_split_without_a_frequency_is_reported(tmp_path: Path) -> N
          {"timestep_sampling": "sigmoid", "timestep_shift": 3.1582}),
         ("timestep_sampling = 'shift'\n", {"timestep_sampling": "sigmoid", "timestep_shift": 3.0}),
         ("timestep_sampling = 'flux_shift'\n", {"timestep_sampling": "sigmoid", "resolution_shift": True}),
+        ("timestep_sampling = 'flux2_shift'\n", {"timestep_sampling": "sigmoid", "resolution_shift": True}),
         ("weighting_scheme = 'logit_normal'\nlogit_mean = 0.5\nlogit_std = 0.8\ntraining_shift = 2.0\n",
          {"timestep_sampling": "logit_normal", "timestep_mean": -0.5, "timestep_std": 0.8, "timestep_shift": 2.0}),
         ("weighting_scheme = 'mode'\nmode_scale = 1.0\n", {"timestep_sampling": "mode", "mode_scale": 1.0}),
