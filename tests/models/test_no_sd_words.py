@@ -21,6 +21,7 @@ ALLOWED = {
     "settings/training.py": r"Train UNET|LoRA UNET|the UNet|UNet's|UNet |betas=",  # labels and help
     "settings/objective.py": r"the UNet",  # help
     "settings/arguments.py": r"betas=",
+    "settings/lora_ranks.py": r"unet\.down_blocks",  # an example
     "settings/optimizer_arguments.py": r'"betas"',
     "training/optimizer_kinds.py": r"betas=",
     "training/fused_adamw.py": r"betas",
