@@ -14,8 +14,9 @@ from dreambooth.models.components import DENOISER, TEXT_ENCODER, Component
 
 Naming = Literal["modules", "original"]
 
+_KOHYA = "lora_unet"
 # What programs put before the names in a denoiser. The first is read by all WebUIs, the last is no prefix.
-_DENOISER_PREFIXES = ("diffusion_model", "transformer", "model.diffusion_model", "lora_unet", "lora_transformer",
+_DENOISER_PREFIXES = ("diffusion_model", "transformer", "model.diffusion_model", _KOHYA, "lora_transformer",
                       "lycoris", "net", "")  # fmt: skip
 _TEXT_ENCODER_STARTS = ("lora_te", "text_encoder", "clip_")
 
@@ -53,6 +54,13 @@ class AdapterSpelling:
         """The names in files of a module of the original code, with underscores."""
         reads_original = "original" in self.naming
         return tuple(underscored(_joined(prefix, original)) for prefix in self.prefixes if reads_original)
+
+    def kohya_name(self, module: str, original: str | None) -> str:
+        """The name of a module as kohya's trainers write it; "" when they have none for this matrix alone."""
+        if not self.keeps_dots:
+            return self.names(module, original)[0]
+        path = self._paths(module, original)[0]
+        return underscored(_joined(_KOHYA, path)) if path and _KOHYA in self.prefixes else ""
 
     def _paths(self, module: str, original: str | None) -> list[str | None]:
         return [{"modules": module, "original": original}[naming] for naming in self.naming]

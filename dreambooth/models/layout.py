@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 from dreambooth.models.adapter_spelling import AdapterSpelling, default_spelling
 from dreambooth.models.components import DENOISER, Component
 from dreambooth.models.transforms import IDENTITY, RESHAPE, Shape, Transform
+from dreambooth.settings.training import DIFFUSERS_SPELLING, KOHYA_SPELLING
 
 Shapes = Mapping[str, Shape]
 
@@ -106,8 +107,17 @@ class Layout:
         part, module = self._components.get(ref.component), _module(ref.name)
         if part is None or not module:
             return ()
-        is_same = self._transform(ref) in (IDENTITY, RESHAPE)
-        return part.spelling.names(module, part.names.to_original(module) if is_same else None)
+        return part.spelling.names(module, self._original_module(ref))
+
+    def spelled_adapter_name(self, ref: TensorRef, spelling: str) -> str:
+        """The name of a weight's module in adapter files of this spelling (a choice of ``lora_spelling``); "" if it has
+        none there.
+        """
+        if spelling == DIFFUSERS_SPELLING:
+            return f"{ref.component}.{_module(ref.name)}"
+        if spelling == KOHYA_SPELLING:
+            return self._components[ref.component].spelling.kohya_name(_module(ref.name), self._original_module(ref))
+        return self.adapter_names(ref)[0]
 
     def original_adapter_names(self, ref: TensorRef) -> tuple[str, ...]:
         """Names in adapter files, with underscores, of the original's module that contains a weight with others, or
@@ -118,6 +128,11 @@ class Layout:
             return ()
         original = part.names.to_original(ref.name)
         return part.spelling.original_names(_module(original)) if original else ()
+
+    def _original_module(self, ref: TensorRef) -> str | None:
+        """The path in the original code of a weight's module; None when it is not the same matrix there."""
+        is_same = self._transform(ref) in (IDENTITY, RESHAPE)
+        return self._components[ref.component].names.to_original(_module(ref.name)) if is_same else None
 
     def _transform(self, ref: TensorRef) -> Transform:
         original = self.original(ref)

@@ -52,7 +52,7 @@ from dreambooth.runs.token_counts import (
 )
 from dreambooth.settings import SETTINGS, ModelConfig, ModelFolder, Settings
 from dreambooth.settings.components import TrainedRole
-from dreambooth.training import adapter_ranks, imagic, init_from_lora, training_adapter
+from dreambooth.training import adapter_ranks, imagic, init_from_lora, lora_spelling, training_adapter
 from dreambooth.training.compiled_blocks import unavailable_reason as compile_reason
 from dreambooth.training.context import RunContext
 from dreambooth.training.cuda_graphs import unavailable_reason as graphs_reason
@@ -159,6 +159,7 @@ def preflight(
         *([] if settings.train_unet or settings.stop_text_encoder else [NOTHING_TO_TRAIN]),
         *imagic.problems_of(config, plan),
         *adapter_ranks.problems_of(model, settings),
+        *lora_spelling.problems_of(model, settings),
         *training_adapter.problems_of(model, config.settings),
         *preview_model.problems_of(model, config.settings),
         *_weights_problems(model, family),

@@ -32,6 +32,8 @@ BASE_PRECISION_ALIASES = {
 BUCKET_RULES = ("area", "kohya", "one size")
 LORA_TYPES = ("LoRA", "LoHa", "LoKr")
 DEFAULT_LAYERS, ATTENTION, ATTENTION_AND_MLP, ALL_LINEAR = "default", "attention", "attention+mlp", "all-linear"
+DEFAULT_SPELLING, KOHYA_SPELLING, DIFFUSERS_SPELLING = "default", "kohya", "diffusers"
+LORA_SPELLINGS = (DEFAULT_SPELLING, KOHYA_SPELLING, DIFFUSERS_SPELLING)
 LORA_LAYERS = (DEFAULT_LAYERS, ATTENTION, ATTENTION_AND_MLP, ALL_LINEAR)
 
 
@@ -217,6 +219,10 @@ class Training:
     lokr_factor: int = setting(0, "LoRA", "LoKr factor",
         "Size of LoKr's small matrix. Larger values make smaller files; 0 chooses the most even factorization.",
         low=0, high=1024, step=1, applies="use_lora and lora_type == 'LoKr'", advanced=True)
+    lora_spelling: str = setting(DEFAULT_SPELLING, "LoRA", "LoRA spelling",
+        "Names in saved LoRAs. default: those that most WebUIs read; kohya: those of sd-scripts and musubi-tuner; "
+        "diffusers: those of its pipelines, with alpha multiplied into the weights.",
+        choices=LORA_SPELLINGS, applies="use_lora", advanced=True, tab="Saving")
     lora_weight: float = setting(1.0, "LoRA", "LoRA weight when merging",
         "Strength of the UNet part when Generate Ckpt merges a LoRA. 1 is full strength.",
         low=-4, high=4, step=0.05, tab="Saving")

@@ -23,5 +23,5 @@ step_metrics.py      losses read asynchronously        chunks.py             bou
 gpu_kernels.py       TF32, cuDNN, memory format        compiled_blocks.py    torch.compile
 rounded_adafactor.py  Adafactor in pure bfloat16      cuda_graphs.py       replayed passes
 training_adapter.py  a LoRA that is active in training alone
-adapter_ranks.py     checks of ranks by pattern
+adapter_ranks.py     checks of ranks by pattern  lora_spelling.py     names in saved LoRAs
 """

@@ -21,7 +21,7 @@ def problems_of(model: ModelFolder, settings: Settings) -> list[str]:
         return list(error.problems)
     if library_problem(load_family(model.working)):
         return []  # reported as such; modules can't be made
-    layers = _layers(model, settings)
+    layers = trained_layers(model, settings)
     name = f"{KEY} ({SETTINGS[KEY].label})"
     unused = [pattern for pattern in patterns if not any(pattern.matches(*layer) for layer in layers)]
     if unused:
@@ -35,7 +35,7 @@ def problems_of(model: ModelFolder, settings: Settings) -> list[str]:
     return []
 
 
-def _layers(model: ModelFolder, settings: Settings) -> list[tuple[str, str]]:
+def trained_layers(model: ModelFolder, settings: Settings) -> list[tuple[str, str]]:
     """Component and path of each layer that gets an adapter, by its name on disk."""
     family = load_family(model.working)
     configs, layout = load_configs(model.working, family), load_layout(model.working, family)

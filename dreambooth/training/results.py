@@ -26,6 +26,7 @@ from dreambooth.memory.release import release_after
 from dreambooth.models.sd.ldm_config import ENDING
 from dreambooth.settings import ModelConfig, ModelFolder
 from dreambooth.training.adapters import collect_adapters
+from dreambooth.training.lora_spelling import respelled
 from dreambooth.training.metadata import (
     TRAINING_METADATA,
     checkpoint_metadata,
@@ -208,7 +209,8 @@ class Results:
         session = self.session
         path = unused_path(self.model.folders.loras / f"{self.config.output_name}_{self.revision}.safetensors")
         with session.inference_weights():
-            write_lora(path, collect_adapters(session.layers), self._lora_metadata(path.stem))
+            adapters = respelled(collect_adapters(session.layers), self.model, self.settings.lora_spelling)
+            write_lora(path, adapters, self._lora_metadata(path.stem))
         self._report_file("lora", path, verify_lora(path, self.model))
 
     @torch.no_grad()

@@ -10,7 +10,7 @@ from dreambooth.checkpoints.lora_file import read_lora, write_lora
 from dreambooth.checkpoints.lora_tools import make_lora
 from dreambooth.models.anima.names import TransformerNames
 from dreambooth.tensor_files import write_tensors
-from tests.flow_models.adapter_checks import check_layer_presets, check_lora_tools, check_same_deltas
+from tests.flow_models.adapter_checks import check_layer_presets, check_lora_tools, check_same_deltas, check_spelling
 from tests.flow_models.files import Files, create, random_lora, tensors_of
 
 
@@ -25,6 +25,8 @@ def test_loras_of_other_programs_change_the_same_weights(tmp_path, model):
             (module,) = TransformerNames().to_modules(name)
             other = {"kohya": f"lora_unet_{name.replace('.', '_')}", "net": f"net.{name}"}
             renamed[other.get(form, f"transformer.{module}")] = weights[f"diffusion_model_{name.replace('.', '_')}"]
+        if form != "net":
+            check_spelling(own, model, form, renamed)
         check_same_deltas(model, own, tmp_path / "other.safetensors", renamed, "Anima")
 
 

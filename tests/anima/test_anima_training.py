@@ -111,7 +111,7 @@ def test_previews_are_those_of_the_pipeline(tmp_path, files, monkeypatch):
     def load_lora(lora):
         pipeline.load_lora_weights({k: v for k, v in tensors_of(lora).items() if not k.endswith(".alpha")})
 
-    check_previews(tmp_path, model, draw, load_lora)
+    check_previews(tmp_path, model, draw, load_lora, pipeline)
 
 
 def test_lora_run_is_resumed_bit_exactly_and_its_file_is_complete(tmp_path, files, concept):

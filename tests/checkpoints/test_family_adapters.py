@@ -13,6 +13,7 @@ from dreambooth.checkpoints.single_file import WeightedLora, write_checkpoint
 from dreambooth.checkpoints.verify import verify_lora
 from dreambooth.settings import Folders, ModelFolder
 from dreambooth.training.adapters import AdapterConfig, collect_adapters, inject
+from dreambooth.training.lora_spelling import respelled
 from tests.mini_models import create
 
 FAMILIES = ("v1x", "v2x", "v2x-512", "SDXL")
@@ -76,9 +77,15 @@ def test_merged_checkpoint_and_diffusers_give_the_output_of_our_modules(model, l
     pipeline = getattr(diffusers, name).from_pretrained(model.working, local_files_only=True)
     pipeline.load_lora_weights(str(lora))
 
+    spelled = tmp_path / "diffusers.safetensors"
+    adapters = respelled(read_lora(lora).weights, model, "diffusers")
+    write_lora(spelled, adapters, {}, torch.float32)
+    renamed = getattr(diffusers, name).from_pretrained(model.working, local_files_only=True)
+    renamed.load_lora_weights(str(spelled))
+
     wanted, plain = outputs(ours.parts), outputs(load_modules(model.working).parts)
     assert all((a - b).abs().mean() > 1e-3 for a, b in zip(wanted, plain, strict=True)), "the LoRA does nothing"
-    for others in (merged.parts, pipeline.components):
+    for others in (merged.parts, pipeline.components, renamed.components):
         for theirs, answer in zip(outputs(others), wanted, strict=True):
             assert torch.allclose(theirs, answer, atol=1e-3 * answer.abs().max().item())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,16 @@ from dreambooth.cli import main
 from dreambooth.models.adapter_layers import chosen_layers
 from dreambooth.settings import ModelFolder
 from dreambooth.settings.training import ALL_LINEAR, ATTENTION, ATTENTION_AND_MLP, DEFAULT_LAYERS
+from dreambooth.training.lora_spelling import respelled
 from tests.flow_models.files import Files, ModelFiles, random_lora, tensors_of
+
+
+def check_spelling(own: Path, model: ModelFolder, spelling: str, names: Collection[str]) -> None:
+    """The LoRA ``own`` gets these names of modules in another spelling."""
+    file = read_lora(own)
+    assert respelled({file.names[key]: adapter for key, adapter in file.weights.items()}, model, spelling).keys() == {
+        *names
+    }
 
 
 def check_same_deltas(

@@ -14,12 +14,13 @@ from torch import nn
 
 from dreambooth import actions
 from dreambooth.checkpoints.lora import apply_lora
-from dreambooth.checkpoints.lora_file import LoraFile, read_lora
+from dreambooth.checkpoints.lora_file import LoraFile, read_lora, write_lora
 from dreambooth.checkpoints.modules import load_modules
 from dreambooth.models.layout import TensorRef
 from dreambooth.sampling.generate import SampleRequest, for_model, generate_images
 from dreambooth.settings import Concept, ModelFolder
-from dreambooth.settings.training import ALL_LINEAR
+from dreambooth.settings.training import ALL_LINEAR, DIFFUSERS_SPELLING
+from dreambooth.training.lora_spelling import respelled
 from dreambooth.training.noise import generator_for
 from dreambooth.training.objective import diffusion_losses
 from dreambooth.training.session import Session
@@ -106,10 +107,15 @@ def check_prompts(conditioner: Any, expected: Sequence[torch.Tensor], pads: bool
 
 
 def check_previews(
-    tmp_path: Path, model: ModelFolder, draw: Callable[[SampleRequest], Any], load_lora: Callable[[Path], None]
+    tmp_path: Path,
+    model: ModelFolder,
+    draw: Callable[[SampleRequest], Any],
+    load_lora: Callable[[Path], None],
+    pipeline: Any = None,
 ) -> None:
     """Images differ by at most 2/255 from those that ``draw`` makes with a pipeline of diffusers, which ``load_lora``
-    gives a LoRA of all layers that can have one, with and without it. Two prompts are in one batch.
+    gives a LoRA of all layers that can have one, with and without it. Two prompts are in one batch. ``pipeline`` loads
+    it in diffusers' spelling as it is.
     """
     modules = load_modules(model.working)
     plain = _compared(modules, draw)
@@ -117,6 +123,14 @@ def check_previews(
     apply_lora(modules, read_lora(lora))
     load_lora(lora)
     assert (_compared(modules, draw) - plain).abs().max() > 20
+    if pipeline is not None:
+        pipeline.unload_lora_weights()
+        file = read_lora(lora)
+        adapters = {file.names[name]: adapter for name, adapter in file.weights.items()}
+        other = tmp_path / "diffusers.safetensors"
+        write_lora(other, respelled(adapters, model, DIFFUSERS_SPELLING), {}, torch.float32)
+        pipeline.load_lora_weights(str(other))
+        assert (_compared(modules, draw) - plain).abs().max() > 20
 
 
 def _compared(modules: Any, draw: Callable[[SampleRequest], Any]) -> torch.Tensor:

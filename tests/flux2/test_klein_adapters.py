@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from dreambooth import actions
 from dreambooth.checkpoints.lora_file import read_lora, write_lora
 from dreambooth.checkpoints.lora_tools import make_lora
+from dreambooth.errors import UserError
 from dreambooth.models.flux2.names import TransformerNames
 from dreambooth.models.registry import adapter_title
+from dreambooth.runs.preflight import preflight
 from tests.flow_models.adapter_checks import check_layer_presets, check_lora_tools, check_same_deltas
 from tests.flow_models.files import random_lora, tensors_of
 
@@ -71,3 +74,9 @@ def test_presets_of_layers_leave_out_modulation(model):
     attention |= {f"single_transformer_blocks.attn.{part}" for part in ("to_qkv_mlp_proj", "to_out")}
     mlp = {f"transformer_blocks.{part}.linear_{i}" for part in ("ff", "ff_context") for i in ("in", "out")}
     check_layer_presets(model, attention, mlp, others=set())
+
+
+def test_kohyas_spelling_is_refused_since_it_has_query_key_and_value_as_one(model, concept):
+    config = actions.configure(model, {"use_lora": True, "lora_spelling": "kohya"}, [concept])
+    with pytest.raises(UserError, match=r"kohya's LoRAs of FLUX.2 klein 4B have no adapter for .*attn.to_q alone"):
+        preflight(model, config)

@@ -258,6 +258,7 @@ ELSEWHERE = {
     ),
     "resolution_shift": "tests/models/test_process.py::test_resolution_shift_is_that_of_flux",
     "flow_loss_weighting": "tests/models/test_process.py::test_flow_loss_weighting_is_that_of_diffusers",
+    "lora_spelling": "tests/training/test_lora_spelling.py::test_other_spellings_are_written_and_read_back",
     "lora_start": "tests/training/test_init_from_lora.py::test_it_starts_with_the_files_values",
     "max_token_length": "tests/training/test_prompts.py::test_tokens_beyond_the_limit_are_not_trained",
     **dict.fromkeys(

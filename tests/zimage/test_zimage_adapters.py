@@ -7,7 +7,7 @@ import torch
 
 from dreambooth.checkpoints.lora_file import read_lora
 from dreambooth.checkpoints.lora_tools import make_lora
-from tests.flow_models.adapter_checks import check_layer_presets, check_lora_tools, check_same_deltas
+from tests.flow_models.adapter_checks import check_layer_presets, check_lora_tools, check_same_deltas, check_spelling
 from tests.flow_models.files import random_lora
 
 
@@ -18,7 +18,7 @@ def test_loras_of_other_programs_change_the_same_weights(tmp_path, model, form):
     for name, adapter in read_lora(own).weights.items():
         path = name.removeprefix("diffusion_model_")
         if form == "diffusers":
-            weights[f"transformer.{path}".replace("_", ".", 3)] = adapter
+            weights[f"transformer.{path.replace('_', '.', 2).replace('attention_', 'attention.')}"] = adapter
         elif form == "kohya, split":
             weights[f"lora_unet_{path}"] = adapter
         elif "_to_" not in path or "to_out" in path:
@@ -30,6 +30,8 @@ def test_loras_of_other_programs_change_the_same_weights(tmp_path, model, form):
             up = torch.block_diag(*(part["lora_up.weight"] for part in parts))
             down = torch.cat([part["lora_down.weight"] for part in parts])
             weights[f"lora_unet_layers_{i}_attention_qkv"] = make_lora(up, down, (32,))
+    if form != "kohya, fused":
+        check_spelling(own, model, form.split(",")[0], weights)
     check_same_deltas(model, own, tmp_path / "other.safetensors", weights, "Z-Image", atol=1e-5)
 
 
