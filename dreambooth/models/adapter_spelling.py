@@ -29,12 +29,14 @@ class AdapterSpelling:
     dots, and tensors then with peft's names (see :func:`dreambooth.checkpoints.lora_file.write_lora`). ``part_prefix``:
     the prefix that is written for a module which the original stores in another way (part of a fused tensor, halves
     swapped): it has its name in the modules, and hosts may read that under another prefix only. "": the first prefix.
+    ``kohya_naming``: of kohya's trainers, if ``keeps_dots``.
     """
 
     prefixes: tuple[str, ...] = ()
     naming: tuple[Naming, ...] = ("modules",)
     keeps_dots: bool = False
     part_prefix: str = ""
+    kohya_naming: Naming = "original"
 
     def names(self, module: str, original: str | None) -> tuple[str, ...]:
         """The names of a module; the first is written. The others have underscores.
@@ -59,7 +61,7 @@ class AdapterSpelling:
         """The name of a module as kohya's trainers write it; "" when they have none for this matrix alone."""
         if not self.keeps_dots:
             return self.names(module, original)[0]
-        path = self._paths(module, original)[0]
+        path = {"modules": module, "original": original}[self.kohya_naming]
         return underscored(_joined(_KOHYA, path)) if path and _KOHYA in self.prefixes else ""
 
     def _paths(self, module: str, original: str | None) -> list[str | None]:

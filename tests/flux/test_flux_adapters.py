@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from dreambooth import actions
 from dreambooth.checkpoints.lora_file import read_lora
 from dreambooth.checkpoints.lora_tools import make_lora
+from dreambooth.errors import UserError
 from dreambooth.models.flux.names import TransformerNames
-from tests.flow_models.adapter_checks import check_lora_tools, check_same_deltas
+from dreambooth.runs.preflight import preflight
+from tests.flow_models.adapter_checks import check_layer_presets, check_lora_tools, check_same_deltas
 from tests.flow_models.files import random_lora
 from tests.flux.files import WIDTH
 from tests.flux.test_flux_training import LAYERS
@@ -46,3 +49,18 @@ def native_adapters(adapters):
 def test_loras_are_extracted_resized_merged_and_inspected(tmp_path, model, files, family):
     name = "transformer_single_transformer_blocks_0_proj_out"
     check_lora_tools(tmp_path, model, files, family, name, len(LAYERS))
+
+
+def test_presets_of_layers_leave_out_modulation(model):
+    double, single = "transformer_blocks.", "single_transformer_blocks."
+    parts = ["to_q", "to_k", "to_v"]
+    attention = {f"{double}attn.{part}" for part in (*parts, "to_out.0", "to_add_out")}
+    attention |= {f"{double}attn.add_{x}_proj" for x in "qkv"} | {f"{single}attn.{part}" for part in parts}
+    mlp = {f"{double}{part}.net.{layer}" for part in ("ff", "ff_context") for layer in ("0.proj", "2")}
+    check_layer_presets(model, attention | {f"{single}proj_out"}, mlp | {f"{single}proj_mlp"}, others=set())
+
+
+def test_kohyas_spelling_is_refused_since_it_has_query_key_and_value_as_one(model, concept):
+    config = actions.configure(model, {"use_lora": True, "lora_spelling": "kohya"}, [concept])
+    with pytest.raises(UserError, match=r"kohya's LoRAs of FLUX.1 have no adapter for .*attn.to_q alone"):
+        preflight(model, config)

@@ -96,7 +96,7 @@ def test_previews_are_those_of_the_pipeline(tmp_path, files):
             guidance_scale=3.5, latents=pipeline._pack_latents(noise, 1, 16, *noise.shape[2:]),
         ).images[0]  # fmt: skip
 
-    check_previews(tmp_path, model, draw, lambda lora: pipeline.load_lora_weights(str(lora)))
+    check_previews(tmp_path, model, draw, lambda lora: pipeline.load_lora_weights(str(lora)), pipeline)
 
 
 def test_lora_run_is_resumed_bit_exactly_and_its_file_is_complete(tmp_path, files, concept):

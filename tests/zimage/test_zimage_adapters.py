@@ -15,10 +15,11 @@ from tests.flow_models.files import random_lora
 def test_loras_of_other_programs_change_the_same_weights(tmp_path, model, form):
     own = random_lora(tmp_path / "own.safetensors", model)
     weights = {}
-    for name, adapter in read_lora(own).weights.items():
+    file = read_lora(own)
+    for name, adapter in file.weights.items():
         path = name.removeprefix("diffusion_model_")
         if form == "diffusers":
-            weights[f"transformer.{path.replace('_', '.', 2).replace('attention_', 'attention.')}"] = adapter
+            weights[f"transformer.{file.names[name].removeprefix('diffusion_model.')}"] = adapter
         elif form == "kohya, split":
             weights[f"lora_unet_{path}"] = adapter
         elif "_to_" not in path or "to_out" in path:

@@ -58,7 +58,7 @@ _MODULE = re.compile(
 )
 _MAIN_BLOCKS = "layers."  # the others are refiners
 # In adapter files modules have the names of diffusers, which reads "attention.out" without its alpha. WebUIs read both.
-_SPELLING = replace(default_spelling(TRANSFORMER), naming=("modules", "original"))
+_SPELLING = replace(default_spelling(TRANSFORMER), naming=("modules", "original"), kohya_naming="modules")
 _TURBO_STEPS = 8  # as published
 _INSTEAD = (
     "Train on Z-Image or Z-Image-De-Turbo instead (the LoRA also works with Z-Image-Turbo, if need be at a higher "
