@@ -40,6 +40,7 @@ MODELS = {
     "SD2": ("v2x", "sd21-768-v"),
     "SDXL": ("SDXL", "sdxl-base"),
     "Z-Image": ("zimage", "z-image"),
+    "Anima": ("anima", "anima"),
     "FLUX.1": ("flux1", "flux1-dev"),
     "Chroma": ("chroma", "chroma1-hd"),
     "FLUX.2 klein 4B": ("flux2_klein_4b", "flux2-klein-4b"),
@@ -136,6 +137,7 @@ ROWS = [
     Row("SD1.5", "LoRA, class images", LORA, class_images=True),
     Row("SD1.5", "LoRA, class images generated", LORA, class_images=True, generates=True),
     *(Row("Z-Image", mode, settings) for mode, settings in _Z_IMAGE.items()),
+    *(Row("Anima", mode, _Z_IMAGE[mode]) for mode in _KLEIN),
     *(Row(model, mode, settings) for mode, settings in _FLUX.items() for model in ("FLUX.1", "Chroma")),
     *(Row(f"FLUX.2 klein {size}", mode, _Z_IMAGE[mode]) for mode in _KLEIN for size in ("4B", "9B")),
     # With so little memory free, previews adapt to it: text encoders on the CPU, decoding in tiles and in bf16.
