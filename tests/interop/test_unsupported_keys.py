@@ -203,6 +203,7 @@ ROWS = [
     ("token_warmup_min token_warmup_step", "lr_warmup_steps", "warm-up of the learning rate"),
     ("rank_dropout module_dropout rank_dropout_scale", DROPOUTS,
      "of individual values (network_dropout), not of whole ranks or adapters"),
+    ("rank_dropout rank_dropout_scale", "lora_ranks", "how many ranks there are, not how many are left out in a step"),
     ("dropout", DROPOUTS, "unsupported in networks.lora alone, where it has no effect; LyCORIS' is converted"),
     ("rank_dropout rank_dropout_scale block_alphas conv_block_dims conv_block_alphas", SIZES,
      "of a component as a whole"),

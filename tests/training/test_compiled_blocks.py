@@ -35,6 +35,7 @@ needs_compile = pytest.mark.skipif(VERSION < MINIMUM, reason="an older torch")
 
 
 @needs_compile
+@pytest.mark.nightly(minutes=1)
 def test_compiled_blocks_train_as_they_are(train, monkeypatch: pytest.MonkeyPatch) -> None:
     """Traced and differentiated as torch.compile does, without the time of generating code.
 

@@ -13,6 +13,7 @@ from tools.virtual_gpu.device_guard import Unavailable, built_guard
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.nightly(minutes=1)
 def test_rules_of_the_pretend_gpu() -> None:
     try:
         built_guard()
