@@ -84,7 +84,8 @@ def add_training_adapter(model: ModelFolder, modules: Modules, settings: Setting
         if adapter is None:
             continue
         if isinstance(layer, AdapterLayer):
-            layer.base = WithTrainingAdapter(layer.base, adapter)
+            adapted: Any = WithTrainingAdapter(layer.base, adapter)
+            layer.base = adapted
         else:
             parent, _, attribute = path.rpartition(".")
             setattr(denoiser.get_submodule(parent), attribute, WithTrainingAdapter(layer, adapter))
