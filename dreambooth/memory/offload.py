@@ -54,7 +54,8 @@ class BlockOffload:
         )
         self._next: dict[tuple[_Block, bool], tuple[_Block, bool]] = {}  # uses in their order: block, in backward pass?
         self._last: tuple[_Block, bool] | None = None
-        self.blocks = [_Block(part, _movable(part)) for part in spread(repeated_blocks(module), fraction)]
+        blocks = [_Block(part, _movable(part)) for part in spread(repeated_blocks(module), fraction)]
+        self.blocks = [block for block in blocks if block.tensors]
         self._place(module)
         for block in self.blocks:
             block.module.register_forward_pre_hook(_Hook(self, block))

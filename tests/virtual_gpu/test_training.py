@@ -6,12 +6,17 @@ the CPU to the bit. In half precision CUDA's autocast casts other operators than
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from tests.virtual_gpu.flow_runs import run_all
 from tests.virtual_gpu.modes import ALL, QUICK, precision_of
-from tests.virtual_gpu.short_runs import Summary, on_device, on_virtual_gpu
+from tests.virtual_gpu.short_runs import ROOT, Summary, on_device, on_virtual_gpu
 from tools.virtual_gpu.device_guard import Unavailable, built_guard
 
 HALF_PRECISION_ERROR = 0.02  # of a loss around 1
@@ -68,6 +73,30 @@ def test_every_mode(start: int, tmp_path: Path) -> None:
     for name, (gpu, cpu) in _on_both(NIGHTLY[start : start + PER_PROCESS], tmp_path).items():
         _assert_same(name, gpu, cpu)
         assert bool(gpu.replays) == name.startswith("CUDA graphs"), name
+
+
+@pytest.mark.nightly(minutes=4)
+def test_flow_matching_families(tmp_path: Path) -> None:
+    """Chroma has no graph: diffusers' module copies a table to the GPU in each step."""
+    out = tmp_path / "outcomes.json"
+    command = [
+        sys.executable,
+        "-m",
+        "tools.virtual_gpu",
+        "tests.virtual_gpu.flow_runs",
+        str(tmp_path / "gpu"),
+        str(out),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    gpu, cpu = json.loads(out.read_text(encoding="utf-8")), run_all(tmp_path / "cpu", torch.device("cpu"))
+    assert len(gpu) == 2 * len(cpu) == 10
+    for name, outcome in gpu.items():
+        has_failed = any("CUDA graphs failed" in text for text in outcome["warnings"])
+        assert has_failed == (name == "Chroma, CUDA graphs"), outcome["warnings"]
+        assert outcome["previews"] == 1 and len(outcome["losses"]) == 4, name
+        if name in cpu:
+            assert outcome["losses"] == pytest.approx(cpu[name]["losses"], abs=1e-6), name
 
 
 def _on_both(names: list[str], folder: Path) -> dict[str, tuple[Summary, Summary]]:

@@ -47,6 +47,8 @@ def _cpu_attention(
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     values = [x.cpu_tensor if isinstance(x, PretendTensor) else x for x in (query, key, value, attn_mask)]
     choice = torch._fused_sdp_choice(*values, enable_gqa=enable_gqa, **options)  # pyright: ignore[reportArgumentType]
+    if attn_mask is not None and attn_mask.dtype == torch.bool:  # as torch does
+        attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(~attn_mask, -math.inf)
     if choice == SDPBackend.FLASH_ATTENTION.value:
         return aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, attn_mask=attn_mask, **options)[0]
     more = {"attn_mask": attn_mask, "enable_gqa": enable_gqa}

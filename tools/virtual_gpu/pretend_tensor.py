@@ -151,7 +151,8 @@ class PretendDevice(TorchDispatchMode):
                 return result
             written = arguments.get(id(result))
             if written is None:
-                return self._new(result)
+                # A wrapper can't be lazily conjugated or negated, as its values may be (of complex numbers).
+                return self._new(result.resolve_conj().resolve_neg())
             if (written.shape, written.stride()) != (result.shape, result.stride()):
                 raise NotImplementedError("an operator that changes the shape of its argument in place")
             return written
