@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from dreambooth.errors import UserError
+from dreambooth.models.components import Component
 from dreambooth.models.family import Configs, Family
 from dreambooth.models.layout import Shapes
 from dreambooth.models.process import FLOW_PREDICTION, RectifiedFlow
@@ -21,6 +23,15 @@ from dreambooth.tensor_files import Tensors
 GUIDANCE_SCALE = "_embedded_guidance"  # in scheduler_config.json: that of samples, of a model with a guidance input
 USUAL_GROUPS = 32  # of the norms of a VAE
 _GROUPS = "norm_num_groups"
+
+
+def make_transformer(class_name: str, config: Mapping[str, Any]) -> nn.Module:
+    """A class of diffusers on the meta device. Values of ``config`` with an underscore are about the file."""
+    import diffusers
+
+    values = {key: value for key, value in config.items() if not key.startswith("_")}
+    with torch.device("meta"):
+        return getattr(diffusers, class_name)(**values)
 
 
 class FlowFamily(Family):
@@ -49,6 +60,26 @@ class FlowFamily(Family):
         schedule = {STEPS: self.distilled_steps_published}
         reason = f"{self.distilled_title}, by its tensors and its name"
         return Recognition(self, recognition.prediction, reason, (warning,), recognition.notes, schedule)
+
+    def names_in_files(self) -> Mapping[str, Callable[[Tensors], dict[str, str]]]:
+        """For each component that may be a file of its own: its tensors' names with those in a file, {} if that is
+        another one.
+        """
+        raise NotImplementedError
+
+    def component_keys(self, component: Component, file: Tensors) -> dict[str, str]:
+        names = self.names_in_files().get(component.name)
+        return {component.prefix + name: key for name, key in names(file).items()} if names else {}
+
+    @contextlib.contextmanager
+    def requires_all(self) -> Iterator[None]:
+        """In the block, a tensor that is missing, or of another shape, is a UserError about the whole model."""
+        try:
+            yield
+        except (LookupError, ValueError, ZeroDivisionError) as error:
+            raise UserError(
+                f"it is not a complete {self.title} model ({error} is missing): use another file"
+            ) from error
 
     def distilled_warning(self, file: Tensors) -> str:
         """What to know before training a distilled model, in one line; "" for other models."""

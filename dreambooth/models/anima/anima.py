@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from torch import nn
 
 from dreambooth.errors import UserError
@@ -36,7 +35,6 @@ from dreambooth.models.capabilities import (
 )
 from dreambooth.models.components import DENOISER, TEXT_ENCODER, VAE, Component
 from dreambooth.models.family import Configs
-from dreambooth.models.flow_family import FlowFamily
 from dreambooth.models.latents import LatentCodec
 from dreambooth.models.layout import ComponentLayout, Layout, Shapes, strip_prefix
 from dreambooth.models.original_names import PREFIX
@@ -47,15 +45,13 @@ from dreambooth.models.qwen.autoencoder import (
     qwen_vae_config,
     qwen_vae_names,
 )
+from dreambooth.models.qwen.family import QwenFamily
 from dreambooth.models.qwen.qwen3 import (
-    current_qwen3_name,
     is_qwen3_name,
     make_qwen3,
     qwen3_config,
     qwen3_names,
-    rotary_frequencies,
 )
-from dreambooth.models.qwen.tokenizer import shipped_tokenizer, write_tokenizer
 from dreambooth.models.same_names import SameNames
 from dreambooth.models.size_estimate import SizeEstimate
 from dreambooth.models.t5.tokenizer import t5_tokenizer, write_t5_tokenizer
@@ -77,7 +73,7 @@ _ADAPTER_SPELLING = AdapterSpelling(
 )  # fmt: skip
 
 
-class Anima(FlowFamily):
+class Anima(QwenFamily):
     """See :class:`Family`. The defaults are those of sd-scripts' documentation (docs/anima_train_network.md: rank 8,
     learning rate 1e-4, sigmoid timesteps without shift); its targets and OneTrainer's are those of
     :meth:`adapter_targets`. The text adapter is a component of its own, as in diffusers, and not trained.
@@ -114,15 +110,11 @@ class Anima(FlowFamily):
         makers = {"text_encoder": make_qwen3, "text_conditioner": make_adapter, "vae": make_qwen_vae}
         return makers.get(name, make_transformer)(config)
 
-    def rebuild_buffer(self, name: str, buffer: torch.Tensor) -> torch.Tensor:
-        return rotary_frequencies(buffer) if name.endswith("inv_freq") else super().rebuild_buffer(name, buffer)
-
     def load_tokenizer(self, folder: Path) -> Any:
-        """All models have the same; the files in the folder are for other programs."""
-        return t5_tokenizer() if folder.name == _T5_FOLDER else shipped_tokenizer()
+        return t5_tokenizer() if folder.name == _T5_FOLDER else super().load_tokenizer(folder)
 
     def write_tokenizers(self, working: Path, configs: Configs) -> None:
-        write_tokenizer(working / "tokenizer")
+        super().write_tokenizers(working, configs)
         write_t5_tokenizer(working / _T5_FOLDER)
 
     # -- recognizing --------------------------------------------------------------------------------------------
@@ -130,15 +122,9 @@ class Anima(FlowFamily):
     def with_original_names(self, file: Tensors) -> Tensors:
         return spellings.with_original_names(file)
 
-    def current_name(self, component: str, name: str) -> str:
-        return current_qwen3_name(name) if component == "text_encoder" else super().current_name(component, name)
-
-    def component_keys(self, component: Component, file: Tensors) -> dict[str, str]:
+    def names_in_files(self) -> Mapping[str, Callable[[Tensors], dict[str, str]]]:
         """The adapter has no file of its own."""
-        if component.name not in ("text_encoder", "vae"):
-            return {}
-        names = qwen_vae_names(file) if component.role == VAE else qwen3_names(file)
-        return {component.prefix + name: key for name, key in names.items()}
+        return {"text_encoder": qwen3_names, "vae": qwen_vae_names}
 
     def matches(self, shapes: Shapes) -> bool:
         return {PREFIX + name for name in (spellings.MARKER, QUERY)} <= shapes.keys()
@@ -152,16 +138,12 @@ class Anima(FlowFamily):
 
     def configs(self, shapes: Shapes, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
         adapter, denoiser, text, vae = (strip_prefix(shapes, component.prefix) for component in self.components)
-        try:
+        with self.requires_all():
             configs = {"text_conditioner": adapter_config(adapter), "transformer": transformer_config(denoiser)}
             if text:
                 configs["text_encoder"] = qwen3_config(text)
             if vae:
                 configs["vae"] = qwen_vae_config(vae)
-        except (LookupError, ValueError, ZeroDivisionError) as error:
-            raise UserError(
-                f"it is not a complete {self.title} model ({error} is missing): use another file"
-            ) from error
         self._require_fit(configs)
         return configs
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
-import torch
 from torch import nn
 
 from dreambooth.errors import UserError
@@ -23,7 +22,7 @@ from dreambooth.models.capabilities import (
 )
 from dreambooth.models.components import DENOISER, VAE, Component
 from dreambooth.models.family import Configs
-from dreambooth.models.flow_family import FlowFamily
+from dreambooth.models.flow_family import FlowFamily, make_transformer
 from dreambooth.models.flux import spellings
 from dreambooth.models.flux.autoencoder import make_vae, vae_codec, vae_config, vae_names
 from dreambooth.models.flux.names import TransformerNames
@@ -84,15 +83,11 @@ class FluxTransformerFamily(FlowFamily):
     # -- components --------------------------------------------------------------------------------------------
 
     def make_module(self, name: str, config: Mapping[str, Any]) -> nn.Module:
-        values = {key: value for key, value in config.items() if not key.startswith("_")}
         if name in self.text_formats:
-            return self.text_formats[name].make(values)
+            return self.text_formats[name].make({key: v for key, v in config.items() if not key.startswith("_")})
         if name == FLUX_VAE.name:
             return make_vae(config)
-        import diffusers
-
-        with torch.device("meta"):
-            return getattr(diffusers, self.transformer_class)(**values)
+        return make_transformer(self.transformer_class, config)
 
     # -- recognizing --------------------------------------------------------------------------------------------
 
@@ -104,11 +99,8 @@ class FluxTransformerFamily(FlowFamily):
             return self.text_formats[component].current_name(name)
         return current_vae_name(name) if component == FLUX_VAE.name else super().current_name(component, name)
 
-    def component_keys(self, component: Component, file: Tensors) -> dict[str, str]:
-        if component.role == DENOISER:
-            return {}
-        names = vae_names(file) if component.role == VAE else self.text_formats[component.name].names(file)
-        return {component.prefix + name: key for name, key in names.items()}
+    def names_in_files(self) -> Mapping[str, Callable[[Tensors], dict[str, str]]]:
+        return {name: encoder.names for name, encoder in self.text_formats.items()} | {FLUX_VAE.name: vae_names}
 
     def matches(self, shapes: Shapes) -> bool:
         return {spellings.PREFIX + name for name in (self.markers[0], NORM, PATCHES)} <= shapes.keys()
@@ -123,13 +115,9 @@ class FluxTransformerFamily(FlowFamily):
     def configs(self, shapes: Shapes, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
         parts = {component.name: strip_prefix(shapes, component.prefix) for component in self.components}
         makers = {name: encoder.config for name, encoder in self.text_formats.items()} | {FLUX_VAE.name: vae_config}
-        try:
+        with self.requires_all():
             configs = {TRANSFORMER.name: self.transformer_config(parts[TRANSFORMER.name])}
             configs |= {name: make(parts[name]) for name, make in makers.items() if parts[name]}
-        except (LookupError, ValueError, ZeroDivisionError) as error:
-            raise UserError(
-                f"it is not a complete {self.title} model ({error} is missing): use another file"
-            ) from error
         self._require_fit(configs)
         return configs
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -25,7 +24,7 @@ from dreambooth.models.capabilities import (
 )
 from dreambooth.models.components import DENOISER, TEXT_ENCODER, VAE, Component
 from dreambooth.models.family import Configs
-from dreambooth.models.flow_family import FlowFamily
+from dreambooth.models.flow_family import make_transformer
 from dreambooth.models.flux2 import spellings
 from dreambooth.models.flux2.autoencoder import VaeNames, make_vae, vae_codec, vae_config, vae_names
 from dreambooth.models.flux2.conditioner import LAYERS, N_LAYERS, KleinConditioner
@@ -38,15 +37,13 @@ from dreambooth.models.layout import ComponentLayout, Layout, Shapes, strip_pref
 from dreambooth.models.original_names import PREFIX
 from dreambooth.models.process import RectifiedFlow
 from dreambooth.models.qwen.chat import MAX_LENGTH
+from dreambooth.models.qwen.family import QwenFamily
 from dreambooth.models.qwen.qwen3 import (
-    current_qwen3_name,
     is_qwen3_name,
     make_qwen3,
     qwen3_config,
     qwen3_names,
-    rotary_frequencies,
 )
-from dreambooth.models.qwen.tokenizer import shipped_tokenizer, write_tokenizer
 from dreambooth.models.same_names import SameNames
 from dreambooth.models.sd.vae_spellings import current_vae_name
 from dreambooth.models.size_estimate import SizeEstimate
@@ -73,7 +70,7 @@ def _text_encoder(title: str, name: str) -> Component:
                      in_checkpoint=False)  # fmt: skip
 
 
-class _Klein(FlowFamily):
+class _Klein(QwenFamily):
     """See :class:`Family`. The defaults are those of musubi-tuner's documentation (docs/flux_2.md: rank 32, learning
     rate 1e-4, flux2_shift, which is sigmoid timesteps with a shift that depends on the resolution). All linear layers
     of both kinds of blocks get an adapter, as there; modulation is outside of the blocks.
@@ -104,20 +101,7 @@ class _Klein(FlowFamily):
             return make_qwen3(config)
         if name == "vae":
             return make_vae(config)
-        from diffusers import Flux2Transformer2DModel
-
-        with torch.device("meta"):
-            return Flux2Transformer2DModel(**{key: value for key, value in config.items() if not key.startswith("_")})
-
-    def rebuild_buffer(self, name: str, buffer: torch.Tensor) -> torch.Tensor:
-        return rotary_frequencies(buffer) if name.endswith("inv_freq") else super().rebuild_buffer(name, buffer)
-
-    def load_tokenizer(self, folder: Path) -> Any:
-        """All models have the same; the files in the folder are for other programs."""
-        return shipped_tokenizer()
-
-    def write_tokenizers(self, working: Path, configs: Configs) -> None:
-        write_tokenizer(working / "tokenizer")
+        return make_transformer("Flux2Transformer2DModel", config)
 
     # -- recognizing --------------------------------------------------------------------------------------------
 
@@ -133,15 +117,10 @@ class _Klein(FlowFamily):
         return spellings.with_original_names(file)
 
     def current_name(self, component: str, name: str) -> str:
-        if component == "text_encoder":
-            return current_qwen3_name(name)
         return current_vae_name(name) if component == "vae" else super().current_name(component, name)
 
-    def component_keys(self, component: Component, file: Tensors) -> dict[str, str]:
-        if component.role == DENOISER:
-            return {}
-        names = vae_names(file) if component.role == VAE else qwen3_names(file)
-        return {component.prefix + name: key for name, key in names.items()}
+    def names_in_files(self) -> Mapping[str, Callable[[Tensors], dict[str, str]]]:
+        return {"text_encoder": qwen3_names, "vae": vae_names}
 
     def matches(self, shapes: Shapes) -> bool:
         own = strip_prefix(shapes, PREFIX)
@@ -159,16 +138,12 @@ class _Klein(FlowFamily):
     def configs(self, shapes: Shapes, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
         denoiser, text, vae = (strip_prefix(shapes, component.prefix) for component in self.components)
         configs = {}
-        try:
+        with self.requires_all():
             configs["transformer"] = transformer_config(denoiser)
             if text:
                 configs["text_encoder"] = qwen3_config(text, N_LAYERS)
             if vae:
                 configs["vae"] = vae_config(vae)
-        except (LookupError, ValueError, ZeroDivisionError) as error:
-            raise UserError(
-                f"it is not a complete {self.title} model ({error} is missing): use another file"
-            ) from error
         self._require_fit(configs)
         return configs
 

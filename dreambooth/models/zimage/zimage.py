@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from torch import nn
 
 from dreambooth.errors import UserError
@@ -25,20 +23,18 @@ from dreambooth.models.capabilities import (
 )
 from dreambooth.models.components import DENOISER, TEXT_ENCODER, VAE, Component
 from dreambooth.models.family import Configs
-from dreambooth.models.flow_family import FlowFamily
+from dreambooth.models.flow_family import make_transformer
 from dreambooth.models.flux.autoencoder import make_vae, vae_codec, vae_config, vae_names
 from dreambooth.models.latents import LatentCodec
 from dreambooth.models.layout import ComponentLayout, Layout, Shapes, strip_prefix
 from dreambooth.models.original_names import PREFIX
+from dreambooth.models.qwen.family import QwenFamily
 from dreambooth.models.qwen.qwen3 import (
-    current_qwen3_name,
     is_qwen3_name,
     make_qwen3,
     qwen3_config,
     qwen3_names,
-    rotary_frequencies,
 )
-from dreambooth.models.qwen.tokenizer import shipped_tokenizer, write_tokenizer
 from dreambooth.models.same_names import SameNames
 from dreambooth.models.sd.ldm_names import vae_names as vae_name_map
 from dreambooth.models.sd.vae_spellings import current_vae_name
@@ -66,7 +62,7 @@ _INSTEAD = (
 )
 
 
-class ZImage(FlowFamily):
+class ZImage(QwenFamily):
     """See :class:`Family`. The defaults are those of musubi-tuner's documentation (docs/zimage.md: rank 32, learning
     rate 1e-4, timesteps shifted by 2); its targets and OneTrainer's are those of :meth:`adapter_targets`.
     """
@@ -100,20 +96,7 @@ class ZImage(FlowFamily):
             return make_qwen3(config)
         if name == "vae":
             return make_vae(config)
-        from diffusers import ZImageTransformer2DModel
-
-        with torch.device("meta"):
-            return ZImageTransformer2DModel(**{key: value for key, value in config.items() if not key.startswith("_")})
-
-    def rebuild_buffer(self, name: str, buffer: torch.Tensor) -> torch.Tensor:
-        return rotary_frequencies(buffer) if name.endswith("inv_freq") else super().rebuild_buffer(name, buffer)
-
-    def load_tokenizer(self, folder: Path) -> Any:
-        """All models have the same; the files in the folder are for other programs."""
-        return shipped_tokenizer()
-
-    def write_tokenizers(self, working: Path, configs: Configs) -> None:
-        write_tokenizer(working / "tokenizer")
+        return make_transformer("ZImageTransformer2DModel", config)
 
     # -- recognizing --------------------------------------------------------------------------------------------
 
@@ -121,15 +104,10 @@ class ZImage(FlowFamily):
         return spellings.with_original_names(file)
 
     def current_name(self, component: str, name: str) -> str:
-        if component == "text_encoder":
-            return current_qwen3_name(name)
         return current_vae_name(name) if component == "vae" else super().current_name(component, name)
 
-    def component_keys(self, component: Component, file: Tensors) -> dict[str, str]:
-        if component.role == DENOISER:
-            return {}
-        names = vae_names(file) if component.role == VAE else qwen3_names(file)
-        return {component.prefix + name: key for name, key in names.items()}
+    def names_in_files(self) -> Mapping[str, Callable[[Tensors], dict[str, str]]]:
+        return {"text_encoder": qwen3_names, "vae": vae_names}
 
     def matches(self, shapes: Shapes) -> bool:
         return {PREFIX + name for name in (spellings.MARKER, NORM)} <= shapes.keys()
@@ -144,16 +122,12 @@ class ZImage(FlowFamily):
     def configs(self, shapes: Shapes, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
         denoiser, text, vae = (strip_prefix(shapes, component.prefix) for component in self.components)
         configs = {}
-        try:
+        with self.requires_all():
             configs["transformer"] = transformer_config(denoiser)
             if text:
                 configs["text_encoder"] = qwen3_config(text)
             if vae:
                 configs["vae"] = vae_config(vae, self.declared_groups(metadata))
-        except (LookupError, ValueError, ZeroDivisionError) as error:
-            raise UserError(
-                f"it is not a complete {self.title} model ({error} is missing): use another file"
-            ) from error
         self._require_fit(configs)
         return configs
 
