@@ -108,16 +108,16 @@
         if (event.isTrusted && within("db_top")) lastPoll = 0; // show the effect of the top row's buttons at once
     });
 
-    // Labels of the tabs by elem_id without its prefix; Gradio 3 gives their buttons no id.
-    const TABS = {
-        settings: "Settings", concepts: "Concepts", pictures: "Images", saving: "Saving", tools: "Tools", select: "Select", create: "Create",
-    };
+    // Gradio 3 gives the tabs' buttons no id, and their labels depend on the WebUI's language; their order is that of the tabs.
+    function tabButton(name) {
+        const tab = root().querySelector(`#db_tab_${name}:not(button)`);
+        const tabs = tab?.parentElement;
+        const number = tabs && [...tabs.querySelectorAll(":scope > .tabitem")].indexOf(tab);
+        return tabs?.querySelectorAll(":scope > .tab-nav > button")[number];
+    }
 
     function openTab(name) {
-        const buttons = () => [...root().querySelectorAll("#db_page .tab-nav button")];
-        const button = root().querySelector(`#db_tab_${name}-button`) ||
-            buttons().find((candidate) => candidate.innerText.trim() === TABS[name]);
-        button?.click();
+        (root().querySelector(`#db_tab_${name}-button`) || tabButton(name))?.click();
     }
 
     const sleep = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));

@@ -81,6 +81,19 @@ class A1111Host:
     def text_encoders(self) -> list[tuple[str, Path]]:
         return files_in(self.folders().text_encoders, COMPONENT_SUFFIXES)
 
+    def language(self) -> str:
+        """The localization, or that of the extension which shows it beside English. SD.Next has a language instead."""
+        from modules import shared
+
+        options = getattr(shared, "opts", None)
+        if hasattr(options, "ui_locale"):
+            chosen = str(options.ui_locale)
+            return "" if chosen == "Auto" else chosen
+        bilingual = getattr(options, "bilingual_localization_enabled", False)
+        names = ["localization", *(["bilingual_localization_file"] if bilingual else [])]
+        chosen = [str(getattr(options, name, None) or "None") for name in names]
+        return next((name for name in chosen if name != "None"), "en")
+
     def device(self) -> torch.device:
         from modules import devices
 

@@ -42,6 +42,10 @@ class Host(Protocol):
         """Text encoders for a source without one, or in place of its own: (title in the host, file)."""
         ...
 
+    def language(self) -> str:
+        """The language or localization that the user has chosen in the host, as it is named there; "" for none."""
+        ...
+
     def device(self) -> torch.device:
         """The device that the host uses."""
         ...

@@ -21,8 +21,9 @@ class StandaloneHost:
 
     name = "standalone"
 
-    def __init__(self, models_dir: Path | None = None) -> None:
+    def __init__(self, models_dir: Path | None = None, language: str = "") -> None:
         self.models_dir = models_dir or ROOT / "models"
+        self._language = language
 
     def folders(self) -> Folders:
         return Folders(self.models_dir)
@@ -39,6 +40,9 @@ class StandaloneHost:
 
     def text_encoders(self) -> list[tuple[str, Path]]:
         return files_in(self.folders().text_encoders, COMPONENT_SUFFIXES)
+
+    def language(self) -> str:
+        return self._language
 
     def device(self) -> torch.device:
         return best_device()

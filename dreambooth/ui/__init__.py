@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import UserError
-from dreambooth.hosts import Host, current_host
+from dreambooth.hosts import Host, StandaloneHost, current_host
 
 if TYPE_CHECKING:
     from dreambooth.ui.page_controller import PageController
@@ -35,9 +35,14 @@ def _webui_controller() -> PageController:
 
 
 def serve(
-    port: int = 7861, models_dir: Path | None = None, listen: str = LOOPBACK, share: bool = False, auth: str = ""
+    port: int = 7861,
+    models_dir: Path | None = None,
+    listen: str = LOOPBACK,
+    share: bool = False,
+    auth: str = "",
+    language: str = "auto",
 ) -> None:
-    """Serve the page until Ctrl-C. ``auth``: NAME:PASSWORD, required to open it.
+    """Serve the page until Ctrl-C. ``auth``: NAME:PASSWORD, required to open it. ``language``: auto, en or zh.
 
     Raises:
         UserError: if the port is in use, or if others could open the page without a password.
@@ -54,7 +59,7 @@ def serve(
 
     from dreambooth.ui import gradio_versions
 
-    host = current_host(models_dir)
+    host = StandaloneHost(models_dir, "" if language == "auto" else language)
     folders = host.folders()
     page = build(host)
     print(f"Dreambooth: http://{listen}:{port}  (models in {folders.models}; press Ctrl-C to stop)", flush=True)
@@ -66,7 +71,7 @@ def serve(
         server_port=port,
         allowed_paths=[str(folders.dreambooth), str(folders.loras), str(folders.checkpoints)],
         css=(ROOT / "style.css").read_text(encoding="utf-8"),
-        script=(ROOT / "javascript" / "dreambooth.js").read_text(encoding="utf-8"),
+        script="\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "javascript").glob("*.js"))),
         quiet=True,
         show_api=False,
         ssr_mode=False,

@@ -20,13 +20,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--share", action="store_true", help="create a public link through Gradio's servers; requires --auth"
     )
+    parser.add_argument(
+        "--language", choices=("auto", "en", "zh"), default="auto", help="language of the page (default: the browser's)"
+    )
     args = parser.parse_args(argv)
 
     from dreambooth import ui  # not for --help: Gradio takes seconds to import
 
     try:
         models_dir = clean_path(args.models_dir) if args.models_dir else None
-        ui.serve(args.port, models_dir, args.listen, args.share, args.auth)
+        ui.serve(args.port, models_dir, args.listen, args.share, args.auth, args.language)
     except UserError as error:
         print(error, file=sys.stderr)
         return 1

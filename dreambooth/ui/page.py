@@ -16,6 +16,7 @@ from dreambooth.ui.concept_import import ConceptImport
 from dreambooth.ui.concepts_tab import INITIALLY_VISIBLE, MAX_CONCEPTS
 from dreambooth.ui.gradio_versions import control, on
 from dreambooth.ui.job_runner import errors_as_html
+from dreambooth.ui.language import PageLanguage
 from dreambooth.ui.page_controller import CHOSEN_MODEL, PageController
 from dreambooth.ui.poller import Poller
 from dreambooth.ui.resume_offer import LATEST, NONE, snapshot_name
@@ -44,6 +45,7 @@ class Page:
                     )
                     self.input = InputColumn(self.model.fields)
                     self.output = OutputColumn()
+            PageLanguage(self.page_controller.host.language()).add(page)
             self._wire(page)
         return page
 

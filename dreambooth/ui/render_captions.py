@@ -77,10 +77,12 @@ def _figure(file: CaptionFile, index: int, uri: str, opened: bool) -> str:
     name = html.escape(", ".join(image.name for image in file.images))
     image = f'<img src="{uri}" alt="{name}">' if uri else '<span class="db_no_picture">can’t be shown</span>'
     source = "" if file.data is not None else "<em>no caption file; from the file name: </em>"
+    line = html.escape(preview_line(file.text))
+    text = f'<span translate="no">{line}</span>' if line else "<em>empty</em>"
     css_class = " db_ticked" if opened else ""
     return (
         f'<button type="button" class="db_captioned_one{css_class}" title="{name}" {_pick("open", index)}>{image}'
-        f"<b>{name}</b><span>{source}{html.escape(preview_line(file.text)) or '<em>empty</em>'}</span></button>"
+        f"<b>{name}</b><span>{source}{text}</span></button>"
     )
 
 

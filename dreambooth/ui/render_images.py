@@ -109,7 +109,8 @@ def _name(row: Row) -> str:
 
 def _caption(row: Row) -> str:
     """All captions that may be used, with the truncated part struck through; their source and variation; warnings."""
-    captions = "<br>".join(_truncated(caption, row["cut_off"]) for caption in row.get("captions", ()))
+    texts = (_truncated(caption, row["cut_off"]) for caption in row.get("captions", ()))
+    captions = "<br>".join(f'<span translate="no">{text}</span>' for text in texts)
     below = [f"from {row['caption_from']}", *row["varies"]] if captions else []
     warnings = "".join(f'<p class="db_warning">{_escaped(text)}</p>' for text in row["warnings"])
     return f"{captions}<small>{_escaped(' · '.join(below))}</small>{warnings}"

@@ -275,3 +275,25 @@ def test_alone_lists_the_embedded_model_and_the_folders(tmp_path):
     assert isinstance(host, StandaloneHost)
     titles = [title for title, path in host.checkpoints() if path.exists()]
     assert titles == ["Embedded mini model", "sub/x.safetensors"]
+
+
+LANGUAGE = """
+import types
+import modules.shared as shared
+from dreambooth.hosts import current_host
+host = current_host()
+for options in (
+    {}, {"localization": "None"}, {"localization": "zh-Hans (Stable)"},
+    {"localization": "None", "bilingual_localization_enabled": True, "bilingual_localization_file": "zh_CN"},
+    {"localization": "None", "bilingual_localization_enabled": False, "bilingual_localization_file": "zh_CN"},
+    {"ui_locale": "Auto"}, {"ui_locale": "zh: Chinese"},
+):
+    shared.opts = types.SimpleNamespace(**options)
+    print(host.language() or "the browser's")
+"""
+
+
+def test_the_language_is_that_of_the_webui(inside):
+    told = inside("load_script(EXTENSION)\nfrom modules import script_callbacks\n"
+                  "[callback] = script_callbacks.tabs\ncallback()\n" + LANGUAGE).splitlines()  # fmt: skip
+    assert told[-7:] == ["en", "en", "zh-Hans (Stable)", "zh_CN", "en", "the browser's", "zh: Chinese"]
