@@ -86,9 +86,8 @@ class A1111Host:
         from modules import shared
 
         options = getattr(shared, "opts", None)
-        if hasattr(options, "ui_locale"):
-            chosen = str(options.ui_locale)
-            return "" if chosen == "Auto" else chosen
+        if language := getattr(options, "ui_locale", None):
+            return "" if language == "Auto" else str(language)
         bilingual = getattr(options, "bilingual_localization_enabled", False)
         names = ["localization", *(["bilingual_localization_file"] if bilingual else [])]
         chosen = [str(getattr(options, name, None) or "None") for name in names]
