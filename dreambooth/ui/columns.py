@@ -15,6 +15,7 @@ from dreambooth.ui.concepts_tab import ConceptsTab
 from dreambooth.ui.fields import Fields
 from dreambooth.ui.gradio_versions import control, with_change_event
 from dreambooth.ui.images_tab import ImagesTab
+from dreambooth.ui.links import guide_link
 from dreambooth.ui.page_controller import CHOSEN_MODEL
 from dreambooth.ui.resume_offer import NONE
 from dreambooth.ui.run_view import RunView
@@ -72,6 +73,7 @@ class ModelColumn:
                 with gr.TabItem("Create", id="create", elem_id="db_tab_create"):
                     self._add_create()
             self.refresh = button("Refresh lists", "db_refresh")  # of both tabs
+            control(gr.HTML, guide_link(), elem_id="db_guide")
 
     def _add_select(self) -> None:
         self.name = control(gr.Dropdown, label="Model", choices=[], elem_id="db_model_name")

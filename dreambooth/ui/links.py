@@ -3,8 +3,27 @@
 from __future__ import annotations
 
 import html
+import re
+from pathlib import Path
 
 from dreambooth.settings import CONCEPT, SETTINGS
+
+ROOT = Path(__file__).resolve().parents[2]
+GUIDE = "docs/guide.md"
+# The address that an installation was cloned from, as far as browsers can show files there.
+_ORIGIN = re.compile(r'^\[remote "origin"\][^\[]*?^\s*url\s*=\s*(https://[^\s@]+?)(\.git)?/?\s*$', re.MULTILINE)
+
+
+def guide_link(root: Path = ROOT) -> str:
+    """The user guide: a link to where this installation was cloned from, or the path of the file."""
+    try:
+        origin = _ORIGIN.search((root / ".git" / "config").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        origin = None
+    if origin is None:
+        return f"<p>User guide: <code>{html.escape(str(root / GUIDE))}</code></p>"
+    address = f"{origin[1]}/blob/HEAD/{GUIDE}"
+    return f'<p><a href="{html.escape(address)}" target="_blank" rel="noopener">User guide</a></p>'
 
 
 def setting_link(key: str) -> str:

@@ -20,12 +20,22 @@ PLACEHOLDER = re.compile(r"\{\w+\}")
 
 
 class _Texts(HTMLParser):
+    """The texts of HTML, without code: paths, keys, prompts."""
+
     def __init__(self) -> None:
         super().__init__()
         self.texts: list[str] = []
+        self.tag = ""
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.tag = tag
+
+    def handle_endtag(self, tag: str) -> None:
+        self.tag = ""
 
     def handle_data(self, data: str) -> None:
-        self.texts.append(data.strip())
+        if self.tag != "code":
+            self.texts.append(data.strip())
 
 
 def texts_of(page) -> dict[str, str]:
