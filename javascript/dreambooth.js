@@ -286,6 +286,46 @@
         root().querySelector("#db_captions_one")?.scrollIntoView({ block: "nearest" });
     }
 
+    // Images: hand pasted images, and the files of a dropped folder, to Gradio's own file input. A folder would break
+    // off the upload of the files beside it.
+    const uploadArea = () => root().querySelector("#db_upload_files");
+
+    function upload(files) {
+        const input = uploadArea()?.querySelector("input[type=file]");
+        if (!input || !files.length) return;
+        const transfer = new DataTransfer();
+        for (const file of files) transfer.items.add(file);
+        input.files = transfer.files;
+        input.dispatchEvent(new Event("change", { bubbles: true }));
+    }
+
+    document.addEventListener("paste", (event) => {
+        const images = [...(event.clipboardData?.files || [])].filter((file) => file.type.startsWith("image/"));
+        if (!images.length || !uploadArea()?.offsetParent) return;
+        event.preventDefault();
+        event.stopPropagation();
+        upload(images);
+    }, { capture: true });
+
+    document.addEventListener("drop", async (event) => {
+        if (!event.composedPath().includes(uploadArea())) return;
+        const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+        if (!entries.some((entry) => entry.isDirectory)) return;
+        event.preventDefault();
+        event.stopPropagation();
+        upload((await Promise.all(entries.map(filesOf))).flat());
+    }, { capture: true });
+
+    async function filesOf(entry) {
+        if (entry.isFile) return [await new Promise((done, failed) => entry.file(done, failed))];
+        const reader = entry.createReader(), entries = [];
+        for (let some = null; !some || some.length;) { // it gives at most 100 at a time
+            some = await new Promise((done, failed) => reader.readEntries(done, failed));
+            entries.push(...some);
+        }
+        return (await Promise.all(entries.map(filesOf))).flat();
+    }
+
     // A WebUI lists new files only when it is asked to: on every open page its dropdowns of checkpoints and the cards of
     // LoRAs and checkpoints have a refresh button. We press them when the list of saved files has changed.
     const HOST_REFRESH = ["refresh_sd_model_checkpoint", "forge_refresh_checkpoint"].concat(

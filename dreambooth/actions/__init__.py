@@ -1,6 +1,6 @@
 """What a person can do, one function each; called by the command line and the page. Importing it loads no torch."""
 
-from dreambooth.actions import captions, images, loras
+from dreambooth.actions import captions, images, loras, model_images
 from dreambooth.actions.models import configure, create, generate_checkpoint, native_resolution, opened
 from dreambooth.actions.training import class_images, recommend, sample, train
 
@@ -12,6 +12,7 @@ __all__ = [
     "generate_checkpoint",
     "images",
     "loras",
+    "model_images",
     "native_resolution",
     "opened",
     "recommend",

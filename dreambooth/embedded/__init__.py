@@ -11,6 +11,7 @@ from dreambooth.settings import ModelConfig, Settings, parse, read_concepts
 FOLDER = Path(__file__).resolve().parent
 CHECKPOINT = FOLDER / "mini-sd.safetensors"
 CONCEPTS = FOLDER / "concepts.json"
+SUBJECT = FOLDER / "subject"
 SETTINGS: dict[str, Any] = {
     "use_lora": True,
     "lora_unet_rank": 16,

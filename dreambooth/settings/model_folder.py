@@ -25,7 +25,18 @@ from dreambooth.text import count, nearest
 
 log = logging.getLogger("dreambooth.settings")
 
-_PARTS = ("working", "source", "snapshots", "abandoned", "samples", "logging", "cache", "backups", "embeddings")
+_PARTS = (
+    "working",
+    "source",
+    "snapshots",
+    "abandoned",
+    "samples",
+    "logging",
+    "cache",
+    "backups",
+    "embeddings",
+    "images",
+)
 _IN_MODELS = Path()  # stands for the folder of that purpose in ``models``
 
 

@@ -21,6 +21,7 @@ from dreambooth.ui.resume_offer import NONE
 from dreambooth.ui.run_view import RunView
 from dreambooth.ui.signposts import CONCEPT_LIST, EXTRAS, signposts
 from dreambooth.ui.tools_tab import ToolsTab
+from dreambooth.ui.upload_form import UploadForm
 
 
 class TopRow:
@@ -155,6 +156,8 @@ class InputColumn:
                     control(gr.HTML, notes[EXTRAS], elem_classes=["db_signposts"])
             with gr.TabItem("Concepts", id="concepts", elem_id="db_tab_concepts"):
                 control(gr.HTML, signposts("Concepts")[CONCEPT_LIST], elem_classes=["db_signposts"])
+                with gr.Accordion("Images", open=True, elem_id="db_upload_form"):
+                    self.uploads = UploadForm()
                 self.concepts = ConceptsTab()
                 self.check = control(gr.Button, "Check and preview captions", elem_id="db_check")
                 self.table = control(gr.HTML, elem_id="db_captions")

@@ -66,6 +66,7 @@ class Page:
         self._wire_jobs()
         self.input.tools.wire(ToolsController(self.page_controller), self.model.name, self.fields)
         self.input.images.wire(self.page_controller, self.model.name, self.fields)
+        self.input.uploads.wire(self.page_controller, self.model.name, concepts, self.visible_concepts)
         self.input.images.preview.wire_concepts(
             concepts,
             [self.model.name, *self.parameters],

@@ -35,6 +35,12 @@ def large(row: Row | None, uri: str) -> str:
     )
 
 
+def thumbnail(name: str, uri: str) -> str:
+    """One image with its name."""
+    image = f'<img src="{uri}" alt="{_escaped(name)}">' if uri else '<span class="db_unseen">can’t be shown</span>'
+    return f'<div class="db_thumbnail" title="{_escaped(name)}">{image}</div>'
+
+
 def totals(sums: Mapping[str, Any], warnings: Sequence[str]) -> str:
     """Totals and warnings of a DataReport."""
     cells = "".join(f"<dt>{name}</dt><dd>{_escaped(text)}</dd>" for name, text in _totals(sums) if text)
