@@ -51,12 +51,19 @@
             }
         }
 
+        // What a message is about, such as a file, and the message.
+        function afterColon(text) {
+            const [subject, ...rest] = text.split(": ");
+            const message = rest.length ? translate(rest.join(": ")) : undefined;
+            return message && `${translate(subject) ?? subject}：${message}`;
+        }
+
         function translate(text) {
             const words = text.trim();
             if (!/[a-z]/i.test(words)) return undefined;
             if (!cache.has(words)) {
                 if (cache.size > CACHED) cache.clear();
-                cache.set(words, texts.get(words) ?? fromTemplate(words) ?? inParts(words));
+                cache.set(words, texts.get(words) ?? fromTemplate(words) ?? inParts(words) ?? afterColon(words));
             }
             return cache.get(words);
         }
