@@ -1,4 +1,4 @@
-"""Demo on the embedded model: create, train a LoRA, sample, generate a checkpoint, and evaluate the result.
+"""Demo on an embedded model: create, train a LoRA, sample, generate a checkpoint, and evaluate the result.
 
 The images are evaluated by the classifier in dreambooth/embedded, which is independent of the trained model.
 """
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _arguments().parse_args(argv)
     bar = ProgressBar()
     try:
-        outcome = Demo(clean_path(args.out), clean_path(args.concepts), args.token, bar).run()
+        outcome = Demo(args.family, clean_path(args.out), clean_path(args.concepts), args.token, bar).run()
     except UserError as error:
         bar.line(f"dreambooth: {error}")
         return 1
@@ -54,8 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 class Demo:
     """One run of the demo. All its files are written to ``out``."""
 
-    def __init__(self, out: Path, concepts: Path, token: str, bar: ProgressBar) -> None:
-        self.out, self.bar = out, bar
+    def __init__(self, family: str, out: Path, concepts: Path, token: str, bar: ProgressBar) -> None:
+        self.embedded, self.out, self.bar = embedded.MODELS[family], out, bar
         self.folders = Folders(out / "models")
         self.model = ModelFolder(self.folders, NAME)
         self.concept = _concept(concepts, token, out)
@@ -67,7 +67,7 @@ class Demo:
         threads = torch.get_num_threads()
         self._log(f"Using {count(threads, 'CPU thread')}. Set OMP_NUM_THREADS to change the number.")
         self._log("1/5  Create a trainable model from the embedded checkpoint")
-        actions.create(self.folders, NAME, embedded.CHECKPOINT, replace=True)
+        actions.create(self.folders, NAME, self.embedded.checkpoint, replace=True)
         self._log(f"2/5  Generate {2 * SAMPLES} images before training")
         before = self._generate("before")
         self._log(f"3/5  Generate {CLASS_IMAGES} class images for prior preservation")
@@ -167,7 +167,7 @@ class Demo:
     def _train(self) -> Any:
         # The captions are complete: without a class token, nothing is added to those of other nouns.
         concept = dataclasses.replace(self.concept, class_token="")
-        config = actions.configure(self.model, embedded.SETTINGS, [concept])
+        config = actions.configure(self.model, self.embedded.settings, [concept])
         return actions.train(self.model, config, events=Events(self.model.logging, self.bar.listen))
 
     def _log(self, text: str) -> None:
@@ -175,7 +175,9 @@ class Demo:
 
 
 def _arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="dreambooth demo", description="Train and evaluate the embedded model.")
+    parser = argparse.ArgumentParser(prog="dreambooth demo", description="Train and evaluate an embedded model.")
+    parser.add_argument("--family", choices=embedded.MODELS, default="sd",
+                        help="embedded model: sd (Stable Diffusion 1.x) or zimage (Z-Image), default: %(default)s")  # fmt: skip
     parser.add_argument("--out", default="demo-output", metavar="DIR",
                         help="folder for all results (default: %(default)s)")  # fmt: skip
     parser.add_argument("--concepts", default=str(embedded.CONCEPTS), metavar="FILE.json",

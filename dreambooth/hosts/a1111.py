@@ -62,7 +62,7 @@ class A1111Host:
         )
 
     def checkpoints(self) -> list[tuple[str, Path]]:
-        return [*self._checkpoints.get(), EMBEDDED]
+        return [*self._checkpoints.get(), *EMBEDDED]
 
     def preselected_checkpoint(self) -> str | None:
         from modules import shared

@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt")
 COMPONENT_SUFFIXES = (*CHECKPOINT_SUFFIXES, ".sft", ".pt", ".bin")  # of text encoders and VAEs
-EMBEDDED = ("Embedded mini model", Path(__file__).resolve().parent.parent / "embedded" / "mini-sd.safetensors")
+_EMBEDDED_FOLDER = Path(__file__).resolve().parent.parent / "embedded"
+EMBEDDED = (
+    ("Embedded mini model", _EMBEDDED_FOLDER / "mini-sd.safetensors"),
+    ("Embedded mini Z-Image", _EMBEDDED_FOLDER / "mini-zimage.safetensors"),
+)
 
 
 class Host(Protocol):

@@ -30,10 +30,10 @@ class StandaloneHost:
 
     def checkpoints(self) -> list[tuple[str, Path]]:
         """The embedded model first, so that the list is never empty."""
-        return [EMBEDDED, *files_in([self.folders().checkpoints], CHECKPOINT_SUFFIXES)]
+        return [*EMBEDDED, *files_in([self.folders().checkpoints], CHECKPOINT_SUFFIXES)]
 
     def preselected_checkpoint(self) -> str | None:
-        return EMBEDDED[0]
+        return EMBEDDED[0][0]
 
     def vaes(self) -> list[tuple[str, Path]]:
         return files_in(self.folders().vaes, COMPONENT_SUFFIXES)

@@ -211,8 +211,8 @@ class PageController:
         def work(controls: Controls, events: Events) -> None:
             progress = controls.cancellable(events.progress)
             config = actions.create(model.folders, model.name, path, chosen, progress=progress)
-            if path == embedded.CHECKPOINT:  # comes with images and settings, so that a first trial needs nothing else
-                model.save(embedded.with_demo_settings(config))
+            if mini := embedded.of_checkpoint(path):  # has images and settings, so that a trial needs nothing else
+                model.save(embedded.with_demo_settings(config, mini))
             title = FAMILIES[config.info.model_type]
             for warning in config.info.source_warnings.splitlines():
                 events.message(warning, level="warning")

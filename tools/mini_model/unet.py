@@ -64,8 +64,7 @@ class UnetTraining(Training):
         with torch.autocast("cpu", torch.bfloat16):
             model_output = self.unet(noisy_latents, timesteps, self.text_encoder(ids)[0]).sample
         error = (model_output.float() - noise).square().mean((1, 2, 3))
-        self.optimizer.zero_grad(set_to_none=True)
-        (self.weights[timesteps] * error).mean().backward()
+        self.backward((self.weights[timesteps] * error).mean())
         return error.mean().item()
 
     def model(self):

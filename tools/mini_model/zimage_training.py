@@ -40,7 +40,17 @@ class FlowTraining(Training):
         for unused in (self.text_encoder.layers[-1], self.text_encoder.norm, self.transformer.x_pad_token):
             unused.requires_grad_(False)
         self.forward = FastForward(self.transformer)
-        super().__init__(folder, (self.transformer, self.text_encoder), words, learning_rate)
+        super().__init__(folder, (self.transformer, self.text_encoder), words, learning_rate, matrices=self.matrices())
+
+    def matrices(self):
+        """Weights of attention and feed-forward layers."""
+        modules = (*self.transformer.named_parameters(), *self.text_encoder.layers[:-1].named_parameters())
+        return [
+            weight
+            for name, weight in modules
+            if weight.ndim == 2
+            and any(part in name for part in (".attention.", ".self_attn.", ".feed_forward.", ".mlp."))
+        ]
 
     def step(self):
         chosen = torch.randint(len(self.latents), (self.batch,))
@@ -52,8 +62,7 @@ class FlowTraining(Training):
         with torch.autocast("cpu", torch.bfloat16):
             velocity = self.forward(noisy_latents, 1 - sigmas, states, (ids != PAD_ID).sum(1))
         loss = (velocity - (latents - noise)).square().mean()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        self.backward(loss)
         return loss.item()
 
     def model(self):
@@ -69,7 +78,7 @@ def sampled_sigmas(count):
     return SHIFT * sigmas / (1 + (SHIFT - 1) * sigmas)
 
 
-def train_transformer(folder, seconds, start=None, batch=24, learning_rate=1.5e-3):
+def train_transformer(folder, seconds, start=None, batch=24, learning_rate=2.5e-3):
     """Train for `seconds` of wall time, including earlier calls on this folder. Runs in each worker.
 
     `start`: the model.pt of an earlier training to start from.
