@@ -107,6 +107,16 @@ def created_embedded(
     return folder
 
 
+@pytest.fixture(scope="session")
+def created_flow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with the embedded flow-matching model."""
+    from dreambooth import actions, embedded
+
+    folder = tmp_path_factory.mktemp("flow") / "models"
+    actions.create(Folders(folder), "mini", embedded.MODELS["zimage"].checkpoint)
+    return folder
+
+
 @pytest.fixture
 def mini(created: Path, models_dir: Path) -> ModelFolder:
     """A copy of the model "mini", which may be changed."""

@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.nightly(minutes=12)  # eight CPU minutes
+from dreambooth import embedded
+
+pytestmark = pytest.mark.nightly(minutes=12)  # eight CPU minutes each
 
 
-def test_demo_learns_the_subject_and_preserves_the_prior(tmp_path):
+@pytest.mark.parametrize("family", embedded.MODELS)
+def test_demo_learns_the_subject_and_preserves_the_prior(tmp_path, family):
     run = subprocess.run(
-        [sys.executable, "-m", "dreambooth", "demo", "--out", str(tmp_path / "demo")],
+        [sys.executable, "-m", "dreambooth", "demo", "--family", family, "--out", str(tmp_path / "demo")],
         capture_output=True, text=True,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-3000:]

@@ -26,6 +26,7 @@ KINDS = {
     "lora, with class images": ["use_lora=true", "stop_text_encoder=0.5", "lora_type=LoKr"],
     "full, with EMA and text encoder": ["use_lora=false", "use_ema=true", "infer_ema=true",
                                              "save_ckpt_during=true", "learning_rate=1e-4"],
+    "lora of a flow model, with class images": ["use_lora=true"],
 }  # fmt: skip
 
 
@@ -42,12 +43,30 @@ def concepts(tmp_path_factory, subject_concepts):
 
 
 @pytest.fixture(scope="module", params=KINDS, ids=list(KINDS))
-def undisturbed(request, tmp_path_factory, created, concepts):
+def kind(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def untrained(kind, request):
+    """A models folder with the model to train, which must not be changed."""
+    return request.getfixturevalue("created_flow" if "flow" in kind else "created")
+
+
+@pytest.fixture
+def model(untrained, models_dir):
+    """A copy of the model, to be trained."""
+    shutil.copytree(untrained, models_dir)
+    return ModelFolder(Folders(models_dir), "mini")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(kind, untrained, tmp_path_factory, concepts):
     """(arguments, final state, seconds from the first line of the log to the end)."""
     folder = tmp_path_factory.mktemp("undisturbed") / "models"
-    shutil.copytree(created, folder)
+    shutil.copytree(untrained, folder)
     model = ModelFolder(Folders(folder), "mini")
-    args = ["--concepts", concepts, "--set", *EACH, *KINDS[request.param]]
+    args = ["--concepts", concepts, "--set", *EACH, *KINDS[kind]]
     finished = run("train", "mini", "--models-dir", folder, *args)
     assert finished.returncode == 0, finished.stderr
     (log,) = model.logging.glob("run_*.jsonl")
@@ -109,11 +128,11 @@ def _require_same_end(model: ModelFolder, undisturbed, fraction: float, times: i
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fraction", [0.6])
-def test_a_killed_run_resumes_as_if_undisturbed(mini, undisturbed, fraction):
-    _require_same_end(mini, undisturbed, fraction)
+def test_a_killed_run_resumes_as_if_undisturbed(model, undisturbed, fraction):
+    _require_same_end(model, undisturbed, fraction)
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("fraction", [round(random.Random(i).random(), 4) for i in range(30)])
-def test_killed_at_thirty_random_moments(mini, undisturbed, fraction):
-    _require_same_end(mini, undisturbed, fraction, times=2 if fraction < 0.5 else 1)
+def test_killed_at_thirty_random_moments(model, undisturbed, fraction):
+    _require_same_end(model, undisturbed, fraction, times=2 if fraction < 0.5 else 1)

@@ -274,7 +274,7 @@ def test_alone_lists_the_embedded_model_and_the_folders(tmp_path):
     host = current_host(tmp_path)
     assert isinstance(host, StandaloneHost)
     titles = [title for title, path in host.checkpoints() if path.exists()]
-    assert titles == ["Embedded mini model", "sub/x.safetensors"]
+    assert titles == ["Embedded mini model", "Embedded mini Z-Image", "sub/x.safetensors"]
 
 
 LANGUAGE = """
