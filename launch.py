@@ -2,7 +2,7 @@
 
     python launch.py                      serve the page at http://127.0.0.1:7861
     python launch.py ui [--port N] [--models-dir DIR]
-    python launch.py demo                 train and evaluate the embedded model
+    python launch.py demo                 train and evaluate an embedded model (--family sd, zimage)
     python launch.py test [PYTEST ...]    run the test suite
     python launch.py lint                 run ruff and pyright
     python launch.py COMMAND ...          command line: create, train, sample, generate-ckpt, check, ...

@@ -18,7 +18,7 @@ def parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(
         prog="dreambooth",
         description="DreamBooth and LoRA training for Stable Diffusion.",
-        epilog="Also: demo (train and test the embedded model), ui (serve the page).",
+        epilog="Also: demo (train and evaluate an embedded model), ui (serve the page).",
     )
     subparsers = whole.add_subparsers(required=True, metavar="COMMAND")
 
