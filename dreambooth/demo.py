@@ -177,7 +177,7 @@ class Demo:
 def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="dreambooth demo", description="Train and evaluate an embedded model.")
     parser.add_argument("--family", choices=embedded.MODELS, default="sd",
-                        help="embedded model: sd (Stable Diffusion 1.x) or zimage (Z-Image), default: %(default)s")  # fmt: skip
+                        help="sd (Stable Diffusion 1.x) or zimage (Z-Image), default: %(default)s")  # fmt: skip
     parser.add_argument("--out", default="demo-output", metavar="DIR",
                         help="folder for all results (default: %(default)s)")  # fmt: skip
     parser.add_argument("--concepts", default=str(embedded.CONCEPTS), metavar="FILE.json",

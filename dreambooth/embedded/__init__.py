@@ -62,4 +62,6 @@ def of_checkpoint(path: Path) -> EmbeddedModel | None:
 def with_demo_settings(config: ModelConfig, model: EmbeddedModel) -> ModelConfig:
     """``config`` of a new model with the demo's concept and settings."""
     concepts, _ = read_concepts(CONCEPTS)
-    return dataclasses.replace(config, settings=parse(Settings, model.settings, base=config.settings), concepts=concepts)
+    return dataclasses.replace(
+        config, settings=parse(Settings, model.settings, base=config.settings), concepts=concepts
+    )
