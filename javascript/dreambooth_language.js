@@ -6,6 +6,7 @@
     const SKIPPED = "script, style, textarea, input, code, pre, [translate=no], [role=option], ul.options, #db_gallery .caption-label, #db_language, " +
         "[data-db-pick=tag], .db_captioned_one > b, .db_changes p";
     const CACHED = 5000; // texts
+    const LONGEST = 2000; // characters; longer texts are what users wrote, or logs
     const root = () => document.querySelector("gradio-app")?.shadowRoot || document;
 
     // A template as a pattern, and the names of its placeholders: see ui/language.py.
@@ -58,12 +59,18 @@
             return message && `${translate(subject) ?? subject}：${message}`;
         }
 
+        // The end of a sentence, which the message around it adds.
+        function withoutStop(text) {
+            const translation = /[^.]\.$/.test(text) ? texts.get(text.slice(0, -1)) ?? fromTemplate(text.slice(0, -1)) : undefined;
+            return translation && `${translation}。`;
+        }
+
         function translate(text) {
             const words = text.trim();
-            if (!/[a-z]/i.test(words)) return undefined;
+            if (words.length > LONGEST || !/[a-z]/i.test(words)) return undefined;
             if (!cache.has(words)) {
                 if (cache.size > CACHED) cache.clear();
-                cache.set(words, texts.get(words) ?? fromTemplate(words) ?? inParts(words) ?? afterColon(words));
+                cache.set(words, texts.get(words) ?? fromTemplate(words) ?? withoutStop(words) ?? inParts(words) ?? afterColon(words));
             }
             return cache.get(words);
         }
