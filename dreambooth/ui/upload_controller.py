@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dreambooth import actions
 from dreambooth.actions import model_images
 from dreambooth.errors import UserError
+from dreambooth.jobs import jobs
 from dreambooth.settings import Concept, ModelFolder
 from dreambooth.text import count, escape_unprintable, printable
 from dreambooth.ui import render
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 PER_PAGE = 12
 TOKENS = ("instance_token", "class_token")
+_ENDING = 3.0  # seconds to wait for a running job, before images are refused because of it
 _MAX_NAMED = 5  # renamed and duplicate files that a message names; refused ones are all named
 
 
@@ -136,6 +138,8 @@ class UploadController:
         if not name:
             raise UserError("Choose or create a model first, then add its images.")
         model = actions.opened(self.page_controller.model(name))
+        if self.page_controller.job_runner.is_locked(name) and jobs.current:
+            jobs.current.wait(_ENDING)  # one that has reported its end may still be ending
         if self.page_controller.job_runner.is_locked(name):
             raise UserError(f"{name} is in use by a running job. Change its images when it has finished.")
         return model
