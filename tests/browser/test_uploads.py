@@ -28,6 +28,7 @@ def drop(visitor: Visitor, files: dict[str, bytes]) -> None:
     visitor.page.wait_for_selector("#db_upload_files input[type=file]", state="attached")
     area = visitor.page.locator("#db_upload_files input[type=file]").locator("..")
     dragged = transfer(visitor, files)
+    visitor.allow_uploads()
     for event in ("dragenter", "dragover", "drop"):
         area.dispatch_event(event, {"dataTransfer": dragged})
 
@@ -81,6 +82,7 @@ def test_from_dropped_files_to_a_run(served, visitor, tmp_path):
     visitor.fill(upload_class_token="toy car")
     visitor.sees_value("c1_class_token", "toy car")
 
+    visitor.block_other_sites()
     visitor.reload()
     visitor.choose("model_name", "dropped")
     visitor.sees_value("filled", "dropped")

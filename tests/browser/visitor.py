@@ -22,9 +22,17 @@ class Visitor:
         self.problems: list[str] = []
         self.page.on("console", lambda line: line.type == "error" and self._problem(line.text))
         self.page.on("pageerror", lambda error: self._problem(str(error), error.stack))
-        self.page.route("**/*", lambda route: route.continue_() if url in route.request.url else route.abort())
+        self.url = url
+        self.block_other_sites()
         self.page.goto(url)
         self.arrive()
+
+    def block_other_sites(self) -> None:
+        self.page.route("**/*", lambda route: route.continue_() if self.url in route.request.url else route.abort())
+
+    def allow_uploads(self) -> None:
+        """Until other sites are blocked again: Chromium at times holds up an upload that is intercepted."""
+        self.page.unroute_all()
 
     def _problem(self, text: str, stack: str | None = None) -> None:
         if not any(part in text for part in IGNORED):
