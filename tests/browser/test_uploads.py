@@ -94,6 +94,10 @@ def test_from_dropped_files_to_a_run(served, visitor, tmp_path):
     visitor.sees("forecast", "6 images")
     [concept] = json.loads((folder.parent / "db_config.json").read_text())["concepts_list"]
     assert concept["instance_data_dir"] == str(folder) and concept["class_token"] == "toy"
+    visitor.tab("Settings")
+    visitor.fill(num_train_epochs=10)  # 30 steps, more than the demo's warm-up
+    visitor.press("train")
+    visitor.page.wait_for_selector("#db_files [data-db-saved$='.safetensors']", state="attached")
     assert not visitor.problems
 
 
