@@ -6,11 +6,12 @@
     python tools/try_webui.py DIR --kind neo ... --no-page --interrupt
 
 DIR is an installed WebUI with a Stable Diffusion 1.x checkpoint (random weights suffice). This repository is copied
-into its extensions; the WebUI is started, tested and stopped, and new files in its models folder are removed. --lora
-and --merged name results of `python -m dreambooth train` and `generate-ckpt` for that checkpoint, in the WebUI's
-folders. --tests runs tests/browser on the tab. --interrupt ends the WebUI in mid-training with SIGINT, SIGTERM and
-SIGKILL, starts it again and continues the run from its page. Results are printed, one line per check, and written to
-FOLDER with the WebUI's log and screenshots. Needs the requirements of `python launch.py test`, and Chromium.
+into its extensions; the WebUI is started, tested and stopped, and new files in its models folder are removed. --model
+"Embedded mini Z-Image" trains that one in the browser. --lora and --merged name results of `python -m dreambooth train`
+and `generate-ckpt` for the WebUI's checkpoint, in its folders. --tests runs tests/browser on the tab. --interrupt ends the
+WebUI in mid-training with SIGINT, SIGTERM and SIGKILL, starts it again and continues the run from its page. Results are
+printed, one line per check, and written to FOLDER with the WebUI's log and screenshots. Needs the requirements of
+`python launch.py test`, and Chromium.
 """
 
 from __future__ import annotations
@@ -119,8 +120,10 @@ class WebUI:
 
 
 class Trial:
-    def __init__(self, webui: WebUI, out: Path) -> None:
-        self.webui, self.out = webui, out
+    """``model``: title of the embedded model that the tour trains."""
+
+    def __init__(self, webui: WebUI, out: Path, model: str) -> None:
+        self.webui, self.out, self.model = webui, out, model
         self.results: list[tuple[str, bool, Any]] = []
 
     def check(self, what: str, ok: bool, detail: Any = "") -> None:
@@ -199,9 +202,7 @@ class Trial:
 
     def _tour(self, visitor: Any, before: np.ndarray) -> None:
         name = f"toy-{int(time.time())}"
-        visitor.tab("Create")
-        visitor.choose("new_model_src", "Embedded mini model")
-        visitor.create(name)
+        visitor.create(name, self.model)
         visitor.tab("Select")
         visitor.sees_value("model_name", name)
         visitor.tab("Settings")
@@ -340,7 +341,7 @@ def main(argv: list[str]) -> int:
     args = parse_arguments(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     webui = WebUI(args.webui.resolve(), args.kind, str(args.python.absolute()), args.out)
-    trial = Trial(webui, args.out)
+    trial = Trial(webui, args.out, args.model)
     before = webui.packages()
     with (
         extension(webui.folder, "dreambooth", webui.install_extension),
@@ -428,6 +429,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--kind", choices=FLAGS, default="a1111")
     parser.add_argument("--python", type=Path, required=True, help="Python of the WebUI's environment")
     parser.add_argument("--out", type=Path, default=Path("webui-trial"), metavar="FOLDER")
+    parser.add_argument("--model", default="Embedded mini model", metavar="TITLE", help="that the tour trains")
     parser.add_argument("--lora", metavar="NAME")
     parser.add_argument("--merged", metavar="NAME")
     parser.add_argument("--lora-weight", type=float, default=1.0, metavar="X", help="of the LoRA, also in --merged")

@@ -177,13 +177,13 @@ class Visitor:
             tab.first.click()
             self.page.wait_for_timeout(500)
 
-    def create(self, name: str) -> None:
+    def create(self, name: str, source: str = EMBEDDED) -> None:
         self.tab("Create")
         self.page.wait_for_function(
             "document.querySelector('#db_new_model_src input')?.value"
         )  # the dropdowns are filled
-        if not self.value("new_model_src").startswith(EMBEDDED):  # a WebUI's own checkpoints come first
-            self.choose("new_model_src", EMBEDDED)
+        if not self.value("new_model_src").startswith(source):  # a WebUI's own checkpoints come first
+            self.choose("new_model_src", source)
         self.fill(new_model_name=name)
         self.press("create")
         self.sees("status", f"Created {name}")
