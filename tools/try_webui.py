@@ -9,8 +9,8 @@ DIR is an installed WebUI with a Stable Diffusion 1.x checkpoint (random weights
 into its extensions; the WebUI is started, tested and stopped, and new files in its models folder are removed. --model
 "Embedded mini Z-Image" trains that one in the browser. --lora and --merged name results of `python -m dreambooth train`
 and `generate-ckpt` for the WebUI's checkpoint, in its folders. --tests runs tests/browser on the tab. --interrupt ends
-the WebUI in mid-training with SIGINT, SIGTERM and SIGKILL, starts it again and continues the run from its page. Results are
-printed, one line per check, and written to FOLDER with the WebUI's log and screenshots. Needs the requirements of
+the WebUI in mid-training with SIGINT, SIGTERM and SIGKILL, starts it again and continues the run from its page. Results
+are printed, one line per check, and written to FOLDER with the log and screenshots. Needs the requirements of
 `python launch.py test`, and Chromium.
 """
 
