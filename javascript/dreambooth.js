@@ -338,8 +338,29 @@
         if (typeof paths !== "string" || paths === knownFiles || isOffline()) return;
         const isNew = knownFiles !== null && paths;
         knownFiles = paths;
-        if (isNew) for (const id of HOST_REFRESH) root().querySelector(`#${id}`)?.dispatchEvent(new Event("click"));
+        if (isNew) refreshHostLists();
     }, 1000);
+
+    function refreshHostLists() {
+        for (const id of HOST_REFRESH) root().querySelector(`#${id}`)?.dispatchEvent(new Event("click"));
+    }
+
+    // "Use it now": write a LoRA's tag into the prompt of a WebUI. Alone, there is no prompt and no such button.
+    const hostPrompt = () => root().querySelector("#txt2img_prompt textarea");
+
+    setInterval(() => root().querySelector("#db_page")?.classList.toggle("db_in_webui", Boolean(hostPrompt())), 1000);
+
+    document.addEventListener("click", (event) => {
+        const tag = event.composedPath().find((part) => part.dataset?.dbTag)?.dataset.dbTag;
+        const prompt = hostPrompt();
+        if (!tag || !prompt) return;
+        if (!prompt.value.includes(tag)) {
+            prompt.value = `${prompt.value.trimEnd()} ${tag}`.trimStart();
+            prompt.dispatchEvent(new Event("input", { bubbles: true }));
+        }
+        refreshHostLists();
+        event.composedPath()[0].textContent = "Added to txt2img prompt";
+    });
 
     document.addEventListener("click", (event) => {
         const link = event.composedPath().find((part) => part.classList?.contains("db_goto"));

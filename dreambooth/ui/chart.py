@@ -27,14 +27,17 @@ def loss_chart(run: RunView) -> str:
     top_rate = max((y for _, y in run.rate.points), default=0.0)
     parts = [
         _frame(top, last, top_rate),
-        _line(run.rate.points, last, top_rate, "rate"),
         _line(run.loss.points, last, top, "loss_raw"),
-        _line(run.prior.smoothed(), last, top, "prior"),
-        _line(run.loss.smoothed(), last, top, "loss"),
-        _dots(run.class_drift, last, top, "prior"),
-        _dots(run.validation, last, top, "loss"),
+        _line(run.loss.smoothed(), last, top, "loss", "loss"),
+        _line(run.prior.smoothed(), last, top, "prior", "class loss"),
+        _dots(run.validation, last, top, "loss", "validation"),
+        _dots(run.class_drift, last, top, "prior", "class drift"),
+        _line(run.rate.points, last, top_rate, "rate", "learning rate"),
     ]
-    return f'<svg class="db_chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(parts)}</svg>{_legend(run)}'
+    # The page's script reads the values under the pointer back from the curves that have a name.
+    axes = f'data-last="{last}" data-plot="{LEFT} {WIDTH - RIGHT} {TOP} {HEIGHT - BOTTOM}"'
+    svg = f'<svg class="db_chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" {axes}>{"".join(parts)}</svg>'
+    return svg + _legend(run)
 
 
 def learning_rate_chart(rates: Mapping[TrainedRole, Points], titles: Mapping[TrainedRole, str]) -> str:
@@ -103,15 +106,20 @@ def _step_labels(last: float) -> list[str]:
     return [f'<text x="{LEFT}" y="{y}">0</text>', f'<text x="{right}" y="{y}" text-anchor="end">step {last:g}</text>']
 
 
-def _line(points: Points, last: float, top: float, kind: str) -> str:
-    positions = " ".join(f"{x:.1f},{y:.1f}" for x, y in _positions(points, last, top))
-    return f'<polyline class="db_curve db_curve_{kind}" points="{positions}"/>' if positions else ""
+def _line(points: Points, last: float, top: float, kind: str, name: str = "") -> str:
+    """A curve. The pointer shows its values if it has a ``name``."""
+    positions = " ".join(f"{x:.1f},{y:.2f}" for x, y in _positions(points, last, top))
+    named = f' data-name="{name}" data-top="{top}"' if name else ""
+    return f'<polyline class="db_curve db_curve_{kind}" points="{positions}"{named}/>' if positions else ""
 
 
-def _dots(points: Points, last: float, top: float, kind: str) -> str:
+def _dots(points: Points, last: float, top: float, kind: str, name: str) -> str:
     """Single measurements, such as validation losses."""
-    positions = _positions(points, last, top)
-    return "".join(f'<circle class="db_dot db_dot_{kind}" cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in positions)
+    circles = "".join(
+        f'<circle class="db_dot db_dot_{kind}" cx="{x:.1f}" cy="{y:.2f}" r="2.5"/>'
+        for x, y in _positions(points, last, top)
+    )
+    return f'<g data-name="{name}" data-top="{top}">{circles}</g>' if circles else ""
 
 
 def _positions(points: Points, last: float, top: float) -> list[tuple[float, float]]:

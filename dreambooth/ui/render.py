@@ -106,7 +106,10 @@ def _use_now(file: SavedFile) -> str:
     """How to use a LoRA or checkpoint in the WebUI."""
     path = Path(file.path)
     if file.kind == "lora":
-        text = f"Use it now: add <code>{html.escape(f'<lora:{path.stem}:1>')}</code> to a prompt."
+        tag = html.escape(f"<lora:{path.stem}:1>")
+        # The page's script writes the tag into the prompt of a WebUI; elsewhere style.css hides the button.
+        add = f'<button type="button" class="db_add_tag" data-db-tag="{tag}">Add to txt2img prompt</button>'
+        text = f"Use it now: add <code>{tag}</code> to a prompt.{add}"
     else:
         text = f"Use it now: choose the checkpoint <code>{html.escape(path.name)}</code>."
     return f'<p class="db_use">{text}<small>{html.escape(file.path)}</small></p>'
