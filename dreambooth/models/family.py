@@ -291,6 +291,10 @@ class Family:
         """
         return bool(version) and version.startswith(self.base_model_version)
 
+    def title_of_adapter(self, version: str, sizes: Mapping[str, tuple[int, int] | None]) -> str:
+        """What messages call the family of an adapter file. Arguments as of :meth:`made_adapter`."""
+        return self.adapter_title or self.title
+
     def common_adapter_names(self, files: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
         """One written name for each module in all adapter files, for each file by its names with underscores.
 

@@ -71,7 +71,7 @@ def adapter_family(version: str, sizes: AdapterSizes) -> Family | None:
 def adapter_title(version: str, sizes: AdapterSizes) -> str:
     """The name of that family, or of one that is not supported; "" if it is unknown."""
     family = adapter_family(version, sizes)
-    return family.adapter_title or family.title if family else version or title_of(sizes)
+    return family.title_of_adapter(version, sizes) if family else version or title_of(sizes)
 
 
 def family_of(model_type: str) -> Family:
@@ -97,33 +97,40 @@ def describe_file(file: Tensors) -> str:
     shapes = _shapes(file)
     if variant := unsupported_variant(shapes):
         return variant
-    family, component = _component_of(file) or (None, None)
-    if family is None or component is None:
+    found = _components_of(file)
+    if not found:
         return describe(shapes)
+    denoisers = " or ".join(dict.fromkeys(family.denoiser.title for family, _ in found))
     return (
-        f"the {component.title} of {family.title}: choose the file of its {family.denoiser.title} as the source, and "
-        "this one under Text encoder or VAE (--text-encoder, --vae)"
+        f"{_component_titles(found)}: choose the file of its {denoisers} as the source, and this one under Text "
+        "encoder or VAE (--text-encoder, --vae)"
     )
 
 
 def describe_kind(file: Tensors) -> str:
     """What a file is that is no checkpoint, in a few words: "a VAE", "the VAE of FLUX"."""
-    family, component = _component_of(file) or (None, None)
-    return f"the {component.title} of {family.title}" if family and component else _describe_kind_of_sd(_shapes(file))
+    found = _components_of(file)
+    return _component_titles(found) if found else _describe_kind_of_sd(_shapes(file))
 
 
-def _component_of(file: Tensors) -> tuple[Family, Component] | None:
-    """The component that a file has alone, and its family. Not of Stable Diffusion, whose components are described."""
-    original = with_original_names(file)
+def _component_titles(found: list[tuple[Family, Component]]) -> str:
+    """Such as "the text encoder (Qwen3 4B) of Z-Image or FLUX.2 klein 4B"."""
+    component = found[0][1]
+    return f"the {component.title} of {' or '.join(family.title for family, _ in found)}"
+
+
+def _components_of(file: Tensors) -> list[tuple[Family, Component]]:
+    """The component that a file has alone, with each family that has it. Not of Stable Diffusion, whose components are
+    described.
+    """
+    original, found = with_original_names(file), []
     for family in FAMILIES:
         if isinstance(family, StableDiffusion):
             continue
         if family.matches(_shapes(original)):
-            return family, family.denoiser
-        for component in family.components:
-            if family.component_keys(component, file):
-                return family, component
-    return None
+            return [(family, family.denoiser)]
+        found += [(family, component) for component in family.components if family.component_keys(component, file)][:1]
+    return found
 
 
 def _shapes(file: Tensors) -> dict[str, Shape]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dreambooth import actions
-from dreambooth.checkpoints.lora_file import read_lora
+from dreambooth.checkpoints.lora_file import read_lora, write_lora
 from dreambooth.checkpoints.lora_tools import make_lora
 from dreambooth.errors import UserError
 from dreambooth.models.flux.names import TransformerNames
@@ -32,7 +32,18 @@ def test_loras_of_other_programs_change_the_same_weights(tmp_path, model, form):
         for original, tensors in native_adapters(adapters).items():
             kohya = f"lora_unet_{original}".replace(".", "_")
             weights[kohya if form == "kohya" else f"diffusion_model.{original}"] = tensors
-    check_same_deltas(model, own, tmp_path / "other.safetensors", weights, "FLUX.1", atol=1e-5)
+    check_same_deltas(model, own, tmp_path / "other.safetensors", weights, "FLUX.1 or Chroma", atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("other", "title"),
+    [("distilled_guidance_layer_layers_0_linear_1", "Chroma"), ("lora_unet_double_blocks_0_img_mod_lin", "FLUX.1")],
+)
+def test_what_one_family_alone_has_names_the_family(tmp_path, model, other, title):
+    own = read_lora(random_lora(tmp_path / "own.safetensors", model)).weights
+    weights = {"lora_unet_double_blocks_0_img_attn_proj": next(iter(own.values())), other: next(iter(own.values()))}
+    write_lora(tmp_path / "other.safetensors", weights, {}, torch.float32)
+    assert read_lora(tmp_path / "other.safetensors").made_for == title
 
 
 def native_adapters(adapters):

@@ -16,7 +16,13 @@ from dreambooth.models.chroma.sizes import MARKER, modulation_positions, transfo
 from dreambooth.models.components import TEXT_ENCODER, Component
 from dreambooth.models.family import Configs, Family
 from dreambooth.models.flux.text_encoders import T5_XXL
-from dreambooth.models.flux.transformer_family import FLUX_VAE, LIMITS, TRANSFORMER, FluxTransformerFamily
+from dreambooth.models.flux.transformer_family import (
+    APPROXIMATOR,
+    FLUX_VAE,
+    LIMITS,
+    TRANSFORMER,
+    FluxTransformerFamily,
+)
 from dreambooth.models.layout import Shapes
 from dreambooth.models.recognition import Recognition
 from dreambooth.models.sd.distilled import descriptions
@@ -84,6 +90,10 @@ class Chroma(FluxTransformerFamily):
         )
         reason = "Chroma1-Flash, by its tensors and its name"
         return replace(recognition, reason=reason, warnings=(warning,), schedule={STEPS: _FLASH_STEPS})
+
+    def made_adapter(self, version: str, sizes: Mapping[str, tuple[int, int] | None]) -> bool:
+        """By its metadata, or modules of the approximator; the others are FLUX.1's too."""
+        return super().made_adapter(version, sizes) if version else any(APPROXIMATOR in name for name in sizes)
 
     # -- configs ------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from dreambooth.models.flux.denoiser import FluxDenoiser
 from dreambooth.models.flux.sizes import GUIDANCE, POOLED, transformer_config
 from dreambooth.models.flux.text_encoders import CLIP_L, T5_XXL
 from dreambooth.models.flux.transformer_family import (
+    APPROXIMATOR,
     FLUX_VAE,
     LIMITS,
     MODULE,
@@ -56,6 +58,11 @@ _INSTEAD = (
 _SCHNELL = (
     "It has no guidance input, so it is probably FLUX.1 schnell, which is distilled for 4 steps: training undoes that "
     f"after a few hundred steps. {_INSTEAD} Or train on a model that undoes it (OpenFLUX.1, LibreFLUX)."
+)
+# Of modules in adapter files that Chroma doesn't have: modulation, embedded guidance and time, CLIP.
+_ONLY_FLUX1 = re.compile(
+    r"_mod_lin$|modulation_lin$|norm1(_context)?_linear$|_norm_linear$|(guidance|vector|time)_in_|time_text_embed"
+    r"|^(lora_te1|text_encoders?_clip_l|text_encoder)_text_model"
 )
 _FLUX2_ROWS = {"_mlp_0": 6, "_linear1": 9}  # of FLUX.2's modules with FLUX.1's names: rows per column
 
@@ -173,11 +180,18 @@ class Flux1(FluxTransformerFamily):
         """By its metadata, or the names of its modules, which FLUX.2 has too, with other sizes."""
         if version:
             return super().made_adapter(version, sizes)
-        return any(MODULE.search(name) for name in sizes) and not any(
+        if not any(MODULE.search(name) for name in sizes) or any(APPROXIMATOR in name for name in sizes):
+            return False
+        return not any(
             name.endswith(end) and size and size[0] == ratio * size[1]
             for name, size in sizes.items()
             for end, ratio in _FLUX2_ROWS.items()
         )
+
+    def title_of_adapter(self, version: str, sizes: Mapping[str, tuple[int, int] | None]) -> str:
+        """Chroma's blocks have the same modules and sizes, but for the modulation."""
+        is_certain = bool(version) or any(_ONLY_FLUX1.search(name) for name in sizes)
+        return self.title if is_certain else "FLUX.1 or Chroma"
 
     def architecture(self, denoiser: Mapping[str, Any]) -> str:
         """As sd-scripts writes it."""

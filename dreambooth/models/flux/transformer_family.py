@@ -42,6 +42,7 @@ LIMITS = {
     **limited("its text encoders are not trained", "freeze_clip_normalization"),
     **limited("its attention is that of torch alone", "attention"),
 }  # fmt: skip
+APPROXIMATOR = "distilled_guidance_layer"  # in place of the modulation, in Chroma alone
 # Of modules in adapter files: the original names, and those of diffusers.
 MODULE = re.compile(
     r"(^|_)(double_blocks_\d+_(img|txt)_(attn|mlp)_|single_blocks_\d+_linear[12]$)"
