@@ -24,7 +24,7 @@ LAYERS = {
     "errors": 0, "types": 0, "text": 0, "threads": 0, "allocator": 0, "files": 0, "json_text": 0, "paths": 0,
     "settings": 0, "safetensors_header": 0, "tensor_files": 0, "autocast": 0,
     "jobs": 1, "distributed": 1, "models": 1, "images": 1, "hosts": 1, "embedded": 1, "terminal": 1,
-    "checkpoints": 2, "memory": 2, "captions": 2,
+    "checkpoints": 2, "memory": 2, "captions": 2, "presets": 2,
     "dataset": 3, "preparation": 3,
     "interop": 4,
     "sampling": 5, "captioning": 5, "training": 5,

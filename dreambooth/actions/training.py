@@ -37,9 +37,9 @@ def recommend(kind: str, model: ModelFolder, config: ModelConfig, device: Any = 
     )
     family = load_family(opened(model).working)
     if kind == "person":
-        return presets.for_person(family, has_class_images)
+        return presets.for_person(family, has_class_images, config.settings)
     if kind == "object":
-        return presets.for_object(family, has_class_images)
+        return presets.for_object(family, has_class_images, config.settings)
     size = size_of(model)
     return presets.for_machine(config.settings, device or best_device(), family, size, has_class_images, model)
 

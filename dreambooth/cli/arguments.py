@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dreambooth.cli import commands, dataset_commands, queue_command, snapshot_command
+from dreambooth.cli import commands, dataset_commands, preset_command, queue_command, snapshot_command
 from dreambooth.cli.options import add_option, add_settings
 from dreambooth.hosts.standalone import StandaloneHost
 from dreambooth.settings import CREATE_OPTIONS
@@ -92,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
     dataset_commands.add_commands(subparsers, _add_command)
     snapshot_command.add_command(subparsers, _add_command)
     queue_command.add_commands(subparsers, _add_command)
+    preset_command.add_command(subparsers, _add_command)
 
     inspect = _add_command(subparsers, "inspect", commands.inspect, "report type, metadata and issues of a model file")
     inspect.add_argument("file", metavar="FILE", help="a checkpoint, LoRA, VAE or embedding; or a diffusers folder")

@@ -5,6 +5,8 @@ AdamW's own moments. Weights in bf16 and moments that are quantized or factored 
 rounded and approximated at once, which takes long runs over many images to average out, while a LoRA in bf16 has
 float32 parameters and moments, learns a subject from a few images, and needs less memory still. Whoever wants such a
 full training sets it by hand.
+
+Those of LoRAs are in presets/data/memory.json, with their reasons, because presets choose among them too.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+
+from dreambooth.presets.shipped import configurations, wizard_configurations
 
 _PLAIN = {
     "optimizer": "Torch AdamW", "base_precision": "full", "full_mixed_precision": False, "fused_backward": False,
@@ -22,8 +26,8 @@ _FUSED = {
     "gradient_checkpointing": True,
 }  # fmt: skip
 _FULL = {"use_lora": False, **_PLAIN, "gradient_checkpointing": False}
-_LORA = {"use_lora": True, **_PLAIN, "gradient_checkpointing": True}
-LEAST = {**_LORA, "offload_fraction": 1.0, "stop_text_encoder": 0.0}
+_LORA = {"use_lora": True, **_PLAIN}
+LEAST = {**_LORA, **configurations()["least"].values()}
 
 
 @dataclass(frozen=True)
@@ -52,15 +56,5 @@ def candidates_for(precision: str, eight_bit: bool) -> Iterator[Candidate]:
     if precision == "bf16":
         changes = {**_FUSED, "full_mixed_precision": True}
         yield Candidate("Full training in bf16, fused backward pass, gradient checkpointing", changes)
-    for batch in (2, 1):
-        changes = {**_LORA, "gradient_checkpointing": False, "train_batch_size": batch}
-        yield Candidate(f"LoRA, batch size {batch}", changes)
-    yield Candidate("LoRA, gradient checkpointing", _LORA)
-    int8 = {**_LORA, "base_precision": "int8"}
-    yield Candidate("LoRA on the base model in int8, gradient checkpointing", int8)
-    # Half of the blocks would save no more than int8; nf4 is less accurate and takes more.
-    offload = {**_LORA, "offload_fraction": 1.0}
-    yield Candidate("LoRA, the denoiser's blocks in main memory, gradient checkpointing", offload)
-    nf4 = {**_LORA, "base_precision": "nf4"}
-    yield Candidate("LoRA on the base model in nf4, gradient checkpointing", nf4)
-    yield Candidate("LoRA of the denoiser alone, its blocks in main memory, gradient checkpointing", LEAST)
+    for configuration in wizard_configurations():
+        yield Candidate(configuration.title, {**_LORA, **configuration.values()})

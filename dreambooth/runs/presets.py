@@ -10,15 +10,20 @@ import torch
 
 from dreambooth.memory.forecast import ModelSize
 from dreambooth.memory.planner import OVERHEAD, MemoryPlan
+from dreambooth.models.capabilities import repr_of
 from dreambooth.models.family import Family
 from dreambooth.models.registry import FAMILIES
+from dreambooth.presets.changes import choices_for
+from dreambooth.presets.shipped import subject_preset
 from dreambooth.runs.memory_need import GpuMemory, estimate, gpu_memory
 from dreambooth.runs.memory_plan import MemoryRequest, Scenario, plan_memory
 from dreambooth.runs.memory_rungs import LEAST, candidates_for
-from dreambooth.settings import ModelFolder, Settings
+from dreambooth.settings import SETTINGS, ModelFolder, Settings
 from dreambooth.text import format_bytes
 from dreambooth.training.optimizer_kinds import unavailable_reason
 from dreambooth.training.precision import resolve_precision
+
+_OF_SUBJECT = ("num_train_epochs", "train_unet", "stop_text_encoder", "prior_loss_weight")  # in full training too
 
 
 @dataclass
@@ -106,35 +111,31 @@ def _nothing_fits(base: Settings, precision: str, family: Family, gpu: GpuMemory
     )
 
 
-def for_person(family: Family, has_class_images: bool) -> Recommendation:
+def for_person(family: Family, has_class_images: bool, settings: Settings | None = None) -> Recommendation:
     """Faces need many steps and a trained text encoder to be recognizable."""
-    result = Recommendation()
-    result.choose("150 epochs: faces need more epochs than objects.", num_train_epochs=150)
-    return _for_subject(result, family, has_class_images, "other people")
+    return _for_subject("person", family, has_class_images, settings or Settings(), "other people")
 
 
-def for_object(family: Family, has_class_images: bool) -> Recommendation:
+def for_object(family: Family, has_class_images: bool, settings: Settings | None = None) -> Recommendation:
     """Objects and styles need fewer steps than faces."""
-    result = Recommendation()
-    result.choose("100 epochs: objects and styles need fewer epochs than faces.", num_train_epochs=100)
-    return _for_subject(result, family, has_class_images, "similar objects")
+    return _for_subject("object", family, has_class_images, settings or Settings(), "similar objects")
 
 
-def _for_subject(result: Recommendation, family: Family, has_class_images: bool, of_what: str) -> Recommendation:
-    if family.capabilities.refuses("stop_text_encoder", 0.75):
-        reason = family.capabilities.limits["stop_text_encoder"].reason
-        result.choose(f"Text encoder not trained: {reason}.", train_unet=True, stop_text_encoder=0.0)
-    else:
-        result.choose(
-            "Text encoder trained for the first 75% of the steps: it binds the instance token to the subject.",
-            train_unet=True, stop_text_encoder=0.75,
-        )  # fmt: skip
-    if has_class_images:
-        result.choose(
-            "Prior loss weight 0.75: the class images preserve what the model knows about the class.",
-            prior_loss_weight=0.75,
-        )
-    else:
+def _for_subject(
+    subject: str, family: Family, has_class_images: bool, settings: Settings, of_what: str
+) -> Recommendation:
+    """The preset of the subject, without the choice between LoRA and full training, which stays as it is."""
+    result, use_lora = Recommendation(), settings.use_lora
+    chosen = choices_for(subject_preset(subject), family, settings)
+    values = dataclasses.asdict(settings) | {key: choice.value for key, choice in chosen.items()}
+    for key, choice in chosen.items():
+        of_lora = not SETTINGS[key].applies_to({**values, "use_lora": False})
+        if key == "use_lora" or (key not in _OF_SUBJECT and not (use_lora and of_lora)):
+            continue
+        if key == "prior_loss_weight" and not has_class_images:
+            continue
+        result.choose(f"{SETTINGS[key].label} {repr_of(choice.value)}: {choice.reason}", **{key: choice.value})
+    if not has_class_images:
         result.reasons.append(
             f"No class images: add a folder with images of {of_what} to preserve what the model knows about the class."
         )

@@ -69,6 +69,11 @@ class Folders:
         """Cache of image metadata, shared by all models: see :mod:`dreambooth.images.metadata_cache`."""
         return self.dreambooth / ".cache" / "pictures.sqlite"
 
+    @property
+    def presets(self) -> Path:
+        """The user's own presets. The dot keeps the name free for a model, whose names can't begin with one."""
+        return self.dreambooth / ".presets"
+
     def model_names(self) -> list[str]:
         """Names of the existing models."""
         if not os.path.isdir(self.dreambooth):
