@@ -54,8 +54,8 @@ MODELS = {
 CHECKPOINT, SETTINGS = MODELS["sd"].checkpoint, MODELS["sd"].settings
 
 
-def of_checkpoint(path: Path) -> EmbeddedModel | None:
-    """The embedded model of this file, if it is one."""
+def of_checkpoint(path: Path | str) -> EmbeddedModel | None:
+    """The embedded model of this source, if it is one."""
     return next((model for model in MODELS.values() if model.checkpoint == path), None)
 
 

@@ -129,7 +129,9 @@ def optimizers(parameters, matrices, learning_rate):
     """
     of_muon = {id(matrix) for matrix in matrices}
     others = [parameter for parameter in parameters if id(parameter) not in of_muon]
-    chosen = [torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True)]
+    chosen: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+    ]
     if of_muon:
         rate = MUON_RATE * learning_rate
         chosen.append(torch.optim.Muon(matrices, rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
