@@ -114,9 +114,11 @@ def describe_kind(file: Tensors) -> str:
 
 
 def _component_titles(found: list[tuple[Family, Component]]) -> str:
-    """Such as "the text encoder (Qwen3 4B) of Z-Image or FLUX.2 klein 4B"."""
-    component = found[0][1]
-    return f"the {component.title} of {' or '.join(family.title for family, _ in found)}"
+    """Such as "the text encoder (Qwen3 4B) of Z-Image or FLUX.2 klein 4B": sizes are not looked at."""
+    families: dict[str, list[str]] = {}
+    for family, component in found:
+        families.setdefault(component.title, []).append(family.title)
+    return ", or ".join(f"the {title} of {' or '.join(titles)}" for title, titles in families.items())
 
 
 def _components_of(file: Tensors) -> list[tuple[Family, Component]]:

@@ -95,7 +95,7 @@ def test_wrong_and_missing_files_are_named(tmp_path, family, files, capsys):
         (files.transformer, [*clip, *vae, "--text-encoder", str(narrow)],
          "expects text embeddings of width 16, its text encoder (T5 XXL) has width 8: use T5 v1.1 XXL"),
         (files.transformer, [*clip, *clip, *vae], "are both the text encoder (CLIP-L) of FLUX.1"),
-        (files.text_encoder_2, [], "is the text encoder (T5 XXL) of FLUX.1: choose the file of its transformer"),
+        (files.text_encoder_2, [], "is the text encoder (T5 XXL) of FLUX.1 or Chroma: choose the file of its"),
         (tmp_path / "fill.safetensors", own, "a FLUX.1 Fill model"),
         (tmp_path / "depth.safetensors", own, "a FLUX.1 Depth or Canny model"),
         (tmp_path / "flux1-dev-kontext_fp8_scaled.safetensors", own, "a FLUX.1 Kontext model, which edits images"),

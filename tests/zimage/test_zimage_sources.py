@@ -72,7 +72,7 @@ def test_wrong_and_missing_files_are_named(tmp_path, files, monkeypatch, capsys)
         (files.transformer, own[:2], "a Z-Image checkpoint without VAE (FLUX.1) (vae.*): select a VAE too"),
         (files.transformer, ["--text-encoder", str(narrow), *own[2:]],
          "expects text embeddings of width 16, its text encoder has width 8: use the text encoder Qwen3 4B"),
-        (files.text_encoder, [], "is the text encoder (Qwen3 4B) of Z-Image: choose the file of its transformer"),
+        (files.text_encoder, [], "is the text encoder (Qwen3 4B) of Z-Image or FLUX.2 klein 4B, or the"),
         (files.vae, [], "is the VAE (FLUX.1) of Z-Image"),
         (tmp_path / "nunchaku.safetensors", own, "quantized by nunchaku"),
         (tmp_path / "rotated.safetensors", own, "in a format that can't be read (int8_tensorwise)"),
