@@ -71,6 +71,34 @@ def atomic_write(path: Path, durable: bool = True) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def locked(path: Path, timeout: float, busy: Callable[[], str], required: bool = True) -> Iterator[None]:
+    """Hold the lock file ``path``, which excludes all other threads and processes; the system releases a dead one's.
+
+    ``busy``: the message when it is not free within ``timeout`` seconds. ``required=False``: go on without a lock on a
+    network drive that has none. UserError otherwise, and when the file can't be written.
+    """
+    import filelock
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(str(path))
+        lock.acquire(timeout=timeout)
+    except filelock.Timeout:
+        raise UserError(busy()) from None
+    except OSError as error:
+        raise as_user_error(error, path.parent) from error
+    except NotImplementedError:
+        if required:
+            raise UserError(f"{path.parent}: this drive can't lock files. Move the models to another drive.") from None
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
 def atomic_folder(path: Path, keep_old_as: Path | None = None) -> Iterator[Path]:
     """As :func:`atomic_write`, for a whole folder. The old folder is renamed first and removed last.
 

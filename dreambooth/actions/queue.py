@@ -33,7 +33,7 @@ Report = Callable[[str], None]
 
 
 def files_of(folders: Folders) -> QueueFiles:
-    return QueueFiles(folders.dreambooth / ".queue")
+    return QueueFiles(folders.queue)
 
 
 def add(model: ModelFolder, config: ModelConfig) -> QueuedJob:

@@ -64,27 +64,12 @@ class EditHistory:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Exclude all other threads and processes. UserError when another one does not finish in time."""
-        import filelock
-
         if not self.folder.is_dir():  # don't create the mount point of a disconnected drive
             raise UserError(f"{self.folder}: there is no such folder. Correct the path.")
-        try:
-            self.home.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(str(self.home / "lock"))
-            lock.acquire(timeout=LOCK_TIMEOUT)
-        except filelock.Timeout:
-            raise UserError(
-                f"The captions of {self.folder} are being written by another process. Try again later."
-            ) from None
-        except OSError as error:
-            raise files.as_user_error(error, self.home) from error
-        except NotImplementedError:  # a network drive without locks; changed files are still detected
+        busy = f"The captions of {self.folder} are being written by another process. Try again later."
+        # Without locks, changed files are still detected.
+        with files.locked(self.home / "lock", LOCK_TIMEOUT, lambda: busy, required=False):
             yield
-            return
-        try:
-            yield
-        finally:
-            lock.release()
 
     # -- position ---------------------------------------------------------------------------------------------
 

@@ -168,18 +168,6 @@ def _key(stem: str) -> str:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Exclude all other threads and processes that add or remove images. Creates the folder."""
-    import filelock
-
-    home = folder / ".dreambooth"
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(str(home / "uploads.lock"))
-        lock.acquire(timeout=_LOCK_TIMEOUT)
-    except filelock.Timeout:
-        raise UserError(f"Other images are being added to {folder}. Try again in a moment.") from None
-    except OSError as error:
-        raise files.as_user_error(error, home) from error
-    try:
+    busy = f"Other images are being added to {folder}. Try again in a moment."
+    with files.locked(folder / ".dreambooth" / "uploads.lock", _LOCK_TIMEOUT, lambda: busy):
         yield
-    finally:
-        lock.release()

@@ -78,14 +78,18 @@ class QueueFiles:
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:
         """Exclude other threads and processes that change the queue."""
-        with self._locked("changes.lock", 10.0, lambda: f"The queue in {self.folder} is in use. Try again."):
+        with files.locked(
+            self.folder / "changes.lock", 10.0, lambda: f"The queue in {self.folder} is in use. Try again."
+        ):
             yield
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
         """Exclude other processes that run the queue. The system releases the lock of a process that died."""
         owner = self.folder / "owner.json"
-        with self._locked("lock", 0.0, lambda: f"The queue is already being run by {self._owner(owner)}."):
+        with files.locked(
+            self.folder / "lock", 0.0, lambda: f"The queue is already being run by {self._owner(owner)}."
+        ):
             since = time.strftime("%Y-%m-%d %H:%M:%S")
             with contextlib.suppress(OSError, UserError):  # a full disk: it only lacks the name of the owner
                 files.write_json(owner, {"pid": os.getpid(), "host": socket.gethostname(), "since": since})
@@ -94,27 +98,10 @@ class QueueFiles:
     def is_run(self) -> bool:
         """Whether a process runs the queue now."""
         try:
-            with self._locked("lock", 0.0, lambda: ""):
+            with files.locked(self.folder / "lock", 0.0, lambda: ""):
                 return False
         except UserError:
             return True
-
-    @contextlib.contextmanager
-    def _locked(self, name: str, timeout: float, problem: Any) -> Iterator[None]:
-        import filelock
-
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(str(self.folder / name))
-            lock.acquire(timeout=timeout)
-        except filelock.Timeout:
-            raise UserError(problem()) from None
-        except OSError as error:
-            raise files.as_user_error(error, self.folder) from error
-        try:
-            yield
-        finally:
-            lock.release()
 
     @staticmethod
     def _owner(path: Path) -> str:

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from dreambooth.errors import UserError
-from dreambooth.files import as_user_error, write_json
+from dreambooth.files import write_json
 from dreambooth.presets.preset_file import Choice, Preset, is_personal, read_preset
 from dreambooth.presets.shipped import shipped_presets
 from dreambooth.settings import SETTINGS, Folders, Settings
@@ -68,11 +68,7 @@ def export_preset(preset: Preset, path: Path, replace: bool = False) -> None:
     """Write a preset to a file of any place."""
     if path.exists() and not replace:
         raise UserError(f"{path} exists. Choose another name.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, preset.as_dict())
-    except OSError as error:
-        raise as_user_error(error, path) from error
+    write_json(path, preset.as_dict())
 
 
 def delete_preset(folders: Folders, name: str) -> None:
@@ -89,9 +85,5 @@ def _write(folders: Folders, preset: Preset, replace: bool) -> Preset:
     path = folders.presets / f"{preset.name}{EXTENSION}"
     if path.exists() and not replace:
         raise UserError(f"A preset named {preset.name} exists. Choose another name, or delete it first.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, preset.as_dict())
-    except OSError as error:
-        raise as_user_error(error, path) from error
+    write_json(path, preset.as_dict())
     return preset

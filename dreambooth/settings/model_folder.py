@@ -74,6 +74,11 @@ class Folders:
         """The user's own presets. The dot keeps the name free for a model, whose names can't begin with one."""
         return self.dreambooth / ".presets"
 
+    @property
+    def queue(self) -> Path:
+        """The queue of training runs."""
+        return self.dreambooth / ".queue"
+
     def model_names(self) -> list[str]:
         """Names of the existing models."""
         if not os.path.isdir(self.dreambooth):
