@@ -125,11 +125,11 @@ def _components_of(file: Tensors) -> list[tuple[Family, Component]]:
     """The component that a file has alone, with each family that has it. Not of Stable Diffusion, whose components are
     described.
     """
-    original, found = with_original_names(file), []
+    shapes, found = _shapes(with_original_names(file)), []
     for family in FAMILIES:
         if isinstance(family, StableDiffusion):
             continue
-        if family.matches(_shapes(original)):
+        if family.matches(shapes):
             return [(family, family.denoiser)]
         found += [(family, component) for component in family.components if family.component_keys(component, file)][:1]
     return found
